@@ -1,0 +1,66 @@
+"""Examples of different lengths and numbers of images -> one batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+PaddingSide = Literal["left", "right"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One document as tensors, unpadded."""
+
+    input_ids: Int[Tensor, " t"]
+    #: For each token the image that it sees, -1 for none.
+    image_index: Int[Tensor, " t"]
+    #: What to predict; -100 where the loss does not count. None in a prompt.
+    labels: Int[Tensor, " t"] | None
+    pixel_values: Float[Tensor, "m f c h w"] | None
+
+
+def collate(examples: Sequence[Example], pad_token_id: int, padding_side: PaddingSide) -> dict[str, Tensor]:
+    """Pad to the longest example and to the most images.
+
+    Returns ``input_ids``, ``attention_mask``, ``image_index`` [b t], ``labels`` [b t] unless the
+    examples are prompts, and ``pixel_values`` [b m f c h w] unless no example has an image. Places
+    without an image are zeros, which no ``image_index`` names. Raises ValueError for examples that
+    do not fit into one batch.
+    """
+    if not examples:
+        raise ValueError("cannot make a batch of no examples")
+    if padding_side not in ("left", "right"):
+        raise ValueError(f"padding_side must be left or right, got {padding_side!r}")
+    length = max(len(example.input_ids) for example in examples)
+
+    def pad(rows: list[Tensor], value: int) -> Tensor:
+        short = [length - len(row) for row in rows]
+        sides = [(n, 0) if padding_side == "left" else (0, n) for n in short]
+        return torch.stack([F.pad(row, side, value=value) for row, side in zip(rows, sides, strict=True)])
+
+    batch = {
+        "input_ids": pad([example.input_ids for example in examples], pad_token_id),
+        "attention_mask": pad([torch.ones_like(example.input_ids) for example in examples], 0),
+        "image_index": pad([example.image_index for example in examples], -1),
+    }
+    labels = [example.labels for example in examples if example.labels is not None]
+    if len(labels) == len(examples):
+        batch["labels"] = pad(labels, -100)
+    elif labels:
+        raise ValueError("a batch holds either prompts, which have no labels, or training examples; not both")
+    pixels = [example.pixel_values for example in examples]
+    shapes = {images.shape[1:] for images in pixels if images is not None}
+    if len(shapes) > 1:
+        raise ValueError(f"images of one batch must have the same frames and size [f c h w], got {sorted(shapes)}")
+    if shapes:
+        most = max(len(images) for images in pixels if images is not None)
+        batch["pixel_values"] = torch.zeros(len(examples), most, *shapes.pop())
+        for row, images in zip(batch["pixel_values"], pixels, strict=True):
+            if images is not None:
+                row[: len(images)] = images
+    return batch

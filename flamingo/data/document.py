@@ -1,0 +1,101 @@
+"""One interleaved document: texts and images in order, and which texts are trained on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image as PILImage
+
+Frame = PILImage.Image | Path | str
+
+
+@dataclass(frozen=True)
+class Text:
+    """A piece of text; ``train`` says whether the loss counts its tokens."""
+
+    text: str
+    train: bool = True
+
+
+@dataclass(frozen=True, init=False)
+class Image:
+    """A photograph, or a video as its frames: opened pictures, or paths that are opened when needed."""
+
+    frames: tuple[Frame, ...]
+
+    def __init__(self, *frames: Frame) -> None:
+        for frame in frames:
+            if not isinstance(frame, Frame):
+                raise ValueError(f"a frame must be a picture or a path, got {type(frame).__name__}")
+        if not frames:
+            raise ValueError("an Image needs at least one frame")
+        object.__setattr__(self, "frames", frames)
+
+
+@dataclass(frozen=True)
+class EndOfChunk:
+    """Ends the current chunk where no image does: between texts whose images were left out."""
+
+
+Part = Text | Image | EndOfChunk
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """An image (or none) and the texts that belong to it."""
+
+    image: Image | None
+    texts: tuple[Text, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """Parts in reading order. ``id`` names the document in error messages."""
+
+    parts: Sequence[Part]
+    id: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", tuple(self.parts))
+        if not any(isinstance(part, Text | Image) for part in self.parts):
+            raise ValueError(f"{self} has neither text nor image")
+        for part in self.parts:
+            if not isinstance(part, Part):
+                raise ValueError(
+                    f"{self} has a part of type {type(part).__name__}; parts are Text, Image or EndOfChunk"
+                )
+
+    def __str__(self) -> str:
+        return f"document {self.id!r}" if self.id else "a document"
+
+    def chunks(self, next_image: bool = False) -> list[Chunk]:
+        """Every image with its texts: those that follow it, or with ``next_image`` those before it.
+
+        On a web page either may be meant, so training flips a coin per page (Flamingo, appendix
+        A.3.2). Texts without an image make a chunk of their own.
+        """
+        chunks: list[Chunk] = []
+        image: Image | None = None
+        texts: list[Text] = []
+
+        def close() -> None:
+            nonlocal image
+            if image is not None or texts:
+                chunks.append(Chunk(image, tuple(texts)))
+            image = None
+            texts.clear()
+
+        for part in self.parts:
+            match part:
+                case Text():
+                    texts.append(part)
+                case EndOfChunk():
+                    close()
+                case Image() if next_image:
+                    image = part
+                    close()
+                case Image():
+                    close()
+                    image = part
+        close()
+        return chunks

@@ -1,0 +1,85 @@
+"""Weighted mixture of sources, split over ranks and workers, whose position can be saved exactly."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import IterableDataset, get_worker_info
+
+_BLOCK = 4096
+
+
+class Mixture(IterableDataset):
+    """An endless stream of ``(source name, item)``.
+
+    Draw number n is the same for everybody: its source is a function of (seed, n), its item the
+    next of a permutation of that source, a function of (seed, source, epoch). Rank r of R with w of
+    W workers takes the draws n with n % (R W) == r W + w, so that together they take each draw once.
+    The position is the number of draws passed; a stream restored to it continues exactly. Iterating
+    anew continues, too.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, Sequence[Any]],
+        weights: Mapping[str, float],
+        seed: int,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        """Raises ValueError for a source without a weight or without items, and a weight without a source."""
+        if sources.keys() != weights.keys():
+            raise ValueError(f"sources {sorted(sources)} and weights {sorted(weights)} must have the same names")
+        for name, weight in weights.items():
+            if not weight > 0:
+                raise ValueError(f"the weight of {name} must be positive, got {weight}")
+            if len(sources[name]) == 0:
+                raise ValueError(f"source {name} is empty")
+        if not 0 <= rank < ranks:
+            raise ValueError(f"rank {rank} must lie in [0, ranks={ranks})")
+        self.sources = dict(sources)
+        self.seed, self.rank, self.ranks = seed, rank, ranks
+        self._names = sorted(sources)
+        total = sum(weights.values())
+        self._shares = [weights[name] / total for name in self._names]
+        self._draws = 0
+        self._taken = dict.fromkeys(self._names, 0)
+        self._permutations: dict[str, tuple[int, np.ndarray]] = {}
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        worker = get_worker_info()
+        workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
+        shards, shard = self.ranks * workers, self.rank * workers + number
+        while True:
+            block, within = divmod(self._draws, _BLOCK)
+            choices = np.random.default_rng([self.seed, block]).choice(len(self._names), size=_BLOCK, p=self._shares)
+            for choice in choices[within:]:
+                name = self._names[choice]
+                place, mine = self._taken[name], self._draws % shards == shard
+                # Moved on before the item is handed out: a state saved after it starts behind it.
+                self._taken[name] += 1
+                self._draws += 1
+                if mine:
+                    yield name, self.sources[name][self._item(name, place)]
+
+    def _item(self, name: str, place: int) -> int:
+        epoch, within = divmod(place, len(self.sources[name]))
+        if self._permutations.get(name, (None,))[0] != epoch:
+            rng = np.random.default_rng([self.seed, self._names.index(name), epoch])
+            self._permutations[name] = (epoch, rng.permutation(len(self.sources[name])))
+        return int(self._permutations[name][1][within])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, small and free of tensors."""
+        return {"draws": self._draws, "taken": dict(self._taken), "seed": self.seed, "lengths": self._lengths()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError where the position belongs to other sources or another seed."""
+        mine = {"seed": self.seed, "lengths": self._lengths()}
+        theirs = {key: state[key] for key in mine}
+        if mine != theirs:
+            raise ValueError(f"the saved position belongs to another mixture: {theirs}, not {mine}")
+        self._draws, self._taken = state["draws"], dict(state["taken"])
+
+    def _lengths(self) -> dict[str, int]:
+        return {name: len(self.sources[name]) for name in self._names}

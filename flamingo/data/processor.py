@@ -1,0 +1,241 @@
+"""FlamingoProcessor: documents -> token ids, labels, image_index, pixel values."""
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float
+from PIL import Image as PILImage
+from PIL import ImageOps
+from torch import Tensor
+from transformers import AddedToken, AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+
+from flamingo.data.collate import Example, PaddingSide, collate
+from flamingo.data.document import Document, Frame, Image
+
+IMAGE_TOKEN = "<image>"
+END_OF_CHUNK_TOKEN = "<|endofchunk|>"
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A stretch of the rendered text whose tokens see the same image and are all trained on or not."""
+
+    text: str
+    image: int
+    train: bool
+
+
+class FlamingoProcessor(ProcessorMixin):
+    """An image processor and a tokenizer, to which the two tokens of Flamingo are added.
+
+    A document becomes ``BOS <image>text<|endofchunk|> ... EOS`` (Flamingo, section 2.4). Which
+    image a token sees is decided here, in ``image_index``; the model never looks for markers.
+    """
+
+    def __init__(self, image_processor: Any, tokenizer: Any, bos: bool = True, eos: bool = True, **kwargs: Any) -> None:
+        super().__init__(image_processor, tokenizer, **kwargs)
+        if not tokenizer.is_fast:
+            raise ValueError(f"{type(tokenizer).__name__} gives no offsets; a fast tokenizer is needed")
+        #: Whether documents begin with the tokenizer's BOS and end with its EOS, where it has them.
+        self.bos, self.eos = bos, eos
+        tokens = [AddedToken(t, special=True, normalized=False) for t in (END_OF_CHUNK_TOKEN, IMAGE_TOKEN)]
+        tokenizer.add_tokens(tokens, special_tokens=True)
+        if tokenizer.pad_token is None:
+            # Which token pads is of no consequence: the attention mask says what is padding.
+            tokenizer.pad_token = tokenizer.eos_token or END_OF_CHUNK_TOKEN
+
+    @classmethod
+    def from_vision_text_pretrained(
+        cls, vision_model_name_or_path: str, text_model_name_or_path: str, **kwargs: Any
+    ) -> Self:
+        """The image processor of the one and the tokenizer of the other; ``kwargs`` go to ``__init__``."""
+        # torchvision is not to be had everywhere; Pillow's resizing is also what the encoders were trained with.
+        image_processor = AutoImageProcessor.from_pretrained(vision_model_name_or_path, backend="pil")
+        return cls(image_processor, AutoTokenizer.from_pretrained(text_model_name_or_path), **kwargs)
+
+    @property
+    def image_token_id(self) -> int:
+        return self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+
+    @property
+    def end_of_chunk_token_id(self) -> int:
+        """Ends a caption: the ``eos_token_id`` for ``generate``."""
+        return self.tokenizer.convert_tokens_to_ids(END_OF_CHUNK_TOKEN)
+
+    @property
+    def new_token_ids(self) -> list[int]:
+        """Ids of the tokens whose embeddings are trained: ``FlamingoConfig.new_token_ids``."""
+        return [self.end_of_chunk_token_id, self.image_token_id]
+
+    # ------------------------------------------------------------------------- documents
+
+    def encode(
+        self,
+        document: Document,
+        *,
+        prompt: bool = False,
+        next_image: bool = False,
+        leading_space: bool = False,
+        max_length: int | None = None,
+    ) -> Example:
+        """One document, unpadded.
+
+        ``prompt`` leaves the last chunk open, to be continued, and makes no labels. ``next_image``:
+        see :meth:`Document.chunks`. ``leading_space`` puts a space before the text of each chunk
+        (Flamingo, appendix A.3.2). Raises ValueError, naming the document, for a text that contains
+        a special token of ours, a broken image, or more than ``max_length`` tokens (by default the
+        tokenizer's ``model_max_length``).
+        """
+        pieces, images = self._render(document, prompt, next_image, leading_space)
+        ids, image_index, labels = self._tokenize(pieces)
+        limit = self.tokenizer.model_max_length if max_length is None else max_length
+        if len(ids) > limit:
+            raise ValueError(f"{document} has {len(ids)} tokens, more than the {limit} that fit")
+        return Example(
+            input_ids=torch.tensor(ids),
+            image_index=torch.tensor(image_index),
+            labels=None if prompt else torch.tensor(labels),
+            pixel_values=self._pixels(images, str(document)) if images else None,
+        )
+
+    def batch(
+        self,
+        documents: Sequence[Document],
+        *,
+        prompt: bool = False,
+        padding_side: PaddingSide | None = None,
+        p_next: float = 0.0,
+        p_space: float = 0.0,
+        rng: random.Random | None = None,
+        max_length: int | None = None,
+    ) -> BatchFeature:
+        """Documents as one padded batch: on the left for prompts, else on the right.
+
+        ``p_next`` and ``p_space`` are the probabilities of ``next_image`` and ``leading_space`` of
+        :meth:`encode`, drawn from ``rng`` for each document.
+        """
+        coin = _coins(rng, p_next=p_next, p_space=p_space)
+        examples = [
+            self.encode(d, prompt=prompt, next_image=coin(p_next), leading_space=coin(p_space), max_length=max_length)
+            for d in documents
+        ]
+        side = padding_side or ("left" if prompt else "right")
+        return BatchFeature(collate(examples, self.tokenizer.pad_token_id, side))
+
+    def _render(
+        self, document: Document, prompt: bool, next_image: bool, leading_space: bool
+    ) -> tuple[list[_Piece], list[Image]]:
+        images: list[Image] = []
+        pieces: list[_Piece] = []
+        chunks = document.chunks(next_image)
+        for chunk in chunks:
+            if chunk.image is not None:
+                images.append(chunk.image)
+                pieces.append(_Piece(IMAGE_TOKEN, len(images) - 1, train=False))
+            sees = len(images) - 1 if chunk.image is not None else -1
+            for i, text in enumerate(chunk.texts):
+                if found := re.search(f"{re.escape(IMAGE_TOKEN)}|{re.escape(END_OF_CHUNK_TOKEN)}", text.text):
+                    raise ValueError(f"{document} has the special token {found.group()} in its text")
+                space = " " if leading_space and i == 0 and not text.text.startswith(" ") else ""
+                pieces.append(_Piece(space + text.text, sees, text.train))
+            if not (prompt and chunk is chunks[-1]):
+                pieces.append(_Piece(END_OF_CHUNK_TOKEN, sees, train=bool(chunk.texts) and chunk.texts[-1].train))
+        if self.eos and not prompt and self.tokenizer.eos_token:
+            pieces.append(_Piece(self.tokenizer.eos_token, pieces[-1].image, pieces[-1].train))
+        return pieces, images
+
+    # ------------------------------------------------------- the usual call: text with markers
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        padding_side: PaddingSide = "left",
+        return_tensors: str = "pt",
+    ) -> BatchFeature:
+        """Prompts as transformers' processors take them: texts with ``<image>`` markers, and their images.
+
+        ``images`` (pictures, paths, or :class:`Image` for videos) is a list for one text, a list of
+        lists for several. A marker's image is seen by
+        all tokens up to the next marker. Raises ValueError where markers and images don't match.
+        """
+        if return_tensors != "pt":
+            raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}")
+        if text is None:
+            raise ValueError("a text is needed, if only the marker '<image>'")
+        if isinstance(text, str):
+            text, images = [text], [images if isinstance(images, list) else [] if images is None else [images]]
+        if images is None:
+            images = [[] for _ in text]
+        if len(images) != len(text) or not all(isinstance(row, list) for row in images):
+            raise ValueError(f"{len(text)} texts need {len(text)} lists of images")
+        examples = [self._prompt(text[i], images[i], f"text {i}") for i in range(len(text))]
+        return BatchFeature(collate(examples, self.tokenizer.pad_token_id, padding_side))
+
+    def _prompt(self, text: str, images: list[Frame | Image], name: str) -> Example:
+        head, *chunks = text.split(IMAGE_TOKEN)
+        if len(chunks) != len(images):
+            raise ValueError(f"{name} has {len(chunks)} <image> markers, but {len(images)} images were given")
+        pieces = [_Piece(head, -1, False)] + [_Piece(IMAGE_TOKEN + chunk, i, False) for i, chunk in enumerate(chunks)]
+        ids, image_index, _ = self._tokenize(pieces)
+        wrapped = [image if isinstance(image, Image) else Image(image) for image in images]
+        pixels = self._pixels(wrapped, name) if images else None
+        return Example(torch.tensor(ids), torch.tensor(image_index), None, pixels)
+
+    # --------------------------------------------------------------------------- internals
+
+    def _tokenize(self, pieces: list[_Piece]) -> tuple[list[int], list[int], list[int]]:
+        """Ids, image_index and labels. The text is tokenized whole, as a pretrained model knows it."""
+        encoding = self.tokenizer(
+            "".join(piece.text for piece in pieces), add_special_tokens=False, return_offsets_mapping=True
+        )
+        piece_of_character = [piece for piece in pieces for _ in piece.text]
+        ids: list[int] = []
+        image_index: list[int] = []
+        labels: list[int] = []
+        if self.bos and self.tokenizer.bos_token_id is not None:
+            ids.append(self.tokenizer.bos_token_id)
+            image_index.append(-1)
+            labels.append(-100)
+        for token, (start, end) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
+            piece = piece_of_character[max(end - 1, start)]
+            ids.append(token)
+            image_index.append(piece.image)
+            labels.append(token if piece.train else -100)
+        if not ids:
+            raise ValueError("the text has no token")
+        return ids, image_index, labels
+
+    def _pixels(self, images: list[Image], owner: str) -> Float[Tensor, "m f c h w"]:
+        frames = {len(image.frames) for image in images}
+        if len(frames) > 1:
+            raise ValueError(f"{owner} has images with {sorted(frames)} frames: all need the same number")
+        pictures = [open_image(frame) for image in images for frame in image.frames]
+        pixels = self.image_processor(pictures, return_tensors="pt")["pixel_values"]
+        return pixels.unflatten(0, (len(images), frames.pop()))
+
+
+def open_image(frame: Frame) -> PILImage.Image:
+    """An upright RGB picture. Raises ValueError, naming the file, where it is missing or broken."""
+    try:
+        picture = frame if isinstance(frame, PILImage.Image) else PILImage.open(Path(frame))
+        return ImageOps.exif_transpose(picture).convert("RGB")
+    except FileNotFoundError as error:
+        raise ValueError(f"image file {frame} does not exist") from error
+    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNG chunks
+        raise ValueError(f"image {frame} cannot be read: {error}") from error
+
+
+def _coins(rng: random.Random | None, **probabilities: float) -> Any:
+    """A function that is True with a given probability."""
+    for name, p in probabilities.items():
+        if not 0 <= p <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], got {p}")
+        if 0 < p < 1 and rng is None:
+            raise ValueError(f"{name}={p} is a matter of chance: give an rng")
+    return lambda p: p == 1 or (p > 0 and rng is not None and rng.random() < p)

@@ -1,0 +1,178 @@
+"""What a Flamingo is made of: two frozen backbones, and the parts that are trained between them."""
+
+from copy import copy
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar, Literal, get_args
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.activations import ACT2FN
+
+ClassToken = Literal["drop", "keep", "none"]
+Gate = Literal["scalar", "vector", "none"]
+Attend = Literal["last", "previous"]
+
+
+@dataclass
+class VisionFeaturesConfig:
+    """Which of the frozen encoder's features the resampler reads. Nothing here is inferred from the encoder.
+
+    The defaults are those of Flamingo checkpoints on CLIP: patch tokens of the last block, before
+    the encoder's final norm, without the class token.
+    """
+
+    #: 0 is the input of the first block, i the output of block i, -1 the last block's output.
+    #: For convolutional encoders -1 is ``last_hidden_state`` and i counts the ``hidden_states``.
+    hidden_state: int = -1
+    #: Whether tokens that are no patches (class token, registers) are dropped or kept; "none"
+    #: states that the encoder has no such tokens (SigLIP, convolutional encoders).
+    class_token: ClassToken = "drop"
+    #: Whether the encoder's final norm is applied to the chosen hidden state.
+    final_norm: bool = False
+
+    def __post_init__(self) -> None:
+        _check_choice("vision_features.class_token", self.class_token, get_args(ClassToken))
+
+
+@dataclass
+class ResamplerConfig:
+    """Perceiver Resampler (Flamingo, section 2.1 and appendix A.1.1)."""
+
+    depth: int = 6
+    latents: int = 64
+    heads: int = 8
+    head_width: int = 64
+    feedforward_multiple: int = 4
+    #: A name of ``transformers.activations.ACT2FN``; "relu2" is the squared ReLU of the paper.
+    activation: str = "relu2"
+    #: Learned frame embeddings (frames seen in training); 0 for none, which limits inputs to one frame.
+    frames: int = 0
+    #: RMSNorm on queries and keys (OBELICS, section 4).
+    qk_norm: bool = False
+
+    def __post_init__(self) -> None:
+        _check_at_least(1, "resampler", self, ("depth", "latents", "heads", "head_width", "feedforward_multiple"))
+        _check_at_least(0, "resampler", self, ("frames",))
+        _check_choice("resampler.activation", self.activation, ACT2FN)
+
+
+@dataclass
+class GatedConfig:
+    """GATED XATTN-DENSE blocks (Flamingo, section 2.2): before layer i where i % every == offset."""
+
+    every: int = 1
+    offset: int = 0
+    heads: int = 8
+    head_width: int = 64
+    feedforward_multiple: int = 4
+    activation: str = "relu2"
+    #: tanh gate: one number per block and sub-layer, one per channel, or none.
+    gate: Gate = "scalar"
+    qk_norm: bool = False
+    #: A text token attends to the image its ``image_index`` names, or to that one and all before it.
+    attend: Attend = "last"
+
+    def __post_init__(self) -> None:
+        _check_at_least(1, "gated", self, ("every", "heads", "head_width", "feedforward_multiple"))
+        if not 0 <= self.offset < self.every:
+            raise ValueError(f"gated.offset is {self.offset}, but must lie in [0, gated.every={self.every})")
+        _check_choice("gated.activation", self.activation, ACT2FN)
+        _check_choice("gated.gate", self.gate, get_args(Gate))
+        _check_choice("gated.attend", self.attend, get_args(Attend))
+
+
+_PARTS = {"vision_features": VisionFeaturesConfig, "resampler": ResamplerConfig, "gated": GatedConfig}
+
+
+class FlamingoConfig(PreTrainedConfig):
+    """Configuration of :class:`flamingo.FlamingoForConditionalGeneration`.
+
+    Every part may be given as a dictionary of its fields. Raises ValueError, naming the key, for
+    unknown keys and values out of range.
+    """
+
+    model_type = "flamingo"
+    # 5.17 calls the same thing `sub_configs`; newer versions derive that from these defaults.
+    sub_configs: ClassVar[dict[str, Any]] = {"vision_config": AutoConfig, "text_config": AutoConfig}
+
+    vision_config: Any = None
+    text_config: Any = None
+    vision_features: VisionFeaturesConfig = field(default_factory=VisionFeaturesConfig)
+    resampler: ResamplerConfig = field(default_factory=ResamplerConfig)
+    gated: GatedConfig = field(default_factory=GatedConfig)
+    #: Ids whose embedding rows are trained: the image marker and the end of chunk. They may lie
+    #: beyond the language model's vocabulary or within its padding rows.
+    new_token_ids: list[int] = field(default_factory=list)
+    #: Width v of the chosen vision features; measured when the backbones are put together.
+    vision_width: int | None = None
+    #: Where frozen backbones that a checkpoint leaves out come from, or None where it holds them.
+    backbones: dict | None = None
+    backbones_included: bool = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for key in ("vision_config", "text_config"):
+            value = getattr(self, key)
+            if isinstance(value, dict):
+                setattr(self, key, AutoConfig.for_model(**value))
+        for key, part in _PARTS.items():
+            setattr(self, key, _as_part(key, part, getattr(self, key)))
+        self.new_token_ids = [int(i) for i in self.new_token_ids]
+        if len(set(self.new_token_ids)) != len(self.new_token_ids) or min(self.new_token_ids, default=0) < 0:
+            raise ValueError(f"new_token_ids must be distinct and not negative, got {self.new_token_ids}")
+        super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        parts = {key: asdict(getattr(self, key)) for key in _PARTS}
+        return super().to_dict() | parts
+
+    @classmethod
+    def check_keys(cls, keys: Any) -> None:
+        """Raise ValueError for a key that is no field, which transformers' own constructor would keep silently."""
+        known = [f.name for f in fields(cls) if f.name in FlamingoConfig.__annotations__]
+        for key in keys:
+            _check_choice("a key of FlamingoConfig", key, known)
+
+    @property
+    def vocab_size(self) -> int:
+        """The language model's vocabulary, and the new tokens where they lie beyond it."""
+        return max(self.text_config.vocab_size, *(i + 1 for i in self.new_token_ids), 0)
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """The language model's configuration with the vocabulary that is generated from."""
+        if self.text_config is None:
+            return self
+        text_config = copy(self.text_config)
+        text_config.vocab_size = self.vocab_size
+        return text_config
+
+    @property
+    def gated_layer_indices(self) -> list[int]:
+        """Indices of the language model's layers that a gated block precedes."""
+        layers = self.text_config.num_hidden_layers
+        indices = [i for i in range(layers) if i % self.gated.every == self.gated.offset]
+        if not indices:
+            raise ValueError(
+                f"gated.every={self.gated.every} with gated.offset={self.gated.offset} chooses none of the "
+                f"language model's {layers} layers"
+            )
+        return indices
+
+
+def _as_part(key: str, part: type, value: Any) -> Any:
+    if isinstance(value, part):
+        return value
+    value = value or {}
+    for name in value:
+        _check_choice(f"a key of {key}", name, [f.name for f in fields(part)])
+    return part(**value)
+
+
+def _check_choice(name: str, value: Any, choices: Any) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")
+
+
+def _check_at_least(least: int, prefix: str, config: Any, names: tuple[str, ...]) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{prefix}.{name} must be a whole number of at least {least}, got {value!r}")

@@ -1,0 +1,428 @@
+"""Flamingo: composition of the parts, forward pass, and generation."""
+
+from copy import deepcopy
+from inspect import signature
+from typing import Any, ClassVar, Self
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
+from transformers.utils.hub import cached_file
+
+from flamingo.model.configuration import FlamingoConfig
+from flamingo.model.gated import GatedCrossAttentionBlock
+from flamingo.model.pretrained import check_fingerprint, fingerprint, load_text_model, load_vision_model
+from flamingo.model.resampler import PerceiverResampler
+from flamingo.model.splice import Splice, VisualCache, VisualContext
+from flamingo.model.tokens import NewTokenEmbeddings
+from flamingo.model.vision import encode_patches, feature_width
+
+BACKBONES = ("vision_model", "language_model")
+TRAINED_PARTS = ("resampler", "gated_layers", "new_tokens")
+
+
+class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """Frozen vision encoder -> Perceiver Resampler -> gated cross-attention in a frozen language model."""
+
+    config_class = FlamingoConfig
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    # New parts and their optimizer state stay in fp32 (Flamingo, appendix B.1.2), whatever the frozen
+    # parts are loaded in; `.to(torch.bfloat16)` afterwards converts everything.
+    _keep_in_fp32_modules_strict: ClassVar[list[str]] = list(TRAINED_PARTS)
+
+    vision_model: PreTrainedModel
+    language_model: PreTrainedModel
+
+    def __init__(
+        self,
+        config: FlamingoConfig,
+        vision_model: PreTrainedModel | None = None,
+        language_model: PreTrainedModel | None = None,
+    ) -> None:
+        super().__init__(config)
+        self.vision_model = vision_model or AutoModel.from_config(config.vision_config)
+        self.language_model = language_model or AutoModelForCausalLM.from_config(config.text_config)
+        # One configuration, not two that drift apart: each backbone knows best what it was loaded with.
+        config.vision_config, config.text_config = self.vision_model.config, self.language_model.config
+        if config.vision_width is None:
+            config.vision_width = feature_width(self.vision_model, config.vision_features)
+        text = self.language_model.config
+        self.resampler = PerceiverResampler(config.vision_width, config.resampler)
+        blocks = {
+            index: GatedCrossAttentionBlock(text.hidden_size, config.vision_width, config.gated)
+            for index in config.gated_layer_indices
+        }
+        self.gated_layers = nn.ModuleDict({str(index): block for index, block in blocks.items()})
+        embedding, head = self.get_input_embeddings(), self.get_output_embeddings()
+        self.new_tokens = NewTokenEmbeddings(
+            config.new_token_ids,
+            vocabulary=embedding.weight.shape[0],
+            input_width=embedding.weight.shape[1],
+            output_width=head.weight.shape[1],
+            tied=text.tie_word_embeddings,
+        )
+        self._splice = Splice(self.language_model, blocks, self.new_tokens)
+        self.post_init()
+        self.freeze_backbones()
+
+    # ---------------------------------------------------------------- composition, loading, saving
+
+    @classmethod
+    def from_vision_text_pretrained(
+        cls,
+        vision_model_name_or_path: str,
+        text_model_name_or_path: str,
+        *,
+        dtype: torch.dtype | str = "auto",
+        vision_kwargs: dict[str, Any] | None = None,
+        text_kwargs: dict[str, Any] | None = None,
+        **flamingo_config: Any,
+    ) -> Self:
+        """Put a new Flamingo together from two pretrained backbones, whose new parts are untrained.
+
+        ``flamingo_config`` are the fields of :class:`FlamingoConfig`; ``new_token_ids`` usually are
+        ``processor.new_token_ids``. ``dtype`` is that of the frozen backbones; ``vision_kwargs`` and
+        ``text_kwargs`` (``revision``, ``attn_implementation``, ...) go to their ``from_pretrained``.
+        """
+        FlamingoConfig.check_keys(flamingo_config)
+        vision_kwargs, text_kwargs = vision_kwargs or {}, text_kwargs or {}
+        vision_model = load_vision_model(vision_model_name_or_path, **{"dtype": dtype, **vision_kwargs})
+        language_model = load_text_model(text_model_name_or_path, **{"dtype": dtype, **text_kwargs})
+        origins = {
+            "vision_model": _origin(vision_model_name_or_path, vision_kwargs),
+            "language_model": _origin(text_model_name_or_path, text_kwargs),
+        }
+        config = FlamingoConfig(
+            vision_config=deepcopy(vision_model.config),
+            text_config=deepcopy(language_model.config),
+            **{"backbones": origins, **flamingo_config},
+        )
+        model = cls(config, vision_model, language_model)
+        model.new_tokens.start_from_mean(model.get_input_embeddings(), model.get_output_embeddings())
+        if language_model.generation_config is not None:
+            model.generation_config = language_model.generation_config
+        return model
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers. Backbones that the checkpoint leaves out are loaded by name and compared."""
+        hub = {k: kwargs[k] for k in ("revision", "cache_dir", "token", "local_files_only", "subfolder") if k in kwargs}
+        config = kwargs.get("config") or FlamingoConfig.from_pretrained(pretrained_model_name_or_path, **hub)
+        if config.backbones_included:
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_backbones()
+            return loaded
+        load = {k: kwargs[k] for k in ("dtype", "attn_implementation") if k in kwargs}
+        if unused := kwargs.keys() - hub.keys() - load.keys() - {"config"}:
+            raise ValueError(f"{sorted(unused)} cannot be used with a checkpoint that leaves its backbones out")
+        origins = config.backbones
+        vision_model = load_vision_model(origins["vision_model"]["name"], **_revision(origins["vision_model"]), **load)
+        language_model = load_text_model(
+            origins["language_model"]["name"], **_revision(origins["language_model"]), **load
+        )
+        check_fingerprint(vision_model, origins["vision_model"])
+        check_fingerprint(language_model, origins["language_model"])
+        model = cls(config, vision_model, language_model)
+        path = cached_file(pretrained_model_name_or_path, "model.safetensors", **hub)
+        keys = model.load_state_dict(load_file(path), strict=False)
+        missing = [key for key in keys.missing_keys if not key.startswith(BACKBONES)]
+        if missing or keys.unexpected_keys:
+            raise ValueError(f"{path}: missing keys {missing}, unexpected keys {keys.unexpected_keys}")
+        config.backbones_included = True
+        return model.eval()
+
+    def save_pretrained(self, save_directory: Any, *args: Any, include_backbones: bool = True, **kwargs: Any) -> None:
+        """As in transformers. Without its frozen backbones a checkpoint names them and keeps a fingerprint."""
+        if include_backbones:
+            return super().save_pretrained(save_directory, *args, **kwargs)
+        if self.config.backbones is None:
+            raise ValueError(
+                "the backbones of this model were not loaded by name, so a checkpoint cannot leave them out"
+            )
+        for part, origin in self.config.backbones.items():
+            origin["fingerprint"] = fingerprint(getattr(self, part))
+        kwargs.setdefault("state_dict", self.state_dict())
+        kwargs["state_dict"] = {k: v for k, v in kwargs["state_dict"].items() if not k.startswith(BACKBONES)}
+        self.config.backbones_included = False
+        try:
+            return super().save_pretrained(save_directory, *args, **{"max_shard_size": "10TB", **kwargs})
+        finally:
+            self.config.backbones_included = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """New parts only: linear maps keep the variance of their input, latents are standard normal."""
+        if isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=module.in_features**-0.5)
+        elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+            init.ones_(module.weight)
+            if getattr(module, "bias", None) is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, PerceiverResampler):
+            init.normal_(module.latents, std=1.0)
+            if module.frame_embeddings is not None:
+                init.normal_(module.frame_embeddings, std=0.02)
+        elif isinstance(module, NewTokenEmbeddings):
+            for rows in module.parameters(recurse=False):
+                init.normal_(rows, std=0.02)
+        elif isinstance(module, GatedCrossAttentionBlock):
+            for gate in module.parameters(recurse=False):
+                init.zeros_(gate)
+
+    # ------------------------------------------------------------------------------- what trains
+
+    def freeze_backbones(self) -> None:
+        """Take the vision encoder and the language model out of training."""
+        for part in BACKBONES:
+            getattr(self, part).requires_grad_(False)
+        self.vision_model.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for all but the frozen encoder, whose batch norms must not move."""
+        super().train(mode)
+        self.vision_model.eval()
+        return self
+
+    def trainable_parameter_names(self) -> list[str]:
+        """Names of all parameters that train: everything else gets neither gradient nor optimizer state."""
+        return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Number of parameters of each part; shared ones count once."""
+        return {
+            part: sum(parameter.numel() for parameter in getattr(self, part).parameters())
+            for part in (*BACKBONES, *TRAINED_PARTS)
+        }
+
+    def extra_repr(self) -> str:
+        counts = self.parameter_counts()
+        rows = [f"{part}: {n:,} parameters{' (frozen)' if part in BACKBONES else ''}" for part, n in counts.items()]
+        return "\n".join(rows)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.language_model.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.language_model.get_output_embeddings()
+
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Any = torch.utils.checkpoint.checkpoint, **kwargs: Any
+    ) -> None:
+        if getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant"):
+            raise ValueError(
+                "gradient checkpointing with use_reentrant=True would lose the gradients of the gated blocks"
+            )
+        super()._set_gradient_checkpointing(enable, self._splice.checkpointing(gradient_checkpointing_func), **kwargs)
+        # Up to transformers 5.17 a layer's checkpoint contains its hooks, and so the gated block before
+        # it; newer ones leave the hooks outside. Checkpoints are not to be nested.
+        if "__call__" in vars(GradientCheckpointingLayer):
+            for block in self.gated_layers.values():
+                block.gradient_checkpointing = False  # type: ignore[assignment]
+
+    # ------------------------------------------------------------------------------ forward pass
+
+    def encode_images(
+        self, pixel_values: Float[Tensor, "b m c h w"] | Float[Tensor, "b m f c h w"]
+    ) -> Float[Tensor, "b m r v"]:
+        """Visual tokens of every image: frozen features, then the resampler."""
+        if pixel_values.ndim == 5:
+            pixel_values = rearrange(pixel_values, "b m c h w -> b m 1 c h w")
+        b, m, f = pixel_values.shape[:3]
+        flat = rearrange(pixel_values, "b m f c h w -> (b m f) c h w").to(self.vision_model.dtype)
+        with torch.no_grad():
+            features = encode_patches(self.vision_model, flat, self.config.vision_features)
+        features = rearrange(features, "(b m f) p v -> b m f p v", b=b, m=m, f=f)
+        return self.resampler(features.to(self.resampler.latents.dtype))
+
+    def visual_cache(self, visual_tokens: Float[Tensor, "b m r v"]) -> VisualCache:
+        """Keys and values of all images for each gated block, computed once and kept while decoding."""
+        return [block.keys_values(visual_tokens) for block in self.gated_layers.values()]
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Int[Tensor, "bn t"],
+        attention_mask: Int[Tensor, "bn s"] | None = None,
+        image_index: Int[Tensor, "bn t"] | None = None,
+        pixel_values: Float[Tensor, "b m c h w"] | Float[Tensor, "b m f c h w"] | None = None,
+        visual_tokens: Float[Tensor, "b m r v"] | None = None,
+        visual_cache: VisualCache | None = None,
+        labels: Int[Tensor, "bn t"] | None = None,
+        position_ids: Int[Tensor, "bn t"] | None = None,
+        past_key_values: Any = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits, and with ``labels`` the mean next-token loss over those that are not -100.
+
+        ``image_index`` says which image a token sees (-1 for none); the processor makes it. Images
+        come as pixels, as visual tokens (:meth:`encode_images`) or as :meth:`visual_cache`; without
+        any, the text sees none. Further arguments go to the language model. Raises ValueError where
+        these do not fit together.
+        """
+        cache, image_index = self._images(input_ids, image_index, pixel_values, visual_tokens, visual_cache)
+        if position_ids is None and attention_mask is not None:
+            position_ids = _positions(attention_mask)[:, -input_ids.shape[1] :]
+        if "position_ids" in signature(self.language_model.forward).parameters:  # MPT has ALiBi
+            kwargs["position_ids"] = position_ids
+        with self._splice.seeing(VisualContext(cache, image_index)):
+            outputs = self.language_model(
+                inputs_embeds=self.new_tokens.embed(input_ids, self.get_input_embeddings()),
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                logits_to_keep=logits_to_keep,
+                **kwargs,
+            )
+        return CausalLMOutputWithPast(
+            loss=None if labels is None else next_token_loss(outputs.logits, labels),
+            logits=outputs.logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _images(
+        self,
+        input_ids: Tensor,
+        image_index: Tensor | None,
+        pixel_values: Tensor | None,
+        visual_tokens: Tensor | None,
+        visual_cache: VisualCache | None,
+    ) -> tuple[VisualCache, Tensor]:
+        """Whatever the images came as, their keys and values; and an ``image_index`` that fits them."""
+        given = sum(images is not None for images in (pixel_values, visual_tokens, visual_cache))
+        if given > 1:
+            raise ValueError("give images once: as pixel_values, visual_tokens or visual_cache")
+        if image_index is None:
+            if given:
+                raise ValueError("images need an image_index, which says which of them each token sees")
+            image_index = torch.full_like(input_ids, -1)
+        if image_index.shape != input_ids.shape:
+            raise ValueError(
+                f"image_index {list(image_index.shape)} must have the shape of input_ids {list(input_ids.shape)}"
+            )
+        if visual_cache is None:
+            if pixel_values is not None:
+                visual_tokens = self.encode_images(pixel_values)
+            if visual_tokens is None:
+                latents = self.resampler.latents
+                visual_tokens = latents.new_zeros(len(input_ids), 0, *latents.shape)
+            visual_cache = self.visual_cache(visual_tokens)
+        images = visual_cache[0][0].shape[1]
+        # On an accelerator this comparison would wait for the device; there the lookup itself fails.
+        if not image_index.is_cuda and int(image_index.max()) >= images:
+            raise ValueError(f"image_index names image {int(image_index.max())}, but each document has {images}")
+        return visual_cache, image_index
+
+    # -------------------------------------------------------------------------------- generation
+
+    @torch.no_grad()
+    def generate(self, inputs: Tensor | None = None, generation_config: Any = None, **kwargs: Any) -> Any:
+        """As in transformers, with the arguments of :meth:`forward` for the images.
+
+        Each image is encoded once and the prompt runs once, however many beams or samples follow;
+        from then on only the keys and values that the continuation sees are kept. Prompts in a
+        batch are padded on the left; the continuation sees what the last token of its prompt sees.
+        """
+        input_ids = inputs if inputs is not None else kwargs.pop("input_ids")
+        images = (kwargs.pop(name, None) for name in ("pixel_values", "visual_tokens", "visual_cache"))
+        cache, image_index = self._images(input_ids, kwargs.pop("image_index", None), *images)
+        if kwargs.get("attention_mask") is None:
+            kwargs["attention_mask"] = torch.ones_like(input_ids)
+
+        def setting(name: str) -> Any:
+            chosen = kwargs.get(name, getattr(generation_config, name, None))
+            return getattr(self.generation_config, name, None) if chosen is None else chosen
+
+        # A cache of the caller's, another kind of cache, or none: transformers handles the prompt.
+        ours = setting("use_cache") is not False and not any(
+            setting(name) is not None
+            for name in ("past_key_values", "cache_implementation", "prefill_chunk_size", "assistant_model")
+        )
+        if ours:
+            if input_ids.shape[1] > 1:
+                copies = max(setting("num_beams") or 1, setting("num_return_sequences") or 1)
+                kwargs["past_key_values"] = self._prefill_prompt(
+                    input_ids, kwargs["attention_mask"], image_index, cache
+                )
+                kwargs["past_key_values"].batch_repeat_interleave(copies)
+            if self.config.gated.attend == "last":
+                cache, image_index = keep_last_image(cache, image_index)
+        return super().generate(
+            input_ids, generation_config=generation_config, visual_cache=cache, image_index=image_index, **kwargs
+        )
+
+    def _prefill_prompt(
+        self, input_ids: Tensor, attention_mask: Tensor, image_index: Tensor, cache: VisualCache
+    ) -> DynamicCache:
+        """The language model's cache of all but the last token, which generation itself begins with."""
+        past = DynamicCache(config=self.language_model.config)
+        self(
+            input_ids[:, :-1],
+            attention_mask[:, :-1],
+            image_index[:, :-1],
+            visual_cache=cache,
+            past_key_values=past,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return past
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, image_index: Tensor | None = None, **kwargs: Any
+    ) -> dict:
+        prepared = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        assert image_index is not None
+        prepared["image_index"] = image_index[:, -prepared["input_ids"].shape[1] :]
+        return prepared
+
+    def _update_model_kwargs_for_generation(self, outputs: Any, model_kwargs: dict, *args: Any, **kwargs: Any) -> dict:
+        updated = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
+        index = updated["image_index"]
+        new = kwargs.get("num_new_tokens", 1)
+        updated["image_index"] = torch.cat([index, index[:, -1:].expand(-1, new)], dim=1)
+        return updated
+
+
+def next_token_loss(logits: Float[Tensor, "b t vocabulary"], labels: Int[Tensor, "b t"]) -> Float[Tensor, ""]:
+    """Mean cross-entropy (nats) of each label given the tokens before it; 0 where every label is -100."""
+    targets = labels[:, 1:].flatten()
+    total = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=-100, reduction="sum")
+    return total / (targets != -100).sum().clamp(min=1)
+
+
+def keep_last_image(cache: VisualCache, image_index: Int[Tensor, "b t"]) -> tuple[VisualCache, Int[Tensor, "b t"]]:
+    """Of every document only the image that its last token sees, now image 0 (or none)."""
+    images = cache[0][0].shape[1]
+    if images == 0:
+        return cache, image_index
+    rows = torch.arange(len(image_index), device=image_index.device)
+    last = image_index[:, -1].clamp(min=0)
+    kept = [(keys[rows, last].unsqueeze(1), values[rows, last].unsqueeze(1)) for keys, values in cache]
+    return kept, image_index.clamp(max=0)
+
+
+def _positions(attention_mask: Int[Tensor, "bn s"]) -> Int[Tensor, "bn s"]:
+    """Positions that count real tokens only, so that padding on the left is harmless."""
+    return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)
+
+
+def _origin(name_or_path: str, kwargs: dict[str, Any]) -> dict[str, str | None]:
+    return {"name": str(name_or_path), "revision": kwargs.get("revision")}
+
+
+def _revision(origin: dict[str, str | None]) -> dict[str, str]:
+    return {} if origin["revision"] is None else {"revision": origin["revision"]}

@@ -1,0 +1,68 @@
+"""Perceiver Resampler: any number of frames and patches -> a fixed number of visual tokens.
+
+Source: Flamingo (arXiv 2204.14198), section 2.1 and appendix A.1.1.
+"""
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from flamingo.model.attention import Attention, FeedForward
+from flamingo.model.configuration import ResamplerConfig
+
+
+class ResamplerLayer(GradientCheckpointingLayer):
+    """latents += attention(latents -> [features; latents]); latents += feedforward(latents)."""
+
+    def __init__(self, width: int, config: ResamplerConfig) -> None:
+        super().__init__()
+        self.norm_features = nn.LayerNorm(width)
+        self.norm_latents = nn.LayerNorm(width)
+        self.attention = Attention(width, width, config.heads, config.head_width, config.qk_norm)
+        self.feedforward = FeedForward(width, config.feedforward_multiple, config.activation)
+
+    def forward(
+        self, latents: Float[Tensor, "images r v"], features: Float[Tensor, "images fp v"]
+    ) -> Float[Tensor, "images r v"]:
+        queries = self.norm_latents(latents)
+        context = torch.cat([self.norm_features(features), queries], dim=1)
+        latents = latents + self.attention(queries, *self.attention.keys_values(context))
+        return latents + self.feedforward(latents)
+
+
+class PerceiverResampler(nn.Module):
+    """Compresses the features of each image into ``config.latents`` visual tokens."""
+
+    def __init__(self, width: int, config: ResamplerConfig) -> None:
+        super().__init__()
+        self.latents = nn.Parameter(torch.empty(config.latents, width))
+        self.frame_embeddings = nn.Parameter(torch.empty(config.frames, width)) if config.frames else None
+        self.layers = nn.ModuleList(ResamplerLayer(width, config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, features: Float[Tensor, "b m f p v"]) -> Float[Tensor, "b m r v"]:
+        """Visual tokens of every image. Raises ValueError for several frames without frame embeddings."""
+        b, m, frames, _, _ = features.shape
+        if self.frame_embeddings is not None:
+            features = features + rearrange(self._embeddings_of(frames), "f v -> f 1 v")
+        elif frames > 1:
+            raise ValueError(f"images have {frames} frames, but resampler.frames is 0: nothing would tell them apart")
+        flat = rearrange(features, "b m f p v -> (b m) (f p) v")
+        latents = repeat(self.latents, "r v -> images r v", images=b * m)
+        for layer in self.layers:
+            latents = layer(latents, flat)
+        return rearrange(self.norm(latents), "(b m) r v -> b m r v", b=b, m=m)
+
+    def _embeddings_of(self, frames: int) -> Float[Tensor, "f v"]:
+        """The first embeddings; for more frames than trained, all of them stretched linearly."""
+        assert self.frame_embeddings is not None
+        trained = len(self.frame_embeddings)
+        if frames <= trained:
+            return self.frame_embeddings[:frames]
+        stretched = F.interpolate(
+            rearrange(self.frame_embeddings, "f v -> 1 v f"), size=frames, mode="linear", align_corners=True
+        )
+        return rearrange(stretched, "1 v f -> f v")

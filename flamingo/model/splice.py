@@ -1,0 +1,86 @@
+"""Puts gated blocks before the layers of an untouched Hugging Face causal language model.
+
+The language model stays what transformers made it, state-dict keys included: a forward pre-hook on
+each chosen layer applies that layer's block, a forward hook on the output head adds the new
+tokens' logits. Both act only within :meth:`Splice.seeing`; called by itself, the language model is
+the bare one.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from flamingo.model.gated import GatedCrossAttentionBlock
+from flamingo.model.layers import repeated_layers
+from flamingo.model.tokens import NewTokenEmbeddings
+
+#: Keys and values [b m k r e] of all images, one pair per gated block.
+VisualCache = list[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class VisualContext:
+    """What the text of one forward pass can see."""
+
+    cache: VisualCache
+    image_index: Tensor  # [bn t]
+
+
+class Splice:
+    """The hooks, and the context that they work in during a forward pass."""
+
+    def __init__(
+        self,
+        language_model: PreTrainedModel,
+        blocks: Mapping[int, GatedCrossAttentionBlock],
+        new_tokens: NewTokenEmbeddings,
+    ) -> None:
+        self._context: VisualContext | None = None
+        layers = repeated_layers(language_model)
+        for position, (index, block) in enumerate(blocks.items()):
+            hook = partial(self._before_layer, position, block)
+            layers[index].register_forward_pre_hook(hook, with_kwargs=True)
+        language_model.get_output_embeddings().register_forward_hook(partial(self._after_head, new_tokens))
+
+    @contextmanager
+    def seeing(self, context: VisualContext | None) -> Iterator[None]:
+        """The language model, run within, sees ``context``; afterwards nothing is kept."""
+        outer, self._context = self._context, context
+        try:
+            yield
+        finally:
+            self._context = outer
+
+    def checkpointing(self, checkpoint: Callable) -> Callable:
+        """``checkpoint`` made to recompute a layer in the context of its own forward pass.
+
+        By the time of the backward pass that context is over, or another forward has come between.
+        """
+        return partial(self._checkpointed, checkpoint)
+
+    def _checkpointed(self, checkpoint: Callable, layer: Callable, *args: Any) -> Any:
+        return checkpoint(partial(self._run_seeing, self._context, layer), *args)
+
+    def _run_seeing(self, context: VisualContext | None, layer: Callable, *args: Any) -> Any:
+        with self.seeing(context):
+            return layer(*args)
+
+    def _before_layer(
+        self, position: int, block: nn.Module, layer: nn.Module, args: tuple, kwargs: dict
+    ) -> tuple[tuple, dict] | None:
+        if self._context is None:
+            return None
+        keys, values = self._context.cache[position]
+        hidden = args[0] if args else kwargs["hidden_states"]
+        hidden = block(hidden, keys, values, self._context.image_index)
+        return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
+
+    def _after_head(
+        self, new_tokens: NewTokenEmbeddings, head: nn.Module, args: tuple, logits: Tensor
+    ) -> Tensor | None:
+        return None if self._context is None else new_tokens.extend_logits(logits, args[0])
