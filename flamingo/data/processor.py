@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -52,7 +52,7 @@ class FlamingoProcessor(ProcessorMixin):
     @classmethod
     def from_vision_text_pretrained(
         cls, vision_model_name_or_path: str, text_model_name_or_path: str, **kwargs: Any
-    ) -> Self:
+    ) -> "FlamingoProcessor":
         """The image processor of the one and the tokenizer of the other; ``kwargs`` go to ``__init__``."""
         # torchvision is not to be had everywhere; Pillow's resizing is also what the encoders were trained with.
         image_processor = AutoImageProcessor.from_pretrained(vision_model_name_or_path, backend="pil")

@@ -94,11 +94,12 @@ class FlamingoConfig(PreTrainedConfig):
     # 5.17 calls the same thing `sub_configs`; newer versions derive that from these defaults.
     sub_configs: ClassVar[dict[str, Any]] = {"vision_config": AutoConfig, "text_config": AutoConfig}
 
-    vision_config: Any = None
-    text_config: Any = None
-    vision_features: VisionFeaturesConfig = field(default_factory=VisionFeaturesConfig)
-    resampler: ResamplerConfig = field(default_factory=ResamplerConfig)
-    gated: GatedConfig = field(default_factory=GatedConfig)
+    # Typed loosely because a dictionary, as in a saved config.json, becomes the object named at its right.
+    vision_config: Any = None  # PreTrainedConfig
+    text_config: Any = None  # PreTrainedConfig
+    vision_features: Any = None  # VisionFeaturesConfig
+    resampler: Any = None  # ResamplerConfig
+    gated: Any = None  # GatedConfig
     #: Ids whose embedding rows are trained: the image marker and the end of chunk. They may lie
     #: beyond the language model's vocabulary or within its padding rows.
     new_token_ids: list[int] = field(default_factory=list)

@@ -2,7 +2,7 @@
 
 from copy import deepcopy
 from inspect import signature
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
@@ -90,7 +90,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         vision_kwargs: dict[str, Any] | None = None,
         text_kwargs: dict[str, Any] | None = None,
         **flamingo_config: Any,
-    ) -> Self:
+    ) -> "FlamingoForConditionalGeneration":
         """Put a new Flamingo together from two pretrained backbones, whose new parts are untrained.
 
         ``flamingo_config`` are the fields of :class:`FlamingoConfig`; ``new_token_ids`` usually are
@@ -190,7 +190,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
             getattr(self, part).requires_grad_(False)
         self.vision_model.eval()
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "FlamingoForConditionalGeneration":
         """Training mode for all but the frozen encoder, whose batch norms must not move."""
         super().train(mode)
         self.vision_model.eval()
@@ -249,7 +249,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def visual_cache(self, visual_tokens: Float[Tensor, "b m r v"]) -> VisualCache:
         """Keys and values of all images for each gated block, computed once and kept while decoding."""
-        return [block.keys_values(visual_tokens) for block in self.gated_layers.values()]
+        return [block.keys_values(visual_tokens) for block in self.gated_layers.values()]  # type: ignore[operator]
 
     @can_return_tuple
     def forward(

@@ -1,0 +1,52 @@
+"""Shapes and types in signatures are checked at run time in all tests; the backbones are tiny and made here."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from jaxtyping import install_import_hook
+
+ROOT = Path(__file__).parent.parent
+MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in ROOT.glob("flamingo/*/*.py")]
+# Of transformers' configurations, the constructor takes more than its signature says.
+MODULES.remove("flamingo.model.configuration")
+install_import_hook(MODULES, "beartype.beartype")
+
+import pytest
+import torch
+
+from flamingo import FlamingoForConditionalGeneration
+from tests import tiny
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one tiny saved backbone per family; see :mod:`tests.tiny`."""
+    folder = tmp_path_factory.mktemp("backbones")
+    tiny.save_backbones(folder)
+    return folder
+
+
+@pytest.fixture(scope="session", params=tiny.LANGUAGE_MODELS)
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def model(backbones: Path, family: str) -> FlamingoForConditionalGeneration:
+    """A Flamingo on each family of language models, with its gates open."""
+    return tiny.flamingo(backbones, language=family)
+
+
+@pytest.fixture
+def gpt2(backbones: Path) -> FlamingoForConditionalGeneration:
+    """A Flamingo on one family, where the family does not matter."""
+    return tiny.flamingo(backbones, language="gpt2")

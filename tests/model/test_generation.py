@@ -1,0 +1,178 @@
+"""Generation with the cache is generation without it: greedy, beams, samples, ragged batches."""
+
+import pytest
+import torch
+from transformers import DynamicCache, set_seed
+
+from tests import tiny
+
+GREEDY = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "eos_token_id": 1}
+BEAMS = {**GREEDY, "num_beams": 3, "num_return_sequences": 2}
+
+
+def ragged():
+    """Three documents with 3, 1 and 0 images, padded on the left."""
+    batch = tiny.inputs(documents=3)
+    batch["image_index"][1] = torch.tensor([-1] * 8 + [0] * 6)
+    batch["image_index"][2] = -1
+    batch["attention_mask"][1, :5] = 0
+    batch["attention_mask"][2, :3] = 0
+    batch["pixel_values"][1, 1:] = 0
+    batch["pixel_values"][2] = 0
+    return batch
+
+
+def alone(batch, row):
+    """One document of the batch without its padding and without its empty places."""
+    real = batch["attention_mask"][row].bool()
+    images = int(batch["image_index"][row].max()) + 1
+    single = {key: batch[key][row : row + 1, real] for key in ("input_ids", "attention_mask", "image_index")}
+    return single | ({"pixel_values": batch["pixel_values"][row : row + 1, :images]} if images else {})
+
+
+@pytest.mark.parametrize("settings", [GREEDY, BEAMS], ids=["greedy", "beams"])
+def test_cached_generation_equals_uncached(model, settings):
+    batch = ragged()
+    cached = model.generate(**batch, **settings)
+    assert torch.equal(cached, model.generate(**batch, **settings, use_cache=False))
+    assert cached.shape == (3 * settings.get("num_return_sequences", 1), 14 + 8)
+    blind = model.generate(**{**batch, "image_index": torch.full_like(batch["image_index"], -1)}, **settings)
+    assert not torch.equal(cached, blind)
+
+
+@pytest.mark.parametrize("settings", [GREEDY, BEAMS], ids=["greedy", "beams"])
+def test_a_ragged_batch_gives_what_its_documents_give_alone(model, settings):
+    batch = ragged()
+    together = model.generate(**batch, **settings).unflatten(0, (3, -1))
+    for row in range(3):
+        single = alone(batch, row)
+        expected = model.generate(**single, **settings)[:, single["input_ids"].shape[1] :]
+        assert torch.equal(together[row, :, 14:], expected)
+
+
+def test_beams_are_those_of_a_batch_expanded_by_hand(model):
+    """The best beam's score, computed by an ordinary forward pass over its text."""
+    batch = tiny.inputs()
+    out = model.generate(**batch, **BEAMS, return_dict_in_generate=True, output_scores=True, length_penalty=1.0)
+    rows = torch.arange(2).repeat_interleave(2)
+    new = out.sequences.shape[1] - 14
+    index = torch.cat([batch["image_index"][rows], batch["image_index"][rows][:, -1:].expand(-1, new)], dim=1)
+    logits = model(
+        out.sequences, torch.ones_like(out.sequences), index, pixel_values=batch["pixel_values"][rows]
+    ).logits
+    log_probabilities = logits[:, 13:-1].log_softmax(-1).gather(-1, out.sequences[:, 14:, None]).sum((1, 2))
+    torch.testing.assert_close(out.sequences_scores, log_probabilities / new, atol=1e-4, rtol=1e-4)
+    transitions = model.compute_transition_scores(out.sequences, out.scores, out.beam_indices)
+    torch.testing.assert_close(transitions.sum(1) / new, out.sequences_scores, atol=1e-4, rtol=1e-4)
+
+
+def test_samples_are_the_same_with_and_without_cache(gpt2):
+    batch, settings = ragged(), {**GREEDY, "do_sample": True, "num_return_sequences": 4}
+    set_seed(3)
+    cached = gpt2.generate(**batch, **settings)
+    set_seed(3)
+    assert torch.equal(cached, gpt2.generate(**batch, **settings, use_cache=False))
+    assert len({tuple(row.tolist()) for row in cached[:4]}) > 1
+
+
+@pytest.mark.parametrize("settings", [GREEDY, BEAMS], ids=["greedy", "beams"])
+def test_attending_to_all_previous_images_is_kept_up_while_decoding(backbones, settings):
+    model = tiny.flamingo(backbones, gated={"attend": "previous"})
+    batch = ragged()
+    expected = model.generate(**batch, **settings, use_cache=False)
+    assert torch.equal(model.generate(**batch, **settings), expected)
+
+
+def test_other_ways_to_cache_give_the_same_text(gpt2):
+    batch = ragged()
+    expected = gpt2.generate(**batch, **GREEDY)
+    own = DynamicCache(config=gpt2.language_model.config)
+    assert torch.equal(gpt2.generate(**batch, **GREEDY, past_key_values=own), expected)
+    assert torch.equal(gpt2.generate(**batch, **GREEDY, cache_implementation="static"), expected)
+    assert torch.equal(gpt2.generate(**batch, **BEAMS, cache_implementation="static"), gpt2.generate(**batch, **BEAMS))
+
+
+def test_a_prompt_of_one_token_is_enough(model):
+    image = torch.randn(1, 1, 3, 16, 16)
+    prompt = {"input_ids": torch.tensor([[301]]), "image_index": torch.tensor([[0]]), "pixel_values": image}
+    out = model.generate(**prompt, **BEAMS)
+    assert torch.equal(out, model.generate(**prompt, **BEAMS, use_cache=False))
+
+
+def test_text_alone_can_be_continued(model):
+    batch = {key: value for key, value in tiny.inputs().items() if key in ("input_ids", "attention_mask")}
+    assert torch.equal(model.generate(**batch, **GREEDY), model.generate(**batch, **GREEDY, use_cache=False))
+
+
+def test_new_tokens_can_be_generated_and_end_the_text(gpt2):
+    """Ids beyond the language model's own vocabulary, by all strategies; here the end of chunk always wins."""
+    end = tiny.NEW_TOKEN_IDS[0]
+
+    def prefer_end(head, args, logits):
+        logits[..., end] += 100
+        return logits
+
+    gpt2.get_output_embeddings().register_forward_hook(prefer_end)  # runs after the one that appends
+    for settings in (GREEDY, BEAMS):
+        out = gpt2.generate(**tiny.inputs(), **{**settings, "eos_token_id": end})
+        assert (out[:, 14] == end).any()
+    assert out.shape[1] < 14 + 8
+
+
+def test_a_row_that_generates_the_image_marker_takes_nothing_from_the_others(gpt2):
+    """OpenFlamingo loses the images of all rows then."""
+    batch = tiny.inputs()
+    expected = gpt2.generate(**batch, **GREEDY)
+
+    def force_marker(input_ids, scores):
+        scores[0] = float("-inf")
+        scores[0, tiny.NEW_TOKEN_IDS[1]] = 0.0
+        return scores
+
+    forced = gpt2.generate(**batch, **GREEDY, logits_processor=[force_marker])
+    assert (forced[0, 14:] == tiny.NEW_TOKEN_IDS[1]).all()
+    assert torch.equal(forced[1], expected[1])
+
+
+def count_rows(module, counts):
+    module.register_forward_hook(lambda m, args, output: counts.append(output.shape[0] * output.shape[1]))
+
+
+def test_images_are_encoded_once_and_the_prompt_runs_once_for_all_beams(gpt2):
+    encoded, tokens, keys = [], [], []
+    gpt2.vision_model.register_forward_hook(lambda m, args, output: encoded.append(len(args[0])))
+    count_rows(gpt2.language_model.transformer.h[0].ln_1, tokens)
+    count_rows(gpt2.gated_layers["1"].attention.to_k, keys)
+    gpt2.generate(**tiny.inputs(), **{**BEAMS, "num_beams": 5})
+    assert encoded == [2 * 3]
+    assert keys == [2 * 3]  # documents x images; never again
+    assert tokens[0] == 2 * 13  # all but the last token, for each document
+    assert set(tokens[1:]) == {2 * 5}  # then one token for each beam
+
+
+def test_while_decoding_each_token_meets_the_visual_tokens_of_one_image(gpt2):
+    """The work per token does not grow with the number of images before it."""
+    met = []
+    block = gpt2.gated_layers["1"]
+    block.attention.register_forward_pre_hook(lambda m, args: met.append((args[1].shape[-2], args[0].shape[1])))
+    for images in (1, 3):
+        met.clear()
+        batch = tiny.inputs()
+        batch["pixel_values"] = batch["pixel_values"][:, :images]
+        batch["image_index"] = batch["image_index"].clamp(max=images - 1)
+        gpt2.generate(**batch, **BEAMS)
+        assert met[0] == (5 * images, 13)  # the prompt: 5 visual tokens for every image
+        assert set(met[1:]) == {(5, 3)}  # then 5 in all, met by the 3 beams together
+    # A caller's own loop over forward gets the same.
+    cache = gpt2.visual_cache(torch.randn(2, 3, 5, 24))
+    met.clear()
+    gpt2(torch.tensor([[4], [5]]), image_index=torch.tensor([[2], [-1]]), visual_cache=cache)
+    assert met == [(5, 1)]
+
+
+def test_arguments_that_do_not_fit_are_refused(gpt2):
+    batch = tiny.inputs()
+    with pytest.raises(ValueError, match=r"image_index \[2, 13\] must have the shape of input_ids \[2, 14\]"):
+        gpt2.generate(**{**batch, "image_index": batch["image_index"][:, 1:]}, **GREEDY)
+    with pytest.raises(ValueError, match="max_new_tokns"):
+        gpt2.generate(**batch, max_new_tokns=3)

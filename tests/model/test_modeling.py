@@ -1,0 +1,240 @@
+"""What a text sees, what trains, and what bad input says. Gates open, several images, every family."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from flamingo import FlamingoConfig, FlamingoForConditionalGeneration
+from flamingo.model.modeling import next_token_loss
+from tests import tiny
+
+
+def with_image(inputs, image, value=0.0):
+    """The inputs with one image of every document replaced."""
+    pixels = inputs["pixel_values"].clone()
+    pixels[:, image] = value + torch.randn_like(pixels[:, image])
+    return {**inputs, "pixel_values": pixels}
+
+
+def test_a_later_image_never_changes_an_earlier_logit(model):
+    inputs = tiny.inputs()
+    logits = model(**inputs).logits
+    for image in range(3):
+        first = int((inputs["image_index"][0] == image).nonzero()[0])
+        changed = model(**with_image(inputs, image)).logits
+        assert torch.equal(changed[:, :first], logits[:, :first])
+        assert (changed[:, first:] - logits[:, first:]).abs().amax(dim=-1).min() > 1e-4
+
+
+def test_only_the_image_of_its_index_matters_to_a_token(model):
+    """Every index on image 1, so that no other image can come in through self-attention either."""
+    inputs = tiny.inputs()
+    inputs["image_index"] = inputs["image_index"].clamp(max=0) + 1
+    inputs["image_index"][:, :2] = -1
+    logits = model(**inputs).logits
+    for other in (0, 2):
+        assert torch.equal(model(**with_image(inputs, other)).logits, logits)
+    changed = model(**with_image(inputs, 1)).logits
+    assert torch.equal(changed[:, :2], logits[:, :2])
+    assert (changed[:, 2:] - logits[:, 2:]).abs().max() > 1e-3
+
+
+def test_attending_to_all_previous_images_sees_these_and_no_later_one(backbones, family):
+    model = tiny.flamingo(backbones, language=family, gated={"attend": "previous"})
+    inputs = tiny.inputs()
+    inputs["image_index"] = torch.full_like(inputs["image_index"], 1)
+    logits = model(**inputs).logits
+    assert torch.equal(model(**with_image(inputs, 2)).logits, logits)
+    for seen in (0, 1):
+        assert (model(**with_image(inputs, seen)).logits - logits).abs().amax(dim=-1).min() > 1e-4
+
+
+def test_without_any_image_the_gated_feedforward_still_applies(model):
+    inputs = tiny.inputs()
+    blind = {**inputs, "image_index": torch.full_like(inputs["image_index"], -1)}
+    no_images = model(inputs["input_ids"], inputs["attention_mask"]).logits
+    assert torch.equal(model(**blind).logits, no_images)
+    for block in model.gated_layers.values():
+        block.attention_gate.data.zero_()
+    assert torch.equal(model(inputs["input_ids"], inputs["attention_mask"]).logits, no_images)
+    for block in model.gated_layers.values():
+        block.feedforward_gate.data.zero_()
+    assert (model(inputs["input_ids"], inputs["attention_mask"]).logits - no_images).abs().max() > 1e-2
+
+
+def test_padding_on_the_left_or_right_is_harmless(model):
+    inputs = tiny.inputs(documents=1)
+    logits = model(**inputs).logits
+    for left, right in [(4, 0), (0, 4), (2, 3)]:
+        padded = {
+            "input_ids": F.pad(inputs["input_ids"], (left, right), value=7),
+            "attention_mask": F.pad(inputs["attention_mask"], (left, right)),
+            "image_index": F.pad(inputs["image_index"], (left, right), value=-1),
+            "pixel_values": F.pad(inputs["pixel_values"], (0, 0) * 3 + (0, 2)),  # two places without an image
+        }
+        real = slice(left, left + logits.shape[1])
+        torch.testing.assert_close(model(**padded).logits[:, real], logits, atol=2e-5, rtol=1e-4)
+
+
+def test_a_batch_gives_what_its_documents_give_alone(model):
+    inputs = tiny.inputs(documents=3)
+    together = model(**inputs).logits
+    for i in range(3):
+        alone = model(**{key: value[i : i + 1] for key, value in inputs.items()}).logits
+        torch.testing.assert_close(alone[0], together[i], atol=2e-5, rtol=1e-4)
+
+
+def test_pixels_visual_tokens_and_cache_are_three_ways_to_say_the_same(model):
+    inputs = tiny.inputs()
+    pixels = inputs.pop("pixel_values")
+    expected = model(**inputs, pixel_values=pixels).logits
+    tokens = model.encode_images(pixels)
+    assert tokens.shape == (2, 3, 5, 24)
+    assert torch.equal(model(**inputs, visual_tokens=tokens).logits, expected)
+    assert torch.equal(model(**inputs, visual_cache=model.visual_cache(tokens)).logits, expected)
+    assert torch.equal(model(**inputs, pixel_values=pixels.unsqueeze(2)).logits, expected)
+
+
+def test_videos_need_frame_embeddings_and_their_frames_count(backbones):
+    inputs = tiny.inputs()
+    pixels = torch.randn(2, 3, 4, 3, 16, 16)
+    with pytest.raises(ValueError, match=r"4 frames, but resampler\.frames is 0"):
+        tiny.flamingo(backbones)(**{**inputs, "pixel_values": pixels})
+    model = tiny.flamingo(backbones, resampler={"frames": 2})  # fewer than given: interpolated
+    model.resampler.frame_embeddings.data.normal_()
+    logits = model(**{**inputs, "pixel_values": pixels}).logits
+    backwards = model(**{**inputs, "pixel_values": pixels.flip(2)}).logits
+    assert (logits - backwards).abs().max() > 1e-3
+
+
+def test_cached_logits_equal_uncached_ones_step_by_step(model):
+    inputs = tiny.inputs()
+    expected = model(**inputs).logits
+    cache = model.visual_cache(model.encode_images(inputs["pixel_values"]))
+    past, steps = None, []
+    for stretch in (slice(0, 4), slice(4, 9), *(slice(i, i + 1) for i in range(9, 14))):
+        outputs = model(
+            inputs["input_ids"][:, stretch],
+            inputs["attention_mask"][:, : stretch.stop],
+            inputs["image_index"][:, stretch],
+            visual_cache=cache,
+            past_key_values=past,
+            use_cache=True,
+        )
+        past = outputs.past_key_values
+        steps.append(outputs.logits)
+    torch.testing.assert_close(torch.cat(steps, dim=1), expected, atol=2e-5, rtol=1e-4)
+
+
+def test_loss_is_the_mean_over_the_labelled_tokens():
+    logits = torch.randn(2, 4, 7)
+    labels = torch.tensor([[3, 1, -100, 2], [5, -100, -100, 6]])
+    counted = [(0, 1, 1), (0, 3, 2), (1, 3, 6)]  # document, position, label; position 0 has nothing before it
+    expected = -sum(logits[b, t - 1].log_softmax(-1)[y] for b, t, y in counted) / 3
+    torch.testing.assert_close(next_token_loss(logits, labels), expected)
+    assert next_token_loss(logits, torch.full((2, 4), -100)) == 0
+
+
+def test_frozen_weights_stay_and_all_named_parameters_train(model):
+    inputs = tiny.inputs()
+    names = model.trainable_parameter_names()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
+    for _ in range(2):
+        model(**inputs, labels=inputs["input_ids"]).loss.backward()
+        assert all(p.grad is None for p in [*model.vision_model.parameters(), *model.language_model.parameters()])
+        missing = [name for name, p in model.named_parameters() if p.requires_grad and not p.grad.abs().sum() > 0]
+        assert not missing
+        optimizer.step()
+        optimizer.zero_grad()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == set(names)
+    assert {name.split(".")[0] for name in names} == {"resampler", "gated_layers", "new_tokens"}
+
+
+def test_training_mode_gives_the_evaluation_modes_logits(model):
+    """Frozen models have no dropout; batch norms of the encoder do not move."""
+    inputs = tiny.inputs()
+    logits = model.eval()(**inputs).logits
+    assert torch.equal(model.train()(**inputs).logits, logits)
+
+
+def gradients(model, inputs):
+    model.zero_grad()
+    model(**inputs, labels=inputs["input_ids"], use_cache=False).loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_gradients_are_the_same_with_activation_checkpointing(model):
+    inputs = tiny.inputs()
+    model.train()
+    expected = gradients(model, inputs)
+    recomputed = []
+    block = next(iter(model.gated_layers.values()))
+    block.feedforward.register_forward_hook(lambda *_: recomputed.append(1))
+    model.gradient_checkpointing_enable()
+    actual = gradients(model, inputs)
+    assert len(recomputed) == 2  # forward and once more in backward: the gated blocks are covered, and not twice
+    for name, gradient in expected.items():
+        torch.testing.assert_close(actual[name], gradient, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_checkpointed_forward_passes_keep_their_own_images(gpt2):
+    """Two forward passes before one backward: each recomputes with the images it had."""
+    one, two = tiny.inputs(), with_image(tiny.inputs(), 1)
+    gpt2.train()
+    sums = [sum(pair) for pair in zip(gradients(gpt2, one).values(), gradients(gpt2, two).values())]
+    gpt2.gradient_checkpointing_enable()
+    gpt2.zero_grad()
+    losses = [gpt2(**inputs, labels=inputs["input_ids"], use_cache=False).loss for inputs in (one, two)]
+    (losses[0] + losses[1]).backward()
+    for expected, parameter in zip(sums, (p for p in gpt2.parameters() if p.requires_grad)):
+        torch.testing.assert_close(parameter.grad, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_reentrant_checkpointing_is_refused(gpt2):
+    with pytest.raises(ValueError, match="use_reentrant=True"):
+        gpt2.gradient_checkpointing_enable({"use_reentrant": True})
+
+
+def test_parameters_are_counted_by_part_and_shown(gpt2):
+    counts = gpt2.parameter_counts()
+    assert list(counts) == ["vision_model", "language_model", "resampler", "gated_layers", "new_tokens"]
+    assert sum(counts.values()) == gpt2.num_parameters()
+    assert counts["new_tokens"] == 2 * 32  # tied: one row each
+    assert f"resampler: {counts['resampler']:,} parameters" in repr(gpt2)
+    assert f"language_model: {counts['language_model']:,} parameters (frozen)" in repr(gpt2)
+
+
+def test_a_model_can_be_made_from_configurations_alone(gpt2):
+    config = FlamingoConfig.from_dict(gpt2.config.to_dict())
+    model = FlamingoForConditionalGeneration(config).eval()
+    logits = model(**tiny.inputs()).logits
+    assert logits.shape == (2, 14, tiny.VOCABULARY + 2)
+    assert torch.equal(logits, model(**{**tiny.inputs(), "pixel_values": torch.randn(2, 3, 3, 16, 16)}).logits)
+
+
+def test_new_parts_stay_in_float32_beside_a_bfloat16_language_model(backbones):
+    model = tiny.flamingo(backbones, dtype=torch.bfloat16)
+    assert {p.dtype for p in model.language_model.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    twin = tiny.flamingo(backbones)
+    twin.load_state_dict(model.state_dict())
+    expected, logits = twin(**tiny.inputs()).logits, model(**tiny.inputs()).logits
+    assert logits.dtype == torch.bfloat16
+    assert F.cosine_similarity(logits.float().flatten(), expected.flatten(), dim=0) > 0.99
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_index": None}, "images need an image_index"),
+        ({"image_index": torch.full((2, 14), 3)}, "names image 3, but each document has 3"),
+        ({"visual_tokens": torch.zeros(2, 3, 5, 24)}, "give images once"),
+        ({"input_ids": torch.full((2, 14), 302)}, "token id 302 is beyond .* vocabulary of 300 .*new_token_ids"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(gpt2, change, message):
+    with pytest.raises(ValueError, match=message):
+        gpt2(**{**tiny.inputs(), **change})

@@ -1,0 +1,91 @@
+"""The language model stays a stock Hugging Face model."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from flamingo.model.layers import repeated_layers
+from flamingo.model.splice import VisualContext
+from tests import tiny
+
+
+@pytest.mark.parametrize("gate", ["scalar", "vector"])
+def test_with_gates_at_zero_the_logits_are_the_bare_language_models_bit_for_bit(backbones, family, gate):
+    model = tiny.flamingo(backbones, language=family, gates=0.0, gated={"gate": gate, "every": 1, "offset": 0})
+    bare = AutoModelForCausalLM.from_pretrained(backbones / family).eval()
+    inputs = tiny.inputs()
+    inputs["input_ids"] %= tiny.VOCABULARY  # the bare model knows no new tokens
+    expected = bare(inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+    logits = model(**inputs).logits
+    assert torch.equal(logits[..., : tiny.VOCABULARY], expected)
+    tiny.open_gates(model, 0.7)
+    assert not torch.allclose(model(**inputs).logits[..., : tiny.VOCABULARY], expected, atol=1e-2)
+
+
+def test_with_gates_at_zero_and_padding_on_both_sides_the_logits_are_the_bare_models(backbones, family):
+    model = tiny.flamingo(backbones, language=family, gates=0.0)
+    bare = AutoModelForCausalLM.from_pretrained(backbones / family).eval()
+    inputs = tiny.inputs()
+    inputs["input_ids"] %= tiny.VOCABULARY
+    inputs["attention_mask"][0, :3] = 0
+    inputs["attention_mask"][1, -4:] = 0
+    arguments = {k: inputs[k] for k in ("input_ids", "attention_mask")}
+    if family != "mpt":  # ALiBi: no positions
+        arguments["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    real = inputs["attention_mask"].bool()
+    assert torch.equal(model(**inputs).logits[real][:, : tiny.VOCABULARY], bare(**arguments).logits[real])
+
+
+def test_called_by_itself_the_language_model_is_the_bare_one(backbones, model, family):
+    bare = AutoModelForCausalLM.from_pretrained(backbones / family).eval()
+    ids = tiny.inputs()["input_ids"] % tiny.VOCABULARY
+    model(**tiny.inputs())
+    assert torch.equal(model.language_model(ids).logits, bare(ids).logits)
+    assert list(model.language_model.state_dict()) == list(bare.state_dict())
+
+
+def test_blocks_stand_before_every_nth_layer_from_the_offset(backbones):
+    for every, offset, expected in [(1, 0, [0, 1, 2, 3]), (2, 1, [1, 3]), (3, 0, [0, 3]), (4, 2, [2])]:
+        model = tiny.flamingo(backbones, gated={"every": every, "offset": offset})
+        assert [int(index) for index in model.gated_layers] == expected
+        # A block's place shows in the layers' outputs: the first that it changes is that of its layer.
+        outputs: list[list[torch.Tensor]] = [[] for _ in range(4)]
+        for layer, mine in zip(repeated_layers(model.language_model), outputs):
+            layer.register_forward_hook(lambda module, args, output, mine=mine: mine.append(output))
+        inputs = tiny.inputs()
+        inputs["input_ids"] %= tiny.VOCABULARY
+        model.language_model(inputs["input_ids"])
+        model(**inputs)
+        changed = [i for i, (bare, spliced) in enumerate(outputs) if not torch.equal(bare[0], spliced[0])]
+        assert changed == list(range(expected[0], 4))
+
+
+def test_a_deep_copy_is_a_model_of_its_own(gpt2):
+    inputs = tiny.inputs()
+    before = gpt2(**inputs).logits
+    twin = copy.deepcopy(gpt2)
+    assert torch.equal(twin(**inputs).logits, before)
+    tiny.open_gates(twin, 0.1)
+    assert not torch.equal(twin(**inputs).logits, before)
+    assert torch.equal(gpt2(**inputs).logits, before)
+
+
+def test_nothing_stays_visible_after_an_error(gpt2):
+    cache = gpt2.visual_cache(torch.randn(1, 1, 5, 24))
+    context = VisualContext(cache, torch.zeros(1, 3, dtype=torch.long))
+    with pytest.raises(RuntimeError, match="stop"), gpt2._splice.seeing(context):
+        raise RuntimeError("stop")
+    bare = gpt2.language_model(torch.tensor([[5, 6, 7]])).logits
+    assert bare.shape[-1] == tiny.VOCABULARY
+
+
+def test_a_language_model_without_one_clear_list_of_layers_is_refused(gpt2):
+    gpt2.language_model.twin = nn.ModuleList(nn.Identity() for _ in range(4))
+    with pytest.raises(ValueError, match=r"exactly one ModuleList .*num_hidden_layers=4.*transformer.h.*twin"):
+        repeated_layers(gpt2.language_model)
+    gpt2.language_model.config.num_hidden_layers = 9
+    with pytest.raises(ValueError, match="found none"):
+        repeated_layers(gpt2.language_model)
