@@ -51,7 +51,7 @@ class FlamingoProcessor(ProcessorMixin):
 
     @classmethod
     def from_vision_text_pretrained(
-        cls, vision_model_name_or_path: str, text_model_name_or_path: str, **kwargs: Any
+        cls, vision_model_name_or_path: str | Path, text_model_name_or_path: str | Path, **kwargs: Any
     ) -> "FlamingoProcessor":
         """The image processor of the one and the tokenizer of the other; ``kwargs`` go to ``__init__``."""
         # torchvision is not to be had everywhere; Pillow's resizing is also what the encoders were trained with.

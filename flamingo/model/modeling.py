@@ -2,34 +2,42 @@
 
 from copy import deepcopy
 from inspect import signature
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
-from safetensors.torch import load_file
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.utils import can_return_tuple
-from transformers.utils.hub import cached_file
+from transformers.utils import can_return_tuple, logging
 
 from flamingo.model.configuration import FlamingoConfig
 from flamingo.model.gated import GatedCrossAttentionBlock
-from flamingo.model.pretrained import check_fingerprint, fingerprint, load_text_model, load_vision_model
+from flamingo.model.generation import FlamingoGeneration
+from flamingo.model.pretrained import (
+    load_referenced_backbones,
+    load_text_model,
+    load_trained_parts,
+    load_vision_model,
+    reference_backbones,
+)
 from flamingo.model.resampler import PerceiverResampler
 from flamingo.model.splice import Splice, VisualCache, VisualContext
 from flamingo.model.tokens import NewTokenEmbeddings
 from flamingo.model.vision import encode_patches, feature_width
 
+logger = logging.get_logger(__name__)
+
 BACKBONES = ("vision_model", "language_model")
 TRAINED_PARTS = ("resampler", "gated_layers", "new_tokens")
 
 
-class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, GenerationMixin):
     """Frozen vision encoder -> Perceiver Resampler -> gated cross-attention in a frozen language model."""
 
     config_class = FlamingoConfig
@@ -41,7 +49,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
     _supports_attention_backend = True
     # New parts and their optimizer state stay in fp32 (Flamingo, appendix B.1.2), whatever the frozen
     # parts are loaded in; `.to(torch.bfloat16)` afterwards converts everything.
-    _keep_in_fp32_modules_strict: ClassVar[list[str]] = list(TRAINED_PARTS)
+    _keep_in_fp32_modules_strict: ClassVar[list[str]] = ["resampler", "gated_layers", "input_rows", "output_rows"]
 
     vision_model: PreTrainedModel
     language_model: PreTrainedModel
@@ -83,8 +91,8 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
     @classmethod
     def from_vision_text_pretrained(
         cls,
-        vision_model_name_or_path: str,
-        text_model_name_or_path: str,
+        vision_model_name_or_path: str | Path,
+        text_model_name_or_path: str | Path,
         *,
         dtype: torch.dtype | str = "auto",
         vision_kwargs: dict[str, Any] | None = None,
@@ -102,14 +110,16 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         vision_model = load_vision_model(vision_model_name_or_path, **{"dtype": dtype, **vision_kwargs})
         language_model = load_text_model(text_model_name_or_path, **{"dtype": dtype, **text_kwargs})
         origins = {
-            "vision_model": _origin(vision_model_name_or_path, vision_kwargs),
-            "language_model": _origin(text_model_name_or_path, text_kwargs),
+            "vision_model": {"name": str(vision_model_name_or_path), "revision": vision_kwargs.get("revision")},
+            "language_model": {"name": str(text_model_name_or_path), "revision": text_kwargs.get("revision")},
         }
         config = FlamingoConfig(
             vision_config=deepcopy(vision_model.config),
             text_config=deepcopy(language_model.config),
             **{"backbones": origins, **flamingo_config},
         )
+        if not config.new_token_ids:
+            logger.warning("no new_token_ids: the embeddings of <image> and <|endofchunk|> are not going to be trained")
         model = cls(config, vision_model, language_model)
         model.new_tokens.start_from_mean(model.get_input_embeddings(), model.get_output_embeddings())
         if language_model.generation_config is not None:
@@ -126,21 +136,12 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
             (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_backbones()
             return loaded
         load = {k: kwargs[k] for k in ("dtype", "attn_implementation") if k in kwargs}
-        if unused := kwargs.keys() - hub.keys() - load.keys() - {"config"}:
+        if load.get("dtype", "auto") == "auto":
+            load["dtype"] = config.dtype  # that of this checkpoint, not of the one the backbones came from
+        if unused := {k for k, v in kwargs.items() if v} - hub.keys() - load.keys() - {"config"}:
             raise ValueError(f"{sorted(unused)} cannot be used with a checkpoint that leaves its backbones out")
-        origins = config.backbones
-        vision_model = load_vision_model(origins["vision_model"]["name"], **_revision(origins["vision_model"]), **load)
-        language_model = load_text_model(
-            origins["language_model"]["name"], **_revision(origins["language_model"]), **load
-        )
-        check_fingerprint(vision_model, origins["vision_model"])
-        check_fingerprint(language_model, origins["language_model"])
-        model = cls(config, vision_model, language_model)
-        path = cached_file(pretrained_model_name_or_path, "model.safetensors", **hub)
-        keys = model.load_state_dict(load_file(path), strict=False)
-        missing = [key for key in keys.missing_keys if not key.startswith(BACKBONES)]
-        if missing or keys.unexpected_keys:
-            raise ValueError(f"{path}: missing keys {missing}, unexpected keys {keys.unexpected_keys}")
+        model = cls(config, *load_referenced_backbones(config, **load))
+        load_trained_parts(model, pretrained_model_name_or_path, BACKBONES, **hub)
         config.backbones_included = True
         return model.eval()
 
@@ -148,12 +149,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """As in transformers. Without its frozen backbones a checkpoint names them and keeps a fingerprint."""
         if include_backbones:
             return super().save_pretrained(save_directory, *args, **kwargs)
-        if self.config.backbones is None:
-            raise ValueError(
-                "the backbones of this model were not loaded by name, so a checkpoint cannot leave them out"
-            )
-        for part, origin in self.config.backbones.items():
-            origin["fingerprint"] = fingerprint(getattr(self, part))
+        reference_backbones(self.config, {part: getattr(self, part) for part in BACKBONES})
         kwargs.setdefault("state_dict", self.state_dict())
         kwargs["state_dict"] = {k: v for k, v in kwargs["state_dict"].items() if not k.startswith(BACKBONES)}
         self.config.backbones_included = False
@@ -255,7 +251,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def forward(
         self,
         input_ids: Int[Tensor, "bn t"],
-        attention_mask: Int[Tensor, "bn s"] | None = None,
+        attention_mask: Int[Tensor, "bn s"] | Bool[Tensor, "bn 1 t s"] | dict | None = None,
         image_index: Int[Tensor, "bn t"] | None = None,
         pixel_values: Float[Tensor, "b m c h w"] | Float[Tensor, "b m f c h w"] | None = None,
         visual_tokens: Float[Tensor, "b m r v"] | None = None,
@@ -270,11 +266,12 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         ``image_index`` says which image a token sees (-1 for none); the processor makes it. Images
         come as pixels, as visual tokens (:meth:`encode_images`) or as :meth:`visual_cache`; without
-        any, the text sees none. Further arguments go to the language model. Raises ValueError where
-        these do not fit together.
+        any, the text sees none. An ``attention_mask`` that is not [bn s] is one that transformers has
+        prepared for a cache of fixed size. Further arguments go to the language model. Raises
+        ValueError where these do not fit together.
         """
         cache, image_index = self._images(input_ids, image_index, pixel_values, visual_tokens, visual_cache)
-        if position_ids is None and attention_mask is not None:
+        if position_ids is None and isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
             position_ids = _positions(attention_mask)[:, -input_ids.shape[1] :]
         if "position_ids" in signature(self.language_model.forward).parameters:  # MPT has ALiBi
             kwargs["position_ids"] = position_ids
@@ -327,75 +324,6 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
             raise ValueError(f"image_index names image {int(image_index.max())}, but each document has {images}")
         return visual_cache, image_index
 
-    # -------------------------------------------------------------------------------- generation
-
-    @torch.no_grad()
-    def generate(self, inputs: Tensor | None = None, generation_config: Any = None, **kwargs: Any) -> Any:
-        """As in transformers, with the arguments of :meth:`forward` for the images.
-
-        Each image is encoded once and the prompt runs once, however many beams or samples follow;
-        from then on only the keys and values that the continuation sees are kept. Prompts in a
-        batch are padded on the left; the continuation sees what the last token of its prompt sees.
-        """
-        input_ids = inputs if inputs is not None else kwargs.pop("input_ids")
-        images = (kwargs.pop(name, None) for name in ("pixel_values", "visual_tokens", "visual_cache"))
-        cache, image_index = self._images(input_ids, kwargs.pop("image_index", None), *images)
-        if kwargs.get("attention_mask") is None:
-            kwargs["attention_mask"] = torch.ones_like(input_ids)
-
-        def setting(name: str) -> Any:
-            chosen = kwargs.get(name, getattr(generation_config, name, None))
-            return getattr(self.generation_config, name, None) if chosen is None else chosen
-
-        # A cache of the caller's, another kind of cache, or none: transformers handles the prompt.
-        ours = setting("use_cache") is not False and not any(
-            setting(name) is not None
-            for name in ("past_key_values", "cache_implementation", "prefill_chunk_size", "assistant_model")
-        )
-        if ours:
-            if input_ids.shape[1] > 1:
-                copies = max(setting("num_beams") or 1, setting("num_return_sequences") or 1)
-                kwargs["past_key_values"] = self._prefill_prompt(
-                    input_ids, kwargs["attention_mask"], image_index, cache
-                )
-                kwargs["past_key_values"].batch_repeat_interleave(copies)
-            if self.config.gated.attend == "last":
-                cache, image_index = keep_last_image(cache, image_index)
-        return super().generate(
-            input_ids, generation_config=generation_config, visual_cache=cache, image_index=image_index, **kwargs
-        )
-
-    def _prefill_prompt(
-        self, input_ids: Tensor, attention_mask: Tensor, image_index: Tensor, cache: VisualCache
-    ) -> DynamicCache:
-        """The language model's cache of all but the last token, which generation itself begins with."""
-        past = DynamicCache(config=self.language_model.config)
-        self(
-            input_ids[:, :-1],
-            attention_mask[:, :-1],
-            image_index[:, :-1],
-            visual_cache=cache,
-            past_key_values=past,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return past
-
-    def prepare_inputs_for_generation(
-        self, input_ids: Tensor, image_index: Tensor | None = None, **kwargs: Any
-    ) -> dict:
-        prepared = super().prepare_inputs_for_generation(input_ids, **kwargs)
-        assert image_index is not None
-        prepared["image_index"] = image_index[:, -prepared["input_ids"].shape[1] :]
-        return prepared
-
-    def _update_model_kwargs_for_generation(self, outputs: Any, model_kwargs: dict, *args: Any, **kwargs: Any) -> dict:
-        updated = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
-        index = updated["image_index"]
-        new = kwargs.get("num_new_tokens", 1)
-        updated["image_index"] = torch.cat([index, index[:, -1:].expand(-1, new)], dim=1)
-        return updated
-
 
 def next_token_loss(logits: Float[Tensor, "b t vocabulary"], labels: Int[Tensor, "b t"]) -> Float[Tensor, ""]:
     """Mean cross-entropy (nats) of each label given the tokens before it; 0 where every label is -100."""
@@ -404,25 +332,6 @@ def next_token_loss(logits: Float[Tensor, "b t vocabulary"], labels: Int[Tensor,
     return total / (targets != -100).sum().clamp(min=1)
 
 
-def keep_last_image(cache: VisualCache, image_index: Int[Tensor, "b t"]) -> tuple[VisualCache, Int[Tensor, "b t"]]:
-    """Of every document only the image that its last token sees, now image 0 (or none)."""
-    images = cache[0][0].shape[1]
-    if images == 0:
-        return cache, image_index
-    rows = torch.arange(len(image_index), device=image_index.device)
-    last = image_index[:, -1].clamp(min=0)
-    kept = [(keys[rows, last].unsqueeze(1), values[rows, last].unsqueeze(1)) for keys, values in cache]
-    return kept, image_index.clamp(max=0)
-
-
 def _positions(attention_mask: Int[Tensor, "bn s"]) -> Int[Tensor, "bn s"]:
     """Positions that count real tokens only, so that padding on the left is harmless."""
     return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)
-
-
-def _origin(name_or_path: str, kwargs: dict[str, Any]) -> dict[str, str | None]:
-    return {"name": str(name_or_path), "revision": kwargs.get("revision")}
-
-
-def _revision(origin: dict[str, str | None]) -> dict[str, str]:
-    return {} if origin["revision"] is None else {"revision": origin["revision"]}

@@ -1,20 +1,26 @@
 """Frozen backbones: loaded by name or path, and recognised when a checkpoint only names them."""
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.utils.hub import cached_file
+
+from flamingo.model.configuration import FlamingoConfig
 
 
-def load_vision_model(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
+def load_vision_model(name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
     """A vision encoder; of a two-tower model (CLIP, SigLIP) the vision tower."""
     config = AutoConfig.from_pretrained(name_or_path, **_hub(kwargs))
     return AutoModel.from_pretrained(name_or_path, config=getattr(config, "vision_config", config), **kwargs)
 
 
-def load_text_model(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
+def load_text_model(name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
     """A causal language model without dropout: a frozen model has nothing to regularise."""
     config = without_dropout(AutoConfig.from_pretrained(name_or_path, **_hub(kwargs)))
     return AutoModelForCausalLM.from_pretrained(name_or_path, config=config, **kwargs)
@@ -39,13 +45,47 @@ def fingerprint(model: nn.Module) -> str:
     return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:16]
 
 
-def check_fingerprint(model: PreTrainedModel, origin: dict[str, str]) -> None:
-    """Raise ValueError unless ``model`` has the weights that ``origin`` was recorded with."""
-    if fingerprint(model) != origin["fingerprint"]:
-        raise ValueError(
-            f"{origin['name']} (revision {origin['revision']}) does not hold the weights that this checkpoint "
-            "was trained with"
-        )
+def reference_backbones(config: FlamingoConfig, backbones: dict[str, PreTrainedModel]) -> None:
+    """Record the fingerprints of backbones that a checkpoint is going to leave out.
+
+    Raises ValueError for backbones that were not loaded by name, which nobody could find again.
+    """
+    if config.backbones is None:
+        raise ValueError("the backbones of this model were not loaded by name, so a checkpoint cannot leave them out")
+    for part, model in backbones.items():
+        config.backbones[part]["fingerprint"] = fingerprint(model)
+
+
+def load_referenced_backbones(config: FlamingoConfig, **kwargs: Any) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """Vision encoder and language model that a checkpoint names.
+
+    Raises ValueError where their weights are not those that the checkpoint was trained with.
+    """
+    assert config.backbones is not None
+    loaded = []
+    for part, load in (("vision_model", load_vision_model), ("language_model", load_text_model)):
+        origin = config.backbones[part]
+        revision = {} if origin["revision"] is None else {"revision": origin["revision"]}
+        model = load(origin["name"], **revision, **kwargs)
+        if fingerprint(model) != origin["fingerprint"]:
+            raise ValueError(
+                f"{origin['name']} (revision {origin['revision']}) does not hold the weights that this checkpoint "
+                "was trained with"
+            )
+        loaded.append(model)
+    return loaded[0], loaded[1]
+
+
+def load_trained_parts(model: nn.Module, name_or_path: str | Path, left_out: tuple[str, ...], **hub: Any) -> None:
+    """Load a checkpoint into all of ``model`` but the parts ``left_out``.
+
+    Raises ValueError, naming the file and the keys, unless the keys are exactly those.
+    """
+    path = cached_file(name_or_path, SAFE_WEIGHTS_NAME, **hub)
+    keys = model.load_state_dict(load_file(path), strict=False)
+    missing = [key for key in keys.missing_keys if not key.startswith(left_out)]
+    if missing or keys.unexpected_keys:
+        raise ValueError(f"{path}: missing keys {missing}, unexpected keys {keys.unexpected_keys}")
 
 
 def _hub(kwargs: dict[str, Any]) -> dict[str, Any]:

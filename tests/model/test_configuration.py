@@ -1,0 +1,58 @@
+"""Config values out of range, and keys that are none, are named."""
+
+import pytest
+
+from flamingo import FlamingoConfig, FlamingoForConditionalGeneration
+from flamingo.model.configuration import GatedConfig, ResamplerConfig, VisionFeaturesConfig
+
+
+def test_it_survives_a_round_trip(tmp_path, gpt2):
+    gpt2.config.save_pretrained(tmp_path)
+    loaded = FlamingoConfig.from_pretrained(tmp_path)
+    for part in ("vision_features", "resampler", "gated", "new_token_ids", "vision_width", "backbones"):
+        assert getattr(loaded, part) == getattr(gpt2.config, part)
+    assert type(loaded.text_config) is type(gpt2.config.text_config)
+    assert loaded.get_text_config().vocab_size == 302
+    assert loaded.text_config.vocab_size == 300
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"gated": {"every": 0}}, r"gated\.every must be a whole number of at least 1, got 0"),
+        ({"gated": {"every": 2, "offset": 2}}, r"gated\.offset is 2, but must lie in \[0, gated\.every=2\)"),
+        ({"gated": {"gate": "sigmoid"}}, r"gated\.gate must be one of scalar, vector, none; got 'sigmoid'"),
+        ({"gated": {"attend": "next"}}, r"gated\.attend must be one of last, previous; got 'next'"),
+        ({"gated": {"evry": 2}}, r"a key of gated must be one of every, offset.*; got 'evry'"),
+        ({"resampler": {"latents": 6.5}}, r"resampler\.latents must be a whole number of at least 1, got 6\.5"),
+        ({"resampler": {"frames": -1}}, r"resampler\.frames must be a whole number of at least 0, got -1"),
+        ({"resampler": {"activation": "swoosh"}}, r"resampler\.activation must be one of .*relu2.*; got 'swoosh'"),
+        ({"vision_features": {"class_token": True}}, r"vision_features\.class_token must be one of .*; got True"),
+        ({"new_token_ids": [5, 5]}, r"new_token_ids must be distinct and not negative, got \[5, 5\]"),
+    ],
+    ids=str,
+)
+def test_values_out_of_range_are_named(config, message):
+    with pytest.raises(ValueError, match=message):
+        FlamingoConfig(**config)
+
+
+def test_a_key_that_is_none_is_not_kept_silently(backbones):
+    with pytest.raises(ValueError, match=r"a key of FlamingoConfig must be one of .*gated.*; got 'gatd'"):
+        FlamingoForConditionalGeneration.from_vision_text_pretrained(
+            backbones / "clip_vision_model", backbones / "gpt2", gatd={"every": 2}
+        )
+
+
+def test_a_placement_that_chooses_no_layer_is_refused(backbones):
+    with pytest.raises(ValueError, match=r"gated\.every=9 with gated\.offset=5 chooses none of the .* 4 layers"):
+        FlamingoForConditionalGeneration.from_vision_text_pretrained(
+            backbones / "clip_vision_model", backbones / "gpt2", gated={"every": 9, "offset": 5}
+        )
+
+
+def test_the_defaults_are_the_papers():
+    assert ResamplerConfig() == ResamplerConfig(6, 64, 8, 64, 4, "relu2", 0, False)
+    assert GatedConfig().gate == "scalar"
+    assert GatedConfig().attend == "last"
+    assert VisionFeaturesConfig() == VisionFeaturesConfig(-1, "drop", False)

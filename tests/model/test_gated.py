@@ -1,0 +1,97 @@
+"""GATED XATTN-DENSE against a reference computed here from the paper's formulas, token by token."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from flamingo.model.configuration import GatedConfig
+from flamingo.model.gated import GatedCrossAttentionBlock, visible_images
+from tests.model.test_resampler import layer_norm, rms_norm
+
+IMAGE_INDEX = torch.tensor([[-1, 0, 0, 2, 2], [1, 1, -1, 0, 2]])
+
+
+def make(**config):
+    block = GatedCrossAttentionBlock(10, 12, GatedConfig(heads=2, head_width=4, **config))
+    for name, parameter in block.named_parameters():
+        parameter.data.normal_(mean=1.0 if name.endswith("norm.weight") else 0.0, std=0.5)
+    return block
+
+
+def reference(block, x, visual_tokens, index, config):
+    """One token x [d] with the visual tokens [m r v] of its document."""
+    first = max(index, 0) if config.get("attend") != "previous" else 0
+    seen = visual_tokens[first : index + 1].reshape(-1, 12)
+    attended = torch.zeros_like(x)
+    if index >= 0:
+        heads = []
+        for head in range(2):
+            rows = slice(4 * head, 4 * head + 4)
+            q = layer_norm(x, block.norm) @ block.attention.to_q.weight[rows].T
+            k = seen @ block.attention.to_k.weight[rows].T
+            if config.get("qk_norm"):
+                q, k = rms_norm(q, block.attention.q_norm), rms_norm(k, block.attention.k_norm)
+            heads.append((q @ k.T / 2).softmax(-1) @ (seen @ block.attention.to_v.weight[rows].T))
+        attended = torch.cat(heads) @ block.attention.to_out.weight.T
+    x = x + (attended if block.attention_gate is None else block.attention_gate.tanh() * attended)
+    hidden = layer_norm(x, block.feedforward.norm) @ block.feedforward.up.weight.T
+    hidden = F.gelu(hidden) if config.get("activation") == "gelu" else hidden.clamp(min=0) ** 2
+    dense = hidden @ block.feedforward.down.weight.T
+    return x + (dense if block.feedforward_gate is None else block.feedforward_gate.tanh() * dense)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"gate": "vector"}, {"gate": "none"}, {"activation": "gelu"}, {"qk_norm": True}, {"attend": "previous"}],
+    ids=str,
+)
+def test_it_equals_the_papers_formulas(config):
+    block = make(**config)
+    x, visual_tokens = torch.randn(2, 5, 10), torch.randn(2, 3, 4, 12)
+    out = block(x, *block.keys_values(visual_tokens), IMAGE_INDEX)
+    for b in range(2):
+        for t in range(5):
+            expected = reference(block, x[b, t], visual_tokens[b], int(IMAGE_INDEX[b, t]), config)
+            torch.testing.assert_close(out[b, t], expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("attend", ["last", "previous"])
+def test_rows_that_share_a_documents_images_get_what_copies_of_them_would_get(attend):
+    block = make(attend=attend)
+    visual_tokens, x = torch.randn(2, 3, 4, 12), torch.randn(6, 5, 10)
+    index = torch.randint(-1, 3, (6, 5))
+    copies = visual_tokens.repeat_interleave(3, dim=0)
+    shared = block(x, *block.keys_values(visual_tokens), index)
+    torch.testing.assert_close(shared, block(x, *block.keys_values(copies), index))
+    for t in range(5):  # one token at a time, as in decoding
+        step = block(x[:, t : t + 1], *block.keys_values(visual_tokens), index[:, t : t + 1])
+        torch.testing.assert_close(step[:, 0], shared[:, t])
+
+
+def test_a_token_without_an_image_takes_nothing_from_any_and_gives_them_no_gradient():
+    block = make()
+    visual_tokens = torch.randn(1, 2, 4, 12, requires_grad=True)
+    x = torch.randn(1, 3, 10)
+    index = torch.tensor([[-1, 1, -1]])
+    out = block(x, *block.keys_values(visual_tokens), index)
+    out[:, [0, 2]].sum().backward(retain_graph=True)
+    assert torch.equal(visual_tokens.grad, torch.zeros_like(visual_tokens))
+    out.sum().backward()
+    assert torch.equal(visual_tokens.grad[:, 0], torch.zeros(1, 4, 12))
+    assert visual_tokens.grad[:, 1].abs().sum() > 0
+
+
+def test_gates_start_closed_and_their_gradient_is_not():
+    block = GatedCrossAttentionBlock(10, 12, GatedConfig(heads=2, head_width=4))
+    x, visual_tokens = torch.randn(1, 5, 10), torch.randn(1, 3, 4, 12)
+    out = block(x, *block.keys_values(visual_tokens), IMAGE_INDEX[:1])
+    assert torch.equal(out, x)
+    out.square().sum().backward()
+    assert block.attention_gate.grad.abs() > 0
+    assert block.feedforward_gate.grad.abs() > 0
+
+
+def test_the_mask_as_a_table():
+    index = torch.tensor([[-1, 0, 2]])
+    assert visible_images(index, 3, "last").int().tolist() == [[[0, 0, 0], [1, 0, 0], [0, 0, 1]]]
+    assert visible_images(index, 3, "previous").int().tolist() == [[[0, 0, 0], [1, 0, 0], [1, 1, 1]]]

@@ -1,0 +1,127 @@
+"""Saved and loaded: identical logits, with the frozen backbones in the checkpoint and without."""
+
+import logging
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from flamingo import FlamingoConfig, FlamingoForConditionalGeneration
+from flamingo.model.pretrained import fingerprint
+from tests import tiny
+
+
+@pytest.mark.parametrize("include_backbones", [True, False])
+def test_loaded_logits_are_identical(model, tmp_path, include_backbones):
+    expected = model(**tiny.inputs()).logits
+    model.save_pretrained(tmp_path, include_backbones=include_backbones)
+    loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path)
+    assert not loaded.training
+    assert torch.equal(loaded(**tiny.inputs()).logits, expected)
+    assert loaded.trainable_parameter_names() == model.trainable_parameter_names()
+    keys = load_file(tmp_path / "model.safetensors").keys()
+    assert any(key.startswith("language_model.") for key in keys) is include_backbones
+    assert {key for key in keys if not key.startswith(("language_model.", "vision_model."))} == {
+        *model.trainable_parameter_names(),
+        "new_tokens.token_ids",
+    }
+    # And a second time, whichever way round.
+    loaded.save_pretrained(tmp_path / "again", include_backbones=not include_backbones)
+    again = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "again")
+    assert torch.equal(again(**tiny.inputs()).logits, expected)
+
+
+@pytest.mark.parametrize("include_backbones", [True, False])
+def test_autoclasses_find_it(gpt2, tmp_path, include_backbones):
+    gpt2.save_pretrained(tmp_path, include_backbones=include_backbones)
+    assert isinstance(AutoConfig.from_pretrained(tmp_path), FlamingoConfig)
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    assert isinstance(loaded, FlamingoForConditionalGeneration)
+    assert torch.equal(loaded(**tiny.inputs()).logits, gpt2(**tiny.inputs()).logits)
+    assert not any(p.requires_grad for p in loaded.language_model.parameters())
+
+
+def test_loading_reports_no_key_missing_or_left_over(gpt2, tmp_path):
+    gpt2.save_pretrained(tmp_path)
+    _, info = FlamingoForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values())
+
+
+def test_a_bfloat16_backbone_and_float32_parts_come_back_as_they_were(backbones, tmp_path):
+    model = tiny.flamingo(backbones, dtype=torch.bfloat16)
+    expected = model(**tiny.inputs()).logits
+    for include_backbones in (True, False):
+        folder = tmp_path / str(include_backbones)
+        model.save_pretrained(folder, include_backbones=include_backbones)
+        loaded = FlamingoForConditionalGeneration.from_pretrained(folder)
+        assert torch.equal(loaded(**tiny.inputs()).logits, expected)
+        assert loaded.gated_layers["1"].attention.to_q.weight.dtype == torch.float32
+        assert loaded.language_model.dtype == torch.bfloat16
+
+
+def test_other_backbones_than_those_trained_with_are_refused(backbones, tmp_path):
+    gpt2 = tiny.flamingo(backbones)
+    gpt2.language_model.save_pretrained(tmp_path / "lm")
+    model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
+        backbones / "clip_vision_model", tmp_path / "lm", new_token_ids=[300, 301], **tiny.PARTS
+    )
+    model.save_pretrained(tmp_path / "flamingo", include_backbones=False)
+    FlamingoForConditionalGeneration.from_pretrained(tmp_path / "flamingo")
+    gpt2.language_model.transformer.h[2].mlp.c_fc.weight.data[0, 0] += 0.5
+    gpt2.language_model.save_pretrained(tmp_path / "lm")
+    with pytest.raises(ValueError, match=r"lm \(revision None\) does not hold the weights that this checkpoint"):
+        FlamingoForConditionalGeneration.from_pretrained(tmp_path / "flamingo")
+
+
+def test_a_fingerprint_knows_values_not_names_or_float32_from_bfloat16(gpt2):
+    model = gpt2.language_model.to(torch.bfloat16)
+    expected = fingerprint(model)
+    assert fingerprint(model.float()) == expected
+    assert fingerprint(torch.nn.ModuleDict({"renamed": model})) == expected
+    model.lm_head.weight.data[0, 0] += 1
+    assert fingerprint(model) != expected
+
+
+def test_backbones_without_a_name_cannot_be_left_out(gpt2, tmp_path):
+    config = FlamingoConfig.from_dict({**gpt2.config.to_dict(), "backbones": None})
+    with pytest.raises(ValueError, match="were not loaded by name"):
+        FlamingoForConditionalGeneration(config).save_pretrained(tmp_path, include_backbones=False)
+
+
+def test_keys_that_do_not_fit_are_named(gpt2, tmp_path):
+    gpt2.save_pretrained(tmp_path, include_backbones=False)
+    path = tmp_path / "model.safetensors"
+    state = load_file(path)
+    state["resampler.latens"] = state.pop("resampler.latents")
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"missing keys \['resampler.latents'\], unexpected keys \['resampler.latens'\]"
+    ):
+        FlamingoForConditionalGeneration.from_pretrained(tmp_path)
+
+
+def test_an_argument_that_would_be_ignored_is_refused(gpt2, tmp_path):
+    gpt2.save_pretrained(tmp_path, include_backbones=False)
+    with pytest.raises(ValueError, match=r"\['device_map'\] cannot be used with a checkpoint that leaves"):
+        FlamingoForConditionalGeneration.from_pretrained(tmp_path, device_map="auto")
+
+
+def test_frozen_models_load_without_dropout(backbones, family):
+    config = tiny.flamingo(backbones, language=family).config
+    rates = [
+        value for key, value in _walk(config.text_config.to_dict()) if "drop" in str(key) and isinstance(value, float)
+    ]
+    assert not any(rates)
+    assert rates or family in {"mpt"}
+
+
+def _walk(settings):
+    for key, value in settings.items():
+        yield from _walk(value) if isinstance(value, dict) else [(key, value)]
+
+
+def test_a_composition_without_new_tokens_is_warned_of(backbones, caplog):
+    logging.getLogger("transformers").propagate = True
+    tiny.flamingo(backbones, new_token_ids=[])
+    assert "no new_token_ids" in caplog.text

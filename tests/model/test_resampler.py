@@ -1,0 +1,88 @@
+"""The Perceiver Resampler against a reference computed here from the paper's formulas, one image at a time."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from flamingo.model.configuration import ResamplerConfig
+from flamingo.model.resampler import PerceiverResampler
+
+
+def make(**config):
+    resampler = PerceiverResampler(12, ResamplerConfig(depth=2, latents=3, heads=2, head_width=4, **config))
+    for name, parameter in resampler.named_parameters():
+        parameter.data.normal_(mean=1.0 if name.endswith("norm.weight") else 0.0, std=0.5)
+    return resampler
+
+
+def layer_norm(x, norm):
+    return (x - x.mean(-1, keepdim=True)) / torch.sqrt(x.var(-1, keepdim=True, unbiased=False) + 1e-5) * norm.weight + (
+        norm.bias
+    )
+
+
+def rms_norm(x, norm):
+    return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + torch.finfo(x.dtype).eps) * norm.weight
+
+
+def attention(queries, context, layer, qk_norm):
+    """softmax(q k^T / sqrt(e)) v, head by head."""
+    outputs = []
+    for head in range(2):
+        rows = slice(4 * head, 4 * head + 4)
+        q, k, v = (
+            x @ w.weight[rows].T for x, w in ((queries, layer.to_q), (context, layer.to_k), (context, layer.to_v))
+        )
+        if qk_norm:
+            q, k = rms_norm(q, layer.q_norm), rms_norm(k, layer.k_norm)
+        outputs.append((q @ k.T / 4**0.5).softmax(-1) @ v)
+    return torch.cat(outputs, -1) @ layer.to_out.weight.T
+
+
+def reference(resampler, features, activation, qk_norm):
+    """Features [f p v] of one image -> [r v]."""
+    if resampler.frame_embeddings is not None:
+        features = torch.stack([frame + resampler.frame_embeddings[i] for i, frame in enumerate(features)])
+    flat = features.reshape(-1, features.shape[-1])
+    latents = resampler.latents
+    for layer in resampler.layers:
+        queries = layer_norm(latents, layer.norm_latents)
+        context = torch.cat([layer_norm(flat, layer.norm_features), queries])
+        latents = latents + attention(queries, context, layer.attention, qk_norm)
+        hidden = layer_norm(latents, layer.feedforward.norm) @ layer.feedforward.up.weight.T
+        latents = latents + activation(hidden) @ layer.feedforward.down.weight.T
+    return layer_norm(latents, resampler.norm)
+
+
+@pytest.mark.parametrize(
+    ("config", "activation"),
+    [
+        ({}, lambda x: x.clamp(min=0) ** 2),
+        ({"activation": "gelu"}, F.gelu),
+        ({"qk_norm": True}, lambda x: x.clamp(min=0) ** 2),
+        ({"frames": 2}, lambda x: x.clamp(min=0) ** 2),
+    ],
+    ids=["squared relu", "gelu", "qk_norm", "frames"],
+)
+def test_it_equals_the_papers_formulas(config, activation):
+    resampler = make(**config)
+    features = torch.randn(2, 3, 2 if config.get("frames") else 1, 5, 12)
+    visual_tokens = resampler(features)
+    assert visual_tokens.shape == (2, 3, 3, 12)
+    for b in range(2):
+        for m in range(3):
+            expected = reference(resampler, features[b, m], activation, config.get("qk_norm", False))
+            torch.testing.assert_close(visual_tokens[b, m], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_frame_embeddings_are_stretched_for_more_frames_and_cut_for_fewer():
+    resampler = make(frames=3)
+    trained = resampler.frame_embeddings
+    assert torch.equal(resampler._embeddings_of(2), trained[:2])
+    expected = torch.stack([trained[0], trained[:2].mean(0), trained[1], trained[1:].mean(0), trained[2]])
+    torch.testing.assert_close(resampler._embeddings_of(5), expected)
+
+
+def test_several_frames_without_frame_embeddings_are_refused():
+    with pytest.raises(ValueError, match=r"images have 2 frames, but resampler\.frames is 0"):
+        make()(torch.randn(1, 1, 2, 5, 12))
