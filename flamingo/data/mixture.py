@@ -13,8 +13,8 @@ class Mixture(IterableDataset):
     """An endless stream of ``(source name, item)``.
 
     Draw number n is the same for everybody: its source is a function of (seed, n), its item the
-    next of a permutation of that source, a function of (seed, source, epoch). Rank r of R with w of
-    W workers takes the draws n with n % (R W) == r W + w, so that together they take each draw once.
+    next of a permutation of that source, a function of (seed, source, epoch). Rank r of R takes the
+    draws n with n % R == r, and of these worker w of W every W-th: together they take each draw once.
     The position is the number of draws passed; a stream restored to it continues exactly. Iterating
     anew continues, too.
     """
@@ -49,7 +49,7 @@ class Mixture(IterableDataset):
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         worker = get_worker_info()
         workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
-        shards, shard = self.ranks * workers, self.rank * workers + number
+        shards, shard = self.ranks * workers, number * self.ranks + self.rank
         while True:
             block, within = divmod(self._draws, _BLOCK)
             choices = np.random.default_rng([self.seed, block]).choice(len(self._names), size=_BLOCK, p=self._shares)

@@ -1,23 +1,17 @@
 """Generation: each image is encoded once, the prompt runs once, and a token meets one image at a time."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationMixin
 
 from flamingo.model.splice import VisualCache
 
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel as _Model
-else:
-    _Model = object
-
-
-class FlamingoGeneration(_Model):
-    """What Flamingo adds to transformers' ``GenerationMixin``, before which it stands among the base classes."""
+class FlamingoGeneration(GenerationMixin):
+    """``generate`` of :class:`flamingo.FlamingoForConditionalGeneration`."""
 
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, generation_config: Any = None, **kwargs: Any) -> Any:

@@ -1,0 +1,233 @@
+"""Documents become tokens: which image each sees, which are trained on, what is refused."""
+
+import random
+
+import pytest
+import torch
+from PIL import Image as PILImage
+from transformers import AutoProcessor, AutoTokenizer
+
+from flamingo import Document, FlamingoProcessor, Image, Text
+from flamingo.data.document import EndOfChunk
+from flamingo.data.processor import open_image
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def processor(backbones):
+    return FlamingoProcessor.from_vision_text_pretrained(backbones / "clip_vision_model", backbones / "gpt2")
+
+
+@pytest.fixture
+def pictures():
+    return [Image(PILImage.new("RGB", (20 + 9 * i, 30), (80 * i, 40, 200 - 50 * i))) for i in range(3)]
+
+
+def rows(processor, example):
+    """(token, image it sees, whether it is trained on) for every token."""
+    tokens = processor.tokenizer.convert_ids_to_tokens(example.input_ids.tolist())
+    trained = [None] * len(tokens) if example.labels is None else (example.labels != -100).tolist()
+    for token, label in zip(example.input_ids, [] if example.labels is None else example.labels):
+        assert label in (-100, token)
+    return list(zip(tokens, example.image_index.tolist(), trained))
+
+
+def spelled(processor, example, what):
+    """The text of the tokens for which ``what(image, trained)`` holds."""
+    chosen = [i for i, (_, image, trained) in enumerate(rows(processor, example)) if what(image, trained)]
+    return processor.tokenizer.decode(example.input_ids[chosen])
+
+
+def test_a_pair_is_written_as_in_the_paper(processor, pictures):
+    example = processor.encode(Document([pictures[0], Text("a dog")]))
+    assert processor.tokenizer.decode(example.input_ids) == "<s><image>a dog<|endofchunk|></s>"
+    index, trained = [r[1] for r in rows(processor, example)], [r[2] for r in rows(processor, example)]
+    assert index == [-1] + [0] * (len(index) - 1)  # the marker sees its image already
+    assert trained == [False, False] + [True] * (len(index) - 2)  # not BOS, not the marker; the end of chunk, and EOS
+    assert example.pixel_values.shape == (1, 1, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE)
+
+
+def test_each_text_sees_its_own_image_and_leading_text_none(processor, pictures):
+    example = processor.encode(Document([Text("one"), pictures[0], Text("two"), pictures[1], Text("red")]))
+    assert spelled(processor, example, lambda image, _: image == -1) == "<s>one<|endofchunk|>"
+    assert spelled(processor, example, lambda image, _: image == 0) == "<image>two<|endofchunk|>"
+    assert spelled(processor, example, lambda image, _: image == 1) == "<image>red<|endofchunk|></s>"
+
+
+def test_with_next_image_the_marker_moves_before_the_text_and_the_rest_sees_none(processor, pictures):
+    document = Document([Text("one"), pictures[0], Text("two"), pictures[1], Text("red")])
+    example = processor.encode(document, next_image=True)
+    assert spelled(processor, example, lambda image, _: image == 0) == "<image>one<|endofchunk|>"
+    assert spelled(processor, example, lambda image, _: image == 1) == "<image>two<|endofchunk|>"
+    assert spelled(processor, example, lambda image, _: image == -1) == "<s>red<|endofchunk|></s>"
+    assert torch.equal(example.pixel_values, processor.encode(document).pixel_values)
+
+
+def test_texts_that_are_not_trained_on_have_no_labels(processor, pictures):
+    """Demonstrations and a question, of which only the answer counts."""
+    document = Document(
+        [pictures[0], Text("a dog", train=False), pictures[1], Text("Question: what? Answer:", False), Text(" red")]
+    )
+    example = processor.encode(document)
+    assert spelled(processor, example, lambda _, trained: trained) == " red<|endofchunk|></s>"
+
+
+def test_text_only_documents_and_texts_whose_images_were_left_out(processor):
+    example = processor.encode(Document([Text("a dog"), EndOfChunk(), Text("two dogs")]))
+    assert processor.tokenizer.decode(example.input_ids) == "<s>a dog<|endofchunk|>two dogs<|endofchunk|></s>"
+    assert example.image_index.tolist() == [-1] * len(example.input_ids)
+    assert example.pixel_values is None
+
+
+def test_a_prompt_stays_open_and_has_no_labels(processor, pictures):
+    document = Document([pictures[0], Text("a dog"), pictures[1], Text("Output:")])
+    example = processor.encode(document, prompt=True)
+    assert processor.tokenizer.decode(example.input_ids) == "<s><image>a dog<|endofchunk|><image>Output:"
+    assert example.labels is None
+    assert processor.tokenizer.decode(processor.encode(Document([pictures[0]]), prompt=True).input_ids) == "<s><image>"
+
+
+def test_the_space_before_a_caption_is_put_once(processor, pictures):
+    document = Document([Text("one"), pictures[0], Text(" two"), Text("red"), pictures[1], Text("a")])
+    example = processor.encode(document, leading_space=True)
+    text = processor.tokenizer.decode(example.input_ids)
+    assert text == "<s> one<|endofchunk|><image> twored<|endofchunk|><image> a<|endofchunk|></s>"
+
+
+def test_the_text_is_tokenized_as_a_whole(processor):
+    """Parts do not cut words: the tokens are those that the language model was trained on."""
+    whole, parts = (processor.encode(Document(texts)) for texts in ([Text("grass")], [Text("gra", False), Text("ss")]))
+    assert torch.equal(whole.input_ids, parts.input_ids)
+    # A token that holds the end of an untrained text and the start of a trained one is trained on.
+    assert spelled(processor, parts, lambda _, trained: trained).endswith("ss<|endofchunk|></s>")
+
+
+def test_bytes_of_one_character_stay_together(processor, pictures):
+    example = processor.encode(Document([pictures[0], Text("ü", False), pictures[1], Text("日本")]))
+    assert spelled(processor, example, lambda image, _: image == 1) == "<image>日本<|endofchunk|></s>"
+    assert spelled(processor, example, lambda _, trained: trained) == "日本<|endofchunk|></s>"
+
+
+def test_coins_are_drawn_per_document_with_the_given_probabilities(processor, pictures):
+    document = Document([Text("one"), pictures[0], Text("two")])
+
+    def share(**chances):
+        batch = processor.batch([document] * 200, rng=random.Random(0), **chances)
+        return (batch["input_ids"][:, 1] == processor.image_token_id).float().mean()
+
+    assert share(p_next=0.5) == pytest.approx(0.5, abs=0.1)
+    assert share(p_next=1.0) == 1
+    assert share(p_next=0.0) == 0
+    one, two = (processor.batch([document] * 20, rng=random.Random(5), p_space=0.5) for _ in range(2))
+    assert torch.equal(one["input_ids"], two["input_ids"])
+    assert len({tuple(row.tolist()) for row in one["input_ids"]}) == 2
+    with pytest.raises(ValueError, match=r"p_space=0.5 is a matter of chance: give an rng"):
+        processor.batch([document], p_space=0.5)
+    with pytest.raises(ValueError, match=r"p_next must lie in \[0, 1\], got 2"):
+        processor.batch([document], p_next=2)
+
+
+def test_videos_keep_their_frames(processor):
+    frames = [PILImage.new("RGB", (8, 8), (60 * i, 0, 0)) for i in range(3)]
+    example = processor.encode(Document([Image(*frames), Text("a"), Image(*frames[::-1]), Text("b")]))
+    assert example.pixel_values.shape == (2, 3, 3, 16, 16)
+    assert torch.equal(example.pixel_values[0], example.pixel_values[1].flip(0))
+
+
+def test_the_usual_call_makes_the_same_prompt(processor, pictures):
+    document = Document([pictures[0], Text("a dog"), pictures[1], Text("Output:")])
+    expected = processor.batch([document, Document([Text("two")])], prompt=True)
+    batch = processor(
+        images=[[pictures[0].frames[0], pictures[1]], []],
+        text=["<image>a dog<|endofchunk|><image>Output:", "two"],
+    )
+    assert batch.keys() == expected.keys()
+    for key in expected:
+        assert torch.equal(batch[key], expected[key]), key
+    assert batch["attention_mask"][1, 0] == 0  # on the left
+    single = processor(images=pictures[0].frames[0], text="<image>Output:")
+    assert single["pixel_values"].shape == (1, 1, 1, 3, 16, 16)
+
+
+def test_it_is_saved_and_found_by_the_autoclass(processor, pictures, tmp_path, gpt2):
+    altered = FlamingoProcessor(
+        processor.image_processor,
+        AutoTokenizer.from_pretrained(gpt2.config.backbones["language_model"]["name"]),
+        bos=False,
+        eos=False,
+    )
+    altered.save_pretrained(tmp_path)
+    gpt2.config.save_pretrained(tmp_path)
+    for loaded in (AutoProcessor.from_pretrained(tmp_path), FlamingoProcessor.from_pretrained(tmp_path)):
+        assert isinstance(loaded, FlamingoProcessor)
+        assert loaded.new_token_ids == processor.new_token_ids == tiny.NEW_TOKEN_IDS
+        example = loaded.encode(Document([pictures[2], Text("a dog")]))
+        assert loaded.tokenizer.decode(example.input_ids) == "<image>a dog<|endofchunk|>"
+        expected = altered.encode(Document([pictures[2], Text("a dog")]))
+        assert torch.equal(example.pixel_values, expected.pixel_values)
+
+
+def test_it_feeds_the_model(processor, pictures, gpt2):
+    documents = [Document([Text("one"), pictures[0], Text("a dog"), pictures[1], Text("red")]), Document([Text("a")])]
+    batch = processor.batch(documents)
+    loss = gpt2(**batch).loss
+    assert torch.isfinite(loss)
+    prompt = processor.batch([Document([pictures[0], Text("Output:")])], prompt=True)
+    out = gpt2.generate(**prompt, max_new_tokens=4, eos_token_id=processor.end_of_chunk_token_id, pad_token_id=0)
+    assert out.shape[1] <= prompt["input_ids"].shape[1] + 4
+
+
+def test_a_tokenizer_without_padding_token_gets_one(backbones):
+    processor = FlamingoProcessor.from_vision_text_pretrained(backbones / "vit", backbones / "gpt2")
+    assert processor.tokenizer.pad_token == "</s>"
+    assert len(processor.tokenizer) == tiny.VOCABULARY + 2
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([Text("an <image> here")], "document 'd1' has the special token <image> in its text"),
+        ([Text("<|endofchunk|>")], r"document 'd1' has the special token <\|endofchunk\|> in its text"),
+        ([Text("a dog " * 100)], "document 'd1' has .* tokens, more than the 128 that fit"),
+        ([Image("nowhere.jpg")], "image file nowhere.jpg does not exist"),
+        ([Image("a.png"), Image("a.png", "a.png")], r"document 'd1' has images with \[1, 2\] frames"),
+    ],
+    ids=str,
+)
+def test_documents_that_cannot_be_processed_are_named(processor, parts, message):
+    with pytest.raises(ValueError, match=message):
+        processor.encode(Document(parts, id="d1"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"text": "<image><image>", "images": []}, "text 0 has 2 <image> markers, but 0 images were given"),
+        ({"text": ["a", "<image>"], "images": [[]]}, "2 texts need 2 lists of images"),
+        ({"text": "a", "return_tensors": "np"}, "return_tensors must be 'pt', got 'np'"),
+        ({"text": "a", "padding_side": "middle"}, "padding_side must be left or right, got 'middle'"),
+        ({"images": []}, "a text is needed"),
+    ],
+    ids=str,
+)
+def test_prompts_that_do_not_fit_are_refused(processor, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        processor(**arguments)
+
+
+def test_broken_files_are_named_and_turned_pictures_turned_upright(tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"image .*broken\.jpg cannot be read"):
+        open_image(broken)
+    cut = tmp_path / "cut.jpg"
+    PILImage.effect_noise((64, 64), 50).save(cut)
+    cut.write_bytes(cut.read_bytes()[:700])
+    with pytest.raises(ValueError, match=r"image .*cut\.jpg cannot be read"):
+        open_image(cut)
+    turned = tmp_path / "turned.jpg"
+    exif = PILImage.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    PILImage.new("L", (40, 20)).save(turned, exif=exif)
+    assert open_image(turned).size == (20, 40)
+    assert open_image(turned).mode == "RGB"

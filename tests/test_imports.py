@@ -1,0 +1,66 @@
+"""Imports go one way, and heavy or optional libraries stay where they belong."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "flamingo").rglob("*.py"))
+
+#: For each part of the package the parts that it may import, besides itself.
+MAY_IMPORT = {
+    "data": set(),
+    "model": set(),
+    "features": {"data", "model"},
+    "captioning": {"data", "model", "features"},
+    "training": {"data", "model", "features"},
+    "evaluation": {"data", "model", "features"},
+    "report": set(),
+    "interop": {"data", "model"},
+    "backbones": set(),
+    "__init__": {"data", "model"},
+}
+#: Files that import nothing of this project.
+LEAVES = {"data/document.py", "model/attention.py", "evaluation/metrics.py"}
+#: These appear in experiments/ alone.
+ONLY_IN_EXPERIMENTS = {"hydra", "omegaconf", "wandb"}
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of all modules that a file imports, wherever in the file."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            assert node.module is not None
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    place = path.relative_to(ROOT / "flamingo")
+    part = place.parts[0].removesuffix(".py")
+    ours = {name.split(".")[1] for name in imported(path) if name.startswith("flamingo.")}
+    assert ours <= MAY_IMPORT[part] | {part}
+    if part != "__init__":
+        assert "flamingo" not in imported(path), "import the module, not the package"
+    if str(place) in LEAVES:
+        assert not ours
+    assert not {name.split(".")[0] for name in imported(path)} & ONLY_IN_EXPERIMENTS
+
+
+def test_there_are_no_cycles():
+    graph = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): imported(path)
+        for path in FILES
+        if path.name != "__init__.py"
+    }
+    graph = {module: names & graph.keys() for module, names in graph.items()}
+    while graph:
+        leaves = {module for module, names in graph.items() if not names}
+        assert leaves, f"a cycle among {sorted(graph)}"
+        graph = {module: names - leaves for module, names in graph.items() if module not in leaves}
