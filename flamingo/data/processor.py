@@ -12,7 +12,10 @@ from jaxtyping import Float
 from PIL import Image as PILImage
 from PIL import ImageOps
 from torch import Tensor
-from transformers import AddedToken, AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers import AddedToken, AutoTokenizer, BatchFeature, ProcessorMixin
+
+# By its full name: transformers 5.17 hides the one at the top where torchvision is not installed.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from flamingo.data.collate import Example, PaddingSide, collate
 from flamingo.data.document import Document, Frame, Image
