@@ -21,7 +21,9 @@ class FlamingoGeneration(GenerationMixin):
         from then on only the keys and values that the continuation sees are kept. Prompts in a
         batch are padded on the left; the continuation sees what the last token of its prompt sees.
         """
-        input_ids = inputs if inputs is not None else kwargs.pop("input_ids")
+        input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
+        if input_ids is None:
+            raise ValueError("generate needs input_ids: the prompt, if only the marker of an image")
         images = (kwargs.pop(name, None) for name in ("pixel_values", "visual_tokens", "visual_cache"))
         cache, image_index = self._images(input_ids, kwargs.pop("image_index", None), *images)
         if kwargs.get("attention_mask") is None:

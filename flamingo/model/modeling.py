@@ -25,6 +25,7 @@ from flamingo.model.pretrained import (
     load_trained_parts,
     load_vision_model,
     reference_backbones,
+    without_dropout,
 )
 from flamingo.model.resampler import PerceiverResampler
 from flamingo.model.splice import Splice, VisualCache, VisualContext
@@ -62,7 +63,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
     ) -> None:
         super().__init__(config)
         self.vision_model = vision_model or AutoModel.from_config(config.vision_config)
-        self.language_model = language_model or AutoModelForCausalLM.from_config(config.text_config)
+        self.language_model = language_model or AutoModelForCausalLM.from_config(without_dropout(config.text_config))
         # One configuration, not two that drift apart: each backbone knows best what it was loaded with.
         config.vision_config, config.text_config = self.vision_model.config, self.language_model.config
         if config.vision_width is None:
@@ -260,6 +261,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         position_ids: Int[Tensor, "bn t"] | None = None,
         past_key_values: Any = None,
         logits_to_keep: int | Tensor = 0,
+        num_items_in_batch: int | Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits, and with ``labels`` the mean next-token loss over those that are not -100.
@@ -267,9 +269,11 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         ``image_index`` says which image a token sees (-1 for none); the processor makes it. Images
         come as pixels, as visual tokens (:meth:`encode_images`) or as :meth:`visual_cache`; without
         any, the text sees none. An ``attention_mask`` that is not [bn s] is one that transformers has
-        prepared for a cache of fixed size. Further arguments go to the language model. Raises
-        ValueError where these do not fit together.
+        prepared for a cache of fixed size. ``num_items_in_batch``: see :func:`next_token_loss`.
+        Further arguments go to the language model. Raises ValueError where these do not fit together.
         """
+        if labels is not None:
+            kwargs.setdefault("use_cache", False)
         cache, image_index = self._images(input_ids, image_index, pixel_values, visual_tokens, visual_cache)
         if position_ids is None and isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
             position_ids = _positions(attention_mask)[:, -input_ids.shape[1] :]
@@ -284,7 +288,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
                 **kwargs,
             )
         return CausalLMOutputWithPast(
-            loss=None if labels is None else next_token_loss(outputs.logits, labels),
+            loss=None if labels is None else next_token_loss(outputs.logits, labels, num_items_in_batch),
             logits=outputs.logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
@@ -325,11 +329,17 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         return visual_cache, image_index
 
 
-def next_token_loss(logits: Float[Tensor, "b t vocabulary"], labels: Int[Tensor, "b t"]) -> Float[Tensor, ""]:
-    """Mean cross-entropy (nats) of each label given the tokens before it; 0 where every label is -100."""
+def next_token_loss(
+    logits: Float[Tensor, "b t vocabulary"], labels: Int[Tensor, "b t"], count: int | Tensor | None = None
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy (nats) of each label given the tokens before it; 0 where every label is -100.
+
+    The mean is over the labels that are not -100, or over ``count``: the number of such labels in
+    all batches that make one update, so that accumulated gradients weigh every token alike.
+    """
     targets = labels[:, 1:].flatten()
     total = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=-100, reduction="sum")
-    return total / (targets != -100).sum().clamp(min=1)
+    return total / ((targets != -100).sum().clamp(min=1) if count is None else count)
 
 
 def _positions(attention_mask: Int[Tensor, "bn s"]) -> Int[Tensor, "bn s"]:

@@ -70,6 +70,9 @@ def test_texts_that_are_not_trained_on_have_no_labels(processor, pictures):
     )
     example = processor.encode(document)
     assert spelled(processor, example, lambda _, trained: trained) == " red<|endofchunk|></s>"
+    unanswered = Document([pictures[0], Text("a dog"), pictures[1], Text("two", train=False)])
+    example = processor.encode(unanswered)
+    assert spelled(processor, example, lambda _, trained: trained) == "a dog<|endofchunk|>"  # and no EOS
 
 
 def test_text_only_documents_and_texts_whose_images_were_left_out(processor):
@@ -125,6 +128,23 @@ def test_coins_are_drawn_per_document_with_the_given_probabilities(processor, pi
         processor.batch([document], p_space=0.5)
     with pytest.raises(ValueError, match=r"p_next must lie in \[0, 1\], got 2"):
         processor.batch([document], p_next=2)
+
+
+def test_batches_are_padded_on_the_side_asked_for(processor, pictures):
+    documents = [Document([pictures[0], Text("a dog runs")]), Document([Text("a")])]
+    for prompt, side, expected in [(True, None, "left"), (False, None, "right"), (True, "right", "right")]:
+        mask = processor.batch(documents, prompt=prompt, padding_side=side)["attention_mask"]
+        assert (mask[1, 0] == 0, mask[1, -1] == 0) == (expected == "left", expected == "right")
+    assert processor(text=["a dog runs on the grass", "a"], padding_side="right")["attention_mask"][1, -1] == 0
+
+
+def test_the_limit_of_tokens_can_be_lowered(processor, pictures):
+    document = Document([pictures[0], Text("a dog runs on the grass")], id="d2")
+    length = len(processor.encode(document).input_ids)
+    assert len(processor.encode(document, max_length=length).input_ids) == length
+    for encode in (processor.encode, lambda d, max_length: processor.batch([d], max_length=max_length)):
+        with pytest.raises(ValueError, match=f"document 'd2' has {length} tokens, more than the {length - 1} that fit"):
+            encode(document, max_length=length - 1)
 
 
 def test_videos_keep_their_frames(processor):

@@ -66,6 +66,20 @@ def test_beams_are_those_of_a_batch_expanded_by_hand(model):
     torch.testing.assert_close(transitions.sum(1) / new, out.sequences_scores, atol=1e-4, rtol=1e-4)
 
 
+def test_the_continuation_sees_what_its_prompts_last_token_sees(gpt2):
+    """Not the last image there is: text that ends a document may see none, or an earlier image."""
+    batch = tiny.inputs(documents=3)
+    batch["image_index"][0, -2:] = -1
+    batch["image_index"][1, -2:] = 0
+    assert torch.equal(gpt2.generate(**batch, **GREEDY), gpt2.generate(**batch, **GREEDY, use_cache=False))
+    other = {**batch, "image_index": batch["image_index"].clone()}
+    other["image_index"][1, -2:] = 2
+    steps = [
+        gpt2.generate(**b, **GREEDY, output_logits=True, return_dict_in_generate=True).logits[0] for b in (batch, other)
+    ]
+    assert (steps[0][1] - steps[1][1]).abs().max() > 1e-3
+
+
 def test_samples_are_the_same_with_and_without_cache(gpt2):
     batch, settings = ragged(), {**GREEDY, "do_sample": True, "num_return_sequences": 4}
     set_seed(3)
@@ -174,5 +188,7 @@ def test_arguments_that_do_not_fit_are_refused(gpt2):
     batch = tiny.inputs()
     with pytest.raises(ValueError, match=r"image_index \[2, 13\] must have the shape of input_ids \[2, 14\]"):
         gpt2.generate(**{**batch, "image_index": batch["image_index"][:, 1:]}, **GREEDY)
+    with pytest.raises(ValueError, match="generate needs input_ids"):
+        gpt2.generate(image_index=batch["image_index"], pixel_values=batch["pixel_values"])
     with pytest.raises(ValueError, match="max_new_tokns"):
         gpt2.generate(**batch, max_new_tokns=3)

@@ -126,6 +126,14 @@ def test_cached_logits_equal_uncached_ones_step_by_step(model):
     torch.testing.assert_close(torch.cat(steps, dim=1), expected, atol=2e-5, rtol=1e-4)
 
 
+def test_outputs_of_the_language_model_are_passed_on(gpt2):
+    outputs = gpt2(**tiny.inputs(), output_hidden_states=True, logits_to_keep=2)
+    assert outputs.logits.shape == (2, 2, tiny.VOCABULARY + 2)
+    torch.testing.assert_close(outputs.logits, gpt2(**tiny.inputs()).logits[:, -2:])
+    assert len(outputs.hidden_states) == 5
+    assert torch.equal(gpt2(**tiny.inputs(), return_dict=False)[0], gpt2(**tiny.inputs()).logits)
+
+
 def test_loss_is_the_mean_over_the_labelled_tokens():
     logits = torch.randn(2, 4, 7)
     labels = torch.tensor([[3, 1, -100, 2], [5, -100, -100, 6]])
@@ -133,6 +141,8 @@ def test_loss_is_the_mean_over_the_labelled_tokens():
     expected = -sum(logits[b, t - 1].log_softmax(-1)[y] for b, t, y in counted) / 3
     torch.testing.assert_close(next_token_loss(logits, labels), expected)
     assert next_token_loss(logits, torch.full((2, 4), -100)) == 0
+    halves = [next_token_loss(logits[i : i + 1], labels[i : i + 1], count=3) for i in range(2)]
+    torch.testing.assert_close(sum(halves), expected)
 
 
 def test_frozen_weights_stay_and_all_named_parameters_train(model):
@@ -209,10 +219,24 @@ def test_parameters_are_counted_by_part_and_shown(gpt2):
 
 def test_a_model_can_be_made_from_configurations_alone(gpt2):
     config = FlamingoConfig.from_dict(gpt2.config.to_dict())
+    config.text_config.attn_pdrop = config.text_config.resid_pdrop = 0.3
     model = FlamingoForConditionalGeneration(config).eval()
     logits = model(**tiny.inputs()).logits
+    assert torch.equal(model.train()(**tiny.inputs()).logits, logits)  # without dropout, as when loaded
     assert logits.shape == (2, 14, tiny.VOCABULARY + 2)
     assert torch.equal(logits, model(**{**tiny.inputs(), "pixel_values": torch.randn(2, 3, 3, 16, 16)}).logits)
+
+
+def test_bfloat16_autocast_reaches_the_new_parts(gpt2):
+    expected = gpt2(**tiny.inputs()).logits
+    cache = gpt2.visual_cache(gpt2.encode_images(tiny.inputs()["pixel_values"]))
+    inputs = {key: value for key, value in tiny.inputs().items() if key != "pixel_values"}
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = gpt2(**tiny.inputs()).logits
+        cached = gpt2(**inputs, visual_cache=cache).logits  # keys and values from outside, in float32
+    for logits in (inside, cached):
+        assert not torch.equal(logits.float(), expected)
+        assert F.cosine_similarity(logits.float().flatten(), expected.flatten(), dim=0) > 0.99
 
 
 def test_new_parts_stay_in_float32_beside_a_bfloat16_language_model(backbones):

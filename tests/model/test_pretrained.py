@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from flamingo import FlamingoConfig, FlamingoForConditionalGeneration
-from flamingo.model.pretrained import fingerprint
+from flamingo.model.pretrained import fingerprint, without_dropout
 from tests import tiny
 
 
@@ -105,6 +105,35 @@ def test_an_argument_that_would_be_ignored_is_refused(gpt2, tmp_path):
     gpt2.save_pretrained(tmp_path, include_backbones=False)
     with pytest.raises(ValueError, match=r"\['device_map'\] cannot be used with a checkpoint that leaves"):
         FlamingoForConditionalGeneration.from_pretrained(tmp_path, device_map="auto")
+
+
+def test_arguments_for_each_backbone_reach_it(backbones, tmp_path):
+    model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
+        backbones / "clip_vision_model",
+        backbones / "gpt2",
+        new_token_ids=tiny.NEW_TOKEN_IDS,
+        vision_kwargs={"dtype": torch.bfloat16, "revision": "one"},
+        text_kwargs={"attn_implementation": "eager", "revision": "two"},
+    )
+    assert (model.vision_model.dtype, model.language_model.dtype) == (torch.bfloat16, torch.float32)
+    assert model.language_model.config._attn_implementation == "eager"
+    assert [model.config.backbones[part]["revision"] for part in ("vision_model", "language_model")] == ["one", "two"]
+
+
+@pytest.mark.parametrize("include_backbones", [True, False])
+def test_precision_and_attention_can_be_chosen_at_loading(gpt2, tmp_path, include_backbones):
+    gpt2.save_pretrained(tmp_path, include_backbones=include_backbones)
+    loaded = FlamingoForConditionalGeneration.from_pretrained(
+        tmp_path, dtype=torch.bfloat16, attn_implementation="eager"
+    )
+    assert (loaded.vision_model.dtype, loaded.language_model.dtype) == (torch.bfloat16, torch.bfloat16)
+    assert loaded.language_model.config._attn_implementation == "eager"
+    assert {p.dtype for p in loaded.parameters() if p.requires_grad} == {torch.float32}
+
+
+def test_nested_dropout_rates_are_found():
+    config = AutoConfig.for_model("gemma3", text_config={"attention_dropout": 0.3})
+    assert without_dropout(config).text_config.attention_dropout == 0.0
 
 
 def test_frozen_models_load_without_dropout(backbones, family):

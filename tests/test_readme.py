@@ -1,0 +1,29 @@
+"""What the README shows runs as it stands there."""
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=["configurations", "pretrained"])
+def test_its_code_runs(snippet, backbones, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("dog", "cat"):
+        Image.new("RGB", (50, 40), "brown").save(f"{name}.jpg")
+    here = f"VISION, TEXT = {str(backbones / 'clip_vision_model')!r}, {str(backbones / 'opt')!r}"
+    snippet, replaced = re.subn(r"^VISION, TEXT = .*$", here, snippet, flags=re.MULTILINE)
+    assert replaced == (snippet is not SNIPPETS[0] and "VISION" in snippet)
+    exec(snippet, {})
+
+
+def test_its_file_tree_is_the_file_tree():
+    tree = README.split("```\nflamingo/\n")[1].split("```")[0]
+    named = set(re.findall(r"^ +(\w+\.py) ", tree, re.MULTILINE))
+    existing = {path.name for folder in ("flamingo", "experiments") for path in (ROOT / folder).rglob("*.py")}
+    assert named == existing - {"__init__.py"}
