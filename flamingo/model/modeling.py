@@ -75,6 +75,8 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
             for index in config.gated_layer_indices
         }
         self.gated_layers = nn.ModuleDict({str(index): block for index, block in blocks.items()})
+        # MPT takes none. Asked here, because what may wrap the model later (peft) hides its signature.
+        self._takes_position_ids = "position_ids" in signature(self.language_model.forward).parameters
         embedding, head = self.get_input_embeddings(), self.get_output_embeddings()
         self.new_tokens = NewTokenEmbeddings(
             config.new_token_ids,
@@ -277,7 +279,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         cache, image_index = self._images(input_ids, image_index, pixel_values, visual_tokens, visual_cache)
         if position_ids is None and isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
             position_ids = _positions(attention_mask)[:, -input_ids.shape[1] :]
-        if "position_ids" in signature(self.language_model.forward).parameters:  # MPT has ALiBi
+        if self._takes_position_ids:
             kwargs["position_ids"] = position_ids
         with self._splice.seeing(VisualContext(cache, image_index)):
             outputs = self.language_model(
