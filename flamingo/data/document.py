@@ -16,6 +16,10 @@ class Text:
     text: str
     train: bool = True
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise ValueError(f"a Text needs a string, got {type(self.text).__name__}")
+
 
 @dataclass(frozen=True, init=False)
 class Image:

@@ -1,5 +1,6 @@
 """Weighted mixture of sources, split over ranks and workers, whose position can be saved exactly."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -31,8 +32,8 @@ class Mixture(IterableDataset):
         if sources.keys() != weights.keys():
             raise ValueError(f"sources {sorted(sources)} and weights {sorted(weights)} must have the same names")
         for name, weight in weights.items():
-            if not weight > 0:
-                raise ValueError(f"the weight of {name} must be positive, got {weight}")
+            if not 0 < weight < math.inf:
+                raise ValueError(f"the weight of {name} must be positive and finite, got {weight}")
             if len(sources[name]) == 0:
                 raise ValueError(f"source {name} is empty")
         if not 0 <= rank < ranks:
@@ -71,15 +72,16 @@ class Mixture(IterableDataset):
 
     def state_dict(self) -> dict[str, Any]:
         """The position, small and free of tensors."""
-        return {"draws": self._draws, "taken": dict(self._taken), "seed": self.seed, "lengths": self._lengths()}
+        return {"draws": self._draws, "taken": dict(self._taken), **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError where the position belongs to other sources or another seed."""
-        mine = {"seed": self.seed, "lengths": self._lengths()}
+        """Raises ValueError where the position belongs to other sources, other weights or another seed."""
+        mine = self._identity()
         theirs = {key: state[key] for key in mine}
         if mine != theirs:
             raise ValueError(f"the saved position belongs to another mixture: {theirs}, not {mine}")
         self._draws, self._taken = state["draws"], dict(state["taken"])
 
-    def _lengths(self) -> dict[str, int]:
-        return {name: len(self.sources[name]) for name in self._names}
+    def _identity(self) -> dict[str, Any]:
+        lengths = {name: len(self.sources[name]) for name in self._names}
+        return {"seed": self.seed, "lengths": lengths, "shares": list(self._shares)}

@@ -1,7 +1,6 @@
 """FlamingoProcessor: documents -> token ids, labels, image_index, pixel values."""
 
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,10 +94,7 @@ class FlamingoProcessor(ProcessorMixin):
         tokenizer's ``model_max_length``).
         """
         pieces, images = self._render(document, prompt, next_image, leading_space)
-        ids, image_index, labels = self._tokenize(pieces)
-        limit = self.tokenizer.model_max_length if max_length is None else max_length
-        if len(ids) > limit:
-            raise ValueError(f"{document} has {len(ids)} tokens, more than the {limit} that fit")
+        ids, image_index, labels = self._tokenize(pieces, str(document), max_length)
         return Example(
             input_ids=torch.tensor(ids),
             image_index=torch.tensor(image_index),
@@ -142,8 +138,9 @@ class FlamingoProcessor(ProcessorMixin):
                 pieces.append(_Piece(IMAGE_TOKEN, len(images) - 1, train=False))
             sees = len(images) - 1 if chunk.image is not None else -1
             for i, text in enumerate(chunk.texts):
-                if found := re.search(f"{re.escape(IMAGE_TOKEN)}|{re.escape(END_OF_CHUNK_TOKEN)}", text.text):
-                    raise ValueError(f"{document} has the special token {found.group()} in its text")
+                special = (IMAGE_TOKEN, END_OF_CHUNK_TOKEN, *self.tokenizer.all_special_tokens)
+                if found := [token for token in special if token in text.text]:
+                    raise ValueError(f"{document} has the special token {found[0]} in its text")
                 space = " " if leading_space and i == 0 and not text.text.startswith(" ") else ""
                 pieces.append(_Piece(space + text.text, sees, text.train))
             if not (prompt and chunk is chunks[-1]):
@@ -158,6 +155,7 @@ class FlamingoProcessor(ProcessorMixin):
         self,
         images: Any = None,
         text: str | Sequence[str] | None = None,
+        padding: bool | str = True,
         padding_side: PaddingSide = "left",
         return_tensors: str = "pt",
     ) -> BatchFeature:
@@ -167,6 +165,8 @@ class FlamingoProcessor(ProcessorMixin):
         lists for several. A marker's image is seen by
         all tokens up to the next marker. Raises ValueError where markers and images don't match.
         """
+        if padding not in (True, "longest"):
+            raise ValueError(f"prompts are padded to the longest of them; padding={padding!r} is not to be had")
         if return_tensors != "pt":
             raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}")
         if text is None:
@@ -185,14 +185,16 @@ class FlamingoProcessor(ProcessorMixin):
         if len(chunks) != len(images):
             raise ValueError(f"{name} has {len(chunks)} <image> markers, but {len(images)} images were given")
         pieces = [_Piece(head, -1, False)] + [_Piece(IMAGE_TOKEN + chunk, i, False) for i, chunk in enumerate(chunks)]
-        ids, image_index, _ = self._tokenize(pieces)
+        ids, image_index, _ = self._tokenize(pieces, name, max_length=None)
         wrapped = [image if isinstance(image, Image) else Image(image) for image in images]
         pixels = self._pixels(wrapped, name) if images else None
         return Example(torch.tensor(ids), torch.tensor(image_index), None, pixels)
 
     # --------------------------------------------------------------------------- internals
 
-    def _tokenize(self, pieces: list[_Piece]) -> tuple[list[int], list[int], list[int]]:
+    def _tokenize(
+        self, pieces: list[_Piece], name: str, max_length: int | None
+    ) -> tuple[list[int], list[int], list[int]]:
         """Ids, image_index and labels. The text is tokenized whole, as a pretrained model knows it."""
         encoding = self.tokenizer(
             "".join(piece.text for piece in pieces), add_special_tokens=False, return_offsets_mapping=True
@@ -205,13 +207,17 @@ class FlamingoProcessor(ProcessorMixin):
             ids.append(self.tokenizer.bos_token_id)
             image_index.append(-1)
             labels.append(-100)
-        for token, (start, end) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
-            piece = piece_of_character[max(end - 1, start)]
+        for token, (_, end) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
+            # The last character, which is there even where a tokenizer's offsets leave out a token's spaces.
+            piece = piece_of_character[max(end - 1, 0)]
             ids.append(token)
             image_index.append(piece.image)
             labels.append(token if piece.train else -100)
         if not ids:
-            raise ValueError("the text has no token")
+            raise ValueError(f"{name} has no token")
+        limit = self.tokenizer.model_max_length if max_length is None else max_length
+        if len(ids) > limit:
+            raise ValueError(f"{name} has {len(ids)} tokens, more than the {limit} that fit")
         return ids, image_index, labels
 
     def _pixels(self, images: list[Image], owner: str) -> Float[Tensor, "m f c h w"]:
@@ -230,7 +236,7 @@ def open_image(frame: Frame) -> PILImage.Image:
         return ImageOps.exif_transpose(picture).convert("RGB")
     except FileNotFoundError as error:
         raise ValueError(f"image file {frame} does not exist") from error
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNG chunks
+    except (OSError, SyntaxError, PILImage.DecompressionBombError) as error:  # SyntaxError: broken PNG chunks
         raise ValueError(f"image {frame} cannot be read: {error}") from error
 
 

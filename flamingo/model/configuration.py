@@ -1,6 +1,6 @@
 """What a Flamingo is made of: two frozen backbones, and the parts that are trained between them."""
 
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Literal, get_args
 
@@ -30,6 +30,7 @@ class VisionFeaturesConfig:
     final_norm: bool = False
 
     def __post_init__(self) -> None:
+        _check_types("vision_features", self)
         _check_choice("vision_features.class_token", self.class_token, get_args(ClassToken))
 
 
@@ -50,6 +51,7 @@ class ResamplerConfig:
     qk_norm: bool = False
 
     def __post_init__(self) -> None:
+        _check_types("resampler", self)
         _check_at_least(1, "resampler", self, ("depth", "latents", "heads", "head_width", "feedforward_multiple"))
         _check_at_least(0, "resampler", self, ("frames",))
         _check_choice("resampler.activation", self.activation, ACT2FN)
@@ -72,6 +74,7 @@ class GatedConfig:
     attend: Attend = "last"
 
     def __post_init__(self) -> None:
+        _check_types("gated", self)
         _check_at_least(1, "gated", self, ("every", "heads", "head_width", "feedforward_multiple"))
         if not 0 <= self.offset < self.every:
             raise ValueError(f"gated.offset is {self.offset}, but must lie in [0, gated.every={self.every})")
@@ -113,13 +116,27 @@ class FlamingoConfig(PreTrainedConfig):
         for key in ("vision_config", "text_config"):
             value = getattr(self, key)
             if isinstance(value, dict):
-                setattr(self, key, AutoConfig.for_model(**value))
+                if "model_type" not in value:
+                    raise ValueError(f"{key} has no model_type, which says whose configuration it is")
+                value = AutoConfig.for_model(**value)
+            # A copy: transformers resets the attention implementation of what it is given here, and a
+            # live model whose configuration that is would lose its causal mask.
+            setattr(self, key, deepcopy(value))
         for key, part in _PARTS.items():
             setattr(self, key, _as_part(key, part, getattr(self, key)))
-        self.new_token_ids = [int(i) for i in self.new_token_ids]
+        if not isinstance(self.new_token_ids, list | tuple) or not all(type(i) is int for i in self.new_token_ids):
+            raise ValueError(f"new_token_ids must be a list of whole numbers, got {self.new_token_ids!r}")
+        self.new_token_ids = list(self.new_token_ids)
         if len(set(self.new_token_ids)) != len(self.new_token_ids) or min(self.new_token_ids, default=0) < 0:
             raise ValueError(f"new_token_ids must be distinct and not negative, got {self.new_token_ids}")
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(f"this is the configuration of a {model_type}, not of a {cls.model_type}")
+        return super().from_dict(config_dict, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         parts = {key: asdict(getattr(self, key)) for key in _PARTS}
@@ -172,8 +189,17 @@ def _check_choice(name: str, value: Any, choices: Any) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")
 
 
+def _check_types(prefix: str, config: Any) -> None:
+    """Whole numbers and booleans are what they are called: "false" in a config is neither."""
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if f.type in (int, bool) and type(value) is not f.type:
+            kind = "a whole number" if f.type is int else "true or false"
+            raise ValueError(f"{prefix}.{f.name} must be {kind}, got {value!r}")
+
+
 def _check_at_least(least: int, prefix: str, config: Any, names: tuple[str, ...]) -> None:
     for name in names:
         value = getattr(config, name)
-        if not isinstance(value, int) or value < least:
+        if value < least:
             raise ValueError(f"{prefix}.{name} must be a whole number of at least {least}, got {value!r}")

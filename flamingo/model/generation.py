@@ -5,9 +5,18 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import DynamicCache, GenerationMixin
 
 from flamingo.model.splice import VisualCache
+
+#: With one of these given, transformers runs the prompt itself: another kind of cache, or drafts.
+LEFT_TO_TRANSFORMERS = (
+    "past_key_values",
+    "cache_implementation",
+    "prefill_chunk_size",
+    "prompt_lookup_num_tokens",
+)
 
 
 class FlamingoGeneration(GenerationMixin):
@@ -15,30 +24,34 @@ class FlamingoGeneration(GenerationMixin):
 
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, generation_config: Any = None, **kwargs: Any) -> Any:
-        """As in transformers, with the arguments of :meth:`forward` for the images.
+        """As in transformers, with the arguments of ``forward`` for the images.
 
         Each image is encoded once and the prompt runs once, however many beams or samples follow;
         from then on only the keys and values that the continuation sees are kept. Prompts in a
         batch are padded on the left; the continuation sees what the last token of its prompt sees.
+        Raises ValueError for prompts that cannot be continued.
         """
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
         if input_ids is None:
             raise ValueError("generate needs input_ids: the prompt, if only the marker of an image")
-        images = (kwargs.pop(name, None) for name in ("pixel_values", "visual_tokens", "visual_cache"))
-        cache, image_index = self._images(input_ids, kwargs.pop("image_index", None), *images)
+        if kwargs.get("assistant_model") is not None:
+            raise ValueError("an assistant_model would not see the images; prompt_lookup_num_tokens drafts without one")
         if kwargs.get("attention_mask") is None:
             kwargs["attention_mask"] = torch.ones_like(input_ids)
+        if not kwargs["attention_mask"][:, -1].all():
+            raise ValueError("prompts of different lengths are padded on the left, so that all end where they go on")
+        layers = self.language_model.modules()
+        if self.training and any(getattr(layer, "gradient_checkpointing", False) for layer in layers):
+            # transformers takes the cache away from checkpointed layers, and every token would see only itself.
+            raise ValueError("generate with gradient checkpointing needs evaluation mode: call model.eval() first")
+        images = (kwargs.pop(name, None) for name in ("pixel_values", "visual_tokens", "visual_cache"))
+        cache, image_index = self._images(input_ids, kwargs.pop("image_index", None), *images)
 
         def setting(name: str) -> Any:
             chosen = kwargs.get(name, getattr(generation_config, name, None))
             return getattr(self.generation_config, name, None) if chosen is None else chosen
 
-        # A cache of the caller's, another kind of cache, or none: transformers handles the prompt.
-        ours = setting("use_cache") is not False and not any(
-            setting(name) is not None
-            for name in ("past_key_values", "cache_implementation", "prefill_chunk_size", "assistant_model")
-        )
-        if ours:
+        if setting("use_cache") is not False and all(setting(name) is None for name in LEFT_TO_TRANSFORMERS):
             if input_ids.shape[1] > 1:
                 copies = max(setting("num_beams") or 1, setting("num_return_sequences") or 1)
                 kwargs["past_key_values"] = self._prefill_prompt(
@@ -47,6 +60,9 @@ class FlamingoGeneration(GenerationMixin):
                 kwargs["past_key_values"].batch_repeat_interleave(copies)
             if self.config.gated.attend == "last":
                 cache, image_index = keep_last_image(cache, image_index)
+        elif (earlier := kwargs["attention_mask"].shape[1] - input_ids.shape[1]) > 0:
+            # Only the tokens behind the caller's own cache were given: count from where that begins.
+            image_index = F.pad(image_index, (earlier, 0), value=-1)
         return super().generate(
             input_ids, generation_config=generation_config, visual_cache=cache, image_index=image_index, **kwargs
         )
@@ -69,26 +85,23 @@ class FlamingoGeneration(GenerationMixin):
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, image_index: Tensor | None = None, **kwargs: Any
-    ) -> dict:
+    ) -> dict[str, Any]:
+        """With the ``image_index`` of the tokens run now: the prompt's, and its last for all that follow."""
         prepared = super().prepare_inputs_for_generation(input_ids, **kwargs)
         assert image_index is not None
-        prepared["image_index"] = image_index[:, -prepared["input_ids"].shape[1] :]
+        past = kwargs.get("past_key_values")
+        start = 0 if past is None else int(past.get_seq_length())
+        tokens = torch.arange(start, start + prepared["input_ids"].shape[1], device=image_index.device)
+        prepared["image_index"] = image_index[:, tokens.clamp(max=image_index.shape[1] - 1)]
         return prepared
 
-    def _update_model_kwargs_for_generation(self, outputs: Any, model_kwargs: dict, *args: Any, **kwargs: Any) -> dict:
-        updated = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
-        index = updated["image_index"]
-        new = kwargs.get("num_new_tokens", 1)
-        updated["image_index"] = torch.cat([index, index[:, -1:].expand(-1, new)], dim=1)
-        return updated
 
-
-def keep_last_image(cache: VisualCache, image_index: Int[Tensor, "b t"]) -> tuple[VisualCache, Int[Tensor, "b t"]]:
-    """Of every document only the image that its last token sees, now image 0 (or none)."""
-    images = cache[0][0].shape[1]
+def keep_last_image(cache: VisualCache, image_index: Int[Tensor, "bn t"]) -> tuple[VisualCache, Int[Tensor, "bn t"]]:
+    """Of the images only the one that each row's last token sees, now image 0 (or none)."""
+    documents, images = cache[0][0].shape[:2]
     if images == 0:
         return cache, image_index
-    rows = torch.arange(len(image_index), device=image_index.device)
+    document = torch.arange(len(image_index), device=image_index.device) // (len(image_index) // documents)
     last = image_index[:, -1].clamp(min=0)
-    kept = [(keys[rows, last].unsqueeze(1), values[rows, last].unsqueeze(1)) for keys, values in cache]
+    kept = [(keys[document, last].unsqueeze(1), values[document, last].unsqueeze(1)) for keys, values in cache]
     return kept, image_index.clamp(max=0)

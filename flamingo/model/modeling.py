@@ -1,6 +1,6 @@
 """Flamingo: composition of the parts, forward pass, and generation."""
 
-from copy import deepcopy
+from contextlib import suppress
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,21 +10,22 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.utils import can_return_tuple, logging
+from transformers.utils import TransformersKwargs, can_return_tuple, logging
 
 from flamingo.model.configuration import FlamingoConfig
 from flamingo.model.gated import GatedCrossAttentionBlock
 from flamingo.model.generation import FlamingoGeneration
 from flamingo.model.pretrained import (
+    check_unchanged,
     load_referenced_backbones,
     load_text_model,
     load_trained_parts,
     load_vision_model,
-    reference_backbones,
+    origin,
     without_dropout,
 )
 from flamingo.model.resampler import PerceiverResampler
@@ -70,13 +71,14 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
             config.vision_width = feature_width(self.vision_model, config.vision_features)
         text = self.language_model.config
         self.resampler = PerceiverResampler(config.vision_width, config.resampler)
-        blocks = {
-            index: GatedCrossAttentionBlock(text.hidden_size, config.vision_width, config.gated)
-            for index in config.gated_layer_indices
-        }
-        self.gated_layers = nn.ModuleDict({str(index): block for index, block in blocks.items()})
-        # MPT takes none. Asked here, because what may wrap the model later (peft) hides its signature.
-        self._takes_position_ids = "position_ids" in signature(self.language_model.forward).parameters
+        self.gated_layers = nn.ModuleDict(
+            {
+                str(index): GatedCrossAttentionBlock(text.hidden_size, config.vision_width, config.gated)
+                for index in config.gated_layer_indices
+            }
+        )
+        # Asked here, because what may wrap the language model later (peft) hides its signature.
+        self._language_model_arguments = frozenset(signature(self.language_model.forward).parameters)
         embedding, head = self.get_input_embeddings(), self.get_output_embeddings()
         self.new_tokens = NewTokenEmbeddings(
             config.new_token_ids,
@@ -85,7 +87,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
             output_width=head.weight.shape[1],
             tied=text.tie_word_embeddings,
         )
-        self._splice = Splice(self.language_model, blocks, self.new_tokens)
+        self._splice = Splice(self.language_model, self.gated_layers, self.new_tokens)
         self.post_init()
         self.freeze_backbones()
 
@@ -113,12 +115,12 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         vision_model = load_vision_model(vision_model_name_or_path, **{"dtype": dtype, **vision_kwargs})
         language_model = load_text_model(text_model_name_or_path, **{"dtype": dtype, **text_kwargs})
         origins = {
-            "vision_model": {"name": str(vision_model_name_or_path), "revision": vision_kwargs.get("revision")},
-            "language_model": {"name": str(text_model_name_or_path), "revision": text_kwargs.get("revision")},
+            "vision_model": origin(vision_model, vision_model_name_or_path, vision_kwargs.get("revision")),
+            "language_model": origin(language_model, text_model_name_or_path, text_kwargs.get("revision")),
         }
         config = FlamingoConfig(
-            vision_config=deepcopy(vision_model.config),
-            text_config=deepcopy(language_model.config),
+            vision_config=vision_model.config,
+            text_config=language_model.config,
             **{"backbones": origins, **flamingo_config},
         )
         if not config.new_token_ids:
@@ -133,31 +135,41 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """As in transformers. Backbones that the checkpoint leaves out are loaded by name and compared."""
         hub = {k: kwargs[k] for k in ("revision", "cache_dir", "token", "local_files_only", "subfolder") if k in kwargs}
-        config = kwargs.get("config") or FlamingoConfig.from_pretrained(pretrained_model_name_or_path, **hub)
-        if config.backbones_included:
-            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-            (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_backbones()
-            return loaded
-        load = {k: kwargs[k] for k in ("dtype", "attn_implementation") if k in kwargs}
-        if load.get("dtype", "auto") == "auto":
-            load["dtype"] = config.dtype  # that of this checkpoint, not of the one the backbones came from
-        if unused := {k for k, v in kwargs.items() if v} - hub.keys() - load.keys() - {"config"}:
+        saved = FlamingoConfig.from_pretrained(pretrained_model_name_or_path, **hub)
+        if saved.backbones_included:
+            with_info = kwargs.pop("output_loading_info", False)
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
+            if problems := {name: sorted(map(str, keys)) for name, keys in info.items() if keys}:
+                raise ValueError(f"the weights in {pretrained_model_name_or_path} do not fit: {problems}")
+            model.freeze_backbones()
+            return (model, info) if with_info else model
+        load = {k: kwargs[k] for k in ("dtype", "attn_implementation") if k in kwargs and kwargs[k] != "auto"}
+        allowed = {"config", "dtype", "adapter_kwargs", *hub, *load}
+        if unused := {k for k, v in kwargs.items() if v} - allowed:
             raise ValueError(f"{sorted(unused)} cannot be used with a checkpoint that leaves its backbones out")
+        config = kwargs.get("config") or saved
+        config.backbones = saved.backbones
         model = cls(config, *load_referenced_backbones(config, **load))
         load_trained_parts(model, pretrained_model_name_or_path, BACKBONES, **hub)
         config.backbones_included = True
+        with suppress(OSError):  # a checkpoint need not have one
+            model.generation_config = GenerationConfig.from_pretrained(pretrained_model_name_or_path, **hub)
         return model.eval()
 
     def save_pretrained(self, save_directory: Any, *args: Any, include_backbones: bool = True, **kwargs: Any) -> None:
         """As in transformers. Without its frozen backbones a checkpoint names them and keeps a fingerprint."""
         if include_backbones:
             return super().save_pretrained(save_directory, *args, **kwargs)
-        reference_backbones(self.config, {part: getattr(self, part) for part in BACKBONES})
-        kwargs.setdefault("state_dict", self.state_dict())
-        kwargs["state_dict"] = {k: v for k, v in kwargs["state_dict"].items() if not k.startswith(BACKBONES)}
+        if "max_shard_size" in kwargs:
+            raise ValueError("a checkpoint without its backbones is one file: max_shard_size cannot be chosen")
+        check_unchanged(self.config, {part: getattr(self, part) for part in BACKBONES})
+        state = kwargs.pop("state_dict", None) or self.state_dict()
+        state = {key: value for key, value in state.items() if not key.startswith(BACKBONES)}
         self.config.backbones_included = False
         try:
-            return super().save_pretrained(save_directory, *args, **{"max_shard_size": "10TB", **kwargs})
+            return super().save_pretrained(save_directory, *args, state_dict=state, max_shard_size="10TB", **kwargs)
         finally:
             self.config.backbones_included = True
 
@@ -211,6 +223,9 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         rows = [f"{part}: {n:,} parameters{' (frozen)' if part in BACKBONES else ''}" for part, n in counts.items()]
         return "\n".join(rows)
 
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        raise ValueError("the vocabulary of the language model is frozen: tokens are added by config.new_token_ids")
+
     def get_input_embeddings(self) -> nn.Embedding:
         return self.language_model.get_input_embeddings()
 
@@ -237,14 +252,22 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         self, pixel_values: Float[Tensor, "b m c h w"] | Float[Tensor, "b m f c h w"]
     ) -> Float[Tensor, "b m r v"]:
         """Visual tokens of every image: frozen features, then the resampler."""
+        if pixel_values.ndim not in (5, 6):
+            raise ValueError(f"pixel_values must be [b m c h w] or [b m f c h w], got {list(pixel_values.shape)}")
         if pixel_values.ndim == 5:
             pixel_values = rearrange(pixel_values, "b m c h w -> b m 1 c h w")
         b, m, f = pixel_values.shape[:3]
+        if m == 0:
+            return self._no_visual_tokens(b)
         flat = rearrange(pixel_values, "b m f c h w -> (b m f) c h w").to(self.vision_model.dtype)
         with torch.no_grad():
             features = encode_patches(self.vision_model, flat, self.config.vision_features)
         features = rearrange(features, "(b m f) p v -> b m f p v", b=b, m=m, f=f)
         return self.resampler(features.to(self.resampler.latents.dtype))
+
+    def _no_visual_tokens(self, documents: int) -> Tensor:
+        latents = self.resampler.latents
+        return latents.new_zeros(documents, 0, *latents.shape)
 
     def visual_cache(self, visual_tokens: Float[Tensor, "b m r v"]) -> VisualCache:
         """Keys and values of all images for each gated block, computed once and kept while decoding."""
@@ -279,7 +302,9 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         cache, image_index = self._images(input_ids, image_index, pixel_values, visual_tokens, visual_cache)
         if position_ids is None and isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
             position_ids = _positions(attention_mask)[:, -input_ids.shape[1] :]
-        if self._takes_position_ids:
+        if unknown := kwargs.keys() - self._language_model_arguments - TransformersKwargs.__annotations__.keys():
+            raise ValueError(f"neither Flamingo nor its language model has the argument {', '.join(sorted(unknown))}")
+        if "position_ids" in self._language_model_arguments:  # MPT has none
             kwargs["position_ids"] = position_ids
         with self._splice.seeing(VisualContext(cache, image_index)):
             outputs = self.language_model(
@@ -321,10 +346,15 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
             if pixel_values is not None:
                 visual_tokens = self.encode_images(pixel_values)
             if visual_tokens is None:
-                latents = self.resampler.latents
-                visual_tokens = latents.new_zeros(len(input_ids), 0, *latents.shape)
+                visual_tokens = self._no_visual_tokens(len(input_ids))
+            if visual_tokens.shape[-1] != self.config.vision_width:
+                raise ValueError(
+                    f"visual_tokens [b m r v] are {visual_tokens.shape[-1]} wide, but v is {self.config.vision_width}"
+                )
             visual_cache = self.visual_cache(visual_tokens)
-        images = visual_cache[0][0].shape[1]
+        documents, images = visual_cache[0][0].shape[:2]
+        if len(input_ids) % documents:
+            raise ValueError(f"{len(input_ids)} rows of text cannot share the images of {documents} documents evenly")
         # On an accelerator this comparison would wait for the device; there the lookup itself fails.
         if not image_index.is_cuda and int(image_index.max()) >= images:
             raise ValueError(f"image_index names image {int(image_index.max())}, but each document has {images}")

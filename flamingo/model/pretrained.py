@@ -45,31 +45,47 @@ def fingerprint(model: nn.Module) -> str:
     return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:16]
 
 
-def reference_backbones(config: FlamingoConfig, backbones: dict[str, PreTrainedModel]) -> None:
-    """Record the fingerprints of backbones that a checkpoint is going to leave out.
+def origin(model: PreTrainedModel, name_or_path: str | Path, revision: str | None) -> dict[str, str | None]:
+    """Where a backbone came from, and how to recognise it: ``FlamingoConfig.backbones`` holds one for each."""
+    return {
+        "name": str(name_or_path),
+        "revision": revision,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "fingerprint": fingerprint(model),
+    }
 
-    Raises ValueError for backbones that were not loaded by name, which nobody could find again.
-    """
+
+def check_unchanged(config: FlamingoConfig, backbones: dict[str, PreTrainedModel]) -> None:
+    """Raise ValueError unless these backbones can be left out of a checkpoint and found again by name."""
     if config.backbones is None:
         raise ValueError("the backbones of this model were not loaded by name, so a checkpoint cannot leave them out")
     for part, model in backbones.items():
-        config.backbones[part]["fingerprint"] = fingerprint(model)
+        saved = config.backbones[part]
+        if _comparable(str(model.dtype), saved["dtype"]) and fingerprint(model) != saved["fingerprint"]:
+            raise ValueError(
+                f"{part} has other weights than {saved['name']}, from which it was loaded: "
+                "save it with include_backbones=True"
+            )
 
 
 def load_referenced_backbones(config: FlamingoConfig, **kwargs: Any) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """Vision encoder and language model that a checkpoint names.
+    """Vision encoder and language model that a checkpoint names, by default in the precision they had.
 
     Raises ValueError where their weights are not those that the checkpoint was trained with.
     """
     assert config.backbones is not None
     loaded = []
     for part, load in (("vision_model", load_vision_model), ("language_model", load_text_model)):
-        origin = config.backbones[part]
-        revision = {} if origin["revision"] is None else {"revision": origin["revision"]}
-        model = load(origin["name"], **revision, **kwargs)
-        if fingerprint(model) != origin["fingerprint"]:
+        saved = config.backbones[part]
+        revision = {} if saved["revision"] is None else {"revision": saved["revision"]}
+        model = load(saved["name"], **{"dtype": saved["dtype"], **revision, **kwargs})
+        same = _comparable(str(model.dtype), saved["dtype"])
+        if (
+            fingerprint(model if same else load(saved["name"], dtype=saved["dtype"], **revision))
+            != saved["fingerprint"]
+        ):
             raise ValueError(
-                f"{origin['name']} (revision {origin['revision']}) does not hold the weights that this checkpoint "
+                f"{saved['name']} (revision {saved['revision']}) does not hold the weights that this checkpoint "
                 "was trained with"
             )
         loaded.append(model)
@@ -79,13 +95,21 @@ def load_referenced_backbones(config: FlamingoConfig, **kwargs: Any) -> tuple[Pr
 def load_trained_parts(model: nn.Module, name_or_path: str | Path, left_out: tuple[str, ...], **hub: Any) -> None:
     """Load a checkpoint into all of ``model`` but the parts ``left_out``.
 
-    Raises ValueError, naming the file and the keys, unless the keys are exactly those.
+    Raises ValueError, naming the file and the keys, unless the keys and shapes are exactly those.
     """
     path = cached_file(name_or_path, SAFE_WEIGHTS_NAME, **hub)
-    keys = model.load_state_dict(load_file(path), strict=False)
+    try:
+        keys = model.load_state_dict(load_file(path), strict=False)
+    except RuntimeError as error:  # wrong shapes, which torch names
+        raise ValueError(f"{path}: {error}") from error
     missing = [key for key in keys.missing_keys if not key.startswith(left_out)]
     if missing or keys.unexpected_keys:
         raise ValueError(f"{path}: missing keys {missing}, unexpected keys {keys.unexpected_keys}")
+
+
+def _comparable(one: str, other: str) -> bool:
+    """Whether fingerprints taken in these precisions agree: float16 rounds what they are taken of, the others don't."""
+    return (one.removeprefix("torch.") == "float16") == (other.removeprefix("torch.") == "float16")
 
 
 def _hub(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ tokens' logits. Both act only within :meth:`Splice.seeing`; called by itself, th
 the bare one.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,6 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from flamingo.model.gated import GatedCrossAttentionBlock
 from flamingo.model.layers import repeated_layers
 from flamingo.model.tokens import NewTokenEmbeddings
 
@@ -37,14 +36,16 @@ class Splice:
     def __init__(
         self,
         language_model: PreTrainedModel,
-        blocks: Mapping[int, GatedCrossAttentionBlock],
+        blocks: nn.ModuleDict,
         new_tokens: NewTokenEmbeddings,
     ) -> None:
+        """``blocks`` has a gated block for each chosen layer, under the layer's index."""
         self._context: VisualContext | None = None
+        self._blocks = blocks
         layers = repeated_layers(language_model)
-        for position, (index, block) in enumerate(blocks.items()):
-            hook = partial(self._before_layer, position, block)
-            layers[index].register_forward_pre_hook(hook, with_kwargs=True)
+        for position, index in enumerate(blocks):
+            hook = partial(self._before_layer, position, index)
+            layers[int(index)].register_forward_pre_hook(hook, with_kwargs=True)
         language_model.get_output_embeddings().register_forward_hook(partial(self._after_head, new_tokens))
 
     @contextmanager
@@ -71,13 +72,14 @@ class Splice:
             return layer(*args)
 
     def _before_layer(
-        self, position: int, block: nn.Module, layer: nn.Module, args: tuple, kwargs: dict
+        self, position: int, index: str, layer: nn.Module, args: tuple, kwargs: dict
     ) -> tuple[tuple, dict] | None:
         if self._context is None:
             return None
         keys, values = self._context.cache[position]
         hidden = args[0] if args else kwargs["hidden_states"]
-        hidden = block(hidden, keys, values, self._context.image_index)
+        # Looked up now, so that a block which was replaced or wrapped is the one that acts.
+        hidden = self._blocks[index](hidden, keys, values, self._context.image_index)
         return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
     def _after_head(

@@ -25,10 +25,14 @@ def encode_patches(
         return rearrange(states, "images v h w -> images (h w) v")
     if config.final_norm:
         states = _final_norm(encoder)(states)
-    patch = encoder.config.patch_size
+    patch = getattr(encoder.config, "patch_size", None)
+    if patch is None:
+        raise ValueError(f"{type(encoder).__name__} gives neither a grid nor patches of a config's patch_size")
     patch_height, patch_width = (patch, patch) if isinstance(patch, int) else patch
     patches = (pixel_values.shape[-2] // patch_height) * (pixel_values.shape[-1] // patch_width)
     others = states.shape[1] - patches
+    if others < 0:
+        raise ValueError(f"{type(encoder).__name__} has {patches} patches, but merges them to {states.shape[1]} tokens")
     _check_class_token(encoder, config, others)
     # The class token and registers come first in every one of the supported encoders.
     return states[:, others:] if config.class_token == "drop" else states
@@ -86,6 +90,8 @@ def _final_norm(encoder: nn.Module) -> nn.Module:
 @torch.no_grad()
 def feature_width(encoder: PreTrainedModel, config: VisionFeaturesConfig) -> int:
     """Width v of the chosen features, measured on one blank image; checks ``config`` on the way."""
+    if not hasattr(encoder.config, "num_channels"):
+        raise ValueError(f"{type(encoder).__name__} is no vision encoder: its config has no num_channels")
     size = getattr(encoder.config, "image_size", 224)
     height, width = (size, size) if isinstance(size, int) else size
     blank = torch.zeros(1, encoder.config.num_channels, height, width, dtype=encoder.dtype, device=encoder.device)

@@ -52,6 +52,8 @@ def test_documents_and_images_of_nothing_are_refused():
         Image()
     with pytest.raises(ValueError, match="a frame must be a picture or a path, got list"):
         Image(["a.jpg", "b.jpg"])
+    with pytest.raises(ValueError, match="a Text needs a string, got int"):
+        Text(5)
     with pytest.raises(ValueError, match="document 'page 3' has neither text nor image"):
         Document([EndOfChunk()], id="page 3")
     with pytest.raises(ValueError, match="has a part of type str; parts are Text, Image or EndOfChunk"):

@@ -91,7 +91,7 @@ def test_a_data_loader_resumes_with_its_workers(workers):
     ("change", "message"),
     [
         ({"weights": {"a": 1.0}}, r"sources \['a', 'b'\] and weights \['a'\] must have the same names"),
-        ({"weights": {"a": 1.0, "b": 0.0}}, r"the weight of b must be positive, got 0\.0"),
+        ({"weights": {"a": 1.0, "b": 0.0}}, r"the weight of b must be positive and finite, got 0\.0"),
         ({"sources": {"a": [1], "b": []}}, "source b is empty"),
         ({"rank": 2, "ranks": 2}, r"rank 2 must lie in \[0, ranks=2\)"),
     ],
@@ -108,3 +108,5 @@ def test_a_position_of_another_mixture_is_refused():
         mixture(seed=4).load_state_dict(state)
     with pytest.raises(ValueError, match="belongs to another mixture"):
         Mixture({**SOURCES, "video": range(4)}, WEIGHTS, 3).load_state_dict(state)
+    with pytest.raises(ValueError, match="belongs to another mixture"):
+        Mixture(SOURCES, {**WEIGHTS, "video": 0.05}, 3).load_state_dict(state)

@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 from PIL import Image as PILImage
+from tokenizers import processors
 from transformers import AutoProcessor, AutoTokenizer
 
 from flamingo import Document, FlamingoProcessor, Image, Text
@@ -111,6 +112,19 @@ def test_bytes_of_one_character_stay_together(processor, pictures):
     assert spelled(processor, example, lambda _, trained: trained) == "日本<|endofchunk|></s>"
 
 
+def test_offsets_that_leave_out_spaces_move_no_token(processor, pictures):
+    """Some tokenizers report a token of spaces as nothing at the place behind it: before the next image's marker."""
+    trimming = tiny.tokenizer()
+    trimming.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    trimming = FlamingoProcessor(processor.image_processor, trimming)
+    document = Document([Text("one "), pictures[0], Text("a dog "), pictures[1], Text("Output:", False), Text("  ")])
+    for arguments in ({}, {"next_image": True}, {"prompt": True}):
+        expected, actual = processor.encode(document, **arguments), trimming.encode(document, **arguments)
+        assert torch.equal(actual.input_ids, expected.input_ids)
+        assert torch.equal(actual.image_index, expected.image_index)
+        assert arguments.get("prompt") or torch.equal(actual.labels, expected.labels)
+
+
 def test_coins_are_drawn_per_document_with_the_given_probabilities(processor, pictures):
     document = Document([Text("one"), pictures[0], Text("two")])
 
@@ -208,6 +222,7 @@ def test_a_tokenizer_without_padding_token_gets_one(backbones):
     [
         ([Text("an <image> here")], "document 'd1' has the special token <image> in its text"),
         ([Text("<|endofchunk|>")], r"document 'd1' has the special token <\|endofchunk\|> in its text"),
+        ([Text("struck </s> out")], "document 'd1' has the special token </s> in its text"),
         ([Text("a dog " * 100)], "document 'd1' has .* tokens, more than the 128 that fit"),
         ([Image("nowhere.jpg")], "image file nowhere.jpg does not exist"),
         ([Image("a.png"), Image("a.png", "a.png")], r"document 'd1' has images with \[1, 2\] frames"),
@@ -224,6 +239,8 @@ def test_documents_that_cannot_be_processed_are_named(processor, parts, message)
     [
         ({"text": "<image><image>", "images": []}, "text 0 has 2 <image> markers, but 0 images were given"),
         ({"text": ["a", "<image>"], "images": [[]]}, "2 texts need 2 lists of images"),
+        ({"text": "a dog " * 100}, "text 0 has .* tokens, more than the 128 that fit"),
+        ({"text": "a", "padding": "max_length"}, "padding='max_length' is not to be had"),
         ({"text": "a", "return_tensors": "np"}, "return_tensors must be 'pt', got 'np'"),
         ({"text": "a", "padding_side": "middle"}, "padding_side must be left or right, got 'middle'"),
         ({"images": []}, "a text is needed"),
@@ -235,11 +252,16 @@ def test_prompts_that_do_not_fit_are_refused(processor, arguments, message):
         processor(**arguments)
 
 
-def test_broken_files_are_named_and_turned_pictures_turned_upright(tmp_path):
+def test_broken_files_are_named_and_turned_pictures_turned_upright(tmp_path, monkeypatch):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"image .*broken\.jpg cannot be read"):
         open_image(broken)
+    monkeypatch.setattr(PILImage, "MAX_IMAGE_PIXELS", 10)
+    PILImage.new("L", (40, 20)).save(tmp_path / "large.png")
+    with pytest.raises(ValueError, match=r"image .*large\.png cannot be read: .* exceeds limit"):
+        open_image(tmp_path / "large.png")
+    monkeypatch.undo()
     cut = tmp_path / "cut.jpg"
     PILImage.effect_noise((64, 64), 50).save(cut)
     cut.write_bytes(cut.read_bytes()[:700])

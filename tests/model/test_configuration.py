@@ -1,9 +1,12 @@
 """Config values out of range, and keys that are none, are named."""
 
 import pytest
+import torch
+from transformers import AutoModel, AutoModelForCausalLM
 
 from flamingo import FlamingoConfig, FlamingoForConditionalGeneration
 from flamingo.model.configuration import GatedConfig, ResamplerConfig, VisionFeaturesConfig
+from tests import tiny
 
 
 def test_it_survives_a_round_trip(tmp_path, gpt2):
@@ -24,10 +27,17 @@ def test_it_survives_a_round_trip(tmp_path, gpt2):
         ({"gated": {"gate": "sigmoid"}}, r"gated\.gate must be one of scalar, vector, none; got 'sigmoid'"),
         ({"gated": {"attend": "next"}}, r"gated\.attend must be one of last, previous; got 'next'"),
         ({"gated": {"evry": 2}}, r"a key of gated must be one of every, offset.*; got 'evry'"),
-        ({"resampler": {"latents": 6.5}}, r"resampler\.latents must be a whole number of at least 1, got 6\.5"),
+        ({"resampler": {"latents": 6.5}}, r"resampler\.latents must be a whole number, got 6\.5"),
         ({"resampler": {"frames": -1}}, r"resampler\.frames must be a whole number of at least 0, got -1"),
         ({"resampler": {"activation": "swoosh"}}, r"resampler\.activation must be one of .*relu2.*; got 'swoosh'"),
         ({"vision_features": {"class_token": True}}, r"vision_features\.class_token must be one of .*; got True"),
+        (
+            {"vision_features": {"final_norm": "false"}},
+            r"vision_features\.final_norm must be true or false, got 'false'",
+        ),
+        ({"gated": {"offset": "1"}}, r"gated\.offset must be a whole number, got '1'"),
+        ({"text_config": {"vocab_size": 5}}, "text_config has no model_type"),
+        ({"new_token_ids": "5"}, "new_token_ids must be a list of whole numbers, got '5'"),
         ({"new_token_ids": [5, 5]}, r"new_token_ids must be distinct and not negative, got \[5, 5\]"),
     ],
     ids=str,
@@ -42,6 +52,23 @@ def test_a_key_that_is_none_is_not_kept_silently(backbones):
         FlamingoForConditionalGeneration.from_vision_text_pretrained(
             backbones / "clip_vision_model", backbones / "gpt2", gatd={"every": 2}
         )
+
+
+def test_the_configuration_of_another_model_is_refused(backbones):
+    with pytest.raises(ValueError, match="this is the configuration of a gpt2, not of a flamingo"):
+        FlamingoForConditionalGeneration.from_pretrained(backbones / "gpt2")
+
+
+def test_a_live_models_configuration_is_copied_not_changed(backbones):
+    """transformers would take its attention implementation away, and with it the causal mask."""
+    language_model = AutoModelForCausalLM.from_pretrained(backbones / "llama").eval()
+    ids = torch.tensor([[3, 4, 5, 6]])
+    expected = language_model(ids).logits
+    vision_model = AutoModel.from_pretrained(backbones / "clip_vision_model")
+    config = FlamingoConfig(vision_config=vision_model.config, text_config=language_model.config, **tiny.PARTS)
+    model = FlamingoForConditionalGeneration(config, vision_model, language_model).eval()
+    assert torch.equal(language_model(ids).logits, expected)
+    assert torch.equal(model(ids).logits, expected)
 
 
 def test_a_placement_that_chooses_no_layer_is_refused(backbones):

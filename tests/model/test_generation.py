@@ -106,6 +106,42 @@ def test_other_ways_to_cache_give_the_same_text(gpt2):
     assert torch.equal(gpt2.generate(**batch, **BEAMS, cache_implementation="static"), gpt2.generate(**batch, **BEAMS))
 
 
+def test_assisted_and_chunked_decoding_give_the_same_text(gpt2):
+    """Several tokens in one step, and steps that are taken back."""
+    batch = alone(ragged(), 0)
+    batch["input_ids"] %= 8  # repetitions, for the look-up to find
+    expected = gpt2.generate(**batch, **GREEDY)
+    for settings in (
+        {"prompt_lookup_num_tokens": 3},
+        {"prefill_chunk_size": 5, "past_key_values": DynamicCache(config=gpt2.language_model.config)},
+        {"prefill_chunk_size": 4},
+    ):
+        assert torch.equal(gpt2.generate(**batch, **GREEDY, **settings), expected), settings
+
+
+def test_a_second_turn_continues_behind_the_cache_of_the_first(gpt2):
+    """With the whole text given, and with its new part alone."""
+    batch = tiny.inputs()
+    cache = gpt2.visual_cache(gpt2.encode_images(batch.pop("pixel_values")))
+    expected = gpt2.generate(**batch, visual_cache=cache, **GREEDY)
+    for new in (slice(None), slice(9, None)):
+        first = {key: value[:, :9] for key, value in batch.items()}
+        past = gpt2(**first, visual_cache=cache, use_cache=True).past_key_values
+        rest = {**batch, "input_ids": batch["input_ids"][:, new], "image_index": batch["image_index"][:, new]}
+        out = gpt2.generate(**rest, visual_cache=cache, past_key_values=past, **GREEDY)
+        assert torch.equal(out[:, -8:], expected[:, -8:])
+
+
+@pytest.mark.parametrize("settings", [GREEDY, BEAMS], ids=["greedy", "beams"])
+def test_rows_may_share_the_images_of_one_document(gpt2, settings):
+    batch = tiny.inputs(documents=3)
+    cache = gpt2.visual_cache(gpt2.encode_images(batch.pop("pixel_values")[:1]))
+    batch["image_index"][1, -2:] = 0
+    copies = [(keys.expand(3, -1, -1, -1, -1), values.expand(3, -1, -1, -1, -1)) for keys, values in cache]
+    shared = gpt2.generate(**batch, visual_cache=cache, **settings)
+    assert torch.equal(shared, gpt2.generate(**batch, visual_cache=copies, **settings))
+
+
 def test_a_prompt_of_one_token_is_enough(model):
     image = torch.randn(1, 1, 3, 16, 16)
     prompt = {"input_ids": torch.tensor([[301]]), "image_index": torch.tensor([[0]]), "pixel_values": image}
@@ -188,7 +224,17 @@ def test_arguments_that_do_not_fit_are_refused(gpt2):
     batch = tiny.inputs()
     with pytest.raises(ValueError, match=r"image_index \[2, 13\] must have the shape of input_ids \[2, 14\]"):
         gpt2.generate(**{**batch, "image_index": batch["image_index"][:, 1:]}, **GREEDY)
+    with pytest.raises(ValueError, match="padded on the left"):
+        gpt2.generate(**{**batch, "attention_mask": batch["attention_mask"].flip(1).tril(12)}, **GREEDY)
     with pytest.raises(ValueError, match="generate needs input_ids"):
         gpt2.generate(image_index=batch["image_index"], pixel_values=batch["pixel_values"])
     with pytest.raises(ValueError, match="max_new_tokns"):
         gpt2.generate(**batch, max_new_tokns=3)
+    with pytest.raises(ValueError, match="an assistant_model would not see the images"):
+        gpt2.generate(**batch, **GREEDY, assistant_model=gpt2.language_model)
+    gpt2.gradient_checkpointing_enable()
+    gpt2.train()
+    with pytest.raises(ValueError, match=r"call model\.eval\(\) first"):
+        gpt2.generate(**batch, **GREEDY)
+    gpt2.eval()
+    gpt2.generate(**batch, **GREEDY)

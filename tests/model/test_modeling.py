@@ -95,6 +95,12 @@ def test_pixels_visual_tokens_and_cache_are_three_ways_to_say_the_same(model):
     assert torch.equal(model(**inputs, pixel_values=pixels.unsqueeze(2)).logits, expected)
 
 
+def test_places_for_no_image_at_all_are_no_images(gpt2):
+    inputs = {**tiny.inputs(), "image_index": torch.full((2, 14), -1)}
+    none = gpt2(**{**inputs, "pixel_values": torch.zeros(2, 0, 3, 16, 16)}).logits
+    assert torch.equal(none, gpt2(inputs["input_ids"], inputs["attention_mask"]).logits)
+
+
 def test_videos_need_frame_embeddings_and_their_frames_count(backbones):
     inputs = tiny.inputs()
     pixels = torch.randn(2, 3, 4, 3, 16, 16)
@@ -203,6 +209,11 @@ def test_checkpointed_forward_passes_keep_their_own_images(gpt2):
         torch.testing.assert_close(parameter.grad, expected, atol=1e-6, rtol=1e-5)
 
 
+def test_a_vocabulary_that_is_frozen_is_not_resized(gpt2):
+    with pytest.raises(ValueError, match=r"frozen: tokens are added by config\.new_token_ids"):
+        gpt2.resize_token_embeddings(400)
+
+
 def test_reentrant_checkpointing_is_refused(gpt2):
     with pytest.raises(ValueError, match="use_reentrant=True"):
         gpt2.gradient_checkpointing_enable({"use_reentrant": True})
@@ -256,6 +267,9 @@ def test_new_parts_stay_in_float32_beside_a_bfloat16_language_model(backbones):
         ({"image_index": None}, "images need an image_index"),
         ({"image_index": torch.full((2, 14), 3)}, "names image 3, but each document has 3"),
         ({"visual_tokens": torch.zeros(2, 3, 5, 24)}, "give images once"),
+        ({"pixel_values": None, "visual_tokens": torch.zeros(2, 3, 5, 23)}, "23 wide, but v is 24"),
+        ({"pixel_values": torch.zeros(3, 3, 3, 16, 16)}, "2 rows of text cannot share the images of 3 documents"),
+        ({"pixel_vales": torch.zeros(2, 3, 3, 16, 16)}, "nor its language model has the argument pixel_vales"),
         ({"input_ids": torch.full((2, 14), 302)}, "token id 302 is beyond .* vocabulary of 300 .*new_token_ids"),
     ],
 )

@@ -32,9 +32,26 @@ def test_loaded_logits_are_identical(model, tmp_path, include_backbones):
     assert torch.equal(again(**tiny.inputs()).logits, expected)
 
 
+def test_a_configuration_in_memory_does_not_hide_that_backbones_are_left_out(gpt2, tmp_path):
+    gpt2.save_pretrained(tmp_path, include_backbones=False)
+    loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path, config=gpt2.config)
+    assert torch.equal(loaded(**tiny.inputs()).logits, gpt2(**tiny.inputs()).logits)
+
+
+@pytest.mark.parametrize("include_backbones", [True, False])
+def test_settings_of_generation_come_along(gpt2, tmp_path, include_backbones):
+    gpt2.generation_config.max_new_tokens = 5
+    gpt2.generation_config.eos_token_id = tiny.NEW_TOKEN_IDS[0]
+    gpt2.save_pretrained(tmp_path, include_backbones=include_backbones)
+    loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path).generation_config
+    assert (loaded.max_new_tokens, loaded.eos_token_id) == (5, tiny.NEW_TOKEN_IDS[0])
+
+
 @pytest.mark.parametrize("include_backbones", [True, False])
 def test_autoclasses_find_it(gpt2, tmp_path, include_backbones):
     gpt2.save_pretrained(tmp_path, include_backbones=include_backbones)
+    half = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert half.language_model.dtype == torch.bfloat16
     assert isinstance(AutoConfig.from_pretrained(tmp_path), FlamingoConfig)
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path)
     assert isinstance(loaded, FlamingoForConditionalGeneration)
@@ -74,6 +91,27 @@ def test_other_backbones_than_those_trained_with_are_refused(backbones, tmp_path
         FlamingoForConditionalGeneration.from_pretrained(tmp_path / "flamingo")
 
 
+@pytest.mark.parametrize("composed", [torch.float16, torch.float32])
+def test_float16_is_no_reason_to_refuse(backbones, tmp_path, composed):
+    """It rounds what the fingerprint is taken of, whichever way round."""
+    model = tiny.flamingo(backbones, dtype=composed)
+    model.save_pretrained(tmp_path, include_backbones=False)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path, dtype=dtype)
+        assert loaded.language_model.dtype == dtype
+    assert FlamingoForConditionalGeneration.from_pretrained(tmp_path).language_model.dtype == composed
+
+
+def test_backbones_that_were_changed_are_not_left_out(gpt2, tmp_path):
+    gpt2.language_model.adapter = torch.nn.Linear(2, 2)  # added weights, as of an adapter, would be lost
+    with pytest.raises(ValueError, match=r"language_model has other weights than .*gpt2.*include_backbones=True"):
+        gpt2.save_pretrained(tmp_path, include_backbones=False)
+    del gpt2.language_model.adapter
+    gpt2.save_pretrained(tmp_path, include_backbones=False)
+    with pytest.raises(ValueError, match="is one file: max_shard_size cannot be chosen"):
+        gpt2.save_pretrained(tmp_path, include_backbones=False, max_shard_size="1MB")
+
+
 def test_a_fingerprint_knows_values_not_names_or_float32_from_bfloat16(gpt2):
     model = gpt2.language_model.to(torch.bfloat16)
     expected = fingerprint(model)
@@ -87,6 +125,27 @@ def test_backbones_without_a_name_cannot_be_left_out(gpt2, tmp_path):
     config = FlamingoConfig.from_dict({**gpt2.config.to_dict(), "backbones": None})
     with pytest.raises(ValueError, match="were not loaded by name"):
         FlamingoForConditionalGeneration(config).save_pretrained(tmp_path, include_backbones=False)
+
+
+@pytest.mark.parametrize("include_backbones", [True, False])
+def test_shapes_that_do_not_fit_are_named(gpt2, tmp_path, include_backbones):
+    gpt2.save_pretrained(tmp_path, include_backbones=include_backbones)
+    path = tmp_path / "model.safetensors"
+    state = load_file(path)
+    state["resampler.latents"] = state["resampler.latents"][:4].clone()
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises((ValueError, RuntimeError), match="mismatch"):
+        FlamingoForConditionalGeneration.from_pretrained(tmp_path)
+
+
+def test_keys_of_a_whole_checkpoint_that_do_not_fit_are_named(gpt2, tmp_path):
+    gpt2.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    state = load_file(path)
+    state["resampler.latens"] = state.pop("resampler.latents")
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"missing_keys.*resampler\.latents.*unexpected_keys.*resampler\.latens"):
+        FlamingoForConditionalGeneration.from_pretrained(tmp_path)
 
 
 def test_keys_that_do_not_fit_are_named(gpt2, tmp_path):
@@ -105,6 +164,11 @@ def test_an_argument_that_would_be_ignored_is_refused(gpt2, tmp_path):
     gpt2.save_pretrained(tmp_path, include_backbones=False)
     with pytest.raises(ValueError, match=r"\['device_map'\] cannot be used with a checkpoint that leaves"):
         FlamingoForConditionalGeneration.from_pretrained(tmp_path, device_map="auto")
+
+
+def test_what_is_no_vision_encoder_is_refused(backbones):
+    with pytest.raises(ValueError, match="GPT2Model is no vision encoder"):
+        FlamingoForConditionalGeneration.from_vision_text_pretrained(backbones / "gpt2", backbones / "gpt2")
 
 
 def test_arguments_for_each_backbone_reach_it(backbones, tmp_path):

@@ -73,6 +73,23 @@ def test_a_deep_copy_is_a_model_of_its_own(gpt2):
     assert torch.equal(gpt2(**inputs).logits, before)
 
 
+def test_a_block_that_was_replaced_is_the_one_that_acts(gpt2):
+    """Wrapped by a compiler or a sharding library, say."""
+
+    class Twice(nn.Module):
+        def __init__(self, block):
+            super().__init__()
+            self.block = block
+            self.keys_values = block.keys_values
+
+        def forward(self, hidden, *rest):
+            return self.block(self.block(hidden, *rest), *rest)
+
+    before = gpt2(**tiny.inputs()).logits
+    gpt2.gated_layers["3"] = Twice(gpt2.gated_layers["3"])
+    assert (gpt2(**tiny.inputs()).logits - before).abs().max() > 1e-2
+
+
 def test_nothing_stays_visible_after_an_error(gpt2):
     cache = gpt2.visual_cache(torch.randn(1, 1, 5, 24))
     context = VisualContext(cache, torch.zeros(1, 3, dtype=torch.long))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 from flamingo.model.configuration import VisionFeaturesConfig
 from flamingo.model.pretrained import load_vision_model
@@ -90,6 +90,13 @@ def test_every_encoder_composes(backbones, kind):
 def test_a_config_that_does_not_fit_the_encoder_is_refused_at_once(backbones, kind, config, message):
     with pytest.raises(ValueError, match=message):
         tiny.flamingo(backbones, vision=kind, vision_features=config)
+
+
+def test_encoders_whose_tokens_are_not_patches_are_refused():
+    settings = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "image_size": 16, "patch_size": 2}
+    swin = AutoModel.from_config(AutoConfig.for_model("swin", **settings, window_size=4)).eval()
+    with pytest.raises(ValueError, match="SwinModel has 64 patches, but merges them to 16 tokens"):
+        feature_width(swin, VisionFeaturesConfig())
 
 
 def test_the_vision_tower_of_a_two_tower_model_is_taken(tmp_path):
