@@ -1,6 +1,6 @@
 """Measures what must not get slower: time per decoded token against the number of images in the prompt.
 
-python -m experiments.benchmark          about a minute on 2 cores
+python -m experiments.benchmark          about two minutes on 2 cores
 """
 
 import argparse

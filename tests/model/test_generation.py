@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import DynamicCache, set_seed
+from transformers import DynamicCache, GenerationConfig, set_seed
 
 from tests import tiny
 
@@ -78,6 +78,14 @@ def test_the_continuation_sees_what_its_prompts_last_token_sees(gpt2):
         gpt2.generate(**b, **GREEDY, output_logits=True, return_dict_in_generate=True).logits[0] for b in (batch, other)
     ]
     assert (steps[0][1] - steps[1][1]).abs().max() > 1e-3
+
+
+def test_settings_may_come_as_an_object_or_from_the_model(gpt2):
+    batch = ragged()
+    expected = gpt2.generate(**batch, **BEAMS)
+    assert torch.equal(gpt2.generate(**batch, generation_config=GenerationConfig(**BEAMS)), expected)
+    gpt2.generation_config = GenerationConfig(**BEAMS)
+    assert torch.equal(gpt2.generate(**batch), expected)
 
 
 def test_samples_are_the_same_with_and_without_cache(gpt2):

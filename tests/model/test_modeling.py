@@ -176,6 +176,15 @@ def test_training_mode_gives_the_evaluation_modes_logits(model):
     assert torch.equal(model.train()(**inputs).logits, logits)
 
 
+def test_the_frozen_encoders_batch_norms_do_not_move(backbones):
+    model = tiny.flamingo(backbones, vision="mobilenet_v2").train()
+    inputs = {**tiny.inputs(), "pixel_values": torch.randn(2, 3, 3, 64, 64)}
+    before = {name: buffer.clone() for name, buffer in model.vision_model.named_buffers()}
+    logits = model(**inputs).logits
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.vision_model.named_buffers())
+    torch.testing.assert_close(model.eval()(**inputs).logits, logits)
+
+
 def gradients(model, inputs):
     model.zero_grad()
     model(**inputs, labels=inputs["input_ids"], use_cache=False).loss.backward()
@@ -258,6 +267,7 @@ def test_new_parts_stay_in_float32_beside_a_bfloat16_language_model(backbones):
     twin.load_state_dict(model.state_dict())
     expected, logits = twin(**tiny.inputs()).logits, model(**tiny.inputs()).logits
     assert logits.dtype == torch.bfloat16
+    assert next_token_loss(logits, tiny.inputs()["input_ids"]).dtype == torch.float32
     assert F.cosine_similarity(logits.float().flatten(), expected.flatten(), dim=0) > 0.99
 
 

@@ -166,6 +166,16 @@ def test_an_argument_that_would_be_ignored_is_refused(gpt2, tmp_path):
         FlamingoForConditionalGeneration.from_pretrained(tmp_path, device_map="auto")
 
 
+def test_a_composition_generates_by_the_language_models_settings(backbones, tmp_path):
+    language_model = tiny.flamingo(backbones).language_model
+    language_model.generation_config.max_new_tokens = 3
+    language_model.save_pretrained(tmp_path)
+    model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
+        backbones / "vit", tmp_path, new_token_ids=tiny.NEW_TOKEN_IDS, **tiny.PARTS
+    )
+    assert model.generation_config.max_new_tokens == 3
+
+
 def test_what_is_no_vision_encoder_is_refused(backbones):
     with pytest.raises(ValueError, match="GPT2Model is no vision encoder"):
         FlamingoForConditionalGeneration.from_vision_text_pretrained(backbones / "gpt2", backbones / "gpt2")
