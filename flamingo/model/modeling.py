@@ -1,6 +1,7 @@
 """Flamingo: composition of the parts, forward pass, and generation."""
 
 from contextlib import suppress
+from copy import deepcopy
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
@@ -149,7 +150,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         allowed = {"config", "dtype", "adapter_kwargs", *hub, *load}
         if unused := {k for k, v in kwargs.items() if v} - allowed:
             raise ValueError(f"{sorted(unused)} cannot be used with a checkpoint that leaves its backbones out")
-        config = kwargs.get("config") or saved
+        config = deepcopy(kwargs.get("config") or saved)  # it may be another model's
         config.backbones = saved.backbones
         model = cls(config, *load_referenced_backbones(config, **load))
         load_trained_parts(model, pretrained_model_name_or_path, BACKBONES, **hub)

@@ -35,6 +35,7 @@ def test_loaded_logits_are_identical(model, tmp_path, include_backbones):
 def test_a_configuration_in_memory_does_not_hide_that_backbones_are_left_out(gpt2, tmp_path):
     gpt2.save_pretrained(tmp_path, include_backbones=False)
     loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path, config=gpt2.config)
+    assert loaded.config is not gpt2.config
     assert torch.equal(loaded(**tiny.inputs()).logits, gpt2(**tiny.inputs()).logits)
 
 
