@@ -12,7 +12,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
-from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
@@ -20,6 +19,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple, logging
 from flamingo.model.configuration import FlamingoConfig
 from flamingo.model.gated import GatedCrossAttentionBlock
 from flamingo.model.generation import FlamingoGeneration
+from flamingo.model.initialization import initialize
 from flamingo.model.pretrained import (
     check_unchanged,
     load_referenced_backbones,
@@ -174,25 +174,8 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         finally:
             self.config.backbones_included = True
 
-    @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """New parts only: linear maps keep the variance of their input, latents are standard normal."""
-        if isinstance(module, nn.Linear):
-            init.normal_(module.weight, std=module.in_features**-0.5)
-        elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
-            init.ones_(module.weight)
-            if getattr(module, "bias", None) is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, PerceiverResampler):
-            init.normal_(module.latents, std=1.0)
-            if module.frame_embeddings is not None:
-                init.normal_(module.frame_embeddings, std=0.02)
-        elif isinstance(module, NewTokenEmbeddings):
-            for rows in module.parameters(recurse=False):
-                init.normal_(rows, std=0.02)
-        elif isinstance(module, GatedCrossAttentionBlock):
-            for gate in module.parameters(recurse=False):
-                init.zeros_(gate)
+        initialize(module)
 
     # ------------------------------------------------------------------------------- what trains
 

@@ -1,0 +1,39 @@
+"""How the trained parts begin."""
+
+import pytest
+import torch
+
+from flamingo import FlamingoConfig, FlamingoForConditionalGeneration
+from tests import tiny
+
+
+@pytest.fixture
+def fresh(backbones):
+    config = tiny.flamingo(backbones, resampler={"frames": 4, "latents": 40, "qk_norm": True}).config
+    return FlamingoForConditionalGeneration(FlamingoConfig.from_dict(config.to_dict()))
+
+
+def test_every_trained_parameter_gets_its_distribution(fresh):
+    for name, parameter in fresh.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        last, parameter = name.rsplit(".", 1)[-1], parameter.detach()
+        if last.endswith("_gate") or last == "bias":
+            assert not parameter.any(), name
+        elif "norm" in name:
+            assert (parameter == 1).all(), name
+        else:
+            std = {"latents": 1.0, "frame_embeddings": 0.02, "input_rows": 0.02, "output_rows": 0.02}.get(last)
+            assert parameter.std() == pytest.approx(std or parameter.shape[1] ** -0.5, rel=0.3), name
+            assert abs(parameter.mean()) < 0.3 * parameter.std(), name
+
+
+def test_composing_and_initialising_leave_the_backbones_as_they_were(backbones):
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    model = tiny.flamingo(backbones, language="llama")
+    language_model = AutoModelForCausalLM.from_pretrained(backbones / "llama")
+    vision_model = AutoModel.from_pretrained(backbones / "clip_vision_model")
+    for ours, theirs in ((model.language_model, language_model), (model.vision_model, vision_model)):
+        assert ours.state_dict().keys() == theirs.state_dict().keys()
+        assert all(torch.equal(value, ours.state_dict()[key]) for key, value in theirs.state_dict().items())
