@@ -87,6 +87,7 @@ class FlamingoGeneration(GenerationMixin):
         self, input_ids: Tensor, image_index: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """With the ``image_index`` of the tokens run now: the prompt's, and its last for all that follow."""
+        kwargs.pop("tokenizer", None)  # of stopping strings; transformers hands it on to the model
         prepared = super().prepare_inputs_for_generation(input_ids, **kwargs)
         assert image_index is not None
         past = kwargs.get("past_key_values")

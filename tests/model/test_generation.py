@@ -88,6 +88,16 @@ def test_settings_may_come_as_an_object_or_from_the_model(gpt2):
     assert torch.equal(gpt2.generate(**batch), expected)
 
 
+@pytest.mark.parametrize("settings", [GREEDY, BEAMS], ids=["greedy", "beams"])
+def test_stopping_strings_end_the_text(gpt2, settings):
+    tokenizer, batch = tiny.tokenizer(), alone(ragged(), 0)
+    expected = gpt2.generate(**batch, **settings)
+    stop = tokenizer.decode(expected[0, 16])
+    out = gpt2.generate(**batch, **settings, tokenizer=tokenizer, stop_strings=[stop])
+    assert stop in tokenizer.decode(out[0, 14:])
+    assert out.shape[1] <= expected.shape[1]
+
+
 def test_samples_are_the_same_with_and_without_cache(gpt2):
     batch, settings = ragged(), {**GREEDY, "do_sample": True, "num_return_sequences": 4}
     set_seed(3)
