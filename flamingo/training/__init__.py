@@ -1,0 +1,1 @@
+"""Batches -> trained weights."""

@@ -1,0 +1,91 @@
+"""AdamW with three groups of parameters, and a rate that warms up and may fall."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+Schedule = Literal["constant", "cosine"]
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW and its schedule (Flamingo, appendix B.1.2: 1e-4, decay 0.1, clip 1, 5000 steps of warm-up)."""
+
+    rate: float = 1e-4
+    #: The gates' own rate; None: that of all. They start closed, and all that is learnt comes through them.
+    gate_rate: float | None = None
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.999)
+    #: Number of steps in which the rate rises linearly.
+    warmup: int = 0
+    schedule: Schedule = "constant"
+    #: Largest norm of the gradient of all parameters; larger ones are scaled down to it.
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.betas = tuple(self.betas)  # type: ignore[assignment]  # lists come from YAML and JSON
+        for key in ("rate", "gate_rate", "clip"):
+            value = getattr(self, key)
+            if value is not None and not value > 0:
+                raise ValueError(f"optimizer {key} must be positive, got {value}")
+        for key in ("weight_decay", "warmup"):
+            if not 0 <= getattr(self, key) < math.inf:
+                raise ValueError(f"optimizer {key} must not be negative, got {getattr(self, key)}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optimizer betas must be two numbers in [0, 1), got {self.betas}")
+        if self.schedule not in get_args(Schedule):
+            raise ValueError(f"optimizer schedule must be one of {get_args(Schedule)}, got {self.schedule!r}")
+
+
+def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """What trains: matrices, which decay; gates, with a rate of their own; and all the rest, as it is.
+
+    The rest are biases, norms, the resampler's latents and frame embeddings, and the new tokens' rows.
+    Raises ValueError for a model of which nothing trains.
+    """
+    matrices, gates, others = [], [], []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        owner, _, kind = name.rpartition(".")
+        if kind.endswith("_gate"):
+            gates.append((name, parameter))
+        elif kind == "weight" and parameter.ndim >= 2 and not isinstance(model.get_submodule(owner), nn.Embedding):
+            matrices.append((name, parameter))
+        else:
+            others.append((name, parameter))
+    gate_rate = config.rate if config.gate_rate is None else config.gate_rate
+    groups = [
+        {"params": matrices, "lr": config.rate, "weight_decay": config.weight_decay},
+        {"params": others, "lr": config.rate, "weight_decay": 0.0},
+        {"params": gates, "lr": gate_rate, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if not groups:
+        raise ValueError("no parameter of the model trains: all have requires_grad=False")
+    return groups
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> AdamW:
+    return AdamW(parameter_groups(model, config), betas=config.betas)
+
+
+def rate_factor(config: OptimizerConfig, step: int, steps: int) -> float:
+    """What multiplies the rates at ``step`` of ``steps``, counted from 1; a cosine is at 0 in the last."""
+    if step < config.warmup:
+        return step / config.warmup
+    if config.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - config.warmup) / (steps - config.warmup)))
+
+
+def make_schedule(optimizer: AdamW, config: OptimizerConfig, steps: int) -> LambdaLR:
+    """Raises ValueError where the warm-up leaves no step to train with."""
+    if config.warmup >= steps:
+        raise ValueError(f"optimizer warmup {config.warmup} must be less than the number of steps, {steps}")
+    # LambdaLR counts the steps that are done, and asks once more after the last.
+    return LambdaLR(optimizer, lambda done: rate_factor(config, min(done + 1, steps), steps))

@@ -1,0 +1,151 @@
+"""Runs that can be started in processes of their own: a tiny model on two small data sets."""
+
+import json
+import os
+import random
+import signal
+import socket
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from flamingo.data.collate import Example, collate
+from flamingo.data.mixture import Mixture
+from flamingo.training.loop import TrainingConfig, train
+from flamingo.training.objective import Batch, DataSet
+from flamingo.training.optimizer import OptimizerConfig
+from tests import tiny
+
+#: For each of two data sets: its name, the number of images of its documents, and its weight.
+DATA = {"pairs": (1, 0.5), "texts": (0, 0.2)}
+OPTIMIZER = OptimizerConfig(rate=1e-3, gate_rate=1e-2, warmup=2, schedule="cosine")
+
+
+def example(number: int, images: int) -> Example:
+    """Of 5 to 8 tokens, a function of its number; the first two are not trained on."""
+    generator = torch.Generator().manual_seed(number)
+    ids = torch.randint(2, tiny.VOCABULARY, (5 + number % 4,), generator=generator)
+    labels = ids.clone()
+    labels[:2] = -100
+    pixels = torch.randn(images, 1, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, generator=generator) if images else None
+    return Example(ids, torch.full_like(ids, images - 1), labels, pixels)
+
+
+def batch(numbers: list[int], images: int = 1) -> Batch:
+    examples = [example(number, images) for number in numbers]
+    return Batch(collate(examples, 0, "right"), [f"document {number}" for number in numbers])
+
+
+def noisy_batch(images: int, draws: list[tuple[str, int]]) -> Batch:
+    """With noise from all three global generators, as augmentation draws it."""
+    made = batch([number for _, number in draws], images)
+    if images:
+        made.tensors["pixel_values"] += torch.randn(()) + random.random() + np.random.rand()
+    return made
+
+
+def data_sets() -> list[DataSet]:
+    made = []
+    for name, (images, weight) in DATA.items():
+        mixture = Mixture({"a": range(20), "b": range(100, 107)}, {"a": 2.0, "b": 1.0}, seed=images)
+        loader = StatefulDataLoader(mixture, batch_size=2, collate_fn=partial(noisy_batch, images))
+        made.append(DataSet(name, loader, weight))
+    return made
+
+
+class Listed:
+    """Batches one after the other, round and round, with a position."""
+
+    def __init__(self, *batches: Batch) -> None:
+        self.batches, self.position = batches, 0
+
+    def __iter__(self):
+        while True:
+            self.position += 1
+            yield self.batches[(self.position - 1) % len(self.batches)]
+
+    def state_dict(self) -> dict[str, int]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.position = state["position"]
+
+
+def make_model(backbones: Path):
+    torch.manual_seed(0)
+    return tiny.flamingo(backbones, gates=0.3)
+
+
+def trained(model) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def history(output: Path) -> list[dict]:
+    """All records, but without the time, which no two runs share."""
+    records = [json.loads(line) for line in (output / "history.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+
+
+def mixed_run(backbones: Path, output: Path, kill_at: int | None = None) -> None:
+    """Eight steps that keep a state every three; its final weights go to ``output / final.pt``."""
+    torch.set_num_threads(1)
+
+    def kill(record: dict) -> None:
+        if record["step"] == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    model = make_model(backbones)
+    random.seed(os.getpid())  # whatever a process brings along
+    np.random.seed(os.getpid() % 1000)
+    config = TrainingConfig(steps=8, log_every=1, save_every=3, sample_every=4)
+    train(
+        model,
+        data_sets(),
+        OPTIMIZER,
+        config,
+        output,
+        on_log=kill,
+        on_sample=lambda step: (torch.rand(9), random.random()),
+    )
+    torch.save(trained(model), output / "final.pt")
+
+
+def one_of_two(rank: int, port: int, backbones: Path, output: Path, break_rank: int | None = None) -> None:
+    """A process of two, each with one of two unequal batches per data set; rank 1 has no image at all.
+
+    ``break_rank`` gets a resampler whose output is not finite.
+    """
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    assert accelerator.num_processes == 2
+    model = make_model(backbones)
+    sets = [DataSet(name, Listed(share[rank]), weight) for name, share, weight in two_shares()]
+    config = TrainingConfig(steps=2, log_every=1)
+    if rank == break_rank:
+        model.resampler.register_forward_hook(lambda *args: args[-1] * float("nan"))
+    try:
+        train(model, sets, OptimizerConfig(rate=1e-3), config, output, accelerator=accelerator)
+        torch.save(trained(model), output / f"final-{rank}.pt")
+    except FloatingPointError as error:
+        (output / f"error-{rank}.txt").write_text(str(error))
+    accelerator.end_training()
+
+
+def two_shares() -> list[tuple[str, list[Batch], float]]:
+    return [
+        ("pairs", [batch([3, 7, 11], images=1), batch([4], images=0)], 0.5),
+        ("texts", [batch([1, 2], images=0), batch([5], images=0)], 0.2),
+    ]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

@@ -1,0 +1,256 @@
+"""What a run writes and calls, when it stops, and what it leaves alone."""
+
+import json
+import math
+import os
+import signal
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from flamingo.training.loop import TrainingConfig, gate_values, train
+from flamingo.training.objective import DataSet
+from flamingo.training.optimizer import OptimizerConfig
+from tests import tiny
+from tests.training.runs import Listed, batch, history, make_model, trained
+
+OPTIMIZER = OptimizerConfig(rate=1e-3)
+
+
+def pairs(*numbers, name="pairs", images=1, weight=1.0):
+    return DataSet(name, Listed(*(batch([number], images) for number in numbers or (3,))), weight)
+
+
+def run(model, output, data_sets=None, optimizer=OPTIMIZER, on_log=None, on_sample=None, **config):
+    config = TrainingConfig(**{"steps": 4, "log_every": 1, **config})
+    train(model, data_sets or [pairs()], optimizer, config, output, on_log=on_log, on_sample=on_sample)
+
+
+def test_the_steps_are_those_of_adamw_written_out(backbones, tmp_path):
+    """Clipped, warmed up, gates with their own rate; and the frozen parts stay."""
+    model, plain = make_model(backbones), make_model(backbones)
+    config = OptimizerConfig(rate=1e-2, gate_rate=5e-2, weight_decay=0.2, betas=(0.8, 0.9), warmup=2, clip=0.05)
+    run(model, tmp_path, [pairs(3, 4, weight=0.7)], config, steps=3)
+    plain.train()
+    moments = dict.fromkeys(plain.trainable_parameter_names(), (0.0, 0.0))
+    norms = []
+    for t in (1, 2, 3):
+        (0.7 * plain(**batch([[3, 4, 3][t - 1]]).tensors).loss).backward()
+        parameters = {name: p for name, p in plain.named_parameters() if p.requires_grad}
+        norms.append(math.sqrt(sum(p.grad.square().sum().item() for p in parameters.values())))
+        for name, p in parameters.items():
+            gradient = p.grad * min(1.0, 0.05 / norms[-1])
+            m, v = moments[name]
+            m, v = 0.8 * m + 0.2 * gradient, 0.9 * v + 0.1 * gradient**2
+            moments[name] = m, v
+            rate = (5e-2 if name.endswith("_gate") else 1e-2) * min(1.0, t / 2)
+            decays = p.ndim == 2 and name.endswith(".weight")
+            step = (m / (1 - 0.8**t)) / ((v / (1 - 0.9**t)).sqrt() + 1e-8)
+            p.data = p.data * (1 - rate * 0.2 * decays) - rate * step
+            p.grad = None
+    assert min(norms) > 0.05
+    assert [record["gradient_norm"] for record in history(tmp_path)] == pytest.approx(norms, rel=1e-3)
+    assert [record["rate"] for record in history(tmp_path)] == pytest.approx([5e-3, 1e-2, 1e-2])
+    for (name, actual), expected in zip(model.named_parameters(), plain.parameters()):
+        if actual.requires_grad:
+            torch.testing.assert_close(actual, expected, rtol=0, atol=3e-4, msg=name)
+        else:
+            assert torch.equal(actual, expected)
+
+
+def test_records_have_the_losses_of_all_data_sets_the_gates_and_the_tokens_so_far(backbones, tmp_path):
+    model, seen = make_model(backbones), []
+    expected = {n: make_model(backbones)(**batch([3], n).tensors).loss.item() for n in (1, 0)}
+    sets = [pairs(weight=0.5), pairs(name="texts", images=0, weight=0.2)]
+    run(model, tmp_path, sets, on_log=seen.append, steps=5, log_every=3)
+    records = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert records == seen
+    assert [record["step"] for record in records] == [3, 5]
+    assert [record["tokens"] for record in records] == [3 * 12, 5 * 12]  # 2 documents of 8 tokens, 6 trained on
+    assert list(records[0]) == [
+        *("step", "loss", "loss/pairs", "loss/texts", "rate", "gradient_norm", "gates", "tokens", "seconds")
+    ]
+    assert records[-1]["gates"] == gate_values(model)
+    assert 0 < records[0]["seconds"] < records[1]["seconds"]
+    (first,) = (run(make_model(backbones), tmp_path / "first", sets, steps=1), history(tmp_path / "first"))[1]
+    assert first["loss/pairs"] == pytest.approx(expected[1])
+    assert first["loss/texts"] == pytest.approx(expected[0])
+    assert first["loss"] == pytest.approx(0.5 * expected[1] + 0.2 * expected[0])
+
+
+def test_gates_are_read_through_their_tanh(backbones):
+    model = make_model(backbones)
+    model.gated_layers["3"].attention_gate.data.fill_(-1.0)
+    low, high = math.tanh(0.3), math.tanh(-1.0)
+    assert gate_values(model) == pytest.approx(
+        {"1.attention": low, "1.feedforward": low, "3.attention": high, "3.feedforward": low}
+    )
+    vectors = tiny.flamingo(backbones, gated={"gate": "vector"})
+    vectors.gated_layers["1"].attention_gate.data[::2] = -0.7
+    assert gate_values(vectors)["1.attention"] == pytest.approx(math.tanh(0.7))
+
+
+def test_in_turn_each_record_has_the_last_loss_of_each_data_set(backbones, tmp_path):
+    sets = [pairs(weight=0.5), pairs(name="texts", images=0)]
+    run(make_model(backbones), tmp_path, sets, combine="in_turn")
+    a, b, c, _ = history(tmp_path)
+    assert a["loss"] == 0.5 * a["loss/pairs"]
+    assert "loss/texts" not in a
+    assert b["loss/pairs"] == a["loss/pairs"]
+    assert b["loss"] == b["loss/texts"] == c["loss/texts"]
+    assert [record["tokens"] for record in history(tmp_path)] == [6, 12, 18, 24]
+
+
+def test_samples_are_taken_in_evaluation_mode_and_change_nothing(backbones, tmp_path):
+    model, steps = make_model(backbones), []
+
+    def sample(step):
+        steps.append(step)
+        assert not model.training
+        torch.rand(3)
+        model.generate(torch.tensor([[5, 6]]), max_new_tokens=2, do_sample=True, eos_token_id=None, pad_token_id=0)
+
+    modes = []
+    run(model, tmp_path, on_sample=sample, on_log=lambda _: modes.append(model.training), steps=5, sample_every=2)
+    assert steps == [2, 4, 5]
+    assert modes == [True] * 5
+    assert not model.training
+    quiet = make_model(backbones)
+    run(quiet, tmp_path / "quiet", on_sample=lambda _: pytest.fail("0 is never"), steps=5)
+    for name, weight in trained(quiet).items():
+        assert torch.equal(weight, trained(model)[name])
+
+
+def test_the_frozen_parts_are_in_the_mode_that_the_model_gives_them(backbones, tmp_path):
+    model, modes = make_model(backbones), []
+    run(model, tmp_path, on_log=lambda _: modes.append((model.resampler.training, model.vision_model.training)))
+    assert modes == [(True, False)] * 4
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_is_not_finite_stops_the_run_before_the_weights_change(backbones, tmp_path, what):
+    """At the second batch of step 2; the gradient alone by a hook, with a loss that is finite."""
+    model, before = make_model(backbones), []
+    bad = batch([7, 8])
+    if what == "loss":
+        bad.tensors["pixel_values"][1] = float("nan")
+    sets = [
+        pairs(1, 2, 5, 9, name="good"),
+        DataSet("bad", Listed(batch([1]), batch([2]), batch([4]), bad)),
+    ]
+
+    def second_step(record):
+        before.append(trained(model))
+        if what == "gradient":
+            model.resampler.latents.register_hook(lambda gradient: gradient * float("inf"))
+
+    with pytest.raises(FloatingPointError) as error:
+        run(model, tmp_path, sets, on_log=second_step, accumulate=2)
+    message = str(error.value)
+    assert f"the {what} of step 2 is not finite" in message
+    assert "bad: document 7, document 8" in message
+    assert ("good: document 5" in message) == (what == "gradient")
+    assert len(before) == 1
+    assert all(torch.equal(weight, before[0][name]) for name, weight in trained(model).items())
+    assert not (tmp_path / "state").exists()
+
+
+def test_ctrl_c_finishes_the_step_and_leaves_a_state_to_go_on_from(backbones, tmp_path, capsys):
+    class Interrupted(Listed):
+        def __iter__(self):
+            for i, made in enumerate(super().__iter__()):
+                if i == 2:
+                    os.kill(os.getpid(), signal.SIGINT)
+                yield made
+
+    numbers, model = [batch([n]) for n in (3, 4, 5)], make_model(backbones)
+    usual = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match=r"Stopped after step 3.*step-00000003: start the same run again"):
+        run(model, tmp_path, [DataSet("pairs", Interrupted(*numbers))], steps=5)
+    assert "start the same run again to go on" in "".join(capsys.readouterr())
+    assert signal.getsignal(signal.SIGINT) is usual
+    resumed, whole = make_model(backbones), make_model(backbones)
+    run(resumed, tmp_path, [DataSet("pairs", Listed(*numbers))], steps=5)
+    run(whole, tmp_path / "whole", [DataSet("pairs", Listed(*numbers))], steps=5)
+    assert history(tmp_path) == history(tmp_path / "whole")
+    assert all(torch.equal(weight, trained(resumed)[name]) for name, weight in trained(whole).items())
+
+
+def test_a_second_ctrl_c_ends_at_once(backbones, tmp_path):
+    def twice(_):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(make_model(backbones), tmp_path, on_log=twice)
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_finished_run_is_restored_and_nothing_more(backbones, tmp_path):
+    model = make_model(backbones)
+    run(model, tmp_path, steps=2)
+    written = (tmp_path / "history.jsonl").read_text()
+    again = make_model(backbones)
+
+    def never(_):
+        pytest.fail("the run was over")
+
+    run(again, tmp_path, on_log=never, on_sample=never, steps=2, sample_every=1)
+    assert (tmp_path / "history.jsonl").read_text() == written
+    assert all(torch.equal(weight, trained(again)[name]) for name, weight in trained(model).items())
+
+
+def test_in_bf16_the_new_parts_their_gradients_and_their_optimizer_stay_in_float32(backbones, tmp_path):
+    model, computed = make_model(backbones), []
+    model.gated_layers["1"].feedforward.up.register_forward_hook(lambda *args: computed.append(args[-1].dtype))
+    forward = model.forward
+    run(model, tmp_path / "bf16", precision="bf16", steps=3)
+    assert set(computed) == {torch.bfloat16}
+    assert model.forward == forward
+    assert {weight.dtype for weight in trained(model).values()} == {torch.float32}
+    state = torch.load(tmp_path / "bf16" / "state" / "step-00000003" / "common.pt", weights_only=True)
+    assert {m.dtype for moments in state["optimizer"]["state"].values() for m in moments.values()} == {torch.float32}
+    # Close to float32, and a process may have runs of both precisions.
+    run(make_model(backbones), tmp_path / "fp32", steps=3)
+    losses = {p: [record["loss"] for record in history(tmp_path / p)] for p in ("bf16", "fp32")}
+    assert losses["bf16"] != losses["fp32"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
+
+
+def test_gradients_from_before_do_not_count(backbones, tmp_path):
+    model, clean = make_model(backbones), make_model(backbones)
+    model(**batch([5]).tensors).loss.backward()
+    run(model, tmp_path / "model")
+    run(clean, tmp_path / "clean")
+    assert history(tmp_path / "model") == history(tmp_path / "clean")
+
+
+def test_an_accelerator_that_would_scale_the_loss_is_refused(backbones, tmp_path):
+    accelerator = Accelerator(gradient_accumulation_steps=2)
+    with pytest.raises(ValueError, match="must neither set a precision nor accumulate"):
+        train(make_model(backbones), [pairs()], OPTIMIZER, TrainingConfig(3), tmp_path, accelerator=accelerator)
+
+
+def test_data_sets_need_names_of_their_own(backbones, tmp_path):
+    with pytest.raises(ValueError, match=r"a name of its own; got \['pairs', 'pairs'\]"):
+        run(make_model(backbones), tmp_path, [pairs(), pairs()])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("steps", 0),
+        ("accumulate", 0),
+        ("log_every", 0),
+        ("save_every", 0),
+        ("sample_every", -1),
+        ("combine", "mixed"),
+        ("precision", "fp16"),
+    ],
+)
+def test_values_out_of_range_are_refused_by_their_key(key, value):
+    config = TrainingConfig(steps=3)
+    setattr(config, key, value)  # past the type checks of these tests, which nobody else has
+    with pytest.raises(ValueError, match=f"training {key} must"):
+        config.__post_init__()

@@ -1,0 +1,90 @@
+"""A run that is killed and resumed is the run that was never stopped; two processes are the run of one."""
+
+import json
+import multiprocessing
+import signal
+from itertools import pairwise
+
+import pytest
+import torch
+
+from flamingo.training.loop import TrainingConfig, train
+from flamingo.training.objective import DataSet
+from flamingo.training.optimizer import OptimizerConfig
+from tests.training import runs
+
+# Its children are forked from a process that has imported everything and done nothing else.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["tests.training.runs"])
+
+
+def in_processes(target, *arguments_of_each):
+    """Exit codes of processes that run side by side."""
+    started = [processes.Process(target=target, args=arguments) for arguments in arguments_of_each]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    return [process.exitcode for process in started]
+
+
+@pytest.fixture(scope="module")
+def never_stopped(backbones, tmp_path_factory):
+    output = tmp_path_factory.mktemp("never-stopped")
+    assert in_processes(runs.mixed_run, (backbones, output)) == [0]
+    return output
+
+
+@pytest.mark.parametrize("kill_at", [2, 5, 6])
+def test_a_run_killed_at_any_step_and_resumed_ends_bit_for_bit_as_one_never_stopped(
+    backbones, never_stopped, tmp_path, kill_at
+):
+    """Before the first state, between two, and after the step but before the state of the second."""
+    assert in_processes(runs.mixed_run, (backbones, tmp_path, kill_at)) == [-signal.SIGKILL]
+    assert [record["step"] for record in runs.history(tmp_path)] == list(range(1, kill_at + 1))
+    assert in_processes(runs.mixed_run, (backbones, tmp_path)) == [0]
+    assert runs.history(tmp_path) == runs.history(never_stopped)
+    seconds = [json.loads(line)["seconds"] for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert all(a < b for a, b in pairwise(seconds))
+    final, expected = (torch.load(folder / "final.pt", weights_only=True) for folder in (tmp_path, never_stopped))
+    assert final.keys() == expected.keys()
+    assert all(torch.equal(final[name], expected[name]) for name in expected)
+
+
+def test_two_processes_are_one_with_both_their_batches(backbones, tmp_path):
+    """Of unequal numbers of tokens, and the images all in one of them."""
+    two, one = tmp_path / "two", tmp_path / "one"
+    port = runs.free_port()
+    codes = in_processes(runs.one_of_two, (0, port, backbones, two), (1, port, backbones, two))
+    assert codes == [0, 0]
+    model = runs.make_model(backbones)
+    start = runs.trained(model)
+    sets = [DataSet(name, runs.Listed(*share), weight) for name, share, weight in runs.two_shares()]
+    train(model, sets, OptimizerConfig(rate=1e-3), TrainingConfig(steps=2, accumulate=2, log_every=1), one)
+    for a, b in zip(runs.history(two), runs.history(one), strict=True):
+        assert a["tokens"] == b["tokens"]
+        assert {k: a[k] for k in ("loss", "loss/pairs", "loss/texts", "gradient_norm")} == pytest.approx(
+            {k: b[k] for k in ("loss", "loss/pairs", "loss/texts", "gradient_norm")}, rel=1e-5
+        )
+    ranks = [torch.load(two / f"final-{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for name, weight in runs.trained(model).items():
+        assert torch.equal(ranks[0][name], ranks[1][name])
+        assert not torch.equal(weight, start[name])
+        torch.testing.assert_close(ranks[0][name], weight, rtol=0, atol=2e-5)
+    assert sorted(path.name for path in (two / "state" / "step-00000002").iterdir()) == [
+        "common.pt",
+        "process-0.pt",
+        "process-1.pt",
+    ]
+    with pytest.raises(ValueError, match="processes is 2 there and 1 here"):
+        train(model, sets, OptimizerConfig(rate=1e-3), TrainingConfig(steps=2), two)
+
+
+def test_all_processes_stop_at_what_is_not_finite_in_one_and_name_its_documents(backbones, tmp_path):
+    port = runs.free_port()
+    codes = in_processes(runs.one_of_two, (0, port, backbones, tmp_path, 0), (1, port, backbones, tmp_path, 0))
+    assert codes == [0, 0]
+    errors = [(tmp_path / f"error-{rank}.txt").read_text() for rank in (0, 1)]
+    assert errors[0] == errors[1]
+    assert errors[0].startswith("the loss of step 1 is not finite")
+    assert errors[0].endswith("documents of pairs: document 3, document 7, document 11")
