@@ -84,12 +84,14 @@ class FlamingoProcessor(ProcessorMixin):
         next_image: bool = False,
         leading_space: bool = False,
         max_length: int | None = None,
+        pixels: bool = True,
     ) -> Example:
         """One document, unpadded.
 
         ``prompt`` leaves the last chunk open, to be continued, and makes no labels. ``next_image``:
         see :meth:`Document.chunks`. ``leading_space`` puts a space before the text of each chunk
-        (Flamingo, appendix A.3.2). Raises ValueError, naming the document, for a text that contains
+        (Flamingo, appendix A.3.2). Without ``pixels`` no image is opened: for visual tokens that are
+        at hand already. Raises ValueError, naming the document, for a text that contains
         a special token of ours, a broken image, or more than ``max_length`` tokens (by default the
         tokenizer's ``model_max_length``).
         """
@@ -99,7 +101,7 @@ class FlamingoProcessor(ProcessorMixin):
             input_ids=torch.tensor(ids),
             image_index=torch.tensor(image_index),
             labels=None if prompt else torch.tensor(labels),
-            pixel_values=self._pixels(images, str(document)) if images else None,
+            pixel_values=self.pixel_values(images, str(document)) if images and pixels else None,
         )
 
     def batch(
@@ -149,6 +151,15 @@ class FlamingoProcessor(ProcessorMixin):
             pieces.append(_Piece(self.tokenizer.eos_token, pieces[-1].image, pieces[-1].train))
         return pieces, images
 
+    def pixel_values(self, images: Sequence[Image], owner: str = "a batch") -> Float[Tensor, "m f c h w"]:
+        """Opened and preprocessed. Raises ValueError for a broken image, or for ``owner``'s with different frames."""
+        frames = {len(image.frames) for image in images}
+        if len(frames) > 1:
+            raise ValueError(f"{owner} has images with {sorted(frames)} frames: all need the same number")
+        pictures = [open_image(frame) for image in images for frame in image.frames]
+        pixels = self.image_processor(pictures, return_tensors="pt")["pixel_values"]
+        return pixels.unflatten(0, (len(images), frames.pop()))
+
     # ------------------------------------------------------- the usual call: text with markers
 
     def __call__(
@@ -187,7 +198,7 @@ class FlamingoProcessor(ProcessorMixin):
         pieces = [_Piece(head, -1, False)] + [_Piece(IMAGE_TOKEN + chunk, i, False) for i, chunk in enumerate(chunks)]
         ids, image_index, _ = self._tokenize(pieces, name, max_length=None)
         wrapped = [image if isinstance(image, Image) else Image(image) for image in images]
-        pixels = self._pixels(wrapped, name) if images else None
+        pixels = self.pixel_values(wrapped, name) if images else None
         return Example(torch.tensor(ids), torch.tensor(image_index), None, pixels)
 
     # --------------------------------------------------------------------------- internals
@@ -219,14 +230,6 @@ class FlamingoProcessor(ProcessorMixin):
         if len(ids) > limit:
             raise ValueError(f"{name} has {len(ids)} tokens, more than the {limit} that fit")
         return ids, image_index, labels
-
-    def _pixels(self, images: list[Image], owner: str) -> Float[Tensor, "m f c h w"]:
-        frames = {len(image.frames) for image in images}
-        if len(frames) > 1:
-            raise ValueError(f"{owner} has images with {sorted(frames)} frames: all need the same number")
-        pictures = [open_image(frame) for image in images for frame in image.frames]
-        pixels = self.image_processor(pictures, return_tensors="pt")["pixel_values"]
-        return pixels.unflatten(0, (len(images), frames.pop()))
 
 
 def open_image(frame: Frame) -> PILImage.Image:

@@ -273,3 +273,14 @@ def test_broken_files_are_named_and_turned_pictures_turned_upright(tmp_path, mon
     PILImage.new("L", (40, 20)).save(turned, exif=exif)
     assert open_image(turned).size == (20, 40)
     assert open_image(turned).mode == "RGB"
+
+
+def test_a_prompt_without_pixels_opens_no_image_and_they_can_be_made_apart(processor, pictures):
+    document = Document([pictures[0], Text("a dog"), pictures[1], Text("Output:")])
+    whole, bare = (processor.encode(document, prompt=True, pixels=pixels) for pixels in (True, False))
+    assert bare.pixel_values is None
+    assert torch.equal(bare.input_ids, whole.input_ids) and torch.equal(bare.image_index, whole.image_index)
+    assert torch.equal(processor.pixel_values(pictures[:2]), whole.pixel_values)
+    processor.encode(Document([Image("not-there.jpg")]), prompt=True, pixels=False)
+    with pytest.raises(ValueError, match=r"not-there\.jpg"):
+        processor.pixel_values([Image("not-there.jpg")])

@@ -1,0 +1,1 @@
+"""Model, task, shots -> predictions -> scores."""

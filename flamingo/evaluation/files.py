@@ -1,0 +1,104 @@
+"""The files of an evaluation: ``predictions.jsonl``, ``scores.json`` and ``pictures/``."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flamingo.data.processor import open_image
+from flamingo.evaluation.scores import Row, key
+from flamingo.evaluation.tasks import Example
+
+_PICTURE_SIZE = 256
+_FIELDS = {"order", "query", "demonstration_ids", "prompt", "output", "references", "scores"}
+
+
+def read_predictions(file: Path) -> list[Row]:
+    """The rows of ``predictions.jsonl``, without a last line that was cut off; none where there is no such file.
+
+    Raises ValueError, naming file and line, for what is no prediction.
+    """
+    if not file.exists():
+        return []
+    *lines, _ = file.read_bytes().split(b"\n")
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            key(row), {field: row[field] for field in _FIELDS}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file}, line {number} is no prediction: {error!r}") from error
+        rows.append(row)
+    return rows
+
+
+def append_predictions(file: Path, rows: Sequence[Row]) -> None:
+    """Behind those that are there, flushed when this returns."""
+    with file.open("a", encoding="utf-8") as stream:
+        stream.writelines(_line(row) for row in rows)
+
+
+def keep_whole(
+    file: Path, asked: Mapping[tuple[Any, ...], Sequence[tuple[int, str]]]
+) -> dict[tuple[Any, ...], list[Row]]:
+    """The predictions of each setting asked for that are all there; those of one that is partly there are removed.
+
+    ``asked`` has for each setting's :func:`key` the order and query of every prediction. Raises
+    ValueError where there are more predictions than asked for, which are not ours to throw away.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rows = read_predictions(file)
+    whole: dict[tuple[Any, ...], list[Row]] = {}
+    for setting, predictions in asked.items():
+        there = {(row["order"], row["query"]): row for row in rows if key(row) == setting}
+        if more := there.keys() - set(predictions):
+            raise ValueError(
+                f"{file} has predictions of {setting} that are not asked for, {min(more)} among {len(more)}: "
+                "evaluate into another folder, or remove the file"
+            )
+        if len(there) == len(predictions):
+            whole[setting] = [there[prediction] for prediction in predictions]
+    kept = [row for row in rows if key(row) in whole or key(row) not in asked]
+    text = "".join(map(_line, kept))
+    if file.exists() and file.read_text(encoding="utf-8", errors="replace") != text:
+        _write(file, text)
+    return whole
+
+
+def save_scores(file: Path, rows: Sequence[Row]) -> None:
+    """Into ``scores.json``, in the place of earlier scores of the same settings."""
+    new = {key(row) for row in rows}
+    earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    both = [row for row in earlier if key(row) not in new] + list(rows)
+    _write(file, "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in both) + "\n]\n")
+
+
+def save_pictures(folder: Path, examples: Sequence[Example]) -> None:
+    """Each example's picture (of a video the first) as ``<id>.png``, at most 256 pixels wide and high.
+
+    In the name, whatever is no letter, digit, ``_``, ``.`` or ``-`` becomes ``_``. Raises ValueError
+    for two ids that become the same name.
+    """
+    names: dict[str, str] = {}
+    for example in examples:
+        name = re.sub(r"[^A-Za-z0-9_.-]", "_", example.id) + ".png"
+        if names.setdefault(name, example.id) != example.id:
+            raise ValueError(f"the pictures of {names[name]!r} and {example.id!r} would both be called {name}")
+        if not (folder / name).exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            picture = open_image(example.image.frames[0])
+            picture.thumbnail((_PICTURE_SIZE, _PICTURE_SIZE))
+            picture.save(folder / (name + ".part"), format="PNG")
+            (folder / (name + ".part")).replace(folder / name)
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _write(file: Path, text: str) -> None:
+    """All or nothing: whoever reads the file meanwhile, or after a crash, finds the old one or the new one."""
+    part = file.with_name(file.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(file)

@@ -1,0 +1,178 @@
+"""Evaluates a model on a task: settings -> ``predictions.jsonl``, ``scores.json`` and some pictures."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+from tqdm.auto import tqdm
+
+from flamingo.data.processor import FlamingoProcessor
+from flamingo.evaluation.decoding import Decoder
+from flamingo.evaluation.demonstrations import document, spell
+from flamingo.evaluation.files import append_predictions, keep_whole, save_pictures, save_scores
+from flamingo.evaluation.scores import Row, key, scores
+from flamingo.evaluation.settings import Setting, prompt_examples
+from flamingo.evaluation.tasks import Example, Task
+from flamingo.model.modeling import FlamingoForConditionalGeneration
+
+#: Earlier predictions of a setting that are compared: to make all their prompts anew may take long.
+_COMPARED = 10
+
+Job = tuple[int, Example]
+"""The number of the demonstrations' order, and a query."""
+
+
+def evaluate(
+    model: FlamingoForConditionalGeneration | None,
+    processor: FlamingoProcessor | None,
+    task: Task,
+    settings: Sequence[Setting],
+    output: Path,
+    batch_size: int,
+    limit: int | None = None,
+    orders: int = 1,
+    pictures: int = 12,
+    on_progress: Callable[[int, int], object] | None = None,
+) -> list[Row]:
+    """Predict and score all settings; the rows of ``scores.json`` that belong to them.
+
+    ``limit``: the first so many queries. ``orders``: so many orders of the demonstrations, where
+    there are several and no control. ``pictures``: so many queries' pictures are saved, and those of
+    their demonstrations. ``on_progress`` is called with this process's predictions so far and all it
+    has to make. ``copied_caption`` needs neither model nor processor.
+
+    Run again, it makes only the predictions that are missing. Several processes share the queries.
+    Raises ValueError for settings that the task does not fit, and where ``output`` holds predictions
+    of other queries.
+    """
+    _check(task, settings, limit, orders, batch_size)
+    queries = list(task.queries())[:limit]
+    jobs = {s: [(n, q) for n in range(_orders(s, orders)) for q in queries] for s in settings}
+    # Without cpu=True accelerate would take processes without a GPU for single ones, which write the same files.
+    state = PartialState(cpu=not torch.cuda.is_available())
+    done = _done(output / "predictions.jsonl", task, jobs) if state.is_main_process else {}
+    [done] = broadcast_object_list([done])
+    mine = {s: jobs[s][state.process_index :: state.num_processes] for s in settings if s not in done}
+    decoder = None
+    if any(setting.control != "copied_caption" for setting in mine):
+        if model is None or processor is None:
+            raise ValueError("only the control copied_caption does without a model and a processor")
+        decoder = Decoder(model, processor, batch_size)
+    if state.is_main_process:
+        save_pictures(output / "pictures", _shown(task, queries[:pictures], settings))
+    made, total = 0, sum(map(len, mine.values()))
+    with tqdm(total=total, unit="prediction", disable=not state.is_main_process) as bar:
+
+        def progress(more: int) -> None:
+            nonlocal made
+            made += more
+            bar.update(more)
+            if on_progress:
+                on_progress(made, total)
+
+        for setting, own in mine.items():
+            bar.set_description(f"{task.name}: {setting}")
+            rows = {(r["order"], r["query"]): r for r in gather_object(_predict(decoder, task, setting, own, progress))}
+            done[setting] = [rows[order, query.id] for order, query in jobs[setting]]
+            if state.is_main_process:
+                append_predictions(output / "predictions.jsonl", done[setting])
+    result = scores([row for setting in settings for row in done[setting]], task.corpus_metrics)
+    if state.is_main_process:
+        save_scores(output / "scores.json", result)
+    state.wait_for_everyone()
+    return result
+
+
+def score_predictions(task: Task, predictions: Sequence[Row]) -> list[Row]:
+    """The same predictions with the task's metrics of today, for :func:`scores`; no model is needed.
+
+    Raises ValueError for predictions that the task's queries and demonstrations do not lead to.
+    """
+    queries = {query.id: query for query in task.queries()}
+    rescored = []
+    for row in predictions:
+        if row["task"] != task.name or row["query"] not in queries:
+            raise ValueError(f"{task.name} has no query {row['query']!r} of {row['task']}")
+        rescored.append(_again(task, Setting.of_row(row), queries[row["query"]], row))
+    return rescored
+
+
+def _predict(
+    decoder: Decoder | None, task: Task, setting: Setting, jobs: Sequence[Job], progress: Callable[[int], None]
+) -> list[Row]:
+    shown = [prompt_examples(task, query, setting, order) for order, query in jobs]
+    if setting.control == "copied_caption":
+        outputs = [examples[-1].references[0] for examples in shown]
+        progress(len(jobs))
+    else:
+        assert decoder is not None
+        images = setting.demonstrations != "text_only"
+        prompts = [document(query, examples, images) for (_, query), examples in zip(jobs, shown, strict=True)]
+        outputs = decoder(prompts, task.max_new_tokens, setting.beams, setting.control == "blind", progress)
+    rows = zip(jobs, shown, outputs, strict=True)
+    return [_row(task, setting, order, query, examples, output) for (order, query), examples, output in rows]
+
+
+def _row(task: Task, setting: Setting, order: int, query: Example, examples: Sequence[Example], output: str) -> Row:
+    """One row of ``predictions.jsonl``."""
+    return {
+        **setting.row(task),
+        "order": order,
+        "query": query.id,
+        "demonstration_ids": [example.id for example in examples],
+        "prompt": spell(document(query, examples, setting.demonstrations != "text_only")),
+        "output": output,
+        "references": list(query.references),
+        "scores": {metric: float(value) for metric, value in task.score(query, examples, output).items()},
+    }
+
+
+def _again(task: Task, setting: Setting, query: Example, row: Row) -> Row:
+    """A row scored anew. Raises ValueError where the task has changed since it was predicted."""
+    fresh = _row(task, setting, row["order"], query, prompt_examples(task, query, setting, row["order"]), row["output"])
+    for field in ("demonstration_ids", "prompt", "references"):
+        if row[field] != fresh[field]:
+            raise ValueError(
+                f"{task.name} has changed: the {field} of {row['query']!r} were {row[field]!r} when it was predicted, "
+                f"and now are {fresh[field]!r}; evaluate into another folder"
+            )
+    return fresh
+
+
+def _done(file: Path, task: Task, jobs: dict[Setting, list[Job]]) -> dict[Setting, list[Row]]:
+    """The rows of the settings that need no decoding. Some of each are compared with what they would be now."""
+    keys = {setting: key(setting.row(task)) for setting in jobs}
+    whole = keep_whole(file, {keys[s]: [(order, query.id) for order, query in own] for s, own in jobs.items()})
+    done = {setting: whole[keys[setting]] for setting in jobs if keys[setting] in whole}
+    for setting, rows in done.items():
+        for place in range(0, len(rows), max(1, len(rows) // _COMPARED)):
+            _again(task, setting, jobs[setting][place][1], rows[place])
+    return done
+
+
+def _orders(setting: Setting, orders: int) -> int:
+    """How many orders are asked for: controls are made once, and one demonstration has one order."""
+    several = setting.demonstrations == "text_only" or setting.shots > 1
+    return orders if several and setting.control is None else 1
+
+
+def _shown(task: Task, queries: Sequence[Example], settings: Sequence[Setting]) -> list[Example]:
+    """What a report of these queries shows: they and their random demonstrations, without controls."""
+    random = [setting for setting in settings if setting.demonstrations == "random" and setting.control is None]
+    return [e for query in queries for e in (query, *(d for s in random for d in prompt_examples(task, query, s)))]
+
+
+def _check(task: Task, settings: Sequence[Setting], limit: int | None, orders: int, batch_size: int) -> None:
+    for name, value in (("limit", limit), ("orders", orders), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be positive, got {value}")
+    for what, names in (("setting", map(str, settings)), ("query", (query.id for query in task.queries()))):
+        counts = Counter(names)
+        if not counts:
+            raise ValueError(f"{task.name}: there is no {what} to evaluate")
+        name, times = counts.most_common(1)[0]
+        if times > 1:
+            raise ValueError(f"{task.name}: the {what} {name} is there {times} times")

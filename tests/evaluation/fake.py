@@ -1,0 +1,75 @@
+"""A small task whose pictures are made here, which two processes evaluate when this file is run."""
+
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import debug_launcher
+from PIL import Image as PILImage
+
+from flamingo import FlamingoProcessor, Image
+from flamingo.evaluation.harness import Setting, evaluate
+from flamingo.evaluation.tasks import Example
+from tests import tiny
+
+THINGS = ("dog", "cat", "ball", "mat", "red ball", "grass", "two dogs", "colour")
+
+
+def example(kind: str, number: int, references: int = 2) -> Example:
+    picture = PILImage.new("RGB", (20 + 3 * number, 24), (31 * number % 256, 90 * len(kind) % 256, 255 - 17 * number))
+    texts = (f"a {THINGS[number % len(THINGS)]} of {kind} {number}", f"the {THINGS[number % len(THINGS)]}")
+    return Example(f"{kind}/{number}", Image(picture), texts[:references])
+
+
+class FakeTask:
+    """Six queries, each with the same support of twelve, in one group or in several."""
+
+    name = "fake/captions"
+    max_new_tokens = 4
+    text_only = True
+
+    def __init__(self, groups: int = 1, corpus_metrics: tuple[str, ...] = ("CIDEr", "BLEU-1"), queries: int = 6):
+        self.corpus_metrics = corpus_metrics
+        self._queries = [example("query", i) for i in range(queries)]
+        support = [example("support", i) for i in range(12)]
+        self._support = [support[i::groups] for i in range(groups)]
+
+    def queries(self):
+        return self._queries
+
+    def support(self, query):
+        return self._support
+
+    def score(self, query, prompt_examples, output):
+        scores = {"length": float(len(output)), "shown": float(len(prompt_examples))}
+        if output.isascii():  # a metric that does not apply everywhere
+            scores["vowels"] = float(sum(map(output.count, "aeiou")))
+        return scores
+
+
+#: One of each kind.
+SETTINGS = [
+    Setting(0, None),
+    Setting(0, "text_only"),
+    Setting(3, "random"),
+    Setting(3, "random", beams=2),
+    Setting(3, "random", control="blind"),
+    Setting(3, "random", control="shuffled_images"),
+    Setting(3, "random", control="shuffled_captions"),
+    Setting(3, "random", control="copied_caption"),
+]
+
+
+def model_and_processor(backbones: Path):
+    torch.manual_seed(0)
+    processor = FlamingoProcessor.from_vision_text_pretrained(backbones / "clip_vision_model", backbones / "gpt2")
+    return tiny.flamingo(backbones, language="gpt2"), processor
+
+
+def evaluate_two(backbones: Path, output: Path) -> None:
+    evaluate(*model_and_processor(backbones), FakeTask(), [SETTINGS[0], SETTINGS[2]], output, batch_size=2, orders=2)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    debug_launcher(evaluate_two, tuple(map(Path, sys.argv[1:])), num_processes=2)  # forks: libraries load once

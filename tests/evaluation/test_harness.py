@@ -1,0 +1,215 @@
+"""The whole evaluation: its files, what it does again and what not, and that it is the same on two processes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image as PILImage
+
+from flamingo.evaluation import harness
+from flamingo.evaluation.files import read_predictions
+from flamingo.evaluation.harness import evaluate, score_predictions
+from flamingo.evaluation.scores import key, scores
+from flamingo.evaluation.settings import Setting
+from tests.evaluation.fake import SETTINGS, FakeTask, example, model_and_processor
+
+
+@pytest.fixture(scope="module")
+def parts(backbones):
+    return model_and_processor(backbones)
+
+
+@pytest.fixture(scope="module")
+def run(parts, tmp_path_factory):
+    """(folder, rows of scores): all kinds of settings, two orders."""
+    folder = tmp_path_factory.mktemp("run") / "out"
+    return folder, evaluate(*parts, FakeTask(), SETTINGS, folder, batch_size=4, orders=2, pictures=2)
+
+
+def test_rows_of_predictions_hold_all_that_a_report_needs(run):
+    rows = read_predictions(run[0] / "predictions.jsonl")
+    assert len(rows) == 6 * (1 + 2 + 2 + 2 + 4 * 1)  # two orders of text_only, random, and random with beams
+    task = FakeTask()
+    for row in rows:
+        assert list(row) == [
+            "task", "shots", "demonstrations", "control", "decoding", "seed", "order", "query", "demonstration_ids",
+            "prompt", "output", "references", "scores",
+        ]  # fmt: skip
+        assert row["references"] == list(task.queries()[int(row["query"][-1])].references)
+        assert row["scores"]["shown"] == len(row["demonstration_ids"])
+        assert row["scores"]["length"] == len(row["output"])
+    of = {(row["demonstrations"], row["control"], row["decoding"], row["order"], row["query"]): row for row in rows}
+    assert of[None, None, "greedy", 0, "query/0"]["prompt"] == "<image>Output:"
+    assert of["text_only", None, "greedy", 0, "query/0"]["prompt"].count("<image>") == 1
+    assert len(of["text_only", None, "greedy", 0, "query/0"]["demonstration_ids"]) == 2
+    plain = of["random", None, "greedy", 0, "query/0"]
+    for control in ("blind", "shuffled_images", "shuffled_captions", "copied_caption"):
+        assert of["random", control, "greedy", 0, "query/0"]["demonstration_ids"] == plain["demonstration_ids"]
+    assert of["random", "blind", "greedy", 0, "query/0"]["prompt"] == plain["prompt"]
+    assert of["random", "shuffled_images", "greedy", 0, "query/0"]["prompt"] == plain["prompt"]
+    assert of["random", "shuffled_captions", "greedy", 0, "query/0"]["prompt"] != plain["prompt"]
+    copied = of["random", "copied_caption", "greedy", 0, "query/0"]
+    assert copied["prompt"].endswith(f"Output: {copied['output']}<|endofchunk|><image>Output:")
+    second = of["random", None, "greedy", 1, "query/0"]
+    assert sorted(second["demonstration_ids"]) == sorted(plain["demonstration_ids"])
+    assert any(
+        of["random", None, "greedy", 0, f"query/{i}"]["prompt"]
+        != of["random", None, "greedy", 1, f"query/{i}"]["prompt"]
+        for i in range(6)
+    )
+    outputs = [[row["output"] for row in rows if row["control"] == c and row["shots"] == 3] for c in (None, "blind")]
+    assert outputs[0][:6] != outputs[1][:6]
+
+
+def test_scores_are_those_of_the_predictions_and_no_two_rows_are_of_the_same(run):
+    folder, returned = run
+    rows = json.loads((folder / "scores.json").read_text())
+    assert rows == returned
+    names = ["task", "shots", "demonstrations", "control", "decoding", "seed", "metric", "value", "ci95", "n"]
+    assert all(list(row) == names for row in rows)
+    assert len({tuple(row[name] for name in names[:7]) for row in rows}) == len(rows)
+    predictions = read_predictions(folder / "predictions.jsonl")
+    greedy = [p for p in predictions if key(p) == ("fake/captions", 3, "random", None, "greedy", 0)]
+    found = {row["metric"]: row for row in rows if key(row) == key(greedy[0])}
+    assert {"length", "CIDEr", "BLEU-1", "length_order_std", "CIDEr_order_std"} <= found.keys()
+    lengths = [[len(p["output"]) for p in greedy if p["order"] == order] for order in (0, 1)]
+    first, second = (sum(own) / 6 for own in lengths)
+    assert found["length"]["value"] == pytest.approx(first) and found["length"]["n"] == 6
+    assert found["length"]["ci95"][0] <= first <= found["length"]["ci95"][1]
+    assert found["length_order_std"]["value"] == pytest.approx(abs(first - second) / 2**0.5)
+    assert found["length_order_std"]["n"] == 2
+    several = {row["demonstrations"] for row in rows if row["metric"].endswith("_order_std") and not row["control"]}
+    assert several == {"random", "text_only"}
+    assert not any(row["metric"].endswith("_order_std") for row in rows if row["control"])
+
+
+def test_scoring_again_needs_no_model_and_sees_a_changed_task(run):
+    folder, returned = run
+    predictions = read_predictions(folder / "predictions.jsonl")
+    assert scores(score_predictions(FakeTask(), predictions), FakeTask().corpus_metrics) == returned
+    with pytest.raises(ValueError, match="fake/captions has no query 'query/5'"):
+        score_predictions(FakeTask(queries=5), predictions)
+    other = FakeTask()
+    other._support = [other._support[0][:11]]
+    with pytest.raises(ValueError, match=r"fake/captions has changed: the demonstration_ids of 'query/.' were"):
+        score_predictions(other, predictions)
+
+
+def test_pictures_of_queries_and_demonstrations_are_saved_as_given(run):
+    folder, _ = run
+    shown = {"query/0", "query/1"}
+    for row in read_predictions(folder / "predictions.jsonl"):
+        if row["query"] in shown and row["demonstrations"] == "random":
+            shown = shown | set(row["demonstration_ids"])
+    assert {path.name for path in (folder / "pictures").iterdir()} == {i.replace("/", "_") + ".png" for i in shown}
+    for name in shown:
+        original = example(*name.split("/")[:1], int(name.split("/")[1])).image.frames[0]
+        with PILImage.open(folder / "pictures" / f"{name.replace('/', '_')}.png") as saved:
+            assert saved.size == original.size and saved.getpixel((5, 5)) == original.getpixel((5, 5))
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Numbers of prompts that are decoded from here on."""
+    numbers = []
+    call = harness.Decoder.__call__
+
+    def counting(self, prompts, *args, **kwargs):
+        numbers.append(len(prompts))
+        return call(self, prompts, *args, **kwargs)
+
+    monkeypatch.setattr(harness.Decoder, "__call__", counting)
+    return numbers
+
+
+def test_a_killed_run_goes_on_where_it_was(parts, run, tmp_path, asked):
+    whole = (run[0] / "predictions.jsonl").read_text(encoding="utf-8")
+    lines = whole.splitlines(keepends=True)
+    file = tmp_path / "predictions.jsonl"
+    # Killed while the third setting (its rows begin at 18) was written, amid its last line.
+    file.write_text("".join(lines[:20]) + lines[20][:37], encoding="utf-8")
+    returned = evaluate(*parts, FakeTask(), SETTINGS, tmp_path, batch_size=4, orders=2, pictures=0)
+    assert asked == [12, 12, 6, 6, 6]  # neither the first two settings, nor the copied captions
+    assert file.read_text(encoding="utf-8") == whole
+    assert returned == run[1]
+    asked.clear()
+    assert evaluate(None, None, FakeTask(), SETTINGS, tmp_path, batch_size=1, orders=2, pictures=0) == returned
+    assert asked == [] and file.read_text(encoding="utf-8") == whole
+
+
+def test_further_settings_and_tasks_join_those_that_are_there(parts, tmp_path, asked):
+    class Other(FakeTask):
+        name = "fake/other"
+
+    for task, settings in ((FakeTask(), SETTINGS[:1]), (FakeTask(), SETTINGS[1:2]), (Other(), SETTINGS[:2])):
+        evaluate(*parts, task, settings, tmp_path, batch_size=6)
+    assert asked == [6, 6, 6, 6]
+    rows = json.loads((tmp_path / "scores.json").read_text())
+    assert len({(row["task"], row["demonstrations"]) for row in rows}) == 4
+    assert len({(*key(row), row["metric"]) for row in rows}) == len(rows)
+
+
+def test_predictions_of_something_else_are_neither_used_nor_thrown_away(parts, tmp_path):
+    evaluate(*parts, FakeTask(), SETTINGS[2:3], tmp_path, batch_size=6, limit=4)
+    before = (tmp_path / "predictions.jsonl").read_bytes()
+    with pytest.raises(ValueError, match=r"not asked for.*evaluate into another folder"):
+        evaluate(*parts, FakeTask(), SETTINGS[2:3], tmp_path, batch_size=6, limit=3)
+    other = FakeTask()
+    other._support = [other._support[0][:11]]
+    with pytest.raises(ValueError, match="fake/captions has changed: the demonstration_ids of 'query/"):
+        evaluate(*parts, other, SETTINGS[2:3], tmp_path, batch_size=6, limit=4)
+    assert (tmp_path / "predictions.jsonl").read_bytes() == before
+    rows = evaluate(*parts, FakeTask(), SETTINGS[2:3], tmp_path, batch_size=6)  # more than before
+    assert {row["n"] for row in rows if row["metric"] == "length"} == {6}
+
+
+def test_batches_and_subsets_make_no_difference(parts, run, tmp_path):
+    evaluate(*parts, FakeTask(), SETTINGS[2:4], tmp_path, batch_size=1, limit=3)
+    few = read_predictions(tmp_path / "predictions.jsonl")
+    all_ = read_predictions(run[0] / "predictions.jsonl")
+    assert len(few) == 6 and all(row in all_ for row in few)
+
+
+def test_copied_captions_need_no_model(tmp_path):
+    calls = []
+    control = Setting(4, "random", control="copied_caption")
+    rows = evaluate(None, None, FakeTask(), [control], tmp_path, 1, on_progress=lambda *done: calls.append(done))
+    assert calls == [(6, 6)]
+    assert {row["metric"] for row in rows} == {"CIDEr", "BLEU-1", "length", "shown", "vowels"}
+    with pytest.raises(ValueError, match="copied_caption does without a model"):
+        evaluate(None, None, FakeTask(), [Setting(4, "random")], tmp_path, 1)
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
+    def ask(task, settings, **kwargs):
+        evaluate(None, None, task, settings, tmp_path / "out", **{"batch_size": 1, **kwargs})
+
+    copied = Setting(2, "random", control="copied_caption")
+    with pytest.raises(
+        ValueError, match="the setting 2 shots, random, copied_caption, greedy, seed 0 is there 2 times"
+    ):
+        ask(FakeTask(), [copied, Setting(0, None), copied])
+    with pytest.raises(ValueError, match="there is no setting"):
+        ask(FakeTask(), [])
+    twice = FakeTask()
+    twice._queries = twice._queries * 2
+    with pytest.raises(ValueError, match="the query query/0 is there 2 times"):
+        ask(twice, [copied])
+    for name in ("limit", "orders", "batch_size"):
+        with pytest.raises(ValueError, match=f"{name} must be positive, got 0"):
+            ask(FakeTask(), [copied], **{name: 0})
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_processes_make_the_same_files_as_one(parts, backbones, tmp_path):
+    command = [sys.executable, "-m", "tests.evaluation.fake", str(backbones), str(tmp_path / "two")]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    evaluate(*parts, FakeTask(), [SETTINGS[0], SETTINGS[2]], tmp_path / "one", batch_size=4, orders=2)
+    for name in ("predictions.jsonl", "scores.json"):
+        assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
+    assert len(read_predictions(tmp_path / "two" / "predictions.jsonl")) == 18
+    # Each process did half of the 18, of which the first shows its progress.
+    assert "9/9 [" in done.stderr and "/18 [" not in done.stderr

@@ -1,0 +1,56 @@
+"""Predictions become rows of scores: one for each setting and metric."""
+
+import pytest
+
+from flamingo.evaluation.scores import scores
+from tests.evaluation.test_files import row
+
+
+def scored(query, order=0, shots=4, output="a dog", references=("a dog",), **values):
+    return {**row(query, shots, order, output), "references": list(references), "scores": values}
+
+
+def test_means_are_over_the_queries_that_a_metric_applies_to():
+    predictions = [
+        scored("a", x=1.0, y=0.0),
+        scored("b", x=0.0),
+        scored("c", x=0.5, y=1.0),
+        scored("a", shots=8, x=0.25),
+    ]
+    rows = {(r["shots"], r["metric"]): r for r in scores(predictions, ())}
+    assert {k: (r["value"], r["n"]) for k, r in rows.items()} == {
+        (4, "x"): (0.5, 3),
+        (4, "y"): (0.5, 2),
+        (8, "x"): (0.25, 1),
+    }
+    assert rows[8, "x"]["ci95"] == [0.25, 0.25] and rows[4, "x"]["ci95"] == [0.0, 1.0]
+
+
+def test_scores_are_of_order_0_and_the_deviation_is_of_all():
+    predictions = [
+        scored("a", 1, x=0.0, y=1.0), scored("b", 1, x=1.0),
+        scored("a", 0, x=1.0, y=1.0), scored("b", 0, x=1.0),
+        scored("a", 2, x=0.0), scored("b", 2, x=0.0),
+    ]  # fmt: skip
+    rows = {r["metric"]: r for r in scores(predictions, ())}
+    assert rows["x"]["value"] == 1.0 and rows["x"]["n"] == 2
+    assert rows["x_order_std"]["value"] == pytest.approx(0.5) and rows["x_order_std"]["n"] == 3  # of 1, 0.5, 0
+    assert rows.keys() == {"x", "x_order_std", "y"}  # in order 2 no query has y
+
+
+def test_corpus_metrics_are_of_the_outputs_of_one_setting():
+    predictions = [
+        scored("a", output="a dog runs on grass", references=["a dog runs on grass"]),
+        scored("b", output="two cats sit on a mat", references=["nothing of that"]),
+        scored("a", shots=8, output="two cats", references=["a dog"]),
+        scored("b", shots=8, output="two cats", references=["two cats"]),
+    ]
+    rows = {(r["shots"], r["metric"]): r["value"] for r in scores(predictions, ("BLEU-1", "CIDEr"))}
+    assert rows[4, "BLEU-1"] == pytest.approx(5 / 11) and rows[8, "BLEU-1"] == pytest.approx(2 / 4)
+    assert rows[4, "CIDEr"] == pytest.approx(5.0)  # 10 for the one that is right, 0 for the other
+    assert rows.keys() == {(shots, metric) for shots in (4, 8) for metric in ("BLEU-1", "CIDEr")}
+
+
+def test_a_metric_has_one_meaning():
+    with pytest.raises(ValueError, match="t scores CIDEr per query, and names it as corpus metric"):
+        scores([scored("a", CIDEr=1.0)], ("CIDEr",))
