@@ -1,0 +1,1 @@
+"""Scores -> plots and one page of HTML."""

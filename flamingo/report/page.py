@@ -1,0 +1,128 @@
+"""One self-contained page of HTML about a run."""
+
+import base64
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from matplotlib.figure import Figure
+
+from flamingo.report.cards import cards, setting_name
+from flamingo.report.curves import few_shot_figure, headline_metrics, metric_name, training_figure
+from flamingo.report.results import (
+    CONTROLS,
+    Score,
+    Setting,
+    main_decoding,
+    mean_over_seeds,
+    read_history,
+    read_predictions,
+    read_scores,
+)
+from flamingo.report.style import png, svg
+
+_TEMPLATE = Path(__file__).with_name("template.html")
+
+
+def write_report(run: Path, title: str | None = None) -> list[Path]:
+    """``few_shot.png`` and ``report.html`` in the folder of a run, made from its result files; returns both paths.
+
+    ``scores.json`` and ``predictions.jsonl`` are needed; the page says what it leaves out where
+    ``history.jsonl``, ``config.yaml`` or ``pictures/`` are absent. Raises ValueError, naming file
+    and row, for what is missing or malformed, and writes nothing then.
+    """
+    scores = read_scores(run / "scores.json")
+    history = read_history(run / "history.jsonl") if (run / "history.jsonl").is_file() else []
+    config = (run / "config.yaml").read_text(encoding="utf-8") if (run / "config.yaml").is_file() else None
+    shown = cards(read_predictions(run / "predictions.jsonl"), run / "pictures")
+    few_shot = few_shot_figure(scores)
+    # Everything that comes from a file is escaped, and a name that the template misspells is an error.
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        title=title or f"Few-shot results of {run.resolve().name}",
+        headlines=[_headline(scores, task) for task in _tasks(scores)],
+        few_shot=_pictures(few_shot),
+        tables=[_table(scores, task) for task in _tasks(scores)],
+        cards=shown,
+        training=_pictures(training_figure(history)) if history else None,
+        last=history[-1] if history else None,
+        config=config,
+    )
+    return [_write(run / "few_shot.png", png(few_shot)), _write(run / "report.html", page.encode())]
+
+
+def _tasks(scores: Sequence[Score]) -> list[str]:
+    return list(dict.fromkeys(score.setting.task for score in scores))
+
+
+def _headline(scores: Sequence[Score], task: str) -> dict[str, Any]:
+    """The task's first metric at its largest number of shots, and what it is to be compared with."""
+    metric = headline_metrics(scores, task)[0]
+    means = [score for score in mean_over_seeds(scores) if score.setting.task == task and score.metric == metric]
+    decoding = main_decoding(score.setting.decoding for score in means)
+    means = sorted((s for s in means if s.setting.decoding == decoding), key=lambda s: s.setting.order)
+    plain = [score for score in means if score.setting.series == ""] or means
+    best = plain[-1]
+    zero = next((_number(s.value) for s in plain[:-1] if s.setting.shots == 0), None)
+    controls = [s for s in means if s.setting.control is not None and s.setting.shots == best.setting.shots]
+    return {
+        "task": task,
+        "metric": metric_name(metric),
+        "value": _number(best.value),
+        "interval": _interval(best),
+        "setting": setting_name(best.setting),
+        "zero": zero,
+        "controls": [(_number(s.value), s.setting.series) for s in controls],
+    }
+
+
+def _table(scores: Sequence[Score], task: str) -> dict[str, Any]:
+    """A row per setting, a column per metric; None where a metric was not computed."""
+    means = [score for score in mean_over_seeds(scores) if score.setting.task == task]
+    metrics = list(dict.fromkeys(score.metric for score in means))
+    rows: dict[Setting, dict[str, Score]] = {}
+    for score in sorted(means, key=lambda score: score.setting.order):
+        rows.setdefault(score.setting, {})[score.metric] = score
+    return {
+        "task": task,
+        "metrics": [metric_name(metric) for metric in metrics],
+        "rows": [
+            {
+                "shots": setting.shots,
+                "demonstrations": (setting.demonstrations or "none").replace("_", " "),
+                "control": CONTROLS.get(setting.control, setting.control),
+                "decoding": setting.decoding,
+                "cells": [(_number(found[m].value), _interval(found[m])) if m in found else None for m in metrics],
+                "n": _range(score.n for score in found.values() if not score.metric.endswith("_order_std")),
+                "seeds": max(len(score.seeds) for score in found.values()),
+            }
+            for setting, found in rows.items()
+        ],
+    }
+
+
+def _number(value: float) -> str:
+    """Times 100, as the papers' tables have it."""
+    return f"{100 * value:.1f}"
+
+
+def _range(counts: Iterable[int]) -> str:
+    found = sorted(set(counts))
+    return f"{found[0]} to {found[-1]}" if len(found) > 1 else str(found[0]) if found else ""
+
+
+def _interval(score: Score) -> str | None:
+    return None if score.ci95 is None else f"{_number(score.ci95[0])} to {_number(score.ci95[1])}"
+
+
+def _pictures(figure: Figure) -> tuple[str, ...]:
+    return tuple("data:image/svg+xml;base64," + base64.b64encode(one.encode()).decode() for one in svg(figure))
+
+
+def _write(path: Path, content: bytes) -> Path:
+    """All of it or nothing: a page that is open stays whole."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+    return path

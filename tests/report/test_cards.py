@@ -1,0 +1,93 @@
+"""Queries with their demonstrations, outputs and controls."""
+
+import base64
+from collections import Counter
+
+import pytest
+
+from flamingo.report.cards import cards, picture_path
+from flamingo.report.results import read_predictions
+from tests.report import fake
+
+DEMONSTRATIONS = ["d/2", "d/0", "d/1"]
+PROMPT = "<image>Output: two<|endofchunk|><image>Output: zero<|endofchunk|><image>Output: one<|endofchunk|><image>Say:"
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Cards of predictions, where the query and two demonstrations have their picture."""
+    for name in ("q0", "d_0", "d_1"):
+        (tmp_path / f"{name}.png").write_bytes(name.encode())
+
+    def make(*rows, **kwargs):
+        fake.write_lines(tmp_path / "p.jsonl", rows)
+        return cards(read_predictions(tmp_path / "p.jsonl"), tmp_path, **kwargs)
+
+    return make
+
+
+def content(uri):
+    return base64.b64decode(uri.removeprefix("data:image/png;base64,")).decode()
+
+
+def full(**kwargs):
+    return fake.prediction("q0", DEMONSTRATIONS, PROMPT, shots=3, **kwargs)
+
+
+def test_demonstrations_come_in_the_order_of_the_prompt_of_the_most_shots(make):
+    short = fake.prediction("q0", ["d/9"], "<image>Output: nine<|endofchunk|><image>Say:", shots=1)
+    text_only = fake.prediction("q0", ["d/7", "d/8"], "Output: x<|endofchunk|><image>Say:", shots=0)
+    control = fake.prediction(
+        "q0", DEMONSTRATIONS, PROMPT.replace("two", "false"), shots=3, control="shuffled_captions"
+    )
+    (card,) = make(control, text_only | {"demonstrations": "text_only"}, full(), short)
+    pictures, texts = zip(*card.demonstrations)
+    assert texts == ("Output: two", "Output: zero", "Output: one")
+    assert pictures[0] is None  # was not kept
+    assert [content(uri) for uri in pictures[1:]] == ["d_0", "d_1"]
+    assert (content(card.picture), card.prompt, card.references) == ("q0", "Say:", ("a red circle",))
+
+
+def test_outputs_are_told_by_shots_and_controls_at_their_most(make):
+    (card,) = make(
+        full(output="c", exact=True),
+        full(output="ignored: another seed", seed=1),
+        full(output="ignored: beams", decoding="beam3"),
+        full(output="ignored: fewer shots") | {"control": "blind", "shots": 1},
+        full(output="e", control="blind", exact=False),
+        full(output="f", control="shuffled_images"),
+        fake.prediction("q0", output="a", shots=0, demonstrations=None, exact=False),
+        fake.prediction("q0", output="b", shots=0, demonstrations="text_only"),
+        fake.prediction("q0", output="ignored: another order", shots=2) | {"order": 1},
+    )
+    assert [(a.setting, a.output, a.right) for a in card.answers] == [
+        ("0 shots", "a", False),
+        ("0 shots, text only", "b", None),
+        ("3 shots", "c", True),
+    ]
+    assert [(a.setting, a.output, a.right) for a in card.controls] == [
+        ("3 shots, blind", "e", False),
+        ("3 shots, shuffled images", "f", None),
+    ]
+
+
+def test_cards_are_spread_over_the_tasks_in_the_order_of_the_file(make, tmp_path):
+    rows = [fake.prediction(f"{task}-{i}", task=task) for task in "abc" for i in (3, 1, 2)]
+    for row in rows:
+        (tmp_path / f"{row['query']}.png").write_bytes(b"")
+    found = make(*rows, limit=5)
+    assert [card.query for card in found] == ["a-3", "a-1", "b-3", "b-1", "c-3"]
+    assert Counter(card.task for card in make(*rows)) == {"a": 3, "b": 3, "c": 3}
+
+
+def test_queries_without_a_picture_have_no_card(make):
+    assert make(fake.prediction("unseen")) == []
+
+
+def test_a_prompt_that_does_not_fit_its_demonstrations_is_named(make):
+    with pytest.raises(ValueError, match=r"query 'q0' .*shots=3.* has 3 images .* 2 demonstration_ids"):
+        make(full() | {"demonstration_ids": ["d/0", "d/1"]})
+
+
+def test_picture_names_are_safe(tmp_path):
+    assert picture_path(tmp_path, "../world/a b:ü.1-_") == tmp_path / ".._world_a_b__.1-_.png"

@@ -1,0 +1,159 @@
+"""What is drawn: numbers at their places, series by name."""
+
+import json
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+from flamingo.report.curves import few_shot_figure, headline_metrics, metric_name, training_figure
+from flamingo.report.results import read_scores
+from flamingo.report.style import BLUE, GREY
+from tests.report import fake
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(*rows):
+        (tmp_path / "scores.json").write_text(json.dumps(rows))
+        return read_scores(tmp_path / "scores.json")
+
+    return read
+
+
+def lines(ax, color):
+    """Points of the series of a colour, without leaders of labels."""
+    return [
+        line.get_xydata()
+        for line in ax.lines
+        if to_hex(line.get_color()) == color and line.get_marker() not in ("None", "", None)
+    ]
+
+
+def texts(ax):
+    return {text.get_text() for text in ax.texts}
+
+
+def test_the_curve_is_the_mean_over_seeds_of_greedy_decoding_times_100(read):
+    scores = read(
+        fake.score(shots=0, demonstrations=None, value=0.1, ci95=(0.0, 0.2)),
+        fake.score(shots=16, value=0.7, ci95=(0.6, 0.8)),
+        fake.score(shots=4, seed=0, value=0.3, ci95=(0.2, 0.4)),
+        fake.score(shots=4, seed=1, value=0.5, ci95=(0.4, 0.7)),
+        fake.score(shots=4, decoding="beam3", value=0.9),
+    )
+    (ax,) = few_shot_figure(scores).axes
+    (curve,) = lines(ax, BLUE)
+    np.testing.assert_allclose(curve, [[0, 10], [1, 40], [2, 70]])
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "4", "16"]
+    band = next(c for c in ax.collections if "FillBetween" in type(c).__name__ or "Poly" in type(c).__name__)
+    ends = {tuple(point) for point in band.get_paths()[0].vertices.round(6)}
+    assert {(0, 0), (0, 20), (1, 30), (1, 55), (2, 60), (2, 80)} <= ends
+    assert texts(ax) == {"few-shot", "exact match × 100"}  # noqa: RUF001
+    assert ax.get_ylim()[1] > 80
+
+
+def test_text_only_and_controls_are_their_own_series(read):
+    scores = read(
+        fake.score(shots=0, demonstrations=None, value=0.1),
+        fake.score(shots=0, demonstrations="text_only", value=0.2),
+        fake.score(shots=4, value=0.5),
+        fake.score(shots=4, control="blind", value=0.05),
+        fake.score(shots=4, control="shuffled_images", value=0.15),
+        fake.score(shots=0, demonstrations=None, control="blind", value=0.03),
+    )
+    (ax,) = few_shot_figure(scores).axes
+    point, curve = sorted(lines(ax, BLUE), key=len)
+    np.testing.assert_allclose(point, [[0, 20]])
+    np.testing.assert_allclose(curve, [[0, 10], [1, 50]])
+    (blind,) = lines(ax, GREY)
+    np.testing.assert_allclose(blind[:, 1], [3, 5])
+    np.testing.assert_allclose(blind[:, 0], [0, 1], atol=0.1)  # beside one another
+    assert {"few-shot", "text only", "blind", "shuffled images"} <= texts(ax)
+
+
+def test_a_panel_for_each_task_and_headline_metric(read):
+    rows = [fake.score(metric=metric) for metric in ("BLEU-4", "CIDEr", "exact_match", "exact_match_order_std")]
+    rows += [fake.score(task="other", metric="own_metric", decoding="beam3")]
+    figure = few_shot_figure(read(*rows))
+    panels = [(ax.get_title("left").strip(), texts(ax) - {"few-shot"}) for ax in figure.axes]
+    assert panels == [
+        ("world/captions", {"exact match × 100"}),  # noqa: RUF001
+        ("world/captions", {"CIDEr × 100"}),  # noqa: RUF001
+        ("other", {"own metric × 100, beam3"}),  # noqa: RUF001
+    ]
+
+
+def test_an_interval_that_was_not_estimated_is_not_drawn(read):
+    (ax,) = few_shot_figure(read(fake.score(value=0.5, ci95=None))).axes
+    segments = np.concatenate([c.get_segments() for c in ax.collections if hasattr(c, "get_segments")])
+    np.testing.assert_allclose(segments[0, :, 1], [50, 50])
+
+
+def test_scores_of_zero_have_an_axis(read):
+    (ax,) = few_shot_figure(read(fake.score(value=0.0, ci95=(0.0, 0.0)))).axes
+    assert ax.get_ylim() == (0, 1)
+
+
+def test_names(read):
+    assert headline_metrics(read(fake.score(metric="BLEU-4"), fake.score(metric="BLEU-1")), "world/captions") == [
+        "BLEU-4"
+    ]
+    assert metric_name("exact_match_order_std") == "exact match, std over orders"
+
+
+# ------------------------------------------------------------------------------ training
+
+
+def drawn(ax):
+    """Lines over steps, by colour; without leaders, which end outside the axes."""
+    return [line.get_xydata() for line in ax.lines if line.get_transform() == ax.transData]
+
+
+def record(step, gates, **losses):
+    return {"step": step, "loss": sum(losses.values()), "gates": gates} | {f"loss/{k}": v for k, v in losses.items()}
+
+
+def test_losses_and_gates_over_steps():
+    history = [
+        record(10, {"0.attention": 0.0, "2.attention": 0.1, "0.feedforward": 0.2}, captions=3.0, pages=4.0),
+        record(20, {"0.attention": 0.3, "2.attention": 0.5, "0.feedforward": -0.2}, captions=1.0),
+        record(30, {"0.attention": 0.4, "2.attention": 0.6, "0.feedforward": -0.3}, captions=1.0, pages=2.0),
+    ]
+    loss, attention, feedforward = training_figure(history).axes
+    assert [line.tolist() for line in drawn(loss)] == [
+        [[10, 3], [20, 1], [30, 1]],
+        [[10, 4], [30, 2]],  # where it was trained on
+        [[10, 7], [20, 1], [30, 3]],
+    ]
+    assert texts(loss) == {"captions", "pages", "total"}
+    assert [[10, 0.1], [20, 0.5], [30, 0.6]] in [line.tolist() for line in drawn(attention)]
+    assert texts(attention) == {"layer 0", "layer 2"}
+    assert [[10, 0.2], [20, -0.2], [30, -0.3]] in [line.tolist() for line in drawn(feedforward)]
+    assert attention.get_ylim() == feedforward.get_ylim()
+    assert loss.get_xlim() == (0, 30)
+
+
+def test_the_total_of_one_data_set_is_not_drawn_twice():
+    loss = training_figure([record(1, {}, captions=3.0), record(2, {}, captions=2.0)]).axes[0]
+    assert (len(drawn(loss)), texts(loss)) == (1, {"captions"})
+
+
+def test_long_histories_are_running_means_before_the_records():
+    history = [record(i, {}, captions=float(i % 2)) for i in range(100)]
+    raw, mean = drawn(training_figure(history).axes[0])
+    np.testing.assert_allclose(raw[:, 1], np.arange(100) % 2)
+    np.testing.assert_allclose(mean[:, 1], [0] + [0.5] * 99)
+    assert len(drawn(training_figure(history[:99]).axes[0])) == 1
+
+
+def test_of_many_layers_some_are_named_and_all_are_drawn():
+    gates = {f"{layer}.attention": layer / 32 for layer in range(32)}
+    attention = training_figure([record(1, gates), record(2, gates)]).axes[1]
+    assert texts(attention) == {f"layer {layer}" for layer in range(3, 32, 4)}
+    assert len(drawn(attention)) >= 32
+
+
+def test_an_empty_history_is_refused():
+    with pytest.raises(ValueError, match="at least one record"):
+        training_figure([])

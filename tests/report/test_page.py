@@ -1,0 +1,165 @@
+"""The page as a whole: complete, self-contained, escaped, written all or not at all."""
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from flamingo.report.page import write_report
+from tests.report import fake
+
+VOID = {"meta", "img", "source", "link", "br", "hr"}
+
+
+class Page(HTMLParser):
+    """Checks that tags are balanced; collects attributes, and the text by tag."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.text = [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append((self.open[-1] if self.open else "", data))
+
+    def of(self, tag):
+        return [text for found, text in self.text if found == tag]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return fake.write_run(tmp_path_factory.mktemp("run") / "demo", tasks=("world/captions", "flickr8k"), queries=2)
+
+
+@pytest.fixture(scope="module")
+def page(run):
+    assert write_report(run) == [run / "few_shot.png", run / "report.html"]
+    return Page((run / "report.html").read_text())
+
+
+def small_run(folder, **rows):
+    """The two files that are needed."""
+    (folder / "scores.json").write_text(json.dumps(rows.get("scores", [fake.score(value=0.5)])))
+    fake.write_lines(folder / "predictions.jsonl", rows.get("predictions", [fake.prediction()]))
+    return folder
+
+
+def test_the_page_needs_nothing_but_itself(page):
+    links = [value for _, attrs in page.tags for key, value in attrs.items() if key in ("src", "srcset", "href")]
+    assert links
+    assert all(link.startswith("data:image/") for link in links)
+    assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
+    assert "url(" not in "".join(page.of("style"))
+
+
+def test_plots_are_there_for_light_and_dark_pages(page):
+    dark = [attrs["srcset"] for tag, attrs in page.tags if tag == "source"]
+    light = [attrs["src"] for tag, attrs in page.tags if tag == "img" and attrs.get("class") == "plot"]
+    assert len(light) == len(dark) == 2
+    decoded = [base64.b64decode(uri.split(",")[1]) for uri in light + dark]
+    assert len(set(decoded)) == 4
+    assert all(b"<svg" in picture for picture in decoded)
+
+
+def test_pictures_are_embedded_as_they_are(run, page):
+    embedded = {attrs["src"] for tag, attrs in page.tags if tag == "img"}
+    for path in (run / "pictures").glob("world_captions_*-000*"):
+        assert "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode() in embedded
+
+
+def test_every_section_has_its_content(page):
+    assert page.of("h1") == ["Few-shot results of demo"]
+    assert page.of("h2") == ["Few-shot curves", "Scores", "Queries", "Training", "Configuration"]
+    assert sum(tag == "article" for tag, _ in page.tags) == 4
+    assert "4000 steps, 16,384,000 tokens, 1.9 hours" in " ".join(page.of("p")).replace("\n", " ")
+    assert page.of("pre")[0].startswith("model:\n  every: 1\n")
+
+
+def test_tables_hold_means_times_100_with_intervals(tmp_path):
+    rows = [
+        fake.score(shots=0, demonstrations=None, value=0.013, ci95=(0.001, 0.04)),
+        fake.score(shots=4, seed=0, value=0.3, ci95=(0.2, 0.4), n=50),
+        fake.score(shots=4, seed=1, value=0.5, ci95=(0.3, 0.7), n=50),
+        fake.score(shots=4, metric="CIDEr", value=1.234, ci95=None, n=49),
+        fake.score(shots=4, control="blind", value=0.021, ci95=(0.0, 0.05)),
+    ]
+    write_report(small_run(tmp_path, scores=rows), title="A <title>")
+    page = Page((tmp_path / "report.html").read_text())
+    assert page.of("h1") == page.of("title") == ["A <title>"]
+    cells = [
+        "none" if text == "\N{EN DASH}" else text for tag, text in page.text if tag in ("td", "small") and text.strip()
+    ]
+    assert cells == [
+        *("0", "none", "greedy", "1.3", "0.1 to 4.0", "none", "200", "1"),
+        *("4", "random", "greedy", "40.0", "25.0 to 55.0", "123.4", "49 to 50", "2"),
+        *("4", "random", "blind", "greedy", "2.1", "0.0 to 5.0", "none", "200", "1"),
+    ]
+    assert page.of("strong") == ["40.0"]
+    summary = re.sub(r"\s+", " ", page.of("p")[0]).strip()
+    assert summary == "world/captions: exact match 40.0 at 4 shots (1.3 at 0)."
+    assert page.of("dt") + page.of("dd") == ["0 shots", "blind", "1.3", "2.1"]
+
+
+def test_what_files_say_is_escaped(tmp_path):
+    evil = "<script>alert('1')</script>\"><img src=x>&amp;"
+    prompt = f"<image>{evil}<|endofchunk|><image>{evil}"
+    prediction = fake.prediction(evil, ["d"], prompt, evil, task=evil) | {"references": [evil]}
+    small_run(tmp_path, scores=[fake.score(task=evil, metric="m" + evil, decoding=evil)], predictions=[prediction])
+    (tmp_path / "config.yaml").write_text(evil)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / f"{re.sub('[^A-Za-z0-9_.-]', '_', evil)}.png").write_bytes(b"")
+    write_report(tmp_path, title=evil)
+    page = Page((tmp_path / "report.html").read_text())
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert all(attrs["src"] != "x" for tag, attrs in page.tags if tag == "img")
+    for tag in ("h1", "h3", "pre", "dd", "figcaption"):
+        assert evil in page.of(tag)
+
+
+def test_right_and_wrong_are_marked_where_there_is_an_exact_match(page):
+    marks = [attrs.get("class") for tag, attrs in page.tags if tag == "dd"]
+    assert {"right", "wrong", None} == set(marks)
+
+
+def test_what_is_absent_is_said(tmp_path):
+    write_report(small_run(tmp_path))
+    text = (tmp_path / "report.html").read_text()
+    for words in ("no history.jsonl", "no config.yaml", "kept no pictures"):
+        assert words in text
+    Page(text)
+
+
+def test_equal_results_make_equal_files(run, page):
+    before = [path.read_bytes() for path in (run / "few_shot.png", run / "report.html")]
+    assert [path.read_bytes() for path in write_report(run)] == before
+    assert before[0].startswith(b"\x89PNG")
+    assert not list(run.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("name", ["scores.json", "predictions.jsonl", "history.jsonl"])
+def test_a_malformed_file_is_named_and_nothing_is_written(tmp_path, name):
+    small_run(tmp_path)
+    (tmp_path / name).write_text("[{]\n")
+    (tmp_path / "report.html").write_text("the last one")
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path / name))):
+        write_report(tmp_path)
+    assert (tmp_path / "report.html").read_text() == "the last one"
+    assert not (tmp_path / "few_shot.png").exists()
+
+
+@pytest.mark.parametrize("name", ["scores.json", "predictions.jsonl"])
+def test_a_missing_file_is_named(tmp_path, name):
+    (small_run(tmp_path) / name).unlink()
+    with pytest.raises(ValueError, match=rf"{re.escape(name)} does not exist"):
+        write_report(tmp_path)
