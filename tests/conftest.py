@@ -8,7 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from jaxtyping import install_import_hook
 
 ROOT = Path(__file__).parent.parent
-MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in ROOT.glob("flamingo/*/*.py")}
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in ROOT.glob("flamingo/*/**/*.py")}
 # transformers looks into the constructors of configurations and processors, which a wrapper hides; and what
 # users hand to documents, processors and collation is checked by these themselves.
 MODULES -= {"flamingo.model.configuration"} | {f"flamingo.data.{name}" for name in ("document", "processor", "collate")}

@@ -1,0 +1,213 @@
+"""Documents of the embedded world: captions in one dialect, nonce names bound to what is shown, questions.
+
+A document is made as a list of :class:`Turn` (a scene, what is asked of it, what is answered) and then
+shown, with pictures, or told, in words alone for the pretraining of a language model.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from flamingo.data.document import Document, Image, Text
+from flamingo.data.world.drawing import draw
+from flamingo.data.world.language import PLAIN, Dialect, caption, plural, random_dialect
+from flamingo.data.world.scenes import COLOURS, SHAPES, SIZES, Kind, Scene, Split, neighbours, random_scene, split_of
+
+PROMPT = "Output:"
+WAYS = (2, 3, 4, 5)
+_CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
+_NUMBERS = ("one", "two", "three", "four")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One scene of a document. ``knowable``: whether the answer follows from the scene and earlier turns."""
+
+    scene: Scene
+    prompt: str
+    answer: str
+    knowable: bool = True
+
+
+# ----------------------------------------------------------------------------------- kinds
+
+
+def caption_turns(rng: random.Random, split: Split, turns: int, dialect: Dialect | None = None) -> list[Turn]:
+    """Captions that share one dialect, drawn here unless given."""
+    dialect = dialect or random_dialect(rng, split)
+    scenes = [random_scene(rng, split) for _ in range(turns)]
+    return [Turn(scene, PROMPT, caption(scene, dialect)) for scene in scenes]
+
+
+def binding_turns(rng: random.Random, split: Split, turns: int) -> list[Turn]:
+    """Single objects under nonce names, bound for this document to shapes or to colours."""
+    meanings = random_names(rng, split, rng.choice(WAYS))
+    named: set[str] = set()
+    document = []
+    for name in (rng.choice(list(meanings)) for _ in range(turns)):
+        document.append(Turn(meanings[name](rng), PROMPT, naming(name), knowable=name in named))
+        named.add(name)
+    return document
+
+
+def naming(name: str) -> str:
+    """What is said of an object that bears a name."""
+    return f"this is {name}"
+
+
+def random_names(rng: random.Random, split: Split, ways: int) -> dict[str, Callable[[random.Random], Scene]]:
+    """Names, each with a function that draws a scene it fits; what is not named varies freely.
+
+    The names are of the split. Scenes of training are, too; those of evaluation are of either split,
+    because a tenth of all single objects is too little for five names.
+    """
+    attribute, values = rng.choice((("shape", SHAPES), ("colour", COLOURS)))
+    names: list[str] = []
+    while len(names) < ways:
+        name = "".join(rng.choice(_CONSONANTS) + rng.choice(_VOWELS) for _ in range(2))
+        if name not in names and split_of("name", name) == split:
+            names.append(name)
+
+    def drawn(value: str) -> Callable[[random.Random], Scene]:
+        def scene(rng: random.Random) -> Scene:
+            while True:
+                free = {"shape": rng.choice(SHAPES), "colour": rng.choice(COLOURS), "size": rng.choice(SIZES)}
+                scene = Scene((Kind(**(free | {attribute: value})),), None, 1, rng.getrandbits(32))
+                if split == "evaluation" or scene.split == split:
+                    return scene
+
+        return scene
+
+    return {name: drawn(value) for name, value in zip(names, rng.sample(values, ways), strict=True)}
+
+
+def question_turns(rng: random.Random, split: Split, turns: int) -> list[Turn]:
+    """Questions about colour, shape, size, place and number."""
+    document = []
+    while len(document) < turns:
+        scene = random_scene(rng, split)
+        question, answer = _question(rng, scene)
+        document.append(Turn(scene, f"Question: {question} Answer:", answer))
+    return document
+
+
+def _question(rng: random.Random, scene: Scene) -> tuple[str, str]:
+    if scene.axis is None:
+        kind = scene.kinds[0]
+        things = kind.shape if scene.count == 1 else plural(kind.shape)
+        asked = [(f"how many {plural(kind.shape)} are there?", _NUMBERS[scene.count - 1])]
+        verb = "is" if scene.count == 1 else "are"
+        asked += [(f"what colour {verb} the {things}?", kind.colour), (f"what size {verb} the {things}?", kind.size)]
+        return rng.choice(asked)
+    which = rng.randrange(2)
+    kind, other = scene.kinds[which], scene.kinds[1 - which]
+    place = {"horizontal": ("left", "right"), "vertical": ("above", "below")}[scene.axis][which]
+    asked = []
+    # The object is named by what only it has.
+    if kind.shape != other.shape:
+        asked += [(f"what colour is the {kind.shape}?", kind.colour), (f"what size is the {kind.shape}?", kind.size)]
+        asked += [(f"where is the {kind.shape}?", place)]
+    if kind.colour != other.colour:
+        asked += [(f"what shape is {kind.colour}?", kind.shape), (f"where is the {kind.colour} one?", place)]
+    return rng.choice(asked)
+
+
+# --------------------------------------------------------------------------- shown and told
+
+DocumentKind = Literal["captions", "binding", "questions"]
+TURNS: dict[str, Callable[[random.Random, Split, int], list[Turn]]] = {
+    "captions": caption_turns,
+    "binding": binding_turns,
+    "questions": question_turns,
+}
+
+
+def show(turns: Sequence[Turn], id: str = "") -> Document:
+    """The turns as an interleaved document: a picture, what is asked, and the answer, which is trained on."""
+    parts: list[Image | Text] = []
+    for turn in turns:
+        parts += [Image(draw(turn.scene)), Text(turn.prompt, train=False), Text(" " + turn.answer, turn.knowable)]
+    return Document(parts, id)
+
+
+def tell(turns: Sequence[Turn], described: bool) -> str:
+    """The turns as text, a line each; with plain words in the place of each picture, or nothing there."""
+    lines = [f"{turn.prompt} {turn.answer}" for turn in turns]
+    if described:
+        lines = [f"{caption(turn.scene, PLAIN)} {line}" for turn, line in zip(turns, lines, strict=True)]
+    return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class WorldDocuments(Sequence[Document]):
+    """``length`` shown documents of one kind, of ``least`` to ``most`` turns, each a function of its index."""
+
+    kind: DocumentKind
+    split: Split
+    seed: int
+    least: int
+    most: int
+    length: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        if self.kind not in TURNS:
+            raise ValueError(f"world documents are of the kinds {', '.join(TURNS)}; got {self.kind!r}")
+        if not 0 < self.least <= self.most:
+            raise ValueError(f"documents need 0 < least <= most turns, got {self.least} and {self.most}")
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Document:  # type: ignore[override]
+        rng, name = stream("shown", self.kind, self.split, self.seed, index)
+        return show(TURNS[self.kind](rng, self.split, rng.randint(self.least, self.most)), name)
+
+
+@dataclass(frozen=True)
+class WorldTexts(Sequence[str]):
+    """Told documents of the training split, of all kinds, to pretrain a language model on.
+
+    Names and questions mean nothing without what they are about, so those are described; of the
+    documents of captions half are, so that the model learns dialects as such as well.
+    """
+
+    seed: int
+    least: int = 2
+    most: int = 12
+    length: int = 1_000_000
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]
+        rng, _ = stream("told", self.seed, index)
+        kind, described = rng.choice((("captions", True), ("captions", False), ("binding", True), ("questions", True)))
+        return tell(TURNS[kind](rng, "training", rng.randint(self.least, self.most)), described)
+
+
+@dataclass(frozen=True)
+class WorldContrasts(Sequence[list[tuple[Image, str]]]):
+    """Groups of pictures with plain captions that differ in one thing each, to pretrain a vision encoder on."""
+
+    seed: int
+    group: int = 4
+    length: int = 1_000_000
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> list[tuple[Image, str]]:  # type: ignore[override]
+        rng, _ = stream("contrasts", self.seed, index)
+        scene = random_scene(rng, "training")
+        others = neighbours(scene)
+        scenes = [scene, *rng.sample(others, min(self.group - 1, len(others)))]
+        # Each drawn anew: what has no name must not tell them apart.
+        scenes = [Scene(s.kinds, s.axis, s.count, rng.getrandbits(32)) for s in scenes]
+        return [(Image(draw(s)), caption(s, PLAIN)) for s in scenes]
+
+
+def stream(*parts: object) -> tuple[random.Random, str]:
+    """Random numbers that depend on ``parts`` alone, and a name made of them."""
+    name = "/".join(map(str, ("world", *parts)))
+    return random.Random(name), name

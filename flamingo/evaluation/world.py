@@ -1,0 +1,138 @@
+"""Tasks of the embedded world: captions in unknown dialects, new names for what is shown, questions.
+
+All of it is of the evaluation split, which training never sees; every query is a function of its index.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+from flamingo.data.document import Image
+from flamingo.data.world.documents import PROMPT, Turn, caption_turns, naming, question_turns, random_names, stream
+from flamingo.data.world.drawing import draw
+from flamingo.data.world.language import Dialect, attribute_accuracy, random_dialect
+from flamingo.data.world.scenes import Scene
+from flamingo.evaluation.tasks import Example
+
+#: Candidates for the demonstrations of a query, in each group.
+CANDIDATES = 32
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A query and the candidates for its demonstrations, in groups; with what only scoring knows."""
+
+    query: Example
+    support: list[list[Example]]
+    scene: Scene
+    dialect: Dialect | None = None
+
+
+@dataclass
+class WorldTask:
+    """``number`` queries, each with a support of its own."""
+
+    number: int
+    text_only: ClassVar[bool] = True
+    corpus_metrics: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if self.number < 1:
+            raise ValueError(f"a task of the world needs at least one query, got number={self.number}")
+
+    @property
+    def name(self) -> str:
+        raise NotImplementedError
+
+    def episode(self, rng: random.Random, name: str) -> Episode:
+        """The episode called ``name``, from its own random numbers."""
+        raise NotImplementedError
+
+    @cached_property
+    def episodes(self) -> dict[str, Episode]:
+        """All episodes, by the id of their query."""
+        made = [self.episode(*stream(self.name, index)) for index in range(self.number)]
+        return {episode.query.id: episode for episode in made}
+
+    def queries(self) -> Sequence[Example]:
+        return [episode.query for episode in self.episodes.values()]
+
+    def support(self, query: Example) -> Sequence[Sequence[Example]]:
+        return self.episodes[query.id].support
+
+
+class WorldCaptions(WorldTask):
+    """A caption in a dialect that can only be known from the demonstrations."""
+
+    name = "world/captions"
+    max_new_tokens = 40
+    corpus_metrics = ("CIDEr", "BLEU-1", "BLEU-4")
+
+    def episode(self, rng: random.Random, name: str) -> Episode:
+        dialect = random_dialect(rng, "evaluation")
+        turns = caption_turns(rng, "evaluation", 1 + CANDIDATES, dialect)
+        query, *support = _examples(turns, name)
+        return Episode(query, [support], turns[0].scene, dialect)
+
+    def score(self, query: Example, prompt_examples: Sequence[Example], output: str) -> dict[str, float]:
+        """``exact_match``, and ``attribute_accuracy``: the share of what the dialect mentions that is right."""
+        episode = self.episodes[query.id]
+        assert episode.dialect is not None
+        right = attribute_accuracy(episode.scene, episode.dialect, output)
+        return {"exact_match": float(output in query.references), "attribute_accuracy": right}
+
+
+@dataclass
+class WorldBinding(WorldTask):
+    """A name that the demonstrations alone bind, to a shape or to a colour: fast binding (Frozen, arXiv 2106.13884).
+
+    The demonstrations come in a group for each of the ``ways`` names.
+    """
+
+    ways: int = 2
+    max_new_tokens: ClassVar[int] = 12
+    text_only: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        return f"world/binding/{self.ways}way"
+
+    def episode(self, rng: random.Random, name: str) -> Episode:
+        meanings = random_names(rng, "evaluation", self.ways)
+        support = [
+            _examples([Turn(scene(rng), PROMPT, naming(word)) for _ in range(CANDIDATES)], f"{name}/{word}")
+            for word, scene in meanings.items()
+        ]
+        asked = rng.choice(list(meanings))
+        turn = Turn(meanings[asked](rng), PROMPT, naming(asked))
+        return Episode(_examples([turn], name)[0], support, turn.scene)
+
+    def score(self, query: Example, prompt_examples: Sequence[Example], output: str) -> dict[str, float]:
+        """``exact_match``; ``valid_name_rate``: is it a name that occurs in the prompt; and the match among those."""
+        match = float(output in query.references)
+        valid = output in {caption for example in prompt_examples for caption in example.references}
+        scores = {"exact_match": match, "valid_name_rate": float(valid)}
+        return scores | ({"exact_match_of_valid": match} if valid else {})
+
+
+class WorldQuestions(WorldTask):
+    """Short answers about colour, shape, size, place and number."""
+
+    name = "world/questions"
+    max_new_tokens = 4
+
+    def episode(self, rng: random.Random, name: str) -> Episode:
+        turns = question_turns(rng, "evaluation", 1 + CANDIDATES)
+        query, *support = _examples(turns, name)
+        return Episode(query, [support], turns[0].scene)
+
+    def score(self, query: Example, prompt_examples: Sequence[Example], output: str) -> dict[str, float]:
+        return {"exact_match": float(output in query.references)}
+
+
+def _examples(turns: Sequence[Turn], name: str) -> list[Example]:
+    return [
+        Example(f"{name}/{i}", Image(draw(turn.scene)), (turn.answer,), turn.prompt) for i, turn in enumerate(turns)
+    ]
