@@ -1,0 +1,54 @@
+"""The plain dataclasses of `flamingo` as Hydra's structured configs, and back."""
+
+from collections.abc import Callable
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import field, fields, is_dataclass, make_dataclass
+from typing import Any, Literal, get_origin, get_type_hints
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+
+def schema(cls: type, **defaults: Any) -> Any:
+    """A dataclass with the fields of ``cls`` for OmegaConf to check types by; ``defaults`` replace its own.
+
+    OmegaConf knows no Literal, so choices become strings here; ``cls`` checks them itself when it is made by
+    :func:`build`. Fields without a default become mandatory values.
+    """
+    hints = get_type_hints(cls)
+    converted = []
+    for f in fields(cls):
+        if f.name in defaults:
+            value = field(default=defaults[f.name])
+        elif f.default is not NO_DEFAULT:
+            value = field(default=f.default)
+        elif f.default_factory is not NO_DEFAULT:
+            value = field(default_factory=f.default_factory)
+        else:
+            value = field(default=MISSING)
+        converted.append((f.name, str if get_origin(hints[f.name]) is Literal else hints[f.name], value))
+    return make_dataclass(f"{cls.__name__}Schema", converted)
+
+
+def nested(cls: type, **defaults: Any) -> Any:
+    """A field of a structured config that holds the :func:`schema` of ``cls``."""
+    return field(default_factory=schema(cls, **defaults))
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Everything resolved, as dictionaries and lists. Raises ValueError naming a mandatory value that is missing."""
+    # At the top first: others may refer to these, and then cannot be looked at.
+    missing = [str(key) for key in config if OmegaConf.is_missing(config, str(key))] or OmegaConf.missing_keys(config)
+    if missing:
+        raise ValueError(f"the config needs a value for {', '.join(sorted(missing))}")
+    container = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def build(cls: Callable[..., Any], values: dict[str, Any], key: str) -> Any:
+    """``cls`` of the values under ``key`` of a config; its complaints name that key."""
+    assert is_dataclass(cls)
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ValueError(f"config key {key}: {error}") from error

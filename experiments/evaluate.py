@@ -1,0 +1,158 @@
+"""Few-shot evaluation of a trained model: shots, seeds, controls -> predictions.jsonl and scores.json.
+
+python -m experiments.evaluate run=outputs/demo
+python -m experiments.evaluate run=outputs/demo task=world_questions shots=[0,4] beams=[1,3] seeds=[0,1,2] orders=4
+
+Several tasks may be evaluated into the same folder; one that was stopped goes on, and settings are
+added without repeating those that are done.
+"""
+
+import hashlib
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig
+
+from experiments.configs import plain
+from experiments.runs import begin, user_errors
+from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
+from flamingo.evaluation.harness import evaluate
+from flamingo.evaluation.settings import Setting
+from flamingo.evaluation.tasks import Task
+from flamingo.evaluation.world import WorldBinding, WorldCaptions, WorldQuestions
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class TaskConfig:
+    """A task of the embedded world: captions, binding or questions."""
+
+    kind: str = MISSING
+    #: Queries.
+    number: int = MISSING
+    #: Names in an episode of binding.
+    ways: int | None = None
+
+
+@dataclass
+class EvaluateConfig:
+    """What is evaluated, and in which settings: all of them with each seed and each number of beams."""
+
+    #: A folder that experiments.train has left; results go there, too, unless `output` says otherwise.
+    run: str = MISSING
+    checkpoint: str = "${run}/checkpoint"
+    output: str = "${run}"
+    overwrite: bool = False
+    task: TaskConfig = field(default_factory=TaskConfig)
+    #: Numbers of demonstrations; 0: nothing before the query.
+    shots: list[int] = field(default_factory=lambda: [0, 1, 2, 4, 8])
+    #: Whether 0 shots are also asked with two demonstrations without their images, as in the paper.
+    text_only: bool = True
+    #: Of blind, shuffled_images, shuffled_captions, copied_caption; each with these numbers of shots.
+    controls: list[str] = field(default_factory=list)
+    control_shots: list[int] = field(default_factory=list)
+    #: 1 is greedy.
+    beams: list[int] = field(default_factory=lambda: [1])
+    seeds: list[int] = field(default_factory=lambda: [0])
+    #: Orders in which the same demonstrations are shown: above 1, the spread over them is scored, too.
+    orders: int = 1
+    #: The first so many queries; null: all.
+    limit: int | None = None
+    batch_size: int = 32
+    #: Queries whose pictures are kept for the report.
+    pictures: int = 12
+
+
+ConfigStore.instance().store("evaluate_schema", EvaluateConfig)
+
+#: These may change between evaluations into the same folder; the harness knows what is there already.
+_MAY_CHANGE = ("shots", "text_only", "controls", "control_shots", "beams", "seeds", "batch_size", "pictures")
+
+
+def make_task(config: dict[str, Any]) -> Task:
+    kinds: dict[str, Any] = {"captions": WorldCaptions, "binding": WorldBinding, "questions": WorldQuestions}
+    if config["kind"] not in kinds:
+        raise ValueError(f"config key task.kind: must be one of {', '.join(kinds)}, got {config['kind']!r}")
+    if (config["ways"] is None) == (config["kind"] == "binding"):
+        raise ValueError("config key task.ways: binding needs it, other tasks have none")
+    ways = {} if config["ways"] is None else {"ways": config["ways"]}
+    return kinds[config["kind"]](config["number"], **ways)
+
+
+def make_settings(config: dict[str, Any], task: Task) -> list[Setting]:
+    """Every combination; what depends on no seed, with the first seed alone."""
+    settings = []
+    for beams in config["beams"]:
+        for seed in config["seeds"]:
+            for shots in config["shots"]:
+                if shots > 0:
+                    settings.append(Setting(shots, "random", None, beams, seed))
+                elif seed == config["seeds"][0]:
+                    settings.append(Setting(0, None, None, beams, seed))
+            if config["text_only"] and task.text_only:
+                settings.append(Setting(0, "text_only", None, beams, seed))
+            for shots in config["control_shots"]:
+                # A copied caption is the same for any number of beams.
+                controls = [c for c in config["controls"] if c != "copied_caption" or beams == config["beams"][0]]
+                settings += [Setting(shots, "random" if shots else None, c, beams, seed) for c in controls]
+    return settings
+
+
+def fingerprint(checkpoint: Path) -> str:
+    """Of all weights of a checkpoint. Raises ValueError where there is none."""
+    files = sorted(checkpoint.glob("*.safetensors"))
+    if not files:
+        raise ValueError(
+            f"there is no checkpoint in {checkpoint}: train one first, or say run=FOLDER or checkpoint=FOLDER"
+        )
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
+
+
+def run_evaluation(config: dict[str, Any]) -> None:
+    """One task in all settings; rows of scores.json for the others stay."""
+    task, checkpoint, output = make_task(config["task"]), Path(config["checkpoint"]), Path(config["output"])
+    settings = make_settings(config, task)
+    begin(
+        output,
+        config | {"weights": fingerprint(checkpoint)},
+        file=f"evaluate-{task.name.replace('/', '-')}.yaml",
+        produces=("predictions.jsonl", "scores.json", "pictures"),
+        may_change=_MAY_CHANGE,
+    )
+    model = FlamingoForConditionalGeneration.from_pretrained(checkpoint).eval()
+    processor = FlamingoProcessor.from_pretrained(checkpoint)
+    rows = evaluate(
+        model,
+        processor,
+        task,
+        settings,
+        output,
+        batch_size=config["batch_size"],
+        limit=config["limit"],
+        orders=config["orders"],
+        pictures=config["pictures"],
+    )
+    for row in rows:
+        names = (row["demonstrations"], row["control"], row["decoding"], f"seed {row['seed']}")
+        log.info(
+            "%2d shots  %-28s %-40s %.3f", row["shots"], row["metric"], ", ".join(filter(None, names)), row["value"]
+        )
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
+def main(config: DictConfig) -> None:
+    with user_errors():
+        run_evaluation(plain(config))
+
+
+if __name__ == "__main__":
+    main()

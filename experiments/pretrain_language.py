@@ -1,0 +1,171 @@
+"""Pretrains a causal language model, and the tokenizer that it reads with, on text alone.
+
+python -m experiments.pretrain_language                              the embedded world's language model
+python -m experiments.pretrain_language texts=captions.jsonl vocabulary=8192 model.hidden_size=384
+
+`texts` is a file with a document a line: plain text, or JSON with a "text" or a list of "captions".
+`model` is any causal language model of transformers, described as its own config.json would be.
+"""
+
+import gzip
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import torch
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import MISSING, DictConfig
+from tqdm import tqdm
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from experiments.configs import build, nested, plain
+from experiments.loading import data_set
+from experiments.runs import begin, folder_written_atomically, user_errors, write_atomically
+from experiments.tokenizer import train_tokenizer
+from flamingo.data.world.documents import WorldTexts, binding_turns, caption_turns, stream, tell
+from flamingo.training.loop import TrainingConfig, train
+from flamingo.training.objective import Batch
+from flamingo.training.optimizer import OptimizerConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class PretrainLanguageConfig:
+    """What the language model is, what it reads, and for how long."""
+
+    output: str = MISSING
+    overwrite: bool = False
+    #: Fields of a transformers config; "model_type" says whose.
+    model: dict[str, Any] = field(default_factory=dict)
+    #: Null: documents of the embedded world, as many as `documents`.
+    texts: str | None = None
+    documents: int = MISSING
+    vocabulary: int = MISSING
+    #: Tokens that the model sees at once; documents are joined and cut into blocks of this length.
+    block: int = MISSING
+    batch: int = MISSING
+    optimizer: Any = nested(OptimizerConfig)
+    training: Any = nested(TrainingConfig)
+
+
+ConfigStore.instance().store("pretrain_language_schema", PretrainLanguageConfig)
+
+
+def read_texts(path: Path) -> list[str]:
+    """A document a line. Raises ValueError naming the line that is none."""
+    if not path.is_file():
+        raise ValueError(f"texts: there is no file {path}")
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+        lines = file.read().splitlines()
+    if ".jsonl" not in path.suffixes:
+        return [line for line in lines if line.strip()]
+    texts = []
+    for number, line in enumerate(lines, start=1):
+        row = json.loads(line)
+        if "text" not in row and "captions" not in row:
+            raise ValueError(f"texts: line {number} of {path} has neither a text nor captions")
+        texts.append(row["text"] if "text" in row else "\n".join(row["captions"]) + "\n")
+    return texts
+
+
+class Blocks(Sequence[np.ndarray]):
+    """Tokens of all documents, one behind the other, in blocks of equal length; a document ends with ``end``."""
+
+    def __init__(self, documents: Iterable[list[int]], end: int, block: int) -> None:
+        self.tokens = np.fromiter(chain.from_iterable([*ids, end] for ids in documents), dtype=np.int32)
+        self.block = block
+        if len(self) == 0:
+            raise ValueError(f"{len(self.tokens)} tokens of text do not fill one block of {block}")
+
+    def __len__(self) -> int:
+        return len(self.tokens) // self.block
+
+    def __getitem__(self, index: int) -> np.ndarray:  # type: ignore[override]
+        return self.tokens[index * self.block : (index + 1) * self.block]
+
+
+def collate(blocks: list[np.ndarray]) -> Batch:
+    ids = torch.from_numpy(np.stack(blocks)).long()
+    return Batch(
+        {"input_ids": ids, "labels": ids}, [f"a block that begins with the tokens {row[:8]}" for row in ids.tolist()]
+    )
+
+
+@torch.no_grad()
+def in_context_scores(model: Any, tokenizer: Any, documents: int = 300) -> dict[str, float]:
+    """What the model gains from context, on told documents of the evaluation split.
+
+    ``caption N``: mean loss per token (nats) of the N-th caption of a dialect that was never trained on.
+    ``names``: share of answers right at the last turn of binding documents with described pictures.
+    """
+    model.eval()
+    losses: dict[str, list[float]] = {"caption 1": [], "caption 3": [], "caption 9": []}
+    right = []
+    for i in range(documents):
+        rng, _ = stream("language model's evaluation", i)
+        turns = caption_turns(rng, "evaluation", 9)
+        for number in (1, 3, 9):
+            before, whole = tell(turns[: number - 1], described=False), tell(turns[:number], described=False)
+            losses[f"caption {number}"].append(_continuation(model, tokenizer, before if number > 1 else "", whole)[0])
+        turns = binding_turns(rng, "evaluation", 16)
+        if turns[-1].knowable:
+            whole = tell(turns, described=True)
+            right.append(_continuation(model, tokenizer, whole.removesuffix(f"{turns[-1].answer}\n"), whole)[1])
+    scores = {name: sum(values) / len(values) for name, values in losses.items()}
+    return scores | {"names": sum(right) / len(right)}
+
+
+def _continuation(model: Any, tokenizer: Any, before: str, whole: str) -> tuple[float, bool]:
+    """Mean loss of the tokens behind ``before``, and whether each of them is the likeliest."""
+    ids = torch.tensor([tokenizer.bos_token_id, *tokenizer(whole)["input_ids"]])
+    start = 1 + len(tokenizer(before)["input_ids"])
+    logits = model(ids[None]).logits[0, start - 1 : -1]
+    targets = ids[start:]
+    return torch.nn.functional.cross_entropy(logits, targets).item(), bool((logits.argmax(dim=-1) == targets).all())
+
+
+def pretrain(config: dict[str, Any], output: Path) -> None:
+    """Leaves the model and its tokenizer in ``output / "model"``, and what it scores in ``scores.json``."""
+    begin(output, config, produces=("state", "history.jsonl", "model", "scores.json"))
+    if config["texts"] is None:
+        world = WorldTexts(config["training"]["seed"])
+        texts: Sequence[str] = [world[i] for i in tqdm(range(config["documents"]), desc="documents", unit="document")]
+    else:
+        texts = read_texts(Path(config["texts"]))
+    tokenizer = train_tokenizer(texts[:50_000], config["vocabulary"], config["block"])
+    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    blocks = Blocks(encoded, tokenizer.eos_token_id, config["block"])
+    log.info("%d documents, %d tokens of %d kinds", len(texts), len(blocks.tokens), len(tokenizer))
+    training = build(TrainingConfig, config["training"], "training")
+    torch.manual_seed(training.seed)
+    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
+    fields = {"vocab_size": len(tokenizer), "max_position_embeddings": config["block"], **special, **config["model"]}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**fields))
+    log.info("%s, %.2f million parameters", type(model).__name__, model.num_parameters() / 1e6)
+    data = data_set("text", blocks, collate, batch=config["batch"], seed=training.seed, workers=0)
+    train(model, [data], build(OptimizerConfig, config["optimizer"], "optimizer"), training, output)
+    with folder_written_atomically(output / "model") as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    if config["texts"] is None:
+        scores = in_context_scores(model, tokenizer)
+        write_atomically(output / "scores.json", json.dumps(scores, indent=2))
+        log.info("in context, on held-out documents: %s", scores)
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="pretrain_language")
+def main(config: DictConfig) -> None:
+    with user_errors():
+        pretrain(plain(config), Path(HydraConfig.get().runtime.output_dir))
+
+
+if __name__ == "__main__":
+    main()

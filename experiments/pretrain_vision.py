@@ -1,0 +1,245 @@
+"""Pretrains a vision encoder by contrast with captions (CLIP, arXiv 2103.00020), and probes what it knows.
+
+python -m experiments.pretrain_vision                                    the embedded world's encoder
+python -m experiments.pretrain_vision pairs=captions.jsonl image_size=128 training.steps=20000
+
+`pairs` is a file with JSON lines: {"image": path (from the file's folder), "captions": [...]}. `model` is
+any vision encoder of transformers, described as its own config.json would be. Only the encoder is kept;
+what compared it with captions, the text tower and the two projections, has done its work.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hydra
+import torch
+from einops import rearrange, repeat
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import MISSING, DictConfig
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel, CLIPTextConfig, CLIPTextModel
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from experiments.configs import build, nested, plain
+from experiments.loading import data_set
+from experiments.probe import probe
+from experiments.runs import begin, folder_written_atomically, user_errors, write_atomically
+from experiments.tokenizer import train_tokenizer
+from flamingo.data.document import Image
+from flamingo.data.processor import open_image
+from flamingo.data.world.documents import WorldContrasts
+from flamingo.model.configuration import VisionFeaturesConfig
+from flamingo.model.vision import encode_patches, feature_width
+from flamingo.training.loop import TrainingConfig, train
+from flamingo.training.objective import Batch
+from flamingo.training.optimizer import OptimizerConfig
+
+log = logging.getLogger(__name__)
+
+Pair = tuple[Image, str]
+
+
+@dataclass
+class PretrainVisionConfig:
+    """What the encoder is, what it is compared with, and for how long."""
+
+    output: str = MISSING
+    overwrite: bool = False
+    #: Fields of a transformers config; "model_type" says whose.
+    model: dict[str, Any] = field(default_factory=dict)
+    vision_features: Any = nested(VisionFeaturesConfig)
+    image_size: int = MISSING
+    #: Null: scenes of the embedded world, in groups that differ in one thing each.
+    pairs: str | None = None
+    #: Groups in a batch, and pairs in a group of the embedded world.
+    batch: int = MISSING
+    group: int = MISSING
+    #: Of the text tower, and of the space in which pictures and captions are compared.
+    width: int = MISSING
+    workers: int = MISSING
+    optimizer: Any = nested(OptimizerConfig)
+    training: Any = nested(TrainingConfig)
+
+
+ConfigStore.instance().store("pretrain_vision_schema", PretrainVisionConfig)
+
+
+class ImageTower(nn.Module):
+    """The encoder, and an attention pool over its features without positions of its own.
+
+    Like the resampler that later reads these features, the pool cannot know where a feature comes from
+    unless the feature says so; whatever the contrast needs of places has to be in there.
+    """
+
+    def __init__(self, encoder: Any, features: VisionFeaturesConfig, width: int, queries: int = 8) -> None:
+        super().__init__()
+        self.encoder, self.features = encoder, features
+        inner = feature_width(encoder, features)
+        self.queries = nn.Parameter(torch.randn(queries, inner) * inner**-0.5)
+        self.norm = nn.LayerNorm(inner)
+        self.attention = nn.MultiheadAttention(inner, num_heads=4, batch_first=True)
+        self.projection = nn.Sequential(
+            nn.LayerNorm(queries * inner), nn.Linear(queries * inner, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        # Convolutions of few channels are several times faster with the channels last.
+        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+        features = self.norm(encode_patches(self.encoder, pixel_values, self.features))
+        queries = repeat(self.queries, "q v -> b q v", b=len(features))
+        pooled, _ = self.attention(queries, features, features, need_weights=False)
+        return F.normalize(self.projection(rearrange(pooled, "b q v -> b (q v)")), dim=-1)
+
+
+class TextTower(nn.Module):
+    """CLIP's text encoder, small."""
+
+    def __init__(self, tokenizer: Any, width: int) -> None:
+        super().__init__()
+        config = CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        self.encoder = CLIPTextModel(config)
+        self.projection = nn.Linear(width, width)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+        return F.normalize(self.projection(states), dim=-1)
+
+
+class Loss(NamedTuple):
+    """As the training loop reads it."""
+
+    loss: Tensor
+
+
+class ImageTextContrast(nn.Module):
+    """Two towers and a learned temperature."""
+
+    def __init__(self, images: ImageTower, texts: TextTower) -> None:
+        super().__init__()
+        self.images, self.texts = images, texts
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def forward(
+        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, same: Tensor, num_items_in_batch: int
+    ) -> Loss:
+        """CLIP's symmetric loss, in nats per pair. ``same`` [b b] marks equal captions: no negatives of each other."""
+        # The temperature is clamped so that logits are scaled by 100 at most (CLIP, section 2.5).
+        scale = self.log_scale.clamp(max=math.log(100)).exp()
+        logits = scale * self.images(pixel_values) @ self.texts(input_ids, attention_mask).T
+        logits = logits.masked_fill(same & ~torch.eye(len(same), dtype=torch.bool, device=same.device), -torch.inf)
+        targets = torch.arange(len(logits), device=logits.device)
+        both = F.cross_entropy(logits, targets, reduction="sum") + F.cross_entropy(logits.T, targets, reduction="sum")
+        return Loss(both / 2 / num_items_in_batch)
+
+
+class PairBatch(Batch):
+    """Its loss counts pairs, not tokens."""
+
+    def label_tokens(self) -> int:
+        return len(self.ids)
+
+
+@dataclass
+class Collate:
+    """Groups of pairs -> pixels, tokens, and which captions are equal."""
+
+    image_processor: Any
+    tokenizer: Any
+
+    def __call__(self, groups: list[list[Pair]]) -> PairBatch:
+        pairs = [pair for group in groups for pair in group]
+        captions = [caption for _, caption in pairs]
+        number = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
+        kinds = torch.tensor([number[caption] for caption in captions])
+        pictures = [open_image(image.frames[0]) for image, _ in pairs]
+        text = self.tokenizer([c + self.tokenizer.eos_token for c in captions], padding=True, return_tensors="pt")
+        pixels = self.image_processor(pictures, return_tensors="pt")["pixel_values"]
+        return PairBatch({"pixel_values": pixels, **text, "same": kinds[:, None] == kinds}, captions)
+
+
+class CaptionedFiles(Sequence[list[Pair]]):
+    """Pairs of a file of JSON lines, each picture with each of its captions, in groups of one."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises ValueError naming the line that has not the right fields."""
+        if not path.is_file():
+            raise ValueError(f"pairs: there is no file {path}")
+        self.pairs: list[Pair] = []
+        for number, line in enumerate(path.read_text().splitlines(), start=1):
+            row = json.loads(line)
+            if not isinstance(row, dict) or not {"image", "captions"} <= row.keys():
+                raise ValueError(f'pairs: line {number} of {path} needs the fields "image" and "captions"')
+            self.pairs += [(Image(path.parent / row["image"]), caption) for caption in row["captions"]]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> list[Pair]:  # type: ignore[override]
+        return [self.pairs[index]]
+
+
+def pretrain(config: dict[str, Any], output: Path) -> None:
+    """Leaves the encoder and its image processor in ``output / "model"``, its probes in ``scores.json``."""
+    begin(output, config, produces=("state", "history.jsonl", "model", "scores.json"))
+    training = build(TrainingConfig, config["training"], "training")
+    features = build(VisionFeaturesConfig, config["vision_features"], "vision_features")
+    groups: Sequence[list[Pair]]
+    if config["pairs"] is None:
+        groups = WorldContrasts(training.seed, config["group"])
+        some = (pair for index in range(1000) for pair in groups[index])
+    else:
+        groups = CaptionedFiles(Path(config["pairs"]))
+        some = iter(groups.pairs)
+    tokenizer = train_tokenizer((caption for _, caption in some), vocabulary=8192, positions=77)
+    size, half = config["image_size"], [0.5] * 3
+    image_processor = ViTImageProcessorPil(size={"height": size, "width": size}, image_mean=half, image_std=half)
+
+    torch.manual_seed(training.seed)
+    encoder = AutoModel.from_config(AutoConfig.for_model(**config["model"]))
+    log.info("%s, %.2f million parameters", type(encoder).__name__, encoder.num_parameters() / 1e6)
+    model = ImageTextContrast(ImageTower(encoder, features, config["width"]), TextTower(tokenizer, config["width"])).to(
+        memory_format=torch.channels_last
+    )
+    data = data_set(
+        "pairs",
+        groups,
+        Collate(image_processor, tokenizer),
+        batch=config["batch"],
+        seed=training.seed,
+        workers=config["workers"],
+    )
+    train(model, [data], build(OptimizerConfig, config["optimizer"], "optimizer"), training, output)
+    with folder_written_atomically(output / "model") as folder:
+        encoder.save_pretrained(folder)
+        image_processor.save_pretrained(folder)
+    if config["pairs"] is None:
+        scores = probe(encoder, image_processor, features, training.seed)
+        write_atomically(output / "scores.json", json.dumps(scores, indent=2))
+        log.info("probes on held-out scenes: %s", scores)
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="pretrain_vision")
+def main(config: DictConfig) -> None:
+    with user_errors():
+        pretrain(plain(config), Path(HydraConfig.get().runtime.output_dir))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""A run's folder: its resolved config, what is finished in it, and errors without stack traces."""
+
+import logging
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from accelerate import PartialState
+
+log = logging.getLogger(__name__)
+
+#: Keys that say how a run is carried out, and change nothing of its results.
+_NOT_RESULTS = ("overwrite", "workers", "wandb")
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """What the user can mend is one sentence and an exit status, not a stack trace."""
+    try:
+        yield
+    except (ValueError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def begin(
+    output: Path,
+    config: dict[str, Any],
+    produces: tuple[str, ...],
+    file: str = "config.yaml",
+    may_change: tuple[str, ...] = (),
+) -> None:
+    """Make the folder and keep the resolved config in it, as ``file``.
+
+    A folder that holds the same config already is gone on with, as far as keys go that may not change.
+    Raises ValueError where it holds another, unless ``config["overwrite"]``, which removes what the
+    earlier run has left: ``produces``.
+    """
+    if not PartialState().is_main_process:
+        return
+    path = output / file
+    wanted = {key: value for key, value in config.items() if key not in _NOT_RESULTS}
+    if path.exists():
+        earlier = yaml.safe_load(path.read_text())
+        if config.get("overwrite"):
+            for name in produces:
+                shutil.rmtree(output / name) if (output / name).is_dir() else (output / name).unlink(missing_ok=True)
+        elif different := [d for d in _differences(earlier, wanted) if not d.startswith(may_change)]:
+            raise ValueError(
+                f"{output} holds a run with another config ({'; '.join(different)}). "
+                f"Choose another output=..., or overwrite it with overwrite=true"
+            )
+    output.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, yaml.safe_dump(wanted, sort_keys=False))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    unfinished = path.with_name(path.name + ".tmp")
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
+@contextmanager
+def folder_written_atomically(path: Path) -> Iterator[Path]:
+    """A new folder to write into, which takes the place of ``path`` when all is written."""
+    unfinished = path.with_name(path.name + ".tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    shutil.rmtree(path, ignore_errors=True)
+    unfinished.rename(path)
+
+
+def _differences(earlier: Any, wanted: Any, key: str = "") -> list[str]:
+    if isinstance(earlier, dict) and isinstance(wanted, dict):
+        keys = sorted({*earlier, *wanted}, key=str)
+        pairs = [(earlier.get(k, "absent"), wanted.get(k, "absent"), f"{key}.{k}" if key else str(k)) for k in keys]
+        return [difference for pair in pairs for difference in _differences(*pair)]
+    return [] if earlier == wanted else [f"{key} was {earlier!r}, is {wanted!r}"]

@@ -1,0 +1,218 @@
+"""Trains a Flamingo: the resampler, the gated blocks and the new tokens between two frozen backbones.
+
+python -m experiments.train experiment=demo                     a few minutes on 2 cores
+python -m experiments.train experiment=demo debug=quick         a few steps, to see whether all fits together
+
+Leaves in `output`: config.yaml, history.jsonl, state/ (to resume from) and, when done, checkpoint/.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+import wandb
+from accelerate import PartialState
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import MISSING, DictConfig
+
+from experiments.configs import build, nested, plain
+from experiments.loading import data_set
+from experiments.runs import begin, folder_written_atomically, user_errors
+from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor, backbones
+from flamingo.data.collate import Example, collate
+from flamingo.data.world.documents import WorldDocuments
+from flamingo.evaluation.decoding import Decoder
+from flamingo.model.configuration import GatedConfig, ResamplerConfig, VisionFeaturesConfig
+from flamingo.training.loop import TrainingConfig, train
+from flamingo.training.objective import Batch, DataSet
+from flamingo.training.optimizer import OptimizerConfig
+
+log = logging.getLogger(__name__)
+
+#: Predictions in the table that is logged while training, and the tokens each may have.
+_SAMPLES, _SAMPLE_TOKENS = 4, 40
+
+
+@dataclass
+class BackbonesConfig:
+    """Folders or hub names; "embedded" are the two that come with the package."""
+
+    vision: str = "embedded"
+    language: str = "embedded"
+
+
+@dataclass
+class ModelConfig:
+    """See flamingo/model/configuration.py."""
+
+    vision_features: Any = nested(VisionFeaturesConfig)
+    resampler: Any = nested(ResamplerConfig)
+    gated: Any = nested(GatedConfig)
+
+
+@dataclass
+class WorldDataConfig:
+    """Documents of the embedded world, with ``least`` to ``most`` pictures each."""
+
+    kind: str = MISSING
+    least: int = MISSING
+    most: int = MISSING
+    batch: int = MISSING
+    weight: float = 1.0
+
+
+@dataclass
+class WandbConfig:
+    """offline needs no account and writes into the run's folder; `wandb sync` uploads it later."""
+
+    mode: str = "offline"
+    project: str = "flamingo"
+    group: str | None = None
+
+
+@dataclass
+class TrainConfig:
+    """Everything that a training run is made of."""
+
+    output: str = MISSING
+    overwrite: bool = False
+    #: Processes that draw and read pictures; 0: the training process does.
+    workers: int = 0
+    backbones: BackbonesConfig = field(default_factory=BackbonesConfig)
+    #: Whether the checkpoint holds the frozen backbones, or only names them.
+    include_backbones: bool = False
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: dict[str, WorldDataConfig] = field(default_factory=dict)
+    optimizer: Any = nested(OptimizerConfig)
+    training: Any = nested(TrainingConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+
+ConfigStore.instance().store("train_schema", TrainConfig)
+
+
+@dataclass
+class Encoded(Sequence[tuple[Example, str]]):
+    """Documents as tensors, made when asked for, with their ids."""
+
+    documents: Sequence[Document]
+    processor: FlamingoProcessor
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def __getitem__(self, index: int) -> tuple[Example, str]:  # type: ignore[override]
+        document = self.documents[index]
+        return self.processor.encode(document), document.id
+
+
+def load_backbones(config: dict[str, str]) -> tuple[str, str]:
+    embedded = {"vision": backbones.VISION, "language": backbones.LANGUAGE}
+    vision, language = (str(embedded[part]) if config[part] == "embedded" else config[part] for part in embedded)
+    return vision, language
+
+
+def make_data(config: dict[str, Any], processor: FlamingoProcessor, seed: int, workers: int) -> list[DataSet]:
+    """A data set for each entry of the config's ``data``."""
+
+    def batch(encoded: list[tuple[Example, str]]) -> Batch:
+        examples, ids = zip(*encoded, strict=True)
+        return Batch(collate(examples, processor.tokenizer.pad_token_id, "right"), list(ids))
+
+    if not config:
+        raise ValueError("the config has no data: choose data=...")
+    sets = []
+    for name, chosen in config.items():
+        documents = WorldDocuments(chosen["kind"], "training", seed, chosen["least"], chosen["most"])
+        encoded = Encoded(documents, processor)
+        sets.append(
+            data_set(name, encoded, batch, batch=chosen["batch"], seed=seed, workers=workers, weight=chosen["weight"])
+        )
+    return sets
+
+
+def sampler(
+    config: dict[str, Any], model: FlamingoForConditionalGeneration, processor: FlamingoProcessor, run: Any
+) -> Callable[[int], None]:
+    """Logs what the model says of held-out documents, whose last answer it is to give, with the pictures."""
+    documents = [
+        WorldDocuments(chosen["kind"], "evaluation", 0, chosen["most"], chosen["most"])[index]
+        for chosen in config.values()
+        for index in range(_SAMPLES)
+    ]
+    prompts = [Document(document.parts[:-1], document.id) for document in documents]
+
+    def sample(step: int) -> None:
+        outputs = Decoder(model, processor, batch_size=len(prompts))(prompts, _SAMPLE_TOKENS)
+        table = wandb.Table(columns=["document", "picture", "prompt", "output", "reference"])
+        for prompt, document, output in zip(prompts, documents, outputs, strict=True):
+            picture, (question, answer) = prompt.chunks()[-1].image, document.chunks()[-1].texts
+            assert picture is not None
+            table.add_data(document.id, wandb.Image(picture.frames[0]), question.text, output, answer.text.strip())
+        run.log({"predictions": table}, step=step)
+
+    return sample
+
+
+def flat(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of the history with ``gates/<layer>.<part>`` for what is nested."""
+    gates = {f"gates/{name}": value for name, value in record["gates"].items()}
+    return {key: value for key, value in record.items() if key not in ("gates", "step")} | gates
+
+
+def run_training(config: dict[str, Any], output: Path) -> None:
+    """The whole run; one that was stopped goes on, one that is done is left as it is."""
+    begin(output, config, produces=("state", "history.jsonl", "checkpoint", "wandb"))
+    training = build(TrainingConfig, config["training"], "training")
+    optimizer = build(OptimizerConfig, config["optimizer"], "optimizer")
+    vision, language = load_backbones(config["backbones"])
+    processor = FlamingoProcessor.from_vision_text_pretrained(vision, language)
+    torch.manual_seed(training.seed)
+    model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
+        vision, language, new_token_ids=processor.new_token_ids, **config["model"]
+    )
+    if (output / "checkpoint").exists():
+        log.info("%s is trained already; overwrite=true trains it anew", output)
+        return
+    counts = ", ".join(f"{part} {count / 1e6:.2f}M" for part, count in model.parameter_counts().items())
+    log.info("parameters: %s", counts)
+    data = make_data(config["data"], processor, training.seed, config["workers"])
+    main_process = PartialState().is_main_process
+    with wandb.init(
+        mode=config["wandb"]["mode"] if main_process else "disabled",
+        project=config["wandb"]["project"],
+        group=config["wandb"]["group"],
+        name=output.name,
+        dir=output,
+        config=config,
+        settings=wandb.Settings(silent=True),
+    ) as run:
+        train(
+            model,
+            data,
+            optimizer,
+            training,
+            output,
+            on_log=lambda record: run.log(flat(record), step=record["step"]),
+            on_sample=sampler(config["data"], model, processor, run),
+        )
+    if main_process:
+        with folder_written_atomically(output / "checkpoint") as folder:
+            model.save_pretrained(folder, include_backbones=config["include_backbones"])
+            processor.save_pretrained(folder)
+        log.info("trained: %s", output / "checkpoint")
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+def main(config: DictConfig) -> None:
+    with user_errors():
+        run_training(plain(config), Path(HydraConfig.get().runtime.output_dir))
+
+
+if __name__ == "__main__":
+    main()
