@@ -48,6 +48,9 @@ def plain(config: DictConfig) -> dict[str, Any]:
 def build(cls: Callable[..., Any], values: dict[str, Any], key: str) -> Any:
     """``cls`` of the values under ``key`` of a config; its complaints name that key."""
     assert is_dataclass(cls)
+    hints = get_type_hints(cls)
+    # YAML knows lists only.
+    values = {k: tuple(v) if get_origin(hints.get(k)) is tuple else v for k, v in values.items()}
     try:
         return cls(**values)
     except ValueError as error:

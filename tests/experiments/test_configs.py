@@ -1,0 +1,110 @@
+"""Every config composes, has the right types, and says what is wrong with a value."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+
+import experiments.evaluate
+import experiments.pretrain_language
+import experiments.pretrain_vision
+import experiments.report
+import experiments.train  # noqa: F401  (their schemas)
+from experiments.configs import build, plain, schema
+from flamingo.model.configuration import GatedConfig, ResamplerConfig, VisionFeaturesConfig
+from flamingo.training.loop import TrainingConfig
+from flamingo.training.optimizer import OptimizerConfig
+
+CONF = Path(__file__).parents[2] / "conf"
+#: The commands, with what they must be told, and the groups that each chooses from.
+COMMANDS = {
+    "train": ((), ("model", "data", "optimizer", "experiment", "debug")),
+    "evaluate": (("run=somewhere",), ("task",)),
+    "report": (("run=somewhere",), ()),
+    "pretrain_vision": ((), ()),
+    "pretrain_language": ((), ()),
+}
+OPTIONS = [
+    (command, f"{path.parent.name}={path.stem}")
+    for command, (_, groups) in COMMANDS.items()
+    for group in groups
+    for path in sorted((CONF / group).glob("*.yaml"))
+]
+
+
+def composed(command, *overrides):
+    needed, _ = COMMANDS[command]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return plain(compose(command, overrides=[*needed, *overrides]))
+
+
+def check_values(config):
+    """Make what the values are for, which checks their ranges."""
+    for key, cls in {"training": TrainingConfig, "optimizer": OptimizerConfig}.items():
+        if key in config:
+            build(cls, config[key], key)
+    for key, cls in {
+        "vision_features": VisionFeaturesConfig,
+        "resampler": ResamplerConfig,
+        "gated": GatedConfig,
+    }.items():
+        if key in config.get("model", {}):
+            build(cls, config["model"][key], key)
+
+
+def test_no_config_is_left_out():
+    tested = {path.relative_to(CONF) for command in COMMANDS for path in [CONF / f"{command}.yaml"]}
+    tested |= {Path(*option.split("=")).with_suffix(".yaml") for _, option in OPTIONS}
+    assert tested | {Path("run.yaml")} == {path.relative_to(CONF) for path in CONF.rglob("*.yaml")}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_complete_config(command):
+    check_values(composed(command))
+
+
+@pytest.mark.parametrize(("command", "option"), OPTIONS)
+def test_every_option_composes(command, option):
+    check_values(composed(command, option))
+
+
+def test_an_experiment_and_a_debug_option_go_together():
+    config = composed("train", "experiment=demo", "debug=quick")
+    assert (config["output"], config["training"]["steps"]) == ("outputs/debug", 4)
+    assert config["data"].keys() == {"captions"}
+    assert composed("train", "experiment=world")["data"].keys() == {"captions", "binding", "questions"}
+
+
+def test_a_misspelt_key_and_a_value_of_the_wrong_type_are_errors_that_name_them():
+    with pytest.raises(ConfigCompositionException, match="trainin"):
+        composed("train", "trainin.steps=3")
+    with pytest.raises(ConfigCompositionException, match=r"training\.steps"):
+        composed("train", "training.steps=many")
+
+
+def test_a_value_out_of_range_names_its_key():
+    with pytest.raises(ValueError, match="config key optimizer: .*rate must be positive, got -1"):
+        build(OptimizerConfig, composed("train", "optimizer.rate=-1")["optimizer"], "optimizer")
+
+
+def test_what_is_needed_and_missing_is_named():
+    with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(ValueError, match="a value for run$"):
+        plain(compose("evaluate"))
+
+
+@dataclass
+class Colours:
+    steps: int
+    first: Literal["red", "blue"] = "red"
+    pair: tuple[float, float] = (0.5, 1.0)
+
+
+def test_a_schema_has_the_fields_of_its_dataclass():
+    config = OmegaConf.structured(schema(Colours, pair=(1.0, 2.0)))
+    assert OmegaConf.missing_keys(config) == {"steps"}
+    config.steps = 3
+    assert build(Colours, plain(config), "colours") == Colours(3, "red", (1.0, 2.0))
