@@ -87,12 +87,12 @@ def test_a_misspelt_key_and_a_value_of_the_wrong_type_are_errors_that_name_them(
 
 
 def test_a_value_out_of_range_names_its_key():
-    with pytest.raises(ValueError, match="config key optimizer: .*rate must be positive, got -1"):
+    with pytest.raises(ValueError, match=r"config key optimizer: .*rate must be positive, got -1"):
         build(OptimizerConfig, composed("train", "optimizer.rate=-1")["optimizer"], "optimizer")
 
 
 def test_what_is_needed_and_missing_is_named():
-    with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(ValueError, match="a value for run$"):
+    with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(ValueError, match=r"a value for run$"):
         plain(compose("evaluate"))
 
 
