@@ -1,0 +1,76 @@
+"""A run's folder: gone on with, refused, or overwritten; and errors as sentences."""
+
+import pytest
+import yaml
+
+from experiments.runs import begin, folder_written_atomically, user_errors
+
+CONFIG = {"training": {"steps": 3}, "data": {"a": {"batch": 1}}, "overwrite": False, "workers": 0}
+
+
+def test_the_config_is_kept_and_the_same_run_goes_on(tmp_path):
+    begin(tmp_path / "run", CONFIG, produces=("state",))
+    begin(tmp_path / "run", CONFIG | {"workers": 2}, produces=("state",))
+    kept = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert kept == {"training": {"steps": 3}, "data": {"a": {"batch": 1}}}
+
+
+def test_another_config_is_refused_with_what_differs_and_how_to_overwrite(tmp_path):
+    begin(tmp_path, CONFIG, produces=("state",))
+    other = CONFIG | {"training": {"steps": 4}, "data": {"b": {"batch": 1}}}
+    with pytest.raises(ValueError, match=r"training\.steps was 3, is 4\).*overwrite=true") as caught:
+        begin(tmp_path, other, produces=("state",))
+    assert "data.a was {'batch': 1}, is 'absent'; data.b was 'absent', is {'batch': 1}" in str(caught.value)
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["training"] == {"steps": 3}
+
+
+def test_overwriting_removes_what_the_earlier_run_made_and_nothing_else(tmp_path):
+    begin(tmp_path, CONFIG, produces=("state", "scores.json"))
+    (tmp_path / "state").mkdir()
+    for name in ("state/weights", "scores.json", "notes.txt"):
+        (tmp_path / name).write_text("earlier")
+    begin(tmp_path, CONFIG | {"training": {"steps": 4}, "overwrite": True}, produces=("state", "scores.json"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "notes.txt"]
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["training"] == {"steps": 4}
+
+
+def test_what_may_change_may_change(tmp_path):
+    begin(tmp_path, {"shots": [0], "limit": 3}, produces=(), may_change=("shots",))
+    begin(tmp_path, {"shots": [0, 4], "limit": 3}, produces=(), may_change=("shots",))
+    with pytest.raises(ValueError, match="limit was 3, is 4"):
+        begin(tmp_path, {"shots": [0], "limit": 4}, produces=(), may_change=("shots",))
+
+
+def test_a_folder_appears_when_all_of_it_is_written(tmp_path):
+    target = tmp_path / "checkpoint"
+    with folder_written_atomically(target) as folder:
+        (folder / "a").write_text("first")
+        assert not target.exists()
+    with pytest.raises(OSError), folder_written_atomically(target) as folder:
+        (folder / "a").write_text("half")
+        raise OSError("disk full")
+    assert (target / "a").read_text() == "first"
+    with folder_written_atomically(target) as folder:
+        (folder / "b").write_text("second")
+    assert [path.name for path in target.iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (ValueError("no such file"), 2, "error: no such file\n"),
+        (FloatingPointError("the loss of step 3 is not finite"), 2, "error: the loss of step 3 is not finite\n"),
+        (KeyboardInterrupt("Stopped after step 3"), 130, "Stopped after step 3\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_what_the_user_can_mend_is_a_sentence_and_a_status(capsys, error, status, said):
+    with pytest.raises(SystemExit) as caught, user_errors():
+        raise error
+    assert caught.value.code == status
+    assert capsys.readouterr().err == said
+
+
+def test_errors_of_ours_keep_their_trace():
+    with pytest.raises(AssertionError), user_errors():
+        raise AssertionError("an invariant")
