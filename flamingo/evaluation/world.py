@@ -13,7 +13,7 @@ from flamingo.data.document import Image
 from flamingo.data.world.documents import PROMPT, Turn, caption_turns, naming, question_turns, random_names, stream
 from flamingo.data.world.drawing import draw
 from flamingo.data.world.language import Dialect, attribute_accuracy, random_dialect
-from flamingo.data.world.scenes import Scene
+from flamingo.data.world.scenes import SHAPES, Scene
 from flamingo.evaluation.tasks import Example
 
 #: Candidates for the demonstrations of a query, in each group.
@@ -94,6 +94,11 @@ class WorldBinding(WorldTask):
     ways: int = 2
     max_new_tokens: ClassVar[int] = 12
     text_only: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 2 <= self.ways <= len(SHAPES):
+            raise ValueError(f"names are bound to 2 to {len(SHAPES)} shapes or colours, got ways={self.ways}")
 
     @property
     def name(self) -> str:

@@ -7,7 +7,6 @@ shown, with pictures, or told, in words alone for the pretraining of a language 
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from flamingo.data.document import Document, Image, Text
 from flamingo.data.world.drawing import draw
@@ -84,7 +83,7 @@ def random_names(rng: random.Random, split: Split, ways: int) -> dict[str, Calla
 
 def question_turns(rng: random.Random, split: Split, turns: int) -> list[Turn]:
     """Questions about colour, shape, size, place and number."""
-    document = []
+    document: list[Turn] = []
     while len(document) < turns:
         scene = random_scene(rng, split)
         question, answer = _question(rng, scene)
@@ -115,7 +114,7 @@ def _question(rng: random.Random, scene: Scene) -> tuple[str, str]:
 
 # --------------------------------------------------------------------------- shown and told
 
-DocumentKind = Literal["captions", "binding", "questions"]
+#: How the turns of each kind of document are drawn.
 TURNS: dict[str, Callable[[random.Random, Split, int], list[Turn]]] = {
     "captions": caption_turns,
     "binding": binding_turns,
@@ -143,7 +142,7 @@ def tell(turns: Sequence[Turn], described: bool) -> str:
 class WorldDocuments(Sequence[Document]):
     """``length`` shown documents of one kind, of ``least`` to ``most`` turns, each a function of its index."""
 
-    kind: DocumentKind
+    kind: str
     split: Split
     seed: int
     least: int
@@ -153,13 +152,13 @@ class WorldDocuments(Sequence[Document]):
     def __post_init__(self) -> None:
         if self.kind not in TURNS:
             raise ValueError(f"world documents are of the kinds {', '.join(TURNS)}; got {self.kind!r}")
-        if not 0 < self.least <= self.most:
-            raise ValueError(f"documents need 0 < least <= most turns, got {self.least} and {self.most}")
+        _check_turns(self.least, self.most)
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> Document:  # type: ignore[override]
+        _check_index(index, self.length)
         rng, name = stream("shown", self.kind, self.split, self.seed, index)
         return show(TURNS[self.kind](rng, self.split, rng.randint(self.least, self.most)), name)
 
@@ -177,10 +176,14 @@ class WorldTexts(Sequence[str]):
     most: int = 12
     length: int = 1_000_000
 
+    def __post_init__(self) -> None:
+        _check_turns(self.least, self.most)
+
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> str:  # type: ignore[override]
+        _check_index(index, self.length)
         rng, _ = stream("told", self.seed, index)
         kind, described = rng.choice((("captions", True), ("captions", False), ("binding", True), ("questions", True)))
         return tell(TURNS[kind](rng, "training", rng.randint(self.least, self.most)), described)
@@ -198,6 +201,7 @@ class WorldContrasts(Sequence[list[tuple[Image, str]]]):
         return self.length
 
     def __getitem__(self, index: int) -> list[tuple[Image, str]]:  # type: ignore[override]
+        _check_index(index, self.length)
         rng, _ = stream("contrasts", self.seed, index)
         scene = random_scene(rng, "training")
         others = neighbours(scene)
@@ -205,6 +209,17 @@ class WorldContrasts(Sequence[list[tuple[Image, str]]]):
         # Each drawn anew: what has no name must not tell them apart.
         scenes = [Scene(s.kinds, s.axis, s.count, rng.getrandbits(32)) for s in scenes]
         return [(Image(draw(s)), caption(s, PLAIN)) for s in scenes]
+
+
+def _check_turns(least: int, most: int) -> None:
+    if not 0 < least <= most:
+        raise ValueError(f"documents need 0 < least <= most turns, got {least} and {most}")
+
+
+def _check_index(index: int, length: int) -> None:
+    """Iteration over a sequence ends with an IndexError."""
+    if not 0 <= index < length:
+        raise IndexError(f"index {index} of {length} documents")
 
 
 def stream(*parts: object) -> tuple[random.Random, str]:

@@ -87,7 +87,7 @@ def _places(scene: Scene, rng: random.Random) -> list[tuple[float, float]]:
         places = [(side + rng.uniform(-0.025, 0.025), rng.uniform(-0.1, 0.1)) for side in (-0.245, 0.245)]
         return places if scene.axis == "horizontal" else [(y, x) for x, y in places]
     if scene.count == 1:
-        return [near(0, 0, 0.22)]
+        return [near(0.0, 0.0, 0.22)]
     quarters = [(x, y) for x in (-0.245, 0.245) for y in (-0.245, 0.245)]
     return [near(x, y, 0.025) for x, y in rng.sample(quarters, scene.count)]
 

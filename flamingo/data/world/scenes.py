@@ -13,6 +13,7 @@ COUNTS = (1, 2, 3, 4)
 
 Split = Literal["training", "evaluation"]
 Axis = Literal["horizontal", "vertical"]
+AXES: tuple[Axis, ...] = ("horizontal", "vertical")
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,11 @@ def split_of(*parts: object) -> Split:
 def random_scene(rng: random.Random, split: Split, pairs: float = 0.6) -> Scene:
     """A scene of the split; with probability ``pairs`` one of two different objects."""
     pair = rng.random() < pairs
+    kinds: tuple[Kind, ...]
+    axis: Axis | None
     while True:
         if pair:
-            kinds, axis, count = (_random_kind(rng), _random_kind(rng)), rng.choice(("horizontal", "vertical")), 2
+            kinds, axis, count = (_random_kind(rng), _random_kind(rng)), rng.choice(AXES), 2
         else:
             kinds, axis, count = (_random_kind(rng),), None, rng.choice(COUNTS)
         scene = Scene(kinds, axis, count, rng.getrandbits(32))
@@ -90,7 +93,7 @@ def neighbours(scene: Scene) -> list[Scene]:
     if scene.axis is None:
         changed += [replace(scene, count=count) for count in COUNTS if count != scene.count]
     else:
-        for axis, kinds in product(("horizontal", "vertical"), (scene.kinds, scene.kinds[::-1])):
+        for axis, kinds in product(AXES, (scene.kinds, scene.kinds[::-1])):
             changed.append(replace(scene, axis=axis, kinds=kinds))
         # Attributes exchanged between the objects: what a bag of words would not notice.
         first, second = scene.kinds

@@ -1,0 +1,39 @@
+"""Draws a sheet of documents of the embedded world, a row each: python -m flamingo.data.world docs/world.png"""
+
+import random
+import sys
+from textwrap import wrap
+
+from PIL import Image as PILImage
+from PIL import ImageDraw, ImageFont
+
+from flamingo.data.world.documents import TURNS, Turn
+from flamingo.data.world.drawing import draw
+
+ROWS = ("captions", "captions", "captions", "binding", "questions")
+COLUMNS, SIDE, MARGIN, CAPTION = 6, 220, 18, 92
+
+
+def sheet(seed: int) -> PILImage.Image:
+    """Pictures of five documents with what is asked and answered below each."""
+    rng = random.Random(seed)
+    width, height = MARGIN + COLUMNS * (SIDE + MARGIN), MARGIN + len(ROWS) * (SIDE + CAPTION)
+    page = PILImage.new("RGB", (width, height), "white")
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(size=16)
+    for row, kind in enumerate(ROWS):
+        for column, turn in enumerate(TURNS[kind](rng, "training", COLUMNS)):
+            left, top = MARGIN + column * (SIDE + MARGIN), MARGIN + row * (SIDE + CAPTION)
+            page.paste(draw(turn.scene, SIDE), (left, top))
+            pen.multiline_text((left, top + SIDE + 6), _words(turn), fill=(60, 60, 60), font=font, spacing=4)
+    return page
+
+
+def _words(turn: Turn) -> str:
+    asked = turn.prompt.removeprefix("Question: ").removesuffix("Answer:").removesuffix("Output:").strip()
+    return "\n".join(wrap(f"{asked} {turn.answer}".strip(), 26))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    sheet(seed=4).save(sys.argv[1], optimize=True)

@@ -1,0 +1,83 @@
+"""The demo's three commands in small: training, evaluation, report, and what is seen when they are run again."""
+
+import json
+
+import pytest
+
+from experiments.evaluate import run_evaluation
+from experiments.train import run_training
+from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
+from flamingo.report.page import write_report
+from tests.experiments.test_configs import composed
+
+SMALL = ("experiment=demo", "debug=quick", "data.captions.batch=2", "data.captions.most=3", "wandb.mode=disabled")
+
+
+def evaluation(run, *overrides):
+    small = ("task.number=4", "shots=[0,2]", "control_shots=[2]", "seeds=[0,1]", "batch_size=4")
+    return composed("evaluate", f"run={run}", *small, *overrides)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    output = tmp_path_factory.mktemp("runs") / "demo"
+    run_training(composed("train", *SMALL, f"output={output}"), output)
+    run_evaluation(evaluation(output))
+    write_report(output)
+    return output
+
+
+def test_all_that_the_demo_promises_is_there(run):
+    for name in ("config.yaml", "history.jsonl", "predictions.jsonl", "scores.json", "few_shot.png", "report.html"):
+        assert (run / name).stat().st_size > 0
+    model = FlamingoForConditionalGeneration.from_pretrained(run / "checkpoint")
+    assert any(gate.abs().max() > 0 for name, gate in model.named_parameters() if name.endswith("_gate"))
+    processor = FlamingoProcessor.from_pretrained(run / "checkpoint")
+    assert processor.new_token_ids == model.config.new_token_ids
+
+
+def test_every_setting_is_scored_once(run):
+    rows = json.loads((run / "scores.json").read_text())
+    settings = {(r["shots"], r["demonstrations"], r["control"], r["seed"]) for r in rows if r["metric"] == "exact_match"}
+    controls = ("blind", "shuffled_images", "shuffled_captions", "copied_caption")
+    assert settings == {
+        (0, None, None, 0),
+        *((0, "text_only", None, seed) for seed in (0, 1)),
+        *((2, "random", None, seed) for seed in (0, 1)),
+        *((2, "random", control, seed) for control in controls for seed in (0, 1)),
+    }
+
+
+def test_a_second_run_over_the_same_folder_changes_nothing(run):
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    run_training(composed("train", *SMALL, f"output={run}"), run)
+    run_evaluation(evaluation(run))
+    write_report(run)
+    assert {path: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+
+
+def test_another_config_in_the_same_folder_is_refused(run):
+    with pytest.raises(ValueError, match=r"optimizer\.rate was 0\.001, is 0\.5.*overwrite=true"):
+        run_training(composed("train", *SMALL, f"output={run}", "optimizer.rate=0.5"), run)
+    with pytest.raises(ValueError, match=r"task\.number was 4, is 5"):
+        run_evaluation(evaluation(run, "task.number=5"))
+
+
+def test_settings_are_added_to_those_that_are_there(run, tmp_path):
+    before = (run / "predictions.jsonl").read_text()
+    run_evaluation(evaluation(run, "shots=[0,1,2]", "seeds=[0]"))
+    after = (run / "predictions.jsonl").read_text()
+    assert after.startswith(before)
+    assert {json.loads(line)["shots"] for line in after.removeprefix(before).splitlines()} == {1}
+
+
+def test_errors_name_what_is_wrong(tmp_path, run):
+    with pytest.raises(ValueError, match="there is no checkpoint in .*nowhere"):
+        run_evaluation(evaluation(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match=r"task\.kind: must be one of captions, binding, questions, got 'caption'"):
+        run_evaluation(evaluation(run, "task.kind=caption"))
+    with pytest.raises(ValueError, match=r"task\.ways: binding needs it"):
+        run_evaluation(evaluation(run, "task.ways=3"))
+    broken = composed("train", *SMALL, f"output={tmp_path}", "data.captions.kind=caption")
+    with pytest.raises(ValueError, match="captions, binding, questions; got 'caption'"):
+        run_training(broken, tmp_path)
