@@ -53,7 +53,7 @@ class WorldTask:
     @cached_property
     def episodes(self) -> dict[str, Episode]:
         """All episodes, by the id of their query."""
-        made = [self.episode(*stream(self.name, index)) for index in range(self.number)]
+        made = [self.episode(*stream(self.name.removeprefix("world/"), index)) for index in range(self.number)]
         return {episode.query.id: episode for episode in made}
 
     def queries(self) -> Sequence[Example]:
