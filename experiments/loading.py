@@ -1,5 +1,6 @@
 """Data sets as the training loop takes them: endless, in a seeded order, resumable, split over processes."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,6 +9,9 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from flamingo.data.mixture import Mixture
 from flamingo.training.objective import Batch, DataSet
+
+# Of torchdata's own making, at every start.
+warnings.filterwarnings("ignore", message="'set_vital' is deprecated")
 
 
 def data_set(

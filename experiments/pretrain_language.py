@@ -25,9 +25,10 @@ from omegaconf import MISSING, DictConfig
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from experiments.card import table, write_card
 from experiments.configs import build, nested, plain
 from experiments.loading import data_set
-from experiments.runs import begin, folder_written_atomically, user_errors, write_atomically
+from experiments.runs import begin, folder_written_atomically, json_object, user_errors, write_atomically
 from experiments.tokenizer import train_tokenizer
 from flamingo.data.world.documents import WorldTexts, binding_turns, caption_turns, stream, tell
 from flamingo.training.loop import TrainingConfig, train
@@ -69,7 +70,7 @@ def read_texts(path: Path) -> list[str]:
         return [line for line in lines if line.strip()]
     texts = []
     for number, line in enumerate(lines, start=1):
-        row = json.loads(line)
+        row = json_object(line, f"texts: line {number} of {path}")
         if "text" not in row and "captions" not in row:
             raise ValueError(f"texts: line {number} of {path} has neither a text nor captions")
         texts.append(row["text"] if "text" in row else "\n".join(row["captions"]) + "\n")
@@ -89,6 +90,8 @@ class Blocks(Sequence[np.ndarray]):
         return len(self.tokens) // self.block
 
     def __getitem__(self, index: int) -> np.ndarray:  # type: ignore[override]
+        if not 0 <= index < len(self):
+            raise IndexError(f"there are {len(self)} blocks, no block {index}")
         return self.tokens[index * self.block : (index + 1) * self.block]
 
 
@@ -103,24 +106,24 @@ def collate(blocks: list[np.ndarray]) -> Batch:
 def in_context_scores(model: Any, tokenizer: Any, documents: int = 300) -> dict[str, float]:
     """What the model gains from context, on told documents of the evaluation split.
 
-    ``caption N``: mean loss per token (nats) of the N-th caption of a dialect that was never trained on.
-    ``names``: share of answers right at the last turn of binding documents with described pictures.
+    For the 1st, 3rd and 9th caption of a dialect the mean loss per token (nats); for binding documents with
+    described pictures the share of right names in the last turn.
     """
     model.eval()
-    losses: dict[str, list[float]] = {"caption 1": [], "caption 3": [], "caption 9": []}
+    losses: dict[int, list[float]] = {1: [], 3: [], 9: []}
     right = []
     for i in range(documents):
         rng, _ = stream("language model's evaluation", i)
         turns = caption_turns(rng, "evaluation", 9)
-        for number in (1, 3, 9):
+        for number, own in losses.items():
             before, whole = tell(turns[: number - 1], described=False), tell(turns[:number], described=False)
-            losses[f"caption {number}"].append(_continuation(model, tokenizer, before if number > 1 else "", whole)[0])
+            own.append(_continuation(model, tokenizer, before if number > 1 else "", whole)[0])
         turns = binding_turns(rng, "evaluation", 16)
         if turns[-1].knowable:
             whole = tell(turns, described=True)
-            right.append(_continuation(model, tokenizer, whole.removesuffix(f"{turns[-1].answer}\n"), whole)[1])
-    scores = {name: sum(values) / len(values) for name, values in losses.items()}
-    return scores | {"names": sum(right) / len(right)}
+            right.append(_continuation(model, tokenizer, whole.removesuffix(f" {turns[-1].answer}\n"), whole)[1])
+    scores = {f"loss of caption {number} (nats per token)": sum(own) / len(own) for number, own in losses.items()}
+    return scores | {"names bound to described pictures, accuracy": sum(right) / len(right)}
 
 
 def _continuation(model: Any, tokenizer: Any, before: str, whole: str) -> tuple[float, bool]:
@@ -152,13 +155,19 @@ def pretrain(config: dict[str, Any], output: Path) -> None:
     log.info("%s, %.2f million parameters", type(model).__name__, model.num_parameters() / 1e6)
     data = data_set("text", blocks, collate, batch=config["batch"], seed=training.seed, workers=0)
     train(model, [data], build(OptimizerConfig, config["optimizer"], "optimizer"), training, output)
-    with folder_written_atomically(output / "model") as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    known = ""
     if config["texts"] is None:
         scores = in_context_scores(model, tokenizer)
         write_atomically(output / "scores.json", json.dumps(scores, indent=2))
-        log.info("in context, on held-out documents: %s", scores)
+        known = table("on told documents of held-out dialects and names", scores)
+    with folder_written_atomically(output / "model") as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        of = "the embedded world" if config["texts"] is None else config["texts"]
+        title = f"Language model, {type(model).__name__}, pretrained on text of {of}"
+        about = {"title": title, "command": "pretrain_language", "unit": "token", "scores": known}
+        write_card(folder, output, config, model=model, **about)
+    log.info("%s\n%s", output / "model", known)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="pretrain_language")

@@ -27,10 +27,11 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, CLIPTextConfig, CLIPTextModel
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from experiments.card import table, write_card
 from experiments.configs import build, nested, plain
 from experiments.loading import data_set
 from experiments.probe import probe
-from experiments.runs import begin, folder_written_atomically, user_errors, write_atomically
+from experiments.runs import begin, folder_written_atomically, json_object, user_errors, write_atomically
 from experiments.tokenizer import train_tokenizer
 from flamingo.data.document import Image
 from flamingo.data.processor import open_image
@@ -183,8 +184,8 @@ class CaptionedFiles(Sequence[list[Pair]]):
             raise ValueError(f"pairs: there is no file {path}")
         self.pairs: list[Pair] = []
         for number, line in enumerate(path.read_text().splitlines(), start=1):
-            row = json.loads(line)
-            if not isinstance(row, dict) or not {"image", "captions"} <= row.keys():
+            row = json_object(line, f"pairs: line {number} of {path}")
+            if not {"image", "captions"} <= row.keys():
                 raise ValueError(f'pairs: line {number} of {path} needs the fields "image" and "captions"')
             self.pairs += [(Image(path.parent / row["image"]), caption) for caption in row["captions"]]
 
@@ -226,13 +227,19 @@ def pretrain(config: dict[str, Any], output: Path) -> None:
         workers=config["workers"],
     )
     train(model, [data], build(OptimizerConfig, config["optimizer"], "optimizer"), training, output)
-    with folder_written_atomically(output / "model") as folder:
-        encoder.save_pretrained(folder)
-        image_processor.save_pretrained(folder)
+    known = ""
     if config["pairs"] is None:
         scores = probe(encoder, image_processor, features, training.seed)
         write_atomically(output / "scores.json", json.dumps(scores, indent=2))
-        log.info("probes on held-out scenes: %s", scores)
+        known = table("accuracy of probes on held-out scenes", scores)
+    with folder_written_atomically(output / "model") as folder:
+        encoder.save_pretrained(folder)
+        image_processor.save_pretrained(folder)
+        of = "pictures of the embedded world" if config["pairs"] is None else config["pairs"]
+        title = f"Vision encoder, {type(encoder).__name__}, pretrained by contrast on {of}"
+        about = {"title": title, "command": "pretrain_vision", "unit": "pair", "scores": known}
+        write_card(folder, output, config, model=encoder, **about)
+    log.info("%s\n%s", output / "model", known)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="pretrain_vision")

@@ -1,5 +1,6 @@
 """A run's folder: its resolved config, what is finished in it, and errors without stack traces."""
 
+import json
 import logging
 import shutil
 import sys
@@ -59,6 +60,17 @@ def begin(
             )
     output.mkdir(parents=True, exist_ok=True)
     write_atomically(path, yaml.safe_dump(wanted, sort_keys=False))
+
+
+def json_object(line: str, name: str) -> dict[str, Any]:
+    """A line of a JSON-lines file. Raises ValueError, saying ``name``, where it is none."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{name} is not a JSON object but {line!r}")
+    return row
 
 
 def write_atomically(path: Path, text: str) -> None:

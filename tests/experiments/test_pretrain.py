@@ -1,0 +1,135 @@
+"""Pretraining of backbones on one's own files, and the parts that it is made of."""
+
+import gzip
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PILImage
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+from experiments import pretrain_language, pretrain_vision
+from experiments.pretrain_language import Blocks, read_texts
+from experiments.pretrain_vision import CaptionedFiles, ImageTextContrast
+from experiments.probe import CLASSES, answers
+from flamingo.data.processor import FlamingoProcessor
+from flamingo.data.world.scenes import Kind, Scene
+from tests.experiments.test_configs import composed
+
+SHORT = ("training.steps=3", "training.log_every=1", "training.save_every=2", "optimizer.warmup=1")
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    rows = []
+    for colour in ("red", "green", "blue", "white"):
+        PILImage.new("RGB", (40, 30), colour).save(tmp_path / f"{colour}.png")
+        rows.append({"image": f"{colour}.png", "captions": [f"a {colour} picture", f"all {colour}"]})
+    path = tmp_path / "captions.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def test_a_vision_encoder_is_pretrained_on_captioned_files(pairs, tmp_path):
+    small = ("image_size=32", "batch=4", "width=16", "workers=0", "model.hidden_sizes=[16,32]", "model.depths=[1,1]")
+    output = tmp_path / "vision"
+    config = composed("pretrain_vision", f"pairs={pairs}", "model.embedding_size=16", *small, *SHORT)
+    pretrain_vision.pretrain(config, output)
+    encoder = AutoModel.from_pretrained(output / "model")
+    assert encoder(torch.zeros(1, 3, 32, 32)).last_hidden_state.shape == (1, 32, 4, 4)
+    # The running statistics of batch norms have moved, and are in the state that a stopped run goes on from.
+    state = torch.load(output / "state" / "step-00000003" / "common.pt", weights_only=True)
+    name = "embedder.embedder.normalization.running_mean"
+    assert encoder.state_dict()[name].abs().max() > 0
+    assert torch.equal(state["buffers"][f"images.encoder.{name}"], encoder.state_dict()[name])
+    card = (output / "model" / "README.md").read_text()
+    assert str(pairs) in card and "pretrain_vision" in card and "It was not probed." in card
+
+
+def test_a_language_model_is_pretrained_on_texts(tmp_path):
+    texts = tmp_path / "texts.jsonl.gz"
+    rows = [{"captions": [f"a dog number {i}", f"dog {i}"]} for i in range(50)] + [{"text": "one text"}]
+    texts.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    small = ("block=16", "batch=2", "vocabulary=280", "model.hidden_size=16", "model.num_attention_heads=2")
+    output = tmp_path / "language"
+    config = composed("pretrain_language", f"texts={texts}", "model.num_hidden_layers=1", *small, *SHORT)
+    pretrain_language.pretrain(config, output)
+    model, tokenizer = (c.from_pretrained(output / "model") for c in (AutoModelForCausalLM, AutoTokenizer))
+    assert model.config.vocab_size == len(tokenizer) <= 280
+    assert tokenizer.decode(tokenizer(" a dog\n")["input_ids"]) == " a dog\n"
+    assert tokenizer.model_max_length == model.config.max_position_embeddings == 16
+    assert (output / "model" / "README.md").exists()
+
+
+def test_texts_are_a_document_a_line(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n\ntwo\n")
+    assert read_texts(tmp_path / "a.txt") == ["one", "two"]
+    (tmp_path / "b.jsonl").write_text('{"text": "one"}\n{"captions": ["a", "b"]}\n')
+    assert read_texts(tmp_path / "b.jsonl") == ["one", "a\nb\n"]
+
+
+def test_wrong_files_are_named_with_their_line(tmp_path):
+    with pytest.raises(ValueError, match=r"texts: there is no file .*none\.txt"):
+        read_texts(tmp_path / "none.txt")
+    with pytest.raises(ValueError, match=r"pairs: there is no file .*none\.jsonl"):
+        CaptionedFiles(tmp_path / "none.jsonl")
+    wrong = tmp_path / "wrong.jsonl"
+    for line in ('{"caption": "a"}', "a dog", '"a dog"'):
+        wrong.write_text('{"text": "one", "image": "a.png", "captions": []}\n' + line)
+        with pytest.raises(ValueError, match=r"texts: line 2 of .*wrong\.jsonl"):
+            read_texts(wrong)
+        with pytest.raises(ValueError, match=r"pairs: line 2 of .*wrong\.jsonl"):
+            CaptionedFiles(wrong)
+
+
+def test_blocks_join_documents_and_end_each():
+    blocks = Blocks([[1, 2, 3], [4], [5, 6]], end=0, block=4)
+    assert [block.tolist() for block in blocks] == [[1, 2, 3, 0], [4, 0, 5, 6]]
+    assert isinstance(blocks[0], np.ndarray)
+    with pytest.raises(ValueError, match="2 tokens of text do not fill one block of 4"):
+        Blocks([[1]], end=0, block=4)
+
+
+class Fixed(nn.Module):
+    def __init__(self, rows):
+        super().__init__()
+        self.rows = torch.tensor(rows)
+
+    def forward(self, *_):
+        return self.rows
+
+
+def test_equal_captions_are_no_negatives_and_the_temperature_is_clamped():
+    model = ImageTextContrast(Fixed([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), Fixed([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))
+    same = torch.tensor([[True, False, True], [False, True, False], [True, False, True]])
+    model.log_scale.data.fill_(math.log(2.0))
+    # For the first and third: exp(2) against one other with exp(0); for the second: two others with exp(0).
+    one, two = math.log(1 + math.exp(-2.0)), math.log(1 + 2 * math.exp(-2.0))
+    loss = model(None, None, None, same, num_items_in_batch=3).loss
+    assert loss.item() == pytest.approx((2 * one + two) / 3)
+    model.log_scale.data.fill_(math.log(1e4))
+    wrong = ImageTextContrast(Fixed([[1.0, 0.0], [0.0, 1.0]]), Fixed([[0.0, 1.0], [1.0, 0.0]]))
+    wrong.log_scale.data.fill_(math.log(1e4))
+    assert wrong(None, None, None, torch.eye(2).bool(), num_items_in_batch=2).loss.item() == pytest.approx(100.0)
+
+
+def test_probes_ask_only_what_makes_sense():
+    pair = Scene((Kind("moon", "blue", "large"), Kind("circle", "red", "small")), "vertical", 2, seed=0)
+    expected = {"shape": 7, "colour": 4, "size": 1, "second shape": 0, "second colour": 0, "second size": 0}
+    assert dict(zip(CLASSES, answers(pair))) == expected | {"relation": 3, "count": -100}
+    group = Scene((Kind("star", "green", "small"),), None, 3, seed=0)
+    none = dict.fromkeys(("second shape", "second colour", "second size", "relation"), -100)
+    assert dict(zip(CLASSES, answers(group))) == {"shape": 3, "colour": 3, "size": 0, "count": 2} | none
+
+
+def test_the_embedded_backbones_compose_and_fit_the_package():
+    from flamingo import backbones
+
+    processor = FlamingoProcessor.from_vision_text_pretrained(backbones.VISION, backbones.LANGUAGE)
+    assert processor.tokenizer.bos_token_id is not None
+    files = [path for folder in (backbones.VISION, backbones.LANGUAGE) for path in folder.iterdir()]
+    assert {"model.safetensors", "README.md"} <= {path.name for path in files}
+    assert sum(path.stat().st_size for path in files) <= 12_000_000
