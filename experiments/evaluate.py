@@ -151,7 +151,10 @@ def run_evaluation(config: dict[str, Any]) -> None:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
 def main(config: DictConfig) -> None:
     with user_errors():
-        run_evaluation(plain(config))
+        try:
+            run_evaluation(plain(config))
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("Stopped; start the same command again to go on.") from None
 
 
 if __name__ == "__main__":

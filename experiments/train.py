@@ -168,6 +168,9 @@ def flat(record: dict[str, Any]) -> dict[str, Any]:
 def run_training(config: dict[str, Any], output: Path) -> None:
     """The whole run; one that was stopped goes on, one that is done is left as it is."""
     begin(output, config, produces=("state", "history.jsonl", "checkpoint", "wandb"))
+    if (output / "checkpoint").exists():
+        log.info("%s is trained already; overwrite=true trains it anew", output)
+        return
     training = build(TrainingConfig, config["training"], "training")
     optimizer = build(OptimizerConfig, config["optimizer"], "optimizer")
     vision, language = load_backbones(config["backbones"])
@@ -176,9 +179,6 @@ def run_training(config: dict[str, Any], output: Path) -> None:
     model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
         vision, language, new_token_ids=processor.new_token_ids, **config["model"]
     )
-    if (output / "checkpoint").exists():
-        log.info("%s is trained already; overwrite=true trains it anew", output)
-        return
     counts = ", ".join(f"{part} {count / 1e6:.2f}M" for part, count in model.parameter_counts().items())
     log.info("parameters: %s", counts)
     data = make_data(config["data"], processor, training.seed, config["workers"])
