@@ -4,7 +4,7 @@ import random
 import re
 from dataclasses import astuple, dataclass, fields, replace
 
-from flamingo.data.world.scenes import COLOURS, SHAPES, SIZES, Kind, Scene, Split, split_of
+from flamingo.data.world.scenes import AXES, COLOURS, SHAPES, SIZES, Kind, Scene, Split, split_of
 
 OPENINGS = ("", "a picture of", "we see", "look,", "this shows", "in view:", "behold", "shown:")
 ENDINGS = ("", ".", "!", ", as you see.", ", nothing more.", " in plain sight.")
@@ -12,30 +12,29 @@ ARTICLES = ("a", "one", "the", "")
 #: "small red star", "red small star", "star that is red and small", "small star in red".
 ORDERS = ("size colour shape", "colour size shape", "shape that is", "shape in colour")
 MENTIONS = ("all", "no size", "no colour")
-STARTS = ("first", "last")
 SHAPE_WORDS = (SHAPES, ("disc", "box", "wedge", "spark", "valentine", "plus", "hoop", "crescent"))
 COLOUR_WORDS = (COLOURS, ("crimson", "amber", "golden", "emerald", "azure", "violet", "ivory", "ebony"))
 SIZE_WORDS = (SIZES, ("little", "big"), ("tiny", "huge"))
 NUMBER_WORDS = (("two", "three", "four"), ("2", "3", "4"), ("a pair of", "a trio of", "a quartet of"))
-#: Where the object that is named first lies, seen from the other.
-DIRECTIONS = ("left", "right", "above", "below")
-RELATION_WORDS = (
-    ("left of", "right of", "above", "below"),
-    ("to the left of", "to the right of", "on top of", "underneath"),
-    ("west of", "east of", "north of", "south of"),
-)
+#: Where the first of two objects in reading order, which is named first, lies from the other: beside it or above.
+RELATION_WORDS = (("left of", "above"), ("to the left of", "on top of"), ("west of", "north of"))
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How scenes are put into words: an index into the choices for each part of a caption."""
+    """How scenes are put into words: an index into the choices for each part of a caption.
+
+    Of two objects the first in reading order is always named first. Were that a choice, too, a frozen
+    language model would have to look it up before it says a word of the object, which text without
+    pictures never asks of it; the gated blocks then take one object for the other (tried: the loss
+    stalls at 0.35 instead of 0.20).
+    """
 
     opening: int = 0
     ending: int = 0
     article: int = 0
     order: int = 0
     mention: int = 0
-    start: int = 0
     shapes: int = 0
     colours: int = 0
     sizes: int = 0
@@ -66,7 +65,6 @@ CHOICES = {
     "article": len(ARTICLES),
     "order": len(ORDERS),
     "mention": len(MENTIONS),
-    "start": len(STARTS),
     "shapes": len(SHAPE_WORDS),
     "colours": len(COLOUR_WORDS),
     "sizes": len(SIZE_WORDS),
@@ -93,10 +91,8 @@ def caption(scene: Scene, dialect: Dialect = PLAIN) -> str:
         said = _noun_phrase(scene.kinds[0], scene.count, dialect)
     else:
         first, second = (_noun_phrase(kind, 1, dialect) for kind in scene.kinds)
-        if STARTS[dialect.start] == "last":
-            first, second = second, first
-        direction = DIRECTIONS.index({"horizontal": "left", "vertical": "above"}[scene.axis]) + dialect.start
-        said = f"{first} {RELATION_WORDS[dialect.relations][direction]} {second}"
+        relation = RELATION_WORDS[dialect.relations][AXES.index(scene.axis)]
+        said = f"{first} {relation} {second}"
     return f"{OPENINGS[dialect.opening]} {said}{ENDINGS[dialect.ending]}".strip()
 
 
@@ -134,9 +130,9 @@ _SHAPE_OF |= {plural(word): shape for word, shape in _SHAPE_OF.items()}
 _COLOUR_OF = {word: COLOURS[i] for words in COLOUR_WORDS for i, word in enumerate(words)}
 _SIZE_OF = {word: SIZES[i] for words in SIZE_WORDS for i, word in enumerate(words)}
 _NUMBER_OF = {word.removeprefix("a ").split()[0]: i + 2 for words in NUMBER_WORDS for i, word in enumerate(words)}
-_DIRECTION_OF = {phrase: DIRECTIONS[i] for phrases in RELATION_WORDS for i, phrase in enumerate(phrases)}
+_AXIS_OF = {phrase: AXES[i] for phrases in RELATION_WORDS for i, phrase in enumerate(phrases)}
 # The longest first: "to the left of" holds "left of".
-_RELATION = re.compile(r"\b(" + "|".join(sorted(_DIRECTION_OF, key=len, reverse=True)) + r")\b")
+_RELATION = re.compile(r"\b(" + "|".join(sorted(_AXIS_OF, key=len, reverse=True)) + r")\b")
 
 Attributes = dict[str, str | int]
 
@@ -164,12 +160,8 @@ def read(text: str) -> Attributes:
         return said | {"count": _read_count(parts[0])} if said else {}
     if len(parts) != 3:
         return {}
-    named_first, relation, named_last = parts
-    direction = _DIRECTION_OF[relation]
-    if direction in ("right", "below"):
-        named_first, named_last = named_last, named_first
-    axis = "horizontal" if direction in ("left", "right") else "vertical"
-    return _read_object(named_first, "0") | _read_object(named_last, "1") | {"axis": axis}
+    first, relation, second = parts
+    return _read_object(first, "0") | _read_object(second, "1") | {"axis": _AXIS_OF[relation]}
 
 
 def _read_object(text: str, name: str) -> Attributes:

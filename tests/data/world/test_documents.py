@@ -102,8 +102,8 @@ def test_captions_of_a_document_share_their_dialect(spy):
         assert all(turn.knowable and turn.prompt == "Output:" for turn in turns)
         seen.add(dialect)
     assert len(seen) == 60
-    given = caption_turns(random.Random(0), "evaluation", 3, Dialect(start=1))
-    assert [turn.answer for turn in given] == [caption(turn.scene, Dialect(start=1)) for turn in given]
+    given = caption_turns(random.Random(0), "evaluation", 3, Dialect(order=1))
+    assert [turn.answer for turn in given] == [caption(turn.scene, Dialect(order=1)) for turn in given]
 
 
 # ---------------------------------------------------------------------------------- binding
@@ -242,8 +242,8 @@ def test_a_seed_tells_the_same_everywhere():
     document = WorldDocuments("captions", "evaluation", 0, 2, 2)[0]
     assert document.id == "world/shown/captions/evaluation/0/0"
     assert texts(document)[1::2] == [
-        " a picture of small cross west of large moon.",
-        " a picture of small heart west of large ring.",
+        " this shows one big golden hoop north of one big ebony wedge, nothing more.",
+        " this shows one little ivory valentine west of one little violet crescent, nothing more.",
     ]
     assert stream("a", 1)[0].random() == stream("a", 1)[0].random() != stream("a", 2)[0].random()
 

@@ -60,19 +60,14 @@ def test_one_kind_in_words(choices, one, three):
     [
         ({}, "a small orange star left of a large blue ring", "a small orange star above a large blue ring"),
         (
-            {"start": 1},
-            "a large blue ring right of a small orange star",
-            "a large blue ring below a small orange star",
-        ),
-        (
             {"relations": 1, "mention": 1, "article": 2},
             "the orange star to the left of the blue ring",
             "the orange star on top of the blue ring",
         ),
         (
-            {"relations": 1, "start": 1, "mention": 2},
-            "a large ring to the right of a small star",
-            "a large ring underneath a small star",
+            {"relations": 1, "mention": 2},
+            "a small star to the left of a large ring",
+            "a small star on top of a large ring",
         ),
         (
             {"relations": 2, "order": 3, "article": 3, "opening": 2, "ending": 5},
@@ -80,9 +75,9 @@ def test_one_kind_in_words(choices, one, three):
             "we see small star in orange north of large ring in blue in plain sight.",
         ),
         (
-            {"relations": 2, "start": 1, "order": 2, "shapes": 1, "colours": 1},
-            "a hoop that is azure and large east of a spark that is amber and small",
-            "a hoop that is azure and large south of a spark that is amber and small",
+            {"relations": 2, "order": 2, "shapes": 1, "colours": 1},
+            "a spark that is amber and small west of a hoop that is azure and large",
+            "a spark that is amber and small north of a hoop that is azure and large",
         ),
     ],
 )
@@ -117,8 +112,9 @@ def test_every_caption_is_read_back_as_what_it_says():
     ("text", "right"),
     [
         ("a small orange star left of a large blue ring", 7),
-        ("Behold the hoop in azure that is huge east of one tiny spark in amber!", 7),  # another dialect
-        ("a small orange star right of a large blue ring", 1),  # then the ring is the first
+        ("Behold the tiny spark in amber west of one hoop in azure that is huge!", 7),  # another dialect
+        ("a large blue ring left of a small orange star", 1),  # the objects exchanged
+        ("a small orange star right of a large blue ring", 0),  # no dialect says so
         ("a small orange star above a large blue ring", 6),
         ("a small blue star left of a large orange ring", 5),
         ("a large orange star left of a small blue ring", 5),
@@ -175,7 +171,7 @@ def assert_canonical_forms_are_sayings(dialects):
 
 def test_dialects_are_the_same_exactly_if_they_say_the_same():
     rng = random.Random(0)
-    frame = ("opening", "ending", "article", "start", "relations")
+    frame = ("opening", "ending", "article", "relations")
     inner = [name for name in CHOICES if name not in frame]
     ranges = [range(CHOICES[name]) for name in inner]
     assert_canonical_forms_are_sayings(Dialect(**dict(zip(inner, choice))) for choice in product(*ranges))
@@ -192,10 +188,10 @@ def test_a_tenth_of_the_dialects_is_kept_the_same_in_every_process():
     kept = [
         (opening, ending) for opening in range(8) for ending in range(6) if Dialect(opening, ending).split != "training"
     ]
-    assert kept == [(2, 1), (3, 1), (4, 3), (7, 5)]
+    assert kept == [(1, 3)]
     assert PLAIN.split == "training"
-    assert str(random_dialect(random.Random(0), "training")) == "6-3-0-2-2-1-1-0-1-1-2"
-    assert str(random_dialect(random.Random(0), "evaluation")) == "2-4-3-0-0-1-1-0-1-2-1"
+    assert str(random_dialect(random.Random(0), "training")) == "6-3-0-2-2-1-0-1-1-1"
+    assert str(random_dialect(random.Random(0), "evaluation")) == "5-3-1-0-2-1-0-2-0-2"
 
 
 @pytest.mark.parametrize("split", ["training", "evaluation"])
