@@ -10,7 +10,8 @@ from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.report.page import write_report
 from tests.experiments.test_configs import composed
 
-SMALL = ("experiment=demo", "debug=quick", "data.captions.batch=2", "data.captions.most=3", "wandb.mode=disabled")
+TINY = ("data.captions.batch=2", "data.captions.least=2", "data.captions.most=3")
+SMALL = ("experiment=demo", "debug=quick", *TINY, "wandb.mode=disabled")
 
 
 def evaluation(run, *overrides):
