@@ -53,6 +53,8 @@ def begin(
         if config.get("overwrite"):
             for name in produces:
                 shutil.rmtree(output / name) if (output / name).is_dir() else (output / name).unlink(missing_ok=True)
+        elif not any((output / name).exists() for name in produces):
+            pass  # It failed before it made anything, perhaps because of what is mended now.
         elif different := [d for d in _differences(earlier, wanted) if not d.startswith(may_change)]:
             raise ValueError(
                 f"{output} holds a run with another config ({'; '.join(different)}). "

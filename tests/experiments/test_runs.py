@@ -15,8 +15,15 @@ def test_the_config_is_kept_and_the_same_run_goes_on(tmp_path):
     assert kept == {"training": {"steps": 3}, "data": {"a": {"batch": 1}}}
 
 
+def test_a_run_that_made_nothing_may_be_started_with_another_config(tmp_path):
+    begin(tmp_path, CONFIG | {"training": {"steps": -1}}, produces=("state",))
+    begin(tmp_path, CONFIG, produces=("state",))
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["training"] == {"steps": 3}
+
+
 def test_another_config_is_refused_with_what_differs_and_how_to_overwrite(tmp_path):
     begin(tmp_path, CONFIG, produces=("state",))
+    (tmp_path / "state").mkdir()
     other = CONFIG | {"training": {"steps": 4}, "data": {"b": {"batch": 1}}}
     with pytest.raises(ValueError, match=r"training\.steps was 3, is 4\).*overwrite=true") as caught:
         begin(tmp_path, other, produces=("state",))
@@ -35,10 +42,11 @@ def test_overwriting_removes_what_the_earlier_run_made_and_nothing_else(tmp_path
 
 
 def test_what_may_change_may_change(tmp_path):
-    begin(tmp_path, {"shots": [0], "limit": 3}, produces=(), may_change=("shots",))
-    begin(tmp_path, {"shots": [0, 4], "limit": 3}, produces=(), may_change=("shots",))
+    begin(tmp_path, {"shots": [0], "limit": 3}, produces=("scores.json",), may_change=("shots",))
+    (tmp_path / "scores.json").touch()
+    begin(tmp_path, {"shots": [0, 4], "limit": 3}, produces=("scores.json",), may_change=("shots",))
     with pytest.raises(ValueError, match="limit was 3, is 4"):
-        begin(tmp_path, {"shots": [0], "limit": 4}, produces=(), may_change=("shots",))
+        begin(tmp_path, {"shots": [0], "limit": 4}, produces=("scores.json",), may_change=("shots",))
 
 
 def test_a_folder_appears_when_all_of_it_is_written(tmp_path):
