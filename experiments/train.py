@@ -183,7 +183,8 @@ def run_training(config: dict[str, Any], output: Path) -> None:
     log.info("parameters: %s", counts)
     data = make_data(config["data"], processor, training.seed, config["workers"])
     main_process = PartialState().is_main_process
-    with wandb.init(
+    # Not as a context: that would print a stack trace of every Ctrl-C.
+    run = wandb.init(
         mode=config["wandb"]["mode"] if main_process else "disabled",
         project=config["wandb"]["project"],
         group=config["wandb"]["group"],
@@ -191,7 +192,9 @@ def run_training(config: dict[str, Any], output: Path) -> None:
         dir=output,
         config=config,
         settings=wandb.Settings(silent=True),
-    ) as run:
+    )
+    failed = True
+    try:
         train(
             model,
             data,
@@ -201,6 +204,9 @@ def run_training(config: dict[str, Any], output: Path) -> None:
             on_log=lambda record: run.log(flat(record), step=record["step"]),
             on_sample=sampler(config["data"], model, processor, run),
         )
+        failed = False
+    finally:
+        run.finish(exit_code=int(failed))
     if main_process:
         with folder_written_atomically(output / "checkpoint") as folder:
             model.save_pretrained(folder, include_backbones=config["include_backbones"])

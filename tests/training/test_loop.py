@@ -156,6 +156,15 @@ def test_what_is_not_finite_stops_the_run_before_the_weights_change(backbones, t
     assert not (tmp_path / "state").exists()
 
 
+@pytest.fixture
+def _ctrl_c_is_heard():
+    """Processes in the background of a shell ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c_is_heard")
 def test_ctrl_c_finishes_the_step_and_leaves_a_state_to_go_on_from(backbones, tmp_path, capsys):
     class Interrupted(Listed):
         def __iter__(self):
@@ -177,6 +186,7 @@ def test_ctrl_c_finishes_the_step_and_leaves_a_state_to_go_on_from(backbones, tm
     assert all(torch.equal(weight, trained(resumed)[name]) for name, weight in trained(whole).items())
 
 
+@pytest.mark.usefixtures("_ctrl_c_is_heard")
 def test_a_second_ctrl_c_ends_at_once(backbones, tmp_path):
     def twice(_):
         os.kill(os.getpid(), signal.SIGINT)
