@@ -1,10 +1,15 @@
 """The card of a pretrained backbone: what it is, how it was made, and what it knows."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from experiments.runs import folder_written_atomically, write_atomically
+
+log = logging.getLogger(__name__)
 
 TEMPLATE = """---
 license: apache-2.0
@@ -26,24 +31,37 @@ license: apache-2.0
 """
 
 
-def write_card(
-    folder: Path, run: Path, config: dict[str, Any], *, title: str, command: str, unit: str, model: Any, scores: str
-) -> None:
-    """README.md in ``folder``, from the config and the history of the training in ``run``."""
-    last = json.loads((run / "history.jsonl").read_text().splitlines()[-1])
+def save_backbone(
+    output: Path, config: dict[str, Any], model: Any, processor: Any, *, command: str, unit: str, title: str, of: str,
+    scores: dict[str, float] | None, scored_on: str,
+) -> None:  # fmt: skip
+    """Leave the trained model, what prepares its input, and its card in ``output / "model"``, complete at once.
+
+    The card is of the config and of the history of the training in ``output``. ``scores``, if there are
+    any, go to ``scores.json``, too.
+    """
+    known = ""
+    if scores is not None:
+        write_atomically(output / "scores.json", json.dumps(scores, indent=2))
+        known = table(scored_on, scores)
+    last = json.loads((output / "history.jsonl").read_text().splitlines()[-1])
     recipe = {key: value for key, value in config.items() if key not in ("output", "overwrite", "workers")}
     card = TEMPLATE.format(
-        title=title,
+        title=f"{title.format(type(model).__name__)} {of}",
         parameters=model.num_parameters() / 1e6,
         command=command,
         minutes=last["seconds"] / 60,
         device="a GPU" if model.device.type == "cuda" else "CPU",
         loss=last["loss"],
         unit=unit,
-        scores=scores or "It was not probed.",
+        scores=known or "It was not probed.",
         recipe=yaml.safe_dump(recipe, sort_keys=False),
     )
-    (folder / "README.md").write_text(card)
+    with folder_written_atomically(output / "model") as folder:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        (folder / "README.md").write_text(card)
+    log.info("%s\n%s", output / "model", known)
 
 
 def table(title: str, scores: dict[str, float]) -> str:

@@ -8,8 +8,8 @@ from typing import Any, Literal, get_origin, get_type_hints
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 
-def schema(cls: type, **defaults: Any) -> Any:
-    """A dataclass with the fields of ``cls`` for OmegaConf to check types by; ``defaults`` replace its own.
+def schema(cls: type) -> Any:
+    """A dataclass with the fields of ``cls`` for OmegaConf to check types by.
 
     OmegaConf knows no Literal, so choices become strings here; ``cls`` checks them itself when it is made by
     :func:`build`. Fields without a default become mandatory values.
@@ -17,9 +17,7 @@ def schema(cls: type, **defaults: Any) -> Any:
     hints = get_type_hints(cls)
     converted = []
     for f in fields(cls):
-        if f.name in defaults:
-            value = field(default=defaults[f.name])
-        elif f.default is not NO_DEFAULT:
+        if f.default is not NO_DEFAULT:
             value = field(default=f.default)
         elif f.default_factory is not NO_DEFAULT:
             value = field(default_factory=f.default_factory)
@@ -29,9 +27,9 @@ def schema(cls: type, **defaults: Any) -> Any:
     return make_dataclass(f"{cls.__name__}Schema", converted)
 
 
-def nested(cls: type, **defaults: Any) -> Any:
+def nested(cls: type) -> Any:
     """A field of a structured config that holds the :func:`schema` of ``cls``."""
-    return field(default_factory=schema(cls, **defaults))
+    return field(default_factory=schema(cls))
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

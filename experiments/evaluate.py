@@ -47,6 +47,7 @@ class EvaluateConfig:
     run: str = MISSING
     checkpoint: str = "${run}/checkpoint"
     output: str = "${run}"
+    #: Removes the results of all tasks in `output` first.
     overwrite: bool = False
     task: TaskConfig = field(default_factory=TaskConfig)
     #: Numbers of demonstrations; 0: nothing before the query.
@@ -70,8 +71,12 @@ class EvaluateConfig:
 
 ConfigStore.instance().store("evaluate_schema", EvaluateConfig)
 
-#: These may change between evaluations into the same folder; the harness knows what is there already.
-_MAY_CHANGE = ("shots", "text_only", "controls", "control_shots", "beams", "seeds", "batch_size", "pictures")
+#: These may change between evaluations into the same folder: the harness knows what is there already, and
+#: the weights' fingerprint, wherever they lie, what has made it.
+_MAY_CHANGE = (
+    *("shots", "text_only", "controls", "control_shots", "beams", "seeds", "batch_size", "pictures"),
+    *("run", "checkpoint", "output"),
+)
 
 
 def make_task(config: dict[str, Any]) -> Task:

@@ -8,7 +8,6 @@ python -m experiments.pretrain_language texts=captions.jsonl vocabulary=8192 mod
 """
 
 import gzip
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -25,10 +24,10 @@ from omegaconf import MISSING, DictConfig
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from experiments.card import table, write_card
+from experiments.card import save_backbone
 from experiments.configs import build, nested, plain
 from experiments.loading import data_set
-from experiments.runs import begin, folder_written_atomically, json_object, user_errors, write_atomically
+from experiments.runs import begin, json_object, user_errors
 from experiments.tokenizer import train_tokenizer
 from flamingo.data.world.documents import WorldTexts, binding_turns, caption_turns, stream, tell
 from flamingo.training.loop import TrainingConfig, train
@@ -36,6 +35,9 @@ from flamingo.training.objective import Batch
 from flamingo.training.optimizer import OptimizerConfig
 
 log = logging.getLogger(__name__)
+
+#: The tokenizer is trained on the first so many texts; all of a large file would not fit in memory.
+_TOKENIZER_TEXTS = 50_000
 
 
 @dataclass
@@ -96,6 +98,7 @@ class Blocks(Sequence[np.ndarray]):
 
 
 def collate(blocks: list[np.ndarray]) -> Batch:
+    """Blocks of ``t`` tokens each -> ids and labels [b t]."""
     ids = torch.from_numpy(np.stack(blocks)).long()
     return Batch(
         {"input_ids": ids, "labels": ids}, [f"a block that begins with the tokens {row[:8]}" for row in ids.tolist()]
@@ -116,11 +119,11 @@ def in_context_scores(model: Any, tokenizer: Any, documents: int = 300) -> dict[
         rng, _ = stream("language model's evaluation", i)
         turns = caption_turns(rng, "evaluation", 9)
         for number, own in losses.items():
-            before, whole = tell(turns[: number - 1], described=False), tell(turns[:number], described=False)
+            before, whole = tell(turns[: number - 1], None), tell(turns[:number], None)
             own.append(_continuation(model, tokenizer, before if number > 1 else "", whole)[0])
         turns = binding_turns(rng, "evaluation", 16)
         if turns[-1].knowable:
-            whole = tell(turns, described=True)
+            whole = tell(turns, "plainly")
             right.append(_continuation(model, tokenizer, whole.removesuffix(f" {turns[-1].answer}\n"), whole)[1])
     scores = {f"loss of caption {number} (nats per token)": sum(own) / len(own) for number, own in losses.items()}
     return scores | {"names bound to described pictures, accuracy": sum(right) / len(right)}
@@ -143,7 +146,7 @@ def pretrain(config: dict[str, Any], output: Path) -> None:
         texts: Sequence[str] = [world[i] for i in tqdm(range(config["documents"]), desc="documents", unit="document")]
     else:
         texts = read_texts(Path(config["texts"]))
-    tokenizer = train_tokenizer(texts[:50_000], config["vocabulary"], config["block"])
+    tokenizer = train_tokenizer(texts[:_TOKENIZER_TEXTS], config["vocabulary"], config["block"])
     encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     blocks = Blocks(encoded, tokenizer.eos_token_id, config["block"])
     log.info("%d documents, %d tokens of %d kinds", len(texts), len(blocks.tokens), len(tokenizer))
@@ -155,19 +158,18 @@ def pretrain(config: dict[str, Any], output: Path) -> None:
     log.info("%s, %.2f million parameters", type(model).__name__, model.num_parameters() / 1e6)
     data = data_set("text", blocks, collate, batch=config["batch"], seed=training.seed, workers=0)
     train(model, [data], build(OptimizerConfig, config["optimizer"], "optimizer"), training, output)
-    known = ""
-    if config["texts"] is None:
-        scores = in_context_scores(model, tokenizer)
-        write_atomically(output / "scores.json", json.dumps(scores, indent=2))
-        known = table("on told documents of held-out dialects and names", scores)
-    with folder_written_atomically(output / "model") as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        of = "the embedded world" if config["texts"] is None else config["texts"]
-        title = f"Language model, {type(model).__name__}, pretrained on text of {of}"
-        about = {"title": title, "command": "pretrain_language", "unit": "token", "scores": known}
-        write_card(folder, output, config, model=model, **about)
-    log.info("%s\n%s", output / "model", known)
+    save_backbone(
+        output,
+        config,
+        model,
+        tokenizer,
+        command="pretrain_language",
+        unit="token",
+        title="Language model, {}, pretrained on text of",
+        of=config["texts"] or "the embedded world",
+        scores=None if config["texts"] else in_context_scores(model, tokenizer),
+        scored_on="on told documents of held-out dialects and names",
+    )
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="pretrain_language")

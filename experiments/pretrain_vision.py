@@ -8,7 +8,6 @@ any vision encoder of transformers, described as its own config.json would be. O
 what compared it with captions, the text tower and the two projections, has done its work.
 """
 
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -21,17 +20,18 @@ import torch
 from einops import rearrange, repeat
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from jaxtyping import Bool, Float, Int
 from omegaconf import MISSING, DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, CLIPTextConfig, CLIPTextModel
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from experiments.card import table, write_card
+from experiments.card import save_backbone
 from experiments.configs import build, nested, plain
 from experiments.loading import data_set
 from experiments.probe import probe
-from experiments.runs import begin, folder_written_atomically, json_object, user_errors, write_atomically
+from experiments.runs import begin, json_object, user_errors
 from experiments.tokenizer import train_tokenizer
 from flamingo.data.document import Image
 from flamingo.data.processor import open_image
@@ -90,7 +90,8 @@ class ImageTower(nn.Module):
             nn.LayerNorm(queries * inner), nn.Linear(queries * inner, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
         )
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
+    def forward(self, pixel_values: Float[Tensor, "b c h w"]) -> Float[Tensor, "b width"]:
+        """Of unit length."""
         # Convolutions of few channels are several times faster with the channels last.
         pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         features = self.norm(encode_patches(self.encoder, pixel_values, self.features))
@@ -118,7 +119,8 @@ class TextTower(nn.Module):
         self.encoder = CLIPTextModel(config)
         self.projection = nn.Linear(width, width)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, input_ids: Int[Tensor, "b t"], attention_mask: Int[Tensor, "b t"]) -> Float[Tensor, "b width"]:
+        """Of unit length."""
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).pooler_output
         return F.normalize(self.projection(states), dim=-1)
 
@@ -138,9 +140,14 @@ class ImageTextContrast(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def forward(
-        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, same: Tensor, num_items_in_batch: int
+        self,
+        pixel_values: Float[Tensor, "b c h w"],
+        input_ids: Int[Tensor, "b t"],
+        attention_mask: Int[Tensor, "b t"],
+        same: Bool[Tensor, "b b"],
+        num_items_in_batch: int,
     ) -> Loss:
-        """CLIP's symmetric loss, in nats per pair. ``same`` [b b] marks equal captions: no negatives of each other."""
+        """CLIP's symmetric loss, in nats per pair. ``same`` marks equal captions: no negatives of each other."""
         # The temperature is clamped so that logits are scaled by 100 at most (CLIP, section 2.5).
         scale = self.log_scale.clamp(max=math.log(100)).exp()
         logits = scale * self.images(pixel_values) @ self.texts(input_ids, attention_mask).T
@@ -227,19 +234,18 @@ def pretrain(config: dict[str, Any], output: Path) -> None:
         workers=config["workers"],
     )
     train(model, [data], build(OptimizerConfig, config["optimizer"], "optimizer"), training, output)
-    known = ""
-    if config["pairs"] is None:
-        scores = probe(encoder, image_processor, features, training.seed)
-        write_atomically(output / "scores.json", json.dumps(scores, indent=2))
-        known = table("accuracy of probes on held-out scenes", scores)
-    with folder_written_atomically(output / "model") as folder:
-        encoder.save_pretrained(folder)
-        image_processor.save_pretrained(folder)
-        of = "pictures of the embedded world" if config["pairs"] is None else config["pairs"]
-        title = f"Vision encoder, {type(encoder).__name__}, pretrained by contrast on {of}"
-        about = {"title": title, "command": "pretrain_vision", "unit": "pair", "scores": known}
-        write_card(folder, output, config, model=encoder, **about)
-    log.info("%s\n%s", output / "model", known)
+    save_backbone(
+        output,
+        config,
+        encoder,
+        image_processor,
+        command="pretrain_vision",
+        unit="pair",
+        title="Vision encoder, {}, pretrained by contrast on",
+        of=config["pairs"] or "pictures of the embedded world",
+        scores=None if config["pairs"] else probe(encoder, image_processor, features, training.seed),
+        scored_on="accuracy of probes on held-out scenes",
+    )
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="pretrain_vision")

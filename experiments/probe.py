@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from einops import rearrange, repeat
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -59,7 +60,8 @@ class Probe(nn.Module):
         self.read = nn.Sequential(nn.LayerNorm(queries * width), nn.Linear(queries * width, 512), nn.GELU())
         self.answer = nn.Linear(512, sum(CLASSES.values()))
 
-    def forward(self, features: Tensor) -> list[Tensor]:
+    def forward(self, features: Float[Tensor, "b p v"]) -> list[Float[Tensor, "b classes"]]:
+        """Logits of each question of ``CLASSES``."""
         context = self.norm(features)
         queries = repeat(self.queries, "q v -> b q v", b=len(features))
         found, _ = self.attention(queries, context, context, need_weights=False)

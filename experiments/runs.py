@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from accelerate import PartialState
 
@@ -40,11 +41,13 @@ def begin(
 ) -> None:
     """Make the folder and keep the resolved config in it, as ``file``.
 
-    A folder that holds the same config already is gone on with, as far as keys go that may not change.
+    A folder that holds the same config already is gone on with, as far as keys go that may not change;
+    where the folder lies (``output``) always may.
     Raises ValueError where it holds another, unless ``config["overwrite"]``, which removes what the
     earlier run has left: ``produces``.
     """
-    if not PartialState().is_main_process:
+    # Without an accelerator the processes, if there are several, talk as CPUs do; accelerate wants to be told.
+    if not PartialState(cpu=not torch.accelerator.is_available()).is_main_process:
         return
     path = output / file
     wanted = {key: value for key, value in config.items() if key not in _NOT_RESULTS}
@@ -55,7 +58,7 @@ def begin(
                 shutil.rmtree(output / name) if (output / name).is_dir() else (output / name).unlink(missing_ok=True)
         elif not any((output / name).exists() for name in produces):
             pass  # It failed before it made anything, perhaps because of what is mended now.
-        elif different := [d for d in _differences(earlier, wanted) if not d.startswith(may_change)]:
+        elif different := [d for d in _differences(earlier, wanted) if not d.startswith(("output ", *may_change))]:
             raise ValueError(
                 f"{output} holds a run with another config ({'; '.join(different)}). "
                 f"Choose another output=..., or overwrite it with overwrite=true"

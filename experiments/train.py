@@ -112,6 +112,7 @@ class Encoded(Sequence[tuple[Example, str]]):
 
 
 def load_backbones(config: dict[str, str]) -> tuple[str, str]:
+    """The folders or hub names of the vision encoder and the language model."""
     embedded = {"vision": backbones.VISION, "language": backbones.LANGUAGE}
     vision, language = (str(embedded[part]) if config[part] == "embedded" else config[part] for part in embedded)
     return vision, language

@@ -52,7 +52,7 @@ def evaluate(
     queries = list(task.queries())[:limit]
     jobs = {s: [(n, q) for n in range(_orders(s, orders)) for q in queries] for s in settings}
     # Without cpu=True accelerate would take processes without a GPU for single ones, which write the same files.
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = PartialState(cpu=not torch.accelerator.is_available())
     done = _done(output / "predictions.jsonl", task, jobs) if state.is_main_process else {}
     [done] = broadcast_object_list([done])
     mine = {s: jobs[s][state.process_index :: state.num_processes] for s in settings if s not in done}

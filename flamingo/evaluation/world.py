@@ -4,20 +4,23 @@ All of it is of the evaluation split, which training never sees; every query is 
 """
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
 from flamingo.data.document import Image
-from flamingo.data.world.documents import PROMPT, Turn, caption_turns, naming, question_turns, random_names, stream
+from flamingo.data.world.documents import PROMPT, Turn, caption_turns, question_turns, random_names, stream
 from flamingo.data.world.drawing import draw
 from flamingo.data.world.language import Dialect, attribute_accuracy, random_dialect
 from flamingo.data.world.scenes import SHAPES, Scene
 from flamingo.evaluation.tasks import Example
 
-#: Candidates for the demonstrations of a query, in each group.
-CANDIDATES = 32
+#: Candidates for the demonstrations of a query; of binding for each name.
+CANDIDATES, CANDIDATES_PER_NAME = 32, 8
+#: From here on distances to the last demonstration of the right name are scored together.
+_FAR = 5
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Episode:
 
 
 @dataclass
-class WorldTask:
+class WorldTask(ABC):
     """``number`` queries, each with a support of its own."""
 
     number: int
@@ -43,12 +46,13 @@ class WorldTask:
             raise ValueError(f"a task of the world needs at least one query, got number={self.number}")
 
     @property
+    @abstractmethod
     def name(self) -> str:
-        raise NotImplementedError
+        """As in the score files."""
 
+    @abstractmethod
     def episode(self, rng: random.Random, name: str) -> Episode:
         """The episode called ``name``, from its own random numbers."""
-        raise NotImplementedError
 
     @cached_property
     def episodes(self) -> dict[str, Episode]:
@@ -107,19 +111,27 @@ class WorldBinding(WorldTask):
     def episode(self, rng: random.Random, name: str) -> Episode:
         meanings = random_names(rng, "evaluation", self.ways)
         support = [
-            _examples([Turn(scene(rng), PROMPT, naming(word)) for _ in range(CANDIDATES)], f"{name}/{word}")
-            for word, scene in meanings.items()
+            _examples([Turn(scene(rng), PROMPT, word) for _ in range(CANDIDATES_PER_NAME)], f"{name}/{word}")
+            for word, (_, scene) in meanings.items()
         ]
         asked = rng.choice(list(meanings))
-        turn = Turn(meanings[asked](rng), PROMPT, naming(asked))
+        turn = Turn(meanings[asked][1](rng), PROMPT, asked)
         return Episode(_examples([turn], name)[0], support, turn.scene)
 
     def score(self, query: Example, prompt_examples: Sequence[Example], output: str) -> dict[str, float]:
-        """``exact_match``; ``valid_name_rate``: is it a name that occurs in the prompt; and the match among those."""
+        """``exact_match``; ``valid_name_rate``: is it a name that occurs in the prompt; and the match among those.
+
+        ``exact_match_distance_1``, ``_2``, ...: the match, by how many demonstrations ago the right name
+        was last shown; 5 stands for 5 and more.
+        """
         match = float(output in query.references)
-        valid = output in {caption for example in prompt_examples for caption in example.references}
-        scores = {"exact_match": match, "valid_name_rate": float(valid)}
-        return scores | ({"exact_match_of_valid": match} if valid else {})
+        names = [example.references[0] for example in reversed(prompt_examples)]
+        scores = {"exact_match": match, "valid_name_rate": float(output in names)}
+        if output in names:
+            scores["exact_match_of_valid"] = match
+        if query.references[0] in names:
+            scores[f"exact_match_distance_{min(1 + names.index(query.references[0]), _FAR)}"] = match
+        return scores
 
 
 class WorldQuestions(WorldTask):

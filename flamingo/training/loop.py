@@ -160,10 +160,9 @@ def train(
             if stop or config.due(config.save_every, step):
                 folder = states.save(progress)
             if stop:
-                message = f"Stopped after step {step}, with a state in {folder}: start the same run again to go on."
-                if accelerator.is_main_process:
-                    bar.write(message)
-                raise KeyboardInterrupt(message)
+                raise KeyboardInterrupt(
+                    f"Stopped after step {step}, with a state in {folder}: start the same run again to go on."
+                )
     model.eval()
 
 

@@ -1,14 +1,16 @@
-"""AdamW with three groups of parameters, and a rate that warms up and may fall."""
+"""AdamW with three groups of parameters, or Muon for the matrices, and a rate that warms up and may fall."""
 
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import torch
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 Schedule = Literal["constant", "cosine"]
+Matrices = Literal["adamw", "muon"]
 
 
 @dataclass
@@ -19,6 +21,8 @@ class OptimizerConfig:
     #: The gates' own rate; None: that of all. They start closed, and all that is learnt comes through them.
     gate_rate: float | None = None
     weight_decay: float = 0.1
+    #: What matrices learn by: AdamW, or Muon (momentum, made orthogonal), with steps of the size of AdamW's.
+    matrices: Matrices = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     #: Number of steps in which the rate rises linearly.
     warmup: int = 0
@@ -37,8 +41,9 @@ class OptimizerConfig:
                 raise ValueError(f"optimizer {key} must not be negative, got {getattr(self, key)}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optimizer betas must be two numbers in [0, 1), got {self.betas}")
-        if self.schedule not in get_args(Schedule):
-            raise ValueError(f"optimizer schedule must be one of {get_args(Schedule)}, got {self.schedule!r}")
+        for key, choices in {"schedule": get_args(Schedule), "matrices": get_args(Matrices)}.items():
+            if getattr(self, key) not in choices:
+                raise ValueError(f"optimizer {key} must be one of {choices}, got {getattr(self, key)!r}")
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
@@ -60,9 +65,9 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
             others.append((name, parameter))
     gate_rate = config.rate if config.gate_rate is None else config.gate_rate
     groups = [
-        {"params": matrices, "lr": config.rate, "weight_decay": config.weight_decay},
-        {"params": others, "lr": config.rate, "weight_decay": 0.0},
-        {"params": gates, "lr": gate_rate, "weight_decay": 0.0},
+        {"name": "matrices", "params": matrices, "lr": config.rate, "weight_decay": config.weight_decay},
+        {"name": "others", "params": others, "lr": config.rate, "weight_decay": 0.0},
+        {"name": "gates", "params": gates, "lr": gate_rate, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if not groups:
@@ -70,8 +75,45 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
     return groups
 
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig) -> AdamW:
-    return AdamW(parameter_groups(model, config), betas=config.betas)
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
+    groups = parameter_groups(model, config)
+    if config.matrices == "adamw":
+        return AdamW(groups, betas=config.betas)
+    return MuonAndAdamW(groups, config.betas)
+
+
+class MuonAndAdamW(Optimizer):
+    """Muon (https://kellerjordan.github.io/posts/muon) for matrices, which must have two axes, AdamW for the rest.
+
+    The factor of Moonlight (arXiv 2502.16982,
+    section 2.2) gives updates the root mean square of AdamW's, so that the same rates serve both.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float]) -> None:
+        super().__init__(groups, {})
+        matrices = [group for group in self.param_groups if group["name"] == "matrices"]
+        others = [group for group in self.param_groups if group["name"] != "matrices"]
+        if not matrices or not others:
+            raise ValueError("optimizer matrices=muon needs a model with matrices and with something else")
+        # They work on the same groups, so that a schedule reaches all of them here.
+        self.parts = {
+            "muon": Muon(matrices, adjust_lr_fn="match_rms_adamw"),
+            "adamw": AdamW(others, betas=betas),
+        }
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        assert closure is None, "nobody here hands one over"
+        for part in self.parts.values():
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self.parts.items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name, part in self.parts.items():
+            part.load_state_dict(state_dict[name])
+        self.param_groups = [group for part in self.parts.values() for group in part.param_groups]
 
 
 def rate_factor(config: OptimizerConfig, step: int, steps: int) -> float:
@@ -83,7 +125,7 @@ def rate_factor(config: OptimizerConfig, step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - config.warmup) / (steps - config.warmup)))
 
 
-def make_schedule(optimizer: AdamW, config: OptimizerConfig, steps: int) -> LambdaLR:
+def make_schedule(optimizer: Optimizer, config: OptimizerConfig, steps: int) -> LambdaLR:
     """Raises ValueError where the warm-up leaves no step to train with."""
     if config.warmup >= steps:
         raise ValueError(f"optimizer warmup {config.warmup} must be less than the number of steps, {steps}")

@@ -48,7 +48,7 @@ def test_ids_are_unique_and_no_query_is_in_its_support(task):
     assert len(task.queries()) == task.number
     for query in task.queries():
         assert query.image not in [example.image for example in members(task, query)]
-        assert {len(group) for group in task.support(query)} == {CANDIDATES}
+        assert {len(group) for group in task.support(query)} == {8 if "binding" in task.name else CANDIDATES}
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_pictures_show_what_their_name_means_and_the_query_is_of_its_group(ways,
         (attribute,) = (a for a, of in values.items() if all(len(own) == 1 for own in of.values()))
         assert len(set.union(*values[attribute].values())) == ways
         assert values[attribute][query.references] == {getattr(scene_of(query).kinds[0], attribute)}
-        assert split_of("name", query.references[0].removeprefix("this is ")) == "evaluation"
+        assert split_of("name", query.references[0]) == "evaluation"
         bound.add(attribute)
     assert bound == {"shape", "colour"}
 
@@ -131,7 +131,7 @@ def test_a_name_has_a_group_that_says_nothing_else():
             assert len(said) == task.ways and all(len(references) == 1 for references in said)
             names = [references.pop() for references in said]
             assert len(set(names)) == task.ways and query.references in names
-            assert all(re.fullmatch("this is ([^aeiou][aeiou]){2}", name) for (name,) in names)
+            assert all(re.fullmatch("[^aeiou ][aeiou] [^aeiou ][aeiou]", name) for (name,) in names)
             asked.add(names.index(query.references))
     assert len(asked) > 1  # not always the first
 
@@ -146,19 +146,41 @@ def test_shots_are_shared_among_the_names():
 def test_a_match_counts_among_valid_names_only_where_there_is_a_valid_name():
     task = TASKS[1]
     query = task.queries()[0]
-    shown = choose(task, query, 8, seed=0)
     (right,) = query.references
+    shown = choose(task, query, 8, seed=0)
     (other,) = {e.references[0] for e in shown} - {right}
     valid = {"valid_name_rate": 1.0}
-    assert task.score(query, shown, right) == {"exact_match": 1.0, "exact_match_of_valid": 1.0} | valid
-    assert task.score(query, shown, other) == {"exact_match": 0.0, "exact_match_of_valid": 0.0} | valid
-    for invalid in ("this is bobo", right.removeprefix("this is "), ""):
-        assert task.score(query, shown, invalid) == {"exact_match": 0.0, "valid_name_rate": 0.0}
+
+    def scores(output, shown):
+        return {k: v for k, v in task.score(query, shown, output).items() if not k.startswith("exact_match_distance")}
+
+    assert scores(right, shown) == {"exact_match": 1.0, "exact_match_of_valid": 1.0} | valid
+    assert scores(other, shown) == {"exact_match": 0.0, "exact_match_of_valid": 0.0} | valid
+    for invalid in ("Bo Bo", right.split()[0], right + ".", ""):
+        assert scores(invalid, shown) == {"exact_match": 0.0, "valid_name_rate": 0.0}
     # Without demonstrations no name is known, and with those of other queries only theirs.
-    assert task.score(query, [], right) == {"exact_match": 1.0, "valid_name_rate": 0.0}
+    assert scores(right, []) == {"exact_match": 1.0, "valid_name_rate": 0.0}
     foreign = shuffled_captions(task, shown, query, seed=0)
     assert task.score(query, foreign, right)["valid_name_rate"] == 0.0
     assert task.score(query, foreign, foreign[0].references[0])["valid_name_rate"] == 1.0
+
+
+def test_a_match_is_told_by_how_long_ago_the_right_name_was_last_shown():
+    task = TASKS[2]
+    query = task.queries()[0]
+    (right,) = query.references
+    shown = choose(task, query, 20, seed=0)
+    others = [e for e in shown if e.references[0] != right]
+    (example, *_) = (e for e in shown if e.references[0] == right)
+
+    def distances(prompt, output=right):
+        return {k: v for k, v in task.score(query, prompt, output).items() if "distance" in k}
+
+    assert distances([*others, example]) == {"exact_match_distance_1": 1.0}
+    assert distances([example, *others[:2]], "something else") == {"exact_match_distance_3": 0.0}
+    assert distances([example, *others[:2], example]) == {"exact_match_distance_1": 1.0}
+    assert distances([example, *others[:4]]) == distances([example, *others]) == {"exact_match_distance_5": 1.0}
+    assert distances(others) == {}
 
 
 def test_questions_are_asked_in_the_prompt_and_match_exactly():

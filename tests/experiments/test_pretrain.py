@@ -53,7 +53,8 @@ def test_a_language_model_is_pretrained_on_texts(tmp_path):
     texts = tmp_path / "texts.jsonl.gz"
     rows = [{"captions": [f"a dog number {i}", f"dog {i}"]} for i in range(50)] + [{"text": "one text"}]
     texts.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
-    small = ("block=16", "batch=2", "vocabulary=280", "model.hidden_size=16", "model.num_attention_heads=2")
+    small = ("block=16", "batch=2", "vocabulary=280", "model.hidden_size=16", "model.num_attention_heads=2",
+             "model.num_key_value_heads=2", "model.head_dim=8")  # fmt: skip
     output = tmp_path / "language"
     config = composed("pretrain_language", f"texts={texts}", "model.num_hidden_layers=1", *small, *SHORT)
     pretrain_language.pretrain(config, output)

@@ -49,6 +49,16 @@ def test_what_may_change_may_change(tmp_path):
         begin(tmp_path, {"shots": [0], "limit": 4}, produces=("scores.json",), may_change=("shots",))
 
 
+def test_a_folder_that_was_moved_or_is_named_otherwise_is_gone_on_with(tmp_path):
+    config = {"output": "here", "outputs_kept": 1}
+    begin(tmp_path / "here", config, produces=("state",))
+    (tmp_path / "here" / "state").mkdir()
+    (tmp_path / "here").rename(tmp_path / "there")
+    begin(tmp_path / "there", config | {"output": "there"}, produces=("state",))
+    with pytest.raises(ValueError, match="outputs_kept was 1, is 2"):
+        begin(tmp_path / "there", config | {"outputs_kept": 2}, produces=("state",))
+
+
 def test_a_folder_appears_when_all_of_it_is_written(tmp_path):
     target = tmp_path / "checkpoint"
     with folder_written_atomically(target) as folder:

@@ -165,7 +165,7 @@ def _ctrl_c_is_heard():
 
 
 @pytest.mark.usefixtures("_ctrl_c_is_heard")
-def test_ctrl_c_finishes_the_step_and_leaves_a_state_to_go_on_from(backbones, tmp_path, capsys):
+def test_ctrl_c_finishes_the_step_and_leaves_a_state_to_go_on_from(backbones, tmp_path):
     class Interrupted(Listed):
         def __iter__(self):
             for i, made in enumerate(super().__iter__()):
@@ -177,7 +177,6 @@ def test_ctrl_c_finishes_the_step_and_leaves_a_state_to_go_on_from(backbones, tm
     usual = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt, match=r"Stopped after step 3.*step-00000003: start the same run again"):
         run(model, tmp_path, [DataSet("pairs", Interrupted(*numbers))], steps=5)
-    assert "start the same run again to go on" in "".join(capsys.readouterr())
     assert signal.getsignal(signal.SIGINT) is usual
     resumed, whole = make_model(backbones), make_model(backbones)
     run(resumed, tmp_path, [DataSet("pairs", Listed(*numbers))], steps=5)

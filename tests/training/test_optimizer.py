@@ -1,5 +1,6 @@
 """What decays, what has a rate of its own, and how the rate goes."""
 
+import copy
 import math
 
 import pytest
@@ -63,6 +64,59 @@ def test_a_model_of_which_nothing_trains_is_refused():
         make_optimizer(torch.nn.Linear(2, 2).requires_grad_(False), OptimizerConfig())
 
 
+def test_muon_moves_matrices_along_all_their_directions_alike_and_adamw_the_rest():
+    torch.manual_seed(0)
+    model = torch.nn.Linear(8, 6)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    config = OptimizerConfig(rate=0.01, weight_decay=0.5, matrices="muon")
+    optimizer = make_optimizer(model, config)
+    # A gradient of hardly more than one direction, of which AdamW and plain momentum would see nothing else.
+    outer = torch.outer(torch.randn(6), torch.randn(8))
+    model.weight.grad, model.bias.grad = outer + 0.05 * torch.randn(6, 8), torch.tensor([3.0, -1, 2, -5, 1, 1])
+    optimizer.step()
+    moved = before["weight"] * (1 - 0.01 * 0.5) - model.weight.detach()
+    singular = torch.linalg.svdvals(moved)
+    assert singular.min() > 0.5 * singular.max()
+    # The root mean square of AdamW's first steps, times 0.2 (Moonlight, equation 4), up to Muon's approximation.
+    assert moved.square().mean().sqrt() == pytest.approx(0.01 * 0.2, rel=0.2)
+    assert (moved * model.weight.grad).sum() > 0
+    torch.testing.assert_close(model.bias.detach(), before["bias"] - 0.01 * model.bias.grad.sign())
+
+
+def test_muon_goes_on_from_its_state_with_its_schedule():
+    def trained(steps, state=None):
+        torch.manual_seed(1)
+        model = tiny_regression()
+        optimizer = make_optimizer(model, config)
+        schedule = make_schedule(optimizer, config, 6)
+        if state:
+            model.load_state_dict(state[0])
+            optimizer.load_state_dict(state[1])
+            schedule.load_state_dict(state[2])
+        for step in steps:
+            optimizer.zero_grad()
+            model(torch.ones(1, 8) * (step + 1)).square().sum().backward()
+            optimizer.step()
+            schedule.step()
+        return copy.deepcopy((model.state_dict(), optimizer.state_dict(), schedule.state_dict()))
+
+    def tiny_regression():
+        return torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.Linear(6, 3))
+
+    config = OptimizerConfig(rate=0.01, warmup=2, schedule="cosine", matrices="muon")
+    half = trained(range(3))
+    through = trained(range(6))
+    resumed = trained(range(3, 6), half)
+    for name, value in through[0].items():
+        torch.testing.assert_close(resumed[0][name], value, rtol=0, atol=0)
+        assert not torch.equal(half[0][name], value)
+
+
+def test_muon_needs_matrices_and_something_else():
+    with pytest.raises(ValueError, match="matrices=muon needs a model with matrices and with something else"):
+        make_optimizer(torch.nn.Linear(2, 2, bias=False), OptimizerConfig(matrices="muon"))
+
+
 def rates(config, steps):
     weight = torch.nn.Parameter(torch.zeros(2, 2))
     gate = torch.nn.Parameter(torch.zeros(1))
@@ -107,6 +161,7 @@ def test_a_warm_up_longer_than_the_training_is_refused():
         ("betas", (0.9, 1.0)),
         ("betas", (0.9,)),
         ("schedule", "linear"),
+        ("matrices", "sgd"),
     ],
 )
 def test_values_out_of_range_are_refused_by_their_key(key, value):

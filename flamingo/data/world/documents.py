@@ -7,26 +7,32 @@ shown, with pictures, or told, in words alone for the pretraining of a language 
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from flamingo.data.document import Document, Image, Text
 from flamingo.data.world.drawing import draw
+from flamingo.data.world.drills import SYLLABLES, chant, recital
 from flamingo.data.world.language import PLAIN, Dialect, caption, plural, random_dialect
 from flamingo.data.world.scenes import COLOURS, SHAPES, SIZES, Kind, Scene, Split, neighbours, random_scene, split_of
 
 PROMPT = "Output:"
 WAYS = (2, 3, 4, 5)
-_CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 _NUMBERS = ("one", "two", "three", "four")
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One scene of a document. ``knowable``: whether the answer follows from the scene and earlier turns."""
+    """One scene of a document.
+
+    ``knowable``: whether the answer follows from the scene and earlier turns; ``gist``: the one word
+    of the scene's plain caption that the answer depends on, where that is all.
+    """
 
     scene: Scene
     prompt: str
     answer: str
     knowable: bool = True
+    gist: str | None = None
 
 
 # ----------------------------------------------------------------------------------- kinds
@@ -45,30 +51,31 @@ def binding_turns(rng: random.Random, split: Split, turns: int) -> list[Turn]:
     named: set[str] = set()
     document = []
     for name in (rng.choice(list(meanings)) for _ in range(turns)):
-        document.append(Turn(meanings[name](rng), PROMPT, naming(name), knowable=name in named))
+        value, scene = meanings[name]
+        document.append(Turn(scene(rng), PROMPT, name, knowable=name in named, gist=value))
         named.add(name)
     return document
 
 
-def naming(name: str) -> str:
-    """What is said of an object that bears a name."""
-    return f"this is {name}"
+#: The shape or colour that a name stands for, and a function that draws a scene it fits.
+Meaning = tuple[str, Callable[[random.Random], Scene]]
 
 
-def random_names(rng: random.Random, split: Split, ways: int) -> dict[str, Callable[[random.Random], Scene]]:
-    """Names, each with a function that draws a scene it fits; what is not named varies freely.
+def random_names(rng: random.Random, split: Split, ways: int) -> dict[str, Meaning]:
+    """Names of two syllables, "Ba Do", each with its meaning; what is not named varies freely.
 
-    The names are of the split. Scenes of training are, too; those of evaluation are of either split,
-    because a tenth of all single objects is too little for five names.
+    No two of them share a syllable. The names are of the split. Scenes of training are, too; those of
+    evaluation are of either split, because a tenth of all single objects is too little for five names.
     """
     attribute, values = rng.choice((("shape", SHAPES), ("colour", COLOURS)))
     names: list[str] = []
     while len(names) < ways:
-        name = "".join(rng.choice(_CONSONANTS) + rng.choice(_VOWELS) for _ in range(2))
-        if name not in names and split_of("name", name) == split:
+        syllables = rng.sample(SYLLABLES, 2)
+        name = " ".join(syllables)
+        if not any(syllable in other for syllable in syllables for other in names) and split_of("name", name) == split:
             names.append(name)
 
-    def drawn(value: str) -> Callable[[random.Random], Scene]:
+    def meaning(value: str) -> Meaning:
         def scene(rng: random.Random) -> Scene:
             while True:
                 free = {"shape": rng.choice(SHAPES), "colour": rng.choice(COLOURS), "size": rng.choice(SIZES)}
@@ -76,9 +83,9 @@ def random_names(rng: random.Random, split: Split, ways: int) -> dict[str, Calla
                 if split == "evaluation" or scene.split == split:
                     return scene
 
-        return scene
+        return value, scene
 
-    return {name: drawn(value) for name, value in zip(names, rng.sample(values, ways), strict=True)}
+    return {name: meaning(value) for name, value in zip(names, rng.sample(values, ways), strict=True)}
 
 
 def question_turns(rng: random.Random, split: Split, turns: int) -> list[Turn]:
@@ -130,12 +137,23 @@ def show(turns: Sequence[Turn], id: str = "") -> Document:
     return Document(parts, id)
 
 
-def tell(turns: Sequence[Turn], described: bool) -> str:
-    """The turns as text, a line each; with plain words in the place of each picture, or nothing there."""
-    lines = [f"{turn.prompt} {turn.answer}" for turn in turns]
-    if described:
-        lines = [f"{caption(turn.scene, PLAIN)} {line}" for turn, line in zip(turns, lines, strict=True)]
-    return "\n".join(lines) + "\n"
+Described = Literal["plainly", "by gist"]
+
+
+def tell(turns: Sequence[Turn], described: Described | None) -> str:
+    """The turns as text, a line each; with plain words in the place of each picture, or the gist, or nothing."""
+    return "".join(f"{_description(turn, described)}{turn.prompt} {turn.answer}\n" for turn in turns)
+
+
+def _description(turn: Turn, described: Described | None) -> str:
+    match described:
+        case "plainly":
+            return f"{caption(turn.scene, PLAIN)} "
+        case "by gist":
+            assert turn.gist is not None
+            return f"{turn.gist} "
+        case None:
+            return ""
 
 
 @dataclass(frozen=True)
@@ -163,21 +181,30 @@ class WorldDocuments(Sequence[Document]):
         return show(TURNS[self.kind](rng, self.split, rng.randint(self.least, self.most)), name)
 
 
+def _told(kind: str, described: Described | None, most: int) -> Callable[[random.Random], str]:
+    return lambda rng: tell(TURNS[kind](rng, "training", rng.randint(2, most)), described)
+
+
+#: What a language model reads, with its weights. By tokens a fifth are captions and a fifth are drills; with
+#: a third as many it takes more than twice as long until names are copied.
+_TEXTS = (
+    (_told("captions", "plainly", 9), 0.05),
+    # Without descriptions, too, for dialects as such.
+    (_told("captions", None, 9), 0.05),
+    (_told("questions", "plainly", 9), 0.05),
+    (_told("binding", "plainly", 21), 0.23),
+    (_told("binding", "by gist", 21), 0.20),
+    (chant, 0.22),
+    (recital, 0.16),
+)
+
+
 @dataclass(frozen=True)
 class WorldTexts(Sequence[str]):
-    """Told documents of the training split, of all kinds, to pretrain a language model on.
-
-    Names and questions mean nothing without what they are about, so those are described; of the
-    documents of captions half are, so that the model learns dialects as such as well.
-    """
+    """Told documents of the training split, of all kinds, and drills, to pretrain a language model on."""
 
     seed: int
-    least: int = 2
-    most: int = 12
     length: int = 1_000_000
-
-    def __post_init__(self) -> None:
-        _check_turns(self.least, self.most)
 
     def __len__(self) -> int:
         return self.length
@@ -185,8 +212,8 @@ class WorldTexts(Sequence[str]):
     def __getitem__(self, index: int) -> str:  # type: ignore[override]
         _check_index(index, self.length)
         rng, _ = stream("told", self.seed, index)
-        kind, described = rng.choice((("captions", True), ("captions", False), ("binding", True), ("questions", True)))
-        return tell(TURNS[kind](rng, "training", rng.randint(self.least, self.most)), described)
+        texts, weights = zip(*_TEXTS, strict=True)
+        return rng.choices(texts, weights)[0](rng)
 
 
 @dataclass(frozen=True)

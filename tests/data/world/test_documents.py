@@ -26,7 +26,7 @@ from flamingo.data.world.documents import (
 )
 from flamingo.data.world.drawing import draw
 from flamingo.data.world.language import PLAIN, Dialect, caption, read
-from flamingo.data.world.scenes import Kind, Scene
+from flamingo.data.world.scenes import COLOURS, SHAPES, Kind, Scene
 
 STAR, RING = Kind("star", "red", "small"), Kind("ring", "blue", "large")
 ONE, BESIDE = Scene((STAR,), None, 1, 5), Scene((STAR, RING), "horizontal", 2, 6)
@@ -64,15 +64,15 @@ def spy(monkeypatch):
 
 
 def names_in(lines):
-    return {name for line in lines for name in re.findall(r"this is (\w+)", line)}
+    return {name for line in lines for name in re.findall(r"[A-Z][a-z] [A-Z][a-z]\b", line)}
 
 
 def test_training_shows_nothing_of_what_evaluation_is_about(spy):
     training, said = spy(), []
     for kind in TURNS:
-        for document in islice(WorldDocuments(kind, "training", 0, 4, 12), 100):
+        for document in islice(WorldDocuments(kind, "training", 0, 4, 12), 130):
             said += texts(document)
-    said += islice(WorldTexts(0), 200)
+    said += islice(WorldTexts(0), 800)
     for group in islice(WorldContrasts(0), 100):
         said += [text for _, text in group]
     evaluation, asked = spy(), []
@@ -87,8 +87,7 @@ def test_training_shows_nothing_of_what_evaluation_is_about(spy):
     # Bound names are shown on scenes of either split, but are not themselves known.
     bound = [t for d in islice(WorldDocuments("binding", "evaluation", 0, 4, 12), 60) for t in texts(d)]
     assert len(names_in(said)) > 400 and len(names_in(bound)) > 120
-    words = {word for line in said for word in re.findall(r"\w+", line)}
-    assert not names_in(bound) & words
+    assert not names_in(bound) & names_in(said)
 
 
 def test_captions_of_a_document_share_their_dialect(spy):
@@ -113,19 +112,24 @@ def test_a_name_stands_for_one_shape_or_one_colour_and_the_rest_varies():
     bound, ways = Counter(), Counter()
     for seed in range(60):
         turns = binding_turns(random.Random(seed), "training", 120)
-        objects = defaultdict(list)
+        objects, gists = defaultdict(list), defaultdict(set)
         for turn in turns:
             (kind,) = turn.scene.kinds
             assert turn.scene.count == 1 and turn.prompt == PROMPT
-            assert re.fullmatch("this is ([bdfgklmnprstvz][aeiou]){2}", turn.answer)
+            assert re.fullmatch("[BDFGKLMNPRSTVZ][aeiou] [BDFGKLMNPRSTVZ][aeiou]", turn.answer)
+            assert turn.gist in (kind.shape, kind.colour)
             objects[turn.answer].append(kind)
+            gists[turn.answer].add(turn.gist)
         values = {
             a: [{getattr(k, a) for k in kinds} for kinds in objects.values()] for a in ("shape", "colour", "size")
         }
         (attribute,) = (a for a, sets in values.items() if all(len(values) == 1 for values in sets))
         assert len(set.union(*values[attribute])) == len(objects), "two names for the same"
+        assert values[attribute] == list(gists.values())
         for other in values.keys() - {attribute}:  # of which the name says nothing
             assert all(len(values) >= (2 if other == "size" else 5) for values in values[other])
+        syllables = [syllable for name in objects for syllable in name.split()]
+        assert len(set(syllables)) == 2 * len(objects), "a syllable of one name is also in another"
         bound[attribute] += 1
         ways[len(objects)] += 1
     assert bound.keys() == {"shape", "colour"} and min(bound.values()) > 15
@@ -194,13 +198,13 @@ def test_answers_are_right():
 
 
 def test_turns_are_shown_with_their_pictures_and_answers_trained_on():
-    turns = [Turn(ONE, "Output:", "this is beru", knowable=False), Turn(BESIDE, "Question: why? Answer:", "red")]
+    turns = [Turn(ONE, "Output:", "Be Ru", knowable=False), Turn(BESIDE, "Question: why? Answer:", "red")]
     document = show(turns, "d")
     assert document.id == "d"
     assert document.parts == (
         Image(draw(ONE)),
         Text("Output:", train=False),
-        Text(" this is beru", train=False),
+        Text(" Be Ru", train=False),
         Image(draw(BESIDE)),
         Text("Question: why? Answer:", train=False),
         Text(" red", train=True),
@@ -208,37 +212,39 @@ def test_turns_are_shown_with_their_pictures_and_answers_trained_on():
 
 
 def test_turns_are_told_a_line_each():
-    turns = [Turn(ONE, "Output:", "this is beru", knowable=False), Turn(BESIDE, "Question: why? Answer:", "red")]
-    assert tell(turns, described=False) == "Output: this is beru\nQuestion: why? Answer: red\n"
-    assert tell(turns, described=True) == (
-        "a small red star Output: this is beru\na small red star left of a large blue ring Question: why? Answer: red\n"
+    turns = [Turn(ONE, "Output:", "Be Ru", False, "star"), Turn(BESIDE, "Question: why? Answer:", "red", gist="ring")]
+    assert tell(turns, None) == "Output: Be Ru\nQuestion: why? Answer: red\n"
+    assert tell(turns, "plainly") == (
+        "a small red star Output: Be Ru\na small red star left of a large blue ring Question: why? Answer: red\n"
     )
+    assert tell(turns, "by gist") == "star Output: Be Ru\nring Question: why? Answer: red\n"
 
 
-def test_texts_describe_what_names_and_questions_are_about_and_half_of_the_captions():
-    sorts, lines = Counter(), Counter()
-    for text in islice(WorldTexts(3, least=2, most=5), 400):
+def test_texts_are_of_all_kinds_and_describe_what_names_and_questions_are_about():
+    sorts, turns = Counter(), defaultdict(set)
+    for text in islice(WorldTexts(3), 2000):
         assert text.endswith("\n")
-        lines[text.count("\n")] += 1
         first = text.split("\n")[0]
-        sort = "binding" if "this is " in first else "questions" if "Question: " in first else "captions"
+        if re.fullmatch(r"(\w\w ?)+", first):
+            sorts["drill"] += 1
+            continue
+        sort = "binding" if names_in([first]) else "questions" if "Question: " in first else "captions"
         described, _, _ = first.partition("Question:" if sort == "questions" else "Output:")
-        sorts[sort, bool(described)] += 1
-        if described:
+        how = "gist" if described.strip() in SHAPES + COLOURS else "plainly" if described else "nothing"
+        if how == "plainly":
             assert {"count", "axis"} & read(described).keys()
-    assert sorts.keys() == {("captions", True), ("captions", False), ("binding", True), ("questions", True)}
-    assert all(75 < number < 130 for number in sorts.values())
-    assert lines.keys() == {2, 3, 4, 5} and min(lines.values()) > 70
+        sorts[sort, how] += 1
+        turns[sort].add(text.count("\n"))
+    wanted = {("captions", "plainly"): 104, ("captions", "nothing"): 104, ("questions", "plainly"): 104}
+    wanted |= {("binding", "plainly"): 479, ("binding", "gist"): 417, "drill": 792}
+    assert sorts.keys() == wanted.keys()
+    assert all(abs(sorts[sort] - number) < 60 for sort, number in wanted.items()), sorts
+    assert turns == {"captions": {*range(2, 10)}, "questions": {*range(2, 10)}, "binding": {*range(2, 22)}}
 
 
 def test_a_seed_tells_the_same_everywhere():
     """Literal values: backbones are trained on what these seeds give."""
-    assert WorldTexts(0)[7] == (
-        "a large yellow moon Output: this is tefe\n"
-        "a small white circle Output: this is vuze\n"
-        "a small yellow square Output: this is tefe\n"
-        "a large white moon Output: this is vuze\n"
-    )
+    assert WorldTexts(0)[29] == "cross Output: Nu Du\nsquare Output: To Me\ncross Output: Nu Du\n"
     document = WorldDocuments("captions", "evaluation", 0, 2, 2)[0]
     assert document.id == "world/shown/captions/evaluation/0/0"
     assert texts(document)[1::2] == [
@@ -293,7 +299,6 @@ def test_documents_have_as_many_turns_as_asked_and_end():
         (lambda: WorldDocuments("riddles", "training", 0, 1, 2), "captions, binding, questions; got 'riddles'"),
         (lambda: WorldDocuments("captions", "training", 0, 0, 2), "0 < least <= most turns, got 0 and 2"),
         (lambda: WorldDocuments("captions", "training", 0, 3, 2), "0 < least <= most turns, got 3 and 2"),
-        (lambda: WorldTexts(0, least=3, most=2), "0 < least <= most turns, got 3 and 2"),
     ],
 )
 def test_documents_that_cannot_be_are_refused(make, message):

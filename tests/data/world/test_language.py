@@ -181,6 +181,11 @@ def test_dialects_are_the_same_exactly_if_they_say_the_same():
     twins = [replace(dialect, sizes=0, colours=0) for dialect in drawn]
     assert_canonical_forms_are_sayings(drawn + twins)
     assert {d.split == d.canonical.split for d in drawn} == {True}
+    # As many as the README says.
+    frames_times_inner = len({Dialect(**dict(zip(inner, choice))).canonical for choice in product(*ranges)})
+    for name in frame:
+        frames_times_inner *= CHOICES[name]
+    assert frames_times_inner == 124_416
 
 
 def test_a_tenth_of_the_dialects_is_kept_the_same_in_every_process():

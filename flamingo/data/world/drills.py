@@ -1,0 +1,49 @@
+"""Drills: syllables without a meaning, from which a small language model learns to copy from its context.
+
+To copy a name two heads must work together: one that looks at the word before, and one that finds where
+the same word stood earlier ("induction heads", arXiv 2209.11895). In books the first arises from
+trigrams, of which the world's captions have hardly any; without it neither earns anything. A chant rewards
+the first alone, a recital the two together. Two neighbours are never a name that evaluation holds out.
+"""
+
+import random
+from collections.abc import Sequence
+from itertools import pairwise
+
+from flamingo.data.world.scenes import split_of
+
+SYLLABLES = [consonant + vowel for consonant in "BDFGKLMNPRSTVZ" for vowel in "aeiou"]
+
+#: A fixed round of all syllables.
+_ROUND = random.Random("chant").sample(SYLLABLES, len(SYLLABLES))
+_NEXT = dict(pairwise([*_ROUND, _ROUND[0]]))
+
+
+def chant(rng: random.Random) -> str:
+    """Verses of two voices in turn, each along the round: a syllable follows from the one before the last."""
+    verses = []
+    for _ in range(rng.randint(2, 4)):
+        # Short: of long ones few say no name of evaluation, and those could be known by heart.
+        length = rng.randint(6, 12)
+        verse: list[str] = []
+        while not verse or not _of_training(verse):
+            verse = rng.choices(SYLLABLES, k=2)
+            while len(verse) < length:
+                verse.append(_NEXT[verse[-2]])
+        verses.append(" ".join(verse) + "\n")
+    return "".join(verses)
+
+
+def recital(rng: random.Random) -> str:
+    """A line of syllables, once or twice over."""
+    length = rng.randint(5, 30)
+    line = [rng.choice(SYLLABLES)]
+    while len(line) < length:
+        syllable = rng.choice(SYLLABLES)
+        if syllable not in line and _of_training((line[-1], syllable)):
+            line.append(syllable)
+    return (" ".join(line) + "\n") * rng.randint(2, 3)
+
+
+def _of_training(said: Sequence[str]) -> bool:
+    return all(split_of("name", " ".join(pair)) == "training" for pair in pairwise(said))

@@ -1,0 +1,45 @@
+"""What can be copied in a drill, and what of evaluation is never said in one."""
+
+import random
+from itertools import pairwise
+
+from flamingo.data.world.drills import SYLLABLES, chant, recital
+from flamingo.data.world.scenes import split_of
+
+
+def drills(drill, number=200):
+    rng = random.Random(0)
+    return [drill(rng) for _ in range(number)]
+
+
+def test_no_drill_says_a_name_of_evaluation():
+    for text in drills(chant) + drills(recital):
+        for line in text.splitlines():
+            assert all(split_of("name", " ".join(pair)) == "training" for pair in pairwise(line.split()))
+
+
+def test_a_syllable_of_a_chant_follows_from_the_one_before_the_last_alone():
+    following, lengths, verses, before = {}, set(), set(), {}
+    for text in drills(chant):
+        verses.add(text.count("\n"))
+        for said in map(str.split, text.splitlines()):
+            lengths.add(len(said))
+            for earlier, last, syllable in zip(said, said[1:], said[2:]):
+                assert following.setdefault(earlier, syllable) == syllable
+                before.setdefault(syllable, set()).add(last)
+    assert following.keys() == set(SYLLABLES) == set(following.values())
+    assert verses == {2, 3, 4} and lengths == {*range(6, 13)}
+    # The last one says little: many stand before the same syllable.
+    assert sum(map(len, before.values())) / len(before) > 30
+
+
+def test_a_recital_says_a_line_of_different_syllables_again():
+    times, lengths = set(), set()
+    for text in drills(recital):
+        lines = text.splitlines()
+        assert len(set(lines)) == 1
+        said = lines[0].split()
+        assert len(set(said)) == len(said) and {*said} <= {*SYLLABLES}
+        times.add(len(lines))
+        lengths.add(len(said))
+    assert times == {2, 3} and min(lengths) == 5 and max(lengths) == 30
