@@ -63,6 +63,8 @@ class WorldDataConfig:
     least: int = MISSING
     most: int = MISSING
     batch: int = MISSING
+    #: The probability that a picture is replaced by plain words.
+    told: float = 0.0
     weight: float = 1.0
 
 
@@ -129,7 +131,7 @@ def make_data(config: dict[str, Any], processor: FlamingoProcessor, seed: int, w
         raise ValueError("the config has no data: choose data=...")
     sets = []
     for name, chosen in config.items():
-        documents = WorldDocuments(chosen["kind"], "training", seed, chosen["least"], chosen["most"])
+        documents = WorldDocuments(chosen["kind"], "training", seed, chosen["least"], chosen["most"], chosen["told"])
         encoded = Encoded(documents, processor)
         sets.append(
             data_set(name, encoded, batch, batch=chosen["batch"], seed=seed, workers=workers, weight=chosen["weight"])

@@ -5,11 +5,11 @@ shown, with pictures, or told, in words alone for the pretraining of a language 
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from flamingo.data.document import Document, Image, Text
+from flamingo.data.document import Document, EndOfChunk, Image, Part, Text
 from flamingo.data.world.drawing import draw
 from flamingo.data.world.drills import SYLLABLES, chant, recital
 from flamingo.data.world.language import PLAIN, Dialect, caption, plural, random_dialect
@@ -129,11 +129,16 @@ TURNS: dict[str, Callable[[random.Random, Split, int], list[Turn]]] = {
 }
 
 
-def show(turns: Sequence[Turn], id: str = "") -> Document:
-    """The turns as an interleaved document: a picture, what is asked, and the answer, which is trained on."""
-    parts: list[Image | Text] = []
-    for turn in turns:
-        parts += [Image(draw(turn.scene)), Text(turn.prompt, train=False), Text(" " + turn.answer, turn.knowable)]
+def show(turns: Sequence[Turn], id: str = "", told: Collection[int] = ()) -> Document:
+    """The turns as an interleaved document: a picture, what is asked, and the answer, which is trained on.
+
+    The turns at the places ``told`` have plain words instead of their picture.
+    """
+    parts: list[Part] = []
+    for place, turn in enumerate(turns):
+        words = f"{caption(turn.scene, PLAIN)} " if place in told else ""
+        parts.append(EndOfChunk() if place in told else Image(draw(turn.scene)))
+        parts += [Text(words + turn.prompt, train=False), Text(" " + turn.answer, turn.knowable)]
     return Document(parts, id)
 
 
@@ -158,19 +163,25 @@ def _description(turn: Turn, described: Described | None) -> str:
 
 @dataclass(frozen=True)
 class WorldDocuments(Sequence[Document]):
-    """``length`` shown documents of one kind, of ``least`` to ``most`` turns, each a function of its index."""
+    """``length`` shown documents of one kind, of ``least`` to ``most`` turns, each a function of its index.
+
+    ``told`` is the probability that a turn has words instead of its picture.
+    """
 
     kind: str
     split: Split
     seed: int
     least: int
     most: int
+    told: float = 0.0
     length: int = 1_000_000
 
     def __post_init__(self) -> None:
         if self.kind not in TURNS:
             raise ValueError(f"world documents are of the kinds {', '.join(TURNS)}; got {self.kind!r}")
         _check_turns(self.least, self.most)
+        if not 0 <= self.told <= 1:
+            raise ValueError(f"told is a probability, got {self.told}")
 
     def __len__(self) -> int:
         return self.length
@@ -178,7 +189,9 @@ class WorldDocuments(Sequence[Document]):
     def __getitem__(self, index: int) -> Document:  # type: ignore[override]
         _check_index(index, self.length)
         rng, name = stream("shown", self.kind, self.split, self.seed, index)
-        return show(TURNS[self.kind](rng, self.split, rng.randint(self.least, self.most)), name)
+        turns = TURNS[self.kind](rng, self.split, rng.randint(self.least, self.most))
+        told = [place for place in range(len(turns)) if self.told and rng.random() < self.told]
+        return show(turns, name, told)
 
 
 def _told(kind: str, described: Described | None, most: int) -> Callable[[random.Random], str]:

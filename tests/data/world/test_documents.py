@@ -9,6 +9,7 @@ import pytest
 from PIL import Image as PILImage
 
 from flamingo import Image, Text
+from flamingo.data.document import Chunk
 from flamingo.data.world import documents
 from flamingo.data.world.documents import (
     PROMPT,
@@ -211,6 +212,24 @@ def test_turns_are_shown_with_their_pictures_and_answers_trained_on():
     )
 
 
+def test_turns_may_have_words_instead_of_their_picture():
+    turns = [
+        Turn(ONE, "Output:", "Be Ru", knowable=False),
+        Turn(BESIDE, "Output:", "Ba Do"),
+        Turn(ONE, "Output:", "Be Ru"),
+    ]
+    assert show(turns, told=[0, 1]).chunks() == [
+        Chunk(None, (Text("a small red star Output:", train=False), Text(" Be Ru", train=False))),
+        Chunk(None, (Text("a small red star left of a large blue ring Output:", train=False), Text(" Ba Do"))),
+        Chunk(Image(draw(ONE)), (Text("Output:", train=False), Text(" Be Ru"))),
+    ]
+    pictures = [
+        len([part for part in document.parts if isinstance(part, Image)]) / 10
+        for document in islice(WorldDocuments("binding", "training", 0, 10, 10, told=0.3), 60)
+    ]
+    assert 0.6 < sum(pictures) / len(pictures) < 0.8 and len(set(pictures)) > 4
+
+
 def test_turns_are_told_a_line_each():
     turns = [Turn(ONE, "Output:", "Be Ru", False, "star"), Turn(BESIDE, "Question: why? Answer:", "red", gist="ring")]
     assert tell(turns, None) == "Output: Be Ru\nQuestion: why? Answer: red\n"
@@ -287,7 +306,7 @@ def test_documents_have_as_many_turns_as_asked_and_end():
     drawn = list(WorldDocuments("questions", "training", 0, 2, 4, length=40))
     assert len(drawn) == 40 and {len(document.parts) / 3 for document in drawn} == {2, 3, 4}
     assert len(list(WorldTexts(0, length=5))) == len(list(WorldContrasts(0, length=5))) == 5
-    for sequence in (WorldDocuments("captions", "training", 0, 1, 1, 5), WorldTexts(0, length=5)):
+    for sequence in (WorldDocuments("captions", "training", 0, 1, 1, length=5), WorldTexts(0, length=5)):
         for index in (5, -1):
             with pytest.raises(IndexError, match=f"index {index} of 5"):
                 sequence[index]
@@ -299,6 +318,7 @@ def test_documents_have_as_many_turns_as_asked_and_end():
         (lambda: WorldDocuments("riddles", "training", 0, 1, 2), "captions, binding, questions; got 'riddles'"),
         (lambda: WorldDocuments("captions", "training", 0, 0, 2), "0 < least <= most turns, got 0 and 2"),
         (lambda: WorldDocuments("captions", "training", 0, 3, 2), "0 < least <= most turns, got 3 and 2"),
+        (lambda: WorldDocuments("captions", "training", 0, 1, 2, told=1.5), "told is a probability, got 1.5"),
     ],
 )
 def test_documents_that_cannot_be_are_refused(make, message):
