@@ -1,4 +1,4 @@
-"""The card of a pretrained backbone: what it is, how it was made, and what it knows."""
+"""Saves a pretrained backbone with its card: what it is, how it was made, and what it knows."""
 
 import json
 import logging
@@ -32,13 +32,21 @@ license: apache-2.0
 
 
 def save_backbone(
-    output: Path, config: dict[str, Any], model: Any, processor: Any, *, command: str, unit: str, title: str, of: str,
-    scores: dict[str, float] | None, scored_on: str,
-) -> None:  # fmt: skip
+    output: Path,
+    config: dict[str, Any],
+    model: Any,
+    processor: Any,
+    *,
+    title: str,
+    command: str,
+    unit: str,
+    scores: dict[str, float] | None,
+    scored_on: str,
+) -> None:
     """Leave the trained model, what prepares its input, and its card in ``output / "model"``, complete at once.
 
-    The card is of the config and of the history of the training in ``output``. ``scores``, if there are
-    any, go to ``scores.json``, too.
+    The card is of the config and of the history of the training in ``output``. ``unit`` is what the loss is
+    a mean over. ``scores``, if there are any, go to ``scores.json``, too; ``scored_on`` heads their table.
     """
     known = ""
     if scores is not None:
@@ -47,7 +55,7 @@ def save_backbone(
     last = json.loads((output / "history.jsonl").read_text().splitlines()[-1])
     recipe = {key: value for key, value in config.items() if key not in ("output", "overwrite", "workers")}
     card = TEMPLATE.format(
-        title=f"{title.format(type(model).__name__)} {of}",
+        title=title,
         parameters=model.num_parameters() / 1e6,
         command=command,
         minutes=last["seconds"] / 60,

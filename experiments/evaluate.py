@@ -75,7 +75,7 @@ ConfigStore.instance().store("evaluate_schema", EvaluateConfig)
 #: the weights' fingerprint, wherever they lie, what has made it.
 _MAY_CHANGE = (
     *("shots", "text_only", "controls", "control_shots", "beams", "seeds", "batch_size", "pictures"),
-    *("run", "checkpoint", "output"),
+    *("run", "checkpoint"),
 )
 
 

@@ -36,7 +36,7 @@ from flamingo.training.optimizer import OptimizerConfig
 
 log = logging.getLogger(__name__)
 
-#: The tokenizer is trained on the first so many texts; all of a large file would not fit in memory.
+#: The tokenizer is trained on the first so many texts; more change little, and take their time.
 _TOKENIZER_TEXTS = 50_000
 
 
@@ -51,6 +51,7 @@ class PretrainLanguageConfig:
     #: Null: documents of the embedded world, as many as `documents`.
     texts: str | None = None
     documents: int = MISSING
+    #: Tokens of the tokenizer, byte-level BPE on the first 50,000 texts.
     vocabulary: int = MISSING
     #: Tokens that the model sees at once; documents are joined and cut into blocks of this length.
     block: int = MISSING
@@ -163,10 +164,10 @@ def pretrain(config: dict[str, Any], output: Path) -> None:
         config,
         model,
         tokenizer,
+        title=f"Language model, {type(model).__name__}, pretrained on text of "
+        + (config["texts"] or "the embedded world"),
         command="pretrain_language",
         unit="token",
-        title="Language model, {}, pretrained on text of",
-        of=config["texts"] or "the embedded world",
         scores=None if config["texts"] else in_context_scores(model, tokenizer),
         scored_on="on told documents of held-out dialects and names",
     )

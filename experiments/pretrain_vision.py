@@ -239,10 +239,10 @@ def pretrain(config: dict[str, Any], output: Path) -> None:
         config,
         encoder,
         image_processor,
+        title=f"Vision encoder, {type(encoder).__name__}, pretrained by contrast on "
+        + (config["pairs"] or "pictures of the embedded world"),
         command="pretrain_vision",
         unit="pair",
-        title="Vision encoder, {}, pretrained by contrast on",
-        of=config["pairs"] or "pictures of the embedded world",
         scores=None if config["pairs"] else probe(encoder, image_processor, features, training.seed),
         scored_on="accuracy of probes on held-out scenes",
     )

@@ -63,7 +63,7 @@ class WorldDataConfig:
     least: int = MISSING
     most: int = MISSING
     batch: int = MISSING
-    #: The probability that a picture is replaced by plain words.
+    #: The probability that a document begins with lines of text in the place of pictures.
     told: float = 0.0
     weight: float = 1.0
 

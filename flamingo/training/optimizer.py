@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import torch
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -47,9 +46,9 @@ class OptimizerConfig:
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """What trains: matrices, which decay; gates, with a rate of their own; and all the rest, as it is.
+    """What trains, as groups with a name: matrices, which decay; gates, with their own rate; all others, as they are.
 
-    The rest are biases, norms, the resampler's latents and frame embeddings, and the new tokens' rows.
+    The others are biases, norms, the resampler's latents and frame embeddings, and the new tokens' rows.
     Raises ValueError for a model of which nothing trains.
     """
     matrices, gates, others = [], [], []
@@ -76,6 +75,7 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
+    """What ``config`` asks for, over what trains of the model. Raises ValueError as its parts do."""
     groups = parameter_groups(model, config)
     if config.matrices == "adamw":
         return AdamW(groups, betas=config.betas)
@@ -85,8 +85,8 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
 class MuonAndAdamW(Optimizer):
     """Muon (https://kellerjordan.github.io/posts/muon) for matrices, which must have two axes, AdamW for the rest.
 
-    The factor of Moonlight (arXiv 2502.16982,
-    section 2.2) gives updates the root mean square of AdamW's, so that the same rates serve both.
+    Updates have the root mean square of AdamW's, so that the same rates serve both (Moonlight, arXiv
+    2502.16982, section 2.2). Raises ValueError for a model without matrices or with nothing else.
     """
 
     def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float]) -> None:
@@ -101,7 +101,6 @@ class MuonAndAdamW(Optimizer):
             "adamw": AdamW(others, betas=betas),
         }
 
-    @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         assert closure is None, "nobody here hands one over"
         for part in self.parts.values():

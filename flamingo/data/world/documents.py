@@ -5,11 +5,11 @@ shown, with pictures, or told, in words alone for the pretraining of a language 
 """
 
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from flamingo.data.document import Document, EndOfChunk, Image, Part, Text
+from flamingo.data.document import Document, Image, Part, Text
 from flamingo.data.world.drawing import draw
 from flamingo.data.world.drills import SYLLABLES, chant, recital
 from flamingo.data.world.language import PLAIN, Dialect, caption, plural, random_dialect
@@ -129,16 +129,20 @@ TURNS: dict[str, Callable[[random.Random, Split, int], list[Turn]]] = {
 }
 
 
-def show(turns: Sequence[Turn], id: str = "", told: Collection[int] = ()) -> Document:
+def show(turns: Sequence[Turn], id: str = "", told: int = 0) -> Document:
     """The turns as an interleaved document: a picture, what is asked, and the answer, which is trained on.
 
-    The turns at the places ``told`` have plain words instead of their picture.
+    The first ``told`` turns are lines of text, as a language model has read them in its pretraining: with the
+    gist in the place of the picture, or a plain caption of it where the answer needs more than a word.
     """
     parts: list[Part] = []
     for place, turn in enumerate(turns):
-        words = f"{caption(turn.scene, PLAIN)} " if place in told else ""
-        parts.append(EndOfChunk() if place in told else Image(draw(turn.scene)))
-        parts += [Text(words + turn.prompt, train=False), Text(" " + turn.answer, turn.knowable)]
+        answer = Text(" " + turn.answer, turn.knowable)
+        if place < told:
+            words = turn.gist or caption(turn.scene, PLAIN)
+            parts += [Text(f"{words} {turn.prompt}", train=False), answer, Text("\n", train=False)]
+        else:
+            parts += [Image(draw(turn.scene)), Text(turn.prompt, train=False), answer]
     return Document(parts, id)
 
 
@@ -165,7 +169,7 @@ def _description(turn: Turn, described: Described | None) -> str:
 class WorldDocuments(Sequence[Document]):
     """``length`` shown documents of one kind, of ``least`` to ``most`` turns, each a function of its index.
 
-    ``told`` is the probability that a turn has words instead of its picture.
+    ``told`` is the probability that a document begins with lines of text: its first turn, or more, never all.
     """
 
     kind: str
@@ -190,7 +194,7 @@ class WorldDocuments(Sequence[Document]):
         _check_index(index, self.length)
         rng, name = stream("shown", self.kind, self.split, self.seed, index)
         turns = TURNS[self.kind](rng, self.split, rng.randint(self.least, self.most))
-        told = [place for place in range(len(turns)) if self.told and rng.random() < self.told]
+        told = rng.randint(1, len(turns) - 1) if len(turns) > 1 and rng.random() < self.told else 0
         return show(turns, name, told)
 
 
@@ -198,8 +202,7 @@ def _told(kind: str, described: Described | None, most: int) -> Callable[[random
     return lambda rng: tell(TURNS[kind](rng, "training", rng.randint(2, most)), described)
 
 
-#: What a language model reads, with its weights. By tokens a fifth are captions and a fifth are drills; with
-#: a third as many it takes more than twice as long until names are copied.
+#: What a language model reads, with its weights. By tokens a fifth are captions and a fifth are drills.
 _TEXTS = (
     (_told("captions", "plainly", 9), 0.05),
     # Without descriptions, too, for dialects as such.

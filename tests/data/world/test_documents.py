@@ -9,7 +9,6 @@ import pytest
 from PIL import Image as PILImage
 
 from flamingo import Image, Text
-from flamingo.data.document import Chunk
 from flamingo.data.world import documents
 from flamingo.data.world.documents import (
     PROMPT,
@@ -212,22 +211,37 @@ def test_turns_are_shown_with_their_pictures_and_answers_trained_on():
     )
 
 
-def test_turns_may_have_words_instead_of_their_picture():
+def test_the_first_turns_may_be_text_as_the_language_model_knows_it():
     turns = [
-        Turn(ONE, "Output:", "Be Ru", knowable=False),
+        Turn(ONE, "Output:", "Be Ru", knowable=False, gist="star"),
         Turn(BESIDE, "Output:", "Ba Do"),
-        Turn(ONE, "Output:", "Be Ru"),
+        Turn(ONE, "Output:", "Be Ru", gist="star"),
     ]
-    assert show(turns, told=[0, 1]).chunks() == [
-        Chunk(None, (Text("a small red star Output:", train=False), Text(" Be Ru", train=False))),
-        Chunk(None, (Text("a small red star left of a large blue ring Output:", train=False), Text(" Ba Do"))),
-        Chunk(Image(draw(ONE)), (Text("Output:", train=False), Text(" Be Ru"))),
-    ]
+    document = show(turns, told=2)
+    assert document.parts == (
+        Text("star Output:", train=False),
+        Text(" Be Ru", train=False),
+        Text("\n", train=False),
+        Text("a small red star left of a large blue ring Output:", train=False),
+        Text(" Ba Do"),
+        Text("\n", train=False),
+        Image(draw(ONE)),
+        Text("Output:", train=False),
+        Text(" Be Ru"),
+    )
+    told = "".join(part.text for part in document.parts[:3])
+    assert told == tell(turns[:1], "by gist")
+
+
+def test_a_part_of_the_documents_begins_with_text_and_ends_with_pictures():
     pictures = [
-        len([part for part in document.parts if isinstance(part, Image)]) / 10
-        for document in islice(WorldDocuments("binding", "training", 0, 10, 10, told=0.3), 60)
+        len([part for part in document.parts if isinstance(part, Image)])
+        for document in islice(WorldDocuments("binding", "training", 0, 4, 4, told=0.5), 100)
     ]
-    assert 0.6 < sum(pictures) / len(pictures) < 0.8 and len(set(pictures)) > 4
+    counts = Counter(pictures)
+    assert set(counts) == {1, 2, 3, 4} and 35 < counts[4] < 65
+    (alone,) = islice(WorldDocuments("binding", "training", 0, 1, 1, told=1.0), 1)
+    assert isinstance(alone.parts[0], Image)
 
 
 def test_turns_are_told_a_line_each():
