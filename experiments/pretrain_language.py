@@ -29,7 +29,7 @@ from experiments.configs import build, nested, plain
 from experiments.loading import data_set
 from experiments.runs import begin, json_object, user_errors
 from experiments.tokenizer import train_tokenizer
-from flamingo.data.world.documents import WorldTexts, binding_turns, caption_turns, stream, tell
+from flamingo.data.world.documents import TURNS, Described, WorldTexts, caption_turns, stream, tell
 from flamingo.training.loop import TrainingConfig, train
 from flamingo.training.objective import Batch
 from flamingo.training.optimizer import OptimizerConfig
@@ -110,24 +110,31 @@ def collate(blocks: list[np.ndarray]) -> Batch:
 def in_context_scores(model: Any, tokenizer: Any, documents: int = 300) -> dict[str, float]:
     """What the model gains from context, on told documents of the evaluation split.
 
-    For the 1st, 3rd and 9th caption of a dialect the mean loss per token (nats); for binding documents with
-    described pictures the share of right names in the last turn.
+    For the 1st, 3rd and 9th caption of a dialect the mean loss per token (nats); for the last of 16 names and
+    the last of 5 questions the share of right answers.
     """
     model.eval()
     losses: dict[int, list[float]] = {1: [], 3: [], 9: []}
-    right = []
+    asked: dict[str, tuple[str, int, Described]] = {
+        "names of what words say, accuracy": ("binding", 16, "by gist"),
+        "names of what captions describe, accuracy": ("binding", 16, "plainly"),
+        "questions about what captions describe, accuracy": ("questions", 5, "plainly"),
+    }
+    right: dict[str, list[bool]] = {name: [] for name in asked}
     for i in range(documents):
         rng, _ = stream("language model's evaluation", i)
         turns = caption_turns(rng, "evaluation", 9)
         for number, own in losses.items():
             before, whole = tell(turns[: number - 1], None), tell(turns[:number], None)
             own.append(_continuation(model, tokenizer, before if number > 1 else "", whole)[0])
-        turns = binding_turns(rng, "evaluation", 16)
-        if turns[-1].knowable:
-            whole = tell(turns, "plainly")
-            right.append(_continuation(model, tokenizer, whole.removesuffix(f" {turns[-1].answer}\n"), whole)[1])
+        for name, (kind, number, described) in asked.items():
+            turns = TURNS[kind](rng, "evaluation", number)
+            if turns[-1].knowable:
+                whole = tell(turns, described)
+                before = whole.removesuffix(f" {turns[-1].answer}\n")
+                right[name].append(_continuation(model, tokenizer, before, whole)[1])
     scores = {f"loss of caption {number} (nats per token)": sum(own) / len(own) for number, own in losses.items()}
-    return scores | {"names bound to described pictures, accuracy": sum(right) / len(right)}
+    return scores | {name: sum(own) / len(own) for name, own in right.items()}
 
 
 def _continuation(model: Any, tokenizer: Any, before: str, whole: str) -> tuple[float, bool]:

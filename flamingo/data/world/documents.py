@@ -202,16 +202,16 @@ def _told(kind: str, described: Described | None, most: int) -> Callable[[random
     return lambda rng: tell(TURNS[kind](rng, "training", rng.randint(2, most)), described)
 
 
-#: What a language model reads, with its weights. By tokens a fifth are captions and a fifth are drills.
+#: What a language model reads, with its weights. By tokens a quarter are questions and a fifth are drills.
 _TEXTS = (
     (_told("captions", "plainly", 9), 0.05),
     # Without descriptions, too, for dialects as such.
     (_told("captions", None, 9), 0.05),
-    (_told("questions", "plainly", 9), 0.05),
-    (_told("binding", "plainly", 21), 0.23),
-    (_told("binding", "by gist", 21), 0.20),
+    (_told("questions", "plainly", 9), 0.16),
+    (_told("binding", "plainly", 21), 0.15),
+    (_told("binding", "by gist", 21), 0.18),
     (chant, 0.22),
-    (recital, 0.16),
+    (recital, 0.19),
 )
 
 
