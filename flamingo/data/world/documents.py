@@ -12,12 +12,11 @@ from typing import Literal
 from flamingo.data.document import Document, Image, Part, Text
 from flamingo.data.world.drawing import draw
 from flamingo.data.world.drills import SYLLABLES, chant, recital
-from flamingo.data.world.language import PLAIN, Dialect, caption, plural, random_dialect
+from flamingo.data.world.language import NUMBERS, PLACES, PLAIN, Dialect, caption, plural, random_dialect
 from flamingo.data.world.scenes import COLOURS, SHAPES, SIZES, Kind, Scene, Split, neighbours, random_scene, split_of
 
 PROMPT = "Output:"
 WAYS = (2, 3, 4, 5)
-_NUMBERS = ("one", "two", "three", "four")
 
 
 @dataclass(frozen=True)
@@ -90,33 +89,27 @@ def random_names(rng: random.Random, split: Split, ways: int) -> dict[str, Meani
 
 def question_turns(rng: random.Random, split: Split, turns: int) -> list[Turn]:
     """Questions about colour, shape, size, place and number."""
-    document: list[Turn] = []
-    while len(document) < turns:
-        scene = random_scene(rng, split)
-        question, answer = _question(rng, scene)
-        document.append(Turn(scene, f"Question: {question} Answer:", answer))
-    return document
+    scenes = (random_scene(rng, split) for _ in range(turns))
+    return [rng.choice(_asked(scene)) for scene in scenes]
 
 
-def _question(rng: random.Random, scene: Scene) -> tuple[str, str]:
+def _asked(scene: Scene) -> list[Turn]:
+    """All questions about a scene."""
     if scene.axis is None:
         kind = scene.kinds[0]
-        things = kind.shape if scene.count == 1 else plural(kind.shape)
-        asked = [(f"how many {plural(kind.shape)} are there?", _NUMBERS[scene.count - 1])]
-        verb = "is" if scene.count == 1 else "are"
+        verb, things = ("is", kind.shape) if scene.count == 1 else ("are", plural(kind.shape))
+        asked = [(f"how many {plural(kind.shape)} are there?", NUMBERS[scene.count - 1])]
         asked += [(f"what colour {verb} the {things}?", kind.colour), (f"what size {verb} the {things}?", kind.size)]
-        return rng.choice(asked)
-    which = rng.randrange(2)
-    kind, other = scene.kinds[which], scene.kinds[1 - which]
-    place = {"horizontal": ("left", "right"), "vertical": ("above", "below")}[scene.axis][which]
-    asked = []
-    # The object is named by what only it has.
-    if kind.shape != other.shape:
-        asked += [(f"what colour is the {kind.shape}?", kind.colour), (f"what size is the {kind.shape}?", kind.size)]
-        asked += [(f"where is the {kind.shape}?", place)]
-    if kind.colour != other.colour:
-        asked += [(f"what shape is {kind.colour}?", kind.shape), (f"where is the {kind.colour} one?", place)]
-    return rng.choice(asked)
+    else:
+        asked = []
+        for kind, other, place in zip(scene.kinds, scene.kinds[::-1], PLACES[scene.axis], strict=True):
+            # The object is named by what only it has.
+            if kind.shape != other.shape:
+                asked += [(f"what colour is the {kind.shape}?", kind.colour)]
+                asked += [(f"what size is the {kind.shape}?", kind.size), (f"where is the {kind.shape}?", place)]
+            if kind.colour != other.colour:
+                asked += [(f"what shape is {kind.colour}?", kind.shape), (f"where is the {kind.colour} one?", place)]
+    return [Turn(scene, f"Question: {question} Answer:", answer) for question, answer in asked]
 
 
 # --------------------------------------------------------------------------- shown and told
@@ -202,16 +195,26 @@ def _told(kind: str, described: Described | None, most: int) -> Callable[[random
     return lambda rng: tell(TURNS[kind](rng, "training", rng.randint(2, most)), described)
 
 
+def _interrogation(rng: random.Random) -> str:
+    """Scenes in plain words, and some of the questions about each."""
+    text = ""
+    for _ in range(rng.randint(1, 5)):
+        scene = random_scene(rng, "training")
+        asked = _asked(scene)
+        text += f"{caption(scene, PLAIN)} {tell(rng.sample(asked, rng.randint(1, min(4, len(asked)))), None)}"
+    return text
+
+
 #: What a language model reads, with its weights. By tokens a quarter are questions and a fifth are drills.
 _TEXTS = (
     (_told("captions", "plainly", 9), 0.05),
     # Without descriptions, too, for dialects as such.
     (_told("captions", None, 9), 0.05),
-    (_told("questions", "plainly", 9), 0.16),
-    (_told("binding", "plainly", 21), 0.15),
+    (_interrogation, 0.16),
+    (_told("binding", "plainly", 21), 0.14),
     (_told("binding", "by gist", 21), 0.18),
-    (chant, 0.22),
-    (recital, 0.19),
+    (chant, 0.20),
+    (recital, 0.22),
 )
 
 

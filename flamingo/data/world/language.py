@@ -18,6 +18,9 @@ SIZE_WORDS = (SIZES, ("little", "big"), ("tiny", "huge"))
 NUMBER_WORDS = (("two", "three", "four"), ("2", "3", "4"), ("a pair of", "a trio of", "a quartet of"))
 #: Where the first of two objects in reading order, which is named first, lies from the other: beside it or above.
 RELATION_WORDS = (("left of", "above"), ("to the left of", "on top of"), ("west of", "north of"))
+#: How questions are answered, whatever the dialect: where the first and the second of two objects lie, and how many.
+PLACES = {"horizontal": ("left", "right"), "vertical": ("above", "below")}
+NUMBERS = ("one", "two", "three", "four")
 
 
 @dataclass(frozen=True)

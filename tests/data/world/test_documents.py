@@ -258,7 +258,7 @@ def test_texts_are_of_all_kinds_and_describe_what_names_and_questions_are_about(
     for text in islice(WorldTexts(3), 2000):
         assert text.endswith("\n")
         first = text.split("\n")[0]
-        if re.fullmatch(r"(\w\w ?)+", first):
+        if ":" not in first:
             sorts["drill"] += 1
             continue
         sort = "binding" if names_in([first]) else "questions" if "Question: " in first else "captions"
@@ -269,10 +269,11 @@ def test_texts_are_of_all_kinds_and_describe_what_names_and_questions_are_about(
         sorts[sort, how] += 1
         turns[sort].add(text.count("\n"))
     wanted = {("captions", "plainly"): 100, ("captions", "nothing"): 100, ("questions", "plainly"): 320}
-    wanted |= {("binding", "plainly"): 300, ("binding", "gist"): 360, "drill": 820}
+    wanted |= {("binding", "plainly"): 280, ("binding", "gist"): 360, "drill": 840}
     assert sorts.keys() == wanted.keys()
     assert all(abs(sorts[sort] - number) < 60 for sort, number in wanted.items()), sorts
-    assert turns == {"captions": {*range(2, 10)}, "questions": {*range(2, 10)}, "binding": {*range(2, 22)}}
+    assert turns["captions"] == {*range(2, 10)} and turns["binding"] == {*range(2, 22)}
+    assert min(turns["questions"]) == 1 and max(turns["questions"]) > 12
 
 
 def test_a_seed_tells_the_same_everywhere():

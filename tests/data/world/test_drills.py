@@ -1,9 +1,10 @@
 """What can be copied in a drill, and what of evaluation is never said in one."""
 
 import random
+from collections import Counter
 from itertools import pairwise
 
-from flamingo.data.world.drills import SYLLABLES, chant, recital
+from flamingo.data.world.drills import SYLLABLES, WORDS, chant, recital
 from flamingo.data.world.scenes import split_of
 
 
@@ -33,13 +34,16 @@ def test_a_syllable_of_a_chant_follows_from_the_one_before_the_last_alone():
     assert sum(map(len, before.values())) / len(before) > 30
 
 
-def test_a_recital_says_a_line_of_different_syllables_again():
-    times, lengths = set(), set()
+def test_a_recital_says_a_line_of_different_words_again_or_backwards():
+    times, lengths, words = Counter(), set(), set()
     for text in drills(recital):
-        lines = text.splitlines()
-        assert len(set(lines)) == 1
-        said = lines[0].split()
-        assert len(set(said)) == len(said) and {*said} <= {*SYLLABLES}
-        times.add(len(lines))
-        lengths.add(len(said))
-    assert times == {2, 3} and min(lengths) == 5 and max(lengths) == 30
+        line, *others = [tuple(line.split()) for line in text.splitlines()]
+        assert len(set(line)) == len(line)
+        backwards = others == [line[::-1]]
+        assert backwards or set(others) == {line}
+        times["backwards" if backwards else len(others)] += 1
+        lengths.add(len(line))
+        words |= {*line}
+    assert times.keys() == {1, 2, "backwards"} and 70 < times["backwards"] < 130
+    assert min(lengths) == 5 and max(lengths) == 30
+    assert words == {*WORDS} > {*SYLLABLES, "small", "large", "left", "below", "one"}
