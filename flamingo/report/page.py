@@ -1,6 +1,7 @@
 """One self-contained page of HTML about a run."""
 
 import base64
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,9 +79,9 @@ def _headline(scores: Sequence[Score], task: str) -> dict[str, Any]:
 
 
 def _table(scores: Sequence[Score], task: str) -> dict[str, Any]:
-    """A row per setting, a column per metric; None where a metric was not computed."""
+    """A row per setting, a column per metric, the rarer the further right; None where it was not computed."""
     means = [score for score in mean_over_seeds(scores) if score.setting.task == task]
-    metrics = list(dict.fromkeys(score.metric for score in means))
+    metrics = [metric for metric, _ in Counter(score.metric for score in means).most_common()]
     rows: dict[Setting, dict[str, Score]] = {}
     for score in sorted(means, key=lambda score: score.setting.order):
         rows.setdefault(score.setting, {})[score.metric] = score

@@ -111,6 +111,14 @@ def test_tables_hold_means_times_100_with_intervals(tmp_path):
     assert page.of("dt") + page.of("dd") == ["0 shots", "blind", "1.3", "2.1"]
 
 
+def test_the_columns_of_a_table_begin_with_what_all_settings_have(tmp_path):
+    scores = [fake.score(shots=8, metric=metric) for metric in ("exact_match", "exact_match_distance_1")]
+    scores += [fake.score(shots=k, metric=metric) for k in (0, 8) for metric in ("valid_name_rate",)]
+    write_report(small_run(tmp_path, scores=[*scores, fake.score(shots=0)]))
+    head = Page((tmp_path / "report.html").read_text()).of("th")
+    assert head[4:7] == ["exact match", "valid name rate", "exact match distance 1"]
+
+
 def test_what_files_say_is_escaped(tmp_path):
     evil = "<script>alert('1')</script>\"><img src=x>&amp;"
     prompt = f"<image>{evil}<|endofchunk|><image>{evil}"
