@@ -43,10 +43,11 @@ class TaskConfig:
 class EvaluateConfig:
     """What is evaluated, and in which settings: all of them with each seed and each number of beams."""
 
-    #: A folder that experiments.train has left; results go there, too, unless `output` says otherwise.
-    run: str = MISSING
-    checkpoint: str = "${run}/checkpoint"
-    output: str = "${run}"
+    #: A folder that experiments.train has left. Its checkpoint is evaluated and results go there, too, unless
+    #: the next two say otherwise; with both of them there need not be a run.
+    run: str | None = None
+    checkpoint: str | None = None
+    output: str | None = None
     #: Removes the results of all tasks in `output` first.
     overwrite: bool = False
     task: TaskConfig = field(default_factory=TaskConfig)
@@ -122,9 +123,17 @@ def fingerprint(checkpoint: Path) -> str:
     return digest.hexdigest()
 
 
+def folders(config: dict[str, Any]) -> tuple[Path, Path]:
+    """Where the checkpoint lies and where results go. Raises ValueError where the config does not say."""
+    run, checkpoint, output = config["run"], config["checkpoint"], config["output"]
+    if run is None and (checkpoint is None or output is None):
+        raise ValueError("what is to be evaluated? Say run=FOLDER, or checkpoint=FOLDER and output=FOLDER")
+    return Path(checkpoint or f"{run}/checkpoint"), Path(output or run)
+
+
 def run_evaluation(config: dict[str, Any]) -> None:
     """One task in all settings; rows of scores.json for the others stay."""
-    task, checkpoint, output = make_task(config["task"]), Path(config["checkpoint"]), Path(config["output"])
+    task, (checkpoint, output) = make_task(config["task"]), folders(config)
     settings = make_settings(config, task)
     begin(
         output,

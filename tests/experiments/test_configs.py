@@ -93,7 +93,7 @@ def test_a_value_out_of_range_names_its_key():
 
 def test_what_is_needed_and_missing_is_named():
     with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(ValueError, match=r"a value for run$"):
-        plain(compose("evaluate"))
+        plain(compose("report"))
 
 
 @dataclass

@@ -14,9 +14,11 @@ TINY = ("data.captions.batch=2", "data.captions.least=2", "data.captions.most=3"
 SMALL = ("experiment=demo", "debug=quick", *TINY, "wandb.mode=disabled")
 
 
+SMALL_EVALUATION = ("task.number=4", "shots=[0,2]", "control_shots=[2]", "seeds=[0,1]", "batch_size=4")
+
+
 def evaluation(run, *overrides):
-    small = ("task.number=4", "shots=[0,2]", "control_shots=[2]", "seeds=[0,1]", "batch_size=4")
-    return composed("evaluate", f"run={run}", *small, *overrides)
+    return composed("evaluate", f"run={run}", *SMALL_EVALUATION, *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,15 @@ def test_every_setting_is_scored_once(run):
         *((2, "random", None, seed) for seed in (0, 1)),
         *((2, "random", control, seed) for control in controls for seed in (0, 1)),
     }
+
+
+def test_a_checkpoint_is_evaluated_wherever_it_lies(run, tmp_path):
+    checkpoint = ("run=null", f"checkpoint={run / 'checkpoint'}", *SMALL_EVALUATION)
+    run_evaluation(composed("evaluate", *checkpoint, f"output={tmp_path / 'there'}"))
+    for file in ("scores.json", "predictions.jsonl"):
+        assert (tmp_path / "there" / file).read_bytes() == (run / file).read_bytes()
+    with pytest.raises(ValueError, match=r"Say run=FOLDER, or checkpoint=FOLDER and output=FOLDER"):
+        run_evaluation(composed("evaluate", *checkpoint))
 
 
 def test_a_second_run_over_the_same_folder_changes_nothing(run):
