@@ -39,17 +39,12 @@ _SAMPLES, _SAMPLE_TOKENS = 4, 40
 
 
 @dataclass
-class BackbonesConfig:
-    """Folders or hub names; "embedded" are the two that come with the package."""
+class ModelConfig:
+    """The frozen backbones, and what is trained between them: see flamingo/model/configuration.py."""
 
+    #: Folders or hub names; "embedded" are the two that come with the package.
     vision: str = "embedded"
     language: str = "embedded"
-
-
-@dataclass
-class ModelConfig:
-    """See flamingo/model/configuration.py."""
-
     vision_features: Any = nested(VisionFeaturesConfig)
     resampler: Any = nested(ResamplerConfig)
     gated: Any = nested(GatedConfig)
@@ -85,7 +80,6 @@ class TrainConfig:
     overwrite: bool = False
     #: Processes that draw and read pictures; 0: the training process does.
     workers: int = 0
-    backbones: BackbonesConfig = field(default_factory=BackbonesConfig)
     #: Whether the checkpoint holds the frozen backbones, or only names them.
     include_backbones: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -113,11 +107,16 @@ class Encoded(Sequence[tuple[Example, str]]):
         return self.processor.encode(document), document.id
 
 
-def load_backbones(config: dict[str, str]) -> tuple[str, str]:
-    """The folders or hub names of the vision encoder and the language model."""
-    embedded = {"vision": backbones.VISION, "language": backbones.LANGUAGE}
-    vision, language = (str(embedded[part]) if config[part] == "embedded" else config[part] for part in embedded)
-    return vision, language
+def load_model(config: dict[str, Any]) -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor]:
+    """What the config's ``model`` describes, untrained between its backbones, and what prepares its input."""
+    vision = backbones.VISION if config["vision"] == "embedded" else config["vision"]
+    language = backbones.LANGUAGE if config["language"] == "embedded" else config["language"]
+    trained = {key: value for key, value in config.items() if key not in ("vision", "language")}
+    processor = FlamingoProcessor.from_vision_text_pretrained(vision, language)
+    model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
+        vision, language, new_token_ids=processor.new_token_ids, **trained
+    )
+    return model, processor
 
 
 def make_data(config: dict[str, Any], processor: FlamingoProcessor, seed: int, workers: int) -> list[DataSet]:
@@ -176,12 +175,8 @@ def run_training(config: dict[str, Any], output: Path) -> None:
         return
     training = build(TrainingConfig, config["training"], "training")
     optimizer = build(OptimizerConfig, config["optimizer"], "optimizer")
-    vision, language = load_backbones(config["backbones"])
-    processor = FlamingoProcessor.from_vision_text_pretrained(vision, language)
     torch.manual_seed(training.seed)
-    model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
-        vision, language, new_token_ids=processor.new_token_ids, **config["model"]
-    )
+    model, processor = load_model(config["model"])
     counts = ", ".join(f"{part} {count / 1e6:.2f}M" for part, count in model.parameter_counts().items())
     log.info("parameters: %s", counts)
     data = make_data(config["data"], processor, training.seed, config["workers"])
