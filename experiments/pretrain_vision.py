@@ -34,7 +34,7 @@ from experiments.probe import probe
 from experiments.runs import begin, json_object, user_errors
 from experiments.tokenizer import train_tokenizer
 from flamingo.data.document import Image
-from flamingo.data.processor import open_image
+from flamingo.data.pictures import open_image
 from flamingo.data.world.documents import WorldContrasts
 from flamingo.model.configuration import VisionFeaturesConfig
 from flamingo.model.vision import encode_patches, feature_width

@@ -2,11 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from PIL import Image as PILImage
 
-Frame = PILImage.Image | Path | str
+
+@runtime_checkable
+class Readable(Protocol):
+    """Where a picture's bytes lie: a ``pathlib.Path``, or a place in a larger file, which ``str()`` names uniquely."""
+
+    def read_bytes(self) -> bytes: ...
+
+
+Frame = PILImage.Image | Readable | str
 
 
 @dataclass(frozen=True)
@@ -23,14 +31,14 @@ class Text:
 
 @dataclass(frozen=True, init=False)
 class Image:
-    """A photograph, or a video as its frames: opened pictures, or paths that are opened when needed."""
+    """A photograph, or a video as its frames: opened pictures, or paths and the like that are opened when needed."""
 
     frames: tuple[Frame, ...]
 
     def __init__(self, *frames: Frame) -> None:
         for frame in frames:
             if not isinstance(frame, Frame):
-                raise ValueError(f"a frame must be a picture or a path, got {type(frame).__name__}")
+                raise ValueError(f"a frame must be a picture, a path or have read_bytes, got {type(frame).__name__}")
         if not frames:
             raise ValueError("an Image needs at least one frame")
         object.__setattr__(self, "frames", frames)

@@ -4,12 +4,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
-from PIL import Image as PILImage
-from PIL import ImageOps
 from torch import Tensor
 from transformers import AddedToken, AutoTokenizer, BatchFeature, ProcessorMixin
 
@@ -18,6 +16,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from flamingo.data.collate import Example, PaddingSide, collate
 from flamingo.data.document import Document, Frame, Image
+from flamingo.data.pictures import Aspect, open_image, shaped
 
 IMAGE_TOKEN = "<image>"
 END_OF_CHUNK_TOKEN = "<|endofchunk|>"
@@ -39,12 +38,24 @@ class FlamingoProcessor(ProcessorMixin):
     image a token sees is decided here, in ``image_index``; the model never looks for markers.
     """
 
-    def __init__(self, image_processor: Any, tokenizer: Any, bos: bool = True, eos: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        image_processor: Any,
+        tokenizer: Any,
+        bos: bool = True,
+        eos: bool = True,
+        aspect: Aspect = "as_is",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(image_processor, tokenizer, **kwargs)
         if not tokenizer.is_fast:
             raise ValueError(f"{type(tokenizer).__name__} gives no offsets; a fast tokenizer is needed")
+        if aspect not in get_args(Aspect):
+            raise ValueError(f"aspect must be one of {', '.join(get_args(Aspect))}, got {aspect!r}")
         #: Whether documents begin with the tokenizer's BOS and end with its EOS, where it has them.
         self.bos, self.eos = bos, eos
+        #: How a picture is made square before the image processor sees it; see :func:`flamingo.data.pictures.shaped`.
+        self.aspect = aspect
         tokens = [AddedToken(t, special=True, normalized=False) for t in (END_OF_CHUNK_TOKEN, IMAGE_TOKEN)]
         tokenizer.add_tokens(tokens, special_tokens=True)
         if tokenizer.pad_token is None:
@@ -156,7 +167,7 @@ class FlamingoProcessor(ProcessorMixin):
         frames = {len(image.frames) for image in images}
         if len(frames) > 1:
             raise ValueError(f"{owner} has images with {sorted(frames)} frames: all need the same number")
-        pictures = [open_image(frame) for image in images for frame in image.frames]
+        pictures = [shaped(open_image(frame), self.aspect) for image in images for frame in image.frames]
         pixels = self.image_processor(pictures, return_tensors="pt")["pixel_values"]
         return pixels.unflatten(0, (len(images), frames.pop()))
 
@@ -230,17 +241,6 @@ class FlamingoProcessor(ProcessorMixin):
         if len(ids) > limit:
             raise ValueError(f"{name} has {len(ids)} tokens, more than the {limit} that fit")
         return ids, image_index, labels
-
-
-def open_image(frame: Frame) -> PILImage.Image:
-    """An upright RGB picture. Raises ValueError, naming the file, where it is missing or broken."""
-    try:
-        picture = frame if isinstance(frame, PILImage.Image) else PILImage.open(Path(frame))
-        return ImageOps.exif_transpose(picture).convert("RGB")
-    except FileNotFoundError as error:
-        raise ValueError(f"image file {frame} does not exist") from error
-    except (OSError, SyntaxError, PILImage.DecompressionBombError) as error:  # SyntaxError: broken PNG chunks
-        raise ValueError(f"image {frame} cannot be read: {error}") from error
 
 
 def _coins(rng: random.Random | None, **probabilities: float) -> Any:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from flamingo.data import collate
 from flamingo.data.document import Document, Frame, Image
-from flamingo.data.processor import FlamingoProcessor, open_image
+from flamingo.data.pictures import open_image
+from flamingo.data.processor import FlamingoProcessor
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 
 #: Pictures that go through the encoder at once: prompts hold many, and it runs long before the language model.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flamingo.data.processor import open_image
+from flamingo.data.pictures import open_image
 from flamingo.evaluation.scores import Row, key
 from flamingo.evaluation.tasks import Example
 

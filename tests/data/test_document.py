@@ -1,5 +1,7 @@
 """Which texts belong to which image."""
 
+from pathlib import Path
+
 import pytest
 from PIL import Image as PILImage
 
@@ -47,10 +49,21 @@ def test_an_image_is_one_frame_or_several():
     assert Image("a.jpg", picture).frames == ("a.jpg", picture)
 
 
+def test_a_frame_may_lie_wherever_bytes_can_be_read():
+    class Member:
+        def read_bytes(self):
+            return b""
+
+    member = Member()
+    assert Image(member, Path("a.jpg")).frames == (member, Path("a.jpg"))
+    with pytest.raises(ValueError, match="a frame must be a picture, a path or have read_bytes, got bytes"):
+        Image(b"a.jpg")
+
+
 def test_documents_and_images_of_nothing_are_refused():
     with pytest.raises(ValueError, match="an Image needs at least one frame"):
         Image()
-    with pytest.raises(ValueError, match="a frame must be a picture or a path, got list"):
+    with pytest.raises(ValueError, match="a frame must be a picture, a path or have read_bytes, got list"):
         Image(["a.jpg", "b.jpg"])
     with pytest.raises(ValueError, match="a Text needs a string, got int"):
         Text(5)

@@ -10,7 +10,6 @@ from transformers import AutoProcessor, AutoTokenizer
 
 from flamingo import Document, FlamingoProcessor, Image, Text
 from flamingo.data.document import EndOfChunk
-from flamingo.data.processor import open_image
 from tests import tiny
 
 
@@ -252,27 +251,26 @@ def test_prompts_that_do_not_fit_are_refused(processor, arguments, message):
         processor(**arguments)
 
 
-def test_broken_files_are_named_and_turned_pictures_turned_upright(tmp_path, monkeypatch):
-    broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"image .*broken\.jpg cannot be read"):
-        open_image(broken)
-    monkeypatch.setattr(PILImage, "MAX_IMAGE_PIXELS", 10)
-    PILImage.new("L", (40, 20)).save(tmp_path / "large.png")
-    with pytest.raises(ValueError, match=r"image .*large\.png cannot be read: .* exceeds limit"):
-        open_image(tmp_path / "large.png")
-    monkeypatch.undo()
-    cut = tmp_path / "cut.jpg"
-    PILImage.effect_noise((64, 64), 50).save(cut)
-    cut.write_bytes(cut.read_bytes()[:700])
-    with pytest.raises(ValueError, match=r"image .*cut\.jpg cannot be read"):
-        open_image(cut)
-    turned = tmp_path / "turned.jpg"
-    exif = PILImage.Exif()
-    exif[0x0112] = 6  # the camera was held upright
-    PILImage.new("L", (40, 20)).save(turned, exif=exif)
-    assert open_image(turned).size == (20, 40)
-    assert open_image(turned).mode == "RGB"
+def test_pictures_are_made_square_as_asked_and_as_saved(processor, tmp_path):
+    """The image processor squeezes what is not square; a red stripe beside blue shows what became of it."""
+    picture = PILImage.new("RGB", (60, 20), "blue")
+    picture.paste((255, 0, 0), (0, 0, 10, 20))
+    document = Document([Image(picture)])
+    seen = {}
+    for aspect in ("as_is", "pad", "crop"):
+        tokenizer = AutoTokenizer.from_pretrained(processor.tokenizer.name_or_path)
+        FlamingoProcessor(processor.image_processor, tokenizer, aspect=aspect).save_pretrained(tmp_path / aspect)
+        loaded = FlamingoProcessor.from_pretrained(tmp_path / aspect)
+        assert loaded.aspect == aspect
+        seen[aspect] = loaded.encode(document, prompt=True).pixel_values[0, 0]
+    red, blue = seen["as_is"][0], seen["as_is"][2]
+    assert red[8, 0] > red[8, 8] and blue[8, 0] < blue[8, 8]
+    assert torch.equal(red[0], red[8])
+    assert torch.equal(seen["as_is"], processor.encode(document, prompt=True).pixel_values[0, 0])  # the default
+    assert seen["pad"][0, 8, 0] > seen["pad"][0, 0, 0] > seen["pad"][0, 8, 8]  # red, the mean, blue
+    assert (seen["crop"] == seen["crop"][:, :1, :1]).all()  # the stripe is cut off
+    with pytest.raises(ValueError, match="aspect must be one of as_is, pad, crop, got 'square'"):
+        FlamingoProcessor(processor.image_processor, processor.tokenizer, aspect="square")
 
 
 def test_a_prompt_without_pixels_opens_no_image_and_they_can_be_made_apart(processor, pictures):

@@ -1,0 +1,69 @@
+"""Pictures of any kind -> upright RGB pictures, square if wanted."""
+
+import io
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image as PILImage
+from PIL import ImageOps, ImageStat
+
+from flamingo.data.document import Frame
+
+Aspect = Literal["as_is", "pad", "crop"]
+
+
+def open_image(frame: Frame) -> PILImage.Image:
+    """An upright RGB picture; what is transparent shows white.
+
+    16-bit greys are divided by 257; 32-bit integers and floats, whose range nobody states, are spread
+    from the picture's least value (black) to its greatest (white). Raises ValueError, naming the file
+    or member, where it is missing or broken.
+    """
+    try:
+        if isinstance(frame, PILImage.Image):
+            return _rgb(frame)
+        source = Path(frame) if isinstance(frame, str) else frame
+        with PILImage.open(io.BytesIO(source.read_bytes())) as picture:
+            return _rgb(picture)
+    except FileNotFoundError as error:
+        raise ValueError(f"image file {frame} does not exist") from error
+    except Exception as error:  # Broken files make decoders raise nearly anything: SyntaxError, RuntimeError, ...
+        raise ValueError(f"image {frame} cannot be read: {error}") from error
+
+
+def shaped(picture: PILImage.Image, aspect: Aspect) -> PILImage.Image:
+    """``as_is``, or square: with borders of the picture's mean colour (``pad``), or its centre (``crop``)."""
+    width, height = picture.size
+    if aspect == "as_is" or width == height:
+        return picture
+    side = max(width, height) if aspect == "pad" else min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    if aspect == "crop":
+        return picture.crop((left, top, left + side, top + side))
+    square = PILImage.new("RGB", (side, side), tuple(round(mean) for mean in ImageStat.Stat(picture).mean))
+    square.paste(picture, (-left, -top))
+    return square
+
+
+def _rgb(picture: PILImage.Image) -> PILImage.Image:
+    picture = _eight_bits(ImageOps.exif_transpose(picture))
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    white = PILImage.new("RGBA", picture.size, "white")
+    return PILImage.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
+
+
+def _eight_bits(picture: PILImage.Image) -> PILImage.Image:
+    if picture.mode in ("I", "F"):  # Pillow would clip them.
+        values = np.asarray(picture, dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("not all of its values are finite")
+        least, greatest = values.min(), values.max()
+        scaled = (values - least) * (255 / (greatest - least) if greatest > least else 0)
+    elif picture.mode.startswith("I;16"):
+        values = np.asarray(picture)
+        scaled = np.where(values == picture.info.get("transparency", -1), 255, values / 257)
+    else:
+        return picture
+    return PILImage.fromarray(np.rint(scaled).astype(np.uint8))
