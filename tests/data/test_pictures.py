@@ -143,21 +143,21 @@ def test_broken_pictures_are_one_error_that_names_them(content, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(content)
     with pytest.raises(ValueError, match=r"image .*broken\.jpg cannot be read"):
         open_image(tmp_path / "broken.jpg")
-    with pytest.raises(ValueError, match="image album.tar:dog cannot be read"):
+    with pytest.raises(ValueError, match=r"image album\.tar:dog cannot be read"):
         open_image(Member(content))
 
 
 def test_so_are_those_cut_off_too_large_or_missing(tmp_path, monkeypatch):
     stream = io.BytesIO()
     PILImage.effect_noise((64, 64), 50).save(stream, "JPEG")
-    with pytest.raises(ValueError, match="image album.tar:dog cannot be read: .* truncated"):
+    with pytest.raises(ValueError, match=r"image album\.tar:dog cannot be read: .* truncated"):
         open_image(Member(stream.getvalue()[:700]))
-    with pytest.raises(ValueError, match="image file .*nowhere.jpg does not exist"):
+    with pytest.raises(ValueError, match=r"image file .*nowhere\.jpg does not exist"):
         open_image(tmp_path / "nowhere.jpg")
     with pytest.raises(ValueError, match=r"image .* cannot be read: .*directory"):
         open_image(tmp_path)
     monkeypatch.setattr(PILImage, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(ValueError, match="image album.tar:dog cannot be read: .* exceeds limit"):
+    with pytest.raises(ValueError, match=r"image album\.tar:dog cannot be read: .* exceeds limit"):
         open_image(Member(stream.getvalue()))
 
 

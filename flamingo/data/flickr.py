@@ -1,0 +1,86 @@
+"""Flickr8k and Flickr30k as they are distributed, with their known flaws."""
+
+import logging
+import re
+from collections.abc import Collection, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from flamingo.data.captions import CaptionedImage, Entry, collected
+from flamingo.data.rows import cells, lines
+
+log = logging.getLogger(__name__)
+
+#: Flickr8k.token.txt has five captions of an image that was never distributed.
+_NEVER_THERE = "2258277193_586949ec62.jpg.1"
+#: This row of Flickr30k's results.csv lacks a delimiter before its caption.
+_UNDELIMITED = "2199200615.jpg| 4   A dog runs across the grass ."
+_TOKEN = re.compile(r"([^\t]+)#(\d+)\t(.*)")
+
+
+def flickr(file: Path, images: Path | None = None) -> list[CaptionedImage]:
+    """Flickr8k's ``Flickr8k.token.txt`` or ``captions.txt``, Flickr30k's ``results_20130124.token`` or ``results.csv``.
+
+    The ids are the images' file names. Splits are those of ``Flickr_8k.trainImages.txt``, ``devImages``
+    and ``testImages``, where they lie beside the file; an image that is in none has no split.
+    """
+    captions: dict[str, list[str]] = {}
+    seen: dict[str, str] = {}
+    for where, name, number, caption in _rows(file):
+        if number is not None and seen.setdefault(f"{name}#{number}", where) != where:
+            raise ValueError(f"{where}: caption {number} of {name} is there already, at {seen[f'{name}#{number}']}")
+        captions.setdefault(name, []).append(caption)
+    if captions.pop(_NEVER_THERE, None):
+        log.warning("%s: the captions of %s are left out; there never was such an image", file, _NEVER_THERE)
+    splits = _splits(file.parent, captions)
+    entries = [Entry(f"{file}, image {name}", name, name, of, splits.get(name)) for name, of in captions.items()]
+    return collected(file, entries, images)
+
+
+def flickr_kind(line: str) -> Literal["csv", "bars", "token"] | None:
+    """How a file is written that begins with this line; None if it is not Flickr's."""
+    if line.strip() == "image,caption":
+        return "csv"
+    if line.replace(" ", "").strip() == "image_name|comment_number|comment":
+        return "bars"
+    return "token" if _TOKEN.match(line) else None
+
+
+def _rows(file: Path) -> Iterator[tuple[str, str, str | None, str]]:
+    """Each caption's place, image, number (in a CSV file it has none) and text."""
+    _, first = next(lines(file), ("", ""))
+    match flickr_kind(first):
+        case "csv":
+            for where, row in islice(cells(file), 1, None):
+                if len(row) != 2:
+                    raise ValueError(f"{where} is not IMAGE,CAPTION: {row}")
+                yield where, row[0].strip(), None, row[1]
+        case "bars":
+            for where, line in islice(lines(file), 1, None):
+                row = [cell.strip() for cell in line.split("|", 2)]
+                if line.strip() == _UNDELIMITED:
+                    row = [row[0], *row[1].split(maxsplit=1)]
+                if len(row) != 3 or not row[1].isdecimal():
+                    raise ValueError(f"{where} is not IMAGE| NUMBER| CAPTION: {line!r}")
+                yield where, row[0], row[1], row[2]
+        case "token":
+            for where, line in lines(file):
+                if not (found := _TOKEN.fullmatch(line)):
+                    raise ValueError(f"{where} is not IMAGE#NUMBER<tab>CAPTION: {line!r}")
+                yield where, found[1], found[2], found[3]
+        case None:
+            raise ValueError(f"{file} begins as none of Flickr's files does: {first!r}")
+
+
+def _splits(folder: Path, known: Collection[str]) -> dict[str, str]:
+    splits: dict[str, str] = {}
+    for split in ("train", "dev", "test"):
+        file = folder / f"Flickr_8k.{split}Images.txt"
+        for where, line in lines(file) if file.exists() else ():
+            name = line.strip()
+            if name not in known:
+                raise ValueError(f"{where}: the image {name!r} has no captions")
+            if splits.setdefault(name, split) != split:
+                raise ValueError(f"{where}: the image {name!r} is of the split {splits[name]}, too")
+    return splits

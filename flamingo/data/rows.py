@@ -1,0 +1,66 @@
+"""Text files -> lines, cells, records, each with its place; what cannot be read is a ValueError that names it."""
+
+import csv
+import json
+import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+
+def lines(file: Path) -> Iterator[tuple[str, str]]:
+    """``("FILE, line NUMBER", line)`` for all lines that are not blank."""
+    with _opened(file) as stream:
+        for number, line in enumerate(stream, start=1):
+            if line.strip():
+                yield f"{file}, line {number}", line.strip("\r\n")
+
+
+def records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a JSONL file, or of a CSV file that begins with a header, each with its place."""
+    if file.suffix == ".csv":
+        rows = cells(file)
+        _, header = next(rows, ("", []))
+        for where, row in rows:
+            if len(row) != len(header):
+                raise ValueError(f"{where} has {len(row)} cells, but the header has {len(header)}")
+            yield where, dict(zip(header, row, strict=True))
+        return
+    for where, line in lines(file):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{where} is no JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{where} is no JSON object: {reprlib.repr(line)}")
+        yield where, row
+
+
+def cells(file: Path) -> Iterator[tuple[str, list[str]]]:
+    """The rows of a CSV file, each with its place; blank lines are none."""
+    with _opened(file) as stream:
+        reader = csv.reader(stream, strict=True)
+        try:
+            for row in filter(None, reader):
+                yield f"{file}, line {reader.line_num}", row
+        except csv.Error as error:
+            raise ValueError(f"{file}, line {reader.line_num} is no CSV: {error}") from error
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[TextIO]:
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            yield stream
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+
+
+def read_json(file: Path) -> Any:
+    """What the file holds."""
+    with _opened(file) as stream:
+        try:
+            return json.load(stream)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file} is no JSON: {error}") from error

@@ -1,0 +1,260 @@
+"""Files of captions: what they say comes out as they say it, and whatever does not fit is named."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from flamingo.data.captions import captions_of, coco, image_folder, jsonl, karpathy
+from tests.data.shelf import photographs, shows, write
+
+
+def facts(source):
+    return [(image.id, image.captions, image.split) for image in source]
+
+
+# ------------------------------------------------------------------------------------ COCO
+
+COCO = {
+    "info": {"year": 2017},
+    "images": [{"id": 42, "file_name": "b.png", "width": 4}, {"id": 7, "file_name": "a.png"}],
+    "annotations": [
+        {"id": 1, "image_id": 7, "caption": "A cat ."},
+        {"id": 2, "image_id": 42, "caption": ' A dog, "Rex" .\n'},
+        {"id": 3, "image_id": 7, "caption": "A 猫 ."},
+    ],
+}
+
+
+def test_coco_keeps_its_ids_and_gathers_captions_in_the_order_of_annotations(tmp_path):
+    photographs(tmp_path / "val", "a.png", "b.png")
+    source = coco(write(tmp_path / "captions.json", COCO), tmp_path / "val")
+    assert facts(source) == [("42", ('A dog, "Rex" .',), None), ("7", ("A cat .", "A 猫 ."), None)]
+    assert shows(source[0], "b.png") and shows(source[1], "a.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": None}, r"captions\.json needs 'images', a list; got None"),
+        ({"annotations": {}}, r"captions\.json needs 'annotations', a list; got {}"),
+        ({"images": [{"id": 7}]}, r"captions\.json, images\[0\] needs 'file_name', a text; got None"),
+        ({"images": [{"file_name": "a.png"}]}, r"images\[0\] needs 'id', a number or a text; got None"),
+        ({"images": ["a.png"]}, r"images\[0\] needs 'id'"),
+        (
+            {"images": COCO["images"] + [{"id": 42, "file_name": "a.png"}]},
+            r"images\[2\]: .* 42 is there already, at .*\[0\]",
+        ),
+        (
+            {"annotations": [{"image_id": 8, "caption": "x"}]},
+            r"annotations\[0\] .* for the image 8, which is not listed",
+        ),
+        ({"annotations": [{"image_id": 7}]}, r"annotations\[0\] needs 'caption', a text; got None"),
+        ({"annotations": [{"image_id": 42, "caption": "x"}]}, r"images\[1\]: there is no caption"),
+        (
+            {"annotations": COCO["annotations"] + [{"image_id": 42, "caption": " \n"}]},
+            r"images\[0\]: a caption is empty",
+        ),
+        ({"images": COCO["images"] + [{"id": 1, "file_name": "c.png"}]}, r"images\[2\]: the image 'c\.png' is not in"),
+        ({"images": []}, r"captions\.json, annotations\[0\]"),
+        ({"images": [], "annotations": []}, r"captions\.json lists no image"),
+    ],
+    ids=str,
+)
+def test_coco_files_that_do_not_fit_are_named_with_the_place(change, message, tmp_path):
+    photographs(tmp_path, "a.png", "b.png")
+    with pytest.raises(ValueError, match=message):
+        coco(write(tmp_path / "captions.json", {**COCO, **change}), tmp_path)
+
+
+# -------------------------------------------------------------------------------- Karpathy
+
+
+def test_karpathys_splits_and_sub_folders_are_kept(tmp_path):
+    photographs(tmp_path, "val2014/a.png", "train2014/b.png")
+    sentences = [{"raw": "A cat.", "tokens": ["a", "cat"]}, {"raw": "Cats!", "tokens": ["cats"]}]
+    images = [
+        {"filepath": "val2014", "filename": "a.png", "cocoid": 391895, "split": "restval", "sentences": sentences},
+        {"filepath": "train2014", "filename": "b.png", "cocoid": 5, "split": "train", "sentences": sentences[:1]},
+    ]
+    source = karpathy(write(tmp_path / "dataset_coco.json", {"images": images, "dataset": "coco"}), tmp_path)
+    assert facts(source) == [("391895", ("A cat.", "Cats!"), "restval"), ("5", ("A cat.",), "train")]
+    assert shows(source[0], "a.png") and shows(source[1], "b.png")
+
+
+def test_without_them_the_ids_are_file_names(tmp_path):
+    photographs(tmp_path / "photographs", "a.png")
+    image = {"filename": "a.png", "imgid": 0, "split": "val", "sentences": [{"raw": "A cat."}]}
+    file = write(tmp_path / "dataset_flickr8k.json", {"images": [image]})
+    assert facts(karpathy(file)) == [("a.png", ("A cat.",), "val")]  # the folder is found
+    for field in ("filename", "split", "sentences"):
+        broken = {"images": [image, {key: value for key, value in image.items() if key != field}]}
+        with pytest.raises(ValueError, match=rf"dataset_flickr8k\.json, images\[1\] needs '{field}'"):
+            karpathy(write(file, broken))
+    with pytest.raises(ValueError, match=r"images\[0\] needs 'raw', a text; got None"):
+        karpathy(write(file, {"images": [{**image, "sentences": [{"tokens": ["a"]}]}]}))
+
+
+# ----------------------------------------------------------------------------------- JSONL
+
+
+def test_rows_of_ones_own(tmp_path):
+    photographs(tmp_path, "sub/a.png", "b.png", "c.png")
+    rows = [
+        {"image": "sub/a.png", "captions": ["One.", "Two."]},
+        {"image": "b.png", "caption": "Three.\u2028Four.", "id": 17, "split": "dev"},
+        {"image": str(tmp_path / "c.png"), "caption": "Five.", "id": "c"},
+    ]
+    source = jsonl(write(tmp_path / "mine.jsonl", rows))
+    assert facts(source) == [
+        ("sub/a.png", ("One.", "Two."), None),
+        ("17", ("Three.\u2028Four.",), "dev"),  # which is no end of a line
+        ("c", ("Five.",), None),
+    ]
+    assert all(shows(image, name) for image, name in zip(source, ["a.png", "b.png", "c.png"]))
+
+
+def test_a_byte_order_mark_blank_lines_and_windows_ends_are_no_part_of_it(tmp_path):
+    photographs(tmp_path, "a.png", "b.png")
+    text = '\ufeff{"image": "a.png", "caption": "One."}\r\n\r\n{"image": "b.png", "caption": "Two."}'
+    (tmp_path / "mine.jsonl").write_bytes(text.encode())
+    assert [image.captions for image in jsonl(tmp_path / "mine.jsonl")] == [("One.",), ("Two.",)]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"image": "b.png", "caption": "x", "tags": []},
+            "line 2 has the unknown field 'tags'; known are caption, captions",
+        ),
+        ({"caption": "x"}, "line 2 needs 'image', a text; got None"),
+        ({"image": ["b.png"], "caption": "x"}, r"line 2 needs 'image', a text; got \['b.png'\]"),
+        ({"image": "b.png"}, "line 2 must have one of captions, caption; it has none of them"),
+        ({"image": "b.png", "caption": "x", "captions": ["y"]}, "line 2 must have one of .*; it has captions, caption"),
+        ({"image": "b.png", "captions": "x"}, "line 2 needs 'captions', a list; got 'x'"),
+        ({"image": "b.png", "caption": ["x"]}, r"line 2 needs 'caption', a text; got \['x'\]"),
+        ({"image": "b.png", "captions": []}, "line 2: there is no caption"),
+        ({"image": "b.png", "captions": ["x", 5]}, r"line 2: captions must be texts, got \['x', 5\]"),
+        ({"image": "b.png", "captions": ["x", "\t"]}, "line 2: a caption is empty"),
+        ({"image": "b.png", "caption": "\ud83d"}, "line 2: .* surrogates not allowed"),
+        ({"image": "b.png", "caption": "x", "split": None}, "line 2 needs 'split', a text; got None"),
+        (
+            {"image": "b.png", "caption": "x", "id": "a.png"},
+            "line 2: the image 'a.png' is there already, at .*, line 1",
+        ),
+        ({"image": "a.png", "caption": "x"}, "line 2: the image 'a.png' is there already, at .*, line 1"),
+        ({"image": "B.png", "caption": "x"}, "line 2: the image 'B.png' is not in "),
+        ({"image": "", "caption": "x"}, "line 2: the image '' is not in "),
+        ({"image": "gone/b.png", "caption": "x"}, "line 2: the image 'gone/b.png' is not in "),
+        (["b.png", "x"], "line 2 is no JSON object"),
+    ],
+    ids=str,
+)
+def test_rows_that_do_not_fit_are_named_by_their_line(row, message, tmp_path):
+    photographs(tmp_path, "a.png", "b.png")
+    file = write(tmp_path / "mine.jsonl", [{"image": "a.png", "caption": "x"}, row])
+    with pytest.raises(ValueError, match=rf"mine\.jsonl, {message}"):
+        jsonl(file)
+
+
+def test_files_that_are_no_text_no_json_or_not_there_are_named(tmp_path):
+    file = write(tmp_path / "mine.jsonl", '{"image": "a.png", "cap')
+    with pytest.raises(ValueError, match=r"mine\.jsonl, line 1 is no JSON: Unterminated string"):
+        jsonl(file)
+    file.write_bytes(b'{"image": "\xff.png"}')
+    with pytest.raises(ValueError, match=r"mine\.jsonl cannot be read: .*utf-8"):
+        jsonl(file)
+    with pytest.raises(ValueError, match=r"mine\.jsonl lists no image"):
+        jsonl(write(file, "\n"))
+    with pytest.raises(ValueError, match=r"gone\.jsonl cannot be read: .*No such file"):
+        jsonl(tmp_path / "gone.jsonl")
+    with pytest.raises(ValueError, match=r"cut\.json is no JSON: .*line 1 column"):
+        coco(write(tmp_path / "cut.json", json.dumps(COCO)[:100]))
+
+
+# --------------------------------------------------------------------- where the images are
+
+
+def test_the_folder_of_the_images_is_found_around_the_file(tmp_path):
+    rows = [{"image": "a.png", "caption": "x"}]
+    for place in ("", "Images"):
+        photographs(tmp_path / f"by{place}" / place, "a.png")
+        assert shows(jsonl(write(tmp_path / f"by{place}" / "mine.jsonl", rows))[0], "a.png")
+    photographs(tmp_path / "val2017", "a.png", "b.png")
+    assert len(coco(write(tmp_path / "annotations" / "captions_val2017.json", COCO))) == 2
+
+
+def test_where_that_says_too_little_or_too_much_it_is_asked_for(tmp_path):
+    file = write(tmp_path / "mine.jsonl", [{"image": "a.png", "caption": "x"}])
+    with pytest.raises(ValueError, match=r"begins with the image 'a\.png', which no folder around it has; say which"):
+        jsonl(file)
+    photographs(tmp_path / "small", "a.png")
+    photographs(tmp_path / "large", "a.png")
+    with pytest.raises(ValueError, match=r"which is in .*large, .*small; say which"):
+        jsonl(file)
+    assert Path(jsonl(file, tmp_path / "large")[0].image.frames[0]).parent == tmp_path / "large"
+    with pytest.raises(ValueError, match=r"line 1: the image 'a\.png' is not in .*nowhere"):
+        jsonl(file, tmp_path / "nowhere")
+
+
+# ---------------------------------------------------------------------------- image folders
+
+
+@pytest.mark.parametrize("name", ["text", "caption"])
+def test_an_image_folder_has_its_metadata_in_csv_or_json(name, tmp_path):
+    photographs(tmp_path / "c", "a.png", "sub/b.png")
+    photographs(tmp_path / "j", "a.png", "sub/b.png")
+    write(tmp_path / "c" / "metadata.csv", f'file_name,{name},size\na.png,"A ""cat"", asleep",3\nsub/b.png,A dog,4\n')
+    rows = [{"file_name": "a.png", name: 'A "cat", asleep'}, {"file_name": "sub/b.png", name: "A dog", "size": 4}]
+    write(tmp_path / "j" / "metadata.jsonl", rows)
+    for folder in (tmp_path / "c", tmp_path / "j"):
+        source = image_folder(folder)
+        assert facts(source) == [("a.png", ('A "cat", asleep',), None), ("sub/b.png", ("A dog",), None)]
+        assert shows(source[1], "b.png")
+
+
+def test_its_sub_folders_are_splits(tmp_path):
+    for split in ("train", "validation"):
+        photographs(tmp_path / split, "a.png")
+        write(tmp_path / split / "metadata.jsonl", [{"file_name": "a.png", "captions": [f"A {split} cat.", "Cat."]}])
+    assert facts(image_folder(tmp_path)) == [
+        ("train/a.png", ("A train cat.", "Cat."), "train"),
+        ("validation/a.png", ("A validation cat.", "Cat."), "validation"),
+    ]
+
+
+def test_image_folders_that_do_not_fit_are_named(tmp_path):
+    photographs(tmp_path, "a.png")
+    with pytest.raises(ValueError, match=r"has neither metadata\.jsonl nor metadata\.csv"):
+        image_folder(tmp_path)
+    file = tmp_path / "metadata.csv"
+    for text, message in [
+        ("file_name,text\na.png\n", "line 2 has 1 cells, but the header has 2"),
+        ('file_name,text\na.png,"A cat\n', "line 2 is no CSV: unexpected end of data"),
+        ('file_name,text\na.png,"A" cat\n', "line 2 is no CSV"),
+        ("name,text\na.png,A cat\n", "line 2 needs 'file_name', a text; got None"),
+        ("file_name,label\na.png,cat\n", "line 2 must have one of text, caption, captions; it has none of them"),
+        ("file_name,captions\na.png,\"['A cat']\"\n", "line 2 needs 'captions', a list"),
+        ("file_name,text\na.png,A cat\na.png,A dog\n", "line 3: the image 'a.png' is there already, at .*, line 2"),
+        ("file_name,text\na.png,A cat\nc.png,A dog\n", "line 3: the image 'c.png' is not in"),
+    ]:
+        with pytest.raises(ValueError, match=rf"metadata\.csv, {message}"):
+            image_folder(write(file, text).parent)
+    write(tmp_path / "metadata.jsonl", [])
+    with pytest.raises(ValueError, match=rf"several files of metadata .*: .*metadata\.csv, {re.escape(str(tmp_path))}"):
+        image_folder(tmp_path)
+
+
+def test_captions_are_one_text_or_several():
+    assert captions_of(" a ") == ("a",)
+    assert captions_of(["b", "a ", "b"]) == ("b", "a", "b")
+    for value, message in [
+        ([], "no caption"),
+        (None, "must be texts, got None"),
+        ("", "is empty"),
+        ([["a"]], "be texts"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            captions_of(value)
