@@ -1,0 +1,177 @@
+"""One's own data by one line: captioned images of any known layout, found by what is there."""
+
+import glob
+import json
+import logging
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from flamingo.data.captions import CaptionedImage, Lazy, coco, image_folder, jsonl, karpathy, metadata_files
+from flamingo.data.flickr import flickr, flickr_kind
+from flamingo.data.parquet_shards import parquet
+from flamingo.data.pictures import open_image
+from flamingo.data.rows import lines, read_json
+from flamingo.data.tar_shards import tar
+
+log = logging.getLogger(__name__)
+
+_BESIDE_IMAGES: dict[str, Callable[[Path, Path | None], list[CaptionedImage]]] = {
+    "coco": coco,
+    "karpathy": karpathy,
+    "flickr": flickr,
+    "jsonl": jsonl,
+}
+_SHARDS = {"tar": tar, "parquet": parquet}
+#: The formats and what they look like, as errors say it.
+FORMATS = {
+    "coco": "COCO's captions_*.json",
+    "karpathy": "Karpathy's dataset_*.json",
+    "flickr": "Flickr8k's captions.txt or Flickr8k.token.txt, Flickr30k's results.csv or results_20130124.token",
+    "jsonl": 'rows {"image": NAME, "captions": [...]} in a .jsonl',
+    "image_folder": "a folder with metadata.jsonl or metadata.csv, file_name and text in each row",
+    "tar": "WebDataset's .tar shards, KEY.jpg with KEY.json or KEY.txt",
+    "parquet": ".parquet shards with the columns image and captions, caption or text",
+}
+
+
+def load(root: str, images: str | None = None, format: str | None = None) -> Sequence[CaptionedImage]:
+    """The captioned images of a folder, a file or a glob of shards, in one of :data:`FORMATS`.
+
+    ``images`` is the folder of the photographs, looked for around a file of captions if None. The format
+    is recognised unless given. Raises ValueError where nothing, or more than one thing, is recognised,
+    and whatever the format's reader raises.
+    """
+    if format is not None and format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+    found, files = _found(root, format)
+    log.info("%s is read as %s: %s", root, found, FORMATS[found])
+    if found in _BESIDE_IMAGES:
+        return _BESIDE_IMAGES[found](files[0], None if images is None else Path(images))
+    if images is not None:
+        raise ValueError(f"images={images} is of no use: the format {found} says where its images are")
+    return _SHARDS[found](files) if found in _SHARDS else image_folder(files[0])
+
+
+def of_split(source: Sequence[CaptionedImage], split: str) -> Sequence[CaptionedImage]:
+    """Those of one split. Raises ValueError, naming the splits there are, where it has none."""
+    splits = [image.split for image in source]
+    if split not in splits:
+        known = ", ".join(sorted({name for name in splits if name is not None})) or "none"
+        raise ValueError(f"there is no split {split!r}; there are: {known}")
+    return Chosen(source, [place for place, name in enumerate(splits) if name == split])
+
+
+def readable(source: Sequence[CaptionedImage]) -> tuple[Sequence[CaptionedImage], dict[str, str]]:
+    """Those whose pictures can be opened, and for the id of each other one why it cannot. Opens all of them once."""
+    kept, skipped = [], {}
+    for place, image in enumerate(tqdm(source, "opening", unit=" images")):
+        try:
+            for frame in image.image.frames:
+                open_image(frame)
+            kept.append(place)
+        except ValueError as error:
+            skipped[image.id] = str(error)
+    if skipped:
+        log.warning("left out %d broken images, the first: %s", len(skipped), next(iter(skipped.values())))
+    return Chosen(source, kept), skipped
+
+
+class Chosen(Lazy):
+    """Some of a source's images, by their places."""
+
+    def __init__(self, source: Sequence[CaptionedImage], places: Sequence[int]) -> None:
+        self.source = source
+        self._places = np.array(places, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def item(self, place: int) -> CaptionedImage:
+        return self.source[int(self._places[place])]
+
+
+# ----------------------------------------------------------------------------- recognition
+
+
+#: A format, and the files to read; the folder for an image folder.
+_Found = tuple[str, list[Path]]
+
+
+def _found(root: str, format: str | None) -> _Found:
+    if not Path(root).is_dir():
+        return _named(root, format)
+    candidates = {shown: found for shown, found in _inside(Path(root)).items() if format in (None, found[0])}
+    if not candidates:
+        raise ValueError(_not_understood(root, format))
+    if len(candidates) > 1:
+        shown = ", ".join(f"{shown} ({name})" for shown, (name, _) in candidates.items())
+        raise ValueError(
+            f"{root} has more than one thing to read, {shown}: give one of them, a glob in quotes, or the format"
+        )
+    return candidates.popitem()[1]
+
+
+def _named(root: str, format: str | None) -> _Found:
+    """A file, or what a glob names."""
+    # pathlib's glob takes no absolute pattern.
+    files = [Path(root)] if Path(root).exists() else sorted(map(Path, glob.glob(root, recursive=True)))  # noqa: PTH207
+    if not files:
+        raise ValueError(f"there is nothing at {root}")
+    name = format or _recognised(files[0])
+    if name is None:
+        raise ValueError(_not_understood(str(files[0]), format))
+    if len(files) > 1 and name not in _SHARDS:
+        raise ValueError(f"{root} names {len(files)} files, which only tar and parquet shards may be; these are {name}")
+    return name, [files[0].parent] if name == "image_folder" else files
+
+
+def _inside(folder: Path) -> dict[str, _Found]:
+    """What a folder has that can be read. Shards whose names differ in their numbers alone belong together."""
+    found: dict[str, _Found] = {}
+    if metadata_files(folder):
+        found[str(folder)] = "image_folder", [folder]
+    for file in sorted([*folder.iterdir(), *folder.glob("annotations/captions_*.json")]):
+        name = _recognised(file) if file.name.endswith(_SUFFIXES) and file.stem != "metadata" else None
+        if name is not None:
+            shown = re.sub(r"\d+", "*", file.name) if name in _SHARDS else file.name
+            found.setdefault(str(file.with_name(shown)), (name, []))[1].append(file)
+    return found
+
+
+_TAR = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")  # The compressed ones are its reader's to refuse.
+_SUFFIXES = (*_TAR, ".parquet", ".json", ".jsonl", ".txt", ".csv", ".token")
+
+
+def _recognised(file: Path) -> str | None:
+    """A file's format, by its content where the suffix leaves it open."""
+    if file.name.endswith(_TAR):
+        return "tar"
+    if file.suffix == ".parquet":
+        return "parquet"
+    if file.stem == "metadata":
+        return "image_folder"
+    if file.suffix == ".json":
+        data = read_json(file)
+        first = {key: rows[0] for key, rows in data.items() if rows and isinstance(rows, list)} if _is(data) else {}
+        if _is(first.get("annotations"), "caption"):
+            return "coco"
+        return "karpathy" if _is(first.get("images"), "sentences") else None
+    try:
+        _, line = next(lines(file), ("", ""))
+        return "flickr" if flickr_kind(line) else "jsonl" if _is(json.loads(line), "image") else None
+    except ValueError:  # neither text nor JSON
+        return None
+
+
+def _is(value: object, *fields: str) -> bool:
+    """Whether it is a JSON object with these fields."""
+    return isinstance(value, dict) and all(field in value for field in fields)
+
+
+def _not_understood(root: str, format: str | None) -> str:
+    understood = "".join(f"\n  {name}: {looks}" for name, looks in FORMATS.items())
+    return f"{root} has nothing that is understood{f' as {format}' if format else ''}; that would be{understood}"

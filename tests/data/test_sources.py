@@ -1,0 +1,191 @@
+"""One line finds one's data; what is not clear is asked for, and nothing is chosen silently."""
+
+import io
+import json
+import logging
+import tarfile
+
+import pytest
+
+from flamingo.data.mixture import Mixture
+from flamingo.data.sources import FORMATS, load, of_split, readable
+from tests.data.shelf import photographs, shows, write
+
+COCO = {
+    "images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}],
+    "annotations": [{"image_id": 1, "caption": "A."}, {"image_id": 2, "caption": "B."}],
+}
+KARPATHY = {
+    "images": [{"filename": f"{x}.png", "split": s, "sentences": [{"raw": f"{x.upper()}."}]} for x, s in ("at", "bv")]
+}
+ROWS = [{"image": "a.png", "caption": "A."}, {"image": "b.png", "caption": "B."}]
+TOKEN = "a.png#0\tA.\nb.png#0\tB.\n"
+BARS = "image_name| comment_number| comment\na.png| 0| A.\nb.png| 0| B.\n"
+
+
+def shard(file, *names, broken=()):
+    photographs(file.parent / "unpacked", *names)
+    with tarfile.open(file, "w") as archive:
+        for name in names:
+            content = b"broken" if name in broken else (file.parent / "unpacked" / name).read_bytes()
+            text = f"{name[0].upper()}.".encode()
+            for member, data in ((name, content), (name.replace(".png", ".txt"), text)):
+                info = tarfile.TarInfo(member)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "images"),
+    [
+        ("captions_val2017.json", COCO, "val2017"),
+        ("annotations/captions_val2017.json", COCO, "val2017"),
+        ("dataset_flickr8k.json", KARPATHY, "Images"),
+        ("captions.txt", "image,caption\na.png,A.\nb.png,B.\n", "Images"),
+        ("Flickr8k.token.txt", TOKEN, "Flicker8k_Dataset"),
+        ("results_20130124.token", TOKEN, "flickr30k-images"),
+        ("results.csv", BARS, "flickr30k_images"),
+        ("mine.jsonl", ROWS, ""),
+        ("metadata.jsonl", [{"file_name": "a.png", "text": "A."}, {"file_name": "b.png", "text": "B."}], ""),
+        ("metadata.csv", "file_name,caption\na.png,A.\nb.png,B.\n", ""),
+    ],
+)
+def test_known_layouts_are_found_from_their_folder_and_from_their_file(name, content, images, tmp_path):
+    photographs(tmp_path / images, "a.png", "b.png")
+    write(tmp_path / "README.md", "# Not this.")
+    write(tmp_path / "licence.txt", "Nor this.")
+    write(tmp_path / "config.json", {"images": [1], "annotations": []})
+    write(tmp_path / name, content)
+    for root in (tmp_path, tmp_path / name):
+        source = load(str(root))
+        assert [image.captions for image in source] == [("A.",), ("B.",)]
+        assert shows(source[0], "a.png") and shows(source[1], "b.png")
+    if images:
+        assert len(load(str(tmp_path / name), images=str(tmp_path / images))) == 2
+
+
+def test_split_folders_of_an_image_folder_are_found(tmp_path):
+    for split in ("train", "test"):
+        photographs(tmp_path / split, "a.png")
+        write(tmp_path / split / "metadata.csv", "file_name,text\na.png,A.\n")
+    source = load(str(tmp_path))
+    assert {image.id: image.split for image in source} == {"train/a.png": "train", "test/a.png": "test"}
+
+
+def test_shards_are_found_by_folder_file_and_glob(tmp_path):
+    one, two = (shard(tmp_path / f"train-{n}.tar", *names) for n, names in ((9, ["c.png"]), (10, ["a.png", "b.png"])))
+    for root in (tmp_path, tmp_path / "train-*.tar", tmp_path / "train-[0-9]*.tar"):
+        assert [image.captions for image in load(str(root))] == [("A.",), ("B.",), ("C.",)]
+    assert len(load(str(two))) == 2 and len(load(str(one))) == 1
+    shard(tmp_path / "dev-0.tar", "d.png")
+    with pytest.raises(
+        ValueError, match=r"more than one thing to read, .*dev-\*\.tar \(tar\), .*train-\*\.tar \(tar\): give"
+    ):
+        load(str(tmp_path))
+    assert len(load(str(tmp_path / "*.tar"))) == 4
+
+
+def test_parquet_shards_are_found_too(tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    from pyarrow import table
+
+    content = [(photographs(tmp_path / "x", name) / name).read_bytes() for name in ("a.png", "b.png")]
+    for n in range(2):
+        pq.write_table(table({"image": [content[n]], "text": ["AB"[n]]}), tmp_path / f"val-0000{n}-of-00002.parquet")
+    source = load(str(tmp_path))
+    assert [image.captions for image in source] == [("A",), ("B",)]
+    assert shows(source[1], "b.png")
+
+
+def test_where_there_are_several_they_are_named_and_one_can_be_said(tmp_path):
+    photographs(tmp_path, "a.png", "b.png")
+    write(tmp_path / "train.jsonl", ROWS)
+    write(
+        tmp_path / "captions.json", {**COCO, "annotations": [{**row, "caption": "C."} for row in COCO["annotations"]]}
+    )
+    with pytest.raises(
+        ValueError, match=r"more than one .*captions\.json \(coco\), .*train\.jsonl \(jsonl\): give one"
+    ):
+        load(str(tmp_path))
+    assert load(str(tmp_path), format="coco")[0].captions == ("C.",)
+    assert load(str(tmp_path), format="jsonl")[0].captions == ("A.",)
+    write(tmp_path / "test.jsonl", ROWS)
+    with pytest.raises(ValueError, match=r"more than one .*test\.jsonl \(jsonl\), .*train\.jsonl \(jsonl\)"):
+        load(str(tmp_path), format="jsonl")
+
+
+def test_what_is_not_understood_is_answered_with_what_would_be(tmp_path):
+    photographs(tmp_path, "a.png")
+    write(tmp_path / "words.txt", "a cat\n")
+    for root in (tmp_path, tmp_path / "words.txt", tmp_path / "a.png"):
+        with pytest.raises(ValueError, match="has nothing that is understood; that would be") as error:
+            load(str(root))
+        assert all(f"\n  {name}: {looks}" in str(error.value) for name, looks in FORMATS.items())
+    with pytest.raises(ValueError, match="nothing that is understood as karpathy"):
+        load(str(tmp_path), format="karpathy")
+    with pytest.raises(ValueError, match=r"format must be one of coco, .*, parquet, got 'voc'"):
+        load(str(tmp_path), format="voc")
+    for root in ("nowhere", "nowhere-*.tar"):
+        with pytest.raises(ValueError, match=f"there is nothing at .*{root[:7]}"):
+            load(str(tmp_path / root))
+
+
+def test_what_would_be_of_no_effect_is_refused(tmp_path):
+    shard(tmp_path / "s.tar", "a.png")
+    with pytest.raises(ValueError, match="images=photographs is of no use: the format tar says where"):
+        load(str(tmp_path / "s.tar"), images="photographs")
+    write(tmp_path / "a.jsonl", ROWS)
+    write(tmp_path / "b.jsonl", ROWS)
+    with pytest.raises(ValueError, match="names 2 files, which only tar and parquet shards may be; these are jsonl"):
+        load(str(tmp_path / "*.jsonl"))
+
+
+def test_a_file_that_was_meant_and_is_broken_says_so_rather_than_being_passed_over(tmp_path):
+    photographs(tmp_path, "a.png", "b.png")
+    write(tmp_path / "captions.json", json.dumps(COCO)[:80])
+    with pytest.raises(ValueError, match=r"captions\.json is no JSON"):
+        load(str(tmp_path))
+    (tmp_path / "captions.json").unlink()
+    with tarfile.open(tmp_path / "s.tar.gz", "w:gz"):
+        pass
+    with pytest.raises(ValueError, match=r"s\.tar\.gz is compressed \(gzip\)"):
+        load(str(tmp_path))
+    with pytest.raises(ValueError, match=r"line 1 is no JSON"):
+        load(str(write(tmp_path / "cut.jsonl", '{"image": ')), format="jsonl")
+
+
+# --------------------------------------------------------------------------------- choosing
+
+
+def test_a_split_is_chosen_by_name_and_unknown_ones_are_answered_with_those_there_are(tmp_path):
+    photographs(tmp_path, "a.png", "b.png", "c.png")
+    splits = {"a.png": "train", "b.png": "dev", "c.png": "train"}
+    rows = [{"image": name, "caption": name, "split": split} for name, split in splits.items()]
+    source = load(str(write(tmp_path / "mine.jsonl", rows)))
+    chosen = of_split(source, "train")
+    assert [image.id for image in chosen] == ["a.png", "c.png"] and len(chosen) == 2
+    assert chosen[-1] == source[2] and chosen[:1] == [source[0]]
+    with pytest.raises(ValueError, match="there is no split 'val'; there are: dev, train"):
+        of_split(source, "val")
+    with pytest.raises(ValueError, match="there is no split 'train'; there are: none"):
+        of_split(load(str(shard(tmp_path / "s.tar", "a.png"))), "train")
+
+
+def test_pictures_that_cannot_be_opened_are_left_out_on_request(tmp_path, caplog):
+    source = load(str(shard(tmp_path / "s.tar", "a.png", "b.png", "c.png", broken=["b.png"])))
+    assert len(source) == 3  # nobody looked
+    with pytest.raises(ValueError, match=r"image .*s\.tar:b\.png cannot be read"):
+        shows(source[1], "b.png")
+    with caplog.at_level(logging.WARNING):
+        kept, skipped = readable(source)
+    assert [image.id for image in kept] == ["a", "c"]
+    assert list(skipped) == ["b"] and "s.tar:b.png cannot be read" in skipped["b"]
+    assert "left out 1 broken images" in caplog.text
+    assert readable(kept)[1] == {}
+
+
+def test_a_source_can_be_drawn_from(tmp_path):
+    source = load(str(shard(tmp_path / "s.tar", "a.png", "b.png", "c.png")))
+    mixture = iter(Mixture({"own": source}, {"own": 1.0}, seed=0))
+    assert sorted(next(mixture)[1].id for _ in range(3)) == ["a", "b", "c"]
