@@ -57,9 +57,8 @@ def captions_of(value: Any) -> tuple[str, ...]:
         raise ValueError("there is no caption")
     if not all(caption.strip() for caption in captions):
         raise ValueError(f"a caption is empty: {reprlib.repr(value)}")
-    "".join(
-        captions
-    ).encode()  # JSON can hold half a character, which no tokenizer takes: a UnicodeError is a ValueError.
+    # JSON can hold half a character, which no tokenizer takes; the UnicodeEncodeError is a ValueError.
+    "".join(captions).encode()
     return tuple(caption.strip() for caption in captions)
 
 

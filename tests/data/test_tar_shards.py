@@ -92,6 +92,7 @@ def test_keys_end_at_the_first_dot_of_the_base_name(tmp_path):
         ("w", ("A bird .",)),
     ]
     assert [value_of(image) for image in source] == [1, 2, 3]
+    assert source.skipped == {}
 
 
 def test_members_of_a_sample_may_lie_apart_and_the_json_speaks_before_the_text(tmp_path):
