@@ -151,12 +151,12 @@ def image_folder(folder: Path) -> list[CaptionedImage]:
 
 
 class Entry(NamedTuple):
-    """What a file says of one image; ``where`` names the place for errors."""
+    """What a file says of one image, unchecked; ``where`` names the place for errors."""
 
     where: str
     id: str
     name: str
-    captions: list[str]
+    captions: list[Any]
     split: str | None = None
 
 
@@ -201,8 +201,8 @@ def _field(record: Any, name: str, kind: Any, where: str | Path) -> Any:
     return value
 
 
-def _captions(row: dict[str, Any], names: tuple[str, ...], where: str) -> list[str]:
-    """Of the one of these fields that is there: ``captions`` is a list, the others are one caption."""
+def _captions(row: dict[str, Any], names: tuple[str, ...], where: str) -> list[Any]:
+    """Of the one of these fields that is there, unchecked: ``captions`` is a list, the others are one caption."""
     there = [name for name in names if name in row]
     if len(there) != 1:
         raise ValueError(f"{where} must have one of {', '.join(names)}; it has {', '.join(there) or 'none of them'}")
