@@ -21,8 +21,14 @@ MAY_IMPORT = {
     "backbones": set(),
     "__init__": {"data", "model"},
 }
-#: Files that import nothing of this project.
-LEAVES = {"data/document.py", "model/attention.py", "evaluation/metrics.py"}
+#: Files that import nothing of this project but what is named here.
+LEAVES: dict[str, set[str]] = {
+    "data/document.py": set(),
+    "model/attention.py": set(),
+    "evaluation/ptb.py": set(),
+    "evaluation/meteor.py": set(),
+    "evaluation/metrics.py": {"flamingo.evaluation.ptb", "flamingo.evaluation.meteor"},
+}
 #: These appear in experiments/ alone.
 ONLY_IN_EXPERIMENTS = {"hydra", "omegaconf", "wandb"}
 
@@ -49,7 +55,8 @@ def test_imports_go_one_way(path):
     if part != "__init__":
         assert "flamingo" not in imported(path), "import the module, not the package"
     if str(place) in LEAVES:
-        assert not ours
+        modules = {".".join(file.relative_to(ROOT).with_suffix("").parts) for file in FILES}
+        assert imported(path) & modules == LEAVES[str(place)]
     assert not {name.split(".")[0] for name in imported(path)} & ONLY_IN_EXPERIMENTS
 
 

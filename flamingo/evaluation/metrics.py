@@ -1,15 +1,25 @@
-"""CIDEr and BLEU by the field's own scorers, and bootstrap intervals over queries."""
+"""Scores of captions by the field's own scorers, and bootstrap intervals over queries."""
 
+import hashlib
+import importlib
 import io
-import string
+import json
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+
+from flamingo.evaluation.meteor import meteor, meteor_counts
+from flamingo.evaluation.meteor import unavailable as meteor_unavailable
+from flamingo.evaluation.ptb import tokenize
+
+CORPUS_METRICS = ("CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "METEOR", "SPICE")
 
 
 @dataclass(frozen=True)
@@ -21,6 +31,8 @@ class Statistic:
     of_sums: Callable[[np.ndarray], np.ndarray]
     #: How many queries (or orders) the score is of.
     n: int
+    #: What the score was computed with, for its row in ``scores.json``.
+    about: dict[str, Any] = field(default_factory=dict)
 
     @property
     def value(self) -> float:
@@ -41,7 +53,9 @@ def spread(statistics: Sequence[Statistic]) -> Statistic:
         each = zip(statistics, np.split(sums, sizes, axis=-1), strict=True)
         return np.asarray(np.std([statistic.of_sums(own) for statistic, own in each], axis=0, ddof=1))
 
-    return Statistic(np.hstack([statistic.parts for statistic in statistics]), of_sums, n=len(statistics))
+    return Statistic(
+        np.hstack([statistic.parts for statistic in statistics]), of_sums, len(statistics), statistics[0].about
+    )
 
 
 def bootstrap(statistic: Statistic, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
@@ -60,37 +74,64 @@ def bootstrap(statistic: Statistic, resamples: int = 1000, seed: int = 0) -> tup
 def corpus_statistics(
     metrics: Sequence[str], outputs: Sequence[str], references: Sequence[Sequence[str]]
 ) -> dict[str, Statistic]:
-    """Scores of all outputs together, against the references of each: ``CIDEr``, ``BLEU-1`` to ``BLEU-4``.
+    """Scores of all outputs together, against the references of each: those of ``CORPUS_METRICS`` that are asked for.
 
-    Raises ValueError for any other name, and ImportError where pycocoevalcap is missing.
+    They equal those of pycocoevalcap, its tokenizer included. Raises ValueError for any other name, and ImportError
+    where pycocoevalcap is missing.
     """
-    names = ("CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
-    if unknown := set(metrics) - set(names):
-        raise ValueError(f"there is no corpus metric {sorted(unknown)[0]!r}; there are {', '.join(names)}")
+    _check(metrics)
     said = [tokenize(output) for output in outputs]
     right = [[tokenize(reference) for reference in several] for several in references]
+    about: dict[str, Any] = {"references": [min(map(len, right)), max(map(len, right))]}
     scores: dict[str, Statistic] = {}
     if "CIDEr" in metrics:
-        scores["CIDEr"] = mean(cider(said, right).tolist())
+        known = about | {"document_frequency": document_frequency(right)}
+        scores["CIDEr"] = replace(mean(cider(said, right).tolist()), about=known)
     if any(metric.startswith("BLEU") for metric in metrics):
         counts = bleu_counts(said, right)
         for order in range(4):
-            scores[names[order + 1]] = Statistic(counts, partial(_bleu_of, order), len(counts))
+            scores[f"BLEU-{order + 1}"] = Statistic(counts, partial(_bleu_of, order), len(counts), about)
+    if "ROUGE-L" in metrics:
+        scores["ROUGE-L"] = replace(mean(rouge(said, right)), about=about)
+    if "METEOR" in metrics:
+        counts = meteor_counts(said, right)
+        scores["METEOR"] = Statistic(counts, meteor, len(counts), about)
+    if "SPICE" in metrics:
+        scores["SPICE"] = replace(mean(spice(said, right)), about=about)
     return {metric: scores[metric] for metric in metrics}
 
 
-def tokenize(caption: str) -> str:
-    """Lower-cased words without punctuation, one blank between them."""
-    return " ".join(caption.lower().translate(str.maketrans("", "", string.punctuation)).split())
+def unavailable(metrics: Sequence[str]) -> dict[str, str]:
+    """Those of the corpus metrics that cannot be computed here, with the reason; nothing is ever downloaded.
+
+    Raises ValueError for a name that is no corpus metric, and ImportError where pycocoevalcap is missing.
+    """
+    _check(metrics)
+    reasons = {}
+    if "METEOR" in metrics and (reason := meteor_unavailable()):
+        reasons["METEOR"] = reason
+    if "SPICE" in metrics and (reason := _spice_unavailable()):
+        reasons["SPICE"] = reason
+    return reasons
+
+
+def document_frequency(references: Sequence[Sequence[str]]) -> dict[str, int | str]:
+    """What CIDEr's document frequencies were counted in: images, captions, and a digest of the tokenized captions.
+
+    The digest (of SHA-256, 16 digits) is the same in any order. CIDEr of different digests does not compare.
+    """
+    images = sorted(sorted(several) for several in references)
+    digest = hashlib.sha256(json.dumps(images).encode()).hexdigest()[:16]
+    return {"images": len(images), "captions": sum(map(len, images)), "digest": digest}
 
 
 def cider(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Float[np.ndarray, " queries"]:
     """CIDEr-D of each query, of tokenized captions; 1.0 is 100 in the papers' tables.
 
     Document frequencies are those of all references given here, so that scores of subsets do not
-    compare, and of a single query it is 0.
+    compare, and of a single query it is 0. Resampling queries leaves the frequencies as they are.
     """
-    scorer = _scorer("CiderScorer")
+    scorer = _scorer("cider.cider_scorer", "CiderScorer", n=4)
     for output, several in zip(outputs, references, strict=True):
         scorer += (output, list(several))
     return scorer.compute_score()[1]
@@ -101,7 +142,7 @@ def bleu_counts(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> 
 
     Of tokenized captions.
     """
-    scorer = _scorer("BleuScorer")
+    scorer = _scorer("bleu.bleu_scorer", "BleuScorer", n=4)
     for output, several in zip(outputs, references, strict=True):
         scorer += (output, list(several))
     rows = []
@@ -121,15 +162,47 @@ def bleu(counts: Float[np.ndarray, "*resamples 10"]) -> Float[np.ndarray, "*resa
     return precision * np.exp(np.minimum(0, 1 - 1 / ratio))
 
 
+def rouge(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    """ROUGE-L of each query, of tokenized captions: best recall and best precision may be of different references."""
+    scorer = _scorer("rouge.rouge", "Rouge")
+    return [scorer.calc_score([output], several) for output, several in zip(outputs, references, strict=True)]
+
+
+def spice(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    """SPICE (its F-score) of each query, of tokenized captions. Raises RuntimeError where it is :func:`unavailable`."""
+    if reason := _spice_unavailable():  # its constructor would download what is missing
+        raise RuntimeError(f"SPICE is unavailable: {reason}")
+    said = {place: [output] for place, output in enumerate(outputs)}
+    right = {place: list(several) for place, several in enumerate(references)}
+    with redirect_stdout(io.StringIO()):
+        _, scores = _scorer("spice.spice", "Spice").compute_score(right, said)
+    return [score["All"]["f"] for score in scores]
+
+
+def _spice_unavailable() -> str | None:
+    folder = Path(_scorer_module("spice.get_stanford_models").SPICEDIR) / "lib"
+    jars = [folder / f"stanford-corenlp-3.6.0{part}.jar" for part in ("", "-models")]
+    if missing := [jar for jar in jars if not jar.is_file()]:
+        return f"{missing[0]} is missing"
+    return None if shutil.which("java") else "there is no java"
+
+
+def _check(metrics: Sequence[str]) -> None:
+    if unknown := set(metrics) - set(CORPUS_METRICS):
+        raise ValueError(f"there is no corpus metric {min(unknown)!r}; there are {', '.join(CORPUS_METRICS)}")
+
+
 def _bleu_of(order: int, counts: np.ndarray) -> np.ndarray:
     return bleu(counts)[..., order]
 
 
-def _scorer(name: str) -> Any:
+def _scorer(module: str, name: str, **kwargs: int) -> Any:
+    return getattr(_scorer_module(module), name)(**kwargs)
+
+
+def _scorer_module(name: str) -> Any:
     try:
         with redirect_stdout(io.StringIO()):
-            from pycocoevalcap.bleu.bleu_scorer import BleuScorer
-            from pycocoevalcap.cider.cider_scorer import CiderScorer
+            return importlib.import_module(f"pycocoevalcap.{name}")
     except ImportError as error:
-        raise ImportError("CIDEr and BLEU need the package pycocoevalcap: pip install pycocoevalcap") from error
-    return {"BleuScorer": BleuScorer, "CiderScorer": CiderScorer}[name](n=4)
+        raise ImportError("corpus metrics need the package pycocoevalcap: pip install pycocoevalcap") from error

@@ -1,9 +1,12 @@
 """Rows of predictions -> rows of scores, with intervals; no model is needed."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
-from flamingo.evaluation.metrics import Statistic, bootstrap, corpus_statistics, mean, spread
+from flamingo.evaluation.metrics import Statistic, bootstrap, corpus_statistics, mean, spread, unavailable
+
+log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 #: What a setting is told apart by, in the files of predictions and of scores alike.
@@ -19,9 +22,17 @@ def scores(predictions: Sequence[Row], corpus_metrics: Sequence[str]) -> list[Ro
     """For each setting and metric the score of order 0, and with several orders their standard deviation.
 
     Rows as in ``scores.json``. The interval is the 95% bootstrap interval over queries, the same for
-    the same rows. A metric that no query has, or in some order none, has no row. Raises ValueError
-    for an unknown corpus metric, and for one that the task's own metrics have, too.
+    the same rows. A metric that no query has, or in some order none, has no row. Rows of corpus
+    metrics also have ``references``, the least and most that a query has, and those of CIDEr
+    ``document_frequency``, what its document frequencies were counted in: only where that is the
+    same do values compare. A corpus metric that cannot be computed here is left out and logged.
+
+    Raises ValueError for an unknown corpus metric, and for one that the task's own metrics have, too.
     """
+    missing = unavailable(corpus_metrics) if corpus_metrics else {}
+    for metric, reason in missing.items():
+        log.warning("%s is left out: %s", metric, reason)
+    corpus_metrics = [metric for metric in corpus_metrics if metric not in missing]
     settings: dict[tuple[Any, ...], dict[int, list[Row]]] = {}
     for row in predictions:
         settings.setdefault(key(row), {}).setdefault(row["order"], []).append(row)
@@ -37,7 +48,7 @@ def scores(predictions: Sequence[Row], corpus_metrics: Sequence[str]) -> list[Ro
                     named[f"{metric}_order_std"] = spread([own[metric] for own in of_order])
         for metric, statistic in named.items():
             row = {"metric": metric, "value": statistic.value, "ci95": list(bootstrap(statistic)), "n": statistic.n}
-            rows.append({**dict(zip(KEY, setting, strict=True)), **row})
+            rows.append({**dict(zip(KEY, setting, strict=True)), **row, **statistic.about})
     return rows
 
 

@@ -30,7 +30,7 @@ class Task(Protocol):
     #: Whether the 0-shot variant makes sense that shows two demonstrations without their images
     #: (Flamingo, section 3.1).
     text_only: bool
-    #: Metrics of all outputs together: ``CIDEr``, ``BLEU-1`` to ``BLEU-4``; or none.
+    #: Metrics of all outputs together, of ``metrics.CORPUS_METRICS``; or none.
     corpus_metrics: tuple[str, ...]
 
     def queries(self) -> Sequence[Example]:

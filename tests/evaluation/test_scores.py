@@ -1,8 +1,11 @@
 """Predictions become rows of scores: one for each setting and metric."""
 
+import json
+
 import pytest
 
 from flamingo.evaluation.scores import scores
+from flamingo.report.results import read_scores
 from tests.evaluation.test_files import row
 
 
@@ -54,3 +57,31 @@ def test_corpus_metrics_are_of_the_outputs_of_one_setting():
 def test_a_metric_has_one_meaning():
     with pytest.raises(ValueError, match="t scores CIDEr per query, and names it as corpus metric"):
         scores([scored("a", CIDEr=1.0)], ("CIDEr",))
+
+
+def test_rows_of_corpus_metrics_say_what_they_were_computed_with(tmp_path):
+    predictions = [
+        scored("a", order, output="a dog runs", references=["a dog runs", "dogs"], x=1.0) for order in (0, 1)
+    ] + [scored("b", order, output="two cats", references=["a cat"], x=0.0) for order in (0, 1)]
+    rows = scores(predictions, ("CIDEr", "BLEU-1"))
+    about = {
+        row["metric"]: {field: row[field] for field in ("references", "document_frequency") if field in row}
+        for row in rows
+    }
+    assert about["x"] == about["x_order_std"] == {}
+    assert about["BLEU-1"] == about["BLEU-1_order_std"] == {"references": [1, 2]}
+    assert about["CIDEr"] == about["CIDEr_order_std"] and about["CIDEr"]["references"] == [1, 2]
+    frequency = about["CIDEr"]["document_frequency"]
+    assert (frequency["images"], frequency["captions"]) == (2, 3)
+    (tmp_path / "scores.json").write_text(json.dumps(rows))
+    assert [score.metric for score in read_scores(tmp_path / "scores.json")] == [row["metric"] for row in rows]
+
+
+def test_a_metric_that_cannot_be_computed_here_is_left_out_with_one_line(monkeypatch, caplog):
+    monkeypatch.setenv("PATH", "")
+    predictions = [scored("a", shots=shots, output="a dog") for shots in (0, 4, 8)]
+    rows = scores(predictions, ("METEOR", "ROUGE-L"))
+    assert [(row["metric"], row["value"]) for row in rows] == [("ROUGE-L", 1.0)] * 3
+    assert caplog.messages == ["METEOR is left out: there is no java"]
+    with pytest.raises(ValueError, match="there is no corpus metric 'meteor'"):
+        scores(predictions, ("meteor",))

@@ -1,0 +1,64 @@
+"""METEOR 1.5 (Denkowski and Lavie, 2014) by the jar of pycocoevalcap, from counts that can be added."""
+
+import importlib.util
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+# English, as pycocoevalcap asks for it; the weights are of exact matches, stems, synonyms and paraphrases.
+_ALPHA, _BETA, _GAMMA, _DELTA, _WEIGHTS = 0.85, 0.2, 0.6, 0.75, np.array([1.0, 0.6, 0.8, 0.6])
+# Columns of counts: words (output, reference), function words (likewise), 4 matchers times (content words of the
+# output, of the reference, function words of the output, of the reference), chunks, matched words (output, reference).
+_COLUMNS = 23
+
+
+def unavailable() -> str | None:
+    """Why METEOR cannot be computed here, or None where it can."""
+    if shutil.which("java") is None:
+        return "there is no java"
+    return None if _jar().is_file() else f"{_jar()} is missing"
+
+
+def meteor_counts(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Float[np.ndarray, "queries 23"]:
+    """What METEOR counts for each query, against the reference that scores best; of tokenized captions.
+
+    The jar runs once, which costs some seconds for its paraphrases, and has ended when this returns or raises. Raises
+    RuntimeError with what it said where it fails.
+    """
+    queries = zip(outputs, references, strict=True)
+    lines = [" ||| ".join(["SCORE", *several, output]) + "\n" for output, several in queries]
+    command = ["java", "-Dfile.encoding=UTF-8", "-Xmx2G", "-jar", _jar().name, "-", "-", "-stdio", "-l", "en", "-norm"]
+    done = subprocess.run(command, cwd=_jar().parent, input="".join(lines), capture_output=True, encoding="utf-8")
+    rows = done.stdout.splitlines()
+    if done.returncode or len(rows) != len(lines):
+        raise RuntimeError(f"METEOR gave {len(rows)} of {len(lines)} answers and ended with: {done.stderr.strip()}")
+    counts = np.array([row.split() for row in rows], dtype=float).reshape(-1, _COLUMNS)
+    # A caption that matches from end to end is not broken into chunks at all.
+    chunks, matched = counts[:, 20], counts[:, 21:]
+    chunks[(chunks == 1) & (matched == counts[:, :2]).all(axis=1)] = 0
+    return counts
+
+
+def meteor(counts: Float[np.ndarray, "*resamples 23"]) -> Float[np.ndarray, "*resamples"]:
+    """METEOR of summed :func:`meteor_counts`: a harmonic mean of precision and recall, less what is out of order."""
+    words, function = counts[..., :2], counts[..., 2:4]
+    # By matcher, content or function words, output or reference.
+    matches = counts[..., 4:20].reshape(*counts.shape[:-1], 4, 2, 2)
+    content_matches, function_matches = np.moveaxis(np.tensordot(matches, _WEIGHTS, axes=(-3, 0)), -2, 0)
+    weighted = _DELTA * content_matches + (1 - _DELTA) * function_matches
+    with np.errstate(invalid="ignore", divide="ignore"):  # what divides by nothing has no match
+        precision, recall = np.moveaxis(weighted / (_DELTA * (words - function) + (1 - _DELTA) * function), -1, 0)
+        mean = precision * recall / (_ALPHA * precision + (1 - _ALPHA) * recall)
+        broken = (counts[..., 20] / counts[..., 21:].mean(axis=-1)) ** _BETA
+    return np.asarray(np.nan_to_num(mean * (1 - _GAMMA * broken)))
+
+
+def _jar() -> Path:
+    package = importlib.util.find_spec("pycocoevalcap")
+    if package is None or not package.submodule_search_locations:
+        raise ImportError("METEOR needs the package pycocoevalcap: pip install pycocoevalcap")
+    return Path(package.submodule_search_locations[0]) / "meteor" / "meteor-1.5.jar"
