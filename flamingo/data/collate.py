@@ -22,15 +22,17 @@ class Example:
     #: What to predict; -100 where the loss does not count. None in a prompt.
     labels: Int[Tensor, " t"] | None
     pixel_values: Float[Tensor, "m f c h w"] | None
+    #: The frozen encoder's features, in the place of pixels.
+    image_features: Float[Tensor, "m f p v"] | None = None
 
 
 def collate(examples: Sequence[Example], pad_token_id: int, padding_side: PaddingSide) -> dict[str, Tensor]:
     """Pad to the longest example and to the most images.
 
     Returns ``input_ids``, ``attention_mask``, ``image_index`` [b t], ``labels`` [b t] unless the
-    examples are prompts, and ``pixel_values`` [b m f c h w] unless no example has an image. Places
-    without an image are zeros, which no ``image_index`` names. Raises ValueError for examples that
-    do not fit into one batch.
+    examples are prompts, and ``pixel_values`` [b m f c h w] or ``image_features`` [b m f p v] unless no
+    example has an image. Places without an image are zeros, which no ``image_index`` names. Raises
+    ValueError for examples that do not fit into one batch.
     """
     if not examples:
         raise ValueError("cannot make a batch of no examples")
@@ -53,14 +55,22 @@ def collate(examples: Sequence[Example], pad_token_id: int, padding_side: Paddin
         batch["labels"] = pad(labels, -100)
     elif labels:
         raise ValueError("a batch holds either prompts, which have no labels, or training examples; not both")
-    pixels = [example.pixel_values for example in examples]
-    shapes = {images.shape[1:] for images in pixels if images is not None}
-    if len(shapes) > 1:
-        raise ValueError(f"images of one batch must have the same frames and size [f c h w], got {sorted(shapes)}")
-    if shapes:
-        most = max(len(images) for images in pixels if images is not None)
-        batch["pixel_values"] = torch.zeros(len(examples), most, *shapes.pop())
-        for row, images in zip(batch["pixel_values"], pixels, strict=True):
-            if images is not None:
-                row[: len(images)] = images
+    for name in ("pixel_values", "image_features"):
+        images = [getattr(example, name) for example in examples]
+        if any(own is not None for own in images):
+            batch[name] = _padded_images(images, name)
+    if "pixel_values" in batch and "image_features" in batch:
+        raise ValueError("the images of one batch are either pixels or features, not both")
     return batch
+
+
+def _padded_images(images: Sequence[Tensor | None], name: str) -> Float[Tensor, "b m f *features"]:
+    shapes = {own.shape[1:] for own in images if own is not None}
+    if len(shapes) > 1:
+        raise ValueError(f"{name} of one batch must have the same frames and size, got {sorted(map(list, shapes))}")
+    given = [own for own in images if own is not None]
+    padded = given[0].new_zeros(len(images), max(map(len, given)), *shapes.pop())
+    for row, own in zip(padded, images, strict=True):
+        if own is not None:
+            row[: len(own)] = own
+    return padded

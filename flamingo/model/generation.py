@@ -44,7 +44,9 @@ class FlamingoGeneration(GenerationMixin):
         if self.training and any(getattr(layer, "gradient_checkpointing", False) for layer in layers):
             # transformers takes the cache away from checkpointed layers, and every token would see only itself.
             raise ValueError("generate with gradient checkpointing needs evaluation mode: call model.eval() first")
-        images = (kwargs.pop(name, None) for name in ("pixel_values", "visual_tokens", "visual_cache"))
+        images = (
+            kwargs.pop(name, None) for name in ("pixel_values", "image_features", "visual_tokens", "visual_cache")
+        )
         cache, image_index = self._images(input_ids, kwargs.pop("image_index", None), *images)
 
         def setting(name: str) -> Any:

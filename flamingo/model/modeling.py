@@ -246,8 +246,17 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         flat = rearrange(pixel_values, "b m f c h w -> (b m f) c h w").to(self.vision_model.dtype)
         with torch.no_grad():
             features = encode_patches(self.vision_model, flat, self.config.vision_features)
-        features = rearrange(features, "(b m f) p v -> b m f p v", b=b, m=m, f=f)
-        return self.resampler(features.to(self.resampler.latents.dtype))
+        return self.resample(rearrange(features, "(b m f) p v -> b m f p v", b=b, m=m, f=f))
+
+    def resample(self, image_features: Float[Tensor, "b m f p v"]) -> Float[Tensor, "b m r v"]:
+        """Visual tokens of frozen features that are at hand already: see :mod:`flamingo.features`."""
+        if image_features.shape[-1] != self.config.vision_width:
+            raise ValueError(
+                f"image_features [b m f p v] are {image_features.shape[-1]} wide, but v is {self.config.vision_width}"
+            )
+        if image_features.shape[1] == 0:
+            return self._no_visual_tokens(len(image_features))
+        return self.resampler(image_features.to(self.resampler.latents.dtype))
 
     def _no_visual_tokens(self, documents: int) -> Tensor:
         latents = self.resampler.latents
@@ -264,6 +273,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         attention_mask: Int[Tensor, "bn s"] | Bool[Tensor, "bn 1 t s"] | dict | None = None,
         image_index: Int[Tensor, "bn t"] | None = None,
         pixel_values: Float[Tensor, "b m c h w"] | Float[Tensor, "b m f c h w"] | None = None,
+        image_features: Float[Tensor, "b m f p v"] | None = None,
         visual_tokens: Float[Tensor, "b m r v"] | None = None,
         visual_cache: VisualCache | None = None,
         labels: Int[Tensor, "bn t"] | None = None,
@@ -276,14 +286,17 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         """Logits, and with ``labels`` the mean next-token loss over those that are not -100.
 
         ``image_index`` says which image a token sees (-1 for none); the processor makes it. Images
-        come as pixels, as visual tokens (:meth:`encode_images`) or as :meth:`visual_cache`; without
-        any, the text sees none. An ``attention_mask`` that is not [bn s] is one that transformers has
-        prepared for a cache of fixed size. ``num_items_in_batch``: see :func:`next_token_loss`.
-        Further arguments go to the language model. Raises ValueError where these do not fit together.
+        come as pixels, as the frozen encoder's features, as visual tokens (:meth:`encode_images`) or as
+        :meth:`visual_cache`; without any, the text sees none. An ``attention_mask`` that is not [bn s] is
+        one that transformers has prepared for a cache of fixed size. ``num_items_in_batch``: see
+        :func:`next_token_loss`. Further arguments go to the language model. Raises ValueError where these
+        do not fit together.
         """
         if labels is not None:
             kwargs.setdefault("use_cache", False)
-        cache, image_index = self._images(input_ids, image_index, pixel_values, visual_tokens, visual_cache)
+        cache, image_index = self._images(
+            input_ids, image_index, pixel_values, image_features, visual_tokens, visual_cache
+        )
         if position_ids is None and isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
             position_ids = _positions(attention_mask)[:, -input_ids.shape[1] :]
         if unknown := kwargs.keys() - self._language_model_arguments - TransformersKwargs.__annotations__.keys():
@@ -311,13 +324,15 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         input_ids: Tensor,
         image_index: Tensor | None,
         pixel_values: Tensor | None,
+        image_features: Tensor | None,
         visual_tokens: Tensor | None,
         visual_cache: VisualCache | None,
     ) -> tuple[VisualCache, Tensor]:
         """Whatever the images came as, their keys and values; and an ``image_index`` that fits them."""
-        given = sum(images is not None for images in (pixel_values, visual_tokens, visual_cache))
+        ways = (pixel_values, image_features, visual_tokens, visual_cache)
+        given = sum(images is not None for images in ways)
         if given > 1:
-            raise ValueError("give images once: as pixel_values, visual_tokens or visual_cache")
+            raise ValueError("give images once: as pixel_values, image_features, visual_tokens or visual_cache")
         if image_index is None:
             if given:
                 raise ValueError("images need an image_index, which says which of them each token sees")
@@ -329,6 +344,8 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         if visual_cache is None:
             if pixel_values is not None:
                 visual_tokens = self.encode_images(pixel_values)
+            elif image_features is not None:
+                visual_tokens = self.resample(image_features)
             if visual_tokens is None:
                 visual_tokens = self._no_visual_tokens(len(input_ids))
             if visual_tokens.shape[-1] != self.config.vision_width:

@@ -12,6 +12,12 @@ def example(length, images=0, labels=True, size=2):
     return Example(ids, torch.full((length,), images - 1), ids if labels else None, pixels)
 
 
+def features(length, images=1):
+    ids = torch.arange(1, length + 1)
+    kept = torch.full((images, 1, 4, 6), float(length), dtype=torch.float16)
+    return Example(ids, torch.full((length,), images - 1), ids, None, kept)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_is_on_the_given_side_and_nobodys(side):
     batch = collate([example(2, images=1), example(4, images=3), example(3)], pad_token_id=9, padding_side=side)
@@ -27,6 +33,13 @@ def test_padding_is_on_the_given_side_and_nobodys(side):
     assert batch["pixel_values"].amax(dim=(2, 3, 4, 5)).tolist() == [[2, 0, 0], [4, 4, 4], [0, 0, 0]]
 
 
+def test_features_take_the_place_of_pixels_in_their_own_precision():
+    batch = collate([features(2), features(3, images=2), example(4)], 0, "right")
+    assert "pixel_values" not in batch
+    assert batch["image_features"].dtype == torch.float16
+    assert batch["image_features"].amax(dim=(2, 3, 4)).tolist() == [[2, 0], [3, 3], [0, 0]]
+
+
 def test_without_images_or_labels_the_batch_has_none():
     batch = collate([example(2, labels=False), example(3, labels=False)], 0, "left")
     assert batch.keys() == {"input_ids", "attention_mask", "image_index"}
@@ -37,7 +50,8 @@ def test_without_images_or_labels_the_batch_has_none():
     [
         ([], "no examples"),
         ([example(2), example(2, labels=False)], "either prompts, which have no labels, or training examples"),
-        ([example(2, 1), example(2, 1, size=3)], r"same frames and size \[f c h w\]"),
+        ([example(2, 1), example(2, 1, size=3)], "pixel_values of one batch must have the same frames and size"),
+        ([example(2, 1), features(2)], "either pixels or features, not both"),
     ],
 )
 def test_examples_that_do_not_fit_together_are_refused(examples, message):
