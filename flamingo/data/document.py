@@ -16,6 +16,9 @@ class Readable(Protocol):
 
 Frame = PILImage.Image | Readable | str
 
+#: What the text of an image begins with that is to be captioned (Flamingo, section 3.1 and appendix B).
+PROMPT = "Output:"
+
 
 @dataclass(frozen=True)
 class Text:

@@ -10,14 +10,14 @@ from flamingo.data.captions import captions_of
 from flamingo.data.shards import Broken, Sample, Shards
 
 
-def parquet(files: Iterable[str | Path], split: str | None = None) -> Shards:
+def parquet(files: Iterable[str | Path]) -> Shards:
     """Rows with ``image``, bytes or a struct of ``bytes`` and ``path``, and ``captions``, ``caption`` or ``text``.
 
     An image's id is in the column ``id``, or else it is ``STEM/ROW`` of the file. Opening a picture
     reads its whole row group, of which the last four are kept: in a random order that is slow where row
     groups are large. Raises ImportError where pyarrow is missing.
     """
-    return Shards(files, split, _samples, ParquetCell)
+    return Shards(files, _samples, ParquetCell)
 
 
 @dataclass(frozen=True)

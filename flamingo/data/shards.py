@@ -7,6 +7,7 @@ names it. Whether the pictures themselves can be opened shows later; see
 
 import json
 import logging
+import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -46,23 +47,23 @@ class Shards(Lazy):
     def __init__(
         self,
         files: Iterable[str | Path],
-        split: str | None,
         samples: Callable[[str], Iterator[Sample | Broken]],
         frame: Callable[..., Readable],
     ) -> None:
-        """Raises ValueError for a file that cannot be read, an id that is there twice, and if no sample is whole."""
+        """Raises ValueError for a file that cannot be read, an id twice in a split, and if no sample is whole."""
         self.files = sorted(map(str, files))
-        self.split = split
+        self.splits = [split_of(file) for file in self.files]
         self.skipped: dict[str, str] = {}
         self._frame = frame
         self._index, self._ends = bytearray(), array("Q", [0])
-        holders: dict[str, str] = {}
+        holders: dict[tuple[str | None, str], str] = {}
         for number, file in enumerate(tqdm(self.files, "indexing", unit=" shards", delay=5)):
             broken: dict[str, str] = {}
             for sample in samples(file):
-                if sample.id in holders:
-                    raise ValueError(f"the id {sample.id!r} is in {holders[sample.id]} and again in {file}")
-                holders[sample.id] = file
+                name = self.splits[number], sample.id
+                if name in holders:
+                    raise ValueError(f"the id {sample.id!r} is in {holders[name]} and again in {file}")
+                holders[name] = file
                 if isinstance(sample, Broken):
                     broken[sample.id] = sample.reason
                 else:
@@ -80,4 +81,10 @@ class Shards(Lazy):
 
     def item(self, place: int) -> CaptionedImage:
         number, id, captions, where = json.loads(self._index[self._ends[place] : self._ends[place + 1]])
-        return CaptionedImage(id, Image(self._frame(self.files[number], *where)), tuple(captions), self.split)
+        return CaptionedImage(id, Image(self._frame(self.files[number], *where)), tuple(captions), self.splits[number])
+
+
+def split_of(file: str) -> str | None:
+    """The word before a shard's number: of ``train-000017.tar`` and ``train-00017-of-00100.parquet`` it is train."""
+    named = re.match(r"([A-Za-z]+)[-_]\d", Path(file).name)
+    return named[1] if named else None

@@ -3,7 +3,6 @@
 import glob
 import json
 import logging
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -130,14 +129,14 @@ def _named(root: str, format: str | None) -> _Found:
 
 
 def _inside(folder: Path) -> dict[str, _Found]:
-    """What a folder has that can be read. Shards whose names differ in their numbers alone belong together."""
+    """What a folder has that can be read. Its shards of one kind belong together: their names tell splits apart."""
     found: dict[str, _Found] = {}
     if metadata_files(folder):
         found[str(folder)] = "image_folder", [folder]
     for file in sorted([*folder.iterdir(), *folder.glob("annotations/captions_*.json")]):
         name = _recognised(file) if file.name.endswith(_SUFFIXES) and file.stem != "metadata" else None
         if name is not None:
-            shown = re.sub(r"\d+", "*", file.name) if name in _SHARDS else file.name
+            shown = f"*{file.suffix}" if name in _SHARDS else file.name
             found.setdefault(str(file.with_name(shown)), (name, []))[1].append(file)
     return found
 

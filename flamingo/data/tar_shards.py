@@ -15,13 +15,13 @@ _IMAGES = ("jpg", "jpeg", "png", "webp")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
-def tar(files: Iterable[str | Path], split: str | None = None) -> Shards:
+def tar(files: Iterable[str | Path]) -> Shards:
     """``KEY.jpg`` (or ``jpeg``, ``png``, ``webp``) with ``KEY.json`` or ``KEY.txt``; an image's id is its KEY.
 
     A key ends at the first dot of the base name. The JSON has ``captions``, a list, or ``caption``;
     where it has neither, the text file is the caption. Members with other suffixes are let be.
     """
-    return Shards(files, split, _samples, TarMember)
+    return Shards(files, _samples, TarMember)
 
 
 @dataclass(frozen=True)

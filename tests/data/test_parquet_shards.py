@@ -41,13 +41,13 @@ def test_pictures_and_captions_belong_together_across_row_groups_and_files(kind,
     texts = [[f"{i} one", f" {i} two"] if name == "captions" else f"{i} one" for i in range(8)]
     shard(tmp_path / "b.parquet", [5, 6, 7], kind, **{name: texts[5:]})
     shard(tmp_path / "a.parquet", [0, 1, 2, 3, 4], kind, **{name: texts[:5]})
-    source = parquet(sorted(tmp_path.glob("*.parquet"), reverse=True), split="val")
+    source = parquet(sorted(tmp_path.glob("*.parquet"), reverse=True))
     assert [value_of(image) for image in source] == list(range(8))
     assert [value_of(image) for image in reversed(source)] == list(range(8))[::-1]
     assert [image.captions[0] for image in source] == [f"{i} one" for i in range(8)]
     assert source[6].captions == (("6 one", "6 two") if name == "captions" else ("6 one",))
     assert [image.id for image in source][3:6] == ["a/3", "a/4", "b/0"]
-    assert source[0].split == "val" and source.skipped == {}
+    assert source[0].split is None and source.skipped == {}
 
 
 def test_lists_may_stand_under_any_name_and_ids_in_a_column(tmp_path):

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from flamingo.data.document import Document, Image, Readable, Text
 from flamingo.data.pictures import open_image
+from flamingo.data.shards import split_of
 from flamingo.data.tar_shards import TarMember, tar
 
 
@@ -56,12 +57,20 @@ def two(tmp_path):
 
 
 def test_samples_come_in_the_order_of_shards_and_members_with_their_own_pictures(two):
-    source = tar(two, split="train")
+    source = tar(two)
     assert len(source) == 5 and source.skipped == {}
     assert [image.id for image in source] == ["a", "b", "c", "d", "e"]
     assert [value_of(image) for image in source] == [0, 1, 2, 3, 4]
     assert [image.captions for image in source] == [(f"{key} one", f"{key} two") for key in "abcde"]
-    assert {image.split for image in source} == {"train"} and tar(two)[0].split is None
+
+
+def test_a_shards_split_is_the_word_before_its_number_and_may_repeat_the_ids_of_another(tmp_path):
+    for value, (name, key) in enumerate((("train-0", "a"), ("train-1", "b"), ("dev-0", "a"), ("cc3m", "c"))):
+        shard(tmp_path / f"{name}.tar", sample(key, value))
+    source = tar(tmp_path.glob("*.tar"))
+    assert {(image.split, value_of(image)) for image in source} == {("train", 0), ("train", 1), ("dev", 2), (None, 3)}
+    assert split_of("x/train-00017-of-00100.parquet") == "train"
+    assert split_of("x/1-train.tar") is None
 
 
 def test_it_is_a_sequence(two):

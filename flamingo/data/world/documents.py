@@ -9,13 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from flamingo.data.document import Document, Image, Part, Text
+from flamingo.data.document import PROMPT, Document, Image, Part, Text
 from flamingo.data.world.drawing import draw
 from flamingo.data.world.drills import SYLLABLES, chant, recital
 from flamingo.data.world.language import NUMBERS, PLACES, PLAIN, Dialect, caption, plural, random_dialect
 from flamingo.data.world.scenes import COLOURS, SHAPES, SIZES, Kind, Scene, Split, neighbours, random_scene, split_of
 
-PROMPT = "Output:"
 WAYS = (2, 3, 4, 5)
 
 

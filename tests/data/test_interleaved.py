@@ -1,0 +1,82 @@
+"""Documents of captioned images: which images, in which order, with which captions."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from flamingo.data.captions import CaptionedImage
+from flamingo.data.document import Image, Text
+from flamingo.data.interleaved import Interleaved
+
+SOURCE = [CaptionedImage(f"p{i}", Image(f"p{i}.jpg"), (f"caption {i} a", f"caption {i} b"), None) for i in range(12)]
+#: Of image i: i + 1, i + 2, ... round the clock.
+NEIGHBOURS = np.array([[(i + k) % 12 for k in range(1, 6)] for i in range(12)])
+
+
+def shown(document):
+    """Numbers of the images, and the captions."""
+    images = [int(part.frames[0][1:-4]) for part in document.parts if isinstance(part, Image)]
+    texts = [part.text for part in document.parts if isinstance(part, Text) and part.train]
+    return images, texts
+
+
+def test_a_document_is_a_function_of_seed_and_index():
+    documents = Interleaved(SOURCE, 1, 1, 5)
+    assert [shown(documents[i]) for i in range(40)] == [shown(Interleaved(SOURCE, 1, 1, 5)[i]) for i in range(40)]
+    assert [shown(documents[i]) for i in range(40)] != [shown(Interleaved(SOURCE, 2, 1, 5)[i]) for i in range(40)]
+    assert len({tuple(shown(documents[7 + 12 * round])[0]) for round in range(20)}) > 10
+
+
+def test_each_image_comes_once_with_one_of_its_own_captions():
+    documents = Interleaved(SOURCE, 0, 1, 5)
+    lengths, captions = Counter(), set()
+    for index in range(300):
+        images, texts = shown(documents[index])
+        assert len(set(images)) == len(images)
+        assert images[-1] == index % 12
+        assert all(text[:-2] == f" caption {image}" for image, text in zip(images, texts, strict=True))
+        lengths[len(images)] += 1
+        captions |= set(texts)
+    assert lengths.keys() == {1, 2, 3, 4, 5}
+    assert min(lengths.values()) > 30
+    assert len(captions) == 24
+
+
+def test_the_prompt_is_not_trained_on():
+    parts = Interleaved(SOURCE, 0, 2, 2)[0].parts
+    assert [part.train for part in parts if isinstance(part, Text)] == [False, True] * 2
+    assert parts[1] == Text("Output:", train=False)
+
+
+def test_neighbours_come_in_rising_similarity():
+    documents = Interleaved(SOURCE, 0, 4, 4, similar=1.0, neighbours=NEIGHBOURS)
+    assert shown(documents[2])[0] == [5, 4, 3, 2]
+    assert shown(documents[11])[0] == [2, 1, 0, 11]
+
+
+def test_a_share_of_the_documents_is_of_neighbours():
+    documents = Interleaved(SOURCE, 0, 4, 4, similar=0.3, neighbours=NEIGHBOURS)
+    alike = [shown(documents[i])[0] == [(i + k) % 12 for k in (3, 2, 1, 0)] for i in range(1200)]
+    assert sum(alike) / len(alike) == pytest.approx(0.3, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 0, 3), "least=0 to most=3 images"),
+        ((0, 2, 13), "cannot be made of 12"),
+        ((0, 4, 3), "least=4 to most=3"),
+        ((0, 1, 3, 1.5), "similar must lie in"),
+        ((0, 1, 3, 0.5), "up to 3 images need 2 of each"),
+        ((0, 1, 7, 0.5, NEIGHBOURS), "up to 7 images need 6 of each"),
+    ],
+)
+def test_what_cannot_be_made_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Interleaved(SOURCE, *arguments)
+
+
+def test_the_sequence_ends():
+    with pytest.raises(IndexError):
+        Interleaved(SOURCE, 0, 1, 2)[12000]
