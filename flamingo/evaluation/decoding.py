@@ -12,6 +12,7 @@ from flamingo.data import collate
 from flamingo.data.document import Document, Frame, Image
 from flamingo.data.pictures import open_image
 from flamingo.data.processor import FlamingoProcessor
+from flamingo.features import FeatureStore
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 
 #: Pictures that go through the encoder at once: prompts hold many, and it runs long before the language model.
@@ -21,12 +22,19 @@ _PICTURES_AT_ONCE = 32
 class Decoder:
     """Continues prompts. The visual tokens of all pictures seen so far stay on the model's device."""
 
-    def __init__(self, model: FlamingoForConditionalGeneration, processor: FlamingoProcessor, batch_size: int) -> None:
+    def __init__(
+        self,
+        model: FlamingoForConditionalGeneration,
+        processor: FlamingoProcessor,
+        batch_size: int,
+        features: FeatureStore | None = None,
+    ) -> None:
+        """``features``: those of all pictures, so that none needs to be opened and encoded."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be positive, got {batch_size}")
         if model.training:
             raise ValueError("the model is in training mode: call model.eval() first")
-        self.model, self.processor, self.batch_size = model, processor, batch_size
+        self.model, self.processor, self.batch_size, self.features = model, processor, batch_size, features
         self._visual_tokens: dict[tuple[str, ...], Float[Tensor, "r v"]] = {}
         context = getattr(model.config.text_config, "max_position_embeddings", None)
         self._context = min(processor.tokenizer.model_max_length, context or processor.tokenizer.model_max_length)
@@ -94,13 +102,18 @@ class Decoder:
         waiting = list(new.items())
         for start in range(0, len(waiting), _PICTURES_AT_ONCE):
             some = waiting[start : start + _PICTURES_AT_ONCE]
-            pixels = self.processor.pixel_values([image for _, image in some]).to(self.model.device)
-            tokens = self.model.encode_images(pixels.unsqueeze(0))[0]
+            tokens = self._resampled([image for _, image in some])
             self._visual_tokens.update(zip((key for key, _ in some), tokens.unbind(), strict=True))
         rows = [[self._visual_tokens[key] for key in row_keys] for row_keys in keys]
         nothing = torch.zeros_like(next(iter(self._visual_tokens.values())))
         most = max(map(len, rows))
         return torch.stack([torch.stack([*row, *[nothing] * (most - len(row))]) for row in rows])
+
+    def _resampled(self, images: Sequence[Image]) -> Float[Tensor, "m r v"]:
+        if self.features is None:
+            pixels = self.processor.pixel_values(images).to(self.model.device)
+            return self.model.encode_images(pixels.unsqueeze(0))[0]
+        return self.model.resample(self.features.stacked(images).to(self.model.device).unsqueeze(0))[0]
 
 
 def _key(frame: Frame) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from flamingo.data.document import Document, EndOfChunk, Part, Text
 from flamingo.data.processor import END_OF_CHUNK_TOKEN, IMAGE_TOKEN
-from flamingo.evaluation.tasks import Example, Task
+from flamingo.evaluation.tasks import Example, RetrievalTask, Task
 
 #: How often a caption from elsewhere is drawn before it is clear that there is none.
 _TRIES = 1000
@@ -41,6 +41,17 @@ def choose(task: Task, query: Example, shots: int, seed: int, order: int = 0) ->
         chosen += [group[place] for place in places[:each]]
     assert query.id not in {example.id for example in chosen}, f"the support of {query.id} contains it"
     _rng(seed, query, "order", order).shuffle(chosen)
+    return [_with_caption(e, _rng(seed, query, "caption", e.id).choice(e.references)) for e in chosen]
+
+
+def retrieve(task: Task, query: Example, shots: int, seed: int) -> list[Example]:
+    """The demonstrations most similar to the query, the most similar last (RICES; Flamingo, section 3.1).
+
+    Each with one caption, the same for any number of shots. Raises ValueError for a task that cannot retrieve.
+    """
+    if not isinstance(task, RetrievalTask):
+        raise ValueError(f"{task.name} has no similar demonstrations: only random ones")
+    chosen = list(task.similar(query, shots))[::-1]
     return [_with_caption(e, _rng(seed, query, "caption", e.id).choice(e.references)) for e in chosen]
 
 

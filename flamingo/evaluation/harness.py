@@ -16,6 +16,7 @@ from flamingo.evaluation.files import append_predictions, keep_whole, save_pictu
 from flamingo.evaluation.scores import Row, key, scores
 from flamingo.evaluation.settings import Setting, prompt_examples
 from flamingo.evaluation.tasks import Example, Task
+from flamingo.features import FeatureStore
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 
 #: Earlier predictions of a setting that are compared: to make all their prompts anew may take long.
@@ -35,14 +36,16 @@ def evaluate(
     limit: int | None = None,
     orders: int = 1,
     pictures: int = 12,
+    features: FeatureStore | None = None,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> list[Row]:
     """Predict and score all settings; the rows of ``scores.json`` that belong to them.
 
     ``limit``: the first so many queries. ``orders``: so many orders of the demonstrations, where
     there are several and no control. ``pictures``: so many queries' pictures are saved, and those of
-    their demonstrations. ``on_progress`` is called with this process's predictions so far and all it
-    has to make. ``copied_caption`` needs neither model nor processor.
+    their demonstrations. ``features``: of all pictures, in the place of the encoder. ``on_progress``
+    is called with this process's predictions so far and all it has to make. ``copied_caption`` needs
+    neither model nor processor.
 
     Run again, it makes only the predictions that are missing. Several processes share the queries.
     Raises ValueError for settings that the task does not fit, and where ``output`` holds predictions
@@ -60,7 +63,7 @@ def evaluate(
     if any(setting.control != "copied_caption" for setting in mine):
         if model is None or processor is None:
             raise ValueError("only the control copied_caption does without a model and a processor")
-        decoder = Decoder(model, processor, batch_size)
+        decoder = Decoder(model, processor, batch_size, features)
     if state.is_main_process:
         save_pictures(output / "pictures", _shown(task, queries[:pictures], settings))
     made, total = 0, sum(map(len, mine.values()))
@@ -154,15 +157,15 @@ def _done(file: Path, task: Task, jobs: dict[Setting, list[Job]]) -> dict[Settin
 
 
 def _orders(setting: Setting, orders: int) -> int:
-    """How many orders are asked for: controls are made once, and one demonstration has one order."""
-    several = setting.demonstrations == "text_only" or setting.shots > 1
+    """How many orders are asked for: controls are made once, one demonstration has one order, retrieved ones theirs."""
+    several = setting.demonstrations == "text_only" or (setting.demonstrations == "random" and setting.shots > 1)
     return orders if several and setting.control is None else 1
 
 
 def _shown(task: Task, queries: Sequence[Example], settings: Sequence[Setting]) -> list[Example]:
-    """What a report of these queries shows: they and their random demonstrations, without controls."""
-    random = [setting for setting in settings if setting.demonstrations == "random" and setting.control is None]
-    return [e for query in queries for e in (query, *(d for s in random for d in prompt_examples(task, query, s)))]
+    """What a report of these queries shows: they and their demonstrations with images, without controls."""
+    shown = [setting for setting in settings if setting.with_images and setting.control is None]
+    return [e for query in queries for e in (query, *(d for s in shown for d in prompt_examples(task, query, s)))]
 
 
 def _check(task: Task, settings: Sequence[Setting], limit: int | None, orders: int, batch_size: int) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from flamingo.evaluation.demonstrations import choose, shuffled_captions, shuffled_images
+from flamingo.evaluation.demonstrations import choose, retrieve, shuffled_captions, shuffled_images
 from flamingo.evaluation.scores import Row
 from flamingo.evaluation.tasks import Example, Task
 
@@ -15,33 +15,38 @@ TEXT_ONLY_DEMONSTRATIONS = 2
 class Setting:
     """One way to ask all queries. ``shots`` is the number of demonstrations with images.
 
-    ``demonstrations``: None (nothing before the query), ``text_only`` (two without their images) or
-    ``random``. ``control``: None; ``blind`` (no token attends to any image); ``shuffled_images`` and
-    ``shuffled_captions`` (see :mod:`flamingo.evaluation.demonstrations`); ``copied_caption`` (the
-    last demonstration's caption is the output, no model is asked). Raises ValueError for what does
-    not go together.
+    ``demonstrations``: None (nothing before the query), ``text_only`` (two without their images),
+    ``random`` or ``rices`` (the most similar to the query). ``control``: None; ``blind`` (no token
+    attends to any image); ``shuffled_images`` and ``shuffled_captions`` (see
+    :mod:`flamingo.evaluation.demonstrations`); ``copied_caption`` (the last demonstration's caption is
+    the output, no model is asked). Raises ValueError for what does not go together.
     """
 
     shots: int
-    demonstrations: Literal["text_only", "random"] | None
+    demonstrations: Literal["text_only", "random", "rices"] | None
     control: Literal["blind", "shuffled_images", "shuffled_captions", "copied_caption"] | None = None
     beams: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.demonstrations not in (None, "text_only", "random"):
-            raise ValueError(f"demonstrations must be null, text_only or random, got {self.demonstrations!r}")
+        if self.demonstrations not in (None, "text_only", "random", "rices"):
+            raise ValueError(f"demonstrations must be null, text_only, random or rices, got {self.demonstrations!r}")
         if self.control not in (None, "blind", "shuffled_images", "shuffled_captions", "copied_caption"):
             raise ValueError(
                 "control must be null, blind, shuffled_images, shuffled_captions or copied_caption, "
                 f"got {self.control!r}"
             )
-        if self.shots < 0 or (self.shots > 0) != (self.demonstrations == "random"):
-            raise ValueError(f"{self}: random demonstrations need shots, other settings have 0")
-        if self.control not in (None, "blind") and self.demonstrations != "random":
+        if self.shots < 0 or (self.shots > 0) != self.with_images:
+            raise ValueError(f"{self}: random and retrieved demonstrations need shots, other settings have 0")
+        if self.control not in (None, "blind") and not self.with_images:
             raise ValueError(f"{self}: the control needs demonstrations with images")
         if self.beams < 1:
             raise ValueError(f"{self}: beams must be positive, got {self.beams}")
+
+    @property
+    def with_images(self) -> bool:
+        """Whether there are demonstrations with their images."""
+        return self.demonstrations in ("random", "rices")
 
     @property
     def decoding(self) -> str:
@@ -76,7 +81,10 @@ def prompt_examples(task: Task, query: Example, setting: Setting, order: int = 0
         if not task.text_only:
             raise ValueError(f"{task.name} has no 0-shot variant with text-only demonstrations")
         return choose(task, query, TEXT_ONLY_DEMONSTRATIONS, setting.seed, order)
-    chosen = choose(task, query, setting.shots, setting.seed, order)
+    if setting.demonstrations == "rices":
+        chosen = retrieve(task, query, setting.shots, setting.seed)
+    else:
+        chosen = choose(task, query, setting.shots, setting.seed, order)
     if setting.control == "shuffled_images":
         return shuffled_images(chosen, query, setting.seed)
     if setting.control == "shuffled_captions":

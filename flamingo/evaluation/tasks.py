@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from flamingo.data.document import Image
+from flamingo.data.document import PROMPT, Image
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Example:
     id: str
     image: Image
     references: tuple[str, ...]
-    prompt: str = "Output:"
+    prompt: str = PROMPT
 
 
 @runtime_checkable
@@ -51,4 +51,13 @@ class Task(Protocol):
         ``prompt_examples`` are the demonstrations as they were shown: with the one caption that the
         prompt holds, and with swapped images or captions under the controls.
         """
+        ...
+
+
+@runtime_checkable
+class RetrievalTask(Task, Protocol):
+    """A task whose demonstrations can be chosen by what the query shows."""
+
+    def similar(self, query: Example, number: int) -> Sequence[Example]:
+        """The candidates most similar to the query, the most similar first; never its duplicates."""
         ...

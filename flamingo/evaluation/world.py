@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from flamingo.data.document import Image
-from flamingo.data.world.documents import PROMPT, Turn, caption_turns, question_turns, random_names, stream
+from flamingo.data.document import PROMPT, Image
+from flamingo.data.world.documents import Turn, caption_turns, question_turns, random_names, stream
 from flamingo.data.world.drawing import draw
 from flamingo.data.world.language import Dialect, attribute_accuracy, random_dialect
 from flamingo.data.world.scenes import SHAPES, Scene

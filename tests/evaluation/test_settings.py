@@ -10,8 +10,8 @@ from tests.evaluation.fake import SETTINGS, FakeTask
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"shots": 4, "demonstrations": None}, "random demonstrations need shots"),
-        ({"shots": 0, "demonstrations": "random"}, "random demonstrations need shots"),
+        ({"shots": 4, "demonstrations": None}, "random and retrieved demonstrations need shots"),
+        ({"shots": 0, "demonstrations": "random"}, "random and retrieved demonstrations need shots"),
         ({"shots": 2, "demonstrations": "text_only"}, "other settings have 0"),
         ({"shots": -1, "demonstrations": "random"}, "need shots"),
         ({"shots": 0, "demonstrations": None, "control": "copied_caption"}, "needs demonstrations with images"),

@@ -1,0 +1,83 @@
+"""Captioning people's own images: queries and demonstrations from sources of captioned images."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Int
+
+from flamingo.data.captions import CaptionedImage
+from flamingo.data.document import PROMPT
+from flamingo.evaluation.tasks import Example
+
+
+@dataclass
+class Captioning:
+    """Each of ``asked`` is to be captioned; what may be shown before it comes from ``pool``."""
+
+    name: str
+    asked: Sequence[CaptionedImage]
+    pool: Sequence[CaptionedImage]
+    #: What was left out of its shards, and why, by id.
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    #: For each query the places in the pool of the images most similar to it, the most similar first.
+    neighbours: Int[np.ndarray, "queries k"] | None = None
+    #: For a query's id the places in the pool of its duplicates, which are never shown.
+    duplicates: Mapping[str, frozenset[int]] = field(default_factory=dict)
+
+    max_new_tokens: int = 30
+    text_only: bool = True
+    #: METEOR and SPICE are left out where what they need is not installed.
+    corpus_metrics: tuple[str, ...] = ("CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "METEOR", "SPICE")
+
+    @cached_property
+    def _queries(self) -> list[Example]:
+        return [_example(image) for image in self.asked]
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {query.id: place for place, query in enumerate(self._queries)}
+
+    @cached_property
+    def _candidates(self) -> list[Example]:
+        return [_example(image) for image in self.pool]
+
+    @cached_property
+    def _place_in_pool(self) -> dict[str, int]:
+        return {example.id: place for place, example in enumerate(self._candidates)}
+
+    def queries(self) -> Sequence[Example]:
+        return self._queries
+
+    def support(self, query: Example) -> Sequence[Sequence[Example]]:
+        """All of the pool but the query, if it is in there, and its duplicates."""
+        left_out = self._left_out(query)
+        if not left_out:
+            return [self._candidates]
+        return [[example for place, example in enumerate(self._candidates) if place not in left_out]]
+
+    def similar(self, query: Example, number: int) -> Sequence[Example]:
+        """Raises ValueError where similarities were not computed, or not for as many."""
+        if self.neighbours is None:
+            raise ValueError(f"{self.name}: similar demonstrations need features of all images")
+        left_out = self._left_out(query)
+        places = [place for place in self.neighbours[self._places[query.id]].tolist() if place not in left_out]
+        if number > len(places):
+            raise ValueError(
+                f"{self.name}: {query.id} has {len(places)} similar images at hand, not the {number} asked"
+            )
+        return [self._candidates[place] for place in places[:number]]
+
+    def score(self, query: Example, prompt_examples: Sequence[Example], output: str) -> dict[str, float]:
+        """Captions are scored all together: see ``corpus_metrics``."""
+        return {}
+
+    def _left_out(self, query: Example) -> frozenset[int]:
+        itself = self._place_in_pool.get(query.id)
+        duplicates = self.duplicates.get(query.id, frozenset())
+        return duplicates if itself is None else duplicates | {itself}
+
+
+def _example(image: CaptionedImage) -> Example:
+    return Example(image.id, image.image, image.captions, PROMPT)
