@@ -2,6 +2,7 @@
 
 python -m experiments.evaluate run=outputs/demo
 python -m experiments.evaluate run=outputs/demo task=world_questions shots=[0,4] beams=[1,3] seeds=[0,1,2] orders=4
+python -m experiments.evaluate run=outputs/flickr8k task=flickr8k support='DIR/train-*.tar' query='DIR/dev-*.tar'
 
 Several tasks may be evaluated into the same folder; one that was stopped goes on, and settings are
 added without repeating those that are done.
@@ -15,28 +16,19 @@ from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig
+from omegaconf import DictConfig
 
 from experiments.configs import plain
+from experiments.features import FeaturesConfig, open_features
 from experiments.runs import begin, user_errors
+from experiments.tasks import TaskConfig, look_at_images, make_task
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
+from flamingo.evaluation.captioning import Captioning
 from flamingo.evaluation.harness import evaluate
 from flamingo.evaluation.settings import Setting
 from flamingo.evaluation.tasks import Task
-from flamingo.evaluation.world import WorldBinding, WorldCaptions, WorldQuestions
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class TaskConfig:
-    """A task of the embedded world: captions, binding or questions."""
-
-    kind: str = MISSING
-    #: Queries.
-    number: int = MISSING
-    #: Names in an episode of binding.
-    ways: int | None = None
 
 
 @dataclass
@@ -51,6 +43,13 @@ class EvaluateConfig:
     #: Removes the results of all tasks in `output` first.
     overwrite: bool = False
     task: TaskConfig = field(default_factory=TaskConfig)
+    #: People's own images: what is asked, and what may be shown before it.
+    query: str | None = None
+    support: str | None = None
+    #: Of captioned images, in the folder where results go unless it says otherwise.
+    features: FeaturesConfig = field(default_factory=lambda: FeaturesConfig(folder="features"))
+    #: How demonstrations are chosen: random, rices.
+    demonstrations: list[str] = field(default_factory=lambda: ["random"])
     #: Numbers of demonstrations; 0: nothing before the query.
     shots: list[int] = field(default_factory=lambda: [0, 1, 2, 4, 8])
     #: Whether 0 shots are also asked with two demonstrations without their images, as in the paper.
@@ -76,28 +75,19 @@ ConfigStore.instance().store("evaluate_schema", EvaluateConfig)
 #: the weights' fingerprint, wherever they lie, what has made it.
 _MAY_CHANGE = (
     *("shots", "text_only", "controls", "control_shots", "beams", "seeds", "batch_size", "pictures"),
-    *("run", "checkpoint"),
+    *("run", "checkpoint", "demonstrations", "features"),
 )
-
-
-def make_task(config: dict[str, Any]) -> Task:
-    kinds: dict[str, Any] = {"captions": WorldCaptions, "binding": WorldBinding, "questions": WorldQuestions}
-    if config["kind"] not in kinds:
-        raise ValueError(f"config key task.kind: must be one of {', '.join(kinds)}, got {config['kind']!r}")
-    if (config["ways"] is None) == (config["kind"] == "binding"):
-        raise ValueError("config key task.ways: binding needs it, other tasks have none")
-    ways = {} if config["ways"] is None else {"ways": config["ways"]}
-    return kinds[config["kind"]](config["number"], **ways)
 
 
 def make_settings(config: dict[str, Any], task: Task) -> list[Setting]:
     """Every combination; what depends on no seed, with the first seed alone."""
     settings = []
+    kinds = config["demonstrations"]
     for beams in config["beams"]:
         for seed in config["seeds"]:
             for shots in config["shots"]:
                 if shots > 0:
-                    settings.append(Setting(shots, "random", None, beams, seed))
+                    settings += [Setting(shots, kind, None, beams, seed) for kind in kinds]
                 elif seed == config["seeds"][0]:
                     settings.append(Setting(0, None, None, beams, seed))
             if config["text_only"] and task.text_only:
@@ -105,7 +95,8 @@ def make_settings(config: dict[str, Any], task: Task) -> list[Setting]:
             for shots in config["control_shots"]:
                 # A copied caption is the same for any number of beams.
                 controls = [c for c in config["controls"] if c != "copied_caption" or beams == config["beams"][0]]
-                settings += [Setting(shots, "random" if shots else None, c, beams, seed) for c in controls]
+                own = kinds if shots else [None]
+                settings += [Setting(shots, kind, c, beams, seed) for kind in own for c in controls]
     return settings
 
 
@@ -131,6 +122,11 @@ def folders(config: dict[str, Any]) -> tuple[Path, Path]:
     return Path(checkpoint or f"{run}/checkpoint"), Path(output or run)
 
 
+def _within(output: Path, features: dict[str, Any]) -> dict[str, Any]:
+    """The folder of features is counted from the folder of results."""
+    return features | {"folder": features["folder"] and str(output / features["folder"])}
+
+
 def run_evaluation(config: dict[str, Any]) -> None:
     """One task in all settings; rows of scores.json for the others stay."""
     task, (checkpoint, output) = make_task(config["task"]), folders(config)
@@ -144,6 +140,13 @@ def run_evaluation(config: dict[str, Any]) -> None:
     )
     model = FlamingoForConditionalGeneration.from_pretrained(checkpoint).eval()
     processor = FlamingoProcessor.from_pretrained(checkpoint)
+    features = None
+    if isinstance(task, Captioning):
+        features = open_features(_within(output, config["features"]), model, processor)
+    if isinstance(task, Captioning) and features is not None:
+        most = max(config["shots"] + config["control_shots"]) if "rices" in config["demonstrations"] else 0
+        report = output / f"images-{task.name.replace('/', '-')}.json"
+        look_at_images(task, features, most, None if config["run"] is None else Path(config["run"]), report)
     rows = evaluate(
         model,
         processor,
@@ -154,6 +157,7 @@ def run_evaluation(config: dict[str, Any]) -> None:
         limit=config["limit"],
         orders=config["orders"],
         pictures=config["pictures"],
+        features=features,
     )
     for row in rows:
         names = (row["demonstrations"], row["control"], row["decoding"], f"seed {row['seed']}")

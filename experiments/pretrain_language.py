@@ -1,14 +1,16 @@
 """Pretrains a causal language model, and the tokenizer that it reads with, on text alone.
 
 python -m experiments.pretrain_language                              the embedded world's language model
-python -m experiments.pretrain_language texts=captions.jsonl vocabulary=8192 model.hidden_size=384
+python -m experiments.pretrain_language text=captions texts=[captions.jsonl,'DIR/train-*.tar']
 
-`texts` is a file with a document a line: plain text, or JSON with a "text" or a list of "captions".
+`texts` are files with a document a line (plain text, or JSON with a "text"), or with the captions of an image a
+line (JSON with "captions"), or sources of captioned images as experiments.train takes them.
 `model` is any causal language model of transformers, described as its own config.json would be.
 """
 
 import gzip
 import logging
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -29,6 +31,8 @@ from experiments.configs import build, nested, plain
 from experiments.loading import data_set
 from experiments.runs import begin, json_object, user_errors
 from experiments.tokenizer import train_tokenizer
+from flamingo.data.document import PROMPT
+from flamingo.data.sources import load
 from flamingo.data.world.documents import TURNS, Described, WorldTexts, caption_turns, stream, tell
 from flamingo.training.loop import TrainingConfig, train
 from flamingo.training.objective import Batch
@@ -49,8 +53,10 @@ class PretrainLanguageConfig:
     #: Fields of a transformers config; "model_type" says whose.
     model: dict[str, Any] = field(default_factory=dict)
     #: Null: documents of the embedded world, as many as `documents`.
-    texts: str | None = None
-    documents: int = MISSING
+    texts: list[str] | None = None
+    documents: int | None = None
+    #: How often texts are read; captions of an image come in another order, or among those of others, each time.
+    rounds: int = 1
     #: Tokens of the tokenizer, byte-level BPE on the first 50,000 texts.
     vocabulary: int = MISSING
     #: Tokens that the model sees at once; documents are joined and cut into blocks of this length.
@@ -63,21 +69,43 @@ class PretrainLanguageConfig:
 ConfigStore.instance().store("pretrain_language_schema", PretrainLanguageConfig)
 
 
-def read_texts(path: Path) -> list[str]:
-    """A document a line. Raises ValueError naming the line that is none."""
+def read_texts(name: str) -> list[str | tuple[str, ...]]:
+    """Of one file or source the texts, and of images all captions. Raises ValueError naming the line that is none."""
+    path = Path(name)
+    if ".txt" not in path.suffixes and ".jsonl" not in path.suffixes:
+        return [image.captions for image in load(name)]
     if not path.is_file():
         raise ValueError(f"texts: there is no file {path}")
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
         lines = file.read().splitlines()
     if ".jsonl" not in path.suffixes:
         return [line for line in lines if line.strip()]
-    texts = []
+    texts: list[str | tuple[str, ...]] = []
     for number, line in enumerate(lines, start=1):
         row = json_object(line, f"texts: line {number} of {path}")
         if "text" not in row and "captions" not in row:
             raise ValueError(f"texts: line {number} of {path} has neither a text nor captions")
-        texts.append(row["text"] if "text" in row else "\n".join(row["captions"]) + "\n")
+        texts.append(row["text"] if "text" in row else tuple(row["captions"]))
     return texts
+
+
+def documents(texts: Sequence[str | tuple[str, ...]], rounds: int, seed: int) -> list[str]:
+    """Texts as they are, and captions as they stand in a prompt, a line each; so many times, in other orders.
+
+    Half of the documents of captions are of one image, the others of as many images as it has captions: what comes
+    before may tell what comes next, or only how it is said.
+    """
+    rng = random.Random(seed)
+    described = [captions for captions in texts if not isinstance(captions, str)]
+    made = []
+    for text in (text for _ in range(rounds) for text in rng.sample(texts, len(texts))):
+        if isinstance(text, str):
+            made.append(text)
+            continue
+        alike = rng.random() < 0.5
+        lines = rng.sample(text, len(text)) if alike else [rng.choice(rng.choice(described)) for _ in text]
+        made.append("".join(f"{PROMPT} {line}\n" for line in lines))
+    return made
 
 
 class Blocks(Sequence[np.ndarray]):
@@ -153,7 +181,8 @@ def pretrain(config: dict[str, Any], output: Path) -> None:
         world = WorldTexts(config["training"]["seed"])
         texts: Sequence[str] = [world[i] for i in tqdm(range(config["documents"]), desc="documents", unit="document")]
     else:
-        texts = read_texts(Path(config["texts"]))
+        read = [text for name in config["texts"] for text in read_texts(name)]
+        texts = documents(read, config["rounds"], config["training"]["seed"])
     tokenizer = train_tokenizer(texts[:_TOKENIZER_TEXTS], config["vocabulary"], config["block"])
     encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     blocks = Blocks(encoded, tokenizer.eos_token_id, config["block"])
@@ -172,7 +201,7 @@ def pretrain(config: dict[str, Any], output: Path) -> None:
         model,
         tokenizer,
         title=f"Language model, {type(model).__name__}, pretrained on text of "
-        + (config["texts"] or "the embedded world"),
+        + (", ".join(config["texts"]) if config["texts"] else "the embedded world"),
         command="pretrain_language",
         unit="token",
         scores=None if config["texts"] else in_context_scores(model, tokenizer),

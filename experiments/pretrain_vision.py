@@ -3,7 +3,7 @@
 python -m experiments.pretrain_vision                                    the embedded world's encoder
 python -m experiments.pretrain_vision pairs=captions.jsonl image_size=128 training.steps=20000
 
-`pairs` is a file with JSON lines: {"image": path (from the file's folder), "captions": [...]}. `model` is
+`pairs` are captioned images as experiments.train takes them: each is paired with each of its captions. `model` is
 any vision encoder of transformers, described as its own config.json would be. Only the encoder is kept;
 what compared it with captions, the text tower and the two projections, has done its work.
 """
@@ -31,10 +31,11 @@ from experiments.card import save_backbone
 from experiments.configs import build, nested, plain
 from experiments.loading import data_set
 from experiments.probe import probe
-from experiments.runs import begin, json_object, user_errors
+from experiments.runs import begin, user_errors
 from experiments.tokenizer import train_tokenizer
 from flamingo.data.document import Image
 from flamingo.data.pictures import open_image
+from flamingo.data.sources import load
 from flamingo.data.world.documents import WorldContrasts
 from flamingo.model.configuration import VisionFeaturesConfig
 from flamingo.model.vision import encode_patches, feature_width
@@ -182,27 +183,6 @@ class Collate:
         return PairBatch({"pixel_values": pixels, **text, "same": kinds[:, None] == kinds}, captions)
 
 
-class CaptionedFiles(Sequence[list[Pair]]):
-    """Pairs of a file of JSON lines, each picture with each of its captions, in groups of one."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises ValueError naming the line that has not the right fields."""
-        if not path.is_file():
-            raise ValueError(f"pairs: there is no file {path}")
-        self.pairs: list[Pair] = []
-        for number, line in enumerate(path.read_text().splitlines(), start=1):
-            row = json_object(line, f"pairs: line {number} of {path}")
-            if not {"image", "captions"} <= row.keys():
-                raise ValueError(f'pairs: line {number} of {path} needs the fields "image" and "captions"')
-            self.pairs += [(Image(path.parent / row["image"]), caption) for caption in row["captions"]]
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> list[Pair]:  # type: ignore[override]
-        return [self.pairs[index]]
-
-
 def pretrain(config: dict[str, Any], output: Path) -> None:
     """Leaves the encoder and its image processor in ``output / "model"``, its probes in ``scores.json``."""
     begin(output, config, produces=("state", "history.jsonl", "model", "scores.json"))
@@ -213,8 +193,8 @@ def pretrain(config: dict[str, Any], output: Path) -> None:
         groups = WorldContrasts(training.seed, config["group"])
         some = (pair for index in range(1000) for pair in groups[index])
     else:
-        groups = CaptionedFiles(Path(config["pairs"]))
-        some = iter(groups.pairs)
+        groups = [[(own.image, caption)] for own in load(config["pairs"]) for caption in own.captions]
+        some = (pair for group in groups for pair in group)
     tokenizer = train_tokenizer((caption for _, caption in some), vocabulary=8192, positions=77)
     size, half = config["image_size"], [0.5] * 3
     image_processor = ViTImageProcessorPil(size={"height": size, "width": size}, image_mean=half, image_std=half)

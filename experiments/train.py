@@ -6,9 +6,11 @@ python -m experiments.train experiment=demo debug=quick         a few steps, to 
 Leaves in `output`: config.yaml, history.jsonl, state/ (to resume from) and, when done, checkpoint/.
 """
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig
 
 from experiments.configs import build, nested, plain
-from experiments.loading import data_set
-from experiments.runs import begin, folder_written_atomically, user_errors
+from experiments.data import DataConfig, make_data, sample_documents, training_images
+from experiments.features import FeaturesConfig, open_features
+from experiments.runs import begin, folder_written_atomically, user_errors, write_atomically
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor, backbones
-from flamingo.data.collate import Example, collate
-from flamingo.data.world.documents import WorldDocuments
+from flamingo.data.pictures import open_image
 from flamingo.evaluation.decoding import Decoder
 from flamingo.model.configuration import GatedConfig, ResamplerConfig, VisionFeaturesConfig
 from flamingo.training.loop import TrainingConfig, train
-from flamingo.training.objective import Batch, DataSet
 from flamingo.training.optimizer import OptimizerConfig
 
 log = logging.getLogger(__name__)
@@ -45,22 +46,13 @@ class ModelConfig:
     #: Folders or hub names; "embedded" are the two that come with the package.
     vision: str = "embedded"
     language: str = "embedded"
+    #: The precision of the frozen backbones: float32, bfloat16, float16, or auto, as they were saved.
+    dtype: str = "auto"
+    #: Pictures that are not square: padded, cropped, or as_is, left to the encoder's own image processor.
+    aspect: str = "as_is"
     vision_features: Any = nested(VisionFeaturesConfig)
     resampler: Any = nested(ResamplerConfig)
     gated: Any = nested(GatedConfig)
-
-
-@dataclass
-class WorldDataConfig:
-    """Documents of the embedded world, with ``least`` to ``most`` pictures each."""
-
-    kind: str = MISSING
-    least: int = MISSING
-    most: int = MISSING
-    batch: int = MISSING
-    #: The probability that a document begins with lines of text in the place of pictures.
-    told: float = 0.0
-    weight: float = 1.0
 
 
 @dataclass
@@ -83,7 +75,8 @@ class TrainConfig:
     #: Whether the checkpoint holds the frozen backbones, or only names them.
     include_backbones: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)
-    data: dict[str, WorldDataConfig] = field(default_factory=dict)
+    data: DataConfig = field(default_factory=DataConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
     optimizer: Any = nested(OptimizerConfig)
     training: Any = nested(TrainingConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
@@ -92,61 +85,22 @@ class TrainConfig:
 ConfigStore.instance().store("train_schema", TrainConfig)
 
 
-@dataclass
-class Encoded(Sequence[tuple[Example, str]]):
-    """Documents as tensors, made when asked for, with their ids."""
-
-    documents: Sequence[Document]
-    processor: FlamingoProcessor
-
-    def __len__(self) -> int:
-        return len(self.documents)
-
-    def __getitem__(self, index: int) -> tuple[Example, str]:  # type: ignore[override]
-        document = self.documents[index]
-        return self.processor.encode(document), document.id
-
-
 def load_model(config: dict[str, Any]) -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor]:
     """What the config's ``model`` describes, untrained between its backbones, and what prepares its input."""
     vision = backbones.VISION if config["vision"] == "embedded" else config["vision"]
     language = backbones.LANGUAGE if config["language"] == "embedded" else config["language"]
-    trained = {key: value for key, value in config.items() if key not in ("vision", "language")}
-    processor = FlamingoProcessor.from_vision_text_pretrained(vision, language)
+    trained = {key: value for key, value in config.items() if key not in ("vision", "language", "dtype", "aspect")}
+    processor = FlamingoProcessor.from_vision_text_pretrained(vision, language, aspect=config["aspect"])
     model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
-        vision, language, new_token_ids=processor.new_token_ids, **trained
+        vision, language, dtype=config["dtype"], new_token_ids=processor.new_token_ids, **trained
     )
     return model, processor
 
 
-def make_data(config: dict[str, Any], processor: FlamingoProcessor, seed: int, workers: int) -> list[DataSet]:
-    """A data set for each entry of the config's ``data``."""
-
-    def batch(encoded: list[tuple[Example, str]]) -> Batch:
-        examples, ids = zip(*encoded, strict=True)
-        return Batch(collate(examples, processor.tokenizer.pad_token_id, "right"), list(ids))
-
-    if not config:
-        raise ValueError("the config has no data: choose data=...")
-    sets = []
-    for name, chosen in config.items():
-        documents = WorldDocuments(chosen["kind"], "training", seed, chosen["least"], chosen["most"], chosen["told"])
-        encoded = Encoded(documents, processor)
-        sets.append(
-            data_set(name, encoded, batch, batch=chosen["batch"], seed=seed, workers=workers, weight=chosen["weight"])
-        )
-    return sets
-
-
 def sampler(
-    config: dict[str, Any], model: FlamingoForConditionalGeneration, processor: FlamingoProcessor, run: Any
+    documents: Sequence[Document], model: FlamingoForConditionalGeneration, processor: FlamingoProcessor, run: Any
 ) -> Callable[[int], None]:
-    """Logs what the model says of held-out documents, whose last answer it is to give, with the pictures."""
-    documents = [
-        WorldDocuments(chosen["kind"], "evaluation", 0, chosen["most"], chosen["most"])[index]
-        for chosen in config.values()
-        for index in range(_SAMPLES)
-    ]
+    """Logs what the model says where a document's last answer is to be given, with the pictures."""
     prompts = [Document(document.parts[:-1], document.id) for document in documents]
 
     def sample(step: int) -> None:
@@ -155,7 +109,9 @@ def sampler(
         for prompt, document, output in zip(prompts, documents, outputs, strict=True):
             picture, (question, answer) = prompt.chunks()[-1].image, document.chunks()[-1].texts
             assert picture is not None
-            table.add_data(document.id, wandb.Image(picture.frames[0]), question.text, output, answer.text.strip())
+            table.add_data(
+                document.id, wandb.Image(open_image(picture.frames[0])), question.text, output, answer.text.strip()
+            )
         run.log({"predictions": table}, step=step)
 
     return sample
@@ -169,7 +125,7 @@ def flat(record: dict[str, Any]) -> dict[str, Any]:
 
 def run_training(config: dict[str, Any], output: Path) -> None:
     """The whole run; one that was stopped goes on, one that is done is left as it is."""
-    begin(output, config, produces=("state", "history.jsonl", "checkpoint", "wandb"))
+    begin(output, config, produces=("state", "history.jsonl", "checkpoint", "wandb", "skipped.json"))
     if (output / "checkpoint").exists():
         log.info("%s is trained already; overwrite=true trains it anew", output)
         return
@@ -179,7 +135,14 @@ def run_training(config: dict[str, Any], output: Path) -> None:
     model, processor = load_model(config["model"])
     counts = ", ".join(f"{part} {count / 1e6:.2f}M" for part, count in model.parameter_counts().items())
     log.info("parameters: %s", counts)
-    data = make_data(config["data"], processor, training.seed, config["workers"])
+    trained, sampled = training_images(config["data"]) or (None, None)
+    features = None
+    if trained is not None and sampled is not None:
+        write_atomically(output / "skipped.json", json.dumps(trained.skipped | sampled.skipped, indent=1) + "\n")
+        features = open_features(config["features"], model, processor)
+        if features is not None:
+            features.add(own.image for own in chain(trained.images, sampled.images))
+    data = make_data(config["data"], trained, processor, features, training.seed, config["workers"])
     main_process = PartialState().is_main_process
     # Not as a context: that would print a stack trace of every Ctrl-C.
     run = wandb.init(
@@ -200,7 +163,7 @@ def run_training(config: dict[str, Any], output: Path) -> None:
             training,
             output,
             on_log=lambda record: run.log(flat(record), step=record["step"]),
-            on_sample=sampler(config["data"], model, processor, run),
+            on_sample=sampler(sample_documents(config["data"], sampled, _SAMPLES), model, processor, run),
         )
         failed = False
     finally:

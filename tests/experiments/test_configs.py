@@ -26,7 +26,13 @@ COMMANDS = {
     "evaluate": (("run=somewhere",), ("task",)),
     "report": (("run=somewhere",), ()),
     "pretrain_vision": ((), ()),
-    "pretrain_language": ((), ()),
+    "pretrain_language": ((), ("text",)),
+}
+#: What options must be told besides.
+NEEDED = {
+    "experiment=flickr8k": ("data.root=somewhere", "model.vision=somewhere"),
+    "model=mobilenet": ("model.vision=somewhere",),
+    "text=captions": ("texts=[somewhere]",),
 }
 OPTIONS = [
     (command, f"{path.parent.name}={path.stem}")
@@ -69,14 +75,14 @@ def test_every_command_has_a_complete_config(command):
 
 @pytest.mark.parametrize(("command", "option"), OPTIONS)
 def test_every_option_composes(command, option):
-    check_values(composed(command, option))
+    check_values(composed(command, option, *NEEDED.get(option, ())))
 
 
 def test_an_experiment_and_a_debug_option_go_together():
     config = composed("train", "experiment=demo", "debug=quick")
     assert (config["output"], config["training"]["steps"]) == ("outputs/debug", 4)
-    assert config["data"].keys() == {"captions"}
-    assert composed("train", "experiment=world")["data"].keys() == {"captions", "binding", "questions"}
+    assert config["data"]["documents"].keys() == {"captions"}
+    assert composed("train", "experiment=world")["data"]["documents"].keys() == {"captions", "binding", "questions"}
 
 
 def test_a_misspelt_key_and_a_value_of_the_wrong_type_are_errors_that_name_them():

@@ -10,7 +10,7 @@ from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.report.page import write_report
 from tests.experiments.test_configs import composed
 
-TINY = ("data.captions.batch=2", "data.captions.least=2", "data.captions.most=3")
+TINY = ("data.documents.captions.batch=2", "data.documents.captions.least=2", "data.documents.captions.most=3")
 SMALL = ("experiment=demo", "debug=quick", *TINY, "wandb.mode=disabled")
 
 
@@ -88,10 +88,10 @@ def test_settings_are_added_to_those_that_are_there(run, tmp_path):
 def test_errors_name_what_is_wrong(tmp_path, run):
     with pytest.raises(ValueError, match=r"there is no checkpoint in .*nowhere"):
         run_evaluation(evaluation(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match=r"task\.kind: must be one of captions, binding, questions, got 'caption'"):
+    with pytest.raises(ValueError, match=r"task\.kind: must be one of captions, binding, questions, images; got 'caption'"):
         run_evaluation(evaluation(run, "task.kind=caption"))
-    with pytest.raises(ValueError, match=r"task\.ways: binding needs it"):
+    with pytest.raises(ValueError, match=r"task\.ways: captions has no use for it"):
         run_evaluation(evaluation(run, "task.ways=3"))
-    broken = composed("train", *SMALL, f"output={tmp_path}", "data.captions.kind=caption")
+    broken = composed("train", *SMALL, f"output={tmp_path}", "data.documents.captions.kind=caption")
     with pytest.raises(ValueError, match="captions, binding, questions; got 'caption'"):
         run_training(broken, tmp_path)

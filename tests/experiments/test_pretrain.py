@@ -12,8 +12,8 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from experiments import pretrain_language, pretrain_vision
-from experiments.pretrain_language import Blocks, read_texts
-from experiments.pretrain_vision import CaptionedFiles, ImageTextContrast
+from experiments.pretrain_language import Blocks, documents, read_texts
+from experiments.pretrain_vision import ImageTextContrast
 from experiments.probe import CLASSES, answers
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.world.scenes import Kind, Scene
@@ -53,10 +53,12 @@ def test_a_language_model_is_pretrained_on_texts(tmp_path):
     texts = tmp_path / "texts.jsonl.gz"
     rows = [{"captions": [f"a dog number {i}", f"dog {i}"]} for i in range(50)] + [{"text": "one text"}]
     texts.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
-    small = ("block=16", "batch=2", "vocabulary=280", "model.hidden_size=16", "model.num_attention_heads=2",
-             "model.num_key_value_heads=2", "model.head_dim=8")  # fmt: skip
+    tiny = {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
+    small = ("block=16", "batch=2", "vocabulary=280", *(f"model.{key}={value}" for key, value in tiny.items()))
     output = tmp_path / "language"
-    config = composed("pretrain_language", f"texts={texts}", "model.num_hidden_layers=1", *small, *SHORT)
+    config = composed(
+        "pretrain_language", "text=captions", f"texts=[{texts}]", "model.num_hidden_layers=1", *small, *SHORT
+    )
     pretrain_language.pretrain(config, output)
     model, tokenizer = (c.from_pretrained(output / "model") for c in (AutoModelForCausalLM, AutoTokenizer))
     assert model.config.vocab_size == len(tokenizer) <= 280
@@ -65,25 +67,40 @@ def test_a_language_model_is_pretrained_on_texts(tmp_path):
     assert (output / "model" / "README.md").exists()
 
 
-def test_texts_are_a_document_a_line(tmp_path):
+def test_texts_are_a_document_a_line_and_captions_those_of_an_image(tmp_path):
     (tmp_path / "a.txt").write_text("one\n\ntwo\n")
-    assert read_texts(tmp_path / "a.txt") == ["one", "two"]
+    assert read_texts(str(tmp_path / "a.txt")) == ["one", "two"]
     (tmp_path / "b.jsonl").write_text('{"text": "one"}\n{"captions": ["a", "b"]}\n')
-    assert read_texts(tmp_path / "b.jsonl") == ["one", "a\nb\n"]
+    assert read_texts(str(tmp_path / "b.jsonl")) == ["one", ("a", "b")]
+    PILImage.new("RGB", (4, 4)).save(tmp_path / "x.png")
+    (tmp_path / "captions.json").write_text(
+        json.dumps({"images": [{"id": 1, "file_name": "x.png"}], "annotations": [{"image_id": 1, "caption": "c"}]})
+    )
+    assert read_texts(str(tmp_path / "captions.json")) == [("c",)]
+
+
+def test_captions_are_read_in_new_orders_as_they_stand_in_prompts():
+    texts = ["a text", *(tuple(f"{name}{i}" for i in range(3)) for name in "abcd")]
+    made = documents(texts, rounds=40, seed=0)
+    assert made == documents(texts, rounds=40, seed=0) != documents(texts, rounds=40, seed=1)
+    assert [made[5 * i : 5 * i + 5].count("a text") for i in range(40)] == [1] * 40
+    described = [document.removesuffix("\n").split("\n") for document in made if document != "a text"]
+    lines = {line for document in described for line in document}
+    assert lines == {f"Output: {name}{i}" for name in "abcd" for i in range(3)}
+    of_one = [document for document in described if len({line[8] for line in document}) == 1]
+    assert all(len(document) == 3 for document in described)
+    assert 0.4 < len(of_one) / len(described) < 0.7  # half, and a few by chance
+    assert len({tuple(document) for document in of_one if document[0][8] == "a" and len(set(document)) == 3}) == 6
 
 
 def test_wrong_files_are_named_with_their_line(tmp_path):
     with pytest.raises(ValueError, match=r"texts: there is no file .*none\.txt"):
-        read_texts(tmp_path / "none.txt")
-    with pytest.raises(ValueError, match=r"pairs: there is no file .*none\.jsonl"):
-        CaptionedFiles(tmp_path / "none.jsonl")
+        read_texts(str(tmp_path / "none.txt"))
     wrong = tmp_path / "wrong.jsonl"
     for line in ('{"caption": "a"}', "a dog", '"a dog"'):
-        wrong.write_text('{"text": "one", "image": "a.png", "captions": []}\n' + line)
+        wrong.write_text('{"text": "one"}\n' + line)
         with pytest.raises(ValueError, match=r"texts: line 2 of .*wrong\.jsonl"):
-            read_texts(wrong)
-        with pytest.raises(ValueError, match=r"pairs: line 2 of .*wrong\.jsonl"):
-            CaptionedFiles(wrong)
+            read_texts(str(wrong))
 
 
 def test_blocks_join_documents_and_end_each():

@@ -1,0 +1,174 @@
+"""From a config's ``data`` to the documents that a run is trained on: the embedded world's, or of captioned images."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from omegaconf import MISSING
+
+from experiments.loading import data_set
+from flamingo import Document, FlamingoProcessor
+from flamingo.data.captions import CaptionedImage
+from flamingo.data.collate import Example, collate
+from flamingo.data.interleaved import Interleaved
+from flamingo.data.shards import Shards
+from flamingo.data.sources import load, of_split, readable
+from flamingo.data.world.documents import WorldDocuments
+from flamingo.features import FeatureStore, nearest
+from flamingo.training.objective import Batch, DataSet
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class SourceConfig:
+    """Captioned images: a folder, a file, or a pattern of shards in quotes."""
+
+    root: str | None = None
+    #: The folder of the images, where the captions' file lies elsewhere.
+    images: str | None = None
+    #: How the captions are written; null: as the files look.
+    format: str | None = None
+    #: Null: all of them.
+    split: str | None = None
+
+
+@dataclass
+class DocumentsConfig:
+    """One kind of documents, with ``least`` to ``most`` images each."""
+
+    #: captions, binding or questions of the embedded world; images: of `data.source`.
+    kind: str = MISSING
+    least: int = MISSING
+    most: int = MISSING
+    batch: int = MISSING
+    #: Of the world: the probability that a document begins with lines of text in the place of pictures.
+    told: float = 0.0
+    #: Of images: the probability that those before the last one are its nearest neighbours.
+    similar: float = 0.0
+    weight: float = 1.0
+
+
+@dataclass
+class DataConfig(SourceConfig):
+    """Captioned images, where there are any, and the documents that are made of them or of the world."""
+
+    #: The split that documents are drawn from whose answers are logged while training.
+    sample_split: str | None = None
+    documents: dict[str, DocumentsConfig] = field(default_factory=dict)
+
+
+@dataclass
+class CaptionedImages:
+    """What was read of a source, or of one split of it; and of shards why some were left out, by id."""
+
+    images: Sequence[CaptionedImage]
+    skipped: dict[str, str]
+
+
+def captioned_images(config: dict[str, Any], split: str | None) -> CaptionedImages:
+    """Of the config's source those of a split, or all; pictures in shards are opened to see that they can be.
+
+    Raises ValueError for a source that cannot be read.
+    """
+    if config["root"] is None:
+        raise ValueError("captioned images are needed: say data.root=FOLDER, FILE or 'SHARDS-*.tar'")
+    source = load(config["root"], config["images"], config["format"])
+    chosen = source if split is None else of_split(source, split)
+    skipped: dict[str, str] = {}
+    if isinstance(source, Shards):
+        # Whoever wrote millions of them does not mend one; a file of one's own with a broken picture is an error.
+        chosen, broken = readable(chosen)
+        skipped = source.skipped | broken
+    found = f"{len(chosen)} images of {f'split {split}' if split else 'all splits'}"
+    log.info("%s: %s%s", config["root"], found, f", {len(skipped)} broken ones left out" if skipped else "")
+    return CaptionedImages(chosen, skipped)
+
+
+def training_images(config: dict[str, Any]) -> tuple[CaptionedImages, CaptionedImages] | None:
+    """Those that documents for training are made of, and for samples; None where there are none of either."""
+    if not any(chosen["kind"] == "images" for chosen in config["documents"].values()):
+        return None
+    trained = captioned_images(config, config["split"])
+    sampled = captioned_images(config, config["sample_split"]) if config["sample_split"] else trained
+    return trained, sampled
+
+
+@dataclass
+class Encoded(Sequence[tuple[Example, str]]):
+    """Documents as tensors, made when asked for, with their ids; from ``features``, if given, no image is opened."""
+
+    documents: Sequence[Document]
+    processor: FlamingoProcessor
+    features: FeatureStore | None = None
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def __getitem__(self, index: int) -> tuple[Example, str]:  # type: ignore[override]
+        document = self.documents[index]
+        if self.features is None:
+            return self.processor.encode(document), document.id
+        images = [chunk.image for chunk in document.chunks() if chunk.image is not None]
+        example = self.processor.encode(document, pixels=False)
+        return replace(example, image_features=self.features.stacked(images)), document.id
+
+
+def make_data(
+    config: dict[str, Any],
+    images: CaptionedImages | None,
+    processor: FlamingoProcessor,
+    features: FeatureStore | None,
+    seed: int,
+    workers: int,
+) -> list[DataSet]:
+    """A data set for each of the config's ``documents``."""
+
+    def batch(encoded: list[tuple[Example, str]]) -> Batch:
+        examples, ids = zip(*encoded, strict=True)
+        return Batch(collate(examples, processor.tokenizer.pad_token_id, "right"), list(ids))
+
+    if not config["documents"]:
+        raise ValueError("the config has no documents to train on: choose data=...")
+    sets = []
+    for name, chosen in config["documents"].items():
+        documents: Sequence[Document]
+        if chosen["kind"] == "images":
+            assert images is not None
+            documents = _interleaved(images.images, chosen, features, seed)
+        else:
+            kind, least, most = chosen["kind"], chosen["least"], chosen["most"]
+            documents = WorldDocuments(kind, "training", seed, least, most, chosen["told"])
+        # The world draws its pictures when they are asked for: there is nothing to keep.
+        encoded = Encoded(documents, processor, features if chosen["kind"] == "images" else None)
+        sets.append(
+            data_set(name, encoded, batch, batch=chosen["batch"], seed=seed, workers=workers, weight=chosen["weight"])
+        )
+    return sets
+
+
+def sample_documents(config: dict[str, Any], images: CaptionedImages | None, number: int) -> list[Document]:
+    """So many of each kind, as long as they can be."""
+    documents: list[Document] = []
+    for chosen in config["documents"].values():
+        of_kind: Sequence[Document]
+        if chosen["kind"] == "images":
+            assert images is not None
+            of_kind = Interleaved(images.images, 0, chosen["most"], chosen["most"])
+        else:
+            of_kind = WorldDocuments(chosen["kind"], "evaluation", 0, chosen["most"], chosen["most"])
+        documents += [of_kind[index] for index in range(number)]
+    return documents
+
+
+def _interleaved(
+    images: Sequence[CaptionedImage], chosen: dict[str, Any], features: FeatureStore | None, seed: int
+) -> Interleaved:
+    neighbours = None
+    if chosen["similar"] > 0:
+        if features is None:
+            raise ValueError("documents of similar images need features.folder=FOLDER, by which images are compared")
+        pooled = features.pooled([own.image for own in images])
+        neighbours = nearest(pooled, pooled, chosen["most"] - 1).numpy()
+    return Interleaved(images, seed, chosen["least"], chosen["most"], chosen["similar"], neighbours)

@@ -1,0 +1,29 @@
+"""The folder of precomputed features that a config asks for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
+from flamingo.features import PRECISIONS, FeatureStore
+
+
+@dataclass
+class FeaturesConfig:
+    """The frozen encoder's features of captioned images, computed once."""
+
+    #: Null: every image is opened and encoded whenever it is met.
+    folder: str | None = None
+    #: float32, bfloat16 or float16; null: the encoder's own precision, with which nothing changes.
+    dtype: str | None = None
+
+
+def open_features(
+    config: dict[str, Any], model: FlamingoForConditionalGeneration, processor: FlamingoProcessor
+) -> FeatureStore | None:
+    """Raises ValueError, naming the key, for a precision that is none, and for a folder of other features."""
+    if config["folder"] is None:
+        return None
+    if config["dtype"] not in (None, *PRECISIONS):
+        raise ValueError(f"config key features.dtype: must be one of {', '.join(PRECISIONS)}, got {config['dtype']!r}")
+    return FeatureStore(Path(config["folder"]), model, processor, PRECISIONS.get(config["dtype"]))

@@ -1,0 +1,122 @@
+"""From a config to the task that it asks for: of the embedded world, or of captioned images."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import MISSING
+
+from experiments.data import captioned_images
+from experiments.runs import write_atomically
+from flamingo.data.captions import CaptionedImage
+from flamingo.evaluation.captioning import Captioning
+from flamingo.evaluation.tasks import Task
+from flamingo.evaluation.world import WorldBinding, WorldCaptions, WorldQuestions
+from flamingo.features import FeatureStore, near_duplicates, nearest
+
+log = logging.getLogger(__name__)
+
+_WORLD: dict[str, Any] = {"captions": WorldCaptions, "binding": WorldBinding, "questions": WorldQuestions}
+
+
+@dataclass
+class TaskConfig:
+    """Of the embedded world captions, binding or questions; or images: people's own, with their captions."""
+
+    kind: str = MISSING
+    #: Of the world: queries.
+    number: int | None = None
+    #: Of binding: names in an episode.
+    ways: int | None = None
+    #: Of images: what the task is called in the score files,
+    name: str | None = None
+    #: what is asked, and what may be shown before it: folders, files, or patterns of shards in quotes,
+    query: str | None = None
+    support: str | None = None
+    #: of which one split each,
+    query_split: str | None = None
+    support_split: str | None = None
+    #: the images' folder where the captions' file lies elsewhere, and how the captions are written.
+    images: str | None = None
+    format: str | None = None
+    max_new_tokens: int | None = None
+    metrics: list[str] | None = None
+
+
+def make_task(config: dict[str, Any]) -> Task:
+    """Raises ValueError, naming the key, for one that is missing or that the kind has no use for."""
+    kind = config["kind"]
+    if kind not in (*_WORLD, "images"):
+        raise ValueError(f"config key task.kind: must be one of {', '.join(_WORLD)}, images; got {kind!r}")
+    needed = {"captions": ["number"], "questions": ["number"], "binding": ["number", "ways"]}.get(
+        kind, ["name", "query", "support", "max_new_tokens", "metrics"]
+    )
+    optional = ["query_split", "support_split", "images", "format"] if kind == "images" else []
+    for key, value in config.items():
+        if key in needed and value is None:
+            raise ValueError(f"config key task.{key}: {kind} needs a value; say {key}=... on the command line")
+        if key not in ("kind", *needed, *optional) and value is not None:
+            raise ValueError(f"config key task.{key}: {kind} has no use for it")
+    if kind != "images":
+        return _WORLD[kind](**{key: config[key] for key in needed})
+    asked, pool = (
+        captioned_images({**config, "root": config[which]}, config[f"{which}_split"]) for which in ("query", "support")
+    )
+    skipped = asked.skipped | pool.skipped
+    return Captioning(
+        config["name"],
+        asked.images,
+        pool.images,
+        skipped,
+        max_new_tokens=config["max_new_tokens"],
+        corpus_metrics=tuple(config["metrics"]),
+    )
+
+
+def look_at_images(task: Captioning, features: FeatureStore, most: int, run: Path | None, report: Path) -> None:
+    """Compute the features of all its images, find ``most`` similar ones for each query, and who has duplicates.
+
+    ``report`` then has the near-duplicates of queries among themselves, in the support, and in what the ``run``
+    was trained on; and what was left out of shards.
+    """
+    asked, pool = [own.image for own in task.asked], [own.image for own in task.pool]
+    features.add([*asked, *pool])
+    queries, candidates = features.pooled(asked), features.pooled(pool)
+    alike = near_duplicates(queries, candidates)
+    task.duplicates = {
+        own.id: frozenset(place for row, place, _ in alike if row == number) for number, own in enumerate(task.asked)
+    }
+    if most > 0:
+        task.neighbours = nearest(queries, candidates, min(most, len(pool))).numpy()
+    found = {"support": _named(alike, task.asked, task.pool)}
+    among = [(one, other, similarity) for one, other, similarity in near_duplicates(queries, queries) if one < other]
+    found["queries"] = _named(among, task.asked, task.asked)
+    if (trained := _trained_on(run)) is not None:
+        images = [own.image for own in trained]
+        features.add(images)
+        found["training"] = _named(near_duplicates(queries, features.pooled(images)), task.asked, trained)
+    for where, pairs in found.items():
+        log.info("near-duplicates of queries among %s: %d%s", where, len(pairs), f", e.g. {pairs[0]}" if pairs else "")
+    text = json.dumps({"near_duplicates": found, "skipped": task.skipped}, indent=1, ensure_ascii=False)
+    write_atomically(report, text + "\n")
+
+
+def _named(
+    pairs: list[tuple[int, int, float]], asked: Sequence[CaptionedImage], others: Sequence[CaptionedImage]
+) -> list[dict[str, Any]]:
+    return [
+        {"query": asked[one].id, "image": others[other].id, "similarity": round(similarity, 4)}
+        for one, other, similarity in pairs
+    ]
+
+
+def _trained_on(run: Path | None) -> Sequence[CaptionedImage] | None:
+    """What a run's config says that it was trained on; None where that is no captioned images."""
+    if run is None or not (run / "config.yaml").exists():
+        return None
+    data = yaml.safe_load((run / "config.yaml").read_text())["data"]
+    return None if data.get("root") is None else captioned_images(data, data["split"]).images

@@ -1,0 +1,135 @@
+"""People's own captioned images through the same commands: features, training, evaluation, report."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+from experiments.evaluate import run_evaluation
+from experiments.train import run_training
+from flamingo.report.page import write_report
+from tests.experiments.test_configs import composed
+
+COLOURS = ("red", "green", "blue", "white", "black", "yellow")
+
+
+def photograph(number):
+    """No two alike, and of different sizes."""
+    rng = np.random.default_rng(number)
+    small = PILImage.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    return small.resize((30 + number, 40), PILImage.Resampling.NEAREST)
+
+
+def shard(path, numbers):
+    with tarfile.open(path, "w") as file:
+        for number in numbers:
+            picture = io.BytesIO()
+            photograph(number).save(picture, "PNG")
+            captions = [f"a dog {number}", f"{COLOURS[number % 6]} thing"]
+            for suffix, content in (("png", picture.getvalue()), ("json", json.dumps({"captions": captions}).encode())):
+                member = tarfile.TarInfo(f"{number:04}.{suffix}")
+                member.size = len(content)
+                file.addfile(member, io.BytesIO(content))
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    shard(folder / "train-000000.tar", range(8))
+    shard(folder / "train-000001.tar", range(8, 14))
+    shard(folder / "dev-000000.tar", [20, 21, 22, 3])  # the last is in training, too
+    return folder
+
+
+def training(shards, backbones, output, *overrides):
+    return composed(
+        "train",
+        *("experiment=flickr8k", "debug=quick", "wandb.mode=disabled", f"data.root={shards}", f"output={output}"),
+        *(f"model.vision={backbones / 'mobilenet_v2'}", f"model.language={backbones / 'gpt2'}"),
+        *("data.documents.images.batch=2", "data.documents.images.most=3", "model.resampler.heads=2"),
+        *overrides,
+    )
+
+
+def evaluation(shards, *overrides):
+    return composed(
+        "evaluate",
+        *("task=flickr8k", f"support={shards}/train-*.tar", f"query={shards}/dev-*.tar", "task.max_new_tokens=4"),
+        "task.metrics=[CIDEr,BLEU-1]",
+        *("shots=[0,2]", "beams=[2]", "control_shots=[2]", "batch_size=4"),
+        *overrides,
+    )
+
+
+@pytest.fixture(scope="module")
+def run(shards, backbones, tmp_path_factory):
+    output = tmp_path_factory.mktemp("runs") / "photographs"
+    run_training(training(shards, backbones, output), output)
+    run_evaluation(evaluation(shards, f"run={output}"))
+    write_report(output)
+    return output
+
+
+def test_all_settings_are_scored(run):
+    rows = json.loads((run / "scores.json").read_text())
+    settings = {(row["shots"], row["demonstrations"], row["control"]) for row in rows if row["metric"] == "CIDEr"}
+    controls = ("blind", "shuffled_images", "shuffled_captions", "copied_caption")
+    assert settings == {
+        (0, None, None),
+        (0, "text_only", None),
+        *((2, kind, control) for kind in ("random", "rices") for control in (None, *controls)),
+    }
+    assert {row["task"] for row in rows} == {"flickr8k"}
+    assert (run / "report.html").stat().st_size > 0
+    assert len(list((run / "pictures").iterdir())) > 4
+
+
+def test_duplicates_are_reported_and_not_shown(run):
+    found = json.loads((run / "images-flickr8k.json").read_text())["near_duplicates"]
+    assert [(pair["query"], pair["image"]) for pair in found["support"]] == [("0003", "0003")]
+    assert found["training"] == found["support"]
+    assert found["queries"] == []
+    for line in (run / "predictions.jsonl").read_text().splitlines():
+        assert json.loads(line)["query"] not in json.loads(line)["demonstration_ids"]
+
+
+def test_without_features_captions_and_losses_are_the_same(run, shards, backbones, tmp_path):
+    output = tmp_path / "pixels"
+    run_training(training(shards, backbones, output, "features.folder=null", "data.documents.images.similar=0"), output)
+    kept = tmp_path / "kept"
+    run_training(training(shards, backbones, kept, "data.documents.images.similar=0"), kept)
+    losses = [
+        [json.loads(line)["loss"] for line in (folder / "history.jsonl").read_text().splitlines()]
+        for folder in (output, kept)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert not (output / "features").exists()
+    run_evaluation(evaluation(shards, f"run={output}", "demonstrations=[random]", "features.folder=null"))
+    run_evaluation(evaluation(shards, f"run={kept}", "demonstrations=[random]"))
+    captions = [
+        [json.loads(line)["output"] for line in (folder / "predictions.jsonl").read_text().splitlines()]
+        for folder in (output, kept)
+    ]
+    assert captions[0] == captions[1]
+
+
+def test_a_checkpoint_is_evaluated_on_shards_without_its_run(run, shards, tmp_path):
+    there = ("run=null", f"checkpoint={run / 'checkpoint'}", f"output={tmp_path}")
+    run_evaluation(evaluation(shards, *there))
+    assert (tmp_path / "scores.json").read_text() == (run / "scores.json").read_text()
+
+
+def test_errors_name_what_is_wrong(shards, backbones, run, tmp_path):
+    with pytest.raises(ValueError, match=r"task\.query: images needs a value; say query=\.\.\."):
+        run_evaluation(evaluation(shards, f"run={run}", "query=null"))
+    with pytest.raises(ValueError, match="similar demonstrations need features"):
+        run_evaluation(evaluation(shards, f"run={run}", "features.folder=null", f"output={tmp_path / 'a'}"))
+    with pytest.raises(ValueError, match=r"features\.dtype: must be one of float32, bfloat16, float16, got 'fp16'"):
+        run_training(training(shards, backbones, tmp_path / "b", "features.dtype=fp16"), tmp_path / "b")
+    with pytest.raises(ValueError, match="documents of similar images need features"):
+        run_training(training(shards, backbones, tmp_path / "c", "features.folder=null"), tmp_path / "c")
+    with pytest.raises(ValueError, match="there is no split 'validation'; there are: dev, train"):
+        run_training(training(shards, backbones, tmp_path / "d", "data.split=validation"), tmp_path / "d")
