@@ -88,7 +88,7 @@ def test_settings_are_added_to_those_that_are_there(run, tmp_path):
 def test_errors_name_what_is_wrong(tmp_path, run):
     with pytest.raises(ValueError, match=r"there is no checkpoint in .*nowhere"):
         run_evaluation(evaluation(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match=r"task\.kind: must be one of captions, binding, questions, images; got 'caption'"):
+    with pytest.raises(ValueError, match=r"task\.kind: must be one of .*questions, images; got 'caption'"):
         run_evaluation(evaluation(run, "task.kind=caption"))
     with pytest.raises(ValueError, match=r"task\.ways: captions has no use for it"):
         run_evaluation(evaluation(run, "task.ways=3"))
