@@ -92,7 +92,9 @@ def look_at_images(task: Captioning, features: FeatureStore, most: int, run: Pat
     }
     if most > 0:
         task.neighbours = nearest(queries, candidates, min(most, len(pool))).numpy()
-    found = {"support": _named(alike, task.asked, task.pool)}
+    # Where queries are asked with the others of their own folder as support, each is there itself.
+    others = [pair for pair in alike if task.asked[pair[0]].id != task.pool[pair[1]].id]
+    found = {"support": _named(others, task.asked, task.pool)}
     among = [(one, other, similarity) for one, other, similarity in near_duplicates(queries, queries) if one < other]
     found["queries"] = _named(among, task.asked, task.asked)
     if (trained := _trained_on(run)) is not None:

@@ -21,6 +21,7 @@ from accelerate import PartialState
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig
+from transformers import AutoConfig
 
 from experiments.configs import build, nested, plain
 from experiments.data import DataConfig, make_data, sample_documents, training_images
@@ -86,9 +87,17 @@ ConfigStore.instance().store("train_schema", TrainConfig)
 
 
 def load_model(config: dict[str, Any]) -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor]:
-    """What the config's ``model`` describes, untrained between its backbones, and what prepares its input."""
+    """What the config's ``model`` describes, untrained between its backbones, and what prepares its input.
+
+    Raises ValueError for backbones that are not there.
+    """
     vision = backbones.VISION if config["vision"] == "embedded" else config["vision"]
     language = backbones.LANGUAGE if config["language"] == "embedded" else config["language"]
+    for key, name in (("vision", vision), ("language", language)):
+        try:
+            AutoConfig.from_pretrained(name)
+        except OSError as error:
+            raise ValueError(f"config key model.{key}: {name} is no folder of a model, nor found on the hub") from error
     trained = {key: value for key, value in config.items() if key not in ("vision", "language", "dtype", "aspect")}
     processor = FlamingoProcessor.from_vision_text_pretrained(vision, language, aspect=config["aspect"])
     model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
@@ -100,8 +109,14 @@ def load_model(config: dict[str, Any]) -> tuple[FlamingoForConditionalGeneration
 def sampler(
     documents: Sequence[Document], model: FlamingoForConditionalGeneration, processor: FlamingoProcessor, run: Any
 ) -> Callable[[int], None]:
-    """Logs what the model says where a document's last answer is to be given, with the pictures."""
+    """Logs what the model says where a document's last answer is to be given, with the pictures.
+
+    Raises ValueError, at once, for documents that leave it no room.
+    """
     prompts = [Document(document.parts[:-1], document.id) for document in documents]
+    for prompt in prompts:
+        room = processor.tokenizer.model_max_length - _SAMPLE_TOKENS
+        processor.encode(prompt, prompt=True, pixels=False, max_length=room)
 
     def sample(step: int) -> None:
         outputs = Decoder(model, processor, batch_size=len(prompts))(prompts, _SAMPLE_TOKENS)

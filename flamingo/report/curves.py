@@ -83,10 +83,13 @@ def _draw_panel(ax: Axes, task: str, metric: str, scores: Sequence[Score]) -> No
     top = 105 * max(end for s in scores for end in (s.value, *(s.ci95 or ()))) or 1.0
     labels = []
     for name, points in reversed(lines.items()):
-        color, marker, line = _SERIES.get(name, _OTHER_SERIES)
+        # A control of retrieved demonstrations looks like that of random ones, but for its empty marker.
+        color, marker, line = _SERIES.get(name.removesuffix(", RICES"), _OTHER_SERIES)
         plain, text_only = name == "", name == "text only"
+        hollow = text_only or name.endswith(", RICES")
         # Controls are often run at the same shots and come out alike: side by side they can be told apart.
-        aside = 0.1 * (controls.index(name) - (len(controls) - 1) / 2) if name in controls else 0.0
+        step = min(0.1, 0.6 / len(controls)) if controls else 0.0
+        aside = step * (controls.index(name) - (len(controls) - 1) / 2) if name in controls else 0.0
         x = [float(shots.index(point.setting.shots) + aside) for point in points]
         y = [100 * point.value for point in points]
         low, high = ([100 * (p.ci95 or (p.value, p.value))[end] for p in points] for end in (0, 1))
@@ -94,8 +97,8 @@ def _draw_panel(ax: Axes, task: str, metric: str, scores: Sequence[Score]) -> No
         if plain:
             ax.fill_between(x, low, high, color=color, alpha=0.14, lw=0)
         ax.plot(
-            x, y, color=color, marker=marker, ls=line, lw=2.6 if plain else 1.6, ms=7, mew=2 if text_only else 1,
-            mfc="none" if text_only else color, zorder=4 if plain else 3, clip_on=False,
+            x, y, color=color, marker=marker, ls=line, lw=2.6 if plain else 1.6, ms=7, mew=2 if hollow else 1,
+            mfc="none" if hollow else color, zorder=4 if plain else 3, clip_on=False,
         )  # fmt: skip
         if text_only:  # a point at the other end, where no line runs to its left
             upwards = "bottom" if y[0] < top / 2 else "top"
