@@ -143,7 +143,6 @@ def run_evaluation(config: dict[str, Any]) -> None:
     features = None
     if isinstance(task, Captioning):
         features = open_features(_within(output, config["features"]), model, processor)
-    if isinstance(task, Captioning) and features is not None:
         most = max(config["shots"] + config["control_shots"]) if "rices" in config["demonstrations"] else 0
         report = output / f"images-{task.name.replace('/', '-')}.json"
         look_at_images(task, features, most, None if config["run"] is None else Path(config["run"]), report)

@@ -1,10 +1,14 @@
 """The folder of precomputed features that a config asks for."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
+from flamingo.data.document import Image
 from flamingo.features import PRECISIONS, FeatureStore
 
 
@@ -26,4 +30,11 @@ def open_features(
         return None
     if config["dtype"] not in (None, *PRECISIONS):
         raise ValueError(f"config key features.dtype: must be one of {', '.join(PRECISIONS)}, got {config['dtype']!r}")
-    return FeatureStore(Path(config["folder"]), model, processor, PRECISIONS.get(config["dtype"]))
+    with PartialState().main_process_first():
+        return FeatureStore(Path(config["folder"]), model, processor, PRECISIONS.get(config["dtype"]))
+
+
+def add_features(features: FeatureStore, images: Iterable[Image]) -> None:
+    """Of several processes one computes what is missing, and the others find it there."""
+    with PartialState().main_process_first():
+        features.add(images)

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from accelerate import PartialState
 from omegaconf import MISSING
 
 from experiments.data import captioned_images
+from experiments.features import add_features
 from experiments.runs import write_atomically
 from flamingo.data.captions import CaptionedImage
 from flamingo.evaluation.captioning import Captioning
@@ -77,34 +79,40 @@ def make_task(config: dict[str, Any]) -> Task:
     )
 
 
-def look_at_images(task: Captioning, features: FeatureStore, most: int, run: Path | None, report: Path) -> None:
-    """Compute the features of all its images, find ``most`` similar ones for each query, and who has duplicates.
+def look_at_images(task: Captioning, features: FeatureStore | None, most: int, run: Path | None, report: Path) -> None:
+    """Tell the task which images are its queries' duplicates, and the ``most`` that are most similar to each.
 
-    ``report`` then has the near-duplicates of queries among themselves, in the support, and in what the ``run``
-    was trained on; and what was left out of shards.
+    ``report`` then has what was left out of shards and, known by their features, the near-duplicates of queries
+    among themselves, in the support, and in what the ``run`` was trained on.
     """
-    asked, pool = [own.image for own in task.asked], [own.image for own in task.pool]
-    features.add([*asked, *pool])
+    found = None if features is None else _compare(task, features, most, run)
+    for where, pairs in (found or {}).items():
+        log.info("near-duplicates of queries among %s: %d%s", where, len(pairs), f", e.g. {pairs[0]}" if pairs else "")
+    text = json.dumps({"near_duplicates": found, "skipped": task.skipped}, indent=1, ensure_ascii=False)
+    if PartialState().is_main_process:
+        write_atomically(report, text + "\n")
+
+
+def _compare(task: Captioning, features: FeatureStore, most: int, run: Path | None) -> dict[str, list[dict[str, Any]]]:
+    known = _trained_on(run)
+    asked, pool, trained = ([own.image for own in images] for images in (task.asked, task.pool, known))
+    add_features(features, [*asked, *pool, *trained])
     queries, candidates = features.pooled(asked), features.pooled(pool)
     alike = near_duplicates(queries, candidates)
-    task.duplicates = {
-        own.id: frozenset(place for row, place, _ in alike if row == number) for number, own in enumerate(task.asked)
-    }
+    duplicates: dict[str, set[int]] = {}
+    for query, place, _ in alike:
+        duplicates.setdefault(task.asked[query].id, set()).add(place)
+    task.duplicates = {id: frozenset(places) for id, places in duplicates.items()}
     if most > 0:
         task.neighbours = nearest(queries, candidates, min(most, len(pool))).numpy()
     # Where queries are asked with the others of their own folder as support, each is there itself.
     others = [pair for pair in alike if task.asked[pair[0]].id != task.pool[pair[1]].id]
-    found = {"support": _named(others, task.asked, task.pool)}
-    among = [(one, other, similarity) for one, other, similarity in near_duplicates(queries, queries) if one < other]
-    found["queries"] = _named(among, task.asked, task.asked)
-    if (trained := _trained_on(run)) is not None:
-        images = [own.image for own in trained]
-        features.add(images)
-        found["training"] = _named(near_duplicates(queries, features.pooled(images)), task.asked, trained)
-    for where, pairs in found.items():
-        log.info("near-duplicates of queries among %s: %d%s", where, len(pairs), f", e.g. {pairs[0]}" if pairs else "")
-    text = json.dumps({"near_duplicates": found, "skipped": task.skipped}, indent=1, ensure_ascii=False)
-    write_atomically(report, text + "\n")
+    among = [pair for pair in near_duplicates(queries, queries) if pair[0] < pair[1]]
+    found = {"support": _named(others, task.asked, task.pool), "queries": _named(among, task.asked, task.asked)}
+    if trained:
+        pairs = near_duplicates(queries, features.pooled(trained))
+        found["training"] = _named(pairs, task.asked, known)
+    return found
 
 
 def _named(
@@ -116,9 +124,9 @@ def _named(
     ]
 
 
-def _trained_on(run: Path | None) -> Sequence[CaptionedImage] | None:
-    """What a run's config says that it was trained on; None where that is no captioned images."""
+def _trained_on(run: Path | None) -> Sequence[CaptionedImage]:
+    """The captioned images that a run's config says it was trained on, if any."""
     if run is None or not (run / "config.yaml").exists():
-        return None
+        return []
     data = yaml.safe_load((run / "config.yaml").read_text())["data"]
-    return None if data.get("root") is None else captioned_images(data, data["split"]).images
+    return [] if data.get("root") is None else captioned_images(data, data["split"]).images

@@ -25,7 +25,7 @@ from transformers import AutoConfig
 
 from experiments.configs import build, nested, plain
 from experiments.data import DataConfig, make_data, sample_documents, training_images
-from experiments.features import FeaturesConfig, open_features
+from experiments.features import FeaturesConfig, add_features, open_features
 from experiments.runs import begin, folder_written_atomically, user_errors, write_atomically
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor, backbones
 from flamingo.data.pictures import open_image
@@ -153,10 +153,11 @@ def run_training(config: dict[str, Any], output: Path) -> None:
     trained, sampled = training_images(config["data"]) or (None, None)
     features = None
     if trained is not None and sampled is not None:
-        write_atomically(output / "skipped.json", json.dumps(trained.skipped | sampled.skipped, indent=1) + "\n")
+        if PartialState().is_main_process:
+            write_atomically(output / "skipped.json", json.dumps(trained.skipped | sampled.skipped, indent=1) + "\n")
         features = open_features(config["features"], model, processor)
         if features is not None:
-            features.add(own.image for own in chain(trained.images, sampled.images))
+            add_features(features, [own.image for own in chain(trained.images, sampled.images)])
     data = make_data(config["data"], trained, processor, features, training.seed, config["workers"])
     main_process = PartialState().is_main_process
     # Not as a context: that would print a stack trace of every Ctrl-C.

@@ -89,6 +89,7 @@ class FeatureStore:
 
     def add(self, images: Iterable[Image], batch_size: int = 32) -> int:
         """Compute what is missing; how many pictures that were. Raises ValueError, naming it, for a broken picture."""
+        self._open()  # another process may have added some
         missing: dict[str, Frame] = {}
         for image in images:
             for frame in image.frames:

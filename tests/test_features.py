@@ -69,6 +69,15 @@ def test_a_picture_is_computed_once_whatever_it_is_called(parts, paths, tmp_path
     assert again.stacked([Image(paths[3])]).shape == (1, 1, 16, 24)  # m f p v
 
 
+def test_what_another_process_has_added_is_found(parts, paths, tmp_path):
+    images = [Image(path) for path in paths]
+    mine, other = (FeatureStore(tmp_path / "features", *parts) for _ in range(2))
+    other.add(images)
+    assert images[0] not in mine
+    assert mine.add(images) == 0
+    assert torch.equal(mine.stacked(images), other.stacked(images))
+
+
 def test_a_video_has_the_features_of_its_frames(parts, paths, tmp_path):
     store = FeatureStore(tmp_path / "features", *parts)
     video = Image(*paths[:3])

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image as PILImage
-from PIL import ImageOps, ImageStat
+from PIL import ImageOps, ImageStat, UnidentifiedImageError
 
 from flamingo.data.document import Frame
 
@@ -28,6 +28,8 @@ def open_image(frame: Frame) -> PILImage.Image:
             return _rgb(picture)
     except FileNotFoundError as error:
         raise ValueError(f"image file {frame} does not exist") from error
+    except UnidentifiedImageError as error:  # whose own words name a buffer in memory
+        raise ValueError(f"image {frame} cannot be read: it is no picture, or of a format unknown here") from error
     except Exception as error:  # Broken files make decoders raise nearly anything: SyntaxError, RuntimeError, ...
         raise ValueError(f"image {frame} cannot be read: {error}") from error
 

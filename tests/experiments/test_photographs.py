@@ -138,6 +138,28 @@ def test_a_checkpoint_is_evaluated_on_shards_without_its_run(run, shards, tmp_pa
     assert (tmp_path / "scores.json").read_text() == (run / "scores.json").read_text()
 
 
+def test_broken_pictures_in_shards_are_left_out_counted_and_named(shards, backbones, run, tmp_path):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    shard(folder / "train-000000.tar", range(1, 5))
+    with tarfile.open(folder / "train-000001.tar", "w") as file:
+        for name, content in (("0009.png", b"no picture"), ("0009.txt", b"a caption"), ("0010.txt", b"alone")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            file.addfile(member, io.BytesIO(content))
+    shard(folder / "train-000002.tar", range(5, 8))
+    run_training(training(folder, backbones, tmp_path / "run", "data.sample_split=null"), tmp_path / "run")
+    skipped = json.loads((tmp_path / "run" / "skipped.json").read_text())
+    assert skipped.keys() == {"0009", "0010"}
+    assert "0009.png cannot be read" in skipped["0009"]
+    here = (f"run={run}", f"output={tmp_path / 'there'}", "shots=[2]", "control_shots=[]")
+    run_evaluation(
+        evaluation(shards, *here, f"support={folder}/*.tar", "demonstrations=[random]", "features.folder=null")
+    )
+    looked = json.loads((tmp_path / "there" / "images-flickr8k.json").read_text())
+    assert looked == {"near_duplicates": None, "skipped": skipped}
+
+
 def test_errors_name_what_is_wrong(shards, backbones, run, tmp_path):
     with pytest.raises(ValueError, match=r"task\.query: images needs a value; say query=\.\.\."):
         run_evaluation(evaluation(shards, f"run={run}", "query=null"))
