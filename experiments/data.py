@@ -22,23 +22,10 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class SourceConfig:
-    """Captioned images: a folder, a file, or a pattern of shards in quotes."""
-
-    root: str | None = None
-    #: The folder of the images, where the captions' file lies elsewhere.
-    images: str | None = None
-    #: How the captions are written; null: as the files look.
-    format: str | None = None
-    #: Null: all of them.
-    split: str | None = None
-
-
-@dataclass
 class DocumentsConfig:
     """One kind of documents, with ``least`` to ``most`` images each."""
 
-    #: captions, binding or questions of the embedded world; images: of `data.source`.
+    #: captions, binding or questions of the embedded world; images: of `data.root`.
     kind: str = MISSING
     least: int = MISSING
     most: int = MISSING
@@ -51,9 +38,17 @@ class DocumentsConfig:
 
 
 @dataclass
-class DataConfig(SourceConfig):
+class DataConfig:
     """Captioned images, where there are any, and the documents that are made of them or of the world."""
 
+    #: A folder, a file, or a pattern of shards in quotes.
+    root: str | None = None
+    #: The folder of the images, where the captions' file lies elsewhere.
+    images: str | None = None
+    #: How the captions are written; null: as the files look.
+    format: str | None = None
+    #: Null: all of them.
+    split: str | None = None
     #: The split that documents are drawn from whose answers are logged while training.
     sample_split: str | None = None
     documents: dict[str, DocumentsConfig] = field(default_factory=dict)
@@ -67,14 +62,12 @@ class CaptionedImages:
     skipped: dict[str, str]
 
 
-def captioned_images(config: dict[str, Any], split: str | None) -> CaptionedImages:
-    """Of the config's source those of a split, or all; pictures in shards are opened to see that they can be.
+def captioned_images(root: str, images: str | None, format: str | None, split: str | None) -> CaptionedImages:
+    """Of a source those of a split, or all; pictures in shards are opened to see that they can be.
 
     Raises ValueError for a source that cannot be read.
     """
-    if config["root"] is None:
-        raise ValueError("captioned images are needed: say data.root=FOLDER, FILE or 'SHARDS-*.tar'")
-    source = load(config["root"], config["images"], config["format"])
+    source = load(root, images, format)
     chosen = source if split is None else of_split(source, split)
     skipped: dict[str, str] = {}
     if isinstance(source, Shards):
@@ -82,16 +75,22 @@ def captioned_images(config: dict[str, Any], split: str | None) -> CaptionedImag
         chosen, broken = readable(chosen)
         skipped = source.skipped | broken
     found = f"{len(chosen)} images of {f'split {split}' if split else 'all splits'}"
-    log.info("%s: %s%s", config["root"], found, f", {len(skipped)} broken ones left out" if skipped else "")
+    log.info("%s: %s%s", root, found, f", {len(skipped)} broken ones left out" if skipped else "")
     return CaptionedImages(chosen, skipped)
 
 
 def training_images(config: dict[str, Any]) -> tuple[CaptionedImages, CaptionedImages] | None:
-    """Those that documents for training are made of, and for samples; None where there are none of either."""
+    """Those that documents for training are made of, and for samples; None where no documents are of images.
+
+    Raises ValueError where a source is missing or cannot be read.
+    """
     if not any(chosen["kind"] == "images" for chosen in config["documents"].values()):
         return None
-    trained = captioned_images(config, config["split"])
-    sampled = captioned_images(config, config["sample_split"]) if config["sample_split"] else trained
+    if config["root"] is None:
+        raise ValueError("captioned images are needed: say data.root=FOLDER, FILE or 'SHARDS-*.tar'")
+    source = config["root"], config["images"], config["format"]
+    trained = captioned_images(*source, config["split"])
+    sampled = captioned_images(*source, config["sample_split"]) if config["sample_split"] else trained
     return trained, sampled
 
 

@@ -66,7 +66,8 @@ def make_task(config: dict[str, Any]) -> Task:
     if kind != "images":
         return _WORLD[kind](**{key: config[key] for key in needed})
     asked, pool = (
-        captioned_images({**config, "root": config[which]}, config[f"{which}_split"]) for which in ("query", "support")
+        captioned_images(config[which], config["images"], config["format"], config[f"{which}_split"])
+        for which in ("query", "support")
     )
     skipped = asked.skipped | pool.skipped
     return Captioning(
@@ -129,4 +130,6 @@ def _trained_on(run: Path | None) -> Sequence[CaptionedImage]:
     if run is None or not (run / "config.yaml").exists():
         return []
     data = yaml.safe_load((run / "config.yaml").read_text())["data"]
-    return [] if data.get("root") is None else captioned_images(data, data["split"]).images
+    if data.get("root") is None:
+        return []
+    return captioned_images(data["root"], data["images"], data["format"], data["split"]).images

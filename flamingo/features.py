@@ -37,8 +37,8 @@ _ROWS_AT_ONCE = 1024
 class FeatureStore:
     """A folder with the features [p v] of every picture that was added, found again by what the picture shows.
 
-    ``encoder.json`` says whose features they are, ``keys.txt`` has a picture's digest a line, and
-    ``patches.bin`` and ``pooled.bin`` their features, row by row. A row counts once its key is written, so
+    ``encoder.json`` says whose features they are, ``shape.json`` their p and v, ``keys.txt`` has a picture's digest
+    a line, and ``patches.bin`` and ``pooled.bin`` their features, row by row. A row counts once its key is written, so
     that an interrupted pass goes on where it was.
     """
 

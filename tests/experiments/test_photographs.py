@@ -23,9 +23,9 @@ def photograph(number):
     return small.resize((30 + number, 40), PILImage.Resampling.NEAREST)
 
 
-def shard(path, numbers, first=0):
+def shard(path, numbers, keys=None):
     with tarfile.open(path, "w") as file:
-        for key, number in enumerate(numbers, start=first) if first else zip(numbers, numbers, strict=True):
+        for key, number in zip(keys or numbers, numbers, strict=True):
             picture = io.BytesIO()
             photograph(number).save(picture, "PNG")
             captions = [f"a dog {number}", f"{COLOURS[number % 6]} thing"]
@@ -40,7 +40,7 @@ def shards(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
     shard(folder / "train-000000.tar", range(8))
     shard(folder / "train-000001.tar", range(8, 14))
-    shard(folder / "dev-000000.tar", [20, 21, 22, 3], first=100)  # the last is in training, too
+    shard(folder / "dev-000000.tar", [20, 21, 22, 3], keys=range(100, 104))  # the last is in training, too
     return folder
 
 
