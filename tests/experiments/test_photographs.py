@@ -49,7 +49,8 @@ def training(shards, backbones, output, *overrides):
         "train",
         *("experiment=flickr8k", "debug=quick", "wandb.mode=disabled", f"data.root={shards}", f"output={output}"),
         *(f"model.vision={backbones / 'mobilenet_v2'}", f"model.language={backbones / 'gpt2'}"),
-        *("data.documents.images.batch=2", "data.documents.images.most=3", "model.resampler.heads=2"),
+        *("data.documents.pairs.batch=2", "data.documents.interleaved.batch=2", "model.resampler.heads=2"),
+        *("data.documents.interleaved.least=3", "data.documents.interleaved.most=3"),
         *overrides,
     )
 
@@ -110,9 +111,9 @@ def test_queries_are_no_duplicates_of_themselves(run, shards, tmp_path):
 
 def test_without_features_captions_and_losses_are_the_same(run, shards, backbones, tmp_path):
     output = tmp_path / "pixels"
-    run_training(training(shards, backbones, output, "features.folder=null", "data.documents.images.similar=0"), output)
+    run_training(training(shards, backbones, output, "features.folder=null", "data.documents.interleaved.similar=0"), output)
     kept = tmp_path / "kept"
-    run_training(training(shards, backbones, kept, "data.documents.images.similar=0"), kept)
+    run_training(training(shards, backbones, kept, "data.documents.interleaved.similar=0"), kept)
     losses = [
         [json.loads(line)["loss"] for line in (folder / "history.jsonl").read_text().splitlines()]
         for folder in (output, kept)
