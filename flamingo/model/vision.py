@@ -17,8 +17,6 @@ def encode_patches(
 
     Raises ValueError, naming the key, where ``config`` does not fit the encoder.
     """
-    # Convolutional networks take two thirds of the time on a CPU when channels come last in memory.
-    pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
     states = _hidden_state(encoder, pixel_values, config.hidden_state)
     if states.ndim == 4:
         if config.final_norm:
@@ -44,6 +42,8 @@ def _hidden_state(encoder: PreTrainedModel, pixel_values: Tensor, index: int) ->
     try:
         blocks = repeated_layers(encoder)
     except ValueError:  # convolutional: stages rather than one list of equal blocks
+        # On a CPU MobileNetV2 takes little more than half of the time when channels come last in memory.
+        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         outputs = encoder(pixel_values, output_hidden_states=index != -1)
         if index == -1:
             return outputs.last_hidden_state
