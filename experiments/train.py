@@ -29,7 +29,7 @@ from experiments.features import FeaturesConfig, add_features, open_features
 from experiments.runs import begin, folder_written_atomically, user_errors, write_atomically
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor, backbones
 from flamingo.data.pictures import open_image
-from flamingo.evaluation.decoding import Decoder
+from flamingo.decoding import Decoder
 from flamingo.model.configuration import GatedConfig, ResamplerConfig, VisionFeaturesConfig
 from flamingo.training.loop import TrainingConfig, train
 from flamingo.training.optimizer import OptimizerConfig

@@ -10,7 +10,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.evaluation.decoding import Decoder
+from flamingo.decoding import Decoder
 from flamingo.evaluation.demonstrations import document, spell
 from flamingo.evaluation.files import append_predictions, keep_whole, save_pictures, save_scores
 from flamingo.evaluation.scores import Row, key, scores

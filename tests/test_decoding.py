@@ -5,7 +5,7 @@ import torch
 from PIL import Image as PILImage
 
 from flamingo import Document, Image, Text
-from flamingo.evaluation.decoding import Decoder
+from flamingo.decoding import Decoder
 from flamingo.evaluation.demonstrations import document
 from tests.evaluation.fake import example, model_and_processor
 
