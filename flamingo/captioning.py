@@ -12,12 +12,7 @@ from flamingo.model.modeling import FlamingoForConditionalGeneration
 
 @dataclass
 class Captioner:
-    """A trained model, ready to caption::
-
-        captioner = Captioner.from_pretrained("outputs/demo/checkpoint")
-        captioner(["one.jpg", "another.jpg"])
-        captioner(["one.jpg"], demonstrations=[("dog.jpg", "A dog sleeps on a sofa."), ("cat.jpg", "A cat eats.")])
-    """
+    """A trained model, ready to caption: ``Captioner.from_pretrained("outputs/demo/checkpoint")(["one.jpg"])``."""
 
     model: FlamingoForConditionalGeneration
     processor: FlamingoProcessor

@@ -6,19 +6,27 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.evaluation.fake import model_and_processor
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=["configurations", "pretrained"])
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=["captions", "configurations", "pretrained"])
 def test_its_code_runs(snippet, backbones, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("dog", "cat"):
         Image.new("RGB", (50, 40), "brown").save(f"{name}.jpg")
-    here = f"VISION, TEXT = {str(backbones / 'clip_vision_model')!r}, {str(backbones / 'opt')!r}"
-    snippet, replaced = re.subn(r"^VISION, TEXT = .*$", here, snippet, flags=re.MULTILINE)
-    assert replaced == (snippet is not SNIPPETS[0] and "VISION" in snippet)
+    for part in model_and_processor(backbones):
+        part.save_pretrained(tmp_path / "trained")
+    here = {
+        "CHECKPOINT": '"trained"',
+        "VISION, TEXT": f"{str(backbones / 'clip_vision_model')!r}, {str(backbones / 'opt')!r}",
+    }
+    for names, values in here.items():
+        snippet = re.sub(rf"^{names} = .*$", f"{names} = {values}", snippet, flags=re.MULTILINE)
+    assert "outputs/" not in snippet and "openai/" not in snippet
     exec(snippet, {})
 
 
