@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests import tiny
 from tests.evaluation.fake import model_and_processor
 
 ROOT = Path(__file__).parent.parent
@@ -13,13 +14,14 @@ README = (ROOT / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=["captions", "configurations", "pretrained"])
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=["captions", "configurations", "pretrained", "large"])
 def test_its_code_runs(snippet, backbones, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("dog", "cat"):
         Image.new("RGB", (50, 40), "brown").save(f"{name}.jpg")
     for part in model_and_processor(backbones):
         part.save_pretrained(tmp_path / "trained")
+    tiny.flamingo(backbones, language="opt").save_pretrained("my-flamingo", include_backbones=False)
     here = {
         "CHECKPOINT": '"trained"',
         "VISION, TEXT": f"{str(backbones / 'clip_vision_model')!r}, {str(backbones / 'opt')!r}",

@@ -22,6 +22,7 @@ from flamingo.model.generation import FlamingoGeneration
 from flamingo.model.initialization import initialize
 from flamingo.model.pretrained import (
     check_unchanged,
+    is_quantised,
     load_referenced_backbones,
     load_text_model,
     load_trained_parts,
@@ -116,8 +117,12 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         vision_model = load_vision_model(vision_model_name_or_path, **{"dtype": dtype, **vision_kwargs})
         language_model = load_text_model(text_model_name_or_path, **{"dtype": dtype, **text_kwargs})
         origins = {
-            "vision_model": origin(vision_model, vision_model_name_or_path, vision_kwargs.get("revision")),
-            "language_model": origin(language_model, text_model_name_or_path, text_kwargs.get("revision")),
+            "vision_model": origin(
+                load_vision_model, vision_model, vision_model_name_or_path, vision_kwargs.get("revision")
+            ),
+            "language_model": origin(
+                load_text_model, language_model, text_model_name_or_path, text_kwargs.get("revision")
+            ),
         }
         config = FlamingoConfig(
             vision_config=vision_model.config,
@@ -134,10 +139,22 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers. Backbones that the checkpoint leaves out are loaded by name and compared."""
+        """As in transformers. Backbones that the checkpoint leaves out are loaded by name and compared.
+
+        For these ``vision_kwargs`` and ``text_kwargs`` (``quantization_config``, ``device_map``, ...) go to their
+        own ``from_pretrained``.
+        """
         hub = {k: kwargs[k] for k in ("revision", "cache_dir", "token", "local_files_only", "subfolder") if k in kwargs}
         saved = FlamingoConfig.from_pretrained(pretrained_model_name_or_path, **hub)
+        backbone_kwargs = {key: kwargs.pop(key, None) or {} for key in ("vision_kwargs", "text_kwargs")}
         if saved.backbones_included:
+            if any(backbone_kwargs.values()):
+                raise ValueError("vision_kwargs and text_kwargs are for checkpoints that leave their backbones out")
+            if kwargs.get("quantization_config") is not None:
+                raise ValueError(
+                    "quantization_config would reach the trained parts, too: save the model with "
+                    'include_backbones=False, and load it with text_kwargs={"quantization_config": ...}'
+                )
             with_info = kwargs.pop("output_loading_info", False)
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
@@ -152,7 +169,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
             raise ValueError(f"{sorted(unused)} cannot be used with a checkpoint that leaves its backbones out")
         config = deepcopy(kwargs.get("config") or saved)  # it may be another model's
         config.backbones = saved.backbones
-        model = cls(config, *load_referenced_backbones(config, **load))
+        model = cls(config, *load_referenced_backbones(config, **backbone_kwargs, **load))
         load_trained_parts(model, pretrained_model_name_or_path, BACKBONES, **hub)
         config.backbones_included = True
         with suppress(OSError):  # a checkpoint need not have one
@@ -162,6 +179,8 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
     def save_pretrained(self, save_directory: Any, *args: Any, include_backbones: bool = True, **kwargs: Any) -> None:
         """As in transformers. Without its frozen backbones a checkpoint names them and keeps a fingerprint."""
         if include_backbones:
+            if quantised := [part for part in BACKBONES if is_quantised(getattr(self, part))]:
+                raise ValueError(f"a quantised {quantised[0]} cannot be saved; include_backbones=False names it")
             return super().save_pretrained(save_directory, *args, **kwargs)
         if "max_shard_size" in kwargs:
             raise ValueError("a checkpoint without its backbones is one file: max_shard_size cannot be chosen")

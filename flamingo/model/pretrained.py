@@ -1,6 +1,7 @@
 """Frozen backbones: loaded by name or path, and recognised when a checkpoint only names them."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,29 @@ def fingerprint(model: nn.Module) -> str:
     return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:16]
 
 
-def origin(model: PreTrainedModel, name_or_path: str | Path, revision: str | None) -> dict[str, str | None]:
+def origin(
+    load: Callable[..., PreTrainedModel], model: PreTrainedModel, name_or_path: str | Path, revision: str | None
+) -> dict[str, str | None]:
     """Where a backbone came from, and how to recognise it: ``FlamingoConfig.backbones`` holds one for each."""
-    return {
-        "name": str(name_or_path),
-        "revision": revision,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "fingerprint": fingerprint(model),
-    }
+    saved = {"name": str(name_or_path), "revision": revision, "dtype": str(model.dtype).removeprefix("torch.")}
+    return saved | {"fingerprint": _saved_fingerprint(load, model, saved)}
+
+
+def _saved_fingerprint(
+    load: Callable[..., PreTrainedModel], model: PreTrainedModel, saved: dict[str, str | None]
+) -> str:
+    """That of the weights as they are saved, from which ``model`` was loaded, quantised or in another precision.
+
+    These are read a second time then, on the CPU: what was made of them tells nothing of them.
+    """
+    if is_quantised(model) or not _comparable(str(model.dtype), saved["dtype"] or ""):
+        revision = {} if saved["revision"] is None else {"revision": saved["revision"]}
+        model = load(saved["name"], dtype=saved["dtype"], **revision)
+    return fingerprint(model)
+
+
+def is_quantised(model: PreTrainedModel) -> bool:
+    return getattr(model, "hf_quantizer", None) is not None
 
 
 def check_unchanged(config: FlamingoConfig, backbones: dict[str, PreTrainedModel]) -> None:
@@ -61,6 +77,8 @@ def check_unchanged(config: FlamingoConfig, backbones: dict[str, PreTrainedModel
         raise ValueError("the backbones of this model were not loaded by name, so a checkpoint cannot leave them out")
     for part, model in backbones.items():
         saved = config.backbones[part]
+        if is_quantised(model):
+            continue  # its weights cannot be changed by training
         if _comparable(str(model.dtype), saved["dtype"]) and fingerprint(model) != saved["fingerprint"]:
             raise ValueError(
                 f"{part} has other weights than {saved['name']}, from which it was loaded: "
@@ -68,22 +86,24 @@ def check_unchanged(config: FlamingoConfig, backbones: dict[str, PreTrainedModel
             )
 
 
-def load_referenced_backbones(config: FlamingoConfig, **kwargs: Any) -> tuple[PreTrainedModel, PreTrainedModel]:
+def load_referenced_backbones(
+    config: FlamingoConfig, vision_kwargs: dict[str, Any], text_kwargs: dict[str, Any], **kwargs: Any
+) -> tuple[PreTrainedModel, PreTrainedModel]:
     """Vision encoder and language model that a checkpoint names, by default in the precision they had.
 
+    ``kwargs`` go to the ``from_pretrained`` of both, the others to that of one, where they win.
     Raises ValueError where their weights are not those that the checkpoint was trained with.
     """
     assert config.backbones is not None
     loaded = []
-    for part, load in (("vision_model", load_vision_model), ("language_model", load_text_model)):
+    for part, load, own in (
+        ("vision_model", load_vision_model, vision_kwargs),
+        ("language_model", load_text_model, text_kwargs),
+    ):
         saved = config.backbones[part]
         revision = {} if saved["revision"] is None else {"revision": saved["revision"]}
-        model = load(saved["name"], **{"dtype": saved["dtype"], **revision, **kwargs})
-        same = _comparable(str(model.dtype), saved["dtype"])
-        if (
-            fingerprint(model if same else load(saved["name"], dtype=saved["dtype"], **revision))
-            != saved["fingerprint"]
-        ):
+        model = load(saved["name"], **{"dtype": saved["dtype"], **revision, **kwargs, **own})
+        if _saved_fingerprint(load, model, saved) != saved["fingerprint"]:
             raise ValueError(
                 f"{saved['name']} (revision {saved['revision']}) does not hold the weights that this checkpoint "
                 "was trained with"

@@ -1,0 +1,88 @@
+"""Frozen backbones quantised by transformers' own means, beside trained parts in full precision."""
+
+import pytest
+import torch
+from torchao.quantization import Int8WeightOnlyConfig
+from transformers import TorchAoConfig
+
+from flamingo import FlamingoForConditionalGeneration
+from tests import tiny
+
+INT8 = {"quantization_config": TorchAoConfig(Int8WeightOnlyConfig())}
+#: The tiny model has large weights, which carry small differences far.
+CLOSE = 0.15
+
+
+@pytest.fixture
+def plain(backbones):
+    return tiny.flamingo(backbones, language="llama")
+
+
+@pytest.fixture
+def saved(plain, tmp_path):
+    plain.save_pretrained(tmp_path / "plain", include_backbones=False)
+    return tmp_path / "plain"
+
+
+@torch.no_grad()
+def difference(one, other):
+    """The root mean square of the logits' difference, in standard deviations of the logits."""
+    inputs = tiny.inputs()
+    logits = one(**inputs).logits
+    return float((logits - other(**inputs).logits).square().mean().sqrt() / logits.std())
+
+
+def quantised(model):
+    return {
+        name.split(".")[0]
+        for name, parameter in model.named_parameters()
+        if type(parameter) is not torch.nn.Parameter or parameter.dtype == torch.int8
+    }
+
+
+def test_a_checkpoint_meets_its_language_model_quantised(plain, saved):
+    model = FlamingoForConditionalGeneration.from_pretrained(saved, text_kwargs=INT8)
+    assert quantised(model) == {"language_model"}
+    assert 0 < difference(plain, model) < CLOSE
+    inputs = tiny.inputs()
+    model.train()(**inputs, labels=inputs["input_ids"]).loss.backward()
+    names = set(model.trainable_parameter_names())
+    assert names == set(plain.trainable_parameter_names())
+    assert all((p.grad is not None) == (name in names) for name, p in model.named_parameters())
+    model.eval()
+    cached = model.generate(**inputs, max_new_tokens=5, num_beams=2)
+    assert torch.equal(cached, model.generate(**inputs, max_new_tokens=5, num_beams=2, use_cache=False))
+
+
+def test_what_was_trained_on_quantised_backbones_is_saved_without_them(backbones, tmp_path):
+    names = str(backbones / "clip_vision_model"), str(backbones / "llama")
+    model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
+        *names, new_token_ids=tiny.NEW_TOKEN_IDS, **tiny.PARTS, text_kwargs=INT8
+    ).eval()
+    tiny.open_gates(model, 0.7)
+    with pytest.raises(ValueError, match="a quantised language_model cannot be saved"):
+        model.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path, include_backbones=False)
+    again = FlamingoForConditionalGeneration.from_pretrained(tmp_path, text_kwargs=INT8)
+    assert difference(model, again) == 0
+    in_full = FlamingoForConditionalGeneration.from_pretrained(tmp_path)
+    assert quantised(in_full) == set()
+    assert 0 < difference(in_full, model) < CLOSE
+
+
+def test_other_weights_are_recognised_behind_quantised_ones(backbones, saved, monkeypatch):
+    config = FlamingoForConditionalGeneration.config_class.from_pretrained(saved)
+    config.backbones["language_model"]["name"] = str(backbones / "mistral")
+    config.save_pretrained(saved)
+    with pytest.raises(ValueError, match=r"mistral .* does not hold the weights"):
+        FlamingoForConditionalGeneration.from_pretrained(saved, text_kwargs=INT8)
+
+
+def test_trained_parts_are_not_quantised_by_mistake(plain, saved, tmp_path):
+    plain.save_pretrained(tmp_path / "whole")
+    with pytest.raises(ValueError, match="would reach the trained parts"):
+        FlamingoForConditionalGeneration.from_pretrained(tmp_path / "whole", **INT8)
+    with pytest.raises(ValueError, match="checkpoints that leave their backbones out"):
+        FlamingoForConditionalGeneration.from_pretrained(tmp_path / "whole", text_kwargs=INT8)
+    with pytest.raises(ValueError, match=r"quantization_config.* cannot be used"):
+        FlamingoForConditionalGeneration.from_pretrained(saved, **INT8)
