@@ -1,7 +1,7 @@
 """Flamingo-style few-shot captioning: a frozen vision encoder, a Perceiver Resampler, and gated
 cross-attention inside a frozen language model.
 
-Importing this package registers its classes with transformers, so that ``AutoConfig``,
+Importing this package registers its classes with transformers, so that ``AutoConfig``, ``AutoModel``,
 ``AutoModelForImageTextToText`` and ``AutoProcessor`` find them.
 
 The glossary of axes, used in every einops string and every signature:
@@ -22,7 +22,7 @@ The glossary of axes, used in every einops string and every signature:
 =======  ==========================================================
 """
 
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from flamingo.data.document import Document, Image, Text
 from flamingo.data.processor import FlamingoProcessor
@@ -30,6 +30,7 @@ from flamingo.model.configuration import FlamingoConfig
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 
 AutoConfig.register(FlamingoConfig.model_type, FlamingoConfig)
+AutoModel.register(FlamingoConfig, FlamingoForConditionalGeneration)
 AutoModelForImageTextToText.register(FlamingoConfig, FlamingoForConditionalGeneration)
 AutoProcessor.register(FlamingoConfig, FlamingoProcessor)
 

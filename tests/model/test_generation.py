@@ -3,6 +3,7 @@
 import pytest
 import torch
 from transformers import DynamicCache, GenerationConfig, set_seed
+from transformers.generation.streamers import BaseStreamer
 
 from tests import tiny
 
@@ -256,3 +257,20 @@ def test_arguments_that_do_not_fit_are_refused(gpt2):
         gpt2.generate(**batch, **GREEDY)
     gpt2.eval()
     gpt2.generate(**batch, **GREEDY)
+
+
+def test_text_streams_while_it_is_made(gpt2):
+    class Heard(BaseStreamer):
+        def __init__(self):
+            self.pieces, self.ended = [], False
+
+        def put(self, value):
+            self.pieces.append(value)
+
+        def end(self):
+            self.ended = True
+
+    heard, batch = Heard(), {key: value[:1] for key, value in tiny.inputs().items()}
+    ids = gpt2.generate(**batch, **GREEDY, streamer=heard)
+    assert heard.ended and len(heard.pieces) == 1 + 8
+    assert torch.equal(torch.cat([piece.flatten() for piece in heard.pieces]), ids[0])
