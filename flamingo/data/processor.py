@@ -45,6 +45,9 @@ class FlamingoProcessor(ProcessorMixin):
         bos: bool = True,
         eos: bool = True,
         aspect: Aspect = "as_is",
+        new_tokens: Sequence[str] = (END_OF_CHUNK_TOKEN, IMAGE_TOKEN),
+        end_of_chunk: str = END_OF_CHUNK_TOKEN,
+        image_marker: str = IMAGE_TOKEN,
         **kwargs: Any,
     ) -> None:
         super().__init__(image_processor, tokenizer, **kwargs)
@@ -56,11 +59,17 @@ class FlamingoProcessor(ProcessorMixin):
         self.bos, self.eos = bos, eos
         #: How a picture is made square before the image processor sees it; see :func:`flamingo.data.pictures.shaped`.
         self.aspect = aspect
-        tokens = [AddedToken(t, special=True, normalized=False) for t in (END_OF_CHUNK_TOKEN, IMAGE_TOKEN)]
+        if image_marker.count(IMAGE_TOKEN) != 1:
+            raise ValueError(f"image_marker must contain {IMAGE_TOKEN} once, got {image_marker!r}")
+        #: Tokens that are added to the tokenizer, if it has them not; what ends a chunk; and what stands for an
+        #: image, of which anything before ``<image>`` still sees the image before it. Other checkpoints than ours
+        #: were trained with others: see :mod:`flamingo.interop`.
+        self.new_tokens, self.end_of_chunk, self.image_marker = list(new_tokens), end_of_chunk, image_marker
+        tokens = [AddedToken(t, special=True, normalized=False) for t in new_tokens]
         tokenizer.add_tokens(tokens, special_tokens=True)
         if tokenizer.pad_token is None:
             # Which token pads is of no consequence: the attention mask says what is padding.
-            tokenizer.pad_token = tokenizer.eos_token or END_OF_CHUNK_TOKEN
+            tokenizer.pad_token = tokenizer.eos_token or end_of_chunk
 
     @classmethod
     def from_vision_text_pretrained(
@@ -78,12 +87,12 @@ class FlamingoProcessor(ProcessorMixin):
     @property
     def end_of_chunk_token_id(self) -> int:
         """Ends a caption: the ``eos_token_id`` for ``generate``."""
-        return self.tokenizer.convert_tokens_to_ids(END_OF_CHUNK_TOKEN)
+        return self.tokenizer(self.end_of_chunk, add_special_tokens=False)["input_ids"][-1]
 
     @property
     def new_token_ids(self) -> list[int]:
         """Ids of the tokens whose embeddings are trained: ``FlamingoConfig.new_token_ids``."""
-        return [self.end_of_chunk_token_id, self.image_token_id]
+        return self.tokenizer.convert_tokens_to_ids(self.new_tokens)
 
     # ------------------------------------------------------------------------- documents
 
@@ -147,20 +156,28 @@ class FlamingoProcessor(ProcessorMixin):
         chunks = document.chunks(next_image)
         for chunk in chunks:
             if chunk.image is not None:
+                pieces += self._marker(pieces[-1] if pieces else None, len(images))
                 images.append(chunk.image)
-                pieces.append(_Piece(IMAGE_TOKEN, len(images) - 1, train=False))
             sees = len(images) - 1 if chunk.image is not None else -1
             for i, text in enumerate(chunk.texts):
-                special = (IMAGE_TOKEN, END_OF_CHUNK_TOKEN, *self.tokenizer.all_special_tokens)
+                special = (IMAGE_TOKEN, self.end_of_chunk, *self.tokenizer.all_special_tokens)
                 if found := [token for token in special if token in text.text]:
                     raise ValueError(f"{document} has the special token {found[0]} in its text")
                 space = " " if leading_space and i == 0 and not text.text.startswith(" ") else ""
                 pieces.append(_Piece(space + text.text, sees, text.train))
             if not (prompt and chunk is chunks[-1]):
-                pieces.append(_Piece(END_OF_CHUNK_TOKEN, sees, train=bool(chunk.texts) and chunk.texts[-1].train))
+                pieces.append(_Piece(self.end_of_chunk, sees, train=bool(chunk.texts) and chunk.texts[-1].train))
         if self.eos and not prompt and self.tokenizer.eos_token:
             pieces.append(_Piece(self.tokenizer.eos_token, pieces[-1].image, pieces[-1].train))
         return pieces, images
+
+    def _marker(self, previous: _Piece | None, image: int) -> list[_Piece]:
+        """What stands for an image; what precedes ``<image>`` in it stands once between two of them."""
+        lead, after = self.image_marker.split(IMAGE_TOKEN)
+        pieces = [_Piece(IMAGE_TOKEN + after, image, train=False)]
+        if lead and not (previous and previous.text.endswith(lead)):
+            pieces.insert(0, _Piece(lead, previous.image if previous else -1, train=False))
+        return pieces
 
     def pixel_values(self, images: Sequence[Image], owner: str = "a batch") -> Float[Tensor, "m f c h w"]:
         """Opened and preprocessed. Raises ValueError for a broken image, or for ``owner``'s with different frames."""
@@ -206,7 +223,11 @@ class FlamingoProcessor(ProcessorMixin):
         head, *chunks = text.split(IMAGE_TOKEN)
         if len(chunks) != len(images):
             raise ValueError(f"{name} has {len(chunks)} <image> markers, but {len(images)} images were given")
-        pieces = [_Piece(head, -1, False)] + [_Piece(IMAGE_TOKEN + chunk, i, False) for i, chunk in enumerate(chunks)]
+        pieces = [_Piece(head, -1, False)]
+        for i, chunk in enumerate(chunks):
+            pieces += self._marker(pieces[-1], i)
+            if chunk:
+                pieces.append(_Piece(chunk, i, False))
         ids, image_index, _ = self._tokenize(pieces, name, max_length=None)
         wrapped = [image if isinstance(image, Image) else Image(image) for image in images]
         pixels = self.pixel_values(wrapped, name) if images else None

@@ -1,5 +1,7 @@
 """Multi-head attention and feed-forward, shared by the resampler and the gated blocks."""
 
+from collections.abc import Callable
+
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -11,18 +13,25 @@ class Attention(nn.Module):
     """Attention from queries of one width to a context of another, without biases.
 
     Keys and values are a step of their own, so that a caller can compute them once and keep them.
-    With ``qk_norm`` queries and keys pass an RMSNorm per head (OBELICS, section 4).
+    Queries and keys may pass a norm per head (OBELICS, section 4): ``qk_norm`` makes it for a width.
     """
 
-    def __init__(self, query_width: int, context_width: int, heads: int, head_width: int, qk_norm: bool) -> None:
+    def __init__(
+        self,
+        query_width: int,
+        context_width: int,
+        heads: int,
+        head_width: int,
+        qk_norm: Callable[[int], nn.Module] = nn.Identity,
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.to_q = nn.Linear(query_width, heads * head_width, bias=False)
         self.to_k = nn.Linear(context_width, heads * head_width, bias=False)
         self.to_v = nn.Linear(context_width, heads * head_width, bias=False)
         self.to_out = nn.Linear(heads * head_width, query_width, bias=False)
-        self.q_norm = nn.RMSNorm(head_width) if qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(head_width) if qk_norm else nn.Identity()
+        self.q_norm = qk_norm(head_width)
+        self.k_norm = qk_norm(head_width)
 
     def keys_values(
         self, context: Float[Tensor, "*batch s width"]
@@ -46,14 +55,22 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """LayerNorm, up, activation, down; without biases."""
+    """Norm, up, activation, down; without biases.
 
-    def __init__(self, width: int, multiple: int, activation: str) -> None:
+    As a gated linear unit (arXiv 2002.05202) the activation is of a projection of its own, ``gate``, which
+    multiplies that of ``up``.
+    """
+
+    def __init__(self, norm: nn.Module, width: int, inner_width: int, activation: str, glu: bool = False) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.up = nn.Linear(width, multiple * width, bias=False)
+        self.norm = norm
+        self.up = nn.Linear(width, inner_width, bias=False)
+        self.gate = nn.Linear(width, inner_width, bias=False) if glu else None
         self.activation = ACT2FN[activation]
-        self.down = nn.Linear(multiple * width, width, bias=False)
+        self.down = nn.Linear(inner_width, width, bias=False)
 
     def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
-        return self.down(self.activation(self.up(self.norm(x))))
+        x = self.norm(x)
+        if self.gate is None:
+            return self.down(self.activation(self.up(x)))
+        return self.down(self.activation(self.gate(x)) * self.up(x))

@@ -10,6 +10,7 @@ from transformers.activations import ACT2FN
 ClassToken = Literal["drop", "keep", "none"]
 Gate = Literal["scalar", "vector", "none"]
 Attend = Literal["last", "previous"]
+Norm = Literal["layer", "rms"]
 
 
 @dataclass
@@ -47,14 +48,16 @@ class ResamplerConfig:
     activation: str = "relu2"
     #: Learned frame embeddings (frames seen in training); 0 for none, which limits inputs to one frame.
     frames: int = 0
-    #: RMSNorm on queries and keys (OBELICS, section 4).
+    #: A norm on queries and keys, per head (OBELICS, section 4), and which: that of IDEFICS is "layer".
     qk_norm: bool = False
+    qk_norm_kind: Norm = "rms"
 
     def __post_init__(self) -> None:
         _check_types("resampler", self)
         _check_at_least(1, "resampler", self, ("depth", "latents", "heads", "head_width", "feedforward_multiple"))
         _check_at_least(0, "resampler", self, ("frames",))
         _check_choice("resampler.activation", self.activation, ACT2FN)
+        _check_choice("resampler.qk_norm_kind", self.qk_norm_kind, get_args(Norm))
 
 
 @dataclass
@@ -66,9 +69,18 @@ class GatedConfig:
     heads: int = 8
     head_width: int = 64
     feedforward_multiple: int = 4
+    #: Width of the feed-forward where it is no multiple of the language model's; null: the multiple.
+    feedforward_width: int | None = None
     activation: str = "relu2"
+    #: Whether the activation gates a second projection (GLU; with "silu" it is the SwiGLU of LLaMA and IDEFICS).
+    glu: bool = False
+    #: The norm before attention and feed-forward.
+    norm: Norm = "layer"
+    #: Added to the mean square in every RMSNorm; null: the precision of the numbers.
+    rms_eps: float | None = None
     #: tanh gate: one number per block and sub-layer, one per channel, or none.
     gate: Gate = "scalar"
+    #: RMSNorm on queries and keys, per head (OBELICS, section 4).
     qk_norm: bool = False
     #: A text token attends to the image its ``image_index`` names, or to that one and all before it.
     attend: Attend = "last"
@@ -76,9 +88,14 @@ class GatedConfig:
     def __post_init__(self) -> None:
         _check_types("gated", self)
         _check_at_least(1, "gated", self, ("every", "heads", "head_width", "feedforward_multiple"))
+        if self.feedforward_width is not None:
+            _check_at_least(1, "gated", self, ("feedforward_width",))
+        if self.rms_eps is not None and not (isinstance(self.rms_eps, float) and self.rms_eps > 0):
+            raise ValueError(f"gated.rms_eps must be a positive number, got {self.rms_eps!r}")
         if not 0 <= self.offset < self.every:
             raise ValueError(f"gated.offset is {self.offset}, but must lie in [0, gated.every={self.every})")
         _check_choice("gated.activation", self.activation, ACT2FN)
+        _check_choice("gated.norm", self.norm, get_args(Norm))
         _check_choice("gated.gate", self.gate, get_args(Gate))
         _check_choice("gated.attend", self.attend, get_args(Attend))
 
@@ -193,8 +210,9 @@ def _check_types(prefix: str, config: Any) -> None:
     """Whole numbers and booleans are what they are called: "false" in a config is neither."""
     for f in fields(config):
         value = getattr(config, f.name)
-        if f.type in (int, bool) and type(value) is not f.type:
-            kind = "a whole number" if f.type is int else "true or false"
+        wanted = int if f.type == int | None and value is not None else f.type
+        if wanted in (int, bool) and type(value) is not wanted:
+            kind = "a whole number" if wanted is int else "true or false"
             raise ValueError(f"{prefix}.{f.name} must be {kind}, got {value!r}")
 
 

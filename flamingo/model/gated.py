@@ -3,6 +3,8 @@
 Source: Flamingo (arXiv 2204.14198), section 2.2, section 2.3 for the mask, appendix A.1.2.
 """
 
+from functools import partial
+
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
@@ -23,9 +25,13 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
     def __init__(self, text_width: int, visual_width: int, config: GatedConfig) -> None:
         super().__init__()
         self.attend = config.attend
-        self.norm = nn.LayerNorm(text_width)
-        self.attention = Attention(text_width, visual_width, config.heads, config.head_width, config.qk_norm)
-        self.feedforward = FeedForward(text_width, config.feedforward_multiple, config.activation)
+        rms_norm = partial(nn.RMSNorm, eps=config.rms_eps)
+        norm = rms_norm if config.norm == "rms" else nn.LayerNorm
+        qk_norm = rms_norm if config.qk_norm else nn.Identity
+        self.norm = norm(text_width)
+        self.attention = Attention(text_width, visual_width, config.heads, config.head_width, qk_norm)
+        inner_width = config.feedforward_width or config.feedforward_multiple * text_width
+        self.feedforward = FeedForward(norm(text_width), text_width, inner_width, config.activation, config.glu)
         gate_width = {"scalar": 1, "vector": text_width, "none": None}[config.gate]
         self.attention_gate = None if gate_width is None else nn.Parameter(torch.zeros(gate_width))
         self.feedforward_gate = None if gate_width is None else nn.Parameter(torch.zeros(gate_width))

@@ -21,8 +21,11 @@ class ResamplerLayer(GradientCheckpointingLayer):
         super().__init__()
         self.norm_features = nn.LayerNorm(width)
         self.norm_latents = nn.LayerNorm(width)
-        self.attention = Attention(width, width, config.heads, config.head_width, config.qk_norm)
-        self.feedforward = FeedForward(width, config.feedforward_multiple, config.activation)
+        kind = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}[config.qk_norm_kind]
+        qk_norm = kind if config.qk_norm else nn.Identity
+        self.attention = Attention(width, width, config.heads, config.head_width, qk_norm)
+        inner_width = config.feedforward_multiple * width
+        self.feedforward = FeedForward(nn.LayerNorm(width), width, inner_width, config.activation)
 
     def forward(
         self, latents: Float[Tensor, "images r v"], features: Float[Tensor, "images fp v"]

@@ -282,3 +282,44 @@ def test_a_prompt_without_pixels_opens_no_image_and_they_can_be_made_apart(proce
     processor.encode(Document([Image("not-there.jpg")]), prompt=True, pixels=False)
     with pytest.raises(ValueError, match=r"not-there\.jpg"):
         processor.pixel_values([Image("not-there.jpg")])
+
+
+def test_other_markers_stand_for_an_image_and_other_tokens_end_a_chunk(processor, pictures, backbones):
+    """As in IDEFICS: the token around an image stands once between two, and the first still sees the image before."""
+    other = FlamingoProcessor(
+        processor.image_processor,
+        AutoTokenizer.from_pretrained(backbones / "gpt2"),
+        new_tokens=["<around>", "<image>"],
+        end_of_chunk="!",
+        image_marker="<around><image><around>",
+    )
+    around, image, end = 300, 301, other.tokenizer("!")["input_ids"][0]
+    assert (other.new_token_ids, other.end_of_chunk_token_id) == ([around, image], end)
+    prompt = other(images=[[pictures[0], pictures[1]]], text=["a<image><image>b"])
+    a, b = (other.tokenizer(letter)["input_ids"][0] for letter in "ab")
+    assert prompt["input_ids"].tolist() == [[0, a, around, image, around, image, around, b]]
+    assert prompt["image_index"].tolist() == [[-1, -1, -1, 0, 0, 1, 1, 1]]
+    document = other.encode(Document([pictures[0], Text("a"), pictures[1], Text("b")]))
+    marker = [around, image, around]
+    assert document.input_ids.tolist() == [0, *marker, a, end, *marker, b, end, 1]
+    assert document.image_index.tolist() == [-1, -1, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
+    with pytest.raises(ValueError, match="image_marker must contain <image> once, got '<picture>'"):
+        FlamingoProcessor(other.image_processor, other.tokenizer, image_marker="<picture>")
+
+
+def test_a_marker_may_be_plain_text(processor, pictures, backbones, tmp_path):
+    """As in flamingo-mini, where the tokens of the word itself see the image."""
+    plain = FlamingoProcessor(
+        processor.image_processor,
+        AutoTokenizer.from_pretrained(backbones / "gpt2"),
+        new_tokens=["<EOC>"],
+        end_of_chunk="<EOC>",
+    )
+    plain.save_pretrained(tmp_path)
+    for loaded in (plain, FlamingoProcessor.from_pretrained(tmp_path)):
+        assert loaded.new_token_ids == [300]
+        example = loaded.encode(Document([pictures[0], Text("a")]))
+        ids = loaded.tokenizer("<image>a<EOC></s>")["input_ids"]
+        assert len(ids) > 5 and 301 not in ids
+        assert example.input_ids.tolist() == [0, *ids]
+        assert example.image_index.tolist() == [-1, *[0] * len(ids)]

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from flamingo.model.configuration import GatedConfig
 from flamingo.model.gated import GatedCrossAttentionBlock, visible_images
-from tests.model.test_resampler import layer_norm, rms_norm
+from tests.model.test_resampler import normed, rms_norm
 
 IMAGE_INDEX = torch.tensor([[-1, 0, 0, 2, 2], [1, 1, -1, 0, 2]])
 
@@ -27,22 +27,30 @@ def reference(block, x, visual_tokens, index, config):
         heads = []
         for head in range(2):
             rows = slice(4 * head, 4 * head + 4)
-            q = layer_norm(x, block.norm) @ block.attention.to_q.weight[rows].T
+            q = normed(x, block.norm) @ block.attention.to_q.weight[rows].T
             k = seen @ block.attention.to_k.weight[rows].T
             if config.get("qk_norm"):
                 q, k = rms_norm(q, block.attention.q_norm), rms_norm(k, block.attention.k_norm)
             heads.append((q @ k.T / 2).softmax(-1) @ (seen @ block.attention.to_v.weight[rows].T))
         attended = torch.cat(heads) @ block.attention.to_out.weight.T
     x = x + (attended if block.attention_gate is None else block.attention_gate.tanh() * attended)
-    hidden = layer_norm(x, block.feedforward.norm) @ block.feedforward.up.weight.T
-    hidden = F.gelu(hidden) if config.get("activation") == "gelu" else hidden.clamp(min=0) ** 2
+    x_normed = normed(x, block.feedforward.norm)
+    up = x_normed @ block.feedforward.up.weight.T
+    activation = {"gelu": F.gelu, "silu": lambda x: x * x.sigmoid()}.get(
+        config.get("activation"), lambda x: x.clamp(min=0) ** 2
+    )
+    hidden = activation(x_normed @ block.feedforward.gate.weight.T) * up if config.get("glu") else activation(up)
     dense = hidden @ block.feedforward.down.weight.T
     return x + (dense if block.feedforward_gate is None else block.feedforward_gate.tanh() * dense)
 
 
 @pytest.mark.parametrize(
     "config",
-    [{}, {"gate": "vector"}, {"gate": "none"}, {"activation": "gelu"}, {"qk_norm": True}, {"attend": "previous"}],
+    [
+        *({}, {"gate": "vector"}, {"gate": "none"}, {"activation": "gelu"}, {"qk_norm": True}, {"attend": "previous"}),
+        *({"feedforward_width": 7}, {"activation": "silu", "glu": True}),
+        {"norm": "rms", "rms_eps": 0.1, "qk_norm": True},
+    ],
     ids=str,
 )
 def test_it_equals_the_papers_formulas(config):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from flamingo.model.configuration import ResamplerConfig
@@ -22,7 +23,12 @@ def layer_norm(x, norm):
 
 
 def rms_norm(x, norm):
-    return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + torch.finfo(x.dtype).eps) * norm.weight
+    eps = torch.finfo(x.dtype).eps if norm.eps is None else norm.eps
+    return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + eps) * norm.weight
+
+
+def normed(x, norm):
+    return rms_norm(x, norm) if isinstance(norm, nn.RMSNorm) else layer_norm(x, norm)
 
 
 def attention(queries, context, layer, qk_norm):
@@ -34,7 +40,7 @@ def attention(queries, context, layer, qk_norm):
             x @ w.weight[rows].T for x, w in ((queries, layer.to_q), (context, layer.to_k), (context, layer.to_v))
         )
         if qk_norm:
-            q, k = rms_norm(q, layer.q_norm), rms_norm(k, layer.k_norm)
+            q, k = normed(q, layer.q_norm), normed(k, layer.k_norm)
         outputs.append((q @ k.T / 4**0.5).softmax(-1) @ v)
     return torch.cat(outputs, -1) @ layer.to_out.weight.T
 
@@ -60,9 +66,10 @@ def reference(resampler, features, activation, qk_norm):
         ({}, lambda x: x.clamp(min=0) ** 2),
         ({"activation": "gelu"}, F.gelu),
         ({"qk_norm": True}, lambda x: x.clamp(min=0) ** 2),
+        ({"qk_norm": True, "qk_norm_kind": "layer", "activation": "relu"}, lambda x: x.clamp(min=0)),
         ({"frames": 2}, lambda x: x.clamp(min=0) ** 2),
     ],
-    ids=["squared relu", "gelu", "qk_norm", "frames"],
+    ids=["squared relu", "gelu", "qk_norm", "layer norm of queries and keys, relu", "frames"],
 )
 def test_it_equals_the_papers_formulas(config, activation):
     resampler = make(**config)
