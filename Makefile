@@ -28,6 +28,8 @@ pytest: .venv/installed  ## the tests, on all cores
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev]'
+	@# The tests compare with OpenFlamingo's own code; what it says it depends on is of 2023.
+	$(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt --no-deps open-flamingo
 	touch $@
 
 clean:  ## remove the environment and all caches
