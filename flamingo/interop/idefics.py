@@ -1,0 +1,166 @@
+"""IDEFICS (OBELICS, arXiv 2306.16527), as transformers saves it -> our model and processor.
+
+The checkpoint is whole: its language model is a LLaMA and its vision encoder a CLIP, and both may have been trained on.
+"""
+
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    CLIPVisionConfig,
+    GenerationConfig,
+    IdeficsConfig,
+    LlamaConfig,
+)
+
+# By its full name: transformers 5.17 hides the one at the top where torchvision is not installed.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from flamingo.data.processor import IMAGE_TOKEN, FlamingoProcessor
+from flamingo.interop.weights import Names, fill, read_weights, renamed
+from flamingo.model.configuration import FlamingoConfig
+from flamingo.model.modeling import FlamingoForConditionalGeneration
+
+#: Written around an image, once between two of them.
+AROUND_IMAGE = "<fake_token_around_image>"
+END_OF_UTTERANCE = "<end_of_utterance>"
+
+_GATES = {"float": "scalar", "vector": "vector"}
+_FEEDFORWARD = {"norm": "ln", "up": "fc", "down": "c_proj"}
+_TABLE = {
+    r"vision_model\.(.*)": r"model.vision_model.\1",
+    r"language_model\.(.*)": r"\1",
+    r"new_tokens\.input_rows": r"model.embed_tokens.additional_embedding.weight",
+    r"new_tokens\.output_rows": r"lm_head.additional_fc.weight",
+    r"resampler\.latents": r"model.perceiver_resampler.latents",
+    r"resampler\.norm\.(.*)": r"model.perceiver_resampler.layer_norm.\1",
+    r"resampler\.layers\.(\d+)\.norm_features\.(.*)": r"model.perceiver_resampler.blocks.\1.0.context_layer_norm.\2",
+    r"resampler\.layers\.(\d+)\.norm_latents\.(.*)": r"model.perceiver_resampler.blocks.\1.0.latents_layer_norm.\2",
+    r"resampler\.layers\.(\d+)\.attention\.to_out\.(.*)": r"model.perceiver_resampler.blocks.\1.0.output_proj.\2",
+    r"resampler\.layers\.(\d+)\.attention\.to_(.)\.(.*)": r"model.perceiver_resampler.blocks.\1.0.\2_proj.\3",
+    r"resampler\.layers\.(\d+)\.attention\.(.)_norm\.(.*)": r"model.perceiver_resampler.blocks.\1.0.\2_layer_norm.\3",
+    **{
+        rf"resampler\.layers\.(\d+)\.feedforward\.{ours}\.(.*)": rf"model.perceiver_resampler.blocks.\1.1.{theirs}.\2"
+        for ours, theirs in _FEEDFORWARD.items()
+    },
+    r"gated_layers\.(\d+)\.norm\.(.*)": r"model.gated_cross_attn_layers.\1.input_layernorm.\2",
+    r"gated_layers\.(\d+)\.attention_gate": r"model.gated_cross_attn_layers.\1.alpha_cross_attn",
+    r"gated_layers\.(\d+)\.attention\.to_out\.(.*)": r"model.gated_cross_attn_layers.\1.cross_attn.o_proj.\2",
+    r"gated_layers\.(\d+)\.attention\.to_(.)\.(.*)": r"model.gated_cross_attn_layers.\1.cross_attn.\2_proj.\3",
+    r"gated_layers\.(\d+)\.attention\.(.)_norm\.(.*)": r"model.gated_cross_attn_layers.\1.cross_attn.\2_layer_norm.\3",
+    r"gated_layers\.(\d+)\.feedforward_gate": r"model.gated_cross_attn_layers.\1.alpha_dense",
+    r"gated_layers\.(\d+)\.feedforward\.norm\.(.*)": r"model.gated_cross_attn_layers.\1.post_attention_layernorm.\2",
+    r"gated_layers\.(\d+)\.feedforward\.(up|gate|down)\.(.*)": r"model.gated_cross_attn_layers.\1.mlp.\2_proj.\3",
+}
+
+
+def convert(checkpoint: Path) -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor, list[str]]:
+    """Our model, its processor, and what is to be known of them.
+
+    Raises ValueError, naming the folder and the key, for what is missing, left over or of another shape, and for a
+    model without a resampler.
+    """
+    if not (checkpoint / "config.json").exists():
+        raise ValueError(f"{checkpoint} is no folder that save_pretrained has left: there is no config.json")
+    try:
+        config = AutoConfig.from_pretrained(checkpoint)
+    except Exception as error:  # whatever a damaged or forged file may lead to
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"{checkpoint / 'config.json'} cannot be read: {reason}") from error
+    if not isinstance(config, IdeficsConfig):
+        raise ValueError(f"{checkpoint} holds a {config.model_type}, not an idefics")
+    if not config.use_resampler:
+        raise ValueError(f"{checkpoint} has use_resampler=false in its config.json, but there is no Flamingo without")
+    if config.alpha_type not in _GATES:
+        raise ValueError(f"{checkpoint} has alpha_type={config.alpha_type!r} in its config.json: no kind of gate")
+    weights = read_weights(checkpoint)
+    dtype = next((tensor.dtype for tensor in weights.values() if tensor.is_floating_point()), torch.float32)
+    processor = _processor(checkpoint, config)
+    model = FlamingoForConditionalGeneration(_config(config, dtype))
+    fill(model, weights, _names(model, config), checkpoint)
+    with suppress(OSError):  # it need not have one
+        model.generation_config = GenerationConfig.from_pretrained(checkpoint)
+    return model, processor, [f"a chunk ends with {processor.end_of_chunk!r}, because IDEFICS has no token for it"]
+
+
+def _config(config: IdeficsConfig, dtype: torch.dtype) -> FlamingoConfig:
+    """The backbones are of the precision that they were saved in, the new parts of float32."""
+    vision, perceiver = config.vision_config, config.perceiver_config
+    same = ("image_size", "patch_size", "num_channels", "hidden_act", "layer_norm_eps", "attention_dropout")
+    shape = ("intermediate_size", "num_hidden_layers", "num_attention_heads")
+    text = ("vocab_size", "hidden_size", "hidden_act", "rms_norm_eps", "max_position_embeddings", "rope_parameters")
+    tokens = ("pad_token_id", "bos_token_id", "eos_token_id", "tie_word_embeddings")
+    return FlamingoConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=vision.embed_dim, dtype=dtype, **{key: getattr(vision, key) for key in (*same, *shape)}
+        ),
+        text_config=LlamaConfig(dtype=dtype, **{key: getattr(config, key) for key in (*text, *shape, *tokens)}),
+        vision_features={"class_token": "keep"},
+        resampler={
+            "depth": perceiver.resampler_depth,
+            "latents": perceiver.resampler_n_latents,
+            "heads": perceiver.resampler_n_heads,
+            "head_width": perceiver.resampler_head_dim,
+            "activation": "relu",
+            "qk_norm": perceiver.qk_layer_norms_perceiver,
+            "qk_norm_kind": "layer",
+        },
+        gated={
+            "every": config.cross_layer_interval,
+            "heads": config.num_attention_heads,
+            "head_width": config.hidden_size // config.num_attention_heads,
+            "feedforward_width": config.intermediate_size,
+            "activation": config.hidden_act,
+            "glu": True,
+            "norm": "rms",
+            "rms_eps": config.rms_norm_eps,
+            "gate": _GATES[config.alpha_type],
+            "qk_norm": config.qk_layer_norms,
+        },
+        new_token_ids=list(range(config.vocab_size, config.vocab_size + config.additional_vocab_size)),
+    )
+
+
+def _names(model: FlamingoForConditionalGeneration, config: IdeficsConfig) -> Names:
+    left_out = {"new_tokens.token_ids"}
+    if config.tie_word_embeddings:  # saved once
+        left_out |= {"language_model.lm_head.weight"}
+    if not config.additional_vocab_size:
+        left_out |= {"new_tokens.input_rows", "new_tokens.output_rows"}
+    names = renamed((key for key in model.state_dict() if key not in left_out), _TABLE)
+    # Theirs are counted, ours are called by the layer that they precede.
+    every = config.cross_layer_interval
+    return {
+        ours: theirs.replace(f"_layers.{ours.split('.')[1]}.", f"_layers.{int(ours.split('.')[1]) // every}.")
+        if ours.startswith("gated_layers.")
+        else theirs
+        for ours, theirs in names.items()
+    }
+
+
+def _processor(checkpoint: Path, config: IdeficsConfig) -> FlamingoProcessor:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    theirs = AutoImageProcessor.from_pretrained(checkpoint, backend="pil")
+    side = config.vision_config.image_size
+    image_processor = CLIPImageProcessorPil(  # the whole picture, squeezed to a square
+        size={"height": side, "width": side},
+        do_center_crop=False,
+        resample=theirs.resample,
+        image_mean=theirs.image_mean,
+        image_std=theirs.image_std,
+    )
+    vocabulary = tokenizer.get_vocab()
+    for token in (AROUND_IMAGE, IMAGE_TOKEN):
+        if token not in vocabulary:
+            raise ValueError(f"the tokenizer in {checkpoint} has no {token}")
+    return FlamingoProcessor(
+        image_processor,
+        tokenizer,
+        new_tokens=[token for token, i in sorted(vocabulary.items(), key=lambda x: x[1]) if i >= config.vocab_size],
+        end_of_chunk=END_OF_UTTERANCE if END_OF_UTTERANCE in vocabulary else "\n",
+        image_marker=f"{AROUND_IMAGE}{IMAGE_TOKEN}{AROUND_IMAGE}",
+    )

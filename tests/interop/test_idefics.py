@@ -1,0 +1,188 @@
+"""A converted IDEFICS gives the numbers of transformers' own."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PILImage
+from safetensors.torch import load_file, save_file
+from transformers import (
+    IdeficsConfig,
+    IdeficsForVisionText2Text,
+    IdeficsProcessor,
+)
+from transformers.models.idefics.image_processing_pil_idefics import IdeficsImageProcessorPil
+
+from flamingo import FlamingoForConditionalGeneration
+from flamingo.interop import idefics
+from tests import tiny
+from tests.interop.peers import document, spread
+
+VOCABULARY = 300
+#: With and without norms on queries and keys, with both kinds of gates, tied and not.
+VARIANTS = {
+    f"{'qk_norm' if norms else 'plain'} {gate}{' tied' if tied else ''}": (norms, gate, tied)
+    for norms, gate, tied in itertools.product((False, True), ("float", "vector"), (False,))
+} | {"tied": (True, "float", True)}
+
+
+@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS)
+def original(request):
+    norms, gate, tied = request.param
+    return make(norms, gate, tied)
+
+
+def make(norms=True, gate="float", tied=False, **changes):
+    torch.manual_seed(2)
+    config = IdeficsConfig(
+        vocab_size=VOCABULARY,
+        additional_vocab_size=2,
+        hidden_size=32,
+        intermediate_size=44,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        cross_layer_interval=2,
+        rms_norm_eps=1e-3,  # so that it matters
+        qk_layer_norms=norms,
+        alpha_type=gate,
+        tie_word_embeddings=tied,
+        use_resampler=True,
+        vision_config={
+            **{"embed_dim": 24, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2},
+            **{"image_size": tiny.IMAGE_SIZE, "patch_size": 4},
+        },
+        perceiver_config={
+            **{"resampler_depth": 2, "resampler_n_latents": 5, "resampler_n_heads": 2, "resampler_head_dim": 6},
+            "qk_layer_norms_perceiver": norms,
+        },
+        **changes,
+    )
+    model = IdeficsForVisionText2Text(config)
+    for name, parameter in model.named_parameters():
+        spread(name, parameter)
+    model.model.embed_tokens.weight.data *= 5  # so that what comes next depends on what came last
+    return model.eval()
+
+
+def save(original, folder):
+    original.save_pretrained(folder)
+    tokenizer = tiny.tokenizer()
+    tokenizer.pad_token = "</s>"
+    tokenizer.add_tokens(["<fake_token_around_image>", "<image>"], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    IdeficsImageProcessorPil(image_size=tiny.IMAGE_SIZE).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def converted(original, tmp_path):
+    model, processor, _ = idefics.convert(save(original, tmp_path / "idefics"))
+    return model.eval(), processor
+
+
+def theirs(inputs):
+    """The same inputs as IDEFICS takes them."""
+    image_attention_mask = inputs["image_index"].unsqueeze(-1) == torch.arange(inputs["pixel_values"].shape[1])
+    kept = {key: inputs[key] for key in ("input_ids", "attention_mask", "pixel_values")}
+    return {**kept, "image_attention_mask": image_attention_mask.long()}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_logits_are_those_of_the_original(original, converted, padding):
+    inputs = document([VOCABULARY, VOCABULARY + 1], padding)
+    real = inputs["attention_mask"].bool()
+    expected = original(**theirs(inputs)).logits[real]
+    assert expected.shape[-1] == VOCABULARY + 2 and expected.std() > 0.1
+    assert (converted[0](**inputs).logits[real] - expected).abs().max() < 1e-4
+    others = original(**theirs(inputs | {"pixel_values": inputs["pixel_values"].flip(1)})).logits[real]
+    assert (expected - others).abs().max() > 0.1  # it matters what the pictures show
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_what_it_generates_is_the_same(original, converted, beams):
+    inputs = document([VOCABULARY, VOCABULARY + 1], "left")
+    how = {"max_new_tokens": 8, "num_beams": beams, "do_sample": False, "pad_token_id": 0, "eos_token_id": 1}
+    how["no_repeat_ngram_size"] = 2
+    expected = original.generate(**theirs(inputs), **how)
+    assert torch.equal(converted[0].generate(**inputs, **how), expected)
+    assert len(set(expected[:, -8:].flatten().tolist())) > 3
+
+
+@pytest.fixture
+def saved(tmp_path):
+    return save(make(), tmp_path / "idefics")
+
+
+def test_prompts_are_those_of_its_own_processor(saved):
+    rng = np.random.default_rng(0)
+    images = [PILImage.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)) for _ in range(3)]
+    own = IdeficsProcessor.from_pretrained(saved, image_processor=IdeficsImageProcessorPil.from_pretrained(saved))
+    expected = own(text=[["a", images[0], images[1], "b", images[2], "c"]], return_tensors="pt")
+    _, processor, notes = idefics.convert(saved)
+    found = processor(images=[images], text=["a<image><image>b<image>c"])
+    assert found["input_ids"].tolist() == expected["input_ids"].tolist()
+    seen = found["image_index"].unsqueeze(-1) == torch.arange(3)
+    assert seen.long().tolist() == expected["image_attention_mask"].tolist()
+    torch.testing.assert_close(found["pixel_values"][:, :, 0], expected["pixel_values"])
+    assert processor.end_of_chunk == "\n" and "'\\n'" in notes[0]
+
+
+def test_the_converted_model_is_saved_whole_and_found_again(saved, tmp_path):
+    model, processor, _ = idefics.convert(saved)
+    model.save_pretrained(tmp_path / "ours")
+    processor.save_pretrained(tmp_path / "ours")
+    loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "ours")
+    assert loaded.config.gated == model.config.gated and loaded.config.resampler == model.config.resampler
+    assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in loaded.state_dict().items())
+    assert {name.split(".")[0] for name in loaded.trainable_parameter_names()} == {
+        *("resampler", "gated_layers", "new_tokens")
+    }
+
+
+def test_frozen_parts_keep_the_precision_that_they_were_saved_in(tmp_path):
+    model, _, _ = idefics.convert(save(make().bfloat16(), tmp_path / "idefics"))
+    model.save_pretrained(tmp_path / "ours")
+    for found in (model, FlamingoForConditionalGeneration.from_pretrained(tmp_path / "ours")):
+        assert {p.dtype for part in (found.language_model, found.vision_model) for p in part.parameters()} == {
+            torch.bfloat16
+        }
+        assert found.resampler.latents.dtype == found.new_tokens.input_rows.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("model.norm.weight"), r"missing keys model\.norm\.weight, left-over keys none"),
+        (lambda s: s.update(extra=torch.ones(2)), r"missing keys none, left-over keys extra$"),
+        (
+            lambda s: s.update({"lm_head.additional_fc.weight": torch.ones(3, 32)}),
+            r"lm_head\.additional_fc\.weight has the shape \[3, 32\], where \[2, 32\] is needed",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named(saved, change, message):
+    state = load_file(saved / "model.safetensors")
+    change(state)
+    save_file(state, saved / "model.safetensors")
+    with pytest.raises(ValueError, match=message):
+        idefics.convert(saved)
+
+
+def test_what_is_no_idefics_with_a_resampler_is_refused(saved, backbones, tmp_path):
+    with pytest.raises(ValueError, match="gpt2 holds a gpt2, not an idefics"):
+        idefics.convert(backbones / "gpt2")
+    with pytest.raises(ValueError, match=r"there is no config\.json"):
+        idefics.convert(tmp_path / "nowhere")
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(config | {"alpha_type": "matrix"}))
+    with pytest.raises(ValueError, match=r"alpha_type='matrix' in its config\.json"):
+        idefics.convert(saved)
+    (saved / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json cannot be read"):
+        idefics.convert(saved)
+    (saved / "config.json").write_text(json.dumps(config | {"use_resampler": False}))
+    with pytest.raises(ValueError, match=r"use_resampler=false in its config\.json"):
+        idefics.convert(saved)
