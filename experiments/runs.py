@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import yaml
 from accelerate import PartialState
+from transformers import AutoConfig
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,14 @@ def folder_written_atomically(path: Path) -> Iterator[Path]:
     yield unfinished
     shutil.rmtree(path, ignore_errors=True)
     unfinished.rename(path)
+
+
+def check_model(name: str, key: str) -> None:
+    """Raise ValueError, naming the key of the config, unless a model of transformers has this name."""
+    try:
+        AutoConfig.from_pretrained(name)
+    except OSError as error:
+        raise ValueError(f"config key {key}: {name} is no folder of a model, nor found on the hub") from error
 
 
 def _differences(earlier: Any, wanted: Any, key: str = "") -> list[str]:

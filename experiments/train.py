@@ -21,12 +21,11 @@ from accelerate import PartialState
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig
-from transformers import AutoConfig
 
 from experiments.configs import build, nested, plain
 from experiments.data import DataConfig, make_data, sample_documents, training_images
 from experiments.features import FeaturesConfig, add_features, open_features
-from experiments.runs import begin, folder_written_atomically, user_errors, write_atomically
+from experiments.runs import begin, check_model, folder_written_atomically, user_errors, write_atomically
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor, backbones
 from flamingo.data.pictures import open_image
 from flamingo.decoding import Decoder
@@ -94,10 +93,7 @@ def load_model(config: dict[str, Any]) -> tuple[FlamingoForConditionalGeneration
     vision = backbones.VISION if config["vision"] == "embedded" else config["vision"]
     language = backbones.LANGUAGE if config["language"] == "embedded" else config["language"]
     for key, name in (("vision", vision), ("language", language)):
-        try:
-            AutoConfig.from_pretrained(name)
-        except OSError as error:
-            raise ValueError(f"config key model.{key}: {name} is no folder of a model, nor found on the hub") from error
+        check_model(name, f"model.{key}")
     trained = {key: value for key, value in config.items() if key not in ("vision", "language", "dtype", "aspect")}
     processor = FlamingoProcessor.from_vision_text_pretrained(vision, language, aspect=config["aspect"])
     model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
