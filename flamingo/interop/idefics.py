@@ -32,7 +32,7 @@ END_OF_UTTERANCE = "<end_of_utterance>"
 _GATES = {"float": "scalar", "vector": "vector"}
 _FEEDFORWARD = {"norm": "ln", "up": "fc", "down": "c_proj"}
 _TABLE = {
-    r"vision_model\.(.*)": r"model.vision_model.\1",
+    r"vision_model\.(?:vision_model\.)?(.*)": r"model.vision_model.\1",  # twice before transformers 5.20
     r"language_model\.(.*)": r"\1",
     r"new_tokens\.input_rows": r"model.embed_tokens.additional_embedding.weight",
     r"new_tokens\.output_rows": r"lm_head.additional_fc.weight",

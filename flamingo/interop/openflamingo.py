@@ -82,7 +82,7 @@ def export(model: FlamingoForConditionalGeneration, processor: FlamingoProcessor
 
     Raises ValueError, naming the key of the config, for a model that OpenFlamingo cannot express.
     """
-    _check_expressible(model)
+    _check_expressible(model, processor)
     weights = {key: tensor for key, tensor in gathered(model, _names(model)).items() if "_rows" not in key}
     new = model.new_tokens
     # Our processor lets the end of the text pad where the tokenizer had nothing for it; theirs adds a token.
@@ -183,7 +183,7 @@ def _check_same(theirs: Tensor, own: Tensor, name: str, language: str) -> None:
         raise ValueError(f"{name} is not that of {language}: the checkpoint was made with another language model")
 
 
-def _check_expressible(model: FlamingoForConditionalGeneration) -> None:
+def _check_expressible(model: FlamingoForConditionalGeneration, processor: FlamingoProcessor) -> None:
     config: Any = model.config
     needed = {
         "vision_features": {"hidden_state": -1, "class_token": "drop", "final_norm": False},
@@ -198,6 +198,9 @@ def _check_expressible(model: FlamingoForConditionalGeneration) -> None:
         for key, value in values.items():
             if (found := getattr(getattr(config, part), key)) != value:
                 raise ValueError(f"OpenFlamingo cannot express {part}.{key}={found}: there it always is {value}")
-    ids = config.new_token_ids
-    if len(ids) != 2 or ids[1] != ids[0] + 1:
-        raise ValueError(f"OpenFlamingo needs two new tokens, one after the other, but new_token_ids is {ids}")
+    end = len(processor.tokenizer)
+    if config.new_token_ids != [end - 2, end - 1] or end - 2 > config.text_config.vocab_size:
+        raise ValueError(
+            f"OpenFlamingo has its two new tokens right behind the tokenizer's {end - 2}, "
+            f"but new_token_ids is {config.new_token_ids} (vocabulary: {config.text_config.vocab_size})"
+        )

@@ -37,8 +37,6 @@ def original(request):
 def make(norms=True, gate="float", tied=False, **changes):
     torch.manual_seed(2)
     config = IdeficsConfig(
-        vocab_size=VOCABULARY,
-        additional_vocab_size=2,
         hidden_size=32,
         intermediate_size=44,
         num_hidden_layers=4,
@@ -57,7 +55,7 @@ def make(norms=True, gate="float", tied=False, **changes):
             **{"resampler_depth": 2, "resampler_n_latents": 5, "resampler_n_heads": 2, "resampler_head_dim": 6},
             "qk_layer_norms_perceiver": norms,
         },
-        **changes,
+        **{"vocab_size": VOCABULARY, "additional_vocab_size": 2, **changes},
     )
     model = IdeficsForVisionText2Text(config)
     for name, parameter in model.named_parameters():
@@ -99,6 +97,16 @@ def test_logits_are_those_of_the_original(original, converted, padding):
     assert (converted[0](**inputs).logits[real] - expected).abs().max() < 1e-4
     others = original(**theirs(inputs | {"pixel_values": inputs["pixel_values"].flip(1)})).logits[real]
     assert (expected - others).abs().max() > 0.1  # it matters what the pictures show
+
+
+@torch.no_grad()
+def test_a_model_without_additional_rows_is_converted_too(tmp_path):
+    original = make(vocab_size=VOCABULARY + 2, additional_vocab_size=0)
+    model, processor, _ = idefics.convert(save(original, tmp_path / "idefics"))
+    inputs = document([VOCABULARY, VOCABULARY + 1], "right")
+    assert processor.new_token_ids == model.config.new_token_ids == []
+    found, expected = model.eval()(**inputs).logits, original(**theirs(inputs)).logits
+    assert (found - expected)[inputs["attention_mask"].bool()].abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("beams", [1, 3])

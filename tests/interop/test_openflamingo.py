@@ -95,13 +95,15 @@ def test_repeated_keys_of_version_1_and_the_wrapping_of_training_files_are_seen_
         if key.startswith(layers):
             index, rest = key.removeprefix(layers).split(".gated_cross_attn_layer.")
             state[f"lang_encoder.gated_cross_attn_layers.{index}.{rest}"] = tensor
+    for key, tensor in original.lang_encoder.old_decoder_blocks[0].state_dict().items():
+        state[f"lang_encoder.old_decoder_blocks.0.{key}"] = state[f"{layers}0.decoder_layer.{key}"] = tensor
     state[f"{layers}0.decoder_layer.attn.rotary_emb.inv_freq"] = torch.ones(3)
     wrapped = {f"module.{key}": tensor for key, tensor in state.items()}
     torch.save({"epoch": 3, "model_state_dict": wrapped, "optimizer_state_dict": {"lr": 1e-4}}, checkpoint)
     found = convert(checkpoint, mpt)[0].state_dict()
     assert all(torch.equal(found[key], expected[key]) for key in expected)
     key = next(key for key in wrapped if "gated_cross_attn_layers" in key)
-    wrapped[key] = wrapped[key] + 1
+    wrapped[key] = wrapped[key] + 1  # not what stands in the other place
     torch.save(wrapped, checkpoint)
     with pytest.raises(
         ValueError, match=r"holds two different tensors for lang_encoder\.transformer\.blocks\.1\.gated"
@@ -135,11 +137,21 @@ def test_what_openflamingo_cannot_express_is_not_exported(backbones):
     theirs = {"resampler": openflamingo.RESAMPLER, "gated": {**openflamingo.GATED, "every": 2, "offset": 0}}
     with pytest.raises(ValueError, match=r"cannot express gated\.offset=0: there it always is 1"):
         openflamingo.export(tiny.flamingo(backbones, **theirs), processor)
+    theirs["gated"]["offset"] = 1
+    with pytest.raises(ValueError, match=r"right behind the tokenizer's 300, but new_token_ids is \[301, 300\]"):
+        openflamingo.export(tiny.flamingo(backbones, **theirs, new_token_ids=[301, 300]), processor)
+
+
+@pytest.fixture(scope="module")
+def saved_state(backbones):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        folders = backbones / "clip_vision_model", backbones / "mpt", FAMILIES["mpt"]
+        return peers.state_dict(peers.open_flamingo(*folders, monkeypatch))
 
 
 @pytest.fixture
-def state(mpt, monkeypatch):
-    return peers.state_dict(peers.open_flamingo(*mpt, monkeypatch))
+def state(saved_state):
+    return dict(saved_state)
 
 
 WTE = "lang_encoder.transformer.wte.weight"
