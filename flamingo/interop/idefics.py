@@ -84,7 +84,10 @@ def convert(checkpoint: Path) -> tuple[FlamingoForConditionalGeneration, Flaming
     fill(model, weights, _names(model, config), checkpoint)
     with suppress(OSError):  # it need not have one
         model.generation_config = GenerationConfig.from_pretrained(checkpoint)
-    return model, processor, [f"a chunk ends with {processor.end_of_chunk!r}, because IDEFICS has no token for it"]
+    notes = []
+    if processor.end_of_chunk != END_OF_UTTERANCE:
+        notes.append(f"chunks end with {processor.end_of_chunk!r}, because IDEFICS has no token for it")
+    return model, processor, notes
 
 
 def _config(config: IdeficsConfig, dtype: torch.dtype) -> FlamingoConfig:

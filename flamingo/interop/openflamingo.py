@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.interop.weights import Names, fill, gathered, read_weights, renamed
@@ -20,6 +20,9 @@ from flamingo.model.modeling import FlamingoForConditionalGeneration
 #: All of OpenFlamingo's models are made so; only how often there is a gated block differs.
 RESAMPLER = {"depth": 6, "latents": 64, "heads": 8, "head_width": 64, "activation": "gelu"}
 GATED = {"heads": 8, "head_width": 64, "activation": "gelu"}
+
+#: What transformers called the head of GPT-NeoX before version 5.
+_NEOX_HEAD = "lang_encoder.embed_out.weight"
 
 _FEEDFORWARD = {"norm": 0, "up": 1, "down": 3}
 _TABLE = {
@@ -67,7 +70,7 @@ def convert(
         resampler=RESAMPLER,
         gated={**GATED, "every": every, "offset": every - 1},
     )
-    weights = _without_repetitions(weights, _layers(model), checkpoint)
+    weights = _single(weights, model, checkpoint)
     notes = _take_embeddings(model, weights, language, checkpoint)
     _take_frozen(model, weights, language, checkpoint)
     names = _names(model)
@@ -87,20 +90,19 @@ def export(model: FlamingoForConditionalGeneration, processor: FlamingoProcessor
     new = model.new_tokens
     # Our processor lets the end of the text pad where the tokenizer had nothing for it; theirs adds a token.
     padding = int(processor.tokenizer.pad_token == processor.tokenizer.eos_token)
-    head = model.get_output_embeddings().weight
-    matrices = {_name(model, model.get_input_embeddings()): (model.get_input_embeddings().weight, new.input_rows)}
+    matrices: list[tuple[nn.Embedding | nn.Linear, Tensor]] = [(model.get_input_embeddings(), new.input_rows)]
     if new.output_rows is not None:
-        matrices[_name(model, model.get_output_embeddings())] = (head, new.output_rows)
-    for key, (matrix, rows) in matrices.items():
-        old = matrix[: min(model.config.new_token_ids)].to(rows.dtype)
+        matrices.append((model.get_output_embeddings(), new.output_rows))
+    for module, rows in matrices:
+        old = module.weight[: min(model.config.new_token_ids)].to(rows.dtype)
         # As likely as an average token: that of padding is never looked at.
-        weights[key] = torch.cat([old, rows, old.mean(dim=0).expand(padding, -1)]).detach()
-        if model.language_model.config.model_type == "gpt_neox" and key.endswith("lm_head.weight"):
-            weights["lang_encoder.embed_out.weight"] = weights[key]  # its name before transformers 5
+        weights[_name(model, module)] = torch.cat([old, rows, old.mean(dim=0).expand(padding, -1)]).detach()
+    if model.language_model.config.model_type == "gpt_neox" and new.output_rows is not None:
+        weights[_NEOX_HEAD] = weights[_name(model, model.get_output_embeddings())]
     return weights
 
 
-def _name(model: FlamingoForConditionalGeneration, module: torch.nn.Module) -> str:
+def _name(model: FlamingoForConditionalGeneration, module: nn.Module) -> str:
     """What OpenFlamingo calls a module of the language model, or its weight."""
     name = next(name for name, found in model.language_model.named_modules() if found is module)
     return f"lang_encoder.{name}" + (".weight" if hasattr(module, "weight") else "")
@@ -116,13 +118,14 @@ def _names(model: FlamingoForConditionalGeneration) -> Names:
     return {ours: theirs.replace("LAYERS", _layers(model)) for ours, theirs in names.items()}
 
 
-def _without_repetitions(weights: dict[str, Tensor], layers: str, checkpoint: Path) -> dict[str, Tensor]:
-    """Version 1 has each gated block and each decoder layer in two places."""
+def _single(weights: dict[str, Tensor], model: FlamingoForConditionalGeneration, checkpoint: Path) -> dict[str, Tensor]:
+    """Each tensor once, by today's name: version 1 has gated blocks and decoder layers in two places."""
+    layers, head = _layers(model), _name(model, model.get_output_embeddings())
     single: dict[str, Tensor] = {}
     for key, tensor in weights.items():
         name = re.sub(r"^lang_encoder\.gated_cross_attn_layers\.(\d+)\.", rf"{layers}.\1.gated_cross_attn_layer.", key)
         name = re.sub(r"^lang_encoder\.old_decoder_blocks\.", f"{layers}.", name).replace(".decoder_layer.", ".")
-        name = "lang_encoder.lm_head.weight" if name == "lang_encoder.embed_out.weight" else name
+        name = head if name == _NEOX_HEAD else name
         if name in single and not torch.equal(single[name], tensor):
             raise ValueError(f"{checkpoint} holds two different tensors for {name}: the other is {key}")
         single[name] = tensor

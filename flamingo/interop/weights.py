@@ -63,8 +63,9 @@ def renamed(keys: Iterable[str], table: dict[str, str]) -> Names:
     """Each key with what it is called by the first pattern of ``table`` that matches all of it."""
     names = {}
     for key in keys:
-        match, theirs = next((match, theirs) for ours, theirs in table.items() if (match := re.fullmatch(ours, key)))
-        names[key] = match.expand(theirs)
+        found = (match.expand(theirs) for ours, theirs in table.items() if (match := re.fullmatch(ours, key)))
+        names[key] = next(found, "")
+        assert names[key], f"the table has nothing for {key}"
     return names
 
 
@@ -79,12 +80,12 @@ def fill(model: nn.Module, weights: dict[str, Tensor], names: Names, source: Pat
     if missing or left_over:
         raise ValueError(f"{source} does not fit: missing keys {_some(missing)}, left-over keys {_some(left_over)}")
     for key, ours in wanted.items():
-        shape = [sum(len(tensor) for tensor in ours), *ours[0].shape[1:]]
+        shape = _shape(ours)
         if [n for n in shape if n > 1] != [n for n in weights[key].shape if n > 1]:
             raise ValueError(f"{source}: {key} has the shape {list(weights[key].shape)}, where {shape} is needed")
-        weights = {**weights, key: weights[key].reshape(shape)}
     for key, ours in wanted.items():
-        for tensor, part in zip(ours, weights[key].split([len(tensor) for tensor in ours]), strict=True):
+        parts = weights[key].reshape(_shape(ours)).split([len(tensor) for tensor in ours])
+        for tensor, part in zip(ours, parts, strict=True):
             tensor.copy_(part)
 
 
@@ -99,6 +100,10 @@ def _by_their_names(model: nn.Module, names: Names) -> dict[str, list[Tensor]]:
         if key in names:
             found.setdefault(names[key], []).append(tensor)
     return found
+
+
+def _shape(stacked: list[Tensor]) -> list[int]:
+    return [sum(len(tensor) for tensor in stacked), *stacked[0].shape[1:]]
 
 
 def _some(keys: Iterable[str]) -> str:
