@@ -85,10 +85,10 @@ def _converted(config: dict[str, Any], checkpoint: Path) -> Any:
 def account(model: FlamingoForConditionalGeneration, notes: list[str]) -> str:
     """What was loaded, what stays frozen, and how much of it trains."""
     counts = model.parameter_counts()
-    frozen = [f"{part} {counts.pop(part) / 1e6:.2f}M" for part in ("vision_model", "language_model")]
+    frozen = [f"{part} {counts.pop(part):,}" for part in ("vision_model", "language_model")]
     origins = model.config.backbones
     lines = [
-        f"loaded: {', '.join(f'{part} {count / 1e6:.2f}M' for part, count in counts.items())}, "
+        f"parameters loaded: {', '.join(f'{part} {count:,}' for part, count in counts.items())}, "
         f"with blocks before layers {', '.join(model.gated_layers)} of the language model",
         f"frozen: {', '.join(frozen)}, "
         + (f"from {' and '.join(part['name'] for part in origins.values())}" if origins else "from the checkpoint"),
