@@ -34,7 +34,8 @@ class ConvertConfig:
     target: str = "flamingo"
     #: A file, or a folder that save_pretrained has left.
     checkpoint: str = MISSING
-    #: The backbones that the checkpoint was trained with: folders or names on the hub.
+    #: The backbones that the checkpoint was trained with: folders or names on the hub. IDEFICS has them inside; of it
+    #: these are where tokenizer and image processor come from, if its folder has none.
     language: str | None = None
     vision: str | None = None
     #: A folder that does not exist yet.
@@ -70,8 +71,7 @@ def _converted(config: dict[str, Any], checkpoint: Path) -> Any:
             case "flamingo_mini", "flamingo":
                 return flamingo_mini.convert(checkpoint, *_backbones(config))
             case "idefics", "flamingo":
-                _without_backbones(config)
-                return idefics.convert(checkpoint)
+                return idefics.convert(checkpoint, config["vision"], config["language"])
             case source, target:
                 raise ValueError(
                     f"source={source} target={target} is not to be had: say source=openflamingo, idefics or "

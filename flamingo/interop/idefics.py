@@ -58,8 +58,13 @@ _TABLE = {
 }
 
 
-def convert(checkpoint: Path) -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor, list[str]]:
+def convert(
+    checkpoint: Path, vision: str | None = None, language: str | None = None
+) -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor, list[str]]:
     """Our model, its processor, and what is to be known of them.
+
+    ``vision`` and ``language`` are where an image processor and a tokenizer come from if the folder has none: all
+    weights are the folder's.
 
     Raises ValueError, naming the folder and the key, for what is missing, left over or of another shape, and for a
     model without a resampler.
@@ -79,7 +84,7 @@ def convert(checkpoint: Path) -> tuple[FlamingoForConditionalGeneration, Flaming
         raise ValueError(f"{checkpoint} has alpha_type={config.alpha_type!r} in its config.json: no kind of gate")
     weights = read_weights(checkpoint)
     dtype = next((tensor.dtype for tensor in weights.values() if tensor.is_floating_point()), torch.float32)
-    processor = _processor(checkpoint, config)
+    processor = _processor(vision or checkpoint, language or checkpoint, config)
     model = FlamingoForConditionalGeneration(_config(config, dtype))
     fill(model, weights, _names(model, config), checkpoint)
     with suppress(OSError):  # it need not have one
@@ -145,9 +150,9 @@ def _names(model: FlamingoForConditionalGeneration, config: IdeficsConfig) -> Na
     }
 
 
-def _processor(checkpoint: Path, config: IdeficsConfig) -> FlamingoProcessor:
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    theirs = AutoImageProcessor.from_pretrained(checkpoint, backend="pil")
+def _processor(vision: str | Path, language: str | Path, config: IdeficsConfig) -> FlamingoProcessor:
+    tokenizer = AutoTokenizer.from_pretrained(language)
+    theirs = AutoImageProcessor.from_pretrained(vision, backend="pil")
     side = config.vision_config.image_size
     image_processor = CLIPImageProcessorPil(  # the whole picture, squeezed to a square
         size={"height": side, "width": side},
@@ -157,13 +162,17 @@ def _processor(checkpoint: Path, config: IdeficsConfig) -> FlamingoProcessor:
         image_std=theirs.image_std,
     )
     vocabulary = tokenizer.get_vocab()
-    for token in (AROUND_IMAGE, IMAGE_TOKEN):
-        if token not in vocabulary:
-            raise ValueError(f"the tokenizer in {checkpoint} has no {token}")
+    new_tokens = [token for token, i in sorted(vocabulary.items(), key=lambda x: x[1]) if i >= config.vocab_size]
+    missing = [token for token in (AROUND_IMAGE, IMAGE_TOKEN) if token not in vocabulary]
+    if missing and (len(missing) < 2 or len(tokenizer) != config.vocab_size):
+        raise ValueError(
+            f"the tokenizer in {language} has no {missing[0]}, and {len(tokenizer)} tokens beside a vocabulary of "
+            f"{config.vocab_size}"
+        )
     return FlamingoProcessor(
         image_processor,
         tokenizer,
-        new_tokens=[token for token, i in sorted(vocabulary.items(), key=lambda x: x[1]) if i >= config.vocab_size],
+        new_tokens=missing or new_tokens,  # that of the language model alone gets them in the order in which they were
         end_of_chunk=END_OF_UTTERANCE if END_OF_UTTERANCE in vocabulary else "\n",
         image_marker=f"{AROUND_IMAGE}{IMAGE_TOKEN}{AROUND_IMAGE}",
     )

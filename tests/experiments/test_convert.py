@@ -106,8 +106,8 @@ def test_a_flamingo_mini_is_converted_whole(backbones, folders, tmp_path):
         ({"target": "openflamingo"}, "source=openflamingo target=openflamingo is not to be had"),
         ({"language": None}, "the config needs a value for language"),
         ({"vision": "nowhere"}, "config key vision: nowhere is no folder of a model, nor found on the hub"),
-        ({"source": "idefics"}, "vision=.*clip_vision_model is not needed"),
-        ({"source": "idefics", "vision": None, "language": None}, r"there is no config\.json"),
+        ({"source": "flamingo", "target": "openflamingo"}, "vision=.*clip_vision_model is not needed"),
+        ({"source": "idefics"}, r"there is no config\.json"),
         ({"checkpoint": "nowhere.pt"}, r"there is no nowhere\.pt"),
         (
             {"source": "flamingo", "target": "openflamingo", "vision": None, "language": None},

@@ -194,3 +194,20 @@ def test_what_is_no_idefics_with_a_resampler_is_refused(saved, backbones, tmp_pa
     (saved / "config.json").write_text(json.dumps(config | {"use_resampler": False}))
     with pytest.raises(ValueError, match=r"use_resampler=false in its config\.json"):
         idefics.convert(saved)
+
+
+def test_tokenizer_and_image_processor_may_come_from_elsewhere(backbones, tmp_path):
+    original = make()
+    save(original, tmp_path / "whole")
+    original.save_pretrained(tmp_path / "bare")
+    _, expected, _ = idefics.convert(tmp_path / "whole")
+    vision, language = str(backbones / "clip_vision_model"), str(backbones / "llama")
+    model, processor, _ = idefics.convert(tmp_path / "bare", vision, language)
+    assert model.config.new_token_ids == processor.new_token_ids == expected.new_token_ids
+    picture = PILImage.new("RGB", (20, 24), "red")
+    own = processor(images=[picture], text="one<image>two")
+    for key, value in expected(images=[picture], text="one<image>two").items():
+        torch.testing.assert_close(own[key], value)
+    with pytest.raises(ValueError, match="has no <fake_token_around_image>, and 300 tokens beside a vocabulary of 301"):
+        make(vocab_size=301).save_pretrained(tmp_path / "other")
+        idefics.convert(tmp_path / "other", vision, language)
