@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from torchao.quantization import Int8WeightOnlyConfig
-from transformers import TorchAoConfig
+from transformers import BitsAndBytesConfig
 
 from flamingo import FlamingoForConditionalGeneration
 from tests import tiny
 
-INT8 = {"quantization_config": TorchAoConfig(Int8WeightOnlyConfig())}
+INT8 = {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
 #: The tiny model has large weights, which carry small differences far.
 CLOSE = 0.15
 
