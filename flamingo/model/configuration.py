@@ -51,9 +51,13 @@ class ResamplerConfig:
     #: A norm on queries and keys, per head (OBELICS, section 4), and which: that of IDEFICS is "layer".
     qk_norm: bool = False
     qk_norm_kind: Norm = "rms"
+    #: In training, of the features and of what attention and feed-forward add: for small data, where captions of
+    #: images seen before are soon known by heart. The papers have none.
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         _check_types("resampler", self)
+        _check_rate("resampler.dropout", self.dropout)
         _check_at_least(1, "resampler", self, ("depth", "latents", "heads", "head_width", "feedforward_multiple"))
         _check_at_least(0, "resampler", self, ("frames",))
         _check_choice("resampler.activation", self.activation, ACT2FN)
@@ -84,9 +88,12 @@ class GatedConfig:
     qk_norm: bool = False
     #: A text token attends to the image its ``image_index`` names, or to that one and all before it.
     attend: Attend = "last"
+    #: In training, of what attention and feed-forward add.
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         _check_types("gated", self)
+        _check_rate("gated.dropout", self.dropout)
         _check_at_least(1, "gated", self, ("every", "heads", "head_width", "feedforward_multiple"))
         if self.feedforward_width is not None:
             _check_at_least(1, "gated", self, ("feedforward_width",))
@@ -214,6 +221,11 @@ def _check_types(prefix: str, config: Any) -> None:
         if wanted in (int, bool) and type(value) is not wanted:
             kind = "a whole number" if wanted is int else "true or false"
             raise ValueError(f"{prefix}.{f.name} must be {kind}, got {value!r}")
+
+
+def _check_rate(name: str, value: Any) -> None:
+    if not (isinstance(value, int | float) and 0 <= value < 1):
+        raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
 
 
 def _check_at_least(least: int, prefix: str, config: Any, names: tuple[str, ...]) -> None:

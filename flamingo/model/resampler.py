@@ -26,14 +26,15 @@ class ResamplerLayer(GradientCheckpointingLayer):
         self.attention = Attention(width, width, config.heads, config.head_width, qk_norm)
         inner_width = config.feedforward_multiple * width
         self.feedforward = FeedForward(nn.LayerNorm(width), width, inner_width, config.activation)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(
         self, latents: Float[Tensor, "images r v"], features: Float[Tensor, "images fp v"]
     ) -> Float[Tensor, "images r v"]:
         queries = self.norm_latents(latents)
         context = torch.cat([self.norm_features(features), queries], dim=1)
-        latents = latents + self.attention(queries, *self.attention.keys_values(context))
-        return latents + self.feedforward(latents)
+        latents = latents + self.dropout(self.attention(queries, *self.attention.keys_values(context)))
+        return latents + self.dropout(self.feedforward(latents))
 
 
 class PerceiverResampler(nn.Module):
@@ -45,6 +46,7 @@ class PerceiverResampler(nn.Module):
         self.frame_embeddings = nn.Parameter(torch.empty(config.frames, width)) if config.frames else None
         self.layers = nn.ModuleList(ResamplerLayer(width, config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, features: Float[Tensor, "b m f p v"]) -> Float[Tensor, "b m r v"]:
         """Visual tokens of every image. Raises ValueError for several frames without frame embeddings."""
@@ -53,7 +55,7 @@ class PerceiverResampler(nn.Module):
             features = features + rearrange(self._embeddings_of(frames), "f v -> f 1 v")
         elif frames > 1:
             raise ValueError(f"images have {frames} frames, but resampler.frames is 0: nothing would tell them apart")
-        flat = rearrange(features, "b m f p v -> (b m) (f p) v")
+        flat = rearrange(self.dropout(features), "b m f p v -> (b m) (f p) v")
         latents = repeat(self.latents, "r v -> images r v", images=b * m)
         for layer in self.layers:
             latents = layer(latents, flat)

@@ -28,6 +28,8 @@ def test_it_survives_a_round_trip(tmp_path, gpt2):
         ({"gated": {"norm": "batch"}}, r"gated\.norm must be one of layer, rms; got 'batch'"),
         ({"gated": {"feedforward_width": 0}}, r"gated\.feedforward_width must be a whole number of at least 1, got 0"),
         ({"gated": {"feedforward_width": "7"}}, r"gated\.feedforward_width must be a whole number, got '7'"),
+        ({"gated": {"dropout": 1}}, r"gated\.dropout must lie in \[0, 1\), got 1"),
+        ({"resampler": {"dropout": "0.1"}}, r"resampler\.dropout must lie in \[0, 1\), got '0\.1'"),
         ({"gated": {"rms_eps": -1.0}}, r"gated\.rms_eps must be a positive number, got -1\.0"),
         ({"resampler": {"qk_norm_kind": "l2"}}, r"resampler\.qk_norm_kind must be one of layer, rms; got 'l2'"),
         ({"gated": {"attend": "next"}}, r"gated\.attend must be one of last, previous; got 'next'"),

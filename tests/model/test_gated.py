@@ -103,3 +103,17 @@ def test_the_mask_as_a_table():
     index = torch.tensor([[-1, 0, 2]])
     assert visible_images(index, 3, "last").int().tolist() == [[[0, 0, 0], [1, 0, 0], [0, 0, 1]]]
     assert visible_images(index, 3, "previous").int().tolist() == [[[0, 0, 0], [1, 0, 0], [1, 1, 1]]]
+
+
+@pytest.mark.parametrize("part", ["attention_gate", "feedforward_gate"])
+def test_dropout_leaves_out_some_of_what_is_added_and_enlarges_the_rest(part):
+    block = make(dropout=0.4)
+    getattr(block, part).data.zero_()  # the other one is looked at
+    x, visual_tokens = torch.randn(2, 5, 10), torch.randn(2, 3, 4, 12)
+    arguments = (x, *block.keys_values(visual_tokens), IMAGE_INDEX.clamp(min=0))
+    whole = block.eval()(*arguments) - x
+    block.train()
+    draws = torch.stack([block(*arguments) - x for _ in range(50)])
+    kept = draws.abs() > 1e-6
+    torch.testing.assert_close(draws, kept * whole / 0.6, atol=1e-4, rtol=1e-4)
+    assert 0.55 < kept.float().mean() < 0.65

@@ -93,3 +93,20 @@ def test_frame_embeddings_are_stretched_for_more_frames_and_cut_for_fewer():
 def test_several_frames_without_frame_embeddings_are_refused():
     with pytest.raises(ValueError, match=r"images have 2 frames, but resampler\.frames is 0"):
         make()(torch.randn(1, 1, 2, 5, 12))
+
+
+def test_dropout_of_features_and_of_what_layers_add_is_for_training_alone():
+    resampler, features = make(dropout=0.4), torch.randn(1, 2, 1, 50, 12)
+    seen = []
+    layer = resampler.layers[0]
+    layer.norm_features.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    one, other = resampler(features), resampler(features)
+    assert (one - other).abs().max() > 1e-3
+    assert 0.35 < (seen[0] == 0).float().mean() < 0.45
+    kept = seen[0] != 0
+    torch.testing.assert_close(seen[0], kept * features[0, :, 0] / 0.6)
+    dropped = []
+    layer.dropout.register_forward_hook(lambda module, args, output: dropped.append((output == 0).float().mean()))
+    resampler(features)
+    assert len(dropped) == 2 and all(0.2 < share < 0.6 for share in dropped)
+    assert torch.equal(resampler.eval()(features), resampler(features))
