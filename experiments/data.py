@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from experiments.loading import data_set
-from flamingo import Document, FlamingoProcessor
+from flamingo import Document, FlamingoProcessor, Image
 from flamingo.data.captions import CaptionedImage
 from flamingo.data.collate import Example, collate
 from flamingo.data.interleaved import Interleaved
@@ -34,6 +34,8 @@ class DocumentsConfig:
     told: float = 0.0
     #: Of images: the probability that those before the last one are its nearest neighbours.
     similar: float = 0.0
+    #: Of images: the probability that one is shown with its left and right exchanged.
+    mirrored: float = 0.0
     weight: float = 1.0
 
 
@@ -114,6 +116,13 @@ class Encoded(Sequence[tuple[Example, str]]):
         return replace(example, image_features=self.features.stacked(images)), document.id
 
 
+def pictures(config: dict[str, Any], trained: CaptionedImages, sampled: CaptionedImages) -> list[Image]:
+    """All that documents for training and for samples are made of."""
+    images = [own.image for own in trained.images]
+    mirrored = any(chosen["mirrored"] > 0 for chosen in config["documents"].values())
+    return [*images, *(image.mirrored() for image in images if mirrored), *(own.image for own in sampled.images)]
+
+
 def make_data(
     config: dict[str, Any],
     images: CaptionedImages | None,
@@ -170,4 +179,5 @@ def _interleaved(
             raise ValueError("documents of similar images need features.folder=FOLDER, by which images are compared")
         pooled = features.pooled([own.image for own in images])
         neighbours = nearest(pooled, pooled, chosen["most"] - 1).numpy()
-    return Interleaved(images, seed, chosen["least"], chosen["most"], chosen["similar"], neighbours)
+    shape = chosen["least"], chosen["most"], chosen["similar"]
+    return Interleaved(images, seed, *shape, neighbours, chosen["mirrored"])

@@ -10,7 +10,6 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig
 
 from experiments.configs import build, nested, plain
-from experiments.data import DataConfig, make_data, sample_documents, training_images
+from experiments.data import DataConfig, make_data, pictures, sample_documents, training_images
 from experiments.features import FeaturesConfig, add_features, open_features
 from experiments.runs import begin, check_model, folder_written_atomically, user_errors, write_atomically
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor, backbones
@@ -153,7 +152,7 @@ def run_training(config: dict[str, Any], output: Path) -> None:
             write_atomically(output / "skipped.json", json.dumps(trained.skipped | sampled.skipped, indent=1) + "\n")
         features = open_features(config["features"], model, processor)
         if features is not None:
-            add_features(features, [own.image for own in chain(trained.images, sampled.images)])
+            add_features(features, pictures(config["data"], trained, sampled))
     data = make_data(config["data"], trained, processor, features, training.seed, config["workers"])
     main_process = PartialState().is_main_process
     # Not as a context: that would print a stack trace of every Ctrl-C.

@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from flamingo.data import collate
-from flamingo.data.document import Document, Frame, Image
+from flamingo.data.document import Document, Frame, Image, Mirrored
 from flamingo.data.pictures import open_image
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.features import FeatureStore
@@ -118,6 +118,8 @@ class Decoder:
 
 def _key(frame: Frame) -> str:
     """A file's path, or what an opened picture shows: a task may render its pictures anew for each query."""
+    if isinstance(frame, Mirrored):
+        return f"{_key(frame.frame)} mirrored"
     if isinstance(frame, PILImage.Image):
         picture = open_image(frame)
         return f"{picture.size} {hashlib.sha256(picture.tobytes()).hexdigest()}"

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from flamingo.data.document import Frame, Image
+from flamingo.data.document import Frame, Image, Mirrored
 from flamingo.data.pictures import open_image
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.model.modeling import FlamingoForConditionalGeneration
@@ -182,6 +182,8 @@ class FeatureStore:
 
 def content_key(frame: Frame) -> str:
     """A digest of what a picture shows: of a file its bytes, of an opened picture its pixels."""
+    if isinstance(frame, Mirrored):
+        return hashlib.sha256(f"{content_key(frame.frame)} mirrored".encode()).hexdigest()
     if isinstance(frame, PILImage.Image):
         picture = open_image(frame)
         return hashlib.sha256(str(picture.size).encode() + picture.tobytes()).hexdigest()

@@ -62,6 +62,9 @@ def test_each_picture_is_encoded_once_even_where_it_is_made_anew(parts, prompts,
     assert sum(encoded) == 9
     decoder([document(example("query", 9), [])], NEW)
     assert sum(encoded) == 10
+    for _ in range(2):
+        decoder([Document([Image(tmp_path / "red.png").mirrored(), Text("Output:")])], NEW)
+    assert sum(encoded) == 11
 
 
 def test_visual_tokens_are_those_of_the_model_with_zeros_behind(parts):

@@ -87,6 +87,17 @@ def test_a_video_has_the_features_of_its_frames(parts, paths, tmp_path):
     assert Image(paths[0], paths[4]) not in store
 
 
+def test_a_mirrored_picture_has_features_of_its_own(parts, paths, tmp_path):
+    model, processor = parts
+    image = Image(paths[0])
+    store = FeatureStore(tmp_path / "features", model, processor)
+    assert store.add([image, image.mirrored()]) == 2
+    assert (store[image] - store[image.mirrored()]).abs().max() > 1e-2
+    turned = PILImage.open(paths[0]).transpose(PILImage.Transpose.FLIP_LEFT_RIGHT)
+    store.add([Image(turned)])
+    torch.testing.assert_close(store[image.mirrored()], store[Image(turned)])
+
+
 def test_a_changed_picture_is_not_taken_for_what_it_was(parts, paths, tmp_path):
     store = FeatureStore(tmp_path / "features", *parts)
     store.add([Image(paths[0])])

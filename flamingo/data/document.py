@@ -14,7 +14,17 @@ class Readable(Protocol):
     def read_bytes(self) -> bytes: ...
 
 
-Frame = PILImage.Image | Readable | str
+@dataclass(frozen=True)
+class Mirrored:
+    """A picture with its left and right exchanged."""
+
+    frame: "PILImage.Image | Readable | str"
+
+    def __str__(self) -> str:
+        return f"{self.frame}, mirrored"
+
+
+Frame = PILImage.Image | Readable | str | Mirrored
 
 #: What the text of an image begins with that is to be captioned (Flamingo, section 3.1 and appendix B).
 PROMPT = "Output:"
@@ -45,6 +55,10 @@ class Image:
         if not frames:
             raise ValueError("an Image needs at least one frame")
         object.__setattr__(self, "frames", frames)
+
+    def mirrored(self) -> "Image":
+        """Every frame with its left and right exchanged."""
+        return Image(*(frame.frame if isinstance(frame, Mirrored) else Mirrored(frame) for frame in self.frames))
 
 
 @dataclass(frozen=True)

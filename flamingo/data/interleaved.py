@@ -20,7 +20,8 @@ class Interleaved(Sequence[Document]):
 
     With probability ``similar`` the images before the last one are those most similar to it, in rising
     order, as in prompts whose demonstrations are retrieved (RICES); otherwise they are any. ``neighbours``
-    has for each image the places of others, the most similar first.
+    has for each image the places of others, the most similar first. With probability ``mirrored`` an
+    image is shown with its left and right exchanged.
     """
 
     source: Sequence[CaptionedImage]
@@ -29,14 +30,16 @@ class Interleaved(Sequence[Document]):
     most: int
     similar: float = 0.0
     neighbours: Int[np.ndarray, "images k"] | None = None
+    mirrored: float = 0.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.least <= self.most <= len(self.source):
             raise ValueError(
                 f"documents of least={self.least} to most={self.most} images cannot be made of {len(self.source)}"
             )
-        if not 0 <= self.similar <= 1:
-            raise ValueError(f"similar must lie in [0, 1], got {self.similar}")
+        for name, probability in (("similar", self.similar), ("mirrored", self.mirrored)):
+            if not 0 <= probability <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {probability}")
         if self.similar > 0 and (self.neighbours is None or self.neighbours.shape[1] < self.most - 1):
             raise ValueError(f"documents of neighbours with up to {self.most} images need {self.most - 1} of each")
 
@@ -57,5 +60,7 @@ class Interleaved(Sequence[Document]):
         parts: list[Part] = []
         for place in [*before, last]:
             own = self.source[place]
-            parts += [own.image, Text(PROMPT, train=False), Text(f" {rng.choice(own.captions)}")]
+            caption = rng.choice(own.captions)
+            image = own.image.mirrored() if self.mirrored and rng.random() < self.mirrored else own.image
+            parts += [image, Text(PROMPT, train=False), Text(f" {caption}")]
         return Document(parts, id=f"{self.source[last].id} and {number - 1} others, no. {index}")

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageOps, ImageStat, UnidentifiedImageError
 
-from flamingo.data.document import Frame
+from flamingo.data.document import Frame, Mirrored
 
 Aspect = Literal["as_is", "pad", "crop"]
 
@@ -20,6 +20,8 @@ def open_image(frame: Frame) -> PILImage.Image:
     from the picture's least value (black) to its greatest (white). Raises ValueError, naming the file
     or member, where it is missing or broken.
     """
+    if isinstance(frame, Mirrored):
+        return ImageOps.mirror(open_image(frame.frame))
     try:
         if isinstance(frame, PILImage.Image):
             return _rgb(frame)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flamingo.data.captions import CaptionedImage
-from flamingo.data.document import Image, Text
+from flamingo.data.document import Image, Mirrored, Text
 from flamingo.data.interleaved import Interleaved
 
 SOURCE = [CaptionedImage(f"p{i}", Image(f"p{i}.jpg"), (f"caption {i} a", f"caption {i} b"), None) for i in range(12)]
@@ -67,6 +67,7 @@ def test_a_share_of_the_documents_is_of_neighbours():
         ((0, 0, 3), "least=0 to most=3 images"),
         ((0, 2, 13), "cannot be made of 12"),
         ((0, 4, 3), "least=4 to most=3"),
+        ((0, 1, 3, 0.0, None, -0.1), "mirrored must lie in"),
         ((0, 1, 3, 1.5), "similar must lie in"),
         ((0, 1, 3, 0.5), "up to 3 images need 2 of each"),
         ((0, 1, 7, 0.5, NEIGHBOURS), "up to 7 images need 6 of each"),
@@ -80,3 +81,17 @@ def test_what_cannot_be_made_is_refused(arguments, message):
 def test_the_sequence_ends():
     with pytest.raises(IndexError):
         Interleaved(SOURCE, 0, 1, 2)[12000]
+
+
+def test_some_images_are_mirrored_and_all_else_stays():
+    def of(mirrored):
+        documents = Interleaved(SOURCE, 0, 3, 3, mirrored=mirrored)
+        return [[part for part in documents[i].parts if isinstance(part, Image)] for i in range(300)]
+
+    plain, all_of_them = of(0.0), of(1.0)
+    assert all_of_them != plain
+    mixed = [image for images in of(0.3) for image in images]
+    assert sum(isinstance(image.frames[0], Mirrored) for image in mixed) / 900 == pytest.approx(0.3, abs=0.05)
+    assert all(isinstance(image.frames[0], Mirrored) for images in all_of_them for image in images)
+    assert [len(images) for images in of(0.3)] == [3] * 300
+    assert {len({image.mirrored() for image in images} | {*images}) for images in all_of_them} == {6}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
+from flamingo.data.document import Image, Mirrored
 from flamingo.data.pictures import open_image, shaped
 
 
@@ -126,6 +127,19 @@ def test_bytes_are_read_from_paths_strings_and_members(tmp_path):
     member = Member((tmp_path / "a.png").read_bytes())
     for frame in (tmp_path / "a.png", str(tmp_path / "a.png"), member):
         assert row(open_image(frame)) == [(1, 2, 3)] * 3
+
+
+def test_mirrored_pictures_show_the_right_at_the_left(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    PILImage.fromarray(pixels).save(tmp_path / "a.png")
+    for frame in (tmp_path / "a.png", str(tmp_path / "a.png"), PILImage.fromarray(pixels)):
+        image = Image(frame)
+        [mirrored] = image.mirrored().frames
+        assert np.array_equal(np.asarray(open_image(mirrored)), pixels[:, ::-1])
+        assert image.mirrored().mirrored() == image
+    assert str(Mirrored("a.png")) == "a.png, mirrored"
+    with pytest.raises(ValueError, match=r"b\.png does not exist"):
+        open_image(Mirrored(tmp_path / "b.png"))
 
 
 def broken_png_header():

@@ -51,6 +51,7 @@ def training(shards, backbones, output, *overrides):
         *(f"model.vision={backbones / 'mobilenet_v2'}", f"model.language={backbones / 'gpt2'}"),
         *("data.documents.pairs.batch=2", "data.documents.interleaved.batch=2", "model.resampler.heads=2"),
         *("data.documents.interleaved.least=3", "data.documents.interleaved.most=3"),
+        "data.documents.interleaved.mirrored=0.5",
         *overrides,
     )
 
@@ -112,9 +113,10 @@ def test_queries_are_no_duplicates_of_themselves(run, shards, tmp_path):
 def test_without_features_captions_and_losses_are_the_same(run, shards, backbones, tmp_path):
     output = tmp_path / "pixels"
     kept = tmp_path / "kept"
-    anyone = "data.documents.interleaved.similar=0"
-    run_training(training(shards, backbones, output, "features.folder=null", anyone), output)
-    run_training(training(shards, backbones, kept, anyone), kept)
+    # In bf16 the last digits, which depend on what is encoded together, would tip some roundings.
+    anyone = ("data.documents.interleaved.similar=0", "training.precision=fp32")
+    run_training(training(shards, backbones, output, "features.folder=null", *anyone), output)
+    run_training(training(shards, backbones, kept, *anyone), kept)
     losses = [
         [json.loads(line)["loss"] for line in (folder / "history.jsonl").read_text().splitlines()]
         for folder in (output, kept)
