@@ -67,7 +67,7 @@ def _saved_fingerprint(
     return fingerprint(model)
 
 
-def is_quantised(model: PreTrainedModel) -> bool:
+def is_quantised(model: nn.Module) -> bool:
     return getattr(model, "hf_quantizer", None) is not None
 
 
