@@ -117,12 +117,11 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         vision_model = load_vision_model(vision_model_name_or_path, **{"dtype": dtype, **vision_kwargs})
         language_model = load_text_model(text_model_name_or_path, **{"dtype": dtype, **text_kwargs})
         origins = {
-            "vision_model": origin(
-                load_vision_model, vision_model, vision_model_name_or_path, vision_kwargs.get("revision")
-            ),
-            "language_model": origin(
-                load_text_model, language_model, text_model_name_or_path, text_kwargs.get("revision")
-            ),
+            part: origin(part, model, name, kwargs.get("revision"))
+            for part, model, name, kwargs in (
+                ("vision_model", vision_model, vision_model_name_or_path, vision_kwargs),
+                ("language_model", language_model, text_model_name_or_path, text_kwargs),
+            )
         }
         config = FlamingoConfig(
             vision_config=vision_model.config,

@@ -1,7 +1,6 @@
 """Frozen backbones: loaded by name or path, and recognised when a checkpoint only names them."""
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,28 +45,29 @@ def fingerprint(model: nn.Module) -> str:
     return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:16]
 
 
-def origin(
-    load: Callable[..., PreTrainedModel], model: PreTrainedModel, name_or_path: str | Path, revision: str | None
-) -> dict[str, str | None]:
-    """Where a backbone came from, and how to recognise it: ``FlamingoConfig.backbones`` holds one for each."""
+#: What loads each of the frozen backbones.
+LOADERS = {"vision_model": load_vision_model, "language_model": load_text_model}
+
+
+def origin(part: str, model: PreTrainedModel, name_or_path: str | Path, revision: str | None) -> dict[str, str | None]:
+    """Where a backbone came from, and how to recognise it: ``FlamingoConfig.backbones`` holds one for each ``part``."""
     saved = {"name": str(name_or_path), "revision": revision, "dtype": str(model.dtype).removeprefix("torch.")}
-    return saved | {"fingerprint": _saved_fingerprint(load, model, saved)}
+    return saved | {"fingerprint": _saved_fingerprint(part, model, saved)}
 
 
-def _saved_fingerprint(
-    load: Callable[..., PreTrainedModel], model: PreTrainedModel, saved: dict[str, str | None]
-) -> str:
+def _saved_fingerprint(part: str, model: PreTrainedModel, saved: dict[str, str | None]) -> str:
     """That of the weights as they are saved, from which ``model`` was loaded, quantised or in another precision.
 
     These are read a second time then, on the CPU: what was made of them tells nothing of them.
     """
     if is_quantised(model) or not _comparable(str(model.dtype), saved["dtype"] or ""):
         revision = {} if saved["revision"] is None else {"revision": saved["revision"]}
-        model = load(saved["name"], dtype=saved["dtype"], **revision)
+        model = LOADERS[part](saved["name"] or "", dtype=saved["dtype"], **revision)
     return fingerprint(model)
 
 
 def is_quantised(model: nn.Module) -> bool:
+    """Whether transformers has loaded it by a ``quantization_config``."""
     return getattr(model, "hf_quantizer", None) is not None
 
 
@@ -77,9 +77,11 @@ def check_unchanged(config: FlamingoConfig, backbones: dict[str, PreTrainedModel
         raise ValueError("the backbones of this model were not loaded by name, so a checkpoint cannot leave them out")
     for part, model in backbones.items():
         saved = config.backbones[part]
-        if is_quantised(model):
-            continue  # its weights cannot be changed by training
-        if _comparable(str(model.dtype), saved["dtype"]) and fingerprint(model) != saved["fingerprint"]:
+        if is_quantised(model):  # its own weights do not train, but those of an adapter do
+            changed = any(parameter.requires_grad for parameter in model.parameters())
+        else:
+            changed = _comparable(str(model.dtype), saved["dtype"]) and fingerprint(model) != saved["fingerprint"]
+        if changed:
             raise ValueError(
                 f"{part} has other weights than {saved['name']}, from which it was loaded: "
                 "save it with include_backbones=True"
@@ -96,14 +98,11 @@ def load_referenced_backbones(
     """
     assert config.backbones is not None
     loaded = []
-    for part, load, own in (
-        ("vision_model", load_vision_model, vision_kwargs),
-        ("language_model", load_text_model, text_kwargs),
-    ):
+    for (part, load), own in zip(LOADERS.items(), (vision_kwargs, text_kwargs), strict=True):
         saved = config.backbones[part]
         revision = {} if saved["revision"] is None else {"revision": saved["revision"]}
         model = load(saved["name"], **{"dtype": saved["dtype"], **revision, **kwargs, **own})
-        if _saved_fingerprint(load, model, saved) != saved["fingerprint"]:
+        if _saved_fingerprint(part, model, saved) != saved["fingerprint"]:
             raise ValueError(
                 f"{saved['name']} (revision {saved['revision']}) does not hold the weights that this checkpoint "
                 "was trained with"

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import BitsAndBytesConfig
 
 from flamingo import FlamingoForConditionalGeneration
@@ -67,6 +68,13 @@ def test_what_was_trained_on_quantised_backbones_is_saved_without_them(backbones
     in_full = FlamingoForConditionalGeneration.from_pretrained(tmp_path)
     assert quantised(in_full) == set()
     assert 0 < difference(in_full, model) < CLOSE
+
+
+def test_an_adapter_on_a_quantised_model_is_not_lost_silently(saved, tmp_path):
+    model = FlamingoForConditionalGeneration.from_pretrained(saved, text_kwargs=INT8)
+    model.language_model = get_peft_model(model.language_model, LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match="language_model has other weights"):
+        model.save_pretrained(tmp_path / "adapted", include_backbones=False)
 
 
 def test_other_weights_are_recognised_behind_quantised_ones(backbones, saved, monkeypatch):
