@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from flamingo.data.document import PROMPT, Document, Frame, Image, Part, Text
@@ -20,7 +21,7 @@ class Captioner:
     batch_size: int = 16
 
     @classmethod
-    def from_pretrained(cls, name: str, batch_size: int = 16, **kwargs: Any) -> "Captioner":
+    def from_pretrained(cls, name: str | Path, batch_size: int = 16, **kwargs: Any) -> "Captioner":
         """A folder or a hub's name; further arguments (``dtype``, ``device_map``, ...) are the model's."""
         model = FlamingoForConditionalGeneration.from_pretrained(name, **kwargs).eval()
         return cls(model, FlamingoProcessor.from_pretrained(name), batch_size)
@@ -39,8 +40,8 @@ class Captioner:
         the text of every image begins with. Raises ValueError, naming it, for an image that cannot be read, and for
         more demonstrations than the language model's context holds.
         """
-        if isinstance(images, str):
-            raise ValueError(f"images must be a list, got the string {images!r}")
+        if isinstance(images, Frame | Image):
+            raise ValueError(f"images must be a list, got a single one: {images!r}")
         shown: list[Part] = []
         for image, caption in demonstrations:
             shown += [_image(image), Text(f"{prompt} {caption}")]

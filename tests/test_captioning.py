@@ -43,8 +43,9 @@ def test_images_may_be_paths_or_pictures_and_the_model_a_folder(captioner, tmp_p
 
 
 def test_what_cannot_be_captioned_is_refused(captioner, tmp_path):
-    with pytest.raises(ValueError, match="must be a list, got the string"):
-        captioner("red.png")
+    for single in ("red.png", tmp_path / "red.png", PILImage.new("RGB", (9, 7))):
+        with pytest.raises(ValueError, match="must be a list, got a single one"):
+            captioner(single)
     with pytest.raises(ValueError, match="missing"):
         captioner([tmp_path / "missing.png"])
     picture = PILImage.new("RGB", (9, 7))
