@@ -34,8 +34,10 @@ class DocumentsConfig:
     told: float = 0.0
     #: Of images: the probability that those before the last one are its nearest neighbours.
     similar: float = 0.0
-    #: Of images: the probability that one is shown with its left and right exchanged.
-    mirrored: float = 0.0
+    #: Of images: in how many views one is shown, the image itself and random parts of it, of which half are mirrored.
+    views: int = 1
+    #: Of images: how many captions of each are learnt at once, which costs little more than one: in so many documents.
+    versions: int = 1
     weight: float = 1.0
 
 
@@ -97,30 +99,34 @@ def training_images(config: dict[str, Any]) -> tuple[CaptionedImages, CaptionedI
 
 
 @dataclass
-class Encoded(Sequence[tuple[Example, str]]):
-    """Documents as tensors, made when asked for, with their ids; from ``features``, if given, no image is opened."""
+class Encoded(Sequence[tuple[list[Example], str]]):
+    """Documents as tensors, made when asked for, with their ids; from ``features``, if given, no image is opened.
+
+    An item is ``versions`` documents that follow one another and show the same images, which the first one has.
+    """
 
     documents: Sequence[Document]
     processor: FlamingoProcessor
     features: FeatureStore | None = None
+    versions: int = 1
 
     def __len__(self) -> int:
-        return len(self.documents)
+        return len(self.documents) // self.versions
 
-    def __getitem__(self, index: int) -> tuple[Example, str]:  # type: ignore[override]
-        document = self.documents[index]
-        if self.features is None:
-            return self.processor.encode(document), document.id
-        images = [chunk.image for chunk in document.chunks() if chunk.image is not None]
-        example = self.processor.encode(document, pixels=False)
-        return replace(example, image_features=self.features.stacked(images)), document.id
+    def __getitem__(self, index: int) -> tuple[list[Example], str]:  # type: ignore[override]
+        first, *others = (self.documents[index * self.versions + version] for version in range(self.versions))
+        example = self.processor.encode(first, pixels=self.features is None)
+        if self.features is not None:
+            images = [chunk.image for chunk in first.chunks() if chunk.image is not None]
+            example = replace(example, image_features=self.features.stacked(images))
+        return [example, *(self.processor.encode(other, pixels=False) for other in others)], first.id
 
 
 def pictures(config: dict[str, Any], trained: CaptionedImages, sampled: CaptionedImages) -> list[Image]:
     """All that documents for training and for samples are made of."""
     images = [own.image for own in trained.images]
-    mirrored = any(chosen["mirrored"] > 0 for chosen in config["documents"].values())
-    return [*images, *(image.mirrored() for image in images if mirrored), *(own.image for own in sampled.images)]
+    views = max(chosen["views"] for chosen in config["documents"].values())
+    return [image.view(number) for number in range(views) for image in images] + [own.image for own in sampled.images]
 
 
 def make_data(
@@ -133,9 +139,13 @@ def make_data(
 ) -> list[DataSet]:
     """A data set for each of the config's ``documents``."""
 
-    def batch(encoded: list[tuple[Example, str]]) -> Batch:
-        examples, ids = zip(*encoded, strict=True)
-        return Batch(collate(examples, processor.tokenizer.pad_token_id, "right"), list(ids))
+    def batch(encoded: list[tuple[list[Example], str]]) -> Batch:
+        examples = [example for versions, _ in encoded for example in versions]
+        tensors = collate(examples, processor.tokenizer.pad_token_id, "right")
+        versions = len(examples) // len(encoded)
+        for name in tensors.keys() & {"pixel_values", "image_features"}:
+            tensors[name] = tensors[name][::versions]  # the other rows have no images of their own
+        return Batch(tensors, [name for _, name in encoded])
 
     if not config["documents"]:
         raise ValueError("the config has no documents to train on: choose data=...")
@@ -149,7 +159,8 @@ def make_data(
             kind, least, most = chosen["kind"], chosen["least"], chosen["most"]
             documents = WorldDocuments(kind, "training", seed, least, most, chosen["told"])
         # The world draws its pictures when they are asked for: there is nothing to keep.
-        encoded = Encoded(documents, processor, features if chosen["kind"] == "images" else None)
+        of_images = chosen["kind"] == "images"
+        encoded = Encoded(documents, processor, *((features, chosen["versions"]) if of_images else ()))
         sets.append(
             data_set(name, encoded, batch, batch=chosen["batch"], seed=seed, workers=workers, weight=chosen["weight"])
         )
@@ -180,4 +191,4 @@ def _interleaved(
         pooled = features.pooled([own.image for own in images])
         neighbours = nearest(pooled, pooled, chosen["most"] - 1).numpy()
     shape = chosen["least"], chosen["most"], chosen["similar"]
-    return Interleaved(images, seed, *shape, neighbours, chosen["mirrored"])
+    return Interleaved(images, seed, *shape, neighbours, chosen["views"], chosen["versions"])

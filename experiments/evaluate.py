@@ -19,7 +19,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
 from experiments.configs import plain
-from experiments.features import FeaturesConfig, open_features
+from experiments.features import FeaturesConfig, kept_as, open_features
 from experiments.runs import begin, user_errors
 from experiments.tasks import TaskConfig, look_at_images, make_task
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
@@ -46,7 +46,7 @@ class EvaluateConfig:
     #: People's own images: what is asked, and what may be shown before it.
     query: str | None = None
     support: str | None = None
-    #: Of captioned images, in the folder where results go unless it says otherwise.
+    #: Of captioned images, in the folder where results go unless it says otherwise; what is there keeps its precision.
     features: FeaturesConfig = field(default_factory=lambda: FeaturesConfig(folder="features"))
     #: How demonstrations are chosen: random, rices.
     demonstrations: list[str] = field(default_factory=lambda: ["random"])
@@ -123,8 +123,11 @@ def folders(config: dict[str, Any]) -> tuple[Path, Path]:
 
 
 def _within(output: Path, features: dict[str, Any]) -> dict[str, Any]:
-    """The folder of features is counted from the folder of results."""
-    return features | {"folder": features["folder"] and str(output / features["folder"])}
+    """The folder of features is counted from the folder of results; those of a run are used as they are."""
+    if features["folder"] is None:
+        return features
+    folder = output / features["folder"]
+    return {"folder": str(folder), "dtype": features["dtype"] or kept_as(folder)}
 
 
 def run_evaluation(config: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """The folder of precomputed features that a config asks for."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ class FeaturesConfig:
 
     #: Null: every image is opened and encoded whenever it is met.
     folder: str | None = None
-    #: float32, bfloat16 or float16; null: the encoder's own precision, with which nothing changes.
+    #: float32, bfloat16 (then computed in it, too) or float16; null: the encoder's own, with which nothing changes.
     dtype: str | None = None
 
 
@@ -32,6 +33,12 @@ def open_features(
         raise ValueError(f"config key features.dtype: must be one of {', '.join(PRECISIONS)}, got {config['dtype']!r}")
     with PartialState().main_process_first():
         return FeatureStore(Path(config["folder"]), model, processor, PRECISIONS.get(config["dtype"]))
+
+
+def kept_as(folder: Path) -> str | None:
+    """The precision of features that are there; None where none are."""
+    path = folder / "encoder.json"
+    return json.loads(path.read_text())["kept_as"] if path.exists() else None
 
 
 def add_features(features: FeatureStore, images: Iterable[Image]) -> None:

@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from flamingo.data import collate
-from flamingo.data.document import Document, Frame, Image, Mirrored
+from flamingo.data.document import Document, Frame, Image, View
 from flamingo.data.pictures import open_image
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.features import FeatureStore
@@ -80,6 +80,8 @@ class Decoder:
             **inputs,
             do_sample=False,
             num_beams=num_beams,
+            # Of beams the likeliest wins, as in OpenFlamingo's evaluation: a mean per token favours long texts.
+            **({"length_penalty": 0.0} if num_beams > 1 else {}),
             max_new_tokens=max_new_tokens,
             eos_token_id=end,
             pad_token_id=self.processor.tokenizer.pad_token_id,
@@ -118,8 +120,8 @@ class Decoder:
 
 def _key(frame: Frame) -> str:
     """A file's path, or what an opened picture shows: a task may render its pictures anew for each query."""
-    if isinstance(frame, Mirrored):
-        return f"{_key(frame.frame)} mirrored"
+    if isinstance(frame, View):
+        return f"{_key(frame.frame)} view {frame.number}"
     if isinstance(frame, PILImage.Image):
         picture = open_image(frame)
         return f"{picture.size} {hashlib.sha256(picture.tobytes()).hexdigest()}"

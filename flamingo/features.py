@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from flamingo.data.document import Frame, Image, Mirrored
+from flamingo.data.document import Frame, Image, View
 from flamingo.data.pictures import open_image
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.model.modeling import FlamingoForConditionalGeneration
@@ -109,7 +109,10 @@ class FeatureStore:
     def _encode(self, images: list[Image]) -> Float[Tensor, "images p v"]:
         encoder = self.model.vision_model
         pixels = rearrange(self.processor.pixel_values(images), "images 1 c h w -> images c h w")
-        return encode_patches(encoder, pixels.to(encoder.device, encoder.dtype), self.model.config.vision_features)
+        pixels = pixels.to(encoder.device, encoder.dtype)
+        # What is kept in bfloat16 is computed in it, too: twice to four times as fast where a machine has it.
+        with torch.autocast(encoder.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            return encode_patches(encoder, pixels, self.model.config.vision_features)
 
     def _append(self, keys: list[str], features: Float[Tensor, "images p v"]) -> None:
         if not (self.folder / "shape.json").exists():
@@ -182,8 +185,8 @@ class FeatureStore:
 
 def content_key(frame: Frame) -> str:
     """A digest of what a picture shows: of a file its bytes, of an opened picture its pixels."""
-    if isinstance(frame, Mirrored):
-        return hashlib.sha256(f"{content_key(frame.frame)} mirrored".encode()).hexdigest()
+    if isinstance(frame, View):
+        return hashlib.sha256(f"{content_key(frame.frame)} view {frame.number}".encode()).hexdigest()
     if isinstance(frame, PILImage.Image):
         picture = open_image(frame)
         return hashlib.sha256(str(picture.size).encode() + picture.tobytes()).hexdigest()

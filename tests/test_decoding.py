@@ -63,7 +63,7 @@ def test_each_picture_is_encoded_once_even_where_it_is_made_anew(parts, prompts,
     decoder([document(example("query", 9), [])], NEW)
     assert sum(encoded) == 10
     for _ in range(2):
-        decoder([Document([Image(tmp_path / "red.png").mirrored(), Text("Output:")])], NEW)
+        decoder([Document([Image(tmp_path / "red.png").view(1), Text("Output:")])], NEW)
     assert sum(encoded) == 11
 
 

@@ -15,16 +15,17 @@ class Readable(Protocol):
 
 
 @dataclass(frozen=True)
-class Mirrored:
-    """A picture with its left and right exchanged."""
+class View:
+    """A part of a picture, in half of the cases mirrored: there are any number of them, each always the same."""
 
     frame: "PILImage.Image | Readable | str"
+    number: int
 
     def __str__(self) -> str:
-        return f"{self.frame}, mirrored"
+        return f"{self.frame}, view {self.number}"
 
 
-Frame = PILImage.Image | Readable | str | Mirrored
+Frame = PILImage.Image | Readable | str | View
 
 #: What the text of an image begins with that is to be captioned (Flamingo, section 3.1 and appendix B).
 PROMPT = "Output:"
@@ -56,9 +57,13 @@ class Image:
             raise ValueError("an Image needs at least one frame")
         object.__setattr__(self, "frames", frames)
 
-    def mirrored(self) -> "Image":
-        """Every frame with its left and right exchanged."""
-        return Image(*(frame.frame if isinstance(frame, Mirrored) else Mirrored(frame) for frame in self.frames))
+    def view(self, number: int) -> "Image":
+        """View 0 is the photograph itself, every other a part of it. Raises ValueError for a video, and a view."""
+        if number == 0:
+            return self
+        if len(self.frames) > 1 or isinstance(self.frames[0], View):
+            raise ValueError(f"only a whole photograph has views, not {', '.join(map(str, self.frames))}")
+        return Image(View(self.frames[0], number))
 
 
 @dataclass(frozen=True)

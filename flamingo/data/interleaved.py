@@ -20,8 +20,9 @@ class Interleaved(Sequence[Document]):
 
     With probability ``similar`` the images before the last one are those most similar to it, in rising
     order, as in prompts whose demonstrations are retrieved (RICES); otherwise they are any. ``neighbours``
-    has for each image the places of others, the most similar first. With probability ``mirrored`` an
-    image is shown with its left and right exchanged.
+    has for each image the places of others, the most similar first. Every image is shown in one of
+    its first ``views`` views, of which the first is the image itself. ``versions`` documents in a row show
+    the same, each with other captions, as long as there are others.
     """
 
     source: Sequence[CaptionedImage]
@@ -30,27 +31,31 @@ class Interleaved(Sequence[Document]):
     most: int
     similar: float = 0.0
     neighbours: Int[np.ndarray, "images k"] | None = None
-    mirrored: float = 0.0
+    views: int = 1
+    versions: int = 1
 
     def __post_init__(self) -> None:
         if not 1 <= self.least <= self.most <= len(self.source):
             raise ValueError(
                 f"documents of least={self.least} to most={self.most} images cannot be made of {len(self.source)}"
             )
-        for name, probability in (("similar", self.similar), ("mirrored", self.mirrored)):
-            if not 0 <= probability <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {probability}")
+        if not 0 <= self.similar <= 1:
+            raise ValueError(f"similar must lie in [0, 1], got {self.similar}")
+        for name in ("views", "versions"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.similar > 0 and (self.neighbours is None or self.neighbours.shape[1] < self.most - 1):
             raise ValueError(f"documents of neighbours with up to {self.most} images need {self.most - 1} of each")
 
     def __len__(self) -> int:
-        return len(self.source) * _ROUNDS
+        return len(self.source) * _ROUNDS * self.versions
 
     def __getitem__(self, index: int) -> Document:  # type: ignore[override]
         if not 0 <= index < len(self):
             raise IndexError(f"there are {len(self)} documents, no document {index}")
-        rng = random.Random(f"{self.seed} {index}")
-        last = index % len(self.source)
+        shown, version = divmod(index, self.versions)
+        rng = random.Random(f"{self.seed} {shown}")
+        last = shown % len(self.source)
         number = rng.randint(self.least, self.most)
         if rng.random() < self.similar:
             assert self.neighbours is not None
@@ -60,7 +65,7 @@ class Interleaved(Sequence[Document]):
         parts: list[Part] = []
         for place in [*before, last]:
             own = self.source[place]
-            caption = rng.choice(own.captions)
-            image = own.image.mirrored() if self.mirrored and rng.random() < self.mirrored else own.image
+            caption = rng.sample(own.captions, len(own.captions))[version % len(own.captions)]
+            image = own.image.view(rng.randrange(self.views))
             parts += [image, Text(PROMPT, train=False), Text(f" {caption}")]
         return Document(parts, id=f"{self.source[last].id} and {number - 1} others, no. {index}")

@@ -1,6 +1,9 @@
 """Pictures of any kind -> upright RGB pictures, square if wanted."""
 
 import io
+import math
+import random
+import zlib
 from pathlib import Path
 from typing import Literal
 
@@ -8,7 +11,7 @@ import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageOps, ImageStat, UnidentifiedImageError
 
-from flamingo.data.document import Frame, Mirrored
+from flamingo.data.document import Frame, View
 
 Aspect = Literal["as_is", "pad", "crop"]
 
@@ -20,8 +23,8 @@ def open_image(frame: Frame) -> PILImage.Image:
     from the picture's least value (black) to its greatest (white). Raises ValueError, naming the file
     or member, where it is missing or broken.
     """
-    if isinstance(frame, Mirrored):
-        return ImageOps.mirror(open_image(frame.frame))
+    if isinstance(frame, View):
+        return _part(open_image(frame.frame), frame.number)
     try:
         if isinstance(frame, PILImage.Image):
             return _rgb(frame)
@@ -48,6 +51,17 @@ def shaped(picture: PILImage.Image, aspect: Aspect) -> PILImage.Image:
     square = PILImage.new("RGB", (side, side), tuple(round(mean) for mean in ImageStat.Stat(picture).mean))
     square.paste(picture, (-left, -top))
     return square
+
+
+def _part(picture: PILImage.Image, number: int) -> PILImage.Image:
+    """Of half of its area to all of it, and slightly longer or wider: the smaller, the more is magnified later."""
+    rng = random.Random(f"{number} {zlib.crc32(picture.tobytes())}")
+    area, stretch = rng.uniform(0.5, 1), math.exp(rng.uniform(-0.2, 0.2))
+    width = max(1, min(picture.width, round(picture.width * math.sqrt(area * stretch))))
+    height = max(1, min(picture.height, round(picture.height * math.sqrt(area / stretch))))
+    left, top = rng.randint(0, picture.width - width), rng.randint(0, picture.height - height)
+    part = picture.crop((left, top, left + width, top + height))
+    return ImageOps.mirror(part) if rng.random() < 0.5 else part
 
 
 def _rgb(picture: PILImage.Image) -> PILImage.Image:

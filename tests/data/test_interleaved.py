@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flamingo.data.captions import CaptionedImage
-from flamingo.data.document import Image, Mirrored, Text
+from flamingo.data.document import Image, Text, View
 from flamingo.data.interleaved import Interleaved
 
 SOURCE = [CaptionedImage(f"p{i}", Image(f"p{i}.jpg"), (f"caption {i} a", f"caption {i} b"), None) for i in range(12)]
@@ -67,7 +67,8 @@ def test_a_share_of_the_documents_is_of_neighbours():
         ((0, 0, 3), "least=0 to most=3 images"),
         ((0, 2, 13), "cannot be made of 12"),
         ((0, 4, 3), "least=4 to most=3"),
-        ((0, 1, 3, 0.0, None, -0.1), "mirrored must lie in"),
+        ((0, 1, 3, 0.0, None, 0), "views must be positive, got 0"),
+        ((0, 1, 3, 0.0, None, 1, 0), "versions must be positive, got 0"),
         ((0, 1, 3, 1.5), "similar must lie in"),
         ((0, 1, 3, 0.5), "up to 3 images need 2 of each"),
         ((0, 1, 7, 0.5, NEIGHBOURS), "up to 7 images need 6 of each"),
@@ -83,15 +84,33 @@ def test_the_sequence_ends():
         Interleaved(SOURCE, 0, 1, 2)[12000]
 
 
-def test_some_images_are_mirrored_and_all_else_stays():
-    def of(mirrored):
-        documents = Interleaved(SOURCE, 0, 3, 3, mirrored=mirrored)
-        return [[part for part in documents[i].parts if isinstance(part, Image)] for i in range(300)]
+def test_versions_of_a_document_show_the_same_images_with_other_captions():
+    one, three = Interleaved(SOURCE, 0, 2, 2), Interleaved(SOURCE, 0, 2, 2, versions=3)
+    assert len(three) == 3 * len(one)
+    for index in range(20):
+        versions = [shown(three[3 * index + version]) for version in range(3)]
+        assert versions[0] == shown(one[index])
+        assert [images for images, _ in versions] == [versions[0][0]] * 3
+        for first, second, third in zip(*(captions for _, captions in versions), strict=True):
+            assert first[:-1] == second[:-1]
+            assert first != second  # the images have two captions each
+            assert third == first
 
-    plain, all_of_them = of(0.0), of(1.0)
-    assert all_of_them != plain
-    mixed = [image for images in of(0.3) for image in images]
-    assert sum(isinstance(image.frames[0], Mirrored) for image in mixed) / 900 == pytest.approx(0.3, abs=0.05)
-    assert all(isinstance(image.frames[0], Mirrored) for images in all_of_them for image in images)
-    assert [len(images) for images in of(0.3)] == [3] * 300
-    assert {len({image.mirrored() for image in images} | {*images}) for images in all_of_them} == {6}
+
+def test_views_are_the_same_in_all_versions_of_a_document():
+    documents = Interleaved(SOURCE, 0, 2, 2, views=5, versions=2)
+    images = [[part for part in documents[i].parts if isinstance(part, Image)] for i in range(40)]
+    assert images[::2] == images[1::2]
+    assert images[0] != images[2]
+
+
+def test_all_views_are_shown_equally_often_and_of_any_number_of_images():
+    documents = Interleaved(SOURCE, 0, 3, 3, views=4)
+    images = [[part for part in documents[i].parts if isinstance(part, Image)] for i in range(300)]
+    assert [len(own) for own in images] == [3] * 300
+    frames = [image.frames[0] for own in images for image in own]
+    numbers = [frame.number if isinstance(frame, View) else 0 for frame in frames]
+    for number in range(4):
+        assert numbers.count(number) / 900 == pytest.approx(0.25, abs=0.05)
+    whole = {frame.frame if isinstance(frame, View) else frame for frame in frames}
+    assert whole == {own.image.frames[0] for own in SOURCE}

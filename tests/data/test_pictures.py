@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from flamingo.data.document import Image, Mirrored
+from flamingo.data.document import Image, View
 from flamingo.data.pictures import open_image, shaped
 
 
@@ -129,17 +129,35 @@ def test_bytes_are_read_from_paths_strings_and_members(tmp_path):
         assert row(open_image(frame)) == [(1, 2, 3)] * 3
 
 
-def test_mirrored_pictures_show_the_right_at_the_left(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+def test_a_view_is_a_part_of_half_the_picture_or_more_and_always_the_same(tmp_path):
+    across, down = np.meshgrid(np.arange(60), np.arange(40))
+    pixels = np.stack([across, down, across * 0], axis=-1).astype(np.uint8)
     PILImage.fromarray(pixels).save(tmp_path / "a.png")
-    for frame in (tmp_path / "a.png", str(tmp_path / "a.png"), PILImage.fromarray(pixels)):
-        image = Image(frame)
-        [mirrored] = image.mirrored().frames
-        assert np.array_equal(np.asarray(open_image(mirrored)), pixels[:, ::-1])
-        assert image.mirrored().mirrored() == image
-    assert str(Mirrored("a.png")) == "a.png, mirrored"
+    boxes, mirrored = set(), 0
+    for number in range(1, 101):
+        view = np.asarray(open_image(View(tmp_path / "a.png", number)))
+        turned = view[0, 0, 0] > view[0, -1, 0]
+        part = view[:, ::-1] if turned else view
+        (left, top), (height, width) = part[0, 0, :2], part.shape[:2]
+        assert np.array_equal(part, pixels[top : top + height, left : left + width])
+        assert 0.48 < width * height / 2400 <= 1
+        boxes.add((left, top, width, height))
+        mirrored += turned
+        for same in (str(tmp_path / "a.png"), PILImage.fromarray(pixels)):
+            assert np.array_equal(np.asarray(open_image(View(same, number))), view)
+    assert len(boxes) > 90
+    assert 30 < mirrored < 70
+
+
+def test_only_a_whole_photograph_has_views(tmp_path):
+    image = Image("a.png")
+    assert image.view(0) is image
+    assert str(image.view(2).frames[0]) == "a.png, view 2"
+    for other in (image.view(1), Image("a.png", "b.png")):
+        with pytest.raises(ValueError, match=r"only a whole photograph has views, not a\.png"):
+            other.view(1)
     with pytest.raises(ValueError, match=r"b\.png does not exist"):
-        open_image(Mirrored(tmp_path / "b.png"))
+        open_image(View(tmp_path / "b.png", 1))
 
 
 def broken_png_header():

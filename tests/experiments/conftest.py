@@ -1,0 +1,39 @@
+"""Shards of captioned pictures, as people have them."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+COLOURS = ("red", "green", "blue", "white", "black", "yellow")
+
+
+def photograph(number):
+    """No two alike, and of different sizes."""
+    rng = np.random.default_rng(number)
+    small = PILImage.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    return small.resize((30 + number, 40), PILImage.Resampling.NEAREST)
+
+
+def shard(path, numbers, keys=None):
+    with tarfile.open(path, "w") as file:
+        for key, number in zip(keys or numbers, numbers, strict=True):
+            picture = io.BytesIO()
+            photograph(number).save(picture, "PNG")
+            captions = [f"a dog {number}", f"{COLOURS[number % 6]} thing"]
+            for suffix, content in (("png", picture.getvalue()), ("json", json.dumps({"captions": captions}).encode())):
+                member = tarfile.TarInfo(f"{key:04}.{suffix}")
+                member.size = len(content)
+                file.addfile(member, io.BytesIO(content))
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    shard(folder / "train-000000.tar", range(8))
+    shard(folder / "train-000001.tar", range(8, 14))
+    shard(folder / "dev-000000.tar", [20, 21, 22, 3], keys=range(100, 104))  # the last is in training, too
+    return folder

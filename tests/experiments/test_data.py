@@ -1,0 +1,41 @@
+"""From a config's data to batches of tensors."""
+
+import pytest
+import torch
+
+from experiments.data import make_data, training_images
+from experiments.train import load_model
+from tests.experiments.test_photographs import training
+
+VERSIONS = 2
+
+
+@pytest.fixture
+def parts(shards, backbones, tmp_path):
+    config = training(
+        shards, backbones, tmp_path, f"data.documents.pairs.versions={VERSIONS}", "~data.documents.interleaved"
+    )
+    model, processor = load_model(config["model"])
+    for name, parameter in model.named_parameters():
+        if name.endswith("_gate"):
+            parameter.data.fill_(0.7)
+    trained, _ = training_images(config["data"])
+    [data] = make_data(config["data"], trained, processor, None, seed=0, workers=0)
+    return model.eval(), data
+
+
+def test_versions_of_a_document_share_its_images(parts):
+    model, data = parts
+    batch = next(iter(data.batches))
+    tensors = batch.tensors
+    assert len(batch.ids) == len(tensors["pixel_values"]) == 2
+    assert len(tensors["input_ids"]) == 2 * VERSIONS
+    with torch.no_grad():
+        together = model(**tensors).logits
+        for row in range(2 * VERSIONS):
+            own = {name: tensors[name][row : row + 1] for name in ("input_ids", "attention_mask", "image_index")}
+            alone = model(**own, pixel_values=tensors["pixel_values"][row // VERSIONS, None]).logits
+            torch.testing.assert_close(together[row], alone[0], rtol=1e-4, atol=1e-5)
+            other = model(**own, pixel_values=tensors["pixel_values"][1 - row // VERSIONS, None]).logits
+            assert (other - alone).abs().max() > 1e-4
+    assert not torch.equal(tensors["input_ids"][0], tensors["input_ids"][1])
