@@ -41,17 +41,28 @@ class Attention(nn.Module):
         values = rearrange(self.to_v(context), "... s (k e) -> ... k s e", k=self.heads)
         return self.k_norm(keys), values
 
+    def queries(self, x: Float[Tensor, "*batch q width"]) -> Float[Tensor, "*batch k q e"]:
+        return self.q_norm(rearrange(self.to_q(x), "... q (k e) -> ... k q e", k=self.heads))
+
+    def output(self, attended: Float[Tensor, "*batch k q e"]) -> Float[Tensor, "*batch q width"]:
+        return self.to_out(rearrange(attended, "... k q e -> ... q (k e)"))
+
     def forward(
-        self,
-        queries: Float[Tensor, "b q width"],
-        keys: Float[Tensor, "b k s e"],
-        values: Float[Tensor, "b k s e"],
-        mask: Bool[Tensor, "b 1 q s"] | None = None,
+        self, x: Float[Tensor, "b q width"], keys: Float[Tensor, "b k s e"], values: Float[Tensor, "b k s e"]
     ) -> Float[Tensor, "b q width"]:
-        """softmax(q k^T / sqrt(e)) v, where ``mask`` is True for what a query may see."""
-        q = self.q_norm(rearrange(self.to_q(queries), "b q (k e) -> b k q e", k=self.heads))
-        attended = F.scaled_dot_product_attention(q, keys.to(q.dtype), values.to(q.dtype), attn_mask=mask)
-        return self.to_out(rearrange(attended, "b k q e -> b q (k e)"))
+        """Each of ``x`` attends to all of the context."""
+        return self.output(attend(self.queries(x), keys, values))
+
+
+def attend(
+    queries: Float[Tensor, "b k q e"],
+    keys: Float[Tensor, "b k s e"],
+    values: Float[Tensor, "b k s e"],
+    mask: Bool[Tensor, "b 1 q s"] | None = None,
+) -> Float[Tensor, "b k q e"]:
+    """softmax(q k^T / sqrt(e)) v, where ``mask`` is True for what a query may see."""
+    dtype = queries.dtype
+    return F.scaled_dot_product_attention(queries, keys.to(dtype), values.to(dtype), attn_mask=mask)
 
 
 class FeedForward(nn.Module):

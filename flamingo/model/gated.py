@@ -11,8 +11,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from flamingo.model.attention import Attention, FeedForward
+from flamingo.model.attention import Attention, FeedForward, attend
 from flamingo.model.configuration import Attend, GatedConfig
+
+#: Tokens of a block that attend to one image together: the fastest of 16 to 128, for 5 and for 33 images on a CPU.
+_BLOCK = 32
 
 
 class GatedCrossAttentionBlock(GradientCheckpointingLayer):
@@ -57,29 +60,67 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
         return x.to(hidden.dtype)
 
     def _cross_attention(self, x: Tensor, keys: Tensor, values: Tensor, image_index: Tensor) -> Tensor:
-        b, m, _, r, _ = keys.shape
+        b, m = keys.shape[:2]
         if m == 0:
             return torch.zeros_like(x)
-        if m > 1 and self.attend == "last" and x.shape[1] == 1:
-            # One token per row, as in decoding: fetch the one image that it sees, so that the work
-            # does not grow with the number of images.
-            document = torch.arange(len(x), device=x.device) // (len(x) // b)
-            image = image_index[:, 0].clamp(min=0)
-            keys, values = keys[document, image].unsqueeze(1), values[document, image].unsqueeze(1)
-            image_index = image_index.clamp(max=0)
-            b, m = len(x), 1
-        queries = rearrange(self.norm(x), "(b n) t d -> b (n t) d", b=b)
-        visible = rearrange(visible_images(image_index, m, self.attend), "(b n) t m -> b (n t) m", b=b)
-        sees_any = visible.any(dim=-1, keepdim=True)
-        # A row without any image attends to all of them, only to stay finite: its output is dropped below.
-        mask = None if m == 1 else repeat(visible | ~sees_any, "b nt m -> b 1 nt (m r)", r=r)
-        attended = self.attention(
-            queries, rearrange(keys, "b m k r e -> b k (m r) e"), rearrange(values, "b m k r e -> b k (m r) e"), mask
-        )
-        return rearrange(attended.where(sees_any, 0.0), "b (n t) d -> (b n) t d", t=x.shape[1])
+        queries = rearrange(self.attention.queries(self.norm(x)), "(b n) k t e -> b n t k e", b=b)
+        index = rearrange(image_index, "(b n) t -> b n t", b=b)
+        if m > 1 and self.attend == "last":
+            attended = _attend_to_one_image(queries, keys, values, index)
+        else:
+            attended = _attend_to_images(queries, keys, values, visible_images(index, m, self.attend))
+        # A token without an image has attended to some, only to stay finite.
+        attended = self.attention.output(rearrange(attended, "b n t k e -> (b n) k t e"))
+        return attended.where((image_index >= 0).unsqueeze(-1), 0.0)
 
 
-def visible_images(image_index: Int[Tensor, "bn t"], images: int, attend: Attend) -> Bool[Tensor, "bn t m"]:
+def _attend_to_images(queries: Tensor, keys: Tensor, values: Tensor, visible: Bool[Tensor, "b n t m"]) -> Tensor:
+    """Queries [b n t k e] to all visible images of their document, in t * m * r."""
+    b, n, t, m = visible.shape
+    visible = visible | ~visible.any(dim=-1, keepdim=True)
+    mask = None if m == 1 else repeat(visible, "b n t m -> b 1 (n t) (m r)", r=keys.shape[3])
+    context = (rearrange(part, "b m k r e -> b k (m r) e") for part in (keys, values))
+    attended = attend(rearrange(queries, "b n t k e -> b k (n t) e"), *context, mask)
+    return rearrange(attended, "b k (n t) e -> b n t k e", n=n)
+
+
+def _attend_to_one_image(queries: Tensor, keys: Tensor, values: Tensor, image_index: Int[Tensor, "b n t"]) -> Tensor:
+    """Queries [b n t k e] to the one image of their index, in t * r: tokens that see the same one stand in blocks."""
+    b, m = keys.shape[:2]
+    first = m * torch.arange(b, device=image_index.device)
+    image = torch.where(image_index >= 0, image_index + first[:, None, None], b * m)
+    block_length = min(_BLOCK, image.numel())
+    place, image_of_block = token_blocks(image.flatten(), b * m, block_length)
+    flat = rearrange(queries, "b n t k e -> (b n t) (k e)")
+    blocks = flat.new_zeros(len(image_of_block) * block_length, flat.shape[1]).index_copy(0, place, flat)
+    attended = attend(
+        rearrange(blocks, "(block t) (k e) -> block k t e", t=block_length, k=keys.shape[2]),
+        *(part.flatten(0, 1)[image_of_block] for part in (keys, values)),
+    )
+    return rearrange(attended, "block k t e -> (block t) k e")[place].view_as(queries)
+
+
+def token_blocks(
+    image: Int[Tensor, " n"], images: int, length: int
+) -> tuple[Int[Tensor, " n"], Int[Tensor, " blocks"]]:
+    """Each token's place among blocks of ``length`` places that hold tokens of one image, and the image of each block.
+
+    Tokens without an image have the number ``images``; what their blocks name is of no consequence. There are as
+    many blocks as may be needed, whatever ``image`` holds: an accelerator does not have to be asked how many are.
+    """
+    counts = torch.zeros(images + 1, dtype=image.dtype, device=image.device)
+    counts = counts.scatter_add(0, image, torch.ones_like(image))
+    end = ((counts + length - 1) // length).cumsum(0)  # of each image's blocks
+    ordered, order = image.sort(stable=True)
+    rank = torch.arange(len(image), device=image.device) - (counts.cumsum(0) - counts)[ordered]
+    begin = end - (counts + length - 1) // length
+    place = torch.empty_like(image).scatter(0, order, begin[ordered] * length + rank)
+    blocks = len(image) // length + min(images + 1, len(image))
+    image_of_block = torch.searchsorted(end, torch.arange(blocks, device=image.device), right=True)
+    return place, image_of_block.clamp(max=images - 1)
+
+
+def visible_images(image_index: Int[Tensor, "*tokens"], images: int, attend: Attend) -> Bool[Tensor, "*tokens m"]:
     """Which images a token sees: the one of its index, or that one and all before it; none for -1."""
     index = image_index.unsqueeze(-1)
     image = torch.arange(images, device=index.device)

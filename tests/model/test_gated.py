@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from einops import repeat
 from torch.nn import functional as F
 
+from flamingo.model import gated
+
 from flamingo.model.configuration import GatedConfig
-from flamingo.model.gated import GatedCrossAttentionBlock, visible_images
+from flamingo.model.gated import GatedCrossAttentionBlock, token_blocks, visible_images
 from tests.model.test_resampler import normed, rms_norm
 
 IMAGE_INDEX = torch.tensor([[-1, 0, 0, 2, 2], [1, 1, -1, 0, 2]])
@@ -74,6 +77,56 @@ def test_rows_that_share_a_documents_images_get_what_copies_of_them_would_get(at
     for t in range(5):  # one token at a time, as in decoding
         step = block(x[:, t : t + 1], *block.keys_values(visual_tokens), index[:, t : t + 1])
         torch.testing.assert_close(step[:, 0], shared[:, t])
+
+
+def masked_down(queries, keys, values, index):
+    """Scores over all images, of which a mask leaves one: what the block does in less work."""
+    visible = visible_images(index, keys.shape[1], "last")
+    scores = torch.einsum("bntke,bmkre->bnktmr", queries, keys) / queries.shape[-1] ** 0.5
+    scores = scores.masked_fill(~repeat(visible, "b n t m -> b n 1 t m 1"), -1e9)
+    weights = scores.flatten(-2).softmax(-1).unflatten(-1, scores.shape[-2:])
+    return torch.einsum("bnktmr,bmkre->bntke", weights, values)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_attending_to_one_image_in_blocks_equals_masking_all_others_in_values_and_gradients(rows):
+    """Runs longer and shorter than a block, in any order, and an image that nobody sees."""
+    index = torch.tensor([2] * 70 + [0] * 3 + [-1] * 40 + [4] * 32 + [2] * 5 + [0] * 33).repeat(2, rows, 1)
+    index[1] = torch.randint(-1, 4, index[1].shape)
+    shapes = (2, rows, index.shape[2], 2, 4), (2, 5, 2, 3, 4), (2, 5, 2, 3, 4)
+    inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    seen = (index >= 0)[..., None, None]
+    outputs, gradients = [], []
+    for attend in (gated._attend_to_one_image, masked_down):
+        out = attend(*inputs, index) * seen
+        outputs.append(out)
+        gradients.append(torch.autograd.grad((out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum(), inputs))
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-4)
+
+
+def test_the_number_of_scores_hardly_grows_with_the_images(monkeypatch):
+    block, scores, tokens = make(), {}, 320
+    attend = gated.attend
+
+    def counted(queries, keys, *rest):
+        scores[images] = scores.get(images, 0) + queries[..., 0].numel() * keys.shape[-2]
+        return attend(queries, keys, *rest)
+
+    monkeypatch.setattr(gated, "attend", counted)
+    for images in (1, 2, 8):
+        index = torch.arange(tokens).unsqueeze(0) * images // tokens
+        block(torch.randn(1, tokens, 10), *block.keys_values(torch.randn(1, images, 4, 12)), index)
+    assert scores[1] == tokens * 2 * 4  # heads and visual tokens
+    assert scores[8] < 2 * scores[1]
+
+
+def test_blocks_hold_the_tokens_of_one_image():
+    image = torch.tensor([1, 1, 1, 3, 0, 1, 3, 1, 0])  # 3: none of the three
+    place, image_of_block = token_blocks(image, images=3, length=2)
+    assert place.tolist() == [2, 3, 4, 8, 0, 5, 9, 6, 1]
+    assert image_of_block.tolist()[:4] == [0, 1, 1, 1]
+    assert len(image_of_block) == 9 // 2 + 4
 
 
 def test_a_token_without_an_image_takes_nothing_from_any_and_gives_them_no_gradient():
