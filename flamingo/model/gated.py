@@ -76,7 +76,7 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
 
 def _attend_to_images(queries: Tensor, keys: Tensor, values: Tensor, visible: Bool[Tensor, "b n t m"]) -> Tensor:
     """Queries [b n t k e] to all visible images of their document, in t * m * r."""
-    b, n, t, m = visible.shape
+    n, m = visible.shape[1], visible.shape[3]
     visible = visible | ~visible.any(dim=-1, keepdim=True)
     mask = None if m == 1 else repeat(visible, "b n t m -> b 1 (n t) (m r)", r=keys.shape[3])
     context = (rearrange(part, "b m k r e -> b k (m r) e") for part in (keys, values))

@@ -6,7 +6,6 @@ from einops import repeat
 from torch.nn import functional as F
 
 from flamingo.model import gated
-
 from flamingo.model.configuration import GatedConfig
 from flamingo.model.gated import GatedCrossAttentionBlock, token_blocks, visible_images
 from tests.model.test_resampler import normed, rms_norm
