@@ -1,22 +1,45 @@
-"""Prompts -> texts: each picture is encoded once, prompts of similar length run together."""
+"""Prompts -> texts: pictures and what all prompts begin with run once, prompts of similar length together."""
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image as PILImage
 from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
-from flamingo.data import collate
+from flamingo.data.collate import Example, collate
 from flamingo.data.document import Document, Frame, Image, View
 from flamingo.data.pictures import open_image
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.features import FeatureStore
+from flamingo.model.cache import PromptCache
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 
 #: Pictures that go through the encoder at once: prompts hold many, and it runs long before the language model.
 _PICTURES_AT_ONCE = 32
+
+#: What an image is known by: a name for each of its frames.
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """A prompt's tokens, its images, and for each token the number of the image that it sees, -1 for none."""
+
+    input_ids: Int[Tensor, " t"]
+    image_index: Int[Tensor, " t"]
+    images: dict[Key, Image]
+    numbers: list[Key]
+
+    def said_and_seen(self) -> list[tuple[int, Key | None]]:
+        """For each token its id and its image."""
+        seen = [*self.numbers, None]
+        pairs = zip(self.input_ids.tolist(), self.image_index.tolist(), strict=True)
+        return [(token, seen[number]) for token, number in pairs]
 
 
 class Decoder:
@@ -35,7 +58,7 @@ class Decoder:
         if model.training:
             raise ValueError("the model is in training mode: call model.eval() first")
         self.model, self.processor, self.batch_size, self.features = model, processor, batch_size, features
-        self._visual_tokens: dict[tuple[str, ...], Float[Tensor, "r v"]] = {}
+        self._visual_tokens: dict[Key, Float[Tensor, "r v"]] = {}
         context = getattr(model.config.text_config, "max_position_embeddings", None)
         self._context = min(processor.tokenizer.model_max_length, context or processor.tokenizer.model_max_length)
 
@@ -54,68 +77,124 @@ class Decoder:
         a prompt that leaves no room for ``max_new_tokens``.
         """
         room = self._context - max_new_tokens
-        encoded = [self.processor.encode(p, prompt=True, pixels=False, max_length=room) for p in prompts]
+        rows = [self._prompt(document, room, blind) for document in prompts]
         # The longest first: should the memory not suffice, one hears of it at once.
-        places = sorted(range(len(prompts)), key=lambda place: -len(encoded[place].input_ids))
+        places = sorted(range(len(rows)), key=lambda place: -len(rows[place].input_ids))
+        beginning = self._shared_beginning(rows)
         texts: dict[int, str] = {}
         for start in range(0, len(places), self.batch_size):
             batch = places[start : start + self.batch_size]
-            images = [[c.image for c in prompts[place].chunks() if c.image is not None] for place in batch]
-            inputs = collate.collate([encoded[place] for place in batch], self.processor.tokenizer.pad_token_id, "left")
-            texts.update(zip(batch, self._generate(inputs, images, max_new_tokens, num_beams, blind), strict=True))
+            outputs = self._generate([rows[place] for place in batch], beginning, max_new_tokens, num_beams)
+            texts.update(zip(batch, outputs, strict=True))
             if on_progress:
                 on_progress(len(batch))
         return [texts[place] for place in range(len(prompts))]
 
-    def _generate(
-        self, inputs: dict[str, Tensor], images: list[list[Image]], max_new_tokens: int, num_beams: int, blind: bool
-    ) -> list[str]:
-        inputs = {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
+    def _prompt(self, document: Document, max_length: int, blind: bool) -> _Prompt:
+        example = self.processor.encode(document, prompt=True, pixels=False, max_length=max_length)
         if blind:
-            inputs["image_index"] = torch.full_like(inputs["image_index"], -1)
-        elif any(images):
-            inputs["visual_tokens"] = self.visual_tokens(images)
-        end = self.processor.end_of_chunk_token_id
+            return _Prompt(example.input_ids, torch.full_like(example.image_index, -1), {}, [])
+        images = [chunk.image for chunk in document.chunks() if chunk.image is not None]
+        numbers = [tuple(map(_key, image.frames)) for image in images]
+        return _Prompt(example.input_ids, example.image_index, dict(zip(numbers, images, strict=True)), numbers)
+
+    def _shared_beginning(self, rows: Sequence[_Prompt]) -> PromptCache | None:
+        """What the language model keeps of the tokens with which all prompts begin, as with the same demonstrations."""
+        if len(rows) < 2 or not self._one_image_a_token or not self.model.shares_prefixes:
+            return None
+        length = _shared_length([row.said_and_seen() for row in rows])
+        if length == 0:
+            return None
+        visual_tokens, [image_index] = self._pooled(rows[:1], slice(length))
+        ids = rows[0].input_ids[:length].to(self.model.device).unsqueeze(0)
+        with torch.no_grad():
+            cache = self.model.visual_cache(visual_tokens)
+        shared = self.model.prefill(ids, torch.ones_like(ids), image_index.to(ids.device).unsqueeze(0), cache)
+        assert isinstance(shared, PromptCache)
+        return shared
+
+    def _generate(
+        self, rows: Sequence[_Prompt], beginning: PromptCache | None, max_new_tokens: int, num_beams: int
+    ) -> list[str]:
+        length = 0 if beginning is None else beginning.get_seq_length()
+        own, end = slice(length, None), self.processor.end_of_chunk_token_id
+        gather = self._pooled if self._one_image_a_token else self._each_with_its_own
+        visual_tokens, image_index = gather(rows, own)
+        examples = [
+            Example(row.input_ids[own], index, None, None) for row, index in zip(rows, image_index, strict=True)
+        ]
+        inputs = collate(examples, self.processor.tokenizer.pad_token_id, "left")
+        # Shorter prompts are padded behind what is shared; what that saw is in its cache already.
+        for name, fill in (("input_ids", 0), ("attention_mask", 1), ("image_index", -1)):
+            inputs[name] = F.pad(inputs[name], (length, 0), value=fill).to(self.model.device)
+        inputs["input_ids"][:, :length] = rows[0].input_ids[:length]
         ids = self.model.generate(
             **inputs,
+            visual_tokens=visual_tokens,
+            past_key_values=beginning,
             do_sample=False,
             num_beams=num_beams,
-            # Of beams the likeliest wins, as in OpenFlamingo's evaluation: a mean per token favours long texts.
-            **({"length_penalty": 0.0} if num_beams > 1 else {}),
+            # Beams are compared by the sum of their log-probabilities, as in OpenFlamingo's evaluation.
+            length_penalty=0.0 if num_beams > 1 else None,
             max_new_tokens=max_new_tokens,
             eos_token_id=end,
             pad_token_id=self.processor.tokenizer.pad_token_id,
+            use_cache=True,  # which the settings of some language models deny
         )
-        rows = ids[:, inputs["input_ids"].shape[1] :].tolist()
-        rows = [row[: row.index(end)] if end in row else row for row in rows]
+        outputs = ids[:, inputs["input_ids"].shape[1] :].tolist()
+        outputs = [row[: row.index(end)] if end in row else row for row in outputs]
         decode = self.processor.tokenizer.decode
-        return [decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False).lstrip() for row in rows]
+        return [decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False).lstrip() for row in outputs]
+
+    @property
+    def _one_image_a_token(self) -> bool:
+        return self.model.config.gated.attend == "last"
+
+    def _pooled(self, rows: Sequence[_Prompt], tokens: slice) -> tuple[Float[Tensor, "1 m r v"], list[Tensor]]:
+        """The images that ``tokens`` of any prompt see, each once; and of each prompt the numbers among these."""
+        place: dict[Key, int] = {}
+        image_index = []
+        for row in rows:
+            seen = set(row.image_index[tokens].tolist())
+            places = [place.setdefault(k, len(place)) if i in seen else -1 for i, k in enumerate(row.numbers)]
+            image_index.append(torch.tensor([*places, -1])[row.image_index[tokens]])
+        images = {key: row.images[key] for row in rows for key in row.images}
+        return self.visual_tokens([images[key] for key in place]).unsqueeze(0), image_index
+
+    def _each_with_its_own(
+        self, rows: Sequence[_Prompt], tokens: slice
+    ) -> tuple[Float[Tensor, "b m r v"], list[Tensor]]:
+        """All images of each prompt in their order: for tokens that see those before theirs, too."""
+        visual_tokens = [self.visual_tokens([row.images[key] for key in row.numbers]) for row in rows]
+        return pad_sequence(visual_tokens, batch_first=True), [row.image_index[tokens] for row in rows]
 
     @torch.no_grad()
-    def visual_tokens(self, images: Sequence[Sequence[Image]]) -> Float[Tensor, "b m r v"]:
-        """Of each prompt's images, from memory where they were seen before; zeros after the last one."""
-        keys = [[tuple(_key(frame) for frame in image.frames) for image in row] for row in images]
-        new = {
-            key: image
-            for row, row_keys in zip(images, keys, strict=True)
-            for image, key in zip(row, row_keys, strict=True)
-            if key not in self._visual_tokens
-        }
+    def visual_tokens(self, images: Sequence[Image]) -> Float[Tensor, "m r v"]:
+        """From memory, where an image was seen before."""
+        keys = [tuple(map(_key, image.frames)) for image in images]
+        new = {key: image for image, key in zip(images, keys, strict=True) if key not in self._visual_tokens}
         waiting = list(new.items())
         for start in range(0, len(waiting), _PICTURES_AT_ONCE):
             some = waiting[start : start + _PICTURES_AT_ONCE]
             tokens = self._resampled([image for _, image in some])
             self._visual_tokens.update(zip((key for key, _ in some), tokens.unbind(), strict=True))
-        rows = [[self._visual_tokens[key] for key in row_keys] for row_keys in keys]
-        nothing = torch.zeros_like(next(iter(self._visual_tokens.values())))
-        most = max(map(len, rows))
-        return torch.stack([torch.stack([*row, *[nothing] * (most - len(row))]) for row in rows])
+        latents = self.model.resampler.latents
+        return torch.stack([self._visual_tokens[key] for key in keys]) if keys else latents.new_zeros(0, *latents.shape)
 
     def _resampled(self, images: Sequence[Image]) -> Float[Tensor, "m r v"]:
         if self.features is None:
             pixels = self.processor.pixel_values(images).to(self.model.device)
             return self.model.encode_images(pixels.unsqueeze(0))[0]
         return self.model.resample(self.features.stacked(images).to(self.model.device).unsqueeze(0))[0]
+
+
+def _shared_length(rows: Sequence[Sequence[object]]) -> int:
+    """How many elements all begin with, so that each has one more of its own."""
+    first, *others = rows
+    for i in range(min(map(len, rows)) - 1):
+        if any(row[i] != first[i] for row in others):
+            return i
+    return min(map(len, rows)) - 1
 
 
 def _key(frame: Frame) -> str:

@@ -38,7 +38,7 @@ def alone(parts, prompt, **kwargs):
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_outputs_do_not_depend_on_the_batch_or_on_the_cache_and_keep_their_order(parts, prompts, beams):
-    expected = [alone(parts, prompt, num_beams=beams) for prompt in prompts]
+    expected = [alone(parts, prompt, num_beams=beams, length_penalty=0.0) for prompt in prompts]
     assert len(set(expected)) > 3
     for batch_size in (1, 4):
         decoder = Decoder(*parts, batch_size)
@@ -67,15 +67,68 @@ def test_each_picture_is_encoded_once_even_where_it_is_made_anew(parts, prompts,
     assert sum(encoded) == 11
 
 
-def test_visual_tokens_are_those_of_the_model_with_zeros_behind(parts):
+def test_visual_tokens_are_those_of_the_model(parts):
     model, processor = parts
-    images = [[example("query", i).image for i in row] for row in ([0, 1], [2], [1, 0, 2])]
+    images = [example("query", i).image for i in (1, 0, 2, 1)]
     tokens = Decoder(model, processor, 1).visual_tokens(images)
-    assert tokens.shape == (3, 3, 5, 24)
-    for row, own in zip(tokens, images):
-        expected = model.encode_images(processor.pixel_values(own).unsqueeze(0))[0]
-        torch.testing.assert_close(row[: len(own)], expected, rtol=1e-4, atol=1e-5)
-        assert (row[len(own) :] == 0).all()
+    expected = model.encode_images(processor.pixel_values(images).unsqueeze(0))[0]
+    torch.testing.assert_close(tokens, expected, rtol=1e-4, atol=1e-5)
+    assert Decoder(model, processor, 1).visual_tokens([]).shape == (0, 5, 24)
+
+
+def alike(count, **kwargs):
+    """Queries with the same three demonstrations."""
+    shown = [example("support", i, references=1) for i in range(3)]
+    return [document(example("query", i), shown, **kwargs) for i in range(count)]
+
+
+def tokens_run(model):
+    """The number of tokens of each pass through the language model; and the handle that ends the counting."""
+    counts = []
+    handle = model.get_input_embeddings().register_forward_hook(lambda m, args, output: counts.append(args[0].numel()))
+    return counts, handle
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_what_all_prompts_begin_with_runs_once(parts, beams):
+    model, processor = parts
+    prompts = alike(5)
+    prompts[3] = Document([*prompts[3].parts, Text(" a")])  # one that is longer than the others
+    expected = [alone(parts, prompt, num_beams=beams, length_penalty=0.0) for prompt in prompts]
+    assert len(set(expected)) > 1
+    counts, handle = tokens_run(model)
+    with handle:
+        assert Decoder(model, processor, 2)(prompts, NEW, beams) == expected
+    lengths = [len(processor.encode(prompt, prompt=True).input_ids) for prompt in prompts]
+    assert counts[0] > 0.7 * min(lengths)
+    assert max(counts[1:]) < 0.5 * counts[0]
+    # Another image in an early place: then nothing is shared but what stands before it.
+    others = [document(example("query", i), [example("support", i, references=1)]) for i in range(3)]
+    assert Decoder(model, processor, 2)(others, NEW, beams) == [
+        alone(parts, prompt, num_beams=beams, length_penalty=0.0) for prompt in others
+    ]
+
+
+def test_keys_and_values_of_an_image_are_computed_once_for_all_prompts_of_a_batch(parts, prompts):
+    model, processor = parts
+    computed = []
+    handle = next(iter(model.gated_layers.values())).attention.to_k.register_forward_hook(
+        lambda m, args, output: computed.append(args[0].shape[:2])
+    )
+    with handle:
+        Decoder(model, processor, len(prompts))(prompts, NEW)
+    assert [b * m for b, m in computed if m] == [8]  # 5 queries and 3 demonstrations, in 11 places
+
+
+def test_a_model_that_attends_to_all_previous_images_is_given_them_in_their_order(backbones, prompts):
+    model, processor = model_and_processor(backbones)
+    model.config.gated.attend = "previous"
+    for block in model.gated_layers.values():
+        block.attend = "previous"
+    some = [*prompts, *alike(2)]
+    expected = [alone((model, processor), prompt, num_beams=3, length_penalty=0.0) for prompt in some]
+    assert len(set(expected)) > 3
+    assert Decoder(model, processor, 3)(some, NEW, 3) == expected
 
 
 def test_a_blind_model_says_the_same_to_every_picture(parts):

@@ -1,4 +1,4 @@
-"""Generation: each image is encoded once, the prompt runs once, and a token meets one image at a time."""
+"""Generation: each image is encoded once, what prompts share runs once, and a token meets one image at a time."""
 
 from typing import Any
 
@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import DynamicCache, GenerationMixin
+from transformers import Cache, DynamicCache, GenerationMixin
 
+from flamingo.model.cache import PromptCache
 from flamingo.model.splice import VisualCache
 
 #: With one of these given, transformers runs the prompt itself: another kind of cache, or drafts.
@@ -29,6 +30,7 @@ class FlamingoGeneration(GenerationMixin):
         Each image is encoded once and the prompt runs once, however many beams or samples follow;
         from then on only the keys and values that the continuation sees are kept. Prompts in a
         batch are padded on the left; the continuation sees what the last token of its prompt sees.
+        ``past_key_values`` may be what :meth:`prefill` made of the tokens that all prompts begin with.
         Raises ValueError for prompts that cannot be continued.
         """
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
@@ -53,13 +55,21 @@ class FlamingoGeneration(GenerationMixin):
             chosen = kwargs.get(name, getattr(generation_config, name, None))
             return getattr(self.generation_config, name, None) if chosen is None else chosen
 
+        prefix = kwargs.get("past_key_values")
+        if isinstance(prefix, PromptCache):
+            kwargs.pop("past_key_values")
+        else:
+            prefix = None
         if setting("use_cache") is not False and all(setting(name) is None for name in LEFT_TO_TRANSFORMERS):
             if input_ids.shape[1] > 1:
                 copies = max(setting("num_beams") or 1, setting("num_return_sequences") or 1)
-                kwargs["past_key_values"] = self._prefill_prompt(
-                    input_ids, kwargs["attention_mask"], image_index, cache
-                )
-                kwargs["past_key_values"].batch_repeat_interleave(copies)
+                earlier = kwargs["attention_mask"][:, :-1]
+                past = self.prefill(input_ids[:, :-1], earlier, image_index[:, :-1], cache, prefix)
+                if isinstance(past, PromptCache):
+                    past.branch(earlier, copies)
+                else:
+                    past.batch_repeat_interleave(copies)
+                kwargs["past_key_values"] = past
             if self.config.gated.attend == "last":
                 cache, image_index = keep_last_image(cache, image_index)
         elif (earlier := kwargs["attention_mask"].shape[1] - input_ids.shape[1]) > 0:
@@ -69,21 +79,39 @@ class FlamingoGeneration(GenerationMixin):
             input_ids, generation_config=generation_config, visual_cache=cache, image_index=image_index, **kwargs
         )
 
-    def _prefill_prompt(
-        self, input_ids: Tensor, attention_mask: Tensor, image_index: Tensor, cache: VisualCache
-    ) -> DynamicCache:
-        """The language model's cache of all but the last token, which generation itself begins with."""
-        past = DynamicCache(config=self.language_model.config)
-        self(
-            input_ids[:, :-1],
-            attention_mask[:, :-1],
-            image_index[:, :-1],
-            visual_cache=cache,
-            past_key_values=past,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+    @torch.no_grad()
+    def prefill(
+        self,
+        input_ids: Int[Tensor, "bn t"],
+        attention_mask: Int[Tensor, "bn t"],
+        image_index: Int[Tensor, "bn t"],
+        visual_cache: VisualCache,
+        prefix: PromptCache | None = None,
+    ) -> Cache:
+        """The language model's cache of these tokens. ``prefix`` is that of the first of them, one row for all."""
+        start = 0 if prefix is None else prefix.get_seq_length()
+        if prefix is not None:
+            past: Cache = prefix.shared_by(len(input_ids))
+        elif self.shares_prefixes:
+            past = PromptCache(self.language_model.config.num_hidden_layers)
+        else:
+            past = DynamicCache(config=self.language_model.config)
+        if start < input_ids.shape[1]:
+            self(
+                input_ids[:, start:],
+                attention_mask,
+                image_index[:, start:],
+                visual_cache=visual_cache,
+                past_key_values=past,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         return past
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether :meth:`prefill` may be asked for what several prompts begin with."""
+        return PromptCache.serves(self.language_model, self._language_model_arguments)
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, image_index: Tensor | None = None, **kwargs: Any

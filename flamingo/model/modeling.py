@@ -16,6 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
 
+from flamingo.model.cache import PromptCache
 from flamingo.model.configuration import FlamingoConfig
 from flamingo.model.gated import GatedCrossAttentionBlock
 from flamingo.model.generation import FlamingoGeneration
@@ -321,6 +322,12 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
             raise ValueError(f"neither Flamingo nor its language model has the argument {', '.join(sorted(unknown))}")
         if "position_ids" in self._language_model_arguments:  # MPT has none
             kwargs["position_ids"] = position_ids
+        branches = past_key_values if isinstance(past_key_values, PromptCache) and past_key_values.branched else None
+        if branches is not None:
+            input_ids, image_index, kwargs["position_ids"] = map(
+                branches.beside, (input_ids, image_index, position_ids)
+            )
+            attention_mask, logits_to_keep = branches.step(), 0
         with self._splice.seeing(VisualContext(cache, image_index)):
             outputs = self.language_model(
                 inputs_embeds=self.new_tokens.embed(input_ids, self.get_input_embeddings()),
@@ -329,11 +336,15 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
                 logits_to_keep=logits_to_keep,
                 **kwargs,
             )
+        logits, hidden_states = outputs.logits, outputs.hidden_states
+        if branches is not None:
+            logits = branches.apart(logits)
+            hidden_states = hidden_states and tuple(map(branches.apart, hidden_states))
         return CausalLMOutputWithPast(
-            loss=None if labels is None else next_token_loss(outputs.logits, labels, num_items_in_batch),
-            logits=outputs.logits,
+            loss=None if labels is None else next_token_loss(logits, labels, num_items_in_batch),
+            logits=logits,
             past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
+            hidden_states=hidden_states,
             attentions=outputs.attentions,
         )
 

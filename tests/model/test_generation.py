@@ -208,6 +208,46 @@ def count_rows(module, counts):
     module.register_forward_hook(lambda m, args, output: counts.append(output.shape[0] * output.shape[1]))
 
 
+FULL_ATTENTION = {"gpt2", "opt", "gpt_neox", "llama", "qwen2", "qwen3", "phi"}
+
+
+def test_beams_and_samples_share_the_memory_of_their_prompt_where_the_language_model_lets_them(model, family):
+    """Sliding windows and ALiBi count places in the cache, and keep a copy of the prompt for each beam."""
+    rows, states = [], {"return_dict_in_generate": True, "output_hidden_states": True}
+    model.gated_layers["1"].norm.register_forward_hook(lambda m, args, output: rows.append(tuple(output.shape[:2])))
+    out = model.generate(**tiny.inputs(), **BEAMS, **states, use_cache=True)  # MPT's own setting is False
+    assert model.shares_prefixes == (family in FULL_ATTENTION)
+    assert rows[1] == ((2, 3) if family in FULL_ATTENTION else (6, 1))
+    assert {tuple(state.shape[:2]) for step in out.hidden_states for state in step} == {(6, 1)}
+    keys = out.past_key_values.layers[0].keys
+    assert (len(keys), keys.shape[2]) == ((2, 13 + 3 * 8) if family in FULL_ATTENTION else (6, min(21, keys.shape[2])))
+
+
+@pytest.mark.parametrize("settings", [GREEDY, BEAMS], ids=["greedy", "beams"])
+def test_what_all_prompts_begin_with_may_be_run_before_them_and_once(backbones, settings):
+    """Two images with text for all, then one more for each; padding on the left of what is their own."""
+    model = tiny.flamingo(backbones, language="opt")
+    if not model.shares_prefixes:
+        pytest.fail("OPT has full attention")
+    batch = tiny.inputs(documents=3)
+    batch["input_ids"][:, :9] = batch["input_ids"][0, :9]
+    batch["image_index"][:, 9:] = torch.tensor([2, 3, 4]).unsqueeze(1)
+    batch["image_index"][1, 12:] = 1
+    batch["attention_mask"][2, 9:11] = 0
+    pixels = torch.cat([batch.pop("pixel_values")[:1, :2], torch.randn(1, 3, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE)], 1)
+    cache = model.visual_cache(model.encode_images(pixels))
+    expected = model.generate(**batch, **settings, visual_cache=cache, use_cache=False)
+    assert len({tuple(row.tolist()) for row in expected[:, 14:]}) > 2
+    first = {key: batch[key][:1, :9] for key in ("input_ids", "attention_mask", "image_index")}
+    prefix = model.prefill(**first, visual_cache=cache)
+    tokens = []
+    count_rows(model.language_model.model.decoder.layers[0].self_attn_layer_norm, tokens)
+    for _ in range(2):  # it is not used up
+        tokens.clear()
+        assert torch.equal(model.generate(**batch, **settings, visual_cache=cache, past_key_values=prefix), expected)
+        assert tokens[0] == 3 * 4  # their own, but for the last
+
+
 def test_images_are_encoded_once_and_the_prompt_runs_once_for_all_beams(gpt2):
     encoded, tokens, keys = [], [], []
     gpt2.vision_model.register_forward_hook(lambda m, args, output: encoded.append(len(args[0])))

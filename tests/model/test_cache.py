@@ -1,0 +1,57 @@
+"""A prompt's memory, and that of what goes on from it."""
+
+import torch
+
+from flamingo.model.cache import GrowingLayer, PromptCache
+
+
+def states(start, end, rows=2):
+    """Keys [b k s e] that name their row and place; values are their negatives."""
+    row = torch.arange(rows).view(-1, 1, 1, 1) * 1000.0
+    keys = (row + torch.arange(start, end).view(1, 1, -1, 1)).expand(-1, 3, -1, 4)
+    return keys, -keys
+
+
+def test_a_layer_holds_what_was_appended_and_rarely_moves():
+    layer, places, end = GrowingLayer(), set(), 0
+    for n in [5, *[1] * 200]:
+        keys, values = layer.update(*states(end, end + n))
+        end += n
+        assert torch.equal(keys, states(0, end)[0]) and torch.equal(values, states(0, end)[1])
+        places.add(keys.data_ptr())
+    assert layer.get_seq_length() == end == 205
+    assert len(places) < 5
+
+
+def test_rows_that_share_a_beginning_do_not_write_into_it_nor_into_each_other():
+    layer = GrowingLayer()
+    layer.update(*states(0, 7, rows=1))
+    shared = layer.shared_by(2)
+    keys, _ = shared.update(*states(7, 9))
+    assert torch.equal(keys[:, :, :7], states(0, 7, rows=1)[0].expand(2, -1, -1, -1))
+    assert torch.equal(keys[:, :, 7:], states(7, 9)[0])
+    assert torch.equal(layer.keys, states(0, 7, rows=1)[0])
+
+
+def test_each_continuation_sees_its_prompt_and_what_it_goes_on_from():
+    cache = PromptCache(layers=1)
+    cache.update(*states(0, 3), 0)
+    cache.branch(torch.tensor([[1, 1, 1], [0, 1, 1]]), 2)
+    first = cache.step()
+    assert first[:, 0].int().tolist() == [[[1, 1, 1, 1, 0], [1, 1, 1, 0, 1]], [[0, 1, 1, 1, 0], [0, 1, 1, 0, 1]]]
+    cache.update(*states(3, 5), 0)
+    assert cache.get_seq_length() == 4
+    before = cache.layers[0].keys.clone()
+    cache.reorder_cache(torch.tensor([1, 1, 3, 2]))
+    second = cache.step()
+    assert second[0, 0].int().tolist() == [[1, 1, 1, 0, 1, 1, 0], [1, 1, 1, 0, 1, 0, 1]]
+    assert second[1, 0].int().tolist() == [[0, 1, 1, 0, 1, 1, 0], [0, 1, 1, 1, 0, 0, 1]]
+    assert torch.equal(cache.layers[0].keys, before)
+
+
+def test_tokens_of_continuations_stand_beside_each_other_and_come_apart_again():
+    cache = PromptCache(layers=1)
+    cache.branch(torch.ones(2, 3, dtype=torch.long), 3)
+    rows = torch.arange(6).unsqueeze(1)
+    assert cache.beside(rows).tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert torch.equal(cache.apart(cache.beside(rows).unsqueeze(-1).float()), rows.unsqueeze(-1).float())
