@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: help demo test lint pytest clean
+.PHONY: help demo test lint pytest benchmark clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,15 @@ lint: .venv/installed  ## style and types
 pytest: .venv/installed  ## the tests, on all cores
 	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/pytest -n auto
 
+benchmark: .venv/installed .peers/installed  ## speed and memory beside peers: an hour or two on 2 cores that do nothing else
+	$(OFFLINE) $(BIN)/python -m experiments.benchmark
+
+.peers/installed: experiments/benchmark/peers.txt
+	$(PYTHON) -m venv .peers
+	.peers/bin/pip install --disable-pip-version-check --quiet --requirement $<
+	.peers/bin/pip install --disable-pip-version-check --quiet --no-deps open-flamingo==2.0.1
+	touch $@
+
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev]'
@@ -33,4 +42,4 @@ pytest: .venv/installed  ## the tests, on all cores
 	touch $@
 
 clean:  ## remove the environment and all caches
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf .venv .peers .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -79,8 +79,8 @@ def _attend_to_images(queries: Tensor, keys: Tensor, values: Tensor, visible: Bo
     n, m = visible.shape[1], visible.shape[3]
     visible = visible | ~visible.any(dim=-1, keepdim=True)
     mask = None if m == 1 else repeat(visible, "b n t m -> b 1 (n t) (m r)", r=keys.shape[3])
-    context = (rearrange(part, "b m k r e -> b k (m r) e") for part in (keys, values))
-    attended = attend(rearrange(queries, "b n t k e -> b k (n t) e"), *context, mask)
+    keys, values = (rearrange(part, "b m k r e -> b k (m r) e") for part in (keys, values))
+    attended = attend(rearrange(queries, "b n t k e -> b k (n t) e"), keys, values, mask)
     return rearrange(attended, "b k (n t) e -> b n t k e", n=n)
 
 

@@ -324,9 +324,9 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
             kwargs["position_ids"] = position_ids
         branches = past_key_values if isinstance(past_key_values, PromptCache) and past_key_values.branched else None
         if branches is not None:
-            input_ids, image_index, kwargs["position_ids"] = map(
-                branches.beside, (input_ids, image_index, position_ids)
-            )
+            assert position_ids is not None
+            kwargs["position_ids"] = branches.beside(position_ids)
+            input_ids, image_index = branches.beside(input_ids), branches.beside(image_index)
             attention_mask, logits_to_keep = branches.step(), 0
         with self._splice.seeing(VisualContext(cache, image_index)):
             outputs = self.language_model(

@@ -1,0 +1,1 @@
+"""Ours beside its peers: the same weights, inputs and outputs, measured in turn."""

@@ -1,0 +1,110 @@
+r"""Measures speed and memory beside peers: the same weights, inputs and outputs, runs in turn, medians of ratios.
+
+make benchmark                                            all of it: about an hour and a half on 2 quiet cores
+python -m experiments.benchmark --only few_shot decode    some of it
+python -m experiments.benchmark --width 64 --layers 2 --heads 2 --vocabulary 500 --vision_width 64 --vision_layers 2 \
+    --shots 2 --support 4 --queries 4 --new 5 --train_tokens 48 --rounds 1      does it run at all? a minute
+
+Each implementation is a process of its own and waits while another runs. Results go to OUTPUT/results.json (ratio is
+theirs / ours, of times and memory: more is better for us), a table to OUTPUT/results.md, a plot to OUTPUT/results.png.
+"""
+
+import argparse
+import sys
+import tempfile
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+
+from experiments.benchmark import loader, results
+from experiments.benchmark.few_shot import Agreement, few_shot
+from experiments.benchmark.materials import Sizes, build
+from experiments.benchmark.results import Row
+from experiments.benchmark.training import decode, memory, train_cost, train_step, train_step_features
+from experiments.benchmark.worker import Worker
+
+#: In the order of running, and the implementations that each needs.
+BENCHMARKS = {
+    "few_shot": ("open_flamingo",),
+    "few_shot_shared": ("open_flamingo",),
+    "decode": ("open_flamingo", "idefics"),
+    "train_step": ("open_flamingo", "flamingo_pytorch", "idefics"),
+    "train_step_features": ("open_flamingo",),
+    "memory": ("open_flamingo", "flamingo_pytorch", "idefics"),
+    "loader": (),
+}
+#: Those that run on our own transformers.
+OURS = ("ours", "idefics")
+
+
+def main() -> None:
+    arguments = _arguments()
+    sizes = Sizes(**{f.name: getattr(arguments, f.name) for f in fields(Sizes)})
+    output: Path = arguments.output
+    output.mkdir(parents=True, exist_ok=True)
+    rows = results.read(output / "results.json")
+    agreement = Agreement()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        build(folder, sizes)
+        for name in arguments.only:
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            peers = BENCHMARKS[name]
+            workers = {} if name == "loader" else _start(("ours", *peers), folder, arguments)
+            ours, others = workers.get("ours"), [workers[peer] for peer in peers]
+            made: list[Row]
+            if name.startswith("few_shot"):
+                peer_queries = arguments.peer_queries
+                made = few_shot(name, sizes, ours, others[0], folder, arguments.rounds, peer_queries, agreement)
+            elif name == "decode":
+                made = decode(sizes, ours, others, folder, arguments.rounds)
+            elif name == "train_step":
+                made = train_step(sizes, ours, others, folder, arguments.rounds)
+                made += train_cost(sizes, ours, others[0], folder, arguments.rounds)
+            elif name == "train_step_features":
+                made = train_step_features(sizes, ours, others[0], folder, arguments.rounds)
+            elif name == "memory":
+                made = memory(sizes, ours, others, folder)
+            else:
+                made = loader.measure(sizes, folder, arguments.threads, arguments.rounds)
+            for worker in workers.values():
+                worker.close()
+            rows = [row for row in rows if row["benchmark"] != name] + made
+            results.write(output, rows, agreement)
+    print((output / "results.md").read_text())
+    if agreement.different:
+        sys.exit(f"outputs differ: {agreement.different}")
+
+
+def _start(names: tuple[str, ...], folder: Path, arguments: argparse.Namespace) -> dict[str, Worker]:
+    return {
+        name: Worker(
+            sys.executable if name in OURS else arguments.peers,
+            f"experiments.benchmark.{name}",
+            str(folder),
+            str(arguments.threads),
+        )
+        for name in names
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="NAME")
+    parser.add_argument("--peers", default=".peers/bin/python", help="Python of the peers' environment")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each implementation, in turn")
+    parser.add_argument("--peer_queries", type=int, default=1, help="queries that the peer answers a round")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--output", type=Path, default=Path("outputs/benchmark"))
+    for name, value in vars(Sizes()).items():
+        several = {"nargs": "+"} if isinstance(value, list) else {}
+        parser.add_argument(f"--{name}", type=int, default=value, **several)  # type: ignore[arg-type]
+    arguments = parser.parse_args()
+    if arguments.rounds < 1 or arguments.peer_queries < 1:
+        parser.error("--rounds and --peer_queries must be at least 1")
+    return arguments
+
+
+if __name__ == "__main__":
+    main()

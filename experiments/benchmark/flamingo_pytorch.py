@@ -1,0 +1,69 @@
+"""flamingo-pytorch 0.1.2, as a worker of the benchmark: the same shapes, since its architecture is another one."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+from experiments.benchmark.worker import serve, train
+
+
+class Patches(nn.Module):
+    def __init__(self, clip: nn.Module) -> None:
+        super().__init__()
+        self.clip = clip
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.clip(pixels).last_hidden_state[:, 1:]
+
+
+class FlamingoPytorch:
+    """Its language model has parallel blocks and one key head, which is less work than OPT's."""
+
+    def __init__(self, folder: Path) -> None:
+        from flamingo_pytorch import FlamingoPaLM
+
+        language = json.loads((folder / "language" / "config.json").read_text())
+        vision = json.loads((folder / "vision" / "config.json").read_text())
+        vision = CLIPVisionModel(
+            CLIPVisionConfig(**{k: v for k, v in vision.items() if k not in ("dtype", "model_type")})
+        )
+        heads = language["num_attention_heads"]
+        self.model = FlamingoPaLM(
+            num_tokens=language["vocab_size"],
+            dim=language["hidden_size"],
+            depth=language["num_hidden_layers"],
+            heads=heads,
+            dim_head=language["hidden_size"] // heads,
+            cross_attn_every=1,
+            perceiver_depth=6,
+            img_encoder=Patches(vision),
+        )
+        self.optimizer: Any = None
+
+    def train_step(self, path: str, steps: int) -> list[float]:
+        inputs = torch.load(path)
+        images = inputs["pixel_values"].shape[1]
+        resampler = self.model.perceiver_resampler
+        if len(resampler.media_pos_emb) < images:  # it was made for four
+            resampler.media_pos_emb = nn.Parameter(torch.randn(images, *resampler.media_pos_emb.shape[1:]))
+        ids = inputs["input_ids"].clone()
+        ids[inputs["labels"] == -100] = self.model.media_token_id
+
+        def loss() -> Tensor:
+            logits = self.model(ids, images=inputs["pixel_values"])
+            return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), inputs["labels"][:, 1:].flatten())
+
+        loss()  # it freezes what does not train
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = self.optimizer or torch.optim.AdamW(trained, lr=1e-6, weight_decay=0.1)
+        return train(self.model, loss, self.optimizer, steps)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(sys.argv[2]))
+    serve({"train_step": FlamingoPytorch(Path(sys.argv[1])).train_step})

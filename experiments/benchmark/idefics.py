@@ -1,0 +1,71 @@
+"""IDEFICS of our own transformers, as a worker of the benchmark: a LLaMA of the same shapes, random weights."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import IdeficsConfig, IdeficsForVisionText2Text, StoppingCriteriaList
+
+from experiments.benchmark.worker import Clock, serve, train
+
+
+class Idefics:
+    """Its gated blocks are wider (heads of the language model's width, gated feed-forward)."""
+
+    def __init__(self, folder: Path) -> None:
+        language = json.loads((folder / "language" / "config.json").read_text())
+        vision = json.loads((folder / "vision" / "config.json").read_text())
+        config = IdeficsConfig(
+            vocab_size=language["vocab_size"],
+            hidden_size=language["hidden_size"],
+            intermediate_size=language["ffn_dim"],
+            num_hidden_layers=language["num_hidden_layers"],
+            num_attention_heads=language["num_attention_heads"],
+            cross_layer_interval=1,
+            use_resampler=True,
+            perceiver_config={"resampler_n_heads": 8, "resampler_head_dim": 64, "use_resampler": True},
+            vision_config={
+                "embed_dim": vision["hidden_size"],
+                "image_size": vision["image_size"],
+                "patch_size": vision["patch_size"],
+                "intermediate_size": vision["intermediate_size"],
+                "num_hidden_layers": vision["num_hidden_layers"],
+                "num_attention_heads": vision["num_attention_heads"],
+            },
+        )
+        self.model = IdeficsForVisionText2Text(config)
+        self.optimizer: Any = None
+
+    def _inputs(self, path: str, rows: int) -> dict[str, torch.Tensor]:
+        inputs = torch.load(path)
+        images = inputs["pixel_values"].shape[1]
+        seen = inputs["image_index"].unsqueeze(-1) == torch.arange(images)
+        kept = {name: inputs[name][:rows] for name in ("input_ids", "attention_mask", "pixel_values")}
+        return {**kept, "image_attention_mask": seen[:rows].long()}
+
+    def decode(self, path: str, tokens: int) -> float:
+        clock = Clock()
+        self.model.eval().generate(
+            **self._inputs(path, 1),
+            stopping_criteria=StoppingCriteriaList([clock]),
+            max_new_tokens=tokens,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=1,
+        )
+        return clock.seconds_per_token()
+
+    def train_step(self, path: str, steps: int) -> list[float]:
+        inputs = {**self._inputs(path, 1000), "labels": torch.load(path)["labels"]}
+        self.model.train()
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = self.optimizer or torch.optim.AdamW(trained, lr=1e-6, weight_decay=0.1)
+        return train(self.model, lambda: self.model(**inputs).loss, self.optimizer, steps)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(sys.argv[2]))
+    worker = Idefics(Path(sys.argv[1]))
+    serve({name: getattr(worker, name) for name in ("decode", "train_step")})

@@ -1,0 +1,128 @@
+"""OpenFlamingo 2.0.1 on transformers 4.33.3, as a worker of the benchmark; it runs in the peers' environment.
+
+In the place of open_clip stands transformers' CLIP with the same weights, which gives what OpenFlamingo was trained
+with (open_clip has returned something else since version 2.23) in the same number of operations.
+"""
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModel, OPTConfig, OPTForCausalLM, StoppingCriteriaList
+
+from experiments.benchmark.worker import Clock, serve, train
+
+sys.modules["open_clip"] = ModuleType("open_clip")  # imported by theirs, and not used here
+from open_flamingo.src.factory import _infer_decoder_layers_attr_name
+from open_flamingo.src.flamingo import Flamingo
+from open_flamingo.src.flamingo_lm import FlamingoLMMixin
+from open_flamingo.src.utils import extend_instance
+
+
+class PatchTokens(nn.Module):
+    """CLIP's patch tokens before the final norm, without the class token."""
+
+    def __init__(self, clip: nn.Module) -> None:
+        super().__init__()
+        self.clip = clip
+
+    def forward(self, pixels: Tensor) -> tuple[None, Tensor]:
+        return None, self.clip(pixels).last_hidden_state[:, 1:]
+
+
+def _config(folder: Path, kind: type) -> Any:
+    saved = json.loads((folder / "config.json").read_text())
+    for newer in ("dtype", "transformers_version", "model_type", "architectures"):
+        saved.pop(newer, None)
+    return kind(**saved)
+
+
+def _load(model: nn.Module, folder: Path) -> None:
+    unknown = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False).unexpected_keys
+    assert not unknown, unknown
+
+
+class OpenFlamingo:
+    """With the weights that :mod:`experiments.benchmark.materials` has exported."""
+
+    def __init__(self, folder: Path) -> None:
+        language = OPTForCausalLM(_config(folder / "language", OPTConfig))
+        _load(language, folder / "language")
+        vision = CLIPVisionModel(_config(folder / "vision", CLIPVisionConfig))
+        _load_vision(vision, folder / "vision")
+        trained = torch.load(folder / "openflamingo.pt")
+        gates = [key for key in trained if key.endswith("attn_gate")]
+        every = min(int(key.split(".gated_cross_attn_layer")[0].rpartition(".")[2]) for key in gates) + 1
+        rows = len(trained["lang_encoder.model.decoder.embed_tokens.weight"])
+        extend_instance(language, FlamingoLMMixin)
+        language.set_decoder_layers_attr_name(_infer_decoder_layers_attr_name(language))
+        language.resize_token_embeddings(rows)
+        self.model = Flamingo(
+            SimpleNamespace(visual=PatchTokens(vision)),
+            language,
+            rows - 2,
+            rows - 1,
+            vis_dim=vision.config.hidden_size,
+            cross_attn_every_n_layers=every,
+        ).eval()
+        unknown = self.model.load_state_dict(trained, strict=False).unexpected_keys
+        assert not unknown, unknown
+        self.model.requires_grad_(False)
+        for part in (self.model.perceiver, language.gated_cross_attn_layers, language.get_input_embeddings()):
+            part.requires_grad_(True)
+        self.optimizer: Any = None
+
+    def _generate(self, inputs: dict[str, Tensor], **settings: Any) -> Tensor:
+        pixels = inputs["pixel_values"]
+        with torch.no_grad():
+            return self.model.eval().generate(
+                pixels if pixels.ndim == 6 else pixels.unsqueeze(2),
+                inputs["input_ids"],
+                inputs["attention_mask"],
+                do_sample=False,
+                pad_token_id=1,
+                **settings,
+            )
+
+    def few_shot(self, path: str, beams: int, new: int) -> list[int]:
+        inputs = torch.load(path)
+        ids = self._generate(inputs, num_beams=beams, max_new_tokens=new, length_penalty=0.0)
+        return ids[0, inputs["input_ids"].shape[1] :].tolist()
+
+    def decode(self, path: str, tokens: int) -> float:
+        inputs = {name: tensor[:1] for name, tensor in torch.load(path).items()}
+        clock = Clock(one_answer=True)
+        self._generate(inputs, max_new_tokens=tokens, eos_token_id=-1, stopping_criteria=StoppingCriteriaList([clock]))
+        return clock.seconds_per_token()
+
+    def train_step(self, path: str, steps: int) -> list[float]:
+        inputs = torch.load(path)
+        self.model.train()
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = self.optimizer or torch.optim.AdamW(trained, lr=1e-6, weight_decay=0.1)
+
+        def loss() -> Tensor:
+            rest = (inputs[name] for name in ("input_ids", "attention_mask", "labels"))
+            return self.model(inputs["pixel_values"].unsqueeze(2), *rest)[0]
+
+        return train(self.model, loss, self.optimizer, steps)
+
+
+def _load_vision(model: nn.Module, folder: Path) -> None:
+    """Newer transformers leave out the prefix of the only part there is."""
+    weights = load_file(folder / "model.safetensors")
+    prefix = "" if next(iter(weights)).startswith("vision_model.") else "vision_model."
+    result = model.load_state_dict({prefix + key: tensor for key, tensor in weights.items()}, strict=False)
+    missing = [key for key in result.missing_keys if not key.endswith("position_ids")]
+    assert not result.unexpected_keys and not missing, result
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(sys.argv[2]))
+    worker = OpenFlamingo(Path(sys.argv[1]))
+    serve({name: getattr(worker, name) for name in ("few_shot", "decode", "train_step")})

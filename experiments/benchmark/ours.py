@@ -1,0 +1,91 @@
+"""This project, as a worker of the benchmark."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import StoppingCriteriaList
+
+from experiments.benchmark.materials import picture
+from experiments.benchmark.worker import Clock, serve, train
+from flamingo.data.document import Document, Image, Text
+from flamingo.data.processor import FlamingoProcessor
+from flamingo.decoding import Decoder
+from flamingo.model.modeling import FlamingoForConditionalGeneration
+from flamingo.training.optimizer import OptimizerConfig, make_optimizer
+
+
+class Ours:
+    """What the benchmark asks of each implementation, and what only one needs to do for all of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.model = FlamingoForConditionalGeneration.from_pretrained(folder / "flamingo").eval()
+        self.processor = FlamingoProcessor.from_pretrained(folder / "flamingo")
+        self.optimizer: Any = None
+
+    def _document(self, prompt: dict[str, Any]) -> Document:
+        parts: list[Image | Text] = []
+        for number, text in prompt["demonstrations"]:
+            parts += [Image(picture(self.folder, number)), Text(text)]
+        return Document([*parts, Image(picture(self.folder, prompt["query"])), Text("w4 w5")])
+
+    def few_shot(self, prompts: list[dict[str, Any]], batch: int, beams: int, new: int) -> list[str]:
+        """Texts, from files of pictures; nothing is known from the last time."""
+        return Decoder(self.model, self.processor, batch)([self._document(p) for p in prompts], new, beams)
+
+    def tensors(self, prompt: dict[str, Any], path: str) -> None:
+        """The prompt as a peer takes it, preprocessed."""
+        torch.save(dict(self.processor.batch([self._document(prompt)], prompt=True)), path)
+
+    def text(self, ids: list[int]) -> str:
+        """Of a peer's continuation what :meth:`few_shot` would return."""
+        end = self.processor.end_of_chunk_token_id
+        ids = ids[: ids.index(end)] if end in ids else ids
+        return self.processor.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    @torch.no_grad()
+    def score(self, path: str, text: str) -> float:
+        """Log-probability of a continuation: two that differ by less than rounding are both right."""
+        inputs = torch.load(path)
+        ids = self.processor.tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
+        length = inputs["input_ids"].shape[1]
+        index = torch.cat([inputs["image_index"], inputs["image_index"][:, -1:].expand(-1, ids.shape[1])], dim=1)
+        ids = torch.cat([inputs["input_ids"], ids], dim=1)
+        logits = self.model(ids, image_index=index, pixel_values=inputs["pixel_values"]).logits
+        said = logits[:, length - 1 : -1].log_softmax(-1).gather(-1, ids[:, length:, None])
+        return float(said.sum())
+
+    def image_token(self) -> int:
+        return self.processor.new_token_ids[1]
+
+    def decode(self, path: str, tokens: int) -> float:
+        """Seconds a token after the prompt of a batch, greedily."""
+        inputs = torch.load(path)
+        kept = {name: inputs[name][:1] for name in ("input_ids", "attention_mask", "image_index", "pixel_values")}
+        clock = Clock()
+        self.model.eval().generate(
+            **kept,
+            stopping_criteria=StoppingCriteriaList([clock]),
+            max_new_tokens=tokens,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=1,
+        )
+        return clock.seconds_per_token()
+
+    def train_step(self, path: str, steps: int, features: bool = False) -> list[float]:
+        """Seconds of each step, from pixels or from the frozen encoder's features."""
+        inputs = torch.load(path)
+        inputs.pop("pixel_values" if features else "image_features")
+        self.model.train()
+        self.optimizer = self.optimizer or make_optimizer(self.model, OptimizerConfig(rate=1e-6))
+        return train(self.model, lambda: self.model(**inputs).loss, self.optimizer, steps)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(sys.argv[2]))
+    worker = Ours(Path(sys.argv[1]))
+    names = ("few_shot", "tensors", "text", "score", "image_token", "decode", "train_step")
+    serve({name: getattr(worker, name) for name in names})

@@ -1,0 +1,80 @@
+"""Rows of results: what two implementations took in turn -> JSON, a table, a plot."""
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flamingo.report.style import BLUE, GREY, VERMILION, new_figure, style
+
+Row = dict[str, Any]
+
+
+def row(benchmark: str, case: str, peer: str, ours: Sequence[float], theirs: Sequence[float], unit: str) -> Row:
+    """Medians of both, and the median and the range of the ratios of measurements that were taken in turn."""
+    ratios = [their / our for our, their in zip(ours, theirs, strict=True)]
+    return {
+        "benchmark": benchmark,
+        "case": case,
+        "peer": peer,
+        "ours": statistics.median(ours),
+        "theirs": statistics.median(theirs),
+        "unit": unit,
+        "ratio": statistics.median(ratios),
+        "spread": [min(ratios), max(ratios)],
+    }
+
+
+def read(file: Path) -> list[Row]:
+    """Of an earlier run, whose other benchmarks are kept."""
+    return json.loads(file.read_text()) if file.exists() else []
+
+
+def write(output: Path, rows: Sequence[Row], agreement: Any) -> None:
+    (output / "results.json").write_text(json.dumps(list(rows), indent=1) + "\n")
+    (output / "results.md").write_text(_table(rows) + f"\n{agreement}\n\n{_machine()}\n")
+    _plot(rows, output / "results.png")
+
+
+def _table(rows: Sequence[Row]) -> str:
+    lines = ["| benchmark | case | peer | ours | theirs | ratio (least to most) |", "|---|---|---|---:|---:|---:|"]
+    for r in rows:
+        low, high = r["spread"]
+        figures = (
+            f"{r['ours']:.4g} {r['unit']} | {r['theirs']:.4g} {r['unit']} | {r['ratio']:.2f} ({low:.2f} to {high:.2f})"
+        )
+        lines.append(f"| {r['benchmark']} | {r['case']} | {r['peer']} | {figures} |")
+    return "\n".join(lines) + "\n"
+
+
+def _machine() -> str:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+    return f"{device}, {platform.machine()}, float32, torch {torch.__version__}, {date.today():%B %Y}"
+
+
+def _plot(rows: Sequence[Row], file: Path) -> None:
+    """The ratios, and beside them what a training step costs with more images and with longer texts."""
+    with style():
+        figure = new_figure(13, 1.5 + 0.34 * len(rows))
+        ratios, images, tokens = figure.subplots(1, 3, width_ratios=[2, 1, 1])
+        names = [f"{r['benchmark']}, {r['case']}, {r['peer']}" for r in rows]
+        ratios.barh(names, [r["ratio"] for r in rows], color=BLUE)
+        errors = [[r["ratio"] - r["spread"][0] for r in rows], [r["spread"][1] - r["ratio"] for r in rows]]
+        ratios.errorbar([r["ratio"] for r in rows], names, xerr=errors, fmt="none", ecolor=GREY)
+        ratios.axvline(1, color=GREY)
+        ratios.set(xscale="log", xlabel="theirs / ours")
+        ratios.invert_yaxis()
+        for axes, kind in ((images, "images"), (tokens, "tokens")):
+            own = [r for r in rows if r["benchmark"] == "train_step" and r["case"].startswith("by " + kind)]
+            counts = [int(r["case"].split()[-1]) for r in own]
+            for key, colour in (("ours", BLUE), ("theirs", VERMILION)):
+                axes.plot(counts, [r[key] for r in own], marker="o", color=colour, label=key)
+            axes.set(xlabel=kind, ylabel="s a training step", ylim=(0, None))
+            axes.legend()
+        figure.savefig(file, dpi=120)

@@ -1,0 +1,102 @@
+"""An implementation in a process of its own, which answers requests: one JSON object a line.
+
+Needs nothing but torch: peers run in an environment of their own.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Handlers = dict[str, Callable[..., Any]]
+
+
+def serve(handlers: Handlers) -> None:
+    """Answer ``{"do": NAME, ...}`` with what the handler of that name returns, and its time, until the input ends."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # whatever libraries print
+    for line in sys.stdin:
+        request = json.loads(line)
+        _forget_peak()
+        begin = time.perf_counter()
+        result = handlers[request.pop("do")](**request)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        answer = {"result": result, "seconds": time.perf_counter() - begin, "peak": _peak_megabytes()}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def _forget_peak() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak is what is resident now
+
+
+def _peak_megabytes() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+
+
+class Worker:
+    """The other side: a running ``python -m MODULE ARGUMENTS``."""
+
+    def __init__(self, python: str, module: str, *arguments: str) -> None:
+        command = [python, "-m", module, *arguments]
+        self.name = module.rpartition(".")[2].replace("_", "-")
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, do: str, **request: Any) -> dict[str, Any]:
+        """The answer: ``result``, ``seconds`` and ``peak`` (megabytes). Raises RuntimeError where it has ended."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        print(json.dumps({"do": do, **request}), file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name} ended with status {self._process.wait()}; what it said stands above")
+        return json.loads(line)
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def train(model: torch.nn.Module, loss: Callable[[], torch.Tensor], optimizer: Any, steps: int) -> list[float]:
+    """Seconds of each of ``steps`` updates; the loop is the same for all."""
+    seconds = []
+    for _ in range(steps):
+        begin = time.perf_counter()
+        loss().backward()
+        torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begin)
+    return seconds
+
+
+class Clock:
+    """A stopping criterion that never stops, but notes when each token came."""
+
+    def __init__(self, one_answer: bool = False) -> None:
+        #: What transformers 4 wants: one answer for all rows.
+        self.one_answer = one_answer
+        self.moments: list[float] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> Any:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.moments.append(time.perf_counter())
+        return False if self.one_answer else torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+    def seconds_per_token(self) -> float:
+        return statistics.median(after - before for before, after in pairwise(self.moments))
