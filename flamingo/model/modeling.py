@@ -1,5 +1,6 @@
 """Flamingo: composition of the parts, forward pass, and generation."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
 from inspect import signature
@@ -18,7 +19,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple, logging
 
 from flamingo.model.cache import PromptCache
 from flamingo.model.configuration import FlamingoConfig
-from flamingo.model.gated import GatedCrossAttentionBlock
+from flamingo.model.gated import GatedCrossAttentionBlock, visible_images
 from flamingo.model.generation import FlamingoGeneration
 from flamingo.model.initialization import initialize
 from flamingo.model.pretrained import (
@@ -277,6 +278,18 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
             return self._no_visual_tokens(len(image_features))
         return self.resampler(image_features.to(self.resampler.latents.dtype))
 
+    def _only_seen(self, encode: Callable[[Tensor], Tensor], images: Tensor, image_index: Tensor) -> Tensor:
+        """Visual tokens [b m r v] of the images that some token sees; zeros for the others, such as padding."""
+        b, m = images.shape[:2]
+        if len(image_index) % b:
+            return encode(images)  # refused further on
+        rows = rearrange(image_index, "(b n) t -> b (n t)", b=b)
+        seen = visible_images(rows, m, self.config.gated.attend).any(dim=1)
+        if seen.all():
+            return encode(images)
+        tokens = encode(images[seen].unsqueeze(0))[0]
+        return tokens.new_zeros(b, m, *tokens.shape[1:]).index_put((seen,), tokens)
+
     def _no_visual_tokens(self, documents: int) -> Tensor:
         latents = self.resampler.latents
         return latents.new_zeros(documents, 0, *latents.shape)
@@ -372,9 +385,9 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
             )
         if visual_cache is None:
             if pixel_values is not None:
-                visual_tokens = self.encode_images(pixel_values)
+                visual_tokens = self._only_seen(self.encode_images, pixel_values, image_index)
             elif image_features is not None:
-                visual_tokens = self.resample(image_features)
+                visual_tokens = self._only_seen(self.resample, image_features, image_index)
             if visual_tokens is None:
                 visual_tokens = self._no_visual_tokens(len(input_ids))
             if visual_tokens.shape[-1] != self.config.vision_width:

@@ -286,3 +286,26 @@ def test_new_parts_stay_in_float32_beside_a_bfloat16_language_model(backbones):
 def test_inputs_that_do_not_fit_are_refused(gpt2, change, message):
     with pytest.raises(ValueError, match=message):
         gpt2(**{**tiny.inputs(), **change})
+
+
+@pytest.mark.parametrize("attend", ["last", "previous"])
+@pytest.mark.parametrize("given", ["pixel_values", "image_features"])
+def test_images_that_no_token_sees_are_not_encoded(backbones, attend, given):
+    """Padding in a batch of unequal documents; where all previous images are seen, also those that nobody names."""
+    model = tiny.flamingo(backbones, gated={"attend": attend})
+    inputs = tiny.inputs(documents=3)
+    inputs["image_index"][1] = torch.tensor([-1] * 5 + [0] * 9)
+    inputs["image_index"][2] = torch.tensor([-1] * 5 + [1] * 9)  # the second, not the first
+    if given == "image_features":
+        inputs.pop("pixel_values")
+        inputs["image_features"] = torch.randn(3, 3, 1, 16, 24)
+    tokens = {"pixel_values": model.encode_images, "image_features": model.resample}[given](inputs[given])
+    rest = {key: value for key, value in inputs.items() if key != given}
+    expected = model(**rest, visual_tokens=tokens).logits
+    resampled = []
+    model.resampler.register_forward_pre_hook(lambda module, args: resampled.append(args[0].shape[:2]))
+    torch.testing.assert_close(model(**inputs).logits, expected, atol=1e-5, rtol=1e-4)
+    assert resampled == [(1, 3 + 1 + (1 if attend == "last" else 2))]
+    inputs["image_index"].fill_(-1)
+    model(**inputs)
+    assert len(resampled) == 1
