@@ -61,7 +61,7 @@ def _machine() -> str:
 def _plot(rows: Sequence[Row], file: Path) -> None:
     """The ratios, and beside them what a training step costs with more images and with longer texts."""
     with style():
-        figure = new_figure(13, 1.5 + 0.34 * len(rows))
+        figure = new_figure(13.0, 1.5 + 0.34 * len(rows))
         ratios, images, tokens = figure.subplots(1, 3, width_ratios=[2, 1, 1])
         names = [f"{r['benchmark']}, {r['case']}, {r['peer']}" for r in rows]
         ratios.barh(names, [r["ratio"] for r in rows], color=BLUE)
@@ -76,5 +76,6 @@ def _plot(rows: Sequence[Row], file: Path) -> None:
             for key, colour in (("ours", BLUE), ("theirs", VERMILION)):
                 axes.plot(counts, [r[key] for r in own], marker="o", color=colour, label=key)
             axes.set(xlabel=kind, ylabel="s a training step", ylim=(0, None))
-            axes.legend()
+            if own:
+                axes.legend()
         figure.savefig(file, dpi=120)

@@ -1,0 +1,75 @@
+"""What the benchmark says of its measurements; the measurements themselves are nobody's to test."""
+
+import pytest
+import torch
+
+from experiments.benchmark.few_shot import Agreement, few_shot
+from experiments.benchmark.materials import Sizes, batch, prompts
+from experiments.benchmark.results import row, write
+from experiments.benchmark.training import train_step
+
+SMALL = Sizes(shots=[3], support=6, queries=5, text=8, vocabulary=500, train_images=3, train_tokens=12, image_size=32)
+
+
+class Told:
+    """A worker that answers from a table; ``scores`` of continuations by their text."""
+
+    name = "open-flamingo"
+
+    def __init__(self, seconds, texts=(), scores=None):
+        self.seconds, self.texts, self.scores, self.asked = iter(seconds), texts, scores or {}, []
+
+    def ask(self, do, **request):
+        self.asked.append((do, request))
+        answers = {"few_shot": lambda: self.texts, "text": lambda: request["ids"], "image_token": lambda: 7}
+        answers |= {"score": lambda: self.scores[request["text"]], "tensors": lambda: None}
+        answers |= {"train_step": lambda: [100.0, *[next(self.seconds)] * 2]}
+        seconds = next(self.seconds) if do == "few_shot" else 0.0
+        return {"result": answers[do](), "seconds": seconds, "peak": 0.0}
+
+
+def test_a_row_has_the_median_of_the_ratios_of_runs_that_were_taken_in_turn():
+    made = row("decode", "1 image", "idefics", [1.0, 2.0, 4.0], [3.0, 4.0, 40.0], "s")
+    assert made == {
+        **{"benchmark": "decode", "case": "1 image", "peer": "idefics", "unit": "s"},
+        **{"ours": 2.0, "theirs": 4.0, "ratio": 3.0, "spread": [2.0, 10.0]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("difference", "outcome"), [(None, (3, 0, 0)), (5e-5, (0, 3, 0)), (1e-2, (0, 0, 3))], ids=["same", "tie", "other"]
+)
+def test_outputs_are_the_same_or_nearly_tied_or_reported(tmp_path, difference, outcome):
+    texts = ["mine"] * 5
+    ours = Told([10.0, 20.0, 40.0], texts, {"mine": -3.0, "theirs": -3.0 + (difference or 0)})
+    theirs = Told([8.0] * 3, "mine" if difference is None else "theirs")
+    agreement = Agreement()
+    [made] = few_shot("few_shot", SMALL, ours, theirs, tmp_path, 3, 1, agreement)
+    assert (made["ours"], made["theirs"], made["ratio"]) == (4.0, 8.0, 2.0)  # 20 s for 5 queries, 8 s for one
+    assert (agreement.identical, len(agreement.ties), len(agreement.different)) == outcome
+    asked = [request["prompt"] for do, request in ours.asked if do == "tensors"]
+    assert asked == prompts(SMALL, 3, shared=False)[:3]  # other queries in each round
+    write(tmp_path, [made], agreement)
+    assert "| few_shot | 3 shots | open-flamingo |" in (tmp_path / "results.md").read_text()
+    assert (tmp_path / "results.png").stat().st_size > 1000
+
+
+def test_the_first_of_a_measurements_steps_does_not_count(tmp_path):
+    [made] = train_step(SMALL, Told([2.0]), [Told([3.0])], tmp_path, 1)
+    assert (made["ours"], made["theirs"]) == (2.0, 3.0)
+
+
+def test_demonstrations_are_shared_by_all_queries_or_their_own():
+    own, shared = (prompts(SMALL, 3, shared) for shared in (False, True))
+    assert len({str(prompt["demonstrations"]) for prompt in own}) > 1
+    assert len({str(prompt["demonstrations"]) for prompt in shared}) == 1
+    assert [prompt["query"] for prompt in own] == [6, 7, 8, 9, 10]
+    assert all(len(text.split()) == 8 - 2 for prompt in own for _, text in prompt["demonstrations"])
+
+
+def test_a_batch_has_its_markers_where_its_images_begin():
+    made = batch(SMALL, images=3, tokens=12, image_token=499)
+    assert made["image_index"][0].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert (made["input_ids"] == 499).nonzero()[:, 1].tolist() == [0, 4, 8] * 2
+    assert torch.equal(made["labels"] == -100, made["input_ids"] == 499)
+    assert made["pixel_values"].shape == (2, 3, 3, 32, 32)
