@@ -1,15 +1,24 @@
-"""Makes a page of a run's results, few_shot.png and report.html: python -m experiments.report run=outputs/demo"""
+"""Makes pages of results.
 
+python -m experiments.report run=outputs/demo                   few_shot.png and report.html of one run, in its folder
+python -m experiments.report runs='outputs/ablations/*'         comparison.md, .csv, .html and .png of many runs, beside
+                                                                them: mean over seeds, difference to a baseline
+"""
+
+import glob
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig
+from omegaconf import DictConfig
 
 from experiments.configs import plain
 from experiments.runs import user_errors
+from flamingo.report.comparison import write_comparison
 from flamingo.report.page import write_report
 
 log = logging.getLogger(__name__)
@@ -17,20 +26,37 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class ReportConfig:
-    """Which run, and what the page is called (by default, what the folder is)."""
+    """One run, and what its page is called (by default, what the folder is); or many."""
 
-    run: str = MISSING
+    run: str | None = None
     title: str | None = None
+    #: A pattern of folders, in quotes.
+    runs: str | None = None
+    #: The variant that the others are compared with; null: the one called "baseline", or else the first.
+    baseline: str | None = None
+    #: Where the comparison goes; null: into the folder that the pattern begins with.
+    output: str | None = None
 
 
 ConfigStore.instance().store("report_schema", ReportConfig)
 
 
+def run_report(config: dict[str, Any]) -> list[Path]:
+    """The paths of what is written. Raises ValueError unless the config says either ``run`` or ``runs``."""
+    if (config["run"] is None) == (config["runs"] is None):
+        raise ValueError("what is to be reported? Say run=FOLDER, or runs='FOLDER/*' for many")
+    if config["run"] is not None:
+        return write_report(Path(config["run"]), config["title"])
+    folders = [path for path in map(Path, sorted(glob.glob(config["runs"]))) if path.is_dir()]
+    # Up to the last folder that has no wildcard in its name.
+    beginning = Path(re.split(r"[*?\[]", config["runs"])[0] + "x").parent
+    return write_comparison(folders, Path(config["output"] or beginning), config["baseline"])
+
+
 @hydra.main(version_base="1.3", config_path="../conf", config_name="report")
 def main(config: DictConfig) -> None:
     with user_errors():
-        chosen = plain(config)
-        for path in write_report(Path(chosen["run"]), chosen["title"]):
+        for path in run_report(plain(config)):
             log.info("%s", path)
 
 

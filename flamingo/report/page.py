@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from flamingo.report.cards import cards, setting_name
@@ -23,8 +23,6 @@ from flamingo.report.results import (
 )
 from flamingo.report.style import png, svg
 
-_TEMPLATE = Path(__file__).with_name("template.html")
-
 
 def write_report(run: Path, title: str | None = None) -> list[Path]:
     """``few_shot.png`` and ``report.html`` in the folder of a run, made from its result files; returns both paths.
@@ -38,19 +36,29 @@ def write_report(run: Path, title: str | None = None) -> list[Path]:
     config = (run / "config.yaml").read_text(encoding="utf-8") if (run / "config.yaml").is_file() else None
     shown = cards(read_predictions(run / "predictions.jsonl"), run / "pictures")
     few_shot = few_shot_figure(scores)
-    # Everything that comes from a file is escaped, and a name that the template misspells is an error.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        title=title or f"Few-shot results of {run.resolve().name}",
-        headlines=[_headline(scores, task) for task in _tasks(scores)],
-        few_shot=_pictures(few_shot),
-        tables=[_table(scores, task) for task in _tasks(scores)],
-        cards=shown,
-        training=_pictures(training_figure(history)) if history else None,
-        last=history[-1] if history else None,
-        config=config,
+    page = (
+        environment(autoescape=True)
+        .get_template("template.html")
+        .render(
+            title=title or f"Few-shot results of {run.resolve().name}",
+            headlines=[_headline(scores, task) for task in _tasks(scores)],
+            few_shot=as_pictures(few_shot),
+            tables=[_table(scores, task) for task in _tasks(scores)],
+            cards=shown,
+            training=as_pictures(training_figure(history)) if history else None,
+            last=history[-1] if history else None,
+            config=config,
+        )
     )
-    return [_write(run / "few_shot.png", png(few_shot)), _write(run / "report.html", page.encode())]
+    return [write_whole(run / "few_shot.png", png(few_shot)), write_whole(run / "report.html", page.encode())]
+
+
+def environment(autoescape: bool) -> Environment:
+    """What renders our templates: a name that one misspells is an error; for HTML what comes from files is escaped."""
+    loader = FileSystemLoader(Path(__file__).parent)
+    return Environment(
+        loader=loader, autoescape=autoescape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
 
 
 def _tasks(scores: Sequence[Score]) -> list[str]:
@@ -117,11 +125,12 @@ def _interval(score: Score) -> str | None:
     return None if score.ci95 is None else f"{_number(score.ci95[0])} to {_number(score.ci95[1])}"
 
 
-def _pictures(figure: Figure) -> tuple[str, ...]:
+def as_pictures(figure: Figure) -> tuple[str, ...]:
+    """As addresses for ``src``: for a light page, and for a dark one."""
     return tuple("data:image/svg+xml;base64," + base64.b64encode(one.encode()).decode() for one in svg(figure))
 
 
-def _write(path: Path, content: bytes) -> Path:
+def write_whole(path: Path, content: bytes) -> Path:
     """All of it or nothing: a page that is open stays whole."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(content)

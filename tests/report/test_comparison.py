@@ -1,0 +1,135 @@
+"""Many made-up runs -> variants, means, intervals and differences that are worked out here by hand."""
+
+import csv
+import json
+import math
+
+import pytest
+import yaml
+
+from flamingo.report.comparison import COLUMNS, compare, student, write_comparison
+from flamingo.report.runs import read_runs
+from tests.report.fake import score
+
+
+def write_run(folder, seed, value, variant=None, paper=None, scores=None, **model):
+    folder.mkdir(parents=True)
+    config = {"output": str(folder), "seed": seed, "training": {"steps": 20, "seed": seed}, "model": model}
+    config["variant"] = {"name": variant, "paper": paper}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "checkpoint").mkdir()
+    rows = scores or [score(value=value, seed=0), score(value=value + 0.1, seed=1), score(value=0.9, control="blind")]
+    (folder / "scores.json").write_text(json.dumps(rows))
+    return folder
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two variants with two seeds; evaluated with two seeds each, whose mean is 0.05 more than the value."""
+    return [
+        write_run(tmp_path / "a0", 0, 0.55, every=1),
+        write_run(tmp_path / "a1", 1, 0.65, every=1),
+        write_run(tmp_path / "b0", 0, 0.25, every=2),
+        write_run(tmp_path / "b1", 1, 0.45, every=2),
+    ]
+
+
+def test_students_quantiles_are_those_of_the_tables():
+    assert student(1) == pytest.approx(12.706, abs=2e-3)
+    assert student(2) == pytest.approx(4.303, abs=1e-3)
+    assert student(8) == pytest.approx(2.306, abs=1e-3)
+    assert student(1000) == pytest.approx(1.962, abs=1e-3)
+
+
+def test_seeds_are_runs_that_differ_in_nothing_else(folders):
+    variants, problems = read_runs(folders)
+    assert [(v.name, [run.seed for run in v.runs]) for v in variants] == [
+        ("model.every=1", [0, 1]),
+        ("model.every=2", [0, 1]),
+    ]
+    assert problems == {}
+
+
+def test_means_intervals_and_differences_by_hand(folders):
+    one, other = compare(read_runs(folders)[0], "model.every=1")
+    assert (one.task, one.shots, one.metric, one.values) == (
+        "world/captions",
+        4,
+        "exact_match",
+        pytest.approx((0.6, 0.7)),
+    )
+    # Squares 2 * 0.05 ** 2 and 2 * 0.1 ** 2, of 2 degrees of freedom.
+    spread = math.sqrt((0.005 + 0.02) / 2)
+    assert one.mean == pytest.approx(0.65)
+    half = 4.3027 * spread / math.sqrt(2)
+    assert one.interval == pytest.approx((0.65 - half, 0.65 + half), abs=1e-4)
+    assert (one.difference, one.difference_interval) == (None, None)
+    assert other.difference == pytest.approx(-0.25)
+    assert other.difference_interval == pytest.approx((-0.25 - 4.3027 * spread, -0.25 + 4.3027 * spread), abs=1e-4)
+
+
+def test_one_seed_has_no_interval(folders):
+    rows = compare(read_runs([folders[0], folders[2]])[0], "model.every=2")
+    assert [row.interval for row in rows] == [None, None]
+    assert rows[0].difference == pytest.approx(0.3) and rows[0].difference_interval is None
+
+
+def test_what_failed_is_missing_or_incomplete_is_listed_with_its_reason(folders, tmp_path):
+    (folders[3] / "failure.txt").write_text("FloatingPointError: the loss of step 3 is not finite\n")
+    stopped = write_run(tmp_path / "stopped", 0, 0.1, every=3)
+    (stopped / "checkpoint").rmdir()
+    record = {"step": 10, "loss": 1.0, "gates": {}}
+    (stopped / "history.jsonl").write_text(json.dumps(record) + "\n")
+    untested = write_run(tmp_path / "untested", 0, 0.1, every=4)
+    (untested / "scores.json").unlink()
+    twin = write_run(tmp_path / "twin", 0, 0.1, every=1)
+    more = write_run(tmp_path / "more", 1, 0, every=5, scores=[score(value=0.5), score(value=0.5, metric="CIDEr")])
+    (tmp_path / "features").mkdir()
+    _, problems = read_runs([*folders, stopped, untested, twin, more, tmp_path / "features"])
+    assert problems == {
+        str(folders[3]): "failed: FloatingPointError: the loss of step 3 is not finite",
+        str(stopped): "not finished: 10 of 20 steps",
+        str(untested): "not evaluated: there is no scores.json",
+        str(twin): f"left out: the same config and seed as {folders[0]}",
+        str(tmp_path / "features"): "no run: there is no config.yaml",
+        **{
+            str(folder): "incomplete: lacks 1 of 2 scores, among them CIDEr of world/captions at 4 shots"
+            for folder in folders[:3]
+        },
+        "model.every=2": "missing: seed 1, which other variants have",
+        "model.every=5": "missing: seed 0, which other variants have",
+    }
+
+
+def test_the_files_say_the_same_and_name_what_is_missing(tmp_path):
+    folders = [
+        write_run(tmp_path / f"{name}{seed}", seed, value + seed / 10, name, paper, gate=name)
+        for name, paper, value in (("no <gate>", 66.5, 0.2), ("baseline", 70.7, 0.6))
+        for seed in (0, 1)
+    ]
+    (folders[1] / "failure.txt").write_text("ValueError: no & <such> file\n")
+    paths = write_comparison(folders, tmp_path)
+    assert [path.name for path in paths] == [f"comparison.{kind}" for kind in ("md", "csv", "html", "png")]
+    assert paths[3].read_bytes().startswith(b"\x89PNG")
+    with paths[1].open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[: len(COLUMNS)] == list(COLUMNS)
+    assert [(row["variant"], row["mean"], row["seeds"], row["paper"], row["difference"]) for row in rows] == [
+        ("no <gate>", "0.25", "1", "66.5", "-0.45"),
+        ("baseline", "0.7", "2", "70.7", ""),
+    ]
+    low, high = (float(rows[1][key]) for key in ("ci_low", "ci_high"))
+    assert (low + high) / 2 == pytest.approx(0.7) and high - low == pytest.approx(2 * 12.706 * 0.05, abs=1e-2)
+    markdown, page = paths[0].read_text(), paths[2].read_text()
+    assert "| no <gate> | 25.0 |" in markdown and "-45.0" in markdown
+    assert f"- `{folders[1]}`: failed: ValueError: no & <such> file" in markdown
+    assert "no &lt;gate&gt;" in page and "ValueError: no &amp; &lt;such&gt; file" in page
+    assert "<such>" not in page
+
+
+def test_a_baseline_that_is_not_there_and_no_runs_at_all_are_refused(folders, tmp_path):
+    with pytest.raises(ValueError, match=r"'every=3' is not among the variants: model\.every=1; model\.every=2"):
+        write_comparison(folders, tmp_path, "every=3")
+    with pytest.raises(ValueError, match=r"no run to compare: .*nowhere: no run"):
+        write_comparison([tmp_path / "nowhere"], tmp_path)
+    assert not list(tmp_path.glob("comparison.*"))
