@@ -178,8 +178,7 @@ class Decoder:
             some = waiting[start : start + _PICTURES_AT_ONCE]
             tokens = self._resampled([image for _, image in some])
             self._visual_tokens.update(zip((key for key, _ in some), tokens.unbind(), strict=True))
-        latents = self.model.resampler.latents
-        return torch.stack([self._visual_tokens[key] for key in keys]) if keys else latents.new_zeros(0, *latents.shape)
+        return torch.stack([self._visual_tokens[key] for key in keys]) if keys else self.model.no_visual_tokens(1)[0]
 
     def _resampled(self, images: Sequence[Image]) -> Float[Tensor, "m r v"]:
         if self.features is None:

@@ -11,6 +11,7 @@ ClassToken = Literal["drop", "keep", "none"]
 Gate = Literal["scalar", "vector", "none"]
 Attend = Literal["last", "previous"]
 Norm = Literal["layer", "rms"]
+Resampling = Literal["perceiver", "transformer", "mlp", "none"]
 
 
 @dataclass
@@ -37,8 +38,11 @@ class VisionFeaturesConfig:
 
 @dataclass
 class ResamplerConfig:
-    """Perceiver Resampler (Flamingo, section 2.1 and appendix A.1.1)."""
+    """Perceiver Resampler (Flamingo, section 2.1 and appendix A.1.1), or what its ablations put in its place."""
 
+    #: All but the Perceiver keep a visual token for every patch: layers of a transformer over the patches of an image,
+    #: of a feed-forward on each, or no layer at all.
+    kind: Resampling = "perceiver"
     depth: int = 6
     latents: int = 64
     heads: int = 8
@@ -60,6 +64,11 @@ class ResamplerConfig:
         _check_rate("resampler.dropout", self.dropout)
         _check_at_least(1, "resampler", self, ("depth", "latents", "heads", "head_width", "feedforward_multiple"))
         _check_at_least(0, "resampler", self, ("frames",))
+        _check_choice("resampler.kind", self.kind, get_args(Resampling))
+        if self.kind != "perceiver" and self.frames:
+            raise ValueError(
+                f"resampler.frames is {self.frames}, but resampler.kind={self.kind} has no frame embeddings"
+            )
         _check_choice("resampler.activation", self.activation, ACT2FN)
         _check_choice("resampler.qk_norm_kind", self.qk_norm_kind, get_args(Norm))
 
@@ -72,6 +81,7 @@ class GatedConfig:
     offset: int = 0
     heads: int = 8
     head_width: int = 64
+    #: 0: cross-attention alone ("vanilla" in the paper's ablations).
     feedforward_multiple: int = 4
     #: Width of the feed-forward where it is no multiple of the language model's; null: the multiple.
     feedforward_width: int | None = None
@@ -94,7 +104,8 @@ class GatedConfig:
     def __post_init__(self) -> None:
         _check_types("gated", self)
         _check_rate("gated.dropout", self.dropout)
-        _check_at_least(1, "gated", self, ("every", "heads", "head_width", "feedforward_multiple"))
+        _check_at_least(1, "gated", self, ("every", "heads", "head_width"))
+        _check_at_least(0, "gated", self, ("feedforward_multiple",))
         if self.feedforward_width is not None:
             _check_at_least(1, "gated", self, ("feedforward_width",))
         if self.rms_eps is not None and not (isinstance(self.rms_eps, float) and self.rms_eps > 0):

@@ -34,11 +34,14 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
         self.norm = norm(text_width)
         self.attention = Attention(text_width, visual_width, config.heads, config.head_width, qk_norm)
         inner_width = config.feedforward_width or config.feedforward_multiple * text_width
-        self.feedforward = FeedForward(norm(text_width), text_width, inner_width, config.activation, config.glu)
+        self.feedforward = None
+        if inner_width:
+            self.feedforward = FeedForward(norm(text_width), text_width, inner_width, config.activation, config.glu)
         self.dropout = nn.Dropout(config.dropout)
         gate_width = {"scalar": 1, "vector": text_width, "none": None}[config.gate]
         self.attention_gate = None if gate_width is None else nn.Parameter(torch.zeros(gate_width))
-        self.feedforward_gate = None if gate_width is None else nn.Parameter(torch.zeros(gate_width))
+        dense_width = None if self.feedforward is None else gate_width
+        self.feedforward_gate = None if dense_width is None else nn.Parameter(torch.zeros(dense_width))
 
     def keys_values(
         self, visual_tokens: Float[Tensor, "b m r v"]
@@ -56,7 +59,8 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
         """``hidden`` and ``image_index`` may hold n rows per document (beams): these share its images."""
         x = hidden.to(self.norm.weight.dtype)
         x = x + _gated(self.attention_gate, self.dropout(self._cross_attention(x, keys, values, image_index)))
-        x = x + _gated(self.feedforward_gate, self.dropout(self.feedforward(x)))
+        if self.feedforward is not None:
+            x = x + _gated(self.feedforward_gate, self.dropout(self.feedforward(x)))
         return x.to(hidden.dtype)
 
     def _cross_attention(self, x: Tensor, keys: Tensor, values: Tensor, image_index: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Flamingo: composition of the parts, forward pass, and generation."""
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Collection
+from contextlib import nullcontext, suppress
 from copy import deepcopy
 from inspect import signature
 from pathlib import Path
@@ -32,7 +32,7 @@ from flamingo.model.pretrained import (
     origin,
     without_dropout,
 )
-from flamingo.model.resampler import PerceiverResampler
+from flamingo.model.resampler import make_resampler
 from flamingo.model.splice import Splice, VisualCache, VisualContext
 from flamingo.model.tokens import NewTokenEmbeddings
 from flamingo.model.vision import encode_patches, feature_width
@@ -74,7 +74,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         if config.vision_width is None:
             config.vision_width = feature_width(self.vision_model, config.vision_features)
         text = self.language_model.config
-        self.resampler = PerceiverResampler(config.vision_width, config.resampler)
+        self.resampler = make_resampler(config.vision_width, config.resampler)
         self.gated_layers = nn.ModuleDict(
             {
                 str(index): GatedCrossAttentionBlock(text.hidden_size, config.vision_width, config.gated)
@@ -205,6 +205,17 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
             getattr(self, part).requires_grad_(False)
         self.vision_model.eval()
 
+    def train_parts(self, parts: Collection[str]) -> None:
+        """Let these parts train and no others; by default all but the two backbones do.
+
+        Whoever trains a backbone has to save the model with it. A vision encoder trains in evaluation mode, with the
+        running statistics that it came with. Raises ValueError for a part that there is not.
+        """
+        if unknown := set(parts) - {*BACKBONES, *TRAINED_PARTS}:
+            raise ValueError(f"parts are {', '.join((*BACKBONES, *TRAINED_PARTS))}; got {', '.join(sorted(unknown))}")
+        for part in (*BACKBONES, *TRAINED_PARTS):
+            getattr(self, part).requires_grad_(part in parts)
+
     def train(self, mode: bool = True) -> "FlamingoForConditionalGeneration":
         """Training mode for all but the frozen encoder, whose batch norms must not move."""
         super().train(mode)
@@ -262,9 +273,10 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
             pixel_values = rearrange(pixel_values, "b m c h w -> b m 1 c h w")
         b, m, f = pixel_values.shape[:3]
         if m == 0:
-            return self._no_visual_tokens(b)
+            return self.no_visual_tokens(b)
         flat = rearrange(pixel_values, "b m f c h w -> (b m f) c h w").to(self.vision_model.dtype)
-        with torch.no_grad():
+        trains = any(parameter.requires_grad for parameter in self.vision_model.parameters())
+        with nullcontext() if trains else torch.no_grad():
             features = encode_patches(self.vision_model, flat, self.config.vision_features)
         return self.resample(rearrange(features, "(b m f) p v -> b m f p v", b=b, m=m, f=f))
 
@@ -275,8 +287,8 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
                 f"image_features [b m f p v] are {image_features.shape[-1]} wide, but v is {self.config.vision_width}"
             )
         if image_features.shape[1] == 0:
-            return self._no_visual_tokens(len(image_features))
-        return self.resampler(image_features.to(self.resampler.latents.dtype))
+            return self.no_visual_tokens(len(image_features))
+        return self.resampler(image_features.to(self.resampler.norm.weight.dtype))
 
     def _only_seen(self, encode: Callable[[Tensor], Tensor], images: Tensor, image_index: Tensor) -> Tensor:
         """Visual tokens [b m r v] of the images that some token sees; zeros for the others, such as padding."""
@@ -290,9 +302,10 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         tokens = encode(images[seen].unsqueeze(0))[0]
         return tokens.new_zeros(b, m, *tokens.shape[1:]).index_put((seen,), tokens)
 
-    def _no_visual_tokens(self, documents: int) -> Tensor:
-        latents = self.resampler.latents
-        return latents.new_zeros(documents, 0, *latents.shape)
+    def no_visual_tokens(self, documents: int) -> Float[Tensor, "b 0 r v"]:
+        """Those of no image. Of its patches, where the resampler keeps them, r is not known, and stands as 1."""
+        r = self.config.resampler.latents if self.config.resampler.kind == "perceiver" else 1
+        return self.resampler.norm.weight.new_zeros(documents, 0, r, self.config.vision_width)
 
     def visual_cache(self, visual_tokens: Float[Tensor, "b m r v"]) -> VisualCache:
         """Keys and values of all images for each gated block, computed once and kept while decoding."""
@@ -389,7 +402,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
             elif image_features is not None:
                 visual_tokens = self._only_seen(self.resample, image_features, image_index)
             if visual_tokens is None:
-                visual_tokens = self._no_visual_tokens(len(input_ids))
+                visual_tokens = self.no_visual_tokens(len(input_ids))
             if visual_tokens.shape[-1] != self.config.vision_width:
                 raise ValueError(
                     f"visual_tokens [b m r v] are {visual_tokens.shape[-1]} wide, but v is {self.config.vision_width}"

@@ -1,6 +1,6 @@
 """Perceiver Resampler: any number of frames and patches -> a fixed number of visual tokens.
 
-Source: Flamingo (arXiv 2204.14198), section 2.1 and appendix A.1.1.
+Source: Flamingo (arXiv 2204.14198), section 2.1 and appendix A.1.1; section 3.3 for what is compared with it.
 """
 
 import torch
@@ -24,8 +24,7 @@ class ResamplerLayer(GradientCheckpointingLayer):
         kind = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}[config.qk_norm_kind]
         qk_norm = kind if config.qk_norm else nn.Identity
         self.attention = Attention(width, width, config.heads, config.head_width, qk_norm)
-        inner_width = config.feedforward_multiple * width
-        self.feedforward = FeedForward(nn.LayerNorm(width), width, inner_width, config.activation)
+        self.feedforward = _feedforward(width, config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
@@ -71,3 +70,39 @@ class PerceiverResampler(nn.Module):
             rearrange(self.frame_embeddings, "f v -> 1 v f"), size=frames, mode="linear", align_corners=True
         )
         return rearrange(stretched, "1 v f -> f v")
+
+
+class PatchLayers(nn.Module):
+    """In the Perceiver's place, to compare: a visual token for every patch, after ``config.depth`` layers or none.
+
+    The transformer's layers are the Perceiver's, in which patches attend to each other; the paper does not say what
+    its own were.
+    """
+
+    def __init__(self, width: int, config: ResamplerConfig) -> None:
+        super().__init__()
+        make = ResamplerLayer if config.kind == "transformer" else _feedforward
+        depth = 0 if config.kind == "none" else config.depth
+        self.layers = nn.ModuleList(make(width, config) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, features: Float[Tensor, "b m f p v"]) -> Float[Tensor, "b m p v"]:
+        """Raises ValueError for several frames, which nothing would tell apart."""
+        b, m, frames, _, _ = features.shape
+        if frames > 1:
+            raise ValueError(f"images have {frames} frames, but only resampler.kind=perceiver tells them apart")
+        x = rearrange(self.dropout(features), "b m 1 p v -> (b m) p v")
+        for layer in self.layers:
+            # Without features of its own the Perceiver's context is the queries alone: self-attention.
+            x = layer(x, x[:, :0]) if isinstance(layer, ResamplerLayer) else x + self.dropout(layer(x))
+        return rearrange(self.norm(x), "(b m) p v -> b m p v", b=b, m=m)
+
+
+def make_resampler(width: int, config: ResamplerConfig) -> PerceiverResampler | PatchLayers:
+    """Features [b m f p v] -> visual tokens [b m r v], of the kind that ``config`` says."""
+    return PerceiverResampler(width, config) if config.kind == "perceiver" else PatchLayers(width, config)
+
+
+def _feedforward(width: int, config: ResamplerConfig) -> FeedForward:
+    return FeedForward(nn.LayerNorm(width), width, config.feedforward_multiple * width, config.activation)

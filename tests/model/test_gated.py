@@ -36,6 +36,9 @@ def reference(block, x, visual_tokens, index, config):
             heads.append((q @ k.T / 2).softmax(-1) @ (seen @ block.attention.to_v.weight[rows].T))
         attended = torch.cat(heads) @ block.attention.to_out.weight.T
     x = x + (attended if block.attention_gate is None else block.attention_gate.tanh() * attended)
+    if config.get("feedforward_multiple") == 0:
+        assert not any("feedforward" in name for name, _ in block.named_parameters())
+        return x
     x_normed = normed(x, block.feedforward.norm)
     up = x_normed @ block.feedforward.up.weight.T
     activation = {"gelu": F.gelu, "silu": lambda x: x * x.sigmoid()}.get(
@@ -52,6 +55,7 @@ def reference(block, x, visual_tokens, index, config):
         *({}, {"gate": "vector"}, {"gate": "none"}, {"activation": "gelu"}, {"qk_norm": True}, {"attend": "previous"}),
         *({"feedforward_width": 7}, {"activation": "silu", "glu": True}),
         {"norm": "rms", "rms_eps": 0.1, "qk_norm": True},
+        {"feedforward_multiple": 0},
     ],
     ids=str,
 )

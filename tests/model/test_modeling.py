@@ -309,3 +309,28 @@ def test_images_that_no_token_sees_are_not_encoded(backbones, attend, given):
     inputs["image_index"].fill_(-1)
     model(**inputs)
     assert len(resampled) == 1
+
+
+@pytest.mark.parametrize("kind", ["transformer", "mlp", "none"])
+def test_other_resamplers_than_the_perceiver_compose_save_and_load(backbones, tmp_path, kind):
+    model = tiny.flamingo(backbones, resampler={"kind": kind})
+    inputs = tiny.inputs()
+    logits = model(**inputs).logits
+    blind = model(**inputs | {"image_index": torch.full_like(inputs["image_index"], -1)}).logits
+    assert (logits - blind)[:, 2:].abs().max() > 1e-3
+    unseen = inputs | {"image_index": inputs["image_index"].clamp(max=0)}
+    assert torch.equal(model(**unseen).logits[:, :6], logits[:, :6])
+    model.save_pretrained(tmp_path)
+    assert torch.equal(type(model).from_pretrained(tmp_path)(**inputs).logits, logits)
+
+
+@pytest.mark.parametrize("parts", [["resampler"], ["gated_layers", "language_model"], ["vision_model"]])
+def test_the_chosen_parts_get_gradients_and_no_others(backbones, parts):
+    model = tiny.flamingo(backbones)
+    model.train_parts(parts)
+    inputs = tiny.inputs()
+    model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    moved = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert moved == set(parts)
+    with pytest.raises(ValueError, match=r"parts are vision_model, .*; got lm"):
+        model.train_parts(["lm"])

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from flamingo.model.configuration import ResamplerConfig
-from flamingo.model.resampler import PerceiverResampler
+from flamingo.model.resampler import PerceiverResampler, make_resampler
 
 
 def make(**config):
@@ -110,3 +110,44 @@ def test_dropout_of_features_and_of_what_layers_add_is_for_training_alone():
     resampler(features)
     assert len(dropped) == 2 and all(0.2 < share < 0.6 for share in dropped)
     assert torch.equal(resampler.eval()(features), resampler(features))
+
+
+def make_patch_layers(kind, **config):
+    layers = make_resampler(12, ResamplerConfig(kind=kind, depth=2, heads=2, head_width=4, **config))
+    for name, parameter in layers.named_parameters():
+        parameter.data.normal_(mean=1.0 if "norm" in name and name.endswith("weight") else 0.0, std=0.5)
+    return layers
+
+
+def dense(feedforward, x):
+    return (layer_norm(x, feedforward.norm) @ feedforward.up.weight.T).clamp(min=0) ** 2 @ feedforward.down.weight.T
+
+
+@pytest.mark.parametrize("kind", ["transformer", "mlp", "none"])
+def test_what_stands_in_the_perceivers_place_equals_its_formulas(kind):
+    layers, features = make_patch_layers(kind), torch.randn(2, 3, 1, 5, 12)
+    visual_tokens = layers(features)
+    assert visual_tokens.shape == (2, 3, 5, 12)
+    for b in range(2):
+        for m in range(3):
+            x = features[b, m, 0]
+            for layer in layers.layers:
+                if kind == "transformer":
+                    context, heads = layer_norm(x, layer.norm_latents), []
+                    for head in range(2):
+                        rows = slice(4 * head, 4 * head + 4)
+                        q, k, v = (
+                            context @ getattr(layer.attention, part).weight[rows].T for part in ("to_q", "to_k", "to_v")
+                        )
+                        heads.append((q @ k.T / 2).softmax(-1) @ v)
+                    x = x + torch.cat(heads, dim=-1) @ layer.attention.to_out.weight.T
+                x = x + dense(layer.feedforward if kind == "transformer" else layer, x)
+            torch.testing.assert_close(visual_tokens[b, m], layer_norm(x, layers.norm), atol=1e-4, rtol=1e-4)
+    assert len(layers.layers) == (0 if kind == "none" else 2)
+
+
+def test_patches_of_several_frames_are_refused():
+    with pytest.raises(ValueError, match=r"2 frames, but only resampler\.kind=perceiver"):
+        make_patch_layers("mlp")(torch.randn(1, 1, 2, 5, 12))
+    with pytest.raises(ValueError, match=r"resampler\.frames is 2, but resampler\.kind=mlp"):
+        ResamplerConfig(kind="mlp", frames=2)
