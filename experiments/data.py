@@ -1,6 +1,7 @@
 """From a config's ``data`` to the documents that a run is trained on: the embedded world's, or of captioned images."""
 
 import logging
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -32,6 +33,8 @@ class DocumentsConfig:
     batch: int = MISSING
     #: Of the world: the probability that a document begins with lines of text in the place of pictures.
     told: float = 0.0
+    #: The probability that a document's texts belong to the image behind them rather than before (Flamingo, A.3.2).
+    p_next: float = 0.0
     #: Of images: the probability that those before the last one are its nearest neighbours.
     similar: float = 0.0
     #: Of images: in how many views one is shown, the image itself and random parts of it, of which half are mirrored.
@@ -109,17 +112,26 @@ class Encoded(Sequence[tuple[list[Example], str]]):
     processor: FlamingoProcessor
     features: FeatureStore | None = None
     versions: int = 1
+    p_next: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.p_next <= 1:
+            raise ValueError(f"p_next must lie in [0, 1], got {self.p_next}")
 
     def __len__(self) -> int:
         return len(self.documents) // self.versions
 
     def __getitem__(self, index: int) -> tuple[list[Example], str]:  # type: ignore[override]
         first, *others = (self.documents[index * self.versions + version] for version in range(self.versions))
-        example = self.processor.encode(first, pixels=self.features is None)
+        # The coin is the document's own: the same whenever it is met, in whatever order.
+        next_image = random.Random(f"next image {self.seed} {index}").random() < self.p_next
+        example = self.processor.encode(first, next_image=next_image, pixels=self.features is None)
         if self.features is not None:
             images = [chunk.image for chunk in first.chunks() if chunk.image is not None]
             example = replace(example, image_features=self.features.stacked(images))
-        return [example, *(self.processor.encode(other, pixels=False) for other in others)], first.id
+        encoded = (self.processor.encode(other, next_image=next_image, pixels=False) for other in others)
+        return [example, *encoded], first.id
 
 
 def pictures(config: dict[str, Any], trained: CaptionedImages, sampled: CaptionedImages) -> list[Image]:
@@ -160,7 +172,8 @@ def make_data(
             documents = WorldDocuments(kind, "training", seed, least, most, chosen["told"])
         # The world draws its pictures when they are asked for: there is nothing to keep.
         of_images = chosen["kind"] == "images"
-        encoded = Encoded(documents, processor, *((features, chosen["versions"]) if of_images else ()))
+        kept, versions = (features, chosen["versions"]) if of_images else (None, 1)
+        encoded = Encoded(documents, processor, kept, versions, chosen["p_next"], seed)
         sets.append(
             data_set(name, encoded, batch, batch=chosen["batch"], seed=seed, workers=workers, weight=chosen["weight"])
         )

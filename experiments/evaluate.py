@@ -10,12 +10,15 @@ added without repeating those that are done.
 
 import hashlib
 import logging
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from experiments.configs import plain
@@ -77,6 +80,15 @@ _MAY_CHANGE = (
     *("shots", "text_only", "controls", "control_shots", "beams", "seeds", "batch_size", "pictures"),
     *("run", "checkpoint", "demonstrations", "features"),
 )
+
+
+def composed(overrides: list[str]) -> dict[str, Any]:
+    """The config that the command would have with these ``KEY=VALUE``."""
+    # Within a command Hydra is at work already, and knows the folder.
+    at_work = GlobalHydra.instance().is_initialized()
+    folder = str(Path(__file__).parents[1] / "conf")
+    with nullcontext() if at_work else initialize_config_dir(folder, version_base="1.3"):
+        return plain(compose("evaluate", overrides=overrides))
 
 
 def make_settings(config: dict[str, Any], task: Task) -> list[Setting]:

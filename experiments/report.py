@@ -47,7 +47,9 @@ def run_report(config: dict[str, Any]) -> list[Path]:
         raise ValueError("what is to be reported? Say run=FOLDER, or runs='FOLDER/*' for many")
     if config["run"] is not None:
         return write_report(Path(config["run"]), config["title"])
-    folders = [path for path in map(Path, sorted(glob.glob(config["runs"]))) if path.is_dir()]
+    # Unlike Path.glob it takes absolute patterns, and leaves hidden folders alone, such as a launcher's own.
+    found = sorted(glob.glob(config["runs"]))  # noqa: PTH207
+    folders = [Path(path) for path in found if Path(path).is_dir()]
     # Up to the last folder that has no wildcard in its name.
     beginning = Path(re.split(r"[*?\[]", config["runs"])[0] + "x").parent
     return write_comparison(folders, Path(config["output"] or beginning), config["baseline"])

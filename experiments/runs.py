@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import yaml
 from accelerate import PartialState
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from transformers import AutoConfig
 
 log = logging.getLogger(__name__)
@@ -22,11 +24,16 @@ _NOT_RESULTS = ("overwrite", "workers", "wandb")
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """What the user can mend is one sentence and an exit status, not a stack trace."""
+    """What the user can mend is one sentence and an exit status, not a stack trace.
+
+    In a sweep the error goes on to Hydra, which runs the other jobs before it fails.
+    """
     try:
         yield
     except (ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
+        if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "interrupted", file=sys.stderr)
@@ -66,6 +73,18 @@ def begin(
             )
     output.mkdir(parents=True, exist_ok=True)
     write_atomically(path, yaml.safe_dump(wanted, sort_keys=False))
+
+
+@contextmanager
+def failure_recorded(output: Path) -> Iterator[None]:
+    """The error that ends a run is left in ``failure.txt``, for its sweep's table, until the run is tried again."""
+    path = output / "failure.txt"
+    path.unlink(missing_ok=True)
+    try:
+        yield
+    except Exception as error:
+        write_atomically(path, f"{type(error).__name__}: {error}\n")
+        raise
 
 
 def json_object(line: str, name: str) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 python -m experiments.train experiment=demo                     a few minutes on 2 cores
 python -m experiments.train experiment=demo debug=quick         a few steps, to see whether all fits together
+python -m experiments.train -m experiment=world model.gated.every=1,2,4 seed=0,1,2      a sweep of nine runs
 
-Leaves in `output`: config.yaml, history.jsonl, state/ (to resume from) and, when done, checkpoint/.
+Leaves in `output`: config.yaml, overrides.yaml, history.jsonl, state/ (to resume from) and, when done, checkpoint/;
+of a sweep each run in a folder below it. A run may be evaluated as soon as it is trained: see `evaluate`.
 """
 
 import json
@@ -16,15 +18,26 @@ from typing import Any
 import hydra
 import torch
 import wandb
+import yaml
 from accelerate import PartialState
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig
+from transformers import AutoModelForCausalLM
 
+from experiments import evaluate
 from experiments.configs import build, nested, plain
 from experiments.data import DataConfig, make_data, pictures, sample_documents, training_images
 from experiments.features import FeaturesConfig, add_features, open_features
-from experiments.runs import begin, check_model, folder_written_atomically, user_errors, write_atomically
+from experiments.objective import ObjectiveConfig, objective
+from experiments.runs import (
+    begin,
+    check_model,
+    failure_recorded,
+    folder_written_atomically,
+    user_errors,
+    write_atomically,
+)
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor, backbones
 from flamingo.data.pictures import open_image
 from flamingo.decoding import Decoder
@@ -34,6 +47,12 @@ from flamingo.training.optimizer import OptimizerConfig
 
 log = logging.getLogger(__name__)
 
+#: What a run leaves, and one that overwrites it removes.
+_PRODUCES = (
+    *("state", "history.jsonl", "checkpoint", "wandb", "skipped.json"),
+    # Results of the weights that are gone.
+    *("scores.json", "predictions.jsonl", "pictures"),
+)
 #: Predictions in the table that is logged while training, and the tokens each may have.
 _SAMPLES, _SAMPLE_TOKENS = 4, 40
 
@@ -49,9 +68,21 @@ class ModelConfig:
     dtype: str = "auto"
     #: Pictures that are not square: padded, cropped, or as_is, left to the encoder's own image processor.
     aspect: str = "as_is"
+    #: What trains, of these and vision_model, language_model; a backbone that does has to be in the checkpoint.
+    trains: list[str] = field(default_factory=lambda: ["resampler", "gated_layers", "new_tokens"])
+    #: Whether the language model begins with random weights instead of its own.
+    from_scratch: bool = False
     vision_features: Any = nested(VisionFeaturesConfig)
     resampler: Any = nested(ResamplerConfig)
     gated: Any = nested(GatedConfig)
+
+
+@dataclass
+class VariantConfig:
+    """Of an ablation: how tables call it, and what the paper's counterpart scored there."""
+
+    name: str | None = None
+    paper: float | None = None
 
 
 @dataclass
@@ -69,6 +100,8 @@ class TrainConfig:
 
     output: str = MISSING
     overwrite: bool = False
+    #: Of everything that is drawn: weights, documents, their order.
+    seed: int = 0
     #: Processes that draw and read pictures; 0: the training process does.
     workers: int = 0
     #: Whether the checkpoint holds the frozen backbones, or only names them.
@@ -79,6 +112,10 @@ class TrainConfig:
     optimizer: Any = nested(OptimizerConfig)
     training: Any = nested(TrainingConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
+    variant: VariantConfig = field(default_factory=VariantConfig)
+    #: What experiments.evaluate is to do when the run is trained: for each evaluation its KEY=VALUE.
+    evaluate: list[list[str]] = field(default_factory=list)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
 
 ConfigStore.instance().store("train_schema", TrainConfig)
@@ -87,17 +124,23 @@ ConfigStore.instance().store("train_schema", TrainConfig)
 def load_model(config: dict[str, Any]) -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor]:
     """What the config's ``model`` describes, untrained between its backbones, and what prepares its input.
 
-    Raises ValueError for backbones that are not there.
+    Raises ValueError for backbones that are not there, and for parts to train that are not.
     """
     vision = backbones.VISION if config["vision"] == "embedded" else config["vision"]
     language = backbones.LANGUAGE if config["language"] == "embedded" else config["language"]
     for key, name in (("vision", vision), ("language", language)):
         check_model(name, f"model.{key}")
-    trained = {key: value for key, value in config.items() if key not in ("vision", "language", "dtype", "aspect")}
+    own = ("vision", "language", "dtype", "aspect", "trains", "from_scratch")
+    parts = {key: value for key, value in config.items() if key not in own}
     processor = FlamingoProcessor.from_vision_text_pretrained(vision, language, aspect=config["aspect"])
     model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
-        vision, language, dtype=config["dtype"], new_token_ids=processor.new_token_ids, **trained
+        vision, language, dtype=config["dtype"], new_token_ids=processor.new_token_ids, **parts
     )
+    if config["from_scratch"]:
+        fresh = AutoModelForCausalLM.from_config(model.language_model.config)
+        model.language_model.load_state_dict(fresh.state_dict())
+        model.new_tokens.start_from_mean(model.get_input_embeddings(), model.get_output_embeddings())
+    model.train_parts(config["trains"])
     return model, processor
 
 
@@ -127,21 +170,48 @@ def sampler(
     return sample
 
 
+def _changed_backbones(config: dict[str, Any]) -> str:
+    changed = [part for part in ("vision_model", "language_model") if part in config["model"]["trains"]]
+    if config["model"]["from_scratch"] and "language_model" not in changed:
+        changed.append("language_model")
+    return " and ".join(changed)
+
+
 def flat(record: dict[str, Any]) -> dict[str, Any]:
     """A record of the history with ``gates/<layer>.<part>`` for what is nested."""
     gates = {f"gates/{name}": value for name, value in record["gates"].items()}
     return {key: value for key, value in record.items() if key not in ("gates", "step")} | gates
 
 
-def run_training(config: dict[str, Any], output: Path) -> None:
-    """The whole run; one that was stopped goes on, one that is done is left as it is."""
-    begin(output, config, produces=("state", "history.jsonl", "checkpoint", "wandb", "skipped.json"))
-    if (output / "checkpoint").exists():
-        log.info("%s is trained already; overwrite=true trains it anew", output)
-        return
+def run_training(config: dict[str, Any], output: Path, overrides: Sequence[str] = ()) -> float:
+    """The whole run, evaluations included; one that was stopped goes on, what is done is left as it is.
+
+    ``overrides`` are what was said on the command line or by a sweep. Returns what a search goes by.
+    """
+    # First of all: a mistake in them is not to be found after an hour of training.
+    evaluations = [evaluate.composed(overrides) | {"run": str(output)} for overrides in config["evaluate"]]
+    begin(output, config, _PRODUCES, may_change=("variant", "evaluate", "objective"))
+    if PartialState().is_main_process:
+        write_atomically(output / "overrides.yaml", yaml.safe_dump(list(overrides)))
+    with failure_recorded(output):
+        if (output / "checkpoint").exists():
+            log.info("%s is trained already; overwrite=true trains it anew", output)
+        else:
+            train_model(config, output)
+        for evaluation in evaluations:
+            evaluate.run_evaluation(evaluation)
+        return objective(output, config["objective"])
+
+
+def train_model(config: dict[str, Any], output: Path) -> None:
+    """From the config to a checkpoint."""
     training = build(TrainingConfig, config["training"], "training")
     optimizer = build(OptimizerConfig, config["optimizer"], "optimizer")
     torch.manual_seed(training.seed)
+    if (changed := _changed_backbones(config)) and not config["include_backbones"]:
+        raise ValueError(f"the {changed} changes, so the checkpoint has to hold it: say include_backbones=true")
+    if config["features"]["folder"] and "vision_model" in config["model"]["trains"]:
+        raise ValueError("features.folder keeps what a frozen encoder sees, but model.trains has the vision_model")
     model, processor = load_model(config["model"])
     counts = ", ".join(f"{part} {count / 1e6:.2f}M" for part, count in model.parameter_counts().items())
     log.info("parameters: %s", counts)
@@ -187,9 +257,11 @@ def run_training(config: dict[str, Any], output: Path) -> None:
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
-def main(config: DictConfig) -> None:
+def main(config: DictConfig) -> float:
     with user_errors():
-        run_training(plain(config), Path(HydraConfig.get().runtime.output_dir))
+        job = HydraConfig.get()
+        value = run_training(plain(config), Path(job.runtime.output_dir), list(job.overrides.task))
+    return value
 
 
 if __name__ == "__main__":

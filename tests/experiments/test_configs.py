@@ -23,7 +23,7 @@ from flamingo.training.optimizer import OptimizerConfig
 CONF = Path(__file__).parents[2] / "conf"
 #: The commands, with what they must be told, and the groups that each chooses from.
 COMMANDS = {
-    "train": ((), ("model", "data", "optimizer", "experiment", "debug")),
+    "train": ((), ("model", "data", "optimizer", "experiment", "ablation", "sweep", "debug")),
     "evaluate": (("run=somewhere",), ("task",)),
     "report": (("run=somewhere",), ()),
     "convert": (("checkpoint=somewhere", "output=elsewhere"), ()),
@@ -100,8 +100,11 @@ def test_a_value_out_of_range_names_its_key():
 
 
 def test_what_is_needed_and_missing_is_named():
-    with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(ValueError, match=r"a value for run$"):
-        plain(compose("report"))
+    with (
+        initialize_config_dir(str(CONF), version_base="1.3"),
+        pytest.raises(ValueError, match=r"for checkpoint, output$"),
+    ):
+        plain(compose("convert"))
 
 
 @dataclass

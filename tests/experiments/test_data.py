@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from experiments.data import make_data, training_images
+from experiments.data import Encoded, make_data, training_images
 from experiments.train import load_model
+from flamingo.data.world.documents import WorldDocuments
+from tests.experiments.test_configs import composed
 from tests.experiments.test_photographs import training
 
 VERSIONS = 2
@@ -39,3 +41,18 @@ def test_versions_of_a_document_share_its_images(parts):
             other = model(**own, pixel_values=tensors["pixel_values"][1 - row // VERSIONS, None]).logits
             assert (other - alone).abs().max() > 1e-4
     assert not torch.equal(tensors["input_ids"][0], tensors["input_ids"][1])
+
+
+def test_the_coin_of_p_next_is_the_documents_own_and_falls_as_often_as_asked(backbones):
+    _, processor = load_model(composed("train")["model"])
+    documents = WorldDocuments("captions", "training", 0, 2, 2, 0.0)
+
+    def sees(p_next):
+        """What the last word of each of 40 documents' first captions sees, counted from their first image."""
+        encoded = Encoded(documents, processor, p_next=p_next)
+        return [int(encoded[index][0][0].image_index[5]) for index in range(40)]
+
+    assert sees(0.0) == [0] * 40
+    assert sees(1.0) == [1] * 40
+    half = sees(0.5)
+    assert half == sees(0.5) and 10 <= sum(half) <= 30

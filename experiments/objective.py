@@ -1,0 +1,34 @@
+"""What a search goes by: the value that a training run returns."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from flamingo.report.results import mean_over_seeds, read_scores
+
+
+@dataclass
+class ObjectiveConfig:
+    """A score of the run's evaluations with plain demonstrations; or, where `task` is null, the loss at the end."""
+
+    task: str | None = None
+    shots: int = 0
+    metric: str = "exact_match"
+
+
+def objective(run: Path, config: dict[str, Any]) -> float:
+    """The score, or the mean loss (nats) over the last tenth of the records of ``history.jsonl``.
+
+    The embedded world's documents never come twice, so that there the loss is one of unseen documents. Raises
+    ValueError, naming the file, where the score is not there.
+    """
+    if config["task"] is None:
+        losses = [json.loads(line)["loss"] for line in (run / "history.jsonl").read_text().splitlines()]
+        return fmean(losses[-max(1, len(losses) // 10) :])
+    wanted = (config["task"], config["shots"], config["metric"])
+    for score in mean_over_seeds(read_scores(run / "scores.json")):
+        if (score.setting.task, score.setting.shots, score.metric) == wanted and not score.setting.series:
+            return score.value
+    raise ValueError(f"{run / 'scores.json'} has no {wanted[2]} of {wanted[0]} at {wanted[1]} shots: see `evaluate`")

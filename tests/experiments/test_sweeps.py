@@ -1,0 +1,142 @@
+"""Runs in sweeps: by every launcher, each complete in its folder, evaluated, continued, and listed where they fail."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from experiments.objective import objective
+from experiments.report import run_report
+from experiments.train import load_model, run_training
+from tests.experiments.test_configs import CONF, composed
+
+SMALL = (
+    *("experiment=demo", "debug=quick", "wandb.mode=disabled", "training.steps=2", "optimizer.warmup=1"),
+    *("training.save_every=1", "training.sample_every=0", "data.documents.captions.batch=1"),
+    *("data.documents.captions.least=2", "data.documents.captions.most=2"),
+)
+EVALUATION = 'evaluate=[["task.number=2","shots=[0,2]","controls=[]","text_only=false"]]'
+ROOT = Path(__file__).parents[2]
+
+
+def sweep(*overrides):
+    command = [sys.executable, "-m", "experiments.train", "-m", *SMALL, *overrides]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def files(folder):
+    """What a run left, but for logs and the state's file times."""
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".log"}
+
+
+def test_a_run_is_trained_and_evaluated_at_once_and_done_again_changes_nothing(tmp_path):
+    config = composed("train", *SMALL, EVALUATION, f"output={tmp_path}", "objective.task=world/captions")
+    value = run_training(config, tmp_path, ["seed=0"])
+    rows = json.loads((tmp_path / "scores.json").read_text())
+    assert {row["shots"] for row in rows} == {0, 2}
+    assert value == next(row["value"] for row in rows if (row["shots"], row["metric"]) == (0, "exact_match"))
+    assert yaml.safe_load((tmp_path / "overrides.yaml").read_text()) == ["seed=0"]
+    before = files(tmp_path)
+    assert run_training(config, tmp_path, ["seed=0"]) == value
+    assert files(tmp_path) == before
+
+
+def test_the_objective_is_the_last_losses_or_the_score_that_is_named(tmp_path):
+    lines = [json.dumps({"step": i, "loss": float(i)}) + "\n" for i in range(40)]
+    (tmp_path / "history.jsonl").write_text("".join(lines))
+    assert objective(tmp_path, {"task": None, "shots": 0, "metric": "exact_match"}) == 37.5
+    row = {"task": "a", "shots": 4, "demonstrations": "random", "decoding": "greedy", "metric": "CIDEr", "n": 9}
+    rows = [row | {"control": c, "seed": s, "value": v, "ci95": None} for c, s, v in ((None, 0, 0.2), (None, 1, 0.4))]
+    rows += [row | {"control": "blind", "seed": 0, "value": 9.0, "ci95": None}]
+    (tmp_path / "scores.json").write_text(json.dumps(rows))
+    assert objective(tmp_path, {"task": "a", "shots": 4, "metric": "CIDEr"}) == pytest.approx(0.3)
+    with pytest.raises(ValueError, match=r"scores\.json has no CIDEr of a at 8 shots"):
+        objective(tmp_path, {"task": "a", "shots": 8, "metric": "CIDEr"})
+
+
+def test_a_run_that_fails_leaves_its_reason_until_it_is_tried_again(tmp_path):
+    broken = composed("train", *SMALL, "data.documents.captions.kind=caption")
+    with pytest.raises(ValueError, match="got 'caption'"):
+        run_training(broken, tmp_path)
+    assert (tmp_path / "failure.txt").read_text().startswith("ValueError: ")
+    run_training(composed("train", *SMALL), tmp_path)
+    assert not (tmp_path / "failure.txt").exists()
+
+
+def test_a_mistake_in_an_evaluation_is_found_before_training(tmp_path):
+    config = composed("train", *SMALL, 'evaluate=[["shot=[0]"]]')
+    with pytest.raises(Exception, match="shot"):
+        run_training(config, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_parallel_processes_go_on_after_one_fails_and_the_table_lists_it(tmp_path):
+    overrides = (f"output={tmp_path}", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", EVALUATION)
+    first = sweep(*overrides, "training.precision=fp32,fp8", "seed=0")
+    assert first.returncode != 0
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2, first.stderr
+    done, failed = (next(tmp_path.glob(f"*+seed-0+*precision-{name}+*")) for name in ("fp32", "fp8"))
+    assert (done / "scores.json").exists() and not (failed / "scores.json").exists()
+    markdown, *_ = run_report({"run": None, "runs": f"{tmp_path}/*", "baseline": None, "output": None, "title": None})
+    assert markdown.parent == tmp_path
+    assert f"- `{failed}`: failed: ValueError: config key training: training precision must be" in markdown.read_text()
+    before = files(done)
+    second = sweep(*overrides, "training.precision=fp32", "seed=0")
+    assert second.returncode == 0, second.stderr
+    assert files(done) == before
+
+
+def test_submitit_runs_jobs_of_their_own(tmp_path):
+    result = sweep(f"output={tmp_path}", "hydra/launcher=submitit_local", "seed=3")
+    assert result.returncode == 0, result.stderr
+    [run] = tmp_path.glob("*seed-3*")
+    assert yaml.safe_load((run / "config.yaml").read_text())["training"]["seed"] == 3
+    assert (run / "checkpoint").is_dir()
+
+
+# ------------------------------------------------------------------------------- ablations
+
+
+def ablations():
+    config = yaml.safe_load((CONF / "sweep" / "ablations.yaml").read_text())
+    text = config["hydra"]["sweeper"]["params"]["ablation"]
+    return [str(name) for name in OverridesParser.create().parse_override(f"ablation={text}").value().list]
+
+
+def test_the_sweep_runs_every_ablation_once():
+    assert sorted(ablations()) == sorted(path.stem for path in (CONF / "ablation").glob("*.yaml"))
+
+
+def test_no_two_ablations_are_alike_but_in_their_names():
+    configs = {name: composed("train", "experiment=ablation", f"ablation={name}") for name in ablations()}
+    assert len({config["variant"]["name"] for config in configs.values()}) == len(configs)
+    settings = [json.dumps({k: v for k, v in config.items() if k != "variant"}) for config in configs.values()]
+    assert len(set(settings)) == len(settings)
+    assert configs["pairs_only"]["data"]["documents"].keys() == {"pairs"}
+    assert configs["interleaved_only"]["data"]["documents"].keys() == {"captions", "binding"}
+    assert configs["baseline"]["data"]["documents"].keys() == {"captions", "binding", "pairs"}
+
+
+def test_a_language_model_from_scratch_has_other_weights_and_trains():
+    chosen = {
+        name: load_model(composed("train", "experiment=ablation", f"ablation={name}")["model"])[0]
+        for name in ("baseline", "language_from_scratch", "new_tokens_frozen", "one_in_the_middle")
+    }
+    own, scratch = (dict(chosen[n].language_model.named_parameters()) for n in ("baseline", "language_from_scratch"))
+    matrix = "model.layers.0.self_attn.q_proj.weight"
+    assert own.keys() == scratch.keys() and not own[matrix].allclose(scratch[matrix], atol=1e-2)
+    assert scratch[matrix].requires_grad and not own[matrix].requires_grad
+    mean = scratch["model.embed_tokens.weight"].mean(0)
+    assert chosen["language_from_scratch"].new_tokens.input_rows[0].allclose(mean)
+    assert not any(p.requires_grad for p in chosen["new_tokens_frozen"].new_tokens.parameters())
+    assert list(chosen["one_in_the_middle"].gated_layers) == ["2"]
+
+
+def test_a_trained_backbone_has_to_be_in_the_checkpoint(tmp_path):
+    config = composed("train", *SMALL, "include_backbones=false", "model.trains=[resampler,vision_model]")
+    with pytest.raises(ValueError, match=r"vision_model changes, .* include_backbones=true"):
+        run_training(config, tmp_path)
