@@ -40,9 +40,6 @@ class VisionFeaturesConfig:
 class ResamplerConfig:
     """Perceiver Resampler (Flamingo, section 2.1 and appendix A.1.1), or what its ablations put in its place."""
 
-    #: All but the Perceiver keep a visual token for every patch: layers of a transformer over the patches of an image,
-    #: of a feed-forward on each, or no layer at all.
-    kind: Resampling = "perceiver"
     depth: int = 6
     latents: int = 64
     heads: int = 8
@@ -58,6 +55,9 @@ class ResamplerConfig:
     #: In training, of the features and of what attention and feed-forward add: for small data, where captions of
     #: images seen before are soon known by heart. The papers have none.
     dropout: float = 0.0
+    #: All but the Perceiver keep a visual token for every patch: layers of a transformer over the patches of an image,
+    #: of a feed-forward on each, or no layer at all.
+    kind: Resampling = "perceiver"
 
     def __post_init__(self) -> None:
         _check_types("resampler", self)
