@@ -6,12 +6,13 @@ attention of all beams reads the prompt once.
 """
 
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 
@@ -52,8 +53,11 @@ class PromptCache(Cache):
         self.visible: Bool[Tensor, "b n s"] | None = None
 
     @staticmethod
-    def serves(language_model: PreTrainedModel, arguments: Collection[str]) -> bool:
-        """Whether positions can be told to the language model, and its attention takes any mask and sees everything."""
+    def serves(language_model: Any, arguments: Collection[str]) -> bool:
+        """Whether positions can be told to the language model, and its attention takes any mask and sees everything.
+
+        A transformers model, or one that peft has wrapped.
+        """
         config = language_model.config
         return (
             "position_ids" in arguments
