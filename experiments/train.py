@@ -43,7 +43,7 @@ from flamingo.data.pictures import open_image
 from flamingo.decoding import Decoder
 from flamingo.model.configuration import GatedConfig, ResamplerConfig, VisionFeaturesConfig
 from flamingo.training.loop import TrainingConfig, train
-from flamingo.training.optimizer import OptimizerConfig
+from flamingo.training.optimizer import OptimizerConfig, check_warmup
 
 log = logging.getLogger(__name__)
 
@@ -207,6 +207,7 @@ def train_model(config: dict[str, Any], output: Path) -> None:
     """From the config to a checkpoint."""
     training = build(TrainingConfig, config["training"], "training")
     optimizer = build(OptimizerConfig, config["optimizer"], "optimizer")
+    check_warmup(optimizer, training.steps)  # rather than when minutes have gone into features
     torch.manual_seed(training.seed)
     if (changed := _changed_backbones(config)) and not config["include_backbones"]:
         raise ValueError(f"the {changed} changes, so the checkpoint has to hold it: say include_backbones=true")

@@ -124,9 +124,14 @@ def rate_factor(config: OptimizerConfig, step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - config.warmup) / (steps - config.warmup)))
 
 
-def make_schedule(optimizer: Optimizer, config: OptimizerConfig, steps: int) -> LambdaLR:
+def check_warmup(config: OptimizerConfig, steps: int) -> None:
     """Raises ValueError where the warm-up leaves no step to train with."""
     if config.warmup >= steps:
         raise ValueError(f"optimizer warmup {config.warmup} must be less than the number of steps, {steps}")
+
+
+def make_schedule(optimizer: Optimizer, config: OptimizerConfig, steps: int) -> LambdaLR:
+    """Raises ValueError where the warm-up leaves no step to train with."""
+    check_warmup(config, steps)
     # LambdaLR counts the steps that are done, and asks once more after the last.
     return LambdaLR(optimizer, lambda done: rate_factor(config, min(done + 1, steps), steps))

@@ -149,3 +149,6 @@ def test_errors_name_what_is_wrong(shards, backbones, run, tmp_path):
         run_training(training(shards, backbones, tmp_path / "c", "features.folder=null"), tmp_path / "c")
     with pytest.raises(ValueError, match="there is no split 'validation'; there are: dev, train"):
         run_training(training(shards, backbones, tmp_path / "d", "data.split=validation"), tmp_path / "d")
+    with pytest.raises(ValueError, match="warmup 4 must be less than the number of steps, 4"):
+        run_training(training(shards, backbones, tmp_path / "f", "optimizer.warmup=4"), tmp_path / "f")
+    assert not (tmp_path / "f" / "features").exists()
