@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import IdeficsConfig, IdeficsForVisionText2Text, StoppingCriteriaList
+from transformers import IdeficsConfig, IdeficsForVisionText2Text
 
-from experiments.benchmark.worker import Clock, serve, train
+from experiments.benchmark.worker import seconds_per_token, serve, train
 
 
 class Idefics:
@@ -46,16 +46,7 @@ class Idefics:
         return {**kept, "image_attention_mask": seen[:rows].long()}
 
     def decode(self, path: str, tokens: int) -> float:
-        clock = Clock()
-        self.model.eval().generate(
-            **self._inputs(path, 1),
-            stopping_criteria=StoppingCriteriaList([clock]),
-            max_new_tokens=tokens,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=1,
-        )
-        return clock.seconds_per_token()
+        return seconds_per_token(self.model.eval(), self._inputs(path, 1), tokens)
 
     def train_step(self, path: str, steps: int) -> list[float]:
         inputs = {**self._inputs(path, 1000), "labels": torch.load(path)["labels"]}

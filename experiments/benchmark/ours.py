@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import StoppingCriteriaList
 
 from experiments.benchmark.materials import picture
-from experiments.benchmark.worker import Clock, serve, train
+from experiments.benchmark.worker import seconds_per_token, serve, train
 from flamingo.data.document import Document, Image, Text
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.decoding import Decoder
@@ -64,16 +63,7 @@ class Ours:
         """Seconds a token after the prompt of a batch, greedily."""
         inputs = torch.load(path)
         kept = {name: inputs[name][:1] for name in ("input_ids", "attention_mask", "image_index", "pixel_values")}
-        clock = Clock()
-        self.model.eval().generate(
-            **kept,
-            stopping_criteria=StoppingCriteriaList([clock]),
-            max_new_tokens=tokens,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=1,
-        )
-        return clock.seconds_per_token()
+        return seconds_per_token(self.model.eval(), kept, tokens)
 
     def train_step(self, path: str, steps: int, features: bool = False) -> list[float]:
         """Seconds of each step, from pixels or from the frozen encoder's features."""

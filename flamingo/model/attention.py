@@ -42,9 +42,11 @@ class Attention(nn.Module):
         return self.k_norm(keys), values
 
     def queries(self, x: Float[Tensor, "*batch q width"]) -> Float[Tensor, "*batch k q e"]:
+        """One for each head ``k``, as :func:`attend` takes them."""
         return self.q_norm(rearrange(self.to_q(x), "... q (k e) -> ... k q e", k=self.heads))
 
     def output(self, attended: Float[Tensor, "*batch k q e"]) -> Float[Tensor, "*batch q width"]:
+        """What the heads have found, together."""
         return self.to_out(rearrange(attended, "... k q e -> ... q (k e)"))
 
     def forward(

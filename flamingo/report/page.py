@@ -38,7 +38,7 @@ def write_report(run: Path, title: str | None = None) -> list[Path]:
     few_shot = few_shot_figure(scores)
     page = (
         environment(autoescape=True)
-        .get_template("template.html")
+        .get_template("report.html")
         .render(
             title=title or f"Few-shot results of {run.resolve().name}",
             headlines=[_headline(scores, task) for task in _tasks(scores)],

@@ -227,8 +227,7 @@ def test_beams_and_samples_share_the_memory_of_their_prompt_where_the_language_m
 def test_what_all_prompts_begin_with_may_be_run_before_them_and_once(backbones, settings):
     """Two images with text for all, then one more for each; padding on the left of what is their own."""
     model = tiny.flamingo(backbones, language="opt")
-    if not model.shares_prefixes:
-        pytest.fail("OPT has full attention")
+    assert model.shares_prefixes  # OPT has full attention
     batch = tiny.inputs(documents=3)
     batch["input_ids"][:, :9] = batch["input_ids"][0, :9]
     batch["image_index"][:, 9:] = torch.tensor([2, 3, 4]).unsqueeze(1)
