@@ -68,6 +68,8 @@ class ModelConfig:
     dtype: str = "auto"
     #: Pictures that are not square: padded, cropped, or as_is, left to the encoder's own image processor.
     aspect: str = "as_is"
+    #: The pictures' side in pixels, if not what the encoder comes with; convolutional ones take any.
+    image_size: int | None = None
     #: What trains, of these and vision_model, language_model; a backbone that does has to be in the checkpoint.
     trains: list[str] = field(default_factory=lambda: ["resampler", "gated_layers", "new_tokens"])
     #: Whether the language model begins with random weights instead of its own.
@@ -130,9 +132,11 @@ def load_model(config: dict[str, Any]) -> tuple[FlamingoForConditionalGeneration
     language = backbones.LANGUAGE if config["language"] == "embedded" else config["language"]
     for key, name in (("vision", vision), ("language", language)):
         check_model(name, f"model.{key}")
-    own = ("vision", "language", "dtype", "aspect", "trains", "from_scratch")
+    own = ("vision", "language", "dtype", "aspect", "image_size", "trains", "from_scratch")
     parts = {key: value for key, value in config.items() if key not in own}
-    processor = FlamingoProcessor.from_vision_text_pretrained(vision, language, aspect=config["aspect"])
+    processor = FlamingoProcessor.from_vision_text_pretrained(
+        vision, language, config["image_size"], aspect=config["aspect"]
+    )
     model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
         vision, language, dtype=config["dtype"], new_token_ids=processor.new_token_ids, **parts
     )

@@ -73,11 +73,20 @@ class FlamingoProcessor(ProcessorMixin):
 
     @classmethod
     def from_vision_text_pretrained(
-        cls, vision_model_name_or_path: str | Path, text_model_name_or_path: str | Path, **kwargs: Any
+        cls,
+        vision_model_name_or_path: str | Path,
+        text_model_name_or_path: str | Path,
+        image_size: int | None = None,
+        **kwargs: Any,
     ) -> "FlamingoProcessor":
-        """The image processor of the one and the tokenizer of the other; ``kwargs`` go to ``__init__``."""
+        """The image processor of the one and the tokenizer of the other; ``kwargs`` go to ``__init__``.
+
+        ``image_size``: the side, in pixels, of what the encoder is given, if not the one it comes with.
+        """
         # torchvision is not to be had everywhere; Pillow's resizing is also what the encoders were trained with.
         image_processor = AutoImageProcessor.from_pretrained(vision_model_name_or_path, backend="pil")
+        if image_size is not None:
+            _resize(image_processor, image_size)
         return cls(image_processor, AutoTokenizer.from_pretrained(text_model_name_or_path), **kwargs)
 
     @property
@@ -272,3 +281,12 @@ def _coins(rng: random.Random | None, **probabilities: float) -> Any:
         if 0 < p < 1 and rng is None:
             raise ValueError(f"{name}={p} is a matter of chance: give an rng")
     return lambda p: p == 1 or (p > 0 and rng is not None and rng.random() < p)
+
+
+def _resize(image_processor: Any, side: int) -> None:
+    """What comes out becomes ``side`` pixels; where that is cropped from something larger, so in proportion."""
+    size, crop = dict(image_processor.size), dict(getattr(image_processor, "crop_size", None) or {})
+    out = max((crop if getattr(image_processor, "do_center_crop", False) else size).values())
+    image_processor.size = {key: round(value * side / out) for key, value in size.items()}
+    if crop:
+        image_processor.crop_size = dict.fromkeys(crop, side)

@@ -7,6 +7,7 @@ import torch
 from PIL import Image as PILImage
 from tokenizers import processors
 from transformers import AutoProcessor, AutoTokenizer
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from flamingo import Document, FlamingoProcessor, Image, Text
 from flamingo.data.document import EndOfChunk
@@ -323,3 +324,18 @@ def test_a_marker_may_be_plain_text(processor, pictures, backbones, tmp_path):
         assert len(ids) > 5 and 301 not in ids
         assert example.input_ids.tolist() == [0, *ids]
         assert example.image_index.tolist() == [-1, *[0] * len(ids)]
+
+
+def test_pictures_of_another_size_are_shown_the_same(backbones, tmp_path):
+    make = FlamingoProcessor.from_vision_text_pretrained
+    cropped = CLIPImageProcessorPil(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32})
+    squeezed = CLIPImageProcessorPil(size={"height": 32, "width": 32}, do_center_crop=False)
+    # A white bar at each side of 100 columns: cutting away a tenth on each side leaves none of it.
+    picture = PILImage.new("RGB", (100, 100), "white")
+    picture.paste((0, 0, 0), (8, 0, 92, 100))
+    for image_processor, brightest in ((cropped, False), (squeezed, True)):
+        image_processor.save_pretrained(tmp_path)
+        for side in (None, 64):
+            pixels = make(tmp_path, backbones / "gpt2", side).pixel_values([Image(picture)])
+            assert pixels.shape[-2:] == (side or 32, side or 32)
+            assert (pixels[..., 0].max() > 1) == brightest
