@@ -4,6 +4,7 @@ import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from omegaconf import MISSING
@@ -13,6 +14,7 @@ from flamingo import Document, FlamingoProcessor, Image
 from flamingo.data.captions import CaptionedImage
 from flamingo.data.collate import Example, collate
 from flamingo.data.interleaved import Interleaved
+from flamingo.data.packing import pack
 from flamingo.data.shards import Shards
 from flamingo.data.sources import load, of_split, readable
 from flamingo.data.world.documents import WorldDocuments
@@ -41,6 +43,8 @@ class DocumentsConfig:
     views: int = 1
     #: Of images: how many captions of each are learnt at once, which costs little more than one: in so many documents.
     versions: int = 1
+    #: Tokens of a row that several short documents share; 0: each has its own, padded to the longest.
+    pack: int = 0
     weight: float = 1.0
 
 
@@ -150,15 +154,6 @@ def make_data(
     workers: int,
 ) -> list[DataSet]:
     """A data set for each of the config's ``documents``."""
-
-    def batch(encoded: list[tuple[list[Example], str]]) -> Batch:
-        examples = [example for versions, _ in encoded for example in versions]
-        tensors = collate(examples, processor.tokenizer.pad_token_id, "right")
-        versions = len(examples) // len(encoded)
-        for name in tensors.keys() & {"pixel_values", "image_features"}:
-            tensors[name] = tensors[name][::versions]  # the other rows have no images of their own
-        return Batch(tensors, [name for _, name in encoded])
-
     if not config["documents"]:
         raise ValueError("the config has no documents to train on: choose data=...")
     sets = []
@@ -174,10 +169,24 @@ def make_data(
         of_images = chosen["kind"] == "images"
         kept, versions = (features, chosen["versions"]) if of_images else (None, 1)
         encoded = Encoded(documents, processor, kept, versions, chosen["p_next"], seed)
+        if chosen["pack"] < 0:
+            raise ValueError(f"data.documents.{name}.pack must be a number of tokens, or 0; got {chosen['pack']}")
+        batch = partial(_batch, pack_to=chosen["pack"], pad=processor.tokenizer.pad_token_id)
         sets.append(
             data_set(name, encoded, batch, batch=chosen["batch"], seed=seed, workers=workers, weight=chosen["weight"])
         )
     return sets
+
+
+def _batch(encoded: list[tuple[list[Example], str]], pack_to: int, pad: int) -> Batch:
+    ids = [name for _, name in encoded]
+    if pack_to:
+        return Batch(pack([versions for versions, _ in encoded], pack_to, pad), ids)
+    examples = [example for versions, _ in encoded for example in versions]
+    tensors = collate(examples, pad, "right")
+    for name in tensors.keys() & {"pixel_values", "image_features"}:
+        tensors[name] = tensors[name][:: len(examples) // len(encoded)]  # the other rows have no images of their own
+    return Batch(tensors, ids)
 
 
 def sample_documents(config: dict[str, Any], images: CaptionedImages | None, number: int) -> list[Document]:

@@ -332,8 +332,9 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
 
         ``image_index`` says which image a token sees (-1 for none); the processor makes it. Images
         come as pixels, as the frozen encoder's features, as visual tokens (:meth:`encode_images`) or as
-        :meth:`visual_cache`; without any, the text sees none. An ``attention_mask`` that is not [bn s] is
-        one that transformers has prepared for a cache of fixed size. ``num_items_in_batch``: see
+        :meth:`visual_cache`; without any, the text sees none. An ``attention_mask`` that is not [bn s] is that of
+        packed documents (:mod:`flamingo.data.packing`), or one that transformers has prepared for a cache
+        of fixed size. ``num_items_in_batch``: see
         :func:`next_token_loss`. Further arguments go to the language model. Raises ValueError where these
         do not fit together.
         """
@@ -344,6 +345,8 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         )
         if position_ids is None and isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
             position_ids = _positions(attention_mask)[:, -input_ids.shape[1] :]
+        if past_key_values is None and isinstance(attention_mask, Tensor) and attention_mask.ndim == 4:
+            self._check_packing()
         if unknown := kwargs.keys() - self._language_model_arguments - TransformersKwargs.__annotations__.keys():
             raise ValueError(f"neither Flamingo nor its language model has the argument {', '.join(sorted(unknown))}")
         if "position_ids" in self._language_model_arguments:  # MPT has none
@@ -373,6 +376,15 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
             hidden_states=hidden_states,
             attentions=outputs.attentions,
         )
+
+    def _check_packing(self) -> None:
+        if not PromptCache.serves(self.language_model, self._language_model_arguments):
+            raise ValueError(
+                "packed documents need a language model that is told positions, with sdpa attention over all tokens, "
+                "and this one is none: leave documents unpacked (data.documents.*.pack=0)"
+            )
+        if self.config.gated.attend != "last":
+            raise ValueError('packed documents need gated.attend="last": others would see images of one another')
 
     def _images(
         self,

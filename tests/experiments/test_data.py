@@ -14,9 +14,8 @@ VERSIONS = 2
 
 @pytest.fixture
 def parts(shards, backbones, tmp_path):
-    config = training(
-        shards, backbones, tmp_path, f"data.documents.pairs.versions={VERSIONS}", "~data.documents.interleaved"
-    )
+    pairs = (f"data.documents.pairs.versions={VERSIONS}", "data.documents.pairs.pack=0", "~data.documents.interleaved")
+    config = training(shards, backbones, tmp_path, *pairs)
     model, processor = load_model(config["model"])
     for name, parameter in model.named_parameters():
         if name.endswith("_gate"):
@@ -56,3 +55,21 @@ def test_the_coin_of_p_next_is_the_documents_own_and_falls_as_often_as_asked(bac
     assert sees(1.0) == [1] * 40
     half = sees(0.5)
     assert half == sees(0.5) and 10 <= sum(half) <= 30
+
+
+def test_packed_batches_have_the_loss_of_padded_ones(shards, backbones, tmp_path):
+    losses = []
+    for pack in (0, 100):
+        overrides = (f"data.documents.pairs.pack={pack}", "data.documents.pairs.batch=3", "~data.documents.interleaved")
+        config = training(shards, backbones, tmp_path, *overrides)
+        model, processor = load_model(config["model"])
+        for name, parameter in model.named_parameters():
+            if name.endswith("_gate"):
+                parameter.data.fill_(0.7)
+        trained, _ = training_images(config["data"])
+        [data] = make_data(config["data"], trained, processor, None, seed=0, workers=0)
+        batch = next(iter(data.batches))
+        with torch.no_grad():
+            losses.append((batch.ids, batch.label_tokens(), model.eval()(**batch.tensors).loss))
+    assert losses[0][:2] == losses[1][:2]
+    torch.testing.assert_close(losses[0][2], losses[1][2])

@@ -22,6 +22,7 @@ def training(shards, backbones, output, *overrides):
         *("data.documents.interleaved.least=3", "data.documents.interleaved.most=3"),
         "data.documents.interleaved.views=2",
         "data.documents.pairs.versions=3",
+        "model.image_size=null",
         *overrides,
     )
 

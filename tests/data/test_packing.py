@@ -1,0 +1,47 @@
+"""Several documents in a row: who sees whom, from where positions count, which images are whose."""
+
+import torch
+
+from flamingo.data.collate import Example
+from flamingo.data.packing import pack
+
+
+def example(length, images=0, value=0.0):
+    ids = torch.arange(1, length + 1)
+    pixels = torch.full((images, 1, 3, 2, 2), value) if images else None
+    return Example(ids, torch.arange(length) % (images + 1) - 1, ids, pixels)
+
+
+def test_documents_share_rows_and_see_only_themselves():
+    batch = pack([[example(2)], [example(5)], [example(4)]], length=7, pad_token_id=9)
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 1, 2], [1, 2, 3, 4, 9, 9, 9]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 0, 1], [0, 1, 2, 3, 0, 0, 0]]
+    first, second = batch["attention_mask"][:, 0]
+    assert torch.equal(first[:5, :5], torch.ones(5, 5).tril().bool())
+    assert torch.equal(first[5:], torch.tensor([[0, 0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1, 1]]).bool())
+    assert not first[:5, 5:].any() and not second[:4, 4:].any() and not second[4:, :4].any()
+    assert second.any(dim=-1).all()  # padding, too, sees something
+    # The first token of a document is not to be told from the last one of another.
+    assert batch["labels"].tolist() == [[-100, 2, 3, 4, 5, -100, 2], [-100, 2, 3, 4, -100, -100, -100]]
+
+
+def test_images_of_all_documents_of_a_row_stand_together():
+    batch = pack([[example(3, images=2, value=1)], [example(2, images=1, value=2)], [example(1)]], 6, 0)
+    assert batch["image_index"].tolist() == [[-1, 0, 1, -1, 2, -1]]
+    assert batch["pixel_values"].shape == (1, 3, 1, 3, 2, 2)
+    assert batch["pixel_values"].amax(dim=(2, 3, 4, 5)).tolist() == [[1, 1, 2]]
+
+
+def test_versions_of_a_document_share_its_images():
+    versions = [
+        example(4, images=1, value=1),
+        Example(torch.arange(3), torch.tensor([-1, 0, 0]), torch.arange(3), None),
+    ]
+    batch = pack([versions, [example(2, images=1, value=2)]], 9, 0)
+    assert batch["image_index"].tolist() == [[-1, 0, -1, 0, -1, 0, 0, -1, 1]]
+    assert batch["pixel_values"].amax(dim=(2, 3, 4, 5)).tolist() == [[1, 2]]
+
+
+def test_what_is_longer_than_a_row_has_one_of_its_own():
+    batch = pack([[example(2)], [example(6)], [example(1)]], length=3, pad_token_id=0)
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6], [1, 2, 1, 0, 0, 0]]

@@ -1,0 +1,55 @@
+"""Documents packed into common rows are to the model what they are apart."""
+
+import pytest
+import torch
+
+from flamingo.data.collate import Example, collate
+from flamingo.data.packing import pack
+from tests import tiny
+
+#: Attention over a sliding window, or by distance: no mask or positions can be told.
+NOT = {"mpt", "mistral", "gemma2", "gemma3_text"}
+
+
+def examples():
+    torch.manual_seed(0)
+    made = []
+    for length, images in ((7, 2), (4, 1), (9, 3), (5, 0)):
+        ids = torch.randint(3, 290, (length,))
+        index = (torch.arange(length) * (images + 1) // length) - 1
+        pixels = torch.randn(images, 1, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE) if images else None
+        made.append(Example(ids, index, ids, pixels))
+    return made
+
+
+def loss_and_gradients(model, batch):
+    model.zero_grad()
+    loss = model(**batch).loss
+    loss.backward()
+    return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("family", sorted(set(tiny.LANGUAGE_MODELS) - NOT))
+def test_loss_and_gradients_are_those_of_separate_rows(backbones, family):
+    model = tiny.flamingo(backbones, family)
+    apart, expected = loss_and_gradients(model, collate(examples(), 0, "right"))
+    packed = pack([[example] for example in examples()], 16, 0)
+    assert len(packed["input_ids"]) == 2
+    together, gradients = loss_and_gradients(model, packed)
+    torch.testing.assert_close(together, apart)
+    assert gradients.keys() == expected.keys() and any(grad.abs().max() > 1e-3 for grad in gradients.values())
+    for name in expected:
+        torch.testing.assert_close(gradients[name], expected[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("family", sorted(NOT))
+def test_a_language_model_that_would_look_over_the_edge_is_refused(backbones, family):
+    model = tiny.flamingo(backbones, family)
+    with pytest.raises(ValueError, match="packed documents need a language model"):
+        model(**pack([[example] for example in examples()], 16, 0))
+
+
+def test_seeing_all_previous_images_is_refused(backbones):
+    model = tiny.flamingo(backbones, gated={"attend": "previous"})
+    with pytest.raises(ValueError, match="would see images of one another"):
+        model(**pack([[example] for example in examples()], 16, 0))
