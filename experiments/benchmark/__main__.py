@@ -4,25 +4,27 @@ make benchmark                                            all of it: about an ho
 python -m experiments.benchmark --only few_shot decode    some of it
 python -m experiments.benchmark --width 64 --layers 2 --heads 2 --vocabulary 500 --vision_width 64 --vision_layers 2 \
     --shots 2 --support 4 --queries 4 --new 5 --train_tokens 48 --rounds 1      does it run at all? a minute
+python -m experiments.benchmark --shape 3b --device cuda --precision bf16 --peak_tflops 989    on an H100 or H200
 
 Each implementation is a process of its own and waits while another runs. Results go to OUTPUT/results.json (ratio is
 theirs / ours, of times and memory: more is better for us), a table to OUTPUT/results.md, a plot to OUTPUT/results.png.
+With --peak_tflops, what share of this a training step reaches goes to OUTPUT/utilisation.md, with its arithmetic.
 """
 
 import argparse
 import sys
 import tempfile
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
 
-from experiments.benchmark import loader, results
-from experiments.benchmark.few_shot import Agreement, few_shot
-from experiments.benchmark.materials import Sizes, build
+from experiments.benchmark import flops, loader, results
+from experiments.benchmark.few_shot import NEAR_TIE, Agreement, few_shot
+from experiments.benchmark.materials import SHAPES, Sizes, build
 from experiments.benchmark.results import Row
 from experiments.benchmark.training import decode, memory, train_cost, train_step, train_step_features
-from experiments.benchmark.worker import Worker
+from experiments.benchmark.worker import Machine, Worker
 
 #: In the order of running, and the implementations that each needs.
 BENCHMARKS = {
@@ -34,24 +36,27 @@ BENCHMARKS = {
     "memory": ("open_flamingo", "flamingo_pytorch", "idefics"),
     "loader": (),
 }
+#: Numbers of which each may be chosen.
+KEYS = {f.name for f in fields(Sizes)}
 #: Those that run on our own transformers.
 OURS = ("ours", "idefics")
 
 
 def main() -> None:
     arguments = _arguments()
-    sizes = Sizes(**{f.name: getattr(arguments, f.name) for f in fields(Sizes)})
+    sizes = replace(SHAPES[arguments.shape], **{key: value for key, value in vars(arguments).items() if key in KEYS})
+    machine = Machine(arguments.threads, arguments.device, arguments.precision)
     output: Path = arguments.output
     output.mkdir(parents=True, exist_ok=True)
     rows = results.read(output / "results.json")
-    agreement = Agreement()
+    agreement = Agreement(NEAR_TIE[arguments.precision])
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         build(folder, sizes)
         for name in arguments.only:
             print(f"{name} ...", file=sys.stderr, flush=True)
             peers = BENCHMARKS[name]
-            workers = {} if name == "loader" else _start(("ours", *peers), folder, arguments)
+            workers = {} if name == "loader" else _start(("ours", *peers), folder, arguments.peers, machine)
             ours, others = workers.get("ours"), [workers[peer] for peer in peers]
             made: list[Row]
             if name.startswith("few_shot"):
@@ -61,6 +66,11 @@ def main() -> None:
                 made = decode(sizes, ours, others, folder, arguments.rounds)
             elif name == "train_step":
                 made = train_step(sizes, ours, others, folder, arguments.rounds)
+                if arguments.peak_tflops:
+                    seconds = {"ours": made[0]["ours"], **{r["peer"]: r["theirs"] for r in made}}
+                    text = flops.utilisation(sizes, seconds, arguments.peak_tflops)
+                    (output / "utilisation.md").write_text(text)
+                    print(text)
                 made += train_cost(sizes, ours, others[0], folder, arguments.rounds)
             elif name == "train_step_features":
                 made = train_step_features(sizes, ours, others[0], folder, arguments.rounds)
@@ -71,21 +81,17 @@ def main() -> None:
             for worker in workers.values():
                 worker.close()
             rows = [row for row in rows if row["benchmark"] != name] + made
-            results.write(output, rows, agreement)
+            results.write(output, rows, agreement, machine)
     print((output / "results.md").read_text())
     if agreement.different:
         sys.exit(f"outputs differ: {agreement.different}")
 
 
-def _start(names: tuple[str, ...], folder: Path, arguments: argparse.Namespace) -> dict[str, Worker]:
+def _start(names: tuple[str, ...], folder: Path, peers: str, machine: Machine) -> dict[str, Worker]:
+    pythons = {name: sys.executable if name in OURS else peers for name in names}
     return {
-        name: Worker(
-            sys.executable if name in OURS else arguments.peers,
-            f"experiments.benchmark.{name}",
-            str(folder),
-            str(arguments.threads),
-        )
-        for name in names
+        name: Worker(python, f"experiments.benchmark.{name}", str(folder), *machine.arguments())
+        for name, python in pythons.items()
     }
 
 
@@ -97,9 +103,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--peer_queries", type=int, default=1, help="queries that the peer answers a round")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmark"))
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--precision", default="fp32", choices=NEAR_TIE)
+    parser.add_argument("--peak_tflops", type=float, help="of the device in this precision, to be compared with")
+    parser.add_argument(
+        "--shape", default="125m", choices=SHAPES, help="by default OPT-125M with CLIP ViT-B/32; of it:"
+    )
     for name, value in vars(Sizes()).items():
         several = {"nargs": "+"} if isinstance(value, list) else {}
-        parser.add_argument(f"--{name}", type=int, default=value, **several)  # type: ignore[arg-type]
+        parser.add_argument(f"--{name}", type=int, default=argparse.SUPPRESS, **several)  # type: ignore[arg-type]
     arguments = parser.parse_args()
     if arguments.rounds < 1 or arguments.peer_queries < 1:
         parser.error("--rounds and --peer_queries must be at least 1")

@@ -8,13 +8,14 @@ from experiments.benchmark.results import Row, row
 from experiments.benchmark.worker import Worker
 
 #: Two continuations whose log-probabilities differ by less are equally right: rounding decides.
-NEAR_TIE = 1e-4
+NEAR_TIE = {"fp32": 1e-4, "bf16": 0.5}
 
 
 @dataclass
 class Agreement:
     """Whether both said the same."""
 
+    near_tie: float
     identical: int = 0
     ties: list[float] = field(default_factory=list)
     different: list[str] = field(default_factory=list)
@@ -65,7 +66,7 @@ def _compare(ours: Worker, path: str, mine: str, said: str, where: str, agreemen
         agreement.identical += 1
         return
     scores = [ours.ask("score", path=path, text=text)["result"] for text in (mine, said)]
-    if abs(scores[0] - scores[1]) < NEAR_TIE:
+    if abs(scores[0] - scores[1]) < agreement.near_tie:
         agreement.ties.append(abs(scores[0] - scores[1]))
     else:
         agreement.different.append(f"{where}: {mine!r} ({scores[0]}) and {said!r} ({scores[1]})")

@@ -1,7 +1,6 @@
 """flamingo-pytorch 0.1.2, as a worker of the benchmark: the same shapes, since its architecture is another one."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from experiments.benchmark.worker import serve, train
+from experiments.benchmark.worker import Machine, run, train
 
 
 class Patches(nn.Module):
@@ -24,7 +23,7 @@ class Patches(nn.Module):
 class FlamingoPytorch:
     """Its language model has parallel blocks and one key head, which is less work than OPT's."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, machine: Machine) -> None:
         from flamingo_pytorch import FlamingoPaLM
 
         language = json.loads((folder / "language" / "config.json").read_text())
@@ -42,17 +41,20 @@ class FlamingoPytorch:
             cross_attn_every=1,
             perceiver_depth=6,
             img_encoder=Patches(vision),
-        )
+        ).to(machine.device)
+        self.machine = machine
         self.optimizer: Any = None
 
     def train_step(self, path: str, steps: int) -> list[float]:
-        inputs = torch.load(path)
+        inputs = self.machine.load(path)
+        ids = inputs["input_ids"].clone()
+        ids[inputs["labels"] == -100] = self.model.media_token_id
         images = inputs["pixel_values"].shape[1]
         resampler = self.model.perceiver_resampler
         if len(resampler.media_pos_emb) < images:  # it was made for four
-            resampler.media_pos_emb = nn.Parameter(torch.randn(images, *resampler.media_pos_emb.shape[1:]))
-        ids = inputs["input_ids"].clone()
-        ids[inputs["labels"] == -100] = self.model.media_token_id
+            resampler.media_pos_emb = nn.Parameter(
+                torch.randn(images, *resampler.media_pos_emb.shape[1:], device=ids.device)
+            )
 
         def loss() -> Tensor:
             logits = self.model(ids, images=inputs["pixel_values"])
@@ -61,9 +63,8 @@ class FlamingoPytorch:
         loss()  # it freezes what does not train
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = self.optimizer or torch.optim.AdamW(trained, lr=1e-6, weight_decay=0.1)
-        return train(self.model, loss, self.optimizer, steps)
+        return train(self.model, loss, self.optimizer, steps, self.machine)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(int(sys.argv[2]))
-    serve({"train_step": FlamingoPytorch(Path(sys.argv[1])).train_step})
+    run(FlamingoPytorch, "train_step")

@@ -1,20 +1,20 @@
 """IDEFICS of our own transformers, as a worker of the benchmark: a LLaMA of the same shapes, random weights."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import IdeficsConfig, IdeficsForVisionText2Text
 
-from experiments.benchmark.worker import seconds_per_token, serve, train
+from experiments.benchmark.worker import Machine, run, seconds_per_token, train
 
 
 class Idefics:
     """Its gated blocks are wider (heads of the language model's width, gated feed-forward)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, machine: Machine) -> None:
+        self.machine = machine
         language = json.loads((folder / "language" / "config.json").read_text())
         vision = json.loads((folder / "vision" / "config.json").read_text())
         config = IdeficsConfig(
@@ -35,28 +35,28 @@ class Idefics:
                 "num_attention_heads": vision["num_attention_heads"],
             },
         )
-        self.model = IdeficsForVisionText2Text(config)
+        self.model = IdeficsForVisionText2Text(config).to(machine.device)
         self.optimizer: Any = None
 
     def _inputs(self, path: str, rows: int) -> dict[str, torch.Tensor]:
-        inputs = torch.load(path)
+        inputs = self.machine.load(path)
         images = inputs["pixel_values"].shape[1]
-        seen = inputs["image_index"].unsqueeze(-1) == torch.arange(images)
+        seen = inputs["image_index"].unsqueeze(-1) == torch.arange(images, device=self.machine.device)
         kept = {name: inputs[name][:rows] for name in ("input_ids", "attention_mask", "pixel_values")}
         return {**kept, "image_attention_mask": seen[:rows].long()}
 
     def decode(self, path: str, tokens: int) -> float:
-        return seconds_per_token(self.model.eval(), self._inputs(path, 1), tokens)
+        inputs = self._inputs(path, 1)
+        inputs["pixel_values"] = inputs["pixel_values"].to(self.machine.dtype)
+        return seconds_per_token(self.model.eval().to(self.machine.dtype), inputs, tokens)
 
     def train_step(self, path: str, steps: int) -> list[float]:
-        inputs = {**self._inputs(path, 1000), "labels": torch.load(path)["labels"]}
+        inputs = {**self._inputs(path, 1000), "labels": self.machine.load(path)["labels"]}
         self.model.train()
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = self.optimizer or torch.optim.AdamW(trained, lr=1e-6, weight_decay=0.1)
-        return train(self.model, lambda: self.model(**inputs).loss, self.optimizer, steps)
+        return train(self.model, lambda: self.model(**inputs).loss, self.optimizer, steps, self.machine)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(int(sys.argv[2]))
-    worker = Idefics(Path(sys.argv[1]))
-    serve({name: getattr(worker, name) for name in ("decode", "train_step")})
+    run(Idefics, "decode", "train_step")

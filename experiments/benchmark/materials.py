@@ -47,6 +47,16 @@ class Sizes:
         return (self.image_size // self.patch) ** 2
 
 
+#: The second one is that of Flamingo-3B: a language model of 1.3 billion parameters, and CLIP ViT-L/14.
+SHAPES = {
+    "125m": Sizes(),
+    "3b": Sizes(
+        **{"width": 2048, "layers": 24, "heads": 32, "vision_width": 1024, "vision_layers": 24, "patch": 14},
+        train_batch=8,
+    ),
+}
+
+
 def build(folder: Path, sizes: Sizes) -> None:
     """Save backbones, a checkpoint of ours, the same as OpenFlamingo's, and pictures."""
     torch.manual_seed(0)

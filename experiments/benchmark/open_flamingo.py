@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, OPTConfig, OPTForCausalLM, StoppingCriteriaList
 
-from experiments.benchmark.worker import Clock, serve, train
+from experiments.benchmark.worker import Clock, Machine, run, train
 
 sys.modules["open_clip"] = ModuleType("open_clip")  # imported by theirs, and not used here
 from open_flamingo.src.factory import _infer_decoder_layers_attr_name
@@ -50,7 +50,8 @@ def _load(model: nn.Module, folder: Path) -> None:
 class OpenFlamingo:
     """With the weights that :mod:`experiments.benchmark.materials` has exported."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, machine: Machine) -> None:
+        self.machine = machine
         language = OPTForCausalLM(_config(folder / "language", OPTConfig))
         _load(language, folder / "language")
         vision = CLIPVisionModel(_config(folder / "vision", CLIPVisionConfig))
@@ -75,10 +76,12 @@ class OpenFlamingo:
         self.model.requires_grad_(False)
         for part in (self.model.perceiver, language.gated_cross_attn_layers, language.get_input_embeddings()):
             part.requires_grad_(True)
+        self.model.to(machine.device)
         self.optimizer: Any = None
 
     def _generate(self, inputs: dict[str, Tensor], **settings: Any) -> Tensor:
-        pixels = inputs["pixel_values"]
+        self.model.to(self.machine.dtype)
+        pixels = inputs["pixel_values"].to(self.machine.dtype)
         with torch.no_grad():
             return self.model.eval().generate(
                 pixels if pixels.ndim == 6 else pixels.unsqueeze(2),
@@ -90,18 +93,18 @@ class OpenFlamingo:
             )
 
     def few_shot(self, path: str, beams: int, new: int) -> list[int]:
-        inputs = torch.load(path)
+        inputs = self.machine.load(path)
         ids = self._generate(inputs, num_beams=beams, max_new_tokens=new, length_penalty=0.0)
         return ids[0, inputs["input_ids"].shape[1] :].tolist()
 
     def decode(self, path: str, tokens: int) -> float:
-        inputs = {name: tensor[:1] for name, tensor in torch.load(path).items()}
+        inputs = {name: tensor[:1] for name, tensor in self.machine.load(path).items()}
         clock = Clock(one_answer=True)
         self._generate(inputs, max_new_tokens=tokens, eos_token_id=-1, stopping_criteria=StoppingCriteriaList([clock]))
         return clock.seconds_per_token()
 
     def train_step(self, path: str, steps: int) -> list[float]:
-        inputs = torch.load(path)
+        inputs = self.machine.load(path)
         self.model.train()
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = self.optimizer or torch.optim.AdamW(trained, lr=1e-6, weight_decay=0.1)
@@ -110,7 +113,7 @@ class OpenFlamingo:
             rest = (inputs[name] for name in ("input_ids", "attention_mask", "labels"))
             return self.model(inputs["pixel_values"].unsqueeze(2), *rest)[0]
 
-        return train(self.model, loss, self.optimizer, steps)
+        return train(self.model, loss, self.optimizer, steps, self.machine)
 
 
 def _load_vision(model: nn.Module, folder: Path) -> None:
@@ -123,6 +126,4 @@ def _load_vision(model: nn.Module, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(int(sys.argv[2]))
-    worker = OpenFlamingo(Path(sys.argv[1]))
-    serve({name: getattr(worker, name) for name in ("few_shot", "decode", "train_step")})
+    run(OpenFlamingo, "few_shot", "decode", "train_step")

@@ -1,13 +1,12 @@
 """This project, as a worker of the benchmark."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from experiments.benchmark.materials import picture
-from experiments.benchmark.worker import seconds_per_token, serve, train
+from experiments.benchmark.worker import Machine, run, seconds_per_token, train
 from flamingo.data.document import Document, Image, Text
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.decoding import Decoder
@@ -18,9 +17,9 @@ from flamingo.training.optimizer import OptimizerConfig, make_optimizer
 class Ours:
     """What the benchmark asks of each implementation, and what only one needs to do for all of them."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.model = FlamingoForConditionalGeneration.from_pretrained(folder / "flamingo").eval()
+    def __init__(self, folder: Path, machine: Machine) -> None:
+        self.folder, self.machine = folder, machine
+        self.model = FlamingoForConditionalGeneration.from_pretrained(folder / "flamingo").eval().to(machine.device)
         self.processor = FlamingoProcessor.from_pretrained(folder / "flamingo")
         self.optimizer: Any = None
 
@@ -32,6 +31,7 @@ class Ours:
 
     def few_shot(self, prompts: list[dict[str, Any]], batch: int, beams: int, new: int) -> list[str]:
         """Texts, from files of pictures; nothing is known from the last time."""
+        self.model.to(self.machine.dtype)
         return Decoder(self.model, self.processor, batch)([self._document(p) for p in prompts], new, beams)
 
     def tensors(self, prompt: dict[str, Any], path: str) -> None:
@@ -47,8 +47,9 @@ class Ours:
     @torch.no_grad()
     def score(self, path: str, text: str) -> float:
         """Log-probability of a continuation: two that differ by less than rounding are both right."""
-        inputs = torch.load(path)
+        inputs = self.machine.load(path)
         ids = self.processor.tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
+        ids = ids.to(self.machine.device)
         length = inputs["input_ids"].shape[1]
         index = torch.cat([inputs["image_index"], inputs["image_index"][:, -1:].expand(-1, ids.shape[1])], dim=1)
         ids = torch.cat([inputs["input_ids"], ids], dim=1)
@@ -61,21 +62,21 @@ class Ours:
 
     def decode(self, path: str, tokens: int) -> float:
         """Seconds a token after the prompt of a batch, greedily."""
-        inputs = torch.load(path)
+        inputs = self.machine.load(path)
+        self.model.to(self.machine.dtype)
         kept = {name: inputs[name][:1] for name in ("input_ids", "attention_mask", "image_index", "pixel_values")}
         return seconds_per_token(self.model.eval(), kept, tokens)
 
     def train_step(self, path: str, steps: int, features: bool = False) -> list[float]:
         """Seconds of each step, from pixels or from the frozen encoder's features."""
-        inputs = torch.load(path)
+        inputs = self.machine.load(path)
         inputs.pop("pixel_values" if features else "image_features")
         self.model.train()
+        for frozen in (self.model.vision_model, self.model.language_model):
+            frozen.to(self.machine.dtype)
         self.optimizer = self.optimizer or make_optimizer(self.model, OptimizerConfig(rate=1e-6))
-        return train(self.model, lambda: self.model(**inputs).loss, self.optimizer, steps)
+        return train(self.model, lambda: self.model(**inputs).loss, self.optimizer, steps, self.machine)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(int(sys.argv[2]))
-    worker = Ours(Path(sys.argv[1]))
-    names = ("few_shot", "tensors", "text", "score", "image_token", "decode", "train_step")
-    serve({name: getattr(worker, name) for name in names})
+    run(Ours, "few_shot", "tensors", "text", "score", "image_token", "decode", "train_step")

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from experiments.benchmark.worker import Machine
 from flamingo.report.style import BLUE, GREY, VERMILION, new_figure, style
 
 Row = dict[str, Any]
@@ -36,9 +37,9 @@ def read(file: Path) -> list[Row]:
     return json.loads(file.read_text()) if file.exists() else []
 
 
-def write(output: Path, rows: Sequence[Row], agreement: Any) -> None:
+def write(output: Path, rows: Sequence[Row], agreement: Any, machine: Machine) -> None:
     (output / "results.json").write_text(json.dumps(list(rows), indent=1) + "\n")
-    (output / "results.md").write_text(_table(rows) + f"\n{agreement}\n\n{_machine()}\n")
+    (output / "results.md").write_text(_table(rows) + f"\n{agreement}\n\n{_machine(machine)}\n")
     _plot(rows, output / "results.png")
 
 
@@ -53,9 +54,10 @@ def _table(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _machine() -> str:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
-    return f"{device}, {platform.machine()}, float32, torch {torch.__version__}, {date.today():%B %Y}"
+def _machine(machine: Machine) -> str:
+    cpu = f"{machine.threads} threads on {os.cpu_count()} CPU cores, {platform.machine()}"
+    device = cpu if machine.device == "cpu" else torch.cuda.get_device_name(machine.device)
+    return f"{device}, {machine.precision}, torch {torch.__version__}, {date.today():%B %Y}"
 
 
 def _plot(rows: Sequence[Row], file: Path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,38 @@ from typing import Any
 import torch
 
 Handlers = dict[str, Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where implementations compute, and in which precision: fp32, or bf16, in training by autocast."""
+
+    threads: int
+    device: str
+    precision: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    def load(self, path: str) -> dict[str, torch.Tensor]:
+        """Tensors that were saved for all implementations."""
+        return torch.load(path, map_location=self.device)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def arguments(self) -> list[str]:
+        """Of a worker's command, behind the folder."""
+        return [str(self.threads), self.device, self.precision]
+
+
+def run(make: Callable[[Path, Machine], Any], *names: str) -> None:
+    """A worker's main program: what ``make`` makes of the command's arguments answers by its methods ``names``."""
+    folder, threads, device, precision = sys.argv[1:]
+    torch.set_num_threads(int(threads))
+    worker = make(Path(folder), Machine(int(threads), device, precision))
+    serve({name: getattr(worker, name) for name in names})
 
 
 def serve(handlers: Handlers) -> None:
@@ -69,12 +102,16 @@ class Worker:
         self._process.wait()
 
 
-def train(model: torch.nn.Module, loss: Callable[[], torch.Tensor], optimizer: Any, steps: int) -> list[float]:
+def train(
+    model: torch.nn.Module, loss: Callable[[], torch.Tensor], optimizer: Any, steps: int, machine: Machine
+) -> list[float]:
     """Seconds of each of ``steps`` updates; the loop is the same for all."""
     seconds = []
     for _ in range(steps):
         begin = time.perf_counter()
-        loss().backward()
+        with machine.autocast():
+            value = loss()
+        value.backward()
         torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -2,11 +2,17 @@
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.benchmark.few_shot import Agreement, few_shot
-from experiments.benchmark.materials import Sizes, batch, prompts
+from experiments.benchmark.flops import training_step as flops
+from experiments.benchmark.flops import utilisation
+from experiments.benchmark.materials import Sizes, batch, build, prompts
 from experiments.benchmark.results import row, write
 from experiments.benchmark.training import train_step
+from experiments.benchmark.worker import Machine
+from flamingo import FlamingoForConditionalGeneration
 
 SMALL = Sizes(shots=[3], support=6, queries=5, text=8, vocabulary=500, train_images=3, train_tokens=12, image_size=32)
 
@@ -43,13 +49,13 @@ def test_outputs_are_the_same_or_nearly_tied_or_reported(tmp_path, difference, o
     texts = ["mine"] * 5
     ours = Told([10.0, 20.0, 40.0], texts, {"mine": -3.0, "theirs": -3.0 + (difference or 0)})
     theirs = Told([8.0] * 3, "mine" if difference is None else "theirs")
-    agreement = Agreement()
+    agreement = Agreement(1e-4)
     [made] = few_shot("few_shot", SMALL, ours, theirs, tmp_path, 3, 1, agreement)
     assert (made["ours"], made["theirs"], made["ratio"]) == (4.0, 8.0, 2.0)  # 20 s for 5 queries, 8 s for one
     assert (agreement.identical, len(agreement.ties), len(agreement.different)) == outcome
     asked = [request["prompt"] for do, request in ours.asked if do == "tensors"]
     assert asked == prompts(SMALL, 3, shared=False)[:3]  # other queries in each round
-    write(tmp_path, [made], agreement)
+    write(tmp_path, [made], agreement, Machine(2, "cpu", "fp32"))
     assert "| few_shot | 3 shots | open-flamingo |" in (tmp_path / "results.md").read_text()
     assert (tmp_path / "results.png").stat().st_size > 1000
 
@@ -73,3 +79,22 @@ def test_a_batch_has_its_markers_where_its_images_begin():
     assert (made["input_ids"] == 499).nonzero()[:, 1].tolist() == [0, 4, 8] * 2
     assert torch.equal(made["labels"] == -100, made["input_ids"] == 499)
     assert made["pixel_values"].shape == (2, 3, 3, 32, 32)
+
+
+def test_the_arithmetic_of_a_step_is_what_torch_counts(tmp_path):
+    # 32 tokens an image, so that blocks of cross-attention are full.
+    small = Sizes(**{**vars(SMALL), "width": 64, "layers": 2, "heads": 2, "vision_width": 64, "vision_layers": 2})
+    small.train_images, small.train_tokens = 2, 64
+    build(tmp_path, small)
+    model = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "flamingo").train()
+    inputs = batch(small, 2, 64, image_token=499)
+    del inputs["image_features"]
+    # As products of matrices, for torch does not count the CPU's own attention kernel.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(**inputs).loss.backward()
+    assert sum(flops(small).values()) == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+def test_utilisation_is_the_share_of_the_peak():
+    total = sum(flops(SMALL).values()) / 1e12
+    assert "| ours | 2.0000 |" in (text := utilisation(SMALL, {"ours": 2.0}, peak=total)) and "| 50.0% |" in text
