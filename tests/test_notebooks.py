@@ -1,0 +1,71 @@
+"""The notebooks run from top to bottom, on a short run of the demo, and are kept as one would read them."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from filelock import FileLock
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+
+from experiments.train import run_training
+from tests.experiments.test_configs import composed
+from tests.experiments.test_demo import SMALL
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+#: Lines of a cell of code.
+LONGEST = 12
+FIRST = 'RUN = Path(os.environ.get("FLAMINGO_RUN", "../outputs/demo"))'
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory, worker_id):
+    """The demo after a few steps; all processes of pytest-xdist share the one that the first of them makes."""
+    base = tmp_path_factory.getbasetemp()
+    output = (base if worker_id == "master" else base.parent) / "run-of-notebooks"
+    with FileLock(f"{output}.lock"):
+        run_training(composed("train", *SMALL, f"output={output}"), output)  # what is trained already stays
+    return output
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def sources(notebook):
+    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_it_runs(notebook, run, tmp_path, monkeypatch):
+    monkeypatch.setenv("FLAMINGO_RUN", str(run))
+    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "TMPDIR"):  # it leaves nothing elsewhere
+        monkeypatch.setenv(name, str(tmp_path))
+    # Without the kernels that are installed on the machine there is one left: this Python.
+    kernel = AsyncKernelManager(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
+    NotebookClient(notebook, timeout=600, km=kernel, resources={"metadata": {"path": str(FOLDER)}}).execute()
+    shown = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert any("image/png" in output for output in shown), "its figures are not displayed"
+
+
+def test_it_begins_with_the_run_that_it_looks_at(notebook):
+    assert FIRST in sources(notebook)[0].splitlines()
+
+
+def test_it_is_saved_without_what_a_run_leaves(notebook):
+    for cell in notebook.cells:
+        assert cell.get("outputs", []) == [] and cell.get("execution_count") is None and not cell.metadata
+    assert notebook.metadata.keys() <= {"kernelspec", "language_info"}
+
+
+def test_its_cells_are_short(notebook):
+    longest = max(sources(notebook), key=lambda source: source.count("\n"))
+    assert longest.count("\n") < LONGEST, longest
+
+
+def test_they_are_numbered_in_their_order():
+    numbers = [re.match(r"(\d+)_[a-z_]+$", path.stem)[1] for path in NOTEBOOKS]
+    assert numbers == [str(number) for number in range(1, len(NOTEBOOKS) + 1)]
