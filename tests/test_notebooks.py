@@ -5,7 +5,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from filelock import FileLock
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
@@ -22,12 +21,10 @@ FIRST = 'RUN = Path(os.environ.get("FLAMINGO_RUN", "../outputs/demo"))'
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory, worker_id):
-    """The demo after a few steps; all processes of pytest-xdist share the one that the first of them makes."""
-    base = tmp_path_factory.getbasetemp()
-    output = (base if worker_id == "master" else base.parent) / "run-of-notebooks"
-    with FileLock(f"{output}.lock"):
-        run_training(composed("train", *SMALL, f"output={output}"), output)  # what is trained already stays
+def run(tmp_path_factory):
+    """The demo after a few steps."""
+    output = tmp_path_factory.mktemp("runs") / "demo"
+    run_training(composed("train", *SMALL, f"output={output}"), output)
     return output
 
 
