@@ -97,18 +97,21 @@ def marked(reference: str, output: str) -> tuple[tuple[Word, ...], tuple[Word, .
 
 
 def tiles_figure(tiles: Sequence[Tile], columns: int) -> Figure:
-    """Row by row, all as high as their longest texts ask for; of no tiles a figure that says so."""
+    """Row by row, each as high as its longest text asks for; of no tiles a figure that says so."""
     columns = max(1, min(columns, len(tiles)))
-    rows = max(1, -(-len(tiles) // columns))
-    longest = max((sum(len(_lines(paragraph)) for paragraph in tile.paragraphs) for tile in tiles), default=0)
-    height = _ABOVE + _SIDE + _LINE * (2 + longest)
+    rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)] or [[]]
+    lines = [max((sum(len(_lines(own)) for own in tile.paragraphs) for tile in row), default=0) for row in rows]
+    heights = [_ABOVE + _SIDE + _LINE * (2 + longest) for longest in lines]
+    width, height = columns * _TILE, sum(heights)
     with style():
-        figure = Figure(figsize=(_TILE * columns, height * rows))
-        for place, tile in enumerate(tiles):
-            row, column = divmod(place, columns)
-            left, bottom = column / columns, 1 - (row * height + _ABOVE + _SIDE) / (rows * height)
-            size = _SIDE / (columns * _TILE), _SIDE / (rows * height)
-            _draw(figure.add_axes((left, bottom, *size), anchor="SW"), tile)
+        figure = Figure(figsize=(width, height))
+        top = height
+        for row, its_height in zip(rows, heights, strict=True):
+            for column, tile in enumerate(row):
+                left, bottom = column * _TILE, top - _ABOVE - _SIDE
+                place = (left / width, bottom / height, _SIDE / width, _SIDE / height)
+                _draw(figure.add_axes(place, anchor="SW"), tile)
+            top -= its_height
         if not tiles:
             figure.text(0, 0.5, "none", color=MUTED)
     return figure
