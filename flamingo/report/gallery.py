@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea, VPacker
@@ -122,7 +123,7 @@ def _draw(ax: Axes, tile: Tile) -> None:
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set(visible=tile.framed, color=BLUE, linewidth=2.5)
     ax.set_title(tile.title, loc="left", fontsize=_SIZE, color=BLUE if tile.framed else MUTED)
-    paragraphs = [
+    paragraphs: list[Artist] = [
         VPacker(
             children=[
                 HPacker(children=[TextArea(word, textprops={"color": c, "size": _SIZE}) for word, c in line], sep=4)
