@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -65,6 +66,16 @@ def attend(
     """softmax(q k^T / sqrt(e)) v, where ``mask`` is True for what a query may see."""
     dtype = queries.dtype
     return F.scaled_dot_product_attention(queries, keys.to(dtype), values.to(dtype), attn_mask=mask)
+
+
+def attention_weights(
+    queries: Float[Tensor, "b k q e"], keys: Float[Tensor, "b k s e"], mask: Bool[Tensor, "b 1 q s"] | None = None
+) -> Float[Tensor, "b k q s"]:
+    """What :func:`attend` multiplies the values with, which it does not hold; 0 for a query that may see nothing."""
+    scores = queries.float() @ keys.float().mT / queries.shape[-1] ** 0.5
+    if mask is None:
+        return scores.softmax(dim=-1)
+    return scores.masked_fill(~mask, -torch.inf).softmax(dim=-1).where(mask, 0.0)
 
 
 class FeedForward(nn.Module):

@@ -131,5 +131,13 @@ def visible_images(image_index: Int[Tensor, "*tokens"], images: int, attend: Att
     return index == image if attend == "last" else index >= image
 
 
+def seen_images(
+    image_index: Int[Tensor, "bn t"], documents: int, images: int, attend: Attend
+) -> Bool[Tensor, "documents images"]:
+    """Which images some token of their document sees, in any of its rows."""
+    rows = rearrange(image_index, "(b n) t -> b (n t)", b=documents)
+    return visible_images(rows, images, attend).any(dim=1)
+
+
 def _gated(gate: Tensor | None, x: Tensor) -> Tensor:
     return x if gate is None else torch.tanh(gate) * x

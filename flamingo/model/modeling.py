@@ -19,7 +19,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple, logging
 
 from flamingo.model.cache import PromptCache
 from flamingo.model.configuration import FlamingoConfig
-from flamingo.model.gated import GatedCrossAttentionBlock, visible_images
+from flamingo.model.gated import GatedCrossAttentionBlock, seen_images
 from flamingo.model.generation import FlamingoGeneration
 from flamingo.model.initialization import initialize
 from flamingo.model.pretrained import (
@@ -295,8 +295,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         b, m = images.shape[:2]
         if len(image_index) % b:
             return encode(images)  # refused further on
-        rows = rearrange(image_index, "(b n) t -> b (n t)", b=b)
-        seen = visible_images(rows, m, self.config.gated.attend).any(dim=1)
+        seen = seen_images(image_index, b, m, self.config.gated.attend)
         if seen.all():
             return encode(images)
         tokens = encode(images[seen].unsqueeze(0))[0]

@@ -1,0 +1,189 @@
+"""What is seen inside is what the model computed: weights that give its own outputs back, and nothing left behind."""
+
+import pytest
+import torch
+from einops import einsum, rearrange
+
+from flamingo.model.inspection import inspect, rollout, without_layers
+from tests import tiny
+
+
+@pytest.fixture
+def batch():
+    """Three images each; the second document is shorter, and no token of it sees the last image: both are padding."""
+    batch = tiny.inputs(2)
+    batch["image_index"][1, 9:] = -1
+    batch["attention_mask"][1, 9:] = 0
+    batch["labels"] = batch["input_ids"].clone()
+    return batch
+
+
+def caught_inputs(model, modules, call):
+    """What each of the modules was given during a call, which no fused attention hides: it comes after it."""
+    given = []
+    hooks = [module.register_forward_pre_hook(lambda _, args: given.append(args[0])) for module in modules]
+    call()
+    for hook in hooks:
+        hook.remove()
+    return given
+
+
+def test_the_outputs_are_those_of_the_model_by_itself(model, batch):
+    with torch.no_grad():
+        alone, inspection = model(**batch), inspect(model, **batch)
+    assert torch.equal(alone.logits, inspection.outputs.logits)
+    assert torch.equal(alone.loss, inspection.outputs.loss)
+
+
+@pytest.mark.parametrize("attend", ["last", "previous"])
+def test_weights_sum_to_one_over_what_a_token_sees_and_are_zero_elsewhere(backbones, batch, attend):
+    model = tiny.flamingo(backbones, gated={"attend": attend})
+    cross_attention = inspect(model, **batch).cross_attention
+    assert list(cross_attention) == [1, 3]
+    for weights in cross_attention.values():
+        assert weights.shape == (2, 2, 14, 3, 5)
+        per_image = weights.sum(-1)
+        torch.testing.assert_close(per_image.sum(-1), (batch["image_index"] >= 0).float()[:, None].expand(2, 2, 14))
+        for b, t in ((0, 0), (0, 4), (0, 7), (0, 13), (1, 8), (1, 9)):
+            index = int(batch["image_index"][b, t])
+            seen = {*range(index + 1)} if attend == "previous" else {index} - {-1}
+            assert {int(m) for m in per_image[b, 0, t].nonzero()} == seen
+    first, second = cross_attention.values()
+    assert (first - second).abs().max() > 0.01
+    assert (first[:, 0] - first[:, 1]).abs().max() > 0.01, "heads are told apart"
+
+
+@pytest.mark.parametrize("config", [{}, {"attend": "previous"}, {"qk_norm": True, "norm": "rms"}], ids=str)
+@pytest.mark.parametrize("rows", [1, 2])
+def test_cross_attention_times_values_is_what_the_blocks_found(backbones, batch, config, rows):
+    """Also for several rows of text that share the images of a document."""
+    model = tiny.flamingo(backbones, gated=config)
+    del batch["labels"]
+    for name in ("input_ids", "attention_mask", "image_index"):
+        batch[name] = batch[name].repeat_interleave(rows, dim=0)
+    batch["input_ids"][-1] = batch["input_ids"][-1].flip(0)
+    batch["image_index"][-1, 2:5] = 1
+    inspection = inspect(model, **batch)
+    blocks = list(model.gated_layers.values())
+    found = caught_inputs(model, [block.attention.to_out for block in blocks], lambda: model(**batch))
+    sees = batch["image_index"] >= 0
+    for block, weights, attended in zip(blocks, inspection.cross_attention.values(), found):
+        _, values = block.keys_values(inspection.visual_tokens)
+        again = einsum(weights, values.repeat_interleave(rows, 0), "b k t m r, b m k r e -> b t k e").flatten(2)
+        torch.testing.assert_close(again[sees], attended[sees])
+
+
+def test_resampler_attention_times_values_is_what_its_layers_found(gpt2, batch):
+    """Images that no token sees are not resampled, and have zeros in their places."""
+    inspection = inspect(gpt2, **batch)
+    layers = list(gpt2.resampler.layers)
+    values = [layer.attention.to_v for layer in layers]
+    contexts = caught_inputs(gpt2, values, lambda: gpt2(**batch))
+    found = caught_inputs(gpt2, [layer.attention.to_out for layer in layers], lambda: gpt2(**batch))
+    seen = torch.tensor([[True, True, True], [True, True, False]])
+    assert len(inspection.resampler_attention) == 2
+    for to_v, context, weights, attended in zip(values, contexts, inspection.resampler_attention, found):
+        assert weights.shape == (2, 3, 2, 5, 16 + 5)
+        assert not weights[~seen].any() and not inspection.visual_tokens[~seen].any()
+        torch.testing.assert_close(weights[seen].sum(-1), torch.ones(5, 2, 5))
+        of_heads = rearrange(to_v(context), "images s (k e) -> images k s e", k=2)
+        torch.testing.assert_close(rearrange(weights[seen] @ of_heads, "i k r e -> i r (k e)"), attended)
+    torch.testing.assert_close(
+        inspection.visual_tokens[0], gpt2.encode_images(batch["pixel_values"])[0], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_gates_are_the_values_that_multiply(backbones, batch):
+    model = tiny.flamingo(backbones, gates=0.7)
+    model.gated_layers["3"].attention_gate.data.fill_(-0.2)
+    gates = {name: gate.item() for name, gate in inspect(model, **batch).gates.items()}
+    half = 0.6043678  # tanh(0.7)
+    assert gates == pytest.approx(
+        {"1.attention": half, "1.feedforward": half, "3.attention": -0.1973753, "3.feedforward": half}
+    )
+    assert inspect(tiny.flamingo(backbones, gated={"gate": "none"}), **batch).gates == {}
+
+
+def test_a_text_without_images_sees_nothing(gpt2, batch):
+    ids = batch["input_ids"]
+    inspection = inspect(gpt2, input_ids=ids)
+    assert inspection.cross_attention[1].shape == (2, 2, 14, 0, 5)
+    assert inspection.visual_tokens is None and inspection.resampler_attention is None
+
+
+def test_nothing_is_left_on_the_model(gpt2, batch):
+    """Whether the call went well or not."""
+    inspect(gpt2, **batch)
+    with pytest.raises(ValueError, match="image_index names image 7"):
+        inspect(gpt2, **batch | {"image_index": batch["image_index"] + 5})
+    watched = [gpt2.resampler, *gpt2.resampler.modules(), *gpt2.gated_layers.modules()]
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in watched)
+
+
+# -------------------------------------------------------------------------- over the patches
+
+
+def test_rollout_counts_what_latents_hold_when_others_attend_to_them():
+    """By hand, two latents over three patches: half of a latent is what it was, half what it attends to."""
+    first = torch.tensor([[0.5, 0.1, 0.0, 0.3, 0.1], [0.0, 0.0, 1.0, 0.0, 0.0]])
+    second = torch.tensor([[0.0, 0.0, 0.0, 0.0, 1.0], [0.2, 0.2, 0.2, 0.4, 0.0]])
+    layers = [layer.expand(1, 1, 4, 2, 5) for layer in (first, second)]
+    torch.testing.assert_close(rollout(layers[:1])[0, 0], torch.tensor([[0.25, 0.05, 0.0], [0.0, 0.0, 0.5]]))
+    expected = [[0.125, 0.025, 0.25], [0.1 + 0.05, 0.1 + 0.01, 0.1 + 0.25]]
+    torch.testing.assert_close(rollout(layers)[0, 0], torch.tensor(expected))
+
+
+def test_latents_that_are_patches_begin_as_their_own():
+    weights = torch.tensor([[0.2, 0.8], [1.0, 0.0]]).expand(1, 1, 1, 2, 2)
+    torch.testing.assert_close(rollout([weights])[0, 0], torch.tensor([[0.6, 0.4], [0.5, 0.5]]))
+
+
+@pytest.mark.parametrize("kind", ["perceiver", "transformer", "mlp", "none"])
+def test_words_look_at_patches_through_the_latents(backbones, batch, kind):
+    model = tiny.flamingo(backbones, resampler={"kind": kind})
+    inspection = inspect(model, **batch)
+    latents = inspection.latents_over_patches
+    assert latents.shape == (2, 3, 5 if kind == "perceiver" else 16, 16)
+    if kind in ("mlp", "none"):
+        torch.testing.assert_close(latents[1, 2], torch.eye(16))
+    words = inspection.words_over_patches(3)
+    assert words.shape == (2, 2, 14, 3, 16)
+    cross = inspection.cross_attention[3]
+    torch.testing.assert_close(words[0, 1, 7, 1], cross[0, 1, 7, 1] @ latents[0, 1])
+    assert not words[0, 1, 7, [0, 2]].any() and not words[0, 1, 0].any()
+    mass = words.sum((-2, -1))[batch["image_index"][:, None].expand(2, 2, 14) >= 0]
+    assert (mass < 0.99).all() if kind == "perceiver" else torch.allclose(mass, torch.ones(()))
+
+
+def test_what_has_no_patches_says_so(gpt2, batch):
+    tokens = gpt2.encode_images(batch.pop("pixel_values"))
+    inspection = inspect(gpt2, visual_tokens=tokens, **batch)
+    assert torch.equal(inspection.visual_tokens, tokens)
+    with pytest.raises(ValueError, match="pixel_values or image_features"):
+        inspection.words_over_patches(1)
+
+
+def test_rows_that_share_a_documents_images_are_refused(gpt2):
+    batch = tiny.inputs(2)
+    batch["pixel_values"] = batch["pixel_values"][:1]
+    with pytest.raises(ValueError, match="2 rows of text share the images of 1 documents"):
+        inspect(gpt2, **batch).words_over_patches(1)
+
+
+# ------------------------------------------------------------------------------ without layers
+
+
+def test_without_a_layer_is_as_if_its_gates_were_closed(gpt2, batch):
+    with torch.no_grad():
+        whole = gpt2(**batch).logits
+        with without_layers(gpt2, [1]):
+            without = gpt2(**batch).logits
+        assert torch.equal(gpt2(**batch).logits, whole)
+        tiny.open_gates(gpt2.gated_layers["1"], 0.0)
+        closed = gpt2(**batch).logits
+    assert torch.equal(without, closed) and (without - whole).abs().max() > 0.01
+
+
+def test_a_layer_without_a_block_is_refused_by_number(gpt2):
+    with pytest.raises(ValueError, match=r"layer 0 has no gated block; these have: 1, 3"), without_layers(gpt2, [0]):
+        pass
