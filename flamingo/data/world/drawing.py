@@ -3,12 +3,12 @@
 import math
 import random
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image as PILImage
 
-from flamingo.data.world.scenes import Scene
+from flamingo.data.world.scenes import Kind, Scene
 
 #: Pixels of the pictures that the shipped vision encoder was trained on.
 PICTURE_SIZE = 64
@@ -39,33 +39,75 @@ RADIUS = {"small": (0.112, 0.126), "large": (0.19, 0.212)}
 Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
+@dataclass(frozen=True)
+class _Object:
+    """An object at its place, in shares of the picture's side, the picture's centre being (0, 0)."""
+
+    kind: Kind
+    x: float
+    y: float
+    radius: float
+    angle: float
+    paint: np.ndarray
+
+    def outline(
+        self, x: np.ndarray, y: np.ndarray, right: float = 0.0, down: float = 0.0
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """:func:`_distance` on the grid of two axes, from the outline moved by ``right`` and ``down``."""
+        x, y = x[None, :] - self.x - right, y[:, None] - self.y - down
+        return _distance(self.kind.shape, self.radius, self.angle, x, y)
+
+
 def draw(scene: Scene, size: int = PICTURE_SIZE) -> PILImage.Image:
     """The picture of a scene, ``size`` pixels wide and high, with the same content at every size."""
     rng = random.Random(scene.seed)
+    axis = _axis(size)
+    picture = _ground(rng, axis)
+    for thing in _objects(scene, rng):
+        # Only where the object and its shadow can reach.
+        reach = 1.15 * thing.radius + 0.07
+        rows, columns = (slice(*np.searchsorted(axis, (c - reach, c + reach))) for c in (thing.y, thing.x))
+        there, x, y = picture[rows, columns], axis[columns], axis[rows]
+        there *= 1 - 0.38 * _smooth(0.03 - thing.outline(x, y, right=0.015, down=0.03)[0], 0.06)[..., None]
+        distance, u, v = thing.outline(x, y)
+        # Lighter towards the upper left, a darker rim.
+        light = 1 + 0.10 * np.clip(-(u + v) / 1.4, -1, 1) - 0.20 * _smooth(distance + 0.022, 0.03)
+        there += _cover(distance, size)[..., None] * (np.minimum(thing.paint * light[..., None], 255) - there)
+    return PILImage.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
+
+
+def masks(scene: Scene, size: int = PICTURE_SIZE) -> np.ndarray:
+    """[objects h w]: how much of each pixel each object covers, 0 to 1, in the order of ``scene.kinds``."""
+    rng, axis = random.Random(scene.seed), _axis(size)
+    _ground(rng, axis)  # drawn first, from the same random numbers
+    return np.stack([_cover(thing.outline(axis, axis)[0], size) for thing in _objects(scene, rng)])
+
+
+def _axis(size: int) -> np.ndarray:
+    return (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
+
+
+def _ground(rng: random.Random, axis: np.ndarray) -> np.ndarray:
     top, bottom = (np.array(colour, dtype=np.float32) for colour in rng.choice(GROUNDS))
-    axis = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     tilt = np.clip(0.5 + axis[:, None] + rng.uniform(-0.4, 0.4) * axis, 0, 1)[..., None]
-    picture = top + tilt * (bottom - top)
-    picture *= rng.uniform(0.92, 1.06)
+    return (top + tilt * (bottom - top)) * rng.uniform(0.92, 1.06)
+
+
+def _objects(scene: Scene, rng: random.Random) -> list[_Object]:
     kinds = scene.kinds if scene.axis else scene.kinds * scene.count
-    for kind, (cx, cy) in zip(kinds, _places(scene, rng), strict=True):
+    objects = []
+    for kind, (x, y) in zip(kinds, _places(scene, rng), strict=True):
         radius = rng.uniform(*RADIUS[kind.size])
         angle = rng.uniform(-0.25, 0.25)
         paint = np.array(PAINT[kind.colour], dtype=np.float32) * rng.uniform(0.93, 1.05)
         paint = np.clip(paint + np.array([rng.uniform(-8, 8) for _ in range(3)], dtype=np.float32), 0, 255)
-        # Only where the object and its shadow can reach.
-        reach = 1.15 * radius + 0.07
-        rows, columns = (slice(*np.searchsorted(axis, (c - reach, c + reach))) for c in (cy, cx))
-        there = picture[rows, columns]
-        x, y = (axis[columns] - cx)[None, :], (axis[rows] - cy)[:, None]
-        outline = partial(_distance, kind.shape, radius, angle)
-        there *= 1 - 0.38 * _smooth(0.03 - outline(x - 0.015, y - 0.03)[0], 0.06)[..., None]
-        distance, u, v = outline(x, y)
-        # Lighter towards the upper left, a darker rim.
-        light = 1 + 0.10 * np.clip(-(u + v) / 1.4, -1, 1) - 0.20 * _smooth(distance + 0.022, 0.03)
-        cover = np.clip(0.5 - distance * size, 0, 1)[..., None]
-        there += cover * (np.minimum(paint * light[..., None], 255) - there)
-    return PILImage.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
+        objects.append(_Object(kind, x, y, radius, angle, paint))
+    return objects
+
+
+def _cover(distance: np.ndarray, size: int) -> np.ndarray:
+    """Share of each pixel inside an outline, by the distance of its middle."""
+    return np.clip(0.5 - distance * size, 0, 1)
 
 
 def _distance(
