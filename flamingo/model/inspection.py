@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from einops import einsum, rearrange, repeat
+from einops import einsum, rearrange, reduce, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -19,6 +19,7 @@ from flamingo.model.attention import Attention, attention_weights
 from flamingo.model.gated import GatedCrossAttentionBlock, seen_images, visible_images
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.model.resampler import ResamplerLayer
+from flamingo.model.vision import encode_patches
 
 #: What a forward hook is told: the module, its arguments, its output.
 Call = tuple[Any, tuple, Tensor]
@@ -60,9 +61,9 @@ class Inspection:
 
         A map of where a word's information can have come from, and not of what it made of it. Weights say how wide
         a way is, not whether anything passed it: values may be small, or cancel. A patch's features hold more than
-        its own pixels, down to the whole picture behind an encoder of many layers. And words tell each other: what
-        an earlier token or layer has seen reaches a word by the language model's own attention, which is not in the
-        map. Rows sum to less than 1 where the rest ends in the learned latents, which know nothing of the picture.
+        its own pixels, up to the whole picture: see :func:`receptive_fields`. And words tell each other: what an
+        earlier token or layer has seen reaches a word by the language model's own attention, which is not in the map.
+        Rows sum to less than 1 where the rest ends in the learned latents, which know nothing of the picture.
         """
         latents = self.latents_over_patches
         cross = self.cross_attention[layer]
@@ -145,6 +146,27 @@ def rollout(attention: Sequence[Float[Tensor, "b m k r s"]]) -> Float[Tensor, "b
         found = weights[..., -r:] @ held
         held = (held + found + (0 if s == r else weights[..., :p])) / 2
     return held
+
+
+def receptive_fields(
+    model: FlamingoForConditionalGeneration, pixel_values: Float[Tensor, "images c h w"]
+) -> Float[Tensor, "p h w"]:
+    """How much each pixel counts in each patch's features: effective receptive fields (arXiv 1701.04128), of sum 1.
+
+    A patch of a convolutional network need not lie where its cell of the grid does: a ResNet's pads each stride on
+    both sides, which moves it up and to the left by half a cell. And no encoder's patch is made of its cell alone.
+
+    These are squared gradients of the features, projected at random, summed over the pictures; a dozen tells enough.
+    There is a backward pass through the encoder for each patch.
+    """
+    pixels = pixel_values.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        features = encode_patches(model.vision_model, pixels, model.config.vision_features)
+        projection = torch.randn(len(features), features.shape[2], generator=torch.Generator().manual_seed(0))
+        projected = einsum(features, projection.to(features), "images p v, images v -> p")
+        gradients = [torch.autograd.grad(patch, pixels, retain_graph=True)[0] for patch in projected]
+    fields = reduce(torch.stack(gradients).square(), "p images c h w -> p h w", "sum")
+    return fields / fields.sum(dim=(1, 2), keepdim=True)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import pytest
 import torch
 from einops import einsum, rearrange
 
-from flamingo.model.inspection import inspect, rollout, without_layers
+from flamingo.model.inspection import inspect, receptive_fields, rollout, without_layers
 from tests import tiny
 
 
@@ -168,6 +168,30 @@ def test_rows_that_share_a_documents_images_are_refused(gpt2):
     batch["pixel_values"] = batch["pixel_values"][:1]
     with pytest.raises(ValueError, match="2 rows of text share the images of 1 documents"):
         inspect(gpt2, **batch).words_over_patches(1)
+
+
+def test_a_patch_is_made_of_the_pixels_that_its_features_depend_on(backbones):
+    """Before its first layer a ViT's patch knows its own 4 by 4 pixels alone, and knows all of them."""
+    model = tiny.flamingo(backbones, vision_features={"hidden_state": 0, "class_token": "drop"})
+    pictures = tiny.inputs()["pixel_values"].flatten(0, 1)
+    fields = receptive_fields(model, pictures)
+    assert fields.shape == (16, 16, 16)
+    torch.testing.assert_close(fields.sum((1, 2)), torch.ones(16))
+    cells = rearrange(fields, "(gh gw) (i h) (j w) -> gh gw i j h w", gh=4, i=4, j=4)
+    for i in range(4):
+        for j in range(4):
+            assert (cells[i, j, i, j] > 0).all() and cells[i, j, i, j].sum() == pytest.approx(1.0)
+    later = receptive_fields(tiny.flamingo(backbones), pictures)
+    assert (later > 0).all()
+
+
+def test_what_a_convolution_pads_on_both_sides_moves_its_patches(backbones):
+    """A ResNet's cell i is centred on pixel 8 i of 8 a cell, not on 8 i + 4."""
+    model = tiny.flamingo(backbones, vision="resnet", vision_features={"class_token": "none"})
+    fields = receptive_fields(model, torch.randn(8, 3, 128, 128))
+    assert len(fields) == 16**2
+    rows = (fields[8 * 16 + 8].sum(1) * (torch.arange(128) + 0.5)).sum()
+    assert rows == pytest.approx(64.5, abs=1.5)
 
 
 # ------------------------------------------------------------------------------ without layers
