@@ -60,6 +60,14 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
 
 
+def frame(ax: Axes, color: str, width: float) -> None:
+    """Axes of a picture: neither ticks nor grid, and a frame that is ``width`` points wide, or 0."""
+    ax.grid(False)
+    ax.set(xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set(visible=width > 0, color=color, linewidth=width)
+
+
 @dataclass(frozen=True)
 class Label:
     """A text for the end of a line, at data coordinates ``x``, ``y``."""
