@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
+import experiments.attention
 import experiments.convert
 import experiments.evaluate
 import experiments.pretrain_language
@@ -26,6 +27,7 @@ COMMANDS = {
     "train": ((), ("model", "data", "optimizer", "experiment", "ablation", "sweep", "debug")),
     "evaluate": (("run=somewhere",), ("task",)),
     "report": (("run=somewhere",), ()),
+    "attention": (("run=somewhere",), ()),
     "convert": (("checkpoint=somewhere", "output=elsewhere"), ()),
     "pretrain_vision": ((), ()),
     "pretrain_language": ((), ("text",)),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from flamingo.data.world.drawing import PAINT, RADIUS, draw
+from flamingo.data.world.drawing import PAINT, RADIUS, draw, masks
 from flamingo.data.world.scenes import COLOURS, COUNTS, SHAPES, SIZES, Kind, Scene, random_scene
 
 
@@ -161,3 +161,15 @@ def test_as_many_objects_are_there_as_are_counted(shape):
         for size in SIZES:
             scene = single(shape, size=size, count=count, seed=count)
             assert components(mask(scene)) == count
+
+
+def test_masks_are_where_each_object_is_drawn():
+    for scene in scenes(40):
+        drawn = masks(scene)
+        assert len(drawn) == scene.count and drawn.min() >= 0 and drawn.max() <= 1
+        if scene.axis is not None:
+            for which, one in enumerate(drawn):
+                np.testing.assert_array_equal(one > 0.5, mask(scene, which))
+        else:
+            assert components(drawn.max(0) > 0.5) == scene.count
+            np.testing.assert_array_equal(drawn.max(0) > 0.5, mask(scene))
