@@ -45,7 +45,7 @@ def _draw_map(ax: Axes, picture: Float[np.ndarray, "h w 3"], weights: Float[np.n
     # A dark sheet over it, with holes.
     sheet = np.zeros((gh, gw, 4))
     greatest = weights.max()
-    sheet[..., 3] = 0.85 * (1 - weights / greatest if greatest > 0 else 1)
+    sheet[..., 3] = 0.75 * (1 - weights / greatest if greatest > 0 else 1)
     ax.imshow(sheet, extent=(0, gw, gh, 0), aspect=aspect, interpolation="nearest")
     frame(ax, MUTED, 0.0)
 

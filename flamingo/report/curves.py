@@ -134,6 +134,7 @@ def training_figure(history: Sequence[dict[str, Any]]) -> Figure:
         ]
         for ax, ends in labels:  # when all limits are known: two axes share theirs
             ax.set_xlabel("step")
+            ax.locator_params(axis="x", nbins=5)  # more of them run into each other
             ax.set_xlim(0, max(record["step"] for record in history) or 1)
             label_ends(ax, ends)
     return figure

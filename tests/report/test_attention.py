@@ -21,8 +21,8 @@ def test_a_map_lights_the_picture_where_attention_is():
     assert [ax.get_title() for ax in axes[:3]] == ["a", "red", "dog"]
     assert [axes[0].get_ylabel(), axes[3].get_ylabel()] == ["layer 0", "layer 2"]
     np.testing.assert_allclose(axes[1].images[0].get_array(), picture)
-    np.testing.assert_allclose(1 - darkness(axes[1]) / 0.85, [[0.25, 1, 0], [0, 0, 0.5]], atol=1e-12)
-    np.testing.assert_allclose(darkness(axes[0]), 0.85)  # no attention at all
+    np.testing.assert_allclose(1 - darkness(axes[1]) / 0.75, [[0.25, 1, 0], [0, 0, 0.5]], atol=1e-12)
+    np.testing.assert_allclose(darkness(axes[0]), 0.75)  # no attention at all
     np.testing.assert_allclose(darkness(axes[5]), 0.0)  # the same everywhere
     # Both lie on the same place, with the picture's own proportions.
     assert axes[1].images[0].get_extent() == axes[1].images[1].get_extent()
