@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.ticker import LogLocator, NullLocator
 
 from experiments.benchmark.worker import Machine
 from flamingo.report.style import BLUE, GREY, VERMILION, new_figure, style
@@ -71,6 +72,9 @@ def _plot(rows: Sequence[Row], file: Path) -> None:
         ratios.errorbar([r["ratio"] for r in rows], names, xerr=errors, fmt="none", ecolor=GREY)
         ratios.axvline(1, color=GREY)
         ratios.set(xscale="log", xlabel="theirs / ours")
+        ratios.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ratios.xaxis.set_major_formatter("{x:g}")
+        ratios.xaxis.set_minor_locator(NullLocator())
         ratios.invert_yaxis()
         for axes, kind in ((images, "images"), (tokens, "tokens")):
             own = [r for r in rows if r["benchmark"] == "train_step" and r["case"].startswith("by " + kind)]
@@ -78,6 +82,7 @@ def _plot(rows: Sequence[Row], file: Path) -> None:
             for key, colour in (("ours", BLUE), ("theirs", VERMILION)):
                 axes.plot(counts, [r[key] for r in own], marker="o", color=colour, label=key)
             axes.set(xlabel=kind, ylabel="s a training step", ylim=(0, None))
+            axes.set_visible(bool(own))
             if own:
                 axes.legend()
         figure.savefig(file, dpi=120)
