@@ -102,11 +102,15 @@ def _draw_panel(ax: Axes, task: str, metric: str, scores: Sequence[Score]) -> No
         )  # fmt: skip
         if text_only:  # a point at the other end, where no line runs to its left
             upwards = "bottom" if y[0] < top / 2 else "top"
-            ax.text(-0.22, y[0], name, color=color, fontsize=11, rotation=90, ha="right", va=upwards)
+            ax.annotate(
+                name, (0, y[0]), (-7, 0), textcoords="offset points",
+                color=color, fontsize=11, rotation=90, ha="right", va=upwards,
+            )  # fmt: skip
         else:
             labels.append(Label(x[-1], y[-1], name or "few-shot", color, bold=plain))
     ax.set_xticks(range(len(shots)), [str(count) for count in shots])
-    ax.set_xlim(-0.65 if "text only" in lines else -0.25, max(len(shots) - 1, 0.5) + 0.25)
+    # Room for its name, which is as wide whatever the number of shots.
+    ax.set_xlim(-0.16 * max(len(shots), 4) if "text only" in lines else -0.25, max(len(shots) - 1, 0.5) + 0.25)
     ax.set_ylim(0, top)
     ax.set_xlabel("shots")
     ax.set_title(f"{task}\n", loc="left", fontweight="bold", fontsize=13)
