@@ -6,6 +6,7 @@ import torch
 from experiments.data import Encoded, make_data, training_images
 from experiments.train import load_model
 from flamingo.data.world.documents import WorldDocuments
+from tests import tiny
 from tests.experiments.test_configs import composed
 from tests.experiments.test_photographs import training
 
@@ -17,9 +18,7 @@ def parts(shards, backbones, tmp_path):
     pairs = (f"data.documents.pairs.versions={VERSIONS}", "data.documents.pairs.pack=0", "~data.documents.interleaved")
     config = training(shards, backbones, tmp_path, *pairs)
     model, processor = load_model(config["model"])
-    for name, parameter in model.named_parameters():
-        if name.endswith("_gate"):
-            parameter.data.fill_(0.7)
+    tiny.open_gates(model, 0.7)
     trained, _ = training_images(config["data"])
     [data] = make_data(config["data"], trained, processor, None, seed=0, workers=0)
     return model.eval(), data
@@ -64,9 +63,7 @@ def test_packed_batches_have_the_loss_of_padded_ones(shards, backbones, tmp_path
         config = training(shards, backbones, tmp_path, *overrides)
         torch.manual_seed(0)
         model, processor = load_model(config["model"])
-        for name, parameter in model.named_parameters():
-            if name.endswith("_gate"):
-                parameter.data.fill_(0.7)
+        tiny.open_gates(model, 0.7)
         trained, _ = training_images(config["data"])
         [data] = make_data(config["data"], trained, processor, None, seed=0, workers=0)
         batch = next(iter(data.batches))
