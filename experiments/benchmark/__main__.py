@@ -106,9 +106,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--precision", default="fp32", choices=NEAR_TIE)
     parser.add_argument("--peak_tflops", type=float, help="of the device in this precision, to be compared with")
-    parser.add_argument(
-        "--shape", default="125m", choices=SHAPES, help="by default OPT-125M with CLIP ViT-B/32; of it:"
-    )
+    parser.add_argument("--shape", default="125m", choices=SHAPES, help="whose sizes the following ones change")
     for name, value in vars(Sizes()).items():
         several = {"nargs": "+"} if isinstance(value, list) else {}
         parser.add_argument(f"--{name}", type=int, default=argparse.SUPPRESS, **several)  # type: ignore[arg-type]

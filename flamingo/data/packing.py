@@ -1,7 +1,6 @@
 """Short documents in common rows: a batch of them is hardly ever padding."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from einops import rearrange
@@ -18,7 +17,7 @@ def pack(groups: Sequence[Group], length: int, pad_token_id: int) -> dict[str, T
 
     ``attention_mask`` [b 1 t t] is true where a token may look: back to the beginning of its document; and
     ``position_ids`` [b t] begin with each document. The longest groups are placed first, each into the
-    first row that has room.
+    first row that has room. All examples need labels. Raises ValueError as :func:`collate` does.
     """
     rows: list[list[Group]] = []
     for group in sorted(groups, key=_tokens, reverse=True):
@@ -56,8 +55,7 @@ def _joined(groups: Sequence[Group]) -> Example:
             labels[-1][0] = -100  # would be predicted from another document
         images += _images(group[0])
     first = [group[0] for group in groups]
-    return replace(
-        first[0],
+    return Example(
         input_ids=torch.cat([example.input_ids for group in groups for example in group]),
         image_index=torch.cat(index),
         labels=torch.cat(labels),
