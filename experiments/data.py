@@ -130,7 +130,7 @@ class Encoded(Sequence[tuple[list[Example], str]]):
         first, *others = (self.documents[index * self.versions + version] for version in range(self.versions))
         # The coin is the document's own: the same whenever it is met, in whatever order.
         next_image = random.Random(f"next image {self.seed} {index}").random() < self.p_next
-        example = self.processor.encode(first, next_image=next_image, pixels=self.features is None)
+        example = self.processor.encode(first, next_image=next_image, pixels=self.features is None, as_bytes=True)
         if self.features is not None:
             images = [chunk.image for chunk in first.chunks() if chunk.image is not None]
             example = replace(example, image_features=self.features.stacked(images))
@@ -172,9 +172,8 @@ def make_data(
         if chosen["pack"] < 0:
             raise ValueError(f"data.documents.{name}.pack must be a number of tokens, or 0; got {chosen['pack']}")
         batch = partial(_batch, pack_to=chosen["pack"], pad=processor.tokenizer.pad_token_id)
-        sets.append(
-            data_set(name, encoded, batch, batch=chosen["batch"], seed=seed, workers=workers, weight=chosen["weight"])
-        )
+        settings = {"weight": chosen["weight"], "prepare": processor.normalized}
+        sets.append(data_set(name, encoded, batch, batch=chosen["batch"], seed=seed, workers=workers, **settings))
     return sets
 
 

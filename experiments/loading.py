@@ -22,9 +22,12 @@ def data_set(
     batch: int,
     seed: int,
     workers: int,
-    weight: float = 1.0,
+    **settings: Any,
 ) -> DataSet:
-    """``items`` shuffled anew each epoch, ``batch`` at a time; made by ``workers`` processes, or (0) in this one."""
+    """``items`` shuffled anew each epoch, ``batch`` at a time; made by ``workers`` processes, or (0) in this one.
+
+    ``settings`` are further fields of the :class:`DataSet`.
+    """
     processes = PartialState()
     mixture = Mixture({name: items}, {name: 1.0}, seed, processes.process_index, processes.num_processes)
 
@@ -32,4 +35,4 @@ def data_set(
         return collate([item for _, item in drawn])
 
     loader = StatefulDataLoader(mixture, batch_size=batch, num_workers=workers, collate_fn=batched)
-    return DataSet(name, loader, weight)
+    return DataSet(name, loader, **settings)

@@ -1,4 +1,4 @@
-"""What the README shows runs as it stands there."""
+"""What the README and docs/ show runs as it stands there."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.evaluation.fake import model_and_processor
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SNIPPETS = re.findall(r"```python\n(.*?)```", README + (ROOT / "docs/model.md").read_text(), re.DOTALL)
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=["captions", "configurations", "pretrained", "large"])
@@ -37,3 +37,12 @@ def test_its_file_tree_is_the_file_tree():
     named = set(re.findall(r"\w+\.py\b", tree)) - {"tiny.py"}
     existing = {path.name for folder in ("flamingo", "experiments") for path in (ROOT / folder).rglob("*.py")}
     assert named == existing - {"__init__.py"}
+
+
+def test_links_between_its_pages_lead_somewhere():
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target, _, anchor in (t.partition("#") for t in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text())):
+            linked = page.parent / target if target else page
+            assert linked.exists(), f"{page.name}: {target}"
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE) if anchor else []
+            assert not anchor or anchor in {h.lower().replace(" ", "-") for h in headings}, f"{page.name}: {anchor}"

@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -9,10 +10,10 @@ from PIL import Image as PILImage
 
 from experiments.benchmark.materials import Sizes, picture
 from experiments.benchmark.results import Row, row
-from experiments.loading import data_set
-from flamingo.data.document import Document, Image, Text
+from experiments.data import CaptionedImages, DocumentsConfig, make_data
+from flamingo.data.captions import CaptionedImage
+from flamingo.data.document import Image
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.training.objective import Batch
 
 #: So many times all pictures: the processes' start counts for little.
 PASSES = 8
@@ -30,17 +31,17 @@ def measure(sizes: Sizes, folder: Path, processes: int, rounds: int) -> list[Row
 
 def _ours(pictures: list[Path], folder: Path, processes: int, seed: int) -> float:
     processor = FlamingoProcessor.from_pretrained(folder / "flamingo")
-
-    def collate(documents: list[Document]) -> Batch:
-        return Batch(dict(processor.batch(documents)), [str(d) for d in documents])
-
-    documents = [Document([Image(path), Text("w4 w5")]) for path in pictures]
-    loaded = data_set("pairs", documents, collate, batch=8, seed=seed, workers=processes)
+    images = [CaptionedImage(path.name, Image(path), ("w4 w5",), None) for path in pictures]
+    pairs = DocumentsConfig("images", least=1, most=1, batch=8)
+    config = {"documents": {"pairs": asdict(pairs)}}
+    [loaded] = make_data(config, CaptionedImages(images, {}), processor, None, seed, processes)
     batches = iter(loaded.batches)
     next(batches)  # the processes have started
     begin, count = time.perf_counter(), 0
     while count < PASSES * len(pictures):
-        count += len(next(batches).ids)
+        batch = next(batches)
+        loaded.prepare(batch.tensors)
+        count += len(batch.ids)
     return (time.perf_counter() - begin) / count
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,7 +21,8 @@ class Example:
     image_index: Int[Tensor, " t"]
     #: What to predict; -100 where the loss does not count. None in a prompt.
     labels: Int[Tensor, " t"] | None
-    pixel_values: Float[Tensor, "m f c h w"] | None
+    #: Floats, or bytes that are normalized later.
+    pixel_values: Float[Tensor, "m f c h w"] | UInt8[Tensor, "m f c h w"] | None
     #: The frozen encoder's features, in the place of pixels.
     image_features: Float[Tensor, "m f p v"] | None = None
 
@@ -64,7 +65,7 @@ def collate(examples: Sequence[Example], pad_token_id: int, padding_side: Paddin
     return batch
 
 
-def _padded_images(images: Sequence[Tensor | None], name: str) -> Float[Tensor, "b m f *features"]:
+def _padded_images(images: Sequence[Tensor | None], name: str) -> Num[Tensor, "b m f *features"]:
     shapes = {own.shape[1:] for own in images if own is not None}
     if len(shapes) > 1:
         raise ValueError(f"{name} of one batch must have the same frames and size, got {sorted(map(list, shapes))}")

@@ -27,9 +27,10 @@ def open_image(frame: Frame) -> PILImage.Image:
         return _part(open_image(frame.frame), frame.number)
     try:
         if isinstance(frame, PILImage.Image):
-            return _rgb(frame)
+            return _rgb(ImageOps.exif_transpose(frame))
         source = Path(frame) if isinstance(frame, str) else frame
         with PILImage.open(io.BytesIO(source.read_bytes())) as picture:
+            ImageOps.exif_transpose(picture, in_place=True)
             return _rgb(picture)
     except FileNotFoundError as error:
         raise ValueError(f"image file {frame} does not exist") from error
@@ -65,9 +66,10 @@ def _part(picture: PILImage.Image, number: int) -> PILImage.Image:
 
 
 def _rgb(picture: PILImage.Image) -> PILImage.Image:
-    picture = _eight_bits(ImageOps.exif_transpose(picture))
+    picture = _eight_bits(picture)
     if not picture.has_transparency_data:
-        return picture.convert("RGB")
+        picture.load()  # what is RGB already need not be copied, but its file is going to be closed
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
     white = PILImage.new("RGBA", picture.size, "white")
     return PILImage.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
 

@@ -1,13 +1,13 @@
 """FlamingoProcessor: documents -> token ids, labels, image_index, pixel values."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from transformers import AddedToken, AutoTokenizer, BatchFeature, ProcessorMixin
 
@@ -17,6 +17,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from flamingo.data.collate import Example, PaddingSide, collate
 from flamingo.data.document import Document, Frame, Image
 from flamingo.data.pictures import Aspect, open_image, shaped
+from flamingo.data.pixels import normalized, resized
 
 IMAGE_TOKEN = "<image>"
 END_OF_CHUNK_TOKEN = "<|endofchunk|>"
@@ -114,15 +115,16 @@ class FlamingoProcessor(ProcessorMixin):
         leading_space: bool = False,
         max_length: int | None = None,
         pixels: bool = True,
+        as_bytes: bool = False,
     ) -> Example:
         """One document, unpadded.
 
         ``prompt`` leaves the last chunk open, to be continued, and makes no labels. ``next_image``:
         see :meth:`Document.chunks`. ``leading_space`` puts a space before the text of each chunk
         (Flamingo, appendix A.3.2). Without ``pixels`` no image is opened: for visual tokens that are
-        at hand already. Raises ValueError, naming the document, for a text that contains
-        a special token of ours, a broken image, or more than ``max_length`` tokens (by default the
-        tokenizer's ``model_max_length``).
+        at hand already. ``as_bytes``: of images what :meth:`normalized` takes. Raises ValueError, naming the
+        document, for a text that contains a special token of ours, a broken image, or more than ``max_length``
+        tokens (by default the tokenizer's ``model_max_length``).
         """
         pieces, images = self._render(document, prompt, next_image, leading_space)
         ids, image_index, labels = self._tokenize(pieces, str(document), max_length)
@@ -130,7 +132,7 @@ class FlamingoProcessor(ProcessorMixin):
             input_ids=torch.tensor(ids),
             image_index=torch.tensor(image_index),
             labels=None if prompt else torch.tensor(labels),
-            pixel_values=self.pixel_values(images, str(document)) if images and pixels else None,
+            pixel_values=self.pixel_values(images, str(document), as_bytes) if images and pixels else None,
         )
 
     def batch(
@@ -188,14 +190,27 @@ class FlamingoProcessor(ProcessorMixin):
             pieces.insert(0, _Piece(lead, previous.image if previous else -1, train=False))
         return pieces
 
-    def pixel_values(self, images: Sequence[Image], owner: str = "a batch") -> Float[Tensor, "m f c h w"]:
-        """Opened and preprocessed. Raises ValueError for a broken image, or for ``owner``'s with different frames."""
+    def pixel_values(
+        self, images: Sequence[Image], owner: str = "a batch", as_bytes: bool = False
+    ) -> Float[Tensor, "m f c h w"] | UInt8[Tensor, "m f c h w"]:
+        """Opened and preprocessed. Raises ValueError for a broken image, or for ``owner``'s with different frames.
+
+        ``as_bytes`` leaves :meth:`normalized` to be done, if the image processor allows it.
+        """
         frames = {len(image.frames) for image in images}
         if len(frames) > 1:
             raise ValueError(f"{owner} has images with {sorted(frames)} frames: all need the same number")
         pictures = [shaped(open_image(frame), self.aspect) for image in images for frame in image.frames]
-        pixels = self.image_processor(pictures, return_tensors="pt")["pixel_values"]
+        pixels = resized(self.image_processor, pictures)
+        if not as_bytes:
+            pixels = normalized(self.image_processor, pixels)
         return pixels.unflatten(0, (len(images), frames.pop()))
+
+    def normalized(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A batch whose ``pixel_values`` are bytes, with the floats that the model takes; any other as it is."""
+        if "pixel_values" not in tensors:
+            return dict(tensors)
+        return {**tensors, "pixel_values": normalized(self.image_processor, tensors["pixel_values"])}
 
     # ------------------------------------------------------- the usual call: text with markers
 

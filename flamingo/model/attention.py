@@ -7,6 +7,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers.activations import ACT2FN
 
 
@@ -95,6 +96,12 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
         x = self.norm(x)
-        if self.gate is None:
-            return self.down(self.activation(self.up(x)))
-        return self.down(self.activation(self.gate(x)) * self.up(x))
+        inner = (self.up(x),) if self.gate is None else (self.up(x), self.gate(x))
+        if not torch.is_grad_enabled():
+            return self._down(*inner)
+        # What comes out of the activation, the widest of all that is kept for the backward pass, is made again there;
+        # the product that follows it is not.
+        return checkpoint(self._down, *inner, use_reentrant=False, preserve_rng_state=False)
+
+    def _down(self, up: Tensor, gate: Tensor | None = None) -> Tensor:
+        return self.down(self.activation(up) if gate is None else self.activation(gate) * up)

@@ -436,8 +436,9 @@ def next_token_loss(
     The mean is over the labels that are not -100, or over ``count``: the number of such labels in
     all batches that make one update, so that accumulated gradients weigh every token alike.
     """
-    targets = labels[:, 1:].flatten()
-    total = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=-100, reduction="sum")
+    # The labels are shifted, not the logits, of which there need not be a second copy.
+    targets = F.pad(labels[:, 1:], (0, 1), value=-100).flatten()
+    total = F.cross_entropy(logits.flatten(0, 1).float(), targets, ignore_index=-100, reduction="sum")
     return total / ((targets != -100).sum().clamp(min=1) if count is None else count)
 
 

@@ -54,7 +54,7 @@ class NewTokenEmbeddings(nn.Module):
     def extend_logits(
         self, logits: Float[Tensor, "bn t vocabulary"], hidden: Float[Tensor, "bn t d"]
     ) -> Float[Tensor, "bn t extended"]:
-        """Put the new tokens' logits at their ids; every other logit stays bit for bit."""
+        """Put the new tokens' logits at their ids, in place where they fit; every other logit stays bit for bit."""
         if len(self.token_ids) == 0:
             return logits
         rows = self.input_rows if self.output_rows is None else self.output_rows
@@ -62,4 +62,4 @@ class NewTokenEmbeddings(nn.Module):
         beyond = max(self.ids_end - logits.shape[-1], 0)
         # Ids between the vocabulary and the first new one are nobody's.
         extended = nn.functional.pad(logits, (0, beyond), value=float("-inf")) if beyond else logits
-        return extended.index_copy(-1, self.token_ids, new)
+        return extended.index_copy_(-1, self.token_ids, new)

@@ -1,7 +1,7 @@
 """What one update of the weights learns from: batches of several data sets, each token weighing alike."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -38,6 +38,8 @@ class DataSet:
     name: str
     batches: Any
     weight: float = 1.0
+    #: What is done with a batch's tensors on the model's device, before the model takes them.
+    prepare: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < math.inf:
@@ -103,6 +105,7 @@ def accumulate_gradients(
     losses: list[Tensor] = []
     for i, (data_set, batch) in enumerate(update.batches):
         tensors = {key: value.to(accelerator.device, non_blocking=True) for key, value in batch.tensors.items()}
+        tensors = data_set.prepare(tensors)
         # The processes need to exchange gradients once: after the last of the batches.
         with accelerator.no_sync(model) if i < len(update.batches) - 1 else nullcontext():
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=precision == "bf16"):

@@ -27,7 +27,7 @@ def parts(shards, backbones, tmp_path):
 def test_versions_of_a_document_share_its_images(parts):
     model, data = parts
     batch = next(iter(data.batches))
-    tensors = batch.tensors
+    tensors = data.prepare(batch.tensors)
     assert len(batch.ids) == len(tensors["pixel_values"]) == 2
     assert len(tensors["input_ids"]) == 2 * VERSIONS
     with torch.no_grad():
@@ -68,6 +68,6 @@ def test_packed_batches_have_the_loss_of_padded_ones(shards, backbones, tmp_path
         [data] = make_data(config["data"], trained, processor, None, seed=0, workers=0)
         batch = next(iter(data.batches))
         with torch.no_grad():
-            losses.append((batch.ids, batch.label_tokens(), model.eval()(**batch.tensors).loss))
+            losses.append((batch.ids, batch.label_tokens(), model.eval()(**data.prepare(batch.tensors)).loss))
     assert losses[0][:2] == losses[1][:2]
     torch.testing.assert_close(losses[0][2], losses[1][2])

@@ -1,0 +1,77 @@
+"""Pictures -> pixel values as an image processor of transformers makes them, in two steps: bytes, and floats of them.
+
+Bytes are a quarter of the size, on the way from a loader's processes to where the model computes. The most common
+image processors are done here without NumPy's detours; all others make their floats themselves.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image as PILImage
+from torch import Tensor
+from transformers.image_processing_backends import PilBackend
+
+#: What a processor must have left to its base class to be done here.
+_STEPS = ("preprocess", "_preprocess_image_like_inputs", "_preprocess", "process_image", "resize", "center_crop")
+#: What its size may say.
+_SIZES = ({"height", "width"}, {"shortest_edge"})
+
+
+def resized(
+    image_processor: Any, pictures: Sequence[PILImage.Image]
+) -> UInt8[Tensor, "n c h w"] | Float[Tensor, "n c h w"]:
+    """Resized and cropped RGB pictures as bytes, for :func:`normalized`; or of an unusual processor its floats."""
+    if not _is_usual(image_processor):
+        return image_processor(list(pictures), return_tensors="pt")["pixel_values"]
+    made = [torch.from_numpy(np.array(_picture(image_processor, picture))) for picture in pictures]
+    return torch.stack(made).permute(0, 3, 1, 2)
+
+
+def normalized(
+    image_processor: Any, pixels: UInt8[Tensor, "*n c h w"] | Float[Tensor, "*n c h w"]
+) -> Float[Tensor, "*n c h w"]:
+    """Of bytes the floats that the encoder takes, on their device; what are floats already stays."""
+    if pixels.dtype != torch.uint8:
+        return pixels
+    mean, std = (
+        torch.tensor(getattr(image_processor, name), device=pixels.device).view(-1, 1, 1)
+        for name in ("image_mean", "image_std")
+    )
+    scale = image_processor.rescale_factor
+    return (pixels - mean / scale) * (scale / std)
+
+
+def _is_usual(image_processor: Any) -> bool:
+    kind = type(image_processor)
+    return (
+        issubclass(kind, PilBackend)
+        and all(getattr(kind, step) is getattr(PilBackend, step) for step in _STEPS)
+        and image_processor.do_rescale
+        and image_processor.do_normalize
+        and not getattr(image_processor, "do_pad", None)
+        and {key for key, value in dict(image_processor.size or {}).items() if value} in _SIZES
+    )
+
+
+def _picture(image_processor: Any, picture: PILImage.Image) -> PILImage.Image:
+    if image_processor.do_resize:
+        picture = picture.resize(_size(dict(image_processor.size), picture), image_processor.resample)
+    if image_processor.do_center_crop:
+        width, height = image_processor.crop_size["width"], image_processor.crop_size["height"]
+        # Beyond its borders a picture is black.
+        left, top = (picture.width - width) // 2, (picture.height - height) // 2
+        picture = picture.crop((left, top, left + width, top + height))
+    return picture
+
+
+def _size(size: dict[str, int | None], picture: PILImage.Image) -> tuple[int, int]:
+    """Width and height: as they are said, or in proportion."""
+    height, width, side = (size.get(key) for key in ("height", "width", "shortest_edge"))
+    if height and width:
+        return width, height
+    assert side is not None, size
+    short = min(picture.size)
+    return tuple(side if edge == short else int(side * edge / short) for edge in picture.size)  # type: ignore[return-value]

@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PILImage
+from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
+from transformers.models.mobilenet_v2.image_processing_pil_mobilenet_v2 import MobileNetV2ImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+from flamingo.data.pixels import normalized, resized
+
+#: Each with the bytes or floats that its pictures become.
+PROCESSORS = {
+    "in proportion, cropped": (CLIPImageProcessorPil(), torch.uint8),
+    "cropped beyond its borders": (
+        CLIPImageProcessorPil(size={"shortest_edge": 40}, crop_size={"height": 51, "width": 53}),
+        torch.uint8,
+    ),
+    "to a square": (SiglipImageProcessorPil(image_std=[0.2, 0.3, 0.4]), torch.uint8),
+    "as it is": (SiglipImageProcessorPil(do_resize=False), torch.uint8),
+    "other statistics": (BitImageProcessorPil(), torch.uint8),
+    "no norm": (CLIPImageProcessorPil(do_normalize=False), torch.float32),
+    "another scale": (SiglipImageProcessorPil(rescale_factor=1 / 128), torch.uint8),
+    "two sizes": (CLIPImageProcessorPil(size={"shortest_edge": 224, "longest_edge": 230}), torch.float32),
+    "its own way to resize": (ConvNextImageProcessorPil(), torch.float32),
+    "its own way to begin": (MobileNetV2ImageProcessorPil(), torch.float32),
+}
+
+
+@pytest.mark.parametrize("width, height", [(500, 375), (301, 640), (97, 53), (224, 224)])
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_pixels_are_those_of_the_image_processor(name, width, height):
+    image_processor, kind = PROCESSORS[name]
+    noise = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    pictures = [PILImage.fromarray(one) for one in noise]
+    pixels = resized(image_processor, pictures)
+    assert pixels.dtype == kind
+    expected = image_processor(pictures, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(normalized(image_processor, pixels), expected, atol=1e-5, rtol=0)
+
+
+def test_floats_are_normalized_already():
+    floats = torch.randn(1, 3, 4, 4)
+    assert normalized(CLIPImageProcessorPil(), floats) is floats
