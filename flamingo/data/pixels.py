@@ -41,7 +41,7 @@ def normalized(
         for name in ("image_mean", "image_std")
     )
     scale = image_processor.rescale_factor
-    return (pixels - mean / scale) * (scale / std)
+    return pixels.float().sub_(mean / scale).mul_(scale / std)
 
 
 def _is_usual(image_processor: Any) -> bool:
