@@ -34,7 +34,7 @@ class ReportConfig:
     runs: str | None = None
     #: The variant that the others are compared with; null: the one called "baseline", or else the first.
     baseline: str | None = None
-    #: Where the comparison goes; null: into the folder that the pattern begins with.
+    #: Where the comparison goes, without an ending; null: "comparison" in the folder that the pattern begins with.
     output: str | None = None
 
 
@@ -52,7 +52,7 @@ def run_report(config: dict[str, Any]) -> list[Path]:
     folders = [Path(path) for path in found if Path(path).is_dir()]
     # Up to the last folder that has no wildcard in its name.
     beginning = Path(re.split(r"[*?\[]", config["runs"])[0] + "x").parent
-    return write_comparison(folders, Path(config["output"] or beginning), config["baseline"])
+    return write_comparison(folders, Path(config["output"] or beginning / "comparison"), config["baseline"])
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="report")

@@ -98,10 +98,11 @@ def student(freedom: int) -> float:
 
 
 def write_comparison(folders: Sequence[Path], output: Path, baseline: str | None = None) -> list[Path]:
-    """``comparison.md``, ``.csv``, ``.html`` and ``.png`` in ``output``; returns their paths.
+    """``output`` with the endings ``.md``, ``.csv``, ``.html`` and ``.png``; returns their paths.
 
-    The baseline is the variant of that name; by default the one called "baseline", or else the first. Raises
-    ValueError, and writes nothing, where no run is finished and evaluated, and for a baseline that is not there.
+    The baseline, which comes first, is the variant of that name; by default the one called "baseline", or else the
+    first. Raises ValueError, and writes nothing, where no run is finished and evaluated, and for a baseline that is
+    not there.
     """
     variants, problems = read_runs(folders)
     names = [variant.name for variant in variants]
@@ -111,11 +112,12 @@ def write_comparison(folders: Sequence[Path], output: Path, baseline: str | None
     chosen = baseline or ("baseline" if "baseline" in names else names[0])
     if chosen not in names:
         raise ValueError(f"the baseline {chosen!r} is not among the variants: {'; '.join(names)}")
-    rows = compare(variants, chosen)
+    rows = compare(sorted(variants, key=lambda variant: variant.name != chosen), chosen)
     figure = comparison_figure(rows, chosen)
     shown = {
         "title": f"{len(names)} variants, {sum(len(variant.runs) for variant in variants)} runs",
         "baseline": chosen,
+        "overview": _overview(rows),
         "tables": _tables(rows),
         "problems": problems,
         "plots": as_pictures(figure),
@@ -126,8 +128,36 @@ def write_comparison(folders: Sequence[Path], output: Path, baseline: str | None
         "html": environment(autoescape=True).get_template("comparison.html").render(shown).encode(),
         "png": png(figure),
     }
-    output.mkdir(parents=True, exist_ok=True)
-    return [write_whole(output / f"comparison.{kind}", content) for kind, content in written.items()]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    return [write_whole(output.with_name(f"{output.name}.{kind}"), content) for kind, content in written.items()]
+
+
+def _overview(rows: Sequence[Row]) -> dict[str, list]:
+    """A line per variant: of each task its first metric at the most shots, and the paper's figure."""
+    panels = _panels(rows)
+    paper = {row.variant: row.paper for row in rows}
+    base = next((row.paper for row in rows if row.difference is None), None)
+    lines = []
+    for variant in paper:
+        line = [variant]
+        for panel in panels:
+            row = next((row for row in panel if row.variant == variant), None)
+            found = row and (_number(row.mean), _sign(row.difference), _range(row.difference_interval))
+            line += found or ("", "", "")
+        theirs = paper[variant]
+        apart = None if theirs is None or base is None or theirs == base else (theirs - base) / 100
+        lines.append([*line, "" if theirs is None else f"{theirs:g}", _sign(apart)])
+    titles = [f"{panel[0].task}, {panel[0].shots} shots: {metric_name(panel[0].metric)}" for panel in panels]
+    return {"titles": titles, "lines": lines}
+
+
+def _panels(rows: Sequence[Row]) -> list[list[Row]]:
+    """For each task the rows of its first metric at the most shots."""
+    panels = []
+    for task in dict.fromkeys(row.task for row in rows):
+        own = [row for row in rows if row.task == task and row.metric == _headline(rows, task)]
+        panels.append([row for row in own if row.shots == max(row.shots for row in own)])
+    return panels
 
 
 def _tables(rows: Sequence[Row]) -> list[dict[str, object]]:
@@ -144,7 +174,7 @@ def _tables(rows: Sequence[Row]) -> list[dict[str, object]]:
                     row.variant,
                     _number(row.mean),
                     _range(row.interval),
-                    "" if row.difference is None else f"{100 * row.difference:+.1f}",
+                    _sign(row.difference),
                     _range(row.difference_interval),
                     len(row.values),
                     "" if row.paper is None else f"{row.paper:g}",
@@ -163,6 +193,10 @@ def _headline(rows: Sequence[Row], task: str) -> str:
 
 def _number(value: float) -> str:
     return f"{100 * value:.1f}"
+
+
+def _sign(difference: float | None) -> str:
+    return "" if difference is None else f"{100 * difference:+.1f}"
 
 
 def _range(interval: Interval) -> str:
@@ -185,18 +219,13 @@ def _csv(rows: Sequence[Row]) -> str:
 
 def comparison_figure(rows: Sequence[Row], baseline: str) -> Figure:
     """Means (times 100) with intervals, and each seed: a panel per task, of its first metric, at the most shots."""
-    panels: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        panels.setdefault((row.task, _headline(rows, row.task)), [])
-        if (row.task, row.metric) in panels:
-            panels[row.task, row.metric].append(row)
+    panels = _panels(rows)
     names = list(dict.fromkeys(row.variant for row in rows))
     with style():
         figure = new_figure(3.2 + 3.6 * len(panels), 1.3 + 0.34 * len(names))
         axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-        for ax, ((task, metric), own) in zip(axes, panels.items(), strict=True):
-            most = max(row.shots for row in own)
-            for row in (row for row in own if row.shots == most):
+        for ax, own in zip(axes, panels, strict=True):
+            for row in own:
                 y, color = names.index(row.variant), BLUE if row.variant == baseline else GREY
                 if row.variant == baseline:
                     ax.axvline(100 * row.mean, color=BLUE, lw=0.9, alpha=0.6, zorder=1)
@@ -204,8 +233,8 @@ def comparison_figure(rows: Sequence[Row], baseline: str) -> Figure:
                     ax.hlines(y, *(100 * end for end in row.interval), color=color, lw=2)
                 ax.plot([100 * v for v in row.values], [y] * len(row.values), "|", color=MUTED, ms=11, mew=1.2)
                 ax.plot(100 * row.mean, y, "o", color=color, ms=7)
-            ax.set_title(f"{task}, {most} shots", loc="left", fontweight="bold", fontsize=12)
-            ax.set_xlabel(f"{metric_name(metric)} \N{MULTIPLICATION SIGN} 100")
+            ax.set_title(f"{own[0].task}, {own[0].shots} shots", loc="left", fontweight="bold", fontsize=12)
+            ax.set_xlabel(f"{metric_name(own[0].metric)} \N{MULTIPLICATION SIGN} 100")
             ax.grid(axis="x")
         axes[0].set_yticks(range(len(names)), names)
         axes[0].set_ylim(len(names) - 0.5, -0.5)

@@ -108,20 +108,22 @@ def test_the_files_say_the_same_and_name_what_is_missing(tmp_path):
         for seed in (0, 1)
     ]
     (folders[1] / "failure.txt").write_text("ValueError: no & <such> file\n")
-    paths = write_comparison(folders, tmp_path)
+    paths = write_comparison(folders, tmp_path / "new" / "comparison")
     assert [path.name for path in paths] == [f"comparison.{kind}" for kind in ("md", "csv", "html", "png")]
     assert paths[3].read_bytes().startswith(b"\x89PNG")
     with paths[1].open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0])[: len(COLUMNS)] == list(COLUMNS)
     assert [(row["variant"], row["mean"], row["seeds"], row["paper"], row["difference"]) for row in rows] == [
-        ("no <gate>", "0.25", "1", "66.5", "-0.45"),
         ("baseline", "0.7", "2", "70.7", ""),
+        ("no <gate>", "0.25", "1", "66.5", "-0.45"),
     ]
-    low, high = (float(rows[1][key]) for key in ("ci_low", "ci_high"))
+    low, high = (float(rows[0][key]) for key in ("ci_low", "ci_high"))
     assert (low + high) / 2 == pytest.approx(0.7) and high - low == pytest.approx(2 * 12.706 * 0.05, abs=1e-2)
     markdown, page = paths[0].read_text(), paths[2].read_text()
-    assert "| no <gate> | 25.0 |" in markdown and "-45.0" in markdown
+    overview = next(line for line in markdown.splitlines() if line.startswith("| no <gate> |"))
+    cells = overview.strip("| ").split(" | ")
+    assert [*cells[:3], *cells[4:]] == ["no <gate>", "25.0", "-45.0", "66.5", "-4.2"]
     assert f"- `{folders[1]}`: failed: ValueError: no & <such> file" in markdown
     assert "no &lt;gate&gt;" in page and "ValueError: no &amp; &lt;such&gt; file" in page
     assert "<such>" not in page
@@ -129,7 +131,7 @@ def test_the_files_say_the_same_and_name_what_is_missing(tmp_path):
 
 def test_a_baseline_that_is_not_there_and_no_runs_at_all_are_refused(folders, tmp_path):
     with pytest.raises(ValueError, match=r"'every=3' is not among the variants: model\.every=1; model\.every=2"):
-        write_comparison(folders, tmp_path, "every=3")
+        write_comparison(folders, tmp_path / "comparison", "every=3")
     with pytest.raises(ValueError, match=r"no run to compare: .*nowhere: no run"):
-        write_comparison([tmp_path / "nowhere"], tmp_path)
+        write_comparison([tmp_path / "nowhere"], tmp_path / "comparison")
     assert not list(tmp_path.glob("comparison.*"))
