@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 
 from experiments.configs import plain
 from experiments.features import FeaturesConfig, kept_as, open_features
-from experiments.runs import begin, user_errors
+from experiments.runs import begin, keep_memory, user_errors
 from experiments.tasks import TaskConfig, look_at_images, make_task
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.evaluation.captioning import Captioning
@@ -182,6 +182,7 @@ def run_evaluation(config: dict[str, Any]) -> None:
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
 def main(config: DictConfig) -> None:
+    keep_memory()
     with user_errors():
         try:
             run_evaluation(plain(config))

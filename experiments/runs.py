@@ -1,5 +1,6 @@
 """A run's folder: its resolved config, what is finished in it, and errors without stack traces."""
 
+import ctypes
 import json
 import logging
 import shutil
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 #: Keys that say how a run is carried out, and change nothing of its results.
 _NOT_RESULTS = ("overwrite", "workers", "wandb")
+#: Of glibc's malloc.h: how many memory maps malloc may use, and how much it may keep at the end of its heap.
+_M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
 
 
 @contextmanager
@@ -85,6 +88,18 @@ def failure_recorded(output: Path) -> Iterator[None]:
     except Exception as error:
         write_atomically(path, f"{type(error).__name__}: {error}\n")
         raise
+
+
+def keep_memory() -> None:
+    """Let glibc keep what tensors leave: given back, each page costs a page fault when the next tensor comes.
+
+    Activations of a batch of long prompts take hundreds of megabytes a layer, and so a seventh of the time. Where
+    tensors are small it costs a little. Other systems' allocators are left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)):
+            mallopt(parameter, value)
 
 
 def json_object(line: str, name: str) -> dict[str, Any]:

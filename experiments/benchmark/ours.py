@@ -7,6 +7,7 @@ import torch
 
 from experiments.benchmark.materials import picture
 from experiments.benchmark.worker import Machine, run, seconds_per_token, train
+from experiments.runs import keep_memory
 from flamingo.data.document import Document, Image, Text
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.decoding import Decoder
@@ -30,7 +31,8 @@ class Ours:
         return Document([*parts, Image(picture(self.folder, prompt["query"])), Text("w4 w5")])
 
     def few_shot(self, prompts: list[dict[str, Any]], batch: int, beams: int, new: int) -> list[str]:
-        """Texts, from files of pictures; nothing is known from the last time."""
+        """Texts, from files of pictures, as the command for evaluation does it; nothing is known from the last time."""
+        keep_memory()
         self.model.to(self.machine.dtype)
         return Decoder(self.model, self.processor, batch)([self._document(p) for p in prompts], new, beams)
 

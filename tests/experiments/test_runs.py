@@ -1,5 +1,8 @@
 """A run's folder: gone on with, refused, or overwritten; and errors as sentences."""
 
+import subprocess
+import sys
+
 import pytest
 import yaml
 
@@ -92,3 +95,17 @@ def test_what_the_user_can_mend_is_a_sentence_and_a_status(capsys, error, status
 def test_errors_of_ours_keep_their_trace():
     with pytest.raises(AssertionError), user_errors():
         raise AssertionError("an invariant")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc")
+def test_memory_that_was_left_is_kept():
+    """A page that was given back and comes again is a fault: of 100 MB there would be 24,000 each time."""
+    measure = (
+        "import resource, torch; from experiments.runs import keep_memory; keep_memory()\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "torch.ones(25_000_000); before = faults()\n"
+        "for _ in range(5): torch.ones(25_000_000)\n"
+        "print(faults() - before)"
+    )
+    result = subprocess.run([sys.executable, "-c", measure], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 1000
