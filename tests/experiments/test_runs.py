@@ -108,4 +108,4 @@ def test_memory_that_was_left_is_kept():
         "print(faults() - before)"
     )
     result = subprocess.run([sys.executable, "-c", measure], capture_output=True, text=True, check=True)
-    assert int(result.stdout) < 1000
+    assert int(result.stdout) < 50_000  # of 122,000
