@@ -269,6 +269,8 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         """Visual tokens of every image: frozen features, then the resampler."""
         if pixel_values.ndim not in (5, 6):
             raise ValueError(f"pixel_values must be [b m c h w] or [b m f c h w], got {list(pixel_values.shape)}")
+        if not pixel_values.is_floating_point():
+            raise ValueError("pixel_values are bytes: processor.normalized(batch) makes them what the encoder takes")
         if pixel_values.ndim == 5:
             pixel_values = rearrange(pixel_values, "b m c h w -> b m 1 c h w")
         b, m, f = pixel_values.shape[:3]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 
 from experiments.data import Encoded, make_data, training_images
 from experiments.train import load_model
@@ -54,6 +55,22 @@ def test_the_coin_of_p_next_is_the_documents_own_and_falls_as_often_as_asked(bac
     assert sees(1.0) == [1] * 40
     half = sees(0.5)
     assert half == sees(0.5) and 10 <= sum(half) <= 30
+
+
+def test_what_a_loader_hands_over_as_bytes_becomes_the_processors_pixels():
+    model, processor = load_model(composed("train")["model"])
+    documents = {"captions": {"kind": "captions", "least": 2, "most": 2, "batch": 3, "told": 0.0, "p_next": 0.0}}
+    documents["captions"] |= {"versions": 1, "pack": 0, "weight": 1.0}
+    [data] = make_data({"documents": documents}, None, processor, None, seed=0, workers=0)
+    batch = next(iter(data.batches))
+    assert batch.tensors["pixel_values"].dtype == torch.uint8
+    with pytest.raises((ValueError, TypeCheckError), match="pixel_values"):  # the checks of tests come first
+        model(**batch.tensors)
+    world = WorldDocuments("captions", "training", 0, 2, 2, 0.0)
+    drawn = [world[int(name.rpartition("/")[2])] for name in batch.ids]
+    assert [document.id for document in drawn] == batch.ids
+    expected = processor.batch(drawn)["pixel_values"]
+    torch.testing.assert_close(data.prepare(batch.tensors)["pixel_values"], expected, rtol=0, atol=1e-6)
 
 
 def test_packed_batches_have_the_loss_of_padded_ones(shards, backbones, tmp_path):
