@@ -23,10 +23,18 @@ _SIZES = ({"height", "width"}, {"shortest_edge"})
 def resized(
     image_processor: Any, pictures: Sequence[PILImage.Image]
 ) -> UInt8[Tensor, "n c h w"] | Float[Tensor, "n c h w"]:
-    """Resized and cropped RGB pictures as bytes, for :func:`normalized`; or of an unusual processor its floats."""
+    """Resized and cropped RGB pictures as bytes, for :func:`normalized`; or of an unusual processor its floats.
+
+    Raises ValueError where they come out in different sizes.
+    """
     if not _is_usual(image_processor):
         return image_processor(list(pictures), return_tensors="pt")["pixel_values"]
     made = [torch.from_numpy(np.array(_picture(image_processor, picture))) for picture in pictures]
+    if len(sizes := {(width, height) for height, width, _ in (one.shape for one in made)}) > 1:
+        name = type(image_processor).__name__
+        raise ValueError(
+            f"{name} makes pictures of different sizes, {sorted(sizes)}: it has to crop, or to be told a size"
+        )
     return torch.stack(made).permute(0, 3, 1, 2)
 
 
@@ -52,6 +60,7 @@ def _is_usual(image_processor: Any) -> bool:
         and image_processor.do_rescale
         and image_processor.do_normalize
         and not getattr(image_processor, "do_pad", None)
+        and image_processor.resample is not None
         and {key for key, value in dict(image_processor.size or {}).items() if value} in _SIZES
     )
 

@@ -43,3 +43,9 @@ def test_pixels_are_those_of_the_image_processor(name, width, height):
 def test_floats_are_normalized_already():
     floats = torch.randn(1, 3, 4, 4)
     assert normalized(CLIPImageProcessorPil(), floats) is floats
+
+
+def test_pictures_of_different_sizes_are_refused():
+    pictures = [PILImage.new("RGB", size) for size in ((60, 40), (40, 60))]
+    with pytest.raises(ValueError, match=r"CLIP.* different sizes, \[\(20, 30\), \(30, 20\)\]"):
+        resized(CLIPImageProcessorPil(size={"shortest_edge": 20}, do_center_crop=False), pictures)
