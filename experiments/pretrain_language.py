@@ -8,9 +8,7 @@ line (JSON with "captions"), or sources of captioned images as experiments.train
 `model` is any causal language model of transformers, described as its own config.json would be.
 """
 
-import gzip
 import logging
-import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -29,10 +27,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from experiments.card import save_backbone
 from experiments.configs import build, nested, plain
 from experiments.loading import data_set
-from experiments.runs import begin, json_object, user_errors
+from experiments.runs import begin, user_errors
+from experiments.texts import documents, read_texts
 from experiments.tokenizer import train_tokenizer
-from flamingo.data.document import PROMPT
-from flamingo.data.sources import load
 from flamingo.data.world.documents import TURNS, Described, WorldTexts, caption_turns, stream, tell
 from flamingo.training.loop import TrainingConfig, train
 from flamingo.training.objective import Batch
@@ -67,45 +64,6 @@ class PretrainLanguageConfig:
 
 
 ConfigStore.instance().store("pretrain_language_schema", PretrainLanguageConfig)
-
-
-def read_texts(name: str) -> list[str | tuple[str, ...]]:
-    """Of one file or source the texts, and of images all captions. Raises ValueError naming the line that is none."""
-    path = Path(name)
-    if ".txt" not in path.suffixes and ".jsonl" not in path.suffixes:
-        return [image.captions for image in load(name)]
-    if not path.is_file():
-        raise ValueError(f"texts: there is no file {path}")
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
-        lines = file.read().splitlines()
-    if ".jsonl" not in path.suffixes:
-        return [line for line in lines if line.strip()]
-    texts: list[str | tuple[str, ...]] = []
-    for number, line in enumerate(lines, start=1):
-        row = json_object(line, f"texts: line {number} of {path}")
-        if "text" not in row and "captions" not in row:
-            raise ValueError(f"texts: line {number} of {path} has neither a text nor captions")
-        texts.append(row["text"] if "text" in row else tuple(row["captions"]))
-    return texts
-
-
-def documents(texts: Sequence[str | tuple[str, ...]], rounds: int, seed: int) -> list[str]:
-    """Texts as they are, and captions as they stand in a prompt, a line each; so many times, in other orders.
-
-    Half of the documents of captions are of one image, the others of as many images as it has captions: what comes
-    before may tell what comes next, or only how it is said.
-    """
-    rng = random.Random(seed)
-    described = [captions for captions in texts if not isinstance(captions, str)]
-    made = []
-    for text in (text for _ in range(rounds) for text in rng.sample(texts, len(texts))):
-        if isinstance(text, str):
-            made.append(text)
-            continue
-        alike = rng.random() < 0.5
-        lines = rng.sample(text, len(text)) if alike else [rng.choice(rng.choice(described)) for _ in text]
-        made.append("".join(f"{PROMPT} {line}\n" for line in lines))
-    return made
 
 
 class Blocks(Sequence[np.ndarray]):

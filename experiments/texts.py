@@ -1,0 +1,99 @@
+"""Texts to pretrain a language model on: read from files and sources, and put together as documents."""
+
+import gzip
+import math
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from experiments.runs import json_object
+from flamingo.data.document import PROMPT
+from flamingo.data.sources import load
+
+#: Images are alike by the commonest words of their captions; rarer ones hardly ever meet.
+_WORDS = 2048
+#: Of how many similar images those of a document are drawn: the first ones are more alike than neighbours by features.
+_SIMILAR = 64
+#: How many of them a document has before the image that they are similar to.
+_BEFORE = 8
+#: Rows of a similarity matrix that are in memory at once.
+_ROWS_AT_ONCE = 1024
+
+
+def read_texts(name: str) -> list[str | tuple[str, ...]]:
+    """Of one file or source the texts, and of images all captions. Raises ValueError naming the line that is none."""
+    path = Path(name)
+    if ".txt" not in path.suffixes and ".jsonl" not in path.suffixes:
+        return [image.captions for image in load(name)]
+    if not path.is_file():
+        raise ValueError(f"texts: there is no file {path}")
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+        lines = file.read().splitlines()
+    if ".jsonl" not in path.suffixes:
+        return [line for line in lines if line.strip()]
+    texts: list[str | tuple[str, ...]] = []
+    for number, line in enumerate(lines, start=1):
+        row = json_object(line, f"texts: line {number} of {path}")
+        if "text" not in row and "captions" not in row:
+            raise ValueError(f"texts: line {number} of {path} has neither a text nor captions")
+        texts.append(row["text"] if "text" in row else tuple(row["captions"]))
+    return texts
+
+
+def documents(texts: Sequence[str | tuple[str, ...]], rounds: int, seed: int) -> list[str]:
+    """Texts as they are, and captions as they stand in a prompt, a line each; so many times, in other orders.
+
+    A third of the documents of captions are of one image, a third of an image and others like it, a third of any
+    images: what comes before may tell what comes next, or some of it, or only how it is said. (To put related
+    texts together is In-Context Pretraining, arXiv 2310.10638; here it is for demonstrations by RICES.)
+    """
+    rng = random.Random(seed)
+    described = [captions for captions in texts if not isinstance(captions, str)]
+    numbers = [number for number, text in enumerate(texts) if not isinstance(text, str)]
+    place = {number: place for place, number in enumerate(numbers)}
+    alike = similar(described, max(0, min(_SIMILAR, len(described) - 1))).tolist()
+    made = []
+    for number in (number for _ in range(rounds) for number in rng.sample(range(len(texts)), len(texts))):
+        text = texts[number]
+        if isinstance(text, str):
+            made.append(text)
+            continue
+        match rng.choice(("one", "similar", "any")):
+            case "one":
+                lines = rng.sample(text, len(text))
+            case "similar":
+                near = alike[place[number]]
+                others = rng.sample(near, min(_BEFORE, len(near)))
+                lines = [*(rng.choice(described[other]) for other in others), rng.choice(text)]
+            case "any":
+                lines = [rng.choice(rng.choice(described)) for _ in text]
+        made.append("".join(f"{PROMPT} {line}\n" for line in lines))
+    return made
+
+
+def similar(described: Sequence[Sequence[str]], number: int) -> Int[Tensor, "images number"]:
+    """For each image the places of others whose captions have the most in common with its own, the most similar first.
+
+    By the cosine of which words there are, weighted by the logarithm of their rarity (TF-IDF, without counts).
+    """
+    words = [set(re.findall(r"\w+", " ".join(captions).lower())) for captions in described]
+    found = Counter(word for own in words for word in own)
+    column = {word: place for place, (word, _) in enumerate(found.most_common(_WORDS))}
+    bags = torch.zeros(len(described), len(column))
+    for row, own in enumerate(words):
+        for word in own & column.keys():
+            bags[row, column[word]] = math.log(len(described) / found[word])
+    bags = normalize(bags, dim=-1)
+    nearest = [torch.empty(0, number, dtype=torch.long)]
+    for start in range(0, len(bags), _ROWS_AT_ONCE):
+        cosines = bags[start : start + _ROWS_AT_ONCE] @ bags.T
+        cosines.diagonal(start).fill_(-torch.inf)  # itself
+        nearest.append(cosines.topk(number, dim=-1).indices)
+    return torch.cat(nearest)
