@@ -18,7 +18,6 @@ from flamingo.data.packing import pack
 from flamingo.data.shards import Shards
 from flamingo.data.sources import load, of_split, readable
 from flamingo.data.world.documents import WorldDocuments
-from flamingo.evaluation.consensus import central
 from flamingo.features import FeatureStore, nearest
 from flamingo.training.objective import Batch, DataSet
 
@@ -61,8 +60,6 @@ class DataConfig:
     format: str | None = None
     #: Null: all of them.
     split: str | None = None
-    #: Of each image the so many captions that agree most with its others; null: all.
-    central: int | None = None
     #: The split that documents are drawn from whose answers are logged while training.
     sample_split: str | None = None
     documents: dict[str, DocumentsConfig] = field(default_factory=dict)
@@ -105,14 +102,7 @@ def training_images(config: dict[str, Any]) -> tuple[CaptionedImages, CaptionedI
     source = config["root"], config["images"], config["format"]
     trained = captioned_images(*source, config["split"])
     sampled = captioned_images(*source, config["sample_split"]) if config["sample_split"] else trained
-    if config["central"] is not None:
-        trained = replace(trained, images=_with_central_captions(trained.images, config["central"]))
     return trained, sampled
-
-
-def _with_central_captions(images: Sequence[CaptionedImage], number: int) -> Sequence[CaptionedImage]:
-    kept = central([own.captions for own in images], number)
-    return [replace(own, captions=captions) for own, captions in zip(images, kept, strict=True)]
 
 
 @dataclass

@@ -25,15 +25,6 @@ def parts(shards, backbones, tmp_path):
     return model.eval(), data
 
 
-def test_central_captions_are_those_of_training_alone(shards, backbones, tmp_path):
-    every, both = (training(shards, backbones, tmp_path, f"data.central={n}")["data"] for n in ("null", 1))
-    (trained, sampled), (central, sampled_again) = training_images(every), training_images(both)
-    assert [own.id for own in central.images] == [own.id for own in trained.images]
-    assert {len(own.captions) for own in central.images} == {1} != {len(own.captions) for own in trained.images}
-    assert all(set(one.captions) < set(own.captions) for one, own in zip(central.images, trained.images, strict=True))
-    assert [own.captions for own in sampled_again.images] == [own.captions for own in sampled.images]
-
-
 def test_versions_of_a_document_share_its_images(parts):
     model, data = parts
     batch = next(iter(data.batches))
