@@ -23,6 +23,8 @@ _WORDS = 2048
 _SIMILAR = 64
 #: How many of them a document has before the image that they are similar to.
 _BEFORE = 8
+#: Images that are compared with each other at most: their bags of words take 8 kB each, the time is its square.
+_COMPARED = 40_000
 #: Rows of a similarity matrix that are in memory at once.
 _ROWS_AT_ONCE = 1024
 
@@ -81,8 +83,14 @@ def documents(texts: Sequence[str | tuple[str, ...]], rounds: int, seed: int) ->
 def similar(described: Sequence[Sequence[str]], number: int) -> Int[Tensor, "images number"]:
     """For each image the places of others whose captions have the most in common with its own, the most similar first.
 
-    By the cosine of which words there are, weighted by the logarithm of their rarity (TF-IDF, without counts).
+    By the cosine of which words there are, weighted by the logarithm of their rarity (TF-IDF, without counts). Of
+    very many images each is compared with some tens of thousands, those that stand near it.
     """
+    parts = torch.arange(len(described)).tensor_split(math.ceil(len(described) / _COMPARED) or 1)
+    return torch.cat([part[_similar([described[i] for i in part.tolist()], number)] for part in parts])
+
+
+def _similar(described: Sequence[Sequence[str]], number: int) -> Int[Tensor, "images number"]:
     words = [set(re.findall(r"\w+", " ".join(captions).lower())) for captions in described]
     found = Counter(word for own in words for word in own)
     column = {word: place for place, (word, _) in enumerate(found.most_common(_WORDS))}

@@ -116,6 +116,15 @@ def test_images_are_similar_by_the_words_of_all_captions_rare_ones_before_common
     assert all(place not in row for place, row in enumerate(near.tolist()))
 
 
+def test_of_too_many_images_those_that_stand_near_are_compared(monkeypatch):
+    described = [[f"{word} picture {i}"] for i in range(3) for word in ("dog", "cat", "dog", "cat", "tree")]
+    monkeypatch.setattr("experiments.texts._COMPARED", 6)
+    near = similar(described, number=1)[:, 0].tolist()  # in three parts of five
+    for first in (0, 5, 10):
+        assert near[first : first + 4] == [first + 2, first + 3, first, first + 1]
+        assert first <= near[first + 4] < first + 4
+
+
 def test_wrong_files_are_named_with_their_line(tmp_path):
     with pytest.raises(ValueError, match=r"texts: there is no file .*none\.txt"):
         read_texts(str(tmp_path / "none.txt"))
