@@ -84,7 +84,8 @@ def similar(described: Sequence[Sequence[str]], number: int) -> Int[Tensor, "ima
     """For each image the places of others whose captions have the most in common with its own, the most similar first.
 
     By the cosine of which words there are, weighted by the logarithm of their rarity (TF-IDF, without counts). Of
-    very many images each is compared with some tens of thousands, those that stand near it.
+    very many images each is compared with some tens of thousands, those that stand near it. ``number`` is less than
+    there are images.
     """
     parts = torch.arange(len(described)).tensor_split(math.ceil(len(described) / _COMPARED) or 1)
     return torch.cat([part[_similar([described[i] for i in part.tolist()], number)] for part in parts])
