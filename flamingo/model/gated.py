@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from flamingo.model.attention import Attention, FeedForward, attend
+from flamingo.model.attention import Attention, FeedForward, attend, recomputed
 from flamingo.model.configuration import Attend, GatedConfig
 
 #: Tokens of a block that attend to one image together: the fastest of 16 to 128, for 5 and for 33 images on a CPU.
@@ -70,7 +70,8 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
         queries = rearrange(self.attention.queries(self.norm(x)), "(b n) k t e -> b n t k e", b=b)
         index = rearrange(image_index, "(b n) t -> b n t", b=b)
         if m > 1 and self.attend == "last":
-            attended = _attend_to_one_image(queries, keys, values, index)
+            # The keys and values of all blocks are many times those of the images.
+            attended = recomputed(_attend_to_one_image, queries, keys, values, index)
         else:
             attended = _attend_to_images(queries, keys, values, visible_images(index, m, self.attend))
         # A token without an image has attended to some, only to stay finite.

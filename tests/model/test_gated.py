@@ -69,6 +69,28 @@ def test_it_equals_the_papers_formulas(config):
             torch.testing.assert_close(out[b, t], expected, atol=1e-5, rtol=1e-4)
 
 
+def test_keys_of_blocks_of_tokens_are_not_kept_and_gradients_are_those_of_the_formulas():
+    block = make(qk_norm=True)
+    x = torch.randn(2, 5, 10, requires_grad=True)
+    visual_tokens = torch.randn(2, 3, 4, 12, requires_grad=True)
+    keys, values = block.keys_values(visual_tokens)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        out = block(x, keys, values, IMAGE_INDEX)
+    _, image_of_block = token_blocks(torch.zeros(10, dtype=torch.int64), images=6, length=10)
+    assert len(image_of_block) not in {len(tensor) for tensor in kept if tensor.ndim == 4}
+    wanted = [x, visual_tokens, *block.parameters()]
+    gradients = torch.autograd.grad(out.square().sum(), wanted)
+    expected = torch.stack(
+        [
+            reference(block, x[b, t], visual_tokens[b], int(IMAGE_INDEX[b, t]), {"qk_norm": True})
+            for b in range(2)
+            for t in range(5)
+        ]
+    )
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected.square().sum(), wanted), atol=1e-4, rtol=1e-3)
+
+
 @pytest.mark.parametrize("attend", ["last", "previous"])
 def test_rows_that_share_a_documents_images_get_what_copies_of_them_would_get(attend):
     block = make(attend=attend)
