@@ -35,6 +35,7 @@ from experiments.runs import (
     check_model,
     failure_recorded,
     folder_written_atomically,
+    keep_memory,
     user_errors,
     write_atomically,
 )
@@ -227,6 +228,7 @@ def train_model(config: dict[str, Any], output: Path) -> None:
             write_atomically(output / "skipped.json", json.dumps(trained.skipped | sampled.skipped, indent=1) + "\n")
         features = open_features(config["features"], model, processor)
         if features is not None:
+            keep_memory()
             add_features(features, pictures(config["data"], trained, sampled))
     data = make_data(config["data"], trained, processor, features, training.seed, config["workers"])
     main_process = PartialState().is_main_process

@@ -21,6 +21,8 @@ class Agreement:
     different: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
+        if not (self.identical or self.ties or self.different):
+            return "Outputs were not compared in the last run."
         ties = f", {len(self.ties)} near-ties (differences {self.ties})" if self.ties else ""
         different = f", {len(self.different)} DIFFERENT: {self.different}" if self.different else ""
         return f"Outputs compared: {self.identical} identical{ties}{different}."

@@ -64,12 +64,13 @@ def _machine(machine: Machine) -> str:
 def _plot(rows: Sequence[Row], file: Path) -> None:
     """The ratios, and beside them what a training step costs with more images and with longer texts."""
     with style():
-        figure = new_figure(13.0, 1.5 + 0.34 * len(rows))
+        compared = [r for r in rows if not r["case"].startswith("by ")]
+        figure = new_figure(13.0, max(4.0, 1.5 + 0.34 * len(compared)))
         ratios, images, tokens = figure.subplots(1, 3, width_ratios=[2, 1, 1])
-        names = [f"{r['benchmark']}, {r['case']}, {r['peer']}" for r in rows]
-        ratios.barh(names, [r["ratio"] for r in rows], color=BLUE)
-        errors = [[r["ratio"] - r["spread"][0] for r in rows], [r["spread"][1] - r["ratio"] for r in rows]]
-        ratios.errorbar([r["ratio"] for r in rows], names, xerr=errors, fmt="none", ecolor=GREY)
+        names = [f"{r['benchmark']}, {r['case']}, {r['peer']}" for r in compared]
+        middle = [r["ratio"] for r in compared]
+        errors = [[r["ratio"] - r["spread"][0] for r in compared], [r["spread"][1] - r["ratio"] for r in compared]]
+        ratios.errorbar(middle, names, xerr=errors, fmt="o", color=BLUE)
         ratios.axvline(1, color=GREY)
         ratios.set(xscale="log", xlabel="theirs / ours")
         ratios.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -81,7 +82,7 @@ def _plot(rows: Sequence[Row], file: Path) -> None:
             counts = [int(r["case"].split()[-1]) for r in own]
             for key, colour in (("ours", BLUE), ("theirs", VERMILION)):
                 axes.plot(counts, [r[key] for r in own], marker="o", color=colour, label=key)
-            axes.set(xlabel=kind, ylabel="s a training step", ylim=(0, None))
+            axes.set(xlabel=f"{kind} a document", ylabel="s a training step", xlim=(0, None), ylim=(0, None))
             axes.set_visible(bool(own))
             if own:
                 axes.legend()
