@@ -134,7 +134,8 @@ def test_prompts_are_those_of_its_own_processor(saved):
     assert found["input_ids"].tolist() == expected["input_ids"].tolist()
     seen = found["image_index"].unsqueeze(-1) == torch.arange(3)
     assert seen.long().tolist() == expected["image_attention_mask"].tolist()
-    torch.testing.assert_close(found["pixel_values"][:, :, 0], expected["pixel_values"])
+    # Theirs are resized by Pillow, ours by PyTorch: a level of 255 is 0.015.
+    torch.testing.assert_close(found["pixel_values"][:, :, 0], expected["pixel_values"], atol=0.031, rtol=0)
     assert processor.end_of_chunk == "\n" and "'\\n'" in notes[0]
 
 
