@@ -93,9 +93,9 @@ def failure_recorded(output: Path) -> Iterator[None]:
 def keep_memory() -> None:
     """Let glibc keep what tensors leave: given back, each page costs a page fault when the next tensor comes.
 
-    Activations of a batch of long prompts take hundreds of megabytes a layer, and so a seventh of the time; those of a
-    batch of pictures in a convolutional encoder two thirds of it. Where tensors are small it costs a little. Other
-    systems' allocators are left alone.
+    Activations of a batch of long prompts, or of pictures in a convolutional encoder, take hundreds of megabytes a
+    layer, and page faults so a seventh of the time and more. Where tensors are small it costs a little. Other systems'
+    allocators are left alone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

@@ -1,8 +1,8 @@
 """Pictures -> pixel values as an image processor of transformers makes them, in two steps: bytes, and floats of them.
 
 Bytes are a quarter of the size, on the way from a loader's processes to where the model computes. The most common
-image processors are done here: resized by PyTorch, as by transformers where torchvision is installed, a third as long
-as by Pillow and within two levels of 255 of it. All others make their floats themselves.
+image processors are done here: resized by PyTorch, as by transformers where torchvision is installed, in a third of
+Pillow's time; of photographs few bytes differ, by one or two of 255. All others make their floats themselves.
 """
 
 from collections.abc import Sequence
