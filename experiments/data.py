@@ -18,8 +18,10 @@ from flamingo.data.packing import pack
 from flamingo.data.shards import Shards
 from flamingo.data.sources import load, of_split, readable
 from flamingo.data.world.documents import WorldDocuments
+from flamingo.evaluation.metrics import CiderReward
 from flamingo.features import FeatureStore, nearest
-from flamingo.training.objective import Batch, DataSet
+from flamingo.training.objective import Batch, DataSet, Loss, next_token
+from flamingo.training.self_critical import SelfCritical
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,8 @@ class DocumentsConfig:
     versions: int = 1
     #: Tokens of a row that several short documents share; 0: each has its own, padded to the longest.
     pack: int = 0
+    #: What is learnt: next_token, or cider: to say of the last image what scores well among its versions (self-critical).
+    objective: str = "next_token"
     weight: float = 1.0
 
 
@@ -172,9 +176,26 @@ def make_data(
         if chosen["pack"] < 0:
             raise ValueError(f"data.documents.{name}.pack must be a number of tokens, or 0; got {chosen['pack']}")
         batch = partial(_batch, pack_to=chosen["pack"], pad=processor.tokenizer.pad_token_id)
-        settings = {"weight": chosen["weight"], "prepare": processor.normalized}
+        loss = _loss(name, chosen, images, processor)
+        settings = {"weight": chosen["weight"], "prepare": processor.normalized, "loss": loss}
         sets.append(data_set(name, encoded, batch, batch=chosen["batch"], seed=seed, workers=workers, **settings))
     return sets
+
+
+def _loss(name: str, chosen: dict[str, Any], images: CaptionedImages | None, processor: FlamingoProcessor) -> Loss:
+    key = f"data.documents.{name}"
+    if chosen["objective"] not in ("next_token", "cider"):
+        raise ValueError(f"{key}.objective must be next_token or cider, got {chosen['objective']!r}")
+    if chosen["objective"] == "next_token":
+        return next_token
+    if chosen["kind"] != "images" or chosen["versions"] < 2 or chosen["pack"]:
+        raise ValueError(
+            f"{key}.objective=cider needs documents of images (kind=images), not packed (pack=0), of which each comes "
+            f"with several captions as references (versions=5), but here kind={chosen['kind']}, pack={chosen['pack']}, "
+            f"versions={chosen['versions']}"
+        )
+    assert images is not None
+    return SelfCritical(processor, CiderReward([own.captions for own in images.images]))
 
 
 def _batch(encoded: list[tuple[list[Example], str]], pack_to: int, pad: int) -> Batch:

@@ -43,6 +43,8 @@ from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcess
 from flamingo.data.pictures import open_image
 from flamingo.decoding import Decoder
 from flamingo.model.configuration import GatedConfig, ResamplerConfig, VisionFeaturesConfig
+from flamingo.model.modeling import BACKBONES, TRAINED_PARTS
+from flamingo.model.pretrained import fingerprint
 from flamingo.training.loop import TrainingConfig, train
 from flamingo.training.optimizer import OptimizerConfig, check_warmup
 
@@ -73,6 +75,8 @@ class ModelConfig:
     image_size: int | None = None
     #: What trains, of these and vision_model, language_model; a backbone that does has to be in the checkpoint.
     trains: list[str] = field(default_factory=lambda: ["resampler", "gated_layers", "new_tokens"])
+    #: A checkpoint between the same backbones, whose trained parts this run begins with; null: with random ones.
+    start: str | None = None
     #: Whether the language model begins with random weights instead of its own.
     from_scratch: bool = False
     vision_features: Any = nested(VisionFeaturesConfig)
@@ -133,7 +137,7 @@ def load_model(config: dict[str, Any]) -> tuple[FlamingoForConditionalGeneration
     language = backbones.LANGUAGE if config["language"] == "embedded" else config["language"]
     for key, name in (("vision", vision), ("language", language)):
         check_model(name, f"model.{key}")
-    own = ("vision", "language", "dtype", "aspect", "image_size", "trains", "from_scratch")
+    own = ("vision", "language", "dtype", "aspect", "image_size", "trains", "start", "from_scratch")
     parts = {key: value for key, value in config.items() if key not in own}
     processor = FlamingoProcessor.from_vision_text_pretrained(
         vision, language, config["image_size"], aspect=config["aspect"]
@@ -145,8 +149,24 @@ def load_model(config: dict[str, Any]) -> tuple[FlamingoForConditionalGeneration
         fresh = AutoModelForCausalLM.from_config(model.language_model.config)
         model.language_model.load_state_dict(fresh.state_dict())
         model.new_tokens.start_from_mean(model.get_input_embeddings(), model.get_output_embeddings())
+    if config["start"] is not None:
+        _begin_with(model, config["start"])
     model.train_parts(config["trains"])
     return model, processor
+
+
+def _begin_with(model: FlamingoForConditionalGeneration, folder: str) -> None:
+    if not (Path(folder) / "config.json").is_file():
+        raise ValueError(f"config key model.start: there is no checkpoint in {folder}")
+    start = FlamingoForConditionalGeneration.from_pretrained(folder)
+    for part in BACKBONES:
+        if fingerprint(getattr(start, part)) != fingerprint(getattr(model, part)):
+            raise ValueError(f"config key model.start: {folder} was trained with another {part.replace('_', ' ')}")
+    try:
+        for part in TRAINED_PARTS:
+            getattr(model, part).load_state_dict(getattr(start, part).state_dict())
+    except RuntimeError as error:  # other shapes, which torch names
+        raise ValueError(f"config key model.start: {folder} has another {part.replace('_', ' ')}: {error}") from error
 
 
 def sampler(

@@ -137,6 +137,35 @@ def cider(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Float[
     return scorer.compute_score()[1]
 
 
+class CiderReward:
+    """CIDEr-D of captions as they come, with the document frequencies of a corpus that stays: a reward to train by."""
+
+    def __init__(self, corpus: Sequence[Sequence[str]]) -> None:
+        """``corpus``: of each image its references."""
+        if len(corpus) < 2:
+            raise ValueError(f"CIDEr needs the captions of at least 2 images to tell rare words by, got {len(corpus)}")
+        self._tokenized = {caption: tokenize(caption) for several in corpus for caption in several}
+        scorer = _scorer("cider.cider_scorer", "CiderScorer", n=4)
+        for several in corpus:
+            scorer += (None, [self._tokenized[caption] for caption in several])
+        scorer.compute_doc_freq()
+        self._frequency, self._images = scorer.document_frequency, len(corpus)
+
+    def __call__(self, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+        """Of each output, given its references."""
+        pairs = list(zip(outputs, references, strict=True))
+        scores: list[float] = []
+        for start in range(0, len(pairs), self._images):
+            scorer = _scorer("cider.cider_scorer", "CiderScorer", n=4)
+            for output, several in pairs[start : start + self._images]:
+                scorer += (tokenize(output), [self._tokenized.get(one) or tokenize(one) for one in several])
+            scorer.document_frequency = self._frequency
+            # It counts the images of the corpus by these, and scores those of them that have an output.
+            scorer.crefs += [[]] * (self._images - len(scorer.crefs))
+            scores += map(float, scorer.compute_cider())
+        return scores
+
+
 def bleu_counts(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Float[np.ndarray, "queries 10"]:
     """Of each query: words of the output, words of the closest reference, n-grams, and those that are right (n = 1..4).
 

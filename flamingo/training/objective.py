@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from jaxtyping import Float
 from torch import Tensor, nn
 
 Combine = Literal["accumulated", "in_turn"]
@@ -27,6 +28,15 @@ class Batch:
         return int((self.tensors["labels"][:, 1:] != -100).sum())
 
 
+#: From the model, a batch's tensors and the label tokens of the whole update to what the batch adds to the mean loss.
+Loss = Callable[[nn.Module, dict[str, Tensor], int], Tensor]
+
+
+def next_token(model: nn.Module, tensors: dict[str, Tensor], count: int) -> Float[Tensor, ""]:
+    """The model's own loss: cross-entropy of each token given those before it."""
+    return model(**tensors, num_items_in_batch=count).loss
+
+
 @dataclass
 class DataSet:
     """An endless iterable of :class:`Batch` with ``state_dict`` and ``load_state_dict``; a StatefulDataLoader, say.
@@ -40,6 +50,7 @@ class DataSet:
     weight: float = 1.0
     #: What is done with a batch's tensors on the model's device, before the model takes them.
     prepare: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+    loss: Loss = next_token
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < math.inf:
@@ -109,7 +120,7 @@ def accumulate_gradients(
         # The processes need to exchange gradients once: after the last of the batches.
         with accelerator.no_sync(model) if i < len(update.batches) - 1 else nullcontext():
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                loss = model(**tensors, num_items_in_batch=update.tokens[data_set.name]).loss
+                loss = data_set.loss(model, tensors, update.tokens[data_set.name])
             losses.append(loss.detach())
             # DDP takes the mean over processes of what is to be summed,
             objective = loss * data_set.weight * accelerator.num_processes

@@ -15,6 +15,7 @@ from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from flamingo.evaluation import meteor as meteor_module
 from flamingo.evaluation.metrics import (
+    CiderReward,
     bootstrap,
     corpus_statistics,
     document_frequency,
@@ -152,6 +153,19 @@ def test_scores_equal_those_of_the_scorers_themselves(capsys):
     assert statistics["CIDEr"].parts[:, 0] == pytest.approx(each)
     assert all(statistic.n == 5 for statistic in statistics.values())
     assert list(corpus_statistics(("BLEU-3", "CIDEr"), OUTPUTS, REFERENCES)) == ["BLEU-3", "CIDEr"]
+
+
+def test_the_reward_of_a_caption_does_not_depend_on_what_else_is_scored():
+    """It is that of the score over the whole corpus, whose document frequencies stay; also of more outputs than images."""
+    reward = CiderReward(REFERENCES)
+    each = corpus_statistics(("CIDEr",), OUTPUTS, REFERENCES)["CIDEr"].parts[:, 0]
+    assert reward(OUTPUTS, REFERENCES) == pytest.approx(each)
+    assert reward(OUTPUTS[1:3] * 4, REFERENCES[1:3] * 4) == pytest.approx([*each[1:3]] * 4)
+    other = CiderReward(REFERENCES + [["a cat on a mat"]] * 20)(OUTPUTS, REFERENCES)
+    assert max(abs(other - each)) > 0.01
+    assert reward(["a caption"], [["of other words"]]) == [0.0]
+    with pytest.raises(ValueError, match="captions of at least 2 images"):
+        CiderReward(REFERENCES[:1])
 
 
 def test_bleu_by_hand():

@@ -5,6 +5,8 @@ import json
 import tarfile
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from experiments.evaluate import run_evaluation
 from experiments.train import run_training
@@ -16,14 +18,31 @@ from tests.experiments.test_configs import composed
 def training(shards, backbones, output, *overrides):
     return composed(
         "train",
-        *("experiment=flickr8k", "debug=quick", "wandb.mode=disabled", f"data.root={shards}", f"output={output}"),
-        *(f"model.vision={backbones / 'mobilenet_v2'}", f"model.language={backbones / 'gpt2'}"),
-        *("data.documents.pairs.batch=2", "data.documents.interleaved.batch=2", "model.resampler.heads=2"),
+        *("experiment=flickr8k", "debug=quick", *common(shards, backbones, output)),
+        *("data.documents.pairs.batch=2", "data.documents.interleaved.batch=2"),
         *("data.documents.interleaved.least=3", "data.documents.interleaved.most=3"),
         "data.documents.interleaved.views=2",
         "data.documents.pairs.versions=3",
-        "model.image_size=null",
         *overrides,
+    )
+
+
+def by_reward(run, shards, backbones, output, *overrides):
+    """The training that goes on from ``run``."""
+    return composed(
+        "train",
+        *("experiment=flickr8k_cider", "debug=quick", *common(shards, backbones, output)),
+        *("data.documents.pairs.batch=3", "data.documents.pairs.views=2"),
+        *(f"model.start={run / 'checkpoint'}", f"features.folder={run / 'features'}"),
+        *overrides,
+    )
+
+
+def common(shards, backbones, output):
+    return (
+        *("wandb.mode=disabled", f"data.root={shards}", f"output={output}", "model.resampler.heads=2"),
+        *(f"model.vision={backbones / 'mobilenet_v2'}", f"model.language={backbones / 'gpt2'}"),
+        "model.image_size=null",
     )
 
 
@@ -105,6 +124,31 @@ def test_without_features_captions_and_losses_are_the_same(run, shards, backbone
     captions = [[row["output"] for row in own if row["query"] != "0103"] for own in rows]
     assert len(captions[0]) == 3 * 3
     assert captions[0] == captions[1]
+
+
+def test_a_trained_model_goes_on_by_reward(run, shards, backbones, tmp_path):
+    """From its weights, which stay as they are: of what this one says nothing is right, so that nothing is better."""
+    run_training(by_reward(run, shards, backbones, tmp_path), tmp_path)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert losses == [0.0] * 4
+    before, after = (load_file(folder / "checkpoint" / "model.safetensors") for folder in (run, tmp_path))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_what_cannot_be_learnt_by_reward_or_begun_with_is_refused(run, shards, backbones, tmp_path):
+    def error(*overrides):
+        with pytest.raises(ValueError) as caught:
+            output = tmp_path / str(len(list(tmp_path.iterdir())))
+            run_training(by_reward(run, shards, backbones, output, *overrides), output)
+        return str(caught.value)
+
+    assert "pairs.objective must be next_token or cider, got 'bleu'" in error("data.documents.pairs.objective=bleu")
+    assert "but here kind=images, pack=0, versions=1" in error("data.documents.pairs.versions=1")
+    assert "but here kind=images, pack=64, versions=5" in error("data.documents.pairs.pack=64")
+    assert f"model.start: there is no checkpoint in {tmp_path}" in error(f"model.start={tmp_path}")
+    assert "was trained with another language model" in error(f"model.language={backbones / 'opt'}")
+    assert "has another resampler: " in error("model.resampler.latents=3")
 
 
 def test_a_checkpoint_is_evaluated_on_shards_without_its_run(run, shards, tmp_path):
