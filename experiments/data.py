@@ -47,7 +47,7 @@ class DocumentsConfig:
     versions: int = 1
     #: Tokens of a row that several short documents share; 0: each has its own, padded to the longest.
     pack: int = 0
-    #: What is learnt: next_token, or cider: to say of the last image what scores well among its versions (self-critical).
+    #: What is learnt: next_token; or cider: to say of the last image what scores well beside all versions' captions.
     objective: str = "next_token"
     weight: float = 1.0
 
@@ -188,11 +188,12 @@ def _loss(name: str, chosen: dict[str, Any], images: CaptionedImages | None, pro
         raise ValueError(f"{key}.objective must be next_token or cider, got {chosen['objective']!r}")
     if chosen["objective"] == "next_token":
         return next_token
-    if chosen["kind"] != "images" or chosen["versions"] < 2 or chosen["pack"]:
+    needs = {"kind": chosen["kind"] == "images", "versions": chosen["versions"] > 1}
+    needs |= {"pack": chosen["pack"] == 0, "p_next": chosen["p_next"] == 0}
+    if wrong := [setting for setting, right in needs.items() if not right]:
         raise ValueError(
-            f"{key}.objective=cider needs documents of images (kind=images), not packed (pack=0), of which each comes "
-            f"with several captions as references (versions=5), but here kind={chosen['kind']}, pack={chosen['pack']}, "
-            f"versions={chosen['versions']}"
+            f"{key}.objective=cider needs kind=images, several versions (captions of the last image, as references), "
+            f"pack=0 and p_next=0, but {wrong[0]} is {chosen[wrong[0]]}"
         )
     assert images is not None
     return SelfCritical(processor, CiderReward([own.captions for own in images.images]))

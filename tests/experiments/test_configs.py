@@ -35,6 +35,7 @@ COMMANDS = {
 #: What options must be told besides.
 NEEDED = {
     "experiment=flickr8k": ("data.root=somewhere", "model.vision=somewhere"),
+    "experiment=flickr8k_cider": ("data.root=somewhere", "model.vision=somewhere"),
     "model=mobilenet": ("model.vision=somewhere",),
     "text=captions": ("texts=[somewhere]",),
 }

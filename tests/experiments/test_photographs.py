@@ -32,7 +32,9 @@ def by_reward(run, shards, backbones, output, *overrides):
     return composed(
         "train",
         *("experiment=flickr8k_cider", "debug=quick", *common(shards, backbones, output)),
-        *("data.documents.pairs.batch=3", "data.documents.pairs.views=2"),
+        *("data.documents.pairs.batch=3", "data.documents.pairs.views=2", "data.documents.interleaved.batch=2"),
+        *("data.documents.interleaved.least=3", "data.documents.interleaved.most=3"),
+        "data.documents.interleaved.views=2",
         *(f"model.start={run / 'checkpoint'}", f"features.folder={run / 'features'}"),
         *overrides,
     )
@@ -144,8 +146,8 @@ def test_what_cannot_be_learnt_by_reward_or_begun_with_is_refused(run, shards, b
         return str(caught.value)
 
     assert "pairs.objective must be next_token or cider, got 'bleu'" in error("data.documents.pairs.objective=bleu")
-    assert "but here kind=images, pack=0, versions=1" in error("data.documents.pairs.versions=1")
-    assert "but here kind=images, pack=64, versions=5" in error("data.documents.pairs.pack=64")
+    for setting in ("versions=1", "pack=64", "p_next=0.5"):
+        assert f"but {setting.replace('=', ' is ')}" in error(f"data.documents.pairs.{setting}")
     assert f"model.start: there is no checkpoint in {tmp_path}" in error(f"model.start={tmp_path}")
     assert "was trained with another language model" in error(f"model.language={backbones / 'opt'}")
     assert "has another resampler: " in error("model.resampler.latents=3")
