@@ -1,8 +1,8 @@
 """Self-critical training: a caption that the model finds becomes likelier, as far as its reward exceeds the others'.
 
-Source: Self-critical Sequence Training (Rennie et al., arXiv 1612.00563, section 3), with the captions of beam search in
-the place of samples (Meshed-Memory Transformer, Cornia et al., arXiv 1912.08226, section 3.3), and as the baseline of each
-the mean reward of the others (Luo, arXiv 2003.09971).
+Source: Self-critical Sequence Training (Rennie et al., arXiv 1612.00563, section 3), with the captions of beam search
+in the place of samples (Meshed-Memory Transformer, Cornia et al., arXiv 1912.08226, section 3.3), and as the baseline of
+each the mean reward of the others (Luo, arXiv 2003.09971).
 """
 
 from collections.abc import Callable, Sequence

@@ -156,7 +156,7 @@ def test_scores_equal_those_of_the_scorers_themselves(capsys):
 
 
 def test_the_reward_of_a_caption_does_not_depend_on_what_else_is_scored():
-    """It is that of the score over the whole corpus, whose document frequencies stay; also of more outputs than images."""
+    """It is that of the score over the whole corpus, whose document frequencies stay, for any number of outputs."""
     reward = CiderReward(REFERENCES)
     each = corpus_statistics(("CIDEr",), OUTPUTS, REFERENCES)["CIDEr"].parts[:, 0]
     assert reward(OUTPUTS, REFERENCES) == pytest.approx(each)
