@@ -1,12 +1,13 @@
 """Self-critical training: a caption that the model finds becomes likelier, as far as its reward exceeds the others'.
 
-Source: Self-critical Sequence Training (Rennie et al., arXiv 1612.00563, section 3), with the captions of beam search
-in the place of samples (Meshed-Memory Transformer, Cornia et al., arXiv 1912.08226, section 3.3), and as the baseline of
-each the mean reward of the others (Luo, arXiv 2003.09971).
+Source: Self-critical Sequence Training (Rennie et al., arXiv 1612.00563, section 3), with the captions of beam
+search in the place of samples (Meshed-Memory Transformer, Cornia et al., arXiv 1912.08226, section 3.3), and as the
+baseline of each the mean reward of the others (Luo, arXiv 2003.09971).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -43,7 +44,7 @@ class SelfCritical:
 
         Its gradient is that of the expected reward (policy gradient). Dropout is off while captions are found.
         """
-        images = {name: tensors[name] for name in ("pixel_values", "image_features") if name in tensors}
+        images = {name: given for name, given in tensors.items() if name in ("pixel_values", "image_features")}
         b = len(next(iter(images.values())))
         prompts, references = self._asked(tensors, b)
         found, said = self._found(model, prompts, images)
@@ -82,7 +83,7 @@ class SelfCritical:
         self, model: nn.Module, prompts: dict[str, Int[Tensor, "b t"]], images: dict[str, Tensor]
     ) -> tuple[Int[Tensor, "bk s"], Bool[Tensor, "bk s"]]:
         """The captions of each prompt, and which of their tokens were said: all up to the end, and this."""
-        whole = getattr(model, "module", model)  # of one that several processes share
+        whole: Any = getattr(model, "module", model)  # of one that several processes share
         was_training, end = whole.training, self.processor.end_of_chunk_token_id
         whole.eval()
         ids = whole.generate(
