@@ -60,7 +60,7 @@ def test_the_coin_of_p_next_is_the_documents_own_and_falls_as_often_as_asked(bac
 def test_what_a_loader_hands_over_as_bytes_becomes_the_processors_pixels():
     model, processor = load_model(composed("train")["model"])
     documents = {"captions": {"kind": "captions", "least": 2, "most": 2, "batch": 3, "told": 0.0, "p_next": 0.0}}
-    documents["captions"] |= {"versions": 1, "pack": 0, "weight": 1.0}
+    documents["captions"] |= {"versions": 1, "pack": 0, "objective": "next_token", "weight": 1.0}
     [data] = make_data({"documents": documents}, None, processor, None, seed=0, workers=0)
     batch = next(iter(data.batches))
     assert batch.tensors["pixel_values"].dtype == torch.uint8
