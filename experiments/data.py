@@ -94,6 +94,24 @@ def captioned_images(root: str, images: str | None, format: str | None, split: s
     return CaptionedImages(chosen, skipped)
 
 
+def check_documents(config: dict[str, Any]) -> None:
+    """Raise ValueError, naming the key, for settings that do not go together: before anything is read or computed."""
+    for name, chosen in config["documents"].items():
+        key = f"data.documents.{name}"
+        if chosen["pack"] < 0:
+            raise ValueError(f"{key}.pack must be a number of tokens, or 0; got {chosen['pack']}")
+        if chosen["objective"] not in ("next_token", "cider"):
+            raise ValueError(f"{key}.objective must be next_token or cider, got {chosen['objective']!r}")
+        needs = {"kind": chosen["kind"] == "images", "versions": chosen["versions"] > 1}
+        needs |= {"pack": chosen["pack"] == 0, "p_next": chosen["p_next"] == 0}
+        wrong = [setting for setting, right in needs.items() if not right]
+        if chosen["objective"] == "cider" and wrong:
+            raise ValueError(
+                f"{key}.objective=cider needs kind=images, several versions (captions of the last image, as "
+                f"references), pack=0 and p_next=0, but {wrong[0]} is {chosen[wrong[0]]}"
+            )
+
+
 def training_images(config: dict[str, Any]) -> tuple[CaptionedImages, CaptionedImages] | None:
     """Those that documents for training are made of, and for samples; None where no documents are of images.
 
@@ -173,28 +191,16 @@ def make_data(
         of_images = chosen["kind"] == "images"
         kept, versions = (features, chosen["versions"]) if of_images else (None, 1)
         encoded = Encoded(documents, processor, kept, versions, chosen["p_next"], seed)
-        if chosen["pack"] < 0:
-            raise ValueError(f"data.documents.{name}.pack must be a number of tokens, or 0; got {chosen['pack']}")
         batch = partial(_batch, pack_to=chosen["pack"], pad=processor.tokenizer.pad_token_id)
-        loss = _loss(name, chosen, images, processor)
+        loss = _loss(chosen, images, processor)
         settings = {"weight": chosen["weight"], "prepare": processor.normalized, "loss": loss}
         sets.append(data_set(name, encoded, batch, batch=chosen["batch"], seed=seed, workers=workers, **settings))
     return sets
 
 
-def _loss(name: str, chosen: dict[str, Any], images: CaptionedImages | None, processor: FlamingoProcessor) -> Loss:
-    key = f"data.documents.{name}"
-    if chosen["objective"] not in ("next_token", "cider"):
-        raise ValueError(f"{key}.objective must be next_token or cider, got {chosen['objective']!r}")
+def _loss(chosen: dict[str, Any], images: CaptionedImages | None, processor: FlamingoProcessor) -> Loss:
     if chosen["objective"] == "next_token":
         return next_token
-    needs = {"kind": chosen["kind"] == "images", "versions": chosen["versions"] > 1}
-    needs |= {"pack": chosen["pack"] == 0, "p_next": chosen["p_next"] == 0}
-    if wrong := [setting for setting, right in needs.items() if not right]:
-        raise ValueError(
-            f"{key}.objective=cider needs kind=images, several versions (captions of the last image, as references), "
-            f"pack=0 and p_next=0, but {wrong[0]} is {chosen[wrong[0]]}"
-        )
     assert images is not None
     return SelfCritical(processor, CiderReward([own.captions for own in images.images]))
 

@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM
 
 from experiments import evaluate
 from experiments.configs import build, nested, plain
-from experiments.data import DataConfig, make_data, pictures, sample_documents, training_images
+from experiments.data import DataConfig, check_documents, make_data, pictures, sample_documents, training_images
 from experiments.features import FeaturesConfig, add_features, open_features
 from experiments.objective import ObjectiveConfig, objective
 from experiments.runs import (
@@ -232,7 +232,9 @@ def train_model(config: dict[str, Any], output: Path) -> None:
     """From the config to a checkpoint."""
     training = build(TrainingConfig, config["training"], "training")
     optimizer = build(OptimizerConfig, config["optimizer"], "optimizer")
-    check_warmup(optimizer, training.steps)  # rather than when minutes have gone into features
+    # Rather than when minutes have gone into features.
+    check_warmup(optimizer, training.steps)
+    check_documents(config["data"])
     torch.manual_seed(training.seed)
     if (changed := _changed_backbones(config)) and not config["include_backbones"]:
         raise ValueError(f"the {changed} changes, so the checkpoint has to hold it: say include_backbones=true")

@@ -145,7 +145,10 @@ def test_what_cannot_be_learnt_by_reward_or_begun_with_is_refused(run, shards, b
             run_training(by_reward(run, shards, backbones, output, *overrides), output)
         return str(caught.value)
 
-    assert "pairs.objective must be next_token or cider, got 'bleu'" in error("data.documents.pairs.objective=bleu")
+    # Before minutes go into features.
+    wrong = ("data.documents.pairs.objective=bleu", f"features.folder={tmp_path / 'features'}")
+    assert "pairs.objective must be next_token or cider, got 'bleu'" in error(*wrong)
+    assert not (tmp_path / "features").exists()
     for setting in ("versions=1", "pack=64", "p_next=0.5"):
         assert f"but {setting.replace('=', ' is ')}" in error(f"data.documents.pairs.{setting}")
     assert f"model.start: there is no checkpoint in {tmp_path}" in error(f"model.start={tmp_path}")
