@@ -20,7 +20,7 @@ from flamingo.data.sources import load, of_split, readable
 from flamingo.data.world.documents import WorldDocuments
 from flamingo.evaluation.metrics import CiderReward
 from flamingo.features import FeatureStore, nearest
-from flamingo.training.objective import Batch, DataSet, Loss, next_token
+from flamingo.training.objective import Batch, DataSet, next_token
 from flamingo.training.self_critical import SelfCritical
 
 log = logging.getLogger(__name__)
@@ -178,6 +178,10 @@ def make_data(
     """A data set for each of the config's ``documents``."""
     if not config["documents"]:
         raise ValueError("the config has no documents to train on: choose data=...")
+    reward = None
+    if any(chosen["objective"] == "cider" for chosen in config["documents"].values()):
+        assert images is not None
+        reward = CiderReward([own.captions for own in images.images])
     sets = []
     for name, chosen in config["documents"].items():
         documents: Sequence[Document]
@@ -192,17 +196,10 @@ def make_data(
         kept, versions = (features, chosen["versions"]) if of_images else (None, 1)
         encoded = Encoded(documents, processor, kept, versions, chosen["p_next"], seed)
         batch = partial(_batch, pack_to=chosen["pack"], pad=processor.tokenizer.pad_token_id)
-        loss = _loss(chosen, images, processor)
+        loss = next_token if reward is None or chosen["objective"] != "cider" else SelfCritical(processor, reward)
         settings = {"weight": chosen["weight"], "prepare": processor.normalized, "loss": loss}
         sets.append(data_set(name, encoded, batch, batch=chosen["batch"], seed=seed, workers=workers, **settings))
     return sets
-
-
-def _loss(chosen: dict[str, Any], images: CaptionedImages | None, processor: FlamingoProcessor) -> Loss:
-    if chosen["objective"] == "next_token":
-        return next_token
-    assert images is not None
-    return SelfCritical(processor, CiderReward([own.captions for own in images.images]))
 
 
 def _batch(encoded: list[tuple[list[Example], str]], pack_to: int, pad: int) -> Batch:

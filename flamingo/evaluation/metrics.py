@@ -141,7 +141,7 @@ class CiderReward:
     """CIDEr-D of captions as they come, with the document frequencies of a corpus that stays: a reward to train by."""
 
     def __init__(self, corpus: Sequence[Sequence[str]]) -> None:
-        """``corpus``: of each image its references."""
+        """``corpus``: of each image its references. Raises ValueError for fewer than two images."""
         if len(corpus) < 2:
             raise ValueError(f"CIDEr needs the captions of at least 2 images to tell rare words by, got {len(corpus)}")
         self._tokenized = {caption: tokenize(caption) for several in corpus for caption in several}
@@ -152,7 +152,7 @@ class CiderReward:
         self._frequency, self._images = scorer.document_frequency, len(corpus)
 
     def __call__(self, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-        """Of each output, given its references."""
+        """Of each output, given its references, neither of them tokenized; 1.0 is 100 in the papers' tables."""
         pairs = list(zip(outputs, references, strict=True))
         scores: list[float] = []
         for start in range(0, len(pairs), self._images):
