@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import torch
 from einops import reduce
@@ -25,7 +24,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from experiments.configs import plain
-from experiments.runs import user_errors, write_atomically
+from experiments.runs import command
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.document import PROMPT, Image
 from flamingo.data.world.documents import Turn, show
@@ -36,6 +35,8 @@ from flamingo.evaluation.metrics import bootstrap, mean
 from flamingo.model.inspection import inspect, receptive_fields
 from flamingo.report.attention import attention_figure, share_figure
 from flamingo.report.style import png
+from flamingo.utils.errors import UserError
+from flamingo.utils.io import write_text
 
 log = logging.getLogger(__name__)
 
@@ -176,14 +177,14 @@ def _another(groups: Sequence[tuple]) -> list[int]:
 
 
 def run_attention(config: dict[str, Any]) -> list[Path]:
-    """The paths of what is written. Raises ValueError for a folder without a checkpoint."""
+    """The paths of what is written. Raises UserError for a folder without a checkpoint."""
     if config["run"] is None:
-        raise ValueError("which model is to be looked into? Say run=FOLDER")
+        raise UserError("which model is to be looked into? Say run=FOLDER")
     run = Path(config["run"])
     if not (run / "checkpoint").is_dir():
-        raise ValueError(f"{run} holds no checkpoint")
+        raise UserError(f"{run} holds no checkpoint")
     if config["scenes"] < 1:
-        raise ValueError(f"scenes must be at least 1, got {config['scenes']}")
+        raise UserError(f"scenes must be at least 1, got {config['scenes']}")
     model = FlamingoForConditionalGeneration.from_pretrained(run / "checkpoint").eval()
     processor = FlamingoProcessor.from_pretrained(run / "checkpoint")
     rows = []
@@ -195,7 +196,7 @@ def run_attention(config: dict[str, Any]) -> list[Path]:
             fields = receptive_fields(model, pictures[:, 0]).numpy()
             example = _example(scenes[0], [word for word in words if word.scene == 0], maps, fields)
         rows += shares(words, maps, scenes, fields)
-    write_atomically(run / "attention.json", json.dumps(rows, indent=1) + "\n")
+    write_text(run / "attention.json", json.dumps(rows, indent=1) + "\n")
     (run / "attention.png").write_bytes(png(share_figure(rows)))
     (run / "attention_words.png").write_bytes(png(example))
     return [run / name for name in ("attention.json", "attention.png", "attention_words.png")]
@@ -218,11 +219,10 @@ def _example(
     )
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="attention")
+@command("attention")
 def main(config: DictConfig) -> None:
-    with user_errors():
-        for path in run_attention(plain(config)):
-            log.info("%s", path)
+    for path in run_attention(plain(config)):
+        log.info("%s", path)
 
 
 if __name__ == "__main__":

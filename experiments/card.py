@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from experiments.runs import folder_written_atomically, write_atomically
+from flamingo.utils.io import atomic_folder, write_text
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def save_backbone(
     """
     known = ""
     if scores is not None:
-        write_atomically(output / "scores.json", json.dumps(scores, indent=2))
+        write_text(output / "scores.json", json.dumps(scores, indent=2))
         known = table(scored_on, scores)
     last = json.loads((output / "history.jsonl").read_text().splitlines()[-1])
     recipe = {key: value for key, value in config.items() if key not in ("output", "overwrite", "workers")}
@@ -65,7 +65,7 @@ def save_backbone(
         scores=known or "It was not probed.",
         recipe=yaml.safe_dump(recipe, sort_keys=False),
     )
-    with folder_written_atomically(output / "model") as folder:
+    with atomic_folder(output / "model") as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
         (folder / "README.md").write_text(card)

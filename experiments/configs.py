@@ -7,6 +7,8 @@ from typing import Any, Literal, get_origin, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from flamingo.utils.errors import UserError
+
 
 def schema(cls: type) -> Any:
     """A dataclass with the fields of ``cls`` for OmegaConf to check types by.
@@ -33,11 +35,11 @@ def nested(cls: type) -> Any:
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """Everything resolved, as dictionaries and lists. Raises ValueError naming a mandatory value that is missing."""
+    """Everything resolved, as dictionaries and lists. Raises UserError naming a mandatory value that is missing."""
     # At the top first: others may refer to these, and then cannot be looked at.
     missing = [str(key) for key in config if OmegaConf.is_missing(config, str(key))] or OmegaConf.missing_keys(config)
     if missing:
-        raise ValueError(f"the config needs a value for {', '.join(sorted(missing))}")
+        raise UserError(f"the config needs a value for {', '.join(sorted(missing))}")
     container = OmegaConf.to_container(config, resolve=True)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
@@ -52,4 +54,4 @@ def build(cls: Callable[..., Any], values: dict[str, Any], key: str) -> Any:
     try:
         return cls(**values)
     except ValueError as error:
-        raise ValueError(f"config key {key}: {error}") from error
+        raise UserError(f"config key {key}: {error}") from error

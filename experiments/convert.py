@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig
 
 from experiments.configs import plain
-from experiments.runs import check_model, folder_written_atomically, user_errors
+from experiments.runs import check_model, command
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.interop import flamingo_mini, idefics, openflamingo
+from flamingo.utils.errors import UserError
+from flamingo.utils.io import atomic_folder
 
 log = logging.getLogger(__name__)
 
@@ -46,16 +47,16 @@ ConfigStore.instance().store("convert_schema", ConvertConfig)
 
 
 def run_conversion(config: dict[str, Any]) -> None:
-    """Read, convert and write. Raises ValueError, having written nothing, for what does not fit."""
+    """Read, convert and write. Raises UserError, having written nothing, for what does not fit."""
     checkpoint, output = Path(config["checkpoint"]), Path(config["output"])
     if output.exists():
-        raise ValueError(f"{output} is there already: choose another output=FOLDER")
+        raise UserError(f"{output} is there already: choose another output=FOLDER")
     if (config["source"], config["target"]) == ("flamingo", "openflamingo"):
         _without_backbones(config)
         _export(checkpoint, output)
         return
     model, processor, notes = _converted(config, checkpoint)
-    with folder_written_atomically(output) as folder:
+    with atomic_folder(output) as folder:
         model.save_pretrained(folder, include_backbones=model.config.backbones is None)
         processor.save_pretrained(folder)
     log.info("%s", account(model, notes))
@@ -73,13 +74,13 @@ def _converted(config: dict[str, Any], checkpoint: Path) -> Any:
             case "idefics", "flamingo":
                 return idefics.convert(checkpoint, config["vision"], config["language"])
             case source, target:
-                raise ValueError(
+                raise UserError(
                     f"source={source} target={target} is not to be had: say source=openflamingo, idefics or "
                     "flamingo_mini, or target=openflamingo"
                 )
     except OSError as error:  # transformers', of a tokenizer or an image processor that is not there
         reason = str(error).split("\n")[0]
-        raise ValueError(f"{checkpoint} cannot be converted: {reason}") from error
+        raise UserError(f"{checkpoint} cannot be converted: {reason}") from error
 
 
 def account(model: FlamingoForConditionalGeneration, notes: list[str]) -> str:
@@ -99,10 +100,10 @@ def account(model: FlamingoForConditionalGeneration, notes: list[str]) -> str:
 
 def _export(checkpoint: Path, output: Path) -> None:
     if not (checkpoint / "config.json").exists():
-        raise ValueError(f"{checkpoint} is no folder of a checkpoint: there is no config.json")
+        raise UserError(f"{checkpoint} is no folder of a checkpoint: there is no config.json")
     model = FlamingoForConditionalGeneration.from_pretrained(checkpoint)
     weights = openflamingo.export(model, FlamingoProcessor.from_pretrained(checkpoint))
-    with folder_written_atomically(output) as folder:
+    with atomic_folder(output) as folder:
         torch.save(weights, folder / "checkpoint.pt")
     log.info("%d tensors of %s for OpenFlamingo: %s", len(weights), checkpoint, output / "checkpoint.pt")
 
@@ -110,7 +111,7 @@ def _export(checkpoint: Path, output: Path) -> None:
 def _backbones(config: dict[str, Any]) -> tuple[str, str]:
     for key in ("vision", "language"):
         if config[key] is None:
-            raise ValueError(f"the config needs a value for {key}: the backbone that the checkpoint was trained with")
+            raise UserError(f"the config needs a value for {key}: the backbone that the checkpoint was trained with")
         check_model(config[key], key)
     return config["vision"], config["language"]
 
@@ -118,13 +119,12 @@ def _backbones(config: dict[str, Any]) -> tuple[str, str]:
 def _without_backbones(config: dict[str, Any]) -> None:
     for key in ("vision", "language"):
         if config[key] is not None:
-            raise ValueError(f"{key}={config[key]} is not needed: this checkpoint brings or names its backbones")
+            raise UserError(f"{key}={config[key]} is not needed: this checkpoint brings or names its backbones")
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="convert")
+@command("convert")
 def main(config: DictConfig) -> None:
-    with user_errors():
-        run_conversion(plain(config))
+    run_conversion(plain(config))
 
 
 if __name__ == "__main__":

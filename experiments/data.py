@@ -22,6 +22,7 @@ from flamingo.evaluation.metrics import CiderReward
 from flamingo.features import FeatureStore, nearest
 from flamingo.training.objective import Batch, DataSet, next_token
 from flamingo.training.self_critical import SelfCritical
+from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class CaptionedImages:
 def captioned_images(root: str, images: str | None, format: str | None, split: str | None) -> CaptionedImages:
     """Of a source those of a split, or all; pictures in shards are opened to see that they can be.
 
-    Raises ValueError for a source that cannot be read.
+    Raises UserError for a source that cannot be read.
     """
     source = load(root, images, format)
     chosen = source if split is None else of_split(source, split)
@@ -95,18 +96,18 @@ def captioned_images(root: str, images: str | None, format: str | None, split: s
 
 
 def check_documents(config: dict[str, Any]) -> None:
-    """Raise ValueError, naming the key, for settings that do not go together: before anything is read or computed."""
+    """Raise UserError, naming the key, for settings that do not go together: before anything is read or computed."""
     for name, chosen in config["documents"].items():
         key = f"data.documents.{name}"
         if chosen["pack"] < 0:
-            raise ValueError(f"{key}.pack must be a number of tokens, or 0; got {chosen['pack']}")
+            raise UserError(f"{key}.pack must be a number of tokens, or 0; got {chosen['pack']}")
         if chosen["objective"] not in ("next_token", "cider"):
-            raise ValueError(f"{key}.objective must be next_token or cider, got {chosen['objective']!r}")
+            raise UserError(f"{key}.objective must be next_token or cider, got {chosen['objective']!r}")
         needs = {"kind": chosen["kind"] == "images", "versions": chosen["versions"] > 1}
         needs |= {"pack": chosen["pack"] == 0, "p_next": chosen["p_next"] == 0}
         wrong = [setting for setting, right in needs.items() if not right]
         if chosen["objective"] == "cider" and wrong:
-            raise ValueError(
+            raise UserError(
                 f"{key}.objective=cider needs kind=images, several versions (captions of the last image, as "
                 f"references), pack=0 and p_next=0, but {wrong[0]} is {chosen[wrong[0]]}"
             )
@@ -115,12 +116,12 @@ def check_documents(config: dict[str, Any]) -> None:
 def training_images(config: dict[str, Any]) -> tuple[CaptionedImages, CaptionedImages] | None:
     """Those that documents for training are made of, and for samples; None where no documents are of images.
 
-    Raises ValueError where a source is missing or cannot be read.
+    Raises UserError where a source is missing or cannot be read.
     """
     if not any(chosen["kind"] == "images" for chosen in config["documents"].values()):
         return None
     if config["root"] is None:
-        raise ValueError("captioned images are needed: say data.root=FOLDER, FILE or 'SHARDS-*.tar'")
+        raise UserError("captioned images are needed: say data.root=FOLDER, FILE or 'SHARDS-*.tar'")
     source = config["root"], config["images"], config["format"]
     trained = captioned_images(*source, config["split"])
     sampled = captioned_images(*source, config["sample_split"]) if config["sample_split"] else trained
@@ -143,7 +144,7 @@ class Encoded(Sequence[tuple[list[Example], str]]):
 
     def __post_init__(self) -> None:
         if not 0 <= self.p_next <= 1:
-            raise ValueError(f"p_next must lie in [0, 1], got {self.p_next}")
+            raise UserError(f"p_next must lie in [0, 1], got {self.p_next}")
 
     def __len__(self) -> int:
         return len(self.documents) // self.versions
@@ -177,7 +178,7 @@ def make_data(
 ) -> list[DataSet]:
     """A data set for each of the config's ``documents``."""
     if not config["documents"]:
-        raise ValueError("the config has no documents to train on: choose data=...")
+        raise UserError("the config has no documents to train on: choose data=...")
     reward = None
     if any(chosen["objective"] == "cider" for chosen in config["documents"].values()):
         assert images is not None
@@ -233,7 +234,7 @@ def _interleaved(
     neighbours = None
     if chosen["similar"] > 0:
         if features is None:
-            raise ValueError("documents of similar images need features.folder=FOLDER, by which images are compared")
+            raise UserError("documents of similar images need features.folder=FOLDER, by which images are compared")
         pooled = features.pooled([own.image for own in images])
         neighbours = nearest(pooled, pooled, chosen["most"] - 1).numpy()
     shape = chosen["least"], chosen["most"], chosen["similar"]

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -23,13 +22,14 @@ from omegaconf import DictConfig
 
 from experiments.configs import plain
 from experiments.features import FeaturesConfig, kept_as, open_features
-from experiments.runs import begin, keep_memory, user_errors
+from experiments.runs import begin, command, keep_memory
 from experiments.tasks import TaskConfig, look_at_images, make_task
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.evaluation.captioning import Captioning
 from flamingo.evaluation.harness import evaluate
 from flamingo.evaluation.settings import Setting
 from flamingo.evaluation.tasks import Task
+from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -113,10 +113,10 @@ def make_settings(config: dict[str, Any], task: Task) -> list[Setting]:
 
 
 def fingerprint(checkpoint: Path) -> str:
-    """Of all weights of a checkpoint. Raises ValueError where there is none."""
+    """Of all weights of a checkpoint. Raises UserError where there is none."""
     files = sorted(checkpoint.glob("*.safetensors"))
     if not files:
-        raise ValueError(
+        raise UserError(
             f"there is no checkpoint in {checkpoint}: train one first, or say run=FOLDER or checkpoint=FOLDER"
         )
     digest = hashlib.sha256()
@@ -127,10 +127,10 @@ def fingerprint(checkpoint: Path) -> str:
 
 
 def folders(config: dict[str, Any]) -> tuple[Path, Path]:
-    """Where the checkpoint lies and where results go. Raises ValueError where the config does not say."""
+    """Where the checkpoint lies and where results go. Raises UserError where the config does not say."""
     run, checkpoint, output = config["run"], config["checkpoint"], config["output"]
     if run is None and (checkpoint is None or output is None):
-        raise ValueError("what is to be evaluated? Say run=FOLDER, or checkpoint=FOLDER and output=FOLDER")
+        raise UserError("what is to be evaluated? Say run=FOLDER, or checkpoint=FOLDER and output=FOLDER")
     return Path(checkpoint or f"{run}/checkpoint"), Path(output or run)
 
 
@@ -180,14 +180,13 @@ def run_evaluation(config: dict[str, Any]) -> None:
         )
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
+@command("evaluate")
 def main(config: DictConfig) -> None:
     keep_memory()
-    with user_errors():
-        try:
-            run_evaluation(plain(config))
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("Stopped; start the same command again to go on.") from None
+    try:
+        run_evaluation(plain(config))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("Stopped; start the same command again to go on.") from None
 
 
 if __name__ == "__main__":

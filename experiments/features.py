@@ -11,6 +11,7 @@ from accelerate import PartialState
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.document import Image
 from flamingo.features import PRECISIONS, FeatureStore
+from flamingo.utils.errors import UserError
 
 
 @dataclass
@@ -26,11 +27,11 @@ class FeaturesConfig:
 def open_features(
     config: dict[str, Any], model: FlamingoForConditionalGeneration, processor: FlamingoProcessor
 ) -> FeatureStore | None:
-    """Raises ValueError, naming the key, for a precision that is none, and for a folder of other features."""
+    """Raises UserError, naming the key, for a precision that is none, and for a folder of other features."""
     if config["folder"] is None:
         return None
     if config["dtype"] not in (None, *PRECISIONS):
-        raise ValueError(f"config key features.dtype: must be one of {', '.join(PRECISIONS)}, got {config['dtype']!r}")
+        raise UserError(f"config key features.dtype: must be one of {', '.join(PRECISIONS)}, got {config['dtype']!r}")
     with PartialState().main_process_first():
         return FeatureStore(Path(config["folder"]), model, processor, PRECISIONS.get(config["dtype"]))
 

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from flamingo.report.results import mean_over_seeds, read_scores
+from flamingo.utils.errors import UserError
 
 
 @dataclass
@@ -31,4 +32,4 @@ def objective(run: Path, config: dict[str, Any]) -> float:
     for score in mean_over_seeds(read_scores(run / "scores.json")):
         if (score.setting.task, score.setting.shots, score.metric) == wanted and not score.setting.series:
             return score.value
-    raise ValueError(f"{run / 'scores.json'} has no {wanted[2]} of {wanted[0]} at {wanted[1]} shots: see `evaluate`")
+    raise UserError(f"{run / 'scores.json'} has no {wanted[2]} of {wanted[0]} at {wanted[1]} shots: see `evaluate`")

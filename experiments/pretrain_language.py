@@ -15,7 +15,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import torch
 from hydra.core.config_store import ConfigStore
@@ -27,13 +26,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from experiments.card import save_backbone
 from experiments.configs import build, nested, plain
 from experiments.loading import data_set
-from experiments.runs import begin, user_errors
+from experiments.runs import begin, command
 from experiments.texts import documents, read_texts
 from experiments.tokenizer import train_tokenizer
 from flamingo.data.world.documents import TURNS, Described, WorldTexts, caption_turns, stream, tell
 from flamingo.training.loop import TrainingConfig, train
 from flamingo.training.objective import Batch
 from flamingo.training.optimizer import OptimizerConfig
+from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Blocks(Sequence[np.ndarray]):
         self.tokens = np.fromiter(chain.from_iterable([*ids, end] for ids in documents), dtype=np.int32)
         self.block = block
         if len(self) == 0:
-            raise ValueError(f"{len(self.tokens)} tokens of text do not fill one block of {block}")
+            raise UserError(f"{len(self.tokens)} tokens of text do not fill one block of {block}")
 
     def __len__(self) -> int:
         return len(self.tokens) // self.block
@@ -167,10 +167,9 @@ def pretrain(config: dict[str, Any], output: Path) -> None:
     )
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="pretrain_language")
+@command("pretrain_language")
 def main(config: DictConfig) -> None:
-    with user_errors():
-        pretrain(plain(config), Path(HydraConfig.get().runtime.output_dir))
+    pretrain(plain(config), Path(HydraConfig.get().runtime.output_dir))
 
 
 if __name__ == "__main__":

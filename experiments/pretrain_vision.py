@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import hydra
 import torch
 from einops import rearrange, repeat
 from hydra.core.config_store import ConfigStore
@@ -31,7 +30,7 @@ from experiments.card import save_backbone
 from experiments.configs import build, nested, plain
 from experiments.loading import data_set
 from experiments.probe import probe
-from experiments.runs import begin, user_errors
+from experiments.runs import begin, command
 from experiments.tokenizer import train_tokenizer
 from flamingo.data.document import Image
 from flamingo.data.pictures import open_image
@@ -228,10 +227,9 @@ def pretrain(config: dict[str, Any], output: Path) -> None:
     )
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="pretrain_vision")
+@command("pretrain_vision")
 def main(config: DictConfig) -> None:
-    with user_errors():
-        pretrain(plain(config), Path(HydraConfig.get().runtime.output_dir))
+    pretrain(plain(config), Path(HydraConfig.get().runtime.output_dir))
 
 
 if __name__ == "__main__":

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
 from experiments.configs import plain
-from experiments.runs import user_errors
+from experiments.runs import command
 from flamingo.report.comparison import write_comparison
 from flamingo.report.page import write_report
+from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +42,9 @@ ConfigStore.instance().store("report_schema", ReportConfig)
 
 
 def run_report(config: dict[str, Any]) -> list[Path]:
-    """The paths of what is written. Raises ValueError unless the config says either ``run`` or ``runs``."""
+    """The paths of what is written. Raises UserError unless the config says either ``run`` or ``runs``."""
     if (config["run"] is None) == (config["runs"] is None):
-        raise ValueError("what is to be reported? Say run=FOLDER, or runs='FOLDER/*' for many")
+        raise UserError("what is to be reported? Say run=FOLDER, or runs='FOLDER/*' for many")
     if config["run"] is not None:
         return write_report(Path(config["run"]), config["title"])
     # Unlike Path.glob it takes absolute patterns, and leaves hidden folders alone, such as a launcher's own.
@@ -55,11 +55,10 @@ def run_report(config: dict[str, Any]) -> list[Path]:
     return write_comparison(folders, Path(config["output"] or beginning / "comparison"), config["baseline"])
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="report")
+@command("report")
 def main(config: DictConfig) -> None:
-    with user_errors():
-        for path in run_report(plain(config)):
-            log.info("%s", path)
+    for path in run_report(plain(config)):
+        log.info("%s", path)
 
 
 if __name__ == "__main__":

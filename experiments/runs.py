@@ -3,21 +3,34 @@
 import ctypes
 import json
 import logging
+import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import hydra
 import torch
 import yaml
 from accelerate import PartialState
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from transformers import AutoConfig
 
+from flamingo.utils.errors import UserError
+from flamingo.utils.io import write_text
+
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+_CONF = Path(__file__).parents[1] / "conf"
 
 #: Keys that say how a run is carried out, and change nothing of its results.
 _NOT_RESULTS = ("overwrite", "workers", "wandb")
@@ -25,22 +38,56 @@ _NOT_RESULTS = ("overwrite", "workers", "wandb")
 _M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
 
 
+def command(config_name: str) -> Callable[[Callable[[DictConfig], Result]], Callable[[], None]]:
+    """Decorator: a function of a config as the command whose config is ``conf/CONFIG_NAME.yaml``.
+
+    A user's error, Hydra's own about keys, groups, types and syntax among them, ends the command with one sentence and
+    exit status 2. Every other exception keeps its trace.
+    """
+
+    def decorate(function: Callable[[DictConfig], Result]) -> Callable[[], None]:
+        @wraps(function)
+        def job(config: DictConfig) -> Result:
+            with user_errors():
+                return function(config)
+
+        application = hydra.main(version_base="1.3", config_path=str(_CONF), config_name=config_name)(job)
+
+        @wraps(function)
+        def main() -> None:
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would else print, shortened
+            with user_errors():
+                application()
+
+        return main
+
+    return decorate
+
+
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """What the user can mend is one sentence and an exit status, not a stack trace.
+    """Print a user's error as one sentence and exit with status 2; after Ctrl-C, exit with status 130.
 
-    In a sweep the error goes on to Hydra, which runs the other jobs before it fails.
+    Within a job of a sweep the error is printed and raised again: Hydra runs the other jobs before it fails.
     """
     try:
         yield
-    except (ValueError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        print(f"error: {_sentence(error)}", file=sys.stderr)
         if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _sentence(error: Exception) -> str:
+    """The error's message, and of Hydra's errors also the message of what caused them, without line breaks."""
+    message = str(error)
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        message = f"{message} {error.__cause__}"
+    return message if isinstance(error, UserError) else " ".join(message.split())
 
 
 def begin(
@@ -54,7 +101,7 @@ def begin(
 
     A folder that holds the same config already is gone on with, as far as keys go that may not change;
     where the folder lies (``output``) always may.
-    Raises ValueError where it holds another, unless ``config["overwrite"]``, which removes what the
+    Raises UserError where it holds another, unless ``config["overwrite"]``, which removes what the
     earlier run has left: ``produces``.
     """
     # Without an accelerator the processes, if there are several, talk as CPUs do; accelerate wants to be told.
@@ -70,12 +117,12 @@ def begin(
         elif not any((output / name).exists() for name in produces):
             pass  # It failed before it made anything, perhaps because of what is mended now.
         elif different := [d for d in _differences(earlier, wanted) if not d.startswith(("output ", *may_change))]:
-            raise ValueError(
+            raise UserError(
                 f"{output} holds a run with another config ({'; '.join(different)}). "
                 f"Choose another output=..., or overwrite it with overwrite=true"
             )
     output.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, yaml.safe_dump(wanted, sort_keys=False))
+    write_text(path, yaml.safe_dump(wanted, sort_keys=False))
 
 
 @contextmanager
@@ -86,7 +133,7 @@ def failure_recorded(output: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        write_atomically(path, f"{type(error).__name__}: {error}\n")
+        write_text(path, f"{type(error).__name__}: {error}\n")
         raise
 
 
@@ -104,39 +151,22 @@ def keep_memory() -> None:
 
 
 def json_object(line: str, name: str) -> dict[str, Any]:
-    """A line of a JSON-lines file. Raises ValueError, saying ``name``, where it is none."""
+    """A line of a JSON-lines file. Raises UserError, saying ``name``, where it is none."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{name} is not JSON: {error}") from error
+        raise UserError(f"{name} is not JSON: {error}") from error
     if not isinstance(row, dict):
-        raise ValueError(f"{name} is not a JSON object but {line!r}")
+        raise UserError(f"{name} is not a JSON object but {line!r}")
     return row
 
 
-def write_atomically(path: Path, text: str) -> None:
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(text)
-    unfinished.replace(path)
-
-
-@contextmanager
-def folder_written_atomically(path: Path) -> Iterator[Path]:
-    """A new folder to write into, which takes the place of ``path`` when all is written."""
-    unfinished = path.with_name(path.name + ".tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    yield unfinished
-    shutil.rmtree(path, ignore_errors=True)
-    unfinished.rename(path)
-
-
 def check_model(name: str, key: str) -> None:
-    """Raise ValueError, naming the key of the config, unless a model of transformers has this name."""
+    """Raise UserError, naming the key of the config, unless a model of transformers has this name."""
     try:
         AutoConfig.from_pretrained(name)
     except OSError as error:
-        raise ValueError(f"config key {key}: {name} is no folder of a model, nor found on the hub") from error
+        raise UserError(f"config key {key}: {name} is no folder of a model, nor found on the hub") from error
 
 
 def _differences(earlier: Any, wanted: Any, key: str = "") -> list[str]:

@@ -13,12 +13,13 @@ from omegaconf import MISSING
 
 from experiments.data import captioned_images
 from experiments.features import add_features
-from experiments.runs import write_atomically
 from flamingo.data.captions import CaptionedImage
 from flamingo.evaluation.captioning import Captioning
 from flamingo.evaluation.tasks import Task
 from flamingo.evaluation.world import WorldBinding, WorldCaptions, WorldQuestions
 from flamingo.features import FeatureStore, near_duplicates, nearest
+from flamingo.utils.errors import UserError
+from flamingo.utils.io import write_text
 
 log = logging.getLogger(__name__)
 
@@ -50,19 +51,19 @@ class TaskConfig:
 
 
 def make_task(config: dict[str, Any]) -> Task:
-    """Raises ValueError, naming the key, for one that is missing or that the kind has no use for."""
+    """Raises UserError, naming the key, for one that is missing or that the kind has no use for."""
     kind = config["kind"]
     if kind not in (*_WORLD, "images"):
-        raise ValueError(f"config key task.kind: must be one of {', '.join(_WORLD)}, images; got {kind!r}")
+        raise UserError(f"config key task.kind: must be one of {', '.join(_WORLD)}, images; got {kind!r}")
     needed = {"captions": ["number"], "questions": ["number"], "binding": ["number", "ways"]}.get(
         kind, ["name", "query", "support", "max_new_tokens", "metrics"]
     )
     optional = ["query_split", "support_split", "images", "format"] if kind == "images" else []
     for key, value in config.items():
         if key in needed and value is None:
-            raise ValueError(f"config key task.{key}: {kind} needs a value; say {key}=... on the command line")
+            raise UserError(f"config key task.{key}: {kind} needs a value; say {key}=... on the command line")
         if key not in ("kind", *needed, *optional) and value is not None:
-            raise ValueError(f"config key task.{key}: {kind} has no use for it")
+            raise UserError(f"config key task.{key}: {kind} has no use for it")
     if kind != "images":
         return _WORLD[kind](**{key: config[key] for key in needed})
     asked, pool = (
@@ -91,7 +92,7 @@ def look_at_images(task: Captioning, features: FeatureStore | None, most: int, r
         log.info("near-duplicates of queries among %s: %d%s", where, len(pairs), f", e.g. {pairs[0]}" if pairs else "")
     text = json.dumps({"near_duplicates": found, "skipped": task.skipped}, indent=1, ensure_ascii=False)
     if PartialState().is_main_process:
-        write_atomically(report, text + "\n")
+        write_text(report, text + "\n")
 
 
 def _compare(task: Captioning, features: FeatureStore, most: int, run: Path | None) -> dict[str, list[dict[str, Any]]]:

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 from experiments.runs import json_object
 from flamingo.data.document import PROMPT
 from flamingo.data.sources import load
+from flamingo.utils.errors import UserError
 
 #: Images are alike by the commonest words of their captions; rarer ones hardly ever meet.
 _WORDS = 2048
@@ -30,12 +31,12 @@ _ROWS_AT_ONCE = 1024
 
 
 def read_texts(name: str) -> list[str | tuple[str, ...]]:
-    """Of one file or source the texts, and of images all captions. Raises ValueError naming the line that is none."""
+    """Of one file or source the texts, and of images all captions. Raises UserError naming the line that is none."""
     path = Path(name)
     if ".txt" not in path.suffixes and ".jsonl" not in path.suffixes:
         return [image.captions for image in load(name)]
     if not path.is_file():
-        raise ValueError(f"texts: there is no file {path}")
+        raise UserError(f"texts: there is no file {path}")
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
         lines = file.read().splitlines()
     if ".jsonl" not in path.suffixes:
@@ -44,7 +45,7 @@ def read_texts(name: str) -> list[str | tuple[str, ...]]:
     for number, line in enumerate(lines, start=1):
         row = json_object(line, f"texts: line {number} of {path}")
         if "text" not in row and "captions" not in row:
-            raise ValueError(f"texts: line {number} of {path} has neither a text nor captions")
+            raise UserError(f"texts: line {number} of {path} has neither a text nor captions")
         texts.append(row["text"] if "text" in row else tuple(row["captions"]))
     return texts
 

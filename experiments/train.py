@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 import wandb
 import yaml
@@ -33,11 +32,9 @@ from experiments.objective import ObjectiveConfig, objective
 from experiments.runs import (
     begin,
     check_model,
+    command,
     failure_recorded,
-    folder_written_atomically,
     keep_memory,
-    user_errors,
-    write_atomically,
 )
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor, backbones
 from flamingo.data.pictures import open_image
@@ -47,6 +44,8 @@ from flamingo.model.modeling import BACKBONES, TRAINED_PARTS
 from flamingo.model.pretrained import fingerprint
 from flamingo.training.loop import TrainingConfig, train
 from flamingo.training.optimizer import OptimizerConfig, check_warmup
+from flamingo.utils.errors import UserError
+from flamingo.utils.io import atomic_folder, write_text
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +130,7 @@ ConfigStore.instance().store("train_schema", TrainConfig)
 def load_model(config: dict[str, Any]) -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor]:
     """What the config's ``model`` describes, untrained between its backbones, and what prepares its input.
 
-    Raises ValueError for backbones that are not there, and for parts to train that are not.
+    Raises UserError for backbones that are not there, and for parts to train that are not.
     """
     vision = backbones.VISION if config["vision"] == "embedded" else config["vision"]
     language = backbones.LANGUAGE if config["language"] == "embedded" else config["language"]
@@ -157,16 +156,16 @@ def load_model(config: dict[str, Any]) -> tuple[FlamingoForConditionalGeneration
 
 def _begin_with(model: FlamingoForConditionalGeneration, folder: str) -> None:
     if not (Path(folder) / "config.json").is_file():
-        raise ValueError(f"config key model.start: there is no checkpoint in {folder}")
+        raise UserError(f"config key model.start: there is no checkpoint in {folder}")
     start = FlamingoForConditionalGeneration.from_pretrained(folder)
     for part in BACKBONES:
         if fingerprint(getattr(start, part)) != fingerprint(getattr(model, part)):
-            raise ValueError(f"config key model.start: {folder} was trained with another {part.replace('_', ' ')}")
+            raise UserError(f"config key model.start: {folder} was trained with another {part.replace('_', ' ')}")
     try:
         for part in TRAINED_PARTS:
             getattr(model, part).load_state_dict(getattr(start, part).state_dict())
     except RuntimeError as error:  # other shapes, which torch names
-        raise ValueError(f"config key model.start: {folder} has another {part.replace('_', ' ')}: {error}") from error
+        raise UserError(f"config key model.start: {folder} has another {part.replace('_', ' ')}: {error}") from error
 
 
 def sampler(
@@ -174,7 +173,7 @@ def sampler(
 ) -> Callable[[int], None]:
     """Logs what the model says where a document's last answer is to be given, with the pictures.
 
-    Raises ValueError, at once, for documents that leave it no room.
+    Raises UserError, at once, for documents that leave it no room.
     """
     prompts = [Document(document.parts[:-1], document.id) for document in documents]
     for prompt in prompts:
@@ -217,7 +216,7 @@ def run_training(config: dict[str, Any], output: Path, overrides: Sequence[str] 
     evaluations = [evaluate.composed(overrides) | {"run": str(output)} for overrides in config["evaluate"]]
     begin(output, config, _PRODUCES, may_change=("variant", "evaluate", "objective"))
     if PartialState().is_main_process:
-        write_atomically(output / "overrides.yaml", yaml.safe_dump(list(overrides)))
+        write_text(output / "overrides.yaml", yaml.safe_dump(list(overrides)))
     with failure_recorded(output):
         if (output / "checkpoint").exists():
             log.info("%s is trained already; overwrite=true trains it anew", output)
@@ -237,9 +236,9 @@ def train_model(config: dict[str, Any], output: Path) -> None:
     check_documents(config["data"])
     torch.manual_seed(training.seed)
     if (changed := _changed_backbones(config)) and not config["include_backbones"]:
-        raise ValueError(f"the {changed} changes, so the checkpoint has to hold it: say include_backbones=true")
+        raise UserError(f"the {changed} changes, so the checkpoint has to hold it: say include_backbones=true")
     if config["features"]["folder"] and "vision_model" in config["model"]["trains"]:
-        raise ValueError("features.folder keeps what a frozen encoder sees, but model.trains has the vision_model")
+        raise UserError("features.folder keeps what a frozen encoder sees, but model.trains has the vision_model")
     model, processor = load_model(config["model"])
     counts = ", ".join(f"{part} {count / 1e6:.2f}M" for part, count in model.parameter_counts().items())
     log.info("parameters: %s", counts)
@@ -247,7 +246,7 @@ def train_model(config: dict[str, Any], output: Path) -> None:
     features = None
     if trained is not None and sampled is not None:
         if PartialState().is_main_process:
-            write_atomically(output / "skipped.json", json.dumps(trained.skipped | sampled.skipped, indent=1) + "\n")
+            write_text(output / "skipped.json", json.dumps(trained.skipped | sampled.skipped, indent=1) + "\n")
         features = open_features(config["features"], model, processor)
         if features is not None:
             keep_memory()
@@ -279,17 +278,16 @@ def train_model(config: dict[str, Any], output: Path) -> None:
     finally:
         run.finish(exit_code=int(failed))
     if main_process:
-        with folder_written_atomically(output / "checkpoint") as folder:
+        with atomic_folder(output / "checkpoint") as folder:
             model.save_pretrained(folder, include_backbones=config["include_backbones"])
             processor.save_pretrained(folder)
         log.info("trained: %s", output / "checkpoint")
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+@command("train")
 def main(config: DictConfig) -> float:
-    with user_errors():
-        job = HydraConfig.get()
-        value = run_training(plain(config), Path(job.runtime.output_dir), list(job.overrides.task))
+    job = HydraConfig.get()
+    value = run_training(plain(config), Path(job.runtime.output_dir), list(job.overrides.task))
     return value
 
 

@@ -9,6 +9,7 @@ from flamingo.data.document import PROMPT, Document, Frame, Image, Part, Text
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.decoding import Decoder
 from flamingo.model.modeling import FlamingoForConditionalGeneration
+from flamingo.utils.errors import UserError
 
 
 @dataclass
@@ -37,11 +38,11 @@ class Captioner:
         """A caption for each image: a path, an opened picture, or an :class:`Image` of several frames.
 
         ``demonstrations`` are images with their captions, shown before each of them in this order; ``prompt`` is what
-        the text of every image begins with. Raises ValueError, naming it, for an image that cannot be read, and for
+        the text of every image begins with. Raises UserError, naming it, for an image that cannot be read, and for
         more demonstrations than the language model's context holds.
         """
         if isinstance(images, Frame | Image):
-            raise ValueError(f"images must be a list, got a single one: {images!r}")
+            raise UserError(f"images must be a list, got a single one: {images!r}")
         shown: list[Part] = []
         for image, caption in demonstrations:
             shown += [_image(image), Text(f"{prompt} {caption}")]

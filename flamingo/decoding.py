@@ -18,6 +18,7 @@ from flamingo.data.processor import FlamingoProcessor
 from flamingo.features import FeatureStore
 from flamingo.model.cache import PromptCache
 from flamingo.model.modeling import FlamingoForConditionalGeneration
+from flamingo.utils.errors import UserError
 
 #: Pictures that go through the encoder at once: prompts hold many, and it runs long before the language model.
 _PICTURES_AT_ONCE = 32
@@ -54,9 +55,9 @@ class Decoder:
     ) -> None:
         """``features``: those of all pictures, so that none needs to be opened and encoded."""
         if batch_size < 1:
-            raise ValueError(f"batch_size must be positive, got {batch_size}")
+            raise UserError(f"batch_size must be positive, got {batch_size}")
         if model.training:
-            raise ValueError("the model is in training mode: call model.eval() first")
+            raise UserError("the model is in training mode: call model.eval() first")
         self.model, self.processor, self.batch_size, self.features = model, processor, batch_size, features
         self._visual_tokens: dict[Key, Float[Tensor, "r v"]] = {}
         context = getattr(model.config.text_config, "max_position_embeddings", None)
@@ -73,7 +74,7 @@ class Decoder:
         """What follows each prompt, up to ``<|endofchunk|>`` and without blanks before it.
 
         ``blind``: no token attends to any image; the prompt keeps its markers. ``on_progress`` is
-        called with the size of each batch that is done. Raises ValueError for a broken image and for
+        called with the size of each batch that is done. Raises UserError for a broken image and for
         a prompt that leaves no room for ``max_new_tokens``.
         """
         room = self._context - max_new_tokens

@@ -23,6 +23,7 @@ from flamingo.data.processor import FlamingoProcessor
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.model.pretrained import fingerprint
 from flamingo.model.vision import encode_patches
+from flamingo.utils.errors import UserError
 
 #: What features may be kept in.
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -51,7 +52,7 @@ class FeatureStore:
     ) -> None:
         """Opens the folder, or makes it. ``dtype``: that of the features, by default the encoder's own.
 
-        Raises ValueError where the folder holds features of another encoder, of other settings or in
+        Raises UserError where the folder holds features of another encoder, of other settings or in
         another precision, and where it is damaged.
         """
         self.folder, self.model, self.processor = folder, model, processor
@@ -67,7 +68,7 @@ class FeatureStore:
         return all(content_key(frame) in self._rows for frame in image.frames)
 
     def __getitem__(self, image: Image) -> Float[Tensor, "f p v"]:
-        """Features of every frame. Raises ValueError, naming the frame, where it was not added."""
+        """Features of every frame. Raises UserError, naming the frame, where it was not added."""
         return self._patches[self._places(image)].to(self.model.vision_model.dtype)
 
     def stacked(self, images: Sequence[Image]) -> Float[Tensor, "m f p v"]:
@@ -82,13 +83,13 @@ class FeatureStore:
         places = [self._rows.get(content_key(frame)) for frame in image.frames]
         for frame, place in zip(image.frames, places, strict=True):
             if place is None:
-                raise ValueError(f"{self.folder} has no features of {frame}: it was not added, or has changed since")
+                raise UserError(f"{self.folder} has no features of {frame}: it was not added, or has changed since")
         return [place for place in places if place is not None]
 
     # ------------------------------------------------------------------------------- writing
 
     def add(self, images: Iterable[Image], batch_size: int = 32) -> int:
-        """Compute what is missing; how many pictures that were. Raises ValueError, naming it, for a broken picture."""
+        """Compute what is missing; how many pictures that were. Raises UserError, naming it, for a broken picture."""
         self._open()  # another process may have added some
         missing: dict[str, Frame] = {}
         for image in images:
@@ -133,13 +134,13 @@ class FeatureStore:
         path = self.folder / "encoder.json"
         if not path.exists():
             if self.folder.exists() and any(self.folder.iterdir()):
-                raise ValueError(f"{self.folder} is not empty and holds no features: choose another folder")
+                raise UserError(f"{self.folder} is not empty and holds no features: choose another folder")
             self.folder.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(wanted, indent=1))
         there = json.loads(path.read_text())
         if different := [key for key in wanted.keys() | there.keys() if wanted.get(key) != there.get(key)]:
             name = sorted(different)[0]
-            raise ValueError(
+            raise UserError(
                 f"{self.folder} holds features of another encoder: its {name} was {there.get(name)!r}, "
                 f"and is {wanted.get(name)!r}. Choose another folder, or remove this one"
             )
@@ -175,7 +176,7 @@ class FeatureStore:
         path, size = self.folder / name, int(np.prod(shape)) * dtype.itemsize
         there = path.stat().st_size if path.exists() else 0
         if there < size:
-            raise ValueError(f"{path} is damaged: it has {there} bytes, and {size} were written. Remove {self.folder}")
+            raise UserError(f"{path} is damaged: it has {there} bytes, and {size} were written. Remove {self.folder}")
         if there > size:
             os.truncate(path, size)
         if size == 0:
@@ -193,7 +194,7 @@ def content_key(frame: Frame) -> str:
     try:
         return hashlib.sha256((Path(frame) if isinstance(frame, str) else frame).read_bytes()).hexdigest()
     except OSError as error:
-        raise ValueError(f"image {frame} cannot be read: {error}") from error
+        raise UserError(f"image {frame} cannot be read: {error}") from error
 
 
 # ------------------------------------------------------------------------------- alike pictures
@@ -211,7 +212,7 @@ def nearest(
     for similarity in _similarities(queries, pool):
         similarity[similarity >= duplicate] = -torch.inf
         if (left := int((similarity > -torch.inf).sum(dim=-1).min())) < number:
-            raise ValueError(f"a picture has {left} others that are no duplicates of it, not the {number} asked for")
+            raise UserError(f"a picture has {left} others that are no duplicates of it, not the {number} asked for")
         found.append(similarity.topk(number, dim=-1).indices)
     return torch.cat(found)
 

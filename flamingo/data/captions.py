@@ -2,7 +2,7 @@
 
 Each reader takes the file and the folder ``images`` that the names in it start from; without one it is
 looked for around the file. It gives a list in the file's order; captions lose the blanks around them.
-Whatever does not fit, or is not there, is a ValueError that names file, place and value. Photographs are
+Whatever does not fit, or is not there, is a UserError that names file, place and value. Photographs are
 looked for at once and opened when needed.
 """
 
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, SupportsIndex, overload
 
 from flamingo.data.document import Image
 from flamingo.data.rows import read_json, records
+from flamingo.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,14 @@ class Lazy(Sequence[CaptionedImage]):
 
 
 def captions_of(value: Any) -> tuple[str, ...]:
-    """One caption or a list of them. Raises ValueError for no caption, an empty one, and what is no text."""
+    """One caption or a list of them. Raises UserError for no caption, an empty one, and what is no text."""
     captions = [value] if isinstance(value, str) else value
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-        raise ValueError(f"captions must be texts, got {reprlib.repr(value)}")
+        raise UserError(f"captions must be texts, got {reprlib.repr(value)}")
     if not captions:
-        raise ValueError("there is no caption")
+        raise UserError("there is no caption")
     if not all(caption.strip() for caption in captions):
-        raise ValueError(f"a caption is empty: {reprlib.repr(value)}")
+        raise UserError(f"a caption is empty: {reprlib.repr(value)}")
     # JSON can hold half a character, which no tokenizer takes; the UnicodeEncodeError is a ValueError.
     "".join(captions).encode()
     return tuple(caption.strip() for caption in captions)
@@ -80,13 +81,13 @@ def coco(file: Path, images: Path | None = None) -> list[CaptionedImage]:
         where = f"{file}, images[{place}]"
         id = _field(image, "id", int | str, where)
         if id in entries:
-            raise ValueError(f"{where}: the image {id!r} is there already, at {entries[id].where}")
+            raise UserError(f"{where}: the image {id!r} is there already, at {entries[id].where}")
         entries[id] = Entry(where, str(id), _field(image, "file_name", str, where), [])
     for place, annotation in enumerate(_field(data, "annotations", list, file)):
         where = f"{file}, annotations[{place}]"
         id = _field(annotation, "image_id", int | str, where)
         if id not in entries:
-            raise ValueError(f"{where} is a caption for the image {id!r}, which is not listed")
+            raise UserError(f"{where} is a caption for the image {id!r}, which is not listed")
         entries[id].captions.append(_field(annotation, "caption", str, where))
     return collected(file, list(entries.values()), images)
 
@@ -116,7 +117,7 @@ def jsonl(file: Path, images: Path | None = None) -> list[CaptionedImage]:
     entries = []
     for where, row in records(file):
         if unknown := row.keys() - fields:
-            raise ValueError(f"{where} has the unknown field {min(unknown)!r}; known are {', '.join(sorted(fields))}")
+            raise UserError(f"{where} has the unknown field {min(unknown)!r}; known are {', '.join(sorted(fields))}")
         name = _field(row, "image", str, where)
         split = _field(row, "split", str, where) if "split" in row else None
         id = str(_field(row, "id", int | str, where)) if "id" in row else name
@@ -133,10 +134,10 @@ def image_folder(folder: Path) -> list[CaptionedImage]:
     """
     files = metadata_files(folder)
     if not files:
-        raise ValueError(f"{folder} has neither metadata.jsonl nor metadata.csv, nor has a folder in it")
+        raise UserError(f"{folder} has neither metadata.jsonl nor metadata.csv, nor has a folder in it")
     holders = [file.parent for file in files]
     if len(set(holders)) < len(files) or (folder in holders and len(files) > 1):
-        raise ValueError(f"{folder} has several files of metadata for the same images: {', '.join(map(str, files))}")
+        raise UserError(f"{folder} has several files of metadata for the same images: {', '.join(map(str, files))}")
     entries = []
     for file in files:
         split = None if file.parent == folder else file.parent.name
@@ -163,22 +164,22 @@ class Entry(NamedTuple):
 def collected(file: Path, entries: list[Entry], images: Path | None) -> list[CaptionedImage]:
     """Checked: captions, ids, and that every photograph is there."""
     if not entries:
-        raise ValueError(f"{file} lists no image")
+        raise UserError(f"{file} lists no image")
     folder = _folder_around(file, entries[0].name) if images is None else images
     listing = cache(lambda parent: {entry.name for entry in os.scandir(parent)} if parent.is_dir() else set())
     seen: dict[str, str] = {}
     checked = []
     for where, id, name, captions, split in entries:
         if id in seen:
-            raise ValueError(f"{where}: the image {id!r} is there already, at {seen[id]}")
+            raise UserError(f"{where}: the image {id!r} is there already, at {seen[id]}")
         seen[id] = where
         path = folder / name
         if not name or path.name not in listing(path.parent):
-            raise ValueError(f"{where}: the image {name!r} is not in {folder}")
+            raise UserError(f"{where}: the image {name!r} is not in {folder}")
         try:
             checked.append(CaptionedImage(id, Image(str(path)), captions_of(captions), split))
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+            raise UserError(f"{where}: {error}") from error
     return checked
 
 
@@ -190,14 +191,14 @@ def _folder_around(file: Path, name: str) -> Path:
     if len(found) == 1:
         return found.popitem()[1]
     places = f"is in {', '.join(sorted(map(str, found.values())))}" if found else "no folder around it has"
-    raise ValueError(f"{file} begins with the image {name!r}, which {places}; say which folder has the images")
+    raise UserError(f"{file} begins with the image {name!r}, which {places}; say which folder has the images")
 
 
 def _field(record: Any, name: str, kind: Any, where: str | Path) -> Any:
     value = record.get(name) if isinstance(record, dict) else None
     if not isinstance(value, kind):
         wanted = {str: "a text", list: "a list"}.get(kind, "a number or a text")
-        raise ValueError(f"{where} needs {name!r}, {wanted}; got {reprlib.repr(value)}")
+        raise UserError(f"{where} needs {name!r}, {wanted}; got {reprlib.repr(value)}")
     return value
 
 
@@ -205,5 +206,5 @@ def _captions(row: dict[str, Any], names: tuple[str, ...], where: str) -> list[A
     """Of the one of these fields that is there, unchecked: ``captions`` is a list, the others are one caption."""
     there = [name for name in names if name in row]
     if len(there) != 1:
-        raise ValueError(f"{where} must have one of {', '.join(names)}; it has {', '.join(there) or 'none of them'}")
+        raise UserError(f"{where} must have one of {', '.join(names)}; it has {', '.join(there) or 'none of them'}")
     return _field(row, "captions", list, where) if there == ["captions"] else [_field(row, there[0], str, where)]

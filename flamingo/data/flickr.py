@@ -9,6 +9,7 @@ from typing import Literal
 
 from flamingo.data.captions import CaptionedImage, Entry, collected
 from flamingo.data.rows import cells, lines
+from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def flickr(file: Path, images: Path | None = None) -> list[CaptionedImage]:
     seen: dict[str, str] = {}
     for where, name, number, caption in _rows(file):
         if number is not None and seen.setdefault(f"{name}#{number}", where) != where:
-            raise ValueError(f"{where}: caption {number} of {name} is there already, at {seen[f'{name}#{number}']}")
+            raise UserError(f"{where}: caption {number} of {name} is there already, at {seen[f'{name}#{number}']}")
         captions.setdefault(name, []).append(caption)
     if captions.pop(_NEVER_THERE, None):
         log.warning("%s: the captions of %s are left out; there never was such an image", file, _NEVER_THERE)
@@ -54,7 +55,7 @@ def _rows(file: Path) -> Iterator[tuple[str, str, str | None, str]]:
         case "csv":
             for where, row in islice(cells(file), 1, None):
                 if len(row) != 2:
-                    raise ValueError(f"{where} is not IMAGE,CAPTION: {row}")
+                    raise UserError(f"{where} is not IMAGE,CAPTION: {row}")
                 yield where, row[0].strip(), None, row[1]
         case "bars":
             for where, line in islice(lines(file), 1, None):
@@ -62,15 +63,15 @@ def _rows(file: Path) -> Iterator[tuple[str, str, str | None, str]]:
                 if line.strip() == _UNDELIMITED:
                     row = [row[0], *row[1].split(maxsplit=1)]
                 if len(row) != 3 or not row[1].isdecimal():
-                    raise ValueError(f"{where} is not IMAGE| NUMBER| CAPTION: {line!r}")
+                    raise UserError(f"{where} is not IMAGE| NUMBER| CAPTION: {line!r}")
                 yield where, row[0], row[1], row[2]
         case "token":
             for where, line in lines(file):
                 if not (found := _TOKEN.fullmatch(line)):
-                    raise ValueError(f"{where} is not IMAGE#NUMBER<tab>CAPTION: {line!r}")
+                    raise UserError(f"{where} is not IMAGE#NUMBER<tab>CAPTION: {line!r}")
                 yield where, found[1], found[2], found[3]
         case None:
-            raise ValueError(f"{file} begins as none of Flickr's files does: {first!r}")
+            raise UserError(f"{file} begins as none of Flickr's files does: {first!r}")
 
 
 def _splits(folder: Path, known: Collection[str]) -> dict[str, str]:
@@ -80,7 +81,7 @@ def _splits(folder: Path, known: Collection[str]) -> dict[str, str]:
         for where, line in lines(file) if file.exists() else ():
             name = line.strip()
             if name not in known:
-                raise ValueError(f"{where}: the image {name!r} has no captions")
+                raise UserError(f"{where}: the image {name!r} has no captions")
             if splits.setdefault(name, split) != split:
-                raise ValueError(f"{where}: the image {name!r} is of the split {splits[name]}, too")
+                raise UserError(f"{where}: the image {name!r} is of the split {splits[name]}, too")
     return splits

@@ -9,6 +9,7 @@ from jaxtyping import Int
 
 from flamingo.data.captions import CaptionedImage
 from flamingo.data.document import PROMPT, Document, Part, Text
+from flamingo.utils.errors import UserError
 
 #: How many documents end with the same image, each of them with others before it.
 _ROUNDS = 1000
@@ -36,16 +37,16 @@ class Interleaved(Sequence[Document]):
 
     def __post_init__(self) -> None:
         if not 1 <= self.least <= self.most <= len(self.source):
-            raise ValueError(
+            raise UserError(
                 f"documents of least={self.least} to most={self.most} images cannot be made of {len(self.source)}"
             )
         if not 0 <= self.similar <= 1:
-            raise ValueError(f"similar must lie in [0, 1], got {self.similar}")
+            raise UserError(f"similar must lie in [0, 1], got {self.similar}")
         for name in ("views", "versions"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+                raise UserError(f"{name} must be positive, got {getattr(self, name)}")
         if self.similar > 0 and (self.neighbours is None or self.neighbours.shape[1] < self.most - 1):
-            raise ValueError(f"documents of neighbours with up to {self.most} images need {self.most - 1} of each")
+            raise UserError(f"documents of neighbours with up to {self.most} images need {self.most - 1} of each")
 
     def __len__(self) -> int:
         return len(self.source) * _ROUNDS * self.versions

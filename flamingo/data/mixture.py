@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
+from flamingo.utils.errors import UserError
+
 _BLOCK = 4096
 
 
@@ -28,16 +30,16 @@ class Mixture(IterableDataset):
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        """Raises ValueError for a source without a weight or without items, and a weight without a source."""
+        """Raises UserError for a source without a weight or without items, and a weight without a source."""
         if sources.keys() != weights.keys():
-            raise ValueError(f"sources {sorted(sources)} and weights {sorted(weights)} must have the same names")
+            raise UserError(f"sources {sorted(sources)} and weights {sorted(weights)} must have the same names")
         for name, weight in weights.items():
             if not 0 < weight < math.inf:
-                raise ValueError(f"the weight of {name} must be positive and finite, got {weight}")
+                raise UserError(f"the weight of {name} must be positive and finite, got {weight}")
             if len(sources[name]) == 0:
-                raise ValueError(f"source {name} is empty")
+                raise UserError(f"source {name} is empty")
         if not 0 <= rank < ranks:
-            raise ValueError(f"rank {rank} must lie in [0, ranks={ranks})")
+            raise UserError(f"rank {rank} must lie in [0, ranks={ranks})")
         self.sources = dict(sources)
         self.seed, self.rank, self.ranks = seed, rank, ranks
         self._names = sorted(sources)
@@ -75,11 +77,11 @@ class Mixture(IterableDataset):
         return {"draws": self._draws, "taken": dict(self._taken), **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError where the position belongs to other sources, other weights or another seed."""
+        """Raises UserError where the position belongs to other sources, other weights or another seed."""
         mine = self._identity()
         theirs = {key: state[key] for key in mine}
         if mine != theirs:
-            raise ValueError(f"the saved position belongs to another mixture: {theirs}, not {mine}")
+            raise UserError(f"the saved position belongs to another mixture: {theirs}, not {mine}")
         self._draws, self._taken = state["draws"], dict(state["taken"])
 
     def _identity(self) -> dict[str, Any]:

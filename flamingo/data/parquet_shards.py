@@ -8,6 +8,7 @@ from typing import Any
 
 from flamingo.data.captions import captions_of
 from flamingo.data.shards import Broken, Sample, Shards
+from flamingo.utils.errors import UserError
 
 
 def parquet(files: Iterable[str | Path]) -> Shards:
@@ -33,7 +34,7 @@ class ParquetCell:
         value = _row_group(self.file, self.column, self.group)[self.row].as_py()
         content = value["bytes"] if isinstance(value, dict) else value
         if content is None:
-            raise ValueError("there are no bytes in its row")
+            raise UserError("there are no bytes in its row")
         return content
 
     def __str__(self) -> str:
@@ -69,7 +70,7 @@ def _samples(file: str) -> Iterator[Sample | Broken]:
                 except ValueError as error:
                     yield Broken(id, str(error))
     except Exception as error:  # pyarrow's are of many kinds.
-        raise ValueError(f"{file} cannot be read: {error}") from error
+        raise UserError(f"{file} cannot be read: {error}") from error
 
 
 def _image_column(schema: Any) -> str:
@@ -78,12 +79,12 @@ def _image_column(schema: Any) -> str:
     if kind.startswith("struct<") and "bytes: binary" in kind:
         return "image.bytes"
     if kind not in ("binary", "large_binary"):
-        raise ValueError(f"the column image must be bytes, or a struct with bytes; it is: {kind}")
+        raise UserError(f"the column image must be bytes, or a struct with bytes; it is: {kind}")
     return "image"
 
 
 def _caption_column(schema: Any) -> str:
     there = [name for name in ("captions", "caption", "text") if name in schema.names]
     if len(there) != 1:
-        raise ValueError(f"one column must be captions, caption or text; there are {', '.join(schema.names)}")
+        raise UserError(f"one column must be captions, caption or text; there are {', '.join(schema.names)}")
     return there[0]

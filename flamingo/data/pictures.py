@@ -12,6 +12,7 @@ from PIL import Image as PILImage
 from PIL import ImageOps, ImageStat, UnidentifiedImageError
 
 from flamingo.data.document import Frame, View
+from flamingo.utils.errors import UserError
 
 Aspect = Literal["as_is", "pad", "crop"]
 
@@ -20,7 +21,7 @@ def open_image(frame: Frame) -> PILImage.Image:
     """An upright RGB picture; what is transparent shows white.
 
     16-bit greys are divided by 257; 32-bit integers and floats, whose range nobody states, are spread
-    from the picture's least value (black) to its greatest (white). Raises ValueError, naming the file
+    from the picture's least value (black) to its greatest (white). Raises UserError, naming the file
     or member, where it is missing or broken.
     """
     if isinstance(frame, View):
@@ -33,11 +34,11 @@ def open_image(frame: Frame) -> PILImage.Image:
             ImageOps.exif_transpose(picture, in_place=True)
             return _rgb(picture)
     except FileNotFoundError as error:
-        raise ValueError(f"image file {frame} does not exist") from error
+        raise UserError(f"image file {frame} does not exist") from error
     except UnidentifiedImageError as error:  # whose own words name a buffer in memory
-        raise ValueError(f"image {frame} cannot be read: it is no picture, or of a format unknown here") from error
+        raise UserError(f"image {frame} cannot be read: it is no picture, or of a format unknown here") from error
     except Exception as error:  # Broken files make decoders raise nearly anything: SyntaxError, RuntimeError, ...
-        raise ValueError(f"image {frame} cannot be read: {error}") from error
+        raise UserError(f"image {frame} cannot be read: {error}") from error
 
 
 def shaped(picture: PILImage.Image, aspect: Aspect) -> PILImage.Image:
@@ -78,7 +79,7 @@ def _eight_bits(picture: PILImage.Image) -> PILImage.Image:
     if picture.mode in ("I", "F"):  # Pillow would clip them.
         values = np.asarray(picture, dtype=np.float64)
         if not np.isfinite(values).all():
-            raise ValueError("not all of its values are finite")
+            raise UserError("not all of its values are finite")
         least, greatest = values.min(), values.max()
         scaled = (values - least) * (255 / (greatest - least) if greatest > least else 0)
     elif picture.mode.startswith("I;16"):

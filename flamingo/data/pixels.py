@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.image_processing_backends import PilBackend
 
+from flamingo.utils.errors import UserError
+
 #: What a processor must have left to its base class to be done here.
 _STEPS = ("preprocess", "_preprocess_image_like_inputs", "_preprocess", "process_image", "resize", "center_crop")
 #: What its size may say.
@@ -29,14 +31,14 @@ def resized(
 ) -> UInt8[Tensor, "n c h w"] | Float[Tensor, "n c h w"]:
     """Resized and cropped RGB pictures as bytes, for :func:`normalized`; or of an unusual processor its floats.
 
-    Raises ValueError where they come out in different sizes.
+    Raises UserError where they come out in different sizes.
     """
     if not _is_usual(image_processor):
         return image_processor(list(pictures), return_tensors="pt")["pixel_values"]
     made = [_pixels(image_processor, picture) for picture in pictures]
     if len(sizes := {(width, height) for _, height, width in (one.shape for one in made)}) > 1:
         name = type(image_processor).__name__
-        raise ValueError(
+        raise UserError(
             f"{name} makes pictures of different sizes, {sorted(sizes)}: it has to crop, or to be told a size"
         )
     return torch.stack(made)

@@ -18,6 +18,7 @@ from flamingo.data.collate import Example, PaddingSide, collate
 from flamingo.data.document import Document, Frame, Image
 from flamingo.data.pictures import Aspect, open_image, shaped
 from flamingo.data.pixels import normalized, resized
+from flamingo.utils.errors import UserError
 
 IMAGE_TOKEN = "<image>"
 END_OF_CHUNK_TOKEN = "<|endofchunk|>"
@@ -53,15 +54,15 @@ class FlamingoProcessor(ProcessorMixin):
     ) -> None:
         super().__init__(image_processor, tokenizer, **kwargs)
         if not tokenizer.is_fast:
-            raise ValueError(f"{type(tokenizer).__name__} gives no offsets; a fast tokenizer is needed")
+            raise UserError(f"{type(tokenizer).__name__} gives no offsets; a fast tokenizer is needed")
         if aspect not in get_args(Aspect):
-            raise ValueError(f"aspect must be one of {', '.join(get_args(Aspect))}, got {aspect!r}")
+            raise UserError(f"aspect must be one of {', '.join(get_args(Aspect))}, got {aspect!r}")
         #: Whether documents begin with the tokenizer's BOS and end with its EOS, where it has them.
         self.bos, self.eos = bos, eos
         #: How a picture is made square before the image processor sees it; see :func:`flamingo.data.pictures.shaped`.
         self.aspect = aspect
         if image_marker.count(IMAGE_TOKEN) != 1:
-            raise ValueError(f"image_marker must contain {IMAGE_TOKEN} once, got {image_marker!r}")
+            raise UserError(f"image_marker must contain {IMAGE_TOKEN} once, got {image_marker!r}")
         #: Tokens that are added to the tokenizer, if it has them not; what ends a chunk; and what stands for an
         #: image, of which anything before ``<image>`` still sees the image before it. Other checkpoints than ours
         #: were trained with others: see :mod:`flamingo.interop`.
@@ -122,7 +123,7 @@ class FlamingoProcessor(ProcessorMixin):
         ``prompt`` leaves the last chunk open, to be continued, and makes no labels. ``next_image``:
         see :meth:`Document.chunks`. ``leading_space`` puts a space before the text of each chunk
         (Flamingo, appendix A.3.2). Without ``pixels`` no image is opened: for visual tokens that are
-        at hand already. ``as_bytes``: of images what :meth:`normalized` takes. Raises ValueError, naming the
+        at hand already. ``as_bytes``: of images what :meth:`normalized` takes. Raises UserError, naming the
         document, for a text that contains a special token of ours, a broken image, or more than ``max_length``
         tokens (by default the tokenizer's ``model_max_length``).
         """
@@ -173,7 +174,7 @@ class FlamingoProcessor(ProcessorMixin):
             for i, text in enumerate(chunk.texts):
                 special = (IMAGE_TOKEN, self.end_of_chunk, *self.tokenizer.all_special_tokens)
                 if found := [token for token in special if token in text.text]:
-                    raise ValueError(f"{document} has the special token {found[0]} in its text")
+                    raise UserError(f"{document} has the special token {found[0]} in its text")
                 space = " " if leading_space and i == 0 and not text.text.startswith(" ") else ""
                 pieces.append(_Piece(space + text.text, sees, text.train))
             if not (prompt and chunk is chunks[-1]):
@@ -193,13 +194,13 @@ class FlamingoProcessor(ProcessorMixin):
     def pixel_values(
         self, images: Sequence[Image], owner: str = "a batch", as_bytes: bool = False
     ) -> Float[Tensor, "m f c h w"] | UInt8[Tensor, "m f c h w"]:
-        """Opened and preprocessed. Raises ValueError for a broken image, or for ``owner``'s with different frames.
+        """Opened and preprocessed. Raises UserError for a broken image, or for ``owner``'s with different frames.
 
         ``as_bytes`` leaves :meth:`normalized` to be done, if the image processor allows it.
         """
         frames = {len(image.frames) for image in images}
         if len(frames) > 1:
-            raise ValueError(f"{owner} has images with {sorted(frames)} frames: all need the same number")
+            raise UserError(f"{owner} has images with {sorted(frames)} frames: all need the same number")
         pictures = [shaped(open_image(frame), self.aspect) for image in images for frame in image.frames]
         pixels = resized(self.image_processor, pictures)
         if not as_bytes:
@@ -226,27 +227,27 @@ class FlamingoProcessor(ProcessorMixin):
 
         ``images`` (pictures, paths, or :class:`Image` for videos) is a list for one text, a list of
         lists for several. A marker's image is seen by
-        all tokens up to the next marker. Raises ValueError where markers and images don't match.
+        all tokens up to the next marker. Raises UserError where markers and images don't match.
         """
         if padding not in (True, "longest"):
-            raise ValueError(f"prompts are padded to the longest of them; padding={padding!r} is not to be had")
+            raise UserError(f"prompts are padded to the longest of them; padding={padding!r} is not to be had")
         if return_tensors != "pt":
-            raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}")
+            raise UserError(f"return_tensors must be 'pt', got {return_tensors!r}")
         if text is None:
-            raise ValueError("a text is needed, if only the marker '<image>'")
+            raise UserError("a text is needed, if only the marker '<image>'")
         if isinstance(text, str):
             text, images = [text], [images if isinstance(images, list) else [] if images is None else [images]]
         if images is None:
             images = [[] for _ in text]
         if len(images) != len(text) or not all(isinstance(row, list) for row in images):
-            raise ValueError(f"{len(text)} texts need {len(text)} lists of images")
+            raise UserError(f"{len(text)} texts need {len(text)} lists of images")
         examples = [self._prompt(text[i], images[i], f"text {i}") for i in range(len(text))]
         return BatchFeature(collate(examples, self.tokenizer.pad_token_id, padding_side))
 
     def _prompt(self, text: str, images: list[Frame | Image], name: str) -> Example:
         head, *chunks = text.split(IMAGE_TOKEN)
         if len(chunks) != len(images):
-            raise ValueError(f"{name} has {len(chunks)} <image> markers, but {len(images)} images were given")
+            raise UserError(f"{name} has {len(chunks)} <image> markers, but {len(images)} images were given")
         pieces = [_Piece(head, -1, False)]
         for i, chunk in enumerate(chunks):
             pieces += self._marker(pieces[-1], i)
@@ -281,10 +282,10 @@ class FlamingoProcessor(ProcessorMixin):
             image_index.append(piece.image)
             labels.append(token if piece.train else -100)
         if not ids:
-            raise ValueError(f"{name} has no token")
+            raise UserError(f"{name} has no token")
         limit = self.tokenizer.model_max_length if max_length is None else max_length
         if len(ids) > limit:
-            raise ValueError(f"{name} has {len(ids)} tokens, more than the {limit} that fit")
+            raise UserError(f"{name} has {len(ids)} tokens, more than the {limit} that fit")
         return ids, image_index, labels
 
 
@@ -292,9 +293,9 @@ def _coins(rng: random.Random | None, **probabilities: float) -> Any:
     """A function that is True with a given probability."""
     for name, p in probabilities.items():
         if not 0 <= p <= 1:
-            raise ValueError(f"{name} must lie in [0, 1], got {p}")
+            raise UserError(f"{name} must lie in [0, 1], got {p}")
         if 0 < p < 1 and rng is None:
-            raise ValueError(f"{name}={p} is a matter of chance: give an rng")
+            raise UserError(f"{name}={p} is a matter of chance: give an rng")
     return lambda p: p == 1 or (p > 0 and rng is not None and rng.random() < p)
 
 

@@ -1,4 +1,4 @@
-"""Text files -> lines, cells, records, each with its place; what cannot be read is a ValueError that names it."""
+"""Text files -> lines, cells, records, each with its place; what cannot be read is a UserError that names it."""
 
 import csv
 import json
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
+
+from flamingo.utils.errors import UserError
 
 
 def lines(file: Path) -> Iterator[tuple[str, str]]:
@@ -24,16 +26,16 @@ def records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         _, header = next(rows, ("", []))
         for where, row in rows:
             if len(row) != len(header):
-                raise ValueError(f"{where} has {len(row)} cells, but the header has {len(header)}")
+                raise UserError(f"{where} has {len(row)} cells, but the header has {len(header)}")
             yield where, dict(zip(header, row, strict=True))
         return
     for where, line in lines(file):
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise ValueError(f"{where} is no JSON: {error}") from error
+            raise UserError(f"{where} is no JSON: {error}") from error
         if not isinstance(row, dict):
-            raise ValueError(f"{where} is no JSON object: {reprlib.repr(line)}")
+            raise UserError(f"{where} is no JSON object: {reprlib.repr(line)}")
         yield where, row
 
 
@@ -45,7 +47,7 @@ def cells(file: Path) -> Iterator[tuple[str, list[str]]]:
             for row in filter(None, reader):
                 yield f"{file}, line {reader.line_num}", row
         except csv.Error as error:
-            raise ValueError(f"{file}, line {reader.line_num} is no CSV: {error}") from error
+            raise UserError(f"{file}, line {reader.line_num} is no CSV: {error}") from error
 
 
 @contextmanager
@@ -54,7 +56,7 @@ def _opened(file: Path) -> Iterator[TextIO]:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             yield stream
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
+        raise UserError(f"{file} cannot be read: {error}") from error
 
 
 def read_json(file: Path) -> Any:
@@ -63,4 +65,4 @@ def read_json(file: Path) -> Any:
         try:
             return json.load(stream)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{file} is no JSON: {error}") from error
+            raise UserError(f"{file} is no JSON: {error}") from error

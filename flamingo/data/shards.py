@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from flamingo.data.captions import CaptionedImage, Lazy
 from flamingo.data.document import Image, Readable
+from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class Shards(Lazy):
         samples: Callable[[str], Iterator[Sample | Broken]],
         frame: Callable[..., Readable],
     ) -> None:
-        """Raises ValueError for a file that cannot be read, an id twice in a split, and if no sample is whole."""
+        """Raises UserError for a file that cannot be read, an id twice in a split, and if no sample is whole."""
         self.files = sorted(map(str, files))
         self.splits = [split_of(file) for file in self.files]
         self.skipped: dict[str, str] = {}
@@ -62,7 +63,7 @@ class Shards(Lazy):
             for sample in samples(file):
                 name = self.splits[number], sample.id
                 if name in holders:
-                    raise ValueError(f"the id {sample.id!r} is in {holders[name]} and again in {file}")
+                    raise UserError(f"the id {sample.id!r} is in {holders[name]} and again in {file}")
                 holders[name] = file
                 if isinstance(sample, Broken):
                     broken[sample.id] = sample.reason
@@ -74,7 +75,7 @@ class Shards(Lazy):
             self.skipped |= broken
         if not len(self):
             reasons = "".join(f"; {id}: {reason}" for id, reason in list(self.skipped.items())[:3])
-            raise ValueError(f"there is no whole sample in {', '.join(self.files) or 'no file'}{reasons}")
+            raise UserError(f"there is no whole sample in {', '.join(self.files) or 'no file'}{reasons}")
 
     def __len__(self) -> int:
         return len(self._ends) - 1

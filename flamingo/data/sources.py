@@ -15,6 +15,7 @@ from flamingo.data.parquet_shards import parquet
 from flamingo.data.pictures import open_image
 from flamingo.data.rows import lines, read_json
 from flamingo.data.tar_shards import tar
+from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -41,26 +42,26 @@ def load(root: str, images: str | None = None, format: str | None = None) -> Seq
     """The captioned images of a folder, a file or a glob of shards, in one of :data:`FORMATS`.
 
     ``images`` is the folder of the photographs, looked for around a file of captions if None. The format
-    is recognised unless given. Raises ValueError where nothing, or more than one thing, is recognised,
+    is recognised unless given. Raises UserError where nothing, or more than one thing, is recognised,
     and whatever the format's reader raises.
     """
     if format is not None and format not in FORMATS:
-        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+        raise UserError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
     found, files = _found(root, format)
     log.info("%s is read as %s: %s", root, found, FORMATS[found])
     if found in _BESIDE_IMAGES:
         return _BESIDE_IMAGES[found](files[0], None if images is None else Path(images))
     if images is not None:
-        raise ValueError(f"images={images} is of no use: the format {found} says where its images are")
+        raise UserError(f"images={images} is of no use: the format {found} says where its images are")
     return _SHARDS[found](files) if found in _SHARDS else image_folder(files[0])
 
 
 def of_split(source: Sequence[CaptionedImage], split: str) -> Sequence[CaptionedImage]:
-    """Those of one split. Raises ValueError, naming the splits there are, where it has none."""
+    """Those of one split. Raises UserError, naming the splits there are, where it has none."""
     splits = [image.split for image in source]
     if split not in splits:
         known = ", ".join(sorted({name for name in splits if name is not None})) or "none"
-        raise ValueError(f"there is no split {split!r}; there are: {known}")
+        raise UserError(f"there is no split {split!r}; there are: {known}")
     return Chosen(source, [place for place, name in enumerate(splits) if name == split])
 
 
@@ -105,10 +106,10 @@ def _found(root: str, format: str | None) -> _Found:
         return _named(root, format)
     candidates = {shown: found for shown, found in _inside(Path(root)).items() if format in (None, found[0])}
     if not candidates:
-        raise ValueError(_not_understood(root, format))
+        raise UserError(_not_understood(root, format))
     if len(candidates) > 1:
         shown = ", ".join(f"{shown} ({name})" for shown, (name, _) in candidates.items())
-        raise ValueError(
+        raise UserError(
             f"{root} has more than one thing to read, {shown}: give one of them, a glob in quotes, or the format"
         )
     return candidates.popitem()[1]
@@ -119,12 +120,12 @@ def _named(root: str, format: str | None) -> _Found:
     # pathlib's glob takes no absolute pattern.
     files = [Path(root)] if Path(root).exists() else sorted(map(Path, glob.glob(root, recursive=True)))  # noqa: PTH207
     if not files:
-        raise ValueError(f"there is nothing at {root}")
+        raise UserError(f"there is nothing at {root}")
     name = format or _recognised(files[0])
     if name is None:
-        raise ValueError(_not_understood(str(files[0]), format))
+        raise UserError(_not_understood(str(files[0]), format))
     if len(files) > 1 and name not in _SHARDS:
-        raise ValueError(f"{root} names {len(files)} files, which only tar and parquet shards may be; these are {name}")
+        raise UserError(f"{root} names {len(files)} files, which only tar and parquet shards may be; these are {name}")
     return name, [files[0].parent] if name == "image_folder" else files
 
 

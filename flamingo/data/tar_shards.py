@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from flamingo.data.captions import captions_of
 from flamingo.data.shards import Broken, Sample, Shards
+from flamingo.utils.errors import UserError
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -53,7 +54,7 @@ def _samples(file: str) -> Iterator[Sample | Broken]:
             if damage:
                 yield Broken(file, damage)
     except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
+        raise UserError(f"{file} cannot be read: {error}") from error
 
 
 #: A member's name, offset and size.
@@ -65,7 +66,7 @@ def _members(file: str, stream: BinaryIO) -> tuple[list[_Member], str | None]:
     start, size = stream.read(6), os.fstat(stream.fileno()).st_size
     for magic, name in _COMPRESSED.items():
         if start.startswith(magic):
-            raise ValueError(f"{file} is compressed ({name}), but pictures are read by seeking: make it a plain tar")
+            raise UserError(f"{file} is compressed ({name}), but pictures are read by seeking: make it a plain tar")
     stream.seek(0)
     members: list[_Member] = []
     try:
@@ -80,7 +81,7 @@ def _members(file: str, stream: BinaryIO) -> tuple[list[_Member], str | None]:
             return members, None
     except (tarfile.TarError, ValueError, OverflowError) as error:
         if not members:
-            raise ValueError(f"{file} is no tar file: {error}") from error
+            raise UserError(f"{file} is no tar file: {error}") from error
     return members, f"it is cut off or damaged behind {members[-1][0] if members else 'its beginning'}"
 
 
@@ -92,7 +93,7 @@ def _grouped(file: str, members: Iterable[_Member]) -> dict[str, dict[str, _Memb
         stem, _, suffix = base.partition(".")
         parts = samples.setdefault(folder + slash + (stem or base), {})
         if parts.setdefault(suffix.lower(), member) is not member:
-            raise ValueError(f"{file} has two members for one sample: {parts[suffix.lower()][0]} and {member[0]}")
+            raise UserError(f"{file} has two members for one sample: {parts[suffix.lower()][0]} and {member[0]}")
     return samples
 
 
@@ -100,19 +101,19 @@ def _picture(parts: dict[str, _Member]) -> _Member:
     pictures = [member for suffix, member in parts.items() if suffix in _IMAGES]
     if len(pictures) != 1:
         names = ", ".join(name for name, _, _ in parts.values())
-        raise ValueError(f"{'several pictures' if pictures else 'no picture'} among {names}")
+        raise UserError(f"{'several pictures' if pictures else 'no picture'} among {names}")
     return pictures[0]
 
 
 def _captions(stream: BinaryIO, parts: dict[str, _Member]) -> tuple[str, ...]:
     described = json.loads(_read(stream, *parts["json"][1:])) if "json" in parts else {}
     if not isinstance(described, dict):
-        raise ValueError(f"its JSON is a {type(described).__name__}, not an object")
+        raise UserError(f"its JSON is a {type(described).__name__}, not an object")
     there = [described[name] for name in ("captions", "caption") if described.get(name) is not None]
     if not there and "txt" in parts:
         there = [_read(stream, *parts["txt"][1:]).decode()]
     if len(there) != 1:
-        raise ValueError("its JSON has both captions and caption" if there else "there is no caption")
+        raise UserError("its JSON has both captions and caption" if there else "there is no caption")
     return captions_of(there[0])
 
 

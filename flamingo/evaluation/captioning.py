@@ -10,6 +10,7 @@ from jaxtyping import Int
 from flamingo.data.captions import CaptionedImage
 from flamingo.data.document import PROMPT
 from flamingo.evaluation.tasks import Example
+from flamingo.utils.errors import UserError
 
 
 @dataclass
@@ -58,15 +59,13 @@ class Captioning:
         return [[example for place, example in enumerate(self._candidates) if place not in left_out]]
 
     def similar(self, query: Example, number: int) -> Sequence[Example]:
-        """Raises ValueError where similarities were not computed, or not for as many."""
+        """Raises UserError where similarities were not computed, or not for as many."""
         if self.neighbours is None:
-            raise ValueError(f"{self.name}: similar demonstrations need features of all images")
+            raise UserError(f"{self.name}: similar demonstrations need features of all images")
         left_out = self._left_out(query)
         places = [place for place in self.neighbours[self._places[query.id]].tolist() if place not in left_out]
         if number > len(places):
-            raise ValueError(
-                f"{self.name}: {query.id} has {len(places)} similar images at hand, not the {number} asked"
-            )
+            raise UserError(f"{self.name}: {query.id} has {len(places)} similar images at hand, not the {number} asked")
         return [self._candidates[place] for place in places[:number]]
 
     def score(self, query: Example, prompt_examples: Sequence[Example], output: str) -> dict[str, float]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from flamingo.data.document import Document, EndOfChunk, Part, Text
 from flamingo.data.processor import END_OF_CHUNK_TOKEN, IMAGE_TOKEN
 from flamingo.evaluation.tasks import Example, RetrievalTask, Task
+from flamingo.utils.errors import UserError
 
 #: How often a caption from elsewhere is drawn before it is clear that there is none.
 _TRIES = 1000
@@ -24,16 +25,16 @@ def choose(task: Task, query: Example, shots: int, seed: int, order: int = 0) ->
     """Random demonstrations, ``shots`` in all, equally many of each group, each with the one caption it is shown with.
 
     Those of fewer shots are among those of more, with the same captions. ``order`` is the number of a
-    random order of the same demonstrations. Raises ValueError where the groups cannot give as many.
+    random order of the same demonstrations. Raises UserError where the groups cannot give as many.
     """
     groups = task.support(query)
     if not groups or shots % len(groups):
-        raise ValueError(f"{task.name}: {shots} shots cannot be divided among the {len(groups)} groups of {query.id}")
+        raise UserError(f"{task.name}: {shots} shots cannot be divided among the {len(groups)} groups of {query.id}")
     each = shots // len(groups)
     chosen: list[Example] = []
     for number, group in enumerate(groups):
         if each > len(group):
-            raise ValueError(
+            raise UserError(
                 f"{task.name}: group {number} of {query.id} has {len(group)} examples, not the {each} asked"
             )
         places = list(range(len(group)))
@@ -47,10 +48,10 @@ def choose(task: Task, query: Example, shots: int, seed: int, order: int = 0) ->
 def retrieve(task: Task, query: Example, shots: int, seed: int) -> list[Example]:
     """The demonstrations most similar to the query, the most similar last (RICES; Flamingo, section 3.1).
 
-    Each with one caption, the same for any number of shots. Raises ValueError for a task that cannot retrieve.
+    Each with one caption, the same for any number of shots. Raises UserError for a task that cannot retrieve.
     """
     if not isinstance(task, RetrievalTask):
-        raise ValueError(f"{task.name} has no similar demonstrations: only random ones")
+        raise UserError(f"{task.name} has no similar demonstrations: only random ones")
     chosen = list(task.similar(query, shots))[::-1]
     return [_with_caption(e, _rng(seed, query, "caption", e.id).choice(e.references)) for e in chosen]
 
@@ -65,7 +66,7 @@ def shuffled_images(demonstrations: Sequence[Example], query: Example, seed: int
 def shuffled_captions(task: Task, demonstrations: Sequence[Example], query: Example, seed: int) -> list[Example]:
     """A control: each caption replaced by one from the support of another query, of an example not in this prompt.
 
-    Raises ValueError where there is none.
+    Raises UserError where there is none.
     """
     rng = _rng(seed, query, "shuffled_captions")
     queries = task.queries()
@@ -81,7 +82,7 @@ def shuffled_captions(task: Task, demonstrations: Sequence[Example], query: Exam
             example = group[rng.randrange(len(group))]
             if example.id not in here:
                 return rng.choice(example.references)
-        raise ValueError(f"{task.name} has no caption to put in the place of those of {query.id}")
+        raise UserError(f"{task.name} has no caption to put in the place of those of {query.id}")
 
     return [_with_caption(example, caption()) for example in demonstrations]
 

@@ -9,6 +9,8 @@ from typing import Any
 from flamingo.data.pictures import open_image
 from flamingo.evaluation.scores import Row, key
 from flamingo.evaluation.tasks import Example
+from flamingo.utils.errors import UserError
+from flamingo.utils.io import atomic_file, write_text
 
 _PICTURE_SIZE = 256
 _FIELDS = {"order", "query", "demonstration_ids", "prompt", "output", "references", "scores"}
@@ -17,7 +19,7 @@ _FIELDS = {"order", "query", "demonstration_ids", "prompt", "output", "reference
 def read_predictions(file: Path) -> list[Row]:
     """The rows of ``predictions.jsonl``, without a last line that was cut off; none where there is no such file.
 
-    Raises ValueError, naming file and line, for what is no prediction.
+    Raises UserError, naming file and line, for what is no prediction.
     """
     if not file.exists():
         return []
@@ -28,7 +30,7 @@ def read_predictions(file: Path) -> list[Row]:
             row = json.loads(line)
             key(row), {field: row[field] for field in _FIELDS}
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{file}, line {number} is no prediction: {error!r}") from error
+            raise UserError(f"{file}, line {number} is no prediction: {error!r}") from error
         rows.append(row)
     return rows
 
@@ -53,7 +55,7 @@ def keep_whole(
     for setting, predictions in asked.items():
         there = {(row["order"], row["query"]): row for row in rows if key(row) == setting}
         if more := there.keys() - set(predictions):
-            raise ValueError(
+            raise UserError(
                 f"{file} has predictions of {setting} that are not asked for, {min(more)} among {len(more)}: "
                 "evaluate into another folder, or remove the file"
             )
@@ -62,7 +64,7 @@ def keep_whole(
     kept = [row for row in rows if key(row) in whole or key(row) not in asked]
     text = "".join(map(_line, kept))
     if file.exists() and file.read_text(encoding="utf-8", errors="replace") != text:
-        _write(file, text)
+        write_text(file, text)
     return whole
 
 
@@ -71,34 +73,26 @@ def save_scores(file: Path, rows: Sequence[Row]) -> None:
     new = {key(row) for row in rows}
     earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
     both = [row for row in earlier if key(row) not in new] + list(rows)
-    _write(file, "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in both) + "\n]\n")
+    write_text(file, "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in both) + "\n]\n")
 
 
 def save_pictures(folder: Path, examples: Sequence[Example]) -> None:
     """Each example's picture (of a video the first) as ``<id>.png``, at most 256 pixels wide and high.
 
-    In the name, whatever is no letter, digit, ``_``, ``.`` or ``-`` becomes ``_``. Raises ValueError
+    In the name, whatever is no letter, digit, ``_``, ``.`` or ``-`` becomes ``_``. Raises UserError
     for two ids that become the same name.
     """
     names: dict[str, str] = {}
     for example in examples:
         name = re.sub(r"[^A-Za-z0-9_.-]", "_", example.id) + ".png"
         if names.setdefault(name, example.id) != example.id:
-            raise ValueError(f"the pictures of {names[name]!r} and {example.id!r} would both be called {name}")
+            raise UserError(f"the pictures of {names[name]!r} and {example.id!r} would both be called {name}")
         if not (folder / name).exists():
-            folder.mkdir(parents=True, exist_ok=True)
             picture = open_image(example.image.frames[0])
             picture.thumbnail((_PICTURE_SIZE, _PICTURE_SIZE))
-            picture.save(folder / (name + ".part"), format="PNG")
-            (folder / (name + ".part")).replace(folder / name)
+            with atomic_file(folder / name, "wb") as stream:
+                picture.save(stream, format="PNG")
 
 
 def _line(row: Row) -> str:
     return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _write(file: Path, text: str) -> None:
-    """All or nothing: whoever reads the file meanwhile, or after a crash, finds the old one or the new one."""
-    part = file.with_name(file.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)

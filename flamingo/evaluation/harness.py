@@ -18,6 +18,7 @@ from flamingo.evaluation.settings import Setting, prompt_examples
 from flamingo.evaluation.tasks import Example, Task
 from flamingo.features import FeatureStore
 from flamingo.model.modeling import FlamingoForConditionalGeneration
+from flamingo.utils.errors import UserError
 
 #: Earlier predictions of a setting that are compared: to make all their prompts anew may take long.
 _COMPARED = 10
@@ -48,7 +49,7 @@ def evaluate(
     neither model nor processor.
 
     Run again, it makes only the predictions that are missing. Several processes share the queries.
-    Raises ValueError for settings that the task does not fit, and where ``output`` holds predictions
+    Raises UserError for settings that the task does not fit, and where ``output`` holds predictions
     of other queries.
     """
     _check(task, settings, limit, orders, batch_size)
@@ -62,7 +63,7 @@ def evaluate(
     decoder = None
     if any(setting.control != "copied_caption" for setting in mine):
         if model is None or processor is None:
-            raise ValueError("only the control copied_caption does without a model and a processor")
+            raise UserError("only the control copied_caption does without a model and a processor")
         decoder = Decoder(model, processor, batch_size, features)
     if state.is_main_process:
         save_pictures(output / "pictures", _shown(task, queries[:pictures], settings))
@@ -92,13 +93,13 @@ def evaluate(
 def score_predictions(task: Task, predictions: Sequence[Row]) -> list[Row]:
     """The same predictions with the task's metrics of today, for :func:`scores`; no model is needed.
 
-    Raises ValueError for predictions that the task's queries and demonstrations do not lead to.
+    Raises UserError for predictions that the task's queries and demonstrations do not lead to.
     """
     queries = {query.id: query for query in task.queries()}
     rescored = []
     for row in predictions:
         if row["task"] != task.name or row["query"] not in queries:
-            raise ValueError(f"{task.name} has no query {row['query']!r} of {row['task']}")
+            raise UserError(f"{task.name} has no query {row['query']!r} of {row['task']}")
         rescored.append(_again(task, Setting.of_row(row), queries[row["query"]], row))
     return rescored
 
@@ -134,11 +135,11 @@ def _row(task: Task, setting: Setting, order: int, query: Example, examples: Seq
 
 
 def _again(task: Task, setting: Setting, query: Example, row: Row) -> Row:
-    """A row scored anew. Raises ValueError where the task has changed since it was predicted."""
+    """A row scored anew. Raises UserError where the task has changed since it was predicted."""
     fresh = _row(task, setting, row["order"], query, prompt_examples(task, query, setting, row["order"]), row["output"])
     for field in ("demonstration_ids", "prompt", "references"):
         if row[field] != fresh[field]:
-            raise ValueError(
+            raise UserError(
                 f"{task.name} has changed: the {field} of {row['query']!r} were {row[field]!r} when it was predicted, "
                 f"and now are {fresh[field]!r}; evaluate into another folder"
             )
@@ -171,11 +172,11 @@ def _shown(task: Task, queries: Sequence[Example], settings: Sequence[Setting]) 
 def _check(task: Task, settings: Sequence[Setting], limit: int | None, orders: int, batch_size: int) -> None:
     for name, value in (("limit", limit), ("orders", orders), ("batch_size", batch_size)):
         if value is not None and value < 1:
-            raise ValueError(f"{name} must be positive, got {value}")
+            raise UserError(f"{name} must be positive, got {value}")
     for what, names in (("setting", map(str, settings)), ("query", (query.id for query in task.queries()))):
         counts = Counter(names)
         if not counts:
-            raise ValueError(f"{task.name}: there is no {what} to evaluate")
+            raise UserError(f"{task.name}: there is no {what} to evaluate")
         name, times = counts.most_common(1)[0]
         if times > 1:
-            raise ValueError(f"{task.name}: the {what} {name} is there {times} times")
+            raise UserError(f"{task.name}: the {what} {name} is there {times} times")

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from flamingo.evaluation.meteor import meteor, meteor_counts
 from flamingo.evaluation.meteor import unavailable as meteor_unavailable
 from flamingo.evaluation.ptb import tokenize
+from flamingo.utils.errors import UserError
 
 CORPUS_METRICS = ("CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "METEOR", "SPICE")
 
@@ -76,7 +77,7 @@ def corpus_statistics(
 ) -> dict[str, Statistic]:
     """Scores of all outputs together, against the references of each: those of ``CORPUS_METRICS`` that are asked for.
 
-    They equal those of pycocoevalcap, its tokenizer included. Raises ValueError for any other name, and ImportError
+    They equal those of pycocoevalcap, its tokenizer included. Raises UserError for any other name, and ImportError
     where pycocoevalcap is missing.
     """
     _check(metrics)
@@ -104,7 +105,7 @@ def corpus_statistics(
 def unavailable(metrics: Sequence[str]) -> dict[str, str]:
     """Those of the corpus metrics that cannot be computed here, with the reason; nothing is ever downloaded.
 
-    Raises ValueError for a name that is no corpus metric, and ImportError where pycocoevalcap is missing.
+    Raises UserError for a name that is no corpus metric, and ImportError where pycocoevalcap is missing.
     """
     _check(metrics)
     reasons = {}
@@ -141,9 +142,9 @@ class CiderReward:
     """CIDEr-D of captions as they come, with the document frequencies of a corpus that stays: a reward to train by."""
 
     def __init__(self, corpus: Sequence[Sequence[str]]) -> None:
-        """``corpus``: of each image its references. Raises ValueError for fewer than two images."""
+        """``corpus``: of each image its references. Raises UserError for fewer than two images."""
         if len(corpus) < 2:
-            raise ValueError(f"CIDEr needs the captions of at least 2 images to tell rare words by, got {len(corpus)}")
+            raise UserError(f"CIDEr needs the captions of at least 2 images to tell rare words by, got {len(corpus)}")
         self._tokenized = {caption: tokenize(caption) for several in corpus for caption in several}
         scorer = _scorer("cider.cider_scorer", "CiderScorer", n=4)
         for several in corpus:
@@ -218,7 +219,7 @@ def _spice_unavailable() -> str | None:
 
 def _check(metrics: Sequence[str]) -> None:
     if unknown := set(metrics) - set(CORPUS_METRICS):
-        raise ValueError(f"there is no corpus metric {min(unknown)!r}; there are {', '.join(CORPUS_METRICS)}")
+        raise UserError(f"there is no corpus metric {min(unknown)!r}; there are {', '.join(CORPUS_METRICS)}")
 
 
 def _bleu_of(order: int, counts: np.ndarray) -> np.ndarray:

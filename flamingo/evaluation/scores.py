@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flamingo.evaluation.metrics import Statistic, bootstrap, corpus_statistics, mean, spread, unavailable
+from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ def scores(predictions: Sequence[Row], corpus_metrics: Sequence[str]) -> list[Ro
     ``document_frequency``, what its document frequencies were counted in: only where that is the
     same do values compare. A corpus metric that cannot be computed here is left out and logged.
 
-    Raises ValueError for an unknown corpus metric, and for one that the task's own metrics have, too.
+    Raises UserError for an unknown corpus metric, and for one that the task's own metrics have, too.
     """
     missing = unavailable(corpus_metrics) if corpus_metrics else {}
     for metric, reason in missing.items():
@@ -55,7 +56,7 @@ def scores(predictions: Sequence[Row], corpus_metrics: Sequence[str]) -> list[Ro
 def _statistics(predictions: Sequence[Row], corpus_metrics: Sequence[str]) -> dict[str, Statistic]:
     own = sorted({metric for row in predictions for metric in row["scores"]})
     if twice := set(own) & set(corpus_metrics):
-        raise ValueError(f"{predictions[0]['task']} scores {sorted(twice)[0]} per query, and names it as corpus metric")
+        raise UserError(f"{predictions[0]['task']} scores {sorted(twice)[0]} per query, and names it as corpus metric")
     statistics = {metric: mean([row["scores"].get(metric) for row in predictions]) for metric in own}
     if corpus_metrics:
         outputs, references = ([row[name] for row in predictions] for name in ("output", "references"))

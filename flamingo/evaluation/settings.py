@@ -6,6 +6,7 @@ from typing import Literal
 from flamingo.evaluation.demonstrations import choose, retrieve, shuffled_captions, shuffled_images
 from flamingo.evaluation.scores import Row
 from flamingo.evaluation.tasks import Example, Task
+from flamingo.utils.errors import UserError
 
 #: In "zero-shot" prompts of the paper (Flamingo, section 3.1).
 TEXT_ONLY_DEMONSTRATIONS = 2
@@ -19,7 +20,7 @@ class Setting:
     ``random`` or ``rices`` (the most similar to the query). ``control``: None; ``blind`` (no token
     attends to any image); ``shuffled_images`` and ``shuffled_captions`` (see
     :mod:`flamingo.evaluation.demonstrations`); ``copied_caption`` (the last demonstration's caption is
-    the output, no model is asked). Raises ValueError for what does not go together.
+    the output, no model is asked). Raises UserError for what does not go together.
     """
 
     shots: int
@@ -30,18 +31,18 @@ class Setting:
 
     def __post_init__(self) -> None:
         if self.demonstrations not in (None, "text_only", "random", "rices"):
-            raise ValueError(f"demonstrations must be null, text_only, random or rices, got {self.demonstrations!r}")
+            raise UserError(f"demonstrations must be null, text_only, random or rices, got {self.demonstrations!r}")
         if self.control not in (None, "blind", "shuffled_images", "shuffled_captions", "copied_caption"):
-            raise ValueError(
+            raise UserError(
                 "control must be null, blind, shuffled_images, shuffled_captions or copied_caption, "
                 f"got {self.control!r}"
             )
         if self.shots < 0 or (self.shots > 0) != self.with_images:
-            raise ValueError(f"{self}: random and retrieved demonstrations need shots, other settings have 0")
+            raise UserError(f"{self}: random and retrieved demonstrations need shots, other settings have 0")
         if self.control not in (None, "blind") and not self.with_images:
-            raise ValueError(f"{self}: the control needs demonstrations with images")
+            raise UserError(f"{self}: the control needs demonstrations with images")
         if self.beams < 1:
-            raise ValueError(f"{self}: beams must be positive, got {self.beams}")
+            raise UserError(f"{self}: beams must be positive, got {self.beams}")
 
     @property
     def with_images(self) -> bool:
@@ -79,7 +80,7 @@ def prompt_examples(task: Task, query: Example, setting: Setting, order: int = 0
         return []
     if setting.demonstrations == "text_only":
         if not task.text_only:
-            raise ValueError(f"{task.name} has no 0-shot variant with text-only demonstrations")
+            raise UserError(f"{task.name} has no 0-shot variant with text-only demonstrations")
         return choose(task, query, TEXT_ONLY_DEMONSTRATIONS, setting.seed, order)
     if setting.demonstrations == "rices":
         chosen = retrieve(task, query, setting.shots, setting.seed)

@@ -16,6 +16,7 @@ from flamingo.data.world.drawing import draw
 from flamingo.data.world.language import Dialect, attribute_accuracy, random_dialect
 from flamingo.data.world.scenes import SHAPES, Scene
 from flamingo.evaluation.tasks import Example
+from flamingo.utils.errors import UserError
 
 #: Candidates for the demonstrations of a query; of binding for each name.
 CANDIDATES, CANDIDATES_PER_NAME = 32, 8
@@ -43,7 +44,7 @@ class WorldTask(ABC):
 
     def __post_init__(self) -> None:
         if self.number < 1:
-            raise ValueError(f"a task of the world needs at least one query, got number={self.number}")
+            raise UserError(f"a task of the world needs at least one query, got number={self.number}")
 
     @property
     @abstractmethod
@@ -102,7 +103,7 @@ class WorldBinding(WorldTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 2 <= self.ways <= len(SHAPES):
-            raise ValueError(f"names are bound to 2 to {len(SHAPES)} shapes or colours, got ways={self.ways}")
+            raise UserError(f"names are bound to 2 to {len(SHAPES)} shapes or colours, got ways={self.ways}")
 
     @property
     def name(self) -> str:

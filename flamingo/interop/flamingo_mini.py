@@ -17,6 +17,7 @@ from flamingo.interop.weights import Names, fill, read_weights, renamed
 from flamingo.model.configuration import FlamingoConfig
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.model.pretrained import load_vision_model
+from flamingo.utils.errors import UserError
 
 END_OF_CHUNK = "<EOC>"
 
@@ -66,12 +67,12 @@ def convert(
 ) -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor, list[str]]:
     """Our model, its processor, and what is to be known of them. ``checkpoint`` is a folder with a config.json.
 
-    Raises ValueError, naming the file and the key, for what is missing, left over or of another shape.
+    Raises UserError, naming the file and the key, for what is missing, left over or of another shape.
     """
     theirs = _settings(checkpoint)
     text_config = AutoConfig.from_pretrained(language)
     if text_config.model_type not in _FAMILIES:
-        raise ValueError(f"{language} is a {text_config.model_type}; flamingo-mini knows {', '.join(_FAMILIES)}")
+        raise UserError(f"{language} is a {text_config.model_type}; flamingo-mini knows {', '.join(_FAMILIES)}")
     layers, embedding = _FAMILIES[text_config.model_type]
     weights = {
         key: tensor
@@ -113,13 +114,13 @@ def _settings(checkpoint: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: checkpoint is a folder that flamingo-mini has saved") from error
+        raise UserError(f"{path} cannot be read: checkpoint is a folder that flamingo-mini has saved") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} is no JSON object")
+        raise UserError(f"{path} is no JSON object")
     theirs = {key: found.get(key, default) for key, default in _DEFAULTS.items()}
     for key in ("xattn_act", "resampler_act"):
         if theirs[key] not in _ACTIVATIONS:
-            raise ValueError(f"{path}: {key} must be one of {', '.join(_ACTIVATIONS)}, got {theirs[key]!r}")
+            raise UserError(f"{path}: {key} must be one of {', '.join(_ACTIVATIONS)}, got {theirs[key]!r}")
     return theirs
 
 
@@ -135,11 +136,9 @@ def _part(theirs: dict[str, Any], prefix: str) -> dict[str, Any]:
 def _new_rows(weights: dict[str, Tensor], key: str, ids: list[int], checkpoint: Path) -> Tensor:
     """Our rows of the new tokens, which are in the matrix, too: there nobody looks at them."""
     if key not in weights:
-        raise ValueError(f"{checkpoint} has no {key}")
+        raise UserError(f"{checkpoint} has no {key}")
     if len(weights[key]) <= max(ids):
-        raise ValueError(
-            f"{checkpoint}: {key} has {len(weights[key])} rows, but the id of {END_OF_CHUNK} is {max(ids)}"
-        )
+        raise UserError(f"{checkpoint}: {key} has {len(weights[key])} rows, but the id of {END_OF_CHUNK} is {max(ids)}")
     return weights[key][ids]
 
 

@@ -24,6 +24,7 @@ from flamingo.data.processor import IMAGE_TOKEN, FlamingoProcessor
 from flamingo.interop.weights import Names, fill, read_weights, renamed
 from flamingo.model.configuration import FlamingoConfig
 from flamingo.model.modeling import FlamingoForConditionalGeneration
+from flamingo.utils.errors import UserError
 
 #: Written around an image, once between two of them.
 AROUND_IMAGE = "<fake_token_around_image>"
@@ -66,22 +67,22 @@ def convert(
     ``vision`` and ``language`` are where an image processor and a tokenizer come from if the folder has none: all
     weights are the folder's.
 
-    Raises ValueError, naming the folder and the key, for what is missing, left over or of another shape, and for a
+    Raises UserError, naming the folder and the key, for what is missing, left over or of another shape, and for a
     model without a resampler.
     """
     if not (checkpoint / "config.json").exists():
-        raise ValueError(f"{checkpoint} is no folder that save_pretrained has left: there is no config.json")
+        raise UserError(f"{checkpoint} is no folder that save_pretrained has left: there is no config.json")
     try:
         config = AutoConfig.from_pretrained(checkpoint)
     except Exception as error:  # whatever a damaged or forged file may lead to
         reason = str(error).split("\n")[0]
-        raise ValueError(f"{checkpoint / 'config.json'} cannot be read: {reason}") from error
+        raise UserError(f"{checkpoint / 'config.json'} cannot be read: {reason}") from error
     if not isinstance(config, IdeficsConfig):
-        raise ValueError(f"{checkpoint} holds a {config.model_type}, not an idefics")
+        raise UserError(f"{checkpoint} holds a {config.model_type}, not an idefics")
     if not config.use_resampler:
-        raise ValueError(f"{checkpoint} has use_resampler=false in its config.json, but there is no Flamingo without")
+        raise UserError(f"{checkpoint} has use_resampler=false in its config.json, but there is no Flamingo without")
     if config.alpha_type not in _GATES:
-        raise ValueError(f"{checkpoint} has alpha_type={config.alpha_type!r} in its config.json: no kind of gate")
+        raise UserError(f"{checkpoint} has alpha_type={config.alpha_type!r} in its config.json: no kind of gate")
     weights = read_weights(checkpoint)
     dtype = next((tensor.dtype for tensor in weights.values() if tensor.is_floating_point()), torch.float32)
     processor = _processor(vision or checkpoint, language or checkpoint, config)
@@ -165,7 +166,7 @@ def _processor(vision: str | Path, language: str | Path, config: IdeficsConfig) 
     new_tokens = [token for token, i in sorted(vocabulary.items(), key=lambda x: x[1]) if i >= config.vocab_size]
     missing = [token for token in (AROUND_IMAGE, IMAGE_TOKEN) if token not in vocabulary]
     if missing and (len(missing) < 2 or len(tokenizer) != config.vocab_size):
-        raise ValueError(
+        raise UserError(
             f"the tokenizer in {language} has no {missing[0]}, and {len(tokenizer)} tokens beside a vocabulary of "
             f"{config.vocab_size}"
         )

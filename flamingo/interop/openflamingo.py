@@ -16,6 +16,7 @@ from flamingo.data.processor import FlamingoProcessor
 from flamingo.interop.weights import Names, fill, gathered, read_weights, renamed
 from flamingo.model.layers import repeated_layers
 from flamingo.model.modeling import FlamingoForConditionalGeneration
+from flamingo.utils.errors import UserError
 
 #: All of OpenFlamingo's models are made so; only how often there is a gated block differs.
 RESAMPLER = {"depth": 6, "latents": 64, "heads": 8, "head_width": 64, "activation": "gelu"}
@@ -54,14 +55,14 @@ def convert(
     """Our model, its processor, and what is to be known of them.
 
     ``vision`` and ``language`` are the backbones that OpenFlamingo was made of, as transformers has them.
-    Raises ValueError, naming the file and the key, for one that is missing, left over, of another shape, or
+    Raises UserError, naming the file and the key, for one that is missing, left over, of another shape, or
     of another language model.
     """
     weights = read_weights(checkpoint)
     gates = [re.fullmatch(r"lang_encoder\..+\.(\d+)\.gated_cross_attn_layer\.attn_gate", key) for key in weights]
     every = min((int(gate[1]) + 1 for gate in gates if gate), default=None)
     if every is None:
-        raise ValueError(f"{checkpoint} is no checkpoint of OpenFlamingo: it has no gated_cross_attn_layer.attn_gate")
+        raise UserError(f"{checkpoint} is no checkpoint of OpenFlamingo: it has no gated_cross_attn_layer.attn_gate")
     processor = FlamingoProcessor.from_vision_text_pretrained(vision, language)
     model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
         vision,
@@ -83,7 +84,7 @@ def convert(
 def export(model: FlamingoForConditionalGeneration, processor: FlamingoProcessor) -> dict[str, Tensor]:
     """What OpenFlamingo loads by ``load_state_dict(..., strict=False)``, to be saved as checkpoint.pt.
 
-    Raises ValueError, naming the key of the config, for a model that OpenFlamingo cannot express.
+    Raises UserError, naming the key of the config, for a model that OpenFlamingo cannot express.
     """
     _check_expressible(model, processor)
     weights = {key: tensor for key, tensor in gathered(model, _names(model)).items() if "_rows" not in key}
@@ -127,7 +128,7 @@ def _single(weights: dict[str, Tensor], model: FlamingoForConditionalGeneration,
         name = re.sub(r"^lang_encoder\.old_decoder_blocks\.", f"{layers}.", name).replace(".decoder_layer.", ".")
         name = head if name == _NEOX_HEAD else name
         if name in single and not torch.equal(single[name], tensor):
-            raise ValueError(f"{checkpoint} holds two different tensors for {name}: the other is {key}")
+            raise UserError(f"{checkpoint} holds two different tensors for {name}: the other is {key}")
         single[name] = tensor
     return single
 
@@ -141,12 +142,12 @@ def _take_embeddings(
     key, head_key = _name(model, embedding), _name(model, head)
     matrix = weights.pop(key, None)
     if matrix is None:
-        raise ValueError(f"{checkpoint} has no {key}, the embeddings of {language} with the new tokens")
+        raise UserError(f"{checkpoint} has no {key}, the embeddings of {language} with the new tokens")
     weights["new_tokens.input_rows"] = _new_rows(matrix, embedding.weight, ids, f"{checkpoint}: {key}", language)
     other = weights.pop(head_key, None)
     if model.new_tokens.output_rows is None:
         if other is not None and not torch.equal(other, matrix):
-            raise ValueError(f"{checkpoint}: {head_key} is not {key}, to which {language} ties it")
+            raise UserError(f"{checkpoint}: {head_key} is not {key}, to which {language} ties it")
     elif other is not None:
         weights["new_tokens.output_rows"] = _new_rows(other, head.weight, ids, f"{checkpoint}: {head_key}", language)
     else:
@@ -160,7 +161,7 @@ def _take_embeddings(
 def _new_rows(matrix: Tensor, own: Tensor, ids: list[int], name: str, language: str) -> Tensor:
     end = max(ids) + 1
     if matrix.ndim != 2 or matrix.shape[1] != own.shape[1] or len(matrix) not in (end, end + 1):
-        raise ValueError(
+        raise UserError(
             f"{name} has the shape {list(matrix.shape)}, where [{end} or {end + 1}, {own.shape[1]}] is needed: "
             f"the tokenizer of {language} has {min(ids)} tokens, to which 2 or 3 are added"
         )
@@ -180,10 +181,10 @@ def _take_frozen(
 
 
 def _check_same(theirs: Tensor, own: Tensor, name: str, language: str) -> None:
-    """Raise ValueError unless these are the same but for the precision that they were saved in."""
+    """Raise UserError unless these are the same but for the precision that they were saved in."""
     theirs, own = theirs.float(), own.float()
     if theirs.shape != own.shape or ((theirs - own).norm(dim=-1) > 0.01 * own.norm(dim=-1)).any():
-        raise ValueError(f"{name} is not that of {language}: the checkpoint was made with another language model")
+        raise UserError(f"{name} is not that of {language}: the checkpoint was made with another language model")
 
 
 def _check_expressible(model: FlamingoForConditionalGeneration, processor: FlamingoProcessor) -> None:
@@ -200,10 +201,10 @@ def _check_expressible(model: FlamingoForConditionalGeneration, processor: Flami
     for part, values in needed.items():
         for key, value in values.items():
             if (found := getattr(getattr(config, part), key)) != value:
-                raise ValueError(f"OpenFlamingo cannot express {part}.{key}={found}: there it always is {value}")
+                raise UserError(f"OpenFlamingo cannot express {part}.{key}={found}: there it always is {value}")
     end = len(processor.tokenizer)
     if config.new_token_ids != [end - 2, end - 1] or end - 2 > config.text_config.vocab_size:
-        raise ValueError(
+        raise UserError(
             f"OpenFlamingo has its two new tokens right behind the tokenizer's {end - 2}, "
             f"but new_token_ids is {config.new_token_ids} (vocabulary: {config.text_config.vocab_size})"
         )

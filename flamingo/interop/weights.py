@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from flamingo.utils.errors import UserError
+
 #: What transformers of 2023 saved beside the weights: masks and frequencies, which are computed today.
 BUFFERS = re.compile(r".*(\.rotary_emb\.inv_freq|\.(attn|attention)\.(bias|masked_bias)|\.embeddings\.position_ids)")
 
@@ -21,17 +23,17 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """All tensors of a ``.pt``, ``.bin`` or ``.safetensors`` file, or of a folder that holds a model in such files.
 
     A training file is unwrapped: ``model_state_dict``, and ``module.`` before its keys. Buffers that old versions of
-    transformers saved are left out. Raises ValueError, naming the file, unless it holds tensors and nothing else:
+    transformers saved are left out. Raises UserError, naming the file, unless it holds tensors and nothing else:
     pickled code is never run.
     """
     if path.is_dir():
         files = sorted(path.glob("model*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
         if not files:
-            raise ValueError(f"{path} holds neither model.safetensors nor pytorch_model.bin")
+            raise UserError(f"{path} holds neither model.safetensors nor pytorch_model.bin")
     elif path.is_file():
         files = [path]
     else:
-        raise ValueError(f"there is no {path}")
+        raise UserError(f"there is no {path}")
     weights = {key: tensor for file in files for key, tensor in _read_file(file).items()}
     if all(key.startswith("module.") for key in weights):
         weights = {key.removeprefix("module."): tensor for key, tensor in weights.items()}
@@ -45,17 +47,17 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} is damaged, or holds pickled code, which is never run") from error
+        raise UserError(f"{path} is damaged, or holds pickled code, which is never run") from error
     except Exception as error:  # whatever a damaged or forged file may lead to
         reason = str(error).split("\n")[0]
-        raise ValueError(f"{path} cannot be read: {type(error).__name__}: {reason}") from error
+        raise UserError(f"{path} cannot be read: {type(error).__name__}: {reason}") from error
     if isinstance(loaded, dict) and isinstance(loaded.get("model_state_dict"), dict):
         loaded = loaded["model_state_dict"]
     if not isinstance(loaded, dict):
-        raise ValueError(f"{path} holds a {type(loaded).__name__}, not a dictionary of tensors")
+        raise UserError(f"{path} holds a {type(loaded).__name__}, not a dictionary of tensors")
     for key, value in loaded.items():
         if not (isinstance(key, str) and isinstance(value, Tensor)):
-            raise ValueError(f"{path} holds a {type(value).__name__} under {key!r}, not a tensor")
+            raise UserError(f"{path} holds a {type(value).__name__} under {key!r}, not a tensor")
     return loaded
 
 
@@ -72,17 +74,17 @@ def renamed(keys: Iterable[str], table: dict[str, str]) -> Names:
 def fill(model: nn.Module, weights: dict[str, Tensor], names: Names, source: Path) -> None:
     """Copy ``weights`` to where ``names`` says.
 
-    Axes of length one may be more or fewer. Raises ValueError, naming ``source`` and the keys, and leaves the
+    Axes of length one may be more or fewer. Raises UserError, naming ``source`` and the keys, and leaves the
     model as it is, unless these are exactly the keys, and the shapes fit.
     """
     wanted = _by_their_names(model, names)
     missing, left_over = wanted.keys() - weights.keys(), weights.keys() - wanted.keys()
     if missing or left_over:
-        raise ValueError(f"{source} does not fit: missing keys {_some(missing)}, left-over keys {_some(left_over)}")
+        raise UserError(f"{source} does not fit: missing keys {_some(missing)}, left-over keys {_some(left_over)}")
     for key, ours in wanted.items():
         shape = _shape(ours)
         if [n for n in shape if n > 1] != [n for n in weights[key].shape if n > 1]:
-            raise ValueError(f"{source}: {key} has the shape {list(weights[key].shape)}, where {shape} is needed")
+            raise UserError(f"{source}: {key} has the shape {list(weights[key].shape)}, where {shape} is needed")
     for key, ours in wanted.items():
         parts = weights[key].reshape(_shape(ours)).split([len(tensor) for tensor in ours])
         for tensor, part in zip(ours, parts, strict=True):

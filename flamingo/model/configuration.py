@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Literal, get_args
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from flamingo.utils.errors import UserError
+
 ClassToken = Literal["drop", "keep", "none"]
 Gate = Literal["scalar", "vector", "none"]
 Attend = Literal["last", "previous"]
@@ -66,7 +68,7 @@ class ResamplerConfig:
         _check_at_least(0, "resampler", self, ("frames",))
         _check_choice("resampler.kind", self.kind, get_args(Resampling))
         if self.kind != "perceiver" and self.frames:
-            raise ValueError(
+            raise UserError(
                 f"resampler.frames is {self.frames}, but resampler.kind={self.kind} has no frame embeddings"
             )
         _check_choice("resampler.activation", self.activation, ACT2FN)
@@ -109,9 +111,9 @@ class GatedConfig:
         if self.feedforward_width is not None:
             _check_at_least(1, "gated", self, ("feedforward_width",))
         if self.rms_eps is not None and not (isinstance(self.rms_eps, float) and self.rms_eps > 0):
-            raise ValueError(f"gated.rms_eps must be a positive number, got {self.rms_eps!r}")
+            raise UserError(f"gated.rms_eps must be a positive number, got {self.rms_eps!r}")
         if not 0 <= self.offset < self.every:
-            raise ValueError(f"gated.offset is {self.offset}, but must lie in [0, gated.every={self.every})")
+            raise UserError(f"gated.offset is {self.offset}, but must lie in [0, gated.every={self.every})")
         _check_choice("gated.activation", self.activation, ACT2FN)
         _check_choice("gated.norm", self.norm, get_args(Norm))
         _check_choice("gated.gate", self.gate, get_args(Gate))
@@ -124,7 +126,7 @@ _PARTS = {"vision_features": VisionFeaturesConfig, "resampler": ResamplerConfig,
 class FlamingoConfig(PreTrainedConfig):
     """Configuration of :class:`flamingo.FlamingoForConditionalGeneration`.
 
-    Every part may be given as a dictionary of its fields. Raises ValueError, naming the key, for
+    Every part may be given as a dictionary of its fields. Raises UserError, naming the key, for
     unknown keys and values out of range.
     """
 
@@ -152,7 +154,7 @@ class FlamingoConfig(PreTrainedConfig):
             value = getattr(self, key)
             if isinstance(value, dict):
                 if "model_type" not in value:
-                    raise ValueError(f"{key} has no model_type, which says whose configuration it is")
+                    raise UserError(f"{key} has no model_type, which says whose configuration it is")
                 value = AutoConfig.for_model(**value)
             # A copy: transformers resets the attention implementation of what it is given here, and a
             # live model whose configuration that is would lose its causal mask.
@@ -160,17 +162,17 @@ class FlamingoConfig(PreTrainedConfig):
         for key, part in _PARTS.items():
             setattr(self, key, _as_part(key, part, getattr(self, key)))
         if not isinstance(self.new_token_ids, list | tuple) or not all(type(i) is int for i in self.new_token_ids):
-            raise ValueError(f"new_token_ids must be a list of whole numbers, got {self.new_token_ids!r}")
+            raise UserError(f"new_token_ids must be a list of whole numbers, got {self.new_token_ids!r}")
         self.new_token_ids = list(self.new_token_ids)
         if len(set(self.new_token_ids)) != len(self.new_token_ids) or min(self.new_token_ids, default=0) < 0:
-            raise ValueError(f"new_token_ids must be distinct and not negative, got {self.new_token_ids}")
+            raise UserError(f"new_token_ids must be distinct and not negative, got {self.new_token_ids}")
         super().__post_init__(**kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
-            raise ValueError(f"this is the configuration of a {model_type}, not of a {cls.model_type}")
+            raise UserError(f"this is the configuration of a {model_type}, not of a {cls.model_type}")
         return super().from_dict(config_dict, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
@@ -179,7 +181,7 @@ class FlamingoConfig(PreTrainedConfig):
 
     @classmethod
     def check_keys(cls, keys: Any) -> None:
-        """Raise ValueError for a key that is no field, which transformers' own constructor would keep silently."""
+        """Raise UserError for a key that is no field, which transformers' own constructor would keep silently."""
         known = [f.name for f in fields(cls) if f.name in FlamingoConfig.__annotations__]
         for key in keys:
             _check_choice("a key of FlamingoConfig", key, known)
@@ -203,7 +205,7 @@ class FlamingoConfig(PreTrainedConfig):
         layers = self.text_config.num_hidden_layers
         indices = [i for i in range(layers) if i % self.gated.every == self.gated.offset]
         if not indices:
-            raise ValueError(
+            raise UserError(
                 f"gated.every={self.gated.every} with gated.offset={self.gated.offset} chooses none of the "
                 f"language model's {layers} layers"
             )
@@ -221,7 +223,7 @@ def _as_part(key: str, part: type, value: Any) -> Any:
 
 def _check_choice(name: str, value: Any, choices: Any) -> None:
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")
+        raise UserError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")
 
 
 def _check_types(prefix: str, config: Any) -> None:
@@ -231,16 +233,16 @@ def _check_types(prefix: str, config: Any) -> None:
         wanted = int if f.type == int | None and value is not None else f.type
         if wanted in (int, bool) and type(value) is not wanted:
             kind = "a whole number" if wanted is int else "true or false"
-            raise ValueError(f"{prefix}.{f.name} must be {kind}, got {value!r}")
+            raise UserError(f"{prefix}.{f.name} must be {kind}, got {value!r}")
 
 
 def _check_rate(name: str, value: Any) -> None:
     if not (isinstance(value, int | float) and 0 <= value < 1):
-        raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
+        raise UserError(f"{name} must lie in [0, 1), got {value!r}")
 
 
 def _check_at_least(least: int, prefix: str, config: Any, names: tuple[str, ...]) -> None:
     for name in names:
         value = getattr(config, name)
         if value < least:
-            raise ValueError(f"{prefix}.{name} must be a whole number of at least {least}, got {value!r}")
+            raise UserError(f"{prefix}.{name} must be a whole number of at least {least}, got {value!r}")

@@ -3,11 +3,13 @@
 from torch import nn
 from transformers import PreTrainedModel
 
+from flamingo.utils.errors import UserError
+
 
 def repeated_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The one ``ModuleList`` of length ``num_hidden_layers``.
 
-    Raises ValueError where there is none or more than one: which one repeats is not to be guessed.
+    Raises UserError where there is none or more than one: which one repeats is not to be guessed.
     """
     depth = getattr(model.config, "num_hidden_layers", None)
     found = {
@@ -16,7 +18,7 @@ def repeated_layers(model: PreTrainedModel) -> nn.ModuleList:
         if isinstance(module, nn.ModuleList) and len(module) == depth
     }
     if len(found) != 1:
-        raise ValueError(
+        raise UserError(
             f"{type(model).__name__} should have exactly one ModuleList of length num_hidden_layers={depth}, "
             f"found {sorted(found) or 'none'}"
         )

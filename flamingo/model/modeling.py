@@ -36,6 +36,7 @@ from flamingo.model.resampler import make_resampler
 from flamingo.model.splice import Splice, VisualCache, VisualContext
 from flamingo.model.tokens import NewTokenEmbeddings
 from flamingo.model.vision import encode_patches, feature_width
+from flamingo.utils.errors import UserError
 
 logger = logging.get_logger(__name__)
 
@@ -150,9 +151,9 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         backbone_kwargs = {key: kwargs.pop(key, None) or {} for key in ("vision_kwargs", "text_kwargs")}
         if saved.backbones_included:
             if any(backbone_kwargs.values()):
-                raise ValueError("vision_kwargs and text_kwargs are for checkpoints that leave their backbones out")
+                raise UserError("vision_kwargs and text_kwargs are for checkpoints that leave their backbones out")
             if kwargs.get("quantization_config") is not None:
-                raise ValueError(
+                raise UserError(
                     "quantization_config would reach the trained parts, too: save the model with "
                     'include_backbones=False, and load it with text_kwargs={"quantization_config": ...}'
                 )
@@ -161,13 +162,13 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
             )
             if problems := {name: sorted(map(str, keys)) for name, keys in info.items() if keys}:
-                raise ValueError(f"the weights in {pretrained_model_name_or_path} do not fit: {problems}")
+                raise UserError(f"the weights in {pretrained_model_name_or_path} do not fit: {problems}")
             model.freeze_backbones()
             return (model, info) if with_info else model
         load = {k: kwargs[k] for k in ("dtype", "attn_implementation") if k in kwargs and kwargs[k] != "auto"}
         allowed = {"config", "dtype", "adapter_kwargs", *hub, *load}
         if unused := {k for k, v in kwargs.items() if v} - allowed:
-            raise ValueError(f"{sorted(unused)} cannot be used with a checkpoint that leaves its backbones out")
+            raise UserError(f"{sorted(unused)} cannot be used with a checkpoint that leaves its backbones out")
         config = deepcopy(kwargs.get("config") or saved)  # it may be another model's
         config.backbones = saved.backbones
         model = cls(config, *load_referenced_backbones(config, **backbone_kwargs, **load))
@@ -181,10 +182,10 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         """As in transformers. Without its frozen backbones a checkpoint names them and keeps a fingerprint."""
         if include_backbones:
             if quantised := [part for part in BACKBONES if is_quantised(getattr(self, part))]:
-                raise ValueError(f"a quantised {quantised[0]} cannot be saved; include_backbones=False names it")
+                raise UserError(f"a quantised {quantised[0]} cannot be saved; include_backbones=False names it")
             return super().save_pretrained(save_directory, *args, **kwargs)
         if "max_shard_size" in kwargs:
-            raise ValueError("a checkpoint without its backbones is one file: max_shard_size cannot be chosen")
+            raise UserError("a checkpoint without its backbones is one file: max_shard_size cannot be chosen")
         check_unchanged(self.config, {part: getattr(self, part) for part in BACKBONES})
         state = kwargs.pop("state_dict", None) or self.state_dict()
         state = {key: value for key, value in state.items() if not key.startswith(BACKBONES)}
@@ -209,10 +210,10 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         """Let these parts train and no others; by default all but the two backbones do.
 
         Whoever trains a backbone has to save the model with it. A vision encoder trains in evaluation mode, with the
-        running statistics that it came with. Raises ValueError for a part that there is not.
+        running statistics that it came with. Raises UserError for a part that there is not.
         """
         if unknown := set(parts) - {*BACKBONES, *TRAINED_PARTS}:
-            raise ValueError(f"parts are {', '.join((*BACKBONES, *TRAINED_PARTS))}; got {', '.join(sorted(unknown))}")
+            raise UserError(f"parts are {', '.join((*BACKBONES, *TRAINED_PARTS))}; got {', '.join(sorted(unknown))}")
         for part in (*BACKBONES, *TRAINED_PARTS):
             getattr(self, part).requires_grad_(part in parts)
 
@@ -239,7 +240,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         return "\n".join(rows)
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        raise ValueError("the vocabulary of the language model is frozen: tokens are added by config.new_token_ids")
+        raise UserError("the vocabulary of the language model is frozen: tokens are added by config.new_token_ids")
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.language_model.get_input_embeddings()
@@ -251,7 +252,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         self, enable: bool = True, gradient_checkpointing_func: Any = torch.utils.checkpoint.checkpoint, **kwargs: Any
     ) -> None:
         if getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant"):
-            raise ValueError(
+            raise UserError(
                 "gradient checkpointing with use_reentrant=True would lose the gradients of the gated blocks"
             )
         super()._set_gradient_checkpointing(enable, self._splice.checkpointing(gradient_checkpointing_func), **kwargs)
@@ -336,7 +337,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         :meth:`visual_cache`; without any, the text sees none. An ``attention_mask`` that is not [bn s] is that of
         packed documents (:mod:`flamingo.data.packing`), or one that transformers has prepared for a cache
         of fixed size. ``num_items_in_batch``: see
-        :func:`next_token_loss`. Further arguments go to the language model. Raises ValueError where these
+        :func:`next_token_loss`. Further arguments go to the language model. Raises UserError where these
         do not fit together.
         """
         if labels is not None:
@@ -380,12 +381,12 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
 
     def _check_packing(self) -> None:
         if not PromptCache.serves(self.language_model, self._language_model_arguments):
-            raise ValueError(
+            raise UserError(
                 "packed documents need a language model that is told positions, with sdpa attention over all tokens, "
                 "and this one is none: leave documents unpacked (data.documents.*.pack=0)"
             )
         if self.config.gated.attend != "last":
-            raise ValueError('packed documents need gated.attend="last": others would see images of one another')
+            raise UserError('packed documents need gated.attend="last": others would see images of one another')
 
     def _images(
         self,

@@ -12,6 +12,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
 from flamingo.model.configuration import FlamingoConfig
+from flamingo.utils.errors import UserError
 
 
 def load_vision_model(name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
@@ -72,9 +73,9 @@ def is_quantised(model: nn.Module) -> bool:
 
 
 def check_unchanged(config: FlamingoConfig, backbones: dict[str, PreTrainedModel]) -> None:
-    """Raise ValueError unless these backbones can be left out of a checkpoint and found again by name."""
+    """Raise UserError unless these backbones can be left out of a checkpoint and found again by name."""
     if config.backbones is None:
-        raise ValueError("the backbones of this model were not loaded by name, so a checkpoint cannot leave them out")
+        raise UserError("the backbones of this model were not loaded by name, so a checkpoint cannot leave them out")
     for part, model in backbones.items():
         saved = config.backbones[part]
         if is_quantised(model):  # its own weights do not train, but those of an adapter do
@@ -82,7 +83,7 @@ def check_unchanged(config: FlamingoConfig, backbones: dict[str, PreTrainedModel
         else:
             changed = _comparable(str(model.dtype), saved["dtype"]) and fingerprint(model) != saved["fingerprint"]
         if changed:
-            raise ValueError(
+            raise UserError(
                 f"{part} has other weights than {saved['name']}, from which it was loaded: "
                 "save it with include_backbones=True"
             )
@@ -94,7 +95,7 @@ def load_referenced_backbones(
     """Vision encoder and language model that a checkpoint names, by default in the precision they had.
 
     ``kwargs`` go to the ``from_pretrained`` of both, the others to that of one, where they win.
-    Raises ValueError where their weights are not those that the checkpoint was trained with.
+    Raises UserError where their weights are not those that the checkpoint was trained with.
     """
     assert config.backbones is not None
     loaded = []
@@ -103,7 +104,7 @@ def load_referenced_backbones(
         revision = {} if saved["revision"] is None else {"revision": saved["revision"]}
         model = load(saved["name"], **{"dtype": saved["dtype"], **revision, **kwargs, **own})
         if _saved_fingerprint(part, model, saved) != saved["fingerprint"]:
-            raise ValueError(
+            raise UserError(
                 f"{saved['name']} (revision {saved['revision']}) does not hold the weights that this checkpoint "
                 "was trained with"
             )
@@ -114,16 +115,16 @@ def load_referenced_backbones(
 def load_trained_parts(model: nn.Module, name_or_path: str | Path, left_out: tuple[str, ...], **hub: Any) -> None:
     """Load a checkpoint into all of ``model`` but the parts ``left_out``.
 
-    Raises ValueError, naming the file and the keys, unless the keys and shapes are exactly those.
+    Raises UserError, naming the file and the keys, unless the keys and shapes are exactly those.
     """
     path = cached_file(name_or_path, SAFE_WEIGHTS_NAME, **hub)
     try:
         keys = model.load_state_dict(load_file(path), strict=False)
     except RuntimeError as error:  # wrong shapes, which torch names
-        raise ValueError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
     missing = [key for key in keys.missing_keys if not key.startswith(left_out)]
     if missing or keys.unexpected_keys:
-        raise ValueError(f"{path}: missing keys {missing}, unexpected keys {keys.unexpected_keys}")
+        raise UserError(f"{path}: missing keys {missing}, unexpected keys {keys.unexpected_keys}")
 
 
 def _comparable(one: str, other: str) -> bool:

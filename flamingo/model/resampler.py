@@ -12,6 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from flamingo.model.attention import Attention, FeedForward
 from flamingo.model.configuration import ResamplerConfig
+from flamingo.utils.errors import UserError
 
 
 class ResamplerLayer(GradientCheckpointingLayer):
@@ -48,12 +49,12 @@ class PerceiverResampler(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, features: Float[Tensor, "b m f p v"]) -> Float[Tensor, "b m r v"]:
-        """Visual tokens of every image. Raises ValueError for several frames without frame embeddings."""
+        """Visual tokens of every image. Raises UserError for several frames without frame embeddings."""
         b, m, frames, _, _ = features.shape
         if self.frame_embeddings is not None:
             features = features + rearrange(self._embeddings_of(frames), "f v -> f 1 v")
         elif frames > 1:
-            raise ValueError(f"images have {frames} frames, but resampler.frames is 0: nothing would tell them apart")
+            raise UserError(f"images have {frames} frames, but resampler.frames is 0: nothing would tell them apart")
         flat = rearrange(self.dropout(features), "b m f p v -> (b m) (f p) v")
         latents = repeat(self.latents, "r v -> images r v", images=b * m)
         for layer in self.layers:
@@ -88,10 +89,10 @@ class PatchLayers(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, features: Float[Tensor, "b m f p v"]) -> Float[Tensor, "b m p v"]:
-        """Raises ValueError for several frames, which nothing would tell apart."""
+        """Raises UserError for several frames, which nothing would tell apart."""
         b, m, frames, _, _ = features.shape
         if frames > 1:
-            raise ValueError(f"images have {frames} frames, but only resampler.kind=perceiver tells them apart")
+            raise UserError(f"images have {frames} frames, but only resampler.kind=perceiver tells them apart")
         x = rearrange(self.dropout(features), "b m 1 p v -> (b m) p v")
         for layer in self.layers:
             # Without features of its own the Perceiver's context is the queries alone: self-attention.

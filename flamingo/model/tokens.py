@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from flamingo.utils.errors import UserError
+
 
 class NewTokenEmbeddings(nn.Module):
     """Rows for ``token_ids``, read at the language model's input and scored at its output.
@@ -33,13 +35,13 @@ class NewTokenEmbeddings(nn.Module):
     def embed(self, ids: Int[Tensor, "bn t"], embedding: nn.Embedding) -> Float[Tensor, "bn t d"]:
         """Embeddings of ``ids``: the language model's own rows, and for the new tokens ours, scaled like them.
 
-        Raises ValueError for an id that neither has (on the CPU; on an accelerator the lookup fails).
+        Raises UserError for an id that neither has (on the CPU; on an accelerator the lookup fails).
         """
         is_token = torch.eq(ids.unsqueeze(-1), self.token_ids)
         is_new = is_token.any(dim=-1)
         known = ids.masked_fill(is_new, 0)
         if not ids.is_cuda and (known >= self.vocabulary).any():
-            raise ValueError(
+            raise UserError(
                 f"token id {int(known.max())} is beyond the language model's vocabulary of {self.vocabulary} "
                 f"and not among new_token_ids {self.token_ids.tolist()}"
             )

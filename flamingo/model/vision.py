@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from flamingo.model.configuration import VisionFeaturesConfig
 from flamingo.model.layers import repeated_layers
+from flamingo.utils.errors import UserError
 
 
 def encode_patches(
@@ -15,24 +16,24 @@ def encode_patches(
 ) -> Float[Tensor, "images p v"]:
     """Features of every patch (transformers) or every cell of the grid (convolutional networks).
 
-    Raises ValueError, naming the key, where ``config`` does not fit the encoder.
+    Raises UserError, naming the key, where ``config`` does not fit the encoder.
     """
     states = _hidden_state(encoder, pixel_values, config.hidden_state)
     if states.ndim == 4:
         if config.final_norm:
-            raise ValueError(f"vision_features.final_norm is set, but {type(encoder).__name__} is convolutional")
+            raise UserError(f"vision_features.final_norm is set, but {type(encoder).__name__} is convolutional")
         _check_class_token(encoder, config, others=0)
         return rearrange(states, "images v h w -> images (h w) v")
     if config.final_norm:
         states = _final_norm(encoder)(states)
     patch = getattr(encoder.config, "patch_size", None)
     if patch is None:
-        raise ValueError(f"{type(encoder).__name__} gives neither a grid nor patches of a config's patch_size")
+        raise UserError(f"{type(encoder).__name__} gives neither a grid nor patches of a config's patch_size")
     patch_height, patch_width = (patch, patch) if isinstance(patch, int) else patch
     patches = (pixel_values.shape[-2] // patch_height) * (pixel_values.shape[-1] // patch_width)
     others = states.shape[1] - patches
     if others < 0:
-        raise ValueError(f"{type(encoder).__name__} has {patches} patches, but merges them to {states.shape[1]} tokens")
+        raise UserError(f"{type(encoder).__name__} has {patches} patches, but merges them to {states.shape[1]} tokens")
     _check_class_token(encoder, config, others)
     # The class token and registers come first in every one of the supported encoders.
     return states[:, others:] if config.class_token == "drop" else states
@@ -65,7 +66,7 @@ def _hidden_state(encoder: PreTrainedModel, pixel_values: Tensor, index: int) ->
 
 def _check_index(encoder: nn.Module, index: int, count: int) -> None:
     if not -count <= index < count:
-        raise ValueError(
+        raise UserError(
             f"vision_features.hidden_state is {index}, but {type(encoder).__name__} has {count} hidden states"
         )
 
@@ -73,7 +74,7 @@ def _check_index(encoder: nn.Module, index: int, count: int) -> None:
 def _check_class_token(encoder: nn.Module, config: VisionFeaturesConfig, others: int) -> None:
     if (config.class_token == "none") != (others == 0):
         has = f"{others} token(s) besides its patches: say keep or drop" if others else "none: say none"
-        raise ValueError(
+        raise UserError(
             f"vision_features.class_token is {config.class_token!r}, but {type(encoder).__name__} has {has}"
         )
 
@@ -82,7 +83,7 @@ def _final_norm(encoder: nn.Module) -> nn.Module:
     names = ("post_layernorm", "layernorm", "norm", "ln_post")
     found = [module for name, module in encoder.named_children() if name in names]
     if len(found) != 1:
-        raise ValueError(
+        raise UserError(
             f"vision_features.final_norm is set, but {type(encoder).__name__} has no single norm "
             f"called {', '.join(names)}"
         )
@@ -93,7 +94,7 @@ def _final_norm(encoder: nn.Module) -> nn.Module:
 def feature_width(encoder: PreTrainedModel, config: VisionFeaturesConfig) -> int:
     """Width v of the chosen features, measured on one blank image; checks ``config`` on the way."""
     if not hasattr(encoder.config, "num_channels"):
-        raise ValueError(f"{type(encoder).__name__} is no vision encoder: its config has no num_channels")
+        raise UserError(f"{type(encoder).__name__} is no vision encoder: its config has no num_channels")
     size = getattr(encoder.config, "image_size", 224)
     height, width = (size, size) if isinstance(size, int) else size
     blank = torch.zeros(1, encoder.config.num_channels, height, width, dtype=encoder.dtype, device=encoder.device)

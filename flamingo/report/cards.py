@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flamingo.report.results import Prediction, Setting, main_decoding
+from flamingo.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def _demonstrations(prediction: Prediction, pictures: Path) -> tuple[tuple[str |
     """The prompt is ``... <image>text<|endofchunk|> ... <image>text``, the last image being the query."""
     texts = [text.replace("<|endofchunk|>", "").strip() for text in prediction.prompt.split("<image>")[1:-1]]
     if len(texts) != len(prediction.demonstration_ids):
-        raise ValueError(
+        raise UserError(
             f"the prompt of query {prediction.query!r} ({prediction.setting}) has {len(texts)} images before the "
             f"query's, but there are {len(prediction.demonstration_ids)} demonstration_ids"
         )

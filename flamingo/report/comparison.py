@@ -17,9 +17,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from flamingo.report.curves import HEADLINES, metric_name
-from flamingo.report.page import as_pictures, environment, write_whole
+from flamingo.report.page import as_pictures, environment
 from flamingo.report.runs import Variant, read_runs
 from flamingo.report.style import BLUE, GREY, MUTED, new_figure, png, style
+from flamingo.utils.errors import UserError
+from flamingo.utils.io import write_bytes
 
 Interval = tuple[float, float] | None
 COLUMNS = ("variant", "task", "shots", "metric", "mean", "ci_low", "ci_high", "seeds", "paper")
@@ -101,17 +103,17 @@ def write_comparison(folders: Sequence[Path], output: Path, baseline: str | None
     """``output`` with the endings ``.md``, ``.csv``, ``.html`` and ``.png``; returns their paths.
 
     The baseline, which comes first, is the variant of that name; by default the one called "baseline", or else the
-    first. Raises ValueError, and writes nothing, where no run is finished and evaluated, and for a baseline that is
+    first. Raises UserError, and writes nothing, where no run is finished and evaluated, and for a baseline that is
     not there.
     """
     variants, problems = read_runs(folders)
     names = [variant.name for variant in variants]
     if not names:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in problems.items())
-        raise ValueError(f"there is no run to compare: {reasons or 'no folder has that name'}")
+        raise UserError(f"there is no run to compare: {reasons or 'no folder has that name'}")
     chosen = baseline or ("baseline" if "baseline" in names else names[0])
     if chosen not in names:
-        raise ValueError(f"the baseline {chosen!r} is not among the variants: {'; '.join(names)}")
+        raise UserError(f"the baseline {chosen!r} is not among the variants: {'; '.join(names)}")
     rows = compare(sorted(variants, key=lambda variant: variant.name != chosen), chosen)
     figure = comparison_figure(rows, chosen)
     shown = {
@@ -129,7 +131,12 @@ def write_comparison(folders: Sequence[Path], output: Path, baseline: str | None
         "png": png(figure),
     }
     output.parent.mkdir(parents=True, exist_ok=True)
-    return [write_whole(output.with_name(f"{output.name}.{kind}"), content) for kind, content in written.items()]
+    paths = []
+    for kind, content in written.items():
+        path = output.with_name(f"{output.name}.{kind}")
+        write_bytes(path, content)
+        paths.append(path)
+    return paths
 
 
 def _overview(rows: Sequence[Row]) -> dict[str, list]:

@@ -23,6 +23,7 @@ from flamingo.report.style import (
     new_figure,
     style,
 )
+from flamingo.utils.errors import UserError
 
 #: The metrics that have a panel, in the order of their weight; the others stand in the table.
 HEADLINES = ("exact_match", "attribute_accuracy", "CIDEr")
@@ -126,7 +127,7 @@ def training_figure(history: Sequence[dict[str, Any]]) -> Figure:
     Lines of more than 100 records are running means, with the records faint behind them.
     """
     if not history:
-        raise ValueError("a history of at least one record is needed")
+        raise UserError("a history of at least one record is needed")
     with style():
         figure = new_figure(13.5, 3.7)
         loss, attention, feedforward = figure.subplots(1, 3)

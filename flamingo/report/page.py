@@ -22,6 +22,7 @@ from flamingo.report.results import (
     read_scores,
 )
 from flamingo.report.style import png, svg
+from flamingo.utils.io import write_bytes, write_text
 
 
 def write_report(run: Path, title: str | None = None) -> list[Path]:
@@ -50,7 +51,10 @@ def write_report(run: Path, title: str | None = None) -> list[Path]:
             config=config,
         )
     )
-    return [write_whole(run / "few_shot.png", png(few_shot)), write_whole(run / "report.html", page.encode())]
+    plot, report = run / "few_shot.png", run / "report.html"
+    write_bytes(plot, png(few_shot))
+    write_text(report, page)
+    return [plot, report]
 
 
 def environment(autoescape: bool) -> Environment:
@@ -128,11 +132,3 @@ def _interval(score: Score) -> str | None:
 def as_pictures(figure: Figure) -> tuple[str, ...]:
     """As addresses for ``src``: for a light page, and for a dark one."""
     return tuple("data:image/svg+xml;base64," + base64.b64encode(one.encode()).decode() for one in svg(figure))
-
-
-def write_whole(path: Path, content: bytes) -> Path:
-    """All of it or nothing: a page that is open stays whole."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
-    return path

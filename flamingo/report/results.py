@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from flamingo.utils.errors import UserError
+
 Number = (int, float)
 _Types = dict[str, tuple[type, ...]]
 _NULLABLE_TEXT = (str, type(None))
@@ -96,16 +98,16 @@ class Prediction:
 
 
 def read_scores(path: Path) -> list[Score]:
-    """``scores.json``. Raises ValueError for what is missing or malformed, and for two rows of the same setting."""
+    """``scores.json``. Raises UserError for what is missing or malformed, and for two rows of the same setting."""
     rows = _json(_text(path), str(path))
     if not isinstance(rows, list) or not rows:
-        raise ValueError(f"{path} must be a list of at least one score")
+        raise UserError(f"{path} must be a list of at least one score")
     scores = [_score(row, f"{path}, row {i}") for i, row in enumerate(rows)]
     seen: set[tuple[Any, ...]] = set()
     for i, score in enumerate(scores):
         key = (score.setting, score.seeds, score.metric)
         if key in seen:
-            raise ValueError(f"{path}, row {i} repeats {score.metric} of {score.setting}, seed {score.seeds[0]}")
+            raise UserError(f"{path}, row {i} repeats {score.metric} of {score.setting}, seed {score.seeds[0]}")
         seen.add(key)
     return scores
 
@@ -116,9 +118,9 @@ def read_predictions(path: Path) -> Iterator[Prediction]:
         _check(row, _PREDICTION, where)
         ids, references = tuple(row["demonstration_ids"]), tuple(row["references"])
         if not all(isinstance(text, str) for text in ids + references):
-            raise ValueError(f"{where}: 'demonstration_ids' and 'references' must hold strings")
+            raise UserError(f"{where}: 'demonstration_ids' and 'references' must hold strings")
         if not all(isinstance(value, Number) for value in row["scores"].values()):
-            raise ValueError(f"{where}: 'scores' must hold numbers, got {row['scores']!r:.80}")
+            raise UserError(f"{where}: 'scores' must hold numbers, got {row['scores']!r:.80}")
         if row["order"] == 0:
             scores = {metric: float(value) for metric, value in row["scores"].items()}
             yield Prediction(
@@ -134,7 +136,7 @@ def read_history(path: Path) -> list[dict[str, Any]]:
         values = record["gates"] | {key: value for key, value in record.items() if key.startswith("loss")}
         for key, value in values.items():
             if not isinstance(value, Number):
-                raise ValueError(f"{where}: {key!r} must be a number, got {value!r}")
+                raise UserError(f"{where}: {key!r} must be a number, got {value!r}")
         records.append(record)
     return records
 
@@ -178,9 +180,9 @@ def _score(row: Any, where: str) -> Score:
     value, ci95 = row["value"], row["ci95"]
     ends = [value] if ci95 is None else [*ci95, value]
     if not all(isinstance(end, Number) and math.isfinite(end) for end in ends):
-        raise ValueError(f"{where}: 'value' and 'ci95' must be finite numbers, got {value!r} and {ci95!r}")
+        raise UserError(f"{where}: 'value' and 'ci95' must be finite numbers, got {value!r} and {ci95!r}")
     if ci95 is not None and (len(ci95) != 2 or ci95[0] > ci95[1]):
-        raise ValueError(f"{where}: 'ci95' must be [low, high], got {ci95!r}")
+        raise UserError(f"{where}: 'ci95' must be [low, high], got {ci95!r}")
     interval = None if ci95 is None else (float(ci95[0]), float(ci95[1]))
     return Score(_setting(row), (row["seed"],), row["metric"], float(value), interval, row["n"])
 
@@ -191,17 +193,17 @@ def _setting(row: dict[str, Any]) -> Setting:
 
 def _check(row: Any, types: _Types, where: str) -> None:
     if not isinstance(row, dict):
-        raise ValueError(f"{where}: an object is needed, got {row!r:.80}")
+        raise UserError(f"{where}: an object is needed, got {row!r:.80}")
     for key, allowed in types.items():
         if key not in row:
-            raise ValueError(f"{where} lacks {key!r}")
+            raise UserError(f"{where} lacks {key!r}")
         if not isinstance(row[key], allowed):
-            raise ValueError(f"{where}: {key!r} must not be {row[key]!r:.80}")
+            raise UserError(f"{where}: {key!r} must not be {row[key]!r:.80}")
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Any]]:
     if not path.is_file():
-        raise ValueError(f"{path} does not exist")
+        raise UserError(f"{path} does not exist")
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             where = f"{path}, line {number}"
@@ -210,7 +212,7 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _text(path: Path) -> str:
     if not path.is_file():
-        raise ValueError(f"{path} does not exist")
+        raise UserError(f"{path} does not exist")
     return path.read_text(encoding="utf-8")
 
 
@@ -218,4 +220,4 @@ def _json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{where} is not JSON: {error}") from error
+        raise UserError(f"{where} is not JSON: {error}") from error

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from flamingo.report.results import Score, main_decoding, mean_over_seeds, read_history, read_scores
+from flamingo.utils.errors import UserError
 
 #: Keys of a config that say nothing of what was trained.
 _NOT_OF_A_VARIANT = ("output", "seed", "training.seed", "evaluate", "objective", "features.folder")
@@ -35,18 +36,18 @@ class Variant:
 
 
 def read_run(folder: Path) -> Run:
-    """Raises ValueError, saying how far it came, for a run that failed or is not finished."""
+    """Raises UserError, saying how far it came, for a run that failed or is not finished."""
     if not (folder / "config.yaml").is_file():
-        raise ValueError("no run: there is no config.yaml")
+        raise UserError("no run: there is no config.yaml")
     if (folder / "failure.txt").is_file():
-        raise ValueError(f"failed: {(folder / 'failure.txt').read_text(encoding='utf-8').strip()}")
+        raise UserError(f"failed: {(folder / 'failure.txt').read_text(encoding='utf-8').strip()}")
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     if not (folder / "checkpoint").exists():
         history = read_history(folder / "history.jsonl") if (folder / "history.jsonl").is_file() else []
         steps = config.get("training", {}).get("steps", "?")
-        raise ValueError(f"not finished: {history[-1]['step'] if history else 0} of {steps} steps")
+        raise UserError(f"not finished: {history[-1]['step'] if history else 0} of {steps} steps")
     if not (folder / "scores.json").is_file():
-        raise ValueError("not evaluated: there is no scores.json")
+        raise UserError("not evaluated: there is no scores.json")
     means = [score for score in mean_over_seeds(read_scores(folder / "scores.json")) if not score.setting.series]
     return Run(folder, config, config["training"]["seed"], {key: score.value for key, score in _plain(means)})
 

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from flamingo.training.objective import DataSet
+from flamingo.utils.errors import UserError
 
 
 @dataclass
@@ -88,7 +89,7 @@ class StateFolder:
     def restore(self) -> Progress:
         """Put the newest complete state back, if there is one; what a killed run left half-written is removed.
 
-        Raises ValueError, saying what differs, for the state of another run; nothing is changed then.
+        Raises UserError, saying what differs, for the state of another run; nothing is changed then.
         """
         if self.accelerator.is_main_process:
             for unfinished in self.folder.glob("step-*.tmp"):
@@ -98,7 +99,7 @@ class StateFolder:
             return Progress()
         common = torch.load(complete[-1] / "common.pt", map_location="cpu", weights_only=True)
         if different := _differences(common["identity"], self.identity):
-            raise ValueError(f"{complete[-1]} is the state of another run: {'; '.join(different)}")
+            raise UserError(f"{complete[-1]} is the state of another run: {'; '.join(different)}")
         mine = f"process-{self.accelerator.process_index}.pt"
         own = torch.load(complete[-1] / mine, map_location="cpu", weights_only=True)
         with torch.no_grad():
@@ -164,7 +165,7 @@ def _plain(data_set: DataSet) -> Any:
     try:
         return torch.load(written, weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(
+        raise UserError(
             f"the position of data set {data_set.name} must be made of numbers, strings, lists, dicts and tensors"
         ) from error
 

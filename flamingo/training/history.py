@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flamingo.utils.errors import UserError
+from flamingo.utils.io import write_text
+
 
 @dataclass
 class History:
@@ -19,7 +22,7 @@ class History:
     def keep_until(self, step: int) -> None:
         """Drop later records, and the half line of a killed run: they are going to be written again.
 
-        Raises ValueError, naming the line, for one before them that cannot be read.
+        Raises UserError, naming the line, for one before them that cannot be read.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self.path.exists():
@@ -31,10 +34,8 @@ class History:
             try:
                 later = json.loads(line)["step"] > step
             except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise ValueError(f"{self.path}, line {number}: not a record of a training run") from error
+                raise UserError(f"{self.path}, line {number}: not a record of a training run") from error
             if later:
                 break
             kept.append(line)
-        unfinished = self.path.with_suffix(".tmp")
-        unfinished.write_text("".join(kept))
-        unfinished.replace(self.path)
+        write_text(self.path, "".join(kept))

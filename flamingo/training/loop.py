@@ -26,6 +26,7 @@ from flamingo.training.objective import (
     total,
 )
 from flamingo.training.optimizer import OptimizerConfig, make_optimizer, make_schedule, rate_factor
+from flamingo.utils.errors import UserError
 
 
 @dataclass
@@ -48,10 +49,10 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for key, least in {"steps": 1, "accumulate": 1, "log_every": 1, "save_every": 1, "sample_every": 0}.items():
             if getattr(self, key) < least:
-                raise ValueError(f"training {key} must be at least {least}, got {getattr(self, key)}")
+                raise UserError(f"training {key} must be at least {least}, got {getattr(self, key)}")
         for key, choices in {"combine": get_args(Combine), "precision": get_args(Precision)}.items():
             if getattr(self, key) not in choices:
-                raise ValueError(f"training {key} must be one of {choices}, got {getattr(self, key)!r}")
+                raise UserError(f"training {key} must be one of {choices}, got {getattr(self, key)!r}")
 
     def due(self, every: int, step: int) -> bool:
         """Whether what happens ``every`` so many steps (0: never) and at the end happens at this one."""
@@ -75,8 +76,8 @@ def train(
     steps that a resumed run repeats); it also calls
     ``on_sample`` with the number of steps done, while the model is in evaluation mode; what that draws
     at random is nothing to the training. The first Ctrl-C ends the run after its current step, with a
-    state; a second one at once. Raises ValueError for data sets or a state that do not fit, and
-    FloatingPointError, before the weights change, where a loss or the gradient is not finite.
+    state; a second one at once. Raises UserError for data sets or a state that do not fit, and
+    UserError, before the weights change, where a loss or the gradient is not finite.
     """
     config = training_config
     _check_names(data_sets)
@@ -181,16 +182,16 @@ def gate_values(model: nn.Module) -> dict[str, float]:
 def _check_names(data_sets: Sequence[DataSet]) -> None:
     names = [data_set.name for data_set in data_sets]
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"training needs data sets, each with a name of its own; got {names}")
+        raise UserError(f"training needs data sets, each with a name of its own; got {names}")
 
 
 def _check_accelerator(accelerator: Accelerator) -> None:
     if accelerator.mixed_precision != "no" or accelerator.gradient_accumulation_steps != 1:
-        raise ValueError("the accelerator must neither set a precision nor accumulate: TrainingConfig says both")
+        raise UserError("the accelerator must neither set a precision nor accumulate: TrainingConfig says both")
     # A state would hold one process's shards only.
     whole = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
     if accelerator.distributed_type not in whole:
-        raise ValueError(f"{accelerator.distributed_type} is not supported: every process needs the whole model")
+        raise UserError(f"{accelerator.distributed_type} is not supported: every process needs the whole model")
 
 
 def _identity(

@@ -12,6 +12,8 @@ from accelerate.utils import gather_object
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flamingo.utils.errors import UserError
+
 Combine = Literal["accumulated", "in_turn"]
 Precision = Literal["fp32", "bf16"]
 
@@ -54,10 +56,10 @@ class DataSet:
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < math.inf:
-            raise ValueError(f"data set {self.name}: weight must be positive and finite, got {self.weight}")
+            raise UserError(f"data set {self.name}: weight must be positive and finite, got {self.weight}")
         for method in ("state_dict", "load_state_dict"):
             if not hasattr(self.batches, method):
-                raise ValueError(f"data set {self.name}: its batches have no {method}, so it could not be resumed")
+                raise UserError(f"data set {self.name}: its batches have no {method}, so it could not be resumed")
 
 
 @dataclass
@@ -83,7 +85,7 @@ def next_update(
     """``accumulate`` batches of every data set, or (``in_turn``) of the one whose turn ``step`` (from 1) is.
 
     All are fetched before the first forward pass, because the mean of each is over the tokens of all.
-    Raises ValueError, naming the data set, where it ends or has no label token.
+    Raises UserError, naming the data set, where it ends or has no label token.
     """
     chosen = data_sets if combine == "accumulated" else [data_sets[(step - 1) % len(data_sets)]]
     batches: list[tuple[DataSet, Batch]] = []
@@ -91,7 +93,7 @@ def next_update(
         for _ in range(accumulate):
             batch = next(iterators[data_set.name], None)
             if batch is None:
-                raise ValueError(f"data set {data_set.name} ended at step {step}: its batches must be endless")
+                raise UserError(f"data set {data_set.name} ended at step {step}: its batches must be endless")
             batches.append((data_set, batch))
     local = {data_set.name: 0.0 for data_set in chosen}
     for data_set, batch in batches:
@@ -100,7 +102,7 @@ def next_update(
     for name, tokens in update.tokens.items():
         if tokens == 0:
             ids = [batch.ids for data_set, batch in batches if data_set.name == name]
-            raise ValueError(f"data set {name} has no token to train on at step {step}: documents {ids}")
+            raise UserError(f"data set {name} has no token to train on at step {step}: documents {ids}")
     return update
 
 
@@ -110,7 +112,7 @@ def accumulate_gradients(
     """Leave in the parameters the gradients of sum_d weight_d * (mean loss per label token of data set d).
 
     Returns each data set's mean loss (nats) over the batches of all processes. Raises
-    FloatingPointError, naming the step, the data set and the documents, where a loss is not finite.
+    UserError, naming the step, the data set and the documents, where a loss is not finite.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     losses: list[Tensor] = []
@@ -146,10 +148,10 @@ def _mean_losses(update: Update, losses: list[float], accelerator: Accelerator, 
     return means
 
 
-def not_finite(what: str, step: int, batches: list[str], accelerator: Accelerator) -> FloatingPointError:
+def not_finite(what: str, step: int, batches: list[str], accelerator: Accelerator) -> UserError:
     """The error of all processes together, to be raised in each; ``batches`` as from :meth:`Update.ids`."""
     everywhere = gather_object(batches) if accelerator.num_processes > 1 else batches
-    return FloatingPointError(
+    return UserError(
         f"the {what} of step {step} is not finite, so the weights stay as they were; "
         f"documents of {'; '.join(everywhere)}"
     )

@@ -8,6 +8,8 @@ from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from flamingo.utils.errors import UserError
+
 Schedule = Literal["constant", "cosine"]
 Matrices = Literal["adamw", "muon"]
 
@@ -34,22 +36,22 @@ class OptimizerConfig:
         for key in ("rate", "gate_rate", "clip"):
             value = getattr(self, key)
             if value is not None and not value > 0:
-                raise ValueError(f"optimizer {key} must be positive, got {value}")
+                raise UserError(f"optimizer {key} must be positive, got {value}")
         for key in ("weight_decay", "warmup"):
             if not 0 <= getattr(self, key) < math.inf:
-                raise ValueError(f"optimizer {key} must not be negative, got {getattr(self, key)}")
+                raise UserError(f"optimizer {key} must not be negative, got {getattr(self, key)}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"optimizer betas must be two numbers in [0, 1), got {self.betas}")
+            raise UserError(f"optimizer betas must be two numbers in [0, 1), got {self.betas}")
         for key, choices in {"schedule": get_args(Schedule), "matrices": get_args(Matrices)}.items():
             if getattr(self, key) not in choices:
-                raise ValueError(f"optimizer {key} must be one of {choices}, got {getattr(self, key)!r}")
+                raise UserError(f"optimizer {key} must be one of {choices}, got {getattr(self, key)!r}")
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     """What trains, as groups with a name: matrices, which decay; gates, with their own rate; all others, as they are.
 
     The others are biases, norms, the resampler's latents and frame embeddings, and the new tokens' rows.
-    Raises ValueError for a model of which nothing trains.
+    Raises UserError for a model of which nothing trains.
     """
     matrices, gates, others = [], [], []
     for name, parameter in model.named_parameters():
@@ -70,12 +72,12 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
     ]
     groups = [group for group in groups if group["params"]]
     if not groups:
-        raise ValueError("no parameter of the model trains: all have requires_grad=False")
+        raise UserError("no parameter of the model trains: all have requires_grad=False")
     return groups
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
-    """What ``config`` asks for, over what trains of the model. Raises ValueError as its parts do."""
+    """What ``config`` asks for, over what trains of the model. Raises UserError as its parts do."""
     groups = parameter_groups(model, config)
     if config.matrices == "adamw":
         # Fused: one pass over memory. On a CPU the default takes ten, with temporaries, and up to seconds a step.
@@ -87,7 +89,7 @@ class MuonAndAdamW(Optimizer):
     """Muon (https://kellerjordan.github.io/posts/muon) for matrices, which must have two axes, AdamW for the rest.
 
     Updates have the root mean square of AdamW's, so that the same rates serve both (Moonlight, arXiv
-    2502.16982, section 2.2). Raises ValueError for a model without matrices or with nothing else.
+    2502.16982, section 2.2). Raises UserError for a model without matrices or with nothing else.
     """
 
     def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float]) -> None:
@@ -95,7 +97,7 @@ class MuonAndAdamW(Optimizer):
         matrices = [group for group in self.param_groups if group["name"] == "matrices"]
         others = [group for group in self.param_groups if group["name"] != "matrices"]
         if not matrices or not others:
-            raise ValueError("optimizer matrices=muon needs a model with matrices and with something else")
+            raise UserError("optimizer matrices=muon needs a model with matrices and with something else")
         # They work on the same groups, so that a schedule reaches all of them here.
         self.parts = {
             "muon": Muon(matrices, adjust_lr_fn="match_rms_adamw"),
@@ -126,13 +128,13 @@ def rate_factor(config: OptimizerConfig, step: int, steps: int) -> float:
 
 
 def check_warmup(config: OptimizerConfig, steps: int) -> None:
-    """Raises ValueError where the warm-up leaves no step to train with."""
+    """Raises UserError where the warm-up leaves no step to train with."""
     if config.warmup >= steps:
-        raise ValueError(f"optimizer warmup {config.warmup} must be less than the number of steps, {steps}")
+        raise UserError(f"optimizer warmup {config.warmup} must be less than the number of steps, {steps}")
 
 
 def make_schedule(optimizer: Optimizer, config: OptimizerConfig, steps: int) -> LambdaLR:
-    """Raises ValueError where the warm-up leaves no step to train with."""
+    """Raises UserError where the warm-up leaves no step to train with."""
     check_warmup(config, steps)
     # LambdaLR counts the steps that are done, and asks once more after the last.
     return LambdaLR(optimizer, lambda done: rate_factor(config, min(done + 1, steps), steps))

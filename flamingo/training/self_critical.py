@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from flamingo.data.processor import FlamingoProcessor
+from flamingo.utils.errors import UserError
 
 #: From captions and the references of each to a reward for each.
 Reward = Callable[[Sequence[str], Sequence[Sequence[str]]], Sequence[float]]
@@ -37,7 +38,7 @@ class SelfCritical:
 
     def __post_init__(self) -> None:
         if self.captions < 2:
-            raise ValueError(f"captions are compared with each other: there must be 2 at least, got {self.captions}")
+            raise UserError(f"captions are compared with each other: there must be 2 at least, got {self.captions}")
 
     def __call__(self, model: nn.Module, tensors: dict[str, Tensor], count: int) -> Float[Tensor, ""]:
         """Minus the mean reward, documents weighing by their label tokens, of which all have ``count``.

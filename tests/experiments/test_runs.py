@@ -6,7 +6,10 @@ import sys
 import pytest
 import yaml
 
-from experiments.runs import begin, folder_written_atomically, user_errors
+from experiments import train
+from experiments.runs import begin, user_errors
+from flamingo.utils.errors import UserError
+from flamingo.utils.io import atomic_folder
 
 CONFIG = {"training": {"steps": 3}, "data": {"a": {"batch": 1}}, "overwrite": False, "workers": 0}
 
@@ -64,14 +67,14 @@ def test_a_folder_that_was_moved_or_is_named_otherwise_is_gone_on_with(tmp_path)
 
 def test_a_folder_appears_when_all_of_it_is_written(tmp_path):
     target = tmp_path / "checkpoint"
-    with folder_written_atomically(target) as folder:
+    with atomic_folder(target) as folder:
         (folder / "a").write_text("first")
         assert not target.exists()
-    with pytest.raises(OSError), folder_written_atomically(target) as folder:
+    with pytest.raises(UserError), atomic_folder(target) as folder:
         (folder / "a").write_text("half")
         raise OSError("disk full")
     assert (target / "a").read_text() == "first"
-    with folder_written_atomically(target) as folder:
+    with atomic_folder(target) as folder:
         (folder / "b").write_text("second")
     assert [path.name for path in target.iterdir()] == ["b"]
 
@@ -79,8 +82,7 @@ def test_a_folder_appears_when_all_of_it_is_written(tmp_path):
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [
-        (ValueError("no such file"), 2, "error: no such file\n"),
-        (FloatingPointError("the loss of step 3 is not finite"), 2, "error: the loss of step 3 is not finite\n"),
+        (UserError("no such file"), 2, "error: no such file\n"),
         (KeyboardInterrupt("Stopped after step 3"), 130, "Stopped after step 3\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
@@ -92,9 +94,29 @@ def test_what_the_user_can_mend_is_a_sentence_and_a_status(capsys, error, status
     assert capsys.readouterr().err == said
 
 
-def test_errors_of_ours_keep_their_trace():
-    with pytest.raises(AssertionError), user_errors():
-        raise AssertionError("an invariant")
+@pytest.mark.parametrize("error", [AssertionError("an invariant"), ValueError("of torch"), KeyError("a field")])
+def test_every_other_error_keeps_its_trace(error):
+    with pytest.raises(type(error)), user_errors():
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["trainig.steps=3"], "trainig"),  # a key
+        (["model=mobilnet"], "model/mobilnet"),  # a group's choice
+        (["training.steps=many"], "training.steps"),  # a type
+        (["training.steps"], "training.steps"),  # syntax
+    ],
+)
+def test_hydras_errors_are_one_sentence_that_names_the_key(capsys, monkeypatch, overrides, key):
+    monkeypatch.setattr(sys, "argv", ["train", *overrides])
+    with pytest.raises(SystemExit) as caught:
+        train.main()
+    said = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert said.startswith("error: ") and said.count("\n") == 1
+    assert key in said and "Traceback" not in said
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc")

@@ -19,6 +19,7 @@ from flamingo.data.mixture import Mixture
 from flamingo.training.loop import TrainingConfig, train
 from flamingo.training.objective import Batch, DataSet
 from flamingo.training.optimizer import OptimizerConfig
+from flamingo.utils.errors import UserError
 from tests import tiny
 
 #: For each of two data sets: its name, the number of images of its documents, and its weight.
@@ -133,7 +134,7 @@ def one_of_two(rank: int, port: int, backbones: Path, output: Path, break_rank: 
     try:
         train(model, sets, OptimizerConfig(rate=1e-3), config, output, accelerator=accelerator)
         torch.save(trained(model), output / f"final-{rank}.pt")
-    except FloatingPointError as error:
+    except UserError as error:
         (output / f"error-{rank}.txt").write_text(str(error))
     accelerator.end_training()
 

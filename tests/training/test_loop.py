@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from flamingo.training.loop import TrainingConfig, gate_values, train
 from flamingo.training.objective import DataSet
 from flamingo.training.optimizer import OptimizerConfig
+from flamingo.utils.errors import UserError
 from tests import tiny
 from tests.training.runs import Listed, batch, history, make_model, trained
 
@@ -145,7 +146,7 @@ def test_what_is_not_finite_stops_the_run_before_the_weights_change(backbones, t
         if what == "gradient":
             model.resampler.latents.register_hook(lambda gradient: gradient * float("inf"))
 
-    with pytest.raises(FloatingPointError) as error:
+    with pytest.raises(UserError) as error:
         run(model, tmp_path, sets, on_log=second_step, accumulate=2)
     message = str(error.value)
     assert f"the {what} of step 2 is not finite" in message

@@ -14,6 +14,7 @@ from flamingo.data.world.drawing import draw
 from flamingo.data.world.drills import SYLLABLES, chant, recital
 from flamingo.data.world.language import NUMBERS, PLACES, PLAIN, Dialect, caption, plural, random_dialect
 from flamingo.data.world.scenes import COLOURS, SHAPES, SIZES, Kind, Scene, Split, neighbours, random_scene, split_of
+from flamingo.utils.errors import UserError
 
 WAYS = (2, 3, 4, 5)
 
@@ -174,10 +175,10 @@ class WorldDocuments(Sequence[Document]):
 
     def __post_init__(self) -> None:
         if self.kind not in TURNS:
-            raise ValueError(f"world documents are of the kinds {', '.join(TURNS)}; got {self.kind!r}")
+            raise UserError(f"world documents are of the kinds {', '.join(TURNS)}; got {self.kind!r}")
         _check_turns(self.least, self.most)
         if not 0 <= self.told <= 1:
-            raise ValueError(f"told is a probability, got {self.told}")
+            raise UserError(f"told is a probability, got {self.told}")
 
     def __len__(self) -> int:
         return self.length
@@ -258,7 +259,7 @@ class WorldContrasts(Sequence[list[tuple[Image, str]]]):
 
 def _check_turns(least: int, most: int) -> None:
     if not 0 < least <= most:
-        raise ValueError(f"documents need 0 < least <= most turns, got {least} and {most}")
+        raise UserError(f"documents need 0 < least <= most turns, got {least} and {most}")
 
 
 def _check_index(index: int, length: int) -> None:
