@@ -4,10 +4,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: help demo test lint pytest benchmark clean
+.PHONY: help demo test test-all lint pytest benchmark clean
 
 help:  ## list the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: .venv/installed  ## from nothing to a few-shot curve: trains a Flamingo on the embedded world, some minutes on 2 cores
 	$(OFFLINE) $(BIN)/python -m experiments.train experiment=demo
@@ -24,6 +24,9 @@ lint: .venv/installed  ## style and types
 
 pytest: .venv/installed  ## the tests, on all cores
 	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/pytest -n auto
+
+test-all: lint .venv/installed  ## the tests with their full matrices: up to 45 minutes
+	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/pytest -n auto -m ''
 
 benchmark: .venv/installed .peers/installed  ## speed and memory beside peers: an hour or two on 2 cores that do nothing else
 	$(OFFLINE) $(BIN)/python -m experiments.benchmark
