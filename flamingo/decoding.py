@@ -18,6 +18,7 @@ from flamingo.data.processor import FlamingoProcessor
 from flamingo.features import FeatureStore
 from flamingo.model.cache import PromptCache
 from flamingo.model.modeling import FlamingoForConditionalGeneration
+from flamingo.model.search import decoded, search
 from flamingo.utils.errors import UserError
 
 #: Pictures that go through the encoder at once: prompts hold many, and it runs long before the language model.
@@ -118,34 +119,21 @@ class Decoder:
         self, rows: Sequence[_Prompt], beginning: PromptCache | None, max_new_tokens: int, num_beams: int
     ) -> list[str]:
         length = 0 if beginning is None else beginning.get_seq_length()
-        own, end = slice(length, None), self.processor.end_of_chunk_token_id
+        own, end, tokenizer = slice(length, None), self.processor.end_of_chunk_token_id, self.processor.tokenizer
         gather = self._pooled if self._one_image_a_token else self._each_with_its_own
         visual_tokens, image_index = gather(rows, own)
         examples = [
             Example(row.input_ids[own], index, None, None) for row, index in zip(rows, image_index, strict=True)
         ]
-        inputs = collate(examples, self.processor.tokenizer.pad_token_id, "left")
+        inputs = collate(examples, tokenizer.pad_token_id, "left")
         # Shorter prompts are padded behind what is shared; what that saw is in its cache already.
         for name, fill in (("input_ids", 0), ("attention_mask", 1), ("image_index", -1)):
             inputs[name] = F.pad(inputs[name], (length, 0), value=fill).to(self.model.device)
         inputs["input_ids"][:, :length] = rows[0].input_ids[:length]
-        ids = self.model.generate(
-            **inputs,
-            visual_tokens=visual_tokens,
-            past_key_values=beginning,
-            do_sample=False,
-            num_beams=num_beams,
-            # Beams are compared by the sum of their log-probabilities, as in OpenFlamingo's evaluation.
-            length_penalty=0.0 if num_beams > 1 else None,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=end,
-            pad_token_id=self.processor.tokenizer.pad_token_id,
-            use_cache=True,  # which the settings of some language models deny
-        )
-        outputs = ids[:, inputs["input_ids"].shape[1] :].tolist()
-        outputs = [row[: row.index(end)] if end in row else row for row in outputs]
-        decode = self.processor.tokenizer.decode
-        return [decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False).lstrip() for row in outputs]
+        arguments = {**inputs, "visual_tokens": visual_tokens, "past_key_values": beginning}
+        limits = {"max_new_tokens": max_new_tokens, "num_beams": num_beams}
+        found = search(self.model, tokenizer, arguments, end=end, **limits)
+        return [decoded(tokenizer, ids, end) for ids in found.tolist()]
 
     @property
     def _one_image_a_token(self) -> bool:

@@ -3,11 +3,13 @@
 import pytest
 import torch
 from PIL import Image as PILImage
+from transformers import GenerationConfig
 
 from flamingo import Document, Image, Text
 from flamingo.decoding import Decoder
 from flamingo.evaluation.demonstrations import document
 from tests.evaluation.fake import example, model_and_processor
+from tests.tiny import POISONED
 
 NEW = 5
 
@@ -151,6 +153,30 @@ def test_the_output_ends_at_the_end_of_the_chunk_and_begins_without_blanks(parts
         model, "generate", lambda input_ids, **_: torch.cat([input_ids, torch.tensor([said] * len(input_ids))], 1)
     )
     assert Decoder(model, processor, 2)([document(example("query", 0), [])], NEW) == ["a dog "]
+
+
+@pytest.mark.parametrize("shipped", POISONED, ids=lambda shipped: next(iter(shipped)))
+def test_outputs_do_not_depend_on_the_generation_config_of_the_checkpoint(parts, prompts, shipped, monkeypatch):
+    model, processor = parts
+    expected = {}
+    for beams in (1, 3):
+        monkeypatch.setattr(model, "generation_config", GenerationConfig())
+        expected[beams] = Decoder(model, processor, 4)(prompts, NEW, beams)
+        config = GenerationConfig(**shipped)
+        monkeypatch.setattr(model, "generation_config", config)
+        assert Decoder(model, processor, 4)(prompts, NEW, beams) == expected[beams]
+        assert model.generation_config is config and shipped.items() <= config.to_dict().items()
+    assert expected[1] != expected[3]
+
+
+def test_generate_itself_honours_the_generation_config_of_the_checkpoint(parts, prompts, monkeypatch):
+    model, processor = parts
+    plain = alone(parts, prompts[0])
+    inputs = processor.batch(prompts[:1], prompt=True)
+    first = model.generate(**inputs, max_new_tokens=1, do_sample=False)[0, -1].item()
+    monkeypatch.setattr(model, "generation_config", GenerationConfig(suppress_tokens=[first]))
+    assert model.generate(**inputs, max_new_tokens=1, do_sample=False)[0, -1].item() != first
+    assert alone(parts, prompts[0]) != plain
 
 
 def test_progress_counts_every_prompt(parts, prompts):

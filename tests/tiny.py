@@ -70,6 +70,25 @@ PARTS: dict[str, dict[str, Any]] = {
     "gated": {"every": 2, "offset": 1, "heads": 2, "head_width": 16},
 }
 
+#: Generation settings as checkpoints ship them; each changes what the tiny models decode.
+POISONED: list[dict[str, Any]] = [
+    {"repetition_penalty": 5.0},
+    {"no_repeat_ngram_size": 1},
+    {"suppress_tokens": list(range(2, 150))},
+    {"begin_suppress_tokens": list(range(2, 150))},
+    {"bad_words_ids": [[i] for i in range(100, VOCABULARY)]},
+    {"forced_eos_token_id": 7},
+    {"min_new_tokens": 5, "eos_token_id": [9, 1]},
+    {"sequence_bias": [[[5], 100.0]]},
+    {"do_sample": True, "temperature": 3.0, "top_k": 0},
+    {"num_beams": 2, "num_return_sequences": 2, "length_penalty": 3.0, "early_stopping": True},
+    {"max_length": 3, "max_time": 1e-9},
+    {"return_dict_in_generate": True, "output_scores": True},
+    {"use_cache": False},
+    {"renormalize_logits": True, "exponential_decay_length_penalty": (1, 9.0)},
+    {"prompt_lookup_num_tokens": 3},
+]
+
 
 def save_backbones(folder: Path) -> None:
     """One folder per family: ``folder / family``. Language models bring a tokenizer, encoders an image processor."""

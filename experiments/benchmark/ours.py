@@ -12,6 +12,7 @@ from flamingo.data.document import Document, Image, Text
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.decoding import Decoder
 from flamingo.model.modeling import FlamingoForConditionalGeneration
+from flamingo.model.search import decoded
 from flamingo.training.optimizer import OptimizerConfig, make_optimizer
 
 
@@ -42,9 +43,7 @@ class Ours:
 
     def text(self, ids: list[int]) -> str:
         """Of a peer's continuation what :meth:`few_shot` would return."""
-        end = self.processor.end_of_chunk_token_id
-        ids = ids[: ids.index(end)] if end in ids else ids
-        return self.processor.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return decoded(self.processor.tokenizer, ids, self.processor.end_of_chunk_token_id)
 
     @torch.no_grad()
     def score(self, path: str, text: str) -> float:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from flamingo.data.processor import FlamingoProcessor
+from flamingo.model.search import decoded, search
 from flamingo.utils.errors import UserError
 
 #: From captions and the references of each to a reward for each.
@@ -87,20 +88,16 @@ class SelfCritical:
         whole: Any = getattr(model, "module", model)  # of one that several processes share
         was_training, end = whole.training, self.processor.end_of_chunk_token_id
         whole.eval()
-        ids = whole.generate(
-            **prompts,
-            **images,
-            do_sample=False,
+        found = search(
+            whole,
+            self.processor.tokenizer,
+            {**prompts, **images},
+            end=end,
+            max_new_tokens=self.max_new_tokens,
             num_beams=self.captions,
             num_return_sequences=self.captions,
-            length_penalty=0.0,  # as in evaluation
-            max_new_tokens=self.max_new_tokens,
-            eos_token_id=end,
-            pad_token_id=self.processor.tokenizer.pad_token_id,
-            use_cache=True,
         )
         whole.train(was_training)
-        found = ids[:, prompts["input_ids"].shape[1] :]
         is_end = found == end
         return found, is_end.cumsum(dim=1) - is_end.long() == 0
 
@@ -130,5 +127,4 @@ class SelfCritical:
         return -losses.view_as(found).sum(dim=1)
 
     def _text(self, ids: Int[Tensor, " t"]) -> str:
-        text = self.processor.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text.lstrip()
+        return decoded(self.processor.tokenizer, ids.tolist(), self.processor.end_of_chunk_token_id)

@@ -4,12 +4,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 from PIL import Image as PILImage
+from transformers import GenerationConfig
 
 from flamingo import Document, Image, Text
 from flamingo.data.collate import collate
 from flamingo.training.objective import Batch, DataSet, accumulate_gradients, next_update
 from flamingo.training.self_critical import SelfCritical
 from tests.evaluation.fake import model_and_processor
+from tests.tiny import POISONED
 from tests.training.runs import Listed
 
 SAID = {
@@ -92,6 +94,22 @@ def test_each_prompt_is_asked_for_its_last_caption_and_has_all_versions_as_refer
         expected += [(text(parts[1], row), list(SAID[colours[-1]])) for row in rows]
     assert asked == expected
     assert len({output for output, _ in asked}) > 5
+
+
+@pytest.mark.parametrize("shipped", POISONED, ids=lambda shipped: next(iter(shipped)))
+def test_captions_do_not_depend_on_the_generation_config_of_the_checkpoint(parts, shipped):
+    captions = []
+
+    def reward(outputs, references):
+        captions.append(list(outputs))
+        return length(outputs, references)
+
+    config = GenerationConfig(**shipped)
+    for generation_config in (GenerationConfig(), config):
+        parts[0].generation_config = generation_config
+        loss_of(parts, reward)
+    assert captions[0] == captions[1] and len(captions[0]) == len(SHOWN) * CAPTIONS
+    assert parts[0].generation_config is config
 
 
 def test_the_gradient_is_that_of_the_reward_over_the_mean_of_the_others(parts):

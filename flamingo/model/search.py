@@ -1,0 +1,60 @@
+"""Greedy and beam search with one generation config, whatever config the language model ships."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor
+from transformers import GenerationConfig
+
+
+def search(
+    model: Any,
+    tokenizer: Any,
+    inputs: Mapping[str, Any],
+    *,
+    end: int,
+    max_new_tokens: int,
+    num_beams: int = 1,
+    num_return_sequences: int = 1,
+) -> Int[Tensor, "bn s"]:
+    """Token ids of the most likely continuations, padded behind their ``end``.
+
+    ``generate`` takes every setting that is not given from ``model.generation_config``, which comes with the language
+    model: a repetition penalty there would punish the words of the demonstrations. An empty config stands in its place
+    while this function runs.
+
+    Args:
+        model: A model with transformers' ``generate``.
+        tokenizer: Its tokenizer, for the id of the padding.
+        inputs: The arguments of ``generate`` other than settings, ``input_ids`` among them.
+        end: The id of the token that ends a continuation.
+        max_new_tokens: The largest number of tokens in a continuation.
+        num_beams: 1 is greedy search.
+        num_return_sequences: The number of continuations of each prompt, the most likely first.
+    """
+    config = GenerationConfig(
+        do_sample=False,
+        num_beams=num_beams,
+        num_return_sequences=num_return_sequences,
+        # Beams are compared by the sum of their log-probabilities, as in OpenFlamingo's evaluation.
+        length_penalty=0.0 if num_beams > 1 else None,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=end,
+        pad_token_id=tokenizer.pad_token_id,
+        use_cache=True,
+    )
+    shipped = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        ids = model.generate(**inputs, generation_config=config)
+    finally:
+        model.generation_config = shipped
+    return ids[:, inputs["input_ids"].shape[1] :]
+
+
+def decoded(tokenizer: Any, ids: Sequence[int], end: int) -> str:
+    """The text of a continuation up to its ``end``, without special tokens and without blanks before it."""
+    said = list(ids)
+    said = said[: said.index(end)] if end in said else said
+    return tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False).lstrip()
