@@ -140,7 +140,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def flamingo(
     folder: Path, language: str = "gpt2", vision: str = "clip_vision_model", gates: float = 0.7, **config: Any
 ) -> FlamingoForConditionalGeneration:
-    """A Flamingo in evaluation mode whose gates all are at ``gates``; ``config`` overrides parts by key."""
+    """A Flamingo in evaluation mode whose gates all are at ``gates``; ``config`` overrides parts by key.
+
+    It is not checked when composed, unless ``check=True``: the check has tests of its own.
+    """
+    config.setdefault("check", False)
     if vision not in ("clip_vision_model", "dinov2", "dinov2_with_registers", "vit"):
         config["vision_features"] = {"class_token": "none", **config.get("vision_features", {})}
     parts = {

@@ -148,6 +148,8 @@ class FlamingoConfig(PreTrainedConfig):
     #: Where frozen backbones that a checkpoint leaves out come from, or None where it holds them.
     backbones: dict | None = None
     backbones_included: bool = True
+    #: What the composition was checked with (:func:`flamingo.model.composition.check_record`), or None.
+    passed_check: dict | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         for key in ("vision_config", "text_config"):

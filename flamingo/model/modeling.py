@@ -18,6 +18,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
 
 from flamingo.model.cache import PromptCache
+from flamingo.model.composition import check_composition, check_record
 from flamingo.model.configuration import FlamingoConfig
 from flamingo.model.gated import GatedCrossAttentionBlock, seen_images
 from flamingo.model.generation import FlamingoGeneration
@@ -60,6 +61,8 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
 
     vision_model: PreTrainedModel
     language_model: PreTrainedModel
+    #: Whether a backbone that is replaced is checked: only after the composition as a whole was.
+    _checks = False
 
     def __init__(
         self,
@@ -107,13 +110,17 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         dtype: torch.dtype | str = "auto",
         vision_kwargs: dict[str, Any] | None = None,
         text_kwargs: dict[str, Any] | None = None,
+        check: bool = True,
         **flamingo_config: Any,
     ) -> "FlamingoForConditionalGeneration":
         """Put a new Flamingo together from two pretrained backbones, whose new parts are untrained.
 
         ``flamingo_config`` are the fields of :class:`FlamingoConfig`; ``new_token_ids`` usually are
         ``processor.new_token_ids``. ``dtype`` is that of the frozen backbones; ``vision_kwargs`` and
-        ``text_kwargs`` (``revision``, ``attn_implementation``, ...) go to their ``from_pretrained``.
+        ``text_kwargs`` (``revision``, ``attn_implementation``, ...) go to their ``from_pretrained``. ``check=False``
+        leaves out :func:`flamingo.model.composition.check_composition`.
+
+        Raises UserError for backbones that cannot be composed.
         """
         FlamingoConfig.check_keys(flamingo_config)
         vision_kwargs, text_kwargs = vision_kwargs or {}, text_kwargs or {}
@@ -137,6 +144,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         model.new_tokens.start_from_mean(model.get_input_embeddings(), model.get_output_embeddings())
         if language_model.generation_config is not None:
             model.generation_config = language_model.generation_config
+        model._begin_checks(check)
         return model
 
     @classmethod
@@ -144,8 +152,10 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         """As in transformers. Backbones that the checkpoint leaves out are loaded by name and compared.
 
         For these ``vision_kwargs`` and ``text_kwargs`` (``quantization_config``, ``device_map``, ...) go to their
-        own ``from_pretrained``.
+        own ``from_pretrained``. The composition is checked (:func:`flamingo.model.composition.check_composition`)
+        unless the checkpoint records that it passed with the same versions, kernels and precision, or ``check=False``.
         """
+        check = kwargs.pop("check", True)
         hub = {k: kwargs[k] for k in ("revision", "cache_dir", "token", "local_files_only", "subfolder") if k in kwargs}
         saved = FlamingoConfig.from_pretrained(pretrained_model_name_or_path, **hub)
         backbone_kwargs = {key: kwargs.pop(key, None) or {} for key in ("vision_kwargs", "text_kwargs")}
@@ -164,6 +174,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
             if problems := {name: sorted(map(str, keys)) for name, keys in info.items() if keys}:
                 raise UserError(f"the weights in {pretrained_model_name_or_path} do not fit: {problems}")
             model.freeze_backbones()
+            model._begin_checks(check)
             return (model, info) if with_info else model
         load = {k: kwargs[k] for k in ("dtype", "attn_implementation") if k in kwargs and kwargs[k] != "auto"}
         allowed = {"config", "dtype", "adapter_kwargs", *hub, *load}
@@ -176,7 +187,19 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         config.backbones_included = True
         with suppress(OSError):  # a checkpoint need not have one
             model.generation_config = GenerationConfig.from_pretrained(pretrained_model_name_or_path, **hub)
+        model._begin_checks(check)
         return model.eval()
+
+    def _begin_checks(self, check: bool) -> None:
+        """Check the composition now, unless its config records that it passed, and whenever a backbone is replaced."""
+        if check and self.config.passed_check != check_record(self):
+            check_composition(self)
+        self._checks = check
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in BACKBONES and self._checks:
+            check_composition(self)
 
     def save_pretrained(self, save_directory: Any, *args: Any, include_backbones: bool = True, **kwargs: Any) -> None:
         """As in transformers. Without its frozen backbones a checkpoint names them and keeps a fingerprint."""
@@ -359,7 +382,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
             kwargs["position_ids"] = branches.beside(position_ids)
             input_ids, image_index = branches.beside(input_ids), branches.beside(image_index)
             attention_mask, logits_to_keep = branches.step(), 0
-        with self._splice.seeing(VisualContext(cache, image_index)):
+        with self._splice.forward_pass(VisualContext(cache, image_index)):
             outputs = self.language_model(
                 inputs_embeds=self.new_tokens.embed(input_ids, self.get_input_embeddings()),
                 attention_mask=attention_mask,

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from flamingo.model.layers import repeated_layers
 from flamingo.model.tokens import NewTokenEmbeddings
+from flamingo.utils.errors import UserError
 
 #: Keys and values [b m k r e] of all images, one pair per gated block.
 VisualCache = list[tuple[Tensor, Tensor]]
@@ -41,12 +42,33 @@ class Splice:
     ) -> None:
         """``blocks`` has a gated block for each chosen layer, under the layer's index."""
         self._context: VisualContext | None = None
+        #: The hooks that ran in the current forward pass: indices of layers, and "head".
+        self._ran: set[str] = set()
+        self._name = type(language_model).__name__
         self._blocks = blocks
         layers = repeated_layers(language_model)
         for position, index in enumerate(blocks):
             hook = partial(self._before_layer, position, index)
             layers[int(index)].register_forward_pre_hook(hook, with_kwargs=True)
         language_model.get_output_embeddings().register_forward_hook(partial(self._after_head, new_tokens))
+
+    @contextmanager
+    def forward_pass(self, context: VisualContext) -> Iterator[None]:
+        """As :meth:`seeing`, around one whole forward pass of the language model.
+
+        Raises UserError if the hook of a layer or of the head did not run: the model would work without that block.
+        """
+        outer, self._ran = self._ran, set()
+        try:
+            with self.seeing(context):
+                yield
+            if missing := [name for name in (*self._blocks, "head") if name not in self._ran]:
+                raise UserError(
+                    f"{self._name} did not call {_listed(missing)} as the module that the gated blocks are attached "
+                    "to: the layer was skipped, replaced, or called through another module"
+                )
+        finally:
+            self._ran = outer
 
     @contextmanager
     def seeing(self, context: VisualContext | None) -> Iterator[None]:
@@ -76,6 +98,7 @@ class Splice:
     ) -> tuple[tuple, dict] | None:
         if self._context is None:
             return None
+        self._ran.add(index)
         keys, values = self._context.cache[position]
         hidden = args[0] if args else kwargs["hidden_states"]
         # Looked up now, so that a block which was replaced or wrapped is the one that acts.
@@ -85,4 +108,13 @@ class Splice:
     def _after_head(
         self, new_tokens: NewTokenEmbeddings, head: nn.Module, args: tuple, logits: Tensor
     ) -> Tensor | None:
-        return None if self._context is None else new_tokens.extend_logits(logits, args[0])
+        if self._context is None:
+            return None
+        self._ran.add("head")
+        return new_tokens.extend_logits(logits, args[0])
+
+
+def _listed(missing: list[str]) -> str:
+    layers = [name for name in missing if name != "head"]
+    named = [f"layer {', '.join(layers)}"] if layers else []
+    return " and ".join([*named, "the output head"] if "head" in missing else named)

@@ -1,0 +1,98 @@
+"""Checks that two backbones behave as the parts between them assume, and records that they do."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor, nn
+
+from flamingo.model.text_probe import check_language_model
+
+#: Of the numbers that the probe draws.
+_SEED = 0
+
+
+def check_composition(model: Any) -> None:
+    """Run the probe and record in ``model.config.passed_check`` that it passed.
+
+    A :class:`flamingo.FlamingoForConditionalGeneration` is checked when it is composed, and again when a backbone is
+    replaced. Nothing of ``model`` but the record changes, and no generator but the probe's own is drawn from.
+
+    Raises UserError, with one sentence, for a backbone that breaks a property which the composition needs.
+    """
+    model.config.passed_check = None
+    generator = torch.Generator().manual_seed(_SEED)
+    with torch.no_grad(), _state_restored(model):
+        for module in model.modules():
+            module.training = False
+        check_language_model(model, generator)
+    model.config.passed_check = check_record(model)
+
+
+def check_record(model: Any) -> dict[str, Any]:
+    """What decides whether a model that passed the check passes it again: versions, kernels, precision."""
+    parts = {"vision_model": model.vision_model, "language_model": model.language_model}
+    record: dict[str, Any] = {"transformers": transformers.__version__}
+    for part, backbone in parts.items():
+        quantization = getattr(backbone.config, "quantization_config", None)
+        record[part] = {
+            "attention": backbone.config._attn_implementation,
+            "dtype": str(backbone.dtype).removeprefix("torch."),
+            "quantization": None if quantization is None else str(quantization),
+        }
+    return record
+
+
+@contextmanager
+def _state_restored(model: nn.Module) -> Iterator[None]:
+    """Restore modes, buffers, cached attributes and the states of all global generators afterwards."""
+    devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.is_cuda})
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    saved = [_SavedModule(module) for module in model.modules()]
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        for module in saved:
+            module.restore()
+
+
+class _SavedModule:
+    """A module's own attributes and buffers: their identity, and the contents of those that may change in place."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        attributes = {key: value for key, value in vars(module).items() if key not in ("_parameters", "_modules")}
+        self.attributes = {key: (value, _contents(value)) for key, value in attributes.items()}
+        self.buffers = {key: (value, _contents(value)) for key, value in module._buffers.items()}
+
+    def restore(self) -> None:
+        for current, saved in ((vars(self.module), self.attributes), (self.module._buffers, self.buffers)):
+            for key in current.keys() - saved.keys() - {"_parameters", "_modules"}:
+                del current[key]
+            for key, (value, contents) in saved.items():
+                current[key] = value
+                _fill(value, contents)
+
+
+def _contents(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    return copy(value) if type(value) in (dict, list) else None
+
+
+def _fill(value: Any, contents: Any) -> None:
+    if isinstance(value, Tensor):
+        value.data.copy_(contents)
+    elif type(value) is dict:
+        value.clear()
+        value.update(contents)
+    elif type(value) is list:
+        value[:] = contents

@@ -1,0 +1,223 @@
+"""Runs a composed model on a few random tokens and checks what the composition needs of its language model."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flamingo.utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+#: Tokens of the longest prompt, tokens generated, beams, images per prompt, and patches per image.
+_TOKENS, _NEW_TOKENS, _BEAMS, _IMAGES, _PATCHES = 16, 2, 2, 2, 4
+#: Every gate where images have to count.
+_OPEN = 0.5
+#: The largest difference of two logits that should be equal, as a share of the largest logit.
+_FP32_TOLERANCE, _ROUNDED_TOLERANCE = 1e-4, 2e-2
+
+
+def check_language_model(model: Any, generator: torch.Generator) -> None:
+    """Raise UserError, with one sentence, if the language model of ``model`` breaks a property of the composition.
+
+    ``model`` is a :class:`flamingo.FlamingoForConditionalGeneration` in evaluation mode. The caller restores what the
+    forward passes change. Ids and features are drawn from ``generator``.
+    """
+    probe = _Probe(model, generator)
+    try:
+        with _gates_at(model, _OPEN):
+            logits = probe.later_tokens_change_no_earlier_logit()
+        probe.closed_gates_give_the_bare_logits()
+        with _gates_at(model, _OPEN):
+            probe.left_padding_changes_nothing(logits)
+            for num_beams in (1, _BEAMS):
+                probe.cached_generation_equals_uncached(num_beams)
+    except torch.OutOfMemoryError:
+        raise
+    except _ERRORS_OF_MODELS as error:
+        if isinstance(error, UserError):
+            raise
+        log.info("the language model failed in the probe", exc_info=True)
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{probe.name} fails in a forward pass: {type(error).__name__}: {reason}") from error
+
+
+#: What transformers' models raise for inputs that they do not take.
+_ERRORS_OF_MODELS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+
+class _Probe:
+    """A few random prompts, and the properties that are checked with them."""
+
+    def __init__(self, model: Any, generator: torch.Generator) -> None:
+        language_model = model.language_model
+        self.model, self.language_model = model, language_model
+        self.name = type(language_model).__name__
+        self.device = model.get_input_embeddings().weight.device
+        self.ids = _random_ids(model, generator, 2 * _TOKENS).view(2, _TOKENS).to(self.device)
+        features = torch.randn(1, _IMAGES, 1, _PATCHES, model.config.vision_width, generator=generator)
+        self.visual_tokens = model.resample(features.to(self.device))
+        self.tolerance, self.warns = _tolerance(language_model)
+
+    def closed_gates_give_the_bare_logits(self) -> None:
+        ids = self.ids[:1]
+        mask = torch.ones_like(ids)
+        bare = self.language_model(input_ids=ids, attention_mask=mask).logits
+        with _closed(self.model):
+            logits = self._logits(ids, mask)
+        own = torch.ones(bare.shape[-1], dtype=torch.bool, device=bare.device)
+        replaced = self.model.new_tokens.token_ids.to(bare.device)
+        own[replaced[replaced < len(own)]] = False
+        if not torch.equal(logits[..., : bare.shape[-1]][..., own], bare[..., own]):
+            difference = _difference(logits[..., : bare.shape[-1]][..., own], bare[..., own])
+            raise UserError(
+                f"{self.name} gives other logits from embeddings and positions than from token ids: with closed gates "
+                f"they differ by {difference:.1e} of the largest logit"
+            )
+
+    def later_tokens_change_no_earlier_logit(self) -> Float[Tensor, "1 t vocabulary"]:
+        """Returns the logits of the first prompt."""
+        middle = _TOKENS // 2
+        changed = torch.cat([self.ids[:1, :middle], self.ids[1:, middle:]], dim=1)
+        both = torch.cat([self.ids[:1], changed])
+        logits = self._logits(both, torch.ones_like(both))
+        if logits.isnan().any() or logits.isposinf().any():
+            raise UserError(f"{self.name} gives logits that are not finite")
+        self._compare(
+            logits[1:, :middle],
+            logits[:1, :middle],
+            "its later tokens change the logits of earlier ones, so it is no causal decoder",
+        )
+        return logits[:1]
+
+    def left_padding_changes_nothing(self, logits: Float[Tensor, "1 t vocabulary"]) -> None:
+        ids, mask = self._ragged(_TOKENS)
+        padded = self._logits(ids, mask)
+        reason = "padding on the left of a prompt changes its logits"
+        self._compare(padded[:1], logits, "other rows of a batch change a row's logits")
+        real = mask[1].bool()
+        self._compare(padded[1:, real], logits[:, : int(real.sum())], reason)
+
+    def cached_generation_equals_uncached(self, num_beams: int) -> None:
+        ids, mask = self._ragged(_TOKENS - _NEW_TOKENS)
+        length = ids.shape[1]
+        out = self.model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            image_index=self._image_index(mask),
+            visual_tokens=self.visual_tokens.expand(len(ids), -1, -1, -1),
+            do_sample=False,
+            num_beams=num_beams,
+            num_return_sequences=num_beams,
+            max_new_tokens=_NEW_TOKENS,
+            min_new_tokens=_NEW_TOKENS,
+            eos_token_id=None,
+            pad_token_id=0,
+            use_cache=True,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        steps = range(_NEW_TOKENS)
+        if num_beams == 1:
+            cached = torch.stack(out.logits, dim=1)
+        else:
+            cached = torch.stack([out.logits[step][out.beam_indices[:, step]] for step in steps], dim=1)
+        sequences = out.sequences[:, :-1]  # nothing follows the last token
+        rows = torch.arange(len(ids), device=ids.device).repeat_interleave(num_beams)
+        uncached = self._logits(sequences, F.pad(mask[rows], (0, sequences.shape[1] - length), value=1))
+        how = "beam search" if num_beams > 1 else "greedy decoding"
+        self._compare(cached, uncached[:, length - 1 :], f"{how} with its cache gives other logits than without")
+
+    def _logits(self, ids: Int[Tensor, "b t"], mask: Int[Tensor, "b t"]) -> Float[Tensor, "b t vocabulary"]:
+        return self.model(
+            ids,
+            mask,
+            self._image_index(mask),
+            visual_tokens=self.visual_tokens.expand(len(ids), -1, -1, -1),
+            use_cache=False,
+        ).logits
+
+    def _image_index(self, mask: Int[Tensor, "b t"]) -> Int[Tensor, "b t"]:
+        """The first token sees no image, the next three the first image, and all others the second."""
+        positions = mask.cumsum(dim=-1) - 1
+        return ((positions - 1).div(3, rounding_mode="floor")).clamp(-1, _IMAGES - 1)
+
+    def _ragged(self, length: int) -> tuple[Int[Tensor, "2 t"], Int[Tensor, "2 t"]]:
+        """The first prompt, and its beginning behind left padding, with their attention mask."""
+        padding = _TOKENS // 4
+        ids = self.ids[:1, :length]
+        padded = torch.cat([self.ids[1:, :padding], ids[:, : length - padding]], dim=1)
+        mask = torch.ones(2, length, dtype=torch.long, device=ids.device)
+        mask[1, :padding] = 0
+        return torch.cat([ids, padded]), mask
+
+    def _compare(self, logits: Tensor, expected: Tensor, problem: str) -> None:
+        difference = _difference(logits, expected)
+        if difference <= self.tolerance:
+            return
+        sentence = f"{self.name}: {problem} (by {difference:.1e} of the largest logit, {self.tolerance:.0e} allowed)"
+        if not self.warns:
+            raise UserError(sentence)
+        log.warning("%s; its router may round tokens to other experts in this precision", sentence)
+
+
+def _difference(logits: Tensor, expected: Tensor) -> float:
+    """The largest difference as a share of the largest logit; infinite where a logit is not finite."""
+    finite = expected.isfinite()  # ids between the vocabulary and the new tokens have -inf
+    if not torch.equal(finite, logits.isfinite()):
+        return float("inf")
+    logits, expected = logits[finite].double(), expected[finite].double()
+    return float((logits - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+
+
+def _tolerance(language_model: nn.Module) -> tuple[float, bool]:
+    """The tolerance of this precision, and whether a router makes exceeding it a warning."""
+    quantised = getattr(language_model, "hf_quantizer", None) is not None
+    rounded = quantised or language_model.dtype not in (torch.float32, torch.float64)
+    return (_ROUNDED_TOLERANCE, _has_router(language_model)) if rounded else (_FP32_TOLERANCE, False)
+
+
+def _has_router(language_model: nn.Module) -> bool:
+    settings = vars(language_model.config).items()
+    return any("experts" in key and isinstance(value, int) and value > 1 for key, value in settings)
+
+
+def _random_ids(model: Any, generator: torch.Generator, count: int) -> Int[Tensor, " count"]:
+    """Ids of the bare vocabulary that are neither new nor special, which a model may treat differently."""
+    config = model.language_model.config
+    special = set(model.new_tokens.token_ids.tolist())
+    for key, value in vars(config).items():
+        if key.endswith("_token_id"):
+            special.update([value] if isinstance(value, int) else value or [])
+    vocabulary = min(model.get_input_embeddings().weight.shape[0], config.vocab_size)
+    ordinary = torch.tensor([id_ for id_ in range(vocabulary) if id_ not in special])
+    return ordinary[torch.randint(len(ordinary), (count,), generator=generator)]
+
+
+@contextmanager
+def _gates_at(model: Any, value: float) -> Iterator[None]:
+    """Within, every gate has this value."""
+    gates = [gate for name, gate in model.gated_layers.named_parameters() if name.endswith("_gate")]
+    saved = [gate.detach().clone() for gate in gates]
+    try:
+        for gate in gates:
+            gate.data.fill_(value)
+        yield
+    finally:
+        for gate, old in zip(gates, saved, strict=True):
+            gate.data.copy_(old)
+
+
+@contextmanager
+def _closed(model: Any) -> Iterator[None]:
+    """Within, every gate is closed; blocks without gates pass on what they are given."""
+    with _gates_at(model, 0.0), ExitStack() as hooks:
+        if model.config.gated.gate == "none":
+            for block in model.gated_layers.values():
+                hooks.enter_context(block.register_forward_hook(lambda block, args, output: args[0]))
+        yield
