@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import GenerationConfig
 
 from flamingo.utils.errors import UserError
 
@@ -106,22 +107,28 @@ class _Probe:
     def cached_generation_equals_uncached(self, num_beams: int) -> None:
         ids, mask = self._ragged(_TOKENS - _NEW_TOKENS)
         length = ids.shape[1]
-        out = self.model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            image_index=self._image_index(mask),
-            visual_tokens=self.visual_tokens.expand(len(ids), -1, -1, -1),
+        config = GenerationConfig(
             do_sample=False,
             num_beams=num_beams,
             num_return_sequences=num_beams,
             max_new_tokens=_NEW_TOKENS,
-            min_new_tokens=_NEW_TOKENS,
-            eos_token_id=None,
             pad_token_id=0,
             use_cache=True,
             return_dict_in_generate=True,
             output_logits=True,
         )
+        shipped = self.model.generation_config
+        self.model.generation_config = GenerationConfig()  # generate takes unset values from the model's
+        try:
+            out = self.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                image_index=self._image_index(mask),
+                visual_tokens=self.visual_tokens.expand(len(ids), -1, -1, -1),
+                generation_config=config,
+            )
+        finally:
+            self.model.generation_config = shipped
         steps = range(_NEW_TOKENS)
         if num_beams == 1:
             cached = torch.stack(out.logits, dim=1)
