@@ -45,7 +45,7 @@ class _Prompt:
 
 
 class Decoder:
-    """Continues prompts. The visual tokens of all pictures seen so far stay on the model's device."""
+    """Continues prompts. The visual tokens of the pictures used last stay on the model's device."""
 
     def __init__(
         self,
@@ -53,13 +53,23 @@ class Decoder:
         processor: FlamingoProcessor,
         batch_size: int,
         features: FeatureStore | None = None,
+        cache_bytes: int = 2**30,
     ) -> None:
-        """``features``: those of all pictures, so that none needs to be opened and encoded."""
+        """
+        Args:
+            model: In evaluation mode.
+            processor: The model's processor.
+            batch_size: Prompts that run at once.
+            features: The features of all pictures; no picture is opened and encoded then.
+            cache_bytes: The most memory, in bytes, for visual tokens between batches. A batch keeps all that it needs.
+        """
         if batch_size < 1:
             raise UserError(f"batch_size must be positive, got {batch_size}")
         if model.training:
             raise UserError("the model is in training mode: call model.eval() first")
+        self._cache_bytes = cache_bytes
         self.model, self.processor, self.batch_size, self.features = model, processor, batch_size, features
+        #: In the order of their last use.
         self._visual_tokens: dict[Key, Float[Tensor, "r v"]] = {}
         context = getattr(model.config.text_config, "max_position_embeddings", None)
         self._context = min(processor.tokenizer.model_max_length, context or processor.tokenizer.model_max_length)
@@ -154,20 +164,33 @@ class Decoder:
         self, rows: Sequence[_Prompt], tokens: slice
     ) -> tuple[Float[Tensor, "b m r v"], list[Tensor]]:
         """All images of each prompt in their order: for tokens that see those before theirs, too."""
-        visual_tokens = [self.visual_tokens([row.images[key] for key in row.numbers]) for row in rows]
-        return pad_sequence(visual_tokens, batch_first=True), [row.image_index[tokens] for row in rows]
+        counts = [len(row.numbers) for row in rows]
+        each = self.visual_tokens([row.images[key] for row in rows for key in row.numbers]).split(counts)
+        return pad_sequence(each, batch_first=True), [row.image_index[tokens] for row in rows]
 
     @torch.no_grad()
     def visual_tokens(self, images: Sequence[Image]) -> Float[Tensor, "m r v"]:
-        """From memory, where an image was seen before."""
+        """From memory, where an image was used before and is still kept."""
         keys = [tuple(map(_key, image.frames)) for image in images]
         new = {key: image for image, key in zip(images, keys, strict=True) if key not in self._visual_tokens}
         waiting = list(new.items())
         for start in range(0, len(waiting), _PICTURES_AT_ONCE):
             some = waiting[start : start + _PICTURES_AT_ONCE]
             tokens = self._resampled([image for _, image in some])
-            self._visual_tokens.update(zip((key for key, _ in some), tokens.unbind(), strict=True))
-        return torch.stack([self._visual_tokens[key] for key in keys]) if keys else self.model.no_visual_tokens(1)[0]
+            for (key, _), own in zip(some, tokens, strict=True):
+                self._visual_tokens[key] = own.clone()  # a view would keep the tokens of all pictures at once
+        found = torch.stack([self._visual_tokens[key] for key in keys]) if keys else self.model.no_visual_tokens(1)[0]
+        self._drop_least_recent(keys)
+        return found
+
+    def _drop_least_recent(self, used: Sequence[Key]) -> None:
+        """Move the tokens that were just used to the end, and drop from the beginning down to the bound."""
+        for key in used:
+            self._visual_tokens[key] = self._visual_tokens.pop(key)
+        size = sum(tokens.nbytes for tokens in self._visual_tokens.values())
+        while size > self._cache_bytes:
+            key = next(iter(self._visual_tokens))
+            size -= self._visual_tokens.pop(key).nbytes
 
     def _resampled(self, images: Sequence[Image]) -> Float[Tensor, "m r v"]:
         if self.features is None:

@@ -69,6 +69,48 @@ def test_each_picture_is_encoded_once_even_where_it_is_made_anew(parts, prompts,
     assert sum(encoded) == 11
 
 
+def all_previous(backbones):
+    """A model whose tokens attend to all images before them."""
+    model, processor = model_and_processor(backbones)
+    model.config.gated.attend = "previous"
+    for block in model.gated_layers.values():
+        block.attend = "previous"
+    return model, processor
+
+
+@pytest.mark.parametrize("attend", ["last", "previous"])
+def test_a_bound_on_the_memory_of_visual_tokens_changes_no_output(parts, backbones, prompts, attend, monkeypatch):
+    model, processor = parts if attend == "last" else all_previous(backbones)
+    expected = Decoder(model, processor, 2)(prompts, NEW, 3)
+    one = 5 * 24 * 4  # 5 visual tokens of 24 float32 numbers
+    encoded = []
+    encode = model.encode_images
+    monkeypatch.setattr(model, "encode_images", lambda pixels: encoded.append(pixels.shape[1]) or encode(pixels))
+    for cache_bytes, kept, times in ((0, 0, 10), (3 * one - 1, 2, 10), (8 * one, 8, 8)):
+        encoded.clear()
+        decoder = Decoder(model, processor, 2, cache_bytes=cache_bytes)
+        assert decoder(prompts, NEW, 3) == expected
+        assert len(decoder._visual_tokens) == kept
+        # The memory of the others is free: no kept one is a part of a larger tensor.
+        assert sum(tokens.untyped_storage().nbytes() for tokens in decoder._visual_tokens.values()) == kept * one
+        # Within a batch each of its pictures is encoded once, whatever the bound.
+        assert sum(encoded) == times
+
+
+def test_the_pictures_that_were_used_last_stay_in_memory(parts, monkeypatch):
+    model, processor = parts
+    encoded = []
+    encode = model.encode_images
+    monkeypatch.setattr(model, "encode_images", lambda pixels: encoded.append(pixels.shape[1]) or encode(pixels))
+    decoder = Decoder(model, processor, 1, cache_bytes=2 * 5 * 24 * 4)
+    pictures = [example("query", i).image for i in range(3)]
+    for i in (0, 1, 0, 2, 0):
+        decoder.visual_tokens([pictures[i]])
+    assert sum(encoded) == 3
+    decoder.visual_tokens([pictures[1]])
+    assert sum(encoded) == 4
+
+
 def test_visual_tokens_are_those_of_the_model(parts):
     model, processor = parts
     images = [example("query", i).image for i in (1, 0, 2, 1)]
@@ -123,10 +165,7 @@ def test_keys_and_values_of_an_image_are_computed_once_for_all_prompts_of_a_batc
 
 
 def test_a_model_that_attends_to_all_previous_images_is_given_them_in_their_order(backbones, prompts):
-    model, processor = model_and_processor(backbones)
-    model.config.gated.attend = "previous"
-    for block in model.gated_layers.values():
-        block.attend = "previous"
+    model, processor = all_previous(backbones)
     some = [*prompts, *alike(2)]
     expected = [alone((model, processor), prompt, num_beams=3, length_penalty=0.0) for prompt in some]
     assert len(set(expected)) > 3
