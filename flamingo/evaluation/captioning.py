@@ -13,6 +13,27 @@ from flamingo.evaluation.tasks import Example
 from flamingo.utils.errors import UserError
 
 
+@dataclass(frozen=True)
+class Without(Sequence[Example]):
+    """A view of ``examples`` without those at some places; making it costs nothing."""
+
+    examples: Sequence[Example]
+    #: In rising order.
+    left_out: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.examples) - len(self.left_out)
+
+    def __getitem__(self, index: int) -> Example:  # type: ignore[override]
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(f"there are {len(self)} examples, no example {index}")
+        for left_out in self.left_out:
+            if left_out <= place:
+                place += 1
+        return self.examples[place]
+
+
 @dataclass
 class Captioning:
     """Each of ``asked`` is to be captioned; what may be shown before it comes from ``pool``."""
@@ -54,9 +75,7 @@ class Captioning:
     def support(self, query: Example) -> Sequence[Sequence[Example]]:
         """All of the pool but the query, if it is in there, and its duplicates."""
         left_out = self._left_out(query)
-        if not left_out:
-            return [self._candidates]
-        return [[example for place, example in enumerate(self._candidates) if place not in left_out]]
+        return [Without(self._candidates, sorted(left_out))]
 
     def similar(self, query: Example, number: int) -> Sequence[Example]:
         """Raises UserError where similarities were not computed, or not for as many."""

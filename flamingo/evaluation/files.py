@@ -51,9 +51,12 @@ def keep_whole(
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     rows = read_predictions(file)
+    of_setting: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        of_setting.setdefault(key(row), []).append(row)
     whole: dict[tuple[Any, ...], list[Row]] = {}
     for setting, predictions in asked.items():
-        there = {(row["order"], row["query"]): row for row in rows if key(row) == setting}
+        there = {(row["order"], row["query"]): row for row in of_setting.get(setting, [])}
         if more := there.keys() - set(predictions):
             raise UserError(
                 f"{file} has predictions of {setting} that are not asked for, {min(more)} among {len(more)}: "

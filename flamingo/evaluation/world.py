@@ -61,8 +61,12 @@ class WorldTask(ABC):
         made = [self.episode(*stream(self.name.removeprefix("world/"), index)) for index in range(self.number)]
         return {episode.query.id: episode for episode in made}
 
-    def queries(self) -> Sequence[Example]:
+    @cached_property
+    def _queries(self) -> list[Example]:
         return [episode.query for episode in self.episodes.values()]
+
+    def queries(self) -> Sequence[Example]:
+        return self._queries
 
     def support(self, query: Example) -> Sequence[Sequence[Example]]:
         return self.episodes[query.id].support

@@ -7,7 +7,7 @@ from flamingo.data.captions import CaptionedImage
 from flamingo.data.document import Image
 from flamingo.evaluation.captioning import Captioning
 from flamingo.evaluation.settings import Setting, prompt_examples
-from flamingo.evaluation.tasks import RetrievalTask, Task
+from flamingo.evaluation.tasks import Example, RetrievalTask, Task
 
 
 def image(name):
@@ -58,6 +58,19 @@ def test_neither_the_query_nor_its_duplicates_are_shown():
             )
     assert ids(task(duplicates=duplicates).similar(queries[0], 3)) == ["p2", "p7", "p1"]
     assert ids(task(duplicates=duplicates).similar(queries[1], 3)) == ["p8", "p7", "p6"]
+
+
+def test_the_support_of_a_query_is_a_view_of_the_pool():
+    own = task(duplicates={"q0": frozenset({4, 0, 9}), "p3": frozenset({2})})
+    for query, left_out in zip(own.queries(), ({0, 4, 9}, {2, 3}), strict=True):
+        [candidates] = own.support(query)
+        expected = [f"p{i}" for i in range(10) if i not in left_out]
+        assert ids(candidates) == expected and len(candidates) == len(expected)
+        assert candidates[-1].id == expected[-1]
+        with pytest.raises(IndexError):
+            candidates[len(expected)]
+    [whole], [without] = (own.support(example) for example in (Example("elsewhere", Image("e.jpg"), ("e",)), own.queries()[0]))
+    assert without[0] is whole[1] and not isinstance(without, list)  # no copy of the pool
 
 
 def test_what_cannot_be_retrieved_is_refused():
