@@ -21,6 +21,21 @@ def _rng(seed: int, query: Example, *purpose: str | int) -> random.Random:
     return random.Random(int.from_bytes(digest))
 
 
+def sample(rng: random.Random, n: int, k: int) -> list[int]:
+    """``k`` different numbers below ``n`` in random order, in O(k) time and memory.
+
+    The sample of ``k`` is the beginning of the sample of ``k + 1`` by an equal ``rng``. It is a Fisher-Yates shuffle
+    that stops after ``k`` swaps and keeps only the places that were swapped.
+    """
+    swapped: dict[int, int] = {}
+    chosen = []
+    for place in range(k):
+        drawn = rng.randrange(place, n)
+        chosen.append(swapped.get(drawn, drawn))
+        swapped[drawn] = swapped.get(place, place)
+    return chosen
+
+
 def choose(task: Task, query: Example, shots: int, seed: int, order: int = 0) -> list[Example]:
     """Random demonstrations, ``shots`` in all, equally many of each group, each with the one caption it is shown with.
 
@@ -37,9 +52,9 @@ def choose(task: Task, query: Example, shots: int, seed: int, order: int = 0) ->
             raise UserError(
                 f"{task.name}: group {number} of {query.id} has {len(group)} examples, not the {each} asked"
             )
-        places = list(range(len(group)))
-        _rng(seed, query, "group", number).shuffle(places)
-        chosen += [group[place] for place in places[:each]]
+        # With the size: predictions made from a smaller or larger pool are recognised by their demonstrations.
+        rng = _rng(seed, query, "group", number, len(group))
+        chosen += [group[place] for place in sample(rng, len(group), each)]
     assert query.id not in {example.id for example in chosen}, f"the support of {query.id} contains it"
     _rng(seed, query, "order", order).shuffle(chosen)
     return [_with_caption(e, _rng(seed, query, "caption", e.id).choice(e.references)) for e in chosen]

@@ -1,6 +1,9 @@
 """Demonstrations and controls depend on the seed, the query and the candidates, and on nothing else."""
 
+import math
 from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 
@@ -25,7 +28,7 @@ def test_the_same_seed_and_query_give_the_same_demonstrations_in_any_process_and
     back = {q.id: choose(FakeTask(), q, 4, seed=7) for q in reversed(task.queries()[1:4])}
     assert all(forth[query] == back[query] for query in back)
     # A value from another run: hash() and global generators would give another one.
-    assert ids(forth["query/0"]) == ["support/3", "support/8", "support/10", "support/2"]
+    assert ids(forth["query/0"]) == ["support/6", "support/5", "support/1", "support/2"]
     assert len({tuple(ids(d)) for d in forth.values()}) == 6  # and each query has its own
     assert ids(choose(task, task.queries()[0], 4, seed=8)) != ids(forth["query/0"])
 
@@ -49,6 +52,52 @@ def test_every_candidate_is_as_likely_as_every_other_and_so_is_every_caption():
         assert len(first.references) == 1
     assert len(places) == 12 and all(65 < n < 140 for n in places.values())  # 100 each
     assert 240 < captions[True] < 360
+
+
+class Billion(Sequence):
+    """A group of examples that are made when they are asked for."""
+
+    def __init__(self):
+        self.made = []
+
+    def __len__(self):
+        return 10**9
+
+    def __getitem__(self, place):
+        self.made.append(place)
+        return Example(f"support/{place}", Image("one.jpg"), (f"caption {place}",))
+
+
+def test_a_large_support_costs_as_much_as_the_demonstrations_that_are_drawn_of_it():
+    group = Billion()
+    task = FakeTask()
+    task._support = [group]
+    for query in task.queries():
+        group.made.clear()
+        chosen = choose(task, query, 32, seed=0)
+        assert len(group.made) == len(set(ids(chosen))) == 32
+        assert all(e in chosen for e in choose(task, query, 5, seed=0))
+        shuffled_captions(task, chosen, query, seed=0)
+        assert len(group.made) == 32 + 5 + 32
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_all_orders_of_any_number_of_candidates_are_equally_likely(number):
+    task = FakeTask()
+    task._support = [[example("support", i) for i in range(number)]]
+    drawn = Counter()
+    for seed in range(600):
+        [query, *_] = task.queries()
+        prefixes = [choose(task, query, shots, seed) for shots in range(1, number + 1)]
+        sets = [set(ids(prefix)) for prefix in prefixes]
+        assert all(few < more for few, more in pairwise(sets))
+        # In the order in which they join.
+        first, *_ = sets
+        drawn[(*first, *(min(more - few) for few, more in pairwise(sets)))] += 1
+    permutations = math.factorial(number)
+    assert len(drawn) > 0.98 * permutations
+    expected = 600 / permutations
+    assert max(drawn.values()) < expected + 6 * expected**0.5
 
 
 def test_groups_are_shown_equally_often_and_mixed():
