@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from flamingo.utils.errors import UserError
+
 # English, as pycocoevalcap asks for it; the weights are of exact matches, stems, synonyms and paraphrases.
 _ALPHA, _BETA, _GAMMA, _DELTA, _WEIGHTS = 0.85, 0.2, 0.6, 0.75, np.array([1.0, 0.6, 0.8, 0.6])
 # Columns of counts: words (output, reference), function words (likewise), 4 matchers times (content words of the
@@ -60,5 +62,5 @@ def meteor(counts: Float[np.ndarray, "*resamples 23"]) -> Float[np.ndarray, "*re
 def _jar() -> Path:
     package = importlib.util.find_spec("pycocoevalcap")
     if package is None or not package.submodule_search_locations:
-        raise ImportError("METEOR needs the package pycocoevalcap: pip install pycocoevalcap")
+        raise UserError("METEOR needs the package pycocoevalcap: pip install pycocoevalcap")
     return Path(package.submodule_search_locations[0]) / "meteor" / "meteor-1.5.jar"

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +72,41 @@ def bootstrap(statistic: Statistic, resamples: int = 1000, seed: int = 0) -> tup
     return float(low), float(high)
 
 
-def corpus_statistics(
-    metrics: Sequence[str], outputs: Sequence[str], references: Sequence[Sequence[str]]
-) -> dict[str, Statistic]:
-    """Scores of all outputs together, against the references of each: those of ``CORPUS_METRICS`` that are asked for.
+#: Outputs, and the references of each.
+Captions = tuple[Sequence[str], Sequence[Sequence[str]]]
 
-    They equal those of pycocoevalcap, its tokenizer included. Raises UserError for any other name, and ImportError
-    where pycocoevalcap is missing.
+
+def corpus_statistics(metrics: Sequence[str], *groups: Captions) -> list[dict[str, Statistic]]:
+    """For each group the scores of all its outputs together: those of ``CORPUS_METRICS`` that are asked for.
+
+    The scores equal those of pycocoevalcap, its tokenizer included. Java, which METEOR and SPICE need, starts once for
+    all groups.
+
+    Raises:
+        UserError: For an unknown name, or if pycocoevalcap is not installed.
     """
-    _check(metrics)
-    said = [tokenize(output) for output in outputs]
-    right = [[tokenize(reference) for reference in several] for several in references]
+    check_metrics(metrics)
+    tokens = cache(tokenize)
+    tokenized: list[Captions] = []
+    for outputs, references in groups:
+        said = [tokens(output) for output in outputs]
+        tokenized.append((said, [[tokens(reference) for reference in several] for several in references]))
+    by_java = {
+        metric: _in_one_run(run, tokenized)
+        for metric, run in (("METEOR", meteor_counts), ("SPICE", spice))
+        if metric in metrics
+    }
+    statistics = []
+    for number, group in enumerate(tokenized):
+        of_group = {metric: results[number] for metric, results in by_java.items()}
+        statistics.append(_statistics(metrics, *group, of_group))
+    return statistics
+
+
+def _statistics(
+    metrics: Sequence[str], said: Sequence[str], right: Sequence[Sequence[str]], by_java: dict[str, Any]
+) -> dict[str, Statistic]:
+    """Of one group, tokenized; ``by_java`` has the counts of METEOR and the values of SPICE for each query."""
     about: dict[str, Any] = {"references": [min(map(len, right)), max(map(len, right))]}
     scores: dict[str, Statistic] = {}
     if "CIDEr" in metrics:
@@ -95,19 +119,29 @@ def corpus_statistics(
     if "ROUGE-L" in metrics:
         scores["ROUGE-L"] = replace(mean(rouge(said, right)), about=about)
     if "METEOR" in metrics:
-        counts = meteor_counts(said, right)
-        scores["METEOR"] = Statistic(counts, meteor, len(counts), about)
+        scores["METEOR"] = Statistic(by_java["METEOR"], meteor, len(said), about)
     if "SPICE" in metrics:
-        scores["SPICE"] = replace(mean(spice(said, right)), about=about)
+        scores["SPICE"] = replace(mean(by_java["SPICE"]), about=about)
     return {metric: scores[metric] for metric in metrics}
+
+
+def _in_one_run(run: Callable[[Sequence[str], Sequence[Sequence[str]]], Any], groups: Sequence[Captions]) -> list[Any]:
+    """For each group what ``run`` gives for its queries, from one call for the queries of all groups."""
+    said = [output for outputs, _ in groups for output in outputs]
+    right = [several for _, references in groups for several in references]
+    results, start, each = run(said, right), 0, []
+    for outputs, _ in groups:
+        each.append(results[start : start + len(outputs)])
+        start += len(outputs)
+    return each
 
 
 def unavailable(metrics: Sequence[str]) -> dict[str, str]:
     """Those of the corpus metrics that cannot be computed here, with the reason; nothing is ever downloaded.
 
-    Raises UserError for a name that is no corpus metric, and ImportError where pycocoevalcap is missing.
+    Raises UserError for a name that is no corpus metric, and if pycocoevalcap is not installed.
     """
-    _check(metrics)
+    check_metrics(metrics)
     reasons = {}
     if "METEOR" in metrics and (reason := meteor_unavailable()):
         reasons["METEOR"] = reason
@@ -217,9 +251,13 @@ def _spice_unavailable() -> str | None:
     return None if shutil.which("java") else "there is no java"
 
 
-def _check(metrics: Sequence[str]) -> None:
-    if unknown := set(metrics) - set(CORPUS_METRICS):
-        raise UserError(f"there is no corpus metric {min(unknown)!r}; there are {', '.join(CORPUS_METRICS)}")
+def check_metrics(metrics: Sequence[str]) -> None:
+    """Raise UserError for a name that is no corpus metric, and if the package that computes them is not installed."""
+    for metric in metrics:
+        if metric not in CORPUS_METRICS:
+            raise UserError(f"there is no corpus metric {metric!r}: the metrics are {', '.join(CORPUS_METRICS)}")
+    if metrics:
+        _scorer_module("cider.cider_scorer")
 
 
 def _bleu_of(order: int, counts: np.ndarray) -> np.ndarray:
@@ -235,4 +273,4 @@ def _scorer_module(name: str) -> Any:
         with redirect_stdout(io.StringIO()):
             return importlib.import_module(f"pycocoevalcap.{name}")
     except ImportError as error:
-        raise ImportError("corpus metrics need the package pycocoevalcap: pip install pycocoevalcap") from error
+        raise UserError("corpus metrics need the package pycocoevalcap: pip install pycocoevalcap") from error

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from flamingo.evaluation.metrics import Statistic, bootstrap, corpus_statistics, mean, spread, unavailable
-from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -28,20 +27,21 @@ def scores(predictions: Sequence[Row], corpus_metrics: Sequence[str]) -> list[Ro
     ``document_frequency``, what its document frequencies were counted in: only where that is the
     same do values compare. A corpus metric that cannot be computed here is left out and logged.
 
-    Raises UserError for an unknown corpus metric, and for one that the task's own metrics have, too.
+    Raises:
+        UserError: For an unknown corpus metric.
+        ValueError: For a corpus metric whose name is that of a metric of the task's own.
     """
-    missing = unavailable(corpus_metrics) if corpus_metrics else {}
-    for metric, reason in missing.items():
-        log.warning("%s is left out: %s", metric, reason)
-    corpus_metrics = [metric for metric in corpus_metrics if metric not in missing]
+    corpus_metrics = computable(corpus_metrics)
     settings: dict[tuple[Any, ...], dict[int, list[Row]]] = {}
     for row in predictions:
         settings.setdefault(key(row), {}).setdefault(row["order"], []).append(row)
+    groups = [orders[order] for orders in settings.values() for order in sorted(orders)]
+    statistics = iter(_statistics(groups, corpus_metrics))
     rows: list[Row] = []
     for setting, orders in settings.items():
         queries = [row["query"] for row in orders[0]]
         assert all([row["query"] for row in own] == queries for own in orders.values()), "orders of different queries"
-        of_order = [_statistics(orders[order], corpus_metrics) for order in sorted(orders)]
+        of_order = [next(statistics) for _ in orders]
         named = dict(of_order[0])
         if len(orders) > 1:
             for metric in of_order[0]:
@@ -53,12 +53,28 @@ def scores(predictions: Sequence[Row], corpus_metrics: Sequence[str]) -> list[Ro
     return rows
 
 
-def _statistics(predictions: Sequence[Row], corpus_metrics: Sequence[str]) -> dict[str, Statistic]:
-    own = sorted({metric for row in predictions for metric in row["scores"]})
-    if twice := set(own) & set(corpus_metrics):
-        raise UserError(f"{predictions[0]['task']} scores {sorted(twice)[0]} per query, and names it as corpus metric")
-    statistics = {metric: mean([row["scores"].get(metric) for row in predictions]) for metric in own}
+def computable(corpus_metrics: Sequence[str]) -> tuple[str, ...]:
+    """Those of the corpus metrics that can be computed here; the others are logged, with the reason.
+
+    Raises UserError for an unknown name, and if pycocoevalcap is not installed.
+    """
+    missing = unavailable(corpus_metrics)
+    for metric, reason in missing.items():
+        log.warning("%s is left out: %s", metric, reason)
+    return tuple(metric for metric in corpus_metrics if metric not in missing)
+
+
+def _statistics(groups: Sequence[Sequence[Row]], corpus_metrics: Sequence[str]) -> list[dict[str, Statistic]]:
+    """For each group of predictions its scores by metric: the task's own, then the corpus metrics."""
+    each: list[dict[str, Statistic]] = []
+    for predictions in groups:
+        own = sorted({metric for row in predictions for metric in row["scores"]})
+        if twice := set(own) & set(corpus_metrics):
+            task = predictions[0]["task"]
+            raise ValueError(f"{task} scores {sorted(twice)[0]} per query, and names it as corpus metric")
+        each.append({metric: mean([row["scores"].get(metric) for row in predictions]) for metric in own})
     if corpus_metrics:
-        outputs, references = ([row[name] for row in predictions] for name in ("output", "references"))
-        statistics |= corpus_statistics(corpus_metrics, outputs, references)
-    return statistics
+        captions = [([row["output"] for row in own], [row["references"] for row in own]) for own in groups]
+        for statistics, of_corpus in zip(each, corpus_statistics(corpus_metrics, *captions), strict=True):
+            statistics |= of_corpus
+    return each

@@ -24,6 +24,7 @@ from flamingo.evaluation.metrics import (
     tokenize,
     unavailable,
 )
+from flamingo.utils.errors import UserError
 
 METRICS = ("CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
 OUTPUTS = ["A dog runs on the grass.", "two dogs play", "a red ball on a mat", "", "a cat sits on the red mat"]
@@ -44,6 +45,14 @@ CAPTIONS = [
     "A cat sits on a mat.|A cat sits on a mat.|A cat's mat|cats sat on mats|The cat|One black-and-white cat",
     "kids playing|The children play in the 1990s|A child played|Children at play, outside|Some kids|A boy plays",
 ]
+
+
+def scored(metrics, outputs, references):
+    """Of one group of captions."""
+    [statistics] = corpus_statistics(metrics, (outputs, references))
+    return statistics
+
+
 java = pytest.mark.skipif(shutil.which("java") is None, reason="there is no java")
 
 
@@ -67,7 +76,7 @@ def test_scores_equal_those_of_pycocoevalcap_from_end_to_end(by_java, capsys):
     values.append(Rouge().compute_score(right, said)[0])
     capsys.readouterr()
     metrics = (*METRICS, "ROUGE-L")
-    statistics = corpus_statistics(metrics, outputs, references)
+    statistics = scored(metrics, outputs, references)
     assert [statistics[m].value for m in metrics] == pytest.approx(values, rel=1e-9)
     assert all(statistic.about["references"] == [5, 5] for statistic in statistics.values())
 
@@ -75,7 +84,7 @@ def test_scores_equal_those_of_pycocoevalcap_from_end_to_end(by_java, capsys):
 @java
 def test_meteor_equals_that_of_pycocoevalcap_for_any_queries(by_java):
     outputs, references, right, said = by_java
-    statistic = corpus_statistics(("METEOR",), outputs, references)["METEOR"]
+    statistic = scored(("METEOR",), outputs, references)["METEOR"]
     scorer = Meteor()
     for drawn in (range(5), [3], [3, 3, 0], [2, 4], [2]):
         value, each = scorer.compute_score(
@@ -107,7 +116,7 @@ def test_what_needs_java_or_models_is_known_beforehand_and_never_downloaded(monk
     reasons = unavailable(("CIDEr", "METEOR", "SPICE"))
     assert reasons.keys() == {"METEOR", "SPICE"} and reasons["METEOR"] == "there is no java"
     with pytest.raises(RuntimeError, match=r"SPICE is unavailable: .*(is missing|no java)"):
-        corpus_statistics(("SPICE",), OUTPUTS, REFERENCES)
+        scored(("SPICE",), OUTPUTS, REFERENCES)
 
 
 def test_spice_is_its_f_score_where_it_is_installed(monkeypatch, tmp_path):
@@ -124,12 +133,12 @@ def test_spice_is_its_f_score_where_it_is_installed(monkeypatch, tmp_path):
             return 0.4, [{"All": {"f": 0.5, "pr": 1.0}}, {"All": {"f": 0.3, "pr": 1.0}}]
 
     monkeypatch.setattr(spice_module, "Spice", Spice)
-    statistic = corpus_statistics(("SPICE",), ["A dog!", "cats"], [["Dogs."], ["a cat's", "cats"]])["SPICE"]
+    statistic = scored(("SPICE",), ["A dog!", "cats"], [["Dogs."], ["a cat's", "cats"]])["SPICE"]
     assert statistic.value == pytest.approx(0.4) and statistic.n == 2 and statistic.about == {"references": [1, 2]}
 
 
 def test_the_document_frequency_is_told_apart_by_its_captions():
-    known = corpus_statistics(("CIDEr", "BLEU-1"), OUTPUTS, REFERENCES)
+    known = scored(("CIDEr", "BLEU-1"), OUTPUTS, REFERENCES)
     assert known["BLEU-1"].about == {"references": [2, 2]}
     about = known["CIDEr"].about["document_frequency"]
     assert (about["images"], about["captions"]) == (5, 10) and len(about["digest"]) == 16
@@ -137,7 +146,7 @@ def test_the_document_frequency_is_told_apart_by_its_captions():
     assert document_frequency([several[::-1] for several in tokenized[::-1]]) == about
     # The same captions of other images are counted otherwise.
     assert document_frequency([tokenized[0] + tokenized[1], *tokenized[2:]])["digest"] != about["digest"]
-    other = corpus_statistics(("CIDEr",), OUTPUTS, [*REFERENCES[:-1], ["a cat sits on a red mat", "one dog"]])
+    other = scored(("CIDEr",), OUTPUTS, [*REFERENCES[:-1], ["a cat sits on a red mat", "one dog"]])
     assert other["CIDEr"].about["document_frequency"]["digest"] != about["digest"]
 
 
@@ -147,18 +156,18 @@ def test_scores_equal_those_of_the_scorers_themselves(capsys):
     blue, _ = Bleu(4).compute_score(right, said, verbose=0)
     cider, each = Cider().compute_score(right, said)
     capsys.readouterr()
-    statistics = corpus_statistics(METRICS, OUTPUTS, REFERENCES)
+    statistics = scored(METRICS, OUTPUTS, REFERENCES)
     assert capsys.readouterr().out == ""
     assert [statistics[m].value for m in METRICS] == pytest.approx([cider, *blue], rel=1e-9)
     assert statistics["CIDEr"].parts[:, 0] == pytest.approx(each)
     assert all(statistic.n == 5 for statistic in statistics.values())
-    assert list(corpus_statistics(("BLEU-3", "CIDEr"), OUTPUTS, REFERENCES)) == ["BLEU-3", "CIDEr"]
+    assert list(scored(("BLEU-3", "CIDEr"), OUTPUTS, REFERENCES)) == ["BLEU-3", "CIDEr"]
 
 
 def test_the_reward_of_a_caption_does_not_depend_on_what_else_is_scored():
     """It is that of the score over the whole corpus, whose document frequencies stay, for any number of outputs."""
     reward = CiderReward(REFERENCES)
-    each = corpus_statistics(("CIDEr",), OUTPUTS, REFERENCES)["CIDEr"].parts[:, 0]
+    each = scored(("CIDEr",), OUTPUTS, REFERENCES)["CIDEr"].parts[:, 0]
     assert reward(OUTPUTS, REFERENCES) == pytest.approx(each)
     assert reward(OUTPUTS[1:3] * 4, REFERENCES[1:3] * 4) == pytest.approx([*each[1:3]] * 4)
     other = CiderReward(REFERENCES + [["a cat on a mat"]] * 20)(OUTPUTS, REFERENCES)
@@ -174,28 +183,29 @@ def test_bleu_by_hand():
         ["the the the cat the the the"],
         [["the cat is on the mat now", "there is a cat on the mat today"]],
     )
-    statistics = corpus_statistics(METRICS, outputs, references)
+    statistics = scored(METRICS, outputs, references)
     assert statistics["BLEU-1"].value == pytest.approx(3 / 7)
     assert statistics["BLEU-2"].value == pytest.approx((3 / 7 * 1 / 6) ** 0.5)
     assert statistics["BLEU-4"].value < 1e-3
     # Too short by half: exp(1 - 4 / 2).
-    short = corpus_statistics(METRICS, ["a dog"], [["a dog runs fast"]])
+    short = scored(METRICS, ["a dog"], [["a dog runs fast"]])
     assert short["BLEU-1"].value == pytest.approx(np.exp(-1))
 
 
 def test_bleu_of_resampled_queries_is_bleu_of_those_queries():
-    statistic = corpus_statistics(("BLEU-2",), OUTPUTS, REFERENCES)["BLEU-2"]
+    statistic = scored(("BLEU-2",), OUTPUTS, REFERENCES)["BLEU-2"]
     drawn = [0, 0, 2, 4, 1]
-    again = corpus_statistics(("BLEU-2",), [OUTPUTS[i] for i in drawn], [REFERENCES[i] for i in drawn])["BLEU-2"]
+    again = scored(("BLEU-2",), [OUTPUTS[i] for i in drawn], [REFERENCES[i] for i in drawn])["BLEU-2"]
     assert float(statistic.of_sums(statistic.parts[drawn].sum(axis=0))) == pytest.approx(again.value)
 
 
 def test_an_unknown_metric_and_a_missing_package_are_named(monkeypatch):
     with pytest.raises(ValueError, match=r"'BLEU-5'.*CIDEr, BLEU-1"):
-        corpus_statistics(("BLEU-5",), OUTPUTS, REFERENCES)
+        scored(("BLEU-5",), OUTPUTS, REFERENCES)
     monkeypatch.setitem(sys.modules, "pycocoevalcap.cider.cider_scorer", None)
-    with pytest.raises(ImportError, match="need the package pycocoevalcap"):
-        corpus_statistics(("CIDEr",), OUTPUTS, REFERENCES)
+    for ask in (lambda: scored(("CIDEr",), OUTPUTS, REFERENCES), lambda: unavailable(["BLEU-1"])):
+        with pytest.raises(UserError, match="pycocoevalcap"):
+            ask()
 
 
 def test_the_interval_of_a_coin_is_that_of_the_binomial():

@@ -1,6 +1,7 @@
 """Predictions become rows of scores: one for each setting and metric."""
 
 import json
+import sys
 
 import pytest
 
@@ -75,6 +76,57 @@ def test_rows_of_corpus_metrics_say_what_they_were_computed_with(tmp_path):
     assert (frequency["images"], frequency["captions"]) == (2, 3)
     (tmp_path / "scores.json").write_text(json.dumps(rows))
     assert [score.metric for score in read_scores(tmp_path / "scores.json")] == [row["metric"] for row in rows]
+
+
+@pytest.fixture
+def java(monkeypatch, tmp_path):
+    """A command called java that counts its starts and answers every line by its number of letters a and words."""
+    program = tmp_path / "java"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import pathlib, sys\n"
+        f"with open({str(tmp_path / 'starts')!r}, 'a') as starts: starts.write('start ')\n"
+        "for line in sys.stdin:\n"
+        "    print(*[line.count('a') + 1, len(line.split())] + [1] * 21)\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    return tmp_path
+
+
+def test_java_starts_once_for_all_settings_and_orders(java):
+    captions = ["a dog", "cats", "a ball and a mat", "", "a a a"]
+    predictions = [
+        scored(query, order, shots, output=captions[(shots + order + len(query)) % 5], references=[f"a {query}", "dog"])
+        for shots in (0, 4, 8)
+        for order in ((0, 1) if shots else (0,))
+        for query in ("q", "qq", "qqq")
+    ]
+    together = scores(predictions, ("METEOR", "BLEU-1"))
+    assert (java / "starts").read_text().split() == ["start"]
+    alone = [
+        row
+        for shots in (0, 4, 8)
+        for row in scores([p for p in predictions if p["shots"] == shots], ("METEOR", "BLEU-1"))
+    ]
+    assert together == alone
+    assert len({row["value"] for row in together if row["metric"] == "METEOR"}) == 3
+
+
+def test_spice_runs_once_for_all_settings_and_orders(monkeypatch):
+    calls = []
+
+    class Spice:
+        def compute_score(self, right, said):
+            calls.append(said)
+            return 0.0, [{"All": {"f": float(len(said[place][0]) + len(right[place]))}} for place in said]
+
+    monkeypatch.setattr("flamingo.evaluation.metrics._spice_unavailable", lambda: None)
+    monkeypatch.setattr("pycocoevalcap.spice.spice.Spice", Spice)
+    predictions = [scored(q, shots=s, output=q * s, references=["r"] * s) for s in (1, 2, 3) for q in ("a", "bb")]
+    rows = scores(predictions, ("SPICE",))
+    assert [(row["shots"], row["value"]) for row in rows] == [(1, 2.5), (2, 5.0), (3, 7.5)]
+    assert len(calls) == 1
 
 
 def test_a_metric_that_cannot_be_computed_here_is_left_out_with_one_line(monkeypatch, caplog):
