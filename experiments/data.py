@@ -11,7 +11,7 @@ from omegaconf import MISSING
 
 from experiments.loading import data_set
 from flamingo import Document, FlamingoProcessor, Image
-from flamingo.data.captions import CaptionedImage
+from flamingo.data.captions import CaptionedImage, Lazy
 from flamingo.data.collate import Example, collate
 from flamingo.data.interleaved import Interleaved
 from flamingo.data.packing import pack
@@ -72,26 +72,27 @@ class DataConfig:
 
 @dataclass
 class CaptionedImages:
-    """What was read of a source, or of one split of it; and of shards why some were left out, by id."""
+    """The images of a source, or of one split of it, and by id why others were left out."""
 
-    images: Sequence[CaptionedImage]
+    images: Lazy
     skipped: dict[str, str]
 
 
 def captioned_images(root: str, images: str | None, format: str | None, split: str | None) -> CaptionedImages:
-    """Of a source those of a split, or all; pictures in shards are opened to see that they can be.
+    """Read a source, or one split of it. Pictures in shards are opened, and left out where that fails.
 
-    Raises UserError for a source that cannot be read.
+    Raises:
+        UserError: For a source that cannot be read.
     """
     source = load(root, images, format)
     chosen = source if split is None else of_split(source, split)
-    skipped: dict[str, str] = {}
+    skipped = source.skipped
     if isinstance(source, Shards):
-        # Whoever wrote millions of them does not mend one; a file of one's own with a broken picture is an error.
+        # Nobody repairs one of millions of samples; a broken picture beside a file of captions is an error.
         chosen, broken = readable(chosen)
-        skipped = source.skipped | broken
+        skipped = skipped | broken
     found = f"{len(chosen)} images of {f'split {split}' if split else 'all splits'}"
-    log.info("%s: %s%s", root, found, f", {len(skipped)} broken ones left out" if skipped else "")
+    log.info("%s: %s%s", root, found, f", {len(skipped)} left out" if skipped else "")
     return CaptionedImages(chosen, skipped)
 
 

@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from flamingo.data.document import Frame, Image, View
-from flamingo.data.pictures import open_image
+from flamingo.data.pictures import frame_bytes, open_image
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.model.pretrained import fingerprint
@@ -192,8 +192,8 @@ def content_key(frame: Frame) -> str:
         picture = open_image(frame)
         return hashlib.sha256(str(picture.size).encode() + picture.tobytes()).hexdigest()
     try:
-        return hashlib.sha256((Path(frame) if isinstance(frame, str) else frame).read_bytes()).hexdigest()
-    except OSError as error:
+        return hashlib.sha256(frame_bytes(frame)).hexdigest()
+    except (OSError, ValueError) as error:  # ValueError: a name or a row that holds no bytes
         raise UserError(f"image {frame} cannot be read: {error}") from error
 
 

@@ -1,30 +1,38 @@
-"""Captioned images as they are distributed: a file of captions beside a folder of photographs.
+"""Captioned images as they are distributed: a file of captions and a folder of photographs.
 
-Each reader takes the file and the folder ``images`` that the names in it start from; without one it is
-looked for around the file. It gives a list in the file's order; captions lose the blanks around them.
-Whatever does not fit, or is not there, is a UserError that names file, place and value. Photographs are
-looked for at once and opened when needed.
+Each reader takes the file, and the folder ``images`` in which the names of the file are looked up; by default it is
+searched around the file. It returns the images in the file's order. The reader checks at once that every photograph
+exists; it is opened when it is needed.
+
+A file whose structure is wrong, or that names a photograph that does not exist, is a UserError that names file, place
+and value. An image with a caption that cannot be used (an empty one, half a character) or with none is left out,
+counted and logged.
 """
 
+import logging
 import os
+import re
 import reprlib
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsIndex, overload
 
 from flamingo.data.document import Image
+from flamingo.data.listings import Listings
 from flamingo.data.rows import read_json, records
 from flamingo.utils.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class CaptionedImage:
-    """``id`` is unique within its source and kept from it; ``split`` is as the source says it, None where it is silent.
+    """An image with all its captions, in the source's order: at least one, none of them empty.
 
-    ``captions`` are all references, in the source's order, at least one; none is empty.
+    ``id`` is the source's own, unique within it or within its split. ``split`` is None where the source names none.
     """
 
     id: str
@@ -36,9 +44,12 @@ class CaptionedImage:
 class Lazy(Sequence[CaptionedImage]):
     """A sequence whose items are made when they are asked for."""
 
+    #: By id why an image was left out; with a file's name as the id, why a part of the file was.
+    skipped: dict[str, str]
+
     @abstractmethod
     def item(self, place: int) -> CaptionedImage:
-        """The one at ``place``, which lies in [0, len)."""
+        """Return the image at ``place``, which lies in [0, len)."""
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> CaptionedImage: ...
@@ -49,18 +60,72 @@ class Lazy(Sequence[CaptionedImage]):
         return [self.item(place) for place in chosen] if isinstance(chosen, range) else self.item(chosen)
 
 
+class Listed(Lazy):
+    """The images of a file of captions."""
+
+    def __init__(self, images: Sequence[CaptionedImage], skipped: dict[str, str]) -> None:
+        self.images, self.skipped = images, skipped
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def item(self, place: int) -> CaptionedImage:
+        return self.images[place]
+
+
 def captions_of(value: Any) -> tuple[str, ...]:
-    """One caption or a list of them. Raises UserError for no caption, an empty one, and what is no text."""
+    """Return one caption, or a list of them, as a tuple; blanks around a caption are removed.
+
+    Line breaks within a caption are white space: each becomes one blank.
+
+    Raises:
+        UserError: For no caption, an empty one, half a character, and what is no text. The message begins with the
+            kind of the fault, up to a colon; see :func:`by_reason`.
+    """
     captions = [value] if isinstance(value, str) else value
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-        raise UserError(f"captions must be texts, got {reprlib.repr(value)}")
+        raise UserError(f"captions must be texts: got {reprlib.repr(value)}")
     if not captions:
         raise UserError("there is no caption")
     if not all(caption.strip() for caption in captions):
         raise UserError(f"a caption is empty: {reprlib.repr(value)}")
-    # JSON can hold half a character, which no tokenizer takes; the UnicodeEncodeError is a ValueError.
-    "".join(captions).encode()
-    return tuple(caption.strip() for caption in captions)
+    try:
+        "".join(captions).encode()
+    except UnicodeEncodeError as error:  # JSON can hold half a character, which no tokenizer takes
+        raise UserError(f"a caption has half a character: {error}") from error
+    return tuple(re.sub(r"\s*[\r\n]\s*", " ", caption.strip()) for caption in captions)
+
+
+def split_named(value: Any) -> str | None:
+    """Return a split as a record names it, None for null and for an empty text.
+
+    Raises:
+        UserError: If it is no text.
+    """
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise UserError(f"a split must be a text: got {reprlib.repr(value)}")
+    return value
+
+
+def check_id(id: str, where: str) -> None:
+    """Raise UserError for an id with half a character, which no file of results could hold."""
+    try:
+        id.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: the id {id!r} is no text of Unicode") from error
+
+
+def by_reason(skipped: Mapping[str, str]) -> str:
+    """Return for a log how many images were left out for each kind of reason, and an example of each.
+
+    A kind is what stands before the first colon of a reason.
+    """
+    kinds = {id: reason.partition(": ")[0] for id, reason in skipped.items()}
+    examples = {kind: id for id, kind in reversed(kinds.items())}
+    counted = Counter(kinds.values()).most_common()
+    return "; ".join(f"{kind} ({count}, the first {examples[kind]})" for kind, count in counted)
 
 
 def metadata_files(folder: Path) -> list[Path]:
@@ -73,8 +138,8 @@ def metadata_files(folder: Path) -> list[Path]:
 # --------------------------------------------------------------------------------- readers
 
 
-def coco(file: Path, images: Path | None = None) -> list[CaptionedImage]:
-    """COCO's ``captions_*.json``. An image's id is COCO's; the file says nothing of splits."""
+def coco(file: Path, images: Path | None = None) -> Listed:
+    """Read COCO's ``captions_*.json``. An image's id is COCO's; the file names no splits."""
     data = read_json(file)
     entries: dict[int | str, Entry] = {}
     for place, image in enumerate(_field(data, "images", list, file)):
@@ -92,26 +157,30 @@ def coco(file: Path, images: Path | None = None) -> list[CaptionedImage]:
     return collected(file, list(entries.values()), images)
 
 
-def karpathy(file: Path, images: Path | None = None) -> list[CaptionedImage]:
-    """Karpathy's ``dataset_coco.json``, ``dataset_flickr8k.json`` or ``dataset_flickr30k.json``, with his splits.
+def karpathy(file: Path, images: Path | None = None) -> Listed:
+    """Read Karpathy's ``dataset_coco.json``, ``dataset_flickr8k.json`` or ``dataset_flickr30k.json`` with his splits.
 
-    The ids are COCO's where it has them, else file names; "restval" stays a split of its own.
+    The ids are COCO's where it has them, else file names; "restval" stays a split of its own. Fields that are null or
+    empty count as absent.
     """
     entries = []
     for place, image in enumerate(_field(read_json(file), "images", list, file)):
         where = f"{file}, images[{place}]"
         name = _field(image, "filename", str, where)
-        captions = [_field(sentence, "raw", str, where) for sentence in _field(image, "sentences", list, where)]
-        path = f"{image['filepath']}/{name}" if "filepath" in image else name
-        split = _field(image, "split", str, where)
-        entries.append(Entry(where, str(image.get("cocoid", name)), path, captions, split))
+        sentences = _field(image, "sentences", list | None, where) or []
+        captions = [_field(sentence, "raw", str | None, where) or "" for sentence in sentences]
+        folder = _field(image, "filepath", str | None, where)
+        coco_id = _field(image, "cocoid", int | str | None, where)
+        id = name if coco_id in (None, "") else str(coco_id)
+        path = f"{folder}/{name}" if folder else name
+        entries.append(Entry(where, id, path, captions, image.get("split")))
     return collected(file, entries, images)
 
 
-def jsonl(file: Path, images: Path | None = None) -> list[CaptionedImage]:
-    """One's own: rows ``{"image": NAME, "captions": [...]}``, or with ``"caption": "..."``.
+def jsonl(file: Path, images: Path | None = None) -> Listed:
+    """Read rows ``{"image": NAME, "captions": [...]}``, or with ``"caption": "..."``.
 
-    They may also have ``"id"``, else it is the image's name, and ``"split"``.
+    They may also have ``"id"``, by default the image's name, and ``"split"``.
     """
     fields = {"image", "captions", "caption", "id", "split"}
     entries = []
@@ -119,18 +188,18 @@ def jsonl(file: Path, images: Path | None = None) -> list[CaptionedImage]:
         if unknown := row.keys() - fields:
             raise UserError(f"{where} has the unknown field {min(unknown)!r}; known are {', '.join(sorted(fields))}")
         name = _field(row, "image", str, where)
-        split = _field(row, "split", str, where) if "split" in row else None
         id = str(_field(row, "id", int | str, where)) if "id" in row else name
-        entries.append(Entry(where, id, name, _captions(row, ("captions", "caption"), where), split))
+        captions = _captions(row, ("captions", "caption"), where)
+        entries.append(Entry(where, id, name, captions, row.get("split")))
     return collected(file, entries, images)
 
 
-def image_folder(folder: Path) -> list[CaptionedImage]:
-    """Hugging Face's layout: ``metadata.jsonl`` or ``metadata.csv`` with ``file_name`` and ``text``, in it or in each
-    sub-folder, whose names then are the splits.
+def image_folder(folder: Path) -> Listed:
+    """Read Hugging Face's layout: ``metadata.jsonl`` or ``metadata.csv`` with ``file_name`` and ``text``.
 
-    Instead of ``text`` there may be ``caption``, or ``captions``: a list. Further fields say nothing of
-    captions and are let be. The ids are the file names, from ``folder`` on.
+    It lies in ``folder``, or in each of its sub-folders, whose names then are the splits; a field ``split`` wins.
+    Instead of ``text`` there may be ``caption``, or ``captions``: a list. Further fields are ignored. The ids are the
+    file names, relative to ``folder``.
     """
     files = metadata_files(folder)
     if not files:
@@ -140,11 +209,12 @@ def image_folder(folder: Path) -> list[CaptionedImage]:
         raise UserError(f"{folder} has several files of metadata for the same images: {', '.join(map(str, files))}")
     entries = []
     for file in files:
-        split = None if file.parent == folder else file.parent.name
+        below = None if file.parent == folder else file.parent.name
         for where, row in records(file):
             name = _field(row, "file_name", str, where)
-            name = name if split is None else f"{split}/{name}"
-            entries.append(Entry(where, name, name, _captions(row, ("text", "caption", "captions"), where), split))
+            name = name if below is None else f"{below}/{name}"
+            captions = _captions(row, ("text", "caption", "captions"), where)
+            entries.append(Entry(where, name, name, captions, row.get("split") or below))
     return collected(folder, entries, folder)
 
 
@@ -158,40 +228,58 @@ class Entry(NamedTuple):
     id: str
     name: str
     captions: list[Any]
-    split: str | None = None
+    split: Any = None
 
 
-def collected(file: Path, entries: list[Entry], images: Path | None) -> list[CaptionedImage]:
-    """Checked: captions, ids, and that every photograph is there."""
+def collected(file: Path, entries: list[Entry], images: Path | None) -> Listed:
+    """Check captions, ids and splits, and that every photograph exists."""
     if not entries:
         raise UserError(f"{file} lists no image")
-    folder = _folder_around(file, entries[0].name) if images is None else images
-    listing = cache(lambda parent: {entry.name for entry in os.scandir(parent)} if parent.is_dir() else set())
+    listings = Listings()
+    folder = _folder_around(file, entries[0].name, listings) if images is None else images
     seen: dict[str, str] = {}
-    checked = []
+    checked: list[CaptionedImage] = []
+    skipped: dict[str, str] = {}
     for where, id, name, captions, split in entries:
+        check_id(id, where)
         if id in seen:
             raise UserError(f"{where}: the image {id!r} is there already, at {seen[id]}")
         seen[id] = where
-        path = folder / name
-        if not name or path.name not in listing(path.parent):
-            raise UserError(f"{where}: the image {name!r} is not in {folder}")
+        path = listings.find(folder, name)
+        if path is None:
+            raise UserError(f"{where}: the image {name!r} is not in {folder}, or is no regular file there")
+        if not all(isinstance(caption, str) for caption in captions):
+            raise UserError(f"{where}: captions must be texts, got {reprlib.repr(captions)}")
         try:
-            checked.append(CaptionedImage(id, Image(str(path)), captions_of(captions), split))
-        except ValueError as error:
+            of_split = split_named(split)
+        except UserError as error:
             raise UserError(f"{where}: {error}") from error
-    return checked
+        try:
+            checked.append(CaptionedImage(id, Image(str(path)), captions_of(captions), of_split))
+        except UserError as error:
+            skipped[id] = str(error)
+    if not checked:
+        raise UserError(f"{file} lists no image that can be used: {by_reason(skipped)}")
+    if skipped:
+        log.warning("%s: left out %d: %s", file, len(skipped), by_reason(skipped))
+    return Listed(checked, skipped)
 
 
-def _folder_around(file: Path, name: str) -> Path:
-    """The file's folder, or a folder in it, that has the image; for ``annotations/FILE`` also a folder beside it."""
-    around = [file.parent] + [file.parent.parent] * (file.parent.name == "annotations")
+def _folder_around(file: Path, name: str, listings: Listings) -> Path:
+    """The file's folder, or a folder in it, that has the image; for some folders also those next to it."""
+    around = [file.parent]
+    if file.parent.name in _NEXT_TO_IMAGES:
+        around.append(file.parent.parent)
     folders = around + [Path(entry) for parent in around for entry in os.scandir(parent) if entry.is_dir()]
-    found = {folder / name: folder for folder in folders if (folder / name).exists()}
+    found = {path: folder for folder in folders if (path := listings.find(folder, name)) is not None}
     if len(found) == 1:
         return found.popitem()[1]
     places = f"is in {', '.join(sorted(map(str, found.values())))}" if found else "no folder around it has"
     raise UserError(f"{file} begins with the image {name!r}, which {places}; say which folder has the images")
+
+
+#: Folders of captions, as they are distributed, that lie next to the folders of their images.
+_NEXT_TO_IMAGES = ("annotations", "Flickr8k_text")
 
 
 def _field(record: Any, name: str, kind: Any, where: str | Path) -> Any:
@@ -203,7 +291,7 @@ def _field(record: Any, name: str, kind: Any, where: str | Path) -> Any:
 
 
 def _captions(row: dict[str, Any], names: tuple[str, ...], where: str) -> list[Any]:
-    """Of the one of these fields that is there, unchecked: ``captions`` is a list, the others are one caption."""
+    """The captions of the one of these fields that is there, unchecked: ``captions`` is a list, the others one."""
     there = [name for name in names if name in row]
     if len(there) != 1:
         raise UserError(f"{where} must have one of {', '.join(names)}; it has {', '.join(there) or 'none of them'}")

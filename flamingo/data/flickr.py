@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from flamingo.data.captions import CaptionedImage, Entry, collected
+from flamingo.data.captions import Entry, Listed, collected
 from flamingo.data.rows import cells, lines
 from flamingo.utils.errors import UserError
 
@@ -15,16 +15,18 @@ log = logging.getLogger(__name__)
 
 #: Flickr8k.token.txt has five captions of an image that was never distributed.
 _NEVER_THERE = "2258277193_586949ec62.jpg.1"
-#: This row of Flickr30k's results.csv lacks a delimiter before its caption.
-_UNDELIMITED = "2199200615.jpg| 4   A dog runs across the grass ."
+#: One row of Flickr30k's results.csv lacks a delimiter before its caption: this is its image and its number. Tables
+#: made of that file have an empty caption in this row.
+_UNDELIMITED = "2199200615.jpg", "4   A dog runs across the grass ."
 _TOKEN = re.compile(r"([^\t]+)#(\d+)\t(.*)")
 
 
-def flickr(file: Path, images: Path | None = None) -> list[CaptionedImage]:
-    """Flickr8k's ``Flickr8k.token.txt`` or ``captions.txt``, Flickr30k's ``results_20130124.token`` or ``results.csv``.
+def flickr(file: Path, images: Path | None = None) -> Listed:
+    """Read Flickr8k's ``Flickr8k.token.txt`` or ``captions.txt``, or Flickr30k's ``results_20130124.token``,
+    ``results.csv`` or ``captions.txt``.
 
-    The ids are the images' file names. Splits are those of ``Flickr_8k.trainImages.txt``, ``devImages``
-    and ``testImages``, where they lie beside the file; an image that is in none has no split.
+    The ids are the images' file names. Splits are those of ``Flickr_8k.trainImages.txt``, ``devImages`` and
+    ``testImages`` in the same folder; an image that is in none has no split.
     """
     captions: dict[str, list[str]] = {}
     seen: dict[str, str] = {}
@@ -39,11 +41,14 @@ def flickr(file: Path, images: Path | None = None) -> list[CaptionedImage]:
     return collected(file, entries, images)
 
 
-def flickr_kind(line: str) -> Literal["csv", "bars", "token"] | None:
-    """How a file is written that begins with this line; None if it is not Flickr's."""
-    if line.strip() == "image,caption":
+def flickr_kind(line: str) -> Literal["csv", "numbered csv", "bars", "token"] | None:
+    """Return how a file is written that begins with this line; None if it is not Flickr's."""
+    header = line.replace(" ", "").strip()
+    if header == "image,caption":
         return "csv"
-    if line.replace(" ", "").strip() == "image_name|comment_number|comment":
+    if header == "image_name,comment_number,comment":
+        return "numbered csv"
+    if header == "image_name|comment_number|comment":
         return "bars"
     return "token" if _TOKEN.match(line) else None
 
@@ -57,14 +62,12 @@ def _rows(file: Path) -> Iterator[tuple[str, str, str | None, str]]:
                 if len(row) != 2:
                     raise UserError(f"{where} is not IMAGE,CAPTION: {row}")
                 yield where, row[0].strip(), None, row[1]
+        case "numbered csv":
+            for where, row in islice(cells(file), 1, None):
+                yield where, *_numbered(row, where)
         case "bars":
             for where, line in islice(lines(file), 1, None):
-                row = [cell.strip() for cell in line.split("|", 2)]
-                if line.strip() == _UNDELIMITED:
-                    row = [row[0], *row[1].split(maxsplit=1)]
-                if len(row) != 3 or not row[1].isdecimal():
-                    raise UserError(f"{where} is not IMAGE| NUMBER| CAPTION: {line!r}")
-                yield where, row[0], row[1], row[2]
+                yield where, *_numbered(line.split("|", 2), where)
         case "token":
             for where, line in lines(file):
                 if not (found := _TOKEN.fullmatch(line)):
@@ -72,6 +75,16 @@ def _rows(file: Path) -> Iterator[tuple[str, str, str | None, str]]:
                 yield where, found[1], found[2], found[3]
         case None:
             raise UserError(f"{file} begins as none of Flickr's files does: {first!r}")
+
+
+def _numbered(row: list[str], where: str) -> tuple[str, str, str]:
+    """The image, the number and the caption of a row."""
+    cells = [cell.strip() for cell in row]
+    if tuple(cells[:2]) == _UNDELIMITED and not any(cells[2:]):
+        cells = [cells[0], *cells[1].split(maxsplit=1)]
+    if len(cells) != 3 or not cells[1].isdecimal():
+        raise UserError(f"{where} is not IMAGE, NUMBER, CAPTION: {row}")
+    return cells[0], cells[1], cells[2]
 
 
 def _splits(folder: Path, known: Collection[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Parquet files with embedded images, as ``datasets`` writes them. Needs pyarrow."""
+"""Parquet files with embedded images, as ``datasets`` and polars write them. Needs pyarrow."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -6,17 +6,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from flamingo.data.captions import captions_of
+from flamingo.data.captions import captions_of, split_named
 from flamingo.data.shards import Broken, Sample, Shards
 from flamingo.utils.errors import UserError
+from flamingo.utils.io import regular_file
 
 
 def parquet(files: Iterable[str | Path]) -> Shards:
     """Rows with ``image``, bytes or a struct of ``bytes`` and ``path``, and ``captions``, ``caption`` or ``text``.
 
-    An image's id is in the column ``id``, or else it is ``STEM/ROW`` of the file. Opening a picture
-    reads its whole row group, of which the last four are kept: in a random order that is slow where row
-    groups are large. Raises ImportError where pyarrow is missing.
+    An image's id is in the column ``id``, by default ``STEM/ROW`` of the file. A column ``split`` wins over the file's
+    name. Opening a picture reads its whole row group, of which the last four are kept: in a random order that is slow
+    where row groups are large. Raises ImportError where pyarrow is missing.
     """
     return Shards(files, _samples, ParquetCell)
 
@@ -44,43 +45,54 @@ class ParquetCell:
 @lru_cache(maxsize=4)
 def _row_group(file: str, column: str, group: int) -> Any:
     # Without threads, which do not live on in forked workers.
-    return _pyarrow_parquet().ParquetFile(file).read_row_group(group, columns=[column], use_threads=False).column(0)
+    return _opened(file).read_row_group(group, columns=[column], use_threads=False).column(0)
 
 
-def _pyarrow_parquet() -> Any:
+def _opened(file: str) -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
         raise ImportError("parquet shards need the package pyarrow: pip install pyarrow") from error
-    return pyarrow.parquet
+    return pyarrow.parquet.ParquetFile(regular_file(Path(file)))
 
 
 def _samples(file: str) -> Iterator[Sample | Broken]:
-    reader = _pyarrow_parquet().ParquetFile
     try:
-        table = reader(file)
-        picture, captions, number = _image_column(table.schema_arrow), _caption_column(table.schema_arrow), 0
-        wanted = [captions] + ["id"] * ("id" in table.schema_arrow.names)
+        table = _opened(file)
+        schema = table.schema_arrow
+        picture, captions, number = _image_column(schema), _caption_column(schema), 0
+        wanted = [captions, *(name for name in ("id", "split") if name in schema.names)]
         for group in range(table.num_row_groups):
             for row, record in enumerate(table.read_row_group(group, columns=wanted, use_threads=False).to_pylist()):
-                id = str(record.get("id", f"{Path(file).stem}/{number}"))
+                id = record.get("id")
+                id = f"{Path(file).stem}/{number}" if id is None else str(id)
                 number += 1
                 try:
-                    yield Sample(id, captions_of(record[captions]), (picture, group, row))
+                    split = split_named(record.get("split"))
+                    yield Sample(id, captions_of(record[captions]), (picture, group, row), split)
                 except ValueError as error:
                     yield Broken(id, str(error))
-    except Exception as error:  # pyarrow's are of many kinds.
+    except ImportError:
+        raise
+    except Exception as error:  # pyarrow's are of many kinds
         raise UserError(f"{file} cannot be read: {error}") from error
 
 
 def _image_column(schema: Any) -> str:
-    """As ``read_row_group`` names what holds the bytes."""
-    kind = str(schema.field("image").type) if "image" in schema.names else "no such column"
-    if kind.startswith("struct<") and "bytes: binary" in kind:
+    """The name by which ``read_row_group`` finds the bytes."""
+    kind = schema.field("image").type if "image" in schema.names else None
+    if kind is not None and _is_bytes(kind):
+        return "image"
+    fields = list(kind) if str(kind).startswith("struct<") else []
+    if any(field.name == "bytes" and _is_bytes(field.type) for field in fields):
         return "image.bytes"
-    if kind not in ("binary", "large_binary"):
-        raise UserError(f"the column image must be bytes, or a struct with bytes; it is: {kind}")
-    return "image"
+    raise UserError(f"the column image must be bytes, or a struct with bytes; it is: {kind or 'no such column'}")
+
+
+def _is_bytes(kind: Any) -> bool:
+    """Whether this type of Arrow holds bytes: Arrow has three, and dictionaries of them."""
+    held = kind.value_type if str(kind).startswith("dictionary<") else kind
+    return str(held) in ("binary", "large_binary", "binary_view")
 
 
 def _caption_column(schema: Any) -> str:

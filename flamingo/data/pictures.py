@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageOps, ImageStat, UnidentifiedImageError
 
-from flamingo.data.document import Frame, View
+from flamingo.data.document import Frame, Readable, View
 from flamingo.utils.errors import UserError
+from flamingo.utils.io import regular_file
 
 Aspect = Literal["as_is", "pad", "crop"]
 
@@ -29,8 +30,7 @@ def open_image(frame: Frame) -> PILImage.Image:
     try:
         if isinstance(frame, PILImage.Image):
             return _rgb(ImageOps.exif_transpose(frame))
-        source = Path(frame) if isinstance(frame, str) else frame
-        with PILImage.open(io.BytesIO(source.read_bytes())) as picture:
+        with PILImage.open(io.BytesIO(frame_bytes(frame))) as picture:
             ImageOps.exif_transpose(picture, in_place=True)
             return _rgb(picture)
     except FileNotFoundError as error:
@@ -39,6 +39,13 @@ def open_image(frame: Frame) -> PILImage.Image:
         raise UserError(f"image {frame} cannot be read: it is no picture, or of a format unknown here") from error
     except Exception as error:  # Broken files make decoders raise nearly anything: SyntaxError, RuntimeError, ...
         raise UserError(f"image {frame} cannot be read: {error}") from error
+
+
+def frame_bytes(frame: Readable | str) -> bytes:
+    """Return the content of a picture's file. Raises OSError where it is missing, or no regular file."""
+    if isinstance(frame, str | Path):
+        return regular_file(Path(frame)).read_bytes()
+    return frame.read_bytes()
 
 
 def shaped(picture: PILImage.Image, aspect: Aspect) -> PILImage.Image:

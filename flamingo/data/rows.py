@@ -1,4 +1,4 @@
-"""Text files -> lines, cells, records, each with its place; what cannot be read is a UserError that names it."""
+"""Text files -> lines, cells and records, each with its place; what cannot be read is a UserError that names it."""
 
 import csv
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from flamingo.utils.errors import UserError
+from flamingo.utils.io import regular_file
 
 
 def lines(file: Path) -> Iterator[tuple[str, str]]:
@@ -30,10 +31,7 @@ def records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, dict(zip(header, row, strict=True))
         return
     for where, line in lines(file):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{where} is no JSON: {error}") from error
+        row = parse_json(line, where)
         if not isinstance(row, dict):
             raise UserError(f"{where} is no JSON object: {reprlib.repr(line)}")
         yield where, row
@@ -53,16 +51,25 @@ def cells(file: Path) -> Iterator[tuple[str, list[str]]]:
 @contextmanager
 def _opened(file: Path) -> Iterator[TextIO]:
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
+        with regular_file(file).open(encoding="utf-8-sig", newline="") as stream:
             yield stream
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read: {error}") from error
 
 
 def read_json(file: Path) -> Any:
-    """What the file holds."""
+    """Return the content of a JSON file."""
     with _opened(file) as stream:
-        try:
-            return json.load(stream)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file} is no JSON: {error}") from error
+        return parse_json(stream.read(), str(file))
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """Return what a JSON text holds.
+
+    Raises:
+        UserError: With ``where``, if it is no JSON, or is nested too deeply for Python's reader.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is no JSON: {error}") from error

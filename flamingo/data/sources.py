@@ -1,25 +1,34 @@
 """One's own data by one line: captioned images of any known layout, found by what is there."""
 
 import glob
-import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from flamingo.data.captions import CaptionedImage, Lazy, coco, image_folder, jsonl, karpathy, metadata_files
+from flamingo.data.captions import (
+    CaptionedImage,
+    Lazy,
+    Listed,
+    by_reason,
+    coco,
+    image_folder,
+    jsonl,
+    karpathy,
+    metadata_files,
+)
 from flamingo.data.flickr import flickr, flickr_kind
 from flamingo.data.parquet_shards import parquet
 from flamingo.data.pictures import open_image
-from flamingo.data.rows import lines, read_json
+from flamingo.data.rows import lines, parse_json, read_json
 from flamingo.data.tar_shards import tar
 from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
-_BESIDE_IMAGES: dict[str, Callable[[Path, Path | None], list[CaptionedImage]]] = {
+_BESIDE_IMAGES: dict[str, Callable[[Path, Path | None], Listed]] = {
     "coco": coco,
     "karpathy": karpathy,
     "flickr": flickr,
@@ -30,7 +39,8 @@ _SHARDS = {"tar": tar, "parquet": parquet}
 FORMATS = {
     "coco": "COCO's captions_*.json",
     "karpathy": "Karpathy's dataset_*.json",
-    "flickr": "Flickr8k's captions.txt or Flickr8k.token.txt, Flickr30k's results.csv or results_20130124.token",
+    "flickr": "Flickr8k's captions.txt or Flickr8k.token.txt, "
+    "Flickr30k's captions.txt, results.csv or results_20130124.token",
     "jsonl": 'rows {"image": NAME, "captions": [...]} in a .jsonl',
     "image_folder": "a folder with metadata.jsonl or metadata.csv, file_name and text in each row",
     "tar": "WebDataset's .tar shards, KEY.jpg with KEY.json or KEY.txt",
@@ -38,12 +48,16 @@ FORMATS = {
 }
 
 
-def load(root: str, images: str | None = None, format: str | None = None) -> Sequence[CaptionedImage]:
-    """The captioned images of a folder, a file or a glob of shards, in one of :data:`FORMATS`.
+def load(root: str, images: str | None = None, format: str | None = None) -> Lazy:
+    """Return the captioned images of a folder, a file or a glob of shards, in one of :data:`FORMATS`.
 
-    ``images`` is the folder of the photographs, looked for around a file of captions if None. The format
-    is recognised unless given. Raises UserError where nothing, or more than one thing, is recognised,
-    and whatever the format's reader raises.
+    Args:
+        root: The folder, file or glob.
+        images: The folder of the photographs; by default it is searched around the file of captions.
+        format: By default it is recognised.
+
+    Raises:
+        UserError: Where nothing, or more than one thing, is recognised, and whatever the format's reader raises.
     """
     if format is not None and format not in FORMATS:
         raise UserError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
@@ -56,8 +70,8 @@ def load(root: str, images: str | None = None, format: str | None = None) -> Seq
     return _SHARDS[found](files) if found in _SHARDS else image_folder(files[0])
 
 
-def of_split(source: Sequence[CaptionedImage], split: str) -> Sequence[CaptionedImage]:
-    """Those of one split. Raises UserError, naming the splits there are, where it has none."""
+def of_split(source: Lazy, split: str) -> Lazy:
+    """Return the images of one split. Raises UserError, with the known splits, where there are none."""
     splits = [image.split for image in source]
     if split not in splits:
         known = ", ".join(sorted({name for name in splits if name is not None})) or "none"
@@ -65,8 +79,8 @@ def of_split(source: Sequence[CaptionedImage], split: str) -> Sequence[Captioned
     return Chosen(source, [place for place, name in enumerate(splits) if name == split])
 
 
-def readable(source: Sequence[CaptionedImage]) -> tuple[Sequence[CaptionedImage], dict[str, str]]:
-    """Those whose pictures can be opened, and for the id of each other one why it cannot. Opens all of them once."""
+def readable(source: Lazy) -> tuple[Lazy, dict[str, str]]:
+    """Return the images whose pictures can be opened, and by id why the others cannot. Opens all of them once."""
     kept, skipped = [], {}
     for place, image in enumerate(tqdm(source, "opening", unit=" images")):
         try:
@@ -74,17 +88,17 @@ def readable(source: Sequence[CaptionedImage]) -> tuple[Sequence[CaptionedImage]
                 open_image(frame)
             kept.append(place)
         except ValueError as error:
-            skipped[image.id] = str(error)
+            skipped[image.id] = f"the picture cannot be opened: {error}"
     if skipped:
-        log.warning("left out %d broken images, the first: %s", len(skipped), next(iter(skipped.values())))
+        log.warning("left out %d broken images: %s", len(skipped), by_reason(skipped))
     return Chosen(source, kept), skipped
 
 
 class Chosen(Lazy):
     """Some of a source's images, by their places."""
 
-    def __init__(self, source: Sequence[CaptionedImage], places: Sequence[int]) -> None:
-        self.source = source
+    def __init__(self, source: Lazy, places: Sequence[int]) -> None:
+        self.source, self.skipped = source, source.skipped
         self._places = np.array(places, dtype=np.int64)
 
     def __len__(self) -> int:
@@ -134,12 +148,34 @@ def _inside(folder: Path) -> dict[str, _Found]:
     found: dict[str, _Found] = {}
     if metadata_files(folder):
         found[str(folder)] = "image_folder", [folder]
-    for file in sorted([*folder.iterdir(), *folder.glob("annotations/captions_*.json")]):
-        name = _recognised(file) if file.name.endswith(_SUFFIXES) and file.stem != "metadata" else None
+    below = [file for pattern in _BELOW for file in folder.glob(pattern)]
+    for file in _candidates([*folder.iterdir(), *below]):
+        name = _recognised(file)
         if name is not None:
             shown = f"*{file.suffix}" if name in _SHARDS else file.name
             found.setdefault(str(file.with_name(shown)), (name, []))[1].append(file)
     return found
+
+
+#: Files of captions in folders of their own, as they are distributed.
+_BELOW = ("annotations/captions_*.json", "Flickr8k_text/*.token.txt")
+
+
+def _candidates(files: Iterable[Path]) -> list[Path]:
+    """The files that may hold captions, without those that others make superfluous.
+
+    img2dataset leaves for ``00000.tar`` also ``00000.parquet``, the list of its addresses, and ``00000_stats.json``.
+    Flickr8k has its captions a second time, in lemmas.
+    """
+    found = {file for file in files if file.name.endswith(_SUFFIXES) and file.stem != "metadata" and not file.is_dir()}
+    superfluous = set()
+    for file in found:
+        shard = file.with_name(file.name.removesuffix("_stats.json"))
+        if shard != file and shard.with_name(f"{shard.name}.tar") in found:
+            superfluous |= {file, shard.with_name(f"{shard.name}.parquet")}
+        if file.name == "Flickr8k.token.txt":
+            superfluous.add(file.with_name("Flickr8k.lemma.token.txt"))
+    return sorted(found - superfluous)
 
 
 _TAR = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")  # The compressed ones are its reader's to refuse.
@@ -162,8 +198,8 @@ def _recognised(file: Path) -> str | None:
         return "karpathy" if _is(first.get("images"), "sentences") else None
     try:
         _, line = next(lines(file), ("", ""))
-        return "flickr" if flickr_kind(line) else "jsonl" if _is(json.loads(line), "image") else None
-    except ValueError:  # neither text nor JSON
+        return "flickr" if flickr_kind(line) else "jsonl" if _is(parse_json(line, str(file)), "image") else None
+    except UserError:  # neither text nor JSON
         return None
 
 

@@ -1,16 +1,17 @@
-"""Tar files in WebDataset's layout. Nothing is unpacked."""
+"""Tar files in WebDataset's layout. Members are read in place; nothing is unpacked."""
 
-import json
 import os
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from flamingo.data.captions import captions_of
+from flamingo.data.captions import captions_of, split_named
+from flamingo.data.rows import parse_json
 from flamingo.data.shards import Broken, Sample, Shards
 from flamingo.utils.errors import UserError
+from flamingo.utils.io import regular_file
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -19,15 +20,16 @@ _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\x
 def tar(files: Iterable[str | Path]) -> Shards:
     """``KEY.jpg`` (or ``jpeg``, ``png``, ``webp``) with ``KEY.json`` or ``KEY.txt``; an image's id is its KEY.
 
-    A key ends at the first dot of the base name. The JSON has ``captions``, a list, or ``caption``;
-    where it has neither, the text file is the caption. Members with other suffixes are let be.
+    A key ends at the first dot of the base name. The JSON has ``captions``, a list, or ``caption``, and may have
+    ``split``, which wins over the file's name. Where it has no caption, each line of the text file is one
+    (CLIP_benchmark's layout). Members with other suffixes are ignored. Archives may follow one another in a file.
     """
     return Shards(files, _samples, TarMember)
 
 
 @dataclass(frozen=True)
 class TarMember:
-    """A picture in a tar file. Every reading opens the file anew, so that processes share no position."""
+    """A picture in a tar file. Each read opens the file, so that processes share no position."""
 
     file: str
     name: str
@@ -35,7 +37,7 @@ class TarMember:
     size: int
 
     def read_bytes(self) -> bytes:
-        with Path(self.file).open("rb") as stream:
+        with regular_file(Path(self.file)).open("rb") as stream:
             return _read(stream, self.offset, self.size)
 
     def __str__(self) -> str:
@@ -44,12 +46,14 @@ class TarMember:
 
 def _samples(file: str) -> Iterator[Sample | Broken]:
     try:
-        with Path(file).open("rb") as stream:
+        with regular_file(Path(file)).open("rb") as stream:
             members, damage = _members(file, stream)
             for key, parts in _grouped(file, members).items():
                 try:
-                    yield Sample(key, _captions(stream, parts), _picture(parts))
-                except (ValueError, RecursionError) as error:  # RecursionError: JSON that is nested too deeply
+                    described = _described(stream, parts)
+                    captions = _captions(stream, parts, described)
+                    yield Sample(key, captions, _picture(parts), split_named(described.get("split")))
+                except ValueError as error:
                     yield Broken(key, str(error))
             if damage:
                 yield Broken(file, damage)
@@ -62,27 +66,50 @@ _Member = tuple[str, int, int]
 
 
 def _members(file: str, stream: BinaryIO) -> tuple[list[_Member], str | None]:
-    """All that are wholly there, and what is wrong with the file, if anything is."""
-    start, size = stream.read(6), os.fstat(stream.fileno()).st_size
+    """The complete members of all archives in the file, and what is wrong with the file, or None."""
+    start = stream.read(6)
     for magic, name in _COMPRESSED.items():
         if start.startswith(magic):
             raise UserError(f"{file} is compressed ({name}), but pictures are read by seeking: make it a plain tar")
-    stream.seek(0)
     members: list[_Member] = []
+    beginning: int | None = 0
     try:
-        archive = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115 The stream is the caller's.
-        while (member := archive.next()) and 0 <= member.size <= size - member.offset_data:
-            archive.members.clear()  # type: ignore[attr-defined]  # Else it keeps them all.
-            if member.isreg() and not member.issparse():
-                members.append((member.name, member.offset_data, member.size))
-        # At a header that is broken tarfile stops as it does at the end, which is a block of zeros.
-        stream.seek(archive.offset)
-        if stream.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE):
-            return members, None
+        while beginning is not None:
+            end = _archive(stream, beginning, members)
+            beginning = _next_archive(stream, end)
+        return members, None
     except (tarfile.TarError, ValueError, OverflowError) as error:
         if not members:
             raise UserError(f"{file} is no tar file: {error}") from error
-    return members, f"it is cut off or damaged behind {members[-1][0] if members else 'its beginning'}"
+    return members, f"it is cut off or damaged behind {members[-1][0]}"
+
+
+def _archive(stream: BinaryIO, beginning: int, members: list[_Member]) -> int:
+    """Append the members of the archive that begins at this offset; return the offset of the zeros that end it.
+
+    Raises TarError where a member or the end is missing.
+    """
+    size = os.fstat(stream.fileno()).st_size
+    stream.seek(beginning)
+    archive = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115 The stream is the caller's.
+    while (member := archive.next()) and 0 <= member.size <= size - member.offset_data:
+        archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep all of them
+        if member.isreg() and not member.issparse():
+            members.append((member.name, member.offset_data, member.size))
+    # At a broken header tarfile stops as it does at the end, which is a block of zeros.
+    stream.seek(archive.offset)
+    if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("it is cut off or damaged")
+    return archive.offset
+
+
+def _next_archive(stream: BinaryIO, end: int) -> int | None:
+    """The offset of the first block behind ``end`` that is not all zeros; None at the end of the file."""
+    stream.seek(end)
+    while block := stream.read(tarfile.BLOCKSIZE):
+        if any(block):
+            return stream.tell() - len(block)
+    return None
 
 
 def _grouped(file: str, members: Iterable[_Member]) -> dict[str, dict[str, _Member]]:
@@ -105,16 +132,30 @@ def _picture(parts: dict[str, _Member]) -> _Member:
     return pictures[0]
 
 
-def _captions(stream: BinaryIO, parts: dict[str, _Member]) -> tuple[str, ...]:
-    described = json.loads(_read(stream, *parts["json"][1:])) if "json" in parts else {}
+def _described(stream: BinaryIO, parts: dict[str, _Member]) -> dict[str, Any]:
+    """What the JSON of a sample holds."""
+    described = parse_json(_read(stream, *parts["json"][1:]), "its metadata") if "json" in parts else {}
     if not isinstance(described, dict):
         raise UserError(f"its JSON is a {type(described).__name__}, not an object")
-    there = [described[name] for name in ("captions", "caption") if described.get(name) is not None]
-    if not there and "txt" in parts:
-        there = [_read(stream, *parts["txt"][1:]).decode()]
-    if len(there) != 1:
-        raise UserError("its JSON has both captions and caption" if there else "there is no caption")
-    return captions_of(there[0])
+    return described
+
+
+def _captions(stream: BinaryIO, parts: dict[str, _Member], described: dict[str, Any]) -> tuple[str, ...]:
+    given = [described[name] for name in ("captions", "caption") if described.get(name) is not None]
+    if len(given) > 1:
+        raise UserError("its JSON has both captions and caption")
+    if not given and "txt" in parts:
+        given = [_lines(_read(stream, *parts["txt"][1:]))]
+    return captions_of(given[0] if given else [])
+
+
+def _lines(content: bytes) -> list[str]:
+    """The lines that are not blank. Other line separators of Unicode are part of a caption."""
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"its text is no UTF-8: {error}") from error
+    return [line for line in text.split("\n") if line.strip()]
 
 
 def _read(stream: BinaryIO, offset: int, size: int) -> bytes:

@@ -1,7 +1,8 @@
-"""Files: every write of the project goes through here, and is complete or absent."""
+"""Files: every write of the project goes through here, and is complete or absent; only regular files are read."""
 
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,28 @@ from flamingo.utils.errors import UserError
 
 #: Suffix of what is being written; a kill can leave such files and folders, and nothing reads them.
 UNFINISHED = ".tmp"
+
+
+#: What a path can name other than a regular file.
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def regular_file(path: Path) -> Path:
+    """Return ``path`` if it names a regular file, or a link to one: opening a named pipe would wait for ever.
+
+    Raises:
+        OSError: If there is nothing at ``path``, or something else.
+    """
+    kind = stat.S_IFMT(path.stat().st_mode)
+    if kind != stat.S_IFREG:
+        raise OSError(f"it is {_KINDS.get(kind, 'something else')}, not a regular file")
+    return path
 
 
 @contextmanager

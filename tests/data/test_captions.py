@@ -1,12 +1,17 @@
 """Files of captions: what they say comes out as they say it, and whatever does not fit is named."""
 
 import json
+import os
 import re
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
+from PIL import Image as PILImage
 
 from flamingo.data.captions import captions_of, coco, image_folder, jsonl, karpathy
+from flamingo.data.pictures import open_image
+from flamingo.utils.errors import UserError
 from tests.data.shelf import photographs, shows, write
 
 
@@ -51,11 +56,7 @@ def test_coco_keeps_its_ids_and_gathers_captions_in_the_order_of_annotations(tmp
             r"annotations\[0\] .* for the image 8, which is not listed",
         ),
         ({"annotations": [{"image_id": 7}]}, r"annotations\[0\] needs 'caption', a text; got None"),
-        ({"annotations": [{"image_id": 42, "caption": "x"}]}, r"images\[1\]: there is no caption"),
-        (
-            {"annotations": COCO["annotations"] + [{"image_id": 42, "caption": " \n"}]},
-            r"images\[0\]: a caption is empty",
-        ),
+        ({"annotations": []}, r"lists no image that can be used: there is no caption \(2, the first 42\)"),
         ({"images": COCO["images"] + [{"id": 1, "file_name": "c.png"}]}, r"images\[2\]: the image 'c\.png' is not in"),
         ({"images": []}, r"captions\.json, annotations\[0\]"),
         ({"images": [], "annotations": []}, r"captions\.json lists no image"),
@@ -88,12 +89,27 @@ def test_without_them_the_ids_are_file_names(tmp_path):
     image = {"filename": "a.png", "imgid": 0, "split": "val", "sentences": [{"raw": "A cat."}]}
     file = write(tmp_path / "dataset_flickr8k.json", {"images": [image]})
     assert facts(karpathy(file)) == [("a.png", ("A cat.",), "val")]  # the folder is found
-    for field in ("filename", "split", "sentences"):
-        broken = {"images": [image, {key: value for key, value in image.items() if key != field}]}
-        with pytest.raises(ValueError, match=rf"dataset_flickr8k\.json, images\[1\] needs '{field}'"):
-            karpathy(write(file, broken))
-    with pytest.raises(ValueError, match=r"images\[0\] needs 'raw', a text; got None"):
-        karpathy(write(file, {"images": [{**image, "sentences": [{"tokens": ["a"]}]}]}))
+    for field, value in (("filename", None), ("sentences", "A cat."), ("filepath", 3), ("cocoid", []), ("split", 1)):
+        broken = {"images": [image, {**image, "filename": "b.png", field: value}]}
+        with pytest.raises(UserError, match=rf"dataset_flickr8k\.json, images\[1\].* {field[:5]}|'{field}'"):
+            karpathy(write(file, broken), photographs(tmp_path / "photographs", "b.png"))
+    with pytest.raises(UserError, match=r"images\[0\] needs 'raw'"):
+        karpathy(write(file, {"images": [{**image, "sentences": [{"raw": ["a"]}]}]}))
+
+
+def test_karpathys_null_and_empty_fields_count_as_absent(tmp_path):
+    photographs(tmp_path, *(f"{name}.png" for name in "abcde"))
+    said = [{"raw": "A cat."}]
+    images = [
+        {"filename": "a.png", "filepath": "", "cocoid": None, "split": None, "sentences": said},
+        {"filename": "b.png", "filepath": None, "cocoid": "", "split": "", "sentences": said},
+        {"filename": "c.png", "cocoid": 0, "split": "test", "sentences": []},
+        {"filename": "d.png", "split": "test", "sentences": None},
+        {"filename": "e.png", "split": "test", "sentences": [*said, {"raw": None}]},
+    ]
+    source = karpathy(write(tmp_path / "dataset_coco.json", {"images": images}), tmp_path)
+    assert facts(source) == [("a.png", ("A cat.",), None), ("b.png", ("A cat.",), None)]
+    assert source.skipped.keys() == {"0", "d.png", "e.png"}
 
 
 # ----------------------------------------------------------------------------------- JSONL
@@ -135,11 +151,9 @@ def test_a_byte_order_mark_blank_lines_and_windows_ends_are_no_part_of_it(tmp_pa
         ({"image": "b.png", "caption": "x", "captions": ["y"]}, "line 2 must have one of .*; it has captions, caption"),
         ({"image": "b.png", "captions": "x"}, "line 2 needs 'captions', a list; got 'x'"),
         ({"image": "b.png", "caption": ["x"]}, r"line 2 needs 'caption', a text; got \['x'\]"),
-        ({"image": "b.png", "captions": []}, "line 2: there is no caption"),
         ({"image": "b.png", "captions": ["x", 5]}, r"line 2: captions must be texts, got \['x', 5\]"),
-        ({"image": "b.png", "captions": ["x", "\t"]}, "line 2: a caption is empty"),
-        ({"image": "b.png", "caption": "\ud83d"}, "line 2: .* surrogates not allowed"),
-        ({"image": "b.png", "caption": "x", "split": None}, "line 2 needs 'split', a text; got None"),
+        ({"image": "b.png", "caption": "x", "split": 3}, "line 2: a split must be a text: got 3"),
+        ({"image": "b.png", "caption": "x", "id": "\ud83d"}, "line 2: the id "),
         (
             {"image": "b.png", "caption": "x", "id": "a.png"},
             "line 2: the image 'a.png' is there already, at .*, line 1",
@@ -157,6 +171,40 @@ def test_rows_that_do_not_fit_are_named_by_their_line(row, message, tmp_path):
     file = write(tmp_path / "mine.jsonl", [{"image": "a.png", "caption": "x"}, row])
     with pytest.raises(ValueError, match=rf"mine\.jsonl, {message}"):
         jsonl(file)
+
+
+@pytest.mark.parametrize(
+    ("captions", "reason"),
+    [([], "there is no caption"), (["x", "\t"], "a caption is empty"), (["x", "\ud83d"], "half a character")],
+    ids=str,
+)
+def test_an_image_with_a_caption_that_cannot_be_used_is_left_out_counted_and_named(captions, reason, tmp_path, caplog):
+    """In every layout: the rows of one's own, COCO's and Karpathy's JSON, and the metadata of an image folder."""
+    photographs(tmp_path, "a.png", "b.png")
+    both = {"a.png": ["A cat."], "b.png": captions}
+    rows = [{"image": name, "captions": own} for name, own in both.items()]
+    metadata = [{"file_name": name, "captions": own} for name, own in both.items()]
+    listed = [{"id": name, "file_name": name} for name in both]
+    annotations = [{"image_id": name, "caption": caption} for name, own in both.items() for caption in own]
+    images = [{"filename": name, "sentences": [{"raw": caption} for caption in own]} for name, own in both.items()]
+    sources = [
+        jsonl(write(tmp_path / "mine.jsonl", rows)),
+        coco(write(tmp_path / "coco.json", {"images": listed, "annotations": annotations})),
+        karpathy(write(tmp_path / "karpathy.json", {"images": images})),
+        image_folder(write(tmp_path / "metadata.jsonl", metadata).parent),
+    ]
+    for source in sources:
+        assert facts(source) == [("a.png", ("A cat.",), None)]
+        assert source.skipped.keys() == {"b.png"} and reason in source.skipped["b.png"]
+    assert caplog.text.count("left out 1: ") == 4 and caplog.text.count("(1, the first b.png)") == 4
+
+
+def test_line_breaks_within_a_caption_are_one_blank_in_every_layout(tmp_path):
+    photographs(tmp_path, "a.png")
+    write(tmp_path / "metadata.csv", 'file_name,text\na.png,"A dog\n\n runs .\n"\n')
+    rows = [{"image": "a.png", "caption": "A dog\r\n runs .\n"}]
+    for source in (image_folder(tmp_path), jsonl(write(tmp_path / "mine.jsonl", rows))):
+        assert source[0].captions == ("A dog runs .",)
 
 
 def test_files_that_are_no_text_no_json_or_not_there_are_named(tmp_path):
@@ -199,6 +247,44 @@ def test_where_that_says_too_little_or_too_much_it_is_asked_for(tmp_path):
         jsonl(file, tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
+def test_names_are_found_whichever_way_their_accents_are_written(on_disk, tmp_path):
+    """macOS writes "é" as two characters; a file that was listed there and unpacked elsewhere names it otherwise."""
+    in_file = {"NFC": "NFD", "NFD": "NFC"}[on_disk]
+    names = [normalize(on_disk, name) for name in ("Übersicht/école.png", "Übersicht/b.png")]
+    photographs(tmp_path / "photographs", *names)
+    rows = [{"image": normalize(in_file, name), "caption": "x"} for name in names]
+    source = jsonl(write(tmp_path / "mine.jsonl", rows))
+    assert [image.id for image in source] == [row["image"] for row in rows]
+    assert shows(source[0], names[0]) and shows(source[1], names[1])
+
+
+def test_of_two_names_that_differ_in_this_alone_each_finds_its_own(tmp_path):
+    names = [normalize(form, "école.png") for form in ("NFC", "NFD")]
+    for name, colour in zip(names, ("red", "blue")):
+        PILImage.new("RGB", (4, 3), colour).save(tmp_path / name)
+    source = jsonl(write(tmp_path / "mine.jsonl", [{"image": name, "caption": "x"} for name in names]))
+    pixels = [open_image(image.image.frames[0]).getpixel((0, 0)) for image in source]
+    assert pixels == [(255, 0, 0), (0, 0, 255)]
+
+
+def test_an_image_that_is_no_regular_file_is_named_at_once(tmp_path):
+    photographs(tmp_path, "a.png")
+    os.mkfifo(tmp_path / "b.png")
+    (tmp_path / "c.png").mkdir()
+    (tmp_path / "d.png").symlink_to("nowhere.png")
+    for name in ("b.png", "c.png", "d.png", "n" * 300, "n\0.png"):
+        rows = [{"image": "a.png", "caption": "x"}, {"image": name, "caption": "x"}]
+        with pytest.raises(UserError, match=r"mine\.jsonl, line 2: the image '"):
+            jsonl(write(tmp_path / "mine.jsonl", rows))
+        with pytest.raises(UserError, match=r"mine\.jsonl begins with the image '"):
+            jsonl(write(tmp_path / "mine.jsonl", rows[1:]))
+    (tmp_path / "mine.jsonl").unlink()
+    os.mkfifo(tmp_path / "mine.jsonl")
+    with pytest.raises(UserError, match=r"mine\.jsonl cannot be read: it is a named pipe"):
+        jsonl(tmp_path / "mine.jsonl")
+
+
 # ---------------------------------------------------------------------------- image folders
 
 
@@ -223,6 +309,13 @@ def test_its_sub_folders_are_splits(tmp_path):
         ("train/a.png", ("A train cat.", "Cat."), "train"),
         ("validation/a.png", ("A validation cat.", "Cat."), "validation"),
     ]
+
+
+def test_a_split_in_the_metadata_wins_over_the_name_of_the_folder(tmp_path):
+    photographs(tmp_path / "train", "a.png", "b.png")
+    write(tmp_path / "train" / "metadata.csv", "file_name,text,split\na.png,A.,val\nb.png,B.,\n")
+    splits = {image.id: image.split for image in image_folder(tmp_path)}
+    assert splits == {"train/a.png": "val", "train/b.png": "train"}
 
 
 def test_image_folders_that_do_not_fit_are_named(tmp_path):
@@ -252,7 +345,7 @@ def test_captions_are_one_text_or_several():
     assert captions_of(["b", "a ", "b"]) == ("b", "a", "b")
     for value, message in [
         ([], "no caption"),
-        (None, "must be texts, got None"),
+        (None, "must be texts: got None"),
         ("", "is empty"),
         ([["a"]], "be texts"),
     ]:

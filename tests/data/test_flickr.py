@@ -24,6 +24,13 @@ b.png| 1| A dog , wet , shakes
 a.png| 0| The sign says "Stop" .
 b.png| 2| A third .
 """
+#: Kaggle's Flickr30k: pandas writes what it has read of results.csv.
+NUMBERED = """image_name,comment_number,comment
+b.png,0, A child in a pink dress .
+b.png,1," A dog , wet , shakes"
+a.png,0," The sign says ""Stop"" ."
+b.png,2, A third .
+"""
 EXPECTED = {
     "b.png": ("A child in a pink dress .", "A dog , wet , shakes", "A third ."),
     "a.png": ('The sign says "Stop" .',),
@@ -42,6 +49,7 @@ def folder(tmp_path):
         ("captions.txt", CSV),
         ("Flickr8k.token.txt", TOKEN),
         ("results.csv", BARS),
+        ("captions.txt", NUMBERED),
         ("captions.txt", CSV.replace("\n", "\r\n")),
     ],
 )
@@ -70,9 +78,21 @@ def test_the_row_without_a_delimiter_keeps_its_caption(folder):
     source = flickr(write(folder / "results.csv", BARS + rows))
     assert source[-1].captions == ("A dog running .", "A dog runs across the grass .")
     with pytest.raises(
-        ValueError, match=r"results\.csv, line 2 is not IMAGE\| NUMBER\| CAPTION: 'b\.png\| 0   A child"
+        ValueError, match=r"results\.csv, line 2 is not IMAGE, NUMBER, CAPTION: \['b\.png', ' 0   A child"
     ):
         flickr(write(folder / "results.csv", BARS.replace("0| A child", "0   A child")))
+
+
+def test_kaggles_flickr30k_keeps_the_caption_of_that_row_and_leaves_out_an_image_with_an_empty_one(folder, caplog):
+    """pandas takes "4   A dog ..." for the number of this row, and writes a caption that is missing as nothing."""
+    photographs(folder / "Images", "2199200615.jpg")
+    rows = "2199200615.jpg, 3, A dog running .\n2199200615.jpg, 4   A dog runs across the grass .,\nc.png,0,\n"
+    with caplog.at_level(logging.WARNING):
+        source = flickr(write(folder / "captions.txt", NUMBERED + rows))
+    assert source[-1].captions == ("A dog running .", "A dog runs across the grass .")
+    assert {image.id for image in source} == {"a.png", "b.png", "2199200615.jpg"}
+    assert source.skipped == {"c.png": "a caption is empty: ['']"}
+    assert "captions.txt: left out 1: a caption is empty (1, the first c.png)" in caplog.text
 
 
 def test_a_caption_may_hold_what_elsewhere_divides(folder):
@@ -96,16 +116,18 @@ def test_the_official_splits_are_read_where_they_are(folder):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        ("captions.txt", "image,caption\nc.png,\n", "lists no image that can be used: a caption is empty"),
         ("captions.txt", CSV + "c.png\n", r"line 6 is not IMAGE,CAPTION: \['c\.png'\]"),
         ("captions.txt", CSV + "c.png,A dog , wet\n", "line 6 is not IMAGE,CAPTION"),
-        ("captions.txt", CSV + "c.png,\n", r"image c\.png: a caption is empty"),
         ("Flickr8k.token.txt", TOKEN + "c.png A dog .\n", "line 5 is not IMAGE#NUMBER<tab>CAPTION: 'c.png A dog .'"),
         (
             "Flickr8k.token.txt",
             TOKEN + "b.png#1\tAgain .\n",
             "line 5: caption 1 of b.png is there already, at .*, line 2",
         ),
-        ("results.csv", BARS + "c.png| A dog .\n", r"line 6 is not IMAGE\| NUMBER\| CAPTION"),
+        ("results.csv", BARS + "c.png| A dog .\n", "line 6 is not IMAGE, NUMBER, CAPTION"),
+        ("captions.txt", NUMBERED + "c.png,0,A dog , wet .\n", "line 6 is not IMAGE, NUMBER, CAPTION"),
+        ("captions.txt", NUMBERED + "b.png,2,Again .\n", "line 6: caption 2 of b.png is there already, at .*, line 5"),
         ("results.csv", BARS + "b.png| 2| Again .\n", "line 6: caption 2 of b.png is there already, at .*, line 5"),
         ("captions.txt", "Caption,Image\nb.png,A dog\n", "begins as none of Flickr's files does: 'Caption,Image'"),
         ("captions.txt", "", "begins as none"),

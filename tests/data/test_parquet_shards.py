@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from flamingo.data.parquet_shards import parquet
 from flamingo.data.pictures import open_image
+from flamingo.utils.errors import UserError
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -55,11 +56,50 @@ def test_lists_may_stand_under_any_name_and_ids_in_a_column(tmp_path):
     assert [(image.id, image.captions) for image in parquet([file])] == [("11", ("x", "y")), ("12", ("z",))]
 
 
+def test_a_column_of_splits_wins_over_the_name_of_the_file(tmp_path):
+    """As in nlphuji/flickr30k, where one file named for the test split holds all three."""
+    splits = ["train", "val", None, "", "test"]
+    shard(tmp_path / "test-00000-of-00001.parquet", range(5), caption=list("abcde"), split=splits)
+    source = parquet(tmp_path.glob("*.parquet"))
+    assert [image.split for image in source] == ["train", "val", "test", "test", "test"]
+    numbers = shard(tmp_path / "b.parquet", [0], caption=["a"], split=[1])
+    with pytest.raises(UserError, match=r"b\.parquet.*split"):
+        parquet([numbers])
+
+
+POLARS = pa.struct([("bytes", pa.large_binary()), ("path", pa.large_string())])
+
+
+@pytest.mark.parametrize(
+    ("image", "caption"),
+    [
+        (POLARS, pa.large_list(pa.large_string())),
+        (pa.struct([("path", pa.string_view()), ("bytes", pa.binary_view())]), pa.list_(pa.string_view())),
+        (pa.binary_view(), pa.string_view()),
+        (pa.large_binary(), pa.large_string()),
+        (pa.dictionary(pa.int32(), pa.binary()), pa.dictionary(pa.int32(), pa.string())),
+    ],
+    ids=str,
+)
+def test_files_of_polars_are_read_whichever_of_arrows_types_they_name(image, caption, tmp_path):
+    """polars 1.x writes ``large_*`` types, or views, into the schema that a file carries."""
+    content = [picture(value) for value in (3, 4)]
+    cells = [{"bytes": cell, "path": None} for cell in content] if pa.types.is_struct(image) else content
+    texts = ["x", "y"] if not str(caption).startswith(("list", "large_list")) else [["x", "x2"], ["y"]]
+    columns = {"image": pa.array(cells, image), "caption": pa.array(texts, caption)}
+    columns["split"] = pa.array(["val", "val"]).dictionary_encode()
+    columns["id"] = pa.array(["k0", "k1"], pa.large_string())
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    source = parquet([tmp_path / "a.parquet"])
+    assert [(one.id, one.captions[0], one.split) for one in source] == [("k0", "x", "val"), ("k1", "y", "val")]
+    assert [value_of(one) for one in source] == [3, 4]
+
+
 def test_rows_without_a_caption_are_left_out_and_pictures_without_bytes_are_named_when_opened(tmp_path):
     file = shard(tmp_path / "a.parquet", [0, 1, None, 3, 4], caption=["x", None, "y", " ", "z"])
     source = parquet([file])
     assert [image.id for image in source] == ["a/0", "a/2", "a/4"]
-    assert source.skipped == {"a/1": "captions must be texts, got None", "a/3": "a caption is empty: ' '"}
+    assert source.skipped == {"a/1": "captions must be texts: got None", "a/3": "a caption is empty: ' '"}
     assert value_of(source[0]) == 0 and value_of(source[2]) == 4
     with pytest.raises(
         ValueError, match=r"image .*a\.parquet, row 0 of row group 1 cannot be read: there are no bytes"

@@ -1,6 +1,7 @@
 """Whatever Pillow opens becomes an upright RGB picture with the right colours, or an error that names it."""
 
 import io
+import os
 import struct
 import zlib
 
@@ -10,6 +11,8 @@ from PIL import Image as PILImage
 
 from flamingo.data.document import Image, View
 from flamingo.data.pictures import open_image, shaped
+from flamingo.features import content_key
+from flamingo.utils.errors import UserError
 
 
 def grey(values, dtype):
@@ -191,6 +194,20 @@ def test_so_are_those_cut_off_too_large_or_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(PILImage, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(ValueError, match=r"image album\.tar:dog cannot be read: .* exceeds limit"):
         open_image(Member(stream.getvalue()))
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    """A named pipe without a writer would wait for ever, in a resumed run as in a new one."""
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "pipe.jpg")
+    PILImage.new("RGB", (4, 3), "red").save(tmp_path / "real.png")
+    (tmp_path / "good.jpg").symlink_to(tmp_path / "real.png")
+    for frame in (tmp_path / "pipe.jpg", str(tmp_path / "link.jpg"), tmp_path / "folder.jpg", "/dev/zero"):
+        for read in (open_image, content_key):
+            with pytest.raises(UserError, match=f"image {frame} "):
+                read(frame)
+    assert open_image(tmp_path / "good.jpg").size == (4, 3)
 
 
 # ---------------------------------------------------------------------------------- aspect

@@ -84,6 +84,59 @@ def test_shards_are_found_by_folder_file_and_glob(tmp_path):
     assert len(load(str(tmp_path / "*.tar"))) == 4
 
 
+def test_an_output_folder_of_img2dataset_is_one_thing(tmp_path):
+    """Its tars hold KEY.jpg, KEY.txt and KEY.json, and each has a list of addresses and a count of failures."""
+    pq = pytest.importorskip("pyarrow.parquet")
+    from pyarrow import table
+
+    keys = ("000000000", "000000001", "000010000")
+    rows = [
+        {"caption": caption, "url": "http://a/b", "key": key, "status": "success", "error_message": None}
+        for key, caption in zip(keys, ("A\nC.", None, "B."))
+    ]
+    for number, own in (("00000", rows[:2]), ("00001", rows[2:])):
+        members = {}
+        for row in own:
+            photographs(tmp_path / "unpacked", f"{row['key']}.jpg")
+            members[f"{row['key']}.jpg"] = (tmp_path / "unpacked" / f"{row['key']}.jpg").read_bytes()
+            members[f"{row['key']}.txt"] = (row["caption"] or "").encode()
+            members[f"{row['key']}.json"] = json.dumps(row, indent=4).encode()
+        folder = tmp_path / "out"
+        folder.mkdir(exist_ok=True)
+        with tarfile.open(folder / f"{number}.tar", "w") as archive:
+            for name, content in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+        pq.write_table(table({name: [row[name] for row in own] for name in rows[0]}), folder / f"{number}.parquet")
+        stats = {"count": 3, "successes": len(own), "failed_to_download": 1, "status_dict": {"success": len(own)}}
+        write(folder / f"{number}_stats.json", stats)
+    source = load(str(tmp_path / "out"))
+    assert [(image.id, image.captions) for image in source] == [(keys[0], ("A C.",)), (keys[2], ("B.",))]
+    assert source.skipped.keys() == {keys[1]}
+
+
+@pytest.mark.parametrize("folder", ["Flickr8k_text", ""])
+def test_flickr8k_as_it_is_distributed_is_one_thing(folder, tmp_path):
+    """Two archives: the photographs; and texts, which have the captions a second time in lemmas, and human ratings."""
+    photographs(tmp_path / "Flicker8k_Dataset", "a.png", "b.png")
+    texts = tmp_path / folder
+    write(texts / "Flickr8k.token.txt", "a.png#0\tDogs run .\nb.png#0\tB.\n")
+    write(texts / "Flickr8k.lemma.token.txt", "a.png#0\tdog run .\nb.png#0\tB.\n")
+    write(texts / "Flickr_8k.trainImages.txt", "a.png\n")
+    write(texts / "Flickr_8k.devImages.txt", "")
+    write(texts / "Flickr_8k.testImages.txt", "b.png\n")
+    write(texts / "ExpertAnnotations.txt", "a.png\tb.png#0\t1\t1\t1\n")
+    write(texts / "CrowdFlowerAnnotations.txt", "a.png\tb.png#0\t0\t0\t3\n")
+    write(texts / "readme.txt", "If you use this corpus / data:\n")
+    for root in {tmp_path, texts}:
+        source = load(str(root))
+        assert [(image.captions, image.split) for image in source] == [(("Dogs run .",), "train"), (("B.",), "test")]
+        assert shows(source[0], "a.png")
+    lemmas = load(str(texts / "Flickr8k.lemma.token.txt"))
+    assert lemmas[0].captions == ("dog run .",)
+
+
 def test_parquet_shards_are_found_too(tmp_path):
     pq = pytest.importorskip("pyarrow.parquet")
     from pyarrow import table

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import multiprocessing
+import os
 import pickle
 import re
 import tarfile
@@ -17,6 +18,7 @@ from flamingo.data.document import Document, Image, Readable, Text
 from flamingo.data.pictures import open_image
 from flamingo.data.shards import split_of
 from flamingo.data.tar_shards import TarMember, tar
+from flamingo.utils.errors import UserError
 
 
 def picture(value, size=(4, 3), kind="PNG"):
@@ -104,6 +106,47 @@ def test_keys_end_at_the_first_dot_of_the_base_name(tmp_path):
     assert source.skipped == {}
 
 
+def test_a_text_member_has_a_caption_a_line_and_a_json_caption_is_one_whatever_its_line_breaks(tmp_path):
+    """CLIP_benchmark joins an image's captions by line breaks, and ends the file without one."""
+    five = [f"caption {i} ." for i in range(5)]
+    members = [("a.jpg", picture(1, kind="JPEG")), ("a.txt", "\n".join(five))]
+    members += [("b.jpg", picture(2, kind="JPEG")), ("b.txt", "one .\r\n\r\n two .\u2028 \r\n")]
+    members += [("c.jpg", picture(3, kind="JPEG")), ("c.json", {"caption": " A dog\r\n\n runs . \n"})]
+    source = tar([shard(tmp_path / "s.tar", members)])
+    assert [image.captions for image in source] == [tuple(five), ("one .", "two ."), ("A dog runs .",)]
+
+
+def test_a_split_that_the_json_names_wins_over_the_name_of_the_file(tmp_path):
+    members = sample("a", 1)
+    for key, split in (("b", "val"), ("c", None), ("d", ""), ("e", 3)):
+        members += [(f"{key}.png", picture(1)), (f"{key}.json", {"caption": "x", "split": split})]
+    source = tar([shard(tmp_path / "train-0.tar", members)])
+    splits = {image.id: image.split for image in source}
+    assert splits == {"a": "train", "b": "val", "c": "train", "d": "train"}
+    assert "split" in source.skipped["e"]
+    shard(tmp_path / "train-1.tar", [("b.png", picture(2)), ("b.txt", "of the other split")])
+    both = tar(tmp_path.glob("train-*.tar"))
+    assert {(image.id, image.split) for image in both} >= {("b", "val"), ("b", "train")}
+
+
+@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_archives_that_were_put_behind_each_other_are_all_read(format, tmp_path):
+    """``cat a.tar b.tar``: the blocks of zeros that end an archive, up to 10,240 bytes of them, lie in the middle."""
+    parts = [shard(tmp_path / f"{key}.tar", sample(key, i), format=format) for i, key in enumerate("abc")]
+    joined = tmp_path / "joined.tar"
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    source = tar([joined])
+    assert [image.id for image in source] == ["a", "b", "c"] and source.skipped == {}
+    assert [value_of(image) for image in source] == [0, 1, 2]
+    whole = joined.read_bytes()
+    joined.write_bytes(whole[: len(whole) * 2 // 3 + 600])  # cut off within the last archive
+    cut = tar([joined])
+    assert [image.id for image in cut] == ["a", "b"] and str(joined) in cut.skipped
+    joined.write_bytes(parts[0].read_bytes() + b"what is no archive" * 100)
+    behind = tar([joined])
+    assert [image.id for image in behind] == ["a"] and str(joined) in behind.skipped
+
+
 def test_members_of_a_sample_may_lie_apart_and_the_json_speaks_before_the_text(tmp_path):
     pictures = [("a.png", picture(1)), ("b.png", picture(2)), ("c.png", picture(3))]
     texts = [("c.txt", "no"), ("b.txt", "from text"), ("a.json", {"captions": ["from JSON"]})]
@@ -173,13 +216,17 @@ def test_a_shard_that_shrank_meanwhile_is_an_error_that_names_the_member(two):
         ([("x.gif", b"GIF"), ("x.txt", "a")], "no picture among x.gif, x.txt"),
         ([("x.png", picture(1)), ("x.jpg", picture(2)), ("x.txt", "a")], "several pictures among x.png, x.jpg, x.txt"),
         ([("x.png", picture(1))], "there is no caption"),
-        ([("x.png", picture(1)), ("x.txt", " \n")], "a caption is empty: "),
-        ([("x.png", picture(1)), ("x.txt", b"\xff\xfe")], "'utf-8' codec can't decode byte 0xff in position 0"),
+        ([("x.png", picture(1)), ("x.txt", " \n")], "there is no caption"),
+        ([("x.png", picture(1)), ("x.json", {"caption": "\t"})], "a caption is empty: "),
+        (
+            [("x.png", picture(1)), ("x.txt", b"\xff\xfe")],
+            "its text is no UTF-8: 'utf-8' codec can't decode byte 0xff in position 0",
+        ),
         ([("x.png", picture(1)), ("x.json", "{captions: 5")], "Expecting property name"),
         ([("x.png", picture(1)), ("x.json", "[" * 100_000)], "recursion"),
         ([("x.png", picture(1)), ("x.json", ["a"])], "its JSON is a list, not an object"),
         ([("x.png", picture(1)), ("x.json", {"captions": []})], "there is no caption"),
-        ([("x.png", picture(1)), ("x.json", {"captions": ["a", None]})], r"captions must be texts, got \['a', None\]"),
+        ([("x.png", picture(1)), ("x.json", {"captions": ["a", None]})], r"captions must be texts: got \['a', None\]"),
         ([("x.png", picture(1)), ("x.json", {"captions": ["a"], "caption": "a"})], "has both captions and caption"),
         ([("x.png", picture(1)), ("x.json", '{"caption": "\\ud800"}')], "surrogates not allowed"),
     ],
@@ -193,7 +240,7 @@ def test_a_broken_sample_is_left_out_counted_and_logged(members, reason, tmp_pat
     assert [value_of(image) for image in source] == [1, 2]
     assert list(source.skipped) == ["x"]
     assert re.search(reason, source.skipped["x"])
-    assert f"{file}: left out 1, the first x: " in caplog.text
+    assert f"{file}: left out 1: " in caplog.text and "(1, the first x)" in caplog.text
 
 
 def test_what_is_no_file_holds_no_sample(tmp_path):
@@ -263,6 +310,30 @@ def test_shards_that_cannot_be_read_at_all_are_errors_that_name_them(two, tmp_pa
         tar([shard(tmp_path / "s-4.tar", [("a.png", picture(1)), ("b.txt", "b")])])
     with pytest.raises(ValueError, match="there is no whole sample in no file"):
         tar([])
+
+
+def test_a_shard_that_is_no_regular_file_is_an_error_at_once(two, tmp_path):
+    source = tar(two)
+    os.mkfifo(tmp_path / "s-2.tar")
+    with pytest.raises(UserError, match=r"s-2\.tar"):
+        tar([*two, tmp_path / "s-2.tar"])
+    (tmp_path / "s-0.tar").unlink()  # replaced while a run was stopped
+    os.mkfifo(tmp_path / "s-0.tar")
+    with pytest.raises(UserError, match=r"image .*s-0\.tar:a\.png"):
+        value_of(source[0])
+
+
+def test_a_name_that_is_no_utf8_is_left_out_and_named(tmp_path):
+    """Such a name becomes half characters in Python, which no file of results could hold."""
+    file = tmp_path / "s.tar"
+    with tarfile.open(file, "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as archive:
+        for name, content in [("é.png", picture(1)), ("é.txt", b"x"), ("b.png", picture(2)), ("b.txt", b"y")]:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    source = tar([file])
+    assert [image.id for image in source] == ["b"]
+    assert list(source.skipped) == ["\\udce9"]
 
 
 def test_an_id_that_is_there_twice_is_an_error_that_names_both_places(two, tmp_path):
