@@ -80,13 +80,13 @@ def _samples(file: str) -> Iterator[Sample | Broken]:
 
 def _image_column(schema: Any) -> str:
     """The name by which ``read_row_group`` finds the bytes."""
-    kind = schema.field("image").type if "image" in schema.names else None
-    if kind is not None and _is_bytes(kind):
+    kind: Any = schema.field("image").type if "image" in schema.names else "no such column"
+    if _is_bytes(kind):
         return "image"
     fields = list(kind) if str(kind).startswith("struct<") else []
     if any(field.name == "bytes" and _is_bytes(field.type) for field in fields):
         return "image.bytes"
-    raise UserError(f"the column image must be bytes, or a struct with bytes; it is: {kind or 'no such column'}")
+    raise UserError(f"the column image must be bytes, or a struct with bytes; it is: {kind}")
 
 
 def _is_bytes(kind: Any) -> bool:
