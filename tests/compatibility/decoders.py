@@ -1,0 +1,133 @@
+"""Every causal language model of transformers, tiny and random: composed, trained a step, run, saved and loaded."""
+
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from flamingo import FlamingoForConditionalGeneration
+from flamingo.utils.errors import UserError
+from tests import tiny
+from tests.compatibility.shrinking import tiny_config
+from tests.compatibility.sweep import Outcome, not_built
+
+CLASSES: dict[str, str] = dict(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+_WIDTH, _LAYERS, _HEADS, _EXPERTS, _FEEDFORWARD = 32, 4, 4, 4, 48
+#: The value of every field of these names.
+SIZES: dict[str, int] = {
+    **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), tiny.VOCABULARY),
+    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "emb_dim", "embedding_dim", "embedding_size"), _WIDTH),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), _LAYERS),
+    **dict.fromkeys(("encoder_layers", "decoder_layers", "num_encoder_layers", "num_decoder_layers"), _LAYERS),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads"), _HEADS),
+    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), _HEADS),
+    **dict.fromkeys(("num_encoder_attention_heads", "num_decoder_attention_heads"), _HEADS),
+    **dict.fromkeys(("num_key_value_heads", "num_kv_heads", "n_kv_heads"), 2),
+    **dict.fromkeys(("head_dim", "kv_channels", "global_head_dim"), _WIDTH // _HEADS),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size", "dim_ff", "dff"), _FEEDFORWARD),
+    **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim", "d_inner", "feed_forward_size"), _FEEDFORWARD),
+    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size"), 16),
+    **dict.fromkeys(("shared_intermediate_size", "moe_shared_expert_intermediate_size"), 16),
+    **dict.fromkeys(("shared_experts_intermediate_size", "intermediate_size_mlp", "dense_intermediate_size"), 16),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), _EXPERTS),
+    **dict.fromkeys(("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k"), 2),
+    **dict.fromkeys(("n_group", "num_expert_group", "topk_group", "n_shared_experts"), 1),
+    **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "o_lora_rank"), 16),
+    **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"), 8),
+    "qk_head_dim": 16,
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"), 128),
+    **dict.fromkeys(("sliding_window", "window_size", "attention_window_size", "sliding_window_size"), 6),
+    **dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads", "linear_num_heads"), _HEADS),
+    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim", "linear_head_dim"), 8),
+    **dict.fromkeys(("mamba_n_heads", "mamba_num_heads", "mamba_d_head", "mamba_head_dim", "mamba_d_state"), 8),
+    **dict.fromkeys(("state_size", "ssm_state_size"), 8),
+}
+#: Fields that shrinking by name gets wrong.
+SPECIAL: dict[str, dict[str, Any]] = {}
+
+#: Which architecture a sentence speaks of.
+REASONS = (
+    ("later tokens change", "encoder-only"),
+    ("is an encoder-decoder", "encoder-decoder"),
+    ("recurrent state", "recurrent state only"),
+    ("inputs_embeds", "no inputs_embeds"),
+)
+
+
+def trial(model_type: str) -> Outcome:
+    """Compose a tiny random model of this type and try all that a Flamingo does with it."""
+    name = CLASSES[model_type]
+    with tempfile.TemporaryDirectory() as folder:
+        vision, language = Path(folder, "vision"), Path(folder, "language")
+        try:
+            save_language_model(model_type, language)
+        except Exception as error:
+            import traceback
+
+            traceback.print_exc()
+            return not_built(model_type, name, error)
+        save_encoder(vision)
+        try:
+            model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
+                vision, language, new_token_ids=tiny.NEW_TOKEN_IDS, **tiny.PARTS
+            )
+        except UserError as error:
+            reason = next((reason for pattern, reason in REASONS if re.search(pattern, str(error))), "")
+            return Outcome(model_type, name, "refused", reason, str(error))
+        tiny.open_gates(model, 0.7)
+        check_training(model)
+        check_generation(model.eval())
+        check_saving(model, Path(folder))
+    return Outcome(model_type, name, "works")
+
+
+def save_language_model(model_type: str, folder: Path) -> None:
+    """Weights are larger than at initialisation, so that what must make a difference makes a large one."""
+    config = tiny_config(model_type, SIZES, SPECIAL.get(model_type, {}))
+    model = AutoModelForCausalLM.from_config(config)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.data.normal_(std=0.2)
+    model.save_pretrained(folder)
+
+
+def save_encoder(folder: Path) -> None:
+    config = CLIPVisionConfig(**tiny.VISION_MODELS["clip_vision_model"])
+    CLIPVisionModel(config).save_pretrained(folder)
+
+
+def check_training(model: FlamingoForConditionalGeneration) -> None:
+    """Every parameter that trains gets a gradient, and no other."""
+    inputs = tiny.inputs()
+    model.train()
+    model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    without = [name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert not without, f"no gradient in {without}"
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad and p.grad is not None]
+    assert not frozen, f"a gradient in {frozen}"
+    model.zero_grad()
+
+
+def check_generation(model: FlamingoForConditionalGeneration) -> None:
+    """With the cache as without, greedy and by beams, in a batch with padding on the left."""
+    inputs = tiny.inputs()
+    inputs["attention_mask"][1, :5] = 0
+    for settings in ({"num_beams": 1}, {"num_beams": 3, "num_return_sequences": 2}):
+        settings |= {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+        cached = model.generate(**inputs, **settings, use_cache=True)
+        uncached = model.generate(**inputs, **settings, use_cache=False)
+        assert torch.equal(cached, uncached), f"cached {cached[:, 14:].tolist()}, not {uncached[:, 14:].tolist()}"
+
+
+def check_saving(model: FlamingoForConditionalGeneration, folder: Path) -> None:
+    """A loaded checkpoint gives the same logits, with its backbones and without."""
+    expected = model(**tiny.inputs()).logits
+    for include_backbones in (True, False):
+        model.save_pretrained(folder / "flamingo", include_backbones=include_backbones)
+        loaded = FlamingoForConditionalGeneration.from_pretrained(folder / "flamingo")
+        assert torch.equal(loaded(**tiny.inputs()).logits, expected), "loaded, it gives other logits"
