@@ -14,6 +14,7 @@ from flamingo import Document, FlamingoProcessor, Image
 from flamingo.data.captions import CaptionedImage, Lazy
 from flamingo.data.collate import Example, collate
 from flamingo.data.interleaved import Interleaved
+from flamingo.data.order import Endless, Shuffled
 from flamingo.data.packing import pack
 from flamingo.data.shards import Shards
 from flamingo.data.sources import load, of_split, readable
@@ -130,30 +131,26 @@ def training_images(config: dict[str, Any]) -> tuple[CaptionedImages, CaptionedI
 
 
 @dataclass
-class Encoded(Sequence[tuple[list[Example], str]]):
+class Encoded:
     """Documents as tensors, made when asked for, with their ids; from ``features``, if given, no image is opened.
 
     An item is ``versions`` documents that follow one another and show the same images, which the first one has.
     """
 
-    documents: Sequence[Document]
+    documents: Endless[Document]
     processor: FlamingoProcessor
     features: FeatureStore | None = None
     versions: int = 1
     p_next: float = 0.0
-    seed: int = 0
+    seed: int | str = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.p_next <= 1:
             raise UserError(f"p_next must lie in [0, 1], got {self.p_next}")
 
-    def __len__(self) -> int:
-        return len(self.documents) // self.versions
-
-    def __getitem__(self, index: int) -> tuple[list[Example], str]:  # type: ignore[override]
-        first, *others = (self.documents[index * self.versions + version] for version in range(self.versions))
-        # The coin is the document's own: the same whenever it is met, in whatever order.
-        next_image = random.Random(f"next image {self.seed} {index}").random() < self.p_next
+    def __getitem__(self, position: int) -> tuple[list[Example], str]:
+        first, *others = (self.documents[position * self.versions + version] for version in range(self.versions))
+        next_image = random.Random(f"next image {self.seed} {position}").random() < self.p_next
         example = self.processor.encode(first, next_image=next_image, pixels=self.features is None, as_bytes=True)
         if self.features is not None:
             images = [chunk.image for chunk in first.chunks() if chunk.image is not None]
@@ -186,21 +183,33 @@ def make_data(
         reward = CiderReward([own.captions for own in images.images])
     sets = []
     for name, chosen in config["documents"].items():
-        documents: Sequence[Document]
+        # Data sets of one run differ in their order, and in what they draw.
+        own_seed = f"{seed} {name}"
+        documents: Endless[Document]
         if chosen["kind"] == "images":
             assert images is not None
-            documents = _interleaved(images.images, chosen, features, seed)
+            documents = _interleaved(images.images, chosen, features, own_seed)
         else:
             kind, least, most = chosen["kind"], chosen["least"], chosen["most"]
-            documents = WorldDocuments(kind, "training", seed, least, most, chosen["told"])
+            world = WorldDocuments(kind, "training", seed, least, most, chosen["told"])
+            documents = Shuffled(world, own_seed)
         # The world draws its pictures when they are asked for: there is nothing to keep.
         of_images = chosen["kind"] == "images"
         kept, versions = (features, chosen["versions"]) if of_images else (None, 1)
-        encoded = Encoded(documents, processor, kept, versions, chosen["p_next"], seed)
+        encoded = Encoded(documents, processor, kept, versions, chosen["p_next"], own_seed)
         batch = partial(_batch, pack_to=chosen["pack"], pad=processor.tokenizer.pad_token_id)
         loss = next_token if reward is None or chosen["objective"] != "cider" else SelfCritical(processor, reward)
-        settings = {"weight": chosen["weight"], "prepare": processor.normalized, "loss": loss}
-        sets.append(data_set(name, encoded, batch, batch=chosen["batch"], seed=seed, workers=workers, **settings))
+        made = data_set(
+            name,
+            encoded,
+            batch,
+            batch_size=chosen["batch"],
+            num_workers=workers,
+            weight=chosen["weight"],
+            prepare=processor.normalized,
+            loss=loss,
+        )
+        sets.append(made)
     return sets
 
 
@@ -219,7 +228,7 @@ def sample_documents(config: dict[str, Any], images: CaptionedImages | None, num
     """So many of each kind, as long as they can be."""
     documents: list[Document] = []
     for chosen in config["documents"].values():
-        of_kind: Sequence[Document]
+        of_kind: Endless[Document]
         if chosen["kind"] == "images":
             assert images is not None
             of_kind = Interleaved(images.images, 0, chosen["most"], chosen["most"])
@@ -230,7 +239,7 @@ def sample_documents(config: dict[str, Any], images: CaptionedImages | None, num
 
 
 def _interleaved(
-    images: Sequence[CaptionedImage], chosen: dict[str, Any], features: FeatureStore | None, seed: int
+    images: Sequence[CaptionedImage], chosen: dict[str, Any], features: FeatureStore | None, seed: str
 ) -> Interleaved:
     neighbours = None
     if chosen["similar"] > 0:

@@ -29,6 +29,7 @@ from experiments.loading import data_set
 from experiments.runs import begin, command
 from experiments.texts import documents, read_texts
 from experiments.tokenizer import train_tokenizer
+from flamingo.data.order import Shuffled
 from flamingo.data.world.documents import TURNS, Described, WorldTexts, caption_turns, stream, tell
 from flamingo.training.loop import TrainingConfig, train
 from flamingo.training.objective import Batch
@@ -151,7 +152,7 @@ def pretrain(config: dict[str, Any], output: Path) -> None:
     fields = {"vocab_size": len(tokenizer), "max_position_embeddings": config["block"], **special, **config["model"]}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**fields))
     log.info("%s, %.2f million parameters", type(model).__name__, model.num_parameters() / 1e6)
-    data = data_set("text", blocks, collate, batch=config["batch"], seed=training.seed, workers=0)
+    data = data_set("text", Shuffled(blocks, training.seed), collate, batch_size=config["batch"], num_workers=0)
     train(model, [data], build(OptimizerConfig, config["optimizer"], "optimizer"), training, output)
     save_backbone(
         output,

@@ -33,6 +33,7 @@ from experiments.probe import probe
 from experiments.runs import begin, command
 from experiments.tokenizer import train_tokenizer
 from flamingo.data.document import Image
+from flamingo.data.order import Shuffled
 from flamingo.data.pictures import open_image
 from flamingo.data.sources import load
 from flamingo.data.world.documents import WorldContrasts
@@ -206,11 +207,10 @@ def pretrain(config: dict[str, Any], output: Path) -> None:
     )
     data = data_set(
         "pairs",
-        groups,
+        Shuffled(groups, training.seed),
         Collate(image_processor, tokenizer),
-        batch=config["batch"],
-        seed=training.seed,
-        workers=config["workers"],
+        batch_size=config["batch"],
+        num_workers=config["workers"],
     )
     train(model, [data], build(OptimizerConfig, config["optimizer"], "optimizer"), training, output)
     save_backbone(

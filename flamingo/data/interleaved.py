@@ -9,15 +9,16 @@ from jaxtyping import Int
 
 from flamingo.data.captions import CaptionedImage
 from flamingo.data.document import PROMPT, Document, Part, Text
+from flamingo.data.order import index_at
 from flamingo.utils.errors import UserError
-
-#: How many documents end with the same image, each of them with others before it.
-_ROUNDS = 1000
 
 
 @dataclass
-class Interleaved(Sequence[Document]):
-    """Documents of ``least`` to ``most`` images, each with one of its captions: a pure function of seed and index.
+class Interleaved:
+    """An endless data set of documents of ``least`` to ``most`` images, each image with one of its captions.
+
+    A document is a pure function of seed and position. In an epoch each image is the last one of one document, in an
+    order of :func:`flamingo.data.order.index_at`; what stands before it, captions and views differ between epochs.
 
     With probability ``similar`` the images before the last one are those most similar to it, in rising
     order, as in prompts whose demonstrations are retrieved (RICES); otherwise they are any. ``neighbours``
@@ -27,7 +28,7 @@ class Interleaved(Sequence[Document]):
     """
 
     source: Sequence[CaptionedImage]
-    seed: int
+    seed: int | str
     least: int
     most: int
     similar: float = 0.0
@@ -48,15 +49,10 @@ class Interleaved(Sequence[Document]):
         if self.similar > 0 and (self.neighbours is None or self.neighbours.shape[1] < self.most - 1):
             raise UserError(f"documents of neighbours with up to {self.most} images need {self.most - 1} of each")
 
-    def __len__(self) -> int:
-        return len(self.source) * _ROUNDS * self.versions
-
-    def __getitem__(self, index: int) -> Document:  # type: ignore[override]
-        if not 0 <= index < len(self):
-            raise IndexError(f"there are {len(self)} documents, no document {index}")
-        shown, version = divmod(index, self.versions)
+    def __getitem__(self, position: int) -> Document:
+        shown, version = divmod(position, self.versions)
         rng = random.Random(f"{self.seed} {shown}")
-        last = shown % len(self.source)
+        last = index_at(shown, len(self.source), self.seed)
         number = rng.randint(self.least, self.most)
         if rng.random() < self.similar:
             assert self.neighbours is not None
@@ -69,4 +65,4 @@ class Interleaved(Sequence[Document]):
             caption = rng.sample(own.captions, len(own.captions))[version % len(own.captions)]
             image = own.image.view(rng.randrange(self.views))
             parts += [image, Text(PROMPT, train=False), Text(f" {caption}")]
-        return Document(parts, id=f"{self.source[last].id} and {number - 1} others, no. {index}")
+        return Document(parts, id=f"{self.source[last].id} and {number - 1} others, no. {position}")

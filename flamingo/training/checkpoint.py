@@ -1,7 +1,5 @@
 """The state that a killed run goes on from, as if it had never stopped."""
 
-import io
-import pickle
 import random
 import shutil
 from collections.abc import Iterator, Sequence
@@ -36,9 +34,9 @@ class StateFolder:
     """The newest state of a run, in ``folder / step-00000100``.
 
     ``common.pt`` has what all processes share: the trained parameters (not the frozen ones), the
-    buffers (running statistics), the optimizer, the schedule, the progress, and ``identity``, which
-    tells what run it belongs to; ``process-0.pt`` what each has for itself: random states and
-    positions in the data. A folder gets its name when all is written, and only then the one before
+    buffers (running statistics), the optimizer, the schedule, the progress, the positions in the
+    data sets, and ``identity``, which tells what run it belongs to; ``process-0.pt`` what each has
+    for itself: random states. A folder gets its name when all is written, and only then the one before
     it is removed. All processes must see the same file system.
     """
 
@@ -63,7 +61,6 @@ class StateFolder:
         if folder.exists():
             return folder
         main, wait = self.accelerator.is_main_process, self.accelerator.wait_for_everyone
-        positions = {data_set.name: _plain(data_set) for data_set in self.data_sets}
         if main:
             unfinished.mkdir(parents=True)
             common = {
@@ -73,11 +70,12 @@ class StateFolder:
                 "buffers": self._buffers(),
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
+                "positions": {data_set.name: data_set.batches.position for data_set in self.data_sets},
             }
             torch.save(common, unfinished / "common.pt")
         wait()
         process = f"process-{self.accelerator.process_index}.pt"
-        torch.save({"random": random_states(), "positions": positions}, unfinished / process)
+        torch.save({"random": random_states()}, unfinished / process)
         wait()
         if main:
             unfinished.rename(folder)
@@ -110,7 +108,7 @@ class StateFolder:
         self.optimizer.load_state_dict(common["optimizer"])
         self.schedule.load_state_dict(common["schedule"])
         for data_set in self.data_sets:
-            data_set.batches.load_state_dict(own["positions"][data_set.name])
+            data_set.batches.position = common["positions"][data_set.name]
         set_random_states(own["random"])
         return Progress(**common["progress"])
 
@@ -155,19 +153,6 @@ def untouched_random_states() -> Iterator[None]:
         yield
     finally:
         set_random_states(before)
-
-
-def _plain(data_set: DataSet) -> Any:
-    """The data set's position, which is refused now rather than after the run was killed."""
-    position, written = data_set.batches.state_dict(), io.BytesIO()
-    torch.save(position, written)
-    written.seek(0)
-    try:
-        return torch.load(written, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"the position of data set {data_set.name} must be made of numbers, strings, lists, dicts and tensors"
-        ) from error
 
 
 def _differences(theirs: dict[str, Any], mine: dict[str, Any], prefix: str = "") -> list[str]:

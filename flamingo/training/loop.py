@@ -111,9 +111,8 @@ def train(
     optimizer.zero_grad()  # of whatever was done with the model before
     model.train()
     with bar, deferred_interrupt() as interrupted:
-        # Here, so that the workers of a data loader outlive a Ctrl-C, too; it draws a seed for them.
-        with untouched_random_states():
-            iterators = {data_set.name: iter(data_set.batches) for data_set in data_sets}
+        # Inside the guard, so that the workers of a data loader survive Ctrl-C, too.
+        iterators = {data_set.name: iter(data_set.batches) for data_set in data_sets}
         while progress.step < config.steps:
             step = progress.step + 1
             update = next_update(data_sets, iterators, step, config.accumulate, config.combine, accelerator)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -39,16 +39,28 @@ def next_token(model: nn.Module, tensors: dict[str, Tensor], count: int) -> Floa
     return model(**tensors, num_items_in_batch=count).loss
 
 
+@runtime_checkable
+class Batches(Protocol):
+    """An endless iterable of :class:`Batch`, as of :class:`flamingo.data.loader.Loader`.
+
+    ``position`` counts the samples that all processes have been given. Iteration starts from it.
+    """
+
+    position: int
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
 @dataclass
 class DataSet:
-    """An endless iterable of :class:`Batch` with ``state_dict`` and ``load_state_dict``; a StatefulDataLoader, say.
+    """Endless :class:`Batches`, what their loss is, and how much it weighs.
 
     With several processes each has its own share of the data. ``weight`` multiplies the mean loss per
     token of this data set (lambda in Flamingo, section 2.4).
     """
 
     name: str
-    batches: Any
+    batches: Batches
     weight: float = 1.0
     #: What is done with a batch's tensors on the model's device, before the model takes them.
     prepare: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
@@ -57,9 +69,8 @@ class DataSet:
     def __post_init__(self) -> None:
         if not 0 < self.weight < math.inf:
             raise UserError(f"data set {self.name}: weight must be positive and finite, got {self.weight}")
-        for method in ("state_dict", "load_state_dict"):
-            if not hasattr(self.batches, method):
-                raise UserError(f"data set {self.name}: its batches have no {method}, so it could not be resumed")
+        if not hasattr(self.batches, "position"):
+            raise UserError(f"data set {self.name}: its batches have no position, so it could not be resumed")
 
 
 @dataclass

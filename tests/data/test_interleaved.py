@@ -1,6 +1,7 @@
 """Documents of captioned images: which images, in which order, with which captions."""
 
 from collections import Counter
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -21,20 +22,37 @@ def shown(document):
     return images, texts
 
 
-def test_a_document_is_a_function_of_seed_and_index():
+def test_a_document_is_a_function_of_seed_and_position():
     documents = Interleaved(SOURCE, 1, 1, 5)
     assert [shown(documents[i]) for i in range(40)] == [shown(Interleaved(SOURCE, 1, 1, 5)[i]) for i in range(40)]
     assert [shown(documents[i]) for i in range(40)] != [shown(Interleaved(SOURCE, 2, 1, 5)[i]) for i in range(40)]
-    assert len({tuple(shown(documents[7 + 12 * round])[0]) for round in range(20)}) > 10
+    assert shown(documents[10**12]) == shown(Interleaved(SOURCE, 1, 1, 5)[10**12])
+
+
+def test_each_epoch_ends_documents_with_each_image_once_in_an_order_of_its_own():
+    documents = Interleaved(SOURCE, 3, 1, 5)
+    epochs = [[shown(documents[12 * epoch + i])[0][-1] for i in range(12)] for epoch in range(20)]
+    assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 20
+
+
+def test_each_epoch_has_another_document_for_the_same_last_image():
+    documents = Interleaved(SOURCE, 3, 3, 5, views=4)
+    by_last_image = {}
+    for position in range(12 * 20):
+        document = documents[position]
+        by_last_image.setdefault(document.id.split()[0], []).append(document.parts)
+    for own in by_last_image.values():
+        assert len(own) == 20
+        assert all(one != other for one, other in combinations(own, 2))
 
 
 def test_each_image_comes_once_with_one_of_its_own_captions():
     documents = Interleaved(SOURCE, 0, 1, 5)
     lengths, captions = Counter(), set()
-    for index in range(300):
-        images, texts = shown(documents[index])
+    for position in range(300):
+        images, texts = shown(documents[position])
         assert len(set(images)) == len(images)
-        assert images[-1] == index % 12
         assert all(text[:-2] == f" caption {image}" for image, text in zip(images, texts, strict=True))
         lengths[len(images)] += 1
         captions |= set(texts)
@@ -51,13 +69,15 @@ def test_the_prompt_is_not_trained_on():
 
 def test_neighbours_come_in_rising_similarity():
     documents = Interleaved(SOURCE, 0, 4, 4, similar=1.0, neighbours=NEIGHBOURS)
-    assert shown(documents[2])[0] == [5, 4, 3, 2]
-    assert shown(documents[11])[0] == [2, 1, 0, 11]
+    before = {shown(documents[position])[0][-1]: shown(documents[position])[0][:-1] for position in range(12)}
+    assert before[2] == [5, 4, 3]
+    assert before[11] == [2, 1, 0]
 
 
 def test_a_share_of_the_documents_is_of_neighbours():
     documents = Interleaved(SOURCE, 0, 4, 4, similar=0.3, neighbours=NEIGHBOURS)
-    alike = [shown(documents[i])[0] == [(i + k) % 12 for k in (3, 2, 1, 0)] for i in range(1200)]
+    drawn = [shown(documents[i])[0] for i in range(1200)]
+    alike = [images == [(images[-1] + k) % 12 for k in (3, 2, 1, 0)] for images in drawn]
     assert sum(alike) / len(alike) == pytest.approx(0.3, abs=0.05)
 
 
@@ -79,14 +99,8 @@ def test_what_cannot_be_made_is_refused(arguments, message):
         Interleaved(SOURCE, *arguments)
 
 
-def test_the_sequence_ends():
-    with pytest.raises(IndexError):
-        Interleaved(SOURCE, 0, 1, 2)[12000]
-
-
 def test_versions_of_a_document_show_the_same_images_with_other_captions():
     one, three = Interleaved(SOURCE, 0, 2, 2), Interleaved(SOURCE, 0, 2, 2, versions=3)
-    assert len(three) == 3 * len(one)
     for index in range(20):
         versions = [shown(three[3 * index + version]) for version in range(3)]
         assert versions[0] == shown(one[index])

@@ -7,7 +7,7 @@ import tarfile
 
 import pytest
 
-from flamingo.data.mixture import Mixture
+from flamingo.data.order import Shuffled
 from flamingo.data.sources import FORMATS, load, of_split, readable
 from tests.data.shelf import photographs, shows, write
 
@@ -238,5 +238,5 @@ def test_pictures_that_cannot_be_opened_are_left_out_on_request(tmp_path, caplog
 
 def test_a_source_can_be_drawn_from(tmp_path):
     source = load(str(shard(tmp_path / "s.tar", "a.png", "b.png", "c.png")))
-    mixture = iter(Mixture({"own": source}, {"own": 1.0}, seed=0))
-    assert sorted(next(mixture)[1].id for _ in range(3)) == ["a", "b", "c"]
+    drawn = Shuffled(source, seed=0)
+    assert sorted(drawn[position].id for position in range(3)) == ["a", "b", "c"]

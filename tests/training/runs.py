@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torchdata.stateful_dataloader import StatefulDataLoader
 
 from flamingo.data.collate import Example, collate
-from flamingo.data.mixture import Mixture
+from flamingo.data.loader import Loader
+from flamingo.data.order import Mixture, Shuffled
 from flamingo.training.loop import TrainingConfig, train
 from flamingo.training.objective import Batch, DataSet
 from flamingo.training.optimizer import OptimizerConfig
@@ -42,20 +42,20 @@ def batch(numbers: list[int], images: int = 1) -> Batch:
     return Batch(collate(examples, 0, "right"), [f"document {number}" for number in numbers])
 
 
-def noisy_batch(images: int, draws: list[tuple[str, int]]) -> Batch:
-    """With noise from all three global generators, as augmentation draws it."""
-    made = batch([number for _, number in draws], images)
-    if images:
-        made.tensors["pixel_values"] += torch.randn(()) + random.random() + np.random.rand()
-    return made
+def with_noise(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Adds noise from all three global generators, as augmentation in the training process draws it."""
+    if "pixel_values" in tensors:
+        tensors["pixel_values"] = tensors["pixel_values"] + torch.randn(()) + random.random() + np.random.rand()
+    return tensors
 
 
-def data_sets() -> list[DataSet]:
+def data_sets(num_workers: int = 0) -> list[DataSet]:
     made = []
     for name, (images, weight) in DATA.items():
-        mixture = Mixture({"a": range(20), "b": range(100, 107)}, {"a": 2.0, "b": 1.0}, seed=images)
-        loader = StatefulDataLoader(mixture, batch_size=2, collate_fn=partial(noisy_batch, images))
-        made.append(DataSet(name, loader, weight))
+        sources = {"a": Shuffled(range(20), seed=images), "b": Shuffled(range(100, 107), seed=images)}
+        mixture = Mixture(sources, {"a": 2.0, "b": 1.0}, seed=images)
+        loader = Loader(mixture, partial(batch, images=images), batch_size=2, num_workers=num_workers)
+        made.append(DataSet(name, loader, weight, prepare=with_noise))
     return made
 
 
@@ -69,12 +69,6 @@ class Listed:
         while True:
             self.position += 1
             yield self.batches[(self.position - 1) % len(self.batches)]
-
-    def state_dict(self) -> dict[str, int]:
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.position = state["position"]
 
 
 def make_model(backbones: Path):
@@ -92,7 +86,7 @@ def history(output: Path) -> list[dict]:
     return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
 
 
-def mixed_run(backbones: Path, output: Path, kill_at: int | None = None) -> None:
+def mixed_run(backbones: Path, output: Path, kill_at: int | None = None, num_workers: int = 0) -> None:
     """Eight steps that keep a state every three; its final weights go to ``output / final.pt``."""
     torch.set_num_threads(1)
 
@@ -106,7 +100,7 @@ def mixed_run(backbones: Path, output: Path, kill_at: int | None = None) -> None
     config = TrainingConfig(steps=8, log_every=1, save_every=3, sample_every=4)
     train(
         model,
-        data_sets(),
+        data_sets(num_workers),
         OPTIMIZER,
         config,
         output,

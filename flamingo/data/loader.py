@@ -1,0 +1,93 @@
+"""Positions of an endless data set -> batches, made by any number of worker processes, with a position to resume."""
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from flamingo.data.order import Endless
+from flamingo.utils.errors import UserError
+
+
+class Loader:
+    """Batches of an endless data set, from ``position`` on.
+
+    ``position`` counts the samples that all processes have been given. It is the loader's whole state: to resume,
+    set it. A batch depends on the position alone, not on ``num_workers``.
+    """
+
+    def __init__(
+        self,
+        items: Endless[Any],
+        collate: Callable[[list[Any]], Any],
+        batch_size: int,
+        num_workers: int = 0,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> None:
+        """Makes the loader of one process.
+
+        Args:
+            items: The data set. An item must not draw from global random states, which differ between workers.
+            collate: Makes a batch of a list of items; as ``items``, it runs in a worker.
+            batch_size: Samples of this process in a batch; of all processes, ``num_ranks`` times as many.
+            num_workers: Processes that make batches ahead of time; 0: none, each is made when asked for.
+            rank: The number of this process.
+            num_ranks: How many processes train together.
+
+        Raises:
+            UserError: For a number out of range.
+        """
+        for key, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+            if value < least:
+                raise UserError(f"{key} must be at least {least}, got {value}")
+        if not 0 <= rank < num_ranks:
+            raise UserError(f"rank {rank} must lie in [0, num_ranks={num_ranks})")
+        self.batches = _Batches(items, collate)
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.rank, self.num_ranks = rank, num_ranks
+        self.position = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        """Raises UserError where making a batch raises it, in a worker, too."""
+        # Its own generator, since a DataLoader draws a seed for its workers.
+        generator = torch.Generator().manual_seed(0)
+        loader: DataLoader[Any] = DataLoader(
+            self.batches,
+            batch_size=None,
+            sampler=self._positions(),
+            num_workers=self.num_workers,
+            collate_fn=_unchanged,
+            generator=generator,
+        )
+        for batch in loader:
+            if isinstance(batch, UserError):
+                raise batch
+            # Before the batch is handed out: a state that is saved after it starts behind it.
+            self.position += self.batch_size * self.num_ranks
+            yield batch
+
+    def _positions(self) -> Iterator[range]:
+        """Of each batch of all processes the part of this one: ``batch_size`` positions in a row."""
+        first = self.position + self.rank * self.batch_size
+        for start in count(first, self.batch_size * self.num_ranks):
+            yield range(start, start + self.batch_size)
+
+
+class _Batches(Dataset[Any]):
+    """Whole batches by their positions. A user's error is returned: raised in a worker it becomes a printed trace."""
+
+    def __init__(self, items: Endless[Any], collate: Callable[[list[Any]], Any]) -> None:
+        self.items, self.collate = items, collate
+
+    def __getitem__(self, positions: range) -> Any:
+        try:
+            return self.collate([self.items[position] for position in positions])
+        except UserError as error:
+            return error
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch

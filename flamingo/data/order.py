@@ -1,0 +1,130 @@
+"""The order of draws: which item of a data set comes at each position, as a pure function of seed and position.
+
+A data set is endless: an object whose ``[position]`` is the item of that position. Position p counts the samples of the
+data set since the start of training, over all epochs, processes and workers. Nothing else is needed to resume.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+from flamingo.utils.errors import UserError
+
+Item = TypeVar("Item")
+Item_co = TypeVar("Item_co", covariant=True)
+
+#: Positions of a mixture in which each source has its fixed quota.
+BLOCK = 4096
+#: Fewer rounds leave the permutations of fewer than ten items visibly uneven.
+_ROUNDS = 12
+
+
+@runtime_checkable
+class Endless(Protocol[Item_co]):
+    """A data set without end: the item of a position is a function of that position alone."""
+
+    def __getitem__(self, position: int, /) -> Item_co: ...
+
+
+def index_at(position: int, n: int, seed: int | str) -> int:
+    """Returns the index, below ``n``, of the item at ``position``: each epoch of ``n`` positions has each index once.
+
+    Takes time and memory that do not depend on ``n`` or ``position``.
+    """
+    assert n > 0 and position >= 0
+    epoch, within = divmod(position, n)
+    return _permuted(within, n, f"{seed} {epoch}")
+
+
+def _permuted(index: int, n: int, key: str) -> int:
+    """Returns the image of ``index`` under the permutation of ``range(n)`` that belongs to ``key``.
+
+    The indices fill a grid. Each round rotates every row by a hash of its number, then every column by a hash of its
+    number. This is a Feistel network with addition in place of XOR, hence a permutation of the grid. It is repeated
+    until it leaves the few cells beyond ``n`` (cycle walking), hence a permutation of ``range(n)``.
+    """
+    # Rotations of rows of even length are odd permutations, too: all n! permutations can occur.
+    columns = math.isqrt(n - 1) // 2 * 2 + 2
+    rows = -(-n // columns)
+    while True:
+        row, column = divmod(index, columns)
+        for i in range(0, _ROUNDS, 2):
+            column = (column + _hash(f"{key} {i} {row}")) % columns
+            row = (row + _hash(f"{key} {i + 1} {column}")) % rows
+        index = row * columns + column
+        if index < n:
+            return index
+
+
+def _hash(text: str) -> int:
+    """64 bits, the same on every machine."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+class Shuffled(Generic[Item]):
+    """The items of a sequence, endlessly: each once an epoch, each epoch in an order of its own."""
+
+    def __init__(self, items: Sequence[Item], seed: int | str) -> None:
+        """Raises UserError where there are no items."""
+        if len(items) == 0:
+            raise UserError("a data set without items cannot be shuffled")
+        self.items, self.seed = items, seed
+
+    def __getitem__(self, position: int) -> Item:
+        return self.items[index_at(position, len(self.items), self.seed)]
+
+
+class Mixture:
+    """Items of several endless sources, as often as their weights say.
+
+    Of every 4096 positions each source has a fixed quota, its share rounded by the method of largest remainders. The
+    share of a source is therefore off by less than 1 / 4096. The sources alternate in an order that the seed decides,
+    the same in each block. Each source is read in the order of its own positions.
+    """
+
+    def __init__(self, sources: Mapping[str, Endless[Any]], weights: Mapping[str, float], seed: int | str) -> None:
+        """Raises UserError for a source without a weight, a weight without a source, or a weight too small to count."""
+        if sources.keys() != weights.keys():
+            raise UserError(f"sources {sorted(sources)} and weights {sorted(weights)} must have the same names")
+        for name, weight in weights.items():
+            if not 0 < weight < math.inf:
+                raise UserError(f"the weight of {name} must be positive and finite, got {weight}")
+        self.sources = dict(sources)
+        self.quotas = _quotas(weights)
+        for name, quota in self.quotas.items():
+            if quota == 0:
+                raise UserError(f"the weight of {name}, {weights[name]}, is less than 1 / {BLOCK} of all weights")
+        self._slots = self._order_in_a_block(seed)
+
+    def _order_in_a_block(self, seed: int | str) -> list[tuple[str, int]]:
+        """For each position in a block the source, and how many positions of the block it had before."""
+        names = [name for name in sorted(self.quotas) for _ in range(self.quotas[name])]
+        had = dict.fromkeys(self.quotas, 0)
+        slots = []
+        for position in range(BLOCK):
+            name = names[index_at(position, BLOCK, seed)]
+            slots.append((name, had[name]))
+            had[name] += 1
+        return slots
+
+    def source_at(self, position: int) -> tuple[str, int]:
+        """Returns the source of a position, and the position in that source."""
+        block, within = divmod(position, BLOCK)
+        name, before = self._slots[within]
+        return name, block * self.quotas[name] + before
+
+    def __getitem__(self, position: int) -> Any:
+        name, place = self.source_at(position)
+        return self.sources[name][place]
+
+
+def _quotas(weights: Mapping[str, float]) -> dict[str, int]:
+    """Of :data:`BLOCK` positions those of each source, by the method of largest remainders."""
+    total = math.fsum(weights.values())
+    exact = {name: weights[name] / total * BLOCK for name in sorted(weights)}
+    quotas = {name: math.floor(share) for name, share in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: quotas[name] - exact[name])
+    for name in by_remainder[: BLOCK - sum(quotas.values())]:
+        quotas[name] += 1
+    return quotas

@@ -1,0 +1,125 @@
+"""Batches are those of the positions, whatever the number of workers and processes."""
+
+import random
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from flamingo.data.loader import Loader
+from flamingo.data.order import Mixture, Shuffled
+from flamingo.utils.errors import UserError
+
+ITEMS = Mixture({"a": Shuffled(range(100), 0), "b": Shuffled(range(1000, 1007), 0)}, {"a": 2.0, "b": 1.0}, seed=4)
+
+
+def batches(number, start=0, items=ITEMS, **settings):
+    loader = Loader(items, list, **{"batch_size": 3, **settings})
+    loader.position = start
+    return list(islice(loader, number))
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3])
+def test_the_number_of_workers_changes_no_batch(num_workers):
+    expected = [[ITEMS[3 * i + k] for k in range(3)] for i in range(20)]
+    assert batches(20) == expected
+    assert batches(20, num_workers=num_workers) == expected
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0), (3, 1)])
+def test_a_position_is_resumed_with_another_number_of_workers(before, after):
+    first = Loader(ITEMS, list, 3, num_workers=before)
+    seen = list(islice(first, 7))
+    assert first.position == 21  # workers that are ahead do not count
+    resumed = Loader(ITEMS, list, 3, num_workers=after)
+    resumed.position = first.position
+    assert seen + list(islice(resumed, 5)) == batches(12)
+
+
+def test_iteration_continues_from_the_position():
+    loader = Loader(ITEMS, list, 3)
+    assert [next(iter(loader)) for _ in range(4)] == batches(4)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 4])
+def test_global_batches_are_the_same_samples_for_any_number_of_processes(num_ranks):
+    size = 8 // num_ranks
+    ranks = [batches(30, items=Identity(), batch_size=size, rank=r, num_ranks=num_ranks) for r in range(num_ranks)]
+    for step, shares in enumerate(zip(*ranks, strict=True)):
+        together = [position for share in shares for position in share]
+        assert Counter(together) == Counter(range(8 * step, 8 * step + 8))
+
+
+def test_all_processes_count_the_same_position():
+    loaders = [Loader(ITEMS, list, 2, rank=rank, num_ranks=4) for rank in range(4)]
+    for loader in loaders:
+        list(islice(loader, 5))
+    assert [loader.position for loader in loaders] == [40] * 4
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_positions_far_out_take_no_longer(num_workers):
+    """A loader that walked to its position would not return."""
+    assert batches(2, 10**15, Identity(), num_workers=num_workers) == [
+        [10**15, 10**15 + 1, 10**15 + 2],
+        [10**15 + 3, 10**15 + 4, 10**15 + 5],
+    ]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_random_states_of_the_training_process_are_left_alone(num_workers):
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(()).item()
+
+    def seed():
+        random.seed(1), np.random.seed(1), torch.manual_seed(1)
+
+    seed()
+    expected = draw()
+    seed()
+    batches(4, num_workers=num_workers)
+    assert draw() == expected
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_users_error_is_the_same_sentence_from_a_worker(num_workers):
+    with pytest.raises(UserError) as error:
+        batches(9, items=Broken(), num_workers=num_workers)
+    assert str(error.value) == "picture 7.png is broken"
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_other_errors_keep_their_type(num_workers):
+    with pytest.raises(ZeroDivisionError):
+        batches(9, items=Broken(error=ZeroDivisionError), num_workers=num_workers)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"num_workers": -1}, "num_workers"),
+        ({"rank": 2, "num_ranks": 2}, "rank"),
+        ({"rank": -1}, "rank"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_their_key(change, key):
+    with pytest.raises(UserError, match=key):
+        Loader(ITEMS, list, **{"batch_size": 3, **change})
+
+
+class Identity:
+    def __getitem__(self, position):
+        return position
+
+
+class Broken:
+    def __init__(self, error=UserError):
+        self.error = error
+
+    def __getitem__(self, position):
+        if position == 7:
+            raise self.error("picture 7.png is broken")
+        return position
