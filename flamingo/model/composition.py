@@ -12,6 +12,8 @@ import transformers
 from torch import Tensor, nn
 
 from flamingo.model.text_probe import check_language_model
+from flamingo.model.vision import image_size
+from flamingo.model.vision_probe import check_encoder
 
 #: Of the numbers that the probe draws.
 _SEED = 0
@@ -30,6 +32,8 @@ def check_composition(model: Any) -> None:
     with torch.no_grad(), _state_restored(model):
         for module in model.modules():
             module.training = False
+        encoder = model.vision_model
+        check_encoder(encoder, model.config.vision_features, image_size(encoder.config), generator)
         check_language_model(model, generator)
     model.config.passed_check = check_record(model)
 

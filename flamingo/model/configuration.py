@@ -24,18 +24,27 @@ class VisionFeaturesConfig:
     the encoder's final norm, without the class token.
     """
 
-    #: 0 is the input of the first block, i the output of block i, -1 the last block's output.
-    #: For convolutional encoders -1 is ``last_hidden_state`` and i counts the ``hidden_states``.
+    #: 0 is the input of the first block, i the output of block i, -1 the last block's output. For encoders without
+    #: one list of blocks (convolutional) -1 is ``last_hidden_state``, or a backbone's last feature map, and i counts
+    #: the ``hidden_states``.
     hidden_state: int = -1
     #: Whether tokens that are no patches (class token, registers) are dropped or kept; "none"
     #: states that the encoder has no such tokens (SigLIP, convolutional encoders).
     class_token: ClassToken = "drop"
     #: Whether the encoder's final norm is applied to the chosen hidden state.
     final_norm: bool = False
+    #: How many of the tokens that are no patches follow the patches (100 in YOLOS); the others precede them.
+    trailing_tokens: int = 0
 
     def __post_init__(self) -> None:
         _check_types("vision_features", self)
         _check_choice("vision_features.class_token", self.class_token, get_args(ClassToken))
+        _check_at_least(0, "vision_features", self, ("trailing_tokens",))
+        if self.class_token == "none" and self.trailing_tokens:
+            raise UserError(
+                f"vision_features.trailing_tokens is {self.trailing_tokens}, so vision_features.class_token must be "
+                "drop or keep, not none"
+            )
 
 
 @dataclass

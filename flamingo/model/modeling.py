@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
@@ -20,6 +20,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple, logging
 from flamingo.model.cache import PromptCache
 from flamingo.model.composition import check_composition, check_record
 from flamingo.model.configuration import FlamingoConfig
+from flamingo.model.encoders import make_vision_model
 from flamingo.model.gated import GatedCrossAttentionBlock, seen_images
 from flamingo.model.generation import FlamingoGeneration
 from flamingo.model.initialization import initialize
@@ -71,7 +72,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         language_model: PreTrainedModel | None = None,
     ) -> None:
         super().__init__(config)
-        self.vision_model = vision_model or AutoModel.from_config(config.vision_config)
+        self.vision_model = vision_model or make_vision_model(config.vision_config)
         self.language_model = language_model or AutoModelForCausalLM.from_config(without_dropout(config.text_config))
         # One configuration, not two that drift apart: each backbone knows best what it was loaded with.
         config.vision_config, config.text_config = self.vision_model.config, self.language_model.config

@@ -12,13 +12,19 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
 from flamingo.model.configuration import FlamingoConfig
+from flamingo.model.encoders import vision_class, vision_config
 from flamingo.utils.errors import UserError
 
 
 def load_vision_model(name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
     """A vision encoder; of a two-tower model (CLIP, SigLIP) the vision tower."""
     config = AutoConfig.from_pretrained(name_or_path, **_hub(kwargs))
-    return AutoModel.from_pretrained(name_or_path, config=getattr(config, "vision_config", config), **kwargs)
+    tower = vision_config(config)
+    kind = vision_class(tower)
+    if tower is config or kind is AutoModel:
+        return kind.from_pretrained(name_or_path, config=tower, **kwargs)
+    whole = AutoModel.from_pretrained(name_or_path, config=config, **kwargs)
+    return next(module for module in whole.modules() if type(module) is kind)
 
 
 def load_text_model(name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:

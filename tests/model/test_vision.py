@@ -2,11 +2,14 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, BlipConfig, BlipModel
 
+from flamingo import FlamingoForConditionalGeneration
 from flamingo.model.configuration import VisionFeaturesConfig
+from flamingo.model.encoders import make_vision_model
 from flamingo.model.pretrained import load_vision_model
 from flamingo.model.vision import encode_patches, feature_width
+from flamingo.utils.errors import UserError
 from tests import tiny
 
 #: Tokens that are no patches.
@@ -80,10 +83,25 @@ def test_every_encoder_composes(backbones, kind):
         (
             "siglip_vision_model",
             {"class_token": "drop"},
-            "class_token is 'drop', but SiglipVisionModel has none: say none",
+            "vision_features.class_token is 'drop', but SiglipVisionModel has none: set it to none",
         ),
-        ("resnet", {"class_token": "keep"}, "class_token is 'keep', but ResNetModel has none: say none"),
-        ("resnet", {"class_token": "none", "final_norm": True}, "final_norm is set, but ResNetModel is convolutional"),
+        ("resnet", {"class_token": "keep"}, "vision_features.class_token is 'keep', but ResNetModel has none"),
+        (
+            "resnet",
+            {"class_token": "none", "final_norm": True},
+            "vision_features.final_norm is set, but .* ResNetModel",
+        ),
+        (
+            "vit",
+            {"class_token": "keep", "trailing_tokens": 18},
+            "vision_features.trailing_tokens is 18, but ViTModel has 17",
+        ),
+        (
+            "vit",
+            {"class_token": "none", "trailing_tokens": 1},
+            "vision_features.trailing_tokens is 1, so .*class_token",
+        ),
+        ("vit", {"trailing_tokens": -1}, "vision_features.trailing_tokens must be"),
         ("vit", {"hidden_state": 4}, "hidden_state is 4, but ViTModel has 4 hidden states"),
         ("mobilenet_v2", {"hidden_state": -40, "class_token": "none"}, "hidden_state is -40, but MobileNetV2Model has"),
     ],
@@ -93,11 +111,110 @@ def test_a_config_that_does_not_fit_the_encoder_is_refused_at_once(backbones, ki
         tiny.flamingo(backbones, vision=kind, vision_features=config)
 
 
-def test_encoders_whose_tokens_are_not_patches_are_refused():
-    settings = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "image_size": 16, "patch_size": 2}
-    swin = AutoModel.from_config(AutoConfig.for_model("swin", **settings, window_size=4)).eval()
-    with pytest.raises(ValueError, match="SwinModel has 64 patches, but merges them to 16 tokens"):
-        feature_width(swin, VisionFeaturesConfig())
+def make(model_type, **settings):
+    return make_vision_model(AutoConfig.for_model(model_type, **settings)).eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["swin", "swinv2"])
+def test_merged_patches_are_read_at_every_stage(kind):
+    encoder = make(kind, embed_dim=8, depths=[1, 1], num_heads=[1, 2], image_size=16, patch_size=2, window_size=4)
+    pixels = torch.randn(2, 3, 16, 16)
+    hidden = encoder(pixels, output_hidden_states=True).hidden_states
+    for index, cells, width in ((0, 64, 8), (1, 16, 16), (2, 16, 16), (-1, 16, 16)):
+        features = encode_patches(encoder, pixels, VisionFeaturesConfig(index, "none"))
+        assert features.shape == (2, cells, width)
+        assert torch.equal(features, hidden[index])
+    with pytest.raises(UserError, match="class_token is 'drop', but Swin"):
+        encode_patches(encoder, pixels, VisionFeaturesConfig())
+
+
+@torch.no_grad()
+def test_a_class_token_that_joins_at_the_last_stage_is_dropped():
+    """PVT's last stage: 4 tokens of a grid of 2 x 2, after the class token."""
+    sizes = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 2, 2]}
+    encoder = make("pvt", image_size=64, mlp_ratios=[1, 1, 1, 1], sequence_reduction_ratios=[1, 1, 1, 1], **sizes)
+    pixels = torch.randn(2, 3, 64, 64)
+    features = encode_patches(encoder, pixels, VisionFeaturesConfig())
+    assert torch.equal(features, encoder(pixels).last_hidden_state[:, 1:])
+    assert features.shape == (2, 4, 16)
+
+
+@torch.no_grad()
+def test_a_grid_whose_channels_come_last_is_read_row_by_row():
+    """SAM: its blocks keep height x width x channels, its neck gives channels first."""
+    sizes = {**tiny.VISION_MODELS["vit"], "output_channels": 12, "window_size": 2, "global_attn_indexes": [2]}
+    encoder = make("sam_vision_model", **sizes)
+    pixels = torch.randn(2, 3, 16, 16)
+    hidden = encoder(pixels, output_hidden_states=True).hidden_states
+    assert hidden[1].shape == (2, 4, 4, 24)
+    for index in (0, 1, 2):
+        features = encode_patches(encoder, pixels, VisionFeaturesConfig(index, "none"))
+        assert torch.equal(features[:, 6], hidden[index][:, 1, 2])
+
+
+@torch.no_grad()
+def test_a_backbone_without_a_last_hidden_state_gives_its_last_feature_map():
+    sizes = {"stem_channels": [3, 4, 8], "stage_in_channels": [8, 8, 16, 16], "stage_mid_channels": [4, 4, 4, 4]}
+    encoder = make(
+        "hgnet_v2",
+        **sizes,
+        stage_out_channels=[8, 16, 16, 24],
+        stage_num_blocks=[1, 1, 1, 1],
+        stage_numb_of_layers=[1, 1, 1, 1],
+    )
+    pixels = torch.randn(2, 3, 64, 96)
+    features = encode_patches(encoder, pixels, VisionFeaturesConfig(class_token="none"))
+    assert features.shape == (2, 2 * 3, 24)
+    torch.testing.assert_close(features[:, 4], encoder(pixels).feature_maps[0][:, :, 1, 1])
+
+
+@torch.no_grad()
+def test_pictures_in_one_sequence_are_told_apart():
+    """Pixtral's blocks take all pictures of a batch as one sequence."""
+    encoder = make("pixtral", **{**tiny.VISION_MODELS["vit"], "head_dim": 12})
+    pixels = torch.randn(3, 3, 16, 16)
+    features = encode_patches(encoder, pixels, VisionFeaturesConfig(class_token="none"))
+    assert features.shape == (3, 16, 24)
+    for picture, own in zip(pixels.split(1), features.split(1)):
+        torch.testing.assert_close(encode_patches(encoder, picture, VisionFeaturesConfig(class_token="none")), own)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["siglip_vision_model", "clip_vision_model", "vit"])
+def test_position_embeddings_are_interpolated_for_pictures_of_another_size(backbones, kind):
+    encoder = AutoModel.from_pretrained(backbones / kind).eval()
+    pixels = torch.randn(2, 3, 24, 16)
+    expected = encoder(pixels, output_hidden_states=True, interpolate_pos_encoding=True).hidden_states[-1]
+    features = encode_patches(encoder, pixels, VisionFeaturesConfig(class_token="keep" if TOKENS[kind] else "none"))
+    assert torch.equal(features, expected)
+    assert expected.shape[1] == TOKENS[kind] + 6 * 4
+
+
+def test_a_norm_that_does_nothing_is_no_final_norm():
+    """BEiT with mean pooling has its norm in the pooler, and an identity in its place."""
+    encoder = make("beit", **tiny.VISION_MODELS["vit"], use_mean_pooling=True)
+    with pytest.raises(UserError, match=r"vision_features\.final_norm is set, but BeitModel has no"):
+        feature_width(encoder, VisionFeaturesConfig(final_norm=True))
+    assert feature_width(encoder, VisionFeaturesConfig()) == 24
+
+
+def test_a_tower_that_the_automatic_classes_do_not_know_is_taken_and_found_again(tmp_path, backbones):
+    vision = {**tiny.VISION_MODELS["vit"], "hidden_size": 32}
+    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    blip = BlipModel(BlipConfig(vision_config=vision, text_config=text)).eval()
+    blip.save_pretrained(tmp_path / "blip")
+    assert type(load_vision_model(tmp_path / "blip")).__name__ == "BlipVisionModel"
+    model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
+        tmp_path / "blip", backbones / "gpt2", new_token_ids=tiny.NEW_TOKEN_IDS, **tiny.PARTS
+    )
+    pixels = torch.randn(1, 3, 16, 16)
+    expected = blip.vision_model(pixels, output_hidden_states=True).hidden_states[-1][:, 1:]
+    for include_backbones in (True, False):
+        model.save_pretrained(tmp_path / "flamingo", include_backbones=include_backbones)
+        loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "flamingo")
+        features = encode_patches(loaded.vision_model, pixels, loaded.config.vision_features)
+        assert torch.equal(features, expected)
 
 
 def test_the_vision_tower_of_a_two_tower_model_is_taken(tmp_path):

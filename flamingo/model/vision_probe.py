@@ -1,0 +1,167 @@
+"""Checks on a few random pictures that an encoder's features are those of the patches, in their places."""
+
+from dataclasses import replace
+from math import ceil
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from flamingo.model.configuration import VisionFeaturesConfig
+from flamingo.model.pretrained import is_quantised
+from flamingo.model.vision import (
+    PatchLayout,
+    check_pictures,
+    encode_patches,
+    encode_tokens,
+    evaluating,
+    num_channels,
+    patch_size,
+    transformer_blocks,
+)
+from flamingo.utils.errors import UserError
+
+#: A difference counts above this part of the largest value, in float32 and in 16 bits or quantised.
+_TOLERANCE, _TOLERANCE_16_BIT = 1e-4, 2e-2
+#: A changed corner of the picture must be among this number of cells that change most: the cells of a convolutional
+#: network may lie half a stride off, and then four meet there.
+_MOST_ALTERED = 4
+#: With fewer cells each sees most of the picture, and a corner cannot be told.
+_FEWEST_CELLS = 16
+
+
+@torch.no_grad()
+def check_encoder(
+    encoder: PreTrainedModel,
+    config: VisionFeaturesConfig,
+    image_size: tuple[int, int],
+    generator: torch.Generator,
+) -> None:
+    """Raise UserError, with one sentence, for an encoder whose features are not those of its pictures' patches.
+
+    Two pictures must give together what each gives alone. A changed patch must alter its own row of a transformer's
+    first block's input, and no other; a changed corner must be among the cells of a grid that change most.
+
+    Args:
+        encoder: any image encoder.
+        config: which of its features are read.
+        image_size: height and width of the pictures, in pixels.
+        generator: what the pictures are drawn from, on the CPU.
+    """
+    check_pictures(encoder, *image_size)
+    with evaluating(encoder):
+        shape = (2, num_channels(encoder.config), *image_size)
+        pictures, others = (torch.randn(shape, generator=generator).to(encoder.device, encoder.dtype) for _ in range(2))
+        _check_independent(encoder, config, pictures)
+        layout = encode_tokens(encoder, pictures, config)[1]
+        patch = patch_size(encoder.config)
+        if patch is not None and _reads_patches(encoder, layout, patch, image_size):
+            _check_patches(encoder, config, layout, pictures[0], others[0], patch)
+        else:
+            _check_corners(encoder, config, layout, pictures, others)
+
+
+def _check_independent(
+    encoder: PreTrainedModel, config: VisionFeaturesConfig, pictures: Float[Tensor, "images c h w"]
+) -> None:
+    together = encode_patches(encoder, pictures, config)
+    alone = torch.cat([encode_patches(encoder, picture, config) for picture in pictures.split(1)])
+    if not _differ(encoder, together, alone).any():
+        return
+    name = type(encoder).__name__
+    if _differ(encoder, together, encode_patches(encoder, pictures, config)).any():
+        raise UserError(f"{name} gives the same picture other features each time: it masks patches at random")
+    raise UserError(f"{name} gives two pictures other features together than each alone")
+
+
+def _reads_patches(
+    encoder: PreTrainedModel, layout: PatchLayout, patch: tuple[int, int], image_size: tuple[int, int]
+) -> bool:
+    """Whether the features are those of a ViT: of patches that its blocks never merge."""
+    grid = (image_size[0] // patch[0], image_size[1] // patch[1])
+    return (layout.rows, layout.columns) == grid and transformer_blocks(encoder) is not None
+
+
+def _check_patches(
+    encoder: PreTrainedModel,
+    config: VisionFeaturesConfig,
+    layout: PatchLayout,
+    picture: Float[Tensor, "c h w"],
+    other: Float[Tensor, "c h w"],
+    patch: tuple[int, int],
+) -> None:
+    """A changed patch alters its own row of the first block's input, and no other."""
+    name = type(encoder).__name__
+    pictures = _corners_changed(picture, other, layout, patch)
+    tokens, first = encode_tokens(encoder, pictures, replace(config, hidden_state=0, final_norm=False))
+    for (row, column), changed in zip(_corners(layout), tokens[1:], strict=True):
+        altered = _differ(encoder, tokens[0], changed).any(dim=-1).nonzero().flatten().tolist()
+        expected = first.leading + row * layout.columns + column
+        if altered == [expected]:
+            continue
+        if len(altered) == 1 and (row, column) == _corners(layout)[0]:
+            following = len(changed) - 1 - altered[0]
+            raise UserError(
+                f"vision_features.trailing_tokens is {config.trailing_tokens}, but {following} tokens of {name} follow "
+                f"its patches: set it to {following}"
+            )
+        raise UserError(
+            f"{name} has no grid of patches: a change of patch ({row}, {column}) alters {len(altered)} tokens of the "
+            f"first block's input, not token {expected} alone"
+        )
+
+
+def _check_corners(
+    encoder: PreTrainedModel,
+    config: VisionFeaturesConfig,
+    layout: PatchLayout,
+    pictures: Float[Tensor, "images c h w"],
+    others: Float[Tensor, "images c h w"],
+) -> None:
+    """A changed bottom right corner is among the cells of the grid that change most, a changed top right one its own.
+
+    A change counts in proportion to the cell: padding makes the cells at a border small.
+    """
+    if layout.rows * layout.columns < _FEWEST_CELLS:
+        return
+    stride = (ceil(pictures.shape[-2] / layout.rows), ceil(pictures.shape[-1] / layout.columns))
+    changes = torch.zeros(2, layout.rows * layout.columns, device=pictures.device)
+    for picture, other in zip(pictures, others, strict=True):
+        tokens = encode_tokens(encoder, _corners_changed(picture, other, layout, stride), config)[0]
+        cells = layout.patches(tokens).float()
+        changes += (cells[1:] - cells[0]).norm(dim=-1) / cells[0].norm(dim=-1).clamp(min=1e-12)
+    bottom, top = changes
+    more = int((bottom > bottom[-1]).sum())
+    own, mirrored = top[layout.columns - 1], top[(layout.rows - 1) * layout.columns]
+    if more >= _MOST_ALTERED or own < mirrored or not own > 0 or not bottom[-1] > 0:
+        raise UserError(
+            f"{type(encoder).__name__} has no grid of patches: its features are not those of {layout.rows} rows of "
+            f"{layout.columns} cells, for a changed corner of a picture alters other cells more than its own"
+        )
+
+
+def _corners(layout: PatchLayout) -> list[tuple[int, int]]:
+    """Row and column of the bottom right and of the top right cell: places that no swap of the axes keeps both."""
+    return [(layout.rows - 1, layout.columns - 1), (0, layout.columns - 1)]
+
+
+def _corners_changed(
+    picture: Float[Tensor, "c h w"], other: Float[Tensor, "c h w"], layout: PatchLayout, stride: tuple[int, int]
+) -> Float[Tensor, "images c h w"]:
+    """The picture, and for each corner the picture with one cell there taken from ``other``."""
+    height, width = stride
+    pictures = [picture]
+    for row, column in _corners(layout):
+        top, left = min(row * height, picture.shape[-2] - height), min(column * width, picture.shape[-1] - width)
+        changed = picture.clone()
+        changed[:, top : top + height, left : left + width] = other[:, top : top + height, left : left + width]
+        pictures.append(changed)
+    return torch.stack(pictures)
+
+
+def _differ(encoder: PreTrainedModel, one: Tensor, two: Tensor) -> Tensor:
+    """Where two results differ by more than the precision of the encoder's numbers explains."""
+    exact = encoder.dtype == torch.float32 and not is_quantised(encoder)
+    tolerance = _TOLERANCE if exact else _TOLERANCE_16_BIT
+    return (one - two).abs() > tolerance * one.abs().max()
