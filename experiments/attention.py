@@ -36,7 +36,7 @@ from flamingo.model.inspection import inspect, receptive_fields
 from flamingo.report.attention import attention_figure, share_figure
 from flamingo.report.style import png
 from flamingo.utils.errors import UserError
-from flamingo.utils.io import write_text
+from flamingo.utils.io import write_bytes, write_text
 
 log = logging.getLogger(__name__)
 
@@ -197,8 +197,8 @@ def run_attention(config: dict[str, Any]) -> list[Path]:
             example = _example(scenes[0], [word for word in words if word.scene == 0], maps, fields)
         rows += shares(words, maps, scenes, fields)
     write_text(run / "attention.json", json.dumps(rows, indent=1) + "\n")
-    (run / "attention.png").write_bytes(png(share_figure(rows)))
-    (run / "attention_words.png").write_bytes(png(example))
+    write_bytes(run / "attention.png", png(share_figure(rows)))
+    write_bytes(run / "attention_words.png", png(example))
     return [run / name for name in ("attention.json", "attention.png", "attention_words.png")]
 
 

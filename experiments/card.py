@@ -68,7 +68,7 @@ def save_backbone(
     with atomic_folder(output / "model") as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
-        (folder / "README.md").write_text(card)
+        write_text(folder / "README.md", card)
     log.info("%s\n%s", output / "model", known)
 
 

@@ -20,7 +20,7 @@ from experiments.runs import check_model, command
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.interop import flamingo_mini, idefics, openflamingo
 from flamingo.utils.errors import UserError
-from flamingo.utils.io import atomic_folder
+from flamingo.utils.io import atomic_file, atomic_folder
 
 log = logging.getLogger(__name__)
 
@@ -103,8 +103,8 @@ def _export(checkpoint: Path, output: Path) -> None:
         raise UserError(f"{checkpoint} is no folder of a checkpoint: there is no config.json")
     model = FlamingoForConditionalGeneration.from_pretrained(checkpoint)
     weights = openflamingo.export(model, FlamingoProcessor.from_pretrained(checkpoint))
-    with atomic_folder(output) as folder:
-        torch.save(weights, folder / "checkpoint.pt")
+    with atomic_folder(output) as folder, atomic_file(folder / "checkpoint.pt", "wb") as stream:
+        torch.save(weights, stream)
     log.info("%d tensors of %s for OpenFlamingo: %s", len(weights), checkpoint, output / "checkpoint.pt")
 
 

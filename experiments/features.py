@@ -1,6 +1,5 @@
 """The folder of precomputed features that a config asks for."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from accelerate import PartialState
 
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.document import Image
-from flamingo.features import PRECISIONS, FeatureStore
+from flamingo.features import PRECISIONS, FeatureStore, kept_identity
 from flamingo.utils.errors import UserError
 
 
@@ -38,8 +37,8 @@ def open_features(
 
 def kept_as(folder: Path) -> str | None:
     """The precision of features that are there; None where none are."""
-    path = folder / "encoder.json"
-    return json.loads(path.read_text())["kept_as"] if path.exists() else None
+    identity = kept_identity(folder)
+    return None if identity is None else identity["kept_as"]
 
 
 def add_features(features: FeatureStore, images: Iterable[Image]) -> None:

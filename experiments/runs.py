@@ -1,7 +1,6 @@
 """A run's folder: its resolved config, what is finished in it, and errors without stack traces."""
 
 import ctypes
-import json
 import logging
 import os
 import shutil
@@ -148,17 +147,6 @@ def keep_memory() -> None:
     if mallopt is not None:
         for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)):
             mallopt(parameter, value)
-
-
-def json_object(line: str, name: str) -> dict[str, Any]:
-    """A line of a JSON-lines file. Raises UserError, saying ``name``, where it is none."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{name} is not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise UserError(f"{name} is not a JSON object but {line!r}")
-    return row
 
 
 def check_model(name: str, key: str) -> None:

@@ -13,10 +13,10 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from experiments.runs import json_object
 from flamingo.data.document import PROMPT
 from flamingo.data.sources import load
 from flamingo.utils.errors import UserError
+from flamingo.utils.io import json_object
 
 #: Images are alike by the commonest words of their captions; rarer ones hardly ever meet.
 _WORDS = 2048

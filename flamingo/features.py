@@ -24,12 +24,17 @@ from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.model.pretrained import fingerprint
 from flamingo.model.vision import encode_patches
 from flamingo.utils.errors import UserError
+from flamingo.utils.io import append, complete_lines, json_object, remove_leftovers, write_text
+from flamingo.utils.lock import HEARTBEAT, LOCK, owner
 
 #: What features may be kept in.
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 #: Pictures whose similarity is at least this are taken for the same.
 DUPLICATE = 0.9
+
+#: Files with a row for each picture, whose digests follow the picture's in each line of ``keys.txt``.
+_FILES = ("patches.bin", "pooled.bin")
 
 #: Rows of a similarity matrix that are in memory at once.
 _ROWS_AT_ONCE = 1024
@@ -38,9 +43,10 @@ _ROWS_AT_ONCE = 1024
 class FeatureStore:
     """A folder with the features [p v] of every picture that was added, found again by what the picture shows.
 
-    ``encoder.json`` says whose features they are, ``shape.json`` their p and v, ``keys.txt`` has a picture's digest
-    a line, and ``patches.bin`` and ``pooled.bin`` their features, row by row. A row counts once its key is written, so
-    that an interrupted pass goes on where it was.
+    ``encoder.json`` says whose features they are, and ``shape.json`` their p and v. ``patches.bin`` and ``pooled.bin``
+    have a row of features for each picture, ``keys.txt`` a line: the picture's digest and those of its two rows. A row
+    counts once its line is written, so that an interrupted pass continues where it was. One process at a time adds
+    rows, under the folder's lock; others may read meanwhile.
     """
 
     def __init__(
@@ -57,8 +63,6 @@ class FeatureStore:
         """
         self.folder, self.model, self.processor = folder, model, processor
         self.dtype = dtype or model.vision_model.dtype
-        self._patches = self._pooled = torch.empty(0)
-        self._rows: dict[str, int] = {}
         self._check_encoder()
         self._open()
 
@@ -69,7 +73,9 @@ class FeatureStore:
 
     def __getitem__(self, image: Image) -> Float[Tensor, "f p v"]:
         """Features of every frame. Raises UserError, naming the frame, where it was not added."""
-        return self._patches[self._places(image)].to(self.model.vision_model.dtype)
+        places = self._places(image)
+        self._verify("patches.bin", self._patches, places)
+        return self._patches[places].to(self.model.vision_model.dtype)
 
     def stacked(self, images: Sequence[Image]) -> Float[Tensor, "m f p v"]:
         """Features of several images, which have the same number of frames."""
@@ -77,7 +83,12 @@ class FeatureStore:
 
     def pooled(self, images: Sequence[Image]) -> Float[Tensor, "images v"]:
         """Of each image the mean over frames and patches: by these images are compared."""
-        return torch.stack([reduce(self._pooled[self._places(image)], "f v -> v", "mean") for image in images])
+        means = []
+        for image in images:
+            places = self._places(image)
+            self._verify("pooled.bin", self._pooled, places)
+            means.append(reduce(self._pooled[places], "f v -> v", "mean"))
+        return torch.stack(means)
 
     def _places(self, image: Image) -> list[int]:
         places = [self._rows.get(content_key(frame)) for frame in image.frames]
@@ -89,20 +100,23 @@ class FeatureStore:
     # ------------------------------------------------------------------------------- writing
 
     def add(self, images: Iterable[Image], batch_size: int = 32) -> int:
-        """Compute what is missing; how many pictures that were. Raises UserError, naming it, for a broken picture."""
-        self._open()  # another process may have added some
-        missing: dict[str, Frame] = {}
-        for image in images:
-            for frame in image.frames:
-                key = content_key(frame)
-                if key not in self._rows:
-                    missing[key] = frame
-        waiting = list(missing.items())
-        with tqdm(total=len(waiting), desc="features", unit="picture", disable=not waiting) as bar:
-            for start in range(0, len(waiting), batch_size):
-                some = dict(waiting[start : start + batch_size])
-                self._append(list(some), self._encode([Image(frame) for frame in some.values()]))
-                bar.update(len(some))
+        """Compute what is missing; how many pictures that were. Waits for another process that adds some.
+
+        Raises UserError, naming it, for a broken picture, and for a file that cannot be written.
+        """
+        frames = {content_key(frame): frame for image in images for frame in image.frames}
+        if frames.keys() <= self._rows.keys():
+            return 0
+        with owner(self.folder, wait=True):
+            remove_leftovers(self.folder)
+            self._open()
+            self._cut_off_unfinished_rows()
+            waiting = [(key, frame) for key, frame in frames.items() if key not in self._rows]
+            with tqdm(total=len(waiting), desc="features", unit="picture", disable=not waiting) as bar:
+                for start in range(0, len(waiting), batch_size):
+                    some = dict(waiting[start : start + batch_size])
+                    self._append(list(some), self._encode([Image(frame) for frame in some.values()]))
+                    bar.update(len(some))
         self._open()
         return len(waiting)
 
@@ -117,15 +131,20 @@ class FeatureStore:
 
     def _append(self, keys: list[str], features: Float[Tensor, "images p v"]) -> None:
         if not (self.folder / "shape.json").exists():
-            (self.folder / "shape.json").write_text(json.dumps(list(features.shape[1:])))
+            write_text(self.folder / "shape.json", json.dumps(list(features.shape[1:])))
+        patches = features.to(self.dtype)
         pooled = reduce(features.float(), "images p v -> images v", "mean")
-        for name, tensor in (("patches.bin", features.to(self.dtype)), ("pooled.bin", pooled)):
-            with (self.folder / name).open("ab") as file:
-                file.write(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-                file.flush()
-                os.fsync(file.fileno())
-        with (self.folder / "keys.txt").open("a") as file:
-            file.writelines(f"{key}\n" for key in keys)
+        append(self.folder / "patches.bin", _bytes(patches))
+        append(self.folder / "pooled.bin", _bytes(pooled))
+        rows = zip(keys, patches, pooled, strict=True)
+        lines = [f"{key} {_digest(own_patches)} {_digest(own_pooled)}\n" for key, own_patches, own_pooled in rows]
+        append(self.folder / "keys.txt", "".join(lines).encode())
+
+    def _cut_off_unfinished_rows(self) -> None:
+        """Remove what an interrupted pass has left behind the last complete line, and rows without a line."""
+        for path, size in self._sizes.items():
+            if path.exists() and path.stat().st_size > size:
+                os.truncate(path, size)
 
     # ------------------------------------------------------------------------- opening, checking
 
@@ -133,11 +152,13 @@ class FeatureStore:
         wanted = self._identity()
         path = self.folder / "encoder.json"
         if not path.exists():
-            if self.folder.exists() and any(self.folder.iterdir()):
-                raise UserError(f"{self.folder} is not empty and holds no features: choose another folder")
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(wanted, indent=1))
-        there = json.loads(path.read_text())
+            with owner(self.folder, wait=True):
+                remove_leftovers(self.folder)
+                if {there.name for there in self.folder.iterdir()} <= {"encoder.json", LOCK, HEARTBEAT}:
+                    write_text(path, json.dumps(wanted, indent=1))
+        there = kept_identity(self.folder)
+        if there is None:
+            raise UserError(f"{self.folder} is not empty and holds no features: choose another folder")
         if different := [key for key in wanted.keys() | there.keys() if wanted.get(key) != there.get(key)]:
             name = sorted(different)[0]
             raise UserError(
@@ -158,30 +179,75 @@ class FeatureStore:
         }
 
     def _open(self) -> None:
-        """Map what is there into memory; cut off rows that an interrupted pass has left without a key."""
-        if not (self.folder / "keys.txt").exists():
-            keys: list[str] = []
-        else:
-            *keys, unfinished = (self.folder / "keys.txt").read_text().split("\n")
-            if unfinished:
-                (self.folder / "keys.txt").write_text("".join(f"{key}\n" for key in keys))
-        self._rows = {key: row for row, key in enumerate(keys)}
-        if not (self.folder / "shape.json").exists():
-            return
-        p, v = json.loads((self.folder / "shape.json").read_text())
-        self._patches = self._map("patches.bin", self.dtype, (len(keys), p, v))
-        self._pooled = self._map("pooled.bin", torch.float32, (len(keys), v))
+        """Map what is there into memory. Rows that another process is adding are passed over."""
+        path = self.folder / "keys.txt"
+        lines = complete_lines(path)
+        self._sizes = {path: sum(len(line) + 1 for line in lines)}
+        self._rows: dict[str, int] = {}
+        self._digests: list[list[bytes]] = []
+        for row, line in enumerate(lines):
+            key, *digests = line.split() or [b""]
+            if len(digests) != len(_FILES):
+                raise self._damaged(path, f"line {row + 1} has no three digests")
+            self._rows[key.decode()] = row
+            self._digests.append(digests)
+        self._verified = np.zeros((len(lines), len(_FILES)), dtype=bool)
+        p, v = self._shape(len(lines))
+        self._patches = self._map("patches.bin", self.dtype, (len(lines), p, v))
+        self._pooled = self._map("pooled.bin", torch.float32, (len(lines), v))
+
+    def _shape(self, rows: int) -> list[int]:
+        """Numbers of patches and of features."""
+        path = self.folder / "shape.json"
+        if not path.exists() and rows == 0:
+            return [0, 0]
+        try:
+            p, v = json.loads(path.read_bytes())
+            return [int(p), int(v)]
+        except (OSError, ValueError, TypeError) as error:
+            raise self._damaged(path, str(error)) from error
 
     def _map(self, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
         path, size = self.folder / name, int(np.prod(shape)) * dtype.itemsize
+        self._sizes[path] = size
         there = path.stat().st_size if path.exists() else 0
         if there < size:
-            raise UserError(f"{path} is damaged: it has {there} bytes, and {size} were written. Remove {self.folder}")
-        if there > size:
-            os.truncate(path, size)
+            raise self._damaged(path, f"it has {there} bytes, and {size} were written")
         if size == 0:
             return torch.empty(shape, dtype=dtype)
         return torch.from_file(str(path), shared=False, size=int(np.prod(shape)), dtype=dtype).view(shape)
+
+    def _verify(self, name: str, rows: Tensor, places: list[int]) -> None:
+        """Raise UserError unless these rows of a file are as they were written. Each is compared once."""
+        column = _FILES.index(name)
+        for place in places:
+            if not self._verified[place, column]:
+                if _digest(rows[place]) != self._digests[place][column].decode():
+                    raise self._damaged(self.folder / name, f"row {place} is not what was written")
+                self._verified[place, column] = True
+
+    def _damaged(self, path: Path, reason: str) -> UserError:
+        return UserError(f"{path} is damaged ({reason}): remove {self.folder}, and its features are computed again")
+
+
+def kept_identity(folder: Path) -> dict[str, Any] | None:
+    """Whose features a folder holds; None where it holds none. Raises UserError for a damaged file."""
+    path = folder / "encoder.json"
+    if not path.exists():
+        return None
+    try:
+        return json_object(path.read_bytes(), str(path))
+    except UserError as error:
+        raise UserError(f"{error}; remove {folder}, and its features are computed again") from error
+
+
+def _bytes(rows: Tensor) -> bytes:
+    return rows.cpu().contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def _digest(row: Tensor) -> str:
+    """Of a row's shape and bytes."""
+    return hashlib.sha256(f"{list(row.shape)}".encode() + _bytes(row)).hexdigest()[:16]
 
 
 def content_key(frame: Frame) -> str:

@@ -1,6 +1,8 @@
 """Features computed once: the same as those computed anew, kept for one encoder, and what is alike by them."""
 
 import json
+import multiprocessing
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +14,10 @@ from flamingo import Document, FlamingoProcessor, Image, Text
 from flamingo.data.collate import collate
 from flamingo.data.pictures import open_image
 from flamingo.features import FeatureStore, content_key, near_duplicates, nearest
+from flamingo.utils.errors import UserError
+from flamingo.utils.lock import LOCK
 from tests import tiny
+from tests.utils.test_io import full_disk
 
 
 def picture(seed, size=(20, 24)):
@@ -169,8 +174,87 @@ def test_a_damaged_folder_is_refused(parts, paths, tmp_path):
     FeatureStore(tmp_path / "features", *parts).add([Image(path) for path in paths])
     with (tmp_path / "features" / "patches.bin").open("r+b") as file:
         file.truncate(100)
-    with pytest.raises(ValueError, match=r"patches\.bin is damaged: it has 100 bytes"):
+    with pytest.raises(UserError, match=r"patches\.bin is damaged .*100 bytes"):
         FeatureStore(tmp_path / "features", *parts)
+
+
+@pytest.mark.parametrize("name", ["encoder.json", "shape.json", "keys.txt"])
+def test_a_damaged_small_file_is_named_with_what_to_do(parts, paths, tmp_path, name):
+    folder = tmp_path / "features"
+    FeatureStore(folder, *parts).add([Image(path) for path in paths])
+    (folder / name).write_bytes((folder / name).read_bytes()[:4] + b"\n")
+    with pytest.raises(UserError, match=rf"{name}.*remove {folder}"):
+        FeatureStore(folder, *parts)
+
+
+@pytest.mark.parametrize("name", ["patches.bin", "pooled.bin"])
+def test_a_row_that_is_not_what_was_written_is_refused_when_it_is_read(parts, paths, tmp_path, name):
+    folder, images = tmp_path / "features", [Image(path) for path in paths]
+    FeatureStore(folder, *parts).add(images)
+    content = bytearray((folder / name).read_bytes())
+    content[3 * len(content) // 5 + 1] ^= 1  # in the fourth row of five
+    (folder / name).write_bytes(content)
+    store = FeatureStore(folder, *parts)
+    read = store.stacked if name == "patches.bin" else store.pooled
+    for _ in range(2):  # what was verified once is read again
+        read([images[0], images[4]])
+    with pytest.raises(UserError, match=rf"{name}.*row 3.*remove {folder}"):
+        read([images[3]])
+
+
+def fill(folder, parts, paths, start):
+    torch.set_num_threads(1)
+    start.wait()
+    FeatureStore(folder, *parts).add([Image(path) for path in paths], batch_size=1)
+    os._exit(0)
+
+
+def test_two_processes_that_fill_one_folder_at_once_leave_right_features(parts, tmp_path):
+    """In opposite orders, a picture at a time."""
+    paths = [tmp_path / f"{seed}.png" for seed in range(30)]
+    for seed, path in enumerate(paths):
+        picture(seed).save(path)
+    processes = multiprocessing.get_context("fork")
+    start = processes.Barrier(2)
+    arguments = [(tmp_path / "features", parts, order, start) for order in (paths, paths[::-1])]
+    started = [processes.Process(target=fill, args=own) for own in arguments]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    assert [process.exitcode for process in started] == [0, 0]
+    images, fresh = [Image(path) for path in paths], FeatureStore(tmp_path / "fresh", *parts)
+    fresh.add(images, batch_size=1)
+    store = FeatureStore(tmp_path / "features", *parts)
+    assert torch.equal(store.stacked(images), fresh.stacked(images))
+    assert torch.equal(store.pooled(images), fresh.pooled(images))
+    assert len((tmp_path / "features" / "keys.txt").read_text().splitlines()) == 30
+    assert not (tmp_path / "features" / LOCK).exists()
+
+
+def test_rows_that_another_process_is_writing_are_not_cut_off(parts, paths, tmp_path):
+    folder = tmp_path / "features"
+    FeatureStore(folder, *parts).add([Image(path) for path in paths])
+    with (folder / "patches.bin").open("ab") as file:
+        file.write(b"x" * 700)
+    size = (folder / "patches.bin").stat().st_size
+    assert FeatureStore(folder, *parts).add([Image(paths[0])]) == 0
+    assert (folder / "patches.bin").stat().st_size == size
+
+
+def test_a_full_disk_loses_no_row_that_was_written(parts, paths, tmp_path, monkeypatch):
+    images, folder = [Image(path) for path in paths], tmp_path / "features"
+    FeatureStore(folder, *parts).add(images[:2])
+    for call in (1, 2, 3):
+        monkeypatch.setattr("flamingo.utils.io.write", full_disk(call))
+        with pytest.raises(UserError, match=rf"^{folder}/\w+\.\w+: No space"):
+            FeatureStore(folder, *parts).add(images)
+        monkeypatch.undo()
+        assert images[1] in FeatureStore(folder, *parts)
+    store, fresh = FeatureStore(folder, *parts), FeatureStore(tmp_path / "fresh", *parts)
+    assert store.add(images) == 3
+    fresh.add(images)
+    torch.testing.assert_close(store.stacked(images), fresh.stacked(images))
 
 
 def test_a_broken_picture_is_named(parts, paths, tmp_path):

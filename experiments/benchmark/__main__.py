@@ -25,6 +25,7 @@ from experiments.benchmark.materials import SHAPES, Sizes, build
 from experiments.benchmark.results import Row
 from experiments.benchmark.training import decode, memory, train_cost, train_step, train_step_features
 from experiments.benchmark.worker import Machine, Worker
+from flamingo.utils.io import write_text
 
 #: In the order of running, and the implementations that each needs.
 BENCHMARKS = {
@@ -69,7 +70,7 @@ def main() -> None:
                 if arguments.peak_tflops:
                     seconds = {"ours": made[0]["ours"], **{r["peer"]: r["theirs"] for r in made}}
                     text = flops.utilisation(sizes, seconds, arguments.peak_tflops)
-                    (output / "utilisation.md").write_text(text)
+                    write_text(output / "utilisation.md", text)
                     print(text)
                 made += train_cost(sizes, ours, others[0], folder, arguments.rounds)
             elif name == "train_step_features":

@@ -14,6 +14,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from experiments.benchmark.worker import Machine
 from flamingo.report.style import BLUE, GREY, VERMILION, new_figure, style
+from flamingo.utils.io import atomic_file, write_text
 
 Row = dict[str, Any]
 
@@ -39,8 +40,8 @@ def read(file: Path) -> list[Row]:
 
 
 def write(output: Path, rows: Sequence[Row], agreement: Any, machine: Machine) -> None:
-    (output / "results.json").write_text(json.dumps(list(rows), indent=1) + "\n")
-    (output / "results.md").write_text(_table(rows) + f"\n{agreement}\n\n{_machine(machine)}\n")
+    write_text(output / "results.json", json.dumps(list(rows), indent=1) + "\n")
+    write_text(output / "results.md", _table(rows) + f"\n{agreement}\n\n{_machine(machine)}\n")
     _plot(rows, output / "results.png")
 
 
@@ -86,4 +87,5 @@ def _plot(rows: Sequence[Row], file: Path) -> None:
             axes.set_visible(bool(own))
             if own:
                 axes.legend()
-        figure.savefig(file, dpi=120)
+        with atomic_file(file, "wb") as stream:
+            figure.savefig(stream, format="png", dpi=120)

@@ -1,15 +1,13 @@
 """Text files -> lines, cells and records, each with its place; what cannot be read is a UserError that names it."""
 
 import csv
-import json
-import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from flamingo.utils.errors import UserError
-from flamingo.utils.io import regular_file
+from flamingo.utils.io import json_object, parse_json, regular_file
 
 
 def lines(file: Path) -> Iterator[tuple[str, str]]:
@@ -31,10 +29,7 @@ def records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, dict(zip(header, row, strict=True))
         return
     for where, line in lines(file):
-        row = parse_json(line, where)
-        if not isinstance(row, dict):
-            raise UserError(f"{where} is no JSON object: {reprlib.repr(line)}")
-        yield where, row
+        yield where, json_object(line, where)
 
 
 def cells(file: Path) -> Iterator[tuple[str, list[str]]]:
@@ -61,15 +56,3 @@ def read_json(file: Path) -> Any:
     """Return the content of a JSON file."""
     with _opened(file) as stream:
         return parse_json(stream.read(), str(file))
-
-
-def parse_json(text: str | bytes, where: str) -> Any:
-    """Return what a JSON text holds.
-
-    Raises:
-        UserError: With ``where``, if it is no JSON, or is nested too deeply for Python's reader.
-    """
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is no JSON: {error}") from error

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from flamingo.data.pictures import open_image
-from flamingo.evaluation.scores import Row, key
+from flamingo.evaluation.scores import KEY, Row, key
 from flamingo.evaluation.tasks import Example
 from flamingo.utils.errors import UserError
-from flamingo.utils.io import atomic_file, write_text
+from flamingo.utils.io import append, atomic_file, complete_lines, json_object, parse_json, write_text
 
 _PICTURE_SIZE = 256
 _FIELDS = {"order", "query", "demonstration_ids", "prompt", "output", "references", "scores"}
@@ -21,24 +21,19 @@ def read_predictions(file: Path) -> list[Row]:
 
     Raises UserError, naming file and line, for what is no prediction.
     """
-    if not file.exists():
-        return []
-    *lines, _ = file.read_bytes().split(b"\n")
     rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            key(row), {field: row[field] for field in _FIELDS}
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file}, line {number} is no prediction: {error!r}") from error
+    for number, line in enumerate(complete_lines(file), start=1):
+        where = f"{file}, line {number}"
+        row = json_object(line, where)
+        if missing := sorted({*KEY, *_FIELDS} - row.keys()):
+            raise UserError(f"{where} is not a prediction: it has no {missing[0]}")
         rows.append(row)
     return rows
 
 
 def append_predictions(file: Path, rows: Sequence[Row]) -> None:
-    """Behind those that are there, flushed when this returns."""
-    with file.open("a", encoding="utf-8") as stream:
-        stream.writelines(_line(row) for row in rows)
+    """Add rows to those that are there; they are on the disk when this returns."""
+    append(file, "".join(map(_line, rows)).encode())
 
 
 def keep_whole(
@@ -74,7 +69,7 @@ def keep_whole(
 def save_scores(file: Path, rows: Sequence[Row]) -> None:
     """Into ``scores.json``, in the place of earlier scores of the same settings."""
     new = {key(row) for row in rows}
-    earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    earlier = parse_json(file.read_bytes(), str(file)) if file.exists() else []
     both = [row for row in earlier if key(row) not in new] + list(rows)
     write_text(file, "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in both) + "\n]\n")
 

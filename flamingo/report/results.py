@@ -1,6 +1,5 @@
 """The files of a finished run -> checked rows. Every error names the file and the row."""
 
-import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from flamingo.utils.errors import UserError
+from flamingo.utils.io import json_object, parse_json
 
 Number = (int, float)
 _Types = dict[str, tuple[type, ...]]
@@ -99,7 +99,7 @@ class Prediction:
 
 def read_scores(path: Path) -> list[Score]:
     """``scores.json``. Raises UserError for what is missing or malformed, and for two rows of the same setting."""
-    rows = _json(_text(path), str(path))
+    rows = parse_json(_text(path), str(path))
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{path} must be a list of at least one score")
     scores = [_score(row, f"{path}, row {i}") for i, row in enumerate(rows)]
@@ -207,17 +207,10 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             where = f"{path}, line {number}"
-            yield where, _json(line, where)
+            yield where, json_object(line, where)
 
 
 def _text(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"{path} does not exist")
     return path.read_text(encoding="utf-8")
-
-
-def _json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{where} is not JSON: {error}") from error

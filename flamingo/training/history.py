@@ -1,12 +1,13 @@
 """history.jsonl: what a run has logged, one record a line."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flamingo.utils.errors import UserError
-from flamingo.utils.io import write_text
+from flamingo.utils.io import append, complete_lines, json_object, sync, write_text
 
 
 @dataclass
@@ -16,8 +17,12 @@ class History:
     path: Path
 
     def append(self, record: dict[str, Any]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        append(self.path, f"{json.dumps(record)}\n".encode(), sync=False)
+
+    def sync(self) -> None:
+        """Write the records from the page cache to disk, before a state that counts on them is saved."""
+        if self.path.exists():
+            sync(self.path)
 
     def keep_until(self, step: int) -> None:
         """Drop later records, and the half line of a killed run: they are going to be written again.
@@ -25,17 +30,15 @@ class History:
         Raises UserError, naming the line, for one before them that cannot be read.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not self.path.exists():
-            return
-        kept = []
-        for number, line in enumerate(self.path.read_text().splitlines(keepends=True), start=1):
-            if not line.endswith("\n"):
-                break
-            try:
-                later = json.loads(line)["step"] > step
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise UserError(f"{self.path}, line {number}: not a record of a training run") from error
-            if later:
-                break
-            kept.append(line)
-        write_text(self.path, "".join(kept))
+        if self.path.exists():
+            write_text(self.path, "".join(self._until(step)))
+
+    def _until(self, step: int) -> Iterator[str]:
+        for number, line in enumerate(complete_lines(self.path), start=1):
+            where = f"{self.path}, line {number}"
+            record = json_object(line, where)
+            if not isinstance(record.get("step"), int):
+                raise UserError(f"{where} is not a record of a training run: it has no step")
+            if record["step"] > step:
+                return
+            yield f"{line.decode()}\n"

@@ -158,6 +158,8 @@ def train(
             # Last of all: what a killed run has not finished is done again when it is resumed.
             stop = total({"interrupted": float(interrupted.is_set())}, accelerator)["interrupted"] > 0
             if stop or config.due(config.save_every, step):
+                if accelerator.is_main_process:
+                    history.sync()
                 folder = states.save(progress)
             if stop:
                 raise KeyboardInterrupt(

@@ -9,7 +9,6 @@ import yaml
 from experiments import train
 from experiments.runs import begin, user_errors
 from flamingo.utils.errors import UserError
-from flamingo.utils.io import atomic_folder
 
 CONFIG = {"training": {"steps": 3}, "data": {"a": {"batch": 1}}, "overwrite": False, "workers": 0}
 
@@ -63,20 +62,6 @@ def test_a_folder_that_was_moved_or_is_named_otherwise_is_gone_on_with(tmp_path)
     begin(tmp_path / "there", config | {"output": "there"}, produces=("state",))
     with pytest.raises(ValueError, match="outputs_kept was 1, is 2"):
         begin(tmp_path / "there", config | {"outputs_kept": 2}, produces=("state",))
-
-
-def test_a_folder_appears_when_all_of_it_is_written(tmp_path):
-    target = tmp_path / "checkpoint"
-    with atomic_folder(target) as folder:
-        (folder / "a").write_text("first")
-        assert not target.exists()
-    with pytest.raises(UserError), atomic_folder(target) as folder:
-        (folder / "a").write_text("half")
-        raise OSError("disk full")
-    assert (target / "a").read_text() == "first"
-    with atomic_folder(target) as folder:
-        (folder / "b").write_text("second")
-    assert [path.name for path in target.iterdir()] == ["b"]
 
 
 @pytest.mark.parametrize(

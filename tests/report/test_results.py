@@ -98,7 +98,7 @@ def test_a_missing_field_is_named(tmp_path, key):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("", "is not JSON"), ("[]", "at least one"), ("{}", "list"), ("[3]", "row 0")]
+    ("text", "message"), [("", "is no JSON"), ("[]", "at least one"), ("{}", "list"), ("[3]", "row 0")]
 )
 def test_what_is_no_list_of_scores_is_refused(tmp_path, text, message):
     (tmp_path / "scores.json").write_text(text)
@@ -128,7 +128,7 @@ def test_a_torn_or_malformed_line_is_named(tmp_path):
         list(read_predictions(path))
     fake.write_lines(path, [fake.prediction()])
     path.write_text(path.read_text() + '{"task": "wor')
-    with pytest.raises(ValueError, match=r"p\.jsonl, line 2 is not JSON"):
+    with pytest.raises(ValueError, match=r"p\.jsonl, line 2 is no JSON"):
         list(read_predictions(path))
 
 

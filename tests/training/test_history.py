@@ -3,6 +3,7 @@
 import pytest
 
 from flamingo.training.history import History
+from flamingo.utils.errors import UserError
 
 
 def test_records_are_appended_and_later_ones_dropped_with_a_half_written_line(tmp_path):
@@ -28,6 +29,6 @@ def test_records_are_appended_and_later_ones_dropped_with_a_half_written_line(tm
 def test_a_file_that_is_no_history_is_refused_by_its_line(tmp_path, line):
     path = tmp_path / "history.jsonl"
     path.write_text('{"step": 1}\n' + line + "\n")
-    with pytest.raises(ValueError, match=r"history\.jsonl, line 2: not a record of a training run"):
+    with pytest.raises(UserError, match=r"history\.jsonl, line 2"):
         History(path).keep_until(5)
     assert path.read_text().endswith(line + "\n")

@@ -2,6 +2,7 @@
 
 import random
 import sys
+from pathlib import Path
 from textwrap import wrap
 
 from PIL import Image as PILImage
@@ -9,6 +10,7 @@ from PIL import ImageDraw, ImageFont
 
 from flamingo.data.world.documents import TURNS, Turn
 from flamingo.data.world.drawing import draw
+from flamingo.utils.io import atomic_file
 
 ROWS = ("captions", "captions", "captions", "binding", "questions")
 COLUMNS, SIDE, MARGIN, CAPTION = 6, 220, 18, 92
@@ -36,4 +38,5 @@ def _words(turn: Turn) -> str:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    sheet(seed=4).save(sys.argv[1], optimize=True)
+    with atomic_file(Path(sys.argv[1]), "wb") as stream:
+        sheet(seed=4).save(stream, format="PNG", optimize=True)
