@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch import Tensor
 
-from experiments.configs import plain
+from experiments.configs import check, plain
 from experiments.runs import command
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.document import PROMPT, Image
@@ -35,6 +35,7 @@ from flamingo.evaluation.metrics import bootstrap, mean
 from flamingo.model.inspection import inspect, receptive_fields
 from flamingo.report.attention import attention_figure, share_figure
 from flamingo.report.style import png
+from flamingo.utils.checks import seed, whole
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_bytes, write_text
 
@@ -50,6 +51,11 @@ class AttentionConfig:
     scenes: int = 200
     seed: int = 0
     batch_size: int = 50
+
+    def __post_init__(self) -> None:
+        whole("scenes", self.scenes, least=1)
+        seed("seed", self.seed)
+        whole("batch_size", self.batch_size, least=1)
 
 
 ConfigStore.instance().store("attention_schema", AttentionConfig)
@@ -178,13 +184,12 @@ def _another(groups: Sequence[tuple]) -> list[int]:
 
 def run_attention(config: dict[str, Any]) -> list[Path]:
     """The paths of what is written. Raises UserError for a folder without a checkpoint."""
+    check(AttentionConfig, config)
     if config["run"] is None:
         raise UserError("which model is to be looked into? Say run=FOLDER")
     run = Path(config["run"])
     if not (run / "checkpoint").is_dir():
         raise UserError(f"{run} holds no checkpoint")
-    if config["scenes"] < 1:
-        raise UserError(f"scenes must be at least 1, got {config['scenes']}")
     model = FlamingoForConditionalGeneration.from_pretrained(run / "checkpoint").eval()
     processor = FlamingoProcessor.from_pretrained(run / "checkpoint")
     rows = []

@@ -1,12 +1,14 @@
 """The plain dataclasses of `flamingo` as Hydra's structured configs, and back."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import field, fields, is_dataclass, make_dataclass
-from typing import Any, Literal, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from flamingo.utils.checks import within
 from flamingo.utils.errors import UserError
 
 
@@ -31,7 +33,7 @@ def schema(cls: type) -> Any:
 
 def nested(cls: type) -> Any:
     """A field of a structured config that holds the :func:`schema` of ``cls``."""
-    return field(default_factory=schema(cls))
+    return field(default_factory=schema(cls), metadata={"dataclass": cls})
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -45,13 +47,27 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
-def build(cls: Callable[..., Any], values: dict[str, Any], key: str) -> Any:
-    """``cls`` of the values under ``key`` of a config; its complaints name that key."""
+def build(cls: Callable[..., Any], values: dict[str, Any], key: str = "") -> Any:
+    """``cls`` of the values under ``key`` of a config. Errors name the full key of the value."""
     assert is_dataclass(cls)
     hints = get_type_hints(cls)
     # YAML knows lists only.
     values = {k: tuple(v) if get_origin(hints.get(k)) is tuple else v for k, v in values.items()}
-    try:
+    with within(key) if key else nullcontext():
         return cls(**values)
-    except ValueError as error:
-        raise UserError(f"config key {key}: {error}") from error
+
+
+def check(cls: type, values: dict[str, Any], key: str = "") -> None:
+    """Check the ranges of all values of a config, those of the dataclasses within ``cls`` included.
+
+    Raises UserError with the full key of the value.
+    """
+    hints = get_type_hints(cls)
+    for f in fields(cls):
+        part, name = f.metadata.get("dataclass", hints[f.name]), f"{key}.{f.name}".lstrip(".")
+        if is_dataclass(part):
+            check(part, values[f.name], name)
+        elif get_origin(part) is dict and is_dataclass(get_args(part)[1]):
+            for own, value in values[f.name].items():
+                check(get_args(part)[1], value, f"{name}.{own}")
+    build(cls, values, key)

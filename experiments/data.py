@@ -18,11 +18,12 @@ from flamingo.data.order import Endless, Shuffled
 from flamingo.data.packing import pack
 from flamingo.data.shards import Shards
 from flamingo.data.sources import load, of_split, readable
-from flamingo.data.world.documents import WorldDocuments
+from flamingo.data.world.documents import TURNS, WorldDocuments
 from flamingo.evaluation.metrics import CiderReward
 from flamingo.features import FeatureStore, nearest
 from flamingo.training.objective import Batch, DataSet, next_token
 from flamingo.training.self_critical import SelfCritical
+from flamingo.utils.checks import one_of, positive, probability, whole
 from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,29 @@ class DocumentsConfig:
     #: What is learnt: next_token; or cider: to say of the last image what scores well beside all versions' captions.
     objective: str = "next_token"
     weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        one_of("kind", self.kind, (*TURNS, "images"))
+        for key in ("least", "batch", "views", "versions"):
+            whole(key, getattr(self, key), least=1)
+        whole("most", self.most, least=self.least)
+        whole("pack", self.pack, least=0)
+        for key in ("told", "p_next", "similar"):
+            probability(key, getattr(self, key))
+        positive("weight", self.weight)
+        one_of("objective", self.objective, ("next_token", "cider"))
+        if self.objective == "cider":
+            self._check_reward()
+
+    def _check_reward(self) -> None:
+        needs = {"kind": self.kind == "images", "versions": self.versions > 1}
+        needs |= {"pack": self.pack == 0, "p_next": self.p_next == 0}
+        for key, right in needs.items():
+            if not right:
+                raise UserError(
+                    f"{key} is {getattr(self, key)}, but objective=cider needs kind=images, several versions "
+                    "(captions of the last image, as references), pack=0 and p_next=0"
+                )
 
 
 @dataclass
@@ -95,24 +119,6 @@ def captioned_images(root: str, images: str | None, format: str | None, split: s
     found = f"{len(chosen)} images of {f'split {split}' if split else 'all splits'}"
     log.info("%s: %s%s", root, found, f", {len(skipped)} left out" if skipped else "")
     return CaptionedImages(chosen, skipped)
-
-
-def check_documents(config: dict[str, Any]) -> None:
-    """Raise UserError, naming the key, for settings that do not go together: before anything is read or computed."""
-    for name, chosen in config["documents"].items():
-        key = f"data.documents.{name}"
-        if chosen["pack"] < 0:
-            raise UserError(f"{key}.pack must be a number of tokens, or 0; got {chosen['pack']}")
-        if chosen["objective"] not in ("next_token", "cider"):
-            raise UserError(f"{key}.objective must be next_token or cider, got {chosen['objective']!r}")
-        needs = {"kind": chosen["kind"] == "images", "versions": chosen["versions"] > 1}
-        needs |= {"pack": chosen["pack"] == 0, "p_next": chosen["p_next"] == 0}
-        wrong = [setting for setting, right in needs.items() if not right]
-        if chosen["objective"] == "cider" and wrong:
-            raise UserError(
-                f"{key}.objective=cider needs kind=images, several versions (captions of the last image, as "
-                f"references), pack=0 and p_next=0, but {wrong[0]} is {chosen[wrong[0]]}"
-            )
 
 
 def training_images(config: dict[str, Any]) -> tuple[CaptionedImages, CaptionedImages] | None:

@@ -29,6 +29,7 @@ from flamingo.evaluation.captioning import Captioning
 from flamingo.evaluation.harness import evaluate
 from flamingo.evaluation.settings import Setting
 from flamingo.evaluation.tasks import Task
+from flamingo.utils.checks import one_of, seed, whole
 from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,22 @@ class EvaluateConfig:
     batch_size: int = 32
     #: Queries whose pictures are kept for the report.
     pictures: int = 12
+
+    def __post_init__(self) -> None:
+        for kind in self.demonstrations:
+            one_of("demonstrations", kind, ("random", "rices"))
+        for control in self.controls:
+            one_of("controls", control, ("blind", "shuffled_images", "shuffled_captions", "copied_caption"))
+        for key, least in (("shots", 0), ("control_shots", 0), ("beams", 1)):
+            for number in getattr(self, key):
+                whole(key, number, least)
+        for number in self.seeds:
+            seed("seeds", number)
+        for key in ("orders", "batch_size"):
+            whole(key, getattr(self, key), least=1)
+        whole("pictures", self.pictures, least=0)
+        if self.limit is not None:
+            whole("limit", self.limit, least=1)
 
 
 ConfigStore.instance().store("evaluate_schema", EvaluateConfig)

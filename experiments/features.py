@@ -10,7 +10,7 @@ from accelerate import PartialState
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.document import Image
 from flamingo.features import PRECISIONS, FeatureStore, kept_identity
-from flamingo.utils.errors import UserError
+from flamingo.utils.checks import one_of
 
 
 @dataclass
@@ -22,15 +22,16 @@ class FeaturesConfig:
     #: float32, bfloat16 (then computed in it, too) or float16; null: the encoder's own, with which nothing changes.
     dtype: str | None = None
 
+    def __post_init__(self) -> None:
+        one_of("dtype", self.dtype, (None, *PRECISIONS))
+
 
 def open_features(
     config: dict[str, Any], model: FlamingoForConditionalGeneration, processor: FlamingoProcessor
 ) -> FeatureStore | None:
-    """Raises UserError, naming the key, for a precision that is none, and for a folder of other features."""
+    """Raises UserError for a folder of other features."""
     if config["folder"] is None:
         return None
-    if config["dtype"] not in (None, *PRECISIONS):
-        raise UserError(f"config key features.dtype: must be one of {', '.join(PRECISIONS)}, got {config['dtype']!r}")
     with PartialState().main_process_first():
         return FeatureStore(Path(config["folder"]), model, processor, PRECISIONS.get(config["dtype"]))
 

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from flamingo.report.results import mean_over_seeds, read_scores
+from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError
 
 
@@ -17,6 +18,9 @@ class ObjectiveConfig:
     task: str | None = None
     shots: int = 0
     metric: str = "exact_match"
+
+    def __post_init__(self) -> None:
+        whole("shots", self.shots, least=0)
 
 
 def objective(run: Path, config: dict[str, Any]) -> float:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from experiments.card import save_backbone
-from experiments.configs import build, nested, plain
+from experiments.configs import build, check, nested, plain
 from experiments.loading import data_set
 from experiments.runs import begin, command
 from experiments.texts import documents, read_texts
@@ -34,6 +34,7 @@ from flamingo.data.world.documents import TURNS, Described, WorldTexts, caption_
 from flamingo.training.loop import TrainingConfig, train
 from flamingo.training.objective import Batch
 from flamingo.training.optimizer import OptimizerConfig
+from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,15 @@ class PretrainLanguageConfig:
     batch: int = MISSING
     optimizer: Any = nested(OptimizerConfig)
     training: Any = nested(TrainingConfig)
+
+    def __post_init__(self) -> None:
+        if self.documents is not None:
+            whole("documents", self.documents, least=1)
+        whole("rounds", self.rounds, least=1)
+        # A token for each byte, and the end of the text.
+        whole("vocabulary", self.vocabulary, least=257)
+        whole("block", self.block, least=2)
+        whole("batch", self.batch, least=1)
 
 
 ConfigStore.instance().store("pretrain_language_schema", PretrainLanguageConfig)
@@ -135,6 +145,7 @@ def _continuation(model: Any, tokenizer: Any, before: str, whole: str) -> tuple[
 
 def pretrain(config: dict[str, Any], output: Path) -> None:
     """Leaves the model and its tokenizer in ``output / "model"``, and what it scores in ``scores.json``."""
+    check(PretrainLanguageConfig, config)
     begin(output, config, produces=("state", "history.jsonl", "model", "scores.json"))
     if config["texts"] is None:
         world = WorldTexts(config["training"]["seed"])

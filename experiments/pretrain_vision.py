@@ -27,7 +27,7 @@ from transformers import AutoConfig, AutoModel, CLIPTextConfig, CLIPTextModel
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from experiments.card import save_backbone
-from experiments.configs import build, nested, plain
+from experiments.configs import build, check, nested, plain
 from experiments.loading import data_set
 from experiments.probe import probe
 from experiments.runs import begin, command
@@ -42,6 +42,7 @@ from flamingo.model.vision import encode_patches, feature_width
 from flamingo.training.loop import TrainingConfig, train
 from flamingo.training.objective import Batch
 from flamingo.training.optimizer import OptimizerConfig
+from flamingo.utils.checks import whole
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,11 @@ class PretrainVisionConfig:
     workers: int = MISSING
     optimizer: Any = nested(OptimizerConfig)
     training: Any = nested(TrainingConfig)
+
+    def __post_init__(self) -> None:
+        for key in ("image_size", "batch", "group", "width"):
+            whole(key, getattr(self, key), least=1)
+        whole("workers", self.workers, least=0)
 
 
 ConfigStore.instance().store("pretrain_vision_schema", PretrainVisionConfig)
@@ -185,6 +191,7 @@ class Collate:
 
 def pretrain(config: dict[str, Any], output: Path) -> None:
     """Leaves the encoder and its image processor in ``output / "model"``, its probes in ``scores.json``."""
+    check(PretrainVisionConfig, config)
     begin(output, config, produces=("state", "history.jsonl", "model", "scores.json"))
     training = build(TrainingConfig, config["training"], "training")
     features = build(VisionFeaturesConfig, config["vision_features"], "vision_features")

@@ -18,6 +18,7 @@ from flamingo.evaluation.captioning import Captioning
 from flamingo.evaluation.tasks import Task
 from flamingo.evaluation.world import WorldBinding, WorldCaptions, WorldQuestions
 from flamingo.features import FeatureStore, near_duplicates, nearest
+from flamingo.utils.checks import one_of, whole
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
 
@@ -49,21 +50,26 @@ class TaskConfig:
     max_new_tokens: int | None = None
     metrics: list[str] | None = None
 
+    def __post_init__(self) -> None:
+        one_of("kind", self.kind, (MISSING, *_WORLD, "images"))
+        for key, least in (("number", 1), ("ways", 2), ("max_new_tokens", 1)):
+            if getattr(self, key) is not None:
+                whole(key, getattr(self, key), least)
+
 
 def make_task(config: dict[str, Any]) -> Task:
     """Raises UserError, naming the key, for one that is missing or that the kind has no use for."""
     kind = config["kind"]
-    if kind not in (*_WORLD, "images"):
-        raise UserError(f"config key task.kind: must be one of {', '.join(_WORLD)}, images; got {kind!r}")
+    one_of("task.kind", kind, (*_WORLD, "images"))
     needed = {"captions": ["number"], "questions": ["number"], "binding": ["number", "ways"]}.get(
         kind, ["name", "query", "support", "max_new_tokens", "metrics"]
     )
     optional = ["query_split", "support_split", "images", "format"] if kind == "images" else []
     for key, value in config.items():
         if key in needed and value is None:
-            raise UserError(f"config key task.{key}: {kind} needs a value; say {key}=... on the command line")
+            raise UserError(f"task.{key}: {kind} needs a value; say {key}=... on the command line")
         if key not in ("kind", *needed, *optional) and value is not None:
-            raise UserError(f"config key task.{key}: {kind} has no use for it")
+            raise UserError(f"task.{key}: {kind} has no use for it")
     if kind != "images":
         return _WORLD[kind](**{key: config[key] for key in needed})
     asked, pool = (

@@ -44,6 +44,7 @@ from flamingo.model.modeling import BACKBONES, TRAINED_PARTS
 from flamingo.model.pretrained import fingerprint
 from flamingo.training.loop import TrainingConfig, train
 from flamingo.training.optimizer import OptimizerConfig, check_warmup
+from flamingo.utils.checks import finite, one_of, seed, whole
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import atomic_folder, write_text
 
@@ -82,6 +83,14 @@ class ModelConfig:
     resampler: Any = nested(ResamplerConfig)
     gated: Any = nested(GatedConfig)
 
+    def __post_init__(self) -> None:
+        one_of("dtype", self.dtype, ("auto", *PRECISIONS))
+        one_of("aspect", self.aspect, get_args(Aspect))
+        if self.image_size is not None:
+            whole("image_size", self.image_size, least=1)
+        for part in self.trains:
+            one_of("trains", part, (*BACKBONES, *TRAINED_PARTS))
+
 
 @dataclass
 class VariantConfig:
@@ -89,6 +98,10 @@ class VariantConfig:
 
     name: str | None = None
     paper: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.paper is not None:
+            finite("paper", self.paper)
 
 
 @dataclass
@@ -98,6 +111,9 @@ class WandbConfig:
     mode: str = "offline"
     project: str = "flamingo"
     group: str | None = None
+
+    def __post_init__(self) -> None:
+        one_of("mode", self.mode, ("online", "offline", "shared", "disabled"))
 
 
 @dataclass
@@ -122,6 +138,10 @@ class TrainConfig:
     #: What experiments.evaluate is to do when the run is trained: for each evaluation its KEY=VALUE.
     evaluate: list[list[str]] = field(default_factory=list)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+
+    def __post_init__(self) -> None:
+        seed("seed", self.seed)
+        whole("workers", self.workers, least=0)
 
 
 ConfigStore.instance().store("train_schema", TrainConfig)

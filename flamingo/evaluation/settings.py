@@ -6,6 +6,7 @@ from typing import Literal
 from flamingo.evaluation.demonstrations import choose, retrieve, shuffled_captions, shuffled_images
 from flamingo.evaluation.scores import Row
 from flamingo.evaluation.tasks import Example, Task
+from flamingo.utils.checks import one_of, seed, whole
 from flamingo.utils.errors import UserError
 
 #: In "zero-shot" prompts of the paper (Flamingo, section 3.1).
@@ -30,19 +31,15 @@ class Setting:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.demonstrations not in (None, "text_only", "random", "rices"):
-            raise UserError(f"demonstrations must be null, text_only, random or rices, got {self.demonstrations!r}")
-        if self.control not in (None, "blind", "shuffled_images", "shuffled_captions", "copied_caption"):
-            raise UserError(
-                "control must be null, blind, shuffled_images, shuffled_captions or copied_caption, "
-                f"got {self.control!r}"
-            )
-        if self.shots < 0 or (self.shots > 0) != self.with_images:
+        one_of("demonstrations", self.demonstrations, (None, "text_only", "random", "rices"))
+        one_of("control", self.control, (None, "blind", "shuffled_images", "shuffled_captions", "copied_caption"))
+        whole("shots", self.shots, least=0)
+        whole("beams", self.beams, least=1)
+        seed("seed", self.seed)
+        if (self.shots > 0) != self.with_images:
             raise UserError(f"{self}: random and retrieved demonstrations need shots, other settings have 0")
         if self.control not in (None, "blind") and not self.with_images:
             raise UserError(f"{self}: the control needs demonstrations with images")
-        if self.beams < 1:
-            raise UserError(f"{self}: beams must be positive, got {self.beams}")
 
     @property
     def with_images(self) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, get_args
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from flamingo.utils.checks import below_one, flag, one_of, positive, whole, within
 from flamingo.utils.errors import UserError
 
 ClassToken = Literal["drop", "keep", "none"]
@@ -37,14 +38,13 @@ class VisionFeaturesConfig:
     trailing_tokens: int = 0
 
     def __post_init__(self) -> None:
-        _check_types("vision_features", self)
-        _check_choice("vision_features.class_token", self.class_token, get_args(ClassToken))
-        _check_at_least(0, "vision_features", self, ("trailing_tokens",))
+        if type(self.hidden_state) is not int:
+            raise UserError(f"hidden_state must be a whole number, got {self.hidden_state!r}")
+        one_of("class_token", self.class_token, get_args(ClassToken))
+        flag("final_norm", self.final_norm)
+        whole("trailing_tokens", self.trailing_tokens, least=0)
         if self.class_token == "none" and self.trailing_tokens:
-            raise UserError(
-                f"vision_features.trailing_tokens is {self.trailing_tokens}, so vision_features.class_token must be "
-                "drop or keep, not none"
-            )
+            raise UserError(f"trailing_tokens is {self.trailing_tokens}, so class_token must be drop or keep, not none")
 
 
 @dataclass
@@ -71,17 +71,16 @@ class ResamplerConfig:
     kind: Resampling = "perceiver"
 
     def __post_init__(self) -> None:
-        _check_types("resampler", self)
-        _check_rate("resampler.dropout", self.dropout)
-        _check_at_least(1, "resampler", self, ("depth", "latents", "heads", "head_width", "feedforward_multiple"))
-        _check_at_least(0, "resampler", self, ("frames",))
-        _check_choice("resampler.kind", self.kind, get_args(Resampling))
+        for name in ("depth", "latents", "heads", "head_width", "feedforward_multiple"):
+            whole(name, getattr(self, name), least=1)
+        whole("frames", self.frames, least=0)
+        flag("qk_norm", self.qk_norm)
+        below_one("dropout", self.dropout)
+        one_of("kind", self.kind, get_args(Resampling))
         if self.kind != "perceiver" and self.frames:
-            raise UserError(
-                f"resampler.frames is {self.frames}, but resampler.kind={self.kind} has no frame embeddings"
-            )
-        _check_choice("resampler.activation", self.activation, ACT2FN)
-        _check_choice("resampler.qk_norm_kind", self.qk_norm_kind, get_args(Norm))
+            raise UserError(f"frames is {self.frames}, but a resampler of kind {self.kind} has no frame embeddings")
+        one_of("activation", self.activation, ACT2FN)
+        one_of("qk_norm_kind", self.qk_norm_kind, get_args(Norm))
 
 
 @dataclass
@@ -113,20 +112,21 @@ class GatedConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_types("gated", self)
-        _check_rate("gated.dropout", self.dropout)
-        _check_at_least(1, "gated", self, ("every", "heads", "head_width"))
-        _check_at_least(0, "gated", self, ("feedforward_multiple",))
+        for name in ("every", "heads", "head_width"):
+            whole(name, getattr(self, name), least=1)
+        whole("offset", self.offset, least=0, most=self.every - 1)
+        whole("feedforward_multiple", self.feedforward_multiple, least=0)
         if self.feedforward_width is not None:
-            _check_at_least(1, "gated", self, ("feedforward_width",))
-        if self.rms_eps is not None and not (isinstance(self.rms_eps, float) and self.rms_eps > 0):
-            raise UserError(f"gated.rms_eps must be a positive number, got {self.rms_eps!r}")
-        if not 0 <= self.offset < self.every:
-            raise UserError(f"gated.offset is {self.offset}, but must lie in [0, gated.every={self.every})")
-        _check_choice("gated.activation", self.activation, ACT2FN)
-        _check_choice("gated.norm", self.norm, get_args(Norm))
-        _check_choice("gated.gate", self.gate, get_args(Gate))
-        _check_choice("gated.attend", self.attend, get_args(Attend))
+            whole("feedforward_width", self.feedforward_width, least=1)
+        if self.rms_eps is not None:
+            positive("rms_eps", self.rms_eps)
+        for name in ("glu", "qk_norm"):
+            flag(name, getattr(self, name))
+        below_one("dropout", self.dropout)
+        one_of("activation", self.activation, ACT2FN)
+        one_of("norm", self.norm, get_args(Norm))
+        one_of("gate", self.gate, get_args(Gate))
+        one_of("attend", self.attend, get_args(Attend))
 
 
 _PARTS = {"vision_features": VisionFeaturesConfig, "resampler": ResamplerConfig, "gated": GatedConfig}
@@ -195,7 +195,7 @@ class FlamingoConfig(PreTrainedConfig):
         """Raise UserError for a key that is no field, which transformers' own constructor would keep silently."""
         known = [f.name for f in fields(cls) if f.name in FlamingoConfig.__annotations__]
         for key in keys:
-            _check_choice("a key of FlamingoConfig", key, known)
+            one_of("a key of FlamingoConfig", key, known)
 
     @property
     def vocab_size(self) -> int:
@@ -228,32 +228,6 @@ def _as_part(key: str, part: type, value: Any) -> Any:
         return value
     value = value or {}
     for name in value:
-        _check_choice(f"a key of {key}", name, [f.name for f in fields(part)])
-    return part(**value)
-
-
-def _check_choice(name: str, value: Any, choices: Any) -> None:
-    if value not in choices:
-        raise UserError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")
-
-
-def _check_types(prefix: str, config: Any) -> None:
-    """Whole numbers and booleans are what they are called: "false" in a config is neither."""
-    for f in fields(config):
-        value = getattr(config, f.name)
-        wanted = int if f.type == int | None and value is not None else f.type
-        if wanted in (int, bool) and type(value) is not wanted:
-            kind = "a whole number" if wanted is int else "true or false"
-            raise UserError(f"{prefix}.{f.name} must be {kind}, got {value!r}")
-
-
-def _check_rate(name: str, value: Any) -> None:
-    if not (isinstance(value, int | float) and 0 <= value < 1):
-        raise UserError(f"{name} must lie in [0, 1), got {value!r}")
-
-
-def _check_at_least(least: int, prefix: str, config: Any, names: tuple[str, ...]) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value < least:
-            raise UserError(f"{prefix}.{name} must be a whole number of at least {least}, got {value!r}")
+        one_of(f"a key of {key}", name, [f.name for f in fields(part)])
+    with within(key):
+        return part(**value)

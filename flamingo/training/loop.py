@@ -26,6 +26,7 @@ from flamingo.training.objective import (
     total,
 )
 from flamingo.training.optimizer import OptimizerConfig, make_optimizer, make_schedule, rate_factor
+from flamingo.utils.checks import one_of, seed, whole
 from flamingo.utils.errors import UserError
 
 
@@ -47,12 +48,12 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for key, least in {"steps": 1, "accumulate": 1, "log_every": 1, "save_every": 1, "sample_every": 0}.items():
-            if getattr(self, key) < least:
-                raise UserError(f"training {key} must be at least {least}, got {getattr(self, key)}")
-        for key, choices in {"combine": get_args(Combine), "precision": get_args(Precision)}.items():
-            if getattr(self, key) not in choices:
-                raise UserError(f"training {key} must be one of {choices}, got {getattr(self, key)!r}")
+        for key in ("steps", "accumulate", "log_every", "save_every"):
+            whole(key, getattr(self, key), least=1)
+        whole("sample_every", self.sample_every, least=0)
+        seed("seed", self.seed)
+        one_of("combine", self.combine, get_args(Combine))
+        one_of("precision", self.precision, get_args(Precision))
 
     def due(self, every: int, step: int) -> bool:
         """Whether what happens ``every`` so many steps (0: never) and at the end happens at this one."""

@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from flamingo.utils.checks import below_one, not_negative, one_of, positive, whole
 from flamingo.utils.errors import UserError
 
 Schedule = Literal["constant", "cosine"]
@@ -33,18 +34,18 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         self.betas = tuple(self.betas)  # type: ignore[assignment]  # lists come from YAML and JSON
-        for key in ("rate", "gate_rate", "clip"):
-            value = getattr(self, key)
-            if value is not None and not value > 0:
-                raise UserError(f"optimizer {key} must be positive, got {value}")
-        for key in ("weight_decay", "warmup"):
-            if not 0 <= getattr(self, key) < math.inf:
-                raise UserError(f"optimizer {key} must not be negative, got {getattr(self, key)}")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise UserError(f"optimizer betas must be two numbers in [0, 1), got {self.betas}")
-        for key, choices in {"schedule": get_args(Schedule), "matrices": get_args(Matrices)}.items():
-            if getattr(self, key) not in choices:
-                raise UserError(f"optimizer {key} must be one of {choices}, got {getattr(self, key)!r}")
+        positive("rate", self.rate)
+        if self.gate_rate is not None:
+            positive("gate_rate", self.gate_rate)
+        not_negative("weight_decay", self.weight_decay)
+        one_of("matrices", self.matrices, get_args(Matrices))
+        if len(self.betas) != 2:
+            raise UserError(f"betas must be two numbers, got {self.betas}")
+        for beta in self.betas:
+            below_one("betas", beta)
+        whole("warmup", self.warmup, least=0)
+        one_of("schedule", self.schedule, get_args(Schedule))
+        positive("clip", self.clip)
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
@@ -97,7 +98,7 @@ class MuonAndAdamW(Optimizer):
         matrices = [group for group in self.param_groups if group["name"] == "matrices"]
         others = [group for group in self.param_groups if group["name"] != "matrices"]
         if not matrices or not others:
-            raise UserError("optimizer matrices=muon needs a model with matrices and with something else")
+            raise UserError("optimizer.matrices=muon needs a model with matrices and with something else")
         # They work on the same groups, so that a schedule reaches all of them here.
         self.parts = {
             "muon": Muon(matrices, adjust_lr_fn="match_rms_adamw"),
@@ -130,7 +131,7 @@ def rate_factor(config: OptimizerConfig, step: int, steps: int) -> float:
 def check_warmup(config: OptimizerConfig, steps: int) -> None:
     """Raises UserError where the warm-up leaves no step to train with."""
     if config.warmup >= steps:
-        raise UserError(f"optimizer warmup {config.warmup} must be less than the number of steps, {steps}")
+        raise UserError(f"optimizer.warmup must be less than training.steps, {steps}, got {config.warmup}")
 
 
 def make_schedule(optimizer: Optimizer, config: OptimizerConfig, steps: int) -> LambdaLR:
