@@ -23,7 +23,7 @@ from flamingo.evaluation.metrics import CiderReward
 from flamingo.features import FeatureStore, nearest
 from flamingo.training.objective import Batch, DataSet, next_token
 from flamingo.training.self_critical import SelfCritical
-from flamingo.utils.checks import one_of, positive, probability, whole
+from flamingo.utils.checks import one_of, positive, probability, whole, within
 from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -121,6 +121,31 @@ def captioned_images(root: str, images: str | None, format: str | None, split: s
     return CaptionedImages(chosen, skipped)
 
 
+def check_documents(config: dict[str, Any], features_folder: str | None) -> None:
+    """Raise UserError, naming the key, for documents that cannot be made, before any data is read."""
+    if not config["documents"]:
+        raise UserError("the config has no documents to train on: choose data=...")
+    for name, chosen in config["documents"].items():
+        if chosen["kind"] == "images" and config["root"] is None:
+            raise UserError("captioned images are needed: say data.root=FOLDER, FILE or 'SHARDS-*.tar'")
+        if chosen["kind"] == "images" and chosen["similar"] > 0 and features_folder is None:
+            raise UserError(
+                f"data.documents.{name}.similar={chosen['similar']} compares images by their features: say "
+                "features.folder=FOLDER"
+            )
+
+
+def check_images(config: dict[str, Any], trained: CaptionedImages | None) -> None:
+    """Raise UserError for documents that these images are too few for."""
+    for name, chosen in config["documents"].items():
+        if chosen["kind"] == "images":
+            assert trained is not None
+            with within(f"data.documents.{name}"):
+                Interleaved(trained.images, 0, chosen["least"], chosen["most"])
+            if chosen["objective"] == "cider" and len(trained.images) < 2:
+                raise UserError(f"data.documents.{name}.objective=cider needs the captions of 2 images or more")
+
+
 def training_images(config: dict[str, Any]) -> tuple[CaptionedImages, CaptionedImages] | None:
     """Those that documents for training are made of, and for samples; None where no documents are of images.
 
@@ -128,8 +153,6 @@ def training_images(config: dict[str, Any]) -> tuple[CaptionedImages, CaptionedI
     """
     if not any(chosen["kind"] == "images" for chosen in config["documents"].values()):
         return None
-    if config["root"] is None:
-        raise UserError("captioned images are needed: say data.root=FOLDER, FILE or 'SHARDS-*.tar'")
     source = config["root"], config["images"], config["format"]
     trained = captioned_images(*source, config["split"])
     sampled = captioned_images(*source, config["sample_split"]) if config["sample_split"] else trained
@@ -181,8 +204,6 @@ def make_data(
     workers: int,
 ) -> list[DataSet]:
     """A data set for each of the config's ``documents``."""
-    if not config["documents"]:
-        raise UserError("the config has no documents to train on: choose data=...")
     reward = None
     if any(chosen["objective"] == "cider" for chosen in config["documents"].values()):
         assert images is not None
@@ -237,7 +258,8 @@ def sample_documents(config: dict[str, Any], images: CaptionedImages | None, num
         of_kind: Endless[Document]
         if chosen["kind"] == "images":
             assert images is not None
-            of_kind = Interleaved(images.images, 0, chosen["most"], chosen["most"])
+            longest = min(chosen["most"], len(images.images))
+            of_kind = Interleaved(images.images, 0, longest, longest)
         else:
             of_kind = WorldDocuments(chosen["kind"], "evaluation", 0, chosen["most"], chosen["most"])
         documents += [of_kind[index] for index in range(number)]

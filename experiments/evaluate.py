@@ -10,8 +10,10 @@ added without repeating those that are done.
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +22,18 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from experiments.configs import plain
+from experiments.configs import check, plain
 from experiments.features import FeaturesConfig, kept_as, open_features
-from experiments.runs import begin, command, keep_memory
+from experiments.runs import begin, command, keep_memory, start_processes
 from experiments.tasks import TaskConfig, look_at_images, make_task
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
+from flamingo.decoding import context_length
 from flamingo.evaluation.captioning import Captioning
 from flamingo.evaluation.harness import evaluate
+from flamingo.evaluation.preflight import check_prompts, check_settings
 from flamingo.evaluation.settings import Setting
 from flamingo.evaluation.tasks import Task
-from flamingo.utils.checks import one_of, seed, whole
+from flamingo.utils import checks
 from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -74,19 +78,19 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         for kind in self.demonstrations:
-            one_of("demonstrations", kind, ("random", "rices"))
+            checks.one_of("demonstrations", kind, ("random", "rices"))
         for control in self.controls:
-            one_of("controls", control, ("blind", "shuffled_images", "shuffled_captions", "copied_caption"))
+            checks.one_of("controls", control, ("blind", "shuffled_images", "shuffled_captions", "copied_caption"))
         for key, least in (("shots", 0), ("control_shots", 0), ("beams", 1)):
             for number in getattr(self, key):
-                whole(key, number, least)
+                checks.whole(key, number, least)
         for number in self.seeds:
-            seed("seeds", number)
+            checks.seed("seeds", number)
         for key in ("orders", "batch_size"):
-            whole(key, getattr(self, key), least=1)
-        whole("pictures", self.pictures, least=0)
+            checks.whole(key, getattr(self, key), least=1)
+        checks.whole("pictures", self.pictures, least=0)
         if self.limit is not None:
-            whole("limit", self.limit, least=1)
+            checks.whole("limit", self.limit, least=1)
 
 
 ConfigStore.instance().store("evaluate_schema", EvaluateConfig)
@@ -96,6 +100,8 @@ ConfigStore.instance().store("evaluate_schema", EvaluateConfig)
 _MAY_CHANGE = (
     *("shots", "text_only", "controls", "control_shots", "beams", "seeds", "batch_size", "pictures"),
     *("run", "checkpoint", "demonstrations", "features"),
+    # Predictions that are there are scored again.
+    "task.metrics",
 )
 
 
@@ -159,30 +165,71 @@ def _within(output: Path, features: dict[str, Any]) -> dict[str, Any]:
     return {"folder": str(folder), "dtype": features["dtype"] or kept_as(folder)}
 
 
+@dataclass(frozen=True)
+class Plan:
+    """An evaluation whose config was checked as far as it can be without the checkpoint."""
+
+    config: dict[str, Any]
+    task: Task
+    settings: list[Setting]
+
+
+def plan(config: dict[str, Any]) -> Plan:
+    """Read the task's data, and raise UserError for whatever the evaluation would fail at later."""
+    check(EvaluateConfig, config)
+    folders(config)
+    task = make_task(config["task"])
+    settings = make_settings(config, task)
+    if any(setting.demonstrations == "rices" for setting in settings) and config["features"]["folder"] is None:
+        raise UserError("demonstrations=rices compares images by their features: say features.folder=FOLDER")
+    check_settings(task, settings, config["limit"])
+    return Plan(config, task, settings)
+
+
+def check_lengths(
+    planned: Plan, kinds: Sequence[str | None], model: FlamingoForConditionalGeneration, processor: FlamingoProcessor
+) -> None:
+    """Raise UserError for a prompt that leaves no room to answer, in settings whose demonstrations are of ``kinds``."""
+    task, room = planned.task, context_length(model, processor) - planned.task.max_new_tokens
+    encode = partial(processor.encode, prompt=True, pixels=False, max_length=room)
+    chosen = [setting for setting in planned.settings if setting.demonstrations in kinds]
+    check_prompts(task, chosen, encode, planned.config["limit"])
+
+
 def run_evaluation(config: dict[str, Any]) -> None:
     """One task in all settings; rows of scores.json for the others stay."""
-    task, (checkpoint, output) = make_task(config["task"]), folders(config)
-    settings = make_settings(config, task)
+    carry_out(plan(config))
+
+
+def carry_out(planned: Plan) -> None:
+    """Evaluate as planned, once there is a checkpoint."""
+    start_processes()
+    config, task = planned.config, planned.task
+    checkpoint, output = folders(config)
+    weights = fingerprint(checkpoint)
+    model = FlamingoForConditionalGeneration.from_pretrained(checkpoint).eval()
+    processor = FlamingoProcessor.from_pretrained(checkpoint)
+    check_lengths(planned, (None, "text_only", "random"), model, processor)
+    features = None
+    if isinstance(task, Captioning):
+        features = open_features(_within(output, config["features"]), model, processor)
     begin(
         output,
-        config | {"weights": fingerprint(checkpoint)},
+        config | {"weights": weights},
         file=f"evaluate-{task.name.replace('/', '-')}.yaml",
         produces=("predictions.jsonl", "scores.json", "pictures"),
         may_change=_MAY_CHANGE,
     )
-    model = FlamingoForConditionalGeneration.from_pretrained(checkpoint).eval()
-    processor = FlamingoProcessor.from_pretrained(checkpoint)
-    features = None
     if isinstance(task, Captioning):
-        features = open_features(_within(output, config["features"]), model, processor)
-        most = max(config["shots"] + config["control_shots"]) if "rices" in config["demonstrations"] else 0
+        most = max((setting.shots for setting in planned.settings if setting.demonstrations == "rices"), default=0)
         report = output / f"images-{task.name.replace('/', '-')}.json"
         look_at_images(task, features, most, None if config["run"] is None else Path(config["run"]), report)
+        check_lengths(planned, ("rices",), model, processor)
     rows = evaluate(
         model,
         processor,
         task,
-        settings,
+        planned.settings,
         output,
         batch_size=config["batch_size"],
         limit=config["limit"],

@@ -89,6 +89,12 @@ def _sentence(error: Exception) -> str:
     return message if isinstance(error, UserError) else " ".join(message.split())
 
 
+def start_processes() -> PartialState:
+    """The processes of this run, if there are several; whoever asks first decides how they talk to each other."""
+    # Without an accelerator they talk as CPUs do, which accelerate does not find out.
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
 def begin(
     output: Path,
     config: dict[str, Any],
@@ -103,8 +109,7 @@ def begin(
     Raises UserError where it holds another, unless ``config["overwrite"]``, which removes what the
     earlier run has left: ``produces``.
     """
-    # Without an accelerator the processes, if there are several, talk as CPUs do; accelerate wants to be told.
-    if not PartialState(cpu=not torch.accelerator.is_available()).is_main_process:
+    if not start_processes().is_main_process:
         return
     path = output / file
     wanted = {key: value for key, value in config.items() if key not in _NOT_RESULTS}
@@ -125,9 +130,15 @@ def begin(
 
 
 @contextmanager
-def failure_recorded(output: Path) -> Iterator[None]:
-    """The error that ends a run is left in ``failure.txt``, for its sweep's table, until the run is tried again."""
+def failure_recorded(output: Path, of_new_run: bool = False) -> Iterator[None]:
+    """The error that ends a run is left in ``failure.txt``, for its sweep's table, until the run is tried again.
+
+    ``of_new_run``: not if the folder holds a run already, which an error before :func:`begin` leaves as it is.
+    """
     path = output / "failure.txt"
+    if of_new_run and (output / "config.yaml").exists():
+        yield
+        return
     path.unlink(missing_ok=True)
     try:
         yield

@@ -15,6 +15,8 @@ from experiments.data import captioned_images
 from experiments.features import add_features
 from flamingo.data.captions import CaptionedImage
 from flamingo.evaluation.captioning import Captioning
+from flamingo.evaluation.metrics import check_metrics
+from flamingo.evaluation.scores import computable
 from flamingo.evaluation.tasks import Task
 from flamingo.evaluation.world import WorldBinding, WorldCaptions, WorldQuestions
 from flamingo.features import FeatureStore, near_duplicates, nearest
@@ -51,7 +53,8 @@ class TaskConfig:
     metrics: list[str] | None = None
 
     def __post_init__(self) -> None:
-        one_of("kind", self.kind, (MISSING, *_WORLD, "images"))
+        if self.kind != MISSING:  # Hydra makes one of the defaults
+            one_of("kind", self.kind, (*_WORLD, "images"))
         for key, least in (("number", 1), ("ways", 2), ("max_new_tokens", 1)):
             if getattr(self, key) is not None:
                 whole(key, getattr(self, key), least)
@@ -72,6 +75,7 @@ def make_task(config: dict[str, Any]) -> Task:
             raise UserError(f"task.{key}: {kind} has no use for it")
     if kind != "images":
         return _WORLD[kind](**{key: config[key] for key in needed})
+    check_metrics(config["metrics"])  # before minutes of reading
     asked, pool = (
         captioned_images(config[which], config["images"], config["format"], config[f"{which}_split"])
         for which in ("query", "support")
@@ -83,7 +87,7 @@ def make_task(config: dict[str, Any]) -> Task:
         pool.images,
         skipped,
         max_new_tokens=config["max_new_tokens"],
-        corpus_metrics=tuple(config["metrics"]),
+        corpus_metrics=computable(config["metrics"]),
     )
 
 
@@ -112,7 +116,9 @@ def _compare(task: Captioning, features: FeatureStore, most: int, run: Path | No
         duplicates.setdefault(task.asked[query].id, set()).add(place)
     task.duplicates = {id: frozenset(places) for id, places in duplicates.items()}
     if most > 0:
-        task.neighbours = nearest(queries, candidates, min(most, len(pool))).numpy()
+        # As many more as are never shown: the query itself, and its duplicates.
+        never_shown = max(len(task.left_out(query)) for query in task.queries())
+        task.neighbours = nearest(queries, candidates, min(most + never_shown, len(pool))).numpy()
     # Where queries are asked with the others of their own folder as support, each is there itself.
     others = [pair for pair in alike if task.asked[pair[0]].id != task.pool[pair[1]].id]
     among = [pair for pair in near_duplicates(queries, queries) if pair[0] < pair[1]]

@@ -22,28 +22,35 @@ from accelerate import PartialState
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig
-from transformers import AutoModelForCausalLM
 
 from experiments import evaluate
-from experiments.configs import build, nested, plain
-from experiments.data import DataConfig, check_documents, make_data, pictures, sample_documents, training_images
+from experiments.configs import build, check, nested, plain
+from experiments.data import (
+    CaptionedImages,
+    DataConfig,
+    check_documents,
+    check_images,
+    make_data,
+    pictures,
+    sample_documents,
+    training_images,
+)
 from experiments.features import FeaturesConfig, add_features, open_features
+from experiments.model import ModelConfig, load_model
 from experiments.objective import ObjectiveConfig, objective
 from experiments.runs import (
     begin,
-    check_model,
     command,
     failure_recorded,
     keep_memory,
+    start_processes,
 )
-from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor, backbones
+from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.pictures import open_image
-from flamingo.decoding import Decoder
-from flamingo.model.configuration import GatedConfig, ResamplerConfig, VisionFeaturesConfig
-from flamingo.model.modeling import BACKBONES, TRAINED_PARTS
-from flamingo.model.pretrained import fingerprint
+from flamingo.decoding import Decoder, context_length
+from flamingo.features import FeatureStore
 from flamingo.training.loop import TrainingConfig, train
-from flamingo.training.optimizer import OptimizerConfig, check_warmup
+from flamingo.training.optimizer import OptimizerConfig, check_warmup, make_optimizer
 from flamingo.utils.checks import finite, one_of, seed, whole
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import atomic_folder, write_text
@@ -58,38 +65,6 @@ _PRODUCES = (
 )
 #: Predictions in the table that is logged while training, and the tokens each may have.
 _SAMPLES, _SAMPLE_TOKENS = 4, 40
-
-
-@dataclass
-class ModelConfig:
-    """The frozen backbones, and what is trained between them: see flamingo/model/configuration.py."""
-
-    #: Folders or hub names; "embedded" are the two that come with the package.
-    vision: str = "embedded"
-    language: str = "embedded"
-    #: The precision of the frozen backbones: float32, bfloat16, float16, or auto, as they were saved.
-    dtype: str = "auto"
-    #: Pictures that are not square: padded, cropped, or as_is, left to the encoder's own image processor.
-    aspect: str = "as_is"
-    #: The pictures' side in pixels, if not what the encoder comes with; convolutional ones take any.
-    image_size: int | None = None
-    #: What trains, of these and vision_model, language_model; a backbone that does has to be in the checkpoint.
-    trains: list[str] = field(default_factory=lambda: ["resampler", "gated_layers", "new_tokens"])
-    #: A checkpoint between the same backbones, whose trained parts this run begins with; null: with random ones.
-    start: str | None = None
-    #: Whether the language model begins with random weights instead of its own.
-    from_scratch: bool = False
-    vision_features: Any = nested(VisionFeaturesConfig)
-    resampler: Any = nested(ResamplerConfig)
-    gated: Any = nested(GatedConfig)
-
-    def __post_init__(self) -> None:
-        one_of("dtype", self.dtype, ("auto", *PRECISIONS))
-        one_of("aspect", self.aspect, get_args(Aspect))
-        if self.image_size is not None:
-            whole("image_size", self.image_size, least=1)
-        for part in self.trains:
-            one_of("trains", part, (*BACKBONES, *TRAINED_PARTS))
 
 
 @dataclass
@@ -147,58 +122,11 @@ class TrainConfig:
 ConfigStore.instance().store("train_schema", TrainConfig)
 
 
-def load_model(config: dict[str, Any]) -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor]:
-    """What the config's ``model`` describes, untrained between its backbones, and what prepares its input.
-
-    Raises UserError for backbones that are not there, and for parts to train that are not.
-    """
-    vision = backbones.VISION if config["vision"] == "embedded" else config["vision"]
-    language = backbones.LANGUAGE if config["language"] == "embedded" else config["language"]
-    for key, name in (("vision", vision), ("language", language)):
-        check_model(name, f"model.{key}")
-    own = ("vision", "language", "dtype", "aspect", "image_size", "trains", "start", "from_scratch")
-    parts = {key: value for key, value in config.items() if key not in own}
-    processor = FlamingoProcessor.from_vision_text_pretrained(
-        vision, language, config["image_size"], aspect=config["aspect"]
-    )
-    model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
-        vision, language, dtype=config["dtype"], new_token_ids=processor.new_token_ids, **parts
-    )
-    if config["from_scratch"]:
-        fresh = AutoModelForCausalLM.from_config(model.language_model.config)
-        model.language_model.load_state_dict(fresh.state_dict())
-        model.new_tokens.start_from_mean(model.get_input_embeddings(), model.get_output_embeddings())
-    if config["start"] is not None:
-        _begin_with(model, config["start"])
-    model.train_parts(config["trains"])
-    return model, processor
-
-
-def _begin_with(model: FlamingoForConditionalGeneration, folder: str) -> None:
-    if not (Path(folder) / "config.json").is_file():
-        raise UserError(f"config key model.start: there is no checkpoint in {folder}")
-    start = FlamingoForConditionalGeneration.from_pretrained(folder)
-    for part in BACKBONES:
-        if fingerprint(getattr(start, part)) != fingerprint(getattr(model, part)):
-            raise UserError(f"config key model.start: {folder} was trained with another {part.replace('_', ' ')}")
-    try:
-        for part in TRAINED_PARTS:
-            getattr(model, part).load_state_dict(getattr(start, part).state_dict())
-    except RuntimeError as error:  # other shapes, which torch names
-        raise UserError(f"config key model.start: {folder} has another {part.replace('_', ' ')}: {error}") from error
-
-
 def sampler(
     documents: Sequence[Document], model: FlamingoForConditionalGeneration, processor: FlamingoProcessor, run: Any
 ) -> Callable[[int], None]:
-    """Logs what the model says where a document's last answer is to be given, with the pictures.
-
-    Raises UserError, at once, for documents that leave it no room.
-    """
-    prompts = [Document(document.parts[:-1], document.id) for document in documents]
-    for prompt in prompts:
-        room = processor.tokenizer.model_max_length - _SAMPLE_TOKENS
-        processor.encode(prompt, prompt=True, pixels=False, max_length=room)
+    """Logs what the model says where a document's last answer is to be given, with the pictures."""
+    prompts = _prompts(documents)
 
     def sample(step: int) -> None:
         outputs = Decoder(model, processor, batch_size=len(prompts))(prompts, _SAMPLE_TOKENS)
@@ -212,6 +140,11 @@ def sampler(
         run.log({"predictions": table}, step=step)
 
     return sample
+
+
+def _prompts(documents: Sequence[Document]) -> list[Document]:
+    """Without their last answers."""
+    return [Document(document.parts[:-1], document.id) for document in documents]
 
 
 def _changed_backbones(config: dict[str, Any]) -> str:
@@ -230,47 +163,85 @@ def flat(record: dict[str, Any]) -> dict[str, Any]:
 def run_training(config: dict[str, Any], output: Path, overrides: Sequence[str] = ()) -> float:
     """The whole run, evaluations included; one that was stopped goes on, what is done is left as it is.
 
-    ``overrides`` are what was said on the command line or by a sweep. Returns what a search goes by.
+    Everything is checked before anything is removed or computed. ``overrides`` are what was said on the command line
+    or by a sweep. Returns what a search goes by.
     """
-    # First of all: a mistake in them is not to be found after an hour of training.
-    evaluations = [evaluate.composed(overrides) | {"run": str(output)} for overrides in config["evaluate"]]
+    start_processes()
+    with failure_recorded(output, of_new_run=True):
+        check_config(config)
+        plans = [evaluate.plan(evaluate.composed(own) | {"run": str(output)}) for own in config["evaluate"]]
+        trained_already = (output / "checkpoint").exists() and not config["overwrite"]
+        parts = None if trained_already else prepare(config, plans)
     begin(output, config, _PRODUCES, may_change=("variant", "evaluate", "objective"))
     if PartialState().is_main_process:
         write_text(output / "overrides.yaml", yaml.safe_dump(list(overrides)))
     with failure_recorded(output):
-        if (output / "checkpoint").exists():
+        if parts is None:
             log.info("%s is trained already; overwrite=true trains it anew", output)
         else:
-            train_model(config, output)
-        for evaluation in evaluations:
-            evaluate.run_evaluation(evaluation)
+            train_model(parts, config, output)
+        del parts
+        for planned in plans:
+            evaluate.carry_out(planned)
         return objective(output, config["objective"])
 
 
-def train_model(config: dict[str, Any], output: Path) -> None:
-    """From the config to a checkpoint."""
-    training = build(TrainingConfig, config["training"], "training")
-    optimizer = build(OptimizerConfig, config["optimizer"], "optimizer")
-    # Rather than when minutes have gone into features.
-    check_warmup(optimizer, training.steps)
-    check_documents(config["data"])
-    torch.manual_seed(training.seed)
+def check_config(config: dict[str, Any]) -> None:
+    """Raise UserError, naming the key, for what is wrong with the config alone."""
+    check(TrainConfig, config)
+    check_warmup(build(OptimizerConfig, config["optimizer"]), config["training"]["steps"])
     if (changed := _changed_backbones(config)) and not config["include_backbones"]:
         raise UserError(f"the {changed} changes, so the checkpoint has to hold it: say include_backbones=true")
     if config["features"]["folder"] and "vision_model" in config["model"]["trains"]:
         raise UserError("features.folder keeps what a frozen encoder sees, but model.trains has the vision_model")
+    check_documents(config["data"], config["features"]["folder"])
+
+
+@dataclass
+class Parts:
+    """What a run is made of, checked: the rest is features and training."""
+
+    model: FlamingoForConditionalGeneration
+    processor: FlamingoProcessor
+    #: Captioned images, where documents are made of these.
+    trained: CaptionedImages | None
+    sampled: CaptionedImages | None
+    #: Documents whose last answers are logged while training.
+    samples: list[Document]
+    features: FeatureStore | None
+
+
+def prepare(config: dict[str, Any], plans: Sequence[evaluate.Plan]) -> Parts:
+    """Load the model, read the data, and raise UserError for whatever the run would fail at later."""
+    torch.manual_seed(config["training"]["seed"])
     model, processor = load_model(config["model"])
+    make_optimizer(model, build(OptimizerConfig, config["optimizer"], "optimizer"))  # is there something to train?
+    trained, sampled = training_images(config["data"]) or (None, None)
+    check_images(config["data"], trained)
+    samples = sample_documents(config["data"], sampled, _SAMPLES)
+    room = context_length(model, processor) - _SAMPLE_TOKENS
+    for prompt in _prompts(samples):
+        processor.encode(prompt, prompt=True, pixels=False, max_length=room)
+    for planned in plans:
+        evaluate.check_lengths(planned, (None, "text_only", "random"), model, processor)
+    features = None if trained is None else open_features(config["features"], model, processor)
+    return Parts(model, processor, trained, sampled, samples, features)
+
+
+def train_model(parts: Parts, config: dict[str, Any], output: Path) -> None:
+    """From what was prepared to a checkpoint."""
+    training = build(TrainingConfig, config["training"], "training")
+    optimizer = build(OptimizerConfig, config["optimizer"], "optimizer")
+    model, processor, trained, features = parts.model, parts.processor, parts.trained, parts.features
     counts = ", ".join(f"{part} {count / 1e6:.2f}M" for part, count in model.parameter_counts().items())
     log.info("parameters: %s", counts)
-    trained, sampled = training_images(config["data"]) or (None, None)
-    features = None
-    if trained is not None and sampled is not None:
+    if trained is not None and parts.sampled is not None:
         if PartialState().is_main_process:
-            write_text(output / "skipped.json", json.dumps(trained.skipped | sampled.skipped, indent=1) + "\n")
-        features = open_features(config["features"], model, processor)
+            skipped = trained.skipped | parts.sampled.skipped
+            write_text(output / "skipped.json", json.dumps(skipped, indent=1) + "\n")
         if features is not None:
             keep_memory()
-            add_features(features, pictures(config["data"], trained, sampled))
+            add_features(features, pictures(config["data"], trained, parts.sampled))
     data = make_data(config["data"], trained, processor, features, training.seed, config["workers"])
     main_process = PartialState().is_main_process
     # Not as a context: that would print a stack trace of every Ctrl-C.
@@ -292,7 +263,7 @@ def train_model(config: dict[str, Any], output: Path) -> None:
             training,
             output,
             on_log=lambda record: run.log(flat(record), step=record["step"]),
-            on_sample=sampler(sample_documents(config["data"], sampled, _SAMPLES), model, processor, run),
+            on_sample=sampler(parts.samples, model, processor, run),
         )
         failed = False
     finally:

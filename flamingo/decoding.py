@@ -19,7 +19,7 @@ from flamingo.features import FeatureStore
 from flamingo.model.cache import PromptCache
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.model.search import decoded, search
-from flamingo.utils.errors import UserError
+from flamingo.utils.checks import whole
 
 #: Pictures that go through the encoder at once: prompts hold many, and it runs long before the language model.
 _PICTURES_AT_ONCE = 32
@@ -44,6 +44,13 @@ class _Prompt:
         return [(token, seen[number]) for token, number in pairs]
 
 
+def context_length(model: FlamingoForConditionalGeneration, processor: FlamingoProcessor) -> int:
+    """The most tokens of a prompt and its continuation: the smaller limit of tokenizer and language model."""
+    positions = getattr(model.config.text_config, "max_position_embeddings", None)
+    longest = processor.tokenizer.model_max_length
+    return min(longest, positions or longest)
+
+
 class Decoder:
     """Continues prompts. The visual tokens of the pictures used last stay on the model's device."""
 
@@ -63,16 +70,15 @@ class Decoder:
             features: The features of all pictures; no picture is opened and encoded then.
             cache_bytes: The most memory, in bytes, for visual tokens between batches. A batch keeps all that it needs.
         """
-        if batch_size < 1:
-            raise UserError(f"batch_size must be positive, got {batch_size}")
+        whole("batch_size", batch_size, least=1)
+        whole("cache_bytes", cache_bytes, least=0)
         if model.training:
-            raise UserError("the model is in training mode: call model.eval() first")
+            raise ValueError("the model is in training mode: call model.eval() first")
         self._cache_bytes = cache_bytes
         self.model, self.processor, self.batch_size, self.features = model, processor, batch_size, features
         #: In the order of their last use.
         self._visual_tokens: dict[Key, Float[Tensor, "r v"]] = {}
-        context = getattr(model.config.text_config, "max_position_embeddings", None)
-        self._context = min(processor.tokenizer.model_max_length, context or processor.tokenizer.model_max_length)
+        self._context = context_length(model, processor)
 
     def __call__(
         self,

@@ -226,7 +226,7 @@ def test_progress_counts_every_prompt(parts, prompts):
 
 def test_what_cannot_be_decoded_is_refused(parts):
     model, processor = parts
-    with pytest.raises(ValueError, match="batch_size must be positive, got 0"):
+    with pytest.raises(ValueError, match=r"^batch_size .*0"):
         Decoder(model, processor, 0)
     prompt = Document([example("query", 0).image, Text("Output:")], id="query/0")
     with pytest.raises(ValueError, match=r"document 'query/0' has \d+ tokens, more than the 2 that fit"):

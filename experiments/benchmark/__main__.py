@@ -12,6 +12,7 @@ With --peak_tflops, what share of this a training step reaches goes to OUTPUT/ut
 """
 
 import argparse
+import math
 import sys
 import tempfile
 from dataclasses import fields, replace
@@ -100,21 +101,35 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="NAME")
     parser.add_argument("--peers", default=".peers/bin/python", help="Python of the peers' environment")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each implementation, in turn")
-    parser.add_argument("--peer_queries", type=int, default=1, help="queries that the peer answers a round")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=_positive, default=3, help="measurements of each implementation, in turn")
+    parser.add_argument("--peer_queries", type=_positive, default=1, help="queries that the peer answers a round")
+    parser.add_argument("--threads", type=_positive, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmark"))
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--precision", default="fp32", choices=NEAR_TIE)
-    parser.add_argument("--peak_tflops", type=float, help="of the device in this precision, to be compared with")
+    parser.add_argument(
+        "--peak_tflops", type=_positive_number, help="of the device in this precision, to be compared with"
+    )
     parser.add_argument("--shape", default="125m", choices=SHAPES, help="whose sizes the following ones change")
     for name, value in vars(Sizes()).items():
         several = {"nargs": "+"} if isinstance(value, list) else {}
-        parser.add_argument(f"--{name}", type=int, default=argparse.SUPPRESS, **several)  # type: ignore[arg-type]
-    arguments = parser.parse_args()
-    if arguments.rounds < 1 or arguments.peer_queries < 1:
-        parser.error("--rounds and --peer_queries must be at least 1")
-    return arguments
+        parser.add_argument(f"--{name}", type=_positive, default=argparse.SUPPRESS, **several)  # type: ignore[arg-type]
+    return parser.parse_args()
+
+
+def _positive(text: str) -> int:
+    """A whole number of at least 1; argparse names the argument in its error."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
+    return int(text)
+
+
+def _positive_number(text: str) -> float:
+    """A finite number above 0; argparse names the argument in its error."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a finite number above 0, got {text}")
+    return number
 
 
 if __name__ == "__main__":

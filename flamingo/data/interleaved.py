@@ -10,6 +10,7 @@ from jaxtyping import Int
 from flamingo.data.captions import CaptionedImage
 from flamingo.data.document import PROMPT, Document, Part, Text
 from flamingo.data.order import index_at
+from flamingo.utils.checks import probability, whole
 from flamingo.utils.errors import UserError
 
 
@@ -37,15 +38,13 @@ class Interleaved:
     versions: int = 1
 
     def __post_init__(self) -> None:
-        if not 1 <= self.least <= self.most <= len(self.source):
-            raise UserError(
-                f"documents of least={self.least} to most={self.most} images cannot be made of {len(self.source)}"
-            )
-        if not 0 <= self.similar <= 1:
-            raise UserError(f"similar must lie in [0, 1], got {self.similar}")
-        for name in ("views", "versions"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be positive, got {getattr(self, name)}")
+        whole("least", self.least, least=1)
+        whole("most", self.most, self.least)
+        if self.most > len(self.source):  # all images of a document are different
+            raise UserError(f"most is {self.most}, but there are {len(self.source)} images")
+        probability("similar", self.similar)
+        whole("views", self.views, least=1)
+        whole("versions", self.versions, least=1)
         if self.similar > 0 and (self.neighbours is None or self.neighbours.shape[1] < self.most - 1):
             raise UserError(f"documents of neighbours with up to {self.most} images need {self.most - 1} of each")
 

@@ -74,14 +74,14 @@ class Captioning:
 
     def support(self, query: Example) -> Sequence[Sequence[Example]]:
         """All of the pool but the query, if it is in there, and its duplicates."""
-        left_out = self._left_out(query)
+        left_out = self.left_out(query)
         return [Without(self._candidates, sorted(left_out))]
 
     def similar(self, query: Example, number: int) -> Sequence[Example]:
         """Raises UserError where similarities were not computed, or not for as many."""
         if self.neighbours is None:
             raise UserError(f"{self.name}: similar demonstrations need features of all images")
-        left_out = self._left_out(query)
+        left_out = self.left_out(query)
         places = [place for place in self.neighbours[self._places[query.id]].tolist() if place not in left_out]
         if number > len(places):
             raise UserError(f"{self.name}: {query.id} has {len(places)} similar images at hand, not the {number} asked")
@@ -91,7 +91,8 @@ class Captioning:
         """Captions are scored all together: see ``corpus_metrics``."""
         return {}
 
-    def _left_out(self, query: Example) -> frozenset[int]:
+    def left_out(self, query: Example) -> frozenset[int]:
+        """The places in the pool that are never shown before this query: its own, and its duplicates'."""
         itself = self._place_in_pool.get(query.id)
         duplicates = self.duplicates.get(query.id, frozenset())
         return duplicates if itself is None else duplicates | {itself}

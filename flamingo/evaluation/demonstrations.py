@@ -36,6 +36,19 @@ def sample(rng: random.Random, n: int, k: int) -> list[int]:
     return chosen
 
 
+def shots_per_group(task: Task, query: Example, groups: Sequence[Sequence[Example]], shots: int) -> int:
+    """How many demonstrations each group of the query's support gives. Raises UserError where it cannot give them."""
+    if not groups or shots % len(groups):
+        raise UserError(f"{task.name}: {shots} shots cannot be divided among the {len(groups)} groups of {query.id}")
+    each = shots // len(groups)
+    for number, group in enumerate(groups):
+        if each > len(group):
+            raise UserError(
+                f"{task.name}: group {number} of {query.id} has {len(group)} examples, not the {each} asked"
+            )
+    return each
+
+
 def choose(task: Task, query: Example, shots: int, seed: int, order: int = 0) -> list[Example]:
     """Random demonstrations, ``shots`` in all, equally many of each group, each with the one caption it is shown with.
 
@@ -43,15 +56,9 @@ def choose(task: Task, query: Example, shots: int, seed: int, order: int = 0) ->
     random order of the same demonstrations. Raises UserError where the groups cannot give as many.
     """
     groups = task.support(query)
-    if not groups or shots % len(groups):
-        raise UserError(f"{task.name}: {shots} shots cannot be divided among the {len(groups)} groups of {query.id}")
-    each = shots // len(groups)
+    each = shots_per_group(task, query, groups, shots)
     chosen: list[Example] = []
     for number, group in enumerate(groups):
-        if each > len(group):
-            raise UserError(
-                f"{task.name}: group {number} of {query.id} has {len(group)} examples, not the {each} asked"
-            )
         # With the size: predictions made from a smaller or larger pool are recognised by their demonstrations.
         rng = _rng(seed, query, "group", number, len(group))
         chosen += [group[place] for place in sample(rng, len(group), each)]

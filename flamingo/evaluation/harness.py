@@ -1,6 +1,5 @@
 """Evaluates a model on a task: settings -> ``predictions.jsonl``, ``scores.json`` and some pictures."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,11 +12,13 @@ from flamingo.data.processor import FlamingoProcessor
 from flamingo.decoding import Decoder
 from flamingo.evaluation.demonstrations import document, spell
 from flamingo.evaluation.files import append_predictions, keep_whole, save_pictures, save_scores
-from flamingo.evaluation.scores import Row, key, scores
+from flamingo.evaluation.preflight import check_settings
+from flamingo.evaluation.scores import Row, computable, key, scores
 from flamingo.evaluation.settings import Setting, prompt_examples
 from flamingo.evaluation.tasks import Example, Task
 from flamingo.features import FeatureStore
 from flamingo.model.modeling import FlamingoForConditionalGeneration
+from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError
 
 #: Earlier predictions of a setting that are compared: to make all their prompts anew may take long.
@@ -52,7 +53,12 @@ def evaluate(
     Raises UserError for settings that the task does not fit, and where ``output`` holds predictions
     of other queries.
     """
-    _check(task, settings, limit, orders, batch_size)
+    for name, value, least in (("limit", limit, 1), ("orders", orders, 1), ("pictures", pictures, 0)):
+        if value is not None:
+            whole(name, value, least)
+    whole("batch_size", batch_size, least=1)
+    check_settings(task, settings, limit)
+    corpus_metrics = computable(task.corpus_metrics)
     queries = list(task.queries())[:limit]
     jobs = {s: [(n, q) for n in range(_orders(s, orders)) for q in queries] for s in settings}
     # Without cpu=True accelerate would take processes without a GPU for single ones, which write the same files.
@@ -83,7 +89,7 @@ def evaluate(
             done[setting] = [rows[order, query.id] for order, query in jobs[setting]]
             if state.is_main_process:
                 append_predictions(output / "predictions.jsonl", done[setting])
-    result = scores([row for setting in settings for row in done[setting]], task.corpus_metrics)
+    result = scores([row for setting in settings for row in done[setting]], corpus_metrics)
     if state.is_main_process:
         save_scores(output / "scores.json", result)
     state.wait_for_everyone()
@@ -167,16 +173,3 @@ def _shown(task: Task, queries: Sequence[Example], settings: Sequence[Setting]) 
     """What a report of these queries shows: they and their demonstrations with images, without controls."""
     shown = [setting for setting in settings if setting.with_images and setting.control is None]
     return [e for query in queries for e in (query, *(d for s in shown for d in prompt_examples(task, query, s)))]
-
-
-def _check(task: Task, settings: Sequence[Setting], limit: int | None, orders: int, batch_size: int) -> None:
-    for name, value in (("limit", limit), ("orders", orders), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise UserError(f"{name} must be positive, got {value}")
-    for what, names in (("setting", map(str, settings)), ("query", (query.id for query in task.queries()))):
-        counts = Counter(names)
-        if not counts:
-            raise UserError(f"{task.name}: there is no {what} to evaluate")
-        name, times = counts.most_common(1)[0]
-        if times > 1:
-            raise UserError(f"{task.name}: the {what} {name} is there {times} times")

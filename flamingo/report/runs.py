@@ -37,10 +37,10 @@ class Variant:
 
 def read_run(folder: Path) -> Run:
     """Raises UserError, saying how far it came, for a run that failed or is not finished."""
-    if not (folder / "config.yaml").is_file():
-        raise UserError("no run: there is no config.yaml")
     if (folder / "failure.txt").is_file():
         raise UserError(f"failed: {(folder / 'failure.txt').read_text(encoding='utf-8').strip()}")
+    if not (folder / "config.yaml").is_file():
+        raise UserError("no run: there is no config.yaml")
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     if not (folder / "checkpoint").exists():
         history = read_history(folder / "history.jsonl") if (folder / "history.jsonl").is_file() else []

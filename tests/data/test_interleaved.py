@@ -84,12 +84,12 @@ def test_a_share_of_the_documents_is_of_neighbours():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0, 0, 3), "least=0 to most=3 images"),
-        ((0, 2, 13), "cannot be made of 12"),
-        ((0, 4, 3), "least=4 to most=3"),
-        ((0, 1, 3, 0.0, None, 0), "views must be positive, got 0"),
-        ((0, 1, 3, 0.0, None, 1, 0), "versions must be positive, got 0"),
-        ((0, 1, 3, 1.5), "similar must lie in"),
+        ((0, 0, 3), "^least .*0"),
+        ((0, 2, 13), "^most .*13.*12"),
+        ((0, 4, 3), "^most .*3"),
+        ((0, 1, 3, 0.0, None, 0), "^views .*0"),
+        ((0, 1, 3, 0.0, None, 1, 0), "^versions .*0"),
+        ((0, 1, 3, 1.5), "^similar .*1.5"),
         ((0, 1, 3, 0.5), "up to 3 images need 2 of each"),
         ((0, 1, 7, 0.5, NEIGHBOURS), "up to 7 images need 6 of each"),
     ],

@@ -200,7 +200,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="the query query/0 is there 2 times"):
         ask(twice, [copied])
     for name in ("limit", "orders", "batch_size"):
-        with pytest.raises(ValueError, match=f"{name} must be positive, got 0"):
+        with pytest.raises(ValueError, match=f"^{name} .*0"):
             ask(FakeTask(), [copied], **{name: 0})
     assert not (tmp_path / "out").exists()
 

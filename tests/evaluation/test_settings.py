@@ -13,10 +13,10 @@ from tests.evaluation.fake import SETTINGS, FakeTask
         ({"shots": 4, "demonstrations": None}, "random and retrieved demonstrations need shots"),
         ({"shots": 0, "demonstrations": "random"}, "random and retrieved demonstrations need shots"),
         ({"shots": 2, "demonstrations": "text_only"}, "other settings have 0"),
-        ({"shots": -1, "demonstrations": "random"}, "need shots"),
+        ({"shots": -1, "demonstrations": "random"}, "^shots .*-1"),
         ({"shots": 0, "demonstrations": None, "control": "copied_caption"}, "needs demonstrations with images"),
         ({"shots": 0, "demonstrations": "text_only", "control": "shuffled_images"}, "needs demonstrations with images"),
-        ({"shots": 4, "demonstrations": "random", "beams": 0}, "beams must be positive, got 0"),
+        ({"shots": 4, "demonstrations": "random", "beams": 0}, "^beams .*0"),
     ],
 )
 def test_what_does_not_go_together_is_refused(arguments, message):

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import TypeCheckError
 
 from experiments.data import Encoded, make_data, training_images
-from experiments.train import load_model
+from experiments.model import load_model
 from flamingo.data.world.documents import WorldDocuments
 from tests import tiny
 from tests.experiments.test_configs import composed

@@ -8,6 +8,7 @@ from experiments.evaluate import run_evaluation
 from experiments.train import run_training
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.report.page import write_report
+from flamingo.utils.errors import UserError
 from tests.experiments.test_configs import composed
 
 TINY = ("data.documents.captions.batch=2", "data.documents.captions.least=2", "data.documents.captions.most=3")
@@ -85,13 +86,74 @@ def test_settings_are_added_to_those_that_are_there(run, tmp_path):
     assert {json.loads(line)["shots"] for line in after.removeprefix(before).splitlines()} == {1}
 
 
-def test_errors_name_what_is_wrong(tmp_path, run):
-    with pytest.raises(ValueError, match=r"there is no checkpoint in .*nowhere"):
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+#: Mistakes of an evaluation, and what the error names.
+WRONG_EVALUATIONS = [
+    (["shots=[0,2,64]"], "64"),  # more than the 32 candidates
+    (["shots=[0,32]"], "456 tokens"),  # a prompt longer than the context
+    (["task=world_binding", "task.number=2", "shots=[3]"], "3 shots .* 2 groups"),
+    (["demonstrations=[rices]"], "world/captions"),
+    (["shots=[0,0]"], "0 shots"),
+    (["shots=[]", "controls=[]", "text_only=false"], "setting"),
+    (["task.kind=caption"], r"task\.kind.*questions, images.*'caption'"),
+    (["task.ways=3"], r"task\.ways"),
+    (["task.number=0"], r"task\.number"),
+    (["shots=[-1]"], "shots"),
+    (["controls=[blindfold]"], "controls.*'blindfold'"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "named"), WRONG_EVALUATIONS, ids=lambda value: str(value))
+def test_a_mistake_in_an_evaluation_is_found_before_its_results_are_touched(run, overrides, named):
+    before = contents(run)
+    with pytest.raises(UserError, match=named):
+        run_evaluation(evaluation(run, *overrides, "overwrite=true"))
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize(("overrides", "named"), WRONG_EVALUATIONS[:4], ids=lambda value: str(value))
+def test_a_mistake_in_an_evaluation_is_found_before_the_training_that_it_follows(tmp_path, overrides, named):
+    config = composed("train", *SMALL)
+    config["evaluate"] = [["task.number=4"], ["task.number=4", *overrides]]
+    with pytest.raises(UserError, match=named):
+        run_training(config, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["failure.txt"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["optimizer.rate=-1"], r"optimizer\.rate"),
+        (["optimizer.warmup=4"], r"optimizer\.warmup"),
+        (["optimizer.rate=nan"], r"optimizer\.rate"),
+        (["data.documents.captions.kind=caption"], r"data\.documents\.captions\.kind"),
+        (["data.documents.captions.most=1"], r"data\.documents\.captions\.most"),
+        (
+            ["data.documents.captions.least=30", "data.documents.captions.most=40"],
+            "742 tokens",
+        ),
+        (["model.trains=[]"], "trains"),
+        (["model.trains=[vision_models]"], r"model\.trains"),
+        (["model.gated.every=9", "model.gated.offset=8"], r"gated\.every=9"),
+        (["model.gated.offset=1", "model.gated.every=1"], r"model\.gated\.offset"),
+        (["model.language=nowhere/at/all"], r"model\.language"),
+        (["model.start=nowhere/at/all"], r"model\.start"),
+        (["features.dtype=fp16"], r"features\.dtype"),
+        (["wandb.mode=of"], r"wandb\.mode"),
+    ],
+    ids=lambda value: str(value),
+)
+def test_a_mistake_is_found_before_the_finished_run_is_removed(run, overrides, named):
+    before = contents(run)
+    with pytest.raises(UserError, match=named):
+        run_training(composed("train", *SMALL, f"output={run}", "overwrite=true", *overrides), run)
+    assert contents(run) == before
+
+
+def test_a_checkpoint_that_is_missing_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere"):
         run_evaluation(evaluation(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match=r"task\.kind: must be one of .*questions, images; got 'caption'"):
-        run_evaluation(evaluation(run, "task.kind=caption"))
-    with pytest.raises(ValueError, match=r"task\.ways: captions has no use for it"):
-        run_evaluation(evaluation(run, "task.ways=3"))
-    broken = composed("train", *SMALL, f"output={tmp_path}", "data.documents.captions.kind=caption")
-    with pytest.raises(ValueError, match="captions, binding, questions; got 'caption'"):
-        run_training(broken, tmp_path)
+    assert not (tmp_path / "nowhere").exists()

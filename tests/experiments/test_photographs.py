@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from experiments.evaluate import run_evaluation
 from experiments.train import run_training
 from flamingo.report.page import write_report
+from flamingo.utils.errors import UserError
 from tests.experiments.conftest import shard
 from tests.experiments.test_configs import composed
 
@@ -147,10 +149,10 @@ def test_what_cannot_be_learnt_by_reward_or_begun_with_is_refused(run, shards, b
 
     # Before minutes go into features.
     wrong = ("data.documents.pairs.objective=bleu", f"features.folder={tmp_path / 'features'}")
-    assert "pairs.objective must be next_token or cider, got 'bleu'" in error(*wrong)
+    assert "data.documents.pairs.objective must be one of next_token, cider; got 'bleu'" in error(*wrong)
     assert not (tmp_path / "features").exists()
     for setting in ("versions=1", "pack=64", "p_next=0.5"):
-        assert f"but {setting.replace('=', ' is ')}" in error(f"data.documents.pairs.{setting}")
+        assert f"data.documents.pairs.{setting.replace('=', ' is ')}" in error(f"data.documents.pairs.{setting}")
     assert f"model.start: there is no checkpoint in {tmp_path}" in error(f"model.start={tmp_path}")
     assert "was trained with another language model" in error(f"model.language={backbones / 'opt'}")
     assert "has another resampler: " in error("model.resampler.latents=3")
@@ -184,21 +186,85 @@ def test_broken_pictures_in_shards_are_left_out_counted_and_named(shards, backbo
     assert looked == {"near_duplicates": None, "skipped": skipped}
 
 
-def test_errors_name_what_is_wrong(shards, backbones, run, tmp_path):
-    with pytest.raises(ValueError, match=r"task\.query: images needs a value; say query=\.\.\."):
+def test_metrics_may_be_changed_and_score_the_predictions_that_are_there(run, shards, tmp_path, monkeypatch):
+    here = (f"run={run}", f"output={tmp_path}", "shots=[0,2]", "controls=[]", "demonstrations=[random]")
+    with pytest.raises(UserError, match=r"'cider'.*CIDEr"):
+        run_evaluation(evaluation(shards, *here, "task.metrics=[cider]"))
+    assert not list(tmp_path.iterdir())
+    run_evaluation(evaluation(shards, *here, "task.metrics=[BLEU-1]"))
+    predictions = (tmp_path / "predictions.jsonl").read_bytes()
+
+    def decode(*args, **kwargs):
+        raise AssertionError("the model is asked again")
+
+    monkeypatch.setattr("flamingo.decoding.Decoder.__call__", decode)
+    run_evaluation(evaluation(shards, *here, "task.metrics=[CIDEr,BLEU-4]"))
+    assert (tmp_path / "predictions.jsonl").read_bytes() == predictions
+    assert {row["metric"] for row in json.loads((tmp_path / "scores.json").read_text())} == {"CIDEr", "BLEU-4"}
+    with pytest.raises(UserError, match=r"task\.max_new_tokens"):
+        run_evaluation(evaluation(shards, *here, "task.max_new_tokens=3"))
+
+
+def test_metrics_without_java_are_named_before_the_model_is_loaded(run, shards, tmp_path, monkeypatch, caplog):
+    class LoadedError(Exception):
+        pass
+
+    def load(*args, **kwargs):
+        raise LoadedError
+
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("experiments.evaluate.FlamingoForConditionalGeneration.from_pretrained", load)
+    with pytest.raises(LoadedError):
+        run_evaluation(evaluation(shards, f"run={run}", f"output={tmp_path}", "task.metrics=[CIDEr,METEOR]"))
+    assert [message for message in caplog.messages if "METEOR" in message]
+
+
+def test_queries_that_are_in_the_support_have_as_many_similar_demonstrations_as_others(run, shards, tmp_path):
+    here = (f"run={run}", f"output={tmp_path}", f"support={shards}/dev-*.tar", "controls=[]", "text_only=false")
+    run_evaluation(evaluation(shards, *here, "demonstrations=[rices]", "shots=[2]", "limit=null"))
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert len(rows) == 4
+    assert all(len(set(row["demonstration_ids"]) - {row["query"]}) == 2 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["data.documents.pairs.most=15"], r"data\.documents\.pairs\.most"),  # of 14 photographs
+        (["features.folder=null"], r"similar.*features\.folder"),
+        (["model.language=nowhere/at/all"], r"model\.language.*nowhere/at/all"),
+        (["features.dtype=fp16"], r"features\.dtype.*'fp16'"),
+        (["data.split=validation"], "'validation'.*dev, train"),
+        (["optimizer.warmup=4"], r"optimizer\.warmup.*4"),
+        (['evaluate=[["task=flickr8k"]]'], r"task\.query"),
+        (['evaluate=[["task=flickr8k","query=gone.tar","support=gone.tar"]]'], r"gone\.tar"),
+    ],
+    ids=lambda value: str(value),
+)
+def test_mistakes_are_found_before_features_are_computed(shards, backbones, tmp_path, overrides, named):
+    output = tmp_path / "run"
+    with pytest.raises(UserError, match=named):
+        run_training(training(shards, backbones, output, *overrides), output)
+    assert [path.name for path in output.iterdir()] == ["failure.txt"]
+
+
+def test_a_folder_with_features_of_another_encoder_is_refused_before_the_run_is_removed(
+    run, shards, backbones, tmp_path
+):
+    folder = tmp_path / "features"
+    shutil.copytree(run / "features", folder)
+    state = json.loads((folder / "encoder.json").read_text())
+    (folder / "encoder.json").write_text(json.dumps(state | {"kept_as": "float16"}))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=str(folder)):
+        config = training(shards, backbones, run, f"features.folder={folder}", "overwrite=true")
+        run_training(config, run)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_an_evaluation_says_what_it_needs(shards, run, tmp_path):
+    with pytest.raises(UserError, match=r"task\.query"):
         run_evaluation(evaluation(shards, f"run={run}", "query=null"))
-    with pytest.raises(
-        ValueError, match=r"model\.language: nowhere/at/all is no folder of a model, nor found on the hub"
-    ):
-        run_training(training(shards, backbones, tmp_path / "e", "model.language=nowhere/at/all"), tmp_path / "e")
-    with pytest.raises(ValueError, match="similar demonstrations need features"):
+    with pytest.raises(UserError, match=r"rices.*features\.folder"):
         run_evaluation(evaluation(shards, f"run={run}", "features.folder=null", f"output={tmp_path / 'a'}"))
-    with pytest.raises(ValueError, match=r"features\.dtype: must be one of float32, bfloat16, float16, got 'fp16'"):
-        run_training(training(shards, backbones, tmp_path / "b", "features.dtype=fp16"), tmp_path / "b")
-    with pytest.raises(ValueError, match="documents of similar images need features"):
-        run_training(training(shards, backbones, tmp_path / "c", "features.folder=null"), tmp_path / "c")
-    with pytest.raises(ValueError, match="there is no split 'validation'; there are: dev, train"):
-        run_training(training(shards, backbones, tmp_path / "d", "data.split=validation"), tmp_path / "d")
-    with pytest.raises(ValueError, match="warmup 4 must be less than the number of steps, 4"):
-        run_training(training(shards, backbones, tmp_path / "f", "optimizer.warmup=4"), tmp_path / "f")
-    assert not (tmp_path / "f" / "features").exists()
+    assert not (tmp_path / "a").exists()

@@ -9,9 +9,10 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from experiments.model import load_model
 from experiments.objective import objective
 from experiments.report import run_report
-from experiments.train import load_model, run_training
+from experiments.train import run_training
 from tests.experiments.test_configs import CONF, composed
 
 SMALL = (

@@ -149,5 +149,5 @@ def test_what_stands_in_the_perceivers_place_equals_its_formulas(kind):
 def test_patches_of_several_frames_are_refused():
     with pytest.raises(ValueError, match=r"2 frames, but only resampler\.kind=perceiver"):
         make_patch_layers("mlp")(torch.randn(1, 1, 2, 5, 12))
-    with pytest.raises(ValueError, match=r"resampler\.frames is 2, but resampler\.kind=mlp"):
+    with pytest.raises(ValueError, match=r"^frames .*2.*mlp"):
         ResamplerConfig(kind="mlp", frames=2)

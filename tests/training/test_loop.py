@@ -262,5 +262,5 @@ def test_data_sets_need_names_of_their_own(backbones, tmp_path):
 def test_values_out_of_range_are_refused_by_their_key(key, value):
     config = TrainingConfig(steps=3)
     setattr(config, key, value)  # past the type checks of these tests, which nobody else has
-    with pytest.raises(ValueError, match=f"training {key} must"):
+    with pytest.raises(ValueError, match=f"^{key} "):
         config.__post_init__()

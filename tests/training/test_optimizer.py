@@ -145,7 +145,7 @@ def test_a_cosine_falls_from_the_end_of_the_warm_up_to_zero_in_the_last_step():
 
 
 def test_a_warm_up_longer_than_the_training_is_refused():
-    with pytest.raises(ValueError, match="optimizer warmup 6 must be less than the number of steps, 6"):
+    with pytest.raises(ValueError, match=r"optimizer\.warmup .*6"):
         rates(OptimizerConfig(warmup=6), 6)
 
 
@@ -167,5 +167,5 @@ def test_a_warm_up_longer_than_the_training_is_refused():
 def test_values_out_of_range_are_refused_by_their_key(key, value):
     config = OptimizerConfig()
     setattr(config, key, value)  # past the type checks of these tests, which nobody else has
-    with pytest.raises(ValueError, match=f"optimizer {key} must"):
+    with pytest.raises(ValueError, match=f"^{key} "):
         config.__post_init__()

@@ -1,0 +1,91 @@
+"""From a config's ``model`` to a Flamingo between two frozen backbones, and the processor of its input."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from transformers import AutoModelForCausalLM
+
+from experiments.configs import nested
+from experiments.runs import check_model
+from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor, backbones
+from flamingo.data.pictures import Aspect
+from flamingo.features import PRECISIONS
+from flamingo.model.configuration import GatedConfig, ResamplerConfig, VisionFeaturesConfig
+from flamingo.model.modeling import BACKBONES, TRAINED_PARTS
+from flamingo.model.pretrained import fingerprint
+from flamingo.utils.checks import one_of, whole
+from flamingo.utils.errors import UserError
+
+
+@dataclass
+class ModelConfig:
+    """The frozen backbones, and what is trained between them: see flamingo/model/configuration.py."""
+
+    #: Folders or hub names; "embedded" are the two that come with the package.
+    vision: str = "embedded"
+    language: str = "embedded"
+    #: The precision of the frozen backbones: float32, bfloat16, float16, or auto, as they were saved.
+    dtype: str = "auto"
+    #: Pictures that are not square: padded, cropped, or as_is, left to the encoder's own image processor.
+    aspect: str = "as_is"
+    #: The pictures' side in pixels, if not what the encoder comes with; convolutional ones take any.
+    image_size: int | None = None
+    #: What trains, of these and vision_model, language_model; a backbone that does has to be in the checkpoint.
+    trains: list[str] = field(default_factory=lambda: ["resampler", "gated_layers", "new_tokens"])
+    #: A checkpoint between the same backbones, whose trained parts this run begins with; null: with random ones.
+    start: str | None = None
+    #: Whether the language model begins with random weights instead of its own.
+    from_scratch: bool = False
+    vision_features: Any = nested(VisionFeaturesConfig)
+    resampler: Any = nested(ResamplerConfig)
+    gated: Any = nested(GatedConfig)
+
+    def __post_init__(self) -> None:
+        one_of("dtype", self.dtype, ("auto", *PRECISIONS))
+        one_of("aspect", self.aspect, get_args(Aspect))
+        if self.image_size is not None:
+            whole("image_size", self.image_size, least=1)
+        for part in self.trains:
+            one_of("trains", part, (*BACKBONES, *TRAINED_PARTS))
+
+
+def load_model(config: dict[str, Any]) -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor]:
+    """What the config's ``model`` describes, untrained between its backbones, and what prepares its input.
+
+    Raises UserError for backbones that are not there, and for parts to train that are not.
+    """
+    vision = backbones.VISION if config["vision"] == "embedded" else config["vision"]
+    language = backbones.LANGUAGE if config["language"] == "embedded" else config["language"]
+    for key, name in (("vision", vision), ("language", language)):
+        check_model(name, f"model.{key}")
+    own = ("vision", "language", "dtype", "aspect", "image_size", "trains", "start", "from_scratch")
+    parts = {key: value for key, value in config.items() if key not in own}
+    processor = FlamingoProcessor.from_vision_text_pretrained(
+        vision, language, config["image_size"], aspect=config["aspect"]
+    )
+    model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
+        vision, language, dtype=config["dtype"], new_token_ids=processor.new_token_ids, **parts
+    )
+    if config["from_scratch"]:
+        fresh = AutoModelForCausalLM.from_config(model.language_model.config)
+        model.language_model.load_state_dict(fresh.state_dict())
+        model.new_tokens.start_from_mean(model.get_input_embeddings(), model.get_output_embeddings())
+    if config["start"] is not None:
+        _begin_with(model, config["start"])
+    model.train_parts(config["trains"])
+    return model, processor
+
+
+def _begin_with(model: FlamingoForConditionalGeneration, folder: str) -> None:
+    if not (Path(folder) / "config.json").is_file():
+        raise UserError(f"model.start: there is no checkpoint in {folder}")
+    start = FlamingoForConditionalGeneration.from_pretrained(folder)
+    for part in BACKBONES:
+        if fingerprint(getattr(start, part)) != fingerprint(getattr(model, part)):
+            raise UserError(f"model.start: {folder} was trained with another {part.replace('_', ' ')}")
+    try:
+        for part in TRAINED_PARTS:
+            getattr(model, part).load_state_dict(getattr(start, part).state_dict())
+    except RuntimeError as error:  # other shapes, which torch names
+        raise UserError(f"model.start: {folder} has another {part.replace('_', ' ')}: {error}") from error
