@@ -1,8 +1,7 @@
 """Captioned images as they are distributed: a file of captions and a folder of photographs.
 
-Each reader takes the file, and the folder ``images`` in which the names of the file are looked up; by default it is
-searched around the file. It returns the images in the file's order. The reader checks at once that every photograph
-exists; it is opened when it is needed.
+Each reader returns what a file says of its images, in the file's order. :func:`collected` finds their photographs,
+:func:`usable_captions` needs none. Photographs are looked up at once and opened when they are needed.
 
 A file whose structure is wrong, or that names a photograph that does not exist, is a UserError that names file, place
 and value. An image with a caption that cannot be used (an empty one, half a character) or with none is left out,
@@ -138,7 +137,18 @@ def metadata_files(folder: Path) -> list[Path]:
 # --------------------------------------------------------------------------------- readers
 
 
-def coco(file: Path, images: Path | None = None) -> Listed:
+class Entry(NamedTuple):
+    """What a file says of one image, unchecked; ``where`` names the place for errors."""
+
+    where: str
+    id: str
+    #: The photograph's file, relative to the folder of the photographs.
+    name: str
+    captions: list[Any]
+    split: Any = None
+
+
+def coco(file: Path) -> list[Entry]:
     """Read COCO's ``captions_*.json``. An image's id is COCO's; the file names no splits."""
     data = read_json(file)
     entries: dict[int | str, Entry] = {}
@@ -154,10 +164,10 @@ def coco(file: Path, images: Path | None = None) -> Listed:
         if id not in entries:
             raise UserError(f"{where} is a caption for the image {id!r}, which is not listed")
         entries[id].captions.append(_field(annotation, "caption", str, where))
-    return collected(file, list(entries.values()), images)
+    return list(entries.values())
 
 
-def karpathy(file: Path, images: Path | None = None) -> Listed:
+def karpathy(file: Path) -> list[Entry]:
     """Read Karpathy's ``dataset_coco.json``, ``dataset_flickr8k.json`` or ``dataset_flickr30k.json`` with his splits.
 
     The ids are COCO's where it has them, else file names; "restval" stays a split of its own. Fields that are null or
@@ -174,10 +184,10 @@ def karpathy(file: Path, images: Path | None = None) -> Listed:
         id = name if coco_id in (None, "") else str(coco_id)
         path = f"{folder}/{name}" if folder else name
         entries.append(Entry(where, id, path, captions, image.get("split")))
-    return collected(file, entries, images)
+    return entries
 
 
-def jsonl(file: Path, images: Path | None = None) -> Listed:
+def jsonl(file: Path) -> list[Entry]:
     """Read rows ``{"image": NAME, "captions": [...]}``, or with ``"caption": "..."``.
 
     They may also have ``"id"``, by default the image's name, and ``"split"``.
@@ -189,12 +199,12 @@ def jsonl(file: Path, images: Path | None = None) -> Listed:
             raise UserError(f"{where} has the unknown field {min(unknown)!r}; known are {', '.join(sorted(fields))}")
         name = _field(row, "image", str, where)
         id = str(_field(row, "id", int | str, where)) if "id" in row else name
-        captions = _captions(row, ("captions", "caption"), where)
+        captions = captions_in(row, ("captions", "caption"), where)
         entries.append(Entry(where, id, name, captions, row.get("split")))
-    return collected(file, entries, images)
+    return entries
 
 
-def image_folder(folder: Path) -> Listed:
+def image_folder(folder: Path) -> list[Entry]:
     """Read Hugging Face's layout: ``metadata.jsonl`` or ``metadata.csv`` with ``file_name`` and ``text``.
 
     It lies in ``folder``, or in each of its sub-folders, whose names then are the splits; a field ``split`` wins.
@@ -213,56 +223,70 @@ def image_folder(folder: Path) -> Listed:
         for where, row in records(file):
             name = _field(row, "file_name", str, where)
             name = name if below is None else f"{below}/{name}"
-            captions = _captions(row, ("text", "caption", "captions"), where)
+            captions = captions_in(row, ("text", "caption", "captions"), where)
             entries.append(Entry(where, name, name, captions, row.get("split") or below))
-    return collected(folder, entries, folder)
+    return entries
 
 
 # ------------------------------------------------------------------------- what they share
 
 
-class Entry(NamedTuple):
-    """What a file says of one image, unchecked; ``where`` names the place for errors."""
-
-    where: str
-    id: str
-    name: str
-    captions: list[Any]
-    split: Any = None
-
-
 def collected(file: Path, entries: list[Entry], images: Path | None) -> Listed:
-    """Check captions, ids and splits, and that every photograph exists."""
-    if not entries:
-        raise UserError(f"{file} lists no image")
+    """Return the images that the entries of a file describe.
+
+    Args:
+        file: The file, or the folder of its metadata.
+        entries: What a reader returned for it.
+        images: The folder of the photographs; by default it is searched around the file.
+
+    Raises:
+        UserError: For a photograph that does not exist, and as :func:`usable_captions` does.
+    """
+    captions, skipped = usable_captions(file, entries)
     listings = Listings()
     folder = _folder_around(file, entries[0].name, listings) if images is None else images
-    seen: dict[str, str] = {}
-    checked: list[CaptionedImage] = []
+    found: list[CaptionedImage] = []
+    for where, id, name, _, split in entries:
+        path = listings.find(folder, name)
+        if path is None:
+            raise UserError(f"{where}: the image {name!r} is not in {folder}, or is no regular file there")
+        if id in captions:
+            found.append(CaptionedImage(id, Image(str(path)), captions[id], _split(split, where)))
+    return Listed(found, skipped)
+
+
+def usable_captions(file: Path, entries: list[Entry]) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+    """Return by id the captions of each image, and why other images are left out; no photograph is needed.
+
+    Raises:
+        UserError: For captions that are no texts, an id that occurs twice, and where no image is left.
+    """
+    usable: dict[str, tuple[str, ...]] = {}
     skipped: dict[str, str] = {}
-    for where, id, name, captions, split in entries:
+    seen: dict[str, str] = {}
+    for where, id, _, captions, _ in entries:
         check_id(id, where)
         if id in seen:
             raise UserError(f"{where}: the image {id!r} is there already, at {seen[id]}")
         seen[id] = where
-        path = listings.find(folder, name)
-        if path is None:
-            raise UserError(f"{where}: the image {name!r} is not in {folder}, or is no regular file there")
         if not all(isinstance(caption, str) for caption in captions):
             raise UserError(f"{where}: captions must be texts, got {reprlib.repr(captions)}")
         try:
-            of_split = split_named(split)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from error
-        try:
-            checked.append(CaptionedImage(id, Image(str(path)), captions_of(captions), of_split))
+            usable[id] = captions_of(captions)
         except UserError as error:
             skipped[id] = str(error)
-    if not checked:
-        raise UserError(f"{file} lists no image that can be used: {by_reason(skipped)}")
+    if not usable:
+        raise UserError(f"{file} lists no image{f' that can be used: {by_reason(skipped)}' if skipped else ''}")
     if skipped:
         log.warning("%s: left out %d: %s", file, len(skipped), by_reason(skipped))
-    return Listed(checked, skipped)
+    return usable, skipped
+
+
+def _split(value: Any, where: str) -> str | None:
+    try:
+        return split_named(value)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def _folder_around(file: Path, name: str, listings: Listings) -> Path:
@@ -290,8 +314,11 @@ def _field(record: Any, name: str, kind: Any, where: str | Path) -> Any:
     return value
 
 
-def _captions(row: dict[str, Any], names: tuple[str, ...], where: str) -> list[Any]:
-    """The captions of the one of these fields that is there, unchecked: ``captions`` is a list, the others one."""
+def captions_in(row: dict[str, Any], names: tuple[str, ...], where: str) -> list[Any]:
+    """Return the captions in the one of these fields that is there: ``captions`` is a list, the others one text.
+
+    They are not checked further. Raises UserError, with ``where``, for none or several of the fields, and other types.
+    """
     there = [name for name in names if name in row]
     if len(there) != 1:
         raise UserError(f"{where} must have one of {', '.join(names)}; it has {', '.join(there) or 'none of them'}")

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from flamingo.data.captions import Entry, Listed, collected
+from flamingo.data.captions import Entry
 from flamingo.data.rows import cells, lines
 from flamingo.utils.errors import UserError
 
@@ -21,7 +21,7 @@ _UNDELIMITED = "2199200615.jpg", "4   A dog runs across the grass ."
 _TOKEN = re.compile(r"([^\t]+)#(\d+)\t(.*)")
 
 
-def flickr(file: Path, images: Path | None = None) -> Listed:
+def flickr(file: Path) -> list[Entry]:
     """Read Flickr8k's ``Flickr8k.token.txt`` or ``captions.txt``, or Flickr30k's ``results_20130124.token``,
     ``results.csv`` or ``captions.txt``.
 
@@ -37,8 +37,7 @@ def flickr(file: Path, images: Path | None = None) -> Listed:
     if captions.pop(_NEVER_THERE, None):
         log.warning("%s: the captions of %s are left out; there never was such an image", file, _NEVER_THERE)
     splits = _splits(file.parent, captions)
-    entries = [Entry(f"{file}, image {name}", name, name, of, splits.get(name)) for name, of in captions.items()]
-    return collected(file, entries, images)
+    return [Entry(f"{file}, image {name}", name, name, of, splits.get(name)) for name, of in captions.items()]
 
 
 def flickr_kind(line: str) -> Literal["csv", "numbered csv", "bars", "token"] | None:

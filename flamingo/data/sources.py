@@ -10,14 +10,16 @@ from tqdm import tqdm
 
 from flamingo.data.captions import (
     CaptionedImage,
+    Entry,
     Lazy,
-    Listed,
     by_reason,
     coco,
+    collected,
     image_folder,
     jsonl,
     karpathy,
     metadata_files,
+    usable_captions,
 )
 from flamingo.data.flickr import flickr, flickr_kind
 from flamingo.data.parquet_shards import parquet
@@ -28,11 +30,12 @@ from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
-_BESIDE_IMAGES: dict[str, Callable[[Path, Path | None], Listed]] = {
+_FILES: dict[str, Callable[[Path], list[Entry]]] = {
     "coco": coco,
     "karpathy": karpathy,
     "flickr": flickr,
     "jsonl": jsonl,
+    "image_folder": image_folder,
 }
 _SHARDS = {"tar": tar, "parquet": parquet}
 #: The formats and what they look like, as errors say it.
@@ -63,11 +66,26 @@ def load(root: str, images: str | None = None, format: str | None = None) -> Laz
         raise UserError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
     found, files = _found(root, format)
     log.info("%s is read as %s: %s", root, found, FORMATS[found])
-    if found in _BESIDE_IMAGES:
-        return _BESIDE_IMAGES[found](files[0], None if images is None else Path(images))
-    if images is not None:
+    if images is not None and (found in _SHARDS or found == "image_folder"):
         raise UserError(f"images={images} is of no use: the format {found} says where its images are")
-    return _SHARDS[found](files) if found in _SHARDS else image_folder(files[0])
+    if found in _SHARDS:
+        return _SHARDS[found](files)
+    entries = _FILES[found](files[0])
+    folder = files[0] if found == "image_folder" else Path(images) if images else None
+    return collected(files[0], entries, folder)
+
+
+def load_captions(root: str) -> tuple[list[tuple[str, ...]], dict[str, str]]:
+    """Return the captions of each image of a source, and by id why others are left out.
+
+    Of a file of captions no photograph is needed. Raises UserError as :func:`load` does.
+    """
+    found, files = _found(root, None)
+    if found in _SHARDS:
+        source = _SHARDS[found](files)
+        return [image.captions for image in source], source.skipped
+    usable, skipped = usable_captions(files[0], _FILES[found](files[0]))
+    return list(usable.values()), skipped
 
 
 def of_split(source: Lazy, split: str) -> Lazy:

@@ -4,6 +4,7 @@ import json
 
 from PIL import Image as PILImage
 
+from flamingo.data.captions import collected
 from flamingo.data.pictures import open_image
 
 
@@ -23,6 +24,15 @@ def colour(name):
 def shows(image, name):
     """Whether a captioned image's picture is the photograph of this name."""
     return open_image(image.image.frames[0]).getpixel((0, 0)) == colour(name)
+
+
+def reading(reader):
+    """A reader of files of captions as :func:`flamingo.data.sources.load` calls it."""
+
+    def read(file, images=None):
+        return collected(file, reader(file), images)
+
+    return read
 
 
 def write(file, content):

@@ -9,10 +9,17 @@ from unicodedata import normalize
 import pytest
 from PIL import Image as PILImage
 
-from flamingo.data.captions import captions_of, coco, image_folder, jsonl, karpathy
+from flamingo.data import captions
+from flamingo.data.captions import captions_of, collected
 from flamingo.data.pictures import open_image
 from flamingo.utils.errors import UserError
-from tests.data.shelf import photographs, shows, write
+from tests.data.shelf import photographs, reading, shows, write
+
+coco, karpathy, jsonl = map(reading, (captions.coco, captions.karpathy, captions.jsonl))
+
+
+def image_folder(folder):
+    return collected(folder, captions.image_folder(folder), folder)
 
 
 def facts(source):
@@ -174,14 +181,14 @@ def test_rows_that_do_not_fit_are_named_by_their_line(row, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("captions", "reason"),
+    ("wrong", "reason"),
     [([], "there is no caption"), (["x", "\t"], "a caption is empty"), (["x", "\ud83d"], "half a character")],
     ids=str,
 )
-def test_an_image_with_a_caption_that_cannot_be_used_is_left_out_counted_and_named(captions, reason, tmp_path, caplog):
+def test_an_image_with_a_caption_that_cannot_be_used_is_left_out_counted_and_named(wrong, reason, tmp_path, caplog):
     """In every layout: the rows of one's own, COCO's and Karpathy's JSON, and the metadata of an image folder."""
     photographs(tmp_path, "a.png", "b.png")
-    both = {"a.png": ["A cat."], "b.png": captions}
+    both = {"a.png": ["A cat."], "b.png": wrong}
     rows = [{"image": name, "captions": own} for name, own in both.items()]
     metadata = [{"file_name": name, "captions": own} for name, own in both.items()]
     listed = [{"id": name, "file_name": name} for name in both]

@@ -4,8 +4,10 @@ import logging
 
 import pytest
 
-from flamingo.data.flickr import flickr
-from tests.data.shelf import photographs, shows, write
+from flamingo.data import flickr as reader
+from tests.data.shelf import photographs, reading, shows, write
+
+flickr = reading(reader.flickr)
 
 CSV = """image,caption
 b.png,A child in a pink dress .
