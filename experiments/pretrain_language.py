@@ -4,10 +4,12 @@ python -m experiments.pretrain_language                              the embedde
 python -m experiments.pretrain_language text=captions texts=[captions.jsonl,'DIR/train-*.tar']
 
 `texts` are files with a document a line (plain text, or JSON with a "text"), or with the captions of an image a
-line (JSON with "captions"), or sources of captioned images as experiments.train takes them.
+line (JSON with "captions" or a "caption"), or sources of captioned images as experiments.train takes them, without
+their photographs. What is left out, and why, is in `skipped.json`.
 `model` is any causal language model of transformers, described as its own config.json would be.
 """
 
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -27,8 +29,9 @@ from experiments.card import save_backbone
 from experiments.configs import build, check, nested, plain
 from experiments.loading import data_set
 from experiments.runs import begin, command
-from experiments.texts import documents, read_texts
+from experiments.texts import Said, documents, read_texts
 from experiments.tokenizer import train_tokenizer
+from flamingo.data.captions import by_reason
 from flamingo.data.order import Shuffled
 from flamingo.data.world.documents import TURNS, Described, WorldTexts, caption_turns, stream, tell
 from flamingo.training.loop import TrainingConfig, train
@@ -36,6 +39,7 @@ from flamingo.training.objective import Batch
 from flamingo.training.optimizer import OptimizerConfig
 from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError
+from flamingo.utils.io import write_text
 
 log = logging.getLogger(__name__)
 
@@ -146,12 +150,20 @@ def _continuation(model: Any, tokenizer: Any, before: str, whole: str) -> tuple[
 def pretrain(config: dict[str, Any], output: Path) -> None:
     """Leaves the model and its tokenizer in ``output / "model"``, and what it scores in ``scores.json``."""
     check(PretrainLanguageConfig, config)
-    begin(output, config, produces=("state", "history.jsonl", "model", "scores.json"))
+    begin(output, config, produces=("state", "history.jsonl", "model", "scores.json", "skipped.json"))
     if config["texts"] is None:
         world = WorldTexts(config["training"]["seed"])
         texts: Sequence[str] = [world[i] for i in tqdm(range(config["documents"]), desc="documents", unit="document")]
     else:
-        read = [text for name in config["texts"] for text in read_texts(name)]
+        read: list[Said] = []
+        skipped: dict[str, str] = {}
+        for name in config["texts"]:
+            found, left_out = read_texts(name)
+            read += found
+            skipped |= {f"{name}: {where}": reason for where, reason in left_out.items()}
+        if skipped:
+            log.warning("left out %d texts: %s", len(skipped), by_reason(skipped))
+        write_text(output / "skipped.json", json.dumps(skipped, indent=1) + "\n")
         texts = documents(read, config["rounds"], config["training"]["seed"])
     tokenizer = train_tokenizer(texts[:_TOKENIZER_TEXTS], config["vocabulary"], config["block"])
     encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]

@@ -8,9 +8,10 @@ any vision encoder of transformers, described as its own config.json would be. O
 what compared it with captions, the text tower and the two projections, has done its work.
 """
 
+import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,19 +24,20 @@ from jaxtyping import Bool, Float, Int
 from omegaconf import MISSING, DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, CLIPTextConfig, CLIPTextModel
+from transformers import AutoConfig, AutoModel, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from experiments.card import save_backbone
 from experiments.configs import build, check, nested, plain
+from experiments.data import captioned_images
 from experiments.loading import data_set
 from experiments.probe import probe
 from experiments.runs import begin, command
-from experiments.tokenizer import train_tokenizer
+from experiments.tokenizer import END_OF_TEXT, train_tokenizer
+from flamingo.data.captions import by_reason
 from flamingo.data.document import Image
 from flamingo.data.order import Shuffled
 from flamingo.data.pictures import open_image
-from flamingo.data.sources import load
 from flamingo.data.world.documents import WorldContrasts
 from flamingo.model.configuration import VisionFeaturesConfig
 from flamingo.model.vision import encode_patches, feature_width
@@ -43,10 +45,15 @@ from flamingo.training.loop import TrainingConfig, train
 from flamingo.training.objective import Batch
 from flamingo.training.optimizer import OptimizerConfig
 from flamingo.utils.checks import whole
+from flamingo.utils.errors import UserError
+from flamingo.utils.io import write_text
 
 log = logging.getLogger(__name__)
 
 Pair = tuple[Image, str]
+
+#: Tokens of the longest caption that the text tower reads, as in CLIP.
+_POSITIONS = 77
 
 
 @dataclass
@@ -189,20 +196,54 @@ class Collate:
         return PairBatch({"pixel_values": pixels, **text, "same": kinds[:, None] == kinds}, captions)
 
 
+def read_pairs(name: str) -> tuple[list[Pair], PreTrainedTokenizerFast, dict[str, str]]:
+    """Return each image of a source with each of its captions, a tokenizer of these, and why others are left out.
+
+    A caption that the text tower cannot read is left out: one with a special token, or with more tokens than positions.
+    """
+    source = captioned_images(name, None, None, None)
+    skipped = dict(source.skipped)
+    named: list[tuple[str, Pair]] = []
+    for own in source.images:
+        for number, caption in enumerate(own.captions):
+            where = f"{own.id}, caption {number}"
+            if END_OF_TEXT in caption:
+                skipped[where] = f"a caption has a special token: {END_OF_TEXT}"
+            else:
+                named.append((where, (own.image, caption)))
+    tokenizer = _tokenizer(pair for _, pair in named)
+    pairs = []
+    for where, pair in named:
+        length = len(tokenizer(pair[1] + tokenizer.eos_token)["input_ids"])
+        if length > _POSITIONS:
+            skipped[where] = f"a caption is too long: it has {length} tokens, more than the {_POSITIONS} that fit"
+        else:
+            pairs.append(pair)
+    if not pairs:
+        raise UserError(f"pairs: {name} has no caption that can be used: {by_reason(skipped)}")
+    if skipped:
+        log.warning("left out %d: %s", len(skipped), by_reason(skipped))
+    return pairs, tokenizer, skipped
+
+
+def _tokenizer(pairs: Iterable[Pair]) -> PreTrainedTokenizerFast:
+    return train_tokenizer((caption for _, caption in pairs), vocabulary=8192, positions=_POSITIONS)
+
+
 def pretrain(config: dict[str, Any], output: Path) -> None:
     """Leaves the encoder and its image processor in ``output / "model"``, its probes in ``scores.json``."""
     check(PretrainVisionConfig, config)
-    begin(output, config, produces=("state", "history.jsonl", "model", "scores.json"))
+    begin(output, config, produces=("state", "history.jsonl", "model", "scores.json", "skipped.json"))
     training = build(TrainingConfig, config["training"], "training")
     features = build(VisionFeaturesConfig, config["vision_features"], "vision_features")
     groups: Sequence[list[Pair]]
     if config["pairs"] is None:
         groups = WorldContrasts(training.seed, config["group"])
-        some = (pair for index in range(1000) for pair in groups[index])
+        tokenizer = _tokenizer(pair for index in range(1000) for pair in groups[index])
     else:
-        groups = [[(own.image, caption)] for own in load(config["pairs"]) for caption in own.captions]
-        some = (pair for group in groups for pair in group)
-    tokenizer = train_tokenizer((caption for _, caption in some), vocabulary=8192, positions=77)
+        pairs, tokenizer, skipped = read_pairs(config["pairs"])
+        write_text(output / "skipped.json", json.dumps(skipped, indent=1) + "\n")
+        groups = [[pair] for pair in pairs]
     size, half = config["image_size"], [0.5] * 3
     image_processor = ViTImageProcessorPil(size={"height": size, "width": size}, image_mean=half, image_std=half)
 

@@ -1,6 +1,5 @@
 """Texts to pretrain a language model on: read from files and sources, and put together as documents."""
 
-import gzip
 import math
 import random
 import re
@@ -13,10 +12,12 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from experiments.tokenizer import END_OF_TEXT
+from flamingo.data.captions import Entry, by_reason, captions_in, usable_captions
 from flamingo.data.document import PROMPT
-from flamingo.data.sources import load
+from flamingo.data.rows import lines, records
+from flamingo.data.sources import load_captions, recognised
 from flamingo.utils.errors import UserError
-from flamingo.utils.io import json_object
 
 #: Images are alike by the commonest words of their captions; rarer ones hardly ever meet.
 _WORDS = 2048
@@ -30,24 +31,52 @@ _COMPARED = 40_000
 _ROWS_AT_ONCE = 1024
 
 
-def read_texts(name: str) -> list[str | tuple[str, ...]]:
-    """Of one file or source the texts, and of images all captions. Raises UserError naming the line that is none."""
+#: A text; or the captions of an image.
+Said = str | tuple[str, ...]
+
+
+def read_texts(name: str) -> tuple[list[Said], dict[str, str]]:
+    """Return the texts of a file, or of a source the captions of each image; and why others are left out.
+
+    A ``.jsonl`` file has a ``text``, ``captions`` or a ``caption`` in each row. A ``.txt`` file is a document a line,
+    unless it is one of Flickr's files of captions. Both may be compressed (``.gz``). All else is read as
+    ``data.root`` is; no photographs are needed. What has an end-of-text token in it is left out, as is what is empty.
+
+    Raises:
+        UserError: For a file that cannot be read, and for a row that has no text, with its line.
+    """
     path = Path(name)
-    if ".txt" not in path.suffixes and ".jsonl" not in path.suffixes:
-        return [image.captions for image in load(name)]
-    if not path.is_file():
-        raise UserError(f"texts: there is no file {path}")
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
-        lines = file.read().splitlines()
-    if ".jsonl" not in path.suffixes:
-        return [line for line in lines if line.strip()]
-    texts: list[str | tuple[str, ...]] = []
-    for number, line in enumerate(lines, start=1):
-        row = json_object(line, f"texts: line {number} of {path}")
-        if "text" not in row and "captions" not in row:
-            raise UserError(f"texts: line {number} of {path} has neither a text nor captions")
-        texts.append(row["text"] if "text" in row else tuple(row["captions"]))
-    return texts
+    file = path.name.removesuffix(".gz")
+    skipped: dict[str, str] = {}
+    found: list[tuple[str, Said]]
+    if file.endswith(".jsonl"):
+        found, skipped = _rows(path)
+    elif file.endswith(".txt") and recognised(path) != "flickr":
+        found = list(lines(path))
+    else:
+        found, skipped = load_captions(name)
+    texts = []
+    for where, said in found:
+        if END_OF_TEXT in "".join(said):
+            skipped[where] = f"a text has a special token: {END_OF_TEXT}"
+        else:
+            texts.append(said)
+    if not texts:
+        raise UserError(f"texts: {name} has nothing to read{f': {by_reason(skipped)}' if skipped else ''}")
+    return texts, skipped
+
+
+def _rows(path: Path) -> tuple[list[tuple[str, Said]], dict[str, str]]:
+    """The text or the captions of each row, with its place; and why others cannot be used."""
+    texts: dict[str, str] = {}
+    entries = []
+    for where, row in records(path):
+        fields = ("text",) if "text" in row else ("captions", "caption")
+        entries.append(Entry(where, where, "", captions_in(row, fields, where)))
+        if "text" in row:
+            texts[where] = row["text"]
+    captions, skipped = usable_captions(path, entries)
+    return [(where, texts.get(where, own)) for where, own in captions.items()], skipped
 
 
 def documents(texts: Sequence[str | tuple[str, ...]], rounds: int, seed: int) -> list[str]:

@@ -276,7 +276,7 @@ def usable_captions(file: Path, entries: list[Entry]) -> tuple[dict[str, tuple[s
         except UserError as error:
             skipped[id] = str(error)
     if not usable:
-        raise UserError(f"{file} lists no image{f' that can be used: {by_reason(skipped)}' if skipped else ''}")
+        raise UserError(f"{file} has no captions{f' that can be used: {by_reason(skipped)}' if skipped else ''}")
     if skipped:
         log.warning("%s: left out %d: %s", file, len(skipped), by_reason(skipped))
     return usable, skipped

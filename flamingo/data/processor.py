@@ -9,7 +9,7 @@ from typing import Any, get_args
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from transformers import AddedToken, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers import AddedToken, AutoConfig, AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
 
 # By its full name: transformers 5.17 hides the one at the top where torchvision is not installed.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -19,6 +19,9 @@ from flamingo.data.document import Document, Frame, Image
 from flamingo.data.pictures import Aspect, open_image, shaped
 from flamingo.data.pixels import normalized, resized
 from flamingo.utils.errors import UserError
+
+#: How configs of transformers call the number of positions.
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 IMAGE_TOKEN = "<image>"
 END_OF_CHUNK_TOKEN = "<|endofchunk|>"
@@ -72,6 +75,7 @@ class FlamingoProcessor(ProcessorMixin):
         if tokenizer.pad_token is None:
             # Which token pads is of no consequence: the attention mask says what is padding.
             tokenizer.pad_token = tokenizer.eos_token or end_of_chunk
+        self._special = tuple(dict.fromkeys([IMAGE_TOKEN, end_of_chunk, *special_tokens(tokenizer)]))
 
     @classmethod
     def from_vision_text_pretrained(
@@ -89,7 +93,19 @@ class FlamingoProcessor(ProcessorMixin):
         image_processor = AutoImageProcessor.from_pretrained(vision_model_name_or_path, backend="pil")
         if image_size is not None:
             _resize(image_processor, image_size)
-        return cls(image_processor, AutoTokenizer.from_pretrained(text_model_name_or_path), **kwargs)
+        processor = cls(image_processor, AutoTokenizer.from_pretrained(text_model_name_or_path), **kwargs)
+        processor.limit_length(AutoConfig.from_pretrained(text_model_name_or_path).get_text_config(decoder=True))
+        return processor
+
+    def limit_length(self, text_config: PreTrainedConfig) -> None:
+        """Let no document be longer than the positions of the language model, where it states how many it has.
+
+        Many tokenizers state no limit. The smaller one is the tokenizer's from here on, and is saved with it.
+        """
+        for name in _POSITIONS:
+            positions = getattr(text_config, name, None)
+            if isinstance(positions, int) and positions > 0:
+                self.tokenizer.model_max_length = min(self.tokenizer.model_max_length, positions)
 
     @property
     def image_token_id(self) -> int:
@@ -99,6 +115,22 @@ class FlamingoProcessor(ProcessorMixin):
     def end_of_chunk_token_id(self) -> int:
         """Ends a caption: the ``eos_token_id`` for ``generate``."""
         return self.tokenizer(self.end_of_chunk, add_special_tokens=False)["input_ids"][-1]
+
+    def special_token_in(self, text: str) -> str | None:
+        """Return a special token that the text contains, None if there is none; no document may contain one."""
+        return next((token for token in self._special if token in text), None)
+
+    @property
+    def room(self) -> int:
+        """How many tokens the chunks of a document may have: the limit without BOS, EOS and the end of a last chunk."""
+        return self.tokenizer.model_max_length - 2 - self._length(self.end_of_chunk)
+
+    def chunk_length(self, text: str) -> int:
+        """Return the tokens that an image with this text has in a document, its marker and the chunk's end included."""
+        return self._length(f"{self.image_marker}{text}{self.end_of_chunk}")
+
+    def _length(self, text: str) -> int:
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     @property
     def new_token_ids(self) -> list[int]:
@@ -172,9 +204,8 @@ class FlamingoProcessor(ProcessorMixin):
                 images.append(chunk.image)
             sees = len(images) - 1 if chunk.image is not None else -1
             for i, text in enumerate(chunk.texts):
-                special = (IMAGE_TOKEN, self.end_of_chunk, *self.tokenizer.all_special_tokens)
-                if found := [token for token in special if token in text.text]:
-                    raise UserError(f"{document} has the special token {found[0]} in its text")
+                if (found := self.special_token_in(text.text)) is not None:
+                    raise UserError(f"{document} has the special token {found} in its text")
                 space = " " if leading_space and i == 0 and not text.text.startswith(" ") else ""
                 pieces.append(_Piece(space + text.text, sees, text.train))
             if not (prompt and chunk is chunks[-1]):
@@ -287,6 +318,12 @@ class FlamingoProcessor(ProcessorMixin):
         if len(ids) > limit:
             raise UserError(f"{name} has {len(ids)} tokens, more than the {limit} that fit")
         return ids, image_index, labels
+
+
+def special_tokens(tokenizer: Any) -> list[str]:
+    """Return all texts that a tokenizer takes for a special token, those among them that have no role."""
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return list(dict.fromkeys([*tokenizer.all_special_tokens, *added]))
 
 
 def _coins(rng: random.Random | None, **probabilities: float) -> Any:

@@ -1,6 +1,11 @@
-"""Text files -> lines, cells and records, each with its place; what cannot be read is a UserError that names it."""
+"""Text files -> lines, cells and records, each with its place; what cannot be read is a UserError that names it.
+
+Files that end in ``.gz`` are decompressed.
+"""
 
 import csv
+import gzip
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,10 +50,11 @@ def cells(file: Path) -> Iterator[tuple[str, list[str]]]:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[TextIO]:
+    opened: Any = gzip.open if file.suffix == ".gz" else Path.open
     try:
-        with regular_file(file).open(encoding="utf-8-sig", newline="") as stream:
+        with opened(regular_file(file), "rt", encoding="utf-8-sig", newline="") as stream:
             yield stream
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:  # the last two: gzip's, cut off or damaged
         raise UserError(f"{file} cannot be read: {error}") from error
 
 

@@ -75,17 +75,17 @@ def load(root: str, images: str | None = None, format: str | None = None) -> Laz
     return collected(files[0], entries, folder)
 
 
-def load_captions(root: str) -> tuple[list[tuple[str, ...]], dict[str, str]]:
-    """Return the captions of each image of a source, and by id why others are left out.
+def load_captions(root: str) -> tuple[list[tuple[str, tuple[str, ...]]], dict[str, str]]:
+    """Return the id and the captions of each image of a source, and by id why others are left out.
 
-    Of a file of captions no photograph is needed. Raises UserError as :func:`load` does.
+    A file of captions needs no photographs here. Raises UserError as :func:`load` does.
     """
     found, files = _found(root, None)
     if found in _SHARDS:
         source = _SHARDS[found](files)
-        return [image.captions for image in source], source.skipped
+        return [(image.id, image.captions) for image in source], source.skipped
     usable, skipped = usable_captions(files[0], _FILES[found](files[0]))
-    return list(usable.values()), skipped
+    return list(usable.items()), skipped
 
 
 def of_split(source: Lazy, split: str) -> Lazy:
@@ -153,7 +153,7 @@ def _named(root: str, format: str | None) -> _Found:
     files = [Path(root)] if Path(root).exists() else sorted(map(Path, glob.glob(root, recursive=True)))  # noqa: PTH207
     if not files:
         raise UserError(f"there is nothing at {root}")
-    name = format or _recognised(files[0])
+    name = format or recognised(files[0])
     if name is None:
         raise UserError(_not_understood(str(files[0]), format))
     if len(files) > 1 and name not in _SHARDS:
@@ -168,7 +168,7 @@ def _inside(folder: Path) -> dict[str, _Found]:
         found[str(folder)] = "image_folder", [folder]
     below = [file for pattern in _BELOW for file in folder.glob(pattern)]
     for file in _candidates([*folder.iterdir(), *below]):
-        name = _recognised(file)
+        name = recognised(file)
         if name is not None:
             shown = f"*{file.suffix}" if name in _SHARDS else file.name
             found.setdefault(str(file.with_name(shown)), (name, []))[1].append(file)
@@ -200,8 +200,8 @@ _TAR = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")  # The com
 _SUFFIXES = (*_TAR, ".parquet", ".json", ".jsonl", ".txt", ".csv", ".token")
 
 
-def _recognised(file: Path) -> str | None:
-    """A file's format, by its content where the suffix leaves it open."""
+def recognised(file: Path) -> str | None:
+    """Return a file's format, by its content where the suffix leaves it open; None where it is none of ours."""
     if file.name.endswith(_TAR):
         return "tar"
     if file.suffix == ".parquet":

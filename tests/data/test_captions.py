@@ -63,10 +63,10 @@ def test_coco_keeps_its_ids_and_gathers_captions_in_the_order_of_annotations(tmp
             r"annotations\[0\] .* for the image 8, which is not listed",
         ),
         ({"annotations": [{"image_id": 7}]}, r"annotations\[0\] needs 'caption', a text; got None"),
-        ({"annotations": []}, r"lists no image that can be used: there is no caption \(2, the first 42\)"),
+        ({"annotations": []}, r"has no captions that can be used: there is no caption \(2, the first 42\)"),
         ({"images": COCO["images"] + [{"id": 1, "file_name": "c.png"}]}, r"images\[2\]: the image 'c\.png' is not in"),
         ({"images": []}, r"captions\.json, annotations\[0\]"),
-        ({"images": [], "annotations": []}, r"captions\.json lists no image"),
+        ({"images": [], "annotations": []}, r"captions\.json has no captions"),
     ],
     ids=str,
 )
@@ -221,7 +221,7 @@ def test_files_that_are_no_text_no_json_or_not_there_are_named(tmp_path):
     file.write_bytes(b'{"image": "\xff.png"}')
     with pytest.raises(ValueError, match=r"mine\.jsonl cannot be read: .*utf-8"):
         jsonl(file)
-    with pytest.raises(ValueError, match=r"mine\.jsonl lists no image"):
+    with pytest.raises(ValueError, match=r"mine\.jsonl has no captions"):
         jsonl(write(file, "\n"))
     with pytest.raises(ValueError, match=r"gone\.jsonl cannot be read: .*No such file"):
         jsonl(tmp_path / "gone.jsonl")

@@ -118,7 +118,7 @@ def test_the_official_splits_are_read_where_they_are(folder):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("captions.txt", "image,caption\nc.png,\n", "lists no image that can be used: a caption is empty"),
+        ("captions.txt", "image,caption\nc.png,\n", "has no captions that can be used: a caption is empty"),
         ("captions.txt", CSV + "c.png\n", r"line 6 is not IMAGE,CAPTION: \['c\.png'\]"),
         ("captions.txt", CSV + "c.png,A dog , wet\n", "line 6 is not IMAGE,CAPTION"),
         ("Flickr8k.token.txt", TOKEN + "c.png A dog .\n", "line 5 is not IMAGE#NUMBER<tab>CAPTION: 'c.png A dog .'"),
@@ -133,7 +133,7 @@ def test_the_official_splits_are_read_where_they_are(folder):
         ("results.csv", BARS + "b.png| 2| Again .\n", "line 6: caption 2 of b.png is there already, at .*, line 5"),
         ("captions.txt", "Caption,Image\nb.png,A dog\n", "begins as none of Flickr's files does: 'Caption,Image'"),
         ("captions.txt", "", "begins as none"),
-        ("captions.txt", "image,caption\n", "lists no image"),
+        ("captions.txt", "image,caption\n", "has no captions"),
     ],
     ids=str,
 )

@@ -1,6 +1,8 @@
 """Documents become tokens: which image each sees, which are trained on, what is refused."""
 
+import json
 import random
+import shutil
 
 import pytest
 import torch
@@ -9,8 +11,9 @@ from tokenizers import processors
 from transformers import AutoProcessor, AutoTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from flamingo import Document, FlamingoProcessor, Image, Text
+from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor, Image, Text
 from flamingo.data.document import EndOfChunk
+from flamingo.utils.errors import UserError
 from tests import tiny
 
 
@@ -37,6 +40,37 @@ def spelled(processor, example, what):
     """The text of the tokens for which ``what(image, trained)`` holds."""
     chosen = [i for i, (_, image, trained) in enumerate(rows(processor, example)) if what(image, trained)]
     return processor.tokenizer.decode(example.input_ids[chosen])
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "mpt", "llama"])
+def test_the_language_models_positions_limit_documents_where_its_tokenizer_states_none(family, backbones, tmp_path):
+    """The last position is used: OPT numbers them from 2. The limit is saved with the tokenizer."""
+    shutil.copytree(backbones / family, tmp_path / family)
+    settings = json.loads((tmp_path / family / "tokenizer_config.json").read_text())
+    del settings["model_max_length"]
+    (tmp_path / family / "tokenizer_config.json").write_text(json.dumps(settings))
+    if family == "llama":  # with rotary positions it is the length that the model was trained with
+        config = json.loads((tmp_path / family / "config.json").read_text())
+        (tmp_path / family / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 128}))
+    processor = FlamingoProcessor.from_vision_text_pretrained(backbones / "clip_vision_model", tmp_path / family)
+    processor.save_pretrained(tmp_path / "saved")
+    model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
+        str(backbones / "clip_vision_model"),
+        str(tmp_path / family),
+        new_token_ids=processor.new_token_ids,
+        **tiny.PARTS,
+    ).eval()
+    for one in (processor, FlamingoProcessor.from_pretrained(tmp_path / "saved")):
+        assert one.tokenizer.model_max_length == 128
+        batch = one.batch([Document([Text(" dog" * 125)])])
+        assert batch["input_ids"].shape == (1, 128)
+        assert model(**batch, pixel_values=None).logits.isfinite().all()
+        with pytest.raises(UserError, match="128"):
+            one.encode(Document([Text(" dog" * 126)]))
+    shorter = FlamingoProcessor.from_vision_text_pretrained(backbones / "clip_vision_model", backbones / family)
+    shorter.tokenizer.model_max_length = 50
+    shorter.limit_length(model.config.text_config)
+    assert shorter.tokenizer.model_max_length == 50
 
 
 def test_a_pair_is_written_as_in_the_paper(processor, pictures):

@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from experiments.probe import CLASSES, answers
 from experiments.texts import documents, read_texts, similar
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.world.scenes import Kind, Scene
+from flamingo.utils.errors import UserError
 from tests.experiments.test_configs import composed
 
 SHORT = ("training.steps=3", "training.log_every=1", "training.save_every=2", "optimizer.warmup=1")
@@ -50,9 +52,26 @@ def test_a_vision_encoder_is_pretrained_on_captioned_files(pairs, tmp_path):
     assert str(pairs) in card and "pretrain_vision" in card and "It was not probed." in card
 
 
+def test_captions_that_the_text_tower_cannot_read_are_left_out_and_named(pairs, tmp_path):
+    """One with a special token would end before its end; one with more tokens than positions would end the training."""
+    words = " ".join(f"{i:x}{i * 7919:x}" for i in range(200))
+    rows = [{"image": "red.png", "captions": ["all red", "red <|endoftext|> red", words]}]
+    rows += [{"image": "blue.png", "caption": "all blue"}, {"image": "green.png", "caption": ""}]
+    pairs.write_text("\n".join(map(json.dumps, rows)))
+    read, tokenizer, skipped = pretrain_vision.read_pairs(str(pairs))
+    assert [caption for _, caption in read] == ["all red", "all blue"]
+    assert skipped.keys() == {"green.png", "red.png, caption 1", "red.png, caption 2"}
+    assert tokenizer.model_max_length == 77
+    small = ("image_size=32", "batch=2", "width=16", "workers=0", "model.hidden_sizes=[16,32]", "model.depths=[1,1]")
+    config = composed("pretrain_vision", f"pairs={pairs}", "model.embedding_size=16", *small, *SHORT)
+    pretrain_vision.pretrain(config, tmp_path / "vision")
+    assert json.loads((tmp_path / "vision" / "skipped.json").read_text()) == skipped
+
+
 def test_a_language_model_is_pretrained_on_texts(tmp_path):
     texts = tmp_path / "texts.jsonl.gz"
-    rows = [{"captions": [f"a dog number {i}", f"dog {i}"]} for i in range(50)] + [{"text": "one text"}]
+    rows = [{"captions": [f"a dog number {i}", f"dog {i}"]} for i in range(50)]
+    rows += [{"text": "one text"}, {"text": "<|endoftext|>"}]
     texts.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
     tiny = {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
     small = ("block=16", "batch=2", "vocabulary=280", *(f"model.{key}={value}" for key, value in tiny.items()))
@@ -65,19 +84,50 @@ def test_a_language_model_is_pretrained_on_texts(tmp_path):
     assert model.config.vocab_size == len(tokenizer) <= 280
     assert tokenizer.decode(tokenizer(" a dog\n")["input_ids"]) == " a dog\n"
     assert tokenizer.model_max_length == model.config.max_position_embeddings == 16
+    assert json.loads((output / "skipped.json").read_text()).keys() == {f"{texts}: {texts}, line 52"}
     assert (output / "model" / "README.md").exists()
 
 
-def test_texts_are_a_document_a_line_and_captions_those_of_an_image(tmp_path):
-    (tmp_path / "a.txt").write_text("one\n\ntwo\n")
-    assert read_texts(str(tmp_path / "a.txt")) == ["one", "two"]
-    (tmp_path / "b.jsonl").write_text('{"text": "one"}\n{"captions": ["a", "b"]}\n')
-    assert read_texts(str(tmp_path / "b.jsonl")) == ["one", ("a", "b")]
-    PILImage.new("RGB", (4, 4)).save(tmp_path / "x.png")
-    (tmp_path / "captions.json").write_text(
-        json.dumps({"images": [{"id": 1, "file_name": "x.png"}], "annotations": [{"image_id": 1, "caption": "c"}]})
-    )
-    assert read_texts(str(tmp_path / "captions.json")) == [("c",)]
+@pytest.mark.parametrize("compressed", [False, True])
+def test_texts_are_a_document_a_line_and_captions_those_of_an_image(compressed, tmp_path):
+    def written(name, text):
+        file = tmp_path / (f"{name}.gz" if compressed else name)
+        file.write_bytes(gzip.compress(text.encode()) if compressed else text.encode())
+        return str(file)
+
+    assert read_texts(written("a.txt", "\ufeffone\u2028still\n\r\ntwo\r\n")) == (["one\u2028still", "two"], {})
+    rows = '{"text": "one\\n two"}\n{"captions": [" a", "b"], "image": "no.png"}\n{"caption": "c\\nd", "id": 7}\n'
+    assert read_texts(written("b.jsonl", rows)) == (["one\n two", ("a", "b"), ("c d",)], {})
+
+
+def test_texts_are_read_by_the_readers_of_captioned_images_and_need_no_photographs(tmp_path):
+    """File names are not learnt, nor the numbers of captions."""
+    coco = {"images": [{"id": 1, "file_name": "x.png"}], "annotations": [{"image_id": 1, "caption": "a dog ."}]}
+    karpathy = {"images": [{"filename": "x.png", "split": "val", "sentences": [{"raw": "a dog ."}]}]}
+    files = {
+        "captions.json": json.dumps(coco),
+        "dataset.json": json.dumps(karpathy),
+        "captions.txt": "image,caption\nx.jpg,a dog .\n",
+        "Flickr8k.token.txt": "x.jpg#0\ta dog .\n",
+        "kaggle.txt": "image_name,comment_number,comment\nx.jpg,0, a dog .\n",
+        "results.csv": "image_name| comment_number| comment\nx.jpg| 0| a dog .\n",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+        assert read_texts(str(tmp_path / name)) == ([("a dog .",)], {}), name
+
+
+@pytest.mark.parametrize("text", ["<|endoftext|>", "a dog <|endoftext|> a cat", "", " \n", "\ud83d"])
+def test_texts_that_cannot_be_used_are_left_out_counted_and_named(text, tmp_path):
+    file = tmp_path / "a.jsonl"
+    rows = [{"text": "one"}, {"text": text}, {"captions": ["a", text]}, {"captions": ["a", "b"]}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    texts, skipped = read_texts(str(file))
+    assert texts == ["one", ("a", "b")]
+    assert list(skipped) == [f"{file}, line 2", f"{file}, line 3"]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows[1:3]))
+    with pytest.raises(UserError, match=r"a\.jsonl"):
+        read_texts(str(file))
 
 
 def test_captions_are_read_in_new_orders_as_they_stand_in_prompts():
@@ -126,13 +176,22 @@ def test_of_too_many_images_those_that_stand_near_are_compared(monkeypatch):
 
 
 def test_wrong_files_are_named_with_their_line(tmp_path):
-    with pytest.raises(ValueError, match=r"texts: there is no file .*none\.txt"):
-        read_texts(str(tmp_path / "none.txt"))
+    for name in ("none.txt", "none.jsonl", "none.json", "none-*.tar"):
+        with pytest.raises(UserError, match=name.replace("*", r"\*")):
+            read_texts(str(tmp_path / name))
     wrong = tmp_path / "wrong.jsonl"
-    for line in ('{"caption": "a"}', "a dog", '"a dog"'):
+    values = ('"captions": "a dog"', '"captions": ["a", 5]', '"text": ["a"]', '"text": null', '"url": "a"')
+    for line in (*(f"{{{value}}}" for value in values), "a dog", '"a dog"', "[" * 100_000):
         wrong.write_text('{"text": "one"}\n' + line)
-        with pytest.raises(ValueError, match=r"texts: line 2 of .*wrong\.jsonl"):
+        with pytest.raises(UserError, match=r"wrong\.jsonl, line 2"):
             read_texts(str(wrong))
+    for content in (gzip.compress(b"a dog\n" * 100)[:-12], b"no gzip", gzip.compress("Hündchen".encode("latin-1"))):
+        (tmp_path / "wrong.txt.gz").write_bytes(content)
+        with pytest.raises(UserError, match=r"wrong\.txt\.gz"):
+            read_texts(str(tmp_path / "wrong.txt.gz"))
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(UserError, match=r"pipe\.txt"):
+        read_texts(str(tmp_path / "pipe.txt"))
 
 
 def test_blocks_join_documents_and_end_each():
