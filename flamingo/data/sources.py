@@ -24,9 +24,10 @@ from flamingo.data.captions import (
 from flamingo.data.flickr import flickr, flickr_kind
 from flamingo.data.parquet_shards import parquet
 from flamingo.data.pictures import open_image
-from flamingo.data.rows import lines, parse_json, read_json
+from flamingo.data.rows import lines, read_json
 from flamingo.data.tar_shards import tar
 from flamingo.utils.errors import UserError
+from flamingo.utils.io import parse_json
 
 log = logging.getLogger(__name__)
 

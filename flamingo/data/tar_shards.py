@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from flamingo.data.captions import captions_of, split_named
-from flamingo.data.rows import parse_json
 from flamingo.data.shards import Broken, Sample, Shards
 from flamingo.utils.errors import UserError
-from flamingo.utils.io import regular_file
+from flamingo.utils.io import parse_json, regular_file
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
