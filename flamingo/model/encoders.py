@@ -3,13 +3,19 @@
 import importlib
 from typing import Any
 
-from transformers import AutoBackbone, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING, MODEL_MAPPING
 
 from flamingo.utils.errors import UserError
 
 #: How the names of vision towers end, the most usual first.
-_VISION_CLASSES = ("VisionModel", "ImageModel", "VisionTransformer", "VisionEncoder")
+_VISION_CLASSES = (
+    "VisionModel",
+    "ImageModel",
+    "VisionTransformer",
+    "VisionEncoder",
+    "VisionTransformerPretrainedModel",
+)
 
 
 def vision_config(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -20,18 +26,19 @@ def vision_config(config: PreTrainedConfig) -> PreTrainedConfig:
 def make_vision_model(config: PreTrainedConfig) -> PreTrainedModel:
     """A vision encoder with random weights."""
     kind = vision_class(config)
-    return kind.from_config(config) if kind in (AutoModel, AutoBackbone) else kind(config)
+    return kind.from_config(config) if kind is AutoModel else kind(config)
 
 
 def vision_class(config: PreTrainedConfig) -> Any:
     """The class that loads a vision encoder of this config.
 
-    For many vision towers (BLIP, AltCLIP) transformers has no entry in its automatic classes: of those it is the one
-    vision model in the tower's own module. Raises UserError where there is no such class.
+    Many vision towers (BLIP, AltCLIP) are not in transformers' automatic classes: their class is the one vision model
+    in the tower's own module. Raises UserError where there is no such class.
     """
-    for automatic, mapping in ((AutoModel, MODEL_MAPPING), (AutoBackbone, MODEL_FOR_BACKBONE_MAPPING)):
-        if type(config) in mapping:
-            return automatic
+    if type(config) in MODEL_MAPPING:
+        return AutoModel
+    if type(config) in MODEL_FOR_BACKBONE_MAPPING:
+        return MODEL_FOR_BACKBONE_MAPPING[type(config)]
     module = importlib.import_module(type(config).__module__.replace("configuration_", "modeling_"))
     own = {name: kind for name, kind in vars(module).items() if getattr(kind, "config_class", None) is type(config)}
     for ending in _VISION_CLASSES:

@@ -28,6 +28,8 @@ class PatchLayout:
     rows: int
     columns: int
     trailing: int
+    #: Whether the encoder's own features have these rows and columns, instead of being a list of tokens.
+    is_grid: bool = False
 
     @property
     def others(self) -> int:
@@ -59,7 +61,7 @@ def encode_tokens(
         states = _final_norm(encoder, states)
     if states.ndim == 4:
         tokens, rows, columns = _flat_grid(encoder, states, pixel_values)
-        layout = PatchLayout(0, rows, columns, 0)
+        layout = PatchLayout(0, rows, columns, 0, is_grid=True)
     else:
         tokens = _one_row_per_image(encoder, states, len(pixel_values))
         layout = token_layout(encoder, tokens.shape[1], pixel_values, config)
@@ -234,7 +236,10 @@ def patch_size(config: Any) -> tuple[int, int] | None:
 
 def _pair(config: Any, key: str) -> tuple[int, int] | None:
     value = _stated(config, key)
-    return value if value is None else (value, value) if isinstance(value, int) else tuple(value)[-2:]
+    if isinstance(value, int):
+        return (value, value)
+    # More than two numbers are those of several stages, or of videos.
+    return (value[0], value[1]) if value is not None and len(value) == 2 else None
 
 
 def num_channels(config: Any) -> int:

@@ -109,6 +109,17 @@ def test_a_number_of_tokens_that_is_no_grid_is_refused():
         check(encoder)
 
 
+def test_patches_that_are_grouped_are_refused():
+    """GroupViT ends with 8 groups, which are no 2 x 2 patches and four others."""
+    groups = {"num_group_tokens": [64, 8, 0], "num_output_groups": [64, 8, 8], "depths": [1, 1, 1]}
+    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_attention_heads": 2, "image_size": 48, "patch_size": 4}
+    encoder = make("groupvit_vision_model", **sizes, **groups, num_hidden_layers=3)
+    for hidden_state in (-1, 1, 2):
+        for class_token in ("drop", "none"):
+            with pytest.raises(UserError, match=r"GroupViTVisionModel|class_token"):
+                check(encoder, VisionFeaturesConfig(hidden_state, class_token))
+
+
 @pytest.mark.parametrize(
     ("model_type", "settings", "message"),
     [
