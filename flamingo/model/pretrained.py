@@ -1,6 +1,7 @@
 """Frozen backbones: loaded by name or path, and recognised when a checkpoint only names them."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,13 @@ def without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
 
 def fingerprint(model: nn.Module) -> str:
     """A digest of the weights: the same for the same values, whatever their names, device, or float32 or bfloat16."""
+    return fingerprint_of(model.state_dict().values())
+
+
+def fingerprint_of(tensors: Iterable[torch.Tensor]) -> str:
+    """A digest of the tensors' shapes and of some values of each, in any order."""
     digests = []
-    for tensor in model.state_dict().values():
+    for tensor in tensors:
         sample = tensor.flatten()[:: max(1, tensor.numel() // 256)].to(torch.bfloat16).view(torch.int16)
         digests.append(hashlib.sha256(f"{tuple(tensor.shape)}{sample.tolist()}".encode()).hexdigest())
     return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:16]

@@ -1,8 +1,9 @@
 """The state that a killed run goes on from, as if it had never stopped."""
 
+import json
 import random
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,8 +16,14 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from flamingo.model.pretrained import fingerprint_of
 from flamingo.training.objective import DataSet
+from flamingo.training.optimizer import check_shapes
 from flamingo.utils.errors import UserError
+from flamingo.utils.identity import checksum
+from flamingo.utils.io import atomic_file, file_errors, json_object, sync_folder, write_text
+
+_CHECKSUMS = "checksums.json"
 
 
 @dataclass
@@ -33,11 +40,11 @@ class Progress:
 class StateFolder:
     """The newest state of a run, in ``folder / step-00000100``.
 
-    ``common.pt`` has what all processes share: the trained parameters (not the frozen ones), the
-    buffers (running statistics), the optimizer, the schedule, the progress, the positions in the
-    data sets, and ``identity``, which tells what run it belongs to; ``process-0.pt`` what each has
-    for itself: random states. A folder gets its name when all is written, and only then the one before
-    it is removed. All processes must see the same file system.
+    ``common.pt`` has what all processes share: the trained parameters (not the frozen ones), the buffers (running
+    statistics), the optimizer, the schedule, the progress, the positions in the data sets, and ``identity``, which
+    tells what run it belongs to. ``process-0.pt`` has what each process has for itself: random states.
+    ``checksums.json`` has a checksum of each file. A folder gets its name when all of it is on the disk, and only then
+    the one before it is removed. All processes must see the same file system.
     """
 
     folder: Path
@@ -49,9 +56,11 @@ class StateFolder:
     accelerator: Accelerator
 
     def __post_init__(self) -> None:
-        self.identity = {**self.identity, "processes": self.accelerator.num_processes}
-        self.identity["parameters"] = {
-            name: f"{str(p.dtype).removeprefix('torch.')} {list(p.shape)}" for name, p in self._trained().items()
+        frozen = [parameter for parameter in self.model.parameters() if not parameter.requires_grad]
+        self.identity = {
+            **self.identity,
+            "processes": self.accelerator.num_processes,
+            "frozen parameters": fingerprint_of(frozen),
         }
 
     def save(self, progress: Progress) -> Path:
@@ -62,7 +71,8 @@ class StateFolder:
             return folder
         main, wait = self.accelerator.is_main_process, self.accelerator.wait_for_everyone
         if main:
-            unfinished.mkdir(parents=True)
+            with file_errors(unfinished):
+                unfinished.mkdir(parents=True)
             common = {
                 "identity": self.identity,
                 "progress": asdict(progress),
@@ -72,22 +82,27 @@ class StateFolder:
                 "schedule": self.schedule.state_dict(),
                 "positions": {data_set.name: data_set.batches.position for data_set in self.data_sets},
             }
-            torch.save(common, unfinished / "common.pt")
+            _save(common, unfinished / "common.pt")
         wait()
-        process = f"process-{self.accelerator.process_index}.pt"
-        torch.save({"random": random_states()}, unfinished / process)
+        _save({"random": random_states()}, unfinished / self._own_file())
         wait()
         if main:
-            unfinished.rename(folder)
+            checksums = {path.name: checksum(path) for path in sorted(unfinished.glob("*.pt"))}
+            write_text(unfinished / _CHECKSUMS, json.dumps(checksums, indent=1))
+            with file_errors(folder):
+                unfinished.rename(folder)
+                sync_folder(self.folder)
             for older in self._complete()[:-1]:
-                shutil.rmtree(older)
+                shutil.rmtree(older, ignore_errors=True)
         wait()
         return folder
 
     def restore(self) -> Progress:
         """Put the newest complete state back, if there is one; what a killed run left half-written is removed.
 
-        Raises UserError, saying what differs, for the state of another run; nothing is changed then.
+        Raises:
+            UserError: For a state that is damaged, with its file, and for the state of another run, with what differs.
+                Nothing is changed then.
         """
         if self.accelerator.is_main_process:
             for unfinished in self.folder.glob("step-*.tmp"):
@@ -95,15 +110,19 @@ class StateFolder:
         self.accelerator.wait_for_everyone()
         if not (complete := self._complete()):
             return Progress()
-        common = torch.load(complete[-1] / "common.pt", map_location="cpu", weights_only=True)
-        if different := _differences(common["identity"], self.identity):
-            raise UserError(f"{complete[-1]} is the state of another run: {'; '.join(different)}")
-        mine = f"process-{self.accelerator.process_index}.pt"
-        own = torch.load(complete[-1] / mine, map_location="cpu", weights_only=True)
+        newest = complete[-1]
+        common = _load(newest, "common.pt")
+        trained, buffers = self._trained(), self._buffers()
+        theirs = {"parameters": _shapes(common["parameters"]), "buffers": _shapes(common["buffers"])}
+        mine = {"parameters": _shapes(trained), "buffers": _shapes(buffers)}
+        if different := _differences(common["identity"] | theirs, self.identity | mine):
+            raise UserError(f"{newest} is the state of another run: {'; '.join(different)}")
+        own = _load(newest, self._own_file())
+        check_shapes(self.optimizer, common["optimizer"])
         with torch.no_grad():
-            for name, parameter in self._trained().items():
+            for name, parameter in trained.items():
                 parameter.copy_(common["parameters"][name])
-            for name, buffer in self._buffers().items():
+            for name, buffer in buffers.items():
                 buffer.copy_(common["buffers"][name])
         self.optimizer.load_state_dict(common["optimizer"])
         self.schedule.load_state_dict(common["schedule"])
@@ -111,6 +130,9 @@ class StateFolder:
             data_set.batches.position = common["positions"][data_set.name]
         set_random_states(own["random"])
         return Progress(**common["progress"])
+
+    def _own_file(self) -> str:
+        return f"process-{self.accelerator.process_index}.pt"
 
     def _trained(self) -> dict[str, nn.Parameter]:
         return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
@@ -123,6 +145,29 @@ class StateFolder:
     def _complete(self) -> list[Path]:
         """Oldest first."""
         return sorted(path for path in self.folder.glob("step-*") if path.suffix != ".tmp")
+
+
+def _save(content: dict[str, Any], file: Path) -> None:
+    with atomic_file(file, "wb") as stream:
+        torch.save(content, stream)
+
+
+def _load(folder: Path, name: str) -> dict[str, Any]:
+    """The content of a state's file. Raises UserError, naming it, unless the file is as it was written."""
+    file, checksums = folder / name, folder / _CHECKSUMS
+    remedy = f"remove {folder}, and training continues from the state before it, or from the beginning"
+    try:
+        written = json_object(checksums.read_bytes(), str(checksums)).get(name)
+        damaged = checksum(file) != written
+    except (OSError, UserError) as error:
+        raise UserError(f"{folder} is damaged ({error}): {remedy}") from error
+    if damaged:
+        raise UserError(f"{file} is damaged (its checksum is not that of {_CHECKSUMS}): {remedy}")
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    return {name: f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for name, t in tensors.items()}
 
 
 def random_states() -> dict[str, Any]:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -117,6 +117,20 @@ class MuonAndAdamW(Optimizer):
         for name, part in self.parts.items():
             part.load_state_dict(state_dict[name])
         self.param_groups = [group for part in self.parts.values() for group in part.param_groups]
+
+
+def check_shapes(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Raise UserError unless the tensors of a saved ``state`` have the shapes of their parameters, or are numbers."""
+    if isinstance(optimizer, MuonAndAdamW):
+        for name, part in optimizer.parts.items():
+            check_shapes(part, state[name])
+        return
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, saved in state["state"].items():
+        for name, value in saved.items():
+            if isinstance(value, Tensor) and value.ndim > 0 and value.shape != parameters[number].shape:
+                there, here = list(value.shape), list(parameters[number].shape)
+                raise UserError(f"optimizer state {name} of parameter {number} is {there} there and {here} here")
 
 
 def rate_factor(config: OptimizerConfig, step: int, steps: int) -> float:

@@ -1,17 +1,33 @@
 """States: written whole or not at all, small, and refused by another run."""
 
+import json
+import os
 import random
+import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from torch import nn
 
-from flamingo.training.checkpoint import random_states, set_random_states, untouched_random_states
+from flamingo.training.checkpoint import (
+    Progress,
+    StateFolder,
+    random_states,
+    set_random_states,
+    untouched_random_states,
+)
 from flamingo.training.loop import TrainingConfig, train
 from flamingo.training.objective import DataSet
 from flamingo.training.optimizer import OptimizerConfig
+from flamingo.utils.errors import UserError
+from flamingo.utils.identity import checksum
 from tests import tiny
 from tests.training.runs import Listed, batch, history, make_model, trained
+from tests.utils.test_io import full_disk
 
 CONFIG = {"steps": 4, "log_every": 1, "save_every": 2}
 
@@ -92,6 +108,129 @@ def stopping_at(step, backbones, output):
 
     sets = [DataSet(name, Listed(batch([3]), batch([4]))) for name in ("a", "b")]
     train(make_model(backbones), sets, OptimizerConfig(rate=1e-3), TrainingConfig(**CONFIG), output, on_log=stop)
+
+
+@pytest.mark.parametrize("name", ["common.pt", "process-0.pt", "checksums.json"])
+def test_a_flipped_byte_in_a_state_is_named_with_what_to_do(backbones, finished, tmp_path, name):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "state" / "step-00000004"
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    model = make_model(backbones)
+    before = trained(model)
+    with pytest.raises(UserError, match=rf"{folder}.* is damaged .*remove {folder}"):
+        run(model, tmp_path)
+    assert all(torch.equal(weight, before[name]) for name, weight in trained(model).items())
+
+
+def test_a_missing_file_of_a_state_is_named(backbones, finished, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "state" / "step-00000004" / "process-0.pt").unlink()
+    with pytest.raises(UserError, match=r"process-0\.pt"):
+        run(make_model(backbones), tmp_path)
+
+
+def rewritten(finished, output, change):
+    """The state with another content and right checksums."""
+    shutil.copytree(finished, output, dirs_exist_ok=True)
+    folder = output / "state" / "step-00000004"
+    state = torch.load(folder / "common.pt", weights_only=True)
+    change(state)
+    torch.save(state, folder / "common.pt")
+    (folder / "checksums.json").write_text(json.dumps({path.name: checksum(path) for path in folder.glob("*.pt")}))
+
+
+def narrower(state, part, name):
+    state[part][name] = state[part][name][:1]
+
+
+def doubled(state, part, name):
+    state[part][name] = state[part][name].double()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda state: narrower(state, "parameters", "resampler.latents"), r"latents is float32 \[1, 24\] there"),
+        (lambda state: doubled(state, "parameters", "resampler.latents"), "latents is float64"),
+        (lambda state: narrower(state["optimizer"]["state"], 0, "exp_avg"), "exp_avg of parameter 0"),
+    ],
+)
+def test_tensors_of_another_shape_or_type_are_refused_rather_than_broadcast(
+    backbones, finished, tmp_path, change, said
+):
+    rewritten(finished, tmp_path, change)
+    model = make_model(backbones)
+    before = trained(model)
+    with pytest.raises(UserError, match=said):
+        run(model, tmp_path)
+    assert all(torch.equal(weight, before[name]) for name, weight in trained(model).items())
+
+
+def test_buffers_of_another_shape_are_refused(tmp_path):
+    def normalised(features):
+        model = nn.BatchNorm1d(features, affine=False)
+        model.weight = nn.Parameter(torch.zeros(1))
+        optimizer = torch.optim.SGD(model.parameters())
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+        return StateFolder(tmp_path, {}, model, optimizer, schedule, [], Accelerator())
+
+    normalised(1).save(Progress(step=1))
+    with pytest.raises(UserError, match=r"running_mean is float32 \[1\] there and float32 \[5\] here"):
+        normalised(5).restore()
+
+
+def test_other_frozen_weights_are_refused(backbones, finished):
+    model = make_model(backbones)
+    next(p for p in model.parameters() if not p.requires_grad).data.add_(1.0)
+    with pytest.raises(UserError, match="frozen parameters"):
+        run(model, finished)
+
+
+def test_a_full_disk_leaves_the_state_before_it(backbones, tmp_path, monkeypatch):
+    run(make_model(backbones), tmp_path / "whole")
+    with pytest.raises(RuntimeError):
+        stopping_at(3, backbones, tmp_path / "full")
+    state = tmp_path / "full" / "state"
+    call = 0
+    while True:
+        call += 1
+        monkeypatch.setattr("flamingo.utils.io.write", full_disk(call))
+        try:
+            run(make_model(backbones), tmp_path / "full", log_every=4)
+            break
+        except UserError as error:
+            assert "No space left on device" in str(error) and str(tmp_path / "full") in str(error)
+        monkeypatch.undo()
+        assert [path.name for path in state.iterdir() if path.suffix != ".tmp"] == ["step-00000002"]
+    assert call > 4  # the history, three files of the state
+    files = [folder / "state" / "step-00000004" / "common.pt" for folder in (tmp_path / "whole", tmp_path / "full")]
+    whole, full = (torch.load(file, weights_only=True)["parameters"] for file in files)
+    assert all(torch.equal(whole[name], full[name]) for name in whole)
+
+
+def test_a_state_is_on_the_disk_before_the_one_before_it_is_removed(backbones, tmp_path, monkeypatch):
+    synced, removed = [], []
+
+    def fsync(descriptor):
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+    def rmtree(path, **_):
+        removed.append((path.name, {file.parent.name for file in synced}, {file.name for file in synced}))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr("flamingo.training.checkpoint.shutil.rmtree", rmtree)
+    run(make_model(backbones), tmp_path)
+    [(name, folders, files)] = removed
+    assert name == "step-00000002"
+    assert "step-00000004.tmp" in folders
+    assert {"state", "history.jsonl"} <= files  # the folder, after the rename, and what the state counts on
+    assert {re.sub(r"\.[0-9a-f]{8}\.tmp", "", file) for file in files} >= {
+        "common.pt",
+        "process-0.pt",
+        "checksums.json",
+    }
 
 
 def draw():

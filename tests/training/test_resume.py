@@ -72,6 +72,7 @@ def test_two_processes_are_one_with_both_their_batches(backbones, tmp_path):
         assert not torch.equal(weight, start[name])
         torch.testing.assert_close(ranks[0][name], weight, rtol=0, atol=2e-5)
     assert sorted(path.name for path in (two / "state" / "step-00000002").iterdir()) == [
+        "checksums.json",
         "common.pt",
         "process-0.pt",
         "process-1.pt",
