@@ -247,10 +247,7 @@ def carry_out(planned: Plan) -> None:
 @command("evaluate")
 def main(config: DictConfig) -> None:
     keep_memory()
-    try:
-        run_evaluation(plain(config))
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("Stopped; start the same command again to go on.") from None
+    run_evaluation(plain(config))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ import ctypes
 import logging
 import os
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -22,7 +24,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from transformers import AutoConfig
 
-from flamingo.utils.errors import UserError
+from flamingo.utils.errors import Stopped, UserError
 from flamingo.utils.io import write_text
 
 log = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Result]], Call
     def decorate(function: Callable[[DictConfig], Result]) -> Callable[[], None]:
         @wraps(function)
         def job(config: DictConfig) -> Result:
-            with user_errors():
+            with user_errors(), termination():
                 return function(config)
 
         application = hydra.main(version_base="1.3", config_path=str(_CONF), config_name=config_name)(job)
@@ -55,7 +57,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Result]], Call
         @wraps(function)
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would else print, shortened
-            with user_errors():
+            with user_errors(), termination():
                 application()
 
         return main
@@ -65,7 +67,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Result]], Call
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Print a user's error as one sentence and exit with status 2; after Ctrl-C, exit with status 130.
+    """Print a user's error as one sentence and exit with status 2; after Ctrl-C exit with 130, after SIGTERM with 143.
 
     Within a job of a sweep the error is printed and raised again: Hydra runs the other jobs before it fails.
     """
@@ -77,8 +79,27 @@ def user_errors() -> Iterator[None]:
             raise
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
-        print(str(interrupt) or "interrupted", file=sys.stderr)
-        sys.exit(130)
+        print(str(interrupt) or "Stopped: start the same command again to continue.", file=sys.stderr)
+        sys.exit(128 + getattr(interrupt, "signal", signal.SIGINT))
+
+
+@contextmanager
+def termination() -> Iterator[None]:
+    """SIGTERM raises :class:`Stopped` inside the block, as Ctrl-C does KeyboardInterrupt. A second one ends at once."""
+
+    def stop(number: int, _: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Stopped("", number)
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _sentence(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """Positions of an endless data set -> batches, made by any number of worker processes, with a position to resume."""
 
+import signal
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
@@ -61,6 +62,7 @@ class Loader:
             num_workers=self.num_workers,
             collate_fn=_unchanged,
             generator=generator,
+            worker_init_fn=_outlive_sigterm,
         )
         for batch in loader:
             if isinstance(batch, UserError):
@@ -87,6 +89,15 @@ class _Batches(Dataset[Any]):
             return self.collate([self.items[position] for position in positions])
         except UserError as error:
             return error
+
+
+def _outlive_sigterm(_: int) -> None:
+    """Let a worker make batches for 30 more seconds after SIGTERM.
+
+    A cluster sends it to all processes of a job at once. The training process then finishes its step and ends its
+    workers itself.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(30))
 
 
 def _unchanged(batch: Any) -> Any:

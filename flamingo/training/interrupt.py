@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for the current step."""
+"""Ctrl-C and SIGTERM that wait for the current step."""
 
 import signal
 import threading
@@ -7,22 +7,33 @@ from contextlib import contextmanager
 from typing import Any
 
 
+class Interrupt:
+    """The signal that has arrived, or None."""
+
+    signal: int | None = None
+
+
 @contextmanager
-def deferred_interrupt() -> Iterator[threading.Event]:
-    """Ctrl-C sets the event, so that a step is finished before it counts; a second one is as usual."""
-    interrupted = threading.Event()
-    usual = signal.getsignal(signal.SIGINT)
+def deferred_interrupt() -> Iterator[Interrupt]:
+    """Note Ctrl-C and SIGTERM instead of ending at once, so that a step can be finished. A second one acts as usual."""
+    interrupt = Interrupt()
+    # Only the main thread may change handlers; and a signal that is ignored (nohup) stays ignored.
+    main_thread = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if main_thread else ()
+    usual = {number: signal.getsignal(number) for number in numbers}
+    deferred = {number: handler for number, handler in usual.items() if handler not in (signal.SIG_IGN, None)}
 
-    def interrupt(*_: Any) -> None:
-        interrupted.set()
-        signal.signal(signal.SIGINT, usual)
+    def defer(number: int, _: Any) -> None:
+        interrupt.signal = number
+        restore()
 
-    # Only the main thread may change handlers; and where Ctrl-C is ignored (nohup), it stays so.
-    if not callable(usual) or threading.current_thread() is not threading.main_thread():
-        yield interrupted
-        return
-    signal.signal(signal.SIGINT, interrupt)
+    def restore() -> None:
+        for number, handler in deferred.items():
+            signal.signal(number, handler)
+
+    for number in deferred:
+        signal.signal(number, defer)
     try:
-        yield interrupted
+        yield interrupt
     finally:
-        signal.signal(signal.SIGINT, usual)
+        restore()

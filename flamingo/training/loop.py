@@ -1,6 +1,7 @@
 """The training loop: next batches -> gradients -> step, with a history, samples, and a state to resume from."""
 
 import math
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,7 +28,7 @@ from flamingo.training.objective import (
 )
 from flamingo.training.optimizer import OptimizerConfig, make_optimizer, make_schedule, rate_factor
 from flamingo.utils.checks import one_of, seed, whole
-from flamingo.utils.errors import UserError
+from flamingo.utils.errors import Stopped, UserError
 
 
 @dataclass
@@ -76,8 +77,8 @@ def train(
     process appends to ``output / "history.jsonl"`` and hands each record to ``on_log`` (again those of the
     steps that a resumed run repeats); it also calls
     ``on_sample`` with the number of steps done, while the model is in evaluation mode; what that draws
-    at random is nothing to the training. The first Ctrl-C ends the run after its current step, with a
-    state; a second one at once. Raises UserError for data sets or a state that do not fit, and
+    at random is nothing to the training. The first Ctrl-C or SIGTERM ends the run after its current step, with a
+    state (:class:`Stopped`); a second one at once. Raises UserError for data sets or a state that do not fit, and
     UserError, before the weights change, where a loss or the gradient is not finite.
     """
     config = training_config
@@ -111,7 +112,7 @@ def train(
 
     optimizer.zero_grad()  # of whatever was done with the model before
     model.train()
-    with bar, deferred_interrupt() as interrupted:
+    with bar, deferred_interrupt() as interrupt:
         # Inside the guard, so that the workers of a data loader survive Ctrl-C, too.
         iterators = {data_set.name: iter(data_set.batches) for data_set in data_sets}
         while progress.step < config.steps:
@@ -157,14 +158,15 @@ def train(
                     model.train()
                 accelerator.wait_for_everyone()
             # Last of all: what a killed run has not finished is done again when it is resumed.
-            stop = total({"interrupted": float(interrupted.is_set())}, accelerator)["interrupted"] > 0
+            stop = total({"interrupted": float(interrupt.signal is not None)}, accelerator)["interrupted"] > 0
             if stop or config.due(config.save_every, step):
                 if accelerator.is_main_process:
                     history.sync()
                 folder = states.save(progress)
             if stop:
-                raise KeyboardInterrupt(
-                    f"Stopped after step {step}, with a state in {folder}: start the same run again to go on."
+                raise Stopped(
+                    f"Stopped after step {step}, with a state in {folder}: start the same command again to continue.",
+                    interrupt.signal or signal.SIGINT,
                 )
     model.eval()
 

@@ -1,4 +1,6 @@
-"""The one error type for what a user can fix."""
+"""How a command ends before its work is done: by what a user can fix, or by a signal."""
+
+import signal
 
 
 class UserError(ValueError):
@@ -7,3 +9,14 @@ class UserError(ValueError):
     The message is one sentence that names the key, value or file. The commands print it without a stack trace and exit
     with status 2. Every other exception keeps its trace.
     """
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C, or SIGTERM, which a cluster sends at the end of a job's time.
+
+    The commands print the message without a stack trace and exit with status 128 + ``signal``, as shells have it.
+    """
+
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.signal = number

@@ -1,6 +1,10 @@
 """Batches are those of the positions, whatever the number of workers and processes."""
 
+import multiprocessing
+import os
 import random
+import signal
+import time
 from collections import Counter
 from itertools import islice
 
@@ -94,6 +98,17 @@ def test_a_users_error_is_the_same_sentence_from_a_worker(num_workers):
 def test_other_errors_keep_their_type(num_workers):
     with pytest.raises(ZeroDivisionError):
         batches(9, items=Broken(error=ZeroDivisionError), num_workers=num_workers)
+
+
+def test_a_worker_makes_batches_after_sigterm():
+    """A cluster sends it to all processes of a job, of which the training process finishes its step."""
+    loader = iter(Loader(ITEMS, list, batch_size=3, num_workers=2))
+    made = [next(loader), next(loader)]  # one of each worker, which has started then
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGTERM)
+    time.sleep(0.3)
+    made += islice(loader, 8)  # more than were made ahead of time
+    assert made == batches(10)
 
 
 @pytest.mark.parametrize(

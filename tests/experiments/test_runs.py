@@ -1,14 +1,17 @@
 """A run's folder: gone on with, refused, or overwritten; and errors as sentences."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
 
 from experiments import train
-from experiments.runs import begin, user_errors
-from flamingo.utils.errors import UserError
+from experiments.runs import begin, termination, user_errors
+from flamingo.utils.errors import Stopped, UserError
 
 CONFIG = {"training": {"steps": 3}, "data": {"a": {"batch": 1}}, "overwrite": False, "workers": 0}
 
@@ -69,7 +72,8 @@ def test_a_folder_that_was_moved_or_is_named_otherwise_is_gone_on_with(tmp_path)
     [
         (UserError("no such file"), 2, "error: no such file\n"),
         (KeyboardInterrupt("Stopped after step 3"), 130, "Stopped after step 3\n"),
-        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (Stopped("Stopped after step 3", signal.SIGTERM), 143, "Stopped after step 3\n"),
+        (KeyboardInterrupt(), 130, "Stopped: start the same command again to continue.\n"),
     ],
 )
 def test_what_the_user_can_mend_is_a_sentence_and_a_status(capsys, error, status, said):
@@ -77,6 +81,29 @@ def test_what_the_user_can_mend_is_a_sentence_and_a_status(capsys, error, status
         raise error
     assert caught.value.code == status
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(("signals", "status"), [(1, 143), (2, -signal.SIGTERM)])
+def test_sigterm_ends_a_command_as_ctrl_c_does_and_a_second_one_at_once(capfd, signals, status):
+    def work():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        finally:
+            for _ in range(signals - 1):
+                os.kill(os.getpid(), signal.SIGTERM)
+            print("tidied", flush=True)
+
+    if (pid := os.fork()) == 0:
+        try:
+            with user_errors(), termination():
+                work()
+        except SystemExit as end:
+            os._exit(end.code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == status
+    said = capfd.readouterr()
+    assert ("tidied" in said.out) == ("start the same command again" in said.err) == (signals == 1)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize("error", [AssertionError("an invariant"), ValueError("of torch"), KeyError("a field")])

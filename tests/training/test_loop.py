@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from flamingo.training.loop import TrainingConfig, gate_values, train
 from flamingo.training.objective import DataSet
 from flamingo.training.optimizer import OptimizerConfig
-from flamingo.utils.errors import UserError
+from flamingo.utils.errors import Stopped, UserError
 from tests import tiny
 from tests.training.runs import Listed, batch, history, make_model, trained
 
@@ -166,19 +166,21 @@ def _ctrl_c_is_heard():
 
 
 @pytest.mark.usefixtures("_ctrl_c_is_heard")
-def test_ctrl_c_finishes_the_step_and_leaves_a_state_to_go_on_from(backbones, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_and_leaves_a_state_to_continue_from(backbones, tmp_path, number):
     class Interrupted(Listed):
         def __iter__(self):
             for i, made in enumerate(super().__iter__()):
                 if i == 2:
-                    os.kill(os.getpid(), signal.SIGINT)
+                    os.kill(os.getpid(), number)
                 yield made
 
     numbers, model = [batch([n]) for n in (3, 4, 5)], make_model(backbones)
-    usual = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt, match=r"Stopped after step 3.*step-00000003: start the same run again"):
+    usual = signal.getsignal(number)
+    with pytest.raises(Stopped, match=r"step 3.*step-00000003") as stopped:
         run(model, tmp_path, [DataSet("pairs", Interrupted(*numbers))], steps=5)
-    assert signal.getsignal(signal.SIGINT) is usual
+    assert stopped.value.signal == number
+    assert signal.getsignal(number) is usual
     resumed, whole = make_model(backbones), make_model(backbones)
     run(resumed, tmp_path, [DataSet("pairs", Listed(*numbers))], steps=5)
     run(whole, tmp_path / "whole", [DataSet("pairs", Listed(*numbers))], steps=5)
@@ -195,6 +197,21 @@ def test_a_second_ctrl_c_ends_at_once(backbones, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(make_model(backbones), tmp_path, on_log=twice)
     assert not (tmp_path / "state").exists()
+
+
+def test_a_second_sigterm_ends_at_once_and_the_next_start_continues(backbones, tmp_path):
+    """Handlers of C are as they were, so that it is the kernel that ends the process."""
+
+    def twice(_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if (pid := os.fork()) == 0:
+        run(make_model(backbones), tmp_path, on_log=twice)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
+    assert not (tmp_path / "state").exists()
+    run(make_model(backbones), tmp_path)
 
 
 def test_a_finished_run_is_restored_and_nothing_more(backbones, tmp_path):
