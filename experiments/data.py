@@ -18,6 +18,7 @@ from flamingo.data.order import Endless, Shuffled
 from flamingo.data.packing import pack
 from flamingo.data.shards import Shards
 from flamingo.data.sources import load, of_split, readable
+from flamingo.data.usable import usable
 from flamingo.data.world.documents import TURNS, WorldDocuments
 from flamingo.evaluation.metrics import CiderReward
 from flamingo.features import FeatureStore, nearest
@@ -146,17 +147,33 @@ def check_images(config: dict[str, Any], trained: CaptionedImages | None) -> Non
                 raise UserError(f"data.documents.{name}.objective=cider needs the captions of 2 images or more")
 
 
-def training_images(config: dict[str, Any]) -> tuple[CaptionedImages, CaptionedImages] | None:
-    """Those that documents for training are made of, and for samples; None where no documents are of images.
+def training_images(
+    config: dict[str, Any], processor: FlamingoProcessor
+) -> tuple[CaptionedImages, CaptionedImages] | None:
+    """Return the images that documents for training are made of, and those for samples; None if no documents are.
 
-    Raises UserError where a source is missing or cannot be read.
+    Images whose captions the documents cannot hold are left out: see :func:`flamingo.data.usable.usable`.
+
+    Raises:
+        UserError: For a source that cannot be read, and where too few images are left.
     """
-    if not any(chosen["kind"] == "images" for chosen in config["documents"].values()):
+    of_images = {name: chosen for name, chosen in config["documents"].items() if chosen["kind"] == "images"}
+    if not of_images:
         return None
-    source = config["root"], config["images"], config["format"]
-    trained = captioned_images(*source, config["split"])
-    sampled = captioned_images(*source, config["sample_split"]) if config["sample_split"] else trained
-    return trained, sampled
+    longest = max(of_images, key=lambda name: of_images[name]["most"])
+    by_reward = any(chosen["objective"] == "cider" for chosen in of_images.values())
+    new_tokens = SelfCritical.max_new_tokens if by_reward else 0
+
+    def read(split: str | None) -> CaptionedImages:
+        source = captioned_images(config["root"], config["images"], config["format"], split)
+        try:
+            images, skipped = usable(source.images, processor, of_images[longest]["most"], new_tokens)
+        except UserError as error:
+            raise UserError(f"data.documents.{longest}.most: {error}") from error
+        return CaptionedImages(images, source.skipped | skipped)
+
+    trained = read(config["split"])
+    return trained, read(config["sample_split"]) if config["sample_split"] else trained
 
 
 @dataclass

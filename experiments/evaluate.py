@@ -12,7 +12,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from experiments.features import FeaturesConfig, kept_as, open_features
 from experiments.runs import begin, command, keep_memory, start_processes
 from experiments.tasks import TaskConfig, look_at_images, make_task
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
-from flamingo.decoding import context_length
+from flamingo.data.document import PROMPT
+from flamingo.data.usable import usable
 from flamingo.evaluation.captioning import Captioning
 from flamingo.evaluation.harness import evaluate
 from flamingo.evaluation.preflight import check_prompts, check_settings
@@ -186,11 +187,19 @@ def plan(config: dict[str, Any]) -> Plan:
     return Plan(config, task, settings)
 
 
-def check_lengths(
-    planned: Plan, kinds: Sequence[str | None], model: FlamingoForConditionalGeneration, processor: FlamingoProcessor
-) -> None:
+def with_usable_pool(planned: Plan, processor: FlamingoProcessor) -> Plan:
+    """Return the plan without the images of the pool that no prompt can show, as one of their captions is unusable."""
+    task = planned.task
+    if not isinstance(task, Captioning):
+        return planned
+    new_tokens = processor.chunk_length(PROMPT) + task.max_new_tokens
+    pool, skipped = usable(task.pool, processor, images=1, new_tokens=new_tokens)
+    return replace(planned, task=replace(task, pool=pool, skipped={**task.skipped, **skipped}))
+
+
+def check_lengths(planned: Plan, kinds: Sequence[str | None], processor: FlamingoProcessor) -> None:
     """Raise UserError for a prompt that leaves no room to answer, in settings whose demonstrations are of ``kinds``."""
-    task, room = planned.task, context_length(model, processor) - planned.task.max_new_tokens
+    task, room = planned.task, processor.tokenizer.model_max_length - planned.task.max_new_tokens
     encode = partial(processor.encode, prompt=True, pixels=False, max_length=room)
     chosen = [setting for setting in planned.settings if setting.demonstrations in kinds]
     check_prompts(task, chosen, encode, planned.config["limit"])
@@ -204,12 +213,14 @@ def run_evaluation(config: dict[str, Any]) -> None:
 def carry_out(planned: Plan) -> None:
     """Evaluate as planned, once there is a checkpoint."""
     start_processes()
-    config, task = planned.config, planned.task
-    checkpoint, output = folders(config)
+    checkpoint, output = folders(planned.config)
     weights = fingerprint(checkpoint)
     model = FlamingoForConditionalGeneration.from_pretrained(checkpoint).eval()
     processor = FlamingoProcessor.from_pretrained(checkpoint)
-    check_lengths(planned, (None, "text_only", "random"), model, processor)
+    processor.limit_length(model.config.text_config)
+    planned = with_usable_pool(planned, processor)
+    config, task = planned.config, planned.task
+    check_lengths(planned, (None, "text_only", "random"), processor)
     features = None
     if isinstance(task, Captioning):
         features = open_features(_within(output, config["features"]), model, processor)
@@ -224,7 +235,7 @@ def carry_out(planned: Plan) -> None:
         most = max((setting.shots for setting in planned.settings if setting.demonstrations == "rices"), default=0)
         report = output / f"images-{task.name.replace('/', '-')}.json"
         look_at_images(task, features, most, None if config["run"] is None else Path(config["run"]), report)
-        check_lengths(planned, ("rices",), model, processor)
+        check_lengths(planned, ("rices",), processor)
     rows = evaluate(
         model,
         processor,

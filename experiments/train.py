@@ -47,7 +47,7 @@ from experiments.runs import (
 )
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.pictures import open_image
-from flamingo.decoding import Decoder, context_length
+from flamingo.decoding import Decoder
 from flamingo.features import FeatureStore
 from flamingo.training.loop import TrainingConfig, train
 from flamingo.training.optimizer import OptimizerConfig, check_warmup, make_optimizer
@@ -216,14 +216,14 @@ def prepare(config: dict[str, Any], plans: Sequence[evaluate.Plan]) -> Parts:
     torch.manual_seed(config["training"]["seed"])
     model, processor = load_model(config["model"])
     make_optimizer(model, build(OptimizerConfig, config["optimizer"], "optimizer"))  # is there something to train?
-    trained, sampled = training_images(config["data"]) or (None, None)
+    trained, sampled = training_images(config["data"], processor) or (None, None)
     check_images(config["data"], trained)
     samples = sample_documents(config["data"], sampled, _SAMPLES)
-    room = context_length(model, processor) - _SAMPLE_TOKENS
+    room = processor.tokenizer.model_max_length - _SAMPLE_TOKENS
     for prompt in _prompts(samples):
         processor.encode(prompt, prompt=True, pixels=False, max_length=room)
     for planned in plans:
-        evaluate.check_lengths(planned, (None, "text_only", "random"), model, processor)
+        evaluate.check_lengths(evaluate.with_usable_pool(planned, processor), (None, "text_only", "random"), processor)
     features = None if trained is None else open_features(config["features"], model, processor)
     return Parts(model, processor, trained, sampled, samples, features)
 

@@ -44,13 +44,6 @@ class _Prompt:
         return [(token, seen[number]) for token, number in pairs]
 
 
-def context_length(model: FlamingoForConditionalGeneration, processor: FlamingoProcessor) -> int:
-    """The most tokens of a prompt and its continuation: the smaller limit of tokenizer and language model."""
-    positions = getattr(model.config.text_config, "max_position_embeddings", None)
-    longest = processor.tokenizer.model_max_length
-    return min(longest, positions or longest)
-
-
 class Decoder:
     """Continues prompts. The visual tokens of the pictures used last stay on the model's device."""
 
@@ -78,7 +71,7 @@ class Decoder:
         self.model, self.processor, self.batch_size, self.features = model, processor, batch_size, features
         #: In the order of their last use.
         self._visual_tokens: dict[Key, Float[Tensor, "r v"]] = {}
-        self._context = context_length(model, processor)
+        processor.limit_length(model.config.text_config)
 
     def __call__(
         self,
@@ -94,7 +87,7 @@ class Decoder:
         called with the size of each batch that is done. Raises UserError for a broken image and for
         a prompt that leaves no room for ``max_new_tokens``.
         """
-        room = self._context - max_new_tokens
+        room = self.processor.tokenizer.model_max_length - max_new_tokens
         rows = [self._prompt(document, room, blind) for document in prompts]
         # The longest first: should the memory not suffice, one hears of it at once.
         places = sorted(range(len(rows)), key=lambda place: -len(rows[place].input_ids))

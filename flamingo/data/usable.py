@@ -45,7 +45,7 @@ def usable(source: Lazy, processor: FlamingoProcessor, images: int, new_tokens: 
         )
     skipped = {source[place].id: reason for place, reason in reasons.items()}
     left = len(source) - len(skipped)
-    if left < min(images, len(source)):
+    if left < min(images, len(source)):  # of a source with fewer images than a document, all may be left
         why = by_reason(skipped)
         raise UserError(f"{left} of {len(source)} images are left for documents of {images} images: {why}")
     if skipped:

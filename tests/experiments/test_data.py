@@ -20,7 +20,7 @@ def parts(shards, backbones, tmp_path):
     config = training(shards, backbones, tmp_path, *pairs)
     model, processor = load_model(config["model"])
     tiny.open_gates(model, 0.7)
-    trained, _ = training_images(config["data"])
+    trained, _ = training_images(config["data"], processor)
     [data] = make_data(config["data"], trained, processor, None, seed=0, workers=0)
     return model.eval(), data
 
@@ -81,7 +81,7 @@ def test_packed_batches_have_the_loss_of_padded_ones(shards, backbones, tmp_path
         torch.manual_seed(0)
         model, processor = load_model(config["model"])
         tiny.open_gates(model, 0.7)
-        trained, _ = training_images(config["data"])
+        trained, _ = training_images(config["data"], processor)
         [data] = make_data(config["data"], trained, processor, None, seed=0, workers=0)
         batch = next(iter(data.batches))
         with torch.no_grad():

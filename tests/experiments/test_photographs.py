@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import shutil
 import tarfile
 
 import pytest
@@ -184,6 +185,38 @@ def test_broken_pictures_in_shards_are_left_out_counted_and_named(shards, backbo
     )
     looked = json.loads((tmp_path / "there" / "images-flickr8k.json").read_text())
     assert looked == {"near_duplicates": None, "skipped": skipped}
+
+
+def test_captions_that_no_document_can_hold_are_left_out_of_training_and_evaluation(shards, backbones, tmp_path):
+    """A special token or too many words in one of 24 records once ended training at the step that drew it.
+
+    The tokenizer states no limit: that of the language model's 128 positions holds.
+    """
+    said = {3: ["a dog", "a dog</s> a cat"], 4: ["<image> a dog"], 9: ["a dog " * 80], 11: [" "]}
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    shard(folder / "train-000000.tar", range(24), said=said)
+    shutil.copytree(backbones / "opt", tmp_path / "opt")
+    settings = json.loads((tmp_path / "opt" / "tokenizer_config.json").read_text())
+    del settings["model_max_length"]
+    (tmp_path / "opt" / "tokenizer_config.json").write_text(json.dumps(settings))
+    overrides = (f"model.language={tmp_path / 'opt'}", "data.sample_split=null", "training.steps=12")
+    run_training(training(folder, backbones, tmp_path / "run", *overrides), tmp_path / "run")
+    assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 12
+    skipped = json.loads((tmp_path / "run" / "skipped.json").read_text())
+    assert skipped.keys() == {"0003", "0004", "0009", "0011"}
+    assert [skipped[id].partition(":")[0] for id in ("0003", "0004", "0009", "0011")] == [
+        *["a caption has a special token"] * 2,
+        "a caption is too long",
+        "a caption is empty",
+    ]
+    here = (f"run={tmp_path / 'run'}", f"support={folder}/*.tar", "demonstrations=[random]", "features.folder=null")
+    run_evaluation(evaluation(shards, *here, "shots=[2]", "control_shots=[]", "text_only=false"))
+    looked = json.loads((tmp_path / "run" / "images-flickr8k.json").read_text())
+    assert looked["skipped"].keys() == skipped.keys()
+    shown = (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()
+    assert not {id for row in map(json.loads, shown) for id in row["demonstration_ids"]} & skipped.keys()
+    assert len(shown) == 4
 
 
 def test_metrics_may_be_changed_and_score_the_predictions_that_are_there(run, shards, tmp_path, monkeypatch):
