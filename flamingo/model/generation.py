@@ -9,9 +9,11 @@ from torch.nn import functional as F
 from transformers import Cache, DynamicCache, GenerationMixin
 
 from flamingo.model.cache import PromptCache
+from flamingo.model.language import has_plain_cache
 from flamingo.model.splice import VisualCache
 
-#: With one of these given, transformers runs the prompt itself: another kind of cache, or drafts.
+#: With one of these given, transformers runs the prompt itself, with a row for each beam: another kind of cache, or
+#: drafts. So it does where the language model's cache is not plain.
 LEFT_TO_TRANSFORMERS = (
     "past_key_values",
     "cache_implementation",
@@ -60,7 +62,10 @@ class FlamingoGeneration(GenerationMixin):
             kwargs.pop("past_key_values")
         else:
             prefix = None
-        if setting("use_cache") is not False and all(setting(name) is None for name in LEFT_TO_TRANSFORMERS):
+        if "past_key_values" not in self._language_model_arguments:
+            kwargs["use_cache"] = False
+        prefills = has_plain_cache(self.language_model) and all(setting(name) is None for name in LEFT_TO_TRANSFORMERS)
+        if setting("use_cache") is not False and prefills:
             if input_ids.shape[1] > 1:
                 copies = max(setting("num_beams") or 1, setting("num_return_sequences") or 1)
                 earlier = kwargs["attention_mask"][:, :-1]
@@ -112,6 +117,10 @@ class FlamingoGeneration(GenerationMixin):
     def shares_prefixes(self) -> bool:
         """Whether :meth:`prefill` may be asked for what several prompts begin with."""
         return PromptCache.serves(self.language_model, self._language_model_arguments)
+
+    def _supports_default_dynamic_cache(self) -> bool:
+        """Whether transformers makes the cache, or the language model one of its own class."""
+        return self.language_model._supports_default_dynamic_cache()
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, image_index: Tensor | None = None, **kwargs: Any

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Collection
 from contextlib import nullcontext, suppress
 from copy import deepcopy
-from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
@@ -24,15 +23,14 @@ from flamingo.model.encoders import make_vision_model
 from flamingo.model.gated import GatedCrossAttentionBlock, seen_images
 from flamingo.model.generation import FlamingoGeneration
 from flamingo.model.initialization import initialize
+from flamingo.model.language import check_interface, forward_arguments, load_text_model, make_text_model
 from flamingo.model.pretrained import (
     check_unchanged,
     is_quantised,
     load_referenced_backbones,
-    load_text_model,
     load_trained_parts,
     load_vision_model,
     origin,
-    without_dropout,
 )
 from flamingo.model.resampler import make_resampler
 from flamingo.model.splice import Splice, VisualCache, VisualContext
@@ -73,7 +71,8 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
     ) -> None:
         super().__init__(config)
         self.vision_model = vision_model or make_vision_model(config.vision_config)
-        self.language_model = language_model or AutoModelForCausalLM.from_config(without_dropout(config.text_config))
+        self.language_model = language_model or make_text_model(config.text_config)
+        check_interface(self.language_model)
         # One configuration, not two that drift apart: each backbone knows best what it was loaded with.
         config.vision_config, config.text_config = self.vision_model.config, self.language_model.config
         if config.vision_width is None:
@@ -87,14 +86,14 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
             }
         )
         # Asked here, because what may wrap the language model later (peft) hides its signature.
-        self._language_model_arguments = frozenset(signature(self.language_model.forward).parameters)
+        self._language_model_arguments = forward_arguments(self.language_model)
         embedding, head = self.get_input_embeddings(), self.get_output_embeddings()
         self.new_tokens = NewTokenEmbeddings(
             config.new_token_ids,
             vocabulary=embedding.weight.shape[0],
             input_width=embedding.weight.shape[1],
             output_width=head.weight.shape[1],
-            tied=text.tie_word_embeddings,
+            tied=getattr(text, "tie_word_embeddings", False),
         )
         self._splice = Splice(self.language_model, self.gated_layers, self.new_tokens)
         self.post_init()
@@ -221,6 +220,14 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
 
     def _init_weights(self, module: nn.Module) -> None:
         initialize(module)
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """False: of custom code transformers does not initialise a module without parameters of its own.
+
+        Buffers that such a module of a backbone fills in other modules (Falcon H1) would keep whatever the memory held.
+        """
+        return False
 
     # ------------------------------------------------------------------------------- what trains
 
@@ -373,10 +380,15 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
             position_ids = _positions(attention_mask)[:, -input_ids.shape[1] :]
         if past_key_values is None and isinstance(attention_mask, Tensor) and attention_mask.ndim == 4:
             self._check_packing()
-        if unknown := kwargs.keys() - self._language_model_arguments - TransformersKwargs.__annotations__.keys():
+        known = self._language_model_arguments | TransformersKwargs.__annotations__.keys() | {"use_cache"}
+        if unknown := kwargs.keys() - known:
             raise ValueError(f"neither Flamingo nor its language model has the argument {', '.join(sorted(unknown))}")
         if "position_ids" in self._language_model_arguments:  # MPT has none
             kwargs["position_ids"] = position_ids
+        if "past_key_values" in self._language_model_arguments:
+            kwargs["past_key_values"] = past_key_values
+        else:  # OpenAI GPT: it has no cache
+            kwargs.pop("use_cache", None)
         branches = past_key_values if isinstance(past_key_values, PromptCache) and past_key_values.branched else None
         if branches is not None:
             assert position_ids is not None
@@ -387,7 +399,6 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
             outputs = self.language_model(
                 inputs_embeds=self.new_tokens.embed(input_ids, self.get_input_embeddings()),
                 attention_mask=attention_mask,
-                past_key_values=past_key_values,
                 logits_to_keep=logits_to_keep,
                 **kwargs,
             )
@@ -398,7 +409,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         return CausalLMOutputWithPast(
             loss=None if labels is None else next_token_loss(logits, labels, num_items_in_batch),
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            past_key_values=outputs.get("past_key_values"),
             hidden_states=hidden_states,
             attentions=outputs.attentions,
         )

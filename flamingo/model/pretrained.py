@@ -8,40 +8,40 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
 from flamingo.model.configuration import FlamingoConfig
 from flamingo.model.encoders import vision_class, vision_config
+from flamingo.model.language import hub_arguments, load_text_model
+from flamingo.model.loading import load_weights
 from flamingo.utils.errors import UserError
+from flamingo.utils.hub import from_pretrained
+
+#: What errors call it.
+_PART = "vision encoder"
 
 
 def load_vision_model(name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
-    """A vision encoder; of a two-tower model (CLIP, SigLIP) the vision tower."""
-    config = AutoConfig.from_pretrained(name_or_path, **_hub(kwargs))
+    """A vision encoder; of a two-tower model (CLIP, SigLIP) the vision tower.
+
+    Raises UserError if there is no such model, or its weights do not fit.
+    """
+    config = from_pretrained(AutoConfig, name_or_path, _PART, **hub_arguments(kwargs))
     tower = vision_config(config)
     kind = vision_class(tower)
     if tower is config or kind is AutoModel:
-        return kind.from_pretrained(name_or_path, config=tower, **kwargs)
-    whole = AutoModel.from_pretrained(name_or_path, config=config, **kwargs)
+        return load_weights(kind, name_or_path, _PART, _is_of_another_part, config=tower, **kwargs)
+    whole = load_weights(AutoModel, name_or_path, _PART, _is_of_another_part, config=config, **kwargs)
     return next(module for module in whole.modules() if type(module) is kind)
 
 
-def load_text_model(name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
-    """A causal language model without dropout: a frozen model has nothing to regularise."""
-    config = without_dropout(AutoConfig.from_pretrained(name_or_path, **_hub(kwargs)))
-    return AutoModelForCausalLM.from_pretrained(name_or_path, config=config, **kwargs)
-
-
-def without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Set every dropout and layer-drop rate of ``config``, nested ones included, to 0."""
-    for key, value in list(vars(config).items()):
-        if isinstance(value, PreTrainedConfig):
-            without_dropout(value)
-        elif "drop" in key and isinstance(value, float):
-            setattr(config, key, 0.0)
-    return config
+def _is_of_another_part(model: PreTrainedModel, key: str) -> bool:
+    """Whether a key belongs to a head or a text tower, which a whole checkpoint has beside the encoder."""
+    for tower in (model.base_model_prefix, "vision_model"):
+        key = key.removeprefix(f"{tower}.")
+    return key.split(".")[0] not in {name for name, _ in model.named_children()}
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -142,8 +142,3 @@ def load_trained_parts(model: nn.Module, name_or_path: str | Path, left_out: tup
 def _comparable(one: str, other: str) -> bool:
     """Whether fingerprints taken in these precisions agree: float16 rounds what they are taken of, the others don't."""
     return (one.removeprefix("torch.") == "float16") == (other.removeprefix("torch.") == "float16")
-
-
-def _hub(kwargs: dict[str, Any]) -> dict[str, Any]:
-    names = ("revision", "cache_dir", "token", "local_files_only", "subfolder", "trust_remote_code")
-    return {name: kwargs[name] for name in names if name in kwargs}

@@ -44,7 +44,7 @@ class Splice:
         self._context: VisualContext | None = None
         #: The hooks that ran in the current forward pass: indices of layers, and "head".
         self._ran: set[str] = set()
-        self._name = type(language_model).__name__
+        self._name, self._width = type(language_model).__name__, language_model.config.hidden_size
         self._blocks = blocks
         layers = repeated_layers(language_model)
         for position, index in enumerate(blocks):
@@ -101,6 +101,12 @@ class Splice:
         self._ran.add(index)
         keys, values = self._context.cache[position]
         hidden = args[0] if args else kwargs["hidden_states"]
+        expected = (*self._context.image_index.shape, self._width)
+        if hidden.shape != expected:
+            raise UserError(
+                f"{self._name} gives its layers hidden states of shape {list(hidden.shape)}, but a gated block takes "
+                f"one vector for each token: {list(expected)}"
+            )
         # Looked up now, so that a block which was replaced or wrapped is the one that acts.
         hidden = self._blocks[index](hidden, keys, values, self._context.image_index)
         return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
@@ -111,6 +117,8 @@ class Splice:
         if self._context is None:
             return None
         self._ran.add("head")
+        if logits.ndim != 3:
+            raise UserError(f"{self._name} gives its output head hidden states of shape {list(args[0].shape)}")
         return new_tokens.extend_logits(logits, args[0])
 
 

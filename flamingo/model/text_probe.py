@@ -9,14 +9,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor
 
 from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
-#: Tokens of the longest prompt, tokens generated, beams, images per prompt, and patches per image.
+#: Tokens of the longest prompt, tokens that are appended to the cache, beams, images per prompt, and patches per image.
 _TOKENS, _NEW_TOKENS, _BEAMS, _IMAGES, _PATCHES = 16, 2, 2, 2, 4
+#: Subtracted from log-probabilities of beams that are to end.
+_UNLIKELY = 1e4
 #: Every gate where images have to count.
 _OPEN = 0.5
 #: The largest difference of two logits that should be equal, as a share of the largest logit.
@@ -44,8 +46,10 @@ def check_language_model(model: Any, generator: torch.Generator) -> None:
         if isinstance(error, UserError):
             raise
         log.info("the language model failed in the probe", exc_info=True)
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{probe.name} fails in a forward pass: {type(error).__name__}: {reason}") from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        if probe.needs_token_ids():
+            raise UserError(f"{probe.name} runs from token ids, but not from their embeddings: {reason}") from error
+        raise UserError(f"{probe.name} fails in a forward pass: {reason}") from error
 
 
 #: What transformers' models raise for inputs that they do not take.
@@ -64,6 +68,18 @@ class _Probe:
         features = torch.randn(1, _IMAGES, 1, _PATCHES, model.config.vision_width, generator=generator)
         self.visual_tokens = model.resample(features.to(self.device))
         self.tolerance, self.warns = _tolerance(language_model)
+
+    def needs_token_ids(self) -> bool:
+        """Whether the bare language model runs from token ids, but not from their embeddings."""
+        embeddings = self.model.get_input_embeddings()(self.ids)
+        return self._runs(input_ids=self.ids) and not self._runs(inputs_embeds=embeddings)
+
+    def _runs(self, **inputs: Tensor) -> bool:
+        try:
+            self.language_model(**inputs)
+        except _ERRORS_OF_MODELS:
+            return False
+        return True
 
     def closed_gates_give_the_bare_logits(self) -> None:
         ids = self.ids[:1]
@@ -102,6 +118,8 @@ class _Probe:
         reason = "padding on the left of a prompt changes its logits"
         self._compare(padded[:1], logits, "other rows of a batch change a row's logits")
         real = mask[1].bool()
+        if "position_ids" not in self.model._language_model_arguments:
+            reason = f"{reason}, and positions cannot be told to it (position_ids)"
         self._compare(padded[1:, real], logits[:, : int(real.sum())], reason)
 
     def cached_generation_equals_uncached(self, num_beams: int) -> None:
@@ -111,12 +129,13 @@ class _Probe:
             do_sample=False,
             num_beams=num_beams,
             num_return_sequences=num_beams,
-            max_new_tokens=_NEW_TOKENS,
+            max_new_tokens=_NEW_TOKENS + 1,  # the last one is not run
             pad_token_id=0,
             use_cache=True,
             return_dict_in_generate=True,
             output_logits=True,
         )
+        moves = _MoveToLastBeam(length + 1, num_beams)
         shipped = self.model.generation_config
         self.model.generation_config = GenerationConfig()  # generate takes unset values from the model's
         try:
@@ -126,10 +145,11 @@ class _Probe:
                 image_index=self._image_index(mask),
                 visual_tokens=self.visual_tokens.expand(len(ids), -1, -1, -1),
                 generation_config=config,
+                logits_processor=[moves],
             )
         finally:
             self.model.generation_config = shipped
-        steps = range(_NEW_TOKENS)
+        steps = range(_NEW_TOKENS + 1)
         if num_beams == 1:
             cached = torch.stack(out.logits, dim=1)
         else:
@@ -171,6 +191,19 @@ class _Probe:
         if not self.warns:
             raise UserError(sentence)
         log.warning("%s; its router may round tokens to other experts in this precision", sentence)
+
+
+class _MoveToLastBeam(LogitsProcessor):
+    """Makes all beams continue from the last one at one step, so that the cache has to be reordered."""
+
+    def __init__(self, length: int, num_beams: int) -> None:
+        self.length, self.num_beams = length, num_beams
+
+    def __call__(self, input_ids: Int[Tensor, "bn t"], scores: Float[Tensor, "bn vocabulary"]) -> Tensor:
+        if input_ids.shape[1] != self.length or self.num_beams == 1:
+            return scores
+        beam = torch.arange(len(scores), device=scores.device) % self.num_beams
+        return torch.where((beam == self.num_beams - 1).unsqueeze(-1), scores, scores - _UNLIKELY)
 
 
 def _difference(logits: Tensor, expected: Tensor) -> float:

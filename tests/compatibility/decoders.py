@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, CLIPVisionConfig, CLIPVisionModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+)
 
 from flamingo import FlamingoForConditionalGeneration
 from flamingo.utils.errors import UserError
@@ -45,10 +48,50 @@ SIZES: dict[str, int] = {
     **dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads", "linear_num_heads"), _HEADS),
     **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim", "linear_head_dim"), 8),
     **dict.fromkeys(("mamba_n_heads", "mamba_num_heads", "mamba_d_head", "mamba_head_dim", "mamba_d_state"), 8),
-    **dict.fromkeys(("state_size", "ssm_state_size"), 8),
+    **dict.fromkeys(("state_size", "ssm_state_size", "rotary_dim"), 8),
+    **dict.fromkeys(("pad_token_id", "bos_token_id"), 0),
+    **dict.fromkeys(("eos_token_id", "sep_token_id", "cls_token_id"), 1),
+    **dict.fromkeys(("decoder_start_token_id", "forced_eos_token_id"), 1),
+}
+_QWEN4 = {
+    "indexer_budget": 8,
+    "indexer_compress_ratio": 4,
+    "indexer_head_dim": 8,
+    "indexer_n_heads": 2,
+    "indexer_kv_heads": 1,
+    "hc_lowrank": 8,
 }
 #: Fields that shrinking by name gets wrong.
-SPECIAL: dict[str, dict[str, Any]] = {}
+SPECIAL: dict[str, dict[str, Any]] = {
+    "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
+    "dbrx": {"attn_config": {"rope_theta": 10000.0, "kv_n_heads": 2, "clip_qkv": 8.0}},
+    "bamba": {"attn_layer_indices": [1, 3]},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "dots3_note": {
+        "vision_config": {"adapter_in_dim": _WIDTH, "adapter_out_dim": _WIDTH},
+        "audio_config": {"adapter_input_size": _WIDTH, "adapter_output_size": _WIDTH},
+    },
+    "emu3": {"vocabulary_map": {"<image>": 5, "<|visual token 000000|>": 6}},
+    "falcon_h1": {"mamba_d_ssm": 64},
+    "gemma3n_text": {"num_kv_shared_layers": 2},
+    "gemma4": {"text_config": {"hidden_size_per_layer_input": 0}},
+    "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}},
+    "gemma4_text": {"hidden_size_per_layer_input": 0},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
+    "hunyuan_v1_dense": {"head_dim": 8},
+    "hunyuan_v1_moe": {"head_dim": 8},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
+    "mamba2": {"head_dim": 16},
+    "ministral": {"head_dim": 8},
+    "moshi": {"sliding_window": 64},  # transformers applies it with the cache only
+    "qwen4_exp": {"text_config": _QWEN4},
+    "qwen4_exp_text": _QWEN4,
+    "reformer": {"is_decoder": True, "axial_pos_shape": [8, 16], "axial_pos_embds_dim": [8, 24]},
+    "xmod": {"default_language": "en_XX"},
+    "zaya": {"num_experts_per_tok": 1},
+}
 
 #: Which architecture a sentence speaks of.
 REASONS = (
@@ -87,12 +130,16 @@ def trial(model_type: str) -> Outcome:
 
 
 def save_language_model(model_type: str, folder: Path) -> None:
-    """Weights are larger than at initialisation, so that what must make a difference makes a large one."""
+    """A whole model where it is multimodal, as people have it.
+
+    Weights are larger than at initialisation, so that what must make a difference makes a large one.
+    """
     config = tiny_config(model_type, SIZES, SPECIAL.get(model_type, {}))
-    model = AutoModelForCausalLM.from_config(config)
+    multimodal = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    model = (AutoModelForImageTextToText if multimodal else AutoModelForCausalLM).from_config(config)
     for parameter in model.parameters():
         if parameter.ndim > 1:
-            parameter.data.normal_(std=0.2)
+            parameter.data.normal_(std=0.1)
     model.save_pretrained(folder)
 
 

@@ -7,8 +7,18 @@ from transformers import AutoConfig, PreTrainedConfig
 
 def tiny_config(model_type: str, sizes: dict[str, int], special: dict[str, Any]) -> PreTrainedConfig:
     """A config of ``model_type`` whose fields have the values in ``sizes``, and those in ``special`` first of all."""
-    settings = shrunk(AutoConfig.for_model(model_type), sizes)
-    return AutoConfig.for_model(model_type, **{**settings, **special})
+    settings = shrunk(_default_config(model_type, special), sizes)
+    for key, value in special.items():
+        nested = isinstance(value, dict) and isinstance(settings.get(key), dict)
+        settings[key] = {**settings[key], **value} if nested else value
+    return AutoConfig.for_model(model_type, **settings)
+
+
+def _default_config(model_type: str, special: dict[str, Any]) -> PreTrainedConfig:
+    try:
+        return AutoConfig.for_model(model_type)
+    except Exception:  # some have no valid defaults
+        return AutoConfig.for_model(model_type, **special)
 
 
 def shrunk(config: PreTrainedConfig, sizes: dict[str, int]) -> dict[str, Any]:
@@ -17,11 +27,14 @@ def shrunk(config: PreTrainedConfig, sizes: dict[str, int]) -> dict[str, Any]:
     depth = getattr(config, "num_hidden_layers", None)
     for key, value in vars(config).items():
         if isinstance(value, PreTrainedConfig):
-            settings[key] = {"model_type": value.model_type, **shrunk(value, sizes)}
-        elif key in sizes and value is not None:
+            depth_of_other = {} if key == "text_config" else {"num_hidden_layers": sizes["num_hidden_layers"] - 1}
+            settings[key] = {"model_type": value.model_type, **shrunk(value, sizes | depth_of_other)}
+        elif key in sizes and (value is not None or key == "num_key_value_heads"):
             settings[key] = sizes[key]
         elif isinstance(value, list) and len(value) == depth and all(isinstance(kind, str) for kind in value):
             settings[key] = _every_kind(value, sizes["num_hidden_layers"])
+    if "kv_lora_rank" in settings and "num_key_value_heads" in settings:  # multi-head latent attention
+        settings["num_key_value_heads"] = settings["num_attention_heads"]
     return settings
 
 

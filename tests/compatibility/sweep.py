@@ -1,6 +1,6 @@
 """Tries every model type of a list, each in a process of its own, and writes the outcomes as a table.
 
-``docs/compatibility_KIND.json`` holds the outcomes of the last sweep, and a sweep that was stopped continues from there.
+``docs/compatibility_KIND.json`` holds the outcomes of the last sweep; a sweep that was stopped continues from there.
 """
 
 import json
@@ -33,7 +33,7 @@ _INTRODUCTION = """\
 Every model type is built tiny, with random weights, and composed with a tiny partner. **works**: it passes the check of
 a composition, every gated block gets a gradient, greedy and beam search give the same with the cache as without, and a
 checkpoint gives the same logits when it is loaded. **refused**: composing raises one sentence. **not built**:
-transformers cannot build a tiny random model of it here. Measured with transformers {version} and torch {torch} on a CPU.
+transformers builds no tiny random model of it here. Measured with transformers {version} and torch {torch} on a CPU.
 
 `python -m tests.compatibility decoders` and `python -m tests.compatibility encoders` make these tables; names of model
 types after the command try only these.

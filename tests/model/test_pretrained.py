@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
 
 from flamingo import FlamingoConfig, FlamingoForConditionalGeneration
-from flamingo.model.pretrained import fingerprint, without_dropout
+from flamingo.model.language import without_dropout
+from flamingo.model.pretrained import fingerprint
 from tests import tiny
 
 

@@ -1,0 +1,159 @@
+"""A causal language model of transformers: how it is loaded, and what a composition needs of it."""
+
+import importlib
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    DynamicCache,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+)
+
+from flamingo.model.layers import repeated_layers
+from flamingo.model.loading import load_weights
+from flamingo.utils.errors import UserError
+from flamingo.utils.hub import from_pretrained
+
+#: What errors call it.
+_PART = "language model"
+
+#: Arguments by which models of recurrent state take it.
+_RECURRENT_STATE = ("cache_params", "state")
+
+
+def load_text_model(name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
+    """A causal language model without dropout: a frozen model has nothing to regularise. Of a multimodal one, its text.
+
+    Args:
+        name_or_path: A folder, a name on the hub, or a GGUF file.
+        **kwargs: Further arguments of ``from_pretrained``.
+
+    Raises:
+        UserError: If there is no such model, or its weights do not fit.
+    """
+    config = without_dropout(from_pretrained(AutoConfig, name_or_path, _PART, **hub_arguments(kwargs)))
+    text = _text_config(config)
+    kind = _causal_class(text)
+    if text is config:
+        return load_weights(AutoModelForCausalLM, name_or_path, _PART, config=config, **kwargs)
+    multimodal = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    loader = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
+    whole = load_weights(loader, name_or_path, _PART, config=config, **kwargs)
+    return whole if isinstance(whole, kind) else _text_part(whole, kind)
+
+
+def make_text_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """A causal language model with random weights, without dropout. Of a multimodal config it is the text model."""
+    text = _text_config(without_dropout(config))
+    return _causal_class(text)._from_config(text)
+
+
+def without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Set every dropout and layer-drop rate of ``config``, nested ones included, to 0."""
+    for key, value in list(vars(config).items()):
+        if isinstance(value, PreTrainedConfig):
+            without_dropout(value)
+        elif "drop" in key and isinstance(value, float):
+            setattr(config, key, 0.0)
+    return config
+
+
+def hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Those of the arguments of ``from_pretrained`` that say where files come from."""
+    names = ("revision", "cache_dir", "token", "local_files_only", "subfolder", "trust_remote_code")
+    return {name: kwargs[name] for name in names if name in kwargs}
+
+
+def _text_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config of the text model where this is a multimodal model's, else the config itself."""
+    text = config.get_text_config(decoder=True)
+    # A model with an encoder and a decoder gives a copy of its own config.
+    return config if text.model_type == config.model_type else text
+
+
+def _causal_class(config: PreTrainedConfig) -> Any:
+    """The class of causal language models with this config.
+
+    Of some text models of multimodal ones (Emu3, Mllama) transformers' automatic classes know only the whole: they are
+    found in its module.
+    """
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    module = importlib.import_module(type(config).__module__.replace("configuration_", "modeling_"))
+    for name, kind in vars(module).items():
+        if name.endswith("ForCausalLM") and getattr(kind, "config_class", None) is type(config):
+            return kind
+    raise UserError(f"transformers has no causal language model of the model type {config.model_type}")
+
+
+def _text_part(whole: PreTrainedModel, kind: Any) -> PreTrainedModel:
+    """The text model and the output head of a multimodal model, as the language model that they are."""
+    decoder, head = whole.get_decoder(), whole.get_output_embeddings()
+    if isinstance(decoder, kind):
+        return decoder
+    with torch.device("meta"):
+        model = kind._from_config(decoder.config)
+    places = [name for name, child in model.named_children() if type(child) is type(decoder)]
+    if len(places) != 1 or head is None:
+        raise UserError(f"the text model of a {type(whole).__name__} is no {kind.__name__}, so it cannot be taken out")
+    setattr(model, places[0], decoder)
+    model.set_output_embeddings(head)
+    model.config.tie_word_embeddings = head.weight is model.get_input_embeddings().weight
+    model.generation_config = whole.generation_config
+    if getattr(whole, "hf_quantizer", None) is not None:
+        model.hf_quantizer = whole.hf_quantizer
+    return model.eval()
+
+
+def check_interface(language_model: PreTrainedModel) -> None:
+    """Raise UserError, with one sentence, unless the gated blocks and new tokens can be attached to this model."""
+    name, config = type(language_model).__name__, language_model.config
+    arguments = forward_arguments(language_model)
+    if "inputs_embeds" not in arguments:
+        raise UserError(f"{name} takes no inputs_embeds, by which the new tokens come in")
+    if recurrent := [argument for argument in _RECURRENT_STATE if argument in arguments]:
+        raise UserError(
+            f"{name} is a recurrent model: it continues from a recurrent state ({recurrent[0]}), and there is no cache "
+            "of keys and values"
+        )
+    if "use_cache" in arguments and "past_key_values" not in arguments:
+        raise UserError(f"{name} keeps a cache of its own inside its modules, which beams cannot be given")
+    if getattr(config, "hidden_size_per_layer_input", None):
+        raise UserError(
+            f"{name} has per-layer inputs by token id (hidden_size_per_layer_input), which embeddings do not tell"
+        )
+    if language_model.get_output_embeddings() is None:
+        raise UserError(f"{name} has no output head, to which the new tokens' logits could be added")
+    repeated_layers(language_model)
+
+
+def forward_arguments(language_model: PreTrainedModel) -> frozenset[str]:
+    """Names of the arguments of the forward pass, and of those that its ``**kwargs`` pass on to the base model."""
+    parameters = signature(language_model.forward).parameters
+    names = set(parameters)
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        names |= set(signature(language_model.base_model.forward).parameters)
+    return frozenset(names)
+
+
+def has_plain_cache(language_model: Any) -> bool:
+    """Whether the cache keeps keys and values of tokens alone, so that the rows of a prompt's cache can be repeated.
+
+    Linear attention, Mamba layers and caches of a model's own class are not plain. A transformers model, or one that
+    peft has wrapped.
+    """
+    if not language_model._supports_default_dynamic_cache():
+        return False
+    layers = DynamicCache(config=language_model.config).layers
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
