@@ -23,6 +23,10 @@ _UNLIKELY = 1e4
 _OPEN = 0.5
 #: The largest difference of two logits that should be equal, as a share of the largest logit.
 _FP32_TOLERANCE, _ROUNDED_TOLERANCE = 1e-4, 2e-2
+#: A larger difference is a warning up to this multiple of what rounding alone makes: SmolLM2 in bfloat16 amplifies it.
+_NOISE_MULTIPLE = 4.0
+#: The relative size of a rounding to 8 bits.
+_QUANTISED_UNIT = 2.0**-7
 
 
 def check_language_model(model: Any, generator: torch.Generator) -> None:
@@ -34,12 +38,11 @@ def check_language_model(model: Any, generator: torch.Generator) -> None:
     probe = _Probe(model, generator)
     try:
         with _gates_at(model, _OPEN):
-            logits = probe.later_tokens_change_no_earlier_logit()
+            probe.logits_depend_on_earlier_tokens_alone()
         probe.closed_gates_give_the_bare_logits()
         with _gates_at(model, _OPEN):
-            probe.left_padding_changes_nothing(logits)
-            for num_beams in (1, _BEAMS):
-                probe.cached_generation_equals_uncached(num_beams)
+            probe.cached_generation_equals_uncached(num_beams=1)
+            probe.cached_generation_equals_uncached(num_beams=_BEAMS)
     except torch.OutOfMemoryError:
         raise
     except _ERRORS_OF_MODELS as error:
@@ -67,7 +70,8 @@ class _Probe:
         self.ids = _random_ids(model, generator, 2 * _TOKENS).view(2, _TOKENS).to(self.device)
         features = torch.randn(1, _IMAGES, 1, _PATCHES, model.config.vision_width, generator=generator)
         self.visual_tokens = model.resample(features.to(self.device))
-        self.tolerance, self.warns = _tolerance(language_model)
+        self.tolerance, self.unit = _precision(language_model)
+        self.has_router = self.tolerance != _FP32_TOLERANCE and _has_router(language_model)
 
     def needs_token_ids(self) -> bool:
         """Whether the bare language model runs from token ids, but not from their embeddings."""
@@ -97,30 +101,26 @@ class _Probe:
                 f"they differ by {difference:.1e} of the largest logit"
             )
 
-    def later_tokens_change_no_earlier_logit(self) -> Float[Tensor, "1 t vocabulary"]:
-        """Returns the logits of the first prompt."""
-        middle = _TOKENS // 2
+    def logits_depend_on_earlier_tokens_alone(self) -> None:
+        """A later token changes no earlier logit, and padding on the left changes none at all."""
+        middle, padding = _TOKENS // 2, _TOKENS // 4
         changed = torch.cat([self.ids[:1, :middle], self.ids[1:, middle:]], dim=1)
-        both = torch.cat([self.ids[:1], changed])
-        logits = self._logits(both, torch.ones_like(both))
+        ragged, ragged_mask = self._ragged(_TOKENS)
+        ids = torch.cat([ragged, changed])
+        mask = torch.cat([ragged_mask, torch.ones_like(changed)])
+        logits = self._logits(ids, mask)
         if logits.isnan().any() or logits.isposinf().any():
             raise UserError(f"{self.name} gives logits that are not finite")
+        whole, padded, other = logits
         self._compare(
-            logits[1:, :middle],
-            logits[:1, :middle],
+            other[:middle],
+            whole[:middle],
             "its later tokens change the logits of earlier ones, so it is no causal decoder",
         )
-        return logits[:1]
-
-    def left_padding_changes_nothing(self, logits: Float[Tensor, "1 t vocabulary"]) -> None:
-        ids, mask = self._ragged(_TOKENS)
-        padded = self._logits(ids, mask)
         reason = "padding on the left of a prompt changes its logits"
-        self._compare(padded[:1], logits, "other rows of a batch change a row's logits")
-        real = mask[1].bool()
         if "position_ids" not in self.model._language_model_arguments:
             reason = f"{reason}, and positions cannot be told to it (position_ids)"
-        self._compare(padded[1:, real], logits[:, : int(real.sum())], reason)
+        self._compare(padded[padding:], whole[:-padding], reason)
 
     def cached_generation_equals_uncached(self, num_beams: int) -> None:
         ids, mask = self._ragged(_TOKENS - _NEW_TOKENS)
@@ -188,9 +188,28 @@ class _Probe:
         if difference <= self.tolerance:
             return
         sentence = f"{self.name}: {problem} (by {difference:.1e} of the largest logit, {self.tolerance:.0e} allowed)"
-        if not self.warns:
+        noise = self._rounding_noise()
+        if difference <= _NOISE_MULTIPLE * noise:
+            log.warning("%s; rounding alone changes its logits by %.1e in this precision", sentence, noise)
+        elif self.has_router:
+            log.warning("%s; its router may send rounded tokens to other experts", sentence)
+        else:
             raise UserError(sentence)
-        log.warning("%s; its router may round tokens to other experts in this precision", sentence)
+
+    def _rounding_noise(self) -> float:
+        """How far the logits move when the output of every gated block is rounded otherwise: a share of the largest."""
+        ids, mask = self._ragged(_TOKENS)
+        generator = torch.Generator().manual_seed(0)
+
+        def rounded(block: nn.Module, args: tuple, output: Tensor) -> Tensor:
+            signs = torch.randint(0, 2, output.shape, generator=generator).to(output) * 2 - 1
+            return output * (1 + self.unit * signs)
+
+        expected = self._logits(ids, mask)
+        with ExitStack() as hooks:
+            for block in self.model.gated_layers.values():
+                hooks.enter_context(block.register_forward_hook(rounded))
+            return _difference(self._logits(ids, mask), expected)
 
 
 class _MoveToLastBeam(LogitsProcessor):
@@ -215,11 +234,12 @@ def _difference(logits: Tensor, expected: Tensor) -> float:
     return float((logits - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
 
 
-def _tolerance(language_model: nn.Module) -> tuple[float, bool]:
-    """The tolerance of this precision, and whether a router makes exceeding it a warning."""
-    quantised = getattr(language_model, "hf_quantizer", None) is not None
-    rounded = quantised or language_model.dtype not in (torch.float32, torch.float64)
-    return (_ROUNDED_TOLERANCE, _has_router(language_model)) if rounded else (_FP32_TOLERANCE, False)
+def _precision(language_model: Any) -> tuple[float, float]:
+    """The tolerance in the precision of this model, and the relative size of a rounding in it."""
+    if getattr(language_model, "hf_quantizer", None) is not None:
+        return _ROUNDED_TOLERANCE, _QUANTISED_UNIT
+    tolerance = _FP32_TOLERANCE if language_model.dtype in (torch.float32, torch.float64) else _ROUNDED_TOLERANCE
+    return tolerance, torch.finfo(language_model.dtype).eps
 
 
 def _has_router(language_model: nn.Module) -> bool:
