@@ -4,16 +4,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
+from PIL import Image as PILImage
 from transformers import AutoModelForCausalLM
 
 from experiments.configs import nested
 from experiments.runs import check_model
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor, backbones
+from flamingo.data.document import Image
 from flamingo.data.pictures import Aspect
 from flamingo.features import PRECISIONS
 from flamingo.model.configuration import GatedConfig, ResamplerConfig, VisionFeaturesConfig
 from flamingo.model.modeling import BACKBONES, TRAINED_PARTS
 from flamingo.model.pretrained import fingerprint
+from flamingo.model.vision import image_size
+from flamingo.model.vision_probe import check_encoder
 from flamingo.utils.checks import one_of, whole
 from flamingo.utils.errors import UserError
 
@@ -67,6 +72,7 @@ def load_model(config: dict[str, Any]) -> tuple[FlamingoForConditionalGeneration
     model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
         vision, language, dtype=config["dtype"], new_token_ids=processor.new_token_ids, **parts
     )
+    _check_picture_size(model, processor, config["image_size"])
     if config["from_scratch"]:
         fresh = AutoModelForCausalLM.from_config(model.language_model.config)
         model.language_model.load_state_dict(fresh.state_dict())
@@ -75,6 +81,22 @@ def load_model(config: dict[str, Any]) -> tuple[FlamingoForConditionalGeneration
         _begin_with(model, config["start"])
     model.train_parts(config["trains"])
     return model, processor
+
+
+def _check_picture_size(
+    model: FlamingoForConditionalGeneration, processor: FlamingoProcessor, side: int | None
+) -> None:
+    """Raise UserError unless the encoder takes pictures of the size that its image processor makes."""
+    usual = image_size(model.vision_model.config)
+    height, width = usual if side is None else (side, side)
+    blank = Image(PILImage.new("RGB", (width, height)))
+    made = processor.pixel_values([blank]).shape[-2:]
+    if tuple(made) == usual:
+        return
+    try:
+        check_encoder(model.vision_model, model.config.vision_features, tuple(made), torch.Generator().manual_seed(0))
+    except UserError as error:
+        raise UserError(f"model.image_size: {error}; its own pictures have {usual[0]} x {usual[1]} pixels") from error
 
 
 def _begin_with(model: FlamingoForConditionalGeneration, folder: str) -> None:

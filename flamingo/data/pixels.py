@@ -33,13 +33,12 @@ def resized(
 
     Raises UserError where they come out in different sizes.
     """
-    if not _is_usual(image_processor):
-        return image_processor(list(pictures), return_tensors="pt")["pixel_values"]
-    made = [_pixels(image_processor, picture) for picture in pictures]
+    prepare = _pixels if _is_usual(image_processor) else _prepared
+    made = [prepare(image_processor, picture) for picture in pictures]
     if len(sizes := {(width, height) for _, height, width in (one.shape for one in made)}) > 1:
         name = type(image_processor).__name__
         raise UserError(
-            f"{name} makes pictures of different sizes, {sorted(sizes)}: it has to crop, or to be told a size"
+            f"{name} makes pictures of different sizes, {sorted(sizes)}: make them square (aspect=pad or aspect=crop)"
         )
     return torch.stack(made)
 
@@ -69,6 +68,16 @@ def _is_usual(image_processor: Any) -> bool:
         and image_processor.resample in _MODES
         and {key for key, value in dict(image_processor.size or {}).items() if value} in _SIZES
     )
+
+
+def _prepared(image_processor: Any, picture: PILImage.Image) -> Float[Tensor, "c h w"]:
+    """What the image processor makes of one picture, alone: some pad the pictures of a batch to the largest."""
+    name = type(image_processor).__name__
+    pixels = image_processor([picture], return_tensors="pt").get("pixel_values")
+    if not isinstance(pixels, Tensor) or pixels.ndim != 4 or len(pixels) != 1:
+        found = "no pixel_values" if pixels is None else f"pixel_values {list(np.shape(pixels))}"
+        raise UserError(f"{name} makes {found} of a picture, not one picture [1 c h w]: its encoder is not supported")
+    return pixels[0]
 
 
 def _pixels(image_processor: Any, picture: PILImage.Image) -> UInt8[Tensor, "c h w"]:

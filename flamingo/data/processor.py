@@ -337,8 +337,11 @@ def _coins(rng: random.Random | None, **probabilities: float) -> Any:
 
 
 def _resize(image_processor: Any, side: int) -> None:
-    """What comes out becomes ``side`` pixels; where that is cropped from something larger, so in proportion."""
-    size, crop = dict(image_processor.size), dict(getattr(image_processor, "crop_size", None) or {})
+    """Make the result ``side`` pixels large; where it is cropped from something larger, that in proportion."""
+    size = dict(getattr(image_processor, "size", None) or {})
+    crop = dict(getattr(image_processor, "crop_size", None) or {})
+    if not size or not getattr(image_processor, "do_resize", True):
+        raise UserError(f"image_size is {side}, but {type(image_processor).__name__} does not resize pictures")
     out = max((crop if getattr(image_processor, "do_center_crop", False) else size).values())
     image_processor.size = {key: round(value * side / out) for key, value in size.items()}
     if crop:

@@ -5,10 +5,15 @@ from PIL import Image as PILImage
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.mobilenet_v2.image_processing_pil_mobilenet_v2 import MobileNetV2ImageProcessorPil
+from transformers.models.pix2struct.image_processing_pil_pix2struct import Pix2StructImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
+from transformers.models.yolos.image_processing_pil_yolos import YolosImageProcessorPil
 
 from flamingo.data.pixels import normalized, resized
+from flamingo.utils.errors import UserError
 
 #: Each with the bytes or floats that its pictures become.
 PROCESSORS = {
@@ -61,6 +66,23 @@ def test_a_way_to_resize_that_pytorch_has_not_is_left_to_the_image_processor(res
 def test_floats_are_normalized_already():
     floats = torch.randn(1, 3, 4, 4)
     assert normalized(CLIPImageProcessorPil(), floats) is floats
+
+
+def test_pictures_are_not_padded_to_the_largest_of_their_batch():
+    """Features of a picture would depend on the pictures beside it."""
+    image_processor = YolosImageProcessorPil(size={"shortest_edge": 32, "longest_edge": 96})
+    square, wide = PILImage.new("RGB", (40, 40), "red"), PILImage.new("RGB", (80, 40), "red")
+    padded = image_processor([square, wide], return_tensors="pt")["pixel_values"]
+    assert padded.shape[-2:] == (32, 64)
+    with pytest.raises(UserError, match="YolosImageProcessorPil makes pictures of different sizes"):
+        resized(image_processor, [square, wide])
+    assert resized(image_processor, [square, square]).shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize("kind", [Siglip2ImageProcessorPil, Pix2StructImageProcessorPil, Idefics3ImageProcessorPil])
+def test_what_is_no_single_picture_is_refused(kind):
+    with pytest.raises(UserError, match=f"{kind.__name__} makes .*pixel_values"):
+        resized(kind(), [PILImage.new("RGB", (300, 200), "red")])
 
 
 def test_pictures_of_different_sizes_are_refused():
