@@ -1,11 +1,14 @@
 """What a search goes by: the value that a training run returns."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from experiments.evaluate import Plan
+from flamingo.evaluation.metrics import CORPUS_METRICS
 from flamingo.report.results import mean_over_seeds, read_scores
 from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError
@@ -21,6 +24,22 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         whole("shots", self.shots, least=0)
+
+
+def check_objective(config: dict[str, Any], plans: Sequence[Plan]) -> None:
+    """Raise UserError for a score that none of the planned evaluations gives. A task's own metrics are not known."""
+    if config["task"] is None:
+        return
+    own = [plan for plan in plans if plan.task.name == config["task"]]
+    if not own:
+        known = ", ".join(plan.task.name for plan in plans) or "no task"
+        raise UserError(f"objective.task={config['task']} is not evaluated: `evaluate` has {known}")
+    plain = [setting for plan in own for setting in plan.settings if setting.control is None]
+    if config["shots"] not in {setting.shots for setting in plain}:
+        raise UserError(f"objective.shots={config['shots']} is not among the shots that {config['task']} is asked with")
+    metric = config["metric"]
+    if metric in CORPUS_METRICS and not any(metric in plan.task.corpus_metrics for plan in own):
+        raise UserError(f"objective.metric={metric} is not among the metrics of {config['task']}")
 
 
 def objective(run: Path, config: dict[str, Any]) -> float:

@@ -25,10 +25,11 @@ from omegaconf import MISSING, DictConfig
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from experiments.architecture import check_architecture
 from experiments.card import save_backbone
 from experiments.configs import build, check, nested, plain
 from experiments.loading import data_set
-from experiments.runs import begin, command
+from experiments.runs import begin, command, start_processes
 from experiments.texts import Said, documents, read_texts
 from experiments.tokenizer import train_tokenizer
 from flamingo.data.captions import by_reason
@@ -36,7 +37,7 @@ from flamingo.data.order import Shuffled
 from flamingo.data.world.documents import TURNS, Described, WorldTexts, caption_turns, stream, tell
 from flamingo.training.loop import TrainingConfig, train
 from flamingo.training.objective import Batch
-from flamingo.training.optimizer import OptimizerConfig
+from flamingo.training.optimizer import OptimizerConfig, check_warmup
 from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
@@ -69,8 +70,10 @@ class PretrainLanguageConfig:
     training: Any = nested(TrainingConfig)
 
     def __post_init__(self) -> None:
-        if self.documents is not None:
+        if self.texts is None:
             whole("documents", self.documents, least=1)
+        elif not self.texts:
+            raise UserError("texts names no file")
         whole("rounds", self.rounds, least=1)
         # A token for each byte, and the end of the text.
         whole("vocabulary", self.vocabulary, least=257)
@@ -149,22 +152,27 @@ def _continuation(model: Any, tokenizer: Any, before: str, whole: str) -> tuple[
 
 def pretrain(config: dict[str, Any], output: Path) -> None:
     """Leaves the model and its tokenizer in ``output / "model"``, and what it scores in ``scores.json``."""
+    start_processes()
     check(PretrainLanguageConfig, config)
-    begin(output, config, produces=("state", "history.jsonl", "model", "scores.json", "skipped.json"))
+    check_warmup(build(OptimizerConfig, config["optimizer"]), config["training"]["steps"])
+    length = {"max_position_embeddings": config["block"]}
+    check_architecture(AutoModelForCausalLM, {"vocab_size": config["vocabulary"], **length, **config["model"]})
+    skipped: dict[str, str] = {}
     if config["texts"] is None:
         world = WorldTexts(config["training"]["seed"])
         texts: Sequence[str] = [world[i] for i in tqdm(range(config["documents"]), desc="documents", unit="document")]
     else:
         read: list[Said] = []
-        skipped: dict[str, str] = {}
         for name in config["texts"]:
             found, left_out = read_texts(name)
             read += found
             skipped |= {f"{name}: {where}": reason for where, reason in left_out.items()}
         if skipped:
             log.warning("left out %d texts: %s", len(skipped), by_reason(skipped))
-        write_text(output / "skipped.json", json.dumps(skipped, indent=1) + "\n")
         texts = documents(read, config["rounds"], config["training"]["seed"])
+    begin(output, config, produces=("state", "history.jsonl", "model", "scores.json", "skipped.json"))
+    if config["texts"] is not None:
+        write_text(output / "skipped.json", json.dumps(skipped, indent=1) + "\n")
     tokenizer = train_tokenizer(texts[:_TOKENIZER_TEXTS], config["vocabulary"], config["block"])
     encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     blocks = Blocks(encoded, tokenizer.eos_token_id, config["block"])
@@ -172,7 +180,7 @@ def pretrain(config: dict[str, Any], output: Path) -> None:
     training = build(TrainingConfig, config["training"], "training")
     torch.manual_seed(training.seed)
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
-    fields = {"vocab_size": len(tokenizer), "max_position_embeddings": config["block"], **special, **config["model"]}
+    fields = {"vocab_size": len(tokenizer), **length, **special, **config["model"]}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**fields))
     log.info("%s, %.2f million parameters", type(model).__name__, model.num_parameters() / 1e6)
     data = data_set("text", Shuffled(blocks, training.seed), collate, batch_size=config["batch"], num_workers=0)

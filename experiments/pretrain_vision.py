@@ -27,12 +27,13 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from experiments.architecture import check_architecture
 from experiments.card import save_backbone
 from experiments.configs import build, check, nested, plain
 from experiments.data import captioned_images
 from experiments.loading import data_set
 from experiments.probe import probe
-from experiments.runs import begin, command
+from experiments.runs import begin, command, start_processes
 from experiments.tokenizer import END_OF_TEXT, train_tokenizer
 from flamingo.data.captions import by_reason
 from flamingo.data.document import Image
@@ -43,7 +44,7 @@ from flamingo.model.configuration import VisionFeaturesConfig
 from flamingo.model.vision import encode_patches, feature_width
 from flamingo.training.loop import TrainingConfig, train
 from flamingo.training.objective import Batch
-from flamingo.training.optimizer import OptimizerConfig
+from flamingo.training.optimizer import OptimizerConfig, check_warmup
 from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
@@ -232,18 +233,23 @@ def _tokenizer(pairs: Iterable[Pair]) -> PreTrainedTokenizerFast:
 
 def pretrain(config: dict[str, Any], output: Path) -> None:
     """Leaves the encoder and its image processor in ``output / "model"``, its probes in ``scores.json``."""
+    start_processes()
     check(PretrainVisionConfig, config)
-    begin(output, config, produces=("state", "history.jsonl", "model", "scores.json", "skipped.json"))
+    check_warmup(build(OptimizerConfig, config["optimizer"]), config["training"]["steps"])
+    check_architecture(AutoModel, config["model"])
     training = build(TrainingConfig, config["training"], "training")
     features = build(VisionFeaturesConfig, config["vision_features"], "vision_features")
+    skipped: dict[str, str] = {}
     groups: Sequence[list[Pair]]
     if config["pairs"] is None:
         groups = WorldContrasts(training.seed, config["group"])
         tokenizer = _tokenizer(pair for index in range(1000) for pair in groups[index])
     else:
         pairs, tokenizer, skipped = read_pairs(config["pairs"])
-        write_text(output / "skipped.json", json.dumps(skipped, indent=1) + "\n")
         groups = [[pair] for pair in pairs]
+    begin(output, config, produces=("state", "history.jsonl", "model", "scores.json", "skipped.json"))
+    if config["pairs"] is not None:
+        write_text(output / "skipped.json", json.dumps(skipped, indent=1) + "\n")
     size, half = config["image_size"], [0.5] * 3
     image_processor = ViTImageProcessorPil(size={"height": size, "width": size}, image_mean=half, image_std=half)
 

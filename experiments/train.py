@@ -37,7 +37,7 @@ from experiments.data import (
 )
 from experiments.features import FeaturesConfig, add_features, open_features
 from experiments.model import ModelConfig, load_model
-from experiments.objective import ObjectiveConfig, objective
+from experiments.objective import ObjectiveConfig, check_objective, objective
 from experiments.runs import (
     begin,
     command,
@@ -171,6 +171,8 @@ def run_training(config: dict[str, Any], output: Path, overrides: Sequence[str] 
         check_config(config)
         plans = [evaluate.plan(evaluate.composed(own) | {"run": str(output)}) for own in config["evaluate"]]
         trained_already = (output / "checkpoint").exists() and not config["overwrite"]
+        if not trained_already:
+            check_objective(config["objective"], plans)
         parts = None if trained_already else prepare(config, plans)
     begin(output, config, _PRODUCES, may_change=("variant", "evaluate", "objective"))
     if PartialState().is_main_process:

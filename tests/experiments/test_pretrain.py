@@ -16,6 +16,7 @@ from experiments import pretrain_language, pretrain_vision
 from experiments.pretrain_language import Blocks
 from experiments.pretrain_vision import ImageTextContrast
 from experiments.probe import CLASSES, answers
+from experiments.runs import begin
 from experiments.texts import documents, read_texts, similar
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.world.scenes import Kind, Scene
@@ -86,6 +87,45 @@ def test_a_language_model_is_pretrained_on_texts(tmp_path):
     assert tokenizer.model_max_length == model.config.max_position_embeddings == 16
     assert json.loads((output / "skipped.json").read_text()).keys() == {f"{texts}: {texts}, line 52"}
     assert (output / "model" / "README.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["model.model_type=qwen33"], r"model\.model_type.*'qwen33'"),
+        (["model.num_attention_heads=0"], "model.*qwen3"),
+        (["optimizer.warmup=6000"], r"optimizer\.warmup"),
+        (["documents=null"], "documents"),
+        (["text=captions", "texts=[gone.jsonl]"], r"gone\.jsonl"),
+        (["text=captions", "texts=[]"], "texts"),
+        (["vocabulary=10"], "vocabulary.*10"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_found_before_the_earlier_language_model_is_removed(tmp_path, overrides, named):
+    begin(tmp_path, {"overwrite": False}, produces=("model",))
+    (tmp_path / "model").mkdir()
+    with pytest.raises(UserError, match=named):
+        pretrain_language.pretrain(composed("pretrain_language", "overwrite=true", *overrides), tmp_path)
+    assert (tmp_path / "model").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["model.model_type=resnetz"], r"model\.model_type.*'resnetz'"),
+        (["model.hidden_sizes=[]"], "model.*resnet"),
+        (["optimizer.warmup=1200"], r"optimizer\.warmup"),
+        (["pairs=gone.jsonl"], r"gone\.jsonl"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_found_before_the_earlier_encoder_is_removed(tmp_path, overrides, named):
+    begin(tmp_path, {"overwrite": False}, produces=("model",))
+    (tmp_path / "model").mkdir()
+    with pytest.raises(UserError, match=named):
+        pretrain_vision.pretrain(composed("pretrain_vision", "overwrite=true", *overrides), tmp_path)
+    assert (tmp_path / "model").is_dir()
 
 
 @pytest.mark.parametrize("compressed", [False, True])

@@ -13,6 +13,7 @@ from experiments.model import load_model
 from experiments.objective import objective
 from experiments.report import run_report
 from experiments.train import run_training
+from flamingo.utils.errors import UserError
 from tests.experiments.test_configs import CONF, composed
 
 SMALL = (
@@ -59,11 +60,25 @@ def test_the_objective_is_the_last_losses_or_the_score_that_is_named(tmp_path):
         objective(tmp_path, {"task": "a", "shots": 8, "metric": "CIDEr"})
 
 
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["objective.task=world/binding/2way"], r"objective\.task=world/binding/2way.*world/captions"),
+        (["objective.task=world/captions", "objective.shots=4"], r"objective\.shots=4"),
+        (["objective.task=world/captions", "objective.metric=METEOR"], r"objective\.metric=METEOR"),
+    ],
+)
+def test_an_objective_that_no_evaluation_gives_is_found_before_training(tmp_path, overrides, named):
+    with pytest.raises(UserError, match=named):
+        run_training(composed("train", *SMALL, EVALUATION, *overrides), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["failure.txt"]
+
+
 def test_a_run_that_fails_leaves_its_reason_until_it_is_tried_again(tmp_path):
     broken = composed("train", *SMALL, "data.documents.captions.kind=caption")
-    with pytest.raises(ValueError, match="got 'caption'"):
+    with pytest.raises(UserError, match=r"data\.documents\.captions\.kind.*'caption'"):
         run_training(broken, tmp_path)
-    assert (tmp_path / "failure.txt").read_text().startswith("ValueError: ")
+    assert (tmp_path / "failure.txt").read_text().startswith("UserError: ")
     run_training(composed("train", *SMALL), tmp_path)
     assert not (tmp_path / "failure.txt").exists()
 
@@ -72,7 +87,7 @@ def test_a_mistake_in_an_evaluation_is_found_before_training(tmp_path):
     config = composed("train", *SMALL, 'evaluate=[["shot=[0]"]]')
     with pytest.raises(Exception, match="shot"):
         run_training(config, tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["failure.txt"]
 
 
 def test_parallel_processes_go_on_after_one_fails_and_the_table_lists_it(tmp_path):
@@ -84,7 +99,7 @@ def test_parallel_processes_go_on_after_one_fails_and_the_table_lists_it(tmp_pat
     assert (done / "scores.json").exists() and not (failed / "scores.json").exists()
     markdown, *_ = run_report({"run": None, "runs": f"{tmp_path}/*", "baseline": None, "output": None, "title": None})
     assert markdown.parent == tmp_path
-    assert f"- `{failed}`: failed: ValueError: config key training: training precision must be" in markdown.read_text()
+    assert f"- `{failed}`: failed: UserError: training.precision must be" in markdown.read_text()
     before = files(done)
     second = sweep(*overrides, "training.precision=fp32", "seed=0")
     assert second.returncode == 0, second.stderr
