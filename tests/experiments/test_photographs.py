@@ -3,7 +3,6 @@
 import io
 import json
 import shutil
-import shutil
 import tarfile
 
 import pytest
