@@ -57,6 +57,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Result]], Call
         @wraps(function)
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would else print, shortened
+            logging.raiseExceptions = False  # a log file on a full disk prints no traces: the run's own write fails
             with user_errors(), termination():
                 application()
 

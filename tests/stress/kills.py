@@ -1,0 +1,67 @@
+"""Kills at random moments, each followed by the same command again; and a start on another host after a kill."""
+
+import os
+import random
+import signal
+import socket
+import time
+from pathlib import Path
+
+from tests.stress.forked import Ended, Run, command, run
+from tests.stress.report import Report
+from tests.stress.scenarios import Scenario
+
+#: Kills of one run before it may finish.
+KILLS = 5
+
+
+def kill_and_resume(
+    scenario: Scenario,
+    undisturbed: Ended,
+    expected: dict[str, str],
+    output: Path,
+    rng: random.Random,
+    report: Report,
+    number_of_kills: int = KILLS,
+) -> None:
+    """Kill a run several times at random moments, resume it each time, and compare what it leaves."""
+    part = f"kill: {scenario.name}"
+    start = command(scenario.arguments(output))
+    for number in range(number_of_kills):
+        killing = Run(start)
+        time.sleep(rng.uniform(0, undisturbed.seconds))
+        number_of_signal = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
+        killing.kill(number_of_signal, group=rng.random() < 0.5)
+        ended = killing.wait()
+        name = signal.Signals(number_of_signal).name
+        statuses = (0, -signal.SIGKILL) if number_of_signal == signal.SIGKILL else (0, 143, -signal.SIGTERM)
+        if report.check_end(part, f"kill {number + 1} by {name}", ended, statuses):
+            report.add(part, "already finished" if ended.status == 0 else name)
+    finish(part, scenario, expected, output, report)
+
+
+def another_host(scenario: Scenario, expected: dict[str, str], output: Path, seconds: float, report: Report) -> None:
+    """Kill a run in the middle, and start it again where the host has another name."""
+    part = f"other host: {scenario.name}"
+    killing = Run(command(scenario.arguments(output)))
+    time.sleep(seconds / 2)
+    killing.kill(signal.SIGKILL, group=True)
+    killing.wait()
+    ended = run(scenario.arguments(output), before=_another_name)
+    if report.check_end(part, "the start on another host", ended, (0,)):
+        report.add(part, "resumed")
+        report.check_results(part, "the resumed run", scenario, output, expected)
+
+
+def finish(part: str, scenario: Scenario, expected: dict[str, str], output: Path, report: Report) -> None:
+    """Run the command to its end and compare the results."""
+    ended = run(scenario.arguments(output))
+    if report.check_end(part, "the last start", ended, (0,)):
+        report.check_results(part, "the finished run", scenario, output, expected)
+
+
+def _another_name() -> None:
+    node = os.uname()
+    renamed = os.uname_result((node.sysname, "another-host", node.release, node.version, node.machine))
+    socket.gethostname = lambda: "another-host"
+    os.uname = lambda: renamed
