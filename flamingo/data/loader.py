@@ -1,6 +1,7 @@
 """Positions of an endless data set -> batches, made by any number of worker processes, with a position to resume."""
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
@@ -10,6 +11,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from flamingo.data.order import Endless
 from flamingo.utils.errors import UserError
+
+#: A worker notices the death of the training process if that is its parent, as it is not after newer Pythons' default.
+_START_METHOD = "fork" if sys.platform == "linux" else None
 
 
 class Loader:
@@ -62,7 +66,8 @@ class Loader:
             num_workers=self.num_workers,
             collate_fn=_unchanged,
             generator=generator,
-            worker_init_fn=_outlive_sigterm,
+            multiprocessing_context=_START_METHOD if self.num_workers > 0 else None,
+            worker_init_fn=_outlive_a_signal,
         )
         for batch in loader:
             if isinstance(batch, UserError):
@@ -91,13 +96,14 @@ class _Batches(Dataset[Any]):
             return error
 
 
-def _outlive_sigterm(_: int) -> None:
-    """Let a worker make batches for 30 more seconds after SIGTERM.
+def _outlive_a_signal(_: int) -> None:
+    """Let a worker make batches for 30 more seconds after Ctrl-C or SIGTERM.
 
-    A cluster sends it to all processes of a job at once. The training process then finishes its step and ends its
-    workers itself.
+    A terminal and a cluster send them to all processes of a job at once. The training process then finishes its step
+    and ends its workers itself.
     """
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(30))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: signal.alarm(30))
 
 
 def _unchanged(batch: Any) -> Any:

@@ -100,12 +100,13 @@ def test_other_errors_keep_their_type(num_workers):
         batches(9, items=Broken(error=ZeroDivisionError), num_workers=num_workers)
 
 
-def test_a_worker_makes_batches_after_sigterm():
-    """A cluster sends it to all processes of a job, of which the training process finishes its step."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_makes_batches_after_ctrl_c_and_sigterm(number):
+    """They are sent to all processes of a job, of which the training process finishes its step."""
     loader = iter(Loader(ITEMS, list, batch_size=3, num_workers=2))
     made = [next(loader), next(loader)]  # one of each worker, which has started then
     for worker in multiprocessing.active_children():
-        os.kill(worker.pid, signal.SIGTERM)
+        os.kill(worker.pid, number)
     time.sleep(0.3)
     made += islice(loader, 8)  # more than were made ahead of time
     assert made == batches(10)

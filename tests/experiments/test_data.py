@@ -1,5 +1,9 @@
 """From a config's data to batches of tensors."""
 
+import random
+from itertools import islice
+
+import numpy as np
 import pytest
 import torch
 from jaxtyping import TypeCheckError
@@ -40,6 +44,47 @@ def test_versions_of_a_document_share_its_images(parts):
             other = model(**own, pixel_values=tensors["pixel_values"][1 - row // VERSIONS, None]).logits
             assert (other - alone).abs().max() > 1e-4
     assert not torch.equal(tensors["input_ids"][0], tensors["input_ids"][1])
+
+
+@pytest.mark.parametrize("kind", ["images", "world"])
+def test_batches_depend_neither_on_workers_nor_on_global_random_states(shards, backbones, tmp_path, kind):
+    """Captions, views, the coin of p_next and drawn scenes are functions of seed and position."""
+    settings = (
+        "data.documents.pairs.p_next=0.5",
+        "data.documents.pairs.views=3",
+        "data.documents.interleaved.similar=0",
+    )
+    config = training(shards, backbones, tmp_path, *settings) if kind == "images" else composed("train", "data=world")
+    _, processor = load_model(config["model"])
+    trained, _ = training_images(config["data"], processor) or (None, None)
+
+    def drawn(num_workers, state):
+        random.seed(state), np.random.seed(state), torch.manual_seed(state)
+        sets = make_data(config["data"], trained, processor, None, seed=0, workers=num_workers)
+        return {data.name: list(islice(data.batches, 4)) for data in sets}
+
+    expected = drawn(0, state=1)
+    for num_workers in (0, 2):
+        for name, batches in drawn(num_workers, state=2).items():
+            for actual, wanted in zip(batches, expected[name], strict=True):
+                assert actual.ids == wanted.ids
+                assert actual.tensors.keys() == wanted.tensors.keys()
+                assert all(torch.equal(value, wanted.tensors[key]) for key, value in actual.tensors.items())
+
+
+def test_data_sets_of_one_run_differ_in_their_order(shards, backbones, tmp_path):
+    same = (
+        "data.documents.pairs.batch=7",
+        "data.documents.interleaved.batch=7",
+        "data.documents.interleaved.similar=0",
+    )
+    config = training(shards, backbones, tmp_path, *same)
+    _, processor = load_model(config["model"])
+    trained, _ = training_images(config["data"], processor)
+    sets = make_data(config["data"], trained, processor, None, seed=0, workers=0)
+    first, second = ([name.split()[0] for name in next(iter(data.batches)).ids] for data in sets)
+    assert len(first) == len(second) == 7
+    assert first != second
 
 
 def test_the_coin_of_p_next_is_the_documents_own_and_falls_as_often_as_asked(backbones):

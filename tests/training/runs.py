@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from experiments.loading import data_set
 from flamingo.data.collate import Example, collate
 from flamingo.data.loader import Loader
 from flamingo.data.order import Mixture, Shuffled
@@ -130,6 +131,28 @@ def one_of_two(rank: int, port: int, backbones: Path, output: Path, break_rank: 
         torch.save(trained(model), output / f"final-{rank}.pt")
     except UserError as error:
         (output / f"error-{rank}.txt").write_text(str(error))
+    accelerator.end_training()
+
+
+def one_of_several(rank: int, num_ranks: int, port: int, backbones: Path, output: Path) -> None:
+    """A process of several with a global batch of eight documents, which leaves its documents' ids and the weights."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_ranks)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    assert accelerator.num_processes == num_ranks
+    drawn: list[list[str]] = []
+
+    def noted(numbers: list[int]) -> Batch:
+        made = batch(numbers)
+        drawn.append(made.ids)
+        return made
+
+    model = make_model(backbones)
+    made = data_set("pairs", Shuffled(range(30), seed=0), noted, batch_size=8 // num_ranks, num_workers=0)
+    config = TrainingConfig(steps=5, log_every=1)
+    train(model, [made], OptimizerConfig(rate=1e-3), config, output, accelerator=accelerator)
+    torch.save({"drawn": drawn, "weights": trained(model)}, output / f"final-{rank}.pt")
     accelerator.end_training()
 
 

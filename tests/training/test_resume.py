@@ -3,7 +3,7 @@
 import json
 import multiprocessing
 import signal
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import pytest
 import torch
@@ -49,6 +49,47 @@ def test_a_run_killed_at_any_step_and_resumed_ends_bit_for_bit_as_one_never_stop
     final, expected = (torch.load(folder / "final.pt", weights_only=True) for folder in (tmp_path, never_stopped))
     assert final.keys() == expected.keys()
     assert all(torch.equal(final[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (2, 0),
+        (0, 3),
+        pytest.param(3, 1, marks=pytest.mark.full),
+        pytest.param(1, 2, marks=pytest.mark.full),
+        pytest.param(2, 2, marks=pytest.mark.full),
+    ],
+)
+def test_a_run_resumed_with_another_number_of_workers_ends_with_the_same_weights(
+    backbones, never_stopped, tmp_path, before, after
+):
+    """Workers that are ahead of the training when it is killed change nothing."""
+    assert in_processes(runs.mixed_run, (backbones, tmp_path, 5, before)) == [-signal.SIGKILL]
+    assert in_processes(runs.mixed_run, (backbones, tmp_path, None, after)) == [0]
+    assert runs.history(tmp_path) == runs.history(never_stopped)
+    assert (tmp_path / "final.pt").read_bytes() == (never_stopped / "final.pt").read_bytes()
+
+
+@pytest.mark.full
+def test_one_two_and_four_processes_train_on_the_same_global_batches(backbones, tmp_path):
+    """Steps of the same documents, so that losses and weights differ by rounding alone."""
+    weights, documents, losses = {}, {}, {}
+    for num_ranks in (1, 2, 4):
+        output, port = tmp_path / str(num_ranks), runs.free_port()
+        arguments = [(rank, num_ranks, port, backbones, output) for rank in range(num_ranks)]
+        assert in_processes(runs.one_of_several, *arguments) == [0] * num_ranks
+        finals = [torch.load(output / f"final-{rank}.pt", weights_only=True) for rank in range(num_ranks)]
+        steps = zip(*(final["drawn"] for final in finals), strict=True)
+        documents[num_ranks] = [sorted(chain.from_iterable(shares)) for shares in steps]
+        weights[num_ranks] = finals[0]["weights"]
+        losses[num_ranks] = [record["loss"] for record in runs.history(output)]
+    assert documents[1] == documents[2] == documents[4]
+    assert [len(step) for step in documents[1]] == [8] * 5
+    for num_ranks in (2, 4):
+        assert losses[num_ranks] == pytest.approx(losses[1], rel=1e-4)
+        for name, weight in weights[1].items():
+            torch.testing.assert_close(weights[num_ranks][name], weight, rtol=0, atol=1e-4)
 
 
 def test_two_processes_are_one_with_both_their_batches(backbones, tmp_path):
