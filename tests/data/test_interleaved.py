@@ -1,6 +1,7 @@
 """Documents of captioned images: which images, in which order, with which captions."""
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -27,6 +28,21 @@ def test_a_document_is_a_function_of_seed_and_position():
     assert [shown(documents[i]) for i in range(40)] == [shown(Interleaved(SOURCE, 1, 1, 5)[i]) for i in range(40)]
     assert [shown(documents[i]) for i in range(40)] != [shown(Interleaved(SOURCE, 2, 1, 5)[i]) for i in range(40)]
     assert shown(documents[10**12]) == shown(Interleaved(SOURCE, 1, 1, 5)[10**12])
+
+
+def test_documents_of_any_number_of_images_take_no_memory():
+    """A permutation of all documents would not fit into any."""
+
+    class Images(Sequence):
+        def __len__(self):
+            return 10**12
+
+        def __getitem__(self, index):
+            return CaptionedImage(str(index), Image(f"p{index}.jpg"), ("one", "two"), None)
+
+    documents = Interleaved(Images(), 0, 5, 5)
+    images = [shown(documents[position])[0] for position in (0, 1, 10**12 + 1, 10**15)]
+    assert len({image for own in images for image in own}) == 20
 
 
 def test_each_epoch_ends_documents_with_each_image_once_in_an_order_of_its_own():

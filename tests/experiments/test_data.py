@@ -10,10 +10,13 @@ from jaxtyping import TypeCheckError
 
 from experiments.data import Encoded, make_data, training_images
 from experiments.model import load_model
+from experiments.train import run_training
 from flamingo.data.world.documents import WorldDocuments
+from flamingo.training.checkpoint import StateFolder
 from tests import tiny
 from tests.experiments.test_configs import composed
 from tests.experiments.test_photographs import training
+from tests.experiments.test_sweeps import SMALL
 
 VERSIONS = 2
 
@@ -54,7 +57,9 @@ def test_batches_depend_neither_on_workers_nor_on_global_random_states(shards, b
         "data.documents.pairs.views=3",
         "data.documents.interleaved.similar=0",
     )
-    config = training(shards, backbones, tmp_path, *settings) if kind == "images" else composed("train", "data=world")
+    small = [f"data.documents.{name}.batch=1" for name in ("captions", "binding", "questions")]
+    world = composed("train", "data=world", *small)
+    config = training(shards, backbones, tmp_path, *settings) if kind == "images" else world
     _, processor = load_model(config["model"])
     trained, _ = training_images(config["data"], processor) or (None, None)
 
@@ -70,6 +75,27 @@ def test_batches_depend_neither_on_workers_nor_on_global_random_states(shards, b
                 assert actual.ids == wanted.ids
                 assert actual.tensors.keys() == wanted.tensors.keys()
                 assert all(torch.equal(value, wanted.tensors[key]) for key, value in actual.tensors.items())
+
+
+def test_a_run_resumed_with_another_number_of_workers_has_the_same_checkpoint(tmp_path, monkeypatch):
+    def run(name, workers):
+        run_training(composed("train", *SMALL, f"workers={workers}", f"output={tmp_path / name}"), tmp_path / name)
+
+    run("never stopped", 1)
+    save = StateFolder.save
+
+    def save_and_stop(self, progress):
+        save(self, progress)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(StateFolder, "save", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", 0)
+    monkeypatch.setattr(StateFolder, "save", save)
+    assert not (tmp_path / "stopped" / "checkpoint").exists()
+    run("stopped", 2)
+    first, second = (tmp_path / name / "checkpoint" / "model.safetensors" for name in ("never stopped", "stopped"))
+    assert first.read_bytes() == second.read_bytes()
 
 
 def test_data_sets_of_one_run_differ_in_their_order(shards, backbones, tmp_path):
