@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from flamingo.report.escaping import code_block, markdown, row
 from flamingo.utils.io import atomic_folder, write_text
 
 log = logging.getLogger(__name__)
@@ -26,8 +27,7 @@ license: apache-2.0
 
 ## Recipe
 
-```yaml
-{recipe}```
+{recipe}
 """
 
 
@@ -55,7 +55,7 @@ def save_backbone(
     last = json.loads((output / "history.jsonl").read_text().splitlines()[-1])
     recipe = {key: value for key, value in config.items() if key not in ("output", "overwrite", "workers")}
     card = TEMPLATE.format(
-        title=title,
+        title=markdown(title),
         parameters=model.num_parameters() / 1e6,
         command=command,
         minutes=last["seconds"] / 60,
@@ -63,7 +63,7 @@ def save_backbone(
         loss=last["loss"],
         unit=unit,
         scores=known or "It was not probed.",
-        recipe=yaml.safe_dump(recipe, sort_keys=False),
+        recipe=code_block(yaml.safe_dump(recipe, sort_keys=False), "yaml"),
     )
     with atomic_folder(output / "model") as folder:
         model.save_pretrained(folder)
@@ -74,5 +74,5 @@ def save_backbone(
 
 def table(title: str, scores: dict[str, float]) -> str:
     """Scores as a table of Markdown."""
-    rows = [f"| {name} | {value:.3f} |" for name, value in scores.items()]
-    return "\n".join([f"| {title} | |", "|---|---:|", *rows])
+    rows = [row([name, f"{value:.3f}"]) for name, value in scores.items()]
+    return "\n".join([row([title, ""]), "|---|---:|", *rows])

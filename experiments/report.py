@@ -19,6 +19,7 @@ from experiments.configs import plain
 from experiments.runs import command
 from flamingo.report.comparison import write_comparison
 from flamingo.report.page import write_report
+from flamingo.report.runs import runs_below
 from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def run_report(config: dict[str, Any]) -> list[Path]:
         return write_report(Path(config["run"]), config["title"])
     # Unlike Path.glob it takes absolute patterns, and leaves hidden folders alone, such as a launcher's own.
     found = sorted(glob.glob(config["runs"]))  # noqa: PTH207
-    folders = [Path(path) for path in found if Path(path).is_dir()]
+    folders = [folder for path in found if Path(path).is_dir() for folder in runs_below(Path(path))]
     # Up to the last folder that has no wildcard in its name.
     beginning = Path(re.split(r"[*?\[]", config["runs"])[0] + "x").parent
     return write_comparison(folders, Path(config["output"] or beginning / "comparison"), config["baseline"])

@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from transformers import AutoConfig
 
+from experiments.sweeps import folder_arguments
 from flamingo.utils.errors import Stopped, UserError
 from flamingo.utils.io import write_text
 
@@ -58,6 +59,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Result]], Call
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would else print, shortened
             logging.raiseExceptions = False  # a log file on a full disk prints no traces: the run's own write fails
+            sys.argv += folder_arguments(sys.argv[1:], _CONF)
             with user_errors(), termination():
                 application()
 

@@ -1,7 +1,6 @@
 """The files of an evaluation: ``predictions.jsonl``, ``scores.json`` and ``pictures/``."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from flamingo.evaluation.scores import KEY, Row, key
 from flamingo.evaluation.tasks import Example
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import append, atomic_file, complete_lines, json_object, parse_json, write_text
+from flamingo.utils.names import picture_path
 
 _PICTURE_SIZE = 256
 _FIELDS = {"order", "query", "demonstration_ids", "prompt", "output", "references", "scores"}
@@ -74,21 +74,17 @@ def save_scores(file: Path, rows: Sequence[Row]) -> None:
     write_text(file, "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in both) + "\n]\n")
 
 
-def save_pictures(folder: Path, examples: Sequence[Example]) -> None:
-    """Each example's picture (of a video the first) as ``<id>.png``, at most 256 pixels wide and high.
+def save_pictures(folder: Path, task: str, examples: Sequence[Example]) -> None:
+    """Save each example's picture (of a video the first), at most 256 pixels wide and high.
 
-    In the name, whatever is no letter, digit, ``_``, ``.`` or ``-`` becomes ``_``. Raises UserError
-    for two ids that become the same name.
+    Its file is that of :func:`flamingo.utils.names.picture_path`; a file that is there stays as it is.
     """
-    names: dict[str, str] = {}
     for example in examples:
-        name = re.sub(r"[^A-Za-z0-9_.-]", "_", example.id) + ".png"
-        if names.setdefault(name, example.id) != example.id:
-            raise UserError(f"the pictures of {names[name]!r} and {example.id!r} would both be called {name}")
-        if not (folder / name).exists():
+        path = picture_path(folder, task, example.id)
+        if not path.exists():
             picture = open_image(example.image.frames[0])
             picture.thumbnail((_PICTURE_SIZE, _PICTURE_SIZE))
-            with atomic_file(folder / name, "wb") as stream:
+            with atomic_file(path, "wb") as stream:
                 picture.save(stream, format="PNG")
 
 

@@ -72,7 +72,7 @@ def evaluate(
             raise UserError("only the control copied_caption does without a model and a processor")
         decoder = Decoder(model, processor, batch_size, features)
     if state.is_main_process:
-        save_pictures(output / "pictures", _shown(task, queries[:pictures], settings))
+        save_pictures(output / "pictures", task.name, _shown(task, queries[:pictures], settings))
     made, total = 0, sum(map(len, mine.values()))
     with tqdm(total=total, unit="prediction", disable=not state.is_main_process) as bar:
 

@@ -1,13 +1,13 @@
 """Predictions and saved pictures -> what the page shows of single queries."""
 
 import base64
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flamingo.report.results import Prediction, Setting, main_decoding
 from flamingo.utils.errors import UserError
+from flamingo.utils.names import picture_path
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,6 @@ class Card:
     controls: tuple[Answer, ...]
 
 
-def picture_path(folder: Path, image_id: str) -> Path:
-    """Where the evaluation keeps the picture of a query or demonstration."""
-    return folder / (re.sub(r"[^A-Za-z0-9_.-]", "_", image_id) + ".png")
-
-
 def cards(predictions: Iterable[Prediction], pictures: Path, limit: int = 12) -> list[Card]:
     """Up to ``limit`` queries whose picture was kept, spread evenly over the tasks.
 
@@ -49,7 +44,7 @@ def cards(predictions: Iterable[Prediction], pictures: Path, limit: int = 12) ->
     """
     queries: dict[str, dict[str, list[Prediction]]] = {}
     for prediction in predictions:
-        if picture_path(pictures, prediction.query).is_file():
+        if picture_path(pictures, prediction.setting.task, prediction.query).is_file():
             queries.setdefault(prediction.setting.task, {}).setdefault(prediction.query, []).append(prediction)
     quotas = [limit // len(queries) + (i < limit % len(queries)) for i in range(len(queries))]
     return [
@@ -74,7 +69,7 @@ def _card(predictions: Sequence[Prediction], pictures: Path) -> Card:
     return Card(
         task=any_of_them.setting.task,
         query=any_of_them.query,
-        picture=_data_uri(picture_path(pictures, any_of_them.query)),
+        picture=_data_uri(picture_path(pictures, any_of_them.setting.task, any_of_them.query)),
         prompt=(fullest or any_of_them).prompt.split("<image>")[-1].strip(),
         references=any_of_them.references,
         demonstrations=_demonstrations(fullest, pictures) if fullest else (),
@@ -91,7 +86,8 @@ def _demonstrations(prediction: Prediction, pictures: Path) -> tuple[tuple[str |
             f"the prompt of query {prediction.query!r} ({prediction.setting}) has {len(texts)} images before the "
             f"query's, but there are {len(prediction.demonstration_ids)} demonstration_ids"
         )
-    paths = [picture_path(pictures, image_id) for image_id in prediction.demonstration_ids]
+    task = prediction.setting.task
+    paths = [picture_path(pictures, task, image_id) for image_id in prediction.demonstration_ids]
     return tuple((_data_uri(p) if p.is_file() else None, text) for p, text in zip(paths, texts, strict=True))
 
 

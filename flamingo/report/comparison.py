@@ -17,7 +17,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from flamingo.report.curves import HEADLINES, metric_name
-from flamingo.report.page import as_pictures, environment
+from flamingo.report.escaping import csv_cell
+from flamingo.report.page import as_pictures, template
 from flamingo.report.runs import Variant, read_runs
 from flamingo.report.style import BLUE, GREY, MUTED, new_figure, png, style
 from flamingo.utils.errors import UserError
@@ -125,9 +126,9 @@ def write_comparison(folders: Sequence[Path], output: Path, baseline: str | None
         "plots": as_pictures(figure),
     }
     written = {
-        "md": environment(autoescape=False).get_template("comparison.md").render(shown).encode(),
+        "md": template("comparison.md").render(shown).encode(),
         "csv": _csv(rows).encode(),
-        "html": environment(autoescape=True).get_template("comparison.html").render(shown).encode(),
+        "html": template("comparison.html").render(shown).encode(),
         "png": png(figure),
     }
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -211,7 +212,7 @@ def _range(interval: Interval) -> str:
 
 
 def _csv(rows: Sequence[Row]) -> str:
-    """Values as the scorer gives them; what is not known is empty."""
+    """Values as the scorer gives them; unknown ones are empty."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(COLUMNS + DIFFERENCE)
@@ -219,7 +220,7 @@ def _csv(rows: Sequence[Row]) -> str:
         numbers = (row.mean, *(row.interval or (None, None)))
         apart = (row.difference, *(row.difference_interval or (None, None)))
         rounded, difference = ([None if n is None else round(n, 4) for n in own] for own in (numbers, apart))
-        names = (row.variant, row.task, row.shots, row.metric)
+        names = [csv_cell(name) for name in (row.variant, row.task, row.shots, row.metric)]
         writer.writerow([*names, *rounded, len(row.values), row.paper, *difference])
     return stream.getvalue()
 

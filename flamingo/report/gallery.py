@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea, VPacker
 from PIL import Image as PILImage
 
-from flamingo.report.cards import picture_path, setting_name
+from flamingo.report.cards import setting_name
 from flamingo.report.results import Prediction
 from flamingo.report.style import BLUE, GREEN, INK, MUTED, VERMILION, style
+from flamingo.utils.names import picture_path
 
 #: Of a tile: its width and that of its picture, what is above the picture, and a line of text, in inches.
 _TILE, _SIDE, _ABOVE, _LINE = 2.1, 1.9, 0.3, 0.2
@@ -79,9 +80,9 @@ def failures(predictions: Iterable[Prediction], limit: int = 10) -> list[Predict
 
 def failures_figure(predictions: Iterable[Prediction], pictures: Path, limit: int = 10) -> Figure:
     """Those of :func:`failures` whose picture the evaluation kept in the folder ``pictures``."""
-    kept = (p for p in predictions if picture_path(pictures, p.query).is_file())
+    kept = (p for p in predictions if picture_path(pictures, p.setting.task, p.query).is_file())
     wrong = failures(kept, limit)
-    opened = [PILImage.open(picture_path(pictures, p.query)) for p in wrong]
+    opened = [PILImage.open(picture_path(pictures, p.setting.task, p.query)) for p in wrong]
     titles = [setting_name(p.setting) for p in wrong]
     return outputs_figure(opened, [p.output for p in wrong], [p.references for p in wrong], titles)
 

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from matplotlib.figure import Figure
 
 from flamingo.report.cards import cards, setting_name
 from flamingo.report.curves import few_shot_figure, headline_metrics, metric_name, training_figure
+from flamingo.report.escaping import code, markdown, row
 from flamingo.report.results import (
     CONTROLS,
     Score,
@@ -37,19 +38,15 @@ def write_report(run: Path, title: str | None = None) -> list[Path]:
     config = (run / "config.yaml").read_text(encoding="utf-8") if (run / "config.yaml").is_file() else None
     shown = cards(read_predictions(run / "predictions.jsonl"), run / "pictures")
     few_shot = few_shot_figure(scores)
-    page = (
-        environment(autoescape=True)
-        .get_template("report.html")
-        .render(
-            title=title or f"Few-shot results of {run.resolve().name}",
-            headlines=[_headline(scores, task) for task in _tasks(scores)],
-            few_shot=as_pictures(few_shot),
-            tables=[_table(scores, task) for task in _tasks(scores)],
-            cards=shown,
-            training=as_pictures(training_figure(history)) if history else None,
-            last=history[-1] if history else None,
-            config=config,
-        )
+    page = template("report.html").render(
+        title=title or f"Few-shot results of {run.resolve().name}",
+        headlines=[_headline(scores, task) for task in _tasks(scores)],
+        few_shot=as_pictures(few_shot),
+        tables=[_table(scores, task) for task in _tasks(scores)],
+        cards=shown,
+        training=as_pictures(training_figure(history)) if history else None,
+        last=history[-1] if history else None,
+        config=config,
     )
     plot, report = run / "few_shot.png", run / "report.html"
     write_bytes(plot, png(few_shot))
@@ -57,12 +54,17 @@ def write_report(run: Path, title: str | None = None) -> list[Path]:
     return [plot, report]
 
 
-def environment(autoescape: bool) -> Environment:
-    """What renders our templates: a name that one misspells is an error; for HTML what comes from files is escaped."""
+def template(name: str) -> Template:
+    """Return one of our templates, which escapes all that it is given: as HTML, or in an ``.md`` file as Markdown.
+
+    A variable that is not given is an error.
+    """
+    escapes: dict[str, Any] = {"autoescape": True}
+    if name.endswith(".md"):
+        escapes = {"autoescape": False, "finalize": markdown}
     loader = FileSystemLoader(Path(__file__).parent)
-    return Environment(
-        loader=loader, autoescape=autoescape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **escapes)
+    return environment.get_template(name, globals={"code": code, "row": row})
 
 
 def _tasks(scores: Sequence[Score]) -> list[str]:

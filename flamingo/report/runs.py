@@ -35,6 +35,23 @@ class Variant:
     paper: float | None
 
 
+def runs_below(folder: Path) -> list[Path]:
+    """Return the folder, if it is a run's, or else the runs' folders in it, however deep; itself where there are none.
+
+    Hidden folders and links to folders are passed over.
+    """
+    found: list[Path] = []
+    waiting = [folder]
+    while waiting:
+        here = waiting.pop()
+        if (here / "config.yaml").is_file() or (here / "failure.txt").is_file():
+            found.append(here)
+            continue
+        inside = [entry for entry in here.iterdir() if entry.is_dir() and not entry.is_symlink()]
+        waiting += [entry for entry in inside if not entry.name.startswith(".")]
+    return sorted(found) or [folder]
+
+
 def read_run(folder: Path) -> Run:
     """Raises UserError, saying how far it came, for a run that failed or is not finished."""
     if (folder / "failure.txt").is_file():

@@ -13,6 +13,7 @@ from flamingo.evaluation.files import read_predictions
 from flamingo.evaluation.harness import evaluate, score_predictions
 from flamingo.evaluation.scores import key, scores
 from flamingo.evaluation.settings import Setting
+from flamingo.utils.names import picture_path
 from tests.evaluation.fake import SETTINGS, FakeTask, example, model_and_processor
 
 
@@ -105,10 +106,11 @@ def test_pictures_of_queries_and_demonstrations_are_saved_as_given(run):
     for row in read_predictions(folder / "predictions.jsonl"):
         if row["query"] in shown and row["demonstrations"] == "random":
             shown = shown | set(row["demonstration_ids"])
-    assert {path.name for path in (folder / "pictures").iterdir()} == {i.replace("/", "_") + ".png" for i in shown}
+    paths = {picture_path(folder / "pictures", "fake/captions", id) for id in shown}
+    assert set((folder / "pictures").rglob("*.png")) == paths
     for name in shown:
         original = example(*name.split("/")[:1], int(name.split("/")[1])).image.frames[0]
-        with PILImage.open(folder / "pictures" / f"{name.replace('/', '_')}.png") as saved:
+        with PILImage.open(picture_path(folder / "pictures", "fake/captions", name)) as saved:
             assert saved.size == original.size and saved.getpixel((5, 5)) == original.getpixel((5, 5))
 
 

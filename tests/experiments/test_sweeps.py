@@ -1,6 +1,7 @@
 """Runs in sweeps: by every launcher, each complete in its folder, evaluated, continued, and listed where they fail."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from experiments.model import load_model
 from experiments.objective import objective
 from experiments.report import run_report
+from experiments.sweeps import folder_arguments
 from experiments.train import run_training
 from flamingo.utils.errors import UserError
 from tests.experiments.test_configs import CONF, composed
@@ -104,6 +106,46 @@ def test_parallel_processes_go_on_after_one_fails_and_the_table_lists_it(tmp_pat
     second = sweep(*overrides, "training.precision=fp32", "seed=0")
     assert second.returncode == 0, second.stderr
     assert files(done) == before
+
+
+def test_a_sweeps_folders_are_not_nested_and_leave_out_the_paths_that_are_the_same_for_all(tmp_path):
+    """The runs fail before they load anything; what counts is where."""
+    paths = [tmp_path / name / "model" for name in "ab"]
+    result = sweep(
+        *(f"output={tmp_path / 'sweep'}", f"model.language={tmp_path}/language", f"data.root={tmp_path}/data"),
+        *(f"model.vision={','.join(map(str, paths))}", "training.precision=fp8", "optimizer.betas=[0.9,0.98]"),
+    )
+    assert result.returncode != 0
+    folders = [path.parent for path in (tmp_path / "sweep").rglob("failure.txt")]
+    assert len(folders) == 2 and {folder.parent for folder in folders} == {tmp_path / "sweep"}, result.stderr
+    for folder in folders:
+        assert "model.vision" in folder.name and "language" not in folder.name and "data.root" not in folder.name
+        assert re.fullmatch(r"[A-Za-z0-9_.+-]{1,240}", folder.name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "left_out", "named"),
+    [
+        (["-m", "seed=0,1", "experiment=demo", "output=a/b"], [], []),
+        (["data.root=/photos", "model.vision=openai/clip", "seed=0"], ["data.root", "model.vision"], ["seed"]),
+        (["texts=[a/b.jsonl,c]", "task.query='DIR/*.tar'"], ["texts", "task.query"], []),
+        (["model.vision=/a,/b", "data.root=here"], [], ["model.vision", "data.root"]),
+        (["model.vision=choice('/a','/b')"], [], ["model.vision"]),
+        (["hydra/launcher=joblib", "hydra.sweep.dir=/a", "--config-dir=/b", "wrong", "a=[b", "=/"], [], []),
+    ],
+)
+def test_what_a_sweeps_folders_leave_out(arguments, left_out, named):
+    added = folder_arguments(arguments, CONF)
+    assert bool(added) == bool(left_out)
+    for argument in added:
+        keys = argument.split("=")[1].strip("[]").split(",")
+        assert set(left_out) < set(keys) and not set(named) & set(keys) and keys[0] == "output"
+
+
+def test_a_key_that_is_usually_left_out_is_named_where_it_is_swept():
+    """Else two runs would share a folder."""
+    [argument] = folder_arguments(["-m", "experiment=demo,world", "workers=0"], CONF)
+    assert "experiment" not in argument and "workers" in argument and "output" in argument
 
 
 def test_submitit_runs_jobs_of_their_own(tmp_path):

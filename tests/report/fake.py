@@ -7,6 +7,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from flamingo.utils.names import picture_path
+
 COLORS = {"red": "#d1493f", "blue": "#3b6fd4", "green": "#3d9b57", "yellow": "#e3b62f"}
 SHAPES = ("circle", "square", "triangle")
 CONTROLS = ("blind", "shuffled_images", "shuffled_captions", "copied_caption")
@@ -73,12 +75,13 @@ def draw(path, color, shape, place):
         pen.polygon(corners[shape], fill=COLORS[color])
     else:
         (pen.ellipse if shape == "circle" else pen.rectangle)((x, y, x + 40, y + 40), fill=COLORS[color])
+    path.parent.mkdir(exist_ok=True)
     picture.save(path)
 
 
-def scene(rng, folder, name):
+def scene(rng, folder, task, name):
     color, shape = rng.choice(list(COLORS)), rng.choice(SHAPES)
-    draw(folder / f"{name.replace('/', '_')}.png", color, shape, (rng.randrange(54), rng.randrange(54)))
+    draw(picture_path(folder, task, name), color, shape, (rng.randrange(54), rng.randrange(54)))
     return f"a picture of a {color} {shape}."
 
 
@@ -87,9 +90,9 @@ def predictions(rng, tasks, pictures, queries):
     for task in tasks:
         for number in range(queries):
             query = f"{task}/query-{number:03}"
-            truth = scene(rng, pictures, query)
+            truth = scene(rng, pictures, task, query)
             ids = [f"{task}/support-{number:03}-{i}" for i in range(TASKS[task][1][-1])]
-            captions = [scene(rng, pictures, name) for name in ids]
+            captions = [scene(rng, pictures, task, name) for name in ids]
             for setting in settings(task, seeds=(0, 1)):
                 k = setting["shots"]
                 prompt = "".join(f"<image>Output: {caption}<|endofchunk|>" for caption in captions[:k])

@@ -1,12 +1,18 @@
 """Queries with their demonstrations, outputs and controls."""
 
 import base64
+import io
 from collections import Counter
 
 import pytest
+from PIL import Image as PILImage
 
-from flamingo.report.cards import cards, picture_path
+from flamingo import Image
+from flamingo.evaluation.files import save_pictures
+from flamingo.evaluation.tasks import Example
+from flamingo.report.cards import cards
 from flamingo.report.results import read_predictions
+from flamingo.utils.names import picture_path
 from tests.report import fake
 
 DEMONSTRATIONS = ["d/2", "d/0", "d/1"]
@@ -16,8 +22,11 @@ PROMPT = "<image>Output: two<|endofchunk|><image>Output: zero<|endofchunk|><imag
 @pytest.fixture
 def make(tmp_path):
     """Cards of predictions, where the query and two demonstrations have their picture."""
-    for name in ("q0", "d_0", "d_1"):
-        (tmp_path / f"{name}.png").write_bytes(name.encode())
+    for id in ("q0", "d/0", "d/1"):
+        for task in ("world/captions", "a", "b", "c"):
+            path = picture_path(tmp_path, task, id)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(id.encode())
 
     def make(*rows, **kwargs):
         fake.write_lines(tmp_path / "p.jsonl", rows)
@@ -44,7 +53,7 @@ def test_demonstrations_come_in_the_order_of_the_prompt_of_the_most_shots(make):
     pictures, texts = zip(*card.demonstrations)
     assert texts == ("Output: two", "Output: zero", "Output: one")
     assert pictures[0] is None  # was not kept
-    assert [content(uri) for uri in pictures[1:]] == ["d_0", "d_1"]
+    assert [content(uri) for uri in pictures[1:]] == ["d/0", "d/1"]
     assert (content(card.picture), card.prompt, card.references) == ("q0", "Say:", ("a red circle",))
 
 
@@ -74,7 +83,7 @@ def test_outputs_are_told_by_shots_and_controls_at_their_most(make):
 def test_cards_are_spread_over_the_tasks_in_the_order_of_the_file(make, tmp_path):
     rows = [fake.prediction(f"{task}-{i}", task=task) for task in "abc" for i in (3, 1, 2)]
     for row in rows:
-        (tmp_path / f"{row['query']}.png").write_bytes(b"")
+        picture_path(tmp_path, row["task"], row["query"]).write_bytes(b"")
     found = make(*rows, limit=5)
     assert [card.query for card in found] == ["a-3", "a-1", "b-3", "b-1", "c-3"]
     assert Counter(card.task for card in make(*rows)) == {"a": 3, "b": 3, "c": 3}
@@ -89,5 +98,13 @@ def test_a_prompt_that_does_not_fit_its_demonstrations_is_named(make):
         make(full() | {"demonstration_ids": ["d/0", "d/1"]})
 
 
-def test_picture_names_are_safe(tmp_path):
-    assert picture_path(tmp_path, "../world/a b:ü.1-_") == tmp_path / ".._world_a_b__.1-_.png"
+def test_queries_whose_ids_differ_in_characters_that_no_file_name_holds_have_their_own_pictures(tmp_path):
+    ids = ("a/b", "a_b", "a:b")
+    for number, id in enumerate(ids):
+        picture = Image(PILImage.new("RGB", (4, 4), (number, 0, 0)))
+        save_pictures(tmp_path, "captions/test", [Example(id, picture, ("r",))])
+        save_pictures(tmp_path, "captions_test", [Example(id, Image(PILImage.new("RGB", (4, 4), "white")), ("r",))])
+    fake.write_lines(tmp_path / "p.jsonl", [fake.prediction(id, task="captions/test") for id in ids])
+    found = cards(read_predictions(tmp_path / "p.jsonl"), tmp_path)
+    shown = [PILImage.open(io.BytesIO(base64.b64decode(card.picture.partition(",")[2]))) for card in found]
+    assert [picture.getpixel((0, 0)) for picture in shown] == [(0, 0, 0), (1, 0, 0), (2, 0, 0)]

@@ -7,8 +7,9 @@ import math
 import pytest
 import yaml
 
+from experiments.report import run_report
 from flamingo.report.comparison import COLUMNS, compare, student, write_comparison
-from flamingo.report.runs import read_runs
+from flamingo.report.runs import read_runs, runs_below
 from tests.report.fake import score
 
 
@@ -121,12 +122,35 @@ def test_the_files_say_the_same_and_name_what_is_missing(tmp_path):
     low, high = (float(rows[0][key]) for key in ("ci_low", "ci_high"))
     assert (low + high) / 2 == pytest.approx(0.7) and high - low == pytest.approx(2 * 12.706 * 0.05, abs=1e-2)
     markdown, page = paths[0].read_text(), paths[2].read_text()
-    overview = next(line for line in markdown.splitlines() if line.startswith("| no <gate> |"))
+    overview = next(line for line in markdown.splitlines() if line.startswith("| no &lt;gate&gt; |"))
     cells = overview.strip("| ").split(" | ")
-    assert [*cells[:3], *cells[4:]] == ["no <gate>", "25.0", "-45.0", "66.5", "-4.2"]
-    assert f"- `{folders[1]}`: failed: ValueError: no & <such> file" in markdown
+    assert [*cells[:3], *cells[4:]] == ["no &lt;gate&gt;", "25.0", "-45.0", "66.5", "-4.2"]
+    assert f"- `{folders[1]}`: failed: ValueError: no &amp; &lt;such&gt; file" in markdown
     assert "no &lt;gate&gt;" in page and "ValueError: no &amp; &lt;such&gt; file" in page
     assert "<such>" not in page
+
+
+def test_a_name_cannot_write_into_the_tables_nor_be_a_formula(tmp_path):
+    for variant in ("a | 99.9 |\n| b", "`c` <img src=x>", "=HYPERLINK(1)", "-1", "+d"):
+        write_run(tmp_path / str(len(list(tmp_path.iterdir()))), 0, 0.5, variant, every=variant)
+    markdown, table, *_ = write_comparison(sorted(tmp_path.iterdir()), tmp_path / "comparison")
+    assert "<img" not in markdown.read_text() and "| a \\| 99.9 \\| \\| b | 55.0 |" in markdown.read_text()
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["variant"][:2] for row in rows] == ["a ", "`c", "'=", "'-", "'+"]
+    assert [row["difference"] for row in rows] == ["", "0.0", "0.0", "0.0", "0.0"]
+
+
+@pytest.mark.parametrize("below", ["", "model.vision-/data/clip+seed-0", "deep/er"])
+def test_runs_are_found_however_deep_a_sweep_has_nested_them(below, tmp_path):
+    one, other = (write_run(tmp_path / "sweep" / f"run{i}" / below, i, 0.5) for i in (0, 1))
+    (one / "checkpoint" / "config.yaml").write_text("")  # below a run there is none
+    (tmp_path / "sweep" / "notes").mkdir()
+    found = [folder for entry in sorted((tmp_path / "sweep").iterdir()) for folder in runs_below(entry)]
+    assert found == [tmp_path / "sweep" / "notes", one, other]
+    report = {"run": None, "runs": f"{tmp_path}/sweep/*", "baseline": None, "output": None, "title": None}
+    [markdown, *_] = run_report(report)
+    assert "1 variants, 2 runs" in markdown.read_text() and markdown.parent == tmp_path / "sweep"
 
 
 def test_a_baseline_that_is_not_there_and_no_runs_at_all_are_refused(folders, tmp_path):

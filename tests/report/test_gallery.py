@@ -7,6 +7,7 @@ from PIL import Image
 from flamingo.report.gallery import captions_figure, failures, failures_figure, marked, outputs_figure, prompt_figure
 from flamingo.report.results import read_predictions
 from flamingo.report.style import BLUE, GREEN, INK, MUTED, VERMILION, png
+from flamingo.utils.names import picture_path
 from tests.report import fake
 
 RED, BLACK, WIDE = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "black"), Image.new("RGB", (20, 10))
@@ -94,7 +95,9 @@ def test_failures_are_wrong_answers_without_control_each_query_once_at_its_most_
 
 def test_failures_are_shown_where_their_picture_was_kept(tmp_path):
     fake.write_lines(tmp_path / "p.jsonl", [failed("x/a", 1), failed("x/b", 2)])
-    RED.save(tmp_path / "x_a.png")
+    path = picture_path(tmp_path, "world/captions", "x/a")
+    path.parent.mkdir()
+    RED.save(path)
     (ax,) = failures_figure(read_predictions(tmp_path / "p.jsonl"), tmp_path).axes
     assert ax.get_title("left") == "1 shot"
     np.testing.assert_array_equal(ax.images[0].get_array()[..., :3], np.asarray(RED))

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from flamingo.report.page import write_report
+from flamingo.utils.names import picture_path
 from tests.report import fake
 
 VOID = {"meta", "img", "source", "link", "br", "hr"}
@@ -74,7 +75,9 @@ def test_plots_are_there_for_light_and_dark_pages(page):
 
 def test_pictures_are_embedded_as_they_are(run, page):
     embedded = {attrs["src"] for tag, attrs in page.tags if tag == "img"}
-    for path in (run / "pictures").glob("world_captions_*-000*"):
+    paths = [path for path in (run / "pictures").rglob("*.png") if "world_captions_query-000" in path.name]
+    assert paths
+    for path in paths:
         assert "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode() in embedded
 
 
@@ -125,8 +128,9 @@ def test_what_files_say_is_escaped(tmp_path):
     prediction = fake.prediction(evil, ["d"], prompt, evil, task=evil) | {"references": [evil]}
     small_run(tmp_path, scores=[fake.score(task=evil, metric="m" + evil, decoding=evil)], predictions=[prediction])
     (tmp_path / "config.yaml").write_text(evil)
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / f"{re.sub('[^A-Za-z0-9_.-]', '_', evil)}.png").write_bytes(b"")
+    picture = picture_path(tmp_path / "pictures", evil, evil)
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes(b"")
     write_report(tmp_path, title=evil)
     page = Page((tmp_path / "report.html").read_text())
     assert "script" not in {tag for tag, _ in page.tags}

@@ -1,0 +1,38 @@
+"""Any id gets a file of its own, whatever characters it has and however long it is."""
+
+from pathlib import Path
+
+import pytest
+
+from flamingo.utils.names import file_name, picture_path
+
+#: What differs in characters alone that a file's name cannot hold, or in what lies behind its longest length.
+ALIKE = [
+    *("a/b", "a_b", "a:b", "a\\b", "a b", "a*b", "a?b", 'a"b', "a<b", "a|b", "a\nb", "a\0b"),
+    *("猫", "犬", "\u00e9", "e\u0301", ".", "..", ".a", "a/../b", "", " "),
+    *("n" * 1000, "n" * 1001, "n" * 240 + "猫", "n" * 240 + "犬"),
+    "\udce9",
+]
+
+
+def test_a_plain_text_is_its_own_name():
+    for text in ("COCO_val2014_000000391895.jpg", "0103", "model.gated.every-2+seed-0", "1e-05", "n" * 240):
+        assert file_name(text) == text
+
+
+def test_any_other_text_has_a_name_of_its_own_that_file_systems_hold(tmp_path):
+    names = [file_name(text) for text in ALIKE]
+    assert len({name.lower() for name in names}) == len(ALIKE)
+    assert names == [file_name(text) for text in ALIKE]
+    for name in names:
+        assert len(name.encode()) <= 240 and not name.startswith(".") and name.isascii()
+        assert (tmp_path / f"{name}.png").resolve().parent == tmp_path
+        (tmp_path / name).write_text("")
+    assert len(list(tmp_path.iterdir())) == len(ALIKE)
+
+
+@pytest.mark.parametrize("task", ["world/captions", "flickr8k", "../other"])
+def test_pictures_of_tasks_with_the_same_ids_lie_in_folders_of_their_own(task):
+    paths = {picture_path(Path("pictures"), name, id) for name in (task, "coco") for id in ("1", "2")}
+    assert len(paths) == 4
+    assert all(path.parent.parent == Path("pictures") and path.suffix == ".png" for path in paths)
