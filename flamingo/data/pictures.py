@@ -4,6 +4,7 @@ import io
 import math
 import random
 import zlib
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,9 @@ from flamingo.utils.errors import UserError
 from flamingo.utils.io import regular_file
 
 Aspect = Literal["as_is", "pad", "crop"]
+
+#: Of a picture that is padded to a square, in pixels: the square takes 200 MB then.
+_LONGEST_SIDE = 8192
 
 
 def open_image(frame: Frame) -> PILImage.Image:
@@ -30,7 +34,7 @@ def open_image(frame: Frame) -> PILImage.Image:
     try:
         if isinstance(frame, PILImage.Image):
             return _rgb(ImageOps.exif_transpose(frame))
-        with PILImage.open(io.BytesIO(frame_bytes(frame))) as picture:
+        with PILImage.open(io.BytesIO(frame_bytes(frame)), formats=_formats()) as picture:
             ImageOps.exif_transpose(picture, in_place=True)
             return _rgb(picture)
     except FileNotFoundError as error:
@@ -41,6 +45,14 @@ def open_image(frame: Frame) -> PILImage.Image:
         raise UserError(f"image {frame} cannot be read: {error}") from error
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    """All that Pillow reads but EPS, for which it would run Ghostscript on the file; the usual ones are tried first."""
+    PILImage.init()
+    usual = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
+    return *usual, *(name for name in PILImage.ID if name not in (*usual, "EPS"))
+
+
 def frame_bytes(frame: Readable | str) -> bytes:
     """Return the content of a picture's file. Raises OSError where it is missing, or no regular file."""
     if isinstance(frame, str | Path):
@@ -49,10 +61,17 @@ def frame_bytes(frame: Readable | str) -> bytes:
 
 
 def shaped(picture: PILImage.Image, aspect: Aspect) -> PILImage.Image:
-    """``as_is``, or square: with borders of the picture's mean colour (``pad``), or its centre (``crop``)."""
-    width, height = picture.size
-    if aspect == "as_is" or width == height:
+    """Return a picture ``as_is``, or square: with borders of its mean colour (``pad``), or its centre (``crop``).
+
+    A picture that is longer than 8,192 pixels is first made so long, as a larger square would fill the memory.
+    """
+    if aspect == "as_is" or picture.width == picture.height:
         return picture
+    if aspect == "pad" and max(picture.size) > _LONGEST_SIDE:
+        share = _LONGEST_SIDE / max(picture.size)
+        width, height = (max(1, round(share * edge)) for edge in picture.size)
+        picture = picture.resize((width, height), PILImage.Resampling.BICUBIC)
+    width, height = picture.size
     side = max(width, height) if aspect == "pad" else min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     if aspect == "crop":

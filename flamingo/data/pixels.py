@@ -16,8 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.image_processing_backends import PilBackend
 
+from flamingo.data.document import Frame
+from flamingo.data.pictures import Aspect, open_image, shaped
 from flamingo.utils.errors import UserError
 
+#: ConvNeXt's image processor resizes to squares from this side on.
+_CONVNEXT_SQUARE = 384
 #: What a processor must have left to its base class to be done here.
 _STEPS = ("preprocess", "_preprocess_image_like_inputs", "_preprocess", "process_image", "resize", "center_crop")
 #: What its size may say.
@@ -26,15 +30,34 @@ _SIZES = ({"height", "width"}, {"shortest_edge"})
 _MODES = {PILImage.Resampling.BILINEAR: "bilinear", PILImage.Resampling.BICUBIC: "bicubic"}
 
 
-def resized(
-    image_processor: Any, pictures: Sequence[PILImage.Image]
-) -> UInt8[Tensor, "n c h w"] | Float[Tensor, "n c h w"]:
-    """Resized and cropped RGB pictures as bytes, for :func:`normalized`; or of an unusual processor its floats.
+#: Above this ratio of its sides a picture is cut to its centre before it is resized and cropped to its centre: what is
+#: cropped would else be enlarged first, to 3 GB for a picture of 1 by 20,000 pixels.
+_LONG = 8
+#: The most pixels that a picture may be enlarged to where nothing is cropped.
+_MOST_PIXELS = 2**26
 
-    Raises UserError where they come out in different sizes.
+
+def resized(
+    image_processor: Any, frames: Sequence[Frame], aspect: Aspect = "as_is"
+) -> UInt8[Tensor, "n c h w"] | Float[Tensor, "n c h w"]:
+    """Open pictures, resize and crop them: bytes for :func:`normalized`, or floats of an unusual image processor.
+
+    Args:
+        image_processor: One of transformers'.
+        frames: Pictures, or where they lie.
+        aspect: How pictures are made square first: see :func:`flamingo.data.pictures.shaped`.
+
+    Raises:
+        UserError: For a picture that is broken or cannot be resized, with its name; and for different sizes.
     """
     prepare = _pixels if _is_usual(image_processor) else _prepared
-    made = [prepare(image_processor, picture) for picture in pictures]
+    made = []
+    for frame in frames:
+        picture = shaped(open_image(frame), aspect)
+        try:
+            made.append(prepare(image_processor, _bounded(image_processor, picture)))
+        except (ValueError, ZeroDivisionError) as error:  # an image processor's own, for sides of no pixel
+            raise UserError(f"image {frame} has {picture.width} by {picture.height} pixels: {error}") from error
     if len(sizes := {(width, height) for _, height, width in (one.shape for one in made)}) > 1:
         name = type(image_processor).__name__
         raise UserError(
@@ -55,6 +78,52 @@ def normalized(
     )
     scale = image_processor.rescale_factor
     return pixels.float().sub_(mean / scale).mul_(scale / std)
+
+
+def _bounded(image_processor: Any, picture: PILImage.Image) -> PILImage.Image:
+    """The picture, or the part of it that is used, so that it is not enlarged to more pixels than memory should hold.
+
+    Raises UserError where all of it is used.
+    """
+    side = _shortest_edge(image_processor)
+    short, long = sorted(picture.size)
+    if side is None or long <= _LONG * short:
+        return picture
+    if _crops_centre(image_processor, side):
+        return _centre(picture, _LONG * short)
+    enlarged = side * round(side * long / short)
+    if enlarged > _MOST_PIXELS:
+        name = type(image_processor).__name__
+        raise UserError(f"{name} resizes the shorter side to {side}, which would make {enlarged} pixels")
+    return picture
+
+
+def _shortest_edge(image_processor: Any) -> int | None:
+    """The side to which pictures are resized in proportion; None where they are resized otherwise, or not at all."""
+    size = {key: value for key, value in dict(getattr(image_processor, "size", None) or {}).items() if value}
+    if not getattr(image_processor, "do_resize", False) or size.keys() != {"shortest_edge"}:
+        return None
+    side = size["shortest_edge"]
+    # ConvNeXt's resizes to a square of this side or more, and crops to a smaller one.
+    return None if _convnext(image_processor) and side >= _CONVNEXT_SQUARE else side
+
+
+def _crops_centre(image_processor: Any, side: int) -> bool:
+    crop = dict(getattr(image_processor, "crop_size", None) or {})
+    cropped = getattr(image_processor, "do_center_crop", False) and max(crop.values(), default=0) <= _LONG * side
+    return cropped or _convnext(image_processor)
+
+
+def _convnext(image_processor: Any) -> bool:
+    crops = getattr(image_processor, "do_center_crop", None) is not None  # PoolFormer's has both
+    return getattr(image_processor, "crop_pct", None) is not None and not crops
+
+
+def _centre(picture: PILImage.Image, length: int) -> PILImage.Image:
+    """The middle ``length`` pixels of the longer side, or one more, so that the centre stays where it is."""
+    width, height = (min(edge, length + (edge - length) % 2) for edge in picture.size)
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return picture.crop((left, top, left + width, top + height))
 
 
 def _is_usual(image_processor: Any) -> bool:

@@ -16,7 +16,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from flamingo.data.collate import Example, PaddingSide, collate
 from flamingo.data.document import Document, Frame, Image
-from flamingo.data.pictures import Aspect, open_image, shaped
+from flamingo.data.pictures import Aspect
 from flamingo.data.pixels import normalized, resized
 from flamingo.utils.errors import UserError
 
@@ -232,8 +232,7 @@ class FlamingoProcessor(ProcessorMixin):
         frames = {len(image.frames) for image in images}
         if len(frames) > 1:
             raise UserError(f"{owner} has images with {sorted(frames)} frames: all need the same number")
-        pictures = [shaped(open_image(frame), self.aspect) for image in images for frame in image.frames]
-        pixels = resized(self.image_processor, pictures)
+        pixels = resized(self.image_processor, [frame for image in images for frame in image.frames], self.aspect)
         if not as_bytes:
             pixels = normalized(self.image_processor, pixels)
         return pixels.unflatten(0, (len(images), frames.pop()))

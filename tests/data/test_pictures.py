@@ -196,6 +196,28 @@ def test_so_are_those_cut_off_too_large_or_missing(tmp_path, monkeypatch):
         open_image(Member(stream.getvalue()))
 
 
+def test_a_long_picture_is_padded_to_a_square_that_fits_into_memory():
+    for size in ((1, 20_000), (20_000, 3)):
+        padded = shaped(PILImage.new("RGB", size, "red"), "pad")
+        assert padded.size == (8192, 8192)
+        assert padded.getpixel((4096, 4096)) == padded.getpixel((0, 0)) == (255, 0, 0)
+    assert shaped(PILImage.new("RGB", (20_000, 3)), "crop").size == (3, 3)
+
+
+def test_postscript_is_not_run():
+    """Pillow would hand it to Ghostscript, whatever the file's name."""
+    stream = io.BytesIO()
+    PILImage.new("RGB", (4, 3)).save(stream, "EPS")
+    with pytest.raises(UserError, match=r"album\.tar:dog"):
+        open_image(Member(stream.getvalue()))
+
+
+def test_of_a_long_animation_one_frame_is_read(tmp_path):
+    frames = [PILImage.new("P", (8, 8), number % 256) for number in range(2_000)]
+    frames[0].save(tmp_path / "long.gif", save_all=True, append_images=frames[1:])
+    assert open_image(tmp_path / "long.gif").size == (8, 8)
+
+
 def test_only_regular_files_are_opened(tmp_path):
     """A named pipe without a writer would wait for ever, in a resumed run as in a new one."""
     os.mkfifo(tmp_path / "pipe.jpg")

@@ -2,12 +2,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as PILImage
+from torch.nn import functional as F
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.mobilenet_v2.image_processing_pil_mobilenet_v2 import MobileNetV2ImageProcessorPil
 from transformers.models.pix2struct.image_processing_pil_pix2struct import Pix2StructImageProcessorPil
+from transformers.models.poolformer.image_processing_pil_poolformer import PoolFormerImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 from transformers.models.yolos.image_processing_pil_yolos import YolosImageProcessorPil
@@ -52,6 +54,52 @@ def test_pixels_are_those_of_the_image_processor(name, width, height):
     difference = (found - expected).abs()
     assert difference.max() < 2.01 * level
     assert difference.mean() < 0.2 * level
+
+
+@pytest.mark.parametrize("width, height", [(900, 61), (61, 900), (1001, 40), (777, 10)])
+@pytest.mark.parametrize("name", [*PROCESSORS, "a share of it cropped", "cropped or squeezed"])
+def test_of_long_pictures_what_is_cropped_is_cropped_first(name, width, height):
+    """The centre may lie half a pixel elsewhere then."""
+    image_processor = {
+        "a share of it cropped": PoolFormerImageProcessorPil(),
+        "cropped or squeezed": ConvNextImageProcessorPil(size={"shortest_edge": 224}),
+    }.get(name) or PROCESSORS[name][0]
+    noise = np.random.default_rng(0).integers(0, 256, (4, 60, 3), dtype=np.uint8)
+    picture = PILImage.fromarray(noise if width > height else noise.transpose(1, 0, 2)).resize((width, height))
+    expected = image_processor([picture], return_tensors="pt")["pixel_values"]
+    found = normalized(image_processor, resized(image_processor, [picture]))
+    assert found.shape == expected.shape
+    assert (found - expected).abs().mean() < 0.02 * expected.std()
+
+
+@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (3, 20_000)])
+@pytest.mark.parametrize("name", [*PROCESSORS, "cropped or squeezed", "not cropped"])
+def test_no_picture_is_enlarged_to_gigabytes(name, size, monkeypatch, tmp_path):
+    """A picture of 1 by 20,000 pixels would become one of 224 by 4,480,000, of which 224 by 224 are used."""
+    image_processor = {
+        "cropped or squeezed": ConvNextImageProcessorPil(size={"shortest_edge": 224}),
+        "not cropped": CLIPImageProcessorPil(do_center_crop=False),
+    }.get(name) or PROCESSORS[name][0]
+    PILImage.new("RGB", size, "red").save(tmp_path / "long.png")
+    made = []
+    interpolate, resize = F.interpolate, PILImage.Image.resize
+
+    def recorded_interpolate(pixels, size, **kwargs):
+        made.append(size)
+        return interpolate(pixels, size, **kwargs)
+
+    def recorded_resize(picture, size, *args, **kwargs):
+        made.append(size)
+        return resize(picture, size, *args, **kwargs)
+
+    monkeypatch.setattr("flamingo.data.pixels.F.interpolate", recorded_interpolate)
+    monkeypatch.setattr(PILImage.Image, "resize", recorded_resize)
+    if name in ("not cropped", "two sizes"):  # the shorter side of the latter would have no pixel
+        with pytest.raises(UserError, match=r"long\.png"):
+            resized(image_processor, [tmp_path / "long.png"])
+    else:
+        assert len(resized(image_processor, [tmp_path / "long.png"])) == 1
+    assert all(width * height <= 10_000_000 for width, height in made)
 
 
 @pytest.mark.parametrize("resample", ["NEAREST", "LANCZOS", "BOX"])
