@@ -1,4 +1,4 @@
-"""Saves a pretrained backbone with its card: what it is, how it was made, and what it knows."""
+"""What pretraining leaves: a backbone with its card, which says what it is, how it was made, and what it knows."""
 
 import json
 import logging
@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from experiments.run_folder import WRITING, Kind
 from flamingo.report.escaping import code_block, markdown, row
 from flamingo.utils.io import atomic_folder, write_text
 
@@ -29,6 +30,13 @@ license: apache-2.0
 
 {recipe}
 """
+
+
+KIND = Kind(
+    results=("state", "history.jsonl", "model", "scores.json", "skipped.json"),
+    descriptions=("failure.txt",),
+    may_change=WRITING,
+)
 
 
 def save_backbone(

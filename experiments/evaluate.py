@@ -8,7 +8,6 @@ Several tasks may be evaluated into the same folder; one that was stopped goes o
 added without repeating those that are done.
 """
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -24,18 +23,25 @@ from omegaconf import DictConfig
 
 from experiments.configs import check, plain
 from experiments.features import FeaturesConfig, kept_as, open_features
-from experiments.runs import begin, command, keep_memory, start_processes
+from experiments.run_folder import Kind, Run, model_contents, run_folder
+from experiments.runs import command, keep_memory
 from experiments.tasks import TaskConfig, look_at_images, make_task
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
+from flamingo.data.contents import contents as data_contents
 from flamingo.data.document import PROMPT
 from flamingo.data.usable import usable
 from flamingo.evaluation.captioning import Captioning
 from flamingo.evaluation.harness import evaluate
 from flamingo.evaluation.preflight import check_prompts, check_settings
+from flamingo.evaluation.scores import Row
 from flamingo.evaluation.settings import Setting
 from flamingo.evaluation.tasks import Task
+from flamingo.features import FeatureStore
+from flamingo.model.configuration import FlamingoConfig
+from flamingo.model.modeling import BACKBONES
 from flamingo.utils import checks
 from flamingo.utils.errors import UserError
+from flamingo.utils.identity import folder_checksums
 
 log = logging.getLogger(__name__)
 
@@ -96,14 +102,23 @@ class EvaluateConfig:
 
 ConfigStore.instance().store("evaluate_schema", EvaluateConfig)
 
-#: These may change between evaluations into the same folder: the harness knows what is there already, and
-#: the weights' fingerprint, wherever they lie, what has made it.
+#: These may change between evaluations into the same folder: the harness knows which settings are there already, and
+#: the contents of the checkpoint and of the data, wherever they lie, what they were made with.
 _MAY_CHANGE = (
     *("shots", "text_only", "controls", "control_shots", "beams", "seeds", "batch_size", "pictures"),
     *("run", "checkpoint", "demonstrations", "features"),
     # Predictions that are there are scored again.
     "task.metrics",
 )
+
+
+def _kind(task: Task) -> Kind:
+    return Kind(
+        results=("predictions.jsonl", "scores.json", "pictures"),
+        descriptions=("evaluate-*.yaml", "images-*.json"),
+        may_change=_MAY_CHANGE,
+        config_file=f"evaluate-{task.name.replace('/', '-')}.yaml",
+    )
 
 
 def composed(overrides: list[str]) -> dict[str, Any]:
@@ -136,18 +151,25 @@ def make_settings(config: dict[str, Any], task: Task) -> list[Setting]:
     return settings
 
 
-def fingerprint(checkpoint: Path) -> str:
-    """Of all weights of a checkpoint. Raises UserError where there is none."""
-    files = sorted(checkpoint.glob("*.safetensors"))
-    if not files:
-        raise UserError(
-            f"there is no checkpoint in {checkpoint}: train one first, or say run=FOLDER or checkpoint=FOLDER"
-        )
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
-    return digest.hexdigest()
+def check_checkpoint(folder: Path) -> None:
+    """Raise UserError unless there is a checkpoint in the folder."""
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"there is no checkpoint in {folder}: train one first, or say run=FOLDER or checkpoint=FOLDER")
+
+
+def contents(
+    checkpoint: Path, model: FlamingoForConditionalGeneration, features: FeatureStore | None, task: Task
+) -> dict[str, Any]:
+    """Checksums of what the config only names, wherever it lies: the weights, their config, the processor, the data."""
+    found: dict[str, Any] = {"checkpoint": folder_checksums(checkpoint, whole_weights=True)}
+    if not FlamingoConfig.from_pretrained(checkpoint).backbones_included:
+        found |= {part: model_contents(getattr(model, part).name_or_path) for part in BACKBONES}
+    if isinstance(task, Captioning):
+        found |= {"query": data_contents(task.asked), "support": data_contents(task.pool)}
+    # Rounded features lead to other captions; exact ones do not, nor does their folder.
+    if features is not None and features.dtype != model.vision_model.dtype:
+        found["features"] = str(features.dtype)
+    return found
 
 
 def folders(config: dict[str, Any]) -> tuple[Path, Path]:
@@ -212,9 +234,19 @@ def run_evaluation(config: dict[str, Any]) -> None:
 
 def carry_out(planned: Plan) -> None:
     """Evaluate as planned, once there is a checkpoint."""
-    start_processes()
     checkpoint, output = folders(planned.config)
-    weights = fingerprint(checkpoint)
+    check_checkpoint(checkpoint)
+    with run_folder(output, planned.config, _kind(planned.task)) as run:
+        rows = _in_folder(run, planned, checkpoint)
+    for row in rows:
+        names = (row["demonstrations"], row["control"], row["decoding"], f"seed {row['seed']}")
+        log.info(
+            "%2d shots  %-28s %-40s %.3f", row["shots"], row["metric"], ", ".join(filter(None, names)), row["value"]
+        )
+
+
+def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
+    output = run.output
     model = FlamingoForConditionalGeneration.from_pretrained(checkpoint).eval()
     processor = FlamingoProcessor.from_pretrained(checkpoint)
     processor.limit_length(model.config.text_config)
@@ -224,19 +256,13 @@ def carry_out(planned: Plan) -> None:
     features = None
     if isinstance(task, Captioning):
         features = open_features(_within(output, config["features"]), model, processor)
-    begin(
-        output,
-        config | {"weights": weights},
-        file=f"evaluate-{task.name.replace('/', '-')}.yaml",
-        produces=("predictions.jsonl", "scores.json", "pictures"),
-        may_change=_MAY_CHANGE,
-    )
+    run.begin(contents(checkpoint, model, features, task))
     if isinstance(task, Captioning):
         most = max((setting.shots for setting in planned.settings if setting.demonstrations == "rices"), default=0)
         report = output / f"images-{task.name.replace('/', '-')}.json"
         look_at_images(task, features, most, None if config["run"] is None else Path(config["run"]), report)
         check_lengths(planned, ("rices",), processor)
-    rows = evaluate(
+    return evaluate(
         model,
         processor,
         task,
@@ -247,12 +273,8 @@ def carry_out(planned: Plan) -> None:
         orders=config["orders"],
         pictures=config["pictures"],
         features=features,
+        on_save=run.keep,
     )
-    for row in rows:
-        names = (row["demonstrations"], row["control"], row["decoding"], f"seed {row['seed']}")
-        log.info(
-            "%2d shots  %-28s %-40s %.3f", row["shots"], row["metric"], ", ".join(filter(None, names)), row["value"]
-        )
 
 
 @command("evaluate")

@@ -55,13 +55,18 @@ class ModelConfig:
             one_of("trains", part, (*BACKBONES, *TRAINED_PARTS))
 
 
+def named(config: dict[str, Any], key: str) -> str | Path:
+    """The folder or the hub's name of the backbone ``vision`` or ``language``."""
+    embedded = {"vision": backbones.VISION, "language": backbones.LANGUAGE}
+    return embedded[key] if config[key] == "embedded" else config[key]
+
+
 def load_model(config: dict[str, Any]) -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor]:
     """What the config's ``model`` describes, untrained between its backbones, and what prepares its input.
 
     Raises UserError for backbones that are not there, and for parts to train that are not.
     """
-    vision = backbones.VISION if config["vision"] == "embedded" else config["vision"]
-    language = backbones.LANGUAGE if config["language"] == "embedded" else config["language"]
+    vision, language = named(config, "vision"), named(config, "language")
     for key, name in (("vision", vision), ("language", language)):
         check_model(name, f"model.{key}")
     own = ("vision", "language", "dtype", "aspect", "image_size", "trains", "start", "from_scratch")

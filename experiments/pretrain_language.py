@@ -26,10 +26,11 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from experiments.architecture import check_architecture
-from experiments.card import save_backbone
+from experiments.card import KIND, save_backbone
 from experiments.configs import build, check, nested, plain
 from experiments.loading import data_set
-from experiments.runs import begin, command, start_processes
+from experiments.run_folder import Run, failure_recorded, run_folder
+from experiments.runs import command
 from experiments.texts import Said, documents, read_texts
 from experiments.tokenizer import train_tokenizer
 from flamingo.data.captions import by_reason
@@ -40,6 +41,7 @@ from flamingo.training.objective import Batch
 from flamingo.training.optimizer import OptimizerConfig, check_warmup
 from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError
+from flamingo.utils.identity import digest_of
 from flamingo.utils.io import write_text
 
 log = logging.getLogger(__name__)
@@ -152,11 +154,17 @@ def _continuation(model: Any, tokenizer: Any, before: str, whole: str) -> tuple[
 
 def pretrain(config: dict[str, Any], output: Path) -> None:
     """Leaves the model and its tokenizer in ``output / "model"``, and what it scores in ``scores.json``."""
-    start_processes()
-    check(PretrainLanguageConfig, config)
-    check_warmup(build(OptimizerConfig, config["optimizer"]), config["training"]["steps"])
-    length = {"max_position_embeddings": config["block"]}
-    check_architecture(AutoModelForCausalLM, {"vocab_size": config["vocabulary"], **length, **config["model"]})
+    with run_folder(output, config, KIND) as run, failure_recorded(run):
+        check(PretrainLanguageConfig, config)
+        check_warmup(build(OptimizerConfig, config["optimizer"]), config["training"]["steps"])
+        fields = {"vocab_size": config["vocabulary"], "max_position_embeddings": config["block"], **config["model"]}
+        check_architecture(AutoModelForCausalLM, fields)
+        _pretrain(config, run)
+
+
+def _pretrain(config: dict[str, Any], run: Run) -> None:
+    output = run.output
+    contents: dict[str, str] = {}
     skipped: dict[str, str] = {}
     if config["texts"] is None:
         world = WorldTexts(config["training"]["seed"])
@@ -169,8 +177,9 @@ def pretrain(config: dict[str, Any], output: Path) -> None:
             skipped |= {f"{name}: {where}": reason for where, reason in left_out.items()}
         if skipped:
             log.warning("left out %d texts: %s", len(skipped), by_reason(skipped))
+        contents["texts"] = digest_of(map(json.dumps, read))
         texts = documents(read, config["rounds"], config["training"]["seed"])
-    begin(output, config, produces=("state", "history.jsonl", "model", "scores.json", "skipped.json"))
+    run.begin(contents)
     if config["texts"] is not None:
         write_text(output / "skipped.json", json.dumps(skipped, indent=1) + "\n")
     tokenizer = train_tokenizer(texts[:_TOKENIZER_TEXTS], config["vocabulary"], config["block"])
@@ -180,11 +189,11 @@ def pretrain(config: dict[str, Any], output: Path) -> None:
     training = build(TrainingConfig, config["training"], "training")
     torch.manual_seed(training.seed)
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
-    fields = {"vocab_size": len(tokenizer), **length, **special, **config["model"]}
+    fields = {"vocab_size": len(tokenizer), "max_position_embeddings": config["block"], **special, **config["model"]}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**fields))
     log.info("%s, %.2f million parameters", type(model).__name__, model.num_parameters() / 1e6)
     data = data_set("text", Shuffled(blocks, training.seed), collate, batch_size=config["batch"], num_workers=0)
-    train(model, [data], build(OptimizerConfig, config["optimizer"], "optimizer"), training, output)
+    train(model, [data], build(OptimizerConfig, config["optimizer"], "optimizer"), training, output, on_save=run.keep)
     save_backbone(
         output,
         config,

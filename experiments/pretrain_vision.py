@@ -28,14 +28,16 @@ from transformers import AutoConfig, AutoModel, CLIPTextConfig, CLIPTextModel, P
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from experiments.architecture import check_architecture
-from experiments.card import save_backbone
+from experiments.card import KIND, save_backbone
 from experiments.configs import build, check, nested, plain
 from experiments.data import captioned_images
 from experiments.loading import data_set
 from experiments.probe import probe
-from experiments.runs import begin, command, start_processes
+from experiments.run_folder import Run, failure_recorded, run_folder
+from experiments.runs import command
 from experiments.tokenizer import END_OF_TEXT, train_tokenizer
-from flamingo.data.captions import by_reason
+from flamingo.data.captions import CaptionedImage, by_reason
+from flamingo.data.contents import contents
 from flamingo.data.document import Image
 from flamingo.data.order import Shuffled
 from flamingo.data.pictures import open_image
@@ -233,10 +235,16 @@ def _tokenizer(pairs: Iterable[Pair]) -> PreTrainedTokenizerFast:
 
 def pretrain(config: dict[str, Any], output: Path) -> None:
     """Leaves the encoder and its image processor in ``output / "model"``, its probes in ``scores.json``."""
-    start_processes()
-    check(PretrainVisionConfig, config)
-    check_warmup(build(OptimizerConfig, config["optimizer"]), config["training"]["steps"])
-    check_architecture(AutoModel, config["model"])
+    with run_folder(output, config, KIND) as run, failure_recorded(run):
+        check(PretrainVisionConfig, config)
+        check_warmup(build(OptimizerConfig, config["optimizer"]), config["training"]["steps"])
+        check_architecture(AutoModel, config["model"])
+        _pretrain(config, run)
+
+
+def _pretrain(config: dict[str, Any], run: Run) -> None:
+    output = run.output
+    found: dict[str, Any] = {}
     training = build(TrainingConfig, config["training"], "training")
     features = build(VisionFeaturesConfig, config["vision_features"], "vision_features")
     skipped: dict[str, str] = {}
@@ -246,8 +254,10 @@ def pretrain(config: dict[str, Any], output: Path) -> None:
         tokenizer = _tokenizer(pair for index in range(1000) for pair in groups[index])
     else:
         pairs, tokenizer, skipped = read_pairs(config["pairs"])
+        shown = [CaptionedImage(str(number), image, (said,), None) for number, (image, said) in enumerate(pairs)]
+        found["pairs"] = contents(shown)
         groups = [[pair] for pair in pairs]
-    begin(output, config, produces=("state", "history.jsonl", "model", "scores.json", "skipped.json"))
+    run.begin(found)
     if config["pairs"] is not None:
         write_text(output / "skipped.json", json.dumps(skipped, indent=1) + "\n")
     size, half = config["image_size"], [0.5] * 3
@@ -266,7 +276,7 @@ def pretrain(config: dict[str, Any], output: Path) -> None:
         batch_size=config["batch"],
         num_workers=config["workers"],
     )
-    train(model, [data], build(OptimizerConfig, config["optimizer"], "optimizer"), training, output)
+    train(model, [data], build(OptimizerConfig, config["optimizer"], "optimizer"), training, output, on_save=run.keep)
     save_backbone(
         output,
         config,

@@ -36,16 +36,12 @@ from experiments.data import (
     training_images,
 )
 from experiments.features import FeaturesConfig, add_features, open_features
-from experiments.model import ModelConfig, load_model
+from experiments.model import ModelConfig, load_model, named
 from experiments.objective import ObjectiveConfig, check_objective, objective
-from experiments.runs import (
-    begin,
-    command,
-    failure_recorded,
-    keep_memory,
-    start_processes,
-)
+from experiments.run_folder import WRITING, Kind, Run, failure_recorded, model_contents, run_folder
+from experiments.runs import command, keep_memory
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor
+from flamingo.data.contents import contents as data_contents
 from flamingo.data.pictures import open_image
 from flamingo.decoding import Decoder
 from flamingo.features import FeatureStore
@@ -57,11 +53,14 @@ from flamingo.utils.io import atomic_folder, write_text
 
 log = logging.getLogger(__name__)
 
-#: What a run leaves, and one that overwrites it removes.
-_PRODUCES = (
-    *("state", "history.jsonl", "checkpoint", "wandb", "skipped.json"),
-    # Results of the weights that are gone.
-    *("scores.json", "predictions.jsonl", "pictures"),
+_KIND = Kind(
+    results=(
+        *("state", "history.jsonl", "checkpoint", "wandb", "skipped.json"),
+        # Of the same weights.
+        *("scores.json", "predictions.jsonl", "pictures"),
+    ),
+    descriptions=("overrides.yaml", "failure.txt", "evaluate-*.yaml", "images-*.json"),
+    may_change=("variant", "evaluate", "objective", *WRITING),
 )
 #: Predictions in the table that is logged while training, and the tokens each may have.
 _SAMPLES, _SAMPLE_TOKENS = 4, 40
@@ -166,23 +165,14 @@ def run_training(config: dict[str, Any], output: Path, overrides: Sequence[str] 
     Everything is checked before anything is removed or computed. ``overrides`` are what was said on the command line
     or by a sweep. Returns what a search goes by.
     """
-    start_processes()
-    with failure_recorded(output, of_new_run=True):
+    with run_folder(output, config, _KIND) as run, failure_recorded(run):
         check_config(config)
         plans = [evaluate.plan(evaluate.composed(own) | {"run": str(output)}) for own in config["evaluate"]]
-        trained_already = (output / "checkpoint").exists() and not config["overwrite"]
-        if not trained_already:
-            check_objective(config["objective"], plans)
-        parts = None if trained_already else prepare(config, plans)
-    begin(output, config, _PRODUCES, may_change=("variant", "evaluate", "objective"))
-    if PartialState().is_main_process:
-        write_text(output / "overrides.yaml", yaml.safe_dump(list(overrides)))
-    with failure_recorded(output):
-        if parts is None:
-            log.info("%s is trained already; overwrite=true trains it anew", output)
+        if (output / "checkpoint").exists() and not config["overwrite"]:
+            log.info("%s is trained already; overwrite=true trains it again", output)
         else:
-            train_model(parts, config, output)
-        del parts
+            check_objective(config["objective"], plans)
+            train_model(prepare(config, plans), config, run, overrides)
         for planned in plans:
             evaluate.carry_out(planned)
         return objective(output, config["objective"])
@@ -230,8 +220,22 @@ def prepare(config: dict[str, Any], plans: Sequence[evaluate.Plan]) -> Parts:
     return Parts(model, processor, trained, sampled, samples, features)
 
 
-def train_model(parts: Parts, config: dict[str, Any], output: Path) -> None:
+def contents(parts: Parts, config: dict[str, Any]) -> dict[str, Any]:
+    """Checksums of what the config only names."""
+    found = {key: model_contents(named(config["model"], key)) for key in ("vision", "language")}
+    if config["model"]["start"] is not None:
+        found["start"] = model_contents(config["model"]["start"])
+    if parts.trained is not None:
+        found["data"] = data_contents(parts.trained.images)
+    return found
+
+
+def train_model(parts: Parts, config: dict[str, Any], run: Run, overrides: Sequence[str]) -> None:
     """From what was prepared to a checkpoint."""
+    run.begin(contents(parts, config))
+    output = run.output
+    if PartialState().is_main_process:
+        write_text(output / "overrides.yaml", yaml.safe_dump(list(overrides)))
     training = build(TrainingConfig, config["training"], "training")
     optimizer = build(OptimizerConfig, config["optimizer"], "optimizer")
     model, processor, trained, features = parts.model, parts.processor, parts.trained, parts.features
@@ -247,7 +251,7 @@ def train_model(parts: Parts, config: dict[str, Any], output: Path) -> None:
     data = make_data(config["data"], trained, processor, features, training.seed, config["workers"])
     main_process = PartialState().is_main_process
     # Not as a context: that would print a stack trace of every Ctrl-C.
-    run = wandb.init(
+    tracker = wandb.init(
         mode=config["wandb"]["mode"] if main_process else "disabled",
         project=config["wandb"]["project"],
         group=config["wandb"]["group"],
@@ -264,12 +268,13 @@ def train_model(parts: Parts, config: dict[str, Any], output: Path) -> None:
             optimizer,
             training,
             output,
-            on_log=lambda record: run.log(flat(record), step=record["step"]),
-            on_sample=sampler(parts.samples, model, processor, run),
+            on_log=lambda record: tracker.log(flat(record), step=record["step"]),
+            on_sample=sampler(parts.samples, model, processor, tracker),
+            on_save=run.keep,
         )
         failed = False
     finally:
-        run.finish(exit_code=int(failed))
+        tracker.finish(exit_code=int(failed))
     if main_process:
         with atomic_folder(output / "checkpoint") as folder:
             model.save_pretrained(folder, include_backbones=config["include_backbones"])

@@ -40,14 +40,15 @@ def evaluate(
     pictures: int = 12,
     features: FeatureStore | None = None,
     on_progress: Callable[[int, int], object] | None = None,
+    on_save: Callable[[], None] | None = None,
 ) -> list[Row]:
     """Predict and score all settings; the rows of ``scores.json`` that belong to them.
 
     ``limit``: the first so many queries. ``orders``: so many orders of the demonstrations, where
     there are several and no control. ``pictures``: so many queries' pictures are saved, and those of
     their demonstrations. ``features``: of all pictures, in the place of the encoder. ``on_progress``
-    is called with this process's predictions so far and all it has to make. ``copied_caption`` needs
-    neither model nor processor.
+    is called with this process's predictions so far and all it has to make, ``on_save`` when those of a
+    setting are saved. ``copied_caption`` needs neither model nor processor.
 
     Run again, it makes only the predictions that are missing. Several processes share the queries.
     Raises UserError for settings that the task does not fit, and where ``output`` holds predictions
@@ -89,6 +90,8 @@ def evaluate(
             done[setting] = [rows[order, query.id] for order, query in jobs[setting]]
             if state.is_main_process:
                 append_predictions(output / "predictions.jsonl", done[setting])
+                if on_save is not None:
+                    on_save()
     result = scores([row for setting in settings for row in done[setting]], corpus_metrics)
     if state.is_main_process:
         save_scores(output / "scores.json", result)

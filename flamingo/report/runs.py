@@ -12,7 +12,7 @@ from flamingo.report.results import Score, main_decoding, mean_over_seeds, read_
 from flamingo.utils.errors import UserError
 
 #: Keys of a config that say nothing of what was trained.
-_NOT_OF_A_VARIANT = ("output", "seed", "training.seed", "evaluate", "objective", "features.folder")
+_NOT_OF_A_VARIANT = ("output", "seed", "training.seed", "evaluate", "objective", "features.folder", "contents")
 
 
 @dataclass(frozen=True)

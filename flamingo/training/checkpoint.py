@@ -20,7 +20,7 @@ from flamingo.model.pretrained import fingerprint_of
 from flamingo.training.objective import DataSet
 from flamingo.training.optimizer import check_shapes
 from flamingo.utils.errors import UserError
-from flamingo.utils.identity import checksum
+from flamingo.utils.identity import checksum, differences
 from flamingo.utils.io import atomic_file, file_errors, json_object, sync_folder, write_text
 
 _CHECKSUMS = "checksums.json"
@@ -115,7 +115,7 @@ class StateFolder:
         trained, buffers = self._trained(), self._buffers()
         theirs = {"parameters": _shapes(common["parameters"]), "buffers": _shapes(common["buffers"])}
         mine = {"parameters": _shapes(trained), "buffers": _shapes(buffers)}
-        if different := _differences(common["identity"] | theirs, self.identity | mine):
+        if different := differences(common["identity"] | theirs, self.identity | mine):
             raise UserError(f"{newest} is the state of another run: {'; '.join(different)}")
         own = _load(newest, self._own_file())
         check_shapes(self.optimizer, common["optimizer"])
@@ -198,14 +198,3 @@ def untouched_random_states() -> Iterator[None]:
         yield
     finally:
         set_random_states(before)
-
-
-def _differences(theirs: dict[str, Any], mine: dict[str, Any], prefix: str = "") -> list[str]:
-    different = []
-    for key in sorted({*theirs, *mine}):
-        name, there, here = f"{prefix}{key}", theirs.get(key, "absent"), mine.get(key, "absent")
-        if isinstance(there, dict) and isinstance(here, dict):
-            different += _differences(there, here, f"{name}.")
-        elif there != here:
-            different.append(f"{name} is {there} there and {here} here")
-    return different

@@ -69,6 +69,7 @@ def train(
     output: Path,
     on_log: Callable[[dict[str, Any]], None] | None = None,
     on_sample: Callable[[int], None] | None = None,
+    on_save: Callable[[], None] | None = None,
     accelerator: Accelerator | None = None,
 ) -> None:
     """Train what has ``requires_grad``, going on from the newest state in ``output / "state"``, if there is one.
@@ -163,6 +164,8 @@ def train(
                 if accelerator.is_main_process:
                     history.sync()
                 folder = states.save(progress)
+                if on_save is not None and accelerator.is_main_process:
+                    on_save()
             if stop:
                 raise Stopped(
                     f"Stopped after step {step}, with a state in {folder}: start the same command again to continue.",

@@ -130,7 +130,7 @@ def check_shapes(optimizer: Optimizer, state: dict[str, Any]) -> None:
         for name, value in saved.items():
             if isinstance(value, Tensor) and value.ndim > 0 and value.shape != parameters[number].shape:
                 there, here = list(value.shape), list(parameters[number].shape)
-                raise UserError(f"optimizer state {name} of parameter {number} is {there} there and {here} here")
+                raise UserError(f"optimizer state {name} of parameter {number} was {there}, is {here}")
 
 
 def rate_factor(config: OptimizerConfig, step: int, steps: int) -> float:

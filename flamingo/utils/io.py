@@ -235,7 +235,7 @@ def file_errors(path: Path) -> Iterator[None]:
     except Exception as error:
         if (found := system_error(error)) is None:
             raise
-        raise UserError(sentence(found, path)) from error
+        raise UserError(sentence_of(found, path)) from error
 
 
 def system_error(error: Exception) -> OSError | None:
@@ -246,7 +246,7 @@ def system_error(error: Exception) -> OSError | None:
     return OSError(int(named[1]), os.strerror(int(named[1]))) if named else None
 
 
-def sentence(error: OSError, path: Path | None = None) -> str:
+def sentence_of(error: OSError, path: Path | None = None) -> str:
     """What a system error says, with the name of the file that was to be written."""
     name = _TEMPORARY.sub("", str(error.filename or path or "a file"))
     return f"{name}: {error.strerror or error}"

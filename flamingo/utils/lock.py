@@ -40,7 +40,7 @@ _held: dict[Path, "_Flock | _Heartbeat"] = {}
 
 @contextmanager
 def owner(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Own ``folder`` inside the block; the folder is made if it is missing.
+    """Own ``folder`` inside the block. The folder is made if it is missing, and removed again if nothing is put in it.
 
     The lock is ``flock``, which the kernel frees when the process dies, on whatever host the next one starts. On a file
     system without ``flock`` the lock is a file that a thread touches every 10 seconds; after 2 minutes without a touch
@@ -58,6 +58,7 @@ def owner(folder: Path, wait: bool = False) -> Iterator[None]:
     if key in _held:
         yield
         return
+    is_new = not folder.exists()
     with file_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = _acquired(key)
@@ -75,6 +76,9 @@ def owner(folder: Path, wait: bool = False) -> Iterator[None]:
         # A forked child that gets here has dropped it, and must not free its parent's.
         if _held.pop(key, None) is not None:
             lock.release()
+            if is_new:
+                with suppress(OSError):  # it is not empty
+                    folder.rmdir()
 
 
 def _acquired(folder: Path) -> "_Flock | _Heartbeat | None":

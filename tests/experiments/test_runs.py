@@ -1,5 +1,6 @@
-"""A run's folder: gone on with, refused, or overwritten; and errors as sentences."""
+"""Errors as sentences, signals, and memory."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -7,64 +8,10 @@ import sys
 import time
 
 import pytest
-import yaml
 
 from experiments import train
-from experiments.runs import begin, termination, user_errors
+from experiments.runs import termination, user_errors
 from flamingo.utils.errors import Stopped, UserError
-
-CONFIG = {"training": {"steps": 3}, "data": {"a": {"batch": 1}}, "overwrite": False, "workers": 0}
-
-
-def test_the_config_is_kept_and_the_same_run_goes_on(tmp_path):
-    begin(tmp_path / "run", CONFIG, produces=("state",))
-    begin(tmp_path / "run", CONFIG | {"workers": 2}, produces=("state",))
-    kept = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert kept == {"training": {"steps": 3}, "data": {"a": {"batch": 1}}}
-
-
-def test_a_run_that_made_nothing_may_be_started_with_another_config(tmp_path):
-    begin(tmp_path, CONFIG | {"training": {"steps": -1}}, produces=("state",))
-    begin(tmp_path, CONFIG, produces=("state",))
-    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["training"] == {"steps": 3}
-
-
-def test_another_config_is_refused_with_what_differs_and_how_to_overwrite(tmp_path):
-    begin(tmp_path, CONFIG, produces=("state",))
-    (tmp_path / "state").mkdir()
-    other = CONFIG | {"training": {"steps": 4}, "data": {"b": {"batch": 1}}}
-    with pytest.raises(ValueError, match=r"training\.steps was 3, is 4\).*overwrite=true") as caught:
-        begin(tmp_path, other, produces=("state",))
-    assert "data.a was {'batch': 1}, is 'absent'; data.b was 'absent', is {'batch': 1}" in str(caught.value)
-    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["training"] == {"steps": 3}
-
-
-def test_overwriting_removes_what_the_earlier_run_made_and_nothing_else(tmp_path):
-    begin(tmp_path, CONFIG, produces=("state", "scores.json"))
-    (tmp_path / "state").mkdir()
-    for name in ("state/weights", "scores.json", "notes.txt"):
-        (tmp_path / name).write_text("earlier")
-    begin(tmp_path, CONFIG | {"training": {"steps": 4}, "overwrite": True}, produces=("state", "scores.json"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "notes.txt"]
-    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["training"] == {"steps": 4}
-
-
-def test_what_may_change_may_change(tmp_path):
-    begin(tmp_path, {"shots": [0], "limit": 3}, produces=("scores.json",), may_change=("shots",))
-    (tmp_path / "scores.json").touch()
-    begin(tmp_path, {"shots": [0, 4], "limit": 3}, produces=("scores.json",), may_change=("shots",))
-    with pytest.raises(ValueError, match="limit was 3, is 4"):
-        begin(tmp_path, {"shots": [0], "limit": 4}, produces=("scores.json",), may_change=("shots",))
-
-
-def test_a_folder_that_was_moved_or_is_named_otherwise_is_gone_on_with(tmp_path):
-    config = {"output": "here", "outputs_kept": 1}
-    begin(tmp_path / "here", config, produces=("state",))
-    (tmp_path / "here" / "state").mkdir()
-    (tmp_path / "here").rename(tmp_path / "there")
-    begin(tmp_path / "there", config | {"output": "there"}, produces=("state",))
-    with pytest.raises(ValueError, match="outputs_kept was 1, is 2"):
-        begin(tmp_path / "there", config | {"outputs_kept": 2}, produces=("state",))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +53,34 @@ def test_sigterm_ends_a_command_as_ctrl_c_does_and_a_second_one_at_once(capfd, s
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-@pytest.mark.parametrize("error", [AssertionError("an invariant"), ValueError("of torch"), KeyError("a field")])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOTDIR])
+def test_system_errors_of_the_users_files_name_the_file(capsys, number):
+    with pytest.raises(SystemExit) as caught, user_errors():
+        raise OSError(number, os.strerror(number), "outputs/demo/train.log")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == f"error: outputs/demo/train.log: {os.strerror(number)}\n"
+
+
+def test_an_output_that_cannot_be_made_is_one_sentence(tmp_path, capsys, monkeypatch):
+    """Hydra makes it, before any of our code runs."""
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sys, "argv", ["train", f"output={tmp_path}/file/run"])
+    with pytest.raises(SystemExit) as caught:
+        train.main()
+    said = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert said == f"error: {tmp_path}/file/run: Not a directory\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(errno.ENOENT, "ours"),
+        AssertionError("an invariant"),
+        ValueError("of torch"),
+        KeyError("a field"),
+    ],
+)
 def test_every_other_error_keeps_its_trace(error):
     with pytest.raises(type(error)), user_errors():
         raise error

@@ -56,14 +56,14 @@ def test_only_the_newest_state_is_kept_and_only_what_trains_is_in_it(backbones, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"names": ("a", "c")}, r"data sets is \['a .*', 'b .*'\] there and \['a .*', 'c .*'\] here"),
-        ({"names": ("b", "a")}, "data sets is"),
-        ({"weight": 2.0}, r"a with weight 1\.0.* there and .*a with weight 2\.0"),
-        ({"rate": 0.1}, r"optimizer\.rate is 0\.001 there and 0\.1 here"),
-        ({"seed": 5}, r"training\.seed is 0 there and 5 here"),
-        ({"steps": 9}, r"training\.steps is 4 there and 9 here"),
-        ({"accumulate": 2, "combine": "in_turn"}, r"accumulate is 1 there and 2 here; .*combine is accumulated there"),
-        ({"precision": "bf16"}, r"training\.precision is fp32 there and bf16 here"),
+        ({"names": ("a", "c")}, r"data sets was \['a .*', 'b .*'\], is \['a .*', 'c .*'\]"),
+        ({"names": ("b", "a")}, "data sets was"),
+        ({"weight": 2.0}, r"a with weight 1\.0.*, is .*a with weight 2\.0"),
+        ({"rate": 0.1}, r"optimizer\.rate was 0\.001, is 0\.1"),
+        ({"seed": 5}, r"training\.seed was 0, is 5"),
+        ({"steps": 9}, r"training\.steps was 4, is 9"),
+        ({"accumulate": 2, "combine": "in_turn"}, r"accumulate was 1, is 2; .*combine was 'accumulated'"),
+        ({"precision": "bf16"}, r"training\.precision was 'fp32', is 'bf16'"),
     ],
 )
 def test_the_state_of_another_run_is_refused_with_what_differs(backbones, finished, change, message):
@@ -79,9 +79,9 @@ def test_the_state_of_another_model_is_refused_with_the_parameters_that_differ(b
     other = tiny.flamingo(backbones, resampler={"latents": 6}, gated={"offset": 0})
     with pytest.raises(ValueError) as error:
         run(other, finished)
-    assert "parameters.resampler.latents is float32 [5, 24] there and float32 [6, 24] here" in str(error.value)
-    assert "parameters.gated_layers.0.attention_gate is absent there and float32 [1] here" in str(error.value)
-    assert "parameters.gated_layers.3.attention_gate is float32 [1] there and absent here" in str(error.value)
+    assert "parameters.resampler.latents was 'float32 [5, 24]', is 'float32 [6, 24]'" in str(error.value)
+    assert "parameters.gated_layers.0.attention_gate was 'absent', is 'float32 [1]'" in str(error.value)
+    assert "parameters.gated_layers.3.attention_gate was 'float32 [1]', is 'absent'" in str(error.value)
 
 
 def test_how_often_a_run_writes_may_change_when_it_is_resumed(backbones, finished):
@@ -152,8 +152,8 @@ def doubled(state, part, name):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda state: narrower(state, "parameters", "resampler.latents"), r"latents is float32 \[1, 24\] there"),
-        (lambda state: doubled(state, "parameters", "resampler.latents"), "latents is float64"),
+        (lambda state: narrower(state, "parameters", "resampler.latents"), r"latents was 'float32 \[1, 24\]'"),
+        (lambda state: doubled(state, "parameters", "resampler.latents"), "latents was 'float64"),
         (lambda state: narrower(state["optimizer"]["state"], 0, "exp_avg"), "exp_avg of parameter 0"),
     ],
 )
@@ -177,7 +177,7 @@ def test_buffers_of_another_shape_are_refused(tmp_path):
         return StateFolder(tmp_path, {}, model, optimizer, schedule, [], Accelerator())
 
     normalised(1).save(Progress(step=1))
-    with pytest.raises(UserError, match=r"running_mean is float32 \[1\] there and float32 \[5\] here"):
+    with pytest.raises(UserError, match=r"running_mean was 'float32 \[1\]', is 'float32 \[5\]'"):
         normalised(5).restore()
 
 

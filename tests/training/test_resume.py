@@ -118,7 +118,7 @@ def test_two_processes_are_one_with_both_their_batches(backbones, tmp_path):
         "process-0.pt",
         "process-1.pt",
     ]
-    with pytest.raises(ValueError, match="processes is 2 there and 1 here"):
+    with pytest.raises(ValueError, match="processes was 2, is 1"):
         train(model, sets, OptimizerConfig(rate=1e-3), TrainingConfig(steps=2), two)
 
 

@@ -1,0 +1,230 @@
+"""A run's folder: its one owner, the config and the data that it belongs to, and the run that it replaces."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from transformers import AutoConfig
+
+from experiments.runs import start_processes
+from flamingo.utils.errors import UserError
+from flamingo.utils.identity import differences, folder_checksums, sampled_checksum
+from flamingo.utils.io import file_errors, remove_leftovers, write_text
+from flamingo.utils.lock import owner
+
+log = logging.getLogger(__name__)
+
+#: Keys that say how a run is carried out, and change nothing of its results.
+_NOT_RESULTS = ("overwrite", "workers", "wandb")
+#: Keys of training that say how often it writes, and change nothing of its weights.
+WRITING = ("training.log_every", "training.save_every", "training.sample_every")
+#: The error that ended a run.
+_FAILURE = "failure.txt"
+#: The run that is being replaced: while it is moved there or back, when it waits for the new run's first state, and
+#: when it is being removed. A name tells the next start after a kill what to do.
+_MOVING, _PREVIOUS, _REMOVED = ".previous.moving", ".previous", ".previous.removed"
+#: In these folders: the names of what a new run may have made in the place of the old one.
+_NAMES = "names.json"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a command leaves in its folder."""
+
+    #: Names of results.
+    results: tuple[str, ...]
+    #: Patterns of files that describe the results.
+    descriptions: tuple[str, ...] = ()
+    #: Keys of the config that may differ when the command is started again.
+    may_change: tuple[str, ...] = ()
+    #: The file of the resolved config, in which ``contents`` are what the config only names.
+    config_file: str = "config.yaml"
+
+
+class Run:
+    """A folder that this process owns, or whose owner is another process of the same run."""
+
+    def __init__(self, output: Path, config: dict[str, Any], kind: Kind) -> None:
+        self.output, self.config, self.kind = output, config, kind
+        self.has_begun = False
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no run has begun in the folder."""
+        return not (self.output / self.kind.config_file).exists()
+
+    @property
+    def has_results(self) -> bool:
+        """Whether a run has left more than its config: one that failed before may be started with another."""
+        return not self.is_new and any((self.output / name).exists() for name in self.kind.results)
+
+    def check(self) -> None:
+        """Raise UserError, with what differs, for a folder with the results of another config, unless overwritten."""
+        if self.has_results and not self.config.get("overwrite"):
+            earlier = self._earlier()
+            earlier.pop("contents", None)
+            self._compare(earlier, self._decisive())
+
+    def begin(self, contents: dict[str, Any]) -> None:
+        """Make the folder this run's: from here on it is written to.
+
+        Args:
+            contents: Checksums of the weights and data that the config only names.
+
+        Raises:
+            UserError: If the folder holds results of other contents, unless they are overwritten.
+        """
+        _on_main_process(lambda: self._begin(contents))
+        self.has_begun = True
+
+    def keep(self) -> None:
+        """Remove the run that this one replaces: called when this one has saved something to continue from."""
+        previous = self.output / _PREVIOUS
+        if PartialState().is_main_process and previous.exists():
+            with file_errors(self.output):
+                previous.rename(self.output / _REMOVED)
+            shutil.rmtree(self.output / _REMOVED, ignore_errors=True)
+
+    def _begin(self, contents: dict[str, Any]) -> None:
+        if self.has_results and self.config.get("overwrite"):
+            _move_aside(self.output, self._patterns())
+        elif self.has_results:
+            self._compare({"contents": self._earlier().get("contents")}, {"contents": contents})
+        if _FAILURE in self.kind.descriptions:
+            (self.output / _FAILURE).unlink(missing_ok=True)
+        described = self._decisive() | {"contents": contents}
+        write_text(self.output / self.kind.config_file, yaml.safe_dump(described, sort_keys=False))
+
+    def _patterns(self) -> list[str]:
+        return [*self.kind.results, *self.kind.descriptions, self.kind.config_file]
+
+    def _earlier(self) -> dict[str, Any]:
+        path = self.output / self.kind.config_file
+        try:
+            earlier = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is damaged ({error}): remove {self.output}, or use another output=...") from error
+        return earlier if isinstance(earlier, dict) else {}
+
+    def _decisive(self) -> dict[str, Any]:
+        return {key: value for key, value in self.config.items() if key not in _NOT_RESULTS}
+
+    def _compare(self, earlier: dict[str, Any], now: dict[str, Any]) -> None:
+        # Where the folder lies may always change.
+        if different := differences(earlier, now, ("output", *self.kind.may_change)):
+            raise UserError(
+                f"{self.output} holds a run with another config or other data ({'; '.join(different)}): "
+                "choose another output=..., or overwrite it with overwrite=true"
+            )
+
+
+@contextmanager
+def run_folder(output: Path, config: dict[str, Any], kind: Kind) -> Iterator[Run]:
+    """Own a run's folder inside the block.
+
+    With ``config["overwrite"]`` the run that is there moves to ``OUTPUT/.previous`` when the new one begins. It comes
+    back if the new one ends before :meth:`Run.keep`, or at the next start after a kill, and is removed after it.
+
+    Args:
+        output: The folder.
+        config: The resolved config.
+        kind: Which command's it is.
+
+    Raises:
+        UserError: If another process owns the folder, or if it holds a run of another config.
+    """
+    start_processes()
+    run = Run(output, config, kind)
+    with ExitStack() as stack:
+
+        def enter() -> None:
+            stack.enter_context(owner(output))
+            with file_errors(output):
+                for folder in (output, *output.glob("pictures/*/")):
+                    remove_leftovers(folder)
+                _put_back(output)
+            run.check()
+
+        _on_main_process(enter)
+        try:
+            yield run
+        except BaseException:
+            if PartialState().is_main_process:
+                _put_back(output)
+            raise
+        run.keep()
+
+
+@contextmanager
+def failure_recorded(run: Run) -> Iterator[None]:
+    """Leave the error that ends a run in ``failure.txt``, for its sweep's table, until the run is started again.
+
+    Not in the folder of another run, which an error before :meth:`Run.begin` leaves as it is.
+    """
+    try:
+        yield
+    except Exception as error:
+        if PartialState().is_main_process and (run.is_new or run.has_begun):
+            write_text(run.output / _FAILURE, f"{type(error).__name__}: {error}\n")
+        raise
+
+
+def model_contents(name: str | Path) -> dict[str, Any]:
+    """Return what recognises a model: checksums of a folder's files; for a name on the hub, the commit."""
+    path = Path(name)
+    if path.is_dir():
+        return folder_checksums(path)
+    if path.is_file():
+        return {path.name: sampled_checksum(path)}
+    return {"commit": AutoConfig.from_pretrained(name)._commit_hash}
+
+
+def _move_aside(output: Path, patterns: Sequence[str]) -> None:
+    moving = output / _MOVING
+    with file_errors(output):
+        moving.mkdir()
+        write_text(moving / _NAMES, json.dumps(list(patterns)))
+        for path in _matching(output, patterns):
+            path.rename(moving / path.name)
+        moving.rename(output / _PREVIOUS)
+
+
+def _put_back(output: Path) -> None:
+    """Bring back the run that a new one was to replace, unless that has saved something; remove what that has made."""
+    moving, previous = output / _MOVING, output / _PREVIOUS
+    shutil.rmtree(output / _REMOVED, ignore_errors=True)
+    if previous.exists():
+        log.warning("%s: the run that was to be overwritten comes back", output)
+        for path in _matching(output, json.loads((previous / _NAMES).read_text())):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        previous.rename(moving)
+    if moving.exists():
+        for path in moving.iterdir():
+            if path.name != _NAMES:
+                path.rename(output / path.name)
+        shutil.rmtree(moving)
+
+
+def _matching(output: Path, patterns: Sequence[str]) -> list[Path]:
+    return sorted({path for pattern in patterns for path in output.glob(pattern)})
+
+
+def _on_main_process(work: Callable[[], None]) -> None:
+    """Do something in the main process of a run; its UserError is raised in all of them."""
+    errors: list[UserError | None] = [None]
+    if PartialState().is_main_process:
+        try:
+            work()
+        except UserError as error:
+            errors = [error]
+    [error] = broadcast_object_list(errors)
+    if error is not None:
+        raise error

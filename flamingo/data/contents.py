@@ -1,0 +1,42 @@
+"""Checksums of a data set, the same wherever its files lie and whenever they were written."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from flamingo.data.captions import CaptionedImage
+from flamingo.data.document import Frame
+from flamingo.utils.identity import digest_of, sampled_checksum
+from flamingo.utils.io import regular_file
+
+
+def contents(images: Sequence[CaptionedImage]) -> dict[str, str]:
+    """Return two checksums of captioned images.
+
+    Returns:
+        ``captions``: of ids, captions, splits and the names of the pictures. ``files``: of each picture's file, or of
+        the shard that holds it, the name and the :func:`~flamingo.utils.identity.sampled_checksum`.
+    """
+    files: dict[str, None] = {}
+    captions = digest_of(_rows(images, files))
+    return {"captions": captions, "files": digest_of(map(_described, files))}
+
+
+def _rows(images: Sequence[CaptionedImage], files: dict[str, None]) -> Iterator[str]:
+    """A text for each image; the files that hold the pictures are added to ``files``."""
+    for image in images:
+        places = []
+        for frame in image.image.frames:
+            file = _file(frame)
+            files[file] = None
+            places.append(str(frame).replace(file, Path(file).name))
+        yield json.dumps([image.id, image.captions, image.split, places])
+
+
+def _file(frame: Frame) -> str:
+    """The file that a frame is read from: a picture's own, or a shard."""
+    return str(getattr(frame, "file", frame))
+
+
+def _described(file: str) -> str:
+    return f"{Path(file).name} {sampled_checksum(regular_file(Path(file)))}"

@@ -1,0 +1,229 @@
+"""A run continues only with the weights, the config, the processor and the data that it began with."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+from functools import partial
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from experiments import evaluate, train
+from experiments.evaluate import run_evaluation
+from experiments.train import run_training
+from flamingo.data.contents import contents
+from flamingo.data.sources import load
+from flamingo.training.checkpoint import StateFolder
+from flamingo.utils.errors import UserError
+from tests.experiments.conftest import shard
+from tests.experiments.test_configs import composed
+from tests.experiments.test_demo import SMALL
+from tests.experiments.test_photographs import training
+
+#: One setting, which takes a second.
+ONE = ("task.number=2", "shots=[0]", "text_only=false", "controls=[]")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    output = tmp_path_factory.mktemp("runs") / "demo"
+    run_training(composed("train", *SMALL, f"output={output}"), output)
+    run_evaluation(composed("evaluate", f"run={output}", *ONE))
+    return output
+
+
+def edited(file, change):
+    value = json.loads(file.read_text())
+    change(value)
+    file.write_text(json.dumps(value))
+
+
+def one_weight_changed(file):
+    weights = load_file(file)
+    name = sorted(weights)[0]
+    weights[name] = weights[name].clone()
+    weights[name].view(-1)[-1] += 1
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+CHANGES = {
+    "model.safetensors": one_weight_changed,
+    "config.json": partial(edited, change=lambda config: config["gated"].update(attend="previous")),
+    "processor_config.json": partial(edited, change=lambda c: c["image_processor"].update(image_mean=[0.1, 0.2, 0.3])),
+    "tokenizer_config.json": partial(edited, change=lambda config: config.update(model_max_length=99)),
+    "tokenizer.json": partial(edited, change=lambda file: file["model"]["merges"].reverse()),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_an_evaluation_with_another_checkpoint_is_refused_by_the_file_that_changed(demo, tmp_path, name):
+    shutil.copytree(demo, tmp_path / "run")
+    CHANGES[name](tmp_path / "run" / "checkpoint" / name)
+    before = (tmp_path / "run" / "scores.json").read_bytes()
+    with pytest.raises(UserError, match=rf"contents\.checkpoint\.{name} was"):
+        run_evaluation(composed("evaluate", f"run={tmp_path / 'run'}", *ONE, "seeds=[0,1]"))
+    assert (tmp_path / "run" / "scores.json").read_bytes() == before
+
+
+def test_predictions_are_kept_when_only_what_does_not_change_them_is_changed(demo, tmp_path):
+    shutil.copytree(demo, tmp_path / "run")
+    before = (tmp_path / "run" / "predictions.jsonl").read_bytes()
+    run_evaluation(composed("evaluate", f"run={tmp_path / 'run'}", *ONE, "batch_size=1", "pictures=1"))
+    assert (tmp_path / "run" / "predictions.jsonl").read_bytes() == before
+
+
+# ------------------------------------------------------------------------------- data
+
+
+@pytest.fixture
+def own_shards(tmp_path):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    shard(folder / "train-000000.tar", range(8))
+    shard(folder / "train-000001.tar", range(8, 14))
+    shard(folder / "dev-000000.tar", range(20, 23))
+    return folder
+
+
+def stopped(config, output, monkeypatch):
+    """A training that ends with an error after its first state."""
+    save = StateFolder.save
+
+    def save_and_end(self, progress):
+        save(self, progress)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(StateFolder, "save", save_and_end)
+    with pytest.raises(ZeroDivisionError):
+        run_training(config, output)
+    monkeypatch.undo()
+
+
+def other_picture(folder):
+    """The same ids, captions and sizes."""
+    content = bytearray((folder / "train-000001.tar").read_bytes())
+    content[content.index(b"IDAT") + 8] ^= 1
+    (folder / "train-000001.tar").write_bytes(content)
+
+
+def other_caption(folder):
+    content = (folder / "train-000001.tar").read_bytes().replace(b"a dog 9", b"a cat 9")
+    (folder / "train-000001.tar").write_bytes(content)
+
+
+def other_split(folder):
+    (folder / "train-000001.tar").rename(folder / "dev-000001.tar")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"), [(other_picture, "data.files"), (other_caption, "data.captions"), (other_split, "data")]
+)
+def test_a_training_that_was_stopped_does_not_continue_with_other_data(
+    own_shards, backbones, tmp_path, monkeypatch, change, named
+):
+    output = tmp_path / "run"
+    config = training(own_shards, backbones, output, "features.folder=null", "data.documents.interleaved.similar=0")
+    stopped(config, output, monkeypatch)
+    change(own_shards)
+    with pytest.raises(UserError, match=rf"contents\.{named}"):
+        run_training(config, output)
+
+
+def test_a_training_that_was_stopped_does_not_continue_with_another_backbone(backbones, tmp_path, monkeypatch):
+    language = tmp_path / "language"
+    shutil.copytree(backbones / "gpt2", language)
+    output = tmp_path / "run"
+    short = ("data.documents.captions.least=1", "data.documents.captions.most=1")
+    config = composed("train", *SMALL, *short, f"output={output}", f"model.language={language}")
+    stopped(config, output, monkeypatch)
+    one_weight_changed(language / "model.safetensors")
+    with pytest.raises(UserError, match=r"contents\.language\.model\.safetensors"):
+        run_training(config, output)
+
+
+def test_data_are_the_same_wherever_and_whenever_they_were_written(own_shards, tmp_path):
+    shutil.copytree(own_shards, tmp_path / "elsewhere", copy_function=shutil.copyfile)
+    for file in (tmp_path / "elsewhere").iterdir():
+        os.utime(file, (1, 1))
+    found = contents(load(str(own_shards)))
+    assert contents(load(str(tmp_path / "elsewhere"))) == found
+    (tmp_path / "elsewhere" / "dev-000000.tar").rename(tmp_path / "elsewhere" / "dev-000007.tar")
+    assert contents(load(str(tmp_path / "elsewhere")))["files"] != found["files"]
+
+
+# ------------------------------------------------------------------------------- owners and overwriting
+
+
+def in_process(main, *arguments):
+    """Exit status of a command in a process of its own."""
+    torch.set_num_threads(1)
+    sys.argv = ["command", *arguments]
+    main()
+
+
+@pytest.mark.parametrize("main", [train.main, evaluate.main], ids=["train", "evaluate"])
+def test_of_two_processes_with_one_output_one_runs_and_the_other_is_told(demo, tmp_path, capfd, main):
+    output = tmp_path / "run"
+    if main is evaluate.main:
+        shutil.copytree(demo, output)
+    own = (f"run={output}", *ONE, "shots=[0,2]") if main is evaluate.main else (*SMALL, f"output={output}")
+    processes = multiprocessing.get_context("fork")
+    started = [processes.Process(target=in_process, args=(main, *own)) for _ in range(2)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    assert sorted(process.exitcode for process in started) == [0, 2]
+    winner = next(process for process in started if process.exitcode == 0)
+    said = capfd.readouterr().err
+    assert f"error: {output} is in use by process {winner.pid} on" in said and "Traceback" not in said
+    if main is train.main:
+        steps = [json.loads(line)["step"] for line in (output / "history.jsonl").read_text().splitlines()]
+        assert steps == [1, 2, 3, 4]
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_finished_run_comes_back_if_the_one_that_overwrites_it_ends_before_its_first_state(
+    demo, tmp_path, monkeypatch
+):
+    shutil.copytree(demo, tmp_path / "run")
+    before = files(tmp_path / "run")
+    config = composed("train", *SMALL, f"output={tmp_path / 'run'}", "overwrite=true", "optimizer.rate=0.02")
+
+    def diverged(*_):
+        assert not (tmp_path / "run" / "checkpoint").exists()
+        raise UserError("the loss of step 1 is not finite")
+
+    monkeypatch.setattr("flamingo.training.loop.accumulate_gradients", diverged)
+    with pytest.raises(UserError, match="not finite"):
+        run_training(config, tmp_path / "run")
+    assert files(tmp_path / "run") == before
+    monkeypatch.undo()
+    run_training(config, tmp_path / "run")
+    assert not (tmp_path / "run" / ".previous").exists() and not (tmp_path / "run" / "scores.json").exists()
+
+
+def test_results_come_back_if_the_evaluation_that_overwrites_them_ends_before_its_first_predictions(
+    demo, tmp_path, monkeypatch
+):
+    shutil.copytree(demo, tmp_path / "run")
+    before = files(tmp_path / "run")
+    again = composed("evaluate", f"run={tmp_path / 'run'}", *ONE, "task.number=3", "overwrite=true")
+
+    def interrupt(*_):
+        assert not (tmp_path / "run" / "predictions.jsonl").exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flamingo.evaluation.harness._predict", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_evaluation(again)
+    assert files(tmp_path / "run") == before
+    monkeypatch.undo()
+    run_evaluation(again)
+    assert len((tmp_path / "run" / "predictions.jsonl").read_text().splitlines()) == 3

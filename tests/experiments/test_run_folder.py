@@ -1,0 +1,217 @@
+"""A run's folder: one owner, one config, one content; and the run that it replaces comes back until it is replaced."""
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments.run_folder import Kind, run_folder
+from flamingo.utils.errors import UserError
+
+CONFIG = {"training": {"steps": 3}, "data": {"a": {"batch": 1}}, "overwrite": False, "workers": 0}
+CONTENTS = {"data": {"captions": "0a", "files": "0b"}}
+KIND = Kind(results=("state", "scores.json"), descriptions=("overrides.yaml", "evaluate-*.yaml"), may_change=("shots",))
+
+
+def start(output, config=CONFIG, contents=CONTENTS, results=True, keep=True):
+    with run_folder(output, config, KIND) as run:
+        run.begin(contents)
+        if results:
+            (output / "state").mkdir(exist_ok=True)
+            (output / "state" / "weights").write_text(str(config))
+        if keep:
+            run.keep()
+
+
+def test_the_config_is_kept_and_the_same_run_continues(tmp_path):
+    start(tmp_path / "run")
+    start(tmp_path / "run", CONFIG | {"workers": 2})
+    kept = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert kept == {"training": {"steps": 3}, "data": {"a": {"batch": 1}}, "contents": CONTENTS}
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.yaml", "state"]
+
+
+def test_a_run_that_made_nothing_may_be_started_with_another_config(tmp_path):
+    start(tmp_path, CONFIG | {"training": {"steps": -1}}, results=False)
+    start(tmp_path, CONFIG, {"data": {}})
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["training"] == {"steps": 3}
+
+
+def test_another_config_is_refused_before_anything_with_what_differs_and_how_to_overwrite(tmp_path):
+    start(tmp_path)
+    other = CONFIG | {"training": {"steps": 4}, "data": {"b": {"batch": 1}}}
+    entered = False
+    with (
+        pytest.raises(UserError, match=r"training\.steps was 3, is 4\).*overwrite=true") as caught,
+        run_folder(tmp_path, other, KIND),
+    ):
+        entered = True
+    assert not entered
+    assert "data.a was {'batch': 1}, is 'absent'; data.b was 'absent', is {'batch': 1}" in str(caught.value)
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["training"] == {"steps": 3}
+
+
+def test_other_contents_are_refused_by_what_differs(tmp_path):
+    start(tmp_path)
+    with pytest.raises(UserError, match=r"contents\.data\.files was '0b', is '0c'"):
+        start(tmp_path, contents={"data": {"captions": "0a", "files": "0c"}})
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["contents"] == CONTENTS
+
+
+def test_what_may_change_may_change_and_no_key_that_begins_alike(tmp_path):
+    start(tmp_path, {"shots": [0], "shots_of": 3})
+    start(tmp_path, {"shots": [0, 4], "shots_of": 3})
+    with pytest.raises(UserError, match="shots_of was 3, is 4"):
+        start(tmp_path, {"shots": [0], "shots_of": 4})
+
+
+def test_a_folder_that_was_moved_or_is_named_otherwise_continues(tmp_path):
+    config = {"output": "here", "outputs_kept": 1}
+    start(tmp_path / "here", config)
+    (tmp_path / "here").rename(tmp_path / "there")
+    start(tmp_path / "there", config | {"output": "there"})
+    with pytest.raises(UserError, match="outputs_kept was 1, is 2"):
+        start(tmp_path / "there", config | {"outputs_kept": 2})
+
+
+def test_a_damaged_config_is_named(tmp_path):
+    start(tmp_path)
+    (tmp_path / "config.yaml").write_text("training: {steps")
+    with pytest.raises(UserError, match=r"config\.yaml is damaged"):
+        start(tmp_path)
+
+
+def hold(output, ready):
+    with run_folder(output, CONFIG, KIND):
+        ready.send(None)
+        time.sleep(60)
+
+
+def test_a_second_start_in_the_same_folder_is_refused_with_the_first_ones_process(tmp_path):
+    processes = multiprocessing.get_context("fork")
+    mine, theirs = processes.Pipe()
+    process = processes.Process(target=hold, args=(tmp_path, theirs))
+    process.start()
+    mine.recv()
+    with pytest.raises(UserError, match=rf"{tmp_path} is in use by process {process.pid} on"):
+        start(tmp_path)
+    process.kill()
+    process.join()
+    start(tmp_path)
+
+
+# ------------------------------------------------------------------------------- overwriting
+
+NEW = CONFIG | {"training": {"steps": 4}, "overwrite": True}
+
+
+def earlier_run(output):
+    start(output)
+    for name in ("scores.json", "overrides.yaml", "evaluate-a.yaml", "notes.txt"):
+        (output / name).write_text("earlier")
+
+
+def contents(output):
+    files = [path for path in output.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(output)): path.read_text() for path in files}
+
+
+def test_overwriting_removes_what_the_earlier_run_made_and_nothing_else(tmp_path):
+    earlier_run(tmp_path)
+    start(tmp_path, NEW, keep=False)  # ending well keeps it, too
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "notes.txt", "state"]
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["training"] == {"steps": 4}
+
+
+def test_the_earlier_run_lies_in_previous_until_the_new_one_has_saved_something(tmp_path):
+    earlier_run(tmp_path)
+    before = contents(tmp_path)
+    with run_folder(tmp_path, NEW, KIND) as run:
+        assert contents(tmp_path) == before
+        run.begin(CONTENTS)
+        of_the_run = {name: text for name, text in before.items() if name != "notes.txt"}
+        assert of_the_run.items() <= contents(tmp_path / ".previous").items()
+        assert not (tmp_path / "state").exists() and (tmp_path / "notes.txt").exists()
+        run.keep()
+        assert not (tmp_path / ".previous").exists()
+
+
+@pytest.mark.parametrize("error", [UserError, KeyboardInterrupt, ZeroDivisionError])
+def test_the_earlier_run_comes_back_if_the_new_one_ends_before_it_has_saved_something(tmp_path, error):
+    earlier_run(tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(error), run_folder(tmp_path, NEW, KIND) as run:
+        run.begin(CONTENTS)
+        (tmp_path / "state").mkdir()
+        (tmp_path / "state" / "half").touch()
+        raise error
+    assert contents(tmp_path) == before
+
+
+def test_the_new_run_stays_if_it_ends_after_it_has_saved_something(tmp_path):
+    earlier_run(tmp_path)
+    with pytest.raises(ZeroDivisionError), run_folder(tmp_path, NEW, KIND) as run:
+        run.begin(CONTENTS)
+        (tmp_path / "state").mkdir()
+        run.keep()
+        raise ZeroDivisionError
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "notes.txt", "state"]
+
+
+def killed_after(renames, work, *arguments):
+    """The exit status of a process that is killed after so many renames; 0 if its work was done before."""
+    if (pid := os.fork()) == 0:
+        left = iter(range(renames, -1, -1))
+        next(left)
+        for name in ("rename", "replace"):
+            setattr(Path, name, killing(getattr(Path, name), left))
+        work(*arguments)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def killing(rename, left):
+    def rename_and_perhaps_kill(self, target):
+        rename(self, target)
+        if next(left, None) == 0:
+            os._exit(9)
+
+    return rename_and_perhaps_kill
+
+
+def test_a_kill_at_any_moment_of_overwriting_leaves_the_one_run_or_the_other(tmp_path):
+    renames, outcomes = 0, []
+    while True:
+        renames += 1
+        output = tmp_path / str(renames)
+        earlier_run(output)
+        before = contents(output)
+        status = killed_after(renames, start, output, NEW)
+        with run_folder(output, CONFIG | {"overwrite": True}, KIND):
+            after = contents(output)
+        assert not [path.name for path in output.iterdir() if path.name.startswith(".previous")]
+        outcomes.append(after == before)
+        if after != before:
+            assert "'steps': 4" in after["state/weights"] and "scores.json" not in after
+        if status == 0:
+            break
+    assert outcomes.index(False) > 6 and not any(outcomes[outcomes.index(False) :])
+
+
+def enter(output):
+    with run_folder(output, CONFIG, KIND):
+        pass
+
+
+def test_a_kill_while_the_earlier_run_comes_back_is_mended_at_the_next_start(tmp_path):
+    for renames in range(1, 8):
+        output = tmp_path / str(renames)
+        earlier_run(output)
+        before = contents(output)
+        assert killed_after(7, start, output, NEW) == 9
+        killed_after(renames, enter, output)
+        with run_folder(output, CONFIG, KIND):
+            assert contents(output) == before
