@@ -56,6 +56,7 @@ def run_conversion(config: dict[str, Any]) -> None:
         _export(checkpoint, output)
         return
     model, processor, notes = _converted(config, checkpoint)
+    processor.limit_length(model.config.text_config)
     with atomic_folder(output) as folder:
         model.save_pretrained(folder, include_backbones=model.config.backbones is None)
         processor.save_pretrained(folder)

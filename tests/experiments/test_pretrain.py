@@ -8,11 +8,14 @@ import os
 import numpy as np
 import pytest
 import torch
+import yaml
+from markdown_it import MarkdownIt
 from PIL import Image as PILImage
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from experiments import pretrain_language, pretrain_vision
+from experiments.card import save_backbone
 from experiments.pretrain_language import Blocks
 from experiments.pretrain_vision import ImageTextContrast
 from experiments.probe import CLASSES, answers
@@ -50,6 +53,22 @@ def test_a_vision_encoder_is_pretrained_on_captioned_files(pairs, tmp_path):
     assert torch.equal(state["buffers"][f"images.encoder.{name}"], encoder.state_dict()[name])
     card = (output / "model" / "README.md").read_text()
     assert str(pairs) in card and "pretrain_vision" in card and "It was not probed." in card
+
+
+def test_a_card_shows_names_as_they_are(tmp_path, backbones):
+    (tmp_path / "history.jsonl").write_text('{"seconds": 60, "loss": 1.5}\n')
+    model, tokenizer = (c.from_pretrained(backbones / "gpt2") for c in (AutoModelForCausalLM, AutoTokenizer))
+    evil = "a|b `c` <script>\n\n```\n# d"
+    words = {"title": evil, "command": "pretrain_language", "unit": "token", "scored_on": evil}
+    save_backbone(tmp_path, {"texts": [evil]}, model, tokenizer, scores={evil: 0.5}, **words)
+    card = (tmp_path / "model" / "README.md").read_text().split("---\n", 2)[2]  # behind the license
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(card)
+    shown = " ".join(evil.split())
+    text = ["".join(child.content for child in token.children) for token in tokens if token.type == "inline"]
+    assert text[0] == shown and [text.count(cell) for cell in (shown, "0.500")] == [3, 1]
+    assert "html_block" not in {token.type for token in tokens}
+    [recipe] = [token for token in tokens if token.type == "fence"]
+    assert yaml.safe_load(recipe.content) == {"texts": [evil]} and recipe.info == "yaml"
 
 
 def test_captions_that_the_text_tower_cannot_read_are_left_out_and_named(pairs, tmp_path):
