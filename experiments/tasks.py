@@ -20,7 +20,7 @@ from flamingo.evaluation.scores import computable
 from flamingo.evaluation.tasks import Task
 from flamingo.evaluation.world import WorldBinding, WorldCaptions, WorldQuestions
 from flamingo.features import FeatureStore, near_duplicates, nearest
-from flamingo.utils.checks import one_of, whole
+from flamingo.utils.checks import one_of, whole, within
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
 
@@ -74,7 +74,8 @@ def make_task(config: dict[str, Any]) -> Task:
         if key not in ("kind", *needed, *optional) and value is not None:
             raise UserError(f"task.{key}: {kind} has no use for it")
     if kind != "images":
-        return _WORLD[kind](**{key: config[key] for key in needed})
+        with within("task"):
+            return _WORLD[kind](**{key: config[key] for key in needed})
     check_metrics(config["metrics"])  # before minutes of reading
     asked, pool = (
         captioned_images(config[which], config["images"], config["format"], config[f"{which}_split"])

@@ -9,7 +9,6 @@ from flamingo.data.document import PROMPT, Document, Frame, Image, Part, Text
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.decoding import Decoder
 from flamingo.model.modeling import FlamingoForConditionalGeneration
-from flamingo.utils.errors import UserError
 
 
 @dataclass
@@ -42,7 +41,7 @@ class Captioner:
         more demonstrations than the language model's context holds.
         """
         if isinstance(images, Frame | Image):
-            raise UserError(f"images must be a list, got a single one: {images!r}")
+            raise TypeError(f"images must be a list, got a single one: {images!r}")
         shown: list[Part] = []
         for image, caption in demonstrations:
             shown += [_image(image), Text(f"{prompt} {caption}")]

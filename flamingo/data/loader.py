@@ -49,7 +49,7 @@ class Loader:
             if value < least:
                 raise UserError(f"{key} must be at least {least}, got {value}")
         if not 0 <= rank < num_ranks:
-            raise UserError(f"rank {rank} must lie in [0, num_ranks={num_ranks})")
+            raise ValueError(f"rank {rank} must lie in [0, num_ranks={num_ranks})")
         self.batches = _Batches(items, collate)
         self.batch_size, self.num_workers = batch_size, num_workers
         self.rank, self.num_ranks = rank, num_ranks

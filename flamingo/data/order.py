@@ -86,7 +86,7 @@ class Mixture:
     def __init__(self, sources: Mapping[str, Endless[Any]], weights: Mapping[str, float], seed: int | str) -> None:
         """Raises UserError for a source without a weight, a weight without a source, or a weight too small to count."""
         if sources.keys() != weights.keys():
-            raise UserError(f"sources {sorted(sources)} and weights {sorted(weights)} must have the same names")
+            raise ValueError(f"sources {sorted(sources)} and weights {sorted(weights)} must have the same names")
         for name, weight in weights.items():
             if not 0 < weight < math.inf:
                 raise UserError(f"the weight of {name} must be positive and finite, got {weight}")

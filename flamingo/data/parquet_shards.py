@@ -70,9 +70,9 @@ def _samples(file: str) -> Iterator[Sample | Broken]:
                 try:
                     split = split_named(record.get("split"))
                     yield Sample(id, captions_of(record[captions]), (picture, group, row), split)
-                except ValueError as error:
+                except UserError as error:
                     yield Broken(id, str(error))
-    except ImportError:
+    except (ImportError, MemoryError):
         raise
     except Exception as error:  # pyarrow's are of many kinds
         raise UserError(f"{file} cannot be read: {error}") from error

@@ -41,6 +41,8 @@ def open_image(frame: Frame) -> PILImage.Image:
         raise UserError(f"image file {frame} does not exist") from error
     except UnidentifiedImageError as error:  # whose own words name a buffer in memory
         raise UserError(f"image {frame} cannot be read: it is no picture, or of a format unknown here") from error
+    except MemoryError:
+        raise
     except Exception as error:  # Broken files make decoders raise nearly anything: SyntaxError, RuntimeError, ...
         raise UserError(f"image {frame} cannot be read: {error}") from error
 

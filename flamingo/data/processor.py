@@ -65,7 +65,7 @@ class FlamingoProcessor(ProcessorMixin):
         #: How a picture is made square before the image processor sees it; see :func:`flamingo.data.pictures.shaped`.
         self.aspect = aspect
         if image_marker.count(IMAGE_TOKEN) != 1:
-            raise UserError(f"image_marker must contain {IMAGE_TOKEN} once, got {image_marker!r}")
+            raise ValueError(f"image_marker must contain {IMAGE_TOKEN} once, got {image_marker!r}")
         #: Tokens that are added to the tokenizer, if it has them not; what ends a chunk; and what stands for an
         #: image, of which anything before ``<image>`` still sees the image before it. Other checkpoints than ours
         #: were trained with others: see :mod:`flamingo.interop`.
@@ -257,27 +257,27 @@ class FlamingoProcessor(ProcessorMixin):
 
         ``images`` (pictures, paths, or :class:`Image` for videos) is a list for one text, a list of
         lists for several. A marker's image is seen by
-        all tokens up to the next marker. Raises UserError where markers and images don't match.
+        all tokens up to the next marker. Raises ValueError where markers and images don't match.
         """
         if padding not in (True, "longest"):
-            raise UserError(f"prompts are padded to the longest of them; padding={padding!r} is not to be had")
+            raise ValueError(f"prompts are padded to the longest of them; padding={padding!r} is not to be had")
         if return_tensors != "pt":
-            raise UserError(f"return_tensors must be 'pt', got {return_tensors!r}")
+            raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}")
         if text is None:
-            raise UserError("a text is needed, if only the marker '<image>'")
+            raise ValueError("a text is needed, if only the marker '<image>'")
         if isinstance(text, str):
             text, images = [text], [images if isinstance(images, list) else [] if images is None else [images]]
         if images is None:
             images = [[] for _ in text]
         if len(images) != len(text) or not all(isinstance(row, list) for row in images):
-            raise UserError(f"{len(text)} texts need {len(text)} lists of images")
+            raise ValueError(f"{len(text)} texts need {len(text)} lists of images")
         examples = [self._prompt(text[i], images[i], f"text {i}") for i in range(len(text))]
         return BatchFeature(collate(examples, self.tokenizer.pad_token_id, padding_side))
 
     def _prompt(self, text: str, images: list[Frame | Image], name: str) -> Example:
         head, *chunks = text.split(IMAGE_TOKEN)
         if len(chunks) != len(images):
-            raise UserError(f"{name} has {len(chunks)} <image> markers, but {len(images)} images were given")
+            raise ValueError(f"{name} has {len(chunks)} <image> markers, but {len(images)} images were given")
         pieces = [_Piece(head, -1, False)]
         for i, chunk in enumerate(chunks):
             pieces += self._marker(pieces[-1], i)
@@ -329,9 +329,9 @@ def _coins(rng: random.Random | None, **probabilities: float) -> Any:
     """A function that is True with a given probability."""
     for name, p in probabilities.items():
         if not 0 <= p <= 1:
-            raise UserError(f"{name} must lie in [0, 1], got {p}")
+            raise ValueError(f"{name} must lie in [0, 1], got {p}")
         if 0 < p < 1 and rng is None:
-            raise UserError(f"{name}={p} is a matter of chance: give an rng")
+            raise ValueError(f"{name}={p} is a matter of chance: give an rng")
     return lambda p: p == 1 or (p > 0 and rng is not None and rng.random() < p)
 
 

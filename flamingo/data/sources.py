@@ -106,7 +106,7 @@ def readable(source: Lazy) -> tuple[Lazy, dict[str, str]]:
             for frame in image.image.frames:
                 open_image(frame)
             kept.append(place)
-        except ValueError as error:
+        except UserError as error:
             skipped[image.id] = f"the picture cannot be opened: {error}"
     if skipped:
         log.warning("left out %d broken images: %s", len(skipped), by_reason(skipped))

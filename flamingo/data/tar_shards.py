@@ -52,7 +52,7 @@ def _samples(file: str) -> Iterator[Sample | Broken]:
                     described = _described(stream, parts)
                     captions = _captions(stream, parts, described)
                     yield Sample(key, captions, _picture(parts), split_named(described.get("split")))
-                except ValueError as error:
+                except UserError as error:
                     yield Broken(key, str(error))
             if damage:
                 yield Broken(file, damage)

@@ -70,7 +70,7 @@ def evaluate(
     decoder = None
     if any(setting.control != "copied_caption" for setting in mine):
         if model is None or processor is None:
-            raise UserError("only the control copied_caption does without a model and a processor")
+            raise ValueError("only the control copied_caption does without a model and a processor")
         decoder = Decoder(model, processor, batch_size, features)
     if state.is_main_process:
         save_pictures(output / "pictures", task.name, _shown(task, queries[:pictures], settings))

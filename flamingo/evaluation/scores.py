@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flamingo.evaluation.metrics import Statistic, bootstrap, corpus_statistics, mean, spread, unavailable
+from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,7 @@ def scores(predictions: Sequence[Row], corpus_metrics: Sequence[str]) -> list[Ro
     statistics = iter(_statistics(groups, corpus_metrics))
     rows: list[Row] = []
     for setting, orders in settings.items():
-        queries = [row["query"] for row in orders[0]]
-        assert all([row["query"] for row in own] == queries for own in orders.values()), "orders of different queries"
+        _check_orders(setting, orders)
         of_order = [next(statistics) for _ in orders]
         named = dict(of_order[0])
         if len(orders) > 1:
@@ -51,6 +51,14 @@ def scores(predictions: Sequence[Row], corpus_metrics: Sequence[str]) -> list[Ro
             row = {"metric": metric, "value": statistic.value, "ci95": list(bootstrap(statistic)), "n": statistic.n}
             rows.append({**dict(zip(KEY, setting, strict=True)), **row, **statistic.about})
     return rows
+
+
+def _check_orders(setting: tuple[Any, ...], orders: dict[int, list[Row]]) -> None:
+    """Raise UserError unless the predictions of all orders are of the same queries, and order 0 is there."""
+    queries = [row["query"] for row in orders.get(0, [])]
+    for order, rows in orders.items():
+        if [row["query"] for row in rows] != queries:
+            raise UserError(f"the predictions of {setting} in order {order} are not of the queries of order 0")
 
 
 def computable(corpus_metrics: Sequence[str]) -> tuple[str, ...]:

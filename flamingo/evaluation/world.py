@@ -16,7 +16,7 @@ from flamingo.data.world.drawing import draw
 from flamingo.data.world.language import Dialect, attribute_accuracy, random_dialect
 from flamingo.data.world.scenes import SHAPES, Scene
 from flamingo.evaluation.tasks import Example
-from flamingo.utils.errors import UserError
+from flamingo.utils.checks import whole
 
 #: Candidates for the demonstrations of a query; of binding for each name.
 CANDIDATES, CANDIDATES_PER_NAME = 32, 8
@@ -43,8 +43,7 @@ class WorldTask(ABC):
     corpus_metrics: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        if self.number < 1:
-            raise UserError(f"a task of the world needs at least one query, got number={self.number}")
+        whole("number", self.number, least=1)
 
     @property
     @abstractmethod
@@ -106,8 +105,7 @@ class WorldBinding(WorldTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 2 <= self.ways <= len(SHAPES):
-            raise UserError(f"names are bound to 2 to {len(SHAPES)} shapes or colours, got ways={self.ways}")
+        whole("ways", self.ways, least=2, most=len(SHAPES))
 
     @property
     def name(self) -> str:

@@ -4,7 +4,6 @@ The file holds a whole language model, because its training changed the embeddin
 must be known: the tokenizer and the shape of the language model, GPT-2 or OPT, and CLIP, which is frozen.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from flamingo.model.configuration import FlamingoConfig
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.model.pretrained import load_vision_model
 from flamingo.utils.errors import UserError
+from flamingo.utils.io import json_object
 
 END_OF_CHUNK = "<EOC>"
 
@@ -111,12 +111,9 @@ def convert(
 
 def _settings(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / "config.json"
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: checkpoint is a folder that flamingo-mini has saved") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is no JSON object")
+    if not path.is_file():
+        raise UserError(f"there is no {path}: checkpoint is a folder that flamingo-mini has saved")
+    found = json_object(path.read_bytes(), str(path))
     theirs = {key: found.get(key, default) for key, default in _DEFAULTS.items()}
     for key in ("xattn_act", "resampler_act"):
         if theirs[key] not in _ACTIVATIONS:

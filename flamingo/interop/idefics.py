@@ -74,6 +74,8 @@ def convert(
         raise UserError(f"{checkpoint} is no folder that save_pretrained has left: there is no config.json")
     try:
         config = AutoConfig.from_pretrained(checkpoint)
+    except MemoryError:
+        raise
     except Exception as error:  # whatever a damaged or forged file may lead to
         reason = str(error).split("\n")[0]
         raise UserError(f"{checkpoint / 'config.json'} cannot be read: {reason}") from error

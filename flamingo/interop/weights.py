@@ -48,6 +48,8 @@ def _read_file(path: Path) -> dict[str, Tensor]:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{path} is damaged, or holds pickled code, which is never run") from error
+    except MemoryError:
+        raise
     except Exception as error:  # whatever a damaged or forged file may lead to
         reason = str(error).split("\n")[0]
         raise UserError(f"{path} cannot be read: {type(error).__name__}: {reason}") from error

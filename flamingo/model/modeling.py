@@ -161,9 +161,9 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         backbone_kwargs = {key: kwargs.pop(key, None) or {} for key in ("vision_kwargs", "text_kwargs")}
         if saved.backbones_included:
             if any(backbone_kwargs.values()):
-                raise UserError("vision_kwargs and text_kwargs are for checkpoints that leave their backbones out")
+                raise ValueError("vision_kwargs and text_kwargs are for checkpoints that leave their backbones out")
             if kwargs.get("quantization_config") is not None:
-                raise UserError(
+                raise ValueError(
                     "quantization_config would reach the trained parts, too: save the model with "
                     'include_backbones=False, and load it with text_kwargs={"quantization_config": ...}'
                 )
@@ -179,7 +179,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         load = {k: kwargs[k] for k in ("dtype", "attn_implementation") if k in kwargs and kwargs[k] != "auto"}
         allowed = {"config", "dtype", "adapter_kwargs", *hub, *load}
         if unused := {k for k, v in kwargs.items() if v} - allowed:
-            raise UserError(f"{sorted(unused)} cannot be used with a checkpoint that leaves its backbones out")
+            raise ValueError(f"{sorted(unused)} cannot be used with a checkpoint that leaves its backbones out")
         config = deepcopy(kwargs.get("config") or saved)  # it may be another model's
         config.backbones = saved.backbones
         model = cls(config, *load_referenced_backbones(config, **backbone_kwargs, **load))
@@ -208,7 +208,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
                 raise UserError(f"a quantised {quantised[0]} cannot be saved; include_backbones=False names it")
             return super().save_pretrained(save_directory, *args, **kwargs)
         if "max_shard_size" in kwargs:
-            raise UserError("a checkpoint without its backbones is one file: max_shard_size cannot be chosen")
+            raise ValueError("a checkpoint without its backbones is one file: max_shard_size cannot be chosen")
         check_unchanged(self.config, {part: getattr(self, part) for part in BACKBONES})
         state = kwargs.pop("state_dict", None) or self.state_dict()
         state = {key: value for key, value in state.items() if not key.startswith(BACKBONES)}
@@ -241,10 +241,10 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         """Let these parts train and no others; by default all but the two backbones do.
 
         Whoever trains a backbone has to save the model with it. A vision encoder trains in evaluation mode, with the
-        running statistics that it came with. Raises UserError for a part that there is not.
+        running statistics that it came with. Raises ValueError for a part that there is not.
         """
         if unknown := set(parts) - {*BACKBONES, *TRAINED_PARTS}:
-            raise UserError(f"parts are {', '.join((*BACKBONES, *TRAINED_PARTS))}; got {', '.join(sorted(unknown))}")
+            raise ValueError(f"parts are {', '.join((*BACKBONES, *TRAINED_PARTS))}; got {', '.join(sorted(unknown))}")
         for part in (*BACKBONES, *TRAINED_PARTS):
             getattr(self, part).requires_grad_(part in parts)
 
@@ -271,7 +271,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         return "\n".join(rows)
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        raise UserError("the vocabulary of the language model is frozen: tokens are added by config.new_token_ids")
+        raise ValueError("the vocabulary of the language model is frozen: tokens are added by config.new_token_ids")
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.language_model.get_input_embeddings()
@@ -283,7 +283,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         self, enable: bool = True, gradient_checkpointing_func: Any = torch.utils.checkpoint.checkpoint, **kwargs: Any
     ) -> None:
         if getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant"):
-            raise UserError(
+            raise ValueError(
                 "gradient checkpointing with use_reentrant=True would lose the gradients of the gated blocks"
             )
         super()._set_gradient_checkpointing(enable, self._splice.checkpointing(gradient_checkpointing_func), **kwargs)
@@ -368,7 +368,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         :meth:`visual_cache`; without any, the text sees none. An ``attention_mask`` that is not [bn s] is that of
         packed documents (:mod:`flamingo.data.packing`), or one that transformers has prepared for a cache
         of fixed size. ``num_items_in_batch``: see
-        :func:`next_token_loss`. Further arguments go to the language model. Raises UserError where these
+        :func:`next_token_loss`. Further arguments go to the language model. Raises ValueError where these
         do not fit together.
         """
         if labels is not None:

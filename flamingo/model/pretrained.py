@@ -87,7 +87,7 @@ def is_quantised(model: nn.Module) -> bool:
 def check_unchanged(config: FlamingoConfig, backbones: dict[str, PreTrainedModel]) -> None:
     """Raise UserError unless these backbones can be left out of a checkpoint and found again by name."""
     if config.backbones is None:
-        raise UserError("the backbones of this model were not loaded by name, so a checkpoint cannot leave them out")
+        raise ValueError("the backbones of this model were not loaded by name, so a checkpoint cannot leave them out")
     for part, model in backbones.items():
         saved = config.backbones[part]
         if is_quantised(model):  # its own weights do not train, but those of an adapter do

@@ -280,7 +280,7 @@ def check_pictures(encoder: PreTrainedModel, height: int, width: int) -> None:
     try:
         with evaluating(encoder):
             run_encoder(encoder, _blank(encoder, height, width))
-    except torch.OutOfMemoryError:
+    except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__

@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from flamingo.report.style import BLUE, GREY, INK, MUTED, VERMILION, frame, new_figure, style
-from flamingo.utils.errors import UserError
 
 
 def attention_figure(
@@ -25,7 +24,7 @@ def attention_figure(
     """
     shape = maps.shape[:2]
     if shape != (len(rows), len(columns)):
-        raise UserError(f"{len(rows)} rows and {len(columns)} columns name {shape[0]} by {shape[1]} maps")
+        raise ValueError(f"{len(rows)} rows and {len(columns)} columns name {shape[0]} by {shape[1]} maps")
     with style():
         figure = new_figure(1.2 * shape[1] + 0.6, 1.25 * shape[0] + 0.3)
         axes = figure.subplots(*shape, squeeze=False).flatten()

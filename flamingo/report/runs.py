@@ -89,7 +89,7 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Variant], dict[str, str]]:
     for folder in folders:
         try:
             run = read_run(folder)
-        except ValueError as error:
+        except UserError as error:
             problems[str(folder)] = str(error)
             continue
         group = groups.setdefault(json.dumps(_flat(run.config), sort_keys=True), [])

@@ -189,12 +189,12 @@ def gate_values(model: nn.Module) -> dict[str, float]:
 def _check_names(data_sets: Sequence[DataSet]) -> None:
     names = [data_set.name for data_set in data_sets]
     if not names or len(set(names)) < len(names):
-        raise UserError(f"training needs data sets, each with a name of its own; got {names}")
+        raise ValueError(f"training needs data sets, each with a name of its own; got {names}")
 
 
 def _check_accelerator(accelerator: Accelerator) -> None:
     if accelerator.mixed_precision != "no" or accelerator.gradient_accumulation_steps != 1:
-        raise UserError("the accelerator must neither set a precision nor accumulate: TrainingConfig says both")
+        raise ValueError("the accelerator must neither set a precision nor accumulate: TrainingConfig says both")
     # A state would hold one process's shards only.
     whole = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
     if accelerator.distributed_type not in whole:

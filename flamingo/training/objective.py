@@ -70,7 +70,7 @@ class DataSet:
         if not 0 < self.weight < math.inf:
             raise UserError(f"data set {self.name}: weight must be positive and finite, got {self.weight}")
         if not hasattr(self.batches, "position"):
-            raise UserError(f"data set {self.name}: its batches have no position, so it could not be resumed")
+            raise ValueError(f"data set {self.name}: its batches have no position, so it could not be resumed")
 
 
 @dataclass
@@ -96,7 +96,7 @@ def next_update(
     """``accumulate`` batches of every data set, or (``in_turn``) of the one whose turn ``step`` (from 1) is.
 
     All are fetched before the first forward pass, because the mean of each is over the tokens of all.
-    Raises UserError, naming the data set, where it ends or has no label token.
+    Raises UserError, naming the data set, where it has no label token, and ValueError where it ends.
     """
     chosen = data_sets if combine == "accumulated" else [data_sets[(step - 1) % len(data_sets)]]
     batches: list[tuple[DataSet, Batch]] = []
@@ -104,7 +104,7 @@ def next_update(
         for _ in range(accumulate):
             batch = next(iterators[data_set.name], None)
             if batch is None:
-                raise UserError(f"data set {data_set.name} ended at step {step}: its batches must be endless")
+                raise ValueError(f"data set {data_set.name} ended at step {step}: its batches must be endless")
             batches.append((data_set, batch))
     local = {data_set.name: 0.0 for data_set in chosen}
     for data_set, batch in batches:

@@ -66,7 +66,8 @@ class SelfCritical:
         ids, index = tensors["input_ids"], tensors["image_index"]
         labelled = tensors["labels"] != -100
         begins = labelled & ~F.pad(labelled, (1, 0))[:, :-1]
-        assert bool(begins.any(dim=1).all()), "a document says nothing that is learnt"
+        if not begins.any(dim=1).all():
+            raise UserError("objective=cider asks for the last caption of each document, but one has no text to learn")
         # Of each row the last place where a labelled piece begins.
         starts = (begins * torch.arange(ids.shape[1], device=ids.device)).argmax(dim=1).tolist()
         versions = len(ids) // b

@@ -117,8 +117,6 @@ def test_a_worker_makes_batches_after_ctrl_c_and_sigterm(number):
     [
         ({"batch_size": 0}, "batch_size"),
         ({"num_workers": -1}, "num_workers"),
-        ({"rank": 2, "num_ranks": 2}, "rank"),
-        ({"rank": -1}, "rank"),
     ],
 )
 def test_numbers_out_of_range_are_refused_by_their_key(change, key):

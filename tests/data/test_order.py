@@ -178,7 +178,7 @@ def test_mixtures_of_mixtures_are_data_sets_too():
     ],
 )
 def test_mixtures_that_make_no_sense_are_refused(sources, weights, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
         Mixture({name: [1] for name in sources}, weights, seed=0)
 
 

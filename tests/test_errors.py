@@ -1,0 +1,93 @@
+"""An error of the project's own code, or of memory, is never taken for a broken file of the user's."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PILImage
+from safetensors.torch import save_file
+
+from flamingo.data import captions, parquet_shards, sources, tar_shards
+from flamingo.data.pictures import open_image
+from flamingo.data.sources import load, readable
+from flamingo.interop import weights
+from flamingo.report import runs
+from flamingo.training.self_critical import SelfCritical
+from flamingo.utils.errors import UserError
+from tests.experiments.conftest import shard
+
+
+def raising(error):
+    def function(*args, **kwargs):
+        raise error
+
+    return function
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Photographs with captions, in a tar and by themselves."""
+    PILImage.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    (tmp_path / "captions.jsonl").write_text(json.dumps({"image": "a.png", "captions": ["a dog"]}))
+    shard(tmp_path / "train-000000.tar", range(2))
+    return tmp_path
+
+
+def test_a_lack_of_memory_is_no_broken_picture(folder, monkeypatch):
+    monkeypatch.setattr("flamingo.data.pictures._rgb", raising(MemoryError()))
+    with pytest.raises(MemoryError):
+        open_image(folder / "a.png")
+    with pytest.raises(MemoryError):
+        readable(load(str(folder / "captions.jsonl")))
+
+
+def test_a_lack_of_memory_is_no_damaged_checkpoint(tmp_path, monkeypatch):
+    save_file({"a": torch.zeros(2)}, tmp_path / "model.safetensors")
+    monkeypatch.setattr(weights, "load_file", raising(MemoryError()))
+    with pytest.raises(MemoryError):
+        weights.read_weights(tmp_path)
+
+
+def test_a_lack_of_memory_is_no_broken_parquet_file(tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow")
+    monkeypatch.setattr(parquet_shards, "_opened", raising(MemoryError()))
+    (tmp_path / "a.parquet").touch()
+    with pytest.raises(MemoryError):
+        load(str(tmp_path / "a.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "file"),
+    [
+        (tar_shards, "_captions", "train-000000.tar"),
+        (captions, "captions_of", "captions.jsonl"),
+        (sources, "open_image", "captions.jsonl"),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_an_error_of_our_own_is_no_sample_that_is_left_out(folder, monkeypatch, module, name, file):
+    monkeypatch.setattr(module, name, raising(ValueError("a bug")))
+    with pytest.raises(ValueError, match="a bug") as caught:
+        readable(load(str(folder / file)))
+    assert not isinstance(caught.value, UserError)
+
+
+def test_an_error_of_our_own_is_no_run_that_failed(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "read_run", raising(ValueError("a bug")))
+    with pytest.raises(ValueError, match="a bug"):
+        runs.read_runs([tmp_path])
+
+
+def test_a_document_without_a_text_to_learn_is_the_users(monkeypatch):
+    tensors = {
+        "input_ids": torch.tensor([[5, 6, 7], [5, 6, 7]]),
+        "attention_mask": torch.ones(2, 3, dtype=torch.long),
+        "image_index": torch.zeros(2, 3, dtype=torch.long),
+        "labels": torch.tensor([[-100, -100, 7], [-100, -100, -100]]),
+        "pixel_values": torch.zeros(1, 1, 3, 4, 4),
+    }
+    objective = SelfCritical.__new__(SelfCritical)
+    with pytest.raises(UserError, match="objective=cider"):
+        objective._asked(tensors, 1)
