@@ -1,9 +1,7 @@
 """An error of the project's own code, or of memory, is never taken for a broken file of the user's."""
 
 import json
-import pickle
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image as PILImage

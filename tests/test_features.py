@@ -110,7 +110,7 @@ def test_a_changed_picture_is_not_taken_for_what_it_was(parts, paths, tmp_path):
     store = FeatureStore(tmp_path / "features", *parts)
     store.add([Image(paths[0])])
     picture(77).save(paths[0])
-    with pytest.raises(ValueError, match=r"no features of .*0\.png"):
+    with pytest.raises(UserError, match=r"0\.png"):
         store[Image(paths[0])]
 
 
@@ -133,24 +133,24 @@ def test_half_precision_is_kept_and_given_back_in_the_encoders(parts, paths, tmp
 def test_features_of_another_encoder_are_refused(parts, paths, tmp_path):
     model, processor = parts
     FeatureStore(tmp_path / "features", model, processor).add([Image(paths[0])])
-    with pytest.raises(ValueError, match="its kept_as was 'float32', and is 'float16'"):
+    with pytest.raises(UserError, match=r"kept_as.*'float32'.*'float16'"):
         FeatureStore(tmp_path / "features", model, processor, torch.float16)
     model.config.vision_features.final_norm = True
-    with pytest.raises(ValueError, match="its vision_features was"):
+    with pytest.raises(UserError, match="its vision_features was"):
         FeatureStore(tmp_path / "features", model, processor)
     model.config.vision_features.final_norm = False
     processor.aspect = "pad"
-    with pytest.raises(ValueError, match="its aspect was 'as_is', and is 'pad'"):
+    with pytest.raises(UserError, match=r"'as_is'.*'pad'"):
         FeatureStore(tmp_path / "features", model, processor)
     processor.aspect = "as_is"
     next(model.vision_model.parameters()).data.add_(1.0)
-    with pytest.raises(ValueError, match="its weights was"):
+    with pytest.raises(UserError, match="weights"):
         FeatureStore(tmp_path / "features", model, processor)
 
 
 def test_a_folder_of_something_else_is_left_alone(parts, tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
-    with pytest.raises(ValueError, match="holds no features: choose another folder"):
+    with pytest.raises(UserError, match="no features"):
         FeatureStore(tmp_path, *parts)
 
 
@@ -174,7 +174,7 @@ def test_a_damaged_folder_is_refused(parts, paths, tmp_path):
     FeatureStore(tmp_path / "features", *parts).add([Image(path) for path in paths])
     with (tmp_path / "features" / "patches.bin").open("r+b") as file:
         file.truncate(100)
-    with pytest.raises(UserError, match=r"patches\.bin is damaged .*100 bytes"):
+    with pytest.raises(UserError, match=r"patches\.bin.*100"):
         FeatureStore(tmp_path / "features", *parts)
 
 
@@ -259,7 +259,7 @@ def test_a_full_disk_loses_no_row_that_was_written(parts, paths, tmp_path, monke
 
 def test_a_broken_picture_is_named(parts, paths, tmp_path):
     paths[2].write_bytes(paths[2].read_bytes()[:60])
-    with pytest.raises(ValueError, match=r"2\.png cannot be read"):
+    with pytest.raises(UserError, match=r"2\.png"):
         FeatureStore(tmp_path / "features", *parts).add([Image(path) for path in paths])
 
 
@@ -279,7 +279,7 @@ def test_the_nearest_come_first_and_duplicates_never():
     assert nearest(torch.tensor([[9.0, 6.5]]), pool, 3, duplicate=0.999).tolist() == [[4, 0, 1]]
     assert nearest(torch.tensor([[9.0, 6.5]]), pool, 3).tolist() == [[1, 3, 2]]
     assert nearest(pool, pool, 1).tolist() == [[3], [2], [3], [2], [1]]
-    with pytest.raises(ValueError, match="3 others that are no duplicates of it, not the 4 asked for"):
+    with pytest.raises(UserError, match=r"3 others.*4"):
         nearest(pool[:1], pool, 4)
 
 

@@ -49,9 +49,9 @@ def test_without_images_or_labels_the_batch_has_none():
     ("examples", "message"),
     [
         ([], "no examples"),
-        ([example(2), example(2, labels=False)], "either prompts, which have no labels, or training examples"),
-        ([example(2, 1), example(2, 1, size=3)], "pixel_values of one batch must have the same frames and size"),
-        ([example(2, 1), features(2)], "either pixels or features, not both"),
+        ([example(2), example(2, labels=False)], "labels"),
+        ([example(2, 1), example(2, 1, size=3)], "pixel_values"),
+        ([example(2, 1), features(2)], r"pixels.*features"),
     ],
 )
 def test_examples_that_do_not_fit_together_are_refused(examples, message):

@@ -56,18 +56,18 @@ def test_a_frame_may_lie_wherever_bytes_can_be_read():
 
     member = Member()
     assert Image(member, Path("a.jpg")).frames == (member, Path("a.jpg"))
-    with pytest.raises(ValueError, match="a frame must be a picture, a path or have read_bytes, got bytes"):
+    with pytest.raises(ValueError, match=r"frame.*bytes$"):
         Image(b"a.jpg")
 
 
 def test_documents_and_images_of_nothing_are_refused():
-    with pytest.raises(ValueError, match="an Image needs at least one frame"):
+    with pytest.raises(ValueError, match=r"Image.*frame"):
         Image()
-    with pytest.raises(ValueError, match="a frame must be a picture, a path or have read_bytes, got list"):
+    with pytest.raises(ValueError, match=r"frame.*list"):
         Image(["a.jpg", "b.jpg"])
-    with pytest.raises(ValueError, match="a Text needs a string, got int"):
+    with pytest.raises(ValueError, match=r"Text.*int"):
         Text(5)
-    with pytest.raises(ValueError, match="document 'page 3' has neither text nor image"):
+    with pytest.raises(ValueError, match="'page 3'"):
         Document([EndOfChunk()], id="page 3")
-    with pytest.raises(ValueError, match="has a part of type str; parts are Text, Image or EndOfChunk"):
+    with pytest.raises(ValueError, match="type str"):
         Document([A, "a caption"])

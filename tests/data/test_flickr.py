@@ -5,6 +5,7 @@ import logging
 import pytest
 
 from flamingo.data import flickr as reader
+from flamingo.utils.errors import UserError
 from tests.data.shelf import photographs, reading, shows, write
 
 flickr = reading(reader.flickr)
@@ -70,7 +71,7 @@ def test_the_captions_without_an_image_are_left_out_and_named(folder, caplog):
         source = flickr(write(folder / "Flickr8k.token.txt", TOKEN + missing))
     assert {image.id for image in source} == {"a.png", "b.png"}
     assert "Flickr8k.token.txt: the captions of 2258277193_586949ec62.jpg.1 are left out" in caplog.text
-    with pytest.raises(ValueError, match=r"image d\.png\.1: the image 'd\.png\.1' is not in"):
+    with pytest.raises(UserError, match=r"d\.png\.1.*'d\.png\.1'"):
         flickr(write(folder / "Flickr8k.token.txt", TOKEN + "d.png.1#0\tAnother .\n"))
 
 
@@ -79,9 +80,7 @@ def test_the_row_without_a_delimiter_keeps_its_caption(folder):
     rows = "2199200615.jpg| 3| A dog running .\n2199200615.jpg| 4   A dog runs across the grass .\n"
     source = flickr(write(folder / "results.csv", BARS + rows))
     assert source[-1].captions == ("A dog running .", "A dog runs across the grass .")
-    with pytest.raises(
-        ValueError, match=r"results\.csv, line 2 is not IMAGE, NUMBER, CAPTION: \['b\.png', ' 0   A child"
-    ):
+    with pytest.raises(UserError, match=r"results\.csv.*line 2.*IMAGE.*NUMBER.*CAPTION.*\['b\.png'.*0"):
         flickr(write(folder / "results.csv", BARS.replace("0| A child", "0   A child")))
 
 
@@ -108,35 +107,35 @@ def test_the_official_splits_are_read_where_they_are(folder):
     write(folder / "Flickr_8k.devImages.txt", "a.png\n")
     assert {image.id: image.split for image in flickr(file)} == {"b.png": "train", "a.png": "dev", "c.png": None}
     write(folder / "Flickr_8k.testImages.txt", "c.png\nb.png\n")
-    with pytest.raises(ValueError, match=r"testImages\.txt, line 2: the image 'b\.png' is of the split train, too"):
+    with pytest.raises(UserError, match=r"testImages\.txt.*line 2.*'b\.png'"):
         flickr(file)
     write(folder / "Flickr_8k.testImages.txt", "c.png\nd.png\n")
-    with pytest.raises(ValueError, match=r"testImages\.txt, line 2: the image 'd\.png' has no captions"):
+    with pytest.raises(UserError, match=r"testImages\.txt.*line 2.*'d\.png'"):
         flickr(file)
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("captions.txt", "image,caption\nc.png,\n", "has no captions that can be used: a caption is empty"),
-        ("captions.txt", CSV + "c.png\n", r"line 6 is not IMAGE,CAPTION: \['c\.png'\]"),
-        ("captions.txt", CSV + "c.png,A dog , wet\n", "line 6 is not IMAGE,CAPTION"),
-        ("Flickr8k.token.txt", TOKEN + "c.png A dog .\n", "line 5 is not IMAGE#NUMBER<tab>CAPTION: 'c.png A dog .'"),
+        ("captions.txt", "image,caption\nc.png,\n", "a caption is empty"),
+        ("captions.txt", CSV + "c.png\n", r"line 6.*IMAGE,CAPTION.*\['c\.png'\]"),
+        ("captions.txt", CSV + "c.png,A dog , wet\n", "line 6.*IMAGE,CAPTION"),
+        ("Flickr8k.token.txt", TOKEN + "c.png A dog .\n", "line 5.*IMAGE#NUMBER<tab>CAPTION.*'c.png A dog .'"),
         (
             "Flickr8k.token.txt",
             TOKEN + "b.png#1\tAgain .\n",
-            "line 5: caption 1 of b.png is there already, at .*, line 2",
+            "line 5.*caption 1 of b.png.*line 2",
         ),
-        ("results.csv", BARS + "c.png| A dog .\n", "line 6 is not IMAGE, NUMBER, CAPTION"),
-        ("captions.txt", NUMBERED + "c.png,0,A dog , wet .\n", "line 6 is not IMAGE, NUMBER, CAPTION"),
-        ("captions.txt", NUMBERED + "b.png,2,Again .\n", "line 6: caption 2 of b.png is there already, at .*, line 5"),
-        ("results.csv", BARS + "b.png| 2| Again .\n", "line 6: caption 2 of b.png is there already, at .*, line 5"),
-        ("captions.txt", "Caption,Image\nb.png,A dog\n", "begins as none of Flickr's files does: 'Caption,Image'"),
-        ("captions.txt", "", "begins as none"),
-        ("captions.txt", "image,caption\n", "has no captions"),
+        ("results.csv", BARS + "c.png| A dog .\n", "line 6.*IMAGE, NUMBER, CAPTION"),
+        ("captions.txt", NUMBERED + "c.png,0,A dog , wet .\n", "line 6.*IMAGE, NUMBER, CAPTION"),
+        ("captions.txt", NUMBERED + "b.png,2,Again .\n", "line 6.*caption 2 of b.png.*line 5"),
+        ("results.csv", BARS + "b.png| 2| Again .\n", "line 6.*caption 2 of b.png.*line 5"),
+        ("captions.txt", "Caption,Image\nb.png,A dog\n", "Flickr.*'Caption,Image'"),
+        ("captions.txt", "", "Flickr"),
+        ("captions.txt", "image,caption\n", "captions"),
     ],
     ids=str,
 )
 def test_lines_that_do_not_fit_are_named(name, text, message, folder):
-    with pytest.raises(ValueError, match=rf"{name},? {message}"):
+    with pytest.raises(UserError, match=rf"{name}.*{message}"):
         flickr(write(folder / name, text))

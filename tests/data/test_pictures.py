@@ -62,7 +62,7 @@ def test_numbers_without_a_known_range_are_spread_from_least_to_greatest(tmp_pat
     assert levels(open_image(grey([7.5, 7.5], np.float32))) == [0, 0]
     grey([0.25, 0.5, 0.75], np.float32).save(tmp_path / "float.tif")
     assert levels(open_image(tmp_path / "float.tif")) == [0, 128, 255]
-    with pytest.raises(ValueError, match="cannot be read: not all of its values are finite"):
+    with pytest.raises(UserError, match="finite"):
         open_image(grey([0.0, float("nan")], np.float32))
 
 
@@ -157,9 +157,9 @@ def test_only_a_whole_photograph_has_views(tmp_path):
     assert image.view(0) is image
     assert str(image.view(2).frames[0]) == "a.png, view 2"
     for other in (image.view(1), Image("a.png", "b.png")):
-        with pytest.raises(ValueError, match=r"only a whole photograph has views, not a\.png"):
+        with pytest.raises(ValueError, match=r"views.*a\.png"):
             other.view(1)
-    with pytest.raises(ValueError, match=r"b\.png does not exist"):
+    with pytest.raises(UserError, match=r"b\.png"):
         open_image(View(tmp_path / "b.png", 1))
 
 
@@ -176,23 +176,23 @@ def broken_png_header():
 )
 def test_broken_pictures_are_one_error_that_names_them(content, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(content)
-    with pytest.raises(ValueError, match=r"image .*broken\.jpg cannot be read"):
+    with pytest.raises(UserError, match=r"broken\.jpg"):
         open_image(tmp_path / "broken.jpg")
-    with pytest.raises(ValueError, match=r"image album\.tar:dog cannot be read"):
+    with pytest.raises(UserError, match=r"album\.tar:dog"):
         open_image(Member(content))
 
 
 def test_so_are_those_cut_off_too_large_or_missing(tmp_path, monkeypatch):
     stream = io.BytesIO()
     PILImage.effect_noise((64, 64), 50).save(stream, "JPEG")
-    with pytest.raises(ValueError, match=r"image album\.tar:dog cannot be read: .* truncated"):
+    with pytest.raises(UserError, match=r"album\.tar:dog.*truncated"):
         open_image(Member(stream.getvalue()[:700]))
-    with pytest.raises(ValueError, match=r"image file .*nowhere\.jpg does not exist"):
+    with pytest.raises(UserError, match=r"nowhere\.jpg"):
         open_image(tmp_path / "nowhere.jpg")
-    with pytest.raises(ValueError, match=r"image .* cannot be read: .*directory"):
+    with pytest.raises(UserError, match="directory"):
         open_image(tmp_path)
     monkeypatch.setattr(PILImage, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(ValueError, match=r"image album\.tar:dog cannot be read: .* exceeds limit"):
+    with pytest.raises(UserError, match=r"album\.tar:dog.*20 pixels"):
         open_image(Member(stream.getvalue()))
 
 

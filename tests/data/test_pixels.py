@@ -122,7 +122,7 @@ def test_pictures_are_not_padded_to_the_largest_of_their_batch():
     square, wide = PILImage.new("RGB", (40, 40), "red"), PILImage.new("RGB", (80, 40), "red")
     padded = image_processor([square, wide], return_tensors="pt")["pixel_values"]
     assert padded.shape[-2:] == (32, 64)
-    with pytest.raises(UserError, match="YolosImageProcessorPil makes pictures of different sizes"):
+    with pytest.raises(UserError, match="YolosImageProcessorPil"):
         resized(image_processor, [square, wide])
     assert resized(image_processor, [square, square]).shape == (2, 3, 32, 32)
 
@@ -135,5 +135,5 @@ def test_what_is_no_single_picture_is_refused(kind):
 
 def test_pictures_of_different_sizes_are_refused():
     pictures = [PILImage.new("RGB", size) for size in ((60, 40), (40, 60))]
-    with pytest.raises(ValueError, match=r"CLIP.* different sizes, \[\(20, 30\), \(30, 20\)\]"):
+    with pytest.raises(UserError, match=r"CLIP.* different sizes, \[\(20, 30\), \(30, 20\)\]"):
         resized(CLIPImageProcessorPil(size={"shortest_edge": 20}, do_center_crop=False), pictures)

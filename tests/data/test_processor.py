@@ -172,9 +172,9 @@ def test_coins_are_drawn_per_document_with_the_given_probabilities(processor, pi
     one, two = (processor.batch([document] * 20, rng=random.Random(5), p_space=0.5) for _ in range(2))
     assert torch.equal(one["input_ids"], two["input_ids"])
     assert len({tuple(row.tolist()) for row in one["input_ids"]}) == 2
-    with pytest.raises(ValueError, match=r"p_space=0.5 is a matter of chance: give an rng"):
+    with pytest.raises(ValueError, match=r"p_space=0.5"):
         processor.batch([document], p_space=0.5)
-    with pytest.raises(ValueError, match=r"p_next must lie in \[0, 1\], got 2"):
+    with pytest.raises(ValueError, match=r"p_next.*\[0, 1\].*2"):
         processor.batch([document], p_next=2)
 
 
@@ -191,7 +191,7 @@ def test_the_limit_of_tokens_can_be_lowered(processor, pictures):
     length = len(processor.encode(document).input_ids)
     assert len(processor.encode(document, max_length=length).input_ids) == length
     for encode in (processor.encode, lambda d, max_length: processor.batch([d], max_length=max_length)):
-        with pytest.raises(ValueError, match=f"document 'd2' has {length} tokens, more than the {length - 1} that fit"):
+        with pytest.raises(UserError, match=f"document 'd2' has {length} tokens, more than the {length - 1} that fit"):
             encode(document, max_length=length - 1)
 
 
@@ -254,29 +254,29 @@ def test_a_tokenizer_without_padding_token_gets_one(backbones):
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ([Text("an <image> here")], "document 'd1' has the special token <image> in its text"),
-        ([Text("<|endofchunk|>")], r"document 'd1' has the special token <\|endofchunk\|> in its text"),
-        ([Text("struck </s> out")], "document 'd1' has the special token </s> in its text"),
-        ([Text("a dog " * 100)], "document 'd1' has .* tokens, more than the 128 that fit"),
-        ([Image("nowhere.jpg")], "image file nowhere.jpg does not exist"),
-        ([Image("a.png"), Image("a.png", "a.png")], r"document 'd1' has images with \[1, 2\] frames"),
+        ([Text("an <image> here")], r"'d1'.*<image>"),
+        ([Text("<|endofchunk|>")], r"'d1'.*<\|endofchunk\|>"),
+        ([Text("struck </s> out")], r"'d1'.*</s>"),
+        ([Text("a dog " * 100)], r"'d1'.*128"),
+        ([Image("nowhere.jpg")], r"nowhere\.jpg"),
+        ([Image("a.png"), Image("a.png", "a.png")], r"'d1'.*\[1, 2\]"),
     ],
     ids=str,
 )
 def test_documents_that_cannot_be_processed_are_named(processor, parts, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         processor.encode(Document(parts, id="d1"))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"text": "<image><image>", "images": []}, "text 0 has 2 <image> markers, but 0 images were given"),
-        ({"text": ["a", "<image>"], "images": [[]]}, "2 texts need 2 lists of images"),
-        ({"text": "a dog " * 100}, "text 0 has .* tokens, more than the 128 that fit"),
-        ({"text": "a", "padding": "max_length"}, "padding='max_length' is not to be had"),
-        ({"text": "a", "return_tensors": "np"}, "return_tensors must be 'pt', got 'np'"),
-        ({"text": "a", "padding_side": "middle"}, "padding_side must be left or right, got 'middle'"),
+        ({"text": "<image><image>", "images": []}, r"text 0.*2 <image>.*0"),
+        ({"text": ["a", "<image>"], "images": [[]]}, r"2 texts.*2 lists"),
+        ({"text": "a dog " * 100}, r"text 0.*128"),
+        ({"text": "a", "padding": "max_length"}, "padding='max_length'"),
+        ({"text": "a", "return_tensors": "np"}, r"return_tensors.*'pt'.*'np'"),
+        ({"text": "a", "padding_side": "middle"}, r"padding_side.*'middle'"),
         ({"images": []}, "a text is needed"),
     ],
     ids=str,
@@ -304,7 +304,7 @@ def test_pictures_are_made_square_as_asked_and_as_saved(processor, tmp_path):
     assert torch.equal(seen["as_is"], processor.encode(document, prompt=True).pixel_values[0, 0])  # the default
     assert seen["pad"][0, 8, 0] > seen["pad"][0, 0, 0] > seen["pad"][0, 8, 8]  # red, the mean, blue
     assert (seen["crop"] == seen["crop"][:, :1, :1]).all()  # the stripe is cut off
-    with pytest.raises(ValueError, match="aspect must be one of as_is, pad, crop, got 'square'"):
+    with pytest.raises(UserError, match=r"as_is.*'square'"):
         FlamingoProcessor(processor.image_processor, processor.tokenizer, aspect="square")
 
 
@@ -315,7 +315,7 @@ def test_a_prompt_without_pixels_opens_no_image_and_they_can_be_made_apart(proce
     assert torch.equal(bare.input_ids, whole.input_ids) and torch.equal(bare.image_index, whole.image_index)
     assert torch.equal(processor.pixel_values(pictures[:2]), whole.pixel_values)
     processor.encode(Document([Image("not-there.jpg")]), prompt=True, pixels=False)
-    with pytest.raises(ValueError, match=r"not-there\.jpg"):
+    with pytest.raises(UserError, match=r"not-there\.jpg"):
         processor.pixel_values([Image("not-there.jpg")])
 
 
@@ -338,7 +338,7 @@ def test_other_markers_stand_for_an_image_and_other_tokens_end_a_chunk(processor
     marker = [around, image, around]
     assert document.input_ids.tolist() == [0, *marker, a, end, *marker, b, end, 1]
     assert document.image_index.tolist() == [-1, -1, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
-    with pytest.raises(ValueError, match="image_marker must contain <image> once, got '<picture>'"):
+    with pytest.raises(ValueError, match=r"image_marker.*<image>.*'<picture>'"):
         FlamingoProcessor(other.image_processor, other.tokenizer, image_marker="<picture>")
 
 

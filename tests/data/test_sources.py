@@ -9,6 +9,7 @@ import pytest
 
 from flamingo.data.order import Shuffled
 from flamingo.data.sources import FORMATS, load, of_split, readable
+from flamingo.utils.errors import UserError
 from tests.data.shelf import photographs, shows, write
 
 COCO = {
@@ -155,14 +156,12 @@ def test_where_there_are_several_they_are_named_and_one_can_be_said(tmp_path):
     write(
         tmp_path / "captions.json", {**COCO, "annotations": [{**row, "caption": "C."} for row in COCO["annotations"]]}
     )
-    with pytest.raises(
-        ValueError, match=r"more than one .*captions\.json \(coco\), .*train\.jsonl \(jsonl\): give one"
-    ):
+    with pytest.raises(UserError, match=r"captions\.json.*train\.jsonl"):
         load(str(tmp_path))
     assert load(str(tmp_path), format="coco")[0].captions == ("C.",)
     assert load(str(tmp_path), format="jsonl")[0].captions == ("A.",)
     write(tmp_path / "test.jsonl", ROWS)
-    with pytest.raises(ValueError, match=r"more than one .*test\.jsonl \(jsonl\), .*train\.jsonl \(jsonl\)"):
+    with pytest.raises(UserError, match=r"test\.jsonl.*train\.jsonl"):
         load(str(tmp_path), format="jsonl")
 
 
@@ -170,39 +169,39 @@ def test_what_is_not_understood_is_answered_with_what_would_be(tmp_path):
     photographs(tmp_path, "a.png")
     write(tmp_path / "words.txt", "a cat\n")
     for root in (tmp_path, tmp_path / "words.txt", tmp_path / "a.png"):
-        with pytest.raises(ValueError, match="has nothing that is understood; that would be") as error:
+        with pytest.raises(UserError, match="understood") as error:
             load(str(root))
         assert all(f"\n  {name}: {looks}" in str(error.value) for name, looks in FORMATS.items())
-    with pytest.raises(ValueError, match="nothing that is understood as karpathy"):
+    with pytest.raises(UserError, match="karpathy"):
         load(str(tmp_path), format="karpathy")
-    with pytest.raises(ValueError, match=r"format must be one of coco, .*, parquet, got 'voc'"):
+    with pytest.raises(UserError, match="'voc'"):
         load(str(tmp_path), format="voc")
     for root in ("nowhere", "nowhere-*.tar"):
-        with pytest.raises(ValueError, match=f"there is nothing at .*{root[:7]}"):
+        with pytest.raises(UserError, match=f"there is nothing at .*{root[:7]}"):
             load(str(tmp_path / root))
 
 
 def test_what_would_be_of_no_effect_is_refused(tmp_path):
     shard(tmp_path / "s.tar", "a.png")
-    with pytest.raises(ValueError, match="images=photographs is of no use: the format tar says where"):
+    with pytest.raises(UserError, match="images=photographs"):
         load(str(tmp_path / "s.tar"), images="photographs")
     write(tmp_path / "a.jsonl", ROWS)
     write(tmp_path / "b.jsonl", ROWS)
-    with pytest.raises(ValueError, match="names 2 files, which only tar and parquet shards may be; these are jsonl"):
+    with pytest.raises(UserError, match=r"2 files.*jsonl"):
         load(str(tmp_path / "*.jsonl"))
 
 
 def test_a_file_that_was_meant_and_is_broken_says_so_rather_than_being_passed_over(tmp_path):
     photographs(tmp_path, "a.png", "b.png")
     write(tmp_path / "captions.json", json.dumps(COCO)[:80])
-    with pytest.raises(ValueError, match=r"captions\.json is no JSON"):
+    with pytest.raises(UserError, match=r"captions\.json.*JSON"):
         load(str(tmp_path))
     (tmp_path / "captions.json").unlink()
     with tarfile.open(tmp_path / "s.tar.gz", "w:gz"):
         pass
-    with pytest.raises(ValueError, match=r"s\.tar\.gz is compressed \(gzip\)"):
+    with pytest.raises(UserError, match=r"s\.tar\.gz"):
         load(str(tmp_path))
-    with pytest.raises(ValueError, match=r"line 1 is no JSON"):
+    with pytest.raises(UserError, match=r"line 1.*JSON"):
         load(str(write(tmp_path / "cut.jsonl", '{"image": ')), format="jsonl")
 
 
@@ -217,16 +216,16 @@ def test_a_split_is_chosen_by_name_and_unknown_ones_are_answered_with_those_ther
     chosen = of_split(source, "train")
     assert [image.id for image in chosen] == ["a.png", "c.png"] and len(chosen) == 2
     assert chosen[-1] == source[2] and chosen[:1] == [source[0]]
-    with pytest.raises(ValueError, match="there is no split 'val'; there are: dev, train"):
+    with pytest.raises(UserError, match="'val'"):
         of_split(source, "val")
-    with pytest.raises(ValueError, match="there is no split 'train'; there are: none"):
+    with pytest.raises(UserError, match="'train'"):
         of_split(load(str(shard(tmp_path / "s.tar", "a.png"))), "train")
 
 
 def test_pictures_that_cannot_be_opened_are_left_out_on_request(tmp_path, caplog):
     source = load(str(shard(tmp_path / "s.tar", "a.png", "b.png", "c.png", broken=["b.png"])))
     assert len(source) == 3  # nobody looked
-    with pytest.raises(ValueError, match=r"image .*s\.tar:b\.png cannot be read"):
+    with pytest.raises(UserError, match=r"s\.tar:b\.png"):
         shows(source[1], "b.png")
     with caplog.at_level(logging.WARNING):
         kept, skipped = readable(source)

@@ -201,7 +201,7 @@ def test_a_shard_that_shrank_meanwhile_is_an_error_that_names_the_member(two):
     source = tar(two)
     with open(two[1], "r+b") as stream:  # noqa: PTH123
         stream.truncate(600)
-    with pytest.raises(ValueError, match=r"image .*s-0\.tar:b\.png cannot be read: the file ends within"):
+    with pytest.raises(UserError, match=r"s-0\.tar:b\.png"):
         value_of(source[1])
     assert value_of(source[3]) == 3
 
@@ -276,7 +276,7 @@ def test_a_shard_that_is_cut_off_keeps_what_is_whole_wherever_it_ends(tmp_path):
     assert tar([cut]).skipped == {}
     for size in (0, 100, 512, ends[0] - 1):
         cut.write_bytes(content[:size])
-        with pytest.raises(ValueError, match=r"cut\.tar is no tar file|no whole sample in .*cut\.tar"):
+        with pytest.raises(UserError, match=r"cut\.tar"):
             tar([cut])
 
 
@@ -299,16 +299,16 @@ def test_shards_that_cannot_be_read_at_all_are_errors_that_name_them(two, tmp_pa
     for mode, name in [("w:gz", "gzip"), ("w:bz2", "bzip2"), ("w:xz", "xz")]:
         with tarfile.open(tmp_path / "s-2.tar", mode) as archive:
             archive.add(two[0], "a.png")
-        with pytest.raises(ValueError, match=rf"s-2\.tar is compressed \({name}\), .* make it a plain tar"):
+        with pytest.raises(UserError, match=rf"s-2\.tar.*{name}"):
             tar([*two, tmp_path / "s-2.tar"])
     (tmp_path / "s-2.tar").write_bytes(b"no tar at all " * 100)
-    with pytest.raises(ValueError, match=r"s-2\.tar is no tar file"):
+    with pytest.raises(UserError, match=r"s-2\.tar"):
         tar([*two, tmp_path / "s-2.tar"])
-    with pytest.raises(ValueError, match=r"s-3\.tar cannot be read: .*No such file"):
+    with pytest.raises(UserError, match=r"s-3\.tar"):
         tar([*two, tmp_path / "s-3.tar"])
-    with pytest.raises(ValueError, match=r"there is no whole sample in .*s-4\.tar; a: there is no caption; b"):
+    with pytest.raises(UserError, match=r"s-4\.tar"):
         tar([shard(tmp_path / "s-4.tar", [("a.png", picture(1)), ("b.txt", "b")])])
-    with pytest.raises(ValueError, match="there is no whole sample in no file"):
+    with pytest.raises(UserError, match="no file"):
         tar([])
 
 
@@ -338,11 +338,11 @@ def test_a_name_that_is_no_utf8_is_left_out_and_named(tmp_path):
 
 def test_an_id_that_is_there_twice_is_an_error_that_names_both_places(two, tmp_path):
     again = shard(tmp_path / "s-2.tar", sample("f", 5) + sample("b", 6))
-    with pytest.raises(ValueError, match=r"the id 'b' is in .*s-0\.tar and again in .*s-2\.tar"):
+    with pytest.raises(UserError, match=r"'b'.*s-0\.tar.*s-2\.tar"):
         tar([*two, again])
-    with pytest.raises(ValueError, match=r"the id 'a' is in .*s-0\.tar and again in .*s-0\.tar"):
+    with pytest.raises(UserError, match=r"'a'.*s-0\.tar.*s-0\.tar"):
         tar([two[1], two[1]])
-    with pytest.raises(ValueError, match=r"s-2\.tar has two members for one sample: b\.png and b\.PNG"):
+    with pytest.raises(UserError, match=r"s-2\.tar.*b\.png.*b\.PNG"):
         tar([shard(again, [*sample("b", 6), ("b.PNG", picture(7))])])
 
 

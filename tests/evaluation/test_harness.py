@@ -13,6 +13,7 @@ from flamingo.evaluation.files import read_predictions
 from flamingo.evaluation.harness import evaluate, score_predictions
 from flamingo.evaluation.scores import key, scores
 from flamingo.evaluation.settings import Setting
+from flamingo.utils.errors import UserError
 from flamingo.utils.names import picture_path
 from tests.evaluation.fake import SETTINGS, FakeTask, example, model_and_processor
 
@@ -92,11 +93,11 @@ def test_scoring_again_needs_no_model_and_sees_a_changed_task(run):
     folder, returned = run
     predictions = read_predictions(folder / "predictions.jsonl")
     assert scores(score_predictions(FakeTask(), predictions), FakeTask().corpus_metrics) == returned
-    with pytest.raises(ValueError, match="fake/captions has no query 'query/5'"):
+    with pytest.raises(UserError, match=r"fake/captions.*'query/5'"):
         score_predictions(FakeTask(queries=5), predictions)
     other = FakeTask()
     other._support = [other._support[0][:11]]
-    with pytest.raises(ValueError, match=r"fake/captions has changed: the demonstration_ids of 'query/.' were"):
+    with pytest.raises(UserError, match=r"fake/captions.*demonstration_ids.*'query/.'"):
         score_predictions(other, predictions)
 
 
@@ -158,11 +159,11 @@ def test_further_settings_and_tasks_join_those_that_are_there(parts, tmp_path, a
 def test_predictions_of_something_else_are_neither_used_nor_thrown_away(parts, tmp_path):
     evaluate(*parts, FakeTask(), SETTINGS[2:3], tmp_path, batch_size=6, limit=4)
     before = (tmp_path / "predictions.jsonl").read_bytes()
-    with pytest.raises(ValueError, match=r"not asked for.*evaluate into another folder"):
+    with pytest.raises(UserError, match=r"predictions\.jsonl"):
         evaluate(*parts, FakeTask(), SETTINGS[2:3], tmp_path, batch_size=6, limit=3)
     other = FakeTask()
     other._support = [other._support[0][:11]]
-    with pytest.raises(ValueError, match="fake/captions has changed: the demonstration_ids of 'query/"):
+    with pytest.raises(UserError, match=r"fake/captions.*demonstration_ids.*'query/"):
         evaluate(*parts, other, SETTINGS[2:3], tmp_path, batch_size=6, limit=4)
     assert (tmp_path / "predictions.jsonl").read_bytes() == before
     rows = evaluate(*parts, FakeTask(), SETTINGS[2:3], tmp_path, batch_size=6)  # more than before
@@ -182,7 +183,7 @@ def test_copied_captions_need_no_model(tmp_path):
     rows = evaluate(None, None, FakeTask(), [control], tmp_path, 1, on_progress=lambda *done: calls.append(done))
     assert calls == [(6, 6)]
     assert {row["metric"] for row in rows} == {"CIDEr", "BLEU-1", "length", "shown", "vowels"}
-    with pytest.raises(ValueError, match="copied_caption does without a model"):
+    with pytest.raises(ValueError, match="copied_caption"):
         evaluate(None, None, FakeTask(), [Setting(4, "random")], tmp_path, 1)
 
 
@@ -191,18 +192,16 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
         evaluate(None, None, task, settings, tmp_path / "out", **{"batch_size": 1, **kwargs})
 
     copied = Setting(2, "random", control="copied_caption")
-    with pytest.raises(
-        ValueError, match="the setting 2 shots, random, copied_caption, greedy, seed 0 is there 2 times"
-    ):
+    with pytest.raises(UserError, match=r"2 shots, random, copied_caption.*2 times"):
         ask(FakeTask(), [copied, Setting(0, None), copied])
-    with pytest.raises(ValueError, match="there is no setting"):
+    with pytest.raises(UserError, match="setting"):
         ask(FakeTask(), [])
     twice = FakeTask()
     twice._queries = twice._queries * 2
-    with pytest.raises(ValueError, match="the query query/0 is there 2 times"):
+    with pytest.raises(UserError, match=r"query/0.*2 times"):
         ask(twice, [copied])
     for name in ("limit", "orders", "batch_size"):
-        with pytest.raises(ValueError, match=f"^{name} .*0"):
+        with pytest.raises(UserError, match=f"^{name} .*0"):
             ask(FakeTask(), [copied], **{name: 0})
     assert not (tmp_path / "out").exists()
 

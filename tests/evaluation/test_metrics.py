@@ -103,7 +103,7 @@ def test_a_java_that_fails_is_an_error_that_says_why(monkeypatch, tmp_path):
     java.write_text("#!/bin/sh\necho no heap >&2\nexit 3\n")
     java.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    with pytest.raises(RuntimeError, match="METEOR gave 0 of 1 answers and ended with: no heap"):
+    with pytest.raises(RuntimeError, match=r"METEOR.*no heap"):
         meteor_module.meteor_counts(["a"], [["a"]])
 
 
@@ -115,7 +115,7 @@ def test_what_needs_java_or_models_is_known_beforehand_and_never_downloaded(monk
     monkeypatch.setenv("PATH", "")
     reasons = unavailable(("CIDEr", "METEOR", "SPICE"))
     assert reasons.keys() == {"METEOR", "SPICE"} and reasons["METEOR"] == "there is no java"
-    with pytest.raises(RuntimeError, match=r"SPICE is unavailable: .*(is missing|no java)"):
+    with pytest.raises(RuntimeError, match=r"SPICE.*(jar|java)"):
         scored(("SPICE",), OUTPUTS, REFERENCES)
 
 
@@ -173,7 +173,7 @@ def test_the_reward_of_a_caption_does_not_depend_on_what_else_is_scored():
     other = CiderReward(REFERENCES + [["a cat on a mat"]] * 20)(OUTPUTS, REFERENCES)
     assert max(abs(other - each)) > 0.01
     assert reward(["a caption"], [["of other words"]]) == [0.0]
-    with pytest.raises(ValueError, match="captions of at least 2 images"):
+    with pytest.raises(UserError, match="CIDEr"):
         CiderReward(REFERENCES[:1])
 
 
@@ -200,7 +200,7 @@ def test_bleu_of_resampled_queries_is_bleu_of_those_queries():
 
 
 def test_an_unknown_metric_and_a_missing_package_are_named(monkeypatch):
-    with pytest.raises(ValueError, match=r"'BLEU-5'.*CIDEr, BLEU-1"):
+    with pytest.raises(UserError, match=r"'BLEU-5'.*CIDEr, BLEU-1"):
         scored(("BLEU-5",), OUTPUTS, REFERENCES)
     monkeypatch.setitem(sys.modules, "pycocoevalcap.cider.cider_scorer", None)
     for ask in (lambda: scored(("CIDEr",), OUTPUTS, REFERENCES), lambda: unavailable(["BLEU-1"])):

@@ -7,6 +7,7 @@ import pytest
 
 from flamingo.evaluation.scores import scores
 from flamingo.report.results import read_scores
+from flamingo.utils.errors import UserError
 from tests.evaluation.test_files import row
 
 
@@ -56,7 +57,7 @@ def test_corpus_metrics_are_of_the_outputs_of_one_setting():
 
 
 def test_a_metric_has_one_meaning():
-    with pytest.raises(ValueError, match="t scores CIDEr per query, and names it as corpus metric"):
+    with pytest.raises(ValueError, match="CIDEr"):
         scores([scored("a", CIDEr=1.0)], ("CIDEr",))
 
 
@@ -135,5 +136,5 @@ def test_a_metric_that_cannot_be_computed_here_is_left_out_with_one_line(monkeyp
     rows = scores(predictions, ("METEOR", "ROUGE-L"))
     assert [(row["metric"], row["value"]) for row in rows] == [("ROUGE-L", 1.0)] * 3
     assert caplog.messages == ["METEOR is left out: there is no java"]
-    with pytest.raises(ValueError, match="there is no corpus metric 'meteor'"):
+    with pytest.raises(UserError, match="'meteor'"):
         scores(predictions, ("meteor",))

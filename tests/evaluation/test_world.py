@@ -13,6 +13,7 @@ from flamingo.evaluation import world
 from flamingo.evaluation.demonstrations import choose, shuffled_captions
 from flamingo.evaluation.tasks import Task
 from flamingo.evaluation.world import CANDIDATES, WorldBinding, WorldCaptions, WorldQuestions
+from flamingo.utils.errors import UserError
 
 TASKS = [WorldCaptions(4), WorldBinding(4), WorldBinding(2, ways=5), WorldQuestions(4)]
 
@@ -197,12 +198,12 @@ def test_questions_are_asked_in_the_prompt_and_match_exactly():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: WorldCaptions(0), "at least one query, got number=0"),
-        (lambda: WorldBinding(0), "at least one query, got number=0"),
-        (lambda: WorldBinding(1, ways=1), "2 to 8 shapes or colours, got ways=1"),
-        (lambda: WorldBinding(1, ways=9), "2 to 8 shapes or colours, got ways=9"),
+        (lambda: WorldCaptions(0), r"^number .*0"),
+        (lambda: WorldBinding(0), r"^number .*0"),
+        (lambda: WorldBinding(1, ways=1), r"^ways .*1"),
+        (lambda: WorldBinding(1, ways=9), r"^ways .*9"),
     ],
 )
 def test_tasks_that_cannot_be_are_refused(make, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         make()

@@ -14,6 +14,7 @@ from flamingo.data.world.documents import Turn, show
 from flamingo.data.world.drawing import masks
 from flamingo.data.world.language import caption
 from flamingo.model.modeling import FlamingoForConditionalGeneration
+from flamingo.utils.errors import UserError
 from tests.experiments.test_configs import composed
 
 
@@ -134,7 +135,7 @@ def test_the_command_measures_a_run_and_draws_it(model, processor, tmp_path):
 
 
 def test_what_cannot_be_looked_into_is_said(tmp_path):
-    with pytest.raises(ValueError, match="Say run=FOLDER"):
+    with pytest.raises(UserError, match="Say run=FOLDER"):
         run_attention(composed("attention") | {"run": None})
-    with pytest.raises(ValueError, match="holds no checkpoint"):
+    with pytest.raises(UserError, match="holds no checkpoint"):
         run_attention(composed("attention") | {"run": str(tmp_path)})

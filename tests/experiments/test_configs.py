@@ -17,6 +17,7 @@ from experiments.pretrain_language import PretrainLanguageConfig
 from experiments.pretrain_vision import PretrainVisionConfig
 from experiments.report import ReportConfig
 from experiments.train import TrainConfig
+from flamingo.utils.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf"
 #: The commands, with what they must be told, and the groups that each chooses from.
@@ -92,7 +93,7 @@ def test_a_misspelt_key_and_a_value_of_the_wrong_type_are_errors_that_name_them(
 def test_what_is_needed_and_missing_is_named():
     with (
         initialize_config_dir(str(CONF), version_base="1.3"),
-        pytest.raises(ValueError, match=r"for checkpoint, output$"),
+        pytest.raises(UserError, match=r"for checkpoint, output$"),
     ):
         plain(compose("convert"))
 

@@ -12,6 +12,7 @@ import torch
 from experiments.convert import run_conversion
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.interop import openflamingo
+from flamingo.utils.errors import UserError
 from tests import tiny
 from tests.experiments.test_configs import composed
 from tests.interop import test_flamingo_mini, test_idefics
@@ -77,7 +78,7 @@ def test_an_idefics_is_converted_whole(tmp_path, caplog):
 
 def test_a_tokenizer_that_is_not_there_is_one_sentence(tmp_path):
     test_idefics.make().save_pretrained(tmp_path / "idefics")
-    with pytest.raises(ValueError, match="idefics cannot be converted: ") as caught:
+    with pytest.raises(UserError, match="idefics") as caught:
         run_conversion(
             composed("convert", "source=idefics", f"checkpoint={tmp_path / 'idefics'}", f"output={tmp_path / 'out'}")
         )
@@ -101,17 +102,17 @@ def test_a_flamingo_mini_is_converted_whole(backbones, folders, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"source": "otter"}, "source=otter target=flamingo is not to be had: say source=openflamingo, idefics"),
-        ({"source": "flamingo"}, "source=flamingo target=flamingo is not to be had"),
-        ({"target": "openflamingo"}, "source=openflamingo target=openflamingo is not to be had"),
-        ({"language": None}, "the config needs a value for language"),
-        ({"vision": "nowhere"}, "config key vision: nowhere is no folder of a model, nor found on the hub"),
-        ({"source": "flamingo", "target": "openflamingo"}, "vision=.*clip_vision_model is not needed"),
-        ({"source": "idefics"}, r"there is no config\.json"),
-        ({"checkpoint": "nowhere.pt"}, r"there is no nowhere\.pt"),
+        ({"source": "otter"}, r"source=otter.*target=flamingo.*source=openflamingo"),
+        ({"source": "flamingo"}, r"source=flamingo.*target=flamingo"),
+        ({"target": "openflamingo"}, r"source=openflamingo.*target=openflamingo"),
+        ({"language": None}, "language"),
+        ({"vision": "nowhere"}, r"vision.*nowhere"),
+        ({"source": "flamingo", "target": "openflamingo"}, r"vision=.*clip_vision_model"),
+        ({"source": "idefics"}, r"config\.json"),
+        ({"checkpoint": "nowhere.pt"}, r"nowhere\.pt"),
         (
             {"source": "flamingo", "target": "openflamingo", "vision": None, "language": None},
-            r"is no folder of a checkpoint: there is no config\.json",
+            r"config\.json",
         ),
     ],
     ids=str,
@@ -121,7 +122,7 @@ def test_what_is_wrong_is_named_and_nothing_written(checkpoint, folders, tmp_pat
         "convert", "source=openflamingo", f"checkpoint={checkpoint}", f"output={tmp_path / 'out'}", *folders
     )
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         run_conversion(config | changes)
     assert sorted(tmp_path.iterdir()) == before
 
@@ -133,7 +134,7 @@ def test_a_bad_file_leaves_nothing_behind(checkpoint, folders, tmp_path, damage)
     else:
         torch.save({"a": torch.ones(1)} if damage == "another model" else {"a": print}, checkpoint)
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(ValueError, match=r"checkpoint\.pt"):
+    with pytest.raises(UserError, match=r"checkpoint\.pt"):
         run_conversion(
             composed(
                 "convert", "source=openflamingo", f"checkpoint={checkpoint}", f"output={tmp_path / 'out'}", *folders
@@ -143,7 +144,7 @@ def test_a_bad_file_leaves_nothing_behind(checkpoint, folders, tmp_path, damage)
 
 
 def test_a_folder_that_is_there_is_not_overwritten(checkpoint, folders, ours):
-    with pytest.raises(ValueError, match=r"ours is there already: choose another output=FOLDER"):
+    with pytest.raises(UserError, match="output=FOLDER"):
         run_conversion(
             composed("convert", "source=openflamingo", f"checkpoint={checkpoint}", f"output={ours}", *folders)
         )

@@ -142,7 +142,7 @@ def test_a_trained_model_goes_on_by_reward(run, shards, backbones, tmp_path):
 
 def test_what_cannot_be_learnt_by_reward_or_begun_with_is_refused(run, shards, backbones, tmp_path):
     def error(*overrides):
-        with pytest.raises(ValueError) as caught:
+        with pytest.raises(UserError) as caught:
             output = tmp_path / str(len(list(tmp_path.iterdir())))
             run_training(by_reward(run, shards, backbones, output, *overrides), output)
         return str(caught.value)

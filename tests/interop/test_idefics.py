@@ -17,6 +17,7 @@ from transformers.models.idefics.image_processing_pil_idefics import IdeficsImag
 
 from flamingo import FlamingoForConditionalGeneration
 from flamingo.interop import idefics
+from flamingo.utils.errors import UserError
 from tests import tiny
 from tests.interop.peers import document, spread
 
@@ -164,11 +165,11 @@ def test_frozen_parts_keep_the_precision_that_they_were_saved_in(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("model.norm.weight"), r"missing keys model\.norm\.weight, left-over keys none"),
-        (lambda s: s.update(extra=torch.ones(2)), r"missing keys none, left-over keys extra$"),
+        (lambda s: s.pop("model.norm.weight"), r"model\.norm\.weight"),
+        (lambda s: s.update(extra=torch.ones(2)), r"extra$"),
         (
             lambda s: s.update({"lm_head.additional_fc.weight": torch.ones(3, 32)}),
-            r"lm_head\.additional_fc\.weight has the shape \[3, 32\], where \[2, 32\] is needed",
+            r"lm_head\.additional_fc\.weight.*\[3, 32\].*\[2, 32\]",
         ),
     ],
 )
@@ -176,24 +177,24 @@ def test_what_does_not_fit_is_named(saved, change, message):
     state = load_file(saved / "model.safetensors")
     change(state)
     save_file(state, saved / "model.safetensors")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         idefics.convert(saved)
 
 
 def test_what_is_no_idefics_with_a_resampler_is_refused(saved, backbones, tmp_path):
-    with pytest.raises(ValueError, match="gpt2 holds a gpt2, not an idefics"):
+    with pytest.raises(UserError, match=r"gpt2.*idefics"):
         idefics.convert(backbones / "gpt2")
-    with pytest.raises(ValueError, match=r"there is no config\.json"):
+    with pytest.raises(UserError, match=r"config\.json"):
         idefics.convert(tmp_path / "nowhere")
     config = json.loads((saved / "config.json").read_text())
     (saved / "config.json").write_text(json.dumps(config | {"alpha_type": "matrix"}))
-    with pytest.raises(ValueError, match=r"alpha_type='matrix' in its config\.json"):
+    with pytest.raises(UserError, match=r"alpha_type='matrix'.*config\.json"):
         idefics.convert(saved)
     (saved / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json cannot be read"):
+    with pytest.raises(UserError, match=r"config\.json"):
         idefics.convert(saved)
     (saved / "config.json").write_text(json.dumps(config | {"use_resampler": False}))
-    with pytest.raises(ValueError, match=r"use_resampler=false in its config\.json"):
+    with pytest.raises(UserError, match=r"use_resampler=false.*config\.json"):
         idefics.convert(saved)
 
 
@@ -209,6 +210,6 @@ def test_tokenizer_and_image_processor_may_come_from_elsewhere(backbones, tmp_pa
     own = processor(images=[picture], text="one<image>two")
     for key, value in expected(images=[picture], text="one<image>two").items():
         torch.testing.assert_close(own[key], value)
-    with pytest.raises(ValueError, match="has no <fake_token_around_image>, and 300 tokens beside a vocabulary of 301"):
+    with pytest.raises(UserError, match=r"<fake_token_around_image>.*300.*301"):
         make(vocab_size=301).save_pretrained(tmp_path / "other")
         idefics.convert(tmp_path / "other", vision, language)

@@ -6,6 +6,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.interop import openflamingo
+from flamingo.utils.errors import UserError
 from tests import tiny
 from tests.interop import peers
 
@@ -105,9 +106,7 @@ def test_repeated_keys_of_version_1_and_the_wrapping_of_training_files_are_seen_
     key = next(key for key in wrapped if "gated_cross_attn_layers" in key)
     wrapped[key] = wrapped[key] + 1  # not what stands in the other place
     torch.save(wrapped, checkpoint)
-    with pytest.raises(
-        ValueError, match=r"holds two different tensors for lang_encoder\.transformer\.blocks\.1\.gated"
-    ):
+    with pytest.raises(UserError, match=r"lang_encoder\.transformer\.blocks\.1\.gated"):
         convert(checkpoint, mpt)
 
 
@@ -132,13 +131,13 @@ def test_our_checkpoint_gives_the_same_numbers_there_and_the_same_weights_when_i
 def test_what_openflamingo_cannot_express_is_not_exported(backbones):
     model = tiny.flamingo(backbones)
     processor = FlamingoProcessor.from_vision_text_pretrained(backbones / "clip_vision_model", backbones / "gpt2")
-    with pytest.raises(ValueError, match=r"cannot express resampler\.depth=2: there it always is 6"):
+    with pytest.raises(UserError, match=r"resampler\.depth=2.*6"):
         openflamingo.export(model, processor)
     theirs = {"resampler": openflamingo.RESAMPLER, "gated": {**openflamingo.GATED, "every": 2, "offset": 0}}
-    with pytest.raises(ValueError, match=r"cannot express gated\.offset=0: there it always is 1"):
+    with pytest.raises(UserError, match=r"gated\.offset=0.*1"):
         openflamingo.export(tiny.flamingo(backbones, **theirs), processor)
     theirs["gated"]["offset"] = 1
-    with pytest.raises(ValueError, match=r"right behind the tokenizer's 300, but new_token_ids is \[301, 300\]"):
+    with pytest.raises(UserError, match=r"300.*new_token_ids.*\[301, 300\]"):
         openflamingo.export(tiny.flamingo(backbones, **theirs, new_token_ids=[301, 300]), processor)
 
 
@@ -161,30 +160,30 @@ GATE = "lang_encoder.transformer.blocks.3.gated_cross_attn_layer.attn_gate"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("perceiver.latents"), r"missing keys perceiver\.latents, left-over keys none"),
-        (lambda s: s.update(extra=torch.ones(1)), r"missing keys none, left-over keys extra$"),
+        (lambda s: s.pop("perceiver.latents"), r"perceiver\.latents"),
+        (lambda s: s.update(extra=torch.ones(1)), r"extra$"),
         (
             lambda s: s.update(renamed=s.pop(GATE)),
-            r"missing keys .*3\.gated_cross_attn_layer\.attn_gate, left.* renamed",
+            r"3\.gated_cross_attn_layer\.attn_gate",
         ),
         (
             lambda s: s.update({"perceiver.latents": s["perceiver.latents"][1:]}),
-            r"perceiver\.latents has the shape \[63, 24\], where \[64, 24\] is needed",
+            r"perceiver\.latents.*\[63, 24\].*\[64, 24\]",
         ),
-        (lambda s: s.pop(WTE), r"has no lang_encoder\.transformer\.wte\.weight, the embeddings of .*mpt with"),
+        (lambda s: s.pop(WTE), r"lang_encoder\.transformer\.wte\.weight"),
         (
             lambda s: s.update({WTE: s[WTE][:-2]}),
-            r"wte\.weight has the shape \[301, 32\], where \[302 or 303, 32\] is needed.*mpt has 300 tokens",
+            r"wte\.weight.*\[301, 32\].*\[302 or 303, 32\].*300",
         ),
-        (lambda s: s.update({WTE: s[WTE].roll(1, 0)}), r"wte\.weight is not that of .*mpt: .*another language model"),
-        (lambda s: s.clear(), r"is no checkpoint of OpenFlamingo: it has no gated_cross_attn_layer\.attn_gate"),
+        (lambda s: s.update({WTE: s[WTE].roll(1, 0)}), r"wte\.weight"),
+        (lambda s: s.clear(), r"OpenFlamingo.*gated_cross_attn_layer\.attn_gate"),
     ],
     ids=["missing", "left over", "renamed", "off by one", "no embeddings", "too few rows", "another model", "empty"],
 )
 def test_what_does_not_fit_is_named(state, mpt, checkpoint, change, message):
     change(state)
     torch.save(state, checkpoint)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         convert(checkpoint, mpt)
 
 

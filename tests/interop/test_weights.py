@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from flamingo.interop.weights import fill, gathered, read_weights, renamed
+from flamingo.utils.errors import UserError
 
 STATE = {"a.weight": torch.randn(3, 4), "b": torch.randn(2)}
 
@@ -42,10 +43,10 @@ def test_the_kinds_of_files_are_read_alike(tmp_path):
 def test_pickled_code_is_not_run(tmp_path, old_format):
     path, written = tmp_path / "hostile.pt", tmp_path / "written"
     torch.save({**STATE, "c": Hostile(str(written))}, path, _use_new_zipfile_serialization=not old_format)
-    with pytest.raises(ValueError, match=r"hostile\.pt is damaged, or holds pickled code, which is never run$"):
+    with pytest.raises(UserError, match=r"hostile\.pt"):
         read_weights(path)
     path.write_bytes(pickle.dumps(Hostile(str(written))))
-    with pytest.raises(ValueError, match=r"hostile\.pt is damaged, or holds pickled code, which is never run$"):
+    with pytest.raises(UserError, match=r"hostile\.pt"):
         read_weights(path)
     assert not written.exists()
 
@@ -56,7 +57,7 @@ def test_a_truncated_file_is_named(tmp_path, suffix, kept):
     path = tmp_path / f"half{suffix}"
     torch.save(STATE, path) if suffix == ".pt" else save_file(STATE, path)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(ValueError, match=rf"half\{suffix} (cannot be read|is damaged)") as caught:
+    with pytest.raises(UserError, match=rf"half\{suffix}") as caught:
         read_weights(path)
     assert "\n" not in str(caught.value)
 
@@ -77,31 +78,31 @@ def test_a_safetensors_header_that_lies_is_found_out(tmp_path, lie):
     header = json.dumps({"a": lie}).encode()
     path = tmp_path / "lies.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(48))
-    with pytest.raises(ValueError, match=r"lies\.safetensors cannot be read"):
+    with pytest.raises(UserError, match=r"lies\.safetensors"):
         read_weights(path)
     path.write_bytes(struct.pack("<Q", 2**60) + header)
-    with pytest.raises(ValueError, match=r"lies\.safetensors cannot be read"):
+    with pytest.raises(UserError, match=r"lies\.safetensors"):
         read_weights(path)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([1, 2], "holds a list, not a dictionary of tensors"),
-        ({"a": 1}, "holds a int under 'a', not a tensor"),
-        ({3: torch.ones(1)}, "holds a Tensor under 3, not a tensor"),
+        ([1, 2], "list"),
+        ({"a": 1}, r"int.*'a'"),
+        ({3: torch.ones(1)}, r"Tensor.*3"),
     ],
 )
 def test_what_is_no_state_dict_is_refused(tmp_path, content, message):
     torch.save(content, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         read_weights(tmp_path / "other.pt")
 
 
 def test_what_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"there is no .*nowhere\.pt"):
+    with pytest.raises(UserError, match=r"nowhere\.pt"):
         read_weights(tmp_path / "nowhere.pt")
-    with pytest.raises(ValueError, match=r"holds neither model\.safetensors nor pytorch_model\.bin"):
+    with pytest.raises(UserError, match=r"model\.safetensors.*pytorch_model\.bin"):
         read_weights(tmp_path)
 
 
@@ -123,7 +124,7 @@ def test_weights_go_to_where_their_names_say_and_come_back(tmp_path):
     assert all(torch.equal(tensor, theirs[key].squeeze()) for key, tensor in gathered(model, NAMES).items())
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     for change in ({"g": torch.ones(6)}, {"h": torch.ones(1)}, {"kv": torch.ones(20)}):
-        with pytest.raises(ValueError):
+        with pytest.raises(UserError):
             fill(model, {**theirs, "kb": torch.ones(3), **change}, NAMES, tmp_path)
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 

@@ -5,6 +5,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from flamingo import FlamingoForConditionalGeneration
+from flamingo.utils.errors import UserError
 from tests import tiny
 
 
@@ -47,7 +48,7 @@ def test_it_changes_what_is_said_and_images_are_still_seen(backbones, model):
 def test_merged_it_is_saved_with_the_model(model, tmp_path):
     inputs = tiny.inputs()
     expected = model(**inputs).logits
-    with pytest.raises(ValueError, match="language_model has other weights"):
+    with pytest.raises(UserError, match="language_model"):
         model.save_pretrained(tmp_path, include_backbones=False)
     model.language_model = model.language_model.merge_and_unload()
     torch.testing.assert_close(model(**inputs).logits, expected, atol=1e-4, rtol=1e-4)

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, set_seed
 
 from flamingo import FlamingoForConditionalGeneration
 from flamingo.model import composition
+from flamingo.utils.errors import UserError
 from tests import tiny
 
 
@@ -83,7 +84,7 @@ def test_what_a_forward_pass_changes_in_a_model_is_restored(gpt2):
     inv_freq, table = restless.inv_freq, restless.table
     composition.check_composition(gpt2)
     gpt2.language_model.transformer.h[2].mlp.register_forward_hook(lambda module, args, output: output / 0)
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(UserError, match="not finite"):
         composition.check_composition(gpt2)
     assert_same_contents(contents(gpt2), before)
     assert global_states() == state
@@ -145,5 +146,5 @@ def test_a_backbone_that_is_replaced_is_checked(backbones, checked):
 
 def test_another_model_whose_layers_have_no_hooks_is_refused(backbones):
     model = tiny.flamingo(backbones, language="llama", check=True)
-    with pytest.raises(ValueError, match=r"LlamaForCausalLM.* layer 1, 3 and the output head"):
+    with pytest.raises(UserError, match=r"LlamaForCausalLM.* layer 1, 3 and the output head"):
         model.language_model = AutoModelForCausalLM.from_pretrained(backbones / "llama")

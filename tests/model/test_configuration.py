@@ -6,6 +6,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from flamingo import FlamingoConfig, FlamingoForConditionalGeneration
 from flamingo.model.configuration import GatedConfig, ResamplerConfig, VisionFeaturesConfig
+from flamingo.utils.errors import UserError
 from tests import tiny
 
 
@@ -33,7 +34,7 @@ def test_it_survives_a_round_trip(tmp_path, gpt2):
         ({"gated": {"rms_eps": -1.0}}, r"^gated\.rms_eps .*-1\.0"),
         ({"resampler": {"qk_norm_kind": "l2"}}, r"^resampler\.qk_norm_kind .*'l2'"),
         ({"gated": {"attend": "next"}}, r"^gated\.attend .*'next'"),
-        ({"gated": {"evry": 2}}, r"a key of gated must be one of every, offset.*; got 'evry'"),
+        ({"gated": {"evry": 2}}, "'evry'"),
         ({"resampler": {"latents": 6.5}}, r"^resampler\.latents .*6\.5"),
         ({"resampler": {"frames": -1}}, r"^resampler\.frames .*-1"),
         ({"resampler": {"activation": "swoosh"}}, r"^resampler\.activation .*'swoosh'"),
@@ -44,25 +45,25 @@ def test_it_survives_a_round_trip(tmp_path, gpt2):
         ),
         ({"gated": {"offset": "1"}}, r"^gated\.offset .*'1'"),
         ({"text_config": {"vocab_size": 5}}, "text_config has no model_type"),
-        ({"new_token_ids": "5"}, "new_token_ids must be a list of whole numbers, got '5'"),
-        ({"new_token_ids": [5, 5]}, r"new_token_ids must be distinct and not negative, got \[5, 5\]"),
+        ({"new_token_ids": "5"}, r"new_token_ids.*'5'"),
+        ({"new_token_ids": [5, 5]}, r"new_token_ids.*\[5, 5\]"),
     ],
     ids=str,
 )
 def test_values_out_of_range_are_named(config, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         FlamingoConfig(**config)
 
 
 def test_a_key_that_is_none_is_not_kept_silently(backbones):
-    with pytest.raises(ValueError, match=r"a key of FlamingoConfig must be one of .*gated.*; got 'gatd'"):
+    with pytest.raises(UserError, match=r"FlamingoConfig.*'gatd'"):
         FlamingoForConditionalGeneration.from_vision_text_pretrained(
             backbones / "clip_vision_model", backbones / "gpt2", gatd={"every": 2}
         )
 
 
 def test_the_configuration_of_another_model_is_refused(backbones):
-    with pytest.raises(ValueError, match="this is the configuration of a gpt2, not of a flamingo"):
+    with pytest.raises(UserError, match=r"gpt2.*flamingo"):
         FlamingoForConditionalGeneration.from_pretrained(backbones / "gpt2")
 
 
@@ -79,7 +80,7 @@ def test_a_live_models_configuration_is_copied_not_changed(backbones):
 
 
 def test_a_placement_that_chooses_no_layer_is_refused(backbones):
-    with pytest.raises(ValueError, match=r"gated\.every=9 with gated\.offset=5 chooses none of the .* 4 layers"):
+    with pytest.raises(UserError, match=r"gated\.every=9.*gated\.offset=5.*4"):
         FlamingoForConditionalGeneration.from_vision_text_pretrained(
             backbones / "clip_vision_model", backbones / "gpt2", gated={"every": 9, "offset": 5}
         )

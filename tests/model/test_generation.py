@@ -278,7 +278,7 @@ def test_while_decoding_each_token_meets_the_visual_tokens_of_one_image(gpt2, mo
 
 def test_arguments_that_do_not_fit_are_refused(gpt2):
     batch = tiny.inputs()
-    with pytest.raises(ValueError, match=r"image_index \[2, 13\] must have the shape of input_ids \[2, 14\]"):
+    with pytest.raises(ValueError, match=r"image_index.*\[2, 13\].*input_ids.*\[2, 14\]"):
         gpt2.generate(**{**batch, "image_index": batch["image_index"][:, 1:]}, **GREEDY)
     with pytest.raises(ValueError, match="padded on the left"):
         gpt2.generate(**{**batch, "attention_mask": batch["attention_mask"].flip(1).tril(12)}, **GREEDY)
@@ -286,11 +286,11 @@ def test_arguments_that_do_not_fit_are_refused(gpt2):
         gpt2.generate(image_index=batch["image_index"], pixel_values=batch["pixel_values"])
     with pytest.raises(ValueError, match="max_new_tokns"):
         gpt2.generate(**batch, max_new_tokns=3)
-    with pytest.raises(ValueError, match="an assistant_model would not see the images"):
+    with pytest.raises(ValueError, match="assistant_model"):
         gpt2.generate(**batch, **GREEDY, assistant_model=gpt2.language_model)
     gpt2.gradient_checkpointing_enable()
     gpt2.train()
-    with pytest.raises(ValueError, match=r"call model\.eval\(\) first"):
+    with pytest.raises(ValueError, match=r"model\.eval\(\)"):
         gpt2.generate(**batch, **GREEDY)
     gpt2.eval()
     gpt2.generate(**batch, **GREEDY)

@@ -166,7 +166,7 @@ def test_what_has_no_patches_says_so(gpt2, batch):
 def test_rows_that_share_a_documents_images_are_refused(gpt2):
     batch = tiny.inputs(2)
     batch["pixel_values"] = batch["pixel_values"][:1]
-    with pytest.raises(ValueError, match="2 rows of text share the images of 1 documents"):
+    with pytest.raises(ValueError, match=r"2 rows.*1 documents"):
         inspect(gpt2, **batch).words_over_patches(1)
 
 
@@ -209,5 +209,5 @@ def test_without_a_layer_is_as_if_its_gates_were_closed(gpt2, batch):
 
 
 def test_a_layer_without_a_block_is_refused_by_number(gpt2):
-    with pytest.raises(ValueError, match=r"layer 0 has no gated block; these have: 1, 3"), without_layers(gpt2, [0]):
+    with pytest.raises(ValueError, match=r"layer 0.*1.*3"), without_layers(gpt2, [0]):
         pass

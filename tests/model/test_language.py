@@ -19,6 +19,7 @@ from transformers import (
 from flamingo import FlamingoForConditionalGeneration
 from flamingo.model.language import has_plain_cache, load_text_model
 from flamingo.model.pretrained import load_vision_model
+from flamingo.utils.errors import UserError
 from tests import tiny
 from tests.compatibility.decoders import save_language_model
 
@@ -61,18 +62,18 @@ def test_generation_is_right_whatever_kind_of_cache_the_language_model_has(backb
 )
 def test_an_architecture_that_cannot_be_composed_is_refused_with_the_reason(backbones, tmp_path, family, reason):
     save_language_model(family, tmp_path)
-    with pytest.raises(ValueError, match=rf"^\w+ForCausalLM.*{reason}"):
+    with pytest.raises(UserError, match=rf"^\w+ForCausalLM.*{reason}"):
         composed(backbones, tmp_path)
 
 
 def test_what_has_no_causal_language_model_is_refused(backbones, tmp_path):
     config = T5Config(vocab_size=50, d_model=8, d_kv=4, d_ff=8, num_layers=1)
     T5ForConditionalGeneration(config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="no causal language model of the model type t5"):
+    with pytest.raises(UserError, match="no causal language model of the model type t5"):
         load_text_model(tmp_path)
-    with pytest.raises(ValueError, match="no causal language model of the model type clip_vision_model"):
+    with pytest.raises(UserError, match="no causal language model of the model type clip_vision_model"):
         load_text_model(backbones / "clip_vision_model")
-    with pytest.raises(ValueError, match=f"language model {tmp_path / 'none'}"):
+    with pytest.raises(UserError, match=f"language model {tmp_path / 'none'}"):
         load_text_model(tmp_path / "none")
 
 
@@ -129,7 +130,7 @@ def rewrite(folder, change):
 def test_a_language_model_whose_weights_do_not_fit_is_refused(backbones, tmp_path, change, message):
     AutoModelForCausalLM.from_pretrained(backbones / "llama").save_pretrained(tmp_path)
     rewrite(tmp_path, change)
-    with pytest.raises(ValueError, match=rf"language model {tmp_path}: .* LlamaForCausalLM; keys: {message}"):
+    with pytest.raises(UserError, match=rf"language model {tmp_path}: .* LlamaForCausalLM; keys: {message}"):
         composed(backbones, tmp_path)
 
 
@@ -144,7 +145,7 @@ def llava(folder):
 
 def test_a_whole_llava_is_no_encoder_but_its_text_is_a_language_model(backbones, tmp_path):
     whole = llava(tmp_path)
-    with pytest.raises(ValueError, match=rf"vision encoder {tmp_path}: .* CLIPVisionModel; keys: \d+ missing \(emb"):
+    with pytest.raises(UserError, match=rf"vision encoder {tmp_path}: .* CLIPVisionModel; keys: \d+ missing \(emb"):
         load_vision_model(tmp_path)
     model = composed(backbones, tmp_path)
     assert type(model.language_model).__name__ == "LlamaForCausalLM"
@@ -156,7 +157,7 @@ def test_an_encoder_with_fewer_layers_than_its_weights_is_refused(backbones, tmp
     config = AutoConfig.from_pretrained(tmp_path)
     config.num_hidden_layers = 2
     config.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"keys: 16 unexpected \(layers\.2\."):
+    with pytest.raises(UserError, match=r"keys: 16 unexpected \(layers\.2\."):
         load_vision_model(tmp_path)
 
 

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from flamingo import FlamingoConfig, FlamingoForConditionalGeneration
 from flamingo.model.modeling import next_token_loss
+from flamingo.utils.errors import UserError
 from tests import tiny
 
 
@@ -104,7 +105,7 @@ def test_places_for_no_image_at_all_are_no_images(gpt2):
 def test_videos_need_frame_embeddings_and_their_frames_count(backbones):
     inputs = tiny.inputs()
     pixels = torch.randn(2, 3, 4, 3, 16, 16)
-    with pytest.raises(ValueError, match=r"4 frames, but resampler\.frames is 0"):
+    with pytest.raises(UserError, match=r"4 frames.*resampler\.frames"):
         tiny.flamingo(backbones)(**{**inputs, "pixel_values": pixels})
     model = tiny.flamingo(backbones, resampler={"frames": 2})  # fewer than given: interpolated
     model.resampler.frame_embeddings.data.normal_()
@@ -219,7 +220,7 @@ def test_checkpointed_forward_passes_keep_their_own_images(gpt2):
 
 
 def test_a_vocabulary_that_is_frozen_is_not_resized(gpt2):
-    with pytest.raises(ValueError, match=r"frozen: tokens are added by config\.new_token_ids"):
+    with pytest.raises(ValueError, match=r"config\.new_token_ids"):
         gpt2.resize_token_embeddings(400)
 
 
@@ -274,13 +275,13 @@ def test_new_parts_stay_in_float32_beside_a_bfloat16_language_model(backbones):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_index": None}, "images need an image_index"),
-        ({"image_index": torch.full((2, 14), 3)}, "names image 3, but each document has 3"),
+        ({"image_index": None}, "image_index"),
+        ({"image_index": torch.full((2, 14), 3)}, r"image 3.*3"),
         ({"visual_tokens": torch.zeros(2, 3, 5, 24)}, "give images once"),
-        ({"pixel_values": None, "visual_tokens": torch.zeros(2, 3, 5, 23)}, "23 wide, but v is 24"),
-        ({"pixel_values": torch.zeros(3, 3, 3, 16, 16)}, "2 rows of text cannot share the images of 3 documents"),
-        ({"pixel_vales": torch.zeros(2, 3, 3, 16, 16)}, "nor its language model has the argument pixel_vales"),
-        ({"input_ids": torch.full((2, 14), 302)}, "token id 302 is beyond .* vocabulary of 300 .*new_token_ids"),
+        ({"pixel_values": None, "visual_tokens": torch.zeros(2, 3, 5, 23)}, r"23.*24"),
+        ({"pixel_values": torch.zeros(3, 3, 3, 16, 16)}, r"2 rows.*3 documents"),
+        ({"pixel_vales": torch.zeros(2, 3, 3, 16, 16)}, "pixel_vales"),
+        ({"input_ids": torch.full((2, 14), 302)}, r"token id 302.*300.*new_token_ids"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(gpt2, change, message):
@@ -332,5 +333,5 @@ def test_the_chosen_parts_get_gradients_and_no_others(backbones, parts):
     model(**inputs, labels=inputs["input_ids"]).loss.backward()
     moved = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert moved == set(parts)
-    with pytest.raises(ValueError, match=r"parts are vision_model, .*; got lm"):
+    with pytest.raises(ValueError, match=r"vision_model.*lm"):
         model.train_parts(["lm"])

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
 from flamingo import FlamingoConfig, FlamingoForConditionalGeneration
 from flamingo.model.language import without_dropout
 from flamingo.model.pretrained import fingerprint
+from flamingo.utils.errors import UserError
 from tests import tiny
 
 
@@ -89,7 +90,7 @@ def test_other_backbones_than_those_trained_with_are_refused(backbones, tmp_path
     FlamingoForConditionalGeneration.from_pretrained(tmp_path / "flamingo")
     gpt2.language_model.transformer.h[2].mlp.c_fc.weight.data[0, 0] += 0.5
     gpt2.language_model.save_pretrained(tmp_path / "lm")
-    with pytest.raises(ValueError, match=r"lm \(revision None\) does not hold the weights that this checkpoint"):
+    with pytest.raises(UserError, match=r"lm \(revision None\)"):
         FlamingoForConditionalGeneration.from_pretrained(tmp_path / "flamingo")
 
 
@@ -106,11 +107,11 @@ def test_float16_is_no_reason_to_refuse(backbones, tmp_path, composed):
 
 def test_backbones_that_were_changed_are_not_left_out(gpt2, tmp_path):
     gpt2.language_model.adapter = torch.nn.Linear(2, 2)  # added weights, as of an adapter, would be lost
-    with pytest.raises(ValueError, match=r"language_model has other weights than .*gpt2.*include_backbones=True"):
+    with pytest.raises(UserError, match=r"language_model.*gpt2.*include_backbones=True"):
         gpt2.save_pretrained(tmp_path, include_backbones=False)
     del gpt2.language_model.adapter
     gpt2.save_pretrained(tmp_path, include_backbones=False)
-    with pytest.raises(ValueError, match="is one file: max_shard_size cannot be chosen"):
+    with pytest.raises(ValueError, match="max_shard_size"):
         gpt2.save_pretrained(tmp_path, include_backbones=False, max_shard_size="1MB")
 
 
@@ -146,7 +147,7 @@ def test_keys_of_a_whole_checkpoint_that_do_not_fit_are_named(gpt2, tmp_path):
     state = load_file(path)
     state["resampler.latens"] = state.pop("resampler.latents")
     save_file(state, path, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"missing_keys.*resampler\.latents.*unexpected_keys.*resampler\.latens"):
+    with pytest.raises(UserError, match=r"missing_keys.*resampler\.latents.*unexpected_keys.*resampler\.latens"):
         FlamingoForConditionalGeneration.from_pretrained(tmp_path)
 
 
@@ -156,15 +157,13 @@ def test_keys_that_do_not_fit_are_named(gpt2, tmp_path):
     state = load_file(path)
     state["resampler.latens"] = state.pop("resampler.latents")
     save_file(state, path, metadata={"format": "pt"})
-    with pytest.raises(
-        ValueError, match=r"missing keys \['resampler.latents'\], unexpected keys \['resampler.latens'\]"
-    ):
+    with pytest.raises(UserError, match=r"\['resampler.latents'\].*\['resampler.latens'\]"):
         FlamingoForConditionalGeneration.from_pretrained(tmp_path)
 
 
 def test_an_argument_that_would_be_ignored_is_refused(gpt2, tmp_path):
     gpt2.save_pretrained(tmp_path, include_backbones=False)
-    with pytest.raises(ValueError, match=r"\['device_map'\] cannot be used with a checkpoint that leaves"):
+    with pytest.raises(ValueError, match=r"\['device_map'\]"):
         FlamingoForConditionalGeneration.from_pretrained(tmp_path, device_map="auto")
 
 
@@ -179,7 +178,7 @@ def test_a_composition_generates_by_the_language_models_settings(backbones, tmp_
 
 
 def test_what_is_no_vision_encoder_is_refused(backbones):
-    with pytest.raises(ValueError, match="GPT2Model is no vision encoder"):
+    with pytest.raises(UserError, match="GPT2Model"):
         FlamingoForConditionalGeneration.from_vision_text_pretrained(backbones / "gpt2", backbones / "gpt2")
 
 

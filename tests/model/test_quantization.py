@@ -6,6 +6,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import BitsAndBytesConfig
 
 from flamingo import FlamingoForConditionalGeneration
+from flamingo.utils.errors import UserError
 from tests import tiny
 
 INT8 = {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
@@ -60,7 +61,7 @@ def test_what_was_trained_on_quantised_backbones_is_saved_without_them(backbones
         *names, new_token_ids=tiny.NEW_TOKEN_IDS, **tiny.PARTS, text_kwargs=INT8
     ).eval()
     tiny.open_gates(model, 0.7)
-    with pytest.raises(ValueError, match="a quantised language_model cannot be saved"):
+    with pytest.raises(UserError, match="language_model"):
         model.save_pretrained(tmp_path)
     model.save_pretrained(tmp_path, include_backbones=False)
     again = FlamingoForConditionalGeneration.from_pretrained(tmp_path, text_kwargs=INT8)
@@ -73,7 +74,7 @@ def test_what_was_trained_on_quantised_backbones_is_saved_without_them(backbones
 def test_an_adapter_on_a_quantised_model_is_not_lost_silently(saved, tmp_path):
     model = FlamingoForConditionalGeneration.from_pretrained(saved, text_kwargs=INT8)
     model.language_model = get_peft_model(model.language_model, LoraConfig(target_modules=["q_proj"]))
-    with pytest.raises(ValueError, match="language_model has other weights"):
+    with pytest.raises(UserError, match="language_model"):
         model.save_pretrained(tmp_path / "adapted", include_backbones=False)
 
 
@@ -81,15 +82,15 @@ def test_other_weights_are_recognised_behind_quantised_ones(backbones, saved, mo
     config = FlamingoForConditionalGeneration.config_class.from_pretrained(saved)
     config.backbones["language_model"]["name"] = str(backbones / "mistral")
     config.save_pretrained(saved)
-    with pytest.raises(ValueError, match=r"mistral .* does not hold the weights"):
+    with pytest.raises(UserError, match="mistral"):
         FlamingoForConditionalGeneration.from_pretrained(saved, text_kwargs=INT8)
 
 
 def test_trained_parts_are_not_quantised_by_mistake(plain, saved, tmp_path):
     plain.save_pretrained(tmp_path / "whole")
-    with pytest.raises(ValueError, match="would reach the trained parts"):
+    with pytest.raises(ValueError, match="quantization_config"):
         FlamingoForConditionalGeneration.from_pretrained(tmp_path / "whole", **INT8)
-    with pytest.raises(ValueError, match="checkpoints that leave their backbones out"):
+    with pytest.raises(ValueError, match="vision_kwargs"):
         FlamingoForConditionalGeneration.from_pretrained(tmp_path / "whole", text_kwargs=INT8)
-    with pytest.raises(ValueError, match=r"quantization_config.* cannot be used"):
+    with pytest.raises(ValueError, match="quantization_config"):
         FlamingoForConditionalGeneration.from_pretrained(saved, **INT8)

@@ -5,6 +5,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from flamingo import FlamingoForConditionalGeneration
 from flamingo.model.composition import check_composition
+from flamingo.utils.errors import UserError
 from tests import tiny
 
 _SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4}
@@ -34,5 +35,5 @@ def test_every_kind_of_gate_passes(backbones, gate):
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
 def test_an_encoder_is_refused(backbones, tmp_path, family):
-    with pytest.raises(ValueError, match=r"later tokens change the logits of earlier ones"):
+    with pytest.raises(UserError, match=r"later tokens change the logits of earlier ones"):
         composed(backbones, tmp_path, family, {**_SMALL, "embedding_size": 32})

@@ -107,7 +107,7 @@ def test_every_encoder_composes(backbones, kind):
     ],
 )
 def test_a_config_that_does_not_fit_the_encoder_is_refused_at_once(backbones, kind, config, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         tiny.flamingo(backbones, vision=kind, vision_features=config)
 
 

@@ -12,6 +12,7 @@ from flamingo.evaluation.files import save_pictures
 from flamingo.evaluation.tasks import Example
 from flamingo.report.cards import cards
 from flamingo.report.results import read_predictions
+from flamingo.utils.errors import UserError
 from flamingo.utils.names import picture_path
 from tests.report import fake
 
@@ -94,7 +95,7 @@ def test_queries_without_a_picture_have_no_card(make):
 
 
 def test_a_prompt_that_does_not_fit_its_demonstrations_is_named(make):
-    with pytest.raises(ValueError, match=r"query 'q0' .*shots=3.* has 3 images .* 2 demonstration_ids"):
+    with pytest.raises(UserError, match=r"'q0'.*shots=3.*3.*2.*demonstration_ids"):
         make(full() | {"demonstration_ids": ["d/0", "d/1"]})
 
 

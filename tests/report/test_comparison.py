@@ -10,6 +10,7 @@ import yaml
 from experiments.report import run_report
 from flamingo.report.comparison import COLUMNS, compare, student, write_comparison
 from flamingo.report.runs import read_runs, runs_below
+from flamingo.utils.errors import UserError
 from tests.report.fake import score
 
 
@@ -154,8 +155,8 @@ def test_runs_are_found_however_deep_a_sweep_has_nested_them(below, tmp_path):
 
 
 def test_a_baseline_that_is_not_there_and_no_runs_at_all_are_refused(folders, tmp_path):
-    with pytest.raises(ValueError, match=r"'every=3' is not among the variants: model\.every=1; model\.every=2"):
+    with pytest.raises(UserError, match=r"'every=3'.*model\.every=1.*model\.every=2"):
         write_comparison(folders, tmp_path / "comparison", "every=3")
-    with pytest.raises(ValueError, match=r"no run to compare: .*nowhere: no run"):
+    with pytest.raises(UserError, match="nowhere"):
         write_comparison([tmp_path / "nowhere"], tmp_path / "comparison")
     assert not list(tmp_path.glob("comparison.*"))

@@ -9,6 +9,7 @@ from matplotlib.colors import to_hex
 from flamingo.report.curves import few_shot_figure, headline_metrics, metric_name, training_figure
 from flamingo.report.results import read_scores
 from flamingo.report.style import BLUE, GREY
+from flamingo.utils.errors import UserError
 from tests.report import fake
 
 
@@ -155,5 +156,5 @@ def test_of_many_layers_some_are_named_and_all_are_drawn():
 
 
 def test_an_empty_history_is_refused():
-    with pytest.raises(ValueError, match="at least one record"):
+    with pytest.raises(UserError, match="history"):
         training_figure([])

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from flamingo.report.page import write_report
+from flamingo.utils.errors import UserError
 from flamingo.utils.names import picture_path
 from tests.report import fake
 
@@ -164,7 +165,7 @@ def test_a_malformed_file_is_named_and_nothing_is_written(tmp_path, name):
     small_run(tmp_path)
     (tmp_path / name).write_text("[{]\n")
     (tmp_path / "report.html").write_text("the last one")
-    with pytest.raises(ValueError, match=re.escape(str(tmp_path / name))):
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / name))):
         write_report(tmp_path)
     assert (tmp_path / "report.html").read_text() == "the last one"
     assert not (tmp_path / "few_shot.png").exists()
@@ -173,5 +174,5 @@ def test_a_malformed_file_is_named_and_nothing_is_written(tmp_path, name):
 @pytest.mark.parametrize("name", ["scores.json", "predictions.jsonl"])
 def test_a_missing_file_is_named(tmp_path, name):
     (small_run(tmp_path) / name).unlink()
-    with pytest.raises(ValueError, match=rf"{re.escape(name)} does not exist"):
+    with pytest.raises(UserError, match=re.escape(name)):
         write_report(tmp_path)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from flamingo.report.results import main_decoding, mean_over_seeds, read_history, read_predictions, read_scores
+from flamingo.utils.errors import UserError
 from tests.report import fake
 
 
@@ -74,18 +75,18 @@ def test_greedy_is_the_main_decoding_where_it_was_run():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"value": float("nan")}, "row 1: 'value' and 'ci95' must be finite"),
-        ({"value": "0.5"}, "row 1: 'value' must not be '0.5'"),
-        ({"ci95": [0.4]}, "row 1: 'ci95' must be .low, high."),
-        ({"ci95": [0.6, 0.4]}, "row 1: 'ci95' must be .low, high."),
-        ({"ci95": [0.4, None]}, "row 1: 'value' and 'ci95' must be finite"),
-        ({"shots": 4.0}, "row 1: 'shots' must not be 4.0"),
-        ({"control": 3}, "row 1: 'control' must not be 3"),
-        ({"metric": "exact_match", "shots": 2}, "row 1 repeats exact_match .*seed 0"),
+        ({"value": float("nan")}, "row 1.*'value' and 'ci95'"),
+        ({"value": "0.5"}, "row 1.*'value'.*'0.5'"),
+        ({"ci95": [0.4]}, "row 1.*'ci95'"),
+        ({"ci95": [0.6, 0.4]}, "row 1.*'ci95'"),
+        ({"ci95": [0.4, None]}, "row 1.*'value' and 'ci95'"),
+        ({"shots": 4.0}, "row 1.*'shots'.*4.0"),
+        ({"control": 3}, "row 1.*'control'.*3"),
+        ({"metric": "exact_match", "shots": 2}, "row 1.*exact_match.*seed 0"),
     ],
 )
 def test_malformed_scores_are_named(tmp_path, change, message):
-    with pytest.raises(ValueError, match=rf"scores\.json, {message}"):
+    with pytest.raises(UserError, match=rf"scores\.json, {message}"):
         scores(tmp_path, fake.score(shots=2), fake.score() | change)
 
 
@@ -93,22 +94,20 @@ def test_malformed_scores_are_named(tmp_path, change, message):
 def test_a_missing_field_is_named(tmp_path, key):
     row = fake.score()
     del row[key]
-    with pytest.raises(ValueError, match=rf"scores\.json, row 0 lacks '{key}'"):
+    with pytest.raises(UserError, match=rf"scores\.json, row 0.*'{key}'"):
         scores(tmp_path, row)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"), [("", "is no JSON"), ("[]", "at least one"), ("{}", "list"), ("[3]", "row 0")]
-)
+@pytest.mark.parametrize(("text", "message"), [("", "JSON"), ("[]", "list"), ("{}", "list"), ("[3]", "row 0")])
 def test_what_is_no_list_of_scores_is_refused(tmp_path, text, message):
     (tmp_path / "scores.json").write_text(text)
-    with pytest.raises(ValueError, match=rf"scores\.json.*{message}"):
+    with pytest.raises(UserError, match=rf"scores\.json.*{message}"):
         read_scores(tmp_path / "scores.json")
 
 
 @pytest.mark.parametrize("read", [read_scores, lambda path: list(read_predictions(path)), read_history])
 def test_a_missing_file_is_named(tmp_path, read):
-    with pytest.raises(ValueError, match=r"nowhere\.json does not exist"):
+    with pytest.raises(UserError, match=r"nowhere\.json"):
         read(tmp_path / "nowhere.json")
 
 
@@ -121,14 +120,14 @@ def test_predictions_of_other_orders_are_left_out(tmp_path):
 def test_a_torn_or_malformed_line_is_named(tmp_path):
     path = tmp_path / "p.jsonl"
     fake.write_lines(path, [fake.prediction(), fake.prediction() | {"references": [1]}])
-    with pytest.raises(ValueError, match=r"p\.jsonl, line 2: .*'references'"):
+    with pytest.raises(UserError, match=r"p\.jsonl, line 2: .*'references'"):
         list(read_predictions(path))
     fake.write_lines(path, [fake.prediction() | {"scores": {"exact_match": None}}])
-    with pytest.raises(ValueError, match=r"p\.jsonl, line 1: 'scores' must hold numbers"):
+    with pytest.raises(UserError, match=r"p\.jsonl.*line 1.*'scores'"):
         list(read_predictions(path))
     fake.write_lines(path, [fake.prediction()])
     path.write_text(path.read_text() + '{"task": "wor')
-    with pytest.raises(ValueError, match=r"p\.jsonl, line 2 is no JSON"):
+    with pytest.raises(UserError, match=r"p\.jsonl.*line 2.*JSON"):
         list(read_predictions(path))
 
 
@@ -136,5 +135,5 @@ def test_a_torn_or_malformed_line_is_named(tmp_path):
 def test_a_malformed_record_is_named(tmp_path, change):
     record = {"step": 1, "loss": 2.0, "gates": {}}
     fake.write_lines(tmp_path / "h.jsonl", [record, record | change])
-    with pytest.raises(ValueError, match=r"h\.jsonl, line 2: "):
+    with pytest.raises(UserError, match=r"h\.jsonl, line 2: "):
         read_history(tmp_path / "h.jsonl")

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from flamingo.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from flamingo.utils.errors import UserError
 from tests import tiny
 
 RESAMPLER_MATRICES = {
@@ -60,7 +61,7 @@ def test_embeddings_that_train_do_not_decay():
 
 
 def test_a_model_of_which_nothing_trains_is_refused():
-    with pytest.raises(ValueError, match="no parameter of the model trains"):
+    with pytest.raises(UserError, match="requires_grad"):
         make_optimizer(torch.nn.Linear(2, 2).requires_grad_(False), OptimizerConfig())
 
 
@@ -113,7 +114,7 @@ def test_muon_goes_on_from_its_state_with_its_schedule():
 
 
 def test_muon_needs_matrices_and_something_else():
-    with pytest.raises(ValueError, match="matrices=muon needs a model with matrices and with something else"):
+    with pytest.raises(UserError, match="matrices=muon"):
         make_optimizer(torch.nn.Linear(2, 2, bias=False), OptimizerConfig(matrices="muon"))
 
 
@@ -145,7 +146,7 @@ def test_a_cosine_falls_from_the_end_of_the_warm_up_to_zero_in_the_last_step():
 
 
 def test_a_warm_up_longer_than_the_training_is_refused():
-    with pytest.raises(ValueError, match=r"optimizer\.warmup .*6"):
+    with pytest.raises(UserError, match=r"optimizer\.warmup .*6"):
         rates(OptimizerConfig(warmup=6), 6)
 
 
@@ -167,5 +168,5 @@ def test_a_warm_up_longer_than_the_training_is_refused():
 def test_values_out_of_range_are_refused_by_their_key(key, value):
     config = OptimizerConfig()
     setattr(config, key, value)  # past the type checks of these tests, which nobody else has
-    with pytest.raises(ValueError, match=f"^{key} "):
+    with pytest.raises(UserError, match=f"^{key} "):
         config.__post_init__()

@@ -27,6 +27,7 @@ from flamingo.data.world.documents import (
 from flamingo.data.world.drawing import draw
 from flamingo.data.world.language import PLAIN, Dialect, caption, read
 from flamingo.data.world.scenes import COLOURS, SHAPES, Kind, Scene
+from flamingo.utils.errors import UserError
 
 STAR, RING = Kind("star", "red", "small"), Kind("ring", "blue", "large")
 ONE, BESIDE = Scene((STAR,), None, 1, 5), Scene((STAR, RING), "horizontal", 2, 6)
@@ -330,12 +331,12 @@ def test_documents_have_as_many_turns_as_asked_and_end():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: WorldDocuments("riddles", "training", 0, 1, 2), "captions, binding, questions; got 'riddles'"),
-        (lambda: WorldDocuments("captions", "training", 0, 0, 2), "0 < least <= most turns, got 0 and 2"),
-        (lambda: WorldDocuments("captions", "training", 0, 3, 2), "0 < least <= most turns, got 3 and 2"),
-        (lambda: WorldDocuments("captions", "training", 0, 1, 2, told=1.5), "told is a probability, got 1.5"),
+        (lambda: WorldDocuments("riddles", "training", 0, 1, 2), "'riddles'"),
+        (lambda: WorldDocuments("captions", "training", 0, 0, 2), r"least.*most.*0.*2"),
+        (lambda: WorldDocuments("captions", "training", 0, 3, 2), r"least.*most.*3.*2"),
+        (lambda: WorldDocuments("captions", "training", 0, 1, 2, told=1.5), r"told.*1.5"),
     ],
 )
 def test_documents_that_cannot_be_are_refused(make, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         make()
