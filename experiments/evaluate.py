@@ -41,7 +41,7 @@ from flamingo.model.configuration import FlamingoConfig
 from flamingo.model.modeling import BACKBONES
 from flamingo.utils import checks
 from flamingo.utils.errors import UserError
-from flamingo.utils.identity import folder_checksums
+from flamingo.utils.identity import differences, folder_checksums
 
 log = logging.getLogger(__name__)
 
@@ -207,6 +207,26 @@ def plan(config: dict[str, Any]) -> Plan:
         raise UserError("demonstrations=rices compares images by their features: say features.folder=FOLDER")
     check_settings(task, settings, config["limit"])
     return Plan(config, task, settings)
+
+
+def check_outputs(plans: Sequence[Plan], trained: Path) -> None:
+    """Raise UserError for evaluations that would be refused when their folder is reached.
+
+    Args:
+        plans: The evaluations that follow a training.
+        trained: The folder of the training, whose own results are not there yet.
+    """
+    first: dict[tuple[Path, str], dict[str, Any]] = {}
+    for planned in plans:
+        kind, (_, output) = _kind(planned.task), folders(planned.config)
+        earlier = first.setdefault((output, kind.config_file), planned.config)
+        if different := differences(earlier, planned.config, ("output", "overwrite", *kind.may_change)):
+            raise UserError(
+                f"`evaluate` has {planned.task.name} twice for {output}, with different configs "
+                f"({'; '.join(different)}): choose another output=... for one of them"
+            )
+        if output != trained:
+            Run(output, planned.config, kind).check()
 
 
 def with_usable_pool(planned: Plan, processor: FlamingoProcessor) -> Plan:

@@ -168,6 +168,7 @@ def run_training(config: dict[str, Any], output: Path, overrides: Sequence[str] 
     with run_folder(output, config, _KIND) as run, failure_recorded(run):
         check_config(config)
         plans = [evaluate.plan(evaluate.composed(own) | {"run": str(output)}) for own in config["evaluate"]]
+        evaluate.check_outputs(plans, output)
         if (output / "checkpoint").exists() and not config["overwrite"]:
             log.info("%s is trained already; overwrite=true trains it again", output)
         else:

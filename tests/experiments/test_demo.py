@@ -123,6 +123,17 @@ def test_a_mistake_in_an_evaluation_is_found_before_the_training_that_it_follows
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["failure.txt"]
 
 
+def test_evaluations_that_contradict_each_other_are_found_before_training(run, tmp_path):
+    config = composed("train", *SMALL)
+    config["evaluate"] = [["task.number=4"], ["task.number=5"]]
+    with pytest.raises(UserError, match=r"world/captions.*task\.number.*4.*5"):
+        run_training(config, tmp_path / "run")
+    config["evaluate"] = [["task.number=5", f"output={run}"]]  # which has results of 4 queries
+    with pytest.raises(UserError, match=rf"{run}.*task\.number.*4.*5"):
+        run_training(config, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["failure.txt"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
