@@ -11,7 +11,13 @@ from omegaconf import OmegaConf
 
 from flamingo.utils.names import file_name
 
-OmegaConf.register_new_resolver("file_name", file_name, replace=True)
+
+def run_folder(overrides: str) -> str:
+    """Return the name of a run's folder below that of its sweep; none where it has no overrides of its own."""
+    return file_name(overrides) if overrides else ""
+
+
+OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
 
 _EXCLUDE_KEYS = "hydra.job.config.override_dirname.exclude_keys"
 

@@ -224,7 +224,8 @@ def image_folder(folder: Path) -> list[Entry]:
             name = _field(row, "file_name", str, where)
             name = name if below is None else f"{below}/{name}"
             captions = captions_in(row, ("text", "caption", "captions"), where)
-            entries.append(Entry(where, name, name, captions, row.get("split") or below))
+            named = row.get("split")
+            entries.append(Entry(where, name, name, captions, below if named in (None, "") else named))
     return entries
 
 

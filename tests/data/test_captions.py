@@ -323,6 +323,10 @@ def test_a_split_in_the_metadata_wins_over_the_name_of_the_folder(tmp_path):
     write(tmp_path / "train" / "metadata.csv", "file_name,text,split\na.png,A.,val\nb.png,B.,\n")
     splits = {image.id: image.split for image in image_folder(tmp_path)}
     assert splits == {"train/a.png": "val", "train/b.png": "train"}
+    (tmp_path / "train" / "metadata.csv").unlink()
+    write(tmp_path / "train" / "metadata.jsonl", [{"file_name": "a.png", "text": "A.", "split": 0}])
+    with pytest.raises(UserError, match=r"metadata\.jsonl, line 1: .*split"):
+        image_folder(tmp_path)
 
 
 def test_image_folders_that_do_not_fit_are_named(tmp_path):

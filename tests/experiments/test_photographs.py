@@ -80,7 +80,7 @@ def test_all_settings_are_scored(run):
     }
     assert {row["task"] for row in rows} == {"flickr8k"}
     assert (run / "report.html").stat().st_size > 0
-    assert len(list((run / "pictures").iterdir())) > 4
+    assert len(list((run / "pictures" / "flickr8k").iterdir())) > 4
 
 
 def test_duplicates_are_reported_and_not_shown(run):

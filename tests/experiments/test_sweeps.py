@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from experiments.model import load_model
 from experiments.objective import objective
 from experiments.report import run_report
-from experiments.sweeps import folder_arguments
+from experiments.sweeps import folder_arguments, run_folder
 from experiments.train import run_training
 from flamingo.utils.errors import UserError
 from tests.experiments.test_configs import CONF, composed
@@ -140,6 +140,12 @@ def test_what_a_sweeps_folders_leave_out(arguments, left_out, named):
     for argument in added:
         keys = argument.split("=")[1].strip("[]").split(",")
         assert set(left_out) < set(keys) and not set(named) & set(keys) and keys[0] == "output"
+
+
+def test_a_run_without_overrides_of_its_own_has_the_folder_of_the_sweep():
+    assert run_folder("") == ""
+    assert run_folder("model.gated.every-2+seed-0") == "model.gated.every-2+seed-0"
+    assert "/" not in run_folder("model.vision-/data/clip") != run_folder("model.vision-_data_clip")
 
 
 def test_a_key_that_is_usually_left_out_is_named_where_it_is_swept():
