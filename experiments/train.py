@@ -40,6 +40,7 @@ from experiments.model import ModelConfig, load_model, named
 from experiments.objective import ObjectiveConfig, check_objective, objective
 from experiments.run_folder import WRITING, Kind, Run, failure_recorded, model_contents, run_folder
 from experiments.runs import command, keep_memory
+from experiments.tracking import Tracker, WandbConfig
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.contents import contents as data_contents
 from flamingo.data.pictures import open_image
@@ -47,7 +48,7 @@ from flamingo.decoding import Decoder
 from flamingo.features import FeatureStore
 from flamingo.training.loop import TrainingConfig, train
 from flamingo.training.optimizer import OptimizerConfig, check_warmup, make_optimizer
-from flamingo.utils.checks import finite, one_of, seed, whole
+from flamingo.utils.checks import finite, seed, whole
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import atomic_folder, write_text
 
@@ -76,18 +77,6 @@ class VariantConfig:
     def __post_init__(self) -> None:
         if self.paper is not None:
             finite("paper", self.paper)
-
-
-@dataclass
-class WandbConfig:
-    """offline needs no account and writes into the run's folder; `wandb sync` uploads it later."""
-
-    mode: str = "offline"
-    project: str = "flamingo"
-    group: str | None = None
-
-    def __post_init__(self) -> None:
-        one_of("mode", self.mode, ("online", "offline", "shared", "disabled"))
 
 
 @dataclass
@@ -122,7 +111,10 @@ ConfigStore.instance().store("train_schema", TrainConfig)
 
 
 def sampler(
-    documents: Sequence[Document], model: FlamingoForConditionalGeneration, processor: FlamingoProcessor, run: Any
+    documents: Sequence[Document],
+    model: FlamingoForConditionalGeneration,
+    processor: FlamingoProcessor,
+    tracker: Tracker,
 ) -> Callable[[int], None]:
     """Logs what the model says where a document's last answer is to be given, with the pictures."""
     prompts = _prompts(documents)
@@ -136,9 +128,9 @@ def sampler(
             table.add_data(
                 document.id, wandb.Image(open_image(picture.frames[0])), question.text, output, answer.text.strip()
             )
-        run.log({"predictions": table}, step=step)
+        tracker.log({"predictions": table}, step)
 
-    return sample
+    return lambda step: tracker.attempt("a sample", lambda: sample(step))
 
 
 def _prompts(documents: Sequence[Document]) -> list[Document]:
@@ -251,16 +243,7 @@ def train_model(parts: Parts, config: dict[str, Any], run: Run, overrides: Seque
             add_features(features, pictures(config["data"], trained, parts.sampled))
     data = make_data(config["data"], trained, processor, features, training.seed, config["workers"])
     main_process = PartialState().is_main_process
-    # Not as a context: that would print a stack trace of every Ctrl-C.
-    tracker = wandb.init(
-        mode=config["wandb"]["mode"] if main_process else "disabled",
-        project=config["wandb"]["project"],
-        group=config["wandb"]["group"],
-        name=output.name,
-        dir=output,
-        config=config,
-        settings=wandb.Settings(silent=True),
-    )
+    tracker = Tracker(config, output, main_process)
     failed = True
     try:
         train(
@@ -269,13 +252,13 @@ def train_model(parts: Parts, config: dict[str, Any], run: Run, overrides: Seque
             optimizer,
             training,
             output,
-            on_log=lambda record: tracker.log(flat(record), step=record["step"]),
+            on_log=lambda record: tracker.log(flat(record), record["step"]),
             on_sample=sampler(parts.samples, model, processor, tracker),
             on_save=run.keep,
         )
         failed = False
     finally:
-        tracker.finish(exit_code=int(failed))
+        tracker.finish(failed)
     if main_process:
         with atomic_folder(output / "checkpoint") as folder:
             model.save_pretrained(folder, include_backbones=config["include_backbones"])

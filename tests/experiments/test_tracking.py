@@ -1,0 +1,86 @@
+"""What is tracked beside a training never ends it."""
+
+import json
+import logging
+import multiprocessing
+import os
+
+import pytest
+import wandb
+
+from experiments.tracking import Tracker
+from experiments.train import run_training
+from tests.experiments.test_configs import composed
+from tests.experiments.test_demo import SMALL
+
+CONFIG = {"wandb": {"mode": "offline", "project": "tests", "group": None}}
+
+
+def train_offline(output):
+    os.environ["HOME"] = "/dev/null/home"
+    config = composed("train", *SMALL, "wandb.mode=offline", "training.sample_every=2", f"output={output}")
+    run_training(config, output)
+
+
+def test_an_unwritable_home_stops_no_training_and_wandb_writes_below_the_run(tmp_path):
+    process = multiprocessing.get_context("fork").Process(target=train_offline, args=(tmp_path / "run",))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert (tmp_path / "run" / "checkpoint").is_dir()
+    [table] = (tmp_path / "run" / "wandb").glob("offline-run-*/files/media/table/predictions_4_*.json")
+    assert len(json.loads(table.read_text())["data"]) == 4
+
+
+class Broken:
+    def log(self, values, step):
+        raise OSError("no room")
+
+    def finish(self, exit_code):
+        raise wandb.errors.CommError("gone")
+
+
+def test_a_broken_tracker_is_a_warning_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(wandb, "init", lambda **_: Broken())
+    with caplog.at_level(logging.WARNING):
+        tracker = Tracker(CONFIG, tmp_path, main_process=True)
+        tracker.log({"loss": 1.0}, 1)
+        tracker.log({"loss": 1.0}, 2)
+        tracker.attempt("a sample", lambda: 1 / 0)
+        tracker.finish(failed=False)
+    assert [record.getMessage() for record in caplog.records] == [
+        "wandb has failed, and training continues: OSError: no room"
+    ]
+
+
+def test_a_tracker_that_cannot_start_tracks_nothing(tmp_path, monkeypatch, caplog):
+    def init(**_):
+        raise wandb.errors.UsageError("api_key not configured")
+
+    monkeypatch.setattr(wandb, "init", init)
+    with caplog.at_level(logging.WARNING):
+        tracker = Tracker(CONFIG, tmp_path, main_process=True)
+        tracker.log({"loss": 1.0}, 1)
+        tracker.finish(failed=True)
+    assert len(caplog.records) == 1 and "api_key" in caplog.text
+
+
+def test_ctrl_c_passes_through_a_sample(tmp_path, monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(wandb, "init", lambda **_: Broken())
+    tracker = Tracker(CONFIG, tmp_path, main_process=True)
+    with pytest.raises(KeyboardInterrupt):
+        tracker.attempt("a sample", interrupt)
+
+
+def test_what_the_user_has_set_wins_and_nothing_is_left_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(wandb, "init", lambda **_: Broken())
+    monkeypatch.setenv("WANDB_CACHE_DIR", "/cache")
+    monkeypatch.delenv("WANDB_DATA_DIR", raising=False)
+    tracker = Tracker(CONFIG, tmp_path, main_process=True)
+    assert os.environ["WANDB_CACHE_DIR"] == "/cache"
+    assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / "wandb" / "data")
+    tracker.finish(failed=False)
+    assert os.environ["WANDB_CACHE_DIR"] == "/cache" and "WANDB_DATA_DIR" not in os.environ
