@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 from flamingo.data.order import Endless
 from flamingo.utils.errors import UserError
 
-#: A worker notices the death of the training process if that is its parent, as it is not after newer Pythons' default.
+#: A forked worker ends when its parent, the training process, is killed. A worker of a fork server, the default of
+#: Python 3.14, has another parent and stays.
 _START_METHOD = "fork" if sys.platform == "linux" else None
 
 

@@ -29,7 +29,7 @@ def test_an_epoch_has_each_index_once(sizes):
 
 @pytest.mark.full
 def test_an_epoch_of_many_items_has_each_index_once():
-    for n in (*range(130, 1300, 31), 65_536, 65_537):
+    for n in (*range(130, 1300, 61), 16_384, 65_537):
         assert sorted(epoch_of(n)) == list(range(n))
 
 
@@ -64,7 +64,7 @@ def test_any_number_of_items_takes_no_memory(n):
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5])
 def test_all_permutations_of_few_items_are_equally_frequent_over_seeds(n):
-    counts = Counter(tuple(epoch_of(n, seed)) for seed in range(3000))
+    counts = Counter(tuple(epoch_of(n, seed)) for seed in range(1500))
     assert len(counts) == math.factorial(n)
     assert excess(counts, math.factorial(n)) < 4
 
@@ -80,7 +80,7 @@ def test_all_permutations_of_more_items_are_equally_frequent_over_epochs(n):
 
 @pytest.mark.parametrize("n", [9, 16, 30])
 def test_pairs_of_neighbours_and_first_items_are_uniform_over_seeds(n):
-    seeds = range(2000)
+    seeds = range(1500)
     assert excess(Counter(index_at(0, n, seed) for seed in seeds), n) < 4
     for position in (0, n // 2):
         pairs = Counter((index_at(position, n, seed), index_at(position + 1, n, seed)) for seed in seeds)
@@ -88,8 +88,8 @@ def test_pairs_of_neighbours_and_first_items_are_uniform_over_seeds(n):
 
 
 def test_neighbours_of_one_long_order_are_unrelated():
-    """Of 20,000 items in one order: their differences, and how often they rise, are those of random numbers."""
-    n = 20_000
+    """Of 8,000 items in one order: their differences, and how often they rise, are those of random numbers."""
+    n = 8_000
     order = epoch_of(n, seed=5)
     differences = Counter((after - before) % n * 40 // n for before, after in pairwise(order))
     assert excess(differences, 40) < 4
