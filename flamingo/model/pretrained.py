@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
@@ -21,6 +21,8 @@ from flamingo.utils.hub import from_pretrained
 
 #: What errors call it.
 _PART = "vision encoder"
+#: What the keys of a vision tower begin with in the checkpoint of a whole model.
+_TOWER = r"^(?:\w+\.)*?(?:vision_tower|vision_model|vision_encoder|visual|image_encoder|image_model)\."
 
 
 def load_vision_model(name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
@@ -30,11 +32,10 @@ def load_vision_model(name_or_path: str | Path, **kwargs: Any) -> PreTrainedMode
     """
     config = from_pretrained(AutoConfig, name_or_path, _PART, **hub_arguments(kwargs))
     tower = vision_config(config)
-    kind = vision_class(tower)
-    if tower is config or kind is AutoModel:
-        return load_weights(kind, name_or_path, _PART, _is_of_another_part, config=tower, **kwargs)
-    whole = load_weights(AutoModel, name_or_path, _PART, _is_of_another_part, config=config, **kwargs)
-    return next(module for module in whole.modules() if type(module) is kind)
+    renamed = {} if tower is config else {"key_mapping": {_TOWER: ""}}
+    return load_weights(
+        vision_class(tower), name_or_path, _PART, _is_of_another_part, config=tower, **renamed, **kwargs
+    )
 
 
 def _is_of_another_part(model: PreTrainedModel, key: str) -> bool:

@@ -284,7 +284,9 @@ def check_pictures(encoder: PreTrainedModel, height: int, width: int) -> None:
         raise
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise UserError(f"{name} cannot encode pictures of {height} x {width} pixels: {reason}") from error
+        raise UserError(
+            f"{name} cannot encode pictures of {height} x {width} pixels from pixel_values alone: {reason}"
+        ) from error
 
 
 def _is_required(parameter: Parameter) -> bool:

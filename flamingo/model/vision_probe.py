@@ -97,20 +97,25 @@ def _check_patches(
     name = type(encoder).__name__
     pictures = _corners_changed(picture, other, layout, patch)
     tokens, first = encode_tokens(encoder, pictures, replace(config, hidden_state=0, final_norm=False))
-    for (row, column), changed in zip(_corners(layout), tokens[1:], strict=True):
-        altered = _differ(encoder, tokens[0], changed).any(dim=-1).nonzero().flatten().tolist()
-        expected = first.leading + row * layout.columns + column
-        if altered == [expected]:
-            continue
-        if len(altered) == 1 and (row, column) == _corners(layout)[0]:
-            following = len(changed) - 1 - altered[0]
+    places = [first.leading + row * layout.columns + column for row, column in _corners(layout)]
+    altered = _differ(encoder, tokens[0], tokens[1]).any(dim=-1).nonzero().flatten().tolist()
+    if altered != places[:1]:
+        following = tokens.shape[1] - 1 - max(altered, default=0)
+        if len(altered) == 1 and following != config.trailing_tokens:
             raise UserError(
                 f"vision_features.trailing_tokens is {config.trailing_tokens}, but {following} tokens of {name} follow "
                 f"its patches: set it to {following}"
             )
         raise UserError(
-            f"{name} has no grid of patches: a change of patch ({row}, {column}) alters {len(altered)} tokens of the "
-            f"first block's input, not token {expected} alone"
+            f"{name} has no grid of patches: a change of the last patch alters {len(altered)} tokens of the first "
+            f"block's input, not token {places[0]} alone"
+        )
+    # Of some encoders (ViTPose) a patch begins in the one above it, so others may change, too.
+    most = int((tokens[2] - tokens[0]).abs().amax(dim=-1).argmax())
+    if most != places[1]:
+        raise UserError(
+            f"{name} has no grid of patches in rows: a change of the last patch of the first row alters token {most} "
+            f"of the first block's input most, not token {places[1]}"
         )
 
 

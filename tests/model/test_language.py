@@ -143,13 +143,25 @@ def llava(folder):
     return model
 
 
-def test_a_whole_llava_is_no_encoder_but_its_text_is_a_language_model(backbones, tmp_path):
+def test_of_a_whole_llava_the_tower_is_an_encoder_and_the_text_a_language_model(backbones, tmp_path):
     whole = llava(tmp_path)
-    with pytest.raises(UserError, match=rf"vision encoder {tmp_path}: .* CLIPVisionModel; keys: \d+ missing \(emb"):
-        load_vision_model(tmp_path)
+    tower = load_vision_model(tmp_path).state_dict()
+    saved = whole.model.vision_tower.state_dict()
+    assert tower.keys() == saved.keys()
+    assert all(torch.equal(value, saved[key]) for key, value in tower.items())
     model = composed(backbones, tmp_path)
     assert type(model.language_model).__name__ == "LlamaForCausalLM"
     assert torch.equal(model.language_model.lm_head.weight, whole.lm_head.weight)
+
+
+def test_a_tower_whose_weights_have_other_names_is_refused(tmp_path):
+    llava(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file(
+        {key.replace("vision_tower", "eyes"): value for key, value in weights.items()}, tmp_path / "model.safetensors"
+    )
+    with pytest.raises(UserError, match=rf"vision encoder {tmp_path}: .* CLIPVisionModel; keys: \d+ missing \(emb"):
+        load_vision_model(tmp_path)
 
 
 def test_an_encoder_with_fewer_layers_than_its_weights_is_refused(backbones, tmp_path):
