@@ -95,11 +95,14 @@ def _check_picture_size(
     usual = image_size(model.vision_model.config)
     height, width = usual if side is None else (side, side)
     blank = Image(PILImage.new("RGB", (width, height)))
-    made = processor.pixel_values([blank]).shape[-2:]
-    if tuple(made) == usual:
+    made = tuple(processor.pixel_values([blank]).shape[-2:])
+    if side is not None and made != (side, side):
+        name = type(processor.image_processor).__name__
+        raise UserError(f"model.image_size is {side}, but {name} makes pictures of {made[0]} x {made[1]} pixels")
+    if made == usual:
         return
     try:
-        check_encoder(model.vision_model, model.config.vision_features, tuple(made), torch.Generator().manual_seed(0))
+        check_encoder(model.vision_model, model.config.vision_features, made, torch.Generator().manual_seed(0))
     except UserError as error:
         raise UserError(f"model.image_size: {error}; its own pictures have {usual[0]} x {usual[1]} pixels") from error
 

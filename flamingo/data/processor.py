@@ -19,6 +19,7 @@ from flamingo.data.document import Document, Frame, Image
 from flamingo.data.pictures import Aspect
 from flamingo.data.pixels import normalized, resized
 from flamingo.utils.errors import UserError
+from flamingo.utils.hub import from_pretrained
 
 #: How configs of transformers call the number of positions.
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
@@ -87,14 +88,19 @@ class FlamingoProcessor(ProcessorMixin):
     ) -> "FlamingoProcessor":
         """The image processor of the one and the tokenizer of the other; ``kwargs`` go to ``__init__``.
 
-        ``image_size``: the side, in pixels, of what the encoder is given, if not the one it comes with.
+        ``image_size``: the side, in pixels, of what the encoder is given, if not the one it comes with. Raises
+        UserError where one of the two is missing.
         """
         # torchvision is not to be had everywhere; Pillow's resizing is also what the encoders were trained with.
-        image_processor = AutoImageProcessor.from_pretrained(vision_model_name_or_path, backend="pil")
+        image_processor = from_pretrained(
+            AutoImageProcessor, vision_model_name_or_path, "image processor", backend="pil"
+        )
         if image_size is not None:
             _resize(image_processor, image_size)
-        processor = cls(image_processor, AutoTokenizer.from_pretrained(text_model_name_or_path), **kwargs)
-        processor.limit_length(AutoConfig.from_pretrained(text_model_name_or_path).get_text_config(decoder=True))
+        tokenizer = from_pretrained(AutoTokenizer, text_model_name_or_path, "tokenizer")
+        config = from_pretrained(AutoConfig, text_model_name_or_path, "language model")
+        processor = cls(image_processor, tokenizer, **kwargs)
+        processor.limit_length(config.get_text_config(decoder=True))
         return processor
 
     def limit_length(self, text_config: PreTrainedConfig) -> None:
@@ -341,7 +347,8 @@ def _resize(image_processor: Any, side: int) -> None:
     crop = dict(getattr(image_processor, "crop_size", None) or {})
     if not size or not getattr(image_processor, "do_resize", True):
         raise UserError(f"image_size is {side}, but {type(image_processor).__name__} does not resize pictures")
-    out = max((crop if getattr(image_processor, "do_center_crop", False) else size).values())
+    made = crop if getattr(image_processor, "do_center_crop", False) else size
+    out = made.get("shortest_edge") or max(made.values())  # of a square picture
     image_processor.size = {key: round(value * side / out) for key, value in size.items()}
     if crop:
         image_processor.crop_size = dict.fromkeys(crop, side)

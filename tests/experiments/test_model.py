@@ -5,6 +5,7 @@ import torch
 from PIL import Image as PILImage
 from transformers import AutoConfig
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.yolos.image_processing_pil_yolos import YolosImageProcessorPil
 
 from experiments.model import load_model
 from flamingo import FlamingoProcessor
@@ -36,6 +37,24 @@ def test_a_size_that_the_encoder_does_not_take_is_named(backbones, tmp_path):
     load_model(config(tmp_path, backbones))
     with pytest.raises(UserError, match=r"model\.image_size: SamVisionModel .*24 x 24 pixels.* 16 x 16"):
         load_model(config(tmp_path, backbones, "model.image_size=24"))
+
+
+def test_the_size_is_that_of_a_square_picture_or_is_refused(backbones, tmp_path):
+    """YOLOS' processor states a shortest and a longest edge, and makes multiples of 16."""
+    make_vision_model(AutoConfig.for_model("siglip_vision_model", **tiny.VISION_MODELS["vit"])).save_pretrained(
+        tmp_path
+    )
+    YolosImageProcessorPil().save_pretrained(tmp_path)
+    _, processor = load_model(config(tmp_path, backbones, "model.image_size=32"))
+    assert processor.pixel_values([Image(PILImage.new("RGB", (50, 50)))]).shape == (1, 1, 3, 32, 32)
+    with pytest.raises(UserError, match=r"model\.image_size is 40, but YolosImageProcessorPil makes .* 32 x 32"):
+        load_model(config(tmp_path, backbones, "model.image_size=40"))
+
+
+def test_an_encoder_without_an_image_processor_is_refused(backbones, tmp_path):
+    make_vision_model(AutoConfig.for_model("vit", **tiny.VISION_MODELS["vit"])).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=f"image processor {tmp_path}: "):
+        load_model(config(tmp_path, backbones))
 
 
 def test_a_size_for_an_image_processor_that_does_not_resize_is_refused(backbones, tmp_path):
