@@ -111,7 +111,7 @@ def hidden_state(encoder: PreTrainedModel, pixel_values: Float[Tensor, "images c
     captured: list[Any] = []
     if position == 0:
         handle = blocks[0].register_forward_pre_hook(
-            lambda module, args, kwargs: captured.append(args[0] if args else kwargs["hidden_states"]),
+            lambda module, args, kwargs: captured.append(args[0] if args else next(iter(kwargs.values()))),
             with_kwargs=True,
         )
     else:

@@ -80,9 +80,9 @@ def _check_independent(
 def _reads_patches(
     encoder: PreTrainedModel, layout: PatchLayout, patch: tuple[int, int], image_size: tuple[int, int]
 ) -> bool:
-    """Whether the features are those of a ViT: of patches that its blocks never merge."""
+    """Whether the features are those of a ViT: of patches, not of pixels, that its blocks never merge."""
     grid = (image_size[0] // patch[0], image_size[1] // patch[1])
-    return (layout.rows, layout.columns) == grid and transformer_blocks(encoder) is not None
+    return patch != (1, 1) and (layout.rows, layout.columns) == grid and transformer_blocks(encoder) is not None
 
 
 def _check_patches(

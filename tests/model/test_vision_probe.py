@@ -53,6 +53,13 @@ def test_detection_tokens_after_the_patches_are_named_and_then_dropped():
     assert torch.equal(encode_patches(encoder, pixels, config), hidden[:, 1 : 1 + 4 * 6])
 
 
+def test_patches_that_begin_in_the_one_above_are_patches():
+    """ViTPose's patches of 8 pixels begin two pixels early, and the first row's see the border."""
+    encoder = make("vitpose_backbone", **{**tiny.VISION_MODELS["vit"], "image_size": [32, 32], "patch_size": [8, 8]})
+    assert encoder.embeddings.patch_embeddings.projection.padding != (0, 0)
+    check(encoder, _NO_TOKENS)
+
+
 def test_patches_masked_at_random_are_refused():
     encoder = vit("vit_mae", decoder_num_hidden_layers=1, decoder_hidden_size=8, decoder_num_attention_heads=2)
     with pytest.raises(UserError, match=r"ViTMAEModel gives .* at random"):
