@@ -11,11 +11,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from transformers import AddedToken, AutoConfig, AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
 
-# By its full name: transformers 5.17 hides the one at the top where torchvision is not installed.
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
-
 from flamingo.data.collate import Example, PaddingSide, collate
 from flamingo.data.document import Document, Frame, Image
+from flamingo.data.image_processors import load_image_processor
 from flamingo.data.pictures import Aspect
 from flamingo.data.pixels import normalized, resized
 from flamingo.utils.errors import UserError
@@ -91,12 +89,7 @@ class FlamingoProcessor(ProcessorMixin):
         ``image_size``: the side, in pixels, of what the encoder is given, if not the one it comes with. Raises
         UserError where one of the two is missing.
         """
-        # torchvision is not to be had everywhere; Pillow's resizing is also what the encoders were trained with.
-        image_processor = from_pretrained(
-            AutoImageProcessor, vision_model_name_or_path, "image processor", backend="pil"
-        )
-        if image_size is not None:
-            _resize(image_processor, image_size)
+        image_processor = load_image_processor(vision_model_name_or_path, image_size)
         tokenizer = from_pretrained(AutoTokenizer, text_model_name_or_path, "tokenizer")
         config = from_pretrained(AutoConfig, text_model_name_or_path, "language model")
         processor = cls(image_processor, tokenizer, **kwargs)
@@ -339,16 +332,3 @@ def _coins(rng: random.Random | None, **probabilities: float) -> Any:
         if 0 < p < 1 and rng is None:
             raise ValueError(f"{name}={p} is a matter of chance: give an rng")
     return lambda p: p == 1 or (p > 0 and rng is not None and rng.random() < p)
-
-
-def _resize(image_processor: Any, side: int) -> None:
-    """Make the result ``side`` pixels large; where it is cropped from something larger, that in proportion."""
-    size = dict(getattr(image_processor, "size", None) or {})
-    crop = dict(getattr(image_processor, "crop_size", None) or {})
-    if not size or not getattr(image_processor, "do_resize", True):
-        raise UserError(f"image_size is {side}, but {type(image_processor).__name__} does not resize pictures")
-    made = crop if getattr(image_processor, "do_center_crop", False) else size
-    out = made.get("shortest_edge") or max(made.values())  # of a square picture
-    image_processor.size = {key: round(value * side / out) for key, value in size.items()}
-    if crop:
-        image_processor.crop_size = dict.fromkeys(crop, side)

@@ -8,7 +8,6 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from transformers.models.yolos.image_processing_pil_yolos import YolosImageProcessorPil
 
 from experiments.model import load_model
-from flamingo import FlamingoProcessor
 from flamingo.data.document import Image
 from flamingo.model.encoders import make_vision_model
 from flamingo.utils.errors import UserError
@@ -49,15 +48,3 @@ def test_the_size_is_that_of_a_square_picture_or_is_refused(backbones, tmp_path)
     assert processor.pixel_values([Image(PILImage.new("RGB", (50, 50)))]).shape == (1, 1, 3, 32, 32)
     with pytest.raises(UserError, match=r"model\.image_size is 40, but YolosImageProcessorPil makes .* 32 x 32"):
         load_model(config(tmp_path, backbones, "model.image_size=40"))
-
-
-def test_an_encoder_without_an_image_processor_is_refused(backbones, tmp_path):
-    make_vision_model(AutoConfig.for_model("vit", **tiny.VISION_MODELS["vit"])).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=f"image processor {tmp_path}: "):
-        load_model(config(tmp_path, backbones))
-
-
-def test_a_size_for_an_image_processor_that_does_not_resize_is_refused(backbones, tmp_path):
-    SiglipImageProcessorPil(do_resize=False).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="image_size is 24, but SiglipImageProcessorPil"):
-        FlamingoProcessor.from_vision_text_pretrained(tmp_path, backbones / "gpt2", 24)

@@ -1,0 +1,62 @@
+"""An encoder's image processor, by the encoder's name, for pictures of its own size or of another."""
+
+from math import floor
+from pathlib import Path
+from typing import Any
+
+from PIL import Image as PILImage
+
+# By its full name: transformers 5.17 hides the one at the top where torchvision is not installed.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from flamingo.utils.errors import UserError
+from flamingo.utils.hub import from_pretrained
+
+
+def load_image_processor(vision_model_name_or_path: str | Path, side: int | None = None) -> Any:
+    """The image processor that comes with an encoder.
+
+    Args:
+        vision_model_name_or_path: The encoder's folder, or its name on the hub.
+        side: Height and width, in pixels, of what the encoder is given, if not those that it comes with.
+
+    Raises:
+        UserError: If the encoder comes without one, or ``side`` cannot be set.
+    """
+    # Not every machine has torchvision; Pillow's resizing is also what the encoders were trained with.
+    image_processor = from_pretrained(AutoImageProcessor, vision_model_name_or_path, "image processor", backend="pil")
+    if hasattr(image_processor, "data_config"):
+        image_processor = _of_timm(vision_model_name_or_path, image_processor.data_config)
+    if side is not None:
+        _resize(image_processor, side)
+    return image_processor
+
+
+def _of_timm(name: str | Path, config: dict[str, Any]) -> CLIPImageProcessorPil:
+    """What timm's transforms do, in a form that can be saved: TimmWrapperImageProcessor loads only from an encoder."""
+    _, height, width = config["input_size"]
+    part, mode = config["crop_pct"], config["crop_mode"]
+    if mode not in ("center", "squash") or (mode == "center" and height != width):
+        raise UserError(f"image processor {name}: crop_mode {mode} to {height} x {width} pixels is not supported")
+    scaled = {"height": floor(height / part), "width": floor(width / part)}
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": scaled["height"]} if mode == "center" else scaled,
+        crop_size={"height": height, "width": width},
+        resample=PILImage.Resampling[config["interpolation"].upper()],
+        image_mean=list(config["mean"]),
+        image_std=list(config["std"]),
+    )
+
+
+def _resize(image_processor: Any, side: int) -> None:
+    """Make the result ``side`` pixels large; where it is cropped from something larger, that in proportion."""
+    size = dict(getattr(image_processor, "size", None) or {})
+    crop = dict(getattr(image_processor, "crop_size", None) or {})
+    if not size or not getattr(image_processor, "do_resize", True):
+        raise UserError(f"image_size is {side}, but {type(image_processor).__name__} does not resize pictures")
+    made = crop if getattr(image_processor, "do_center_crop", False) else size
+    out = made.get("shortest_edge") or max(made.values())  # of a square picture
+    image_processor.size = {key: round(value * side / out) for key, value in size.items()}
+    if crop:
+        image_processor.crop_size = dict.fromkeys(crop, side)
