@@ -65,6 +65,10 @@ class DocumentsConfig:
             probability(key, getattr(self, key))
         positive("weight", self.weight)
         one_of("objective", self.objective, ("next_token", "cider"))
+        unused = {"told": 0.0} if self.kind == "images" else {"similar": 0.0, "views": 1, "versions": 1}
+        for key, neutral in unused.items():
+            if getattr(self, key) != neutral:
+                raise UserError(f"{key} is {getattr(self, key)}, but documents of kind={self.kind} have no use for it")
         if self.objective == "cider":
             self._check_reward()
 

@@ -24,6 +24,7 @@ from transformers import AutoConfig
 
 from experiments.sweeps import folder_arguments
 from flamingo.utils.errors import Stopped, UserError
+from flamingo.utils.hub import from_pretrained
 from flamingo.utils.io import USER_ERRNOS, sentence_of
 
 log = logging.getLogger(__name__)
@@ -138,7 +139,4 @@ def keep_memory() -> None:
 
 def check_model(name: str, key: str) -> None:
     """Raise UserError, naming the key of the config, unless a model of transformers has this name."""
-    try:
-        AutoConfig.from_pretrained(name)
-    except OSError as error:
-        raise UserError(f"config key {key}: {name} is no folder of a model, nor found on the hub") from error
+    from_pretrained(AutoConfig, name, key)

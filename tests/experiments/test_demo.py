@@ -150,15 +150,19 @@ def test_evaluations_that_contradict_each_other_are_found_before_training(run, t
         (["model.trains=[vision_models]"], r"model\.trains"),
         (["model.gated.every=9", "model.gated.offset=8"], r"gated\.every=9"),
         (["model.gated.offset=1", "model.gated.every=1"], r"model\.gated\.offset"),
-        (["model.language=nowhere/at/all"], r"model\.language"),
+        (["model.language=nowhere/at/all"], r"model\.language.*nowhere/at/all"),
+        (["model.vision=NONSENSE"], r"model\.vision.*nonsense"),  # a folder with a config of an unknown model type
+        (["data.documents.captions.views=2"], r"data\.documents\.captions\.views.*captions"),
         (["model.start=nowhere/at/all"], r"model\.start"),
         (["features.dtype=fp16"], r"features\.dtype"),
         (["wandb.mode=of"], r"wandb\.mode"),
     ],
     ids=lambda value: str(value),
 )
-def test_a_mistake_is_found_before_the_finished_run_is_removed(run, overrides, named):
+def test_a_mistake_is_found_before_the_finished_run_is_removed(run, tmp_path, overrides, named):
     before = contents(run)
+    (tmp_path / "config.json").write_text('{"model_type": "nonsense"}')
+    overrides = [override.replace("NONSENSE", str(tmp_path)) for override in overrides]
     with pytest.raises(UserError, match=named):
         run_training(composed("train", *SMALL, f"output={run}", "overwrite=true", *overrides), run)
     assert contents(run) == before
