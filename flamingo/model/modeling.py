@@ -24,6 +24,7 @@ from flamingo.model.gated import GatedCrossAttentionBlock, seen_images
 from flamingo.model.generation import FlamingoGeneration
 from flamingo.model.initialization import initialize
 from flamingo.model.language import check_interface, forward_arguments, load_text_model, make_text_model
+from flamingo.model.modes import evaluate_frozen
 from flamingo.model.pretrained import (
     check_unchanged,
     is_quantised,
@@ -235,23 +236,25 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         """Take the vision encoder and the language model out of training."""
         for part in BACKBONES:
             getattr(self, part).requires_grad_(False)
-        self.vision_model.eval()
+        self.train(self.training)
 
     def train_parts(self, parts: Collection[str]) -> None:
         """Let these parts train and no others; by default all but the two backbones do.
 
-        Whoever trains a backbone has to save the model with it. A vision encoder trains in evaluation mode, with the
-        running statistics that it came with. Raises ValueError for a part that there is not.
+        Whoever trains a backbone has to save the model with it. Batch norms of a vision encoder that trains keep the
+        running statistics that they came with. Raises ValueError for a part that there is not.
         """
         if unknown := set(parts) - {*BACKBONES, *TRAINED_PARTS}:
             raise ValueError(f"parts are {', '.join((*BACKBONES, *TRAINED_PARTS))}; got {', '.join(sorted(unknown))}")
         for part in (*BACKBONES, *TRAINED_PARTS):
             getattr(self, part).requires_grad_(part in parts)
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> "FlamingoForConditionalGeneration":
-        """Training mode for all but the frozen encoder, whose batch norms must not move."""
+        """Training mode for what trains; frozen parts stay in evaluation mode (:mod:`flamingo.model.modes`)."""
         super().train(mode)
-        self.vision_model.eval()
+        for part in BACKBONES:
+            evaluate_frozen(getattr(self, part))
         return self
 
     def trainable_parameter_names(self) -> list[str]:
@@ -287,6 +290,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
                 "gradient checkpointing with use_reentrant=True would lose the gradients of the gated blocks"
             )
         super()._set_gradient_checkpointing(enable, self._splice.checkpointing(gradient_checkpointing_func), **kwargs)
+        self.train(self.training)  # layers recompute in training mode, also frozen ones
         # Up to transformers 5.17 a layer's checkpoint contains its hooks, and so the gated block before
         # it; newer ones leave the hooks outside. Checkpoints are not to be nested.
         if "__call__" in vars(GradientCheckpointingLayer):

@@ -1,0 +1,85 @@
+"""Frozen modules run in evaluation mode, whatever trains beside them."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from flamingo import FlamingoForConditionalGeneration
+from tests import tiny
+from tests.compatibility.decoders import save_language_model
+
+
+def modes(module):
+    return {name: child.training for name, child in module.named_modules()}
+
+
+@pytest.fixture
+def phimoe(backbones, tmp_path):
+    save_language_model("phimoe", tmp_path)
+    model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
+        backbones / "mobilenet_v2",
+        tmp_path,
+        new_token_ids=tiny.NEW_TOKEN_IDS,
+        **tiny.PARTS,
+        vision_features={"class_token": "none"},
+    )
+    model.language_model.config.router_jitter_noise = 0.5
+    tiny.open_gates(model, 0.7)
+    return model
+
+
+def inputs():
+    return {**tiny.inputs(), "pixel_values": torch.randn(2, 3, 3, 64, 64)}
+
+
+def test_a_frozen_router_draws_no_noise_in_training(phimoe):
+    batch = inputs()
+    expected = phimoe.eval()(**batch).logits
+    phimoe.train()
+    state = torch.get_rng_state()
+    assert torch.equal(phimoe(**batch).logits, expected)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert phimoe.training and phimoe.gated_layers["1"].training and phimoe.resampler.training
+    assert not any([*modes(phimoe.language_model).values(), *modes(phimoe.vision_model).values()])
+
+
+def test_a_frozen_language_model_recomputes_activations_without_noise(phimoe):
+    batch = inputs()
+    expected = phimoe.eval()(**batch).logits
+    phimoe.train()
+    phimoe.gradient_checkpointing_enable()
+    layers = phimoe.language_model.model.layers
+    assert all(layer.training and not layer.mlp.router.training for layer in layers)
+    runs = []
+    layers[2].mlp.register_forward_pre_hook(lambda *_: runs.append(1))
+    phimoe(**batch, labels=batch["input_ids"]).loss.backward()
+    assert len(runs) == 2
+    assert torch.equal(phimoe(**batch).logits, expected)
+    phimoe.eval()
+    assert not any(modes(phimoe).values())
+
+
+def test_beside_an_adapter_the_modules_that_are_frozen_stay_in_evaluation_mode(phimoe):
+    phimoe.language_model = get_peft_model(
+        phimoe.language_model, LoraConfig(target_modules=["q_proj"], lora_dropout=0.5, init_lora_weights=False)
+    )
+    phimoe.train()
+    trained = {name for name, mode in modes(phimoe.language_model).items() if mode}
+    layer = "base_model.model.model.layers.0"
+    assert {f"{layer}.self_attn.q_proj.{name}" for name in ("lora_A.default", "lora_dropout.default")} <= trained
+    assert not {f"{layer}.mlp", f"{layer}.mlp.router", f"{layer}.self_attn.q_proj.base_layer"} & trained
+    batch = inputs()
+    assert not torch.equal(phimoe(**batch).logits, phimoe(**batch).logits)  # the adapter's dropout
+
+
+@pytest.mark.parametrize("part", ["language_model", "vision_model"])
+def test_a_backbone_that_trains_is_in_training_mode_but_for_its_batch_norms(phimoe, part):
+    phimoe.train()
+    phimoe.train_parts([part])
+    other = "vision_model" if part == "language_model" else "language_model"
+    assert not any(modes(getattr(phimoe, other)).values())
+    for module in getattr(phimoe, part).modules():
+        assert module.training is not isinstance(module, nn.BatchNorm2d)
+    phimoe.train_parts(["resampler"])
+    assert not any(modes(getattr(phimoe, part)).values())
