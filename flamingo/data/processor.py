@@ -96,6 +96,12 @@ class FlamingoProcessor(ProcessorMixin):
         processor.limit_length(config.get_text_config(decoder=True))
         return processor
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, but a checkpoint's own code is not run unless ``trust_remote_code=True``."""
+        kwargs.setdefault("trust_remote_code", False)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
     def limit_length(self, text_config: PreTrainedConfig) -> None:
         """Let no document be longer than the positions of the language model, where it states how many it has.
 

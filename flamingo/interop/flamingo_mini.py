@@ -17,6 +17,7 @@ from flamingo.model.configuration import FlamingoConfig
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.model.pretrained import load_vision_model
 from flamingo.utils.errors import UserError
+from flamingo.utils.hub import from_pretrained
 from flamingo.utils.io import json_object
 
 END_OF_CHUNK = "<EOC>"
@@ -70,7 +71,7 @@ def convert(
     Raises UserError, naming the file and the key, for what is missing, left over or of another shape.
     """
     theirs = _settings(checkpoint)
-    text_config = AutoConfig.from_pretrained(language)
+    text_config = from_pretrained(AutoConfig, language, "language model")
     if text_config.model_type not in _FAMILIES:
         raise UserError(f"{language} is a {text_config.model_type}; flamingo-mini knows {', '.join(_FAMILIES)}")
     layers, embedding = _FAMILIES[text_config.model_type]

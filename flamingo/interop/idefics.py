@@ -25,6 +25,7 @@ from flamingo.interop.weights import Names, fill, read_weights, renamed
 from flamingo.model.configuration import FlamingoConfig
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.utils.errors import UserError
+from flamingo.utils.hub import from_pretrained
 
 #: Written around an image, once between two of them.
 AROUND_IMAGE = "<fake_token_around_image>"
@@ -73,7 +74,7 @@ def convert(
     if not (checkpoint / "config.json").exists():
         raise UserError(f"{checkpoint} is no folder that save_pretrained has left: there is no config.json")
     try:
-        config = AutoConfig.from_pretrained(checkpoint)
+        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     except MemoryError:
         raise
     except Exception as error:  # whatever a damaged or forged file may lead to
@@ -154,8 +155,8 @@ def _names(model: FlamingoForConditionalGeneration, config: IdeficsConfig) -> Na
 
 
 def _processor(vision: str | Path, language: str | Path, config: IdeficsConfig) -> FlamingoProcessor:
-    tokenizer = AutoTokenizer.from_pretrained(language)
-    theirs = AutoImageProcessor.from_pretrained(vision, backend="pil")
+    tokenizer = from_pretrained(AutoTokenizer, language, "tokenizer")
+    theirs = from_pretrained(AutoImageProcessor, vision, "image processor", backend="pil")
     side = config.vision_config.image_size
     image_processor = CLIPImageProcessorPil(  # the whole picture, squeezed to a square
         size={"height": side, "width": side},

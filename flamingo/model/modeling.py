@@ -38,6 +38,7 @@ from flamingo.model.splice import Splice, VisualCache, VisualContext
 from flamingo.model.tokens import NewTokenEmbeddings
 from flamingo.model.vision import encode_patches, feature_width
 from flamingo.utils.errors import UserError
+from flamingo.utils.hub import from_pretrained
 
 logger = logging.get_logger(__name__)
 
@@ -158,7 +159,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         """
         check = kwargs.pop("check", True)
         hub = {k: kwargs[k] for k in ("revision", "cache_dir", "token", "local_files_only", "subfolder") if k in kwargs}
-        saved = FlamingoConfig.from_pretrained(pretrained_model_name_or_path, **hub)
+        saved = from_pretrained(FlamingoConfig, pretrained_model_name_or_path, "checkpoint", **hub)
         backbone_kwargs = {key: kwargs.pop(key, None) or {} for key in ("vision_kwargs", "text_kwargs")}
         if saved.backbones_included:
             if any(backbone_kwargs.values()):

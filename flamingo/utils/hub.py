@@ -33,6 +33,8 @@ def from_pretrained(loader: Any, name_or_path: str | Path, part: str, **kwargs: 
             reason = "GGUF files need the package gguf: pip install 'flamingo[gguf]'"
         elif "trust_remote_code" in str(error):
             reason = "it has code of its own, which is not run: only models that are part of transformers are loaded"
+        elif isinstance(error, OSError) and not Path(place).exists():
+            reason = "there is no such folder, nor a model of this name on the hub"
         else:
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            reason = " ".join(str(error).split()).split(". ")[0] or type(error).__name__
         raise UserError(f"{part} {name_or_path}: {reason}") from error
