@@ -58,10 +58,14 @@ def _state_restored(model: nn.Module) -> Iterator[None]:
     devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.is_cuda})
     python_state, numpy_state = random.getstate(), np.random.get_state()
     saved = [_SavedModule(module) for module in model.modules()]
+    tensor_float32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     try:
+        # TensorFloat-32 rounds convolutions of whole prompts, but not the products for one token.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         with torch.random.fork_rng(devices):
             yield
     finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tensor_float32
         random.setstate(python_state)
         np.random.set_state(numpy_state)
         for module in saved:

@@ -26,6 +26,8 @@ from flamingo.model.initialization import initialize
 from flamingo.model.language import check_interface, forward_arguments, load_text_model, make_text_model
 from flamingo.model.modes import evaluate_frozen
 from flamingo.model.pretrained import (
+    GIVEN_BY,
+    beside,
     check_unchanged,
     is_quantised,
     load_referenced_backbones,
@@ -154,24 +156,29 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         """As in transformers. Backbones that the checkpoint leaves out are loaded by name and compared.
 
         For these ``vision_kwargs`` and ``text_kwargs`` (``quantization_config``, ``device_map``, ...) go to their
-        own ``from_pretrained``. The composition is checked (:func:`flamingo.model.composition.check_composition`)
-        unless the checkpoint records that it passed with the same versions, kernels and precision, or ``check=False``.
+        own ``from_pretrained``, and ``vision_model_name_or_path`` and ``text_model_name_or_path`` say where they lie,
+        if not where the checkpoint names them. The composition is checked
+        (:func:`flamingo.model.composition.check_composition`) unless the checkpoint records that it passed with the
+        same versions, kernels and precision, or ``check=False``.
         """
         check = kwargs.pop("check", True)
         hub = {k: kwargs[k] for k in ("revision", "cache_dir", "token", "local_files_only", "subfolder") if k in kwargs}
         saved = from_pretrained(FlamingoConfig, pretrained_model_name_or_path, "checkpoint", **hub)
         backbone_kwargs = {key: kwargs.pop(key, None) or {} for key in ("vision_kwargs", "text_kwargs")}
+        given = {part: kwargs.pop(argument, None) for part, argument in GIVEN_BY.items()}
         if saved.backbones_included:
-            if any(backbone_kwargs.values()):
-                raise ValueError("vision_kwargs and text_kwargs are for checkpoints that leave their backbones out")
+            if any(backbone_kwargs.values()) or any(given.values()):
+                names = ", ".join(("vision_kwargs", "text_kwargs", *GIVEN_BY.values()))
+                raise ValueError(f"{names} are for checkpoints that leave their backbones out")
             if kwargs.get("quantization_config") is not None:
                 raise ValueError(
                     "quantization_config would reach the trained parts, too: save the model with "
                     'include_backbones=False, and load it with text_kwargs={"quantization_config": ...}'
                 )
             with_info = kwargs.pop("output_loading_info", False)
-            model, info = super().from_pretrained(
-                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            report = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+            model, info = from_pretrained(
+                super(), pretrained_model_name_or_path, "checkpoint", *args, **report, **kwargs
             )
             if problems := {name: sorted(map(str, keys)) for name, keys in info.items() if keys}:
                 raise UserError(f"the weights in {pretrained_model_name_or_path} do not fit: {problems}")
@@ -184,7 +191,10 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
             raise ValueError(f"{sorted(unused)} cannot be used with a checkpoint that leaves its backbones out")
         config = deepcopy(kwargs.get("config") or saved)  # it may be another model's
         config.backbones = saved.backbones
-        model = cls(config, *load_referenced_backbones(config, **backbone_kwargs, **load))
+        backbones = load_referenced_backbones(
+            config, pretrained_model_name_or_path, given, **backbone_kwargs, **load
+        )
+        model = cls(config, *backbones)
         load_trained_parts(model, pretrained_model_name_or_path, BACKBONES, **hub)
         config.backbones_included = True
         with suppress(OSError):  # a checkpoint need not have one
@@ -193,7 +203,12 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         return model.eval()
 
     def _begin_checks(self, check: bool) -> None:
-        """Check the composition now, unless its config records that it passed, and whenever a backbone is replaced."""
+        """Check the composition now, unless its config records that it passed, and whenever a backbone is replaced.
+
+        A language model that was loaded onto an accelerator takes the trained parts there.
+        """
+        for part in TRAINED_PARTS:
+            getattr(self, part).to(self.get_input_embeddings().weight.device)
         if check and self.config.passed_check != check_record(self):
             check_composition(self)
         self._checks = check
@@ -205,6 +220,8 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
 
     def save_pretrained(self, save_directory: Any, *args: Any, include_backbones: bool = True, **kwargs: Any) -> None:
         """As in transformers. Without its frozen backbones a checkpoint names them and keeps a fingerprint."""
+        if self.config.backbones is not None:
+            self.config.backbones = beside(self.config.backbones, Path(save_directory))
         if include_backbones:
             if quantised := [part for part in BACKBONES if is_quantised(getattr(self, part))]:
                 raise UserError(f"a quantised {quantised[0]} cannot be saved; include_backbones=False names it")

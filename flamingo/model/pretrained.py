@@ -1,11 +1,13 @@
 """Frozen backbones: loaded by name or path, and recognised when a checkpoint only names them."""
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
@@ -23,6 +25,9 @@ from flamingo.utils.hub import from_pretrained
 _PART = "vision encoder"
 #: What the keys of a vision tower begin with in the checkpoint of a whole model.
 _TOWER = r"^(?:\w+\.)*?(?:vision_tower|vision_model|vision_encoder|visual|image_encoder|image_model)\."
+#: The argument of ``from_pretrained`` that says where a part lies.
+GIVEN_BY = {"vision_model": "vision_model_name_or_path", "language_model": "text_model_name_or_path"}
+_PACKAGE = Path(__file__).parents[1]
 
 
 def load_vision_model(name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
@@ -65,8 +70,48 @@ LOADERS = {"vision_model": load_vision_model, "language_model": load_text_model}
 
 def origin(part: str, model: PreTrainedModel, name_or_path: str | Path, revision: str | None) -> dict[str, str | None]:
     """Where a backbone came from, and how to recognise it: ``FlamingoConfig.backbones`` holds one for each ``part``."""
-    saved = {"name": str(name_or_path), "revision": revision, "dtype": str(model.dtype).removeprefix("torch.")}
+    name = str(Path(name_or_path).resolve()) if Path(name_or_path).exists() else str(name_or_path)
+    saved = {"name": name, "revision": revision, "dtype": str(model.dtype).removeprefix("torch.")}
     return saved | {"fingerprint": _saved_fingerprint(part, model, saved)}
+
+
+def beside(backbones: dict[str, dict[str, Any]], checkpoint: Path) -> dict[str, dict[str, Any]]:
+    """``FlamingoConfig.backbones`` where folders are also named as seen from ``checkpoint`` and from this package.
+
+    So they are found again when they are moved together, and when the package that ships them is installed elsewhere.
+    """
+    located = {}
+    for part, saved in backbones.items():
+        path = Path(saved["name"])
+        places: dict[str, str | None] = {"relative": None, "in_package": None}
+        if path.exists():
+            places["relative"] = os.path.relpath(path, checkpoint.resolve())
+            places["in_package"] = str(path.relative_to(_PACKAGE)) if path.is_relative_to(_PACKAGE) else None
+        located[part] = saved | places
+    return located
+
+
+def _located(part: str, saved: dict[str, Any], checkpoint: str | Path, given: str | Path | None) -> str:
+    """The folder or name on the hub of a backbone that a checkpoint leaves out; ``given`` wins.
+
+    Raises UserError, naming the part, the places and what to pass, where a folder is in none of its places.
+    """
+    if given is not None:
+        return str(given)
+    places = [Path(saved["name"])]
+    if saved.get("relative") is not None:
+        places.append(Path(checkpoint, saved["relative"]))
+    if saved.get("in_package") is not None:
+        places.append(_PACKAGE / saved["in_package"])
+    for path in places:
+        if path.exists():
+            return str(path.resolve())
+    if len(places) == 1 and not places[0].is_absolute():
+        return saved["name"]  # on the hub
+    raise UserError(
+        f"the {part.replace('_', ' ')} of the checkpoint {checkpoint} is at none of {', '.join(map(str, places))}: "
+        f"pass {GIVEN_BY[part]}=FOLDER to from_pretrained, or correct backbones.{part}.name in its config.json"
+    )
 
 
 def _saved_fingerprint(part: str, model: PreTrainedModel, saved: dict[str, str | None]) -> str:
@@ -103,17 +148,25 @@ def check_unchanged(config: FlamingoConfig, backbones: dict[str, PreTrainedModel
 
 
 def load_referenced_backbones(
-    config: FlamingoConfig, vision_kwargs: dict[str, Any], text_kwargs: dict[str, Any], **kwargs: Any
+    config: FlamingoConfig,
+    checkpoint: str | Path,
+    given: dict[str, str | Path | None],
+    vision_kwargs: dict[str, Any],
+    text_kwargs: dict[str, Any],
+    **kwargs: Any,
 ) -> tuple[PreTrainedModel, PreTrainedModel]:
     """Vision encoder and language model that a checkpoint names, by default in the precision they had.
 
-    ``kwargs`` go to the ``from_pretrained`` of both, the others to that of one, where they win.
-    Raises UserError where their weights are not those that the checkpoint was trained with.
+    ``given`` is where each part lies, if not where the checkpoint says. ``kwargs`` go to the ``from_pretrained`` of
+    both, the others to that of one, where they win.
+    Raises UserError where they are not found, and where their weights are not those that the checkpoint was trained
+    with.
     """
     assert config.backbones is not None
     loaded = []
     for (part, load), own in zip(LOADERS.items(), (vision_kwargs, text_kwargs), strict=True):
         saved = config.backbones[part]
+        saved["name"] = _located(part, saved, checkpoint, given[part])
         revision = {} if saved["revision"] is None else {"revision": saved["revision"]}
         model = load(saved["name"], **{"dtype": saved["dtype"], **revision, **kwargs, **own})
         if _saved_fingerprint(part, model, saved) != saved["fingerprint"]:
@@ -133,7 +186,7 @@ def load_trained_parts(model: nn.Module, name_or_path: str | Path, left_out: tup
     path = cached_file(name_or_path, SAFE_WEIGHTS_NAME, **hub)
     try:
         keys = model.load_state_dict(load_file(path), strict=False)
-    except RuntimeError as error:  # wrong shapes, which torch names
+    except (RuntimeError, SafetensorError) as error:  # wrong shapes, which torch names, or a damaged file
         raise UserError(f"{path}: {error}") from error
     missing = [key for key in keys.missing_keys if not key.startswith(left_out)]
     if missing or keys.unexpected_keys:

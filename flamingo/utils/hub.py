@@ -8,14 +8,15 @@ from safetensors import SafetensorError
 from flamingo.utils.errors import UserError
 
 
-def from_pretrained(loader: Any, name_or_path: str | Path, part: str, **kwargs: Any) -> Any:
-    """``loader.from_pretrained(name_or_path, **kwargs)``, by default without the checkpoint's own code.
+def from_pretrained(loader: Any, name_or_path: str | Path, part: str, *args: Any, **kwargs: Any) -> Any:
+    """``loader.from_pretrained(name_or_path, *args, **kwargs)``, by default without the checkpoint's own code.
 
     Args:
         loader: A class of transformers, such as ``AutoConfig``.
         name_or_path: A folder, a name on the hub, or a file ``FOLDER/NAME.gguf``.
         part: What is loaded, for the error: "language model", say.
-        **kwargs: Further arguments of ``from_pretrained``. Only ``trust_remote_code=True`` lets its code run.
+        *args: Further arguments of ``from_pretrained``.
+        **kwargs: And those by name. Only ``trust_remote_code=True`` lets its code run.
 
     Raises:
         UserError: If nothing of this kind can be loaded from there.
@@ -25,7 +26,7 @@ def from_pretrained(loader: Any, name_or_path: str | Path, part: str, **kwargs: 
     if str(name_or_path).endswith(".gguf"):
         place, gguf = Path(name_or_path).parent, {"gguf_file": Path(name_or_path).name}
     try:
-        return loader.from_pretrained(place, **gguf, **kwargs)
+        return loader.from_pretrained(place, *args, **gguf, **kwargs)
     except (ImportError, KeyError, OSError, SafetensorError, ValueError) as error:
         if isinstance(error, UserError):
             raise

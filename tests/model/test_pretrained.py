@@ -1,6 +1,7 @@
 """Saved and loaded: identical logits, with the frozen backbones in the checkpoint and without."""
 
 import logging
+import shutil
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
 
 from flamingo import FlamingoConfig, FlamingoForConditionalGeneration
+from flamingo import backbones as shipped
 from flamingo.model.language import without_dropout
 from flamingo.model.pretrained import fingerprint
 from flamingo.utils.errors import UserError
@@ -229,3 +231,80 @@ def test_a_composition_without_new_tokens_is_warned_of(backbones, caplog):
     logging.getLogger("transformers").propagate = True
     tiny.flamingo(backbones, new_token_ids=[])
     assert "no new_token_ids" in caplog.text
+
+
+@pytest.fixture
+def moved(backbones, tmp_path, monkeypatch):
+    """A checkpoint that names its backbones by relative paths, saved beside them; and the folder that holds all."""
+    shutil.copytree(backbones / "clip_vision_model", tmp_path / "one" / "vision")
+    shutil.copytree(backbones / "gpt2", tmp_path / "one" / "language")
+    monkeypatch.chdir(tmp_path / "one")
+    model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
+        "vision", "language", new_token_ids=tiny.NEW_TOKEN_IDS, **tiny.PARTS
+    ).eval()
+    model.save_pretrained("runs/flamingo", include_backbones=False)
+    monkeypatch.chdir(tmp_path)
+    return model
+
+
+def test_backbones_are_found_from_another_working_directory(moved, tmp_path):
+    loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "one/runs/flamingo")
+    assert torch.equal(loaded(**tiny.inputs()).logits, moved(**tiny.inputs()).logits)
+
+
+def test_backbones_are_found_when_they_are_moved_with_the_checkpoint(moved, tmp_path):
+    (tmp_path / "one").rename(tmp_path / "two")
+    loaded = FlamingoForConditionalGeneration.from_pretrained("two/runs/flamingo")
+    assert torch.equal(loaded(**tiny.inputs()).logits, moved(**tiny.inputs()).logits)
+    loaded.save_pretrained("three", include_backbones=False)
+    assert loaded.config.backbones["language_model"]["name"] == str(tmp_path / "two/language")
+    FlamingoForConditionalGeneration.from_pretrained("three")
+
+
+@pytest.mark.parametrize(
+    ("folder", "argument"), [("vision", "vision_model_name_or_path"), ("language", "text_model_name_or_path")]
+)
+def test_a_backbone_that_was_moved_alone_is_named_with_what_to_pass(moved, tmp_path, folder, argument):
+    (tmp_path / "one" / folder).rename(tmp_path / "elsewhere")
+    checkpoint = tmp_path / "one/runs/flamingo"
+    with pytest.raises(ValueError, match=rf"{folder} .*{tmp_path}/one/{folder}, .*pass {argument}=FOLDER"):
+        FlamingoForConditionalGeneration.from_pretrained(checkpoint)
+    loaded = FlamingoForConditionalGeneration.from_pretrained(checkpoint, **{argument: "elsewhere"})
+    assert torch.equal(loaded(**tiny.inputs()).logits, moved(**tiny.inputs()).logits)
+    backbone = getattr(loaded, f"{folder}_model")
+    next(iter(backbone.parameters())).data += 1
+    backbone.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="does not hold the weights"):
+        FlamingoForConditionalGeneration.from_pretrained(checkpoint, **{argument: tmp_path / "other"})
+
+
+def test_shipped_backbones_are_found_wherever_the_package_is_installed(tmp_path):
+    model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
+        shipped.VISION, shipped.LANGUAGE, new_token_ids=[1], vision_features={"class_token": "none"}
+    )
+    model.save_pretrained(tmp_path / "run", include_backbones=False)
+    path = tmp_path / "run" / "config.json"
+    path.write_text(path.read_text().replace(str(shipped.VISION.parents[1]), "/elsewhere/flamingo"))
+    saved = FlamingoConfig.from_pretrained(tmp_path / "run").backbones
+    assert saved["vision_model"]["name"] == "/elsewhere/flamingo/backbones/vision"
+    (tmp_path / "run").rename(tmp_path / "moved")
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "moved").rename(tmp_path / "deeper" / "run")
+    FlamingoForConditionalGeneration.from_pretrained(tmp_path / "deeper" / "run")
+
+
+def test_a_name_on_the_hub_stays_one(gpt2, tmp_path):
+    gpt2.config.backbones["language_model"]["name"] = "someone/gpt2"
+    gpt2.save_pretrained(tmp_path, include_backbones=False)
+    assert FlamingoConfig.from_pretrained(tmp_path).backbones["language_model"]["name"] == "someone/gpt2"
+    with pytest.raises(ValueError, match="language model someone/gpt2: there is no such folder, nor"):
+        FlamingoForConditionalGeneration.from_pretrained(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_named(gpt2, tmp_path):
+    for include_backbones in (True, False):
+        gpt2.save_pretrained(tmp_path, include_backbones=include_backbones)
+        path = tmp_path / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:-1000])
+        with pytest.raises(UserError, match=str(tmp_path)):
+            FlamingoForConditionalGeneration.from_pretrained(tmp_path)
