@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -42,6 +43,9 @@ def load_text_model(name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
     Raises:
         UserError: If there is no such model, or its weights do not fit.
     """
+    if str(name_or_path).endswith(".gguf") and hasattr(transformers, "GgufConfig"):
+        # Weights that stay in GGUF's blocks can be neither saved nor compared.
+        kwargs.setdefault("quantization_config", transformers.GgufConfig(dequantize=True))
     config = without_dropout(from_pretrained(AutoConfig, name_or_path, _PART, **hub_arguments(kwargs)))
     text = _text_config(config)
     kind = _causal_class(text)

@@ -1,5 +1,6 @@
 """Loads what transformers saved, by folder or name: never runs a checkpoint's own code, and says what is wrong."""
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def from_pretrained(loader: Any, name_or_path: str | Path, part: str, *args: Any
         place, gguf = Path(name_or_path).parent, {"gguf_file": Path(name_or_path).name}
     try:
         return loader.from_pretrained(place, *args, **gguf, **kwargs)
-    except (ImportError, KeyError, OSError, SafetensorError, ValueError) as error:
+    except (ImportError, KeyError, OSError, SafetensorError, ValueError, struct.error) as error:
         if isinstance(error, UserError):
             raise
         if gguf and isinstance(error, ImportError):
