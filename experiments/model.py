@@ -6,7 +6,6 @@ from typing import Any, get_args
 
 import torch
 from PIL import Image as PILImage
-from transformers import AutoModelForCausalLM
 
 from experiments.configs import nested
 from experiments.runs import check_model
@@ -15,6 +14,7 @@ from flamingo.data.document import Image
 from flamingo.data.pictures import Aspect
 from flamingo.features import PRECISIONS
 from flamingo.model.configuration import GatedConfig, ResamplerConfig, VisionFeaturesConfig
+from flamingo.model.language import make_text_model
 from flamingo.model.modeling import BACKBONES, TRAINED_PARTS
 from flamingo.model.pretrained import fingerprint
 from flamingo.model.vision import image_size
@@ -79,7 +79,7 @@ def load_model(config: dict[str, Any]) -> tuple[FlamingoForConditionalGeneration
     )
     _check_picture_size(model, processor, config["image_size"])
     if config["from_scratch"]:
-        fresh = AutoModelForCausalLM.from_config(model.language_model.config)
+        fresh = make_text_model(model.language_model.config)
         model.language_model.load_state_dict(fresh.state_dict())
         model.new_tokens.start_from_mean(model.get_input_embeddings(), model.get_output_embeddings())
     if config["start"] is not None:

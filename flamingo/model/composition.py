@@ -17,6 +17,8 @@ from flamingo.model.vision_probe import check_encoder
 
 #: Of the numbers that the probe draws.
 _SEED = 0
+#: Elements of the largest buffer whose values are restored: larger ones are weights that are quantised.
+_LARGEST = 2**22
 
 
 def check_composition(model: Any) -> None:
@@ -92,11 +94,13 @@ class _SavedModule:
 
 def _contents(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value.detach().clone()
+        return value.detach().clone() if value.numel() <= _LARGEST else None
     return copy(value) if type(value) in (dict, list) else None
 
 
 def _fill(value: Any, contents: Any) -> None:
+    if contents is None:
+        return
     if isinstance(value, Tensor):
         value.data.copy_(contents)
     elif type(value) is dict:

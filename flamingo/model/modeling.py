@@ -191,9 +191,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
             raise ValueError(f"{sorted(unused)} cannot be used with a checkpoint that leaves its backbones out")
         config = deepcopy(kwargs.get("config") or saved)  # it may be another model's
         config.backbones = saved.backbones
-        backbones = load_referenced_backbones(
-            config, pretrained_model_name_or_path, given, **backbone_kwargs, **load
-        )
+        backbones = load_referenced_backbones(config, pretrained_model_name_or_path, given, **backbone_kwargs, **load)
         model = cls(config, *backbones)
         load_trained_parts(model, pretrained_model_name_or_path, BACKBONES, **hub)
         config.backbones_included = True

@@ -93,13 +93,33 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "zaya": {"num_experts_per_tok": 1},
 }
 
-#: Which architecture a sentence speaks of.
+#: The architecture that a sentence speaks of.
 REASONS = (
     ("later tokens change", "encoder-only"),
-    ("is an encoder-decoder", "encoder-decoder"),
     ("recurrent state", "recurrent state only"),
     ("inputs_embeds", "no inputs_embeds"),
+    ("per-layer inputs by token id|not from their embeddings", "per-layer inputs by token id"),
+    ("positions cannot be told", "positions that cannot be told"),
+    ("cache gives other logits|cache of its own", "a cache of its own"),
+    ("one vector for each token", "several streams of hidden states"),
+    ("exactly one ModuleList", "no single list of layers"),
+    ("did not call layer", "layers of its own cross-attention"),
 )
+#: Where the sentence speaks of what comes of the architecture.
+REASONS_OF = {
+    "prophetnet": "predicts several tokens at once",
+    "recurrent_gemma": "a cache of its own",
+    "xlm": "encoder-only",
+    "xlnet": "encoder-only",
+}
+
+
+#: What has to hold of a model of this type that works.
+WORKS_IF = {
+    "gemma4": "hidden_size_per_layer_input is 0",
+    "gemma4_text": "hidden_size_per_layer_input is 0",
+    "moshi": "prompts are shorter than the sliding window",
+}
 
 
 def trial(model_type: str) -> Outcome:
@@ -110,9 +130,6 @@ def trial(model_type: str) -> Outcome:
         try:
             save_language_model(model_type, language)
         except Exception as error:
-            import traceback
-
-            traceback.print_exc()
             return not_built(model_type, name, error)
         save_encoder(vision)
         try:
@@ -120,13 +137,20 @@ def trial(model_type: str) -> Outcome:
                 vision, language, new_token_ids=tiny.NEW_TOKEN_IDS, **tiny.PARTS
             )
         except UserError as error:
-            reason = next((reason for pattern, reason in REASONS if re.search(pattern, str(error))), "")
-            return Outcome(model_type, name, "refused", reason, str(error))
+            return Outcome(model_type, name, "refused", reason_for(model_type, str(error)), str(error))
         tiny.open_gates(model, 0.7)
         check_training(model)
         check_generation(model.eval())
         check_saving(model, Path(folder))
-    return Outcome(model_type, name, "works")
+    condition = WORKS_IF.get(model_type)
+    return Outcome(model_type, name, "works", "" if condition is None else f"if {condition}")
+
+
+def reason_for(model_type: str, sentence: str) -> str:
+    """The kind of architecture that was refused, in a few words."""
+    if model_type in REASONS_OF:
+        return REASONS_OF[model_type]
+    return next((reason for pattern, reason in REASONS if re.search(pattern, sentence)), "")
 
 
 def save_language_model(model_type: str, folder: Path) -> None:

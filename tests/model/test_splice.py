@@ -107,3 +107,30 @@ def test_a_language_model_without_one_clear_list_of_layers_is_refused(gpt2):
     gpt2.language_model.config.num_hidden_layers = 9
     with pytest.raises(UserError, match="found none"):
         repeated_layers(gpt2.language_model)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("skipped", r"GPT2LMHeadModel did not call layer 1 as the module"),
+        ("replaced", r"GPT2LMHeadModel did not call layer 1, 3 as the module"),
+        ("head", r"GPT2LMHeadModel did not call the output head as the module"),
+    ],
+)
+def test_a_forward_pass_without_one_of_the_blocks_is_refused(gpt2, change, message):
+    layers = repeated_layers(gpt2.language_model)
+    if change == "skipped":
+        gpt2.language_model.transformer.h = nn.ModuleList([layers[0], layers[2], layers[3]])
+    elif change == "replaced":
+        gpt2.language_model.transformer.h = type(gpt2.language_model)(gpt2.language_model.config).transformer.h
+    else:
+        gpt2.language_model.set_output_embeddings(nn.Linear(32, tiny.VOCABULARY, bias=False))
+    with pytest.raises(ValueError, match=message):
+        gpt2(**tiny.inputs())
+
+
+def test_checkpointed_layers_count_as_called(gpt2):
+    """In the backward pass they are run again, outside of any forward pass."""
+    gpt2.train()
+    gpt2.gradient_checkpointing_enable()
+    gpt2(**tiny.inputs(), labels=tiny.inputs()["input_ids"]).loss.backward()
