@@ -9,6 +9,7 @@ import yaml
 
 from experiments.run_folder import WRITING, Kind
 from flamingo.report.escaping import code_block, markdown, row
+from flamingo.report.results import read_history
 from flamingo.utils.io import atomic_folder, write_text
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def save_backbone(
     if scores is not None:
         write_text(output / "scores.json", json.dumps(scores, indent=2))
         known = table(scored_on, scores)
-    last = json.loads((output / "history.jsonl").read_text().splitlines()[-1])
+    last = read_history(output / "history.jsonl")[-1]
     recipe = {key: value for key, value in config.items() if key not in ("output", "overwrite", "workers")}
     card = TEMPLATE.format(
         title=markdown(title),

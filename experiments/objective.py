@@ -1,6 +1,5 @@
 """What a search goes by: the value that a training run returns."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from experiments.evaluate import Plan
 from flamingo.evaluation.metrics import CORPUS_METRICS
-from flamingo.report.results import mean_over_seeds, read_scores
+from flamingo.report.results import mean_over_seeds, read_history, read_scores
 from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError
 
@@ -49,7 +48,7 @@ def objective(run: Path, config: dict[str, Any]) -> float:
     ValueError, naming the file, where the score is not there.
     """
     if config["task"] is None:
-        losses = [json.loads(line)["loss"] for line in (run / "history.jsonl").read_text().splitlines()]
+        losses = [record["loss"] for record in read_history(run / "history.jsonl")]
         return fmean(losses[-max(1, len(losses) // 10) :])
     wanted = (config["task"], config["shots"], config["metric"])
     for score in mean_over_seeds(read_scores(run / "scores.json")):

@@ -15,6 +15,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import AutoConfig
 
 from experiments.runs import start_processes
+from flamingo.report.results import read_config
 from flamingo.utils.errors import UserError
 from flamingo.utils.identity import differences, folder_checksums, sampled_checksum
 from flamingo.utils.io import file_errors, remove_leftovers, write_text
@@ -69,7 +70,7 @@ class Run:
     def check(self) -> None:
         """Raise UserError, with what differs, for a folder with the results of another config, unless overwritten."""
         if self.has_results and not self.config.get("overwrite"):
-            earlier = self._earlier()
+            earlier = read_config(self.output / self.kind.config_file)
             earlier.pop("contents", None)
             self._compare(earlier, self._decisive())
 
@@ -97,7 +98,8 @@ class Run:
         if self.has_results and self.config.get("overwrite"):
             _move_aside(self.output, self._patterns())
         elif self.has_results:
-            self._compare({"contents": self._earlier().get("contents")}, {"contents": contents})
+            earlier = read_config(self.output / self.kind.config_file)
+            self._compare({"contents": earlier.get("contents")}, {"contents": contents})
         if _FAILURE in self.kind.descriptions:
             (self.output / _FAILURE).unlink(missing_ok=True)
         described = self._decisive() | {"contents": contents}
@@ -105,14 +107,6 @@ class Run:
 
     def _patterns(self) -> list[str]:
         return [*self.kind.results, *self.kind.descriptions, self.kind.config_file]
-
-    def _earlier(self) -> dict[str, Any]:
-        path = self.output / self.kind.config_file
-        try:
-            earlier = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is damaged ({error}): remove {self.output}, or use another output=...") from error
-        return earlier if isinstance(earlier, dict) else {}
 
     def _decisive(self) -> dict[str, Any]:
         return {key: value for key, value in self.config.items() if key not in _NOT_RESULTS}

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from accelerate import PartialState
 from omegaconf import MISSING
 
@@ -143,7 +142,7 @@ def _trained_on(run: Path | None) -> Sequence[CaptionedImage]:
     """The captioned images that a run's config says it was trained on, if any."""
     if run is None or not (run / "config.yaml").exists():
         return []
-    data = yaml.safe_load((run / "config.yaml").read_text())["data"]
+    data = read_config(run / "config.yaml")["data"]
     if data.get("root") is None:
         return []
     return captioned_images(data["root"], data["images"], data["format"], data["split"]).images

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from flamingo.report.results import Score, main_decoding, mean_over_seeds, read_history, read_scores
+from flamingo.report.results import Score, main_decoding, mean_over_seeds, read_config, read_history, read_scores
 from flamingo.utils.errors import UserError
 
 #: Keys of a config that say nothing of what was trained.
@@ -58,7 +56,7 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"failed: {(folder / 'failure.txt').read_text(encoding='utf-8').strip()}")
     if not (folder / "config.yaml").is_file():
         raise UserError("no run: there is no config.yaml")
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    config = read_config(folder / "config.yaml")
     if not (folder / "checkpoint").exists():
         history = read_history(folder / "history.jsonl") if (folder / "history.jsonl").is_file() else []
         steps = config.get("training", {}).get("steps", "?")

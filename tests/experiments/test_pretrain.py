@@ -56,7 +56,7 @@ def test_a_vision_encoder_is_pretrained_on_captioned_files(pairs, tmp_path):
 
 
 def test_a_card_shows_names_as_they_are(tmp_path, backbones):
-    (tmp_path / "history.jsonl").write_text('{"seconds": 60, "loss": 1.5}\n')
+    (tmp_path / "history.jsonl").write_text('{"step": 9, "seconds": 60, "loss": 1.5, "gates": {}}\n')
     model, tokenizer = (c.from_pretrained(backbones / "gpt2") for c in (AutoModelForCausalLM, AutoTokenizer))
     evil = "a|b `c` <script>\n\n```\n# d"
     words = {"title": evil, "command": "pretrain_language", "unit": "token", "scored_on": evil}

@@ -50,7 +50,7 @@ def test_a_run_is_trained_and_evaluated_at_once_and_done_again_changes_nothing(t
 
 
 def test_the_objective_is_the_last_losses_or_the_score_that_is_named(tmp_path):
-    lines = [json.dumps({"step": i, "loss": float(i)}) + "\n" for i in range(40)]
+    lines = [json.dumps({"step": i, "loss": float(i), "gates": {}}) + "\n" for i in range(40)]
     (tmp_path / "history.jsonl").write_text("".join(lines))
     assert objective(tmp_path, {"task": None, "shots": 0, "metric": "exact_match"}) == 37.5
     row = {"task": "a", "shots": 4, "demonstrations": "random", "decoding": "greedy", "metric": "CIDEr", "n": 9}

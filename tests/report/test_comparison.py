@@ -87,7 +87,10 @@ def test_what_failed_is_missing_or_incomplete_is_listed_with_its_reason(folders,
     twin = write_run(tmp_path / "twin", 0, 0.1, every=1)
     more = write_run(tmp_path / "more", 1, 0, every=5, scores=[score(value=0.5), score(value=0.5, metric="CIDEr")])
     (tmp_path / "features").mkdir()
-    _, problems = read_runs([*folders, stopped, untested, twin, more, tmp_path / "features"])
+    damaged = write_run(tmp_path / "damaged", 0, 0.1, every=6)
+    (damaged / "config.yaml").write_text("model: {every")
+    _, problems = read_runs([*folders, stopped, untested, twin, more, tmp_path / "features", damaged])
+    assert str(damaged / "config.yaml") in problems.pop(str(damaged))
     assert problems == {
         str(folders[3]): "failed: FloatingPointError: the loss of step 3 is not finite",
         str(stopped): "not finished: 10 of 20 steps",
