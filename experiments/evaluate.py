@@ -39,6 +39,7 @@ from flamingo.evaluation.tasks import Task
 from flamingo.features import FeatureStore
 from flamingo.model.configuration import FlamingoConfig
 from flamingo.model.modeling import BACKBONES
+from flamingo.report.results import read_config
 from flamingo.utils import checks
 from flamingo.utils.errors import UserError
 from flamingo.utils.identity import differences, folder_checksums
@@ -155,6 +156,17 @@ def check_checkpoint(folder: Path) -> None:
     """Raise UserError unless there is a checkpoint in the folder."""
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"there is no checkpoint in {folder}: train one first, or say run=FOLDER or checkpoint=FOLDER")
+
+
+def check_same_checkpoint(output: Path, checkpoint: dict[str, str]) -> None:
+    """Raise UserError where another checkpoint was evaluated into the folder, in whatever task."""
+    for file in sorted(output.glob("evaluate-*.yaml")):
+        earlier = read_config(file).get("contents") or {}
+        if different := differences({"checkpoint": earlier.get("checkpoint")}, {"checkpoint": checkpoint}):
+            raise UserError(
+                f"{output} holds the scores of another checkpoint, by {file.name} ({'; '.join(different)}): choose "
+                "another output=..., or overwrite it with overwrite=true"
+            )
 
 
 def contents(
@@ -276,7 +288,10 @@ def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
     features = None
     if isinstance(task, Captioning):
         features = open_features(_within(output, config["features"]), model, processor)
-    run.begin(contents(checkpoint, model, features, task))
+    found = contents(checkpoint, model, features, task)
+    if run.has_results and not config["overwrite"]:
+        check_same_checkpoint(output, found["checkpoint"])
+    run.begin(found)
     if isinstance(task, Captioning):
         most = max((setting.shots for setting in planned.settings if setting.demonstrations == "rices"), default=0)
         report = output / f"images-{task.name.replace('/', '-')}.json"

@@ -65,11 +65,11 @@ class Run:
     @property
     def has_results(self) -> bool:
         """Whether a run has left more than its config: one that failed before may be started with another."""
-        return not self.is_new and any((self.output / name).exists() for name in self.kind.results)
+        return any((self.output / name).exists() for name in self.kind.results)
 
     def check(self) -> None:
         """Raise UserError, with what differs, for a folder with the results of another config, unless overwritten."""
-        if self.has_results and not self.config.get("overwrite"):
+        if self.has_results and not self.is_new and not self.config.get("overwrite"):
             earlier = read_config(self.output / self.kind.config_file)
             earlier.pop("contents", None)
             self._compare(earlier, self._decisive())
@@ -97,7 +97,7 @@ class Run:
     def _begin(self, contents: dict[str, Any]) -> None:
         if self.has_results and self.config.get("overwrite"):
             _move_aside(self.output, self._patterns())
-        elif self.has_results:
+        elif self.has_results and not self.is_new:
             earlier = read_config(self.output / self.kind.config_file)
             self._compare({"contents": earlier.get("contents")}, {"contents": contents})
         if _FAILURE in self.kind.descriptions:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from flamingo.data.captions import CaptionedImage
@@ -19,7 +20,9 @@ def contents(images: Sequence[CaptionedImage]) -> dict[str, str]:
     """
     files: dict[str, None] = {}
     captions = digest_of(_rows(images, files))
-    return {"captions": captions, "files": digest_of(map(_described, files))}
+    with ThreadPoolExecutor() as pool:  # most of the time goes into reading and hashing, outside Python's lock
+        described = digest_of(pool.map(_described, files))
+    return {"captions": captions, "files": described}
 
 
 def _rows(images: Sequence[CaptionedImage], files: dict[str, None]) -> Iterator[str]:

@@ -63,9 +63,22 @@ def test_an_evaluation_with_another_checkpoint_is_refused_by_the_file_that_chang
     shutil.copytree(demo, tmp_path / "run")
     CHANGES[name](tmp_path / "run" / "checkpoint" / name)
     before = (tmp_path / "run" / "scores.json").read_bytes()
-    with pytest.raises(UserError, match=rf"contents\.checkpoint\.{name} was"):
+    with pytest.raises(UserError, match=rf"checkpoint\.{name} was"):
         run_evaluation(composed("evaluate", f"run={tmp_path / 'run'}", *ONE, "seeds=[0,1]"))
     assert (tmp_path / "run" / "scores.json").read_bytes() == before
+
+
+def test_another_task_with_another_checkpoint_is_refused_in_the_same_folder(demo, tmp_path):
+    """Its scores would stand beside those of the first one."""
+    shutil.copytree(demo, tmp_path / "run")
+    one_weight_changed(tmp_path / "run" / "checkpoint" / "model.safetensors")
+    before = (tmp_path / "run" / "scores.json").read_bytes()
+    other = ("evaluate", f"run={tmp_path / 'run'}", *ONE, "task=world_questions")
+    with pytest.raises(UserError, match=r"evaluate-world-captions\.yaml.*model\.safetensors was"):
+        run_evaluation(composed(*other))
+    assert (tmp_path / "run" / "scores.json").read_bytes() == before
+    run_evaluation(composed(*other, "overwrite=true"))
+    assert {row["task"] for row in json.loads((tmp_path / "run" / "scores.json").read_text())} == {"world/questions"}
 
 
 def test_predictions_are_kept_when_only_what_does_not_change_them_is_changed(demo, tmp_path):

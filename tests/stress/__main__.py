@@ -29,6 +29,7 @@ from tests.stress.scenarios import Scenario, make_inputs, scenarios
 
 #: How often each scenario is killed and resumed, :data:`tests.stress.kills.KILLS` times a run.
 KILLED_RUNS = {"training": 3, "training with workers": 1, "features": 2, "evaluation": 2, "sweep": 1, "pretraining": 1}
+OVERWRITTEN_RUNS = 5
 LIMITED_SIZES = 16
 
 
@@ -97,6 +98,21 @@ def other_host(stress: Stress) -> None:
         kills.another_host(scenario, expected, output, stress.undisturbed[name].seconds, stress.report)
 
 
+def without_locks(stress: Stress) -> None:
+    """The same where the file system has no locks."""
+    for name in ("training", "evaluation"):
+        scenario, expected, output = stress.case(name, "no-locks")
+        kills.no_locks(scenario, expected, output, stress.undisturbed[name].seconds, stress.report)
+
+
+def overwrite(stress: Stress) -> None:
+    """Kills of a run that overwrites a finished one."""
+    for i in range(OVERWRITTEN_RUNS):
+        scenario, expected, output = stress.case("training", f"overwritten-{i}")
+        finished, seconds = stress.output_of("training"), stress.undisturbed["training"].seconds
+        kills.overwrite(scenario, finished, expected, seconds, output, stress.rng, stress.report)
+
+
 def two_at_once(stress: Stress) -> None:
     """Two processes on each kind of output."""
     for name in ("training", "evaluation", "features", "sweep", "pretraining"):
@@ -143,7 +159,9 @@ def _read(malformed: Malformed) -> None:
 
 PARTS = {
     "kill": kill,
+    "overwrite": overwrite,
     "other-host": other_host,
+    "no-locks": without_locks,
     "two-at-once": two_at_once,
     "full-disk": full_disk,
     "malformed": malformed_files,

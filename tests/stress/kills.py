@@ -1,12 +1,16 @@
-"""Kills at random moments, each followed by the same command again; and a start on another host after a kill."""
+"""Kills at random moments, each followed by the same command again, on another host, or of an earlier run."""
 
+import errno
+import fcntl
 import os
 import random
+import shutil
 import signal
 import socket
 import time
 from pathlib import Path
 
+from flamingo.utils import lock
 from tests.stress.forked import Ended, Run, command, run
 from tests.stress.report import Report
 from tests.stress.scenarios import Scenario
@@ -53,11 +57,70 @@ def another_host(scenario: Scenario, expected: dict[str, str], output: Path, sec
         report.check_results(part, "the resumed run", scenario, output, expected)
 
 
+def no_locks(scenario: Scenario, expected: dict[str, str], output: Path, seconds: float, report: Report) -> None:
+    """Without locks of the file system: kill a run, and start it when its last sign of life is new, then old."""
+    part = f"no locks: {scenario.name}"
+    killing = Run(command(scenario.arguments(output)), before=_without_flock)
+    time.sleep(seconds / 2)
+    killing.kill(signal.SIGKILL, group=True)
+    killing.wait()
+    ended = run(scenario.arguments(output), before=_without_flock)
+    if not report.check_end(part, "the start at once", ended, (2,)):
+        return
+    report.add(part, "refused at once")
+    sign = output / lock.HEARTBEAT
+    os.utime(sign, times=(sign.stat().st_mtime - lock.STALE - 1,) * 2)
+    ended = run(scenario.arguments(output), before=_without_flock)
+    if report.check_end(part, "the start two minutes later", ended, (0,)):
+        report.add(part, "resumed two minutes later")
+        report.check_results(part, "the resumed run", scenario, output, expected)
+
+
+def overwrite(
+    scenario: Scenario,
+    finished: Path,
+    expected: dict[str, str],
+    seconds: float,
+    output: Path,
+    rng: random.Random,
+    report: Report,
+) -> None:
+    """Kill a run that overwrites a finished one: the folder then has the one whole, or a state of the other."""
+    part = f"overwriting: {scenario.name}"
+    shutil.copytree(finished, output)
+    killing = Run(command([*scenario.arguments(output), "training.steps=7", "overwrite=true"]))
+    time.sleep(rng.uniform(0, seconds))
+    killing.kill(rng.choice([signal.SIGKILL, signal.SIGTERM]), group=True)
+    killed = killing.wait()
+    ended = run(scenario.arguments(output))
+    if not report.check_end(part, "the earlier command", ended, (0, 2)):
+        return
+    if ended.status == 0:
+        report.add(part, "earlier run whole")
+        report.check_results(part, "the earlier run", scenario, output, expected)
+    elif "training.steps was 7, is 8" in ended.output and (output / "state").is_dir():
+        report.add(part, "new run has a state")
+        again = run([*scenario.arguments(output), "training.steps=7"])
+        if report.check_end(part, "the new run, continued", again, (0,)):
+            report.add(part, "new run finished")
+    else:
+        report.problem(part, f"neither run is there after the kill ({killed.status})", ended)
+    if (output / ".previous").exists():
+        report.problem(part, "the earlier run is still set aside", ended)
+
+
 def finish(part: str, scenario: Scenario, expected: dict[str, str], output: Path, report: Report) -> None:
     """Run the command to its end and compare the results."""
     ended = run(scenario.arguments(output))
     if report.check_end(part, "the last start", ended, (0,)):
         report.check_results(part, "the finished run", scenario, output, expected)
+
+
+def _without_flock() -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    fcntl.flock = flock
 
 
 def _another_name() -> None:
