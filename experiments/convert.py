@@ -19,6 +19,7 @@ from experiments.configs import plain
 from experiments.runs import check_model, command
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.interop import flamingo_mini, idefics, openflamingo
+from flamingo.model.composition import check_composition
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import atomic_file, atomic_folder
 
@@ -57,6 +58,7 @@ def run_conversion(config: dict[str, Any]) -> None:
         return
     model, processor, notes = _converted(config, checkpoint)
     processor.limit_length(model.config.text_config)
+    check_composition(model)
     with atomic_folder(output) as folder:
         model.save_pretrained(folder, include_backbones=model.config.backbones is None)
         processor.save_pretrained(folder)

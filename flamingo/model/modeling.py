@@ -64,8 +64,8 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
 
     vision_model: PreTrainedModel
     language_model: PreTrainedModel
-    #: Whether a backbone that is replaced is checked: only after the composition as a whole was.
-    _checks = False
+    #: The modules of the backbones when they were checked; None where they never were, and are not to be.
+    _checked: frozenset[str] | None = None
 
     def __init__(
         self,
@@ -201,7 +201,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         return model.eval()
 
     def _begin_checks(self, check: bool) -> None:
-        """Check the composition now, unless its config records that it passed, and whenever a backbone is replaced.
+        """Check the composition now, unless its config records that it passed, and whenever its backbones change.
 
         A language model that was loaded onto an accelerator takes the trained parts there.
         """
@@ -209,12 +209,17 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
             getattr(self, part).to(self.get_input_embeddings().weight.device)
         if check and self.config.passed_check != check_record(self):
             check_composition(self)
-        self._checks = check
+        self._checked = self._backbone_modules() if check else None
+
+    def _backbone_modules(self) -> frozenset[str]:
+        """Names of all modules of the backbones. An adapter adds some."""
+        return frozenset(name for part in BACKBONES for name, _ in getattr(self, part).named_modules(prefix=part))
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name in BACKBONES and self._checks:
+        if name in BACKBONES and self._checked is not None:
             check_composition(self)
+            self._checked = self._backbone_modules()
 
     def save_pretrained(self, save_directory: Any, *args: Any, include_backbones: bool = True, **kwargs: Any) -> None:
         """As in transformers. Without its frozen backbones a checkpoint names them and keeps a fingerprint."""
@@ -271,6 +276,9 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         super().train(mode)
         for part in BACKBONES:
             evaluate_frozen(getattr(self, part))
+        if self._checked is not None and self._checked != (modules := self._backbone_modules()):
+            check_composition(self)  # an adapter was put into a backbone
+            self._checked = modules
         return self
 
     def trainable_parameter_names(self) -> list[str]:

@@ -144,6 +144,18 @@ def test_a_backbone_that_is_replaced_is_checked(backbones, checked):
     assert len(checked) == 3
 
 
+def test_an_adapter_that_is_put_into_a_backbone_is_checked_before_it_trains(backbones, checked):
+    model = tiny.flamingo(backbones, language="llama", check=True)
+    model.train()
+    assert len(checked) == 1
+    model.language_model.add_adapter(LoraConfig(target_modules=["q_proj"]))
+    model.train()
+    assert len(checked) == 2
+    assert model.training and not model.language_model.model.layers[0].mlp.training
+    model.eval().train()
+    assert len(checked) == 2
+
+
 def test_another_model_whose_layers_have_no_hooks_is_refused(backbones):
     model = tiny.flamingo(backbones, language="llama", check=True)
     with pytest.raises(UserError, match=r"LlamaForCausalLM.* layer 1, 3 and the output head"):
