@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -34,16 +35,19 @@ def check_composition(model: Any) -> None:
     with torch.no_grad(), _state_restored(model):
         for module in model.modules():
             module.training = False
-        encoder = model.vision_model
-        check_encoder(encoder, model.config.vision_features, image_size(encoder.config), generator)
+        encoder, config = model.vision_model, model.config
+        check_encoder(encoder, config.vision_features, image_size(encoder.config), generator, width=config.vision_width)
         check_language_model(model, generator)
     model.config.passed_check = check_record(model)
 
 
 def check_record(model: Any) -> dict[str, Any]:
-    """What decides whether a model that passed the check passes it again: versions, kernels, precision."""
+    """What decides whether a model that passed the check passes it again: versions, kernels, precision, features."""
     parts = {"vision_model": model.vision_model, "language_model": model.language_model}
-    record: dict[str, Any] = {"transformers": transformers.__version__}
+    record: dict[str, Any] = {
+        "transformers": transformers.__version__,
+        "vision_features": asdict(model.config.vision_features),
+    }
     for part, backbone in parts.items():
         quantization = getattr(backbone.config, "quantization_config", None)
         record[part] = {

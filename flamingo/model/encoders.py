@@ -14,6 +14,7 @@ _VISION_CLASSES = (
     "ImageModel",
     "VisionTransformer",
     "VisionEncoder",
+    "VisionBackbone",
     "VisionTransformerPretrainedModel",
 )
 

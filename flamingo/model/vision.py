@@ -16,6 +16,8 @@ from flamingo.model.configuration import VisionFeaturesConfig
 from flamingo.model.layers import repeated_layers
 from flamingo.utils.errors import UserError
 
+#: What encoders call the pictures that they take.
+_PICTURES = ("pixel_values", "image", "hidden_states")
 #: Names of the norm that follows an encoder's last block.
 _FINAL_NORMS = ("post_layernorm", "layernorm", "norm", "ln_post", "rms_norm", "post_norm")
 
@@ -269,14 +271,14 @@ def feature_width(encoder: PreTrainedModel, config: VisionFeaturesConfig) -> int
 @torch.no_grad()
 def check_pictures(encoder: PreTrainedModel, height: int, width: int) -> None:
     """Raise UserError, naming the reason, for a model that cannot encode pictures of this size."""
-    name, takes = type(encoder).__name__, signature(encoder.forward).parameters
-    if "pixel_values" not in takes:
-        raise UserError(f"{name} is no vision encoder: it takes {next(iter(takes))}, not pixel_values")
+    name = type(encoder).__name__
+    pictures, *others = signature(encoder.forward).parameters.values()
+    if pictures.name not in _PICTURES:
+        raise UserError(f"{name} is no vision encoder: it takes {pictures.name}, not pixel_values")
     if frames := getattr(encoder.config, "num_frames", None):
         raise UserError(f"{name} is no vision encoder: it takes videos of {frames} frames")
-    required = [parameter.name for parameter in takes.values() if _is_required(parameter)]
-    if further := [parameter for parameter in required if parameter != "pixel_values"]:
-        raise UserError(f"{name} needs {', '.join(further)} besides pixel_values, which is not supported")
+    if required := [parameter.name for parameter in others if _is_required(parameter)]:
+        raise UserError(f"{name} needs {', '.join(required)} besides pictures, which is not supported")
     try:
         with evaluating(encoder):
             run_encoder(encoder, _blank(encoder, height, width))
@@ -285,7 +287,7 @@ def check_pictures(encoder: PreTrainedModel, height: int, width: int) -> None:
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(
-            f"{name} cannot encode pictures of {height} x {width} pixels from pixel_values alone: {reason}"
+            f"{name} cannot encode pictures of {height} x {width} pixels, given nothing else: {reason}"
         ) from error
 
 

@@ -39,6 +39,7 @@ def check_encoder(
     config: VisionFeaturesConfig,
     image_size: tuple[int, int],
     generator: torch.Generator,
+    width: int | None = None,
 ) -> None:
     """Raise UserError, with one sentence, for an encoder whose features are not those of its pictures' patches.
 
@@ -50,13 +51,18 @@ def check_encoder(
         config: which of its features are read.
         image_size: height and width of the pictures, in pixels.
         generator: what the pictures are drawn from, on the CPU.
+        width: width v that the features must have; None for any.
     """
     check_pictures(encoder, *image_size)
     with evaluating(encoder):
         shape = (2, num_channels(encoder.config), *image_size)
         pictures, others = (torch.randn(shape, generator=generator).to(encoder.device, encoder.dtype) for _ in range(2))
         _check_independent(encoder, config, pictures)
-        layout = encode_tokens(encoder, pictures, config)[1]
+        tokens, layout = encode_tokens(encoder, pictures, config)
+        if width not in (None, tokens.shape[-1]):
+            raise UserError(
+                f"vision_width is {width}, but the features of {type(encoder).__name__} are {tokens.shape[-1]} wide"
+            )
         patch = patch_size(encoder.config)
         if patch is not None and _reads_patches(encoder, layout, patch, image_size):
             _check_patches(encoder, config, layout, pictures[0], others[0], patch)

@@ -4,6 +4,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from flamingo.utils.errors import UserError
@@ -28,7 +29,7 @@ def from_pretrained(loader: Any, name_or_path: str | Path, part: str, *args: Any
         place, gguf = Path(name_or_path).parent, {"gguf_file": Path(name_or_path).name}
     try:
         return loader.from_pretrained(place, *args, **gguf, **kwargs)
-    except (ImportError, KeyError, OSError, SafetensorError, ValueError, struct.error) as error:
+    except (ImportError, KeyError, OSError, SafetensorError, StrictDataclassError, ValueError, struct.error) as error:
         if isinstance(error, UserError):
             raise
         if gguf and isinstance(error, ImportError):

@@ -27,7 +27,7 @@ from flamingo.model.encoders import make_vision_model, vision_config
 from flamingo.model.vision import encode_tokens, image_size, num_channels
 from flamingo.utils.errors import UserError
 from tests import tiny
-from tests.compatibility.shrinking import tiny_config
+from tests.compatibility.shrinking import shrunk
 from tests.compatibility.sweep import Outcome, not_built
 
 _WIDTH, _LAYERS, _HEADS, _FEEDFORWARD = 32, 3, 4, 48
@@ -71,6 +71,7 @@ _SAM2 = {
     "backbone_feature_sizes": [[56, 56], [28, 28], [14, 14]],
     "fpn_hidden_size": 32,
 }
+_SAM = {"global_attn_indexes": [2], "downsample_channels": [_WIDTH, _WIDTH]}
 _DINO = {"model_type": "dinov2", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8}
 _EFFICIENT_NET = {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280, "image_size": 224}
 #: Fields that shrinking by name gets wrong.
@@ -94,25 +95,41 @@ SPECIAL: dict[str, dict[str, Any]] = {
     },
     "detr": _RESNET,
     "dots3_note_vision_encoder": {"adapter_in_dim": _WIDTH},
+    "deepseek_ocr2_vision": {"sam_config": _SAM},
+    "edgetam_video": {"vision_config": _SAM2},
     "efficientnet": _EFFICIENT_NET,
     "granite_docling_vision": {"image_size": 256, "deepstack_visual_indexes": [0, 1]},
     "levit": {"hidden_sizes": [128, 256, 384]},
+    "llama4": {"vision_config": {"intermediate_size": 128}},
     "llama4_vision_model": {"intermediate_size": 128},
     "lw_detr_vit": {"image_size": 256, "window_block_indices": [0, 2]},
     "mobilevit": {"image_size": 256},
-    "mobilevitv2": {"image_size": 256},
+    "mobilevitv2": {"image_size": 256, "n_attn_blocks": [1, 1, 1]},
     "neomme": {"head_dim": 16},
     "omdet-turbo": _RESNET,
     "regnet": {"hidden_sizes": [64, 128, 192, 256]},
     "sam2_hiera_det_model": _HIERA,
+    "sam2_video": {"vision_config": _SAM2},
     "sam2_vision_model": _SAM2,
     "table-transformer": _RESNET,
+    "timm_backbone": {"backbone": "resnet10t"},
     "textnet": {"image_size": [224, 224]},
+    "unlimited_ocr_vision": {"sam_config": _SAM},
     "yolos": {"image_size": [128, 192]},
 }
 #: Tried as they are: detectors on a backbone, and widths that depend on one another.
 AS_THEY_ARE = (
-    *("d_fine", "deimv2", "donut-swin", "grounding-dino", "lw_detr", "mask2former", "maskformer", "maskformer-swin"),
+    *(
+        "d_fine",
+        "deimv2",
+        "donut-swin",
+        "edgetam_vision_model",
+        "grounding-dino",
+        "lw_detr",
+        "mask2former",
+        "maskformer",
+        "maskformer-swin",
+    ),
     *("mgp-str", "mm-grounding-dino", "oneformer", "pp_doclayout_v3", "pp_doclayout_v4", "pp_ocrv6_small_det"),
     *("rf_detr", "rt_detr", "rt_detr_v2", "swin", "swin2sr", "swinv2", "textnet", "uvdoc"),
 )
@@ -126,12 +143,18 @@ _NO_PICTURES = ("audio-spectrogram-transformer", "blt")
 REASONS = (
     ("takes videos|takes pixel_values_videos|takes inference_session", "video"),
     ("masks patches at random", "random masking"),
-    ("besides pixel_values|not pixel_values|from pixel_values alone", "further inputs"),
+    ("besides pictures|not pixel_values|given nothing else", "further inputs"),
     ("no grid of p|no patch features|which is no list of tokens", "no patch grid"),
     ("transformers has no vision encoder", "part of another model"),
 )
-#: They end with queries or text, and transformers' own forward pass fails with their default configs.
-DETECTORS = ("lw_detr", "rf_detr")
+#: What their sentences do not tell.
+REASON_OF = {
+    "ernie4_5_vl_moe_vision": "further inputs",
+    "lw_detr": "no patch grid",
+    "rf_detr": "no patch grid",
+    "sam3_tracker_video": "video",
+    "timm_backbone": "weights are found by timm's names only",
+}
 
 
 @cache
@@ -194,7 +217,7 @@ def described(model: FlamingoForConditionalGeneration, settings: dict[str, Any])
 
 def refused(model_type: str, name: str, error: UserError) -> Outcome:
     found = [reason for pattern, reason in REASONS if re.search(pattern, str(error))]
-    reason = "no patch grid" if model_type in DETECTORS else found[0] if found else ""
+    reason = REASON_OF.get(model_type) or (found[0] if found else "")
     return Outcome(model_type, name, "refused", reason, str(error))
 
 
@@ -203,10 +226,8 @@ def save_encoder(model_type: str, folder: Path) -> str:
     config = tiny_encoder_config(model_type)
     whole = vision_config(config) is not config
     model = make_whole_model(config) if whole else make_vision_model(config)
-    for module in model.modules():
-        if isinstance(module, PreTrainedModel) and takes_pictures(module):
-            settle(module)
-            break
+    tower = type(vision_config(config))
+    settle(next(m for m in model.modules() if isinstance(m, PreTrainedModel) and isinstance(m.config, tower)))
     model.save_pretrained(folder, save_original_format=model_type not in _CURRENT_NAMES)
     return type(model).__name__
 
@@ -231,7 +252,16 @@ def tiny_encoder_config(model_type: str) -> PreTrainedConfig:
                 lists[key] = [number // _PART for number in value]
             elif key in SIZES:
                 lists[key] = list(value)
-    return tiny_config(model_type, SIZES, {**lists, **SPECIAL.get(model_type, {})})
+    settings = merged(shrunk(config, SIZES), {**lists, **SPECIAL.get(model_type, {})})
+    return AutoConfig.for_model(model_type, **settings)
+
+
+def merged(settings: dict[str, Any], special: dict[str, Any]) -> dict[str, Any]:
+    result = dict(settings)
+    for key, value in special.items():
+        nested = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if nested else value
+    return result
 
 
 def settle(model: PreTrainedModel) -> None:
@@ -251,10 +281,6 @@ def settle(model: PreTrainedModel) -> None:
     model.train()
     for _ in range(2):
         model(torch.randn(4, num_channels(model.config), *image_size(model.config)))
-
-
-def takes_pictures(model: PreTrainedModel) -> bool:
-    return next(iter(signature(model.forward).parameters)) == "pixel_values"
 
 
 def further_inputs(model: PreTrainedModel) -> bool:

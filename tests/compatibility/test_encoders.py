@@ -6,7 +6,7 @@ from tests.compatibility.encoders import trial
 
 #: Tokens that join late, channels that come last, pictures in one sequence, stages, windows, patches that overlap.
 HARDEST = (
-    *("dinov3_convnext", "hiera", "mobilevitv2", "pixtral"),
+    *("dinov3_convnext", "hiera", "levit", "pixtral"),
     *("pvt", "sam2_vision_model", "sam_vision_model", "vitpose_backbone"),
 )
 CHEAP = ("blip", "yolos")

@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, set_seed
 
-from flamingo import FlamingoForConditionalGeneration
+from flamingo import FlamingoConfig, FlamingoForConditionalGeneration
 from flamingo.model import composition
 from flamingo.utils.errors import UserError
 from tests import tiny
@@ -119,6 +119,20 @@ def test_a_checkpoint_is_checked_again_in_other_circumstances(backbones, tmp_pat
     assert len(checked) == 1
     FlamingoForConditionalGeneration.from_pretrained(tmp_path, **other, check=False)
     assert len(checked) == 1
+
+
+def test_a_checkpoint_is_checked_again_with_other_features(backbones, tmp_path, checked):
+    tiny.flamingo(backbones, check=True).save_pretrained(tmp_path)
+    checked.clear()
+    config = FlamingoConfig.from_pretrained(tmp_path)
+    config.vision_features.hidden_state = -2
+    FlamingoForConditionalGeneration.from_pretrained(tmp_path, config=config)
+    assert len(checked) == 1
+
+
+def test_features_of_another_width_than_the_config_states_are_refused(backbones):
+    with pytest.raises(UserError, match=r"vision_width is 25, but .* CLIPVisionModel are 24 wide"):
+        tiny.flamingo(backbones, vision_width=25, check=True)
 
 
 def test_a_checkpoint_is_checked_again_with_another_version(backbones, tmp_path, checked, monkeypatch):

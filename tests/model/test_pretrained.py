@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
 from flamingo import FlamingoConfig, FlamingoForConditionalGeneration
 from flamingo import backbones as shipped
 from flamingo.model.language import without_dropout
-from flamingo.model.pretrained import fingerprint
+from flamingo.model.pretrained import fingerprint, load_vision_model
 from flamingo.utils.errors import UserError
 from tests import tiny
 
@@ -177,6 +177,14 @@ def test_a_composition_generates_by_the_language_models_settings(backbones, tmp_
         backbones / "vit", tmp_path, new_token_ids=tiny.NEW_TOKEN_IDS, **tiny.PARTS
     )
     assert model.generation_config.max_new_tokens == 3
+
+
+def test_a_field_of_another_type_in_a_backbones_config_is_named(backbones, tmp_path):
+    AutoModel.from_pretrained(backbones / "vit").save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('"num_hidden_layers": 3', '"num_hidden_layers": "three"'))
+    with pytest.raises(UserError, match=f"vision encoder {tmp_path}: .*num_hidden_layers"):
+        load_vision_model(tmp_path)
 
 
 def test_what_is_no_vision_encoder_is_refused(backbones):

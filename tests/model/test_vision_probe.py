@@ -53,6 +53,24 @@ def test_detection_tokens_after_the_patches_are_named_and_then_dropped():
     assert torch.equal(encode_patches(encoder, pixels, config), hidden[:, 1 : 1 + 4 * 6])
 
 
+def test_a_class_token_after_the_patches_is_named_and_then_dropped():
+    sizes = {
+        **tiny.VISION_MODELS["vit"],
+        "intermediate_size": 96,
+        "projector_input_dim": 24,
+        "projector_output_dim": 24,
+    }
+    encoder = make("llama4_vision_model", **sizes)
+    with pytest.raises(UserError, match=r"vision_features\.trailing_tokens is 0, but 1 .*set it to 1"):
+        check(encoder)
+    config = VisionFeaturesConfig(hidden_state=2, trailing_tokens=1)
+    check(encoder, config)
+    states = []
+    encoder.model.layers[1].register_forward_hook(lambda module, args, output: states.append(output))
+    features = encode_patches(encoder, torch.randn(2, 3, 16, 16), config)
+    assert torch.equal(features, (states[0][0] if isinstance(states[0], tuple) else states[0])[:, :16])
+
+
 def test_patches_that_begin_in_the_one_above_are_patches():
     """ViTPose's patches of 8 pixels begin two pixels early, and the first row's see the border."""
     encoder = make("vitpose_backbone", **{**tiny.VISION_MODELS["vit"], "image_size": [32, 32], "patch_size": [8, 8]})
@@ -133,11 +151,11 @@ def test_patches_that_are_grouped_are_refused():
         (
             "siglip2_vision_model",
             {"num_patches": 16},
-            "needs pixel_attention_mask, spatial_shapes besides pixel_values",
+            "needs pixel_attention_mask, spatial_shapes",
         ),
         ("videomae", {"num_frames": 2}, "videos of 2 frames"),
         ("bert", {"intermediate_size": 16}, "takes input_ids, not pixel_values"),
-        ("qwen2_5_vl_vision", {}, "takes hidden_states, not pixel_values"),
+        ("qwen2_5_vl_vision", {}, "needs grid_thw"),
     ],
 )
 def test_what_encodes_no_single_pictures_is_refused_by_its_interface(model_type, settings, message):
