@@ -163,8 +163,8 @@ def run_encoder(encoder: PreTrainedModel, pixel_values: Tensor, **kwargs: Any) -
 def _check_index(encoder: nn.Module, index: int, count: int) -> None:
     if not -count <= index < count:
         raise UserError(
-            f"vision_features.hidden_state is {index}, but {type(encoder).__name__} has {count} hidden states: set it to "
-            f"-1 for the last, or to less than {count}"
+            f"vision_features.hidden_state is {index}, but {type(encoder).__name__} has {count} hidden states: "
+            f"set it to -1 for the last, or to less than {count}"
         )
 
 
