@@ -28,19 +28,29 @@ def kill_and_resume(
     report: Report,
     number_of_kills: int = KILLS,
 ) -> None:
-    """Kill a run several times at random moments, resume it each time, and compare what it leaves."""
+    """Kill a run several times at random moments, resume it each time, and compare what it leaves.
+
+    A run that finishes before its kill is compared at once, and another one takes its place.
+    """
     part = f"kill: {scenario.name}"
     start = command(scenario.arguments(output))
-    for number in range(number_of_kills):
+    killed = 0
+    while killed < number_of_kills:
         killing = Run(start)
-        time.sleep(rng.uniform(0, undisturbed.seconds))
+        time.sleep(rng.uniform(0, undisturbed.seconds / 2))
         number_of_signal = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
         killing.kill(number_of_signal, group=rng.random() < 0.5)
         ended = killing.wait()
         name = signal.Signals(number_of_signal).name
         statuses = (0, -signal.SIGKILL) if number_of_signal == signal.SIGKILL else (0, 143, -signal.SIGTERM)
-        if report.check_end(part, f"kill {number + 1} by {name}", ended, statuses):
-            report.add(part, "already finished" if ended.status == 0 else name)
+        if not report.check_end(part, f"kill {killed + 1} by {name}", ended, statuses):
+            return
+        if ended.status == 0:
+            report.check_results(part, "a run that finished between two kills", scenario, output, expected)
+            shutil.rmtree(output)
+        else:
+            report.add(part, name)
+            killed += 1
     finish(part, scenario, expected, output, report)
 
 
