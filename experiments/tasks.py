@@ -19,6 +19,7 @@ from flamingo.evaluation.scores import computable
 from flamingo.evaluation.tasks import Task
 from flamingo.evaluation.world import WorldBinding, WorldCaptions, WorldQuestions
 from flamingo.features import FeatureStore, near_duplicates, nearest
+from flamingo.report.results import read_config
 from flamingo.utils.checks import one_of, whole, within
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
