@@ -34,6 +34,7 @@ Every model type is built tiny, with random weights, and composed with a tiny pa
 a composition, every gated block gets a gradient, greedy and beam search give the same with the cache as without, and a
 checkpoint gives the same logits when it is loaded. **refused**: composing raises one sentence. **not built**:
 transformers builds no tiny random model of it here. Measured with transformers {version} and torch {torch} on a CPU.
+timm_wrapper, timm_backbone and gemma3n_vision, which need timm, were tried with timm 1.0.31.
 
 `python -m tests.compatibility decoders` and `python -m tests.compatibility encoders` make these tables; names of model
 types after the command try only these.
