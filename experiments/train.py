@@ -61,7 +61,7 @@ _KIND = Kind(
         *("scores.json", "predictions.jsonl", "pictures"),
     ),
     descriptions=("overrides.yaml", "failure.txt", "evaluate-*.yaml", "images-*.json"),
-    may_change=("variant", "evaluate", "objective", *WRITING),
+    may_change=("variant", "evaluate", "objective", "features", *WRITING),
 )
 #: Predictions in the table that is logged while training, and the tokens each may have.
 _SAMPLES, _SAMPLE_TOKENS = 4, 40
@@ -218,6 +218,8 @@ def contents(parts: Parts, config: dict[str, Any]) -> dict[str, Any]:
     found = {key: model_contents(named(config["model"], key)) for key in ("vision", "language")}
     if config["model"]["start"] is not None:
         found["start"] = model_contents(config["model"]["start"])
+    if parts.features is not None:  # where they lie decides nothing
+        found["features"] = str(parts.features.dtype)
     if parts.trained is not None:
         found["data"] = data_contents(parts.trained.images)
     return found

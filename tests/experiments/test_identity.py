@@ -145,6 +145,19 @@ def test_a_training_that_was_stopped_does_not_continue_with_other_data(
         run_training(config, output)
 
 
+def test_a_training_that_was_moved_with_its_features_continues_and_not_without_them(
+    own_shards, backbones, tmp_path, monkeypatch
+):
+    here, there = tmp_path / "here", tmp_path / "there"
+    anyone = "data.documents.interleaved.similar=0"
+    stopped(training(own_shards, backbones, here, anyone), here, monkeypatch)
+    here.rename(there)
+    with pytest.raises(UserError, match=r"contents\.features"):
+        run_training(training(own_shards, backbones, there, anyone, "features.folder=null"), there)
+    run_training(training(own_shards, backbones, there, anyone), there)
+    assert (there / "checkpoint").is_dir()
+
+
 def test_a_training_that_was_stopped_does_not_continue_with_another_backbone(backbones, tmp_path, monkeypatch):
     language = tmp_path / "language"
     shutil.copytree(backbones / "gpt2", language)

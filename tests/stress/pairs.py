@@ -19,7 +19,8 @@ def same_output(scenario: Scenario, expected: dict[str, str], output: Path, repo
     statuses = [end.status for end in ended]
     report.add(part, "finished", statuses.count(0))
     report.add(part, "refused", statuses.count(2))
-    if 0 not in statuses:
+    # Each of two sweeps may have run a job that the other one was refused.
+    if 0 not in statuses and scenario.name != "sweep":
         report.problem(part, "neither process finished", ended[0])
     finish(part, scenario, expected, output, report)
 
