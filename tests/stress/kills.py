@@ -71,14 +71,16 @@ def no_locks(scenario: Scenario, expected: dict[str, str], output: Path, seconds
     """Without locks of the file system: kill a run, and start it when its last sign of life is new, then old."""
     part = f"no locks: {scenario.name}"
     killing = Run(command(scenario.arguments(output)), before=_without_flock)
-    time.sleep(seconds / 2)
+    sign = output / lock.HEARTBEAT
+    deadline = time.monotonic() + 10 * seconds
+    while not sign.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
     killing.kill(signal.SIGKILL, group=True)
     killing.wait()
     ended = run(scenario.arguments(output), before=_without_flock)
     if not report.check_end(part, "the start at once", ended, (2,)):
         return
     report.add(part, "refused at once")
-    sign = output / lock.HEARTBEAT
     os.utime(sign, times=(sign.stat().st_mtime - lock.STALE - 1,) * 2)
     ended = run(scenario.arguments(output), before=_without_flock)
     if report.check_end(part, "the start two minutes later", ended, (0,)):
