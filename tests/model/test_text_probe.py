@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from flamingo import FlamingoForConditionalGeneration
 from flamingo.model.cache import PromptCache
 from flamingo.model.composition import check_composition
+from flamingo.model.text_probe import _Probe
 from flamingo.utils.errors import UserError
 from tests import tiny
 
@@ -121,3 +122,11 @@ def test_in_low_precision_a_difference_that_rounding_or_a_router_explains_is_a_w
     else:
         check_composition(model)
         assert outcome in caplog.text
+
+
+@pytest.mark.parametrize(("dtype", "leak"), [(torch.float32, 3e-4), (torch.bfloat16, 0.1)])
+def test_rounding_is_no_excuse_in_fp32_or_for_later_tokens(backbones, monkeypatch, dtype, leak):
+    monkeypatch.setattr(_Probe, "_rounding_noise", lambda self: 1.0)
+    model = broken(backbones, lambda x: x + (leak * x.flip(1)).to(x), part="transformer.ln_f", dtype=dtype)
+    with pytest.raises(UserError, match="later tokens"):
+        check_composition(model)
