@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: help demo test test-all stress lint pytest benchmark clean
+.PHONY: help demo test test-all coverage stress lint pytest benchmark clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,10 @@ pytest: .venv/installed  ## the tests, on all cores
 
 test-all: lint .venv/installed  ## the tests with their full matrices: up to 45 minutes
 	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/pytest -n auto -m ''
+
+coverage: .venv/installed  ## the number of tests and the lines that they run
+	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/pytest -n auto --cov=flamingo --cov=experiments
+	$(OFFLINE) $(BIN)/pytest --collect-only --ignore=tests/test_imports.py | tail -1
 
 stress: .venv/installed  ## kills, two processes at once, full disks, malformed files: up to 20 minutes
 	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m tests.stress
