@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from experiments.run_folder import WRITING, Kind
+from experiments.run_folder import STATES, WRITING, Kind
 from flamingo.report.escaping import code_block, markdown, row
 from flamingo.report.results import read_history
 from flamingo.utils.io import atomic_folder, write_text
@@ -35,6 +35,7 @@ license: apache-2.0
 
 KIND = Kind(
     results=("state", "history.jsonl", "model", "scores.json", "skipped.json"),
+    saved=(*STATES, "model"),
     descriptions=("failure.txt",),
     may_change=WRITING,
 )

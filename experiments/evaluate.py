@@ -116,6 +116,7 @@ _MAY_CHANGE = (
 def _kind(task: Task) -> Kind:
     return Kind(
         results=("predictions.jsonl", "scores.json", "pictures"),
+        saved=("predictions.jsonl",),
         descriptions=("evaluate-*.yaml", "images-*.json"),
         may_change=_MAY_CHANGE,
         config_file=f"evaluate-{task.name.replace('/', '-')}.yaml",

@@ -18,7 +18,7 @@ from experiments.runs import start_processes
 from flamingo.report.results import read_config
 from flamingo.utils.errors import UserError
 from flamingo.utils.identity import differences, folder_checksums, sampled_checksum
-from flamingo.utils.io import file_errors, remove_leftovers, write_text
+from flamingo.utils.io import complete_lines, file_errors, remove_leftovers, write_text
 from flamingo.utils.lock import owner
 
 log = logging.getLogger(__name__)
@@ -27,12 +27,14 @@ log = logging.getLogger(__name__)
 _NOT_RESULTS = ("overwrite", "workers", "wandb")
 #: Keys of training that say how often it writes, and change nothing of its weights.
 WRITING = ("training.log_every", "training.save_every", "training.sample_every")
+#: Complete states of a training.
+STATES = ("state/step-*[0-9]",)
 #: The error that ended a run.
 _FAILURE = "failure.txt"
 #: The run that is being replaced: while it is moved there or back, when it waits for the new run's first state, and
 #: when it is being removed. A name tells the next start after a kill what to do.
 _MOVING, _PREVIOUS, _REMOVED = ".previous.moving", ".previous", ".previous.removed"
-#: In these folders: the names of what a new run may have made in the place of the old one.
+#: In these folders: the patterns of what a new run makes in the place of the old one, and of what it continues from.
 _NAMES = "names.json"
 
 
@@ -42,6 +44,8 @@ class Kind:
 
     #: Names of results.
     results: tuple[str, ...]
+    #: Patterns of the results that a later start continues from: folders, and files of lines.
+    saved: tuple[str, ...]
     #: Patterns of files that describe the results.
     descriptions: tuple[str, ...] = ()
     #: Keys of the config that may differ when the command is started again.
@@ -88,15 +92,12 @@ class Run:
 
     def keep(self) -> None:
         """Remove the run that this one replaces: called when this one has saved something to continue from."""
-        previous = self.output / _PREVIOUS
-        if PartialState().is_main_process and previous.exists():
-            with file_errors(self.output):
-                previous.rename(self.output / _REMOVED)
-            shutil.rmtree(self.output / _REMOVED, ignore_errors=True)
+        if PartialState().is_main_process and (self.output / _PREVIOUS).exists():
+            _remove_previous(self.output)
 
     def _begin(self, contents: dict[str, Any]) -> None:
         if self.has_results and self.config.get("overwrite"):
-            _move_aside(self.output, self._patterns())
+            _move_aside(self.output, self._patterns(), self.kind.saved)
         elif self.has_results and not self.is_new:
             earlier = read_config(self.output / self.kind.config_file)
             self._compare({"contents": earlier.get("contents")}, {"contents": contents})
@@ -124,8 +125,9 @@ class Run:
 def run_folder(output: Path, config: dict[str, Any], kind: Kind) -> Iterator[Run]:
     """Own a run's folder inside the block.
 
-    With ``config["overwrite"]`` the run that is there moves to ``OUTPUT/.previous`` when the new one begins. It comes
-    back if the new one ends before :meth:`Run.keep`, or at the next start after a kill, and is removed after it.
+    With ``config["overwrite"]`` the run that is there moves to ``OUTPUT/.previous`` when the new one begins. It is
+    removed when the new one has saved something to continue from. It comes back if the new one ends before that. After
+    a kill the next start does the same.
 
     Args:
         output: The folder.
@@ -144,7 +146,7 @@ def run_folder(output: Path, config: dict[str, Any], kind: Kind) -> Iterator[Run
             with file_errors(output):
                 for folder in (output, *output.glob("pictures/*/")):
                     remove_leftovers(folder)
-                _put_back(output)
+                _keep_one(output)
             run.check()
 
         _on_main_process(enter)
@@ -152,7 +154,7 @@ def run_folder(output: Path, config: dict[str, Any], kind: Kind) -> Iterator[Run
             yield run
         except BaseException:
             if PartialState().is_main_process:
-                _put_back(output)
+                _keep_one(output)
             raise
         run.keep()
 
@@ -181,23 +183,27 @@ def model_contents(name: str | Path) -> dict[str, Any]:
     return {"commit": AutoConfig.from_pretrained(name)._commit_hash}
 
 
-def _move_aside(output: Path, patterns: Sequence[str]) -> None:
+def _move_aside(output: Path, patterns: Sequence[str], saved: Sequence[str]) -> None:
     moving = output / _MOVING
     with file_errors(output):
         moving.mkdir()
-        write_text(moving / _NAMES, json.dumps(list(patterns)))
+        write_text(moving / _NAMES, json.dumps({"made": list(patterns), "saved": list(saved)}))
         for path in _matching(output, patterns):
             path.rename(moving / path.name)
         moving.rename(output / _PREVIOUS)
 
 
-def _put_back(output: Path) -> None:
-    """Bring back the run that a new one was to replace, unless that has saved something; remove what that has made."""
+def _keep_one(output: Path) -> None:
+    """Remove the earlier run if the new one has saved something; else remove the new one and bring the earlier back."""
     moving, previous = output / _MOVING, output / _PREVIOUS
     shutil.rmtree(output / _REMOVED, ignore_errors=True)
     if previous.exists():
+        names = json.loads((previous / _NAMES).read_text())
+        if any(_is_saved(path) for path in _matching(output, names["saved"])):
+            _remove_previous(output)
+            return
         log.warning("%s: the run that was to be overwritten comes back", output)
-        for path in _matching(output, json.loads((previous / _NAMES).read_text())):
+        for path in _matching(output, names["made"]):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         previous.rename(moving)
     if moving.exists():
@@ -205,6 +211,17 @@ def _put_back(output: Path) -> None:
             if path.name != _NAMES:
                 path.rename(output / path.name)
         shutil.rmtree(moving)
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether it is a folder, which appears complete, or a file with a complete line."""
+    return path.is_dir() or bool(complete_lines(path))
+
+
+def _remove_previous(output: Path) -> None:
+    with file_errors(output):
+        (output / _PREVIOUS).rename(output / _REMOVED)
+    shutil.rmtree(output / _REMOVED, ignore_errors=True)
 
 
 def _matching(output: Path, patterns: Sequence[str]) -> list[Path]:

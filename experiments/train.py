@@ -38,7 +38,7 @@ from experiments.data import (
 from experiments.features import FeaturesConfig, add_features, open_features
 from experiments.model import ModelConfig, load_model, named
 from experiments.objective import ObjectiveConfig, check_objective, objective
-from experiments.run_folder import WRITING, Kind, Run, failure_recorded, model_contents, run_folder
+from experiments.run_folder import STATES, WRITING, Kind, Run, failure_recorded, model_contents, run_folder
 from experiments.runs import command, keep_memory
 from experiments.tracking import Tracker, WandbConfig
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor
@@ -60,6 +60,7 @@ _KIND = Kind(
         # Of the same weights.
         *("scores.json", "predictions.jsonl", "pictures"),
     ),
+    saved=(*STATES, "checkpoint"),
     descriptions=("overrides.yaml", "failure.txt", "evaluate-*.yaml", "images-*.json"),
     may_change=("variant", "evaluate", "objective", "features", *WRITING),
 )

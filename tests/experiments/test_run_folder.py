@@ -13,15 +13,20 @@ from flamingo.utils.errors import UserError
 
 CONFIG = {"training": {"steps": 3}, "data": {"a": {"batch": 1}}, "overwrite": False, "workers": 0}
 CONTENTS = {"data": {"captions": "0a", "files": "0b"}}
-KIND = Kind(results=("state", "scores.json"), descriptions=("overrides.yaml", "evaluate-*.yaml"), may_change=("shots",))
+KIND = Kind(
+    results=("state", "scores.json"),
+    saved=("state/step-*[0-9]", "scores.json"),
+    descriptions=("overrides.yaml", "evaluate-*.yaml"),
+    may_change=("shots",),
+)
 
 
 def start(output, config=CONFIG, contents=CONTENTS, results=True, keep=True):
     with run_folder(output, config, KIND) as run:
         run.begin(contents)
         if results:
-            (output / "state").mkdir(exist_ok=True)
-            (output / "state" / "weights").write_text(str(config))
+            (output / "state" / "step-1").mkdir(parents=True, exist_ok=True)
+            (output / "state" / "step-1" / "weights").write_text(str(config))
         if keep:
             run.keep()
 
@@ -195,7 +200,7 @@ def test_a_kill_at_any_moment_of_overwriting_leaves_the_one_run_or_the_other(tmp
         assert not [path.name for path in output.iterdir() if path.name.startswith(".previous")]
         outcomes.append(after == before)
         if after != before:
-            assert "'steps': 4" in after["state/weights"] and "scores.json" not in after
+            assert "'steps': 4" in after["state/step-1/weights"] and "scores.json" not in after
         if status == 0:
             break
     assert outcomes.index(False) > 6 and not any(outcomes[outcomes.index(False) :])
@@ -215,3 +220,44 @@ def test_a_kill_while_the_earlier_run_comes_back_is_mended_at_the_next_start(tmp
         killed_after(renames, enter, output)
         with run_folder(output, CONFIG, KIND):
             assert contents(output) == before
+
+
+def make(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("name", "work", "is_saved"),
+    [
+        ("state/step-00000001", make, True),
+        ("state/step-00000001.tmp", make, False),
+        ("scores.json", lambda path: path.write_text("a line\nhalf"), True),
+        ("scores.json", lambda path: path.write_text("half"), False),
+        ("scores.json", Path.touch, False),
+    ],
+)
+def test_a_run_that_was_killed_after_its_first_state_keeps_its_place(tmp_path, name, work, is_saved):
+    """The kill comes before the earlier run is removed."""
+    earlier_run(tmp_path)
+    before = contents(tmp_path)
+    if (pid := os.fork()) == 0:
+        with run_folder(tmp_path, NEW, KIND) as run:
+            run.begin(CONTENTS)
+            work(tmp_path / name)
+            os._exit(9)
+    os.waitpid(pid, 0)
+    with run_folder(tmp_path, NEW, KIND):
+        assert not (tmp_path / ".previous").exists()
+        assert (contents(tmp_path) == before) == (not is_saved)
+        if is_saved:
+            assert (tmp_path / name).exists() and "steps: 4" in contents(tmp_path)["config.yaml"]
+
+
+def test_the_new_run_stays_if_it_is_interrupted_between_its_first_state_and_the_removal_of_the_earlier_one(tmp_path):
+    earlier_run(tmp_path)
+    with pytest.raises(KeyboardInterrupt), run_folder(tmp_path, NEW, KIND) as run:
+        run.begin(CONTENTS)
+        make(tmp_path / "state" / "step-00000001")
+        raise KeyboardInterrupt
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "notes.txt", "state"]
