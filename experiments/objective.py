@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from experiments.evaluate import Plan
-from flamingo.evaluation.metrics import CORPUS_METRICS
+from flamingo.evaluation.settings import Setting, prompt_examples
 from flamingo.report.results import mean_over_seeds, read_history, read_scores
 from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError
@@ -26,19 +26,43 @@ class ObjectiveConfig:
 
 
 def check_objective(config: dict[str, Any], plans: Sequence[Plan]) -> None:
-    """Raise UserError for a score that none of the planned evaluations gives. A task's own metrics are not known."""
+    """Raise UserError for a score that none of the planned evaluations gives."""
     if config["task"] is None:
         return
     own = [plan for plan in plans if plan.task.name == config["task"]]
     if not own:
         known = ", ".join(plan.task.name for plan in plans) or "no task"
         raise UserError(f"objective.task={config['task']} is not evaluated: `evaluate` has {known}")
-    plain = [setting for plan in own for setting in plan.settings if setting.control is None]
-    if config["shots"] not in {setting.shots for setting in plain}:
-        raise UserError(f"objective.shots={config['shots']} is not among the shots that {config['task']} is asked with")
-    metric = config["metric"]
-    if metric in CORPUS_METRICS and not any(metric in plan.task.corpus_metrics for plan in own):
-        raise UserError(f"objective.metric={metric} is not among the metrics of {config['task']}")
+    plain = [(plan, setting) for plan in own for setting in plan.settings if _is_plain(setting)]
+    metrics = [_metrics(plan, setting) for plan, setting in plain if setting.shots == config["shots"]]
+    if not metrics:
+        raise UserError(
+            f"objective.shots={config['shots']} is not among the shots that {config['task']} is asked with, with no "
+            "control and random demonstrations"
+        )
+    given = set().union(*metrics)
+    if config["metric"] not in given:
+        known = ", ".join(sorted(given))
+        raise UserError(
+            f"objective.metric={config['metric']} is not among the metrics of {config['task']} at {config['shots']} "
+            f"shots: {known}"
+        )
+
+
+def _is_plain(setting: Setting) -> bool:
+    return setting.control is None and setting.demonstrations in (None, "random")
+
+
+def _metrics(plan: Plan, setting: Setting) -> set[str]:
+    """The metrics that right answers have in a setting."""
+    task, limit, orders = plan.task, plan.config["limit"], plan.config["orders"]
+    metrics = set(task.corpus_metrics)
+    for query in task.queries()[:limit]:
+        examples = prompt_examples(task, query, setting)
+        metrics |= task.score(query, examples, query.references[0]).keys()
+    if orders > 1 and setting.shots > 1:
+        metrics |= {f"{metric}_order_std" for metric in metrics}
+    return metrics
 
 
 def objective(run: Path, config: dict[str, Any]) -> float:

@@ -10,8 +10,9 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from experiments.evaluate import plan
 from experiments.model import load_model
-from experiments.objective import objective
+from experiments.objective import check_objective, objective
 from experiments.report import run_report
 from experiments.sweeps import folder_arguments, run_folder
 from experiments.train import run_training
@@ -68,12 +69,41 @@ def test_the_objective_is_the_last_losses_or_the_score_that_is_named(tmp_path):
         (["objective.task=world/binding/2way"], r"objective\.task=world/binding/2way.*world/captions"),
         (["objective.task=world/captions", "objective.shots=4"], r"objective\.shots=4"),
         (["objective.task=world/captions", "objective.metric=METEOR"], r"objective\.metric=METEOR"),
+        (["objective.task=world/captions", "objective.metric=valid_name_rate"], r"objective\.metric=valid_name_rate"),
+        (["objective.task=world/captions", "objective.metric=exact_match_order_std"], r"objective\.metric"),
+        # Two demonstrations without their images are no plain setting with 0 shots.
+        ([EVALUATION.replace("[0,2]", "[2]").replace("=false", "=true"), "objective.task=world/captions"], "shots=0"),
     ],
 )
 def test_an_objective_that_no_evaluation_gives_is_found_before_training(tmp_path, overrides, named):
     with pytest.raises(UserError, match=named):
         run_training(composed("train", *SMALL, EVALUATION, *overrides), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["failure.txt"]
+
+
+@pytest.mark.parametrize(
+    ("task", "shots", "orders", "metrics"),
+    [
+        ("world_captions", 2, 1, {"exact_match", "attribute_accuracy", "CIDEr", "BLEU-1", "BLEU-4"}),
+        ("world_questions", 2, 2, {"exact_match", "exact_match_order_std"}),
+        ("world_binding", 0, 2, {"exact_match", "valid_name_rate"}),
+        (
+            "world_binding",
+            2,
+            1,
+            {"exact_match", "valid_name_rate", "exact_match_of_valid"}
+            | {"exact_match_distance_1", "exact_match_distance_2"},
+        ),
+    ],
+)
+def test_every_metric_that_a_task_gives_can_be_an_objective_and_no_other(task, shots, orders, metrics):
+    options = (f"shots=[{shots}]", f"orders={orders}", "controls=[]", "seeds=[0]", "text_only=false", "run=a")
+    planned = plan(composed("evaluate", f"task={task}", "task.number=12", *options))
+    asked = {"task": planned.task.name, "shots": shots}
+    for metric in metrics:
+        check_objective(asked | {"metric": metric}, [planned])
+    with pytest.raises(UserError, match=rf"objective\.metric=none .*: {', '.join(sorted(metrics))}$"):
+        check_objective(asked | {"metric": "none"}, [planned])
 
 
 def test_a_run_that_fails_leaves_its_reason_until_it_is_tried_again(tmp_path):
