@@ -43,6 +43,7 @@ from flamingo.report.results import read_config
 from flamingo.utils import checks
 from flamingo.utils.errors import UserError
 from flamingo.utils.identity import differences, folder_checksums
+from flamingo.utils.names import file_name
 
 log = logging.getLogger(__name__)
 
@@ -113,13 +114,18 @@ _MAY_CHANGE = (
 )
 
 
+def _in_file_names(task: Task) -> str:
+    """The task's name for files. Two tasks that share one, such as a/b and a-b, are refused: their configs differ."""
+    return file_name(task.name.replace("/", "-"))
+
+
 def _kind(task: Task) -> Kind:
     return Kind(
         results=("predictions.jsonl", "scores.json", "pictures"),
         saved=("predictions.jsonl",),
         descriptions=("evaluate-*.yaml", "images-*.json"),
         may_change=_MAY_CHANGE,
-        config_file=f"evaluate-{task.name.replace('/', '-')}.yaml",
+        config_file=f"evaluate-{_in_file_names(task)}.yaml",
     )
 
 
@@ -295,7 +301,7 @@ def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
     run.begin(found)
     if isinstance(task, Captioning):
         most = max((setting.shots for setting in planned.settings if setting.demonstrations == "rices"), default=0)
-        report = output / f"images-{task.name.replace('/', '-')}.json"
+        report = output / f"images-{_in_file_names(task)}.json"
         look_at_images(task, features, most, None if config["run"] is None else Path(config["run"]), report)
         check_lengths(planned, ("rices",), processor)
     return evaluate(

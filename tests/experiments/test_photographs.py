@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from experiments.evaluate import run_evaluation
+from experiments.evaluate import check_outputs, plan, run_evaluation
 from experiments.train import run_training
 from flamingo.report.page import write_report
 from flamingo.utils.errors import UserError
@@ -257,6 +257,28 @@ def test_queries_that_are_in_the_support_have_as_many_similar_demonstrations_as_
     rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert len(rows) == 4
     assert all(len(set(row["demonstration_ids"]) - {row["query"]}) == 2 for row in rows)
+
+
+def test_two_tasks_whose_files_would_coincide_are_refused_by_both_names(run, shards, tmp_path):
+    here = (f"run={run}", f"output={tmp_path}", "shots=[0]", "text_only=false", "controls=[]", "limit=1")
+    first, second = (evaluation(shards, *here, f"task.name={name}") for name in ("a/b", "a-b"))
+    named = r"task\.name was 'a/b', is 'a-b'"
+    with pytest.raises(UserError, match=named):
+        check_outputs([plan(first), plan(second)], run)
+    run_evaluation(first)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=named):
+        run_evaluation(second)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["photographs " * 30, "a[b]*", "two\nlines", "a\0b"])
+def test_a_task_may_have_any_name(run, shards, tmp_path, name):
+    config = evaluation(shards, f"run={run}", f"output={tmp_path}", "shots=[0]", "text_only=false", "controls=[]")
+    config["task"]["name"] = name
+    run_evaluation(config)
+    run_evaluation(config | {"seeds": [0, 1]})
+    assert {row["task"] for row in json.loads((tmp_path / "scores.json").read_text())} == {name}
 
 
 @pytest.mark.parametrize(
