@@ -130,6 +130,12 @@ def check_documents(config: dict[str, Any], features_folder: str | None) -> None
     """Raise UserError, naming the key, for documents that cannot be made, before any data is read."""
     if not config["documents"]:
         raise UserError("the config has no documents to train on: choose data=...")
+    if all(chosen["kind"] != "images" for chosen in config["documents"].values()):
+        given = {f"data.{key}": config[key] for key in ("root", "images", "format", "split", "sample_split")}
+        given["features.folder"] = features_folder
+        for key, value in given.items():
+            if value is not None:
+                raise UserError(f"{key}={value} is for documents of kind=images, and data.documents has none")
     for name, chosen in config["documents"].items():
         if chosen["kind"] == "images" and config["root"] is None:
             raise UserError("captioned images are needed: say data.root=FOLDER, FILE or 'SHARDS-*.tar'")

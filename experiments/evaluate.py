@@ -220,6 +220,12 @@ def plan(config: dict[str, Any]) -> Plan:
     """Read the task's data, and raise UserError for whatever the evaluation would fail at later."""
     check(EvaluateConfig, config)
     folders(config)
+    for key in ("query", "support"):
+        if config[key] is not None and config["task"]["kind"] != "images":
+            raise UserError(
+                f"{key}={config[key]}: task.kind={config['task']['kind']} has no use for it; choose a task of images, "
+                "such as task=flickr8k"
+            )
     task = make_task(config["task"])
     settings = make_settings(config, task)
     if any(setting.demonstrations == "rices" for setting in settings) and config["features"]["folder"] is None:

@@ -23,6 +23,9 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         whole("shots", self.shots, least=0)
+        for key, unset in (("shots", 0), ("metric", "exact_match")):
+            if self.task is None and getattr(self, key) != unset:
+                raise UserError(f"{key} is {getattr(self, key)}, but without task=NAME the objective is the loss")
 
 
 def check_objective(config: dict[str, Any], plans: Sequence[Plan]) -> None:

@@ -74,6 +74,8 @@ class PretrainLanguageConfig:
     def __post_init__(self) -> None:
         if self.texts is None:
             whole("documents", self.documents, least=1)
+            if self.rounds != 1:
+                raise UserError(f"rounds is {self.rounds}, but documents of the embedded world are read once")
         elif not self.texts:
             raise UserError("texts names no file")
         whole("rounds", self.rounds, least=1)

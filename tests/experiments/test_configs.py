@@ -1,6 +1,8 @@
 """Every config composes, has the right types, and says what is wrong with a value."""
 
+import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -12,11 +14,11 @@ from omegaconf import OmegaConf
 from experiments.attention import AttentionConfig
 from experiments.configs import build, check, plain, schema
 from experiments.convert import ConvertConfig
-from experiments.evaluate import EvaluateConfig
+from experiments.evaluate import EvaluateConfig, plan
 from experiments.pretrain_language import PretrainLanguageConfig
 from experiments.pretrain_vision import PretrainVisionConfig
 from experiments.report import ReportConfig
-from experiments.train import TrainConfig
+from experiments.train import TrainConfig, check_config
 from flamingo.utils.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -110,3 +112,19 @@ def test_a_schema_has_the_fields_of_its_dataclass():
     assert OmegaConf.missing_keys(config) == {"steps"}
     config.steps = 3
     assert build(Colours, plain(config), "colours") == Colours(3, "red", (0.5, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("command", "override"),
+    [
+        *(("train", f"data.{key}=a") for key in ("root", "images", "format", "split", "sample_split")),
+        *(("train", override) for override in ("features.folder=a", "objective.metric=CIDEr", "objective.shots=4")),
+        *(("evaluate", override) for override in ("query=a", "support=a")),
+        ("pretrain_language", "rounds=2"),
+    ],
+)
+def test_a_key_that_another_key_makes_useless_is_refused(command, override):
+    checks = {"train": check_config, "evaluate": plan, "pretrain_language": partial(check, PretrainLanguageConfig)}
+    key, _, value = override.partition("=")
+    with pytest.raises(UserError, match=rf"{re.escape(key)}\b.*{value}"):
+        checks[command](composed(command, override))
