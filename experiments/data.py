@@ -17,7 +17,7 @@ from flamingo.data.interleaved import Interleaved
 from flamingo.data.order import Endless, Shuffled
 from flamingo.data.packing import pack
 from flamingo.data.shards import Shards
-from flamingo.data.sources import load, of_split, readable
+from flamingo.data.sources import Chosen, check_pictures, load, of_split, readable
 from flamingo.data.usable import usable
 from flamingo.data.world.documents import TURNS, WorldDocuments
 from flamingo.evaluation.metrics import CiderReward
@@ -106,24 +106,52 @@ class CaptionedImages:
 
     images: Lazy
     skipped: dict[str, str]
+    #: All images that the source, or the split, names, before any was opened.
+    listed: Lazy
 
 
-def captioned_images(root: str, images: str | None, format: str | None, split: str | None) -> CaptionedImages:
-    """Read a source, or one split of it. Pictures in shards are opened, and left out where that fails.
+def listed_images(root: str, images: str | None, format: str | None, split: str | None) -> Lazy:
+    """Return the images that a source, or one split of it, names; no picture is opened.
 
     Raises:
         UserError: For a source that cannot be read.
     """
     source = load(root, images, format)
-    chosen = source if split is None else of_split(source, split)
-    skipped = source.skipped
-    if isinstance(source, Shards):
-        # Nobody repairs one of millions of samples; a broken picture beside a file of captions is an error.
-        chosen, broken = readable(chosen)
+    return source if split is None else of_split(source, split)
+
+
+def captioned_images(
+    root: str, images: str | None, format: str | None, split: str | None, opens: bool = True
+) -> CaptionedImages:
+    """Read a source, or one split of it, and find broken pictures before they are needed.
+
+    Nobody repairs one of millions of samples: broken pictures in shards are left out. One beside a file of captions is
+    an error.
+
+    Args:
+        root: A folder, a file, or a pattern of shards.
+        images: The folder of the photographs; None: it is searched.
+        format: How the captions are written; None: it is recognised.
+        split: None: all of them.
+        opens: Whether photographs beside a file of captions are opened, too. Computing features opens all of them.
+
+    Raises:
+        UserError: For a source that cannot be read, and for a photograph that cannot be opened.
+    """
+    listed = listed_images(root, images, format, split)
+    chosen, skipped = listed, listed.skipped
+    if _in_shards(listed):
+        chosen, broken = readable(listed)
         skipped = skipped | broken
+    elif opens:
+        check_pictures(listed)
     found = f"{len(chosen)} images of {f'split {split}' if split else 'all splits'}"
     log.info("%s: %s%s", root, found, f", {len(skipped)} left out" if skipped else "")
-    return CaptionedImages(chosen, skipped)
+    return CaptionedImages(chosen, skipped, listed)
+
+
+def _in_shards(listed: Lazy) -> bool:
+    return isinstance(listed.source if isinstance(listed, Chosen) else listed, Shards)
 
 
 def check_documents(config: dict[str, Any], features_folder: str | None) -> None:
@@ -158,11 +186,12 @@ def check_images(config: dict[str, Any], trained: CaptionedImages | None) -> Non
 
 
 def training_images(
-    config: dict[str, Any], processor: FlamingoProcessor
+    config: dict[str, Any], processor: FlamingoProcessor, opens: bool
 ) -> tuple[CaptionedImages, CaptionedImages] | None:
     """Return the images that documents for training are made of, and those for samples; None if no documents are.
 
-    Images whose captions the documents cannot hold are left out: see :func:`flamingo.data.usable.usable`.
+    Images whose captions the documents cannot hold are left out: see :func:`flamingo.data.usable.usable`. ``opens`` is
+    that of :func:`captioned_images`.
 
     Raises:
         UserError: For a source that cannot be read, and where too few images are left.
@@ -175,12 +204,12 @@ def training_images(
     new_tokens = SelfCritical.max_new_tokens if by_reward else 0
 
     def read(split: str | None) -> CaptionedImages:
-        source = captioned_images(config["root"], config["images"], config["format"], split)
+        source = captioned_images(config["root"], config["images"], config["format"], split, opens)
         try:
             images, skipped = usable(source.images, processor, of_images[longest]["most"], new_tokens)
         except UserError as error:
             raise UserError(f"data.documents.{longest}.most: {error}") from error
-        return CaptionedImages(images, source.skipped | skipped)
+        return CaptionedImages(images, source.skipped | skipped, source.listed)
 
     trained = read(config["split"])
     return trained, read(config["sample_split"]) if config["sample_split"] else trained

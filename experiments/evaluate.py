@@ -226,7 +226,7 @@ def plan(config: dict[str, Any]) -> Plan:
                 f"{key}={config[key]}: task.kind={config['task']['kind']} has no use for it; choose a task of images, "
                 "such as task=flickr8k"
             )
-    task = make_task(config["task"])
+    task = make_task(config["task"], opens=config["features"]["folder"] is None)
     settings = make_settings(config, task)
     if any(setting.demonstrations == "rices" for setting in settings) and config["features"]["folder"] is None:
         raise UserError("demonstrations=rices compares images by their features: say features.folder=FOLDER")

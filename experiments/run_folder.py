@@ -78,6 +78,12 @@ class Run:
             earlier.pop("contents", None)
             self._compare(earlier, self._decisive())
 
+    def check_contents(self, contents: dict[str, Any]) -> None:
+        """Raise UserError, with what differs, where the folder's run has other contents under these keys."""
+        earlier = read_config(self.output / self.kind.config_file).get("contents") or {}
+        recorded = {key: earlier.get(key) for key in contents}
+        self._compare({"contents": recorded}, {"contents": contents})
+
     def begin(self, contents: dict[str, Any]) -> None:
         """Make the folder this run's: from here on it is written to.
 

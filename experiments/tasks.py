@@ -60,8 +60,17 @@ class TaskConfig:
                 whole(key, getattr(self, key), least)
 
 
-def make_task(config: dict[str, Any]) -> Task:
-    """Raises UserError, naming the key, for one that is missing or that the kind has no use for."""
+def make_task(config: dict[str, Any], opens: bool) -> Task:
+    """Return the task of a config.
+
+    Args:
+        config: The fields of :class:`TaskConfig`.
+        opens: Whether photographs beside a file of captions are opened, so that broken ones are found now.
+
+    Raises:
+        UserError: Naming the key, for one that is missing or that the kind has no use for; for images that cannot be
+            read.
+    """
     kind = config["kind"]
     one_of("task.kind", kind, (*_WORLD, "images"))
     needed = {"captions": ["number"], "questions": ["number"], "binding": ["number", "ways"]}.get(
@@ -78,7 +87,7 @@ def make_task(config: dict[str, Any]) -> Task:
             return _WORLD[kind](**{key: config[key] for key in needed})
     check_metrics(config["metrics"])  # before minutes of reading
     asked, pool = (
-        captioned_images(config[which], config["images"], config["format"], config[f"{which}_split"])
+        captioned_images(config[which], config["images"], config["format"], config[f"{which}_split"], opens)
         for which in ("query", "support")
     )
     skipped = asked.skipped | pool.skipped
@@ -146,4 +155,4 @@ def _trained_on(run: Path | None) -> Sequence[CaptionedImage]:
     data = read_config(run / "config.yaml")["data"]
     if data.get("root") is None:
         return []
-    return captioned_images(data["root"], data["images"], data["format"], data["split"]).images
+    return captioned_images(data["root"], data["images"], data["format"], data["split"], opens=False).images

@@ -30,6 +30,7 @@ from experiments.data import (
     DataConfig,
     check_documents,
     check_images,
+    listed_images,
     make_data,
     pictures,
     sample_documents,
@@ -50,6 +51,7 @@ from flamingo.training.loop import TrainingConfig, train
 from flamingo.training.optimizer import OptimizerConfig, check_warmup, make_optimizer
 from flamingo.utils.checks import finite, seed, whole
 from flamingo.utils.errors import UserError
+from flamingo.utils.identity import digest_of
 from flamingo.utils.io import atomic_folder, write_text
 
 log = logging.getLogger(__name__)
@@ -163,6 +165,7 @@ def run_training(config: dict[str, Any], output: Path, overrides: Sequence[str] 
         plans = [evaluate.plan(evaluate.composed(own) | {"run": str(output)}) for own in config["evaluate"]]
         evaluate.check_outputs(plans, output)
         if (output / "checkpoint").exists() and not config["overwrite"]:
+            check_data(config["data"], run)
             log.info("%s is trained already; overwrite=true trains it again", output)
         else:
             check_objective(config["objective"], plans)
@@ -181,6 +184,16 @@ def check_config(config: dict[str, Any]) -> None:
     if config["features"]["folder"] and "vision_model" in config["model"]["trains"]:
         raise UserError("features.folder keeps what a frozen encoder sees, but model.trains has the vision_model")
     check_documents(config["data"], config["features"]["folder"])
+
+
+def check_data(config: dict[str, Any], run: Run) -> None:
+    """Raise UserError, with what differs, where captioned images are not those that a run was trained on.
+
+    No picture is opened, and no model is loaded.
+    """
+    if any(chosen["kind"] == "images" for chosen in config["documents"].values()):
+        listed = listed_images(config["root"], config["images"], config["format"], config["split"])
+        run.check_contents({"data": data_contents(listed)})
 
 
 @dataclass
@@ -202,7 +215,8 @@ def prepare(config: dict[str, Any], plans: Sequence[evaluate.Plan]) -> Parts:
     torch.manual_seed(config["training"]["seed"])
     model, processor = load_model(config["model"])
     make_optimizer(model, build(OptimizerConfig, config["optimizer"], "optimizer"))  # is there something to train?
-    trained, sampled = training_images(config["data"], processor) or (None, None)
+    opens = config["features"]["folder"] is None
+    trained, sampled = training_images(config["data"], processor, opens) or (None, None)
     check_images(config["data"], trained)
     samples = sample_documents(config["data"], sampled, _SAMPLES)
     room = processor.tokenizer.model_max_length - _SAMPLE_TOKENS
@@ -222,7 +236,8 @@ def contents(parts: Parts, config: dict[str, Any]) -> dict[str, Any]:
     if parts.features is not None:  # where they lie decides nothing
         found["features"] = str(parts.features.dtype)
     if parts.trained is not None:
-        found["data"] = data_contents(parts.trained.images)
+        found["data"] = data_contents(parts.trained.listed)
+        found["images"] = digest_of(own.id for own in parts.trained.images)
     return found
 
 

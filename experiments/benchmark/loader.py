@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 from experiments.benchmark.materials import Sizes, picture
 from experiments.benchmark.results import Row, row
 from experiments.data import CaptionedImages, DocumentsConfig, make_data
-from flamingo.data.captions import CaptionedImage
+from flamingo.data.captions import CaptionedImage, Listed
 from flamingo.data.document import Image
 from flamingo.data.processor import FlamingoProcessor
 
@@ -34,10 +34,10 @@ def measure(sizes: Sizes, folder: Path, processes: int, rounds: int) -> list[Row
 
 def _ours(pictures: list[Path], folder: Path, processes: int, seed: int) -> float:
     processor = FlamingoProcessor.from_pretrained(folder / "flamingo")
-    images = [CaptionedImage(path.name, Image(path), ("w4 w5",), None) for path in pictures]
+    images = Listed([CaptionedImage(path.name, Image(path), ("w4 w5",), None) for path in pictures], {})
     pairs = DocumentsConfig("images", least=1, most=1, batch=8)
     config = {"documents": {"pairs": asdict(pairs)}}
-    [loaded] = make_data(config, CaptionedImages(images, {}), processor, None, seed, processes)
+    [loaded] = make_data(config, CaptionedImages(images, {}, images), processor, None, seed, processes)
     batches = iter(loaded.batches)
     next(batches)  # the processes have started
     begin, count = time.perf_counter(), 0

@@ -2,7 +2,7 @@
 
 import glob
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -100,17 +100,29 @@ def of_split(source: Lazy, split: str) -> Lazy:
 
 def readable(source: Lazy) -> tuple[Lazy, dict[str, str]]:
     """Return the images whose pictures can be opened, and by id why the others cannot. Opens all of them once."""
-    kept, skipped = [], {}
+    broken = dict(_broken(source))
+    skipped = {source[place].id: f"the picture cannot be opened: {error}" for place, error in broken.items()}
+    if skipped:
+        log.warning("left out %d broken images: %s", len(skipped), by_reason(skipped))
+    return Chosen(source, [place for place in range(len(source)) if place not in broken]), skipped
+
+
+def check_pictures(source: Lazy) -> None:
+    """Raise UserError, with the first one's file and their number, for pictures that cannot be opened. Opens all."""
+    broken = list(_broken(source))
+    if broken:
+        _, first = broken[0]
+        raise UserError(f"{first}; {len(broken)} of {len(source)} images cannot be opened: repair or remove them")
+
+
+def _broken(source: Lazy) -> Iterator[tuple[int, UserError]]:
+    """The place of each image whose picture cannot be opened, and why."""
     for place, image in enumerate(tqdm(source, "opening", unit=" images")):
         try:
             for frame in image.image.frames:
                 open_image(frame)
-            kept.append(place)
         except UserError as error:
-            skipped[image.id] = f"the picture cannot be opened: {error}"
-    if skipped:
-        log.warning("left out %d broken images: %s", len(skipped), by_reason(skipped))
-    return Chosen(source, kept), skipped
+            yield place, error
 
 
 class Chosen(Lazy):

@@ -27,7 +27,7 @@ def parts(shards, backbones, tmp_path):
     config = training(shards, backbones, tmp_path, *pairs)
     model, processor = load_model(config["model"])
     tiny.open_gates(model, 0.7)
-    trained, _ = training_images(config["data"], processor)
+    trained, _ = training_images(config["data"], processor, opens=True)
     [data] = make_data(config["data"], trained, processor, None, seed=0, workers=0)
     return model.eval(), data
 
@@ -61,7 +61,7 @@ def test_batches_depend_neither_on_workers_nor_on_global_random_states(shards, b
     world = composed("train", "data=world", *small)
     config = training(shards, backbones, tmp_path, *settings) if kind == "images" else world
     _, processor = load_model(config["model"])
-    trained, _ = training_images(config["data"], processor) or (None, None)
+    trained, _ = training_images(config["data"], processor, opens=True) or (None, None)
 
     def drawn(num_workers, state):
         random.seed(state), np.random.seed(state), torch.manual_seed(state)
@@ -106,7 +106,7 @@ def test_data_sets_of_one_run_differ_in_their_order(shards, backbones, tmp_path)
     )
     config = training(shards, backbones, tmp_path, *same)
     _, processor = load_model(config["model"])
-    trained, _ = training_images(config["data"], processor)
+    trained, _ = training_images(config["data"], processor, opens=True)
     sets = make_data(config["data"], trained, processor, None, seed=0, workers=0)
     first, second = ([name.split()[0] for name in next(iter(data.batches)).ids] for data in sets)
     assert len(first) == len(second) == 7
@@ -152,7 +152,7 @@ def test_packed_batches_have_the_loss_of_padded_ones(shards, backbones, tmp_path
         torch.manual_seed(0)
         model, processor = load_model(config["model"])
         tiny.open_gates(model, 0.7)
-        trained, _ = training_images(config["data"], processor)
+        trained, _ = training_images(config["data"], processor, opens=True)
         [data] = make_data(config["data"], trained, processor, None, seed=0, workers=0)
         batch = next(iter(data.batches))
         with torch.no_grad():

@@ -1,10 +1,12 @@
 """A run continues only with the weights, the config, the processor and the data that it began with."""
 
+import io
 import json
 import multiprocessing
 import os
 import shutil
 import sys
+import tarfile
 from functools import partial
 
 import pytest
@@ -143,6 +145,34 @@ def test_a_training_that_was_stopped_does_not_continue_with_other_data(
     change(own_shards)
     with pytest.raises(UserError, match=rf"contents\.{named}"):
         run_training(config, output)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"), [(other_picture, "data.files"), (other_caption, "data.captions"), (other_split, "data")]
+)
+def test_a_finished_training_says_that_its_data_changed_and_opens_no_picture(
+    own_shards, backbones, tmp_path, monkeypatch, change, named
+):
+    with tarfile.open(own_shards / "train-000002.tar", "w") as file:  # it is left out of training
+        for name, content in (("0030.png", b"no picture"), ("0030.txt", b"a caption")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            file.addfile(member, io.BytesIO(content))
+    output = tmp_path / "run"
+    config = training(own_shards, backbones, output, "features.folder=null", "data.documents.interleaved.similar=0")
+    run_training(config, output)
+    before = files(output)
+    monkeypatch.setattr("flamingo.data.sources.open_image", opened)
+    monkeypatch.setattr("experiments.train.load_model", opened)
+    run_training(config, output)
+    change(own_shards)
+    with pytest.raises(UserError, match=rf"contents\.{named}"):
+        run_training(config, output)
+    assert before.items() <= files(output).items()
+
+
+def opened(*_):
+    raise AssertionError
 
 
 def test_a_training_that_was_moved_with_its_features_continues_and_not_without_them(

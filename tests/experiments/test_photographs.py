@@ -13,7 +13,7 @@ from experiments.evaluate import check_outputs, plan, run_evaluation
 from experiments.train import run_training
 from flamingo.report.page import write_report
 from flamingo.utils.errors import UserError
-from tests.experiments.conftest import shard
+from tests.experiments.conftest import photograph, shard
 from tests.experiments.test_configs import composed
 
 
@@ -184,6 +184,38 @@ def test_broken_pictures_in_shards_are_left_out_counted_and_named(shards, backbo
     )
     looked = json.loads((tmp_path / "there" / "images-flickr8k.json").read_text())
     assert looked == {"near_duplicates": None, "skipped": skipped}
+
+
+@pytest.fixture
+def beside_captions(tmp_path):
+    """Photographs beside a file of captions; two are broken, the first by a missing end."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for number in range(6):
+        photograph(number).save(folder / f"{number}.png")
+    rows = [{"image": f"{number}.png", "caption": f"a dog {number}"} for number in range(6)]
+    (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "3.png").write_bytes((folder / "3.png").read_bytes()[:-40])
+    (folder / "5.png").write_bytes(b"no picture")
+    return folder
+
+
+def test_a_broken_photograph_beside_captions_is_named_before_training(beside_captions, backbones, tmp_path):
+    """It was found when it was first drawn, perhaps after hours."""
+    output = tmp_path / "run"
+    overrides = ("features.folder=null", "data.split=null", "data.sample_split=null", "~data.documents.interleaved")
+    with pytest.raises(UserError, match=r"3\.png cannot be read.*2 of 6"):
+        run_training(training(beside_captions, backbones, output, *overrides), output)
+    assert [path.name for path in output.iterdir()] == ["failure.txt"]
+
+
+def test_a_broken_photograph_beside_captions_is_named_before_an_evaluation(beside_captions, run, shards, tmp_path):
+    """Also in the support, of which no evaluation may draw it."""
+    here = (f"run={run}", f"output={tmp_path / 'there'}", "demonstrations=[random]", "features.folder=null")
+    for key in ("query", "support"):
+        with pytest.raises(UserError, match=r"3\.png cannot be read.*2 of 6"):
+            run_evaluation(evaluation(shards, *here, "shots=[0]", "controls=[]", f"{key}={beside_captions}"))
+    assert not (tmp_path / "there").exists()
 
 
 def test_captions_that_no_document_can_hold_are_left_out_of_training_and_evaluation(shards, backbones, tmp_path):

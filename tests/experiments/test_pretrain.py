@@ -55,6 +55,12 @@ def test_a_vision_encoder_is_pretrained_on_captioned_files(pairs, tmp_path):
     assert str(pairs) in card and "pretrain_vision" in card and "It was not probed." in card
 
 
+def test_a_broken_photograph_is_named_before_an_encoder_is_pretrained(pairs, tmp_path):
+    (tmp_path / "blue.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"blue\.png cannot be read"):
+        pretrain_vision.read_pairs(str(pairs))
+
+
 def test_a_card_shows_names_as_they_are(tmp_path, backbones):
     (tmp_path / "history.jsonl").write_text('{"step": 9, "seconds": 60, "loss": 1.5, "gates": {}}\n')
     model, tokenizer = (c.from_pretrained(backbones / "gpt2") for c in (AutoModelForCausalLM, AutoTokenizer))
