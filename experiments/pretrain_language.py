@@ -11,9 +11,9 @@ their photographs. What is left out, and why, is in `skipped.json`.
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from experiments.configs import build, check, nested, plain
 from experiments.loading import data_set
 from experiments.run_folder import Run, failure_recorded, run_folder
 from experiments.runs import command
-from experiments.texts import Said, documents, read_texts
+from experiments.texts import Documents, Said, read_texts
 from experiments.tokenizer import train_tokenizer
 from flamingo.data.captions import by_reason
 from flamingo.data.order import Shuffled
@@ -48,6 +48,8 @@ log = logging.getLogger(__name__)
 
 #: The tokenizer is trained on the first so many texts; more change little, and take their time.
 _TOKENIZER_TEXTS = 50_000
+#: Texts that are encoded together.
+_ENCODED_AT_ONCE = 4096
 
 
 @dataclass
@@ -104,6 +106,13 @@ class Blocks(Sequence[np.ndarray]):
         if not 0 <= index < len(self):
             raise IndexError(f"there are {len(self)} blocks, no block {index}")
         return self.tokens[index * self.block : (index + 1) * self.block]
+
+
+def encoded(texts: Iterable[str], tokenizer: Any) -> Iterator[list[int]]:
+    """Yield the tokens of each text; a part of the texts is in memory at once."""
+    remaining = iter(texts)
+    while part := list(islice(remaining, _ENCODED_AT_ONCE)):
+        yield from tokenizer(part, add_special_tokens=False)["input_ids"]
 
 
 def collate(blocks: list[np.ndarray]) -> Batch:
@@ -170,7 +179,8 @@ def _pretrain(config: dict[str, Any], run: Run) -> None:
     skipped: dict[str, str] = {}
     if config["texts"] is None:
         world = WorldTexts(config["training"]["seed"])
-        texts: Sequence[str] = [world[i] for i in tqdm(range(config["documents"]), desc="documents", unit="document")]
+        numbers = tqdm(range(config["documents"]), desc="documents", unit="document")
+        texts: list[str] | Documents = [world[number] for number in numbers]
     else:
         read: list[Said] = []
         for name in config["texts"]:
@@ -180,13 +190,12 @@ def _pretrain(config: dict[str, Any], run: Run) -> None:
         if skipped:
             log.warning("left out %d texts: %s", len(skipped), by_reason(skipped))
         contents["texts"] = digest_of(map(json.dumps, read))
-        texts = documents(read, config["rounds"], config["training"]["seed"])
+        texts = Documents(read, config["rounds"], config["training"]["seed"])
     run.begin(contents)
     if config["texts"] is not None:
         write_text(output / "skipped.json", json.dumps(skipped, indent=1) + "\n")
-    tokenizer = train_tokenizer(texts[:_TOKENIZER_TEXTS], config["vocabulary"], config["block"])
-    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    blocks = Blocks(encoded, tokenizer.eos_token_id, config["block"])
+    tokenizer = train_tokenizer(islice(texts, _TOKENIZER_TEXTS), config["vocabulary"], config["block"])
+    blocks = Blocks(encoded(texts, tokenizer), tokenizer.eos_token_id, config["block"])
     log.info("%d documents, %d tokens of %d kinds", len(texts), len(blocks.tokens), len(tokenizer))
     training = build(TrainingConfig, config["training"], "training")
     torch.manual_seed(training.seed)

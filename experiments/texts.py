@@ -4,7 +4,7 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -79,35 +79,46 @@ def _rows(path: Path) -> tuple[list[tuple[str, Said]], dict[str, str]]:
     return [(where, texts.get(where, own)) for where, own in captions.items()], skipped
 
 
-def documents(texts: Sequence[str | tuple[str, ...]], rounds: int, seed: int) -> list[str]:
-    """Texts as they are, and captions as they stand in a prompt, a line each; so many times, in other orders.
+class Documents:
+    """Texts as they are, and captions as they stand in a prompt, a line each; ``rounds`` times, in other orders.
+
+    Each iteration makes the same documents again, one at a time: memory does not grow with ``rounds``.
 
     A third of the documents of captions are of one image, a third of an image and others like it, a third of any
     images: what comes before may tell what comes next, or some of it, or only how it is said. (To put related
     texts together is In-Context Pretraining, arXiv 2310.10638; here it is for demonstrations by RICES.)
     """
-    rng = random.Random(seed)
-    described = [captions for captions in texts if not isinstance(captions, str)]
-    numbers = [number for number, text in enumerate(texts) if not isinstance(text, str)]
-    place = {number: place for place, number in enumerate(numbers)}
-    alike = similar(described, max(0, min(_SIMILAR, len(described) - 1))).tolist()
-    made = []
-    for number in (number for _ in range(rounds) for number in rng.sample(range(len(texts)), len(texts))):
-        text = texts[number]
-        if isinstance(text, str):
-            made.append(text)
-            continue
+
+    def __init__(self, texts: Sequence[Said], rounds: int, seed: int) -> None:
+        self._texts, self._rounds, self._seed = texts, rounds, seed
+        self._described = [captions for captions in texts if not isinstance(captions, str)]
+        numbers = [number for number, text in enumerate(texts) if not isinstance(text, str)]
+        number_similar = max(0, min(_SIMILAR, len(self._described) - 1))
+        alike = similar(self._described, number_similar).numpy()
+        self._alike = dict(zip(numbers, alike, strict=True))
+
+    def __len__(self) -> int:
+        return self._rounds * len(self._texts)
+
+    def __iter__(self) -> Iterator[str]:
+        rng = random.Random(self._seed)
+        for _ in range(self._rounds):
+            for number in rng.sample(range(len(self._texts)), len(self._texts)):
+                text = self._texts[number]
+                yield text if isinstance(text, str) else self._prompt(rng, text, number)
+
+    def _prompt(self, rng: random.Random, captions: tuple[str, ...], number: int) -> str:
+        described = self._described
         match rng.choice(("one", "similar", "any")):
             case "one":
-                lines = rng.sample(text, len(text))
+                lines = rng.sample(captions, len(captions))
             case "similar":
-                near = alike[place[number]]
+                near = self._alike[number].tolist()
                 others = rng.sample(near, min(_BEFORE, len(near)))
-                lines = [*(rng.choice(described[other]) for other in others), rng.choice(text)]
+                lines = [*(rng.choice(described[other]) for other in others), rng.choice(captions)]
             case "any":
-                lines = [rng.choice(rng.choice(described)) for _ in text]
-        made.append("".join(f"{PROMPT} {line}\n" for line in lines))
-    return made
+                lines = [rng.choice(rng.choice(described)) for _ in captions]
+        return "".join(f"{PROMPT} {line}\n" for line in lines)
 
 
 def similar(described: Sequence[Sequence[str]], number: int) -> Int[Tensor, "images number"]:

@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import os
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -16,13 +17,15 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from experiments import pretrain_language, pretrain_vision
 from experiments.card import save_backbone
-from experiments.pretrain_language import Blocks
+from experiments.pretrain_language import Blocks, encoded
 from experiments.pretrain_vision import ImageTextContrast
 from experiments.probe import CLASSES, answers
-from experiments.texts import documents, read_texts, similar
+from experiments.texts import Documents, read_texts, similar
+from experiments.tokenizer import train_tokenizer
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.world.scenes import Kind, Scene
 from flamingo.utils.errors import UserError
+from flamingo.utils.identity import digest_of
 from tests.experiments.test_configs import composed
 
 SHORT = ("training.steps=3", "training.log_every=1", "training.save_every=2", "optimizer.warmup=1")
@@ -196,8 +199,11 @@ def test_texts_that_cannot_be_used_are_left_out_counted_and_named(text, tmp_path
 
 def test_captions_are_read_in_new_orders_as_they_stand_in_prompts():
     texts = ["a text", *(tuple(f"{name}{i}" for i in range(3)) for name in "abcd")]
-    made = documents(texts, rounds=60, seed=0)
-    assert made == documents(texts, rounds=60, seed=0) != documents(texts, rounds=60, seed=1)
+    documents = Documents(texts, rounds=60, seed=0)
+    made = list(documents)
+    assert made == list(documents) == list(Documents(texts, rounds=60, seed=0))
+    assert made != list(Documents(texts, rounds=60, seed=1))
+    assert len(documents) == len(made) == 300
     assert [made[5 * i : 5 * i + 5].count("a text") for i in range(60)] == [1] * 60
     described = [document.removesuffix("\n").split("\n") for document in made if document != "a text"]
     lines = {line for document in described for line in document}
@@ -208,14 +214,36 @@ def test_captions_are_read_in_new_orders_as_they_stand_in_prompts():
     of_all_once = [document for document in described if len(document) == 4]
     assert 0.25 < len(of_all_once) / len(described) < 0.45
     assert all(len({line[8] for line in document}) == 4 for document in of_all_once)
-    assert documents(["one", ("a",), "two"], rounds=1, seed=0).count("Output: a\n") == 1
+    assert list(Documents(["one", ("a",), "two"], rounds=1, seed=0)).count("Output: a\n") == 1
+
+
+def test_the_order_of_texts_is_the_same_in_all_versions_of_the_code():
+    texts = ["a text", *(tuple(f"{name}{i}" for i in range(3)) for name in "abcdefgh"), "another"]
+    assert digest_of(Documents(texts, rounds=3, seed=0)) == "bcfbec96529c62bd"
+
+
+def test_memory_does_not_grow_with_rounds():
+    """Texts and their tokens are made a part at a time."""
+    texts = ["a text", *(tuple(f"{name} {i} {i * i}" for i in range(3)) for name in "abcdefgh")] * 50
+    tokenizer = train_tokenizer(Documents(texts, 1, 0), vocabulary=300, positions=64)
+
+    def peak(rounds):
+        documents = Documents(texts, rounds, seed=0)
+        tracemalloc.start()
+        count = sum(map(len, encoded(documents, tokenizer)))
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return count, most
+
+    few, many = peak(10), peak(60)
+    assert many[0] > 5 * few[0] and many[1] < 1.5 * few[1]
 
 
 def test_documents_of_similar_images_end_with_the_image_they_are_similar_to(monkeypatch):
     """Texts stand between captions, so that a place among all texts is none among those of images."""
     monkeypatch.setattr("experiments.texts._SIMILAR", 11)
     kinds = [(f"{name}{i} {verb}",) for i in range(12) for name, verb in (("dog", "barks"), ("fish", "swims"))]
-    made = documents(["a text", *kinds, "another"], rounds=30, seed=0)
+    made = Documents(["a text", *kinds, "another"], rounds=30, seed=0)
     of_similar = [document.split("\n")[:-1] for document in made if document.count("\n") == 9]
     assert 180 < len(of_similar) < 300  # of 720
     assert all(len(set(document)) == 9 for document in of_similar)
