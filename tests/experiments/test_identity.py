@@ -18,6 +18,7 @@ from experiments.evaluate import run_evaluation
 from experiments.train import run_training
 from flamingo.data.contents import contents
 from flamingo.data.sources import load
+from flamingo.evaluation.files import append_predictions
 from flamingo.training.checkpoint import StateFolder
 from flamingo.utils.errors import UserError
 from tests.experiments.conftest import shard
@@ -283,3 +284,31 @@ def test_results_come_back_if_the_evaluation_that_overwrites_them_ends_before_it
     monkeypatch.undo()
     run_evaluation(again)
     assert len((tmp_path / "run" / "predictions.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_training_that_overwrites_another_stays_from_its_first_state_on(demo, tmp_path, monkeypatch):
+    """It ends when the state is complete and the earlier run is still set aside."""
+    output = tmp_path / "run"
+    shutil.copytree(demo, output)
+    config = composed("train", *SMALL, f"output={output}", "overwrite=true", "optimizer.rate=0.02")
+    stopped(config, output, monkeypatch)
+    assert not (output / ".previous").exists() and not (output / "checkpoint").exists()
+    assert len(list((output / "state").glob("step-*[0-9]"))) == 1
+    run_training(config | {"overwrite": False}, output)
+    assert (output / "checkpoint").is_dir()
+
+
+def test_an_evaluation_that_overwrites_another_stays_from_its_first_predictions_on(demo, tmp_path, monkeypatch):
+    output = tmp_path / "run"
+    shutil.copytree(demo, output)
+    again = composed("evaluate", f"run={output}", *ONE, "task.number=3", "overwrite=true")
+
+    def append_and_end(file, rows):
+        append_predictions(file, rows)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flamingo.evaluation.harness.append_predictions", append_and_end)
+    with pytest.raises(KeyboardInterrupt):
+        run_evaluation(again)
+    assert not (output / ".previous").exists() and not (output / "scores.json").exists()
+    assert len((output / "predictions.jsonl").read_text().splitlines()) == 3
