@@ -1,4 +1,4 @@
-"""What each golden case computes: trainings of twenty steps, captions and scores of a trained model, converted logits."""
+"""What each golden case computes: losses of twenty steps, captions and scores of a trained model, converted logits."""
 
 import contextlib
 import json
@@ -120,16 +120,16 @@ def resumed_losses(folder: Path) -> Values:
 
     def fail(tracker: Tracker, record: dict[str, Any], step: int) -> None:
         if step == 12:
-            raise _Stop
+            raise _StopError
 
-    with pytest.MonkeyPatch.context() as monkeypatch, contextlib.suppress(_Stop):
+    with pytest.MonkeyPatch.context() as monkeypatch, contextlib.suppress(_StopError):
         monkeypatch.setattr(Tracker, "log", fail)
         _losses(folder, "resumed", overrides)
     assert not (folder / "resumed" / "checkpoint").exists()
     return {"fp32": _losses(folder, "resumed", overrides)}
 
 
-class _Stop(Exception):
+class _StopError(Exception):
     pass
 
 
@@ -227,7 +227,7 @@ def flamingo_mini_logits(folder: Path) -> Values:
 
 def idefics_logits(folder: Path) -> Values:
     original = test_idefics.make()
-    model, processor, _ = idefics.convert(test_idefics.save(original, folder / "idefics"))
+    model, _, _ = idefics.convert(test_idefics.save(original, folder / "idefics"))
     return {"logits": _logits(model, [test_idefics.VOCABULARY, test_idefics.VOCABULARY + 1])}
 
 
