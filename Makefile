@@ -9,7 +9,7 @@ OFFLINE := HF_HUB_OFFLINE=1
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: .venv/installed  ## from nothing to a few-shot curve: trains a Flamingo on the embedded world, some minutes on 2 cores
+demo: .venv/installed  ## from nothing to a few-shot curve: trains a Flamingo on the synthetic benchmark, some minutes on 2 cores
 	$(OFFLINE) $(BIN)/python -m experiments.train experiment=demo
 	$(OFFLINE) $(BIN)/python -m experiments.evaluate run=outputs/demo
 	$(OFFLINE) $(BIN)/python -m experiments.report run=outputs/demo

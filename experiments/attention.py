@@ -1,6 +1,6 @@
-"""Where words look: how much of their attention falls inside the object that they name, in the embedded world.
+"""Where words look: how much of their attention falls inside the object that they name, in the synthetic benchmark.
 
-python -m experiments.attention run=outputs/world
+python -m experiments.attention run=outputs/synthetic
 
 It writes attention.json, and draws it (attention.png) beside an example (attention_words.png), into the run's folder.
 """
@@ -27,14 +27,14 @@ from experiments.configs import check, plain
 from experiments.runs import command
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.document import PROMPT, Image
-from flamingo.data.world.documents import Turn, show
-from flamingo.data.world.drawing import draw, masks
-from flamingo.data.world.language import caption
-from flamingo.data.world.scenes import Scene, random_scene
-from flamingo.evaluation.metrics import bootstrap, mean
+from flamingo.evaluation.metrics.captions import bootstrap, mean
 from flamingo.model.inspection import inspect, receptive_fields
 from flamingo.report.attention import attention_figure, share_figure
 from flamingo.report.style import png
+from flamingo.synthetic.documents import Turn, show
+from flamingo.synthetic.drawing import draw, masks
+from flamingo.synthetic.grammar import caption
+from flamingo.synthetic.scenes import Scene, random_scene
 from flamingo.utils.checks import seed, whole
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_bytes, write_text

@@ -1,4 +1,4 @@
-"""From a config's ``data`` to the documents that a run is trained on: the embedded world's, or of captioned images."""
+"""From a config's ``data`` to the documents that a run is trained on: synthetic ones, or captioned images."""
 
 import logging
 import random
@@ -7,23 +7,23 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from flamingo.evaluation.metrics.captions.captions import CiderReward
 from omegaconf import MISSING
 
 from experiments.loading import data_set
 from flamingo import Document, FlamingoProcessor, Image
-from flamingo.data.captions import CaptionedImage, Lazy
+from flamingo.data.builders.interleaved import Interleaved
 from flamingo.data.collate import Example, collate
-from flamingo.data.interleaved import Interleaved
 from flamingo.data.order import Endless, Shuffled
 from flamingo.data.packing import pack
-from flamingo.data.shards import Shards
+from flamingo.data.readers.shards import Shards
+from flamingo.data.record import CaptionedImage, Lazy
 from flamingo.data.sources import Chosen, check_pictures, load, of_split, readable
 from flamingo.data.usable import usable
-from flamingo.data.world.documents import TURNS, WorldDocuments
-from flamingo.evaluation.metrics import CiderReward
-from flamingo.features import FeatureStore, nearest
-from flamingo.training.objective import Batch, DataSet, next_token
-from flamingo.training.self_critical import SelfCritical
+from flamingo.inference.features import FeatureStore, nearest
+from flamingo.synthetic.documents import TURNS, SyntheticDocuments
+from flamingo.training.losses.self_critical import SelfCritical
+from flamingo.training.step import Batch, DataSet, next_token
 from flamingo.utils.checks import one_of, positive, probability, whole, within
 from flamingo.utils.errors import UserError
 
@@ -34,12 +34,12 @@ log = logging.getLogger(__name__)
 class DocumentsConfig:
     """One kind of documents, with ``least`` to ``most`` images each."""
 
-    #: captions, binding or questions of the embedded world; images: of `data.root`.
+    #: captions, binding or questions of the synthetic benchmark; images: of `data.root`.
     kind: str = MISSING
     least: int = MISSING
     most: int = MISSING
     batch: int = MISSING
-    #: Of the world: the probability that a document begins with lines of text in the place of pictures.
+    #: Of the synthetic benchmark: the probability that a document begins with lines of text in the place of pictures.
     told: float = 0.0
     #: The probability that a document's texts belong to the image behind them rather than before (Flamingo, A.3.2).
     p_next: float = 0.0
@@ -85,7 +85,7 @@ class DocumentsConfig:
 
 @dataclass
 class DataConfig:
-    """Captioned images, where there are any, and the documents that are made of them or of the world."""
+    """Captioned images, where there are any, and the documents that are made of them or of the synthetic benchmark."""
 
     #: A folder, a file, or a pattern of shards in quotes.
     root: str | None = None
@@ -274,9 +274,9 @@ def make_data(
             documents = _interleaved(images.images, chosen, features, own_seed)
         else:
             kind, least, most = chosen["kind"], chosen["least"], chosen["most"]
-            world = WorldDocuments(kind, "training", seed, least, most, chosen["told"])
-            documents = Shuffled(world, own_seed)
-        # The world draws its pictures when they are asked for: there is nothing to keep.
+            synthetic = SyntheticDocuments(kind, "training", seed, least, most, chosen["told"])
+            documents = Shuffled(synthetic, own_seed)
+        # The synthetic benchmark draws its pictures when they are asked for: there is nothing to keep.
         of_images = chosen["kind"] == "images"
         kept, versions = (features, chosen["versions"]) if of_images else (None, 1)
         encoded = Encoded(documents, processor, kept, versions, chosen["p_next"], own_seed)
@@ -317,7 +317,7 @@ def sample_documents(config: dict[str, Any], images: CaptionedImages | None, num
             longest = min(chosen["most"], len(images.images))
             of_kind = Interleaved(images.images, 0, longest, longest)
         else:
-            of_kind = WorldDocuments(chosen["kind"], "evaluation", 0, chosen["most"], chosen["most"])
+            of_kind = SyntheticDocuments(chosen["kind"], "evaluation", 0, chosen["most"], chosen["most"])
         documents += [of_kind[index] for index in range(number)]
     return documents
 

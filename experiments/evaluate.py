@@ -1,7 +1,7 @@
 """Few-shot evaluation of a trained model: shots, seeds, controls -> predictions.jsonl and scores.json.
 
 python -m experiments.evaluate run=outputs/demo
-python -m experiments.evaluate run=outputs/demo task=world_questions shots=[0,4] beams=[1,3] seeds=[0,1,2] orders=4
+python -m experiments.evaluate run=outputs/demo task=synthetic_questions shots=[0,4] beams=[1,3] seeds=[0,1,2] orders=4
 python -m experiments.evaluate run=outputs/flickr8k task=flickr8k support='DIR/train-*.tar' query='DIR/dev-*.tar'
 
 Several tasks may be evaluated into the same folder; one that was stopped goes on, and settings are
@@ -30,14 +30,14 @@ from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.contents import contents as data_contents
 from flamingo.data.document import PROMPT
 from flamingo.data.usable import usable
-from flamingo.evaluation.captioning import Captioning
 from flamingo.evaluation.harness import evaluate
 from flamingo.evaluation.preflight import check_prompts, check_settings
+from flamingo.evaluation.protocol import Task
 from flamingo.evaluation.scores import Row
 from flamingo.evaluation.settings import Setting
-from flamingo.evaluation.tasks import Task
-from flamingo.features import FeatureStore
-from flamingo.model.configuration import FlamingoConfig
+from flamingo.evaluation.tasks.captioning import Captioning
+from flamingo.inference.features import FeatureStore
+from flamingo.model.config import FlamingoConfig
 from flamingo.model.modeling import BACKBONES
 from flamingo.report.results import read_config
 from flamingo.utils import checks

@@ -9,7 +9,7 @@ from accelerate import PartialState
 
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.document import Image
-from flamingo.features import PRECISIONS, FeatureStore, kept_identity
+from flamingo.inference.features import PRECISIONS, FeatureStore, kept_identity
 from flamingo.utils.checks import one_of
 
 

@@ -7,7 +7,7 @@ from accelerate import PartialState
 
 from flamingo.data.loader import Loader
 from flamingo.data.order import Endless
-from flamingo.training.objective import Batch, DataSet
+from flamingo.training.step import Batch, DataSet
 
 
 def data_set(

@@ -9,23 +9,24 @@ from PIL import Image as PILImage
 
 from experiments.configs import nested
 from experiments.runs import check_model
-from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor, backbones
+from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.document import Image
-from flamingo.data.pictures import Aspect
-from flamingo.features import PRECISIONS
-from flamingo.model.configuration import GatedConfig, ResamplerConfig, VisionFeaturesConfig
+from flamingo.data.transforms.pictures import Aspect
+from flamingo.inference.features import PRECISIONS
+from flamingo.model.config import GatedConfig, ResamplerConfig, VisionFeaturesConfig
 from flamingo.model.language import make_text_model
 from flamingo.model.modeling import BACKBONES, TRAINED_PARTS
 from flamingo.model.pretrained import fingerprint
 from flamingo.model.vision import image_size
 from flamingo.model.vision_probe import check_encoder
+from flamingo.synthetic import backbones
 from flamingo.utils.checks import one_of, whole
 from flamingo.utils.errors import UserError
 
 
 @dataclass
 class ModelConfig:
-    """The frozen backbones, and what is trained between them: see flamingo/model/configuration.py."""
+    """The frozen backbones, and what is trained between them: see flamingo/model/config.py."""
 
     #: Folders or hub names; "embedded" are the two that come with the package.
     vision: str = "embedded"

@@ -71,7 +71,7 @@ def _metrics(plan: Plan, setting: Setting) -> set[str]:
 def objective(run: Path, config: dict[str, Any]) -> float:
     """The score, or the mean loss (nats) over the last tenth of the records of ``history.jsonl``.
 
-    The embedded world's documents never come twice, so that there the loss is one of unseen documents. Raises
+    The synthetic benchmark's documents never come twice, so that there the loss is one of unseen documents. Raises
     ValueError, naming the file, where the score is not there.
     """
     if config["task"] is None:

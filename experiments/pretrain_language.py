@@ -1,6 +1,6 @@
 """Pretrains a causal language model, and the tokenizer that it reads with, on text alone.
 
-python -m experiments.pretrain_language                              the embedded world's language model
+python -m experiments.pretrain_language                              the synthetic benchmark's language model
 python -m experiments.pretrain_language text=captions texts=[captions.jsonl,'DIR/train-*.tar']
 
 `texts` are files with a document a line (plain text, or JSON with a "text"), or with the captions of an image a
@@ -33,12 +33,12 @@ from experiments.run_folder import Run, failure_recorded, run_folder
 from experiments.runs import command
 from experiments.texts import Documents, Said, read_texts
 from experiments.tokenizer import train_tokenizer
-from flamingo.data.captions import by_reason
 from flamingo.data.order import Shuffled
-from flamingo.data.world.documents import TURNS, Described, WorldTexts, caption_turns, stream, tell
+from flamingo.data.record import by_reason
+from flamingo.synthetic.documents import TURNS, Described, SyntheticTexts, caption_turns, stream, tell
 from flamingo.training.loop import TrainingConfig, train
-from flamingo.training.objective import Batch
 from flamingo.training.optimizer import OptimizerConfig, check_warmup
+from flamingo.training.step import Batch
 from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError
 from flamingo.utils.identity import digest_of
@@ -60,7 +60,7 @@ class PretrainLanguageConfig:
     overwrite: bool = False
     #: Fields of a transformers config; "model_type" says whose.
     model: dict[str, Any] = field(default_factory=dict)
-    #: Null: documents of the embedded world, as many as `documents`.
+    #: Null: documents of the synthetic benchmark, as many as `documents`.
     texts: list[str] | None = None
     documents: int | None = None
     #: How often texts are read; captions of an image come in another order, or among those of others, each time.
@@ -77,7 +77,7 @@ class PretrainLanguageConfig:
         if self.texts is None:
             whole("documents", self.documents, least=1)
             if self.rounds != 1:
-                raise UserError(f"rounds is {self.rounds}, but documents of the embedded world are read once")
+                raise UserError(f"rounds is {self.rounds}, but documents of the synthetic benchmark are read once")
         elif not self.texts:
             raise UserError("texts names no file")
         whole("rounds", self.rounds, least=1)
@@ -178,9 +178,9 @@ def _pretrain(config: dict[str, Any], run: Run) -> None:
     contents: dict[str, str] = {}
     skipped: dict[str, str] = {}
     if config["texts"] is None:
-        world = WorldTexts(config["training"]["seed"])
+        synthetic = SyntheticTexts(config["training"]["seed"])
         numbers = tqdm(range(config["documents"]), desc="documents", unit="document")
-        texts: list[str] | Documents = [world[number] for number in numbers]
+        texts: list[str] | Documents = [synthetic[number] for number in numbers]
     else:
         read: list[Said] = []
         for name in config["texts"]:
@@ -211,7 +211,7 @@ def _pretrain(config: dict[str, Any], run: Run) -> None:
         model,
         tokenizer,
         title=f"Language model, {type(model).__name__}, pretrained on text of "
-        + (", ".join(config["texts"]) if config["texts"] else "the embedded world"),
+        + (", ".join(config["texts"]) if config["texts"] else "the synthetic benchmark"),
         command="pretrain_language",
         unit="token",
         scores=None if config["texts"] else in_context_scores(model, tokenizer),

@@ -1,6 +1,6 @@
 """Pretrains a vision encoder by contrast with captions (CLIP, arXiv 2103.00020), and probes what it knows.
 
-python -m experiments.pretrain_vision                                    the embedded world's encoder
+python -m experiments.pretrain_vision                                    the synthetic benchmark's encoder
 python -m experiments.pretrain_vision pairs=captions.jsonl image_size=128 training.steps=20000
 
 `pairs` are captioned images as experiments.train takes them: each is paired with each of its captions. `model` is
@@ -36,17 +36,17 @@ from experiments.probe import probe
 from experiments.run_folder import Run, failure_recorded, run_folder
 from experiments.runs import command
 from experiments.tokenizer import END_OF_TEXT, train_tokenizer
-from flamingo.data.captions import CaptionedImage, by_reason
 from flamingo.data.contents import contents
 from flamingo.data.document import Image
 from flamingo.data.order import Shuffled
-from flamingo.data.pictures import open_image
-from flamingo.data.world.documents import WorldContrasts
-from flamingo.model.configuration import VisionFeaturesConfig
+from flamingo.data.record import CaptionedImage, by_reason
+from flamingo.data.transforms.pictures import open_image
+from flamingo.model.config import VisionFeaturesConfig
 from flamingo.model.vision import encode_patches, feature_width
+from flamingo.synthetic.documents import SyntheticContrasts
 from flamingo.training.loop import TrainingConfig, train
-from flamingo.training.objective import Batch
 from flamingo.training.optimizer import OptimizerConfig, check_warmup
+from flamingo.training.step import Batch
 from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
@@ -69,9 +69,9 @@ class PretrainVisionConfig:
     model: dict[str, Any] = field(default_factory=dict)
     vision_features: Any = nested(VisionFeaturesConfig)
     image_size: int = MISSING
-    #: Null: scenes of the embedded world, in groups that differ in one thing each.
+    #: Null: scenes of the synthetic benchmark, in groups that differ in one thing each.
     pairs: str | None = None
-    #: Groups in a batch, and pairs in a group of the embedded world.
+    #: Groups in a batch, and pairs in a group of the synthetic benchmark.
     batch: int = MISSING
     group: int = MISSING
     #: Of the text tower, and of the space in which pictures and captions are compared.
@@ -250,7 +250,7 @@ def _pretrain(config: dict[str, Any], run: Run) -> None:
     skipped: dict[str, str] = {}
     groups: Sequence[list[Pair]]
     if config["pairs"] is None:
-        groups = WorldContrasts(training.seed, config["group"])
+        groups = SyntheticContrasts(training.seed, config["group"])
         tokenizer = _tokenizer(pair for index in range(1000) for pair in groups[index])
     else:
         pairs, tokenizer, skipped = read_pairs(config["pairs"])
@@ -283,7 +283,7 @@ def _pretrain(config: dict[str, Any], run: Run) -> None:
         encoder,
         image_processor,
         title=f"Vision encoder, {type(encoder).__name__}, pretrained by contrast on "
-        + (config["pairs"] or "pictures of the embedded world"),
+        + (config["pairs"] or "pictures of the synthetic benchmark"),
         command="pretrain_vision",
         unit="pair",
         scores=None if config["pairs"] else probe(encoder, image_processor, features, training.seed),

@@ -1,4 +1,4 @@
-"""What a frozen vision encoder knows of the embedded world: probes that read its features as a resampler would."""
+"""What a frozen vision encoder knows of the synthetic benchmark: probes that read its features as a resampler would."""
 
 import random
 from typing import Any
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from flamingo.data.world.drawing import draw
-from flamingo.data.world.scenes import COLOURS, COUNTS, SHAPES, SIZES, Scene, Split, random_scene
-from flamingo.model.configuration import VisionFeaturesConfig
+from flamingo.model.config import VisionFeaturesConfig
 from flamingo.model.vision import encode_patches
+from flamingo.synthetic.drawing import draw
+from flamingo.synthetic.scenes import COLOURS, COUNTS, SHAPES, SIZES, Scene, Split, random_scene
 
 #: Questions about scenes, with the number of answers. The objects of a pair are asked for in reading order.
 CLASSES = {

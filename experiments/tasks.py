@@ -1,4 +1,4 @@
-"""From a config to the task that it asks for: of the embedded world, or of captioned images."""
+"""From a config to the task that it asks for: of the synthetic benchmark, or of captioned images."""
 
 import json
 import logging
@@ -12,29 +12,33 @@ from omegaconf import MISSING
 
 from experiments.data import captioned_images
 from experiments.features import add_features
-from flamingo.data.captions import CaptionedImage
-from flamingo.evaluation.captioning import Captioning
-from flamingo.evaluation.metrics import check_metrics
+from flamingo.data.record import CaptionedImage
+from flamingo.evaluation.metrics.captions import check_metrics
+from flamingo.evaluation.protocol import Task
 from flamingo.evaluation.scores import computable
-from flamingo.evaluation.tasks import Task
-from flamingo.evaluation.world import WorldBinding, WorldCaptions, WorldQuestions
-from flamingo.features import FeatureStore, near_duplicates, nearest
+from flamingo.evaluation.tasks.captioning import Captioning
+from flamingo.inference.features import FeatureStore, near_duplicates, nearest
 from flamingo.report.results import read_config
+from flamingo.synthetic.tasks import SyntheticBinding, SyntheticCaptions, SyntheticQuestions
 from flamingo.utils.checks import one_of, whole, within
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
 
 log = logging.getLogger(__name__)
 
-_WORLD: dict[str, Any] = {"captions": WorldCaptions, "binding": WorldBinding, "questions": WorldQuestions}
+_SYNTHETIC: dict[str, Any] = {
+    "captions": SyntheticCaptions,
+    "binding": SyntheticBinding,
+    "questions": SyntheticQuestions,
+}
 
 
 @dataclass
 class TaskConfig:
-    """Of the embedded world captions, binding or questions; or images: people's own, with their captions."""
+    """Of the synthetic benchmark captions, binding or questions; or images: people's own, with their captions."""
 
     kind: str = MISSING
-    #: Of the world: queries.
+    #: Of the synthetic benchmark: queries.
     number: int | None = None
     #: Of binding: names in an episode.
     ways: int | None = None
@@ -54,7 +58,7 @@ class TaskConfig:
 
     def __post_init__(self) -> None:
         if self.kind != MISSING:  # Hydra makes one of the defaults
-            one_of("kind", self.kind, (*_WORLD, "images"))
+            one_of("kind", self.kind, (*_SYNTHETIC, "images"))
         for key, least in (("number", 1), ("ways", 2), ("max_new_tokens", 1)):
             if getattr(self, key) is not None:
                 whole(key, getattr(self, key), least)
@@ -72,7 +76,7 @@ def make_task(config: dict[str, Any], opens: bool) -> Task:
             read.
     """
     kind = config["kind"]
-    one_of("task.kind", kind, (*_WORLD, "images"))
+    one_of("task.kind", kind, (*_SYNTHETIC, "images"))
     needed = {"captions": ["number"], "questions": ["number"], "binding": ["number", "ways"]}.get(
         kind, ["name", "query", "support", "max_new_tokens", "metrics"]
     )
@@ -84,7 +88,7 @@ def make_task(config: dict[str, Any], opens: bool) -> Task:
             raise UserError(f"task.{key}: {kind} has no use for it")
     if kind != "images":
         with within("task"):
-            return _WORLD[kind](**{key: config[key] for key in needed})
+            return _SYNTHETIC[kind](**{key: config[key] for key in needed})
     check_metrics(config["metrics"])  # before minutes of reading
     asked, pool = (
         captioned_images(config[which], config["images"], config["format"], config[f"{which}_split"], opens)

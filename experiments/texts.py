@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from experiments.tokenizer import END_OF_TEXT
-from flamingo.data.captions import Entry, by_reason, captions_in, usable_captions
 from flamingo.data.document import PROMPT
+from flamingo.data.record import Entry, by_reason, captions_in, usable_captions
 from flamingo.data.rows import lines, records
 from flamingo.data.sources import load_captions, recognised
 from flamingo.utils.errors import UserError

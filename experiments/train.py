@@ -2,7 +2,7 @@
 
 python -m experiments.train experiment=demo                     a few minutes on 2 cores
 python -m experiments.train experiment=demo debug=quick         a few steps, to see whether all fits together
-python -m experiments.train -m experiment=world model.gated.every=1,2,4 seed=0,1,2      a sweep of nine runs
+python -m experiments.train -m experiment=synthetic model.gated.every=1,2,4 seed=0,1,2      a sweep of nine runs
 
 Leaves in `output`: config.yaml, overrides.yaml, history.jsonl, state/ (to resume from) and, when done, checkpoint/;
 of a sweep each run in a folder below it. A run may be evaluated as soon as it is trained: see `evaluate`.
@@ -44,9 +44,9 @@ from experiments.runs import command, keep_memory
 from experiments.tracking import Tracker, WandbConfig
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.contents import contents as data_contents
-from flamingo.data.pictures import open_image
-from flamingo.decoding import Decoder
-from flamingo.features import FeatureStore
+from flamingo.data.transforms.pictures import open_image
+from flamingo.inference.features import FeatureStore
+from flamingo.inference.flamingo_engine import Decoder
 from flamingo.training.loop import TrainingConfig, train
 from flamingo.training.optimizer import OptimizerConfig, check_warmup, make_optimizer
 from flamingo.utils.checks import finite, seed, whole

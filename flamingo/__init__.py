@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Aut
 
 from flamingo.data.document import Document, Image, Text
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.model.configuration import FlamingoConfig
+from flamingo.model.config import FlamingoConfig
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 
 AutoConfig.register(FlamingoConfig.model_type, FlamingoConfig)

@@ -7,12 +7,14 @@ import torch
 from PIL import Image as PILImage
 from safetensors.torch import save_file
 
-from flamingo.data import captions, parquet_shards, sources, tar_shards
-from flamingo.data.pictures import open_image
+from flamingo.data import record as captions
+from flamingo.data import sources
+from flamingo.data.readers import parquet_shards, tar_shards
 from flamingo.data.sources import load, readable
+from flamingo.data.transforms.pictures import open_image
 from flamingo.interop import weights
 from flamingo.report import runs
-from flamingo.training.self_critical import SelfCritical
+from flamingo.training.losses.self_critical import SelfCritical
 from flamingo.utils.errors import UserError
 from tests.experiments.conftest import shard
 
@@ -34,7 +36,7 @@ def folder(tmp_path):
 
 
 def test_a_lack_of_memory_is_no_broken_picture(folder, monkeypatch):
-    monkeypatch.setattr("flamingo.data.pictures._rgb", raising(MemoryError()))
+    monkeypatch.setattr("flamingo.data.transforms.pictures._rgb", raising(MemoryError()))
     with pytest.raises(MemoryError):
         open_image(folder / "a.png")
     with pytest.raises(MemoryError):

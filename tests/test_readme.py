@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests import tiny
+from tests import layout, tiny
 from tests.evaluation.fake import model_and_processor
 
 ROOT = Path(__file__).parent.parent
@@ -32,11 +32,8 @@ def test_its_code_runs(snippet, backbones, tmp_path, monkeypatch):
     exec(snippet, {})
 
 
-def test_its_file_tree_is_the_file_tree():
-    tree = README.split("```\nflamingo/\n")[1].split("```")[0]
-    named = set(re.findall(r"\w+\.py\b", tree)) - {"tiny.py"}
-    existing = {path.name for folder in ("flamingo", "experiments") for path in (ROOT / folder).rglob("*.py")}
-    assert named == existing - {"__init__.py"}
+def test_the_layout_page_lists_every_file_with_its_docstring():
+    assert layout.PAGE.read_text(encoding="utf-8") == layout.page(), "run python -m tests.layout"
 
 
 def test_links_between_its_pages_lead_somewhere():

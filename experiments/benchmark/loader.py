@@ -11,9 +11,9 @@ from PIL import Image as PILImage
 from experiments.benchmark.materials import Sizes, picture
 from experiments.benchmark.results import Row, row
 from experiments.data import CaptionedImages, DocumentsConfig, make_data
-from flamingo.data.captions import CaptionedImage, Listed
 from flamingo.data.document import Image
 from flamingo.data.processor import FlamingoProcessor
+from flamingo.data.record import CaptionedImage, Listed
 
 #: So many times all pictures: the processes' start counts for little.
 PASSES = 8

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from flamingo.data.captions import CaptionedImage
 from flamingo.data.document import Frame
+from flamingo.data.record import CaptionedImage
 from flamingo.utils.identity import digest_of, sampled_checksum
 from flamingo.utils.io import regular_file
 

@@ -13,9 +13,9 @@ from transformers import AddedToken, AutoConfig, AutoTokenizer, BatchFeature, Pr
 
 from flamingo.data.collate import Example, PaddingSide, collate
 from flamingo.data.document import Document, Frame, Image
-from flamingo.data.image_processors import load_image_processor
-from flamingo.data.pictures import Aspect
-from flamingo.data.pixels import normalized, resized
+from flamingo.data.transforms.image_processors import load_image_processor
+from flamingo.data.transforms.pictures import Aspect
+from flamingo.data.transforms.pixels import normalized, resized
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 
@@ -61,7 +61,7 @@ class FlamingoProcessor(ProcessorMixin):
             raise UserError(f"aspect must be one of {', '.join(get_args(Aspect))}, got {aspect!r}")
         #: Whether documents begin with the tokenizer's BOS and end with its EOS, where it has them.
         self.bos, self.eos = bos, eos
-        #: How a picture is made square before the image processor sees it; see :func:`flamingo.data.pictures.shaped`.
+        #: How a picture is made square; see :func:`flamingo.data.transforms.pictures.shaped`.
         self.aspect = aspect
         if image_marker.count(IMAGE_TOKEN) != 1:
             raise ValueError(f"image_marker must contain {IMAGE_TOKEN} once, got {image_marker!r}")

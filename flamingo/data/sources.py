@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from flamingo.data.captions import (
+from flamingo.data.readers.flickr import flickr, flickr_kind
+from flamingo.data.readers.parquet_shards import parquet
+from flamingo.data.readers.tar_shards import tar
+from flamingo.data.record import (
     CaptionedImage,
     Entry,
     Lazy,
@@ -21,11 +24,8 @@ from flamingo.data.captions import (
     metadata_files,
     usable_captions,
 )
-from flamingo.data.flickr import flickr, flickr_kind
-from flamingo.data.parquet_shards import parquet
-from flamingo.data.pictures import open_image
 from flamingo.data.rows import lines, read_json
-from flamingo.data.tar_shards import tar
+from flamingo.data.transforms.pictures import open_image
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import parse_json
 

@@ -4,9 +4,9 @@ import logging
 
 import numpy as np
 
-from flamingo.data.captions import Lazy, by_reason
 from flamingo.data.document import PROMPT
 from flamingo.data.processor import FlamingoProcessor
+from flamingo.data.record import Lazy, by_reason
 from flamingo.data.sources import Chosen
 from flamingo.utils.errors import UserError
 

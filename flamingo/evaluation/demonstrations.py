@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from flamingo.data.document import Document, EndOfChunk, Part, Text
 from flamingo.data.processor import END_OF_CHUNK_TOKEN, IMAGE_TOKEN
-from flamingo.evaluation.tasks import Example, RetrievalTask, Task
+from flamingo.evaluation.protocol import Example, RetrievalTask, Task
 from flamingo.utils.errors import UserError
 
 #: How often a caption from elsewhere is drawn before it is clear that there is none.

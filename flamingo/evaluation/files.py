@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flamingo.data.pictures import open_image
+from flamingo.data.transforms.pictures import open_image
+from flamingo.evaluation.protocol import Example
 from flamingo.evaluation.scores import KEY, Row, key
-from flamingo.evaluation.tasks import Example
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import append, atomic_file, complete_lines, json_object, parse_json, write_text
 from flamingo.utils.names import picture_path

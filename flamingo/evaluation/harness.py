@@ -9,14 +9,14 @@ from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.decoding import Decoder
 from flamingo.evaluation.demonstrations import document, spell
 from flamingo.evaluation.files import append_predictions, keep_whole, save_pictures, save_scores
 from flamingo.evaluation.preflight import check_settings
+from flamingo.evaluation.protocol import Example, Task
 from flamingo.evaluation.scores import Row, computable, key, scores
 from flamingo.evaluation.settings import Setting, prompt_examples
-from flamingo.evaluation.tasks import Example, Task
-from flamingo.features import FeatureStore
+from flamingo.inference.features import FeatureStore
+from flamingo.inference.flamingo_engine import Decoder
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError

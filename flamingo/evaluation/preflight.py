@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from flamingo.data.document import Document
 from flamingo.evaluation.demonstrations import document, shots_per_group
-from flamingo.evaluation.metrics import check_metrics
+from flamingo.evaluation.metrics.captions import check_metrics
+from flamingo.evaluation.protocol import RetrievalTask, Task
 from flamingo.evaluation.settings import TEXT_ONLY_DEMONSTRATIONS, Setting, prompt_examples
-from flamingo.evaluation.tasks import RetrievalTask, Task
 from flamingo.utils.errors import UserError
 
 

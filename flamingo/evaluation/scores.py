@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from flamingo.evaluation.metrics import Statistic, bootstrap, corpus_statistics, mean, spread, unavailable
+from flamingo.evaluation.metrics.captions import Statistic, bootstrap, corpus_statistics, mean, spread, unavailable
 from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flamingo.evaluation.demonstrations import choose, retrieve, shuffled_captions, shuffled_images
+from flamingo.evaluation.protocol import Example, Task
 from flamingo.evaluation.scores import Row
-from flamingo.evaluation.tasks import Example, Task
 from flamingo.utils.checks import one_of, seed, whole
 from flamingo.utils.errors import UserError
 

@@ -13,7 +13,7 @@ from transformers import AutoConfig
 
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.interop.weights import Names, fill, read_weights, renamed
-from flamingo.model.configuration import FlamingoConfig
+from flamingo.model.config import FlamingoConfig
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.model.pretrained import load_vision_model
 from flamingo.utils.errors import UserError

@@ -22,7 +22,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from flamingo.data.processor import IMAGE_TOKEN, FlamingoProcessor
 from flamingo.interop.weights import Names, fill, read_weights, renamed
-from flamingo.model.configuration import FlamingoConfig
+from flamingo.model.config import FlamingoConfig
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained

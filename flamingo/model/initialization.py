@@ -4,8 +4,8 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
-from flamingo.model.gated import GatedCrossAttentionBlock
-from flamingo.model.resampler import PerceiverResampler
+from flamingo.model.connectors.perceiver import PerceiverResampler
+from flamingo.model.fusion.cross_attention import GatedCrossAttentionBlock
 from flamingo.model.tokens import NewTokenEmbeddings
 
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from flamingo.model.attention import Attention, attention_weights
-from flamingo.model.gated import GatedCrossAttentionBlock, seen_images, visible_images
+from flamingo.model.connectors.perceiver import ResamplerLayer
+from flamingo.model.fusion.cross_attention import GatedCrossAttentionBlock, seen_images, visible_images
 from flamingo.model.modeling import FlamingoForConditionalGeneration
-from flamingo.model.resampler import ResamplerLayer
 from flamingo.model.vision import encode_patches
 
 #: What a forward hook is told: the module, its arguments, its output.

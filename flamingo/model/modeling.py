@@ -18,9 +18,10 @@ from transformers.utils import TransformersKwargs, can_return_tuple, logging
 
 from flamingo.model.cache import PromptCache
 from flamingo.model.composition import check_composition, check_record
-from flamingo.model.configuration import FlamingoConfig
+from flamingo.model.config import FlamingoConfig
+from flamingo.model.connectors.perceiver import make_resampler
 from flamingo.model.encoders import make_vision_model
-from flamingo.model.gated import GatedCrossAttentionBlock, seen_images
+from flamingo.model.fusion.cross_attention import GatedCrossAttentionBlock, seen_images
 from flamingo.model.generation import FlamingoGeneration
 from flamingo.model.initialization import initialize
 from flamingo.model.language import check_interface, forward_arguments, load_text_model, make_text_model
@@ -35,7 +36,6 @@ from flamingo.model.pretrained import (
     load_vision_model,
     origin,
 )
-from flamingo.model.resampler import make_resampler
 from flamingo.model.splice import Splice, VisualCache, VisualContext
 from flamingo.model.tokens import NewTokenEmbeddings
 from flamingo.model.vision import encode_patches, feature_width
@@ -343,7 +343,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         return self.resample(rearrange(features, "(b m f) p v -> b m f p v", b=b, m=m, f=f))
 
     def resample(self, image_features: Float[Tensor, "b m f p v"]) -> Float[Tensor, "b m r v"]:
-        """Visual tokens of frozen features that are at hand already: see :mod:`flamingo.features`."""
+        """Visual tokens of frozen features that are at hand already: see :mod:`flamingo.inference.features`."""
         if image_features.shape[-1] != self.config.vision_width:
             raise ValueError(
                 f"image_features [b m f p v] are {image_features.shape[-1]} wide, but v is {self.config.vision_width}"

@@ -14,7 +14,7 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
-from flamingo.model.configuration import FlamingoConfig
+from flamingo.model.config import FlamingoConfig
 from flamingo.model.encoders import vision_class, vision_config
 from flamingo.model.language import hub_arguments, load_text_model
 from flamingo.model.loading import load_weights

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from flamingo.model.configuration import VisionFeaturesConfig
+from flamingo.model.config import VisionFeaturesConfig
 from flamingo.model.layers import repeated_layers
 from flamingo.utils.errors import UserError
 

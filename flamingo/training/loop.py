@@ -14,10 +14,11 @@ from accelerate.utils import DistributedType, set_seed
 from torch import nn
 from tqdm.auto import tqdm
 
-from flamingo.training.checkpoint import StateFolder, untouched_random_states
 from flamingo.training.history import History
 from flamingo.training.interrupt import deferred_interrupt
-from flamingo.training.objective import (
+from flamingo.training.optimizer import OptimizerConfig, make_optimizer, make_schedule, rate_factor
+from flamingo.training.state import StateFolder, untouched_random_states
+from flamingo.training.step import (
     Combine,
     DataSet,
     Precision,
@@ -26,7 +27,6 @@ from flamingo.training.objective import (
     not_finite,
     total,
 )
-from flamingo.training.optimizer import OptimizerConfig, make_optimizer, make_schedule, rate_factor
 from flamingo.utils.checks import one_of, seed, whole
 from flamingo.utils.errors import Stopped, UserError
 

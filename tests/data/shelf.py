@@ -4,8 +4,8 @@ import json
 
 from PIL import Image as PILImage
 
-from flamingo.data.captions import collected
-from flamingo.data.pictures import open_image
+from flamingo.data.record import collected
+from flamingo.data.transforms.pictures import open_image
 
 
 def photographs(folder, *names):

@@ -5,7 +5,7 @@ import resource
 import pytest
 
 from experiments.data import captioned_images
-from flamingo.data.pictures import open_image
+from flamingo.data.transforms.pictures import open_image
 from flamingo.utils.errors import UserError
 from tests.data.malformed import Malformed, files
 

@@ -9,8 +9,8 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from flamingo import Document, FlamingoProcessor, Text
-from flamingo.data.captions import CaptionedImage, Listed
 from flamingo.data.document import PROMPT, Image
+from flamingo.data.record import CaptionedImage, Listed
 from flamingo.data.usable import usable
 from flamingo.utils.errors import UserError
 

@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 
 from flamingo import FlamingoProcessor, Image
 from flamingo.evaluation.harness import Setting, evaluate
-from flamingo.evaluation.tasks import Example
+from flamingo.evaluation.protocol import Example
 from tests import tiny
 
 THINGS = ("dog", "cat", "ball", "mat", "red ball", "grass", "two dogs", "colour")

@@ -9,7 +9,7 @@ import pytest
 
 from flamingo import FlamingoProcessor, Image
 from flamingo.evaluation.demonstrations import choose, document, shuffled_captions, shuffled_images, spell
-from flamingo.evaluation.tasks import Example, Task
+from flamingo.evaluation.protocol import Example, Task
 from flamingo.utils.errors import UserError
 from tests.evaluation.fake import FakeTask, example
 

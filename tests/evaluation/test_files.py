@@ -7,7 +7,7 @@ from PIL import Image as PILImage
 
 from flamingo import Image
 from flamingo.evaluation.files import append_predictions, keep_whole, read_predictions, save_pictures, save_scores
-from flamingo.evaluation.tasks import Example
+from flamingo.evaluation.protocol import Example
 from flamingo.utils.errors import UserError
 from flamingo.utils.names import picture_path
 

@@ -122,7 +122,7 @@ def test_spice_runs_once_for_all_settings_and_orders(monkeypatch):
             calls.append(said)
             return 0.0, [{"All": {"f": float(len(said[place][0]) + len(right[place]))}} for place in said]
 
-    monkeypatch.setattr("flamingo.evaluation.metrics._spice_unavailable", lambda: None)
+    monkeypatch.setattr("flamingo.evaluation.metrics.captions._spice_unavailable", lambda: None)
     monkeypatch.setattr("pycocoevalcap.spice.spice.Spice", Spice)
     predictions = [scored(q, shots=s, output=q * s, references=["r"] * s) for s in (1, 2, 3) for q in ("a", "bb")]
     rows = scores(predictions, ("SPICE",))

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from experiments.attention import Word, look, make_scenes, named_words, run_attention, shares
-from flamingo.backbones import LANGUAGE, VISION
 from flamingo.data.document import PROMPT
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.data.world.documents import Turn, show
-from flamingo.data.world.drawing import masks
-from flamingo.data.world.language import caption
 from flamingo.model.modeling import FlamingoForConditionalGeneration
+from flamingo.synthetic.backbones import LANGUAGE, VISION
+from flamingo.synthetic.documents import Turn, show
+from flamingo.synthetic.drawing import masks
+from flamingo.synthetic.grammar import caption
 from flamingo.utils.errors import UserError
 from tests.experiments.test_configs import composed
 

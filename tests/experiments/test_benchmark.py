@@ -13,7 +13,7 @@ from experiments.benchmark.results import row, write
 from experiments.benchmark.training import train_step
 from experiments.benchmark.worker import Machine
 from flamingo import FlamingoForConditionalGeneration
-from flamingo.model import gated
+from flamingo.model.fusion import cross_attention as gated
 
 SMALL = Sizes(shots=[3], support=6, queries=5, text=8, vocabulary=500, train_images=3, train_tokens=12, image_size=32)
 

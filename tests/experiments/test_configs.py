@@ -43,8 +43,8 @@ SCHEMAS = {
 }
 #: What options must be told besides.
 NEEDED = {
-    "experiment=flickr8k": ("data.root=somewhere", "model.vision=somewhere"),
-    "experiment=flickr8k_cider": ("data.root=somewhere", "model.vision=somewhere"),
+    "experiment=captions": ("data.root=somewhere", "model.vision=somewhere"),
+    "experiment=captions_reward": ("data.root=somewhere", "model.vision=somewhere"),
     "model=mobilenet": ("model.vision=somewhere",),
     "text=captions": ("texts=[somewhere]",),
 }
@@ -82,7 +82,7 @@ def test_an_experiment_and_a_debug_option_go_together():
     config = composed("train", "experiment=demo", "debug=quick")
     assert (config["output"], config["training"]["steps"]) == ("outputs/debug", 4)
     assert config["data"]["documents"].keys() == {"captions"}
-    assert composed("train", "experiment=world")["data"]["documents"].keys() == {"captions", "binding", "questions"}
+    assert composed("train", "experiment=synthetic")["data"]["documents"].keys() == {"captions", "binding", "questions"}
 
 
 def test_a_misspelt_key_and_a_value_of_the_wrong_type_are_errors_that_name_them():

@@ -11,8 +11,8 @@ from jaxtyping import TypeCheckError
 from experiments.data import Encoded, make_data, training_images
 from experiments.model import load_model
 from experiments.train import run_training
-from flamingo.data.world.documents import WorldDocuments
-from flamingo.training.checkpoint import StateFolder
+from flamingo.synthetic.documents import SyntheticDocuments
+from flamingo.training.state import StateFolder
 from tests import tiny
 from tests.experiments.test_configs import composed
 from tests.experiments.test_photographs import training
@@ -49,7 +49,7 @@ def test_versions_of_a_document_share_its_images(parts):
     assert not torch.equal(tensors["input_ids"][0], tensors["input_ids"][1])
 
 
-@pytest.mark.parametrize("kind", ["images", "world"])
+@pytest.mark.parametrize("kind", ["images", "synthetic"])
 def test_batches_depend_neither_on_workers_nor_on_global_random_states(shards, backbones, tmp_path, kind):
     """Captions, views, the coin of p_next and drawn scenes are functions of seed and position."""
     settings = (
@@ -58,8 +58,8 @@ def test_batches_depend_neither_on_workers_nor_on_global_random_states(shards, b
         "data.documents.interleaved.similar=0",
     )
     small = [f"data.documents.{name}.batch=1" for name in ("captions", "binding", "questions")]
-    world = composed("train", "data=world", *small)
-    config = training(shards, backbones, tmp_path, *settings) if kind == "images" else world
+    synthetic = composed("train", "data=synthetic", *small)
+    config = training(shards, backbones, tmp_path, *settings) if kind == "images" else synthetic
     _, processor = load_model(config["model"])
     trained, _ = training_images(config["data"], processor, opens=True) or (None, None)
 
@@ -115,7 +115,7 @@ def test_data_sets_of_one_run_differ_in_their_order(shards, backbones, tmp_path)
 
 def test_the_coin_of_p_next_is_the_documents_own_and_falls_as_often_as_asked(backbones):
     _, processor = load_model(composed("train")["model"])
-    documents = WorldDocuments("captions", "training", 0, 2, 2, 0.0)
+    documents = SyntheticDocuments("captions", "training", 0, 2, 2, 0.0)
 
     def sees(p_next):
         """What the last word of each of 40 documents' first captions sees, counted from their first image."""
@@ -137,8 +137,8 @@ def test_what_a_loader_hands_over_as_bytes_becomes_the_processors_pixels():
     assert batch.tensors["pixel_values"].dtype == torch.uint8
     with pytest.raises((ValueError, TypeCheckError), match="pixel_values"):  # the checks of tests come first
         model(**batch.tensors)
-    world = WorldDocuments("captions", "training", 0, 2, 2, 0.0)
-    drawn = [world[int(name.rpartition("/")[2])] for name in batch.ids]
+    documents = SyntheticDocuments("captions", "training", 0, 2, 2, 0.0)
+    drawn = [documents[int(name.rpartition("/")[2])] for name in batch.ids]
     assert [document.id for document in drawn] == batch.ids
     expected = processor.batch(drawn)["pixel_values"]
     torch.testing.assert_close(data.prepare(batch.tensors)["pixel_values"], expected, rtol=0, atol=1e-6)

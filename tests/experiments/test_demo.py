@@ -94,8 +94,8 @@ def contents(folder):
 WRONG_EVALUATIONS = [
     (["shots=[0,2,64]"], "64"),  # more than the 32 candidates
     (["shots=[0,32]"], "456 tokens"),  # a prompt longer than the context
-    (["task=world_binding", "task.number=2", "shots=[3]"], "3 shots .* 2 groups"),
-    (["demonstrations=[rices]"], "world/captions"),
+    (["task=synthetic_binding", "task.number=2", "shots=[3]"], "3 shots .* 2 groups"),
+    (["demonstrations=[rices]"], "synthetic_captions"),
     (["shots=[0,0]"], "0 shots"),
     (["shots=[]", "controls=[]", "text_only=false"], "setting"),
     (["task.kind=caption"], r"task\.kind.*questions, images.*'caption'"),
@@ -126,7 +126,7 @@ def test_a_mistake_in_an_evaluation_is_found_before_the_training_that_it_follows
 def test_evaluations_that_contradict_each_other_are_found_before_training(run, tmp_path):
     config = composed("train", *SMALL)
     config["evaluate"] = [["task.number=4"], ["task.number=5"]]
-    with pytest.raises(UserError, match=r"world/captions.*task\.number.*4.*5"):
+    with pytest.raises(UserError, match=r"synthetic_captions.*task\.number.*4.*5"):
         run_training(config, tmp_path / "run")
     config["evaluate"] = [["task.number=5", f"output={run}"]]  # which has results of 4 queries
     with pytest.raises(UserError, match=rf"{run}.*task\.number.*4.*5"):

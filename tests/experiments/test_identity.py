@@ -19,7 +19,7 @@ from experiments.train import run_training
 from flamingo.data.contents import contents
 from flamingo.data.sources import load
 from flamingo.evaluation.files import append_predictions
-from flamingo.training.checkpoint import StateFolder
+from flamingo.training.state import StateFolder
 from flamingo.utils.errors import UserError
 from tests.experiments.conftest import shard
 from tests.experiments.test_configs import composed
@@ -76,12 +76,14 @@ def test_another_task_with_another_checkpoint_is_refused_in_the_same_folder(demo
     shutil.copytree(demo, tmp_path / "run")
     one_weight_changed(tmp_path / "run" / "checkpoint" / "model.safetensors")
     before = (tmp_path / "run" / "scores.json").read_bytes()
-    other = ("evaluate", f"run={tmp_path / 'run'}", *ONE, "task=world_questions")
-    with pytest.raises(UserError, match=r"evaluate-world-captions\.yaml.*model\.safetensors was"):
+    other = ("evaluate", f"run={tmp_path / 'run'}", *ONE, "task=synthetic_questions")
+    with pytest.raises(UserError, match=r"evaluate-synthetic_captions\.yaml.*model\.safetensors was"):
         run_evaluation(composed(*other))
     assert (tmp_path / "run" / "scores.json").read_bytes() == before
     run_evaluation(composed(*other, "overwrite=true"))
-    assert {row["task"] for row in json.loads((tmp_path / "run" / "scores.json").read_text())} == {"world/questions"}
+    assert {row["task"] for row in json.loads((tmp_path / "run" / "scores.json").read_text())} == {
+        "synthetic_questions"
+    }
 
 
 def test_predictions_are_kept_when_only_what_does_not_change_them_is_changed(demo, tmp_path):

@@ -20,7 +20,7 @@ from tests.experiments.test_configs import composed
 def training(shards, backbones, output, *overrides):
     return composed(
         "train",
-        *("experiment=flickr8k", "debug=quick", *common(shards, backbones, output)),
+        *("experiment=captions", "debug=quick", *common(shards, backbones, output)),
         *("data.documents.pairs.batch=2", "data.documents.interleaved.batch=2"),
         *("data.documents.interleaved.least=3", "data.documents.interleaved.most=3"),
         "data.documents.interleaved.views=2",
@@ -33,7 +33,7 @@ def by_reward(run, shards, backbones, output, *overrides):
     """The training that goes on from ``run``."""
     return composed(
         "train",
-        *("experiment=flickr8k_cider", "debug=quick", *common(shards, backbones, output)),
+        *("experiment=captions_reward", "debug=quick", *common(shards, backbones, output)),
         *("data.documents.pairs.batch=3", "data.documents.pairs.views=2", "data.documents.interleaved.batch=2"),
         *("data.documents.interleaved.least=3", "data.documents.interleaved.most=3"),
         "data.documents.interleaved.views=2",
@@ -261,7 +261,7 @@ def test_metrics_may_be_changed_and_score_the_predictions_that_are_there(run, sh
     def decode(*args, **kwargs):
         raise AssertionError("the model is asked again")
 
-    monkeypatch.setattr("flamingo.decoding.Decoder.__call__", decode)
+    monkeypatch.setattr("flamingo.inference.flamingo_engine.Decoder.__call__", decode)
     run_evaluation(evaluation(shards, *here, "task.metrics=[CIDEr,BLEU-4]"))
     assert (tmp_path / "predictions.jsonl").read_bytes() == predictions
     assert {row["metric"] for row in json.loads((tmp_path / "scores.json").read_text())} == {"CIDEr", "BLEU-4"}

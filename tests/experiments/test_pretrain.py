@@ -23,7 +23,7 @@ from experiments.probe import CLASSES, answers
 from experiments.texts import Documents, read_texts, similar
 from experiments.tokenizer import train_tokenizer
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.data.world.scenes import Kind, Scene
+from flamingo.synthetic.scenes import Kind, Scene
 from flamingo.utils.errors import UserError
 from flamingo.utils.identity import digest_of
 from tests.experiments.test_configs import composed
@@ -327,7 +327,7 @@ def test_probes_ask_only_what_makes_sense():
 
 
 def test_the_embedded_backbones_compose_and_fit_the_package():
-    from flamingo import backbones
+    from flamingo.synthetic import backbones
 
     processor = FlamingoProcessor.from_vision_text_pretrained(backbones.VISION, backbones.LANGUAGE)
     assert processor.tokenizer.bos_token_id is not None

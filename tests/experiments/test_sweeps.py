@@ -39,7 +39,7 @@ def files(folder):
 
 
 def test_a_run_is_trained_and_evaluated_at_once_and_done_again_changes_nothing(tmp_path):
-    config = composed("train", *SMALL, EVALUATION, f"output={tmp_path}", "objective.task=world/captions")
+    config = composed("train", *SMALL, EVALUATION, f"output={tmp_path}", "objective.task=synthetic_captions")
     value = run_training(config, tmp_path, ["seed=0"])
     rows = json.loads((tmp_path / "scores.json").read_text())
     assert {row["shots"] for row in rows} == {0, 2}
@@ -63,16 +63,25 @@ def test_the_objective_is_the_last_losses_or_the_score_that_is_named(tmp_path):
         objective(tmp_path, {"task": "a", "shots": 8, "metric": "CIDEr"})
 
 
+CAPTIONS_TASK = "objective.task=synthetic_captions"
+
+
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        (["objective.task=world/binding/2way"], r"objective\.task=world/binding/2way.*world/captions"),
-        (["objective.task=world/captions", "objective.shots=4"], r"objective\.shots=4"),
-        (["objective.task=world/captions", "objective.metric=METEOR"], r"objective\.metric=METEOR"),
-        (["objective.task=world/captions", "objective.metric=valid_name_rate"], r"objective\.metric=valid_name_rate"),
-        (["objective.task=world/captions", "objective.metric=exact_match_order_std"], r"objective\.metric"),
+        (["objective.task=synthetic_binding_2way"], r"objective\.task=synthetic_binding_2way.*synthetic_captions"),
+        ([CAPTIONS_TASK, "objective.shots=4"], r"objective\.shots=4"),
+        ([CAPTIONS_TASK, "objective.metric=METEOR"], r"objective\.metric=METEOR"),
+        (
+            [CAPTIONS_TASK, "objective.metric=valid_name_rate"],
+            r"objective\.metric=valid_name_rate",
+        ),
+        ([CAPTIONS_TASK, "objective.metric=exact_match_order_std"], r"objective\.metric"),
         # Two demonstrations without their images are no plain setting with 0 shots.
-        ([EVALUATION.replace("[0,2]", "[2]").replace("=false", "=true"), "objective.task=world/captions"], "shots=0"),
+        (
+            [EVALUATION.replace("[0,2]", "[2]").replace("=false", "=true"), CAPTIONS_TASK],
+            "shots=0",
+        ),
     ],
 )
 def test_an_objective_that_no_evaluation_gives_is_found_before_training(tmp_path, overrides, named):
@@ -84,11 +93,11 @@ def test_an_objective_that_no_evaluation_gives_is_found_before_training(tmp_path
 @pytest.mark.parametrize(
     ("task", "shots", "orders", "metrics"),
     [
-        ("world_captions", 2, 1, {"exact_match", "attribute_accuracy", "CIDEr", "BLEU-1", "BLEU-4"}),
-        ("world_questions", 2, 2, {"exact_match", "exact_match_order_std"}),
-        ("world_binding", 0, 2, {"exact_match", "valid_name_rate"}),
+        ("synthetic_captions", 2, 1, {"exact_match", "attribute_accuracy", "CIDEr", "BLEU-1", "BLEU-4"}),
+        ("synthetic_questions", 2, 2, {"exact_match", "exact_match_order_std"}),
+        ("synthetic_binding", 0, 2, {"exact_match", "valid_name_rate"}),
         (
-            "world_binding",
+            "synthetic_binding",
             2,
             1,
             {"exact_match", "valid_name_rate", "exact_match_of_valid"}
@@ -180,7 +189,7 @@ def test_a_run_without_overrides_of_its_own_has_the_folder_of_the_sweep():
 
 def test_a_key_that_is_usually_left_out_is_named_where_it_is_swept():
     """Else two runs would share a folder."""
-    [argument] = folder_arguments(["-m", "experiment=demo,world", "workers=0"], CONF)
+    [argument] = folder_arguments(["-m", "experiment=demo,synthetic", "workers=0"], CONF)
     assert "experiment" not in argument and "workers" in argument and "output" in argument
 
 

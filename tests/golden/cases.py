@@ -26,7 +26,7 @@ from tests.interop import peers, test_flamingo_mini, test_idefics
 Case = Callable[[Path], Values]
 
 TWENTY_STEPS = ("training.steps=20", "training.log_every=1", "training.sample_every=0", "optimizer.warmup=5")
-#: Per kind of documents of the synthetic world: batch size, fewest and most images.
+#: Per kind of documents of the synthetic benchmark: batch size, fewest and most images.
 KINDS = {"captions": (2, 2, 3), "binding": (2, 6, 7), "questions": (2, 2, 3)}
 PRECISIONS = ("fp32", "bf16")
 TRAINED_STEPS = 200
@@ -56,7 +56,7 @@ def _losses(folder: Path, name: str, overrides: Sequence[str]) -> list[float]:
 
 
 def _synthetic(kinds: Sequence[str], precision: str) -> list[str]:
-    overrides = ["experiment=demo", "data=world", f"training.precision={precision}", *TWENTY_STEPS]
+    overrides = ["experiment=demo", "data=synthetic", f"training.precision={precision}", *TWENTY_STEPS]
     for kind in KINDS:
         if kind not in kinds:
             overrides.append(f"~data.documents.{kind}")

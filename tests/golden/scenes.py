@@ -4,9 +4,9 @@ import json
 import random
 from pathlib import Path
 
-from flamingo.data.world.drawing import draw
-from flamingo.data.world.language import Dialect, caption
-from flamingo.data.world.scenes import random_scene
+from flamingo.synthetic.drawing import draw
+from flamingo.synthetic.grammar import Dialect, caption
+from flamingo.synthetic.scenes import random_scene
 
 
 def write_scenes(folder: Path, split: str, count: int) -> Path:

@@ -5,7 +5,7 @@ import torch
 from transformers import DynamicCache, GenerationConfig, set_seed
 from transformers.generation.streamers import BaseStreamer
 
-from flamingo.model import gated
+from flamingo.model.fusion import cross_attention as gated
 from tests import tiny
 
 GREEDY = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "eos_token_id": 1}

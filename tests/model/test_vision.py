@@ -5,7 +5,7 @@ import torch
 from transformers import AutoConfig, AutoModel, BlipConfig, BlipModel
 
 from flamingo import FlamingoForConditionalGeneration
-from flamingo.model.configuration import VisionFeaturesConfig
+from flamingo.model.config import VisionFeaturesConfig
 from flamingo.model.encoders import make_vision_model
 from flamingo.model.pretrained import load_vision_model
 from flamingo.model.vision import encode_patches, feature_width

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from flamingo.model.configuration import VisionFeaturesConfig
+from flamingo.model.config import VisionFeaturesConfig
 from flamingo.model.encoders import make_vision_model
 from flamingo.model.vision import encode_patches, feature_width, image_size
 from flamingo.model.vision_probe import check_encoder

@@ -14,15 +14,15 @@ SHAPES = ("circle", "square", "triangle")
 CONTROLS = ("blind", "shuffled_images", "shuffled_captions", "copied_caption")
 #: For each task: what it is scored by, its most shots, and where its curves begin and end.
 TASKS = {
-    "world/captions": (("exact_match", "attribute_accuracy", "CIDEr", "BLEU-4"), (0, 1, 2, 4, 8), (0.01, 0.62)),
-    "world/binding/2way": (("exact_match", "valid_name_rate"), (0, 2, 4, 8), (0.0, 0.81)),
-    "world/binding/5way": (("exact_match", "valid_name_rate"), (0, 5, 10, 20), (0.0, 0.55)),
-    "world/questions": (("exact_match",), (0, 1, 2, 4, 8), (0.22, 0.9)),
+    "synthetic_captions": (("exact_match", "attribute_accuracy", "CIDEr", "BLEU-4"), (0, 1, 2, 4, 8), (0.01, 0.62)),
+    "synthetic_binding_2way": (("exact_match", "valid_name_rate"), (0, 2, 4, 8), (0.0, 0.81)),
+    "synthetic_binding_5way": (("exact_match", "valid_name_rate"), (0, 5, 10, 20), (0.0, 0.55)),
+    "synthetic_questions": (("exact_match",), (0, 1, 2, 4, 8), (0.22, 0.9)),
     "flickr8k": (("CIDEr", "BLEU-4"), (0, 4, 8, 16, 32), (0.3, 0.71)),
 }
 
 
-def row(task="world/captions", shots=4, demonstrations="random", control=None, decoding="greedy", seed=0, **rest):
+def row(task="synthetic_captions", shots=4, demonstrations="random", control=None, decoding="greedy", seed=0, **rest):
     fields = {"task": task, "shots": shots, "demonstrations": demonstrations, "control": control}
     return fields | {"decoding": decoding, "seed": seed} | rest
 

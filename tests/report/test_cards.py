@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 
 from flamingo import Image
 from flamingo.evaluation.files import save_pictures
-from flamingo.evaluation.tasks import Example
+from flamingo.evaluation.protocol import Example
 from flamingo.report.cards import cards
 from flamingo.report.results import read_predictions
 from flamingo.utils.errors import UserError
@@ -24,7 +24,7 @@ PROMPT = "<image>Output: two<|endofchunk|><image>Output: zero<|endofchunk|><imag
 def make(tmp_path):
     """Cards of predictions, where the query and two demonstrations have their picture."""
     for id in ("q0", "d/0", "d/1"):
-        for task in ("world/captions", "a", "b", "c"):
+        for task in ("synthetic_captions", "a", "b", "c"):
             path = picture_path(tmp_path, task, id)
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(id.encode())

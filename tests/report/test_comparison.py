@@ -55,7 +55,7 @@ def test_seeds_are_runs_that_differ_in_nothing_else(folders):
 def test_means_intervals_and_differences_by_hand(folders):
     one, other = compare(read_runs(folders)[0], "model.every=1")
     assert (one.task, one.shots, one.metric, one.values) == (
-        "world/captions",
+        "synthetic_captions",
         4,
         "exact_match",
         pytest.approx((0.6, 0.7)),
@@ -98,7 +98,7 @@ def test_what_failed_is_missing_or_incomplete_is_listed_with_its_reason(folders,
         str(twin): f"left out: the same config and seed as {folders[0]}",
         str(tmp_path / "features"): "no run: there is no config.yaml",
         **{
-            str(folder): "incomplete: lacks 1 of 2 scores, among them CIDEr of world/captions at 4 shots"
+            str(folder): "incomplete: lacks 1 of 2 scores, among them CIDEr of synthetic_captions at 4 shots"
             for folder in folders[:3]
         },
         "model.every=2": "missing: seed 1, which other variants have",

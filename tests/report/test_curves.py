@@ -79,8 +79,8 @@ def test_a_panel_for_each_task_and_headline_metric(read):
     figure = few_shot_figure(read(*rows))
     panels = [(ax.get_title("left").strip(), texts(ax) - {"few-shot"}) for ax in figure.axes]
     assert panels == [
-        ("world/captions", {"exact match × 100"}),  # noqa: RUF001
-        ("world/captions", {"CIDEr × 100"}),  # noqa: RUF001
+        ("synthetic_captions", {"exact match × 100"}),  # noqa: RUF001
+        ("synthetic_captions", {"CIDEr × 100"}),  # noqa: RUF001
         ("other", {"own metric × 100, beam3"}),  # noqa: RUF001
     ]
 
@@ -97,7 +97,7 @@ def test_scores_of_zero_have_an_axis(read):
 
 
 def test_names(read):
-    assert headline_metrics(read(fake.score(metric="BLEU-4"), fake.score(metric="BLEU-1")), "world/captions") == [
+    assert headline_metrics(read(fake.score(metric="BLEU-4"), fake.score(metric="BLEU-1")), "synthetic_captions") == [
         "BLEU-4"
     ]
     assert metric_name("exact_match_order_std") == "exact match, std over orders"

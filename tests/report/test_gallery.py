@@ -95,7 +95,7 @@ def test_failures_are_wrong_answers_without_control_each_query_once_at_its_most_
 
 def test_failures_are_shown_where_their_picture_was_kept(tmp_path):
     fake.write_lines(tmp_path / "p.jsonl", [failed("x/a", 1), failed("x/b", 2)])
-    path = picture_path(tmp_path, "world/captions", "x/a")
+    path = picture_path(tmp_path, "synthetic_captions", "x/a")
     path.parent.mkdir()
     RED.save(path)
     (ax,) = failures_figure(read_predictions(tmp_path / "p.jsonl"), tmp_path).axes

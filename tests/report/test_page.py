@@ -41,7 +41,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return fake.write_run(tmp_path_factory.mktemp("run") / "demo", tasks=("world/captions", "flickr8k"), queries=2)
+    return fake.write_run(tmp_path_factory.mktemp("run") / "demo", tasks=("synthetic_captions", "flickr8k"), queries=2)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_plots_are_there_for_light_and_dark_pages(page):
 
 def test_pictures_are_embedded_as_they_are(run, page):
     embedded = {attrs["src"] for tag, attrs in page.tags if tag == "img"}
-    paths = [path for path in (run / "pictures").rglob("*.png") if "world_captions_query-000" in path.name]
+    paths = [path for path in (run / "pictures").rglob("*.png") if "synthetic_captions_query-000" in path.name]
     assert paths
     for path in paths:
         assert "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode() in embedded
@@ -111,7 +111,7 @@ def test_tables_hold_means_times_100_with_intervals(tmp_path):
     ]
     assert page.of("strong") == ["40.0"]
     summary = re.sub(r"\s+", " ", page.of("p")[0]).strip()
-    assert summary == "world/captions: exact match 40.0 at 4 shots (1.3 at 0)."
+    assert summary == "synthetic_captions: exact match 40.0 at 4 shots (1.3 at 0)."
     assert page.of("dt") + page.of("dd") == ["0 shots", "blind", "1.3", "2.1"]
 
 

@@ -51,7 +51,7 @@ def scenarios(inputs: Inputs) -> dict[str, Scenario]:
     def training(output: Path, *overrides: str) -> list[str]:
         return [
             "train",
-            "experiment=flickr8k",
+            "experiment=captions",
             "debug=quick",
             "wandb.mode=disabled",
             f"output={output}",

@@ -18,8 +18,8 @@ from flamingo.data.collate import Example, collate
 from flamingo.data.loader import Loader
 from flamingo.data.order import Mixture, Shuffled
 from flamingo.training.loop import TrainingConfig, train
-from flamingo.training.objective import Batch, DataSet
 from flamingo.training.optimizer import OptimizerConfig
+from flamingo.training.step import Batch, DataSet
 from flamingo.utils.errors import UserError
 from tests import tiny
 

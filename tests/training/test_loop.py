@@ -10,8 +10,8 @@ import torch
 from accelerate import Accelerator
 
 from flamingo.training.loop import TrainingConfig, gate_values, train
-from flamingo.training.objective import DataSet
 from flamingo.training.optimizer import OptimizerConfig
+from flamingo.training.step import DataSet
 from flamingo.utils.errors import Stopped, UserError
 from tests import tiny
 from tests.training.runs import Listed, batch, history, make_model, trained

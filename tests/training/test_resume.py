@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from flamingo.training.loop import TrainingConfig, train
-from flamingo.training.objective import DataSet
 from flamingo.training.optimizer import OptimizerConfig
+from flamingo.training.step import DataSet
 from flamingo.utils.errors import UserError
 from tests.training import runs
 

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from experiments.runs import check_model
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
-from flamingo.captioning import Captioner
+from flamingo.inference.captioner import Captioner
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 from tests import tiny

@@ -31,7 +31,7 @@ def test_any_other_text_has_a_name_of_its_own_that_file_systems_hold(tmp_path):
     assert len(list(tmp_path.iterdir())) == len(ALIKE)
 
 
-@pytest.mark.parametrize("task", ["world/captions", "flickr8k", "../other"])
+@pytest.mark.parametrize("task", ["synthetic_captions", "flickr8k", "../other"])
 def test_pictures_of_tasks_with_the_same_ids_lie_in_folders_of_their_own(task):
     paths = {picture_path(Path("pictures"), name, id) for name in (task, "coco") for id in ("1", "2")}
     assert len(paths) == 4

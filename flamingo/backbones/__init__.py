@@ -1,6 +1,0 @@
-"""Two tiny backbones that were pretrained on the embedded world; each folder has a card, README.md."""
-
-from pathlib import Path
-
-VISION = Path(__file__).parent / "vision"
-LANGUAGE = Path(__file__).parent / "language"

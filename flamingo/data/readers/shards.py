@@ -1,0 +1,107 @@
+"""Captioned images in shards, indexed once; a picture is read from its shard when it is opened.
+
+Broken samples are left out, counted and logged. A shard that cannot be read at all is a UserError that names it.
+:func:`flamingo.data.sources.readable` finds the pictures that cannot be opened.
+"""
+
+import json
+import logging
+import re
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from flamingo.data.document import Image, Readable
+from flamingo.data.record import CaptionedImage, Lazy, by_reason
+from flamingo.utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class Sample(NamedTuple):
+    """A sample of a shard."""
+
+    id: str
+    captions: tuple[str, ...]
+    #: Where in the file the picture lies.
+    place: tuple[Any, ...]
+    #: None where the data name no split.
+    split: str | None
+
+
+class Broken(NamedTuple):
+    """A sample that is left out; or, with the file's name as ``id``, what is wrong with the file."""
+
+    id: str
+    reason: str
+
+
+class Shards(Lazy):
+    """The samples of all files, in the order of the files' names.
+
+    ``skipped`` has the reason for each sample that was left out, and for each file that is cut off. The split that
+    the data name wins over that of the file's name. The index is one buffer with one JSON text a sample, of some
+    hundred bytes; forked workers share it.
+    """
+
+    def __init__(
+        self,
+        files: Iterable[str | Path],
+        samples: Callable[[str], Iterator[Sample | Broken]],
+        frame: Callable[..., Readable],
+    ) -> None:
+        """Raises UserError for a file that cannot be read, an id twice in a split, and if no sample is whole."""
+        self.files = sorted(map(str, files))
+        self.splits = [split_of(file) for file in self.files]
+        self.skipped: dict[str, str] = {}
+        self._frame = frame
+        self._index, self._ends = bytearray(), array("Q", [0])
+        holders: dict[tuple[str | None, str], str] = {}
+        for number, file in enumerate(tqdm(self.files, "indexing", unit=" shards", delay=5)):
+            broken: dict[str, str] = {}
+            for sample in samples(file):
+                sample = _with_text_id(sample)
+                split = sample.split if isinstance(sample, Sample) else None
+                name = split or self.splits[number], sample.id
+                if name in holders:
+                    raise UserError(f"the id {sample.id!r} is in {holders[name]} and again in {file}")
+                holders[name] = file
+                if isinstance(sample, Broken):
+                    broken[sample.id] = sample.reason
+                else:
+                    self._index += json.dumps([number, *sample]).encode()
+                    self._ends.append(len(self._index))
+            if broken:
+                log.warning("%s: left out %d: %s", file, len(broken), by_reason(broken))
+            for id, reason in broken.items():
+                known = id in self.skipped  # of another split
+                self.skipped[f"{file}: {id}" if known else id] = reason
+        if not len(self):
+            reasons = "".join(f"; {id}: {reason}" for id, reason in list(self.skipped.items())[:3])
+            raise UserError(f"there is no whole sample in {', '.join(self.files) or 'no file'}{reasons}")
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def item(self, place: int) -> CaptionedImage:
+        number, id, captions, where, split = json.loads(self._index[self._ends[place] : self._ends[place + 1]])
+        picture = Image(self._frame(self.files[number], *where))
+        return CaptionedImage(id, picture, tuple(captions), split or self.splits[number])
+
+
+def _with_text_id(sample: Sample | Broken) -> Sample | Broken:
+    """The sample; a broken one where its id is bytes of another encoding, which no file of results could hold."""
+    try:
+        sample.id.encode()
+    except UnicodeEncodeError:
+        return Broken(sample.id.encode("utf-8", "backslashreplace").decode(), "its name is no UTF-8")
+    return sample
+
+
+def split_of(file: str) -> str | None:
+    """The word before a shard's number: "train" of ``train-000017.tar`` and ``train-00017-of-00100.parquet``."""
+    named = re.match(r"([A-Za-z]+)[-_]\d", Path(file).name)
+    return named[1] if named else None

@@ -1,0 +1,165 @@
+"""Tar files in WebDataset's layout. Members are read in place; nothing is unpacked."""
+
+import os
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from flamingo.data.readers.shards import Broken, Sample, Shards
+from flamingo.data.record import captions_of, split_named
+from flamingo.utils.errors import UserError
+from flamingo.utils.io import parse_json, regular_file
+
+_IMAGES = ("jpg", "jpeg", "png", "webp")
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+def tar(files: Iterable[str | Path]) -> Shards:
+    """``KEY.jpg`` (or ``jpeg``, ``png``, ``webp``) with ``KEY.json`` or ``KEY.txt``; an image's id is its KEY.
+
+    A key ends at the first dot of the base name. The JSON has ``captions``, a list, or ``caption``, and may have
+    ``split``, which wins over the file's name. Where it has no caption, each line of the text file is one
+    (CLIP_benchmark's layout). Members with other suffixes are ignored. Archives may follow one another in a file.
+    """
+    return Shards(files, _samples, TarMember)
+
+
+@dataclass(frozen=True)
+class TarMember:
+    """A picture in a tar file. Each read opens the file, so that processes share no position."""
+
+    file: str
+    name: str
+    offset: int
+    size: int
+
+    def read_bytes(self) -> bytes:
+        with regular_file(Path(self.file)).open("rb") as stream:
+            return _read(stream, self.offset, self.size)
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.name}"
+
+
+def _samples(file: str) -> Iterator[Sample | Broken]:
+    try:
+        with regular_file(Path(file)).open("rb") as stream:
+            members, damage = _members(file, stream)
+            for key, parts in _grouped(file, members).items():
+                try:
+                    described = _described(stream, parts)
+                    captions = _captions(stream, parts, described)
+                    yield Sample(key, captions, _picture(parts), split_named(described.get("split")))
+                except UserError as error:
+                    yield Broken(key, str(error))
+            if damage:
+                yield Broken(file, damage)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+
+
+#: A member's name, offset and size.
+_Member = tuple[str, int, int]
+
+
+def _members(file: str, stream: BinaryIO) -> tuple[list[_Member], str | None]:
+    """The complete members of all archives in the file, and what is wrong with the file, or None."""
+    start = stream.read(6)
+    for magic, name in _COMPRESSED.items():
+        if start.startswith(magic):
+            raise UserError(f"{file} is compressed ({name}), but pictures are read by seeking: make it a plain tar")
+    members: list[_Member] = []
+    beginning: int | None = 0
+    try:
+        while beginning is not None:
+            end = _archive(stream, beginning, members)
+            beginning = _next_archive(stream, end)
+        return members, None
+    except (tarfile.TarError, ValueError, OverflowError) as error:
+        if not members:
+            raise UserError(f"{file} is no tar file: {error}") from error
+    return members, f"it is cut off or damaged behind {members[-1][0]}"
+
+
+def _archive(stream: BinaryIO, beginning: int, members: list[_Member]) -> int:
+    """Append the members of the archive that begins at this offset; return the offset of the zeros that end it.
+
+    Raises TarError where a member or the end is missing.
+    """
+    size = os.fstat(stream.fileno()).st_size
+    stream.seek(beginning)
+    archive = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115 The stream is the caller's.
+    while (member := archive.next()) and 0 <= member.size <= size - member.offset_data:
+        archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep all of them
+        if member.isreg() and not member.issparse():
+            members.append((member.name, member.offset_data, member.size))
+    # At a broken header tarfile stops as it does at the end, which is a block of zeros.
+    stream.seek(archive.offset)
+    if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("it is cut off or damaged")
+    return archive.offset
+
+
+def _next_archive(stream: BinaryIO, end: int) -> int | None:
+    """The offset of the first block behind ``end`` that is not all zeros; None at the end of the file."""
+    stream.seek(end)
+    while block := stream.read(tarfile.BLOCKSIZE):
+        if any(block):
+            return stream.tell() - len(block)
+    return None
+
+
+def _grouped(file: str, members: Iterable[_Member]) -> dict[str, dict[str, _Member]]:
+    """For each key its members by suffix."""
+    samples: dict[str, dict[str, _Member]] = {}
+    for member in members:
+        folder, slash, base = member[0].rpartition("/")
+        stem, _, suffix = base.partition(".")
+        parts = samples.setdefault(folder + slash + (stem or base), {})
+        if parts.setdefault(suffix.lower(), member) is not member:
+            raise UserError(f"{file} has two members for one sample: {parts[suffix.lower()][0]} and {member[0]}")
+    return samples
+
+
+def _picture(parts: dict[str, _Member]) -> _Member:
+    pictures = [member for suffix, member in parts.items() if suffix in _IMAGES]
+    if len(pictures) != 1:
+        names = ", ".join(name for name, _, _ in parts.values())
+        raise UserError(f"{'several pictures' if pictures else 'no picture'} among {names}")
+    return pictures[0]
+
+
+def _described(stream: BinaryIO, parts: dict[str, _Member]) -> dict[str, Any]:
+    """What the JSON of a sample holds."""
+    described = parse_json(_read(stream, *parts["json"][1:]), "its metadata") if "json" in parts else {}
+    if not isinstance(described, dict):
+        raise UserError(f"its JSON is a {type(described).__name__}, not an object")
+    return described
+
+
+def _captions(stream: BinaryIO, parts: dict[str, _Member], described: dict[str, Any]) -> tuple[str, ...]:
+    given = [described[name] for name in ("captions", "caption") if described.get(name) is not None]
+    if len(given) > 1:
+        raise UserError("its JSON has both captions and caption")
+    if not given and "txt" in parts:
+        given = [_lines(_read(stream, *parts["txt"][1:]))]
+    return captions_of(given[0] if given else [])
+
+
+def _lines(content: bytes) -> list[str]:
+    """The lines that are not blank. Other line separators of Unicode are part of a caption."""
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"its text is no UTF-8: {error}") from error
+    return [line for line in text.split("\n") if line.strip()]
+
+
+def _read(stream: BinaryIO, offset: int, size: int) -> bytes:
+    stream.seek(offset)
+    content = stream.read(size)
+    if len(content) < size:
+        raise OSError(f"the file ends within the member at {offset}")
+    return content

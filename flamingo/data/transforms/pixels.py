@@ -1,0 +1,173 @@
+"""Pictures -> pixel values as an image processor of transformers makes them, in two steps: bytes, and floats of them.
+
+Bytes are a quarter of the size, on the way from a loader's processes to where the model computes. The most common
+image processors are done here: resized by PyTorch, as by transformers where torchvision is installed, in a third of
+Pillow's time; of photographs few bytes differ, by one or two of 255. All others make their floats themselves.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image as PILImage
+from torch import Tensor
+from torch.nn import functional as F
+from transformers.image_processing_backends import PilBackend
+
+from flamingo.data.document import Frame
+from flamingo.data.transforms.pictures import Aspect, open_image, shaped
+from flamingo.utils.errors import UserError
+
+#: ConvNeXt's image processor resizes to squares from this side on.
+_CONVNEXT_SQUARE = 384
+#: What a processor must have left to its base class to be done here.
+_STEPS = ("preprocess", "_preprocess_image_like_inputs", "_preprocess", "process_image", "resize", "center_crop")
+#: What its size may say.
+_SIZES = ({"height", "width"}, {"shortest_edge"})
+#: PyTorch's names for ways to resize.
+_MODES = {PILImage.Resampling.BILINEAR: "bilinear", PILImage.Resampling.BICUBIC: "bicubic"}
+
+
+#: Above this ratio of its sides a picture is cut to its centre before it is resized and cropped to its centre: what is
+#: cropped would else be enlarged first, to 3 GB for a picture of 1 by 20,000 pixels.
+_LONG = 8
+#: The most pixels that a picture may be enlarged to where nothing is cropped.
+_MOST_PIXELS = 2**26
+
+
+def resized(
+    image_processor: Any, frames: Sequence[Frame], aspect: Aspect = "as_is"
+) -> UInt8[Tensor, "n c h w"] | Float[Tensor, "n c h w"]:
+    """Open pictures, resize and crop them: bytes for :func:`normalized`, or floats of an unusual image processor.
+
+    Args:
+        image_processor: One of transformers'.
+        frames: Pictures, or where they lie.
+        aspect: How pictures are made square first: see :func:`flamingo.data.transforms.pictures.shaped`.
+
+    Raises:
+        UserError: For a picture that is broken or cannot be resized, with its name; and for different sizes.
+    """
+    prepare = _pixels if _is_usual(image_processor) else _prepared
+    made = []
+    for frame in frames:
+        picture = shaped(open_image(frame), aspect)
+        try:
+            made.append(prepare(image_processor, _bounded(image_processor, picture)))
+        except (ValueError, ZeroDivisionError) as error:  # an image processor's own, for sides of no pixel
+            raise UserError(f"image {frame} has {picture.width} by {picture.height} pixels: {error}") from error
+    if len(sizes := {(width, height) for _, height, width in (one.shape for one in made)}) > 1:
+        name = type(image_processor).__name__
+        raise UserError(
+            f"{name} makes pictures of different sizes, {sorted(sizes)}: make them square (aspect=pad or aspect=crop)"
+        )
+    return torch.stack(made)
+
+
+def normalized(
+    image_processor: Any, pixels: UInt8[Tensor, "*n c h w"] | Float[Tensor, "*n c h w"]
+) -> Float[Tensor, "*n c h w"]:
+    """Of bytes the floats that the encoder takes, on their device; what are floats already stays."""
+    if pixels.dtype != torch.uint8:
+        return pixels
+    mean, std = (
+        torch.tensor(getattr(image_processor, name), device=pixels.device).view(-1, 1, 1)
+        for name in ("image_mean", "image_std")
+    )
+    scale = image_processor.rescale_factor
+    return pixels.float().sub_(mean / scale).mul_(scale / std)
+
+
+def _bounded(image_processor: Any, picture: PILImage.Image) -> PILImage.Image:
+    """The picture, or the part of it that is used, so that it is not enlarged to more pixels than memory should hold.
+
+    Raises UserError where all of it is used.
+    """
+    side = _shortest_edge(image_processor)
+    short, long = sorted(picture.size)
+    if side is None or long <= _LONG * short:
+        return picture
+    if _crops_centre(image_processor, side):
+        return _centre(picture, _LONG * short)
+    enlarged = side * round(side * long / short)
+    if enlarged > _MOST_PIXELS:
+        name = type(image_processor).__name__
+        raise UserError(f"{name} resizes the shorter side to {side}, which would make {enlarged} pixels")
+    return picture
+
+
+def _shortest_edge(image_processor: Any) -> int | None:
+    """The side to which pictures are resized in proportion; None where they are resized otherwise, or not at all."""
+    size = {key: value for key, value in dict(getattr(image_processor, "size", None) or {}).items() if value}
+    if not getattr(image_processor, "do_resize", False) or size.keys() != {"shortest_edge"}:
+        return None
+    side = size["shortest_edge"]
+    # ConvNeXt's resizes to a square of this side or more, and crops to a smaller one.
+    return None if _convnext(image_processor) and side >= _CONVNEXT_SQUARE else side
+
+
+def _crops_centre(image_processor: Any, side: int) -> bool:
+    crop = dict(getattr(image_processor, "crop_size", None) or {})
+    cropped = getattr(image_processor, "do_center_crop", False) and max(crop.values(), default=0) <= _LONG * side
+    return cropped or _convnext(image_processor)
+
+
+def _convnext(image_processor: Any) -> bool:
+    crops = getattr(image_processor, "do_center_crop", None) is not None  # PoolFormer's has both
+    return getattr(image_processor, "crop_pct", None) is not None and not crops
+
+
+def _centre(picture: PILImage.Image, length: int) -> PILImage.Image:
+    """The middle ``length`` pixels of the longer side, or one more, so that the centre stays where it is."""
+    width, height = (min(edge, length + (edge - length) % 2) for edge in picture.size)
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return picture.crop((left, top, left + width, top + height))
+
+
+def _is_usual(image_processor: Any) -> bool:
+    kind = type(image_processor)
+    return (
+        issubclass(kind, PilBackend)
+        and all(getattr(kind, step) is getattr(PilBackend, step) for step in _STEPS)
+        and image_processor.do_rescale
+        and image_processor.do_normalize
+        and not getattr(image_processor, "do_pad", None)
+        and image_processor.resample in _MODES
+        and {key for key, value in dict(image_processor.size or {}).items() if value} in _SIZES
+    )
+
+
+def _prepared(image_processor: Any, picture: PILImage.Image) -> Float[Tensor, "c h w"]:
+    """What the image processor makes of one picture, alone: some pad the pictures of a batch to the largest."""
+    name = type(image_processor).__name__
+    pixels = image_processor([picture], return_tensors="pt").get("pixel_values")
+    if not isinstance(pixels, Tensor) or pixels.ndim != 4 or len(pixels) != 1:
+        found = "no pixel_values" if pixels is None else f"pixel_values {list(np.shape(pixels))}"
+        raise UserError(f"{name} makes {found} of a picture, not one picture [1 c h w]: its encoder is not supported")
+    return pixels[0]
+
+
+def _pixels(image_processor: Any, picture: PILImage.Image) -> UInt8[Tensor, "c h w"]:
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    if image_processor.do_resize and (size := _size(dict(image_processor.size), picture)) != pixels.shape[1:]:
+        mode = _MODES[image_processor.resample]
+        pixels = F.interpolate(pixels.unsqueeze(0), size, mode=mode, antialias=True).squeeze(0)
+    if image_processor.do_center_crop:
+        wanted, (height, width) = image_processor.crop_size, pixels.shape[1:]
+        left, top = (width - wanted["width"]) // 2, (height - wanted["height"]) // 2
+        # What is negative is cut off; beyond its borders a picture is black.
+        sides = (-left, wanted["width"] + left - width, -top, wanted["height"] + top - height)
+        pixels = F.pad(pixels, sides)
+    return pixels
+
+
+def _size(size: dict[str, int | None], picture: PILImage.Image) -> tuple[int, int]:
+    """Height and width: as they are said, or in proportion."""
+    height, width, side = (size.get(key) for key in ("height", "width", "shortest_edge"))
+    if height and width:
+        return height, width
+    assert side is not None, size
+    short = min(picture.size)
+    return tuple(side if edge == short else int(side * edge / short) for edge in picture.size[::-1])  # type: ignore[return-value]

@@ -1,0 +1,1 @@
+"""Tasks: queries, the pool of demonstrations, and what a right output is."""

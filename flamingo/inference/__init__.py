@@ -1,0 +1,1 @@
+"""A trained model -> outputs: features, retrieval, generation."""

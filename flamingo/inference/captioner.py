@@ -1,0 +1,53 @@
+"""Images and, if you like, demonstrations -> captions, in one call."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flamingo.data.document import PROMPT, Document, Frame, Image, Part, Text
+from flamingo.data.processor import FlamingoProcessor
+from flamingo.inference.flamingo_engine import Decoder
+from flamingo.model.modeling import FlamingoForConditionalGeneration
+
+
+@dataclass
+class Captioner:
+    """A trained model, ready to caption: ``Captioner.from_pretrained("outputs/demo/checkpoint")(["one.jpg"])``."""
+
+    model: FlamingoForConditionalGeneration
+    processor: FlamingoProcessor
+    #: Images captioned at once.
+    batch_size: int = 16
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, batch_size: int = 16, **kwargs: Any) -> "Captioner":
+        """A folder or a hub's name; further arguments (``dtype``, ``device_map``, ...) are the model's."""
+        model = FlamingoForConditionalGeneration.from_pretrained(name, **kwargs).eval()
+        return cls(model, FlamingoProcessor.from_pretrained(name), batch_size)
+
+    def __call__(
+        self,
+        images: Iterable[Frame | Image],
+        demonstrations: Sequence[tuple[Frame | Image, str]] = (),
+        prompt: str = PROMPT,
+        max_new_tokens: int = 30,
+        num_beams: int = 3,
+    ) -> list[str]:
+        """A caption for each image: a path, an opened picture, or an :class:`Image` of several frames.
+
+        ``demonstrations`` are images with their captions, shown before each of them in this order; ``prompt`` is what
+        the text of every image begins with. Raises UserError, naming it, for an image that cannot be read, and for
+        more demonstrations than the language model's context holds.
+        """
+        if isinstance(images, Frame | Image):
+            raise TypeError(f"images must be a list, got a single one: {images!r}")
+        shown: list[Part] = []
+        for image, caption in demonstrations:
+            shown += [_image(image), Text(f"{prompt} {caption}")]
+        prompts = [Document([*shown, _image(image), Text(prompt)]) for image in images]
+        return Decoder(self.model, self.processor, self.batch_size)(prompts, max_new_tokens, num_beams)
+
+
+def _image(image: Frame | Image) -> Image:
+    return image if isinstance(image, Image) else Image(image)

@@ -1,0 +1,1 @@
+"""Visual tokens -> language model."""

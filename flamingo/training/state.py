@@ -1,0 +1,200 @@
+"""The state that a killed run goes on from, as if it had never stopped."""
+
+import json
+import random
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from flamingo.model.pretrained import fingerprint_of
+from flamingo.training.optimizer import check_shapes
+from flamingo.training.step import DataSet
+from flamingo.utils.errors import UserError
+from flamingo.utils.identity import checksum, differences
+from flamingo.utils.io import atomic_file, file_errors, json_object, sync_folder, write_text
+
+_CHECKSUMS = "checksums.json"
+
+
+@dataclass
+class Progress:
+    """How far a run has come: steps done, label tokens of all processes, seconds, the last loss by data set."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    losses: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class StateFolder:
+    """The newest state of a run, in ``folder / step-00000100``.
+
+    ``common.pt`` has what all processes share: the trained parameters (not the frozen ones), the buffers (running
+    statistics), the optimizer, the schedule, the progress, the positions in the data sets, and ``identity``, which
+    tells what run it belongs to. ``process-0.pt`` has what each process has for itself: random states.
+    ``checksums.json`` has a checksum of each file. A folder gets its name when all of it is on the disk, and only then
+    the one before it is removed. All processes must see the same file system.
+    """
+
+    folder: Path
+    identity: dict[str, Any]
+    model: nn.Module
+    optimizer: Optimizer
+    schedule: LRScheduler
+    data_sets: Sequence[DataSet]
+    accelerator: Accelerator
+
+    def __post_init__(self) -> None:
+        frozen = [parameter for parameter in self.model.parameters() if not parameter.requires_grad]
+        self.identity = {
+            **self.identity,
+            "processes": self.accelerator.num_processes,
+            "frozen parameters": fingerprint_of(frozen),
+        }
+
+    def save(self, progress: Progress) -> Path:
+        """Write the state, unless it is there already; returns its folder."""
+        folder = self.folder / f"step-{progress.step:08d}"
+        unfinished = folder.with_suffix(".tmp")
+        if folder.exists():
+            return folder
+        main, wait = self.accelerator.is_main_process, self.accelerator.wait_for_everyone
+        if main:
+            with file_errors(unfinished):
+                unfinished.mkdir(parents=True)
+            common = {
+                "identity": self.identity,
+                "progress": asdict(progress),
+                "parameters": {name: parameter.detach() for name, parameter in self._trained().items()},
+                "buffers": self._buffers(),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "positions": {data_set.name: data_set.batches.position for data_set in self.data_sets},
+            }
+            _save(common, unfinished / "common.pt")
+        wait()
+        _save({"random": random_states()}, unfinished / self._own_file())
+        wait()
+        if main:
+            checksums = {path.name: checksum(path) for path in sorted(unfinished.glob("*.pt"))}
+            write_text(unfinished / _CHECKSUMS, json.dumps(checksums, indent=1))
+            with file_errors(folder):
+                unfinished.rename(folder)
+                sync_folder(self.folder)
+            for older in self._complete()[:-1]:
+                shutil.rmtree(older, ignore_errors=True)
+        wait()
+        return folder
+
+    def restore(self) -> Progress:
+        """Put the newest complete state back, if there is one; what a killed run left half-written is removed.
+
+        Raises:
+            UserError: For a state that is damaged, with its file, and for the state of another run, with what differs.
+                Nothing is changed then.
+        """
+        if self.accelerator.is_main_process:
+            for unfinished in self.folder.glob("step-*.tmp"):
+                shutil.rmtree(unfinished)
+        self.accelerator.wait_for_everyone()
+        if not (complete := self._complete()):
+            return Progress()
+        newest = complete[-1]
+        common = _load(newest, "common.pt")
+        trained, buffers = self._trained(), self._buffers()
+        theirs = {"parameters": _shapes(common["parameters"]), "buffers": _shapes(common["buffers"])}
+        mine = {"parameters": _shapes(trained), "buffers": _shapes(buffers)}
+        if different := differences(common["identity"] | theirs, self.identity | mine):
+            raise UserError(f"{newest} is the state of another run: {'; '.join(different)}")
+        own = _load(newest, self._own_file())
+        check_shapes(self.optimizer, common["optimizer"])
+        with torch.no_grad():
+            for name, parameter in trained.items():
+                parameter.copy_(common["parameters"][name])
+            for name, buffer in buffers.items():
+                buffer.copy_(common["buffers"][name])
+        self.optimizer.load_state_dict(common["optimizer"])
+        self.schedule.load_state_dict(common["schedule"])
+        for data_set in self.data_sets:
+            data_set.batches.position = common["positions"][data_set.name]
+        set_random_states(own["random"])
+        return Progress(**common["progress"])
+
+    def _own_file(self) -> str:
+        return f"process-{self.accelerator.process_index}.pt"
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+
+    def _buffers(self) -> dict[str, torch.Tensor]:
+        """Those that a checkpoint of the model would hold."""
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        return {name: value for name, value in self.model.state_dict().items() if name not in parameters}
+
+    def _complete(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(path for path in self.folder.glob("step-*") if path.suffix != ".tmp")
+
+
+def _save(content: dict[str, Any], file: Path) -> None:
+    with atomic_file(file, "wb") as stream:
+        torch.save(content, stream)
+
+
+def _load(folder: Path, name: str) -> dict[str, Any]:
+    """The content of a state's file. Raises UserError, naming it, unless the file is as it was written."""
+    file, checksums = folder / name, folder / _CHECKSUMS
+    remedy = f"remove {folder}, and training continues from the state before it, or from the beginning"
+    try:
+        written = json_object(checksums.read_bytes(), str(checksums)).get(name)
+        damaged = checksum(file) != written
+    except (OSError, UserError) as error:
+        raise UserError(f"{folder} is damaged ({error}): {remedy}") from error
+    if damaged:
+        raise UserError(f"{file} is damaged (its checksum is not that of {_CHECKSUMS}): {remedy}")
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    return {name: f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for name, t in tensors.items()}
+
+
+def random_states() -> dict[str, Any]:
+    """Of Python, NumPy, torch and this process's CUDA device, of types that can be read with ``weights_only``."""
+    name, key, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (name, np.asarray(key).tolist(), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    random.setstate(states["python"])
+    name, key, *rest = states["numpy"]
+    np.random.set_state((name, np.array(key, dtype=np.uint32), *rest))
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+
+
+@contextmanager
+def untouched_random_states() -> Iterator[None]:
+    """Whatever is drawn inside, training goes on as if nothing had been."""
+    before = random_states()
+    try:
+        yield
+    finally:
+        set_random_states(before)

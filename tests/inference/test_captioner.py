@@ -1,0 +1,54 @@
+"""Captions in one call are those of the prompt that evaluation writes."""
+
+import pytest
+from PIL import Image as PILImage
+
+from flamingo import Image
+from flamingo.evaluation.demonstrations import document
+from flamingo.inference.captioner import Captioner
+from flamingo.inference.flamingo_engine import Decoder
+from flamingo.utils.errors import UserError
+from tests.evaluation.fake import example, model_and_processor
+
+
+@pytest.fixture(scope="module")
+def captioner(backbones):
+    return Captioner(*model_and_processor(backbones))
+
+
+def test_captions_are_those_of_the_same_prompts_in_evaluation(captioner):
+    queries, shown = [example("query", i) for i in range(8)], [example("support", i, references=1) for i in range(2)]
+    decoder = Decoder(captioner.model, captioner.processor, 2)
+    for demonstrations in ([], shown):
+        expected = decoder([document(query, demonstrations) for query in queries], 5, 3)
+        captions = captioner(
+            [query.image for query in queries],
+            [(one.image, one.references[0]) for one in demonstrations],
+            queries[0].prompt,
+            max_new_tokens=5,
+        )
+        assert captions == expected
+        assert len(set(captions)) > 1
+
+
+def test_images_may_be_paths_or_pictures_and_the_model_a_folder(captioner, tmp_path):
+    picture = PILImage.new("RGB", (9, 7), "red")
+    picture.save(tmp_path / "red.png")
+    captioner.model.save_pretrained(tmp_path / "model")
+    captioner.processor.save_pretrained(tmp_path / "model")
+    again = Captioner.from_pretrained(tmp_path / "model", batch_size=2)
+    images = [picture, tmp_path / "red.png", str(tmp_path / "red.png"), Image(picture)]
+    captions = again(images, max_new_tokens=5)
+    assert captions == captioner([picture], max_new_tokens=5) * 4
+    assert captioner([]) == []
+
+
+def test_what_cannot_be_captioned_is_refused(captioner, tmp_path):
+    for single in ("red.png", tmp_path / "red.png", PILImage.new("RGB", (9, 7))):
+        with pytest.raises(TypeError, match="images"):
+            captioner(single)
+    with pytest.raises(UserError, match="missing"):
+        captioner([tmp_path / "missing.png"])
+    picture = PILImage.new("RGB", (9, 7))
+    with pytest.raises(UserError, match="98"):
+        captioner([picture], [(picture, "a word " * 9)] * 200)

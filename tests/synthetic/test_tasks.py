@@ -1,0 +1,214 @@
+"""Tasks of the synthetic benchmark: queries of the evaluation split, supports that belong to them, scores."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from PIL import Image as PILImage
+
+from flamingo.evaluation.demonstrations import choose, shuffled_captions
+from flamingo.evaluation.protocol import Task
+from flamingo.synthetic import tasks
+from flamingo.synthetic.documents import stream
+from flamingo.synthetic.grammar import attribute_accuracy, caption, read
+from flamingo.synthetic.scenes import Kind, Scene, split_of
+from flamingo.synthetic.tasks import CANDIDATES, SyntheticBinding, SyntheticCaptions, SyntheticQuestions
+from flamingo.utils.errors import UserError
+
+TASKS = [SyntheticCaptions(4), SyntheticBinding(4), SyntheticBinding(2, ways=5), SyntheticQuestions(4)]
+
+
+@pytest.fixture(params=TASKS, ids=lambda task: task.name)
+def task(request):
+    return request.param
+
+
+def members(task, query):
+    return [example for group in task.support(query) for example in group]
+
+
+def test_tasks_are_tasks_under_the_names_of_the_score_files(task):
+    assert isinstance(task, Task)
+    assert [t.name for t in TASKS] == [
+        "synthetic_captions",
+        "synthetic_binding_2way",
+        "synthetic_binding_5way",
+        "synthetic_questions",
+    ]
+    assert [t.text_only for t in TASKS] == [True, False, False, True]
+    assert SyntheticCaptions.corpus_metrics == ("CIDEr", "BLEU-1", "BLEU-4")
+    assert SyntheticBinding.corpus_metrics == SyntheticQuestions.corpus_metrics == ()
+
+
+def test_an_episode_depends_on_its_index_alone(task):
+    *_, last = task.episodes.values()
+    alone = replace(task).episode(*stream(task.stream_name, task.number - 1))
+    assert alone == last and alone is not last
+    first, second, *_ = task.queries()
+    assert first.image != second.image and task.support(first)[0][0].image != task.support(second)[0][0].image
+
+
+def test_ids_are_unique_and_no_query_is_in_its_support(task):
+    ids = [e.id for query in task.queries() for e in (query, *members(task, query))]
+    assert len(set(ids)) == len(ids)
+    assert len(task.queries()) == task.number
+    for query in task.queries():
+        assert query.image not in [example.image for example in members(task, query)]
+        assert {len(group) for group in task.support(query)} == {8 if "binding" in task.name else CANDIDATES}
+
+
+@pytest.fixture
+def scene_of(monkeypatch):
+    """Which scene an example shows; for tasks that are made in the test."""
+    scenes = {}
+
+    def draw(scene):
+        picture = PILImage.new("RGB", (1, 1))
+        scenes[id(picture)] = (scene, picture)  # which keeps the id its own
+        return picture
+
+    monkeypatch.setattr(tasks, "draw", draw)
+    return lambda example: scenes[id(example.image.frames[0])][0]
+
+
+@pytest.mark.parametrize("kind", [SyntheticCaptions, SyntheticQuestions])
+def test_queries_and_demonstrations_are_of_the_evaluation_split(kind, scene_of):
+    task = kind(8)
+    for query in task.queries():
+        assert scene_of(query) == task.episodes[query.id].scene
+        assert {scene_of(example).split for example in (query, *members(task, query))} == {"evaluation"}
+    if kind is SyntheticCaptions:
+        dialects = {episode.dialect for episode in task.episodes.values()}
+        assert len(dialects) == 8 and {dialect.split for dialect in dialects} == {"evaluation"}
+
+
+@pytest.mark.parametrize("ways", [2, 5])
+def test_pictures_show_what_their_name_means_and_the_query_is_of_its_group(ways, scene_of):
+    task, bound = SyntheticBinding(6, ways), set()
+    for query in task.queries():
+        kinds = {g[0].references: [scene_of(example).kinds[0] for example in g] for g in task.support(query)}
+        values = {a: {name: {getattr(k, a) for k in own} for name, own in kinds.items()} for a in ("shape", "colour")}
+        (attribute,) = (a for a, of in values.items() if all(len(own) == 1 for own in of.values()))
+        assert len(set.union(*values[attribute].values())) == ways
+        assert values[attribute][query.references] == {getattr(scene_of(query).kinds[0], attribute)}
+        assert split_of("name", query.references[0]) == "evaluation"
+        bound.add(attribute)
+    assert bound == {"shape", "colour"}
+
+
+def scene_said(text):
+    """A scene of which a caption is true; what it does not mention is made up."""
+    said = read(text)
+    kinds = [
+        Kind(said[f"{i}.shape"], said.get(f"{i}.colour", "red"), said.get(f"{i}.size", "small"))
+        for i in range(1 + ("axis" in said))
+    ]
+    return Scene(tuple(kinds), said.get("axis"), said.get("count", 2), 0)
+
+
+def test_the_dialect_of_a_query_is_that_of_its_support():
+    task = TASKS[0]
+    for query in task.queries():
+        episode = task.episodes[query.id]
+        assert query.references == (caption(episode.scene, episode.dialect),) and query.prompt == "Output:"
+        for example in members(task, query):
+            (text,) = example.references
+            assert text == caption(scene_said(text), episode.dialect)
+
+
+def test_captions_are_scored_by_words_and_by_what_they_say():
+    task = TASKS[0]
+    for query in task.queries():
+        episode, right = task.episodes[query.id], query.references[0]
+        assert task.score(query, [], right) == {"exact_match": 1.0, "attribute_accuracy": 1.0}
+        # The plain words say all that the dialect mentions, and more, in another way.
+        assert task.score(query, [], caption(episode.scene)) == {"exact_match": 0.0, "attribute_accuracy": 1.0}
+        assert task.score(query, [], "a dog runs") == {"exact_match": 0.0, "attribute_accuracy": 0.0}
+        half = " ".join(right.split()[: len(right.split()) // 2])
+        share = attribute_accuracy(episode.scene, episode.dialect, half)
+        assert 0 <= share < 1 and task.score(query, [], half) == {"exact_match": 0.0, "attribute_accuracy": share}
+
+
+def test_a_name_has_a_group_that_says_nothing_else():
+    asked = set()
+    for task in TASKS[1:3]:
+        for query in task.queries():
+            said = [{example.references for example in group} for group in task.support(query)]
+            assert len(said) == task.ways and all(len(references) == 1 for references in said)
+            names = [references.pop() for references in said]
+            assert len(set(names)) == task.ways and query.references in names
+            assert all(re.fullmatch("[^aeiou ][aeiou] [^aeiou ][aeiou]", name) for (name,) in names)
+            asked.add(names.index(query.references))
+    assert len(asked) > 1  # not always the first
+
+
+def test_shots_are_shared_among_the_names():
+    for task, shots in ((TASKS[1], 8), (TASKS[2], 20)):
+        query = task.queries()[0]
+        shown = [example.references for example in choose(task, query, shots, seed=0)]
+        assert {shown.count(name) for name in shown} == {4} and len(set(shown)) == task.ways
+
+
+def test_a_match_counts_among_valid_names_only_where_there_is_a_valid_name():
+    task = TASKS[1]
+    query = task.queries()[0]
+    (right,) = query.references
+    shown = choose(task, query, 8, seed=0)
+    (other,) = {e.references[0] for e in shown} - {right}
+    valid = {"valid_name_rate": 1.0}
+
+    def scores(output, shown):
+        return {k: v for k, v in task.score(query, shown, output).items() if not k.startswith("exact_match_distance")}
+
+    assert scores(right, shown) == {"exact_match": 1.0, "exact_match_of_valid": 1.0} | valid
+    assert scores(other, shown) == {"exact_match": 0.0, "exact_match_of_valid": 0.0} | valid
+    for invalid in ("Bo Bo", right.split()[0], right + ".", ""):
+        assert scores(invalid, shown) == {"exact_match": 0.0, "valid_name_rate": 0.0}
+    # Without demonstrations no name is known, and with those of other queries only theirs.
+    assert scores(right, []) == {"exact_match": 1.0, "valid_name_rate": 0.0}
+    foreign = shuffled_captions(task, shown, query, seed=0)
+    assert task.score(query, foreign, right)["valid_name_rate"] == 0.0
+    assert task.score(query, foreign, foreign[0].references[0])["valid_name_rate"] == 1.0
+
+
+def test_a_match_is_told_by_how_long_ago_the_right_name_was_last_shown():
+    task = TASKS[2]
+    query = task.queries()[0]
+    (right,) = query.references
+    shown = choose(task, query, 20, seed=0)
+    others = [e for e in shown if e.references[0] != right]
+    (example, *_) = (e for e in shown if e.references[0] == right)
+
+    def distances(prompt, output=right):
+        return {k: v for k, v in task.score(query, prompt, output).items() if "distance" in k}
+
+    assert distances([*others, example]) == {"exact_match_distance_1": 1.0}
+    assert distances([example, *others[:2]], "something else") == {"exact_match_distance_3": 0.0}
+    assert distances([example, *others[:2], example]) == {"exact_match_distance_1": 1.0}
+    assert distances([example, *others[:4]]) == distances([example, *others]) == {"exact_match_distance_5": 1.0}
+    assert distances(others) == {}
+
+
+def test_questions_are_asked_in_the_prompt_and_match_exactly():
+    task = TASKS[3]
+    for query in task.queries():
+        assert re.fullmatch(r"Question: .+\? Answer:", query.prompt)
+        (answer,) = query.references
+        assert " " not in answer
+        assert task.score(query, [], answer) == {"exact_match": 1.0}
+        assert task.score(query, [], answer + " one") == task.score(query, [], "") == {"exact_match": 0.0}
+    assert len({e.prompt for e in members(task, task.queries()[0])}) > 5
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SyntheticCaptions(0), r"^number .*0"),
+        (lambda: SyntheticBinding(0), r"^number .*0"),
+        (lambda: SyntheticBinding(1, ways=1), r"^ways .*1"),
+        (lambda: SyntheticBinding(1, ways=9), r"^ways .*9"),
+    ],
+)
+def test_tasks_that_cannot_be_are_refused(make, message):
+    with pytest.raises(UserError, match=message):
+        make()

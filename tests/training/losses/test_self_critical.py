@@ -1,0 +1,174 @@
+"""What is learnt by reward: the right captions are asked for, and the gradient is that of the expected reward."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image as PILImage
+from transformers import GenerationConfig
+
+from flamingo import Document, Image, Text
+from flamingo.data.collate import collate
+from flamingo.training.losses.self_critical import SelfCritical
+from flamingo.training.step import Batch, DataSet, accumulate_gradients, next_update
+from flamingo.utils.errors import UserError
+from tests.evaluation.fake import model_and_processor
+from tests.tiny import POISONED
+from tests.training.runs import Listed
+
+SAID = {
+    "red": ("a dog runs", "two dogs on the grass"),
+    "green": ("a cat sits on a mat", "a ball"),
+    "blue": ("red", "the ball is red"),
+}
+#: The last image of each document, and those before it: prompts of different lengths.
+SHOWN = [["red"], ["blue", "green"], ["red", "green", "blue"]]
+CAPTIONS, NEW = 3, 6
+
+
+@pytest.fixture
+def parts(backbones):
+    return model_and_processor(backbones)
+
+
+def document(colours, version):
+    parts = []
+    for colour in colours:
+        parts += [Image(PILImage.new("RGB", (16, 16), colour)), Text("Output:", train=False)]
+        parts.append(Text(f" {SAID[colour][version]}"))
+    return Document(parts)
+
+
+def batch(processor, shown=SHOWN):
+    """Two versions of each document, of which the first has the images."""
+    examples = [processor.encode(document(colours, version)) for colours in shown for version in (0, 1)]
+    tensors = collate(examples, processor.tokenizer.pad_token_id, "right")
+    tensors["pixel_values"] = tensors["pixel_values"][::2]
+    return Batch(tensors, [", ".join(colours) for colours in shown])
+
+
+def length(outputs, references):
+    """A reward that any two captions differ in, and that depends on their references."""
+    return [len(output) + 0.1 * sum(map(len, own)) for output, own in zip(outputs, references, strict=True)]
+
+
+def loss_of(parts, reward=length, shown=SHOWN, count=None):
+    model, processor = parts
+    made = batch(processor, shown)
+    objective = SelfCritical(processor, reward, CAPTIONS, NEW)
+    return objective(model, made.tensors, count or made.label_tokens())
+
+
+def found_alone(parts, colours):
+    """Token ids of the captions that beam search finds for one prompt, with their ends where they have one."""
+    model, processor = parts
+    whole = document(colours, 0)
+    prompt = processor.batch([Document(whole.parts[:-1])], prompt=True)
+    end = processor.end_of_chunk_token_id
+    ids = model.generate(
+        **prompt,
+        num_beams=CAPTIONS,
+        num_return_sequences=CAPTIONS,
+        length_penalty=0.0,
+        max_new_tokens=NEW,
+        eos_token_id=end,
+        pad_token_id=processor.tokenizer.pad_token_id,
+    )
+    rows = ids[:, prompt["input_ids"].shape[1] :].tolist()
+    return prompt, [row[: row.index(end) + 1] if end in row else row for row in rows]
+
+
+def text(processor, ids):
+    return processor.tokenizer.decode(ids, skip_special_tokens=True).lstrip()
+
+
+def test_each_prompt_is_asked_for_its_last_caption_and_has_all_versions_as_references(parts):
+    asked = []
+
+    def reward(outputs, references):
+        asked.extend(zip(outputs, references, strict=True))
+        return length(outputs, references)
+
+    loss_of(parts, reward)
+    expected = []
+    for colours in SHOWN:
+        _, rows = found_alone(parts, colours)
+        expected += [(text(parts[1], row), list(SAID[colours[-1]])) for row in rows]
+    assert asked == expected
+    assert len({output for output, _ in asked}) > 5
+
+
+@pytest.mark.parametrize("shipped", POISONED, ids=lambda shipped: next(iter(shipped)))
+def test_captions_do_not_depend_on_the_generation_config_of_the_checkpoint(parts, shipped):
+    captions = []
+
+    def reward(outputs, references):
+        captions.append(list(outputs))
+        return length(outputs, references)
+
+    config = GenerationConfig(**shipped)
+    for generation_config in (GenerationConfig(), config):
+        parts[0].generation_config = generation_config
+        loss_of(parts, reward)
+    assert captions[0] == captions[1] and len(captions[0]) == len(SHOWN) * CAPTIONS
+    assert parts[0].generation_config is config
+
+
+def test_the_gradient_is_that_of_the_reward_over_the_mean_of_the_others(parts):
+    model, processor = parts
+    model.train_parts(["resampler", "gated_layers", "new_tokens"])
+    made = batch(processor)
+    count = made.label_tokens() + 5  # of other batches of the same update
+    objective = value = 0.0
+    for number, colours in enumerate(SHOWN):
+        prompt, rows = found_alone(parts, colours)
+        rewards = length([text(processor, row) for row in rows], [SAID[colours[-1]]] * CAPTIONS)
+        weight = (made.tensors["labels"][2 * number : 2 * number + 2, 1:] != -100).sum() / count
+        value = value - weight * sum(rewards) / CAPTIONS
+        for row, own in zip(rows, rewards, strict=True):
+            ids = torch.cat([prompt["input_ids"][0], torch.tensor(row)])[None]
+            index = torch.cat([prompt["image_index"][0], prompt["image_index"][0, -1].expand(len(row))])[None]
+            logits = model(ids, image_index=index, pixel_values=prompt["pixel_values"]).logits[0]
+            said = logits.log_softmax(-1)[-len(row) - 1 : -1].gather(1, torch.tensor(row)[:, None]).sum()
+            advantage = own - (sum(rewards) - own) / (CAPTIONS - 1)
+            objective = objective - weight * advantage * said / CAPTIONS
+    objective.backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+    model.zero_grad()
+    loss = loss_of(parts, count=count)
+    loss.backward()
+    assert loss.item() == pytest.approx(value.item(), rel=1e-5)
+    assert expected["resampler.latents"].abs().max() > 1e-4
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_equal_rewards_teach_nothing(parts):
+    parts[0].train_parts(["gated_layers"])
+    loss_of(parts, lambda outputs, references: [2.5] * len(outputs)).backward()
+    assert all(not p.grad.any() for p in parts[0].parameters() if p.requires_grad)
+
+
+def test_training_raises_the_reward_and_leaves_the_mode(parts):
+    """Of captions that have the letter e more often."""
+    model, processor = parts
+    model.train_parts(["resampler", "gated_layers", "new_tokens"])
+    objective = SelfCritical(
+        processor, lambda outputs, references: [float(output.count("e")) for output in outputs], 5, NEW
+    )
+    data = DataSet("pairs", Listed(batch(processor, [["red"], ["blue"]])), loss=objective)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    losses = []
+    model.train()
+    for step in range(1, 31):
+        update = next_update([data], {"pairs": iter(data.batches)}, step, 1, "accumulated", Accelerator())
+        losses.append(accumulate_gradients(model, update, Accelerator(), "fp32", step)["pairs"])
+        optimizer.step()
+        optimizer.zero_grad()
+    assert model.training and not model.vision_model.training
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_one_caption_has_no_others(parts):
+    with pytest.raises(UserError, match=r"captions.*2.*1"):
+        SelfCritical(parts[1], length, captions=1)

@@ -1,0 +1,256 @@
+"""States: written whole or not at all, small, and refused by another run."""
+
+import json
+import os
+import random
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from flamingo.training.loop import TrainingConfig, train
+from flamingo.training.optimizer import OptimizerConfig
+from flamingo.training.state import (
+    Progress,
+    StateFolder,
+    random_states,
+    set_random_states,
+    untouched_random_states,
+)
+from flamingo.training.step import DataSet
+from flamingo.utils.errors import UserError
+from flamingo.utils.identity import checksum
+from tests import tiny
+from tests.training.runs import Listed, batch, history, make_model, trained
+from tests.utils.test_io import full_disk
+
+CONFIG = {"steps": 4, "log_every": 1, "save_every": 2}
+
+
+def run(model, output, names=("a", "b"), rate=1e-3, weight=1.0, **config):
+    sets = [DataSet(name, Listed(batch([3]), batch([4])), weight) for name in names]
+    train(model, sets, OptimizerConfig(rate=rate), TrainingConfig(**{**CONFIG, **config}), output)
+
+
+@pytest.fixture(scope="module")
+def finished(backbones, tmp_path_factory):
+    output = tmp_path_factory.mktemp("finished")
+    run(make_model(backbones), output)
+    return output
+
+
+def test_only_the_newest_state_is_kept_and_only_what_trains_is_in_it(backbones, finished):
+    assert [path.name for path in (finished / "state").iterdir()] == ["step-00000004"]
+    state = torch.load(finished / "state" / "step-00000004" / "common.pt", weights_only=True)
+    names = make_model(backbones).trainable_parameter_names()
+    assert list(state["parameters"]) == names
+    assert len(state["optimizer"]["state"]) == len(names)
+    assert state["positions"] == {"a": 4, "b": 4}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"names": ("a", "c")}, r"data sets.*\['a .*', 'b .*'\].*\['a .*', 'c .*'\]"),
+        ({"names": ("b", "a")}, "data sets"),
+        ({"weight": 2.0}, r"a with weight 1\.0.*a with weight 2\.0"),
+        ({"rate": 0.1}, r"optimizer\.rate.*0\.001.*0\.1"),
+        ({"seed": 5}, r"training\.seed.*0.*5"),
+        ({"steps": 9}, r"training\.steps.*4.*9"),
+        ({"accumulate": 2, "combine": "in_turn"}, r"accumulate.*1.*2.*combine.*accumulated"),
+        ({"precision": "bf16"}, r"training\.precision.*fp32.*bf16"),
+    ],
+)
+def test_the_state_of_another_run_is_refused_with_what_differs(backbones, finished, change, message):
+    model = make_model(backbones)
+    before = trained(model)
+    with pytest.raises(UserError, match=f"step-00000004.*{message}"):
+        run(model, finished, **change)
+    assert all(torch.equal(weight, before[name]) for name, weight in trained(model).items())
+    assert len(history(finished)) == 4
+
+
+def test_the_state_of_another_model_is_refused_with_the_parameters_that_differ(backbones, finished):
+    other = tiny.flamingo(backbones, resampler={"latents": 6}, gated={"offset": 0})
+    with pytest.raises(UserError) as error:
+        run(other, finished)
+    assert "parameters.resampler.latents was 'float32 [5, 24]', is 'float32 [6, 24]'" in str(error.value)
+    assert "parameters.gated_layers.0.attention_gate was 'absent', is 'float32 [1]'" in str(error.value)
+    assert "parameters.gated_layers.3.attention_gate was 'float32 [1]', is 'absent'" in str(error.value)
+
+
+def test_how_often_a_run_writes_may_change_when_it_is_resumed(backbones, finished):
+    run(make_model(backbones), finished, log_every=3, save_every=1, sample_every=2)
+
+
+def test_a_half_written_state_is_removed_and_the_one_before_it_taken(backbones, finished, tmp_path):
+    state = tmp_path / "state"
+    with pytest.raises(RuntimeError, match="disk full"):
+        stopping_at(3, backbones, tmp_path)
+    assert [path.name for path in state.iterdir()] == ["step-00000002"]
+    (state / "step-00000004.tmp").mkdir()
+    (state / "step-00000004.tmp" / "common.pt").write_bytes(b"half")
+    model = make_model(backbones)
+    run(model, tmp_path)
+    assert [path.name for path in state.iterdir()] == ["step-00000004"]
+    assert history(tmp_path) == history(finished)
+
+
+def stopping_at(step, backbones, output):
+    def stop(record):
+        if record["step"] == step:
+            raise RuntimeError("disk full")
+
+    sets = [DataSet(name, Listed(batch([3]), batch([4]))) for name in ("a", "b")]
+    train(make_model(backbones), sets, OptimizerConfig(rate=1e-3), TrainingConfig(**CONFIG), output, on_log=stop)
+
+
+@pytest.mark.parametrize("name", ["common.pt", "process-0.pt", "checksums.json"])
+def test_a_flipped_byte_in_a_state_is_named_with_what_to_do(backbones, finished, tmp_path, name):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "state" / "step-00000004"
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    model = make_model(backbones)
+    before = trained(model)
+    with pytest.raises(UserError, match=rf"{folder}.*{folder}"):
+        run(model, tmp_path)
+    assert all(torch.equal(weight, before[name]) for name, weight in trained(model).items())
+
+
+def test_a_missing_file_of_a_state_is_named(backbones, finished, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "state" / "step-00000004" / "process-0.pt").unlink()
+    with pytest.raises(UserError, match=r"process-0\.pt"):
+        run(make_model(backbones), tmp_path)
+
+
+def rewritten(finished, output, change):
+    """The state with another content and right checksums."""
+    shutil.copytree(finished, output, dirs_exist_ok=True)
+    folder = output / "state" / "step-00000004"
+    state = torch.load(folder / "common.pt", weights_only=True)
+    change(state)
+    torch.save(state, folder / "common.pt")
+    (folder / "checksums.json").write_text(json.dumps({path.name: checksum(path) for path in folder.glob("*.pt")}))
+
+
+def narrower(state, part, name):
+    state[part][name] = state[part][name][:1]
+
+
+def doubled(state, part, name):
+    state[part][name] = state[part][name].double()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda state: narrower(state, "parameters", "resampler.latents"), r"latents.*float32.*\[1, 24\]"),
+        (lambda state: doubled(state, "parameters", "resampler.latents"), "latents.*float64"),
+        (lambda state: narrower(state["optimizer"]["state"], 0, "exp_avg"), "exp_avg of parameter 0"),
+    ],
+)
+def test_tensors_of_another_shape_or_type_are_refused_rather_than_broadcast(
+    backbones, finished, tmp_path, change, said
+):
+    rewritten(finished, tmp_path, change)
+    model = make_model(backbones)
+    before = trained(model)
+    with pytest.raises(UserError, match=said):
+        run(model, tmp_path)
+    assert all(torch.equal(weight, before[name]) for name, weight in trained(model).items())
+
+
+def test_buffers_of_another_shape_are_refused(tmp_path):
+    def normalised(features):
+        model = nn.BatchNorm1d(features, affine=False)
+        model.weight = nn.Parameter(torch.zeros(1))
+        optimizer = torch.optim.SGD(model.parameters())
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+        return StateFolder(tmp_path, {}, model, optimizer, schedule, [], Accelerator())
+
+    normalised(1).save(Progress(step=1))
+    with pytest.raises(UserError, match=r"running_mean.*float32.*\[1\].*float32.*\[5\]"):
+        normalised(5).restore()
+
+
+def test_other_frozen_weights_are_refused(backbones, finished):
+    model = make_model(backbones)
+    next(p for p in model.parameters() if not p.requires_grad).data.add_(1.0)
+    with pytest.raises(UserError, match="frozen parameters"):
+        run(model, finished)
+
+
+def test_a_full_disk_leaves_the_state_before_it(backbones, tmp_path, monkeypatch):
+    run(make_model(backbones), tmp_path / "whole")
+    with pytest.raises(RuntimeError):
+        stopping_at(3, backbones, tmp_path / "full")
+    state = tmp_path / "full" / "state"
+    call = 0
+    while True:
+        call += 1
+        monkeypatch.setattr("flamingo.utils.io.write", full_disk(call))
+        try:
+            run(make_model(backbones), tmp_path / "full", log_every=4)
+            break
+        except UserError as error:
+            assert "No space left on device" in str(error) and str(tmp_path / "full") in str(error)
+        monkeypatch.undo()
+        assert [path.name for path in state.iterdir() if path.suffix != ".tmp"] == ["step-00000002"]
+    assert call > 4  # the history, three files of the state
+    files = [folder / "state" / "step-00000004" / "common.pt" for folder in (tmp_path / "whole", tmp_path / "full")]
+    whole, full = (torch.load(file, weights_only=True)["parameters"] for file in files)
+    assert all(torch.equal(whole[name], full[name]) for name in whole)
+
+
+def test_a_state_is_on_the_disk_before_the_one_before_it_is_removed(backbones, tmp_path, monkeypatch):
+    synced, removed = [], []
+
+    def fsync(descriptor):
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+    def rmtree(path, **_):
+        removed.append((path.name, {file.parent.name for file in synced}, {file.name for file in synced}))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr("flamingo.training.state.shutil.rmtree", rmtree)
+    run(make_model(backbones), tmp_path)
+    [(name, folders, files)] = removed
+    assert name == "step-00000002"
+    assert "step-00000004.tmp" in folders
+    assert {"state", "history.jsonl"} <= files  # the folder, after the rename, and what the state counts on
+    assert {re.sub(r"\.[0-9a-f]{8}\.tmp", "", file) for file in files} >= {
+        "common.pt",
+        "process-0.pt",
+        "checksums.json",
+    }
+
+
+def draw():
+    return random.random(), np.random.rand(), np.random.randn(), torch.rand(()).item()
+
+
+def test_random_states_come_back_through_a_file(tmp_path):
+    np.random.randn()  # keeps a second normal number for the next call
+    torch.save(random_states(), tmp_path / "states.pt")
+    expected = draw()
+    assert draw() != expected
+    set_random_states(torch.load(tmp_path / "states.pt", weights_only=True))
+    assert draw() == expected
+
+
+def test_what_is_drawn_aside_is_not_missed_even_after_an_error():
+    state = random_states()
+    expected = draw()
+    set_random_states(state)
+    with pytest.raises(RuntimeError), untouched_random_states():
+        draw()
+        raise RuntimeError
+    assert draw() == expected
