@@ -1,0 +1,53 @@
+"""Extension points: the ``kind`` that a config names -> its config dataclass, and the class that it configures."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from importlib import import_module
+from typing import Any, TypeVar
+
+from flamingo.utils.checks import one_of, within
+from flamingo.utils.errors import UserError
+
+#: ``kind -> (config dataclass, "module:Class")``. The class is named, not imported: configs need no torch.
+Kinds = Mapping[str, tuple[type, str]]
+
+Config = TypeVar("Config")
+
+
+def load_config(cls: type[Config], values: Mapping[str, Any], key: str) -> Config:
+    """Returns the dataclass ``cls`` of the values.
+
+    Args:
+        cls: A config dataclass, which checks its values itself.
+        values: By the names of its fields.
+        key: The config key that holds the values; errors begin with it.
+
+    Raises:
+        UserError: For a key that is no field, a missing one, and a value that the dataclass refuses.
+    """
+    known = fields(cls)  # type: ignore[arg-type]
+    for name in values:
+        one_of(f"a key of {key}", name, [field.name for field in known])
+    for field in known:
+        if field.default is MISSING and field.default_factory is MISSING and field.name not in values:
+            raise UserError(f"{key}.{field.name} needs a value")
+    with within(key):
+        return cls(**values)
+
+
+def load_kind(kinds: Kinds, values: Mapping[str, Any], key: str) -> Any:
+    """Returns the config dataclass of the kind that ``values`` name under ``kind``.
+
+    Raises:
+        UserError: For an unknown kind, which lists the known ones, and for whatever :func:`load_config` refuses.
+    """
+    one_of(f"{key}.kind", values.get("kind"), kinds)
+    config_class, _ = kinds[values["kind"]]
+    return load_config(config_class, values, key)
+
+
+def class_of(kinds: Kinds, kind: str) -> Any:
+    """Returns the class of a kind, imported now."""
+    _, location = kinds[kind]
+    module, _, name = location.partition(":")
+    return getattr(import_module(module), name)
