@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from flamingo.evaluation.metrics.captions.captions import CiderReward
+from flamingo.evaluation.metrics.captions import CiderReward
 from omegaconf import MISSING
 
 from experiments.loading import data_set
