@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from flamingo.evaluation.metrics.captions import CiderReward
 from omegaconf import MISSING
 
 from experiments.loading import data_set
@@ -20,6 +19,7 @@ from flamingo.data.readers.shards import Shards
 from flamingo.data.record import CaptionedImage, Lazy
 from flamingo.data.sources import Chosen, check_pictures, load, of_split, readable
 from flamingo.data.usable import usable
+from flamingo.evaluation.metrics.captions import CiderReward
 from flamingo.inference.features import FeatureStore, nearest
 from flamingo.synthetic.documents import TURNS, SyntheticDocuments
 from flamingo.training.losses.self_critical import SelfCritical
