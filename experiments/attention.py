@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from experiments.configs import check, plain
-from experiments.runs import command
+from experiments.schema import command
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.document import PROMPT, Image
 from flamingo.evaluation.metrics.captions import bootstrap, mean

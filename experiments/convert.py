@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig
+from transformers import AutoConfig
 
 from experiments.configs import plain
-from experiments.runs import check_model, command
+from experiments.schema import command
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.interop import flamingo_mini, idefics, openflamingo
 from flamingo.model.composition import check_composition
 from flamingo.utils.errors import UserError
+from flamingo.utils.hub import from_pretrained
 from flamingo.utils.io import atomic_file, atomic_folder
 
 log = logging.getLogger(__name__)
@@ -115,7 +117,7 @@ def _backbones(config: dict[str, Any]) -> tuple[str, str]:
     for key in ("vision", "language"):
         if config[key] is None:
             raise UserError(f"the config needs a value for {key}: the backbone that the checkpoint was trained with")
-        check_model(config[key], key)
+        from_pretrained(AutoConfig, config[key], key)
     return config["vision"], config["language"]
 
 

@@ -23,8 +23,7 @@ from omegaconf import DictConfig
 
 from experiments.configs import check, plain
 from experiments.features import FeaturesConfig, kept_as, open_features
-from experiments.run_folder import Kind, Run, model_contents, run_folder
-from experiments.runs import command, keep_memory
+from experiments.schema import command
 from experiments.tasks import TaskConfig, look_at_images, make_task
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.contents import contents as data_contents
@@ -39,11 +38,12 @@ from flamingo.evaluation.tasks.captioning import Captioning
 from flamingo.inference.features import FeatureStore
 from flamingo.model.config import FlamingoConfig
 from flamingo.model.modeling import BACKBONES
-from flamingo.report.results import read_config
 from flamingo.utils import checks
 from flamingo.utils.errors import UserError
 from flamingo.utils.identity import differences, folder_checksums
 from flamingo.utils.names import file_name
+from flamingo.utils.processes import keep_memory
+from flamingo.utils.run_folder import Kind, Run, model_contents, read_config, run_folder
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ from typing import Any, get_args
 
 import torch
 from PIL import Image as PILImage
+from transformers import AutoConfig
 
 from experiments.configs import nested
-from experiments.runs import check_model
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.document import Image
 from flamingo.data.transforms.pictures import Aspect
@@ -22,6 +22,7 @@ from flamingo.model.vision_probe import check_encoder
 from flamingo.synthetic import backbones
 from flamingo.utils.checks import one_of, whole
 from flamingo.utils.errors import UserError
+from flamingo.utils.hub import from_pretrained
 
 
 @dataclass
@@ -69,7 +70,7 @@ def load_model(config: dict[str, Any]) -> tuple[FlamingoForConditionalGeneration
     """
     vision, language = named(config, "vision"), named(config, "language")
     for key, name in (("vision", vision), ("language", language)):
-        check_model(name, f"model.{key}")
+        from_pretrained(AutoConfig, name, f"model.{key}")
     own = ("vision", "language", "dtype", "aspect", "image_size", "trains", "start", "from_scratch")
     parts = {key: value for key, value in config.items() if key not in own}
     processor = FlamingoProcessor.from_vision_text_pretrained(

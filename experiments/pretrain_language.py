@@ -29,8 +29,7 @@ from experiments.architecture import check_architecture
 from experiments.card import KIND, save_backbone
 from experiments.configs import build, check, nested, plain
 from experiments.loading import data_set
-from experiments.run_folder import Run, failure_recorded, run_folder
-from experiments.runs import command
+from experiments.schema import command
 from experiments.texts import Documents, Said, read_texts
 from experiments.tokenizer import train_tokenizer
 from flamingo.data.order import Shuffled
@@ -43,6 +42,7 @@ from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError
 from flamingo.utils.identity import digest_of
 from flamingo.utils.io import write_text
+from flamingo.utils.run_folder import Run, failure_recorded, run_folder
 
 log = logging.getLogger(__name__)
 

@@ -33,8 +33,7 @@ from experiments.configs import build, check, nested, plain
 from experiments.data import captioned_images
 from experiments.loading import data_set
 from experiments.probe import probe
-from experiments.run_folder import Run, failure_recorded, run_folder
-from experiments.runs import command
+from experiments.schema import command
 from experiments.tokenizer import END_OF_TEXT, train_tokenizer
 from flamingo.data.contents import contents
 from flamingo.data.document import Image
@@ -50,6 +49,7 @@ from flamingo.training.step import Batch
 from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
+from flamingo.utils.run_folder import Run, failure_recorded, run_folder
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
 from experiments.configs import plain
-from experiments.runs import command
+from experiments.schema import command
 from flamingo.report.comparison import write_comparison
 from flamingo.report.page import write_report
 from flamingo.report.runs import runs_below

@@ -18,11 +18,11 @@ from flamingo.evaluation.protocol import Task
 from flamingo.evaluation.scores import computable
 from flamingo.evaluation.tasks.captioning import Captioning
 from flamingo.inference.features import FeatureStore, near_duplicates, nearest
-from flamingo.report.results import read_config
 from flamingo.synthetic.tasks import SyntheticBinding, SyntheticCaptions, SyntheticQuestions
 from flamingo.utils.checks import one_of, whole, within
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
+from flamingo.utils.run_folder import read_config
 
 log = logging.getLogger(__name__)
 

@@ -39,8 +39,7 @@ from experiments.data import (
 from experiments.features import FeaturesConfig, add_features, open_features
 from experiments.model import ModelConfig, load_model, named
 from experiments.objective import ObjectiveConfig, check_objective, objective
-from experiments.run_folder import STATES, WRITING, Kind, Run, failure_recorded, model_contents, run_folder
-from experiments.runs import command, keep_memory
+from experiments.schema import command
 from experiments.tracking import Tracker, WandbConfig
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.contents import contents as data_contents
@@ -53,6 +52,8 @@ from flamingo.utils.checks import finite, seed, whole
 from flamingo.utils.errors import UserError
 from flamingo.utils.identity import digest_of
 from flamingo.utils.io import atomic_folder, write_text
+from flamingo.utils.processes import keep_memory
+from flamingo.utils.run_folder import STATES, WRITING, Kind, Run, failure_recorded, model_contents, run_folder
 
 log = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ import torch
 
 from experiments.benchmark.materials import picture
 from experiments.benchmark.worker import Machine, run, seconds_per_token, train
-from experiments.runs import keep_memory
 from flamingo.data.document import Document, Image, Text
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.inference.flamingo_engine import Decoder
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.model.search import decoded
 from flamingo.training.optimizer import OptimizerConfig, make_optimizer
+from flamingo.utils.processes import keep_memory
 
 
 class Ours:

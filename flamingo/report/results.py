@@ -7,8 +7,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import yaml
-
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import json_object, parse_json
 
@@ -141,17 +139,6 @@ def read_history(path: Path) -> list[dict[str, Any]]:
                 raise UserError(f"{where}: {key!r} must be a number, got {value!r}")
         records.append(record)
     return records
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """A run's ``config.yaml``, or an evaluation's."""
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path} is no config: {config!r:.80}")
-    return config
 
 
 def mean_over_seeds(scores: Iterable[Score]) -> list[Score]:

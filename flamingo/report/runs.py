@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flamingo.report.results import Score, main_decoding, mean_over_seeds, read_config, read_history, read_scores
+from flamingo.report.results import Score, main_decoding, mean_over_seeds, read_history, read_scores
 from flamingo.utils.errors import UserError
+from flamingo.utils.run_folder import read_config
 
 #: Keys of a config that say nothing of what was trained.
 _NOT_OF_A_VARIANT = ("output", "seed", "training.seed", "evaluate", "objective", "features.folder", "contents")

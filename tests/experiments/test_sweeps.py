@@ -14,7 +14,7 @@ from experiments.evaluate import plan
 from experiments.model import load_model
 from experiments.objective import check_objective, objective
 from experiments.report import run_report
-from experiments.sweeps import folder_arguments, run_folder
+from experiments.schema import folder_arguments, sweep_run_name
 from experiments.train import run_training
 from flamingo.utils.errors import UserError
 from tests.experiments.test_configs import CONF, composed
@@ -182,9 +182,9 @@ def test_what_a_sweeps_folders_leave_out(arguments, left_out, named):
 
 
 def test_a_run_without_overrides_of_its_own_has_the_folder_of_the_sweep():
-    assert run_folder("") == ""
-    assert run_folder("model.gated.every-2+seed-0") == "model.gated.every-2+seed-0"
-    assert "/" not in run_folder("model.vision-/data/clip") != run_folder("model.vision-_data_clip")
+    assert sweep_run_name("") == ""
+    assert sweep_run_name("model.gated.every-2+seed-0") == "model.gated.every-2+seed-0"
+    assert "/" not in sweep_run_name("model.vision-/data/clip") != sweep_run_name("model.vision-_data_clip")
 
 
 def test_a_key_that_is_usually_left_out_is_named_where_it_is_swept():

@@ -6,12 +6,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from experiments.model import check_model
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.model.language import load_text_model
 from flamingo.utils.errors import UserError
+from flamingo.utils.hub import from_pretrained
 from tests import tiny
 
 _NAMES = {
@@ -81,7 +81,7 @@ def test_a_gguf_file_is_a_language_model_with_its_tokenizer(backbones, gguf_file
     expected = AutoModelForCausalLM.from_pretrained(backbones / "llama")
     ids = torch.arange(3, 15).unsqueeze(0)
     torch.testing.assert_close(load_text_model(gguf_file)(ids).logits, expected(ids).logits, atol=1e-4, rtol=1e-4)
-    check_model(str(gguf_file), "model.language")
+    from_pretrained(AutoConfig, str(gguf_file), "model.language")
     processor = FlamingoProcessor.from_vision_text_pretrained(backbones / "clip_vision_model", gguf_file)
     text = "a dog runs on the grass"
     assert processor.decode(processor.tokenizer(text)["input_ids"]).strip() == text

@@ -19,7 +19,7 @@ import experiments.evaluate
 import experiments.pretrain_language
 import experiments.train  # noqa: F401
 from experiments.data import captioned_images
-from experiments.runs import user_errors
+from experiments.schema import user_errors
 from flamingo.data.transforms.pictures import open_image
 from tests.data.malformed import Malformed, files
 from tests.stress import disk, kills, pairs

@@ -14,12 +14,11 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import AutoConfig
 
-from experiments.runs import start_processes
-from flamingo.report.results import read_config
 from flamingo.utils.errors import UserError
 from flamingo.utils.identity import differences, folder_checksums, sampled_checksum
 from flamingo.utils.io import complete_lines, file_errors, remove_leftovers, write_text
 from flamingo.utils.lock import owner
+from flamingo.utils.processes import start_processes
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +35,21 @@ _FAILURE = "failure.txt"
 _MOVING, _PREVIOUS, _REMOVED = ".previous.moving", ".previous", ".previous.removed"
 #: In these folders: the patterns of what a new run makes in the place of the old one, and of what it continues from.
 _NAMES = "names.json"
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Returns the config that a run or an evaluation has recorded.
+
+    Raises:
+        UserError: For a file that holds no mapping of YAML.
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is not a config: {config!r:.80}")
+    return config
 
 
 @dataclass(frozen=True)
@@ -236,12 +250,12 @@ def _matching(output: Path, patterns: Sequence[str]) -> list[Path]:
 
 def _on_main_process(work: Callable[[], None]) -> None:
     """Do something in the main process of a run; its UserError is raised in all of them."""
-    errors: list[UserError | None] = [None]
+    failures: list[UserError | None] = [None]
     if PartialState().is_main_process:
         try:
             work()
         except UserError as error:
-            errors = [error]
-    [error] = broadcast_object_list(errors)
-    if error is not None:
-        raise error
+            failures = [error]
+    [failure] = broadcast_object_list(failures)
+    if failure is not None:
+        raise failure

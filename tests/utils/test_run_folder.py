@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.run_folder import Kind, run_folder
 from flamingo.utils.errors import UserError
+from flamingo.utils.run_folder import Kind, run_folder
 
 CONFIG = {"training": {"steps": 3}, "data": {"a": {"batch": 1}}, "overwrite": False, "workers": 0}
 CONTENTS = {"data": {"captions": "0a", "files": "0b"}}
