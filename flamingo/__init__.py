@@ -1,8 +1,9 @@
 """Flamingo-style few-shot captioning: a frozen vision encoder, a Perceiver Resampler, and gated
 cross-attention inside a frozen language model.
 
-Importing this package registers its classes with transformers, so that ``AutoConfig``, ``AutoModel``,
-``AutoModelForImageTextToText`` and ``AutoProcessor`` find them.
+Its names are imported when they are first used, so that the dataclasses of configs need neither torch nor transformers.
+``from flamingo import FlamingoProcessor``, or another of its Flamingo classes, registers all of them with transformers:
+``AutoConfig``, ``AutoModel``, ``AutoModelForImageTextToText`` and ``AutoProcessor`` then find them.
 
 The glossary of axes, used in every einops string and every signature:
 
@@ -22,17 +23,12 @@ The glossary of axes, used in every einops string and every signature:
 =======  ==========================================================
 """
 
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from flamingo.data.document import Document, Image, Text
-from flamingo.data.processor import FlamingoProcessor
-from flamingo.model.config import FlamingoConfig
-from flamingo.model.modeling import FlamingoForConditionalGeneration
-
-AutoConfig.register(FlamingoConfig.model_type, FlamingoConfig)
-AutoModel.register(FlamingoConfig, FlamingoForConditionalGeneration)
-AutoModelForImageTextToText.register(FlamingoConfig, FlamingoForConditionalGeneration)
-AutoProcessor.register(FlamingoConfig, FlamingoProcessor)
+if TYPE_CHECKING:
+    from flamingo.auto_classes import FlamingoConfig, FlamingoForConditionalGeneration, FlamingoProcessor
+    from flamingo.data.document import Document, Image, Text
 
 __all__ = [
     "Document",
@@ -42,3 +38,10 @@ __all__ = [
     "Image",
     "Text",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'flamingo' has no attribute {name!r}")
+    module = "flamingo.auto_classes" if name.startswith("Flamingo") else "flamingo.data.document"
+    return getattr(import_module(module), name)

@@ -1,6 +1,8 @@
 """Imports go one way, and heavy or optional libraries stay where they belong."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,8 @@ MAY_IMPORT = {
     "report": set(),
     "interop": {"data", "model"},
     "synthetic": {"data", "model", "evaluation"},
-    "__init__": {"data", "model"},
+    "__init__": {"auto_classes", "data"},
+    "auto_classes": {"data", "model"},
 }
 #: Of these parts the synthetic benchmark may import some modules only.
 SYNTHETIC_MAY_IMPORT = ("flamingo.model.inspection", "flamingo.evaluation.protocol", "flamingo.evaluation.metrics")
@@ -77,3 +80,13 @@ def test_there_are_no_cycles():
         leaves = {module for module, names in graph.items() if not names}
         assert leaves, f"a cycle among {sorted(graph)}"
         graph = {module: names - leaves for module, names in graph.items() if module not in leaves}
+
+
+def test_a_name_of_the_package_is_imported_when_it_is_used():
+    program = (
+        "import sys, flamingo; assert 'torch' not in sys.modules and 'transformers' not in sys.modules;"
+        "from flamingo import FlamingoProcessor; from transformers import AutoConfig;"
+        "print(AutoConfig.for_model('flamingo').model_type, [getattr(flamingo, name) for name in flamingo.__all__])"
+    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("flamingo ")
