@@ -1,0 +1,174 @@
+"""Searches over a training's config values with Optuna.
+
+python -m experiments.search experiment=demo
+python -m experiments.search experiment=demo search.n_trials=24 'search.choices=[{key: seed, values: [0, 1]}]'
+
+A trial is a training run in `OUTPUT/trial-NUMBER`. Its value is the run's `objective`. The sampler's seed and the
+values of earlier trials decide what a trial tries, and a run that is trained returns its value at once. The same
+command therefore continues a search that was stopped, and a larger `search.n_trials` extends it.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from accelerate import PartialState
+from hydra import compose
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import MISSING, DictConfig, OmegaConf
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState
+
+from experiments.configs import plain
+from experiments.runs import command
+from experiments.train import run_training
+from flamingo.utils.checks import finite, flag, one_of, positive, seed, whole, within
+from flamingo.utils.errors import UserError
+from flamingo.utils.io import write_text
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class IntervalConfig:
+    """Any number from ``low`` to ``high``, for one key of the training's config."""
+
+    key: str = MISSING
+    low: float = MISSING
+    high: float = MISSING
+    #: Whether the logarithm of the number is sampled uniformly.
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        check_bound = positive if self.log else finite
+        check_bound("low", self.low)
+        check_bound("high", self.high)
+        flag("log", self.log)
+        if self.low >= self.high:
+            raise UserError(f"low must be below high, got {self.low} and {self.high} for {self.key}")
+
+
+@dataclass
+class ChoiceConfig:
+    """One of some values, for one key or group of the training's config."""
+
+    key: str = MISSING
+    #: As on a command line.
+    values: list[str] = MISSING
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise UserError(f"values has none for {self.key}")
+
+
+@dataclass
+class SearchConfig:
+    """What is searched, and for how long."""
+
+    intervals: list[IntervalConfig] = field(default_factory=list)
+    choices: list[ChoiceConfig] = field(default_factory=list)
+    n_trials: int = 12
+    #: Of the sampler, a tree-structured Parzen estimator.
+    seed: int = 0
+    #: minimize, for a loss; maximize, for a score.
+    direction: str = "minimize"
+
+    def __post_init__(self) -> None:
+        whole("n_trials", self.n_trials, least=1)
+        seed("seed", self.seed)
+        one_of("direction", self.direction, ("minimize", "maximize"))
+
+
+ConfigStore.instance().store("search_schema", SearchConfig, package="search")
+
+#: Values by key.
+Params = dict[str, Any]
+
+
+def search(
+    config: SearchConfig, run: Callable[[int, Params], float | None], record: Callable[[optuna.Study], None]
+) -> optuna.Study:
+    """Returns the study after ``config.n_trials`` trials.
+
+    Args:
+        config: The space and the sampler.
+        run: Number and params of a trial -> its value; None for a trial that failed.
+        record: Called with the study after each trial.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space: dict[str, BaseDistribution] = {}
+    for interval in config.intervals:
+        space[interval.key] = FloatDistribution(interval.low, interval.high, log=interval.log)
+    for choice in config.choices:
+        space[choice.key] = CategoricalDistribution(choice.values)
+    if not space:
+        raise UserError("search.intervals and search.choices are both empty: there is nothing to search")
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=config.seed), direction=config.direction)
+    for _ in range(config.n_trials):
+        trial = study.ask(space)
+        value = run(trial.number, trial.params)
+        study.tell(trial, value, TrialState.FAIL if value is None else TrialState.COMPLETE)
+        record(study)
+    return study
+
+
+def run_trial(arguments: list[str], params: Params, folder: Path) -> float | None:
+    """Returns the objective of a training run; None where it fails after it began, with a loss that is not finite.
+
+    Args:
+        arguments: The command's own, as they stand on its command line.
+        params: What the trial sets beside them.
+        folder: The run's.
+
+    Raises:
+        UserError: For what is wrong with the config, or with the folder.
+    """
+    overrides = [*arguments, *(f"{key}={value}" for key, value in params.items())]
+    config = plain(compose("search", overrides=overrides))
+    del config["search"]
+    try:
+        return run_training(config, folder, [override for override in overrides if not override.startswith("search.")])
+    except UserError as error:
+        # A run that has not begun leaves no config, and one that belongs to another config no failure.
+        if not ((folder / "config.yaml").exists() and (folder / "failure.txt").exists()):
+            raise
+        log.warning("%s failed: %s", folder, error)
+        return None
+
+
+def write_trials(output: Path, study: optuna.Study) -> None:
+    """Write ``trials.json``: each trial's number, params and value, which is null where it failed."""
+    rows = []
+    for trial in study.trials:
+        value = trial.value if trial.state == TrialState.COMPLETE else None
+        rows.append({"trial": trial.number, "params": trial.params, "value": value})
+    log.info("trial %d: %s -> %s", *rows[-1].values())
+    if PartialState().is_main_process:
+        write_text(output / "trials.json", json.dumps(rows, indent=1) + "\n")
+
+
+@command("search")
+def main(config: DictConfig) -> None:
+    job = HydraConfig.get()
+    output = Path(job.runtime.output_dir)
+    arguments = list(job.overrides.task)
+    with within("search"):
+        settings = OmegaConf.to_object(config.search)
+    assert isinstance(settings, SearchConfig)
+    study = search(
+        settings,
+        lambda number, params: run_trial(arguments, params, output / f"trial-{number}"),
+        lambda study: write_trials(output, study),
+    )
+    if all(trial.state == TrialState.FAIL for trial in study.trials):
+        raise UserError(f"every trial of {output} failed: see the failure.txt of each")
+    log.info("best: %s -> %s", study.best_params, study.best_value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""A search: its proposals, a search that is stopped and continued, trials that fail, and runs that are finished."""
+
+import json
+import math
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+
+from experiments.search import ChoiceConfig, IntervalConfig, SearchConfig, run_trial, search, write_trials
+from flamingo.utils.errors import UserError
+from tests.experiments.test_configs import CONF
+from tests.experiments.test_sweeps import SMALL, files
+
+CONFIG = SearchConfig(
+    intervals=[IntervalConfig("optimizer.rate", 1e-4, 1e-2, log=True), IntervalConfig("training.clip", 0.5, 2.0)],
+    choices=[ChoiceConfig("model.resampler.latents", ["4", "16", "64"])],
+)
+
+
+def cost(params):
+    """Is least at 1e-3, 1.0 and 16."""
+    distance = abs(math.log10(params["optimizer.rate"]) + 3) + abs(params["training.clip"] - 1)
+    return distance + (params["model.resampler.latents"] != "16")
+
+
+def run_search(config, run=lambda number, params: cost(params)):
+    return [(trial.params, trial.value) for trial in search(config, run, lambda study: None).trials]
+
+
+def test_a_search_that_is_stopped_after_5_of_12_trials_continues_to_the_same_12():
+    uninterrupted = run_search(CONFIG)
+    assert len(uninterrupted) == 12
+    finished = {}
+
+    def run(number, params):
+        """Trains what is not finished, at most 5 runs."""
+        if number not in finished and len(finished) == 5:
+            raise KeyboardInterrupt
+        return finished.setdefault(number, cost(params))
+
+    with pytest.raises(KeyboardInterrupt):
+        run_search(CONFIG, run)
+    assert list(finished) == [0, 1, 2, 3, 4]
+    trained = []
+
+    def resume(number, params):
+        if number not in finished:
+            trained.append(number)
+        return finished.setdefault(number, cost(params))
+
+    assert run_search(CONFIG, resume) == uninterrupted
+    assert trained == [5, 6, 7, 8, 9, 10, 11]
+
+
+def test_more_trials_extend_a_search_and_another_seed_proposes_others():
+    twelve = run_search(CONFIG)
+    longer = SearchConfig(CONFIG.intervals, CONFIG.choices, n_trials=20)
+    assert run_search(longer)[:12] == twelve
+    assert run_search(SearchConfig(CONFIG.intervals, CONFIG.choices, seed=1)) != twelve
+
+
+def test_values_of_earlier_trials_and_the_direction_decide_what_is_proposed():
+    twenty = SearchConfig(CONFIG.intervals, CONFIG.choices, n_trials=20)
+    maximizing = SearchConfig(CONFIG.intervals, CONFIG.choices, n_trials=20, direction="maximize")
+    low, high = run_search(twenty), run_search(maximizing)
+    assert low[:10] == high[:10], "the sampler's first ten trials are random"
+    assert sum(value for _, value in low[10:]) < sum(value for _, value in high[10:])
+
+
+def test_a_trial_that_fails_has_no_value_and_the_search_continues(tmp_path):
+    study = search(
+        CONFIG,
+        lambda number, params: None if number == 1 else cost(params),
+        lambda study: write_trials(tmp_path, study),
+    )
+    rows = json.loads((tmp_path / "trials.json").read_text())
+    assert [row["trial"] for row in rows] == list(range(12))
+    assert [row["trial"] for row in rows if row["value"] is None] == [1]
+    assert rows[3] == {"trial": 3, "params": study.trials[3].params, "value": cost(study.trials[3].params)}
+
+
+def test_a_finished_run_returns_its_value_and_stays_as_it_is(tmp_path):
+    arguments, params = [*SMALL, "search.n_trials=2"], {"optimizer.rate": 2e-3, "model.resampler.latents": "4"}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        value = run_trial(arguments, params, tmp_path)
+        before = files(tmp_path)
+        assert run_trial(arguments, params, tmp_path) == value
+        assert files(tmp_path) == before
+        with pytest.raises(UserError, match=r"training\.steps"):
+            run_trial([*arguments, "training.steps=3"], params, tmp_path)
+    overrides = (tmp_path / "overrides.yaml").read_text()
+    assert "optimizer.rate=0.002" in overrides and "search.n_trials" not in overrides
+
+
+def test_a_loss_that_is_not_finite_fails_a_trial_and_a_wrong_value_ends_the_search(tmp_path):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        diverging = {"optimizer.rate": 1e30, "optimizer.gate_rate": 1e30}
+        for _ in range(2):
+            assert run_trial([*SMALL, "training.steps=3"], diverging, tmp_path / "a") is None
+        assert "not finite" in (tmp_path / "a" / "failure.txt").read_text()
+        with pytest.raises(UserError, match="warmup"):
+            run_trial(list(SMALL), {"optimizer.warmup": 9}, tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: IntervalConfig("a", 1.0, 1.0), "low .* a"),
+        (lambda: IntervalConfig("a", 0.0, 1.0, log=True), "low"),
+        (lambda: ChoiceConfig("a", []), "values .* a"),
+        (lambda: SearchConfig(n_trials=0), "n_trials"),
+        (lambda: SearchConfig(direction="up"), "direction"),
+        (lambda: run_search(SearchConfig()), r"search\.intervals"),
+    ],
+)
+def test_a_space_that_cannot_be_searched_is_refused(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+def test_a_misspelt_key_of_the_search_is_refused():
+    with (
+        initialize_config_dir(str(CONF), version_base="1.3"),
+        pytest.raises(ConfigCompositionException, match="trials"),
+    ):
+        compose("search", overrides=["search.trials=3"])
