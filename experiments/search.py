@@ -25,7 +25,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from experiments.configs import plain
-from experiments.runs import command
+from experiments.schema import command
 from experiments.train import run_training
 from flamingo.utils.checks import finite, flag, one_of, positive, seed, whole, within
 from flamingo.utils.errors import UserError
