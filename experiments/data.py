@@ -2,15 +2,15 @@
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
-from omegaconf import MISSING
-
 from experiments.loading import data_set
-from flamingo import Document, FlamingoProcessor, Image
+from flamingo import Document, FlamingoProcessor, Image, synthetic
+from flamingo.data import builders
+from flamingo.data.builders import DocumentsConfig, InterleavedConfig
 from flamingo.data.builders.interleaved import Interleaved
 from flamingo.data.collate import Example, collate
 from flamingo.data.order import Endless, Shuffled
@@ -21,66 +21,47 @@ from flamingo.data.sources import Chosen, check_pictures, load, of_split, readab
 from flamingo.data.usable import usable
 from flamingo.evaluation.metrics.captions import CiderReward
 from flamingo.inference.features import FeatureStore, nearest
-from flamingo.synthetic.documents import TURNS, SyntheticDocuments
-from flamingo.training.losses.self_critical import SelfCritical
-from flamingo.training.step import Batch, DataSet, next_token
-from flamingo.utils.checks import one_of, positive, probability, whole, within
+from flamingo.synthetic import SyntheticDocumentsConfig
+from flamingo.synthetic.documents import SyntheticDocuments
+from flamingo.synthetic.scenes import Split
+from flamingo.training.losses import LOSSES, LossConfig
+from flamingo.training.step import Batch, DataSet
+from flamingo.utils.checks import within
 from flamingo.utils.errors import UserError
+from flamingo.utils.kinds import class_of, load_config, load_kind
 
 log = logging.getLogger(__name__)
 
 
+#: All kinds of documents: of the library, which are made of records, and of the synthetic benchmark.
+DOCUMENTS = builders.BUILDERS | synthetic.BUILDERS
+
+
 @dataclass
-class DocumentsConfig:
-    """One kind of documents, with ``least`` to ``most`` images each."""
+class TrainedDocuments:
+    """An entry of ``data.documents``: documents, and the loss that they are trained with."""
 
-    #: captions, binding or questions of the synthetic benchmark; images: of `data.root`.
-    kind: str = MISSING
-    least: int = MISSING
-    most: int = MISSING
-    batch: int = MISSING
-    #: Of the synthetic benchmark: the probability that a document begins with lines of text in the place of pictures.
-    told: float = 0.0
-    #: The probability that a document's texts belong to the image behind them rather than before (Flamingo, A.3.2).
-    p_next: float = 0.0
-    #: Of images: the probability that those before the last one are its nearest neighbours.
-    similar: float = 0.0
-    #: Of images: in how many views one is shown, the image itself and random parts of it, of which half are mirrored.
-    views: int = 1
-    #: Of images: how many captions of each are learnt at once, which costs little more than one: in so many documents.
-    versions: int = 1
-    #: Tokens of a row that several short documents share; 0: each has its own, padded to the longest.
-    pack: int = 0
-    #: What is learnt: next_token; or cider: to say of the last image what scores well beside all versions' captions.
-    objective: str = "next_token"
-    weight: float = 1.0
+    documents: DocumentsConfig
+    loss: LossConfig
 
-    def __post_init__(self) -> None:
-        one_of("kind", self.kind, (*TURNS, "images"))
-        for key in ("least", "batch", "views", "versions"):
-            whole(key, getattr(self, key), least=1)
-        whole("most", self.most, least=self.least)
-        whole("pack", self.pack, least=0)
-        for key in ("told", "p_next", "similar"):
-            probability(key, getattr(self, key))
-        positive("weight", self.weight)
-        one_of("objective", self.objective, ("next_token", "cider"))
-        unused = {"told": 0.0} if self.kind == "images" else {"similar": 0.0, "views": 1, "versions": 1}
-        for key, neutral in unused.items():
-            if getattr(self, key) != neutral:
-                raise UserError(f"{key} is {getattr(self, key)}, but documents of kind={self.kind} have no use for it")
-        if self.objective == "cider":
-            self._check_reward()
+    @property
+    def of_records(self) -> bool:
+        """Whether the documents are made of the records of ``data.root``."""
+        return self.documents.kind in builders.BUILDERS
 
-    def _check_reward(self) -> None:
-        needs = {"kind": self.kind == "images", "versions": self.versions > 1}
-        needs |= {"pack": self.pack == 0, "p_next": self.p_next == 0}
-        for key, right in needs.items():
-            if not right:
-                raise UserError(
-                    f"{key} is {getattr(self, key)}, but objective=cider needs kind=images, several versions "
-                    "(captions of the last image, as references), pack=0 and p_next=0"
-                )
+
+def load_documents(entry: Mapping[str, Any], key: str) -> TrainedDocuments:
+    """Returns an entry of ``data.documents``, whose ``loss`` is next_token by default.
+
+    Raises:
+        UserError: With the key, for a value that is unknown, missing or out of range.
+    """
+    values = dict(entry)
+    loss = values.pop("loss", {"kind": "next_token"})
+    trained = TrainedDocuments(load_kind(DOCUMENTS, values, key), load_kind(LOSSES, loss, f"{key}.loss"))
+    with within(key):
+        trained.loss.check_documents(trained.documents)
+    return trained
 
 
 @dataclass
@@ -97,7 +78,25 @@ class DataConfig:
     split: str | None = None
     #: The split that documents are drawn from whose answers are logged while training.
     sample_split: str | None = None
-    documents: dict[str, DocumentsConfig] = field(default_factory=dict)
+    #: By name a :class:`TrainedDocuments`; on the command line its keys.
+    documents: dict[str, Any] = field(default_factory=dict)
+
+    def of_records(self) -> dict[str, DocumentsConfig]:
+        """Returns the documents that are made of records."""
+        return {name: entry.documents for name, entry in self.documents.items() if entry.of_records}
+
+
+def load_data(values: Mapping[str, Any]) -> DataConfig:
+    """Returns the config that ``data`` holds, with all its documents.
+
+    Raises:
+        UserError: With the key, for a value that is unknown, missing or out of range.
+    """
+    config: DataConfig = load_config(DataConfig, values, "data")
+    config.documents = {
+        name: load_documents(entry, f"data.documents.{name}") for name, entry in config.documents.items()
+    }
+    return config
 
 
 @dataclass
@@ -154,39 +153,43 @@ def _in_shards(listed: Lazy) -> bool:
     return isinstance(listed.source if isinstance(listed, Chosen) else listed, Shards)
 
 
-def check_documents(config: dict[str, Any], features_folder: str | None) -> None:
+def check_documents(config: DataConfig, features_folder: str | None) -> None:
     """Raise UserError, naming the key, for documents that cannot be made, before any data is read."""
-    if not config["documents"]:
+    if not config.documents:
         raise UserError("the config has no documents to train on: choose data=...")
-    if all(chosen["kind"] != "images" for chosen in config["documents"].values()):
-        given = {f"data.{key}": config[key] for key in ("root", "images", "format", "split", "sample_split")}
-        given["features.folder"] = features_folder
-        for key, value in given.items():
+    of_records = config.of_records()
+    if not of_records:
+        values = {f"data.{key}": getattr(config, key) for key in ("root", "images", "format", "split", "sample_split")}
+        values["features.folder"] = features_folder
+        for key, value in values.items():
             if value is not None:
-                raise UserError(f"{key}={value} is for documents of kind=images, and data.documents has none")
-    for name, chosen in config["documents"].items():
-        if chosen["kind"] == "images" and config["root"] is None:
-            raise UserError("captioned images are needed: say data.root=FOLDER, FILE or 'SHARDS-*.tar'")
-        if chosen["kind"] == "images" and chosen["similar"] > 0 and features_folder is None:
+                raise UserError(f"{key}={value} is for documents of kind=interleaved, and data.documents has none")
+        return
+    if config.root is None:
+        raise UserError("captioned images are needed: say data.root=FOLDER, FILE or 'SHARDS-*.tar'")
+    for name, documents in of_records.items():
+        if documents.similar_prob > 0 and features_folder is None:
             raise UserError(
-                f"data.documents.{name}.similar={chosen['similar']} compares images by their features: say "
+                f"data.documents.{name}.similar_prob={documents.similar_prob} compares images by their features: say "
                 "features.folder=FOLDER"
             )
 
 
-def check_images(config: dict[str, Any], trained: CaptionedImages | None) -> None:
+def check_images(config: DataConfig, trained: CaptionedImages | None) -> None:
     """Raise UserError for documents that these images are too few for."""
-    for name, chosen in config["documents"].items():
-        if chosen["kind"] == "images":
-            assert trained is not None
-            with within(f"data.documents.{name}"):
-                Interleaved(trained.images, 0, chosen["least"], chosen["most"])
-            if chosen["objective"] == "cider" and len(trained.images) < 2:
-                raise UserError(f"data.documents.{name}.objective=cider needs the captions of 2 images or more")
+    for name, documents in config.of_records().items():
+        assert trained is not None
+        with within(f"data.documents.{name}"):
+            Interleaved(replace(documents, similar_prob=0.0), trained.images, 0)
+        loss = config.documents[name].loss
+        if len(trained.images) < loss.min_records:
+            raise UserError(
+                f"data.documents.{name}.loss.kind={loss.kind} needs the captions of {loss.min_records} images or more"
+            )
 
 
 def training_images(
-    config: dict[str, Any], processor: FlamingoProcessor, opens: bool
+    config: DataConfig, processor: FlamingoProcessor, opens: bool
 ) -> tuple[CaptionedImages, CaptionedImages] | None:
     """Return the images that documents for training are made of, and those for samples; None if no documents are.
 
@@ -196,23 +199,24 @@ def training_images(
     Raises:
         UserError: For a source that cannot be read, and where too few images are left.
     """
-    of_images = {name: chosen for name, chosen in config["documents"].items() if chosen["kind"] == "images"}
-    if not of_images:
+    of_records = config.of_records()
+    if not of_records:
         return None
-    longest = max(of_images, key=lambda name: of_images[name]["most"])
-    by_reward = any(chosen["objective"] == "cider" for chosen in of_images.values())
-    new_tokens = SelfCritical.max_new_tokens if by_reward else 0
+    longest = max(of_records, key=lambda name: of_records[name].max_images)
+    max_images = of_records[longest].max_images
+    new_tokens = max(config.documents[name].loss.tokens_to_generate() for name in of_records)
 
     def read(split: str | None) -> CaptionedImages:
-        source = captioned_images(config["root"], config["images"], config["format"], split, opens)
+        source = captioned_images(config.root, config.images, config.format, split, opens)
         try:
-            images, skipped = usable(source.images, processor, of_images[longest]["most"], new_tokens)
+            images, skipped = usable(source.images, processor, max_images, new_tokens)
         except UserError as error:
-            raise UserError(f"data.documents.{longest}.most: {error}") from error
+            raise UserError(f"data.documents.{longest}.max_images: {error}") from error
         return CaptionedImages(images, source.skipped | skipped, source.listed)
 
-    trained = read(config["split"])
-    return trained, read(config["sample_split"]) if config["sample_split"] else trained
+    trained = read(config.split)
+    sampled = read(config.sample_split) if config.sample_split else trained
+    return trained, sampled
 
 
 @dataclass
@@ -244,15 +248,16 @@ class Encoded:
         return [example, *encoded], first.id
 
 
-def pictures(config: dict[str, Any], trained: CaptionedImages, sampled: CaptionedImages) -> list[Image]:
+def pictures(config: DataConfig, trained: CaptionedImages, sampled: CaptionedImages) -> list[Image]:
     """All that documents for training and for samples are made of."""
     images = [own.image for own in trained.images]
-    views = max(chosen["views"] for chosen in config["documents"].values())
-    return [image.view(number) for number in range(views) for image in images] + [own.image for own in sampled.images]
+    num_crops = max(documents.num_crops for documents in config.of_records().values())
+    crops = [image.view(number) for number in range(num_crops) for image in images]
+    return crops + [own.image for own in sampled.images]
 
 
 def make_data(
-    config: dict[str, Any],
+    config: DataConfig,
     images: CaptionedImages | None,
     processor: FlamingoProcessor,
     features: FeatureStore | None,
@@ -260,37 +265,34 @@ def make_data(
     workers: int,
 ) -> list[DataSet]:
     """A data set for each of the config's ``documents``."""
-    reward = None
-    if any(chosen["objective"] == "cider" for chosen in config["documents"].values()):
+
+    @cache
+    def make_reward() -> CiderReward:
         assert images is not None
-        reward = CiderReward([own.captions for own in images.images])
+        return CiderReward([own.captions for own in images.images])
+
     sets = []
-    for name, chosen in config["documents"].items():
+    for name, entry in config.documents.items():
+        documents = entry.documents
         # Data sets of one run differ in their order, and in what they draw.
         own_seed = f"{seed} {name}"
-        documents: Endless[Document]
-        if chosen["kind"] == "images":
+        if entry.of_records:
             assert images is not None
-            documents = _interleaved(images.images, chosen, features, own_seed)
+            endless: Endless[Document] = _interleaved(images.images, documents, features, own_seed)
+            encoded = Encoded(endless, processor, features, documents.captions_per_image, documents.p_next, own_seed)
         else:
-            kind, least, most = chosen["kind"], chosen["least"], chosen["most"]
-            synthetic = SyntheticDocuments(kind, "training", seed, least, most, chosen["told"])
-            documents = Shuffled(synthetic, own_seed)
-        # The synthetic benchmark draws its pictures when they are asked for: there is nothing to keep.
-        of_images = chosen["kind"] == "images"
-        kept, versions = (features, chosen["versions"]) if of_images else (None, 1)
-        encoded = Encoded(documents, processor, kept, versions, chosen["p_next"], own_seed)
-        batch = partial(_batch, pack_to=chosen["pack"], pad=processor.tokenizer.pad_token_id)
-        loss = next_token if reward is None or chosen["objective"] != "cider" else SelfCritical(processor, reward)
+            # The synthetic benchmark draws its pictures when they are asked for: there is nothing to keep.
+            endless = Shuffled(_synthetic(documents, "training", seed), own_seed)
+            encoded = Encoded(endless, processor, None, 1, documents.p_next, own_seed)
         made = data_set(
             name,
             encoded,
-            batch,
-            batch_size=chosen["batch"],
+            partial(_batch, pack_to=documents.pack_to, pad=processor.tokenizer.pad_token_id),
+            batch_size=documents.batch_size,
             num_workers=workers,
-            weight=chosen["weight"],
+            weight=documents.weight,
             prepare=processor.normalized,
-            loss=loss,
+            loss=class_of(LOSSES, entry.loss.kind)(entry.loss, processor, make_reward),
         )
         sets.append(made)
     return sets
@@ -307,29 +309,34 @@ def _batch(encoded: list[tuple[list[Example], str]], pack_to: int, pad: int) -> 
     return Batch(tensors, ids)
 
 
-def sample_documents(config: dict[str, Any], images: CaptionedImages | None, number: int) -> list[Document]:
+def sample_documents(config: DataConfig, images: CaptionedImages | None, number: int) -> list[Document]:
     """So many of each kind, as long as they can be."""
     documents: list[Document] = []
-    for chosen in config["documents"].values():
-        of_kind: Endless[Document]
-        if chosen["kind"] == "images":
+    for entry in config.documents.values():
+        longest = entry.documents.max_images
+        if entry.of_records:
             assert images is not None
-            longest = min(chosen["most"], len(images.images))
-            of_kind = Interleaved(images.images, 0, longest, longest)
+            longest = min(longest, len(images.images))
+            sampled = InterleavedConfig(min_images=longest, max_images=longest, batch_size=1)
+            of_kind: Endless[Document] = Interleaved(sampled, images.images, 0)
         else:
-            of_kind = SyntheticDocuments(chosen["kind"], "evaluation", 0, chosen["most"], chosen["most"])
+            of_kind = _synthetic(replace(entry.documents, min_images=longest, text_prefix_prob=0.0), "evaluation", 0)
         documents += [of_kind[index] for index in range(number)]
     return documents
 
 
+def _synthetic(config: SyntheticDocumentsConfig, split: Split, seed: int) -> SyntheticDocuments:
+    kind = config.kind.removeprefix("synthetic_")
+    return SyntheticDocuments(kind, split, seed, config.min_images, config.max_images, config.text_prefix_prob)
+
+
 def _interleaved(
-    images: Sequence[CaptionedImage], chosen: dict[str, Any], features: FeatureStore | None, seed: str
+    images: Sequence[CaptionedImage], config: InterleavedConfig, features: FeatureStore | None, seed: str
 ) -> Interleaved:
     neighbours = None
-    if chosen["similar"] > 0:
+    if config.similar_prob > 0:
         if features is None:
             raise UserError("documents of similar images need features.folder=FOLDER, by which images are compared")
         pooled = features.pooled([own.image for own in images])
-        neighbours = nearest(pooled, pooled, chosen["most"] - 1).numpy()
-    shape = chosen["least"], chosen["most"], chosen["similar"]
-    return Interleaved(images, seed, *shape, neighbours, chosen["views"], chosen["versions"])
+        neighbours = nearest(pooled, pooled, config.max_images - 1).numpy()
+    return Interleaved(config, images, seed, neighbours)

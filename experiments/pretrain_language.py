@@ -35,13 +35,16 @@ from experiments.tokenizer import train_tokenizer
 from flamingo.data.order import Shuffled
 from flamingo.data.record import by_reason
 from flamingo.synthetic.documents import TURNS, Described, SyntheticTexts, caption_turns, stream, tell
-from flamingo.training.loop import TrainingConfig, train
-from flamingo.training.optimizer import OptimizerConfig, check_warmup
+from flamingo.training import TrainingConfig
+from flamingo.training.loop import train
+from flamingo.training.optim import OPTIMIZERS, OptimizerConfig
+from flamingo.training.optim.schedule import check_warmup
 from flamingo.training.step import Batch
 from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError
 from flamingo.utils.identity import digest_of
 from flamingo.utils.io import write_text
+from flamingo.utils.kinds import load_kind
 from flamingo.utils.run_folder import Run, failure_recorded, run_folder
 
 log = logging.getLogger(__name__)
@@ -167,7 +170,7 @@ def pretrain(config: dict[str, Any], output: Path) -> None:
     """Leaves the model and its tokenizer in ``output / "model"``, and what it scores in ``scores.json``."""
     with run_folder(output, config, KIND) as run, failure_recorded(run):
         check(PretrainLanguageConfig, config)
-        check_warmup(build(OptimizerConfig, config["optimizer"]), config["training"]["steps"])
+        check_warmup(load_kind(OPTIMIZERS, config["optimizer"], "optimizer"), config["training"]["steps"])
         fields = {"vocab_size": config["vocabulary"], "max_position_embeddings": config["block"], **config["model"]}
         check_architecture(AutoModelForCausalLM, fields)
         _pretrain(config, run)
@@ -204,7 +207,8 @@ def _pretrain(config: dict[str, Any], run: Run) -> None:
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**fields))
     log.info("%s, %.2f million parameters", type(model).__name__, model.num_parameters() / 1e6)
     data = data_set("text", Shuffled(blocks, training.seed), collate, batch_size=config["batch"], num_workers=0)
-    train(model, [data], build(OptimizerConfig, config["optimizer"], "optimizer"), training, output, on_save=run.keep)
+    optimizer = load_kind(OPTIMIZERS, config["optimizer"], "optimizer")
+    train(model, [data], optimizer, training, output, on_save=run.keep)
     save_backbone(
         output,
         config,

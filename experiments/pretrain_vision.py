@@ -43,12 +43,15 @@ from flamingo.data.transforms.pictures import open_image
 from flamingo.model.config import VisionFeaturesConfig
 from flamingo.model.vision import encode_patches, feature_width
 from flamingo.synthetic.documents import SyntheticContrasts
-from flamingo.training.loop import TrainingConfig, train
-from flamingo.training.optimizer import OptimizerConfig, check_warmup
+from flamingo.training import TrainingConfig
+from flamingo.training.loop import train
+from flamingo.training.optim import OPTIMIZERS, OptimizerConfig
+from flamingo.training.optim.schedule import check_warmup
 from flamingo.training.step import Batch
 from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
+from flamingo.utils.kinds import load_kind
 from flamingo.utils.run_folder import Run, failure_recorded, run_folder
 
 log = logging.getLogger(__name__)
@@ -237,7 +240,7 @@ def pretrain(config: dict[str, Any], output: Path) -> None:
     """Leaves the encoder and its image processor in ``output / "model"``, its probes in ``scores.json``."""
     with run_folder(output, config, KIND) as run, failure_recorded(run):
         check(PretrainVisionConfig, config)
-        check_warmup(build(OptimizerConfig, config["optimizer"]), config["training"]["steps"])
+        check_warmup(load_kind(OPTIMIZERS, config["optimizer"], "optimizer"), config["training"]["steps"])
         check_architecture(AutoModel, config["model"])
         _pretrain(config, run)
 
@@ -276,7 +279,8 @@ def _pretrain(config: dict[str, Any], run: Run) -> None:
         batch_size=config["batch"],
         num_workers=config["workers"],
     )
-    train(model, [data], build(OptimizerConfig, config["optimizer"], "optimizer"), training, output, on_save=run.keep)
+    optimizer = load_kind(OPTIMIZERS, config["optimizer"], "optimizer")
+    train(model, [data], optimizer, training, output, on_save=run.keep)
     save_backbone(
         output,
         config,

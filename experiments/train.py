@@ -31,6 +31,7 @@ from experiments.data import (
     check_documents,
     check_images,
     listed_images,
+    load_data,
     make_data,
     pictures,
     sample_documents,
@@ -46,12 +47,16 @@ from flamingo.data.contents import contents as data_contents
 from flamingo.data.transforms.pictures import open_image
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.flamingo_engine import Decoder
-from flamingo.training.loop import TrainingConfig, train
-from flamingo.training.optimizer import OptimizerConfig, check_warmup, make_optimizer
+from flamingo.training import TrainingConfig
+from flamingo.training.loop import train
+from flamingo.training.optim import OPTIMIZERS, OptimizerConfig
+from flamingo.training.optim.groups import make_optimizer
+from flamingo.training.optim.schedule import check_warmup
 from flamingo.utils.checks import finite, seed, whole
 from flamingo.utils.errors import UserError
 from flamingo.utils.identity import digest_of
 from flamingo.utils.io import atomic_folder, write_text
+from flamingo.utils.kinds import load_kind
 from flamingo.utils.processes import keep_memory
 from flamingo.utils.run_folder import STATES, WRITING, Kind, Run, failure_recorded, model_contents, run_folder
 
@@ -166,7 +171,7 @@ def run_training(config: dict[str, Any], output: Path, overrides: Sequence[str] 
         plans = [evaluate.plan(evaluate.composed(own) | {"run": str(output)}) for own in config["evaluate"]]
         evaluate.check_outputs(plans, output)
         if (output / "checkpoint").exists() and not config["overwrite"]:
-            check_data(config["data"], run)
+            check_data(load_data(config["data"]), run)
             log.info("%s is trained already; overwrite=true trains it again", output)
         else:
             check_objective(config["objective"], plans)
@@ -179,21 +184,22 @@ def run_training(config: dict[str, Any], output: Path, overrides: Sequence[str] 
 def check_config(config: dict[str, Any]) -> None:
     """Raise UserError, naming the key, for what is wrong with the config alone."""
     check(TrainConfig, config)
-    check_warmup(build(OptimizerConfig, config["optimizer"]), config["training"]["steps"])
+    check_warmup(load_kind(OPTIMIZERS, config["optimizer"], "optimizer"), config["training"]["steps"])
     if (changed := _changed_backbones(config)) and not config["include_backbones"]:
         raise UserError(f"the {changed} changes, so the checkpoint has to hold it: say include_backbones=true")
     if config["features"]["folder"] and "vision_model" in config["model"]["trains"]:
         raise UserError("features.folder keeps what a frozen encoder sees, but model.trains has the vision_model")
-    check_documents(config["data"], config["features"]["folder"])
+    check_documents(load_data(config["data"]), config["features"]["folder"])
 
 
-def check_data(config: dict[str, Any], run: Run) -> None:
+def check_data(config: DataConfig, run: Run) -> None:
     """Raise UserError, with what differs, where captioned images are not those that a run was trained on.
 
     No picture is opened, and no model is loaded.
     """
-    if any(chosen["kind"] == "images" for chosen in config["documents"].values()):
-        listed = listed_images(config["root"], config["images"], config["format"], config["split"])
+    if config.of_records():
+        assert config.root is not None
+        listed = listed_images(config.root, config.images, config.format, config.split)
         run.check_contents({"data": data_contents(listed)})
 
 
@@ -215,11 +221,12 @@ def prepare(config: dict[str, Any], plans: Sequence[evaluate.Plan]) -> Parts:
     """Load the model, read the data, and raise UserError for whatever the run would fail at later."""
     torch.manual_seed(config["training"]["seed"])
     model, processor = load_model(config["model"])
-    make_optimizer(model, build(OptimizerConfig, config["optimizer"], "optimizer"))  # is there something to train?
+    make_optimizer(model, load_kind(OPTIMIZERS, config["optimizer"], "optimizer"))  # is there something to train?
     opens = config["features"]["folder"] is None
-    trained, sampled = training_images(config["data"], processor, opens) or (None, None)
-    check_images(config["data"], trained)
-    samples = sample_documents(config["data"], sampled, _SAMPLES)
+    data = load_data(config["data"])
+    trained, sampled = training_images(data, processor, opens) or (None, None)
+    check_images(data, trained)
+    samples = sample_documents(data, sampled, _SAMPLES)
     room = processor.tokenizer.model_max_length - _SAMPLE_TOKENS
     for prompt in _prompts(samples):
         processor.encode(prompt, prompt=True, pixels=False, max_length=room)
@@ -249,7 +256,8 @@ def train_model(parts: Parts, config: dict[str, Any], run: Run, overrides: Seque
     if PartialState().is_main_process:
         write_text(output / "overrides.yaml", yaml.safe_dump(list(overrides)))
     training = build(TrainingConfig, config["training"], "training")
-    optimizer = build(OptimizerConfig, config["optimizer"], "optimizer")
+    optimizer = load_kind(OPTIMIZERS, config["optimizer"], "optimizer")
+    data_config = load_data(config["data"])
     model, processor, trained, features = parts.model, parts.processor, parts.trained, parts.features
     counts = ", ".join(f"{part} {count / 1e6:.2f}M" for part, count in model.parameter_counts().items())
     log.info("parameters: %s", counts)
@@ -259,8 +267,8 @@ def train_model(parts: Parts, config: dict[str, Any], run: Run, overrides: Seque
             write_text(output / "skipped.json", json.dumps(skipped, indent=1) + "\n")
         if features is not None:
             keep_memory()
-            add_features(features, pictures(config["data"], trained, parts.sampled))
-    data = make_data(config["data"], trained, processor, features, training.seed, config["workers"])
+            add_features(features, pictures(data_config, trained, parts.sampled))
+    data = make_data(data_config, trained, processor, features, training.seed, config["workers"])
     main_process = PartialState().is_main_process
     tracker = Tracker(config, output, main_process)
     failed = True

@@ -89,5 +89,5 @@ def test_a_document_without_a_text_to_learn_is_the_users(monkeypatch):
         "pixel_values": torch.zeros(1, 1, 3, 4, 4),
     }
     objective = SelfCritical.__new__(SelfCritical)
-    with pytest.raises(UserError, match="objective=cider"):
+    with pytest.raises(UserError, match=r"loss\.kind=self_critical"):
         objective._asked(tensors, 1)

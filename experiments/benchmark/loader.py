@@ -2,7 +2,6 @@
 
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -10,10 +9,12 @@ from PIL import Image as PILImage
 
 from experiments.benchmark.materials import Sizes, picture
 from experiments.benchmark.results import Row, row
-from experiments.data import CaptionedImages, DocumentsConfig, make_data
+from experiments.data import CaptionedImages, DataConfig, TrainedDocuments, make_data
+from flamingo.data.builders import InterleavedConfig
 from flamingo.data.document import Image
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.record import CaptionedImage, Listed
+from flamingo.training.losses import NextTokenConfig
 
 #: So many times all pictures: the processes' start counts for little.
 PASSES = 8
@@ -35,8 +36,8 @@ def measure(sizes: Sizes, folder: Path, processes: int, rounds: int) -> list[Row
 def _ours(pictures: list[Path], folder: Path, processes: int, seed: int) -> float:
     processor = FlamingoProcessor.from_pretrained(folder / "flamingo")
     images = Listed([CaptionedImage(path.name, Image(path), ("w4 w5",), None) for path in pictures], {})
-    pairs = DocumentsConfig("images", least=1, most=1, batch=8)
-    config = {"documents": {"pairs": asdict(pairs)}}
+    documents = InterleavedConfig(min_images=1, max_images=1, batch_size=8)
+    config = DataConfig(documents={"pairs": TrainedDocuments(documents, NextTokenConfig())})
     [loaded] = make_data(config, CaptionedImages(images, {}, images), processor, None, seed, processes)
     batches = iter(loaded.batches)
     next(batches)  # the processes have started

@@ -12,7 +12,8 @@ from flamingo.data.processor import FlamingoProcessor
 from flamingo.inference.flamingo_engine import Decoder
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.model.search import decoded
-from flamingo.training.optimizer import OptimizerConfig, make_optimizer
+from flamingo.training.optim import AdamWConfig
+from flamingo.training.optim.groups import make_optimizer
 from flamingo.utils.processes import keep_memory
 
 
@@ -75,7 +76,7 @@ class Ours:
         self.model.train()
         for frozen in (self.model.vision_model, self.model.language_model):
             frozen.to(self.machine.dtype)
-        self.optimizer = self.optimizer or make_optimizer(self.model, OptimizerConfig(rate=1e-6))
+        self.optimizer = self.optimizer or make_optimizer(self.model, AdamWConfig(lr=1e-6))
         return train(self.model, lambda: self.model(**inputs).loss, self.optimizer, steps, self.machine)
 
 

@@ -446,7 +446,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         if not PromptCache.serves(self.language_model, self._language_model_arguments):
             raise UserError(
                 "packed documents need a language model that is told positions, with sdpa attention over all tokens, "
-                "and this one is none: leave documents unpacked (data.documents.*.pack=0)"
+                "and this one is none: leave documents unpacked (data.documents.*.pack_to=0)"
             )
         if self.config.gated.attend != "last":
             raise UserError('packed documents need gated.attend="last": others would see images of one another')

@@ -1,1 +1,36 @@
 """Batches -> trained weights."""
+
+from dataclasses import dataclass
+
+from flamingo.utils.checks import one_of, seed, whole
+
+
+@dataclass
+class TrainingConfig:
+    """How long to train, on how much per update, and what to write when."""
+
+    steps: int
+    #: Batches of each data set per update.
+    accumulate: int = 1
+    #: accumulated: an update has the batches of all data sets; round_robin: of one data set after the other
+    #: (Flamingo, section 2.4 and table 3).
+    mixing: str = "accumulated"
+    #: bf16 is autocast: parameters, gradients and the optimizer's state stay in float32.
+    precision: str = "fp32"
+    log_every: int = 10
+    save_every: int = 500
+    #: 0: never.
+    sample_every: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "accumulate", "log_every", "save_every"):
+            whole(key, getattr(self, key), least=1)
+        whole("sample_every", self.sample_every, least=0)
+        seed("seed", self.seed)
+        one_of("mixing", self.mixing, ("accumulated", "round_robin"))
+        one_of("precision", self.precision, ("fp32", "bf16"))
+
+    def due(self, every: int, step: int) -> bool:
+        """Whether an action that happens every ``every`` steps (0: never), and after the last one, is due."""
+        return every > 0 and (step % every == 0 or step == self.steps)

@@ -4,9 +4,9 @@ import math
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -14,51 +14,21 @@ from accelerate.utils import DistributedType, set_seed
 from torch import nn
 from tqdm.auto import tqdm
 
+from flamingo.training import TrainingConfig
 from flamingo.training.history import History
 from flamingo.training.interrupt import deferred_interrupt
-from flamingo.training.optimizer import OptimizerConfig, make_optimizer, make_schedule, rate_factor
+from flamingo.training.optim import OptimizerConfig
+from flamingo.training.optim.groups import make_optimizer
+from flamingo.training.optim.schedule import lr_factor, make_schedule
 from flamingo.training.state import StateFolder, untouched_random_states
 from flamingo.training.step import (
-    Combine,
     DataSet,
-    Precision,
     accumulate_gradients,
     next_update,
     not_finite,
     total,
 )
-from flamingo.utils.checks import one_of, seed, whole
 from flamingo.utils.errors import Stopped, UserError
-
-
-@dataclass
-class TrainingConfig:
-    """How long to train, on how much per update, and what to write when."""
-
-    steps: int
-    #: Batches of each data set per update.
-    accumulate: int = 1
-    #: Every update learns from all data sets, or from one of them in turn (Flamingo, section 2.4 and table 3).
-    combine: Combine = "accumulated"
-    #: bf16 is autocast: parameters, their gradients and the optimizer stay in float32.
-    precision: Precision = "fp32"
-    log_every: int = 10
-    save_every: int = 500
-    #: 0: never.
-    sample_every: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for key in ("steps", "accumulate", "log_every", "save_every"):
-            whole(key, getattr(self, key), least=1)
-        whole("sample_every", self.sample_every, least=0)
-        seed("seed", self.seed)
-        one_of("combine", self.combine, get_args(Combine))
-        one_of("precision", self.precision, get_args(Precision))
-
-    def due(self, every: int, step: int) -> bool:
-        """Whether what happens ``every`` so many steps (0: never) and at the end happens at this one."""
-        return every > 0 and (step % every == 0 or step == self.steps)
 
 
 def train(
@@ -118,9 +88,9 @@ def train(
         iterators = {data_set.name: iter(data_set.batches) for data_set in data_sets}
         while progress.step < config.steps:
             step = progress.step + 1
-            update = next_update(data_sets, iterators, step, config.accumulate, config.combine, accelerator)
+            update = next_update(data_sets, iterators, step, config.accumulate, config.mixing, accelerator)
             losses = accumulate_gradients(parallel, update, accelerator, config.precision, step)
-            norm = float(accelerator.clip_grad_norm_(parameters, optimizer_config.clip))
+            norm = float(accelerator.clip_grad_norm_(parameters, optimizer_config.max_grad_norm))
             if not math.isfinite(norm):
                 raise not_finite("gradient", step, update.ids(), accelerator)
             optimizer.step()
@@ -142,7 +112,7 @@ def train(
                     "step": step,
                     "loss": loss,
                     **{f"loss/{name}": value for name, value in progress.losses.items()},
-                    "rate": optimizer_config.rate * rate_factor(optimizer_config, step, config.steps),
+                    "rate": optimizer_config.lr * lr_factor(optimizer_config, step, config.steps),
                     "gradient_norm": norm,
                     "gates": gate_values(model),
                     "tokens": progress.tokens,
@@ -205,7 +175,7 @@ def _identity(
     data_sets: Sequence[DataSet], optimizer_config: OptimizerConfig, config: TrainingConfig
 ) -> dict[str, Any]:
     """What a state must share with the run that goes on from it; how often it logs is not among it."""
-    keys = ("steps", "accumulate", "combine", "precision", "seed")
+    keys = ("steps", "accumulate", "mixing", "precision", "seed")
     return {
         # In their order, which is that of their turns.
         "data sets": [f"{data_set.name} with weight {data_set.weight}" for data_set in data_sets],

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from flamingo.model.pretrained import fingerprint_of
-from flamingo.training.optimizer import check_shapes
+from flamingo.training.optim.groups import check_shapes
 from flamingo.training.step import DataSet
 from flamingo.utils.errors import UserError
 from flamingo.utils.identity import checksum, differences

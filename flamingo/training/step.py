@@ -4,18 +4,15 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from jaxtyping import Float
 from torch import Tensor, nn
 
+from flamingo.training.losses.next_token import next_token
 from flamingo.utils.errors import UserError
-
-Combine = Literal["accumulated", "in_turn"]
-Precision = Literal["fp32", "bf16"]
 
 
 @dataclass
@@ -32,11 +29,6 @@ class Batch:
 
 #: From the model, a batch's tensors and the label tokens of the whole update to what the batch adds to the mean loss.
 Loss = Callable[[nn.Module, dict[str, Tensor], int], Tensor]
-
-
-def next_token(model: nn.Module, tensors: dict[str, Tensor], count: int) -> Float[Tensor, ""]:
-    """The model's own loss: cross-entropy of each token given those before it."""
-    return model(**tensors, num_items_in_batch=count).loss
 
 
 @runtime_checkable
@@ -90,15 +82,15 @@ def next_update(
     iterators: Mapping[str, Iterator[Batch]],
     step: int,
     accumulate: int,
-    combine: Combine,
+    mixing: str,
     accelerator: Accelerator,
 ) -> Update:
-    """``accumulate`` batches of every data set, or (``in_turn``) of the one whose turn ``step`` (from 1) is.
+    """``accumulate`` batches of every data set, or (``round_robin``) of the one whose turn ``step`` (from 1) is.
 
     All are fetched before the first forward pass, because the mean of each is over the tokens of all.
     Raises UserError, naming the data set, where it has no label token, and ValueError where it ends.
     """
-    chosen = data_sets if combine == "accumulated" else [data_sets[(step - 1) % len(data_sets)]]
+    chosen = data_sets if mixing == "accumulated" else [data_sets[(step - 1) % len(data_sets)]]
     batches: list[tuple[DataSet, Batch]] = []
     for data_set in chosen:
         for _ in range(accumulate):
@@ -118,7 +110,7 @@ def next_update(
 
 
 def accumulate_gradients(
-    model: nn.Module, update: Update, accelerator: Accelerator, precision: Precision, step: int
+    model: nn.Module, update: Update, accelerator: Accelerator, precision: str, step: int
 ) -> dict[str, float]:
     """Leave in the parameters the gradients of sum_d weight_d * (mean loss per label token of data set d).
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from flamingo.utils.checks import one_of, within
 from flamingo.utils.errors import UserError
@@ -31,8 +31,15 @@ def load_config(cls: type[Config], values: Mapping[str, Any], key: str) -> Confi
     for field in known:
         if field.default is MISSING and field.default_factory is MISSING and field.name not in values:
             raise UserError(f"{key}.{field.name} needs a value")
+    hints = get_type_hints(cls)
+    typed = {name: _as_float(value) if hints[name] is float else value for name, value in values.items()}
     with within(key):
-        return cls(**values)
+        return cls(**typed)
+
+
+def _as_float(value: Any) -> Any:
+    """Returns an int as a float: YAML and the command line know 1 where 1.0 is meant."""
+    return float(value) if type(value) is int else value
 
 
 def load_kind(kinds: Kinds, values: Mapping[str, Any], key: str) -> Any:

@@ -8,10 +8,12 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from experiments.data import Encoded, make_data, training_images
+from experiments.data import DataConfig, Encoded, TrainedDocuments, load_data, make_data, training_images
 from experiments.model import load_model
 from experiments.train import run_training
+from flamingo.synthetic import SyntheticDocumentsConfig
 from flamingo.synthetic.documents import SyntheticDocuments
+from flamingo.training.losses import NextTokenConfig
 from flamingo.training.state import StateFolder
 from tests import tiny
 from tests.experiments.test_configs import composed
@@ -23,12 +25,16 @@ VERSIONS = 2
 
 @pytest.fixture
 def parts(shards, backbones, tmp_path):
-    pairs = (f"data.documents.pairs.versions={VERSIONS}", "data.documents.pairs.pack=0", "~data.documents.interleaved")
+    pairs = (
+        f"data.documents.pairs.captions_per_image={VERSIONS}",
+        "data.documents.pairs.pack_to=0",
+        "~data.documents.interleaved",
+    )
     config = training(shards, backbones, tmp_path, *pairs)
     model, processor = load_model(config["model"])
     tiny.open_gates(model, 0.7)
-    trained, _ = training_images(config["data"], processor, opens=True)
-    [data] = make_data(config["data"], trained, processor, None, seed=0, workers=0)
+    trained, _ = training_images(load_data(config["data"]), processor, opens=True)
+    [data] = make_data(load_data(config["data"]), trained, processor, None, seed=0, workers=0)
     return model.eval(), data
 
 
@@ -54,18 +60,18 @@ def test_batches_depend_neither_on_workers_nor_on_global_random_states(shards, b
     """Captions, views, the coin of p_next and drawn scenes are functions of seed and position."""
     settings = (
         "data.documents.pairs.p_next=0.5",
-        "data.documents.pairs.views=3",
-        "data.documents.interleaved.similar=0",
+        "data.documents.pairs.num_crops=3",
+        "data.documents.interleaved.similar_prob=0",
     )
-    small = [f"data.documents.{name}.batch=1" for name in ("captions", "binding", "questions")]
+    small = [f"data.documents.{name}.batch_size=1" for name in ("captions", "binding", "questions")]
     synthetic = composed("train", "data=synthetic", *small)
     config = training(shards, backbones, tmp_path, *settings) if kind == "images" else synthetic
     _, processor = load_model(config["model"])
-    trained, _ = training_images(config["data"], processor, opens=True) or (None, None)
+    trained, _ = training_images(load_data(config["data"]), processor, opens=True) or (None, None)
 
     def drawn(num_workers, state):
         random.seed(state), np.random.seed(state), torch.manual_seed(state)
-        sets = make_data(config["data"], trained, processor, None, seed=0, workers=num_workers)
+        sets = make_data(load_data(config["data"]), trained, processor, None, seed=0, workers=num_workers)
         return {data.name: list(islice(data.batches, 4)) for data in sets}
 
     expected = drawn(0, state=1)
@@ -100,14 +106,14 @@ def test_a_run_resumed_with_another_number_of_workers_has_the_same_checkpoint(tm
 
 def test_data_sets_of_one_run_differ_in_their_order(shards, backbones, tmp_path):
     same = (
-        "data.documents.pairs.batch=7",
-        "data.documents.interleaved.batch=7",
-        "data.documents.interleaved.similar=0",
+        "data.documents.pairs.batch_size=7",
+        "data.documents.interleaved.batch_size=7",
+        "data.documents.interleaved.similar_prob=0",
     )
     config = training(shards, backbones, tmp_path, *same)
     _, processor = load_model(config["model"])
-    trained, _ = training_images(config["data"], processor, opens=True)
-    sets = make_data(config["data"], trained, processor, None, seed=0, workers=0)
+    trained, _ = training_images(load_data(config["data"]), processor, opens=True)
+    sets = make_data(load_data(config["data"]), trained, processor, None, seed=0, workers=0)
     first, second = ([name.split()[0] for name in next(iter(data.batches)).ids] for data in sets)
     assert len(first) == len(second) == 7
     assert first != second
@@ -130,9 +136,9 @@ def test_the_coin_of_p_next_is_the_documents_own_and_falls_as_often_as_asked(bac
 
 def test_what_a_loader_hands_over_as_bytes_becomes_the_processors_pixels():
     model, processor = load_model(composed("train")["model"])
-    documents = {"captions": {"kind": "captions", "least": 2, "most": 2, "batch": 3, "told": 0.0, "p_next": 0.0}}
-    documents["captions"] |= {"versions": 1, "pack": 0, "objective": "next_token", "weight": 1.0}
-    [data] = make_data({"documents": documents}, None, processor, None, seed=0, workers=0)
+    captions = SyntheticDocumentsConfig(kind="synthetic_captions", min_images=2, max_images=2, batch_size=3)
+    config = DataConfig(documents={"captions": TrainedDocuments(captions, NextTokenConfig())})
+    [data] = make_data(config, None, processor, None, seed=0, workers=0)
     batch = next(iter(data.batches))
     assert batch.tensors["pixel_values"].dtype == torch.uint8
     with pytest.raises((ValueError, TypeCheckError), match="pixel_values"):  # the checks of tests come first
@@ -147,13 +153,17 @@ def test_what_a_loader_hands_over_as_bytes_becomes_the_processors_pixels():
 def test_packed_batches_have_the_loss_of_padded_ones(shards, backbones, tmp_path):
     losses = []
     for pack in (0, 100):
-        overrides = (f"data.documents.pairs.pack={pack}", "data.documents.pairs.batch=3", "~data.documents.interleaved")
+        overrides = (
+            f"data.documents.pairs.pack_to={pack}",
+            "data.documents.pairs.batch_size=3",
+            "~data.documents.interleaved",
+        )
         config = training(shards, backbones, tmp_path, *overrides)
         torch.manual_seed(0)
         model, processor = load_model(config["model"])
         tiny.open_gates(model, 0.7)
-        trained, _ = training_images(config["data"], processor, opens=True)
-        [data] = make_data(config["data"], trained, processor, None, seed=0, workers=0)
+        trained, _ = training_images(load_data(config["data"]), processor, opens=True)
+        [data] = make_data(load_data(config["data"]), trained, processor, None, seed=0, workers=0)
         batch = next(iter(data.batches))
         with torch.no_grad():
             losses.append((batch.ids, batch.label_tokens(), model.eval()(**data.prepare(batch.tensors)).loss))

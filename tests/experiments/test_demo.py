@@ -11,7 +11,11 @@ from flamingo.report.page import write_report
 from flamingo.utils.errors import UserError
 from tests.experiments.test_configs import composed
 
-TINY = ("data.documents.captions.batch=2", "data.documents.captions.least=2", "data.documents.captions.most=3")
+TINY = (
+    "data.documents.captions.batch_size=2",
+    "data.documents.captions.min_images=2",
+    "data.documents.captions.max_images=3",
+)
 SMALL = ("experiment=demo", "debug=quick", *TINY, "wandb.mode=disabled")
 
 
@@ -72,8 +76,8 @@ def test_a_second_run_over_the_same_folder_changes_nothing(run):
 
 
 def test_another_config_in_the_same_folder_is_refused(run):
-    with pytest.raises(UserError, match=r"optimizer\.rate.*0\.001.*0\.5.*overwrite=true"):
-        run_training(composed("train", *SMALL, f"output={run}", "optimizer.rate=0.5"), run)
+    with pytest.raises(UserError, match=r"optimizer\.lr.*0\.001.*0\.5.*overwrite=true"):
+        run_training(composed("train", *SMALL, f"output={run}", "optimizer.lr=0.5"), run)
     with pytest.raises(UserError, match=r"task\.number.*4.*5"):
         run_evaluation(evaluation(run, "task.number=5"))
 
@@ -137,13 +141,13 @@ def test_evaluations_that_contradict_each_other_are_found_before_training(run, t
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        (["optimizer.rate=-1"], r"optimizer\.rate"),
-        (["optimizer.warmup=4"], r"optimizer\.warmup"),
-        (["optimizer.rate=nan"], r"optimizer\.rate"),
+        (["optimizer.lr=-1"], r"optimizer\.lr"),
+        (["optimizer.warmup_steps=4"], r"optimizer\.warmup_steps"),
+        (["optimizer.lr=nan"], r"optimizer\.lr"),
         (["data.documents.captions.kind=caption"], r"data\.documents\.captions\.kind"),
-        (["data.documents.captions.most=1"], r"data\.documents\.captions\.most"),
+        (["data.documents.captions.max_images=1"], r"data\.documents\.captions\.max_images"),
         (
-            ["data.documents.captions.least=30", "data.documents.captions.most=40"],
+            ["data.documents.captions.min_images=30", "data.documents.captions.max_images=40"],
             "742 tokens",
         ),
         (["model.trains=[]"], "trains"),
@@ -152,7 +156,7 @@ def test_evaluations_that_contradict_each_other_are_found_before_training(run, t
         (["model.gated.offset=1", "model.gated.every=1"], r"model\.gated\.offset"),
         (["model.language=nowhere/at/all"], r"model\.language.*nowhere/at/all"),
         (["model.vision=NONSENSE"], r"model\.vision.*nonsense"),  # a folder with a config of an unknown model type
-        (["data.documents.captions.views=2"], r"data\.documents\.captions\.views.*captions"),
+        (["data.documents.captions.num_crops=2"], r"data\.documents\.captions\.num_crops.*captions"),
         (["model.start=nowhere/at/all"], r"model\.start"),
         (["features.dtype=fp16"], r"features\.dtype"),
         (["wandb.mode=of"], r"wandb\.mode"),

@@ -143,7 +143,9 @@ def test_a_training_that_was_stopped_does_not_continue_with_other_data(
     own_shards, backbones, tmp_path, monkeypatch, change, named
 ):
     output = tmp_path / "run"
-    config = training(own_shards, backbones, output, "features.folder=null", "data.documents.interleaved.similar=0")
+    config = training(
+        own_shards, backbones, output, "features.folder=null", "data.documents.interleaved.similar_prob=0"
+    )
     stopped(config, output, monkeypatch)
     change(own_shards)
     with pytest.raises(UserError, match=rf"contents\.{named}"):
@@ -162,7 +164,9 @@ def test_a_finished_training_says_that_its_data_changed_and_opens_no_picture(
             member.size = len(content)
             file.addfile(member, io.BytesIO(content))
     output = tmp_path / "run"
-    config = training(own_shards, backbones, output, "features.folder=null", "data.documents.interleaved.similar=0")
+    config = training(
+        own_shards, backbones, output, "features.folder=null", "data.documents.interleaved.similar_prob=0"
+    )
     run_training(config, output)
     before = files(output)
     monkeypatch.setattr("flamingo.data.sources.open_image", opened)
@@ -182,7 +186,7 @@ def test_a_training_that_was_moved_with_its_features_continues_and_not_without_t
     own_shards, backbones, tmp_path, monkeypatch
 ):
     here, there = tmp_path / "here", tmp_path / "there"
-    anyone = "data.documents.interleaved.similar=0"
+    anyone = "data.documents.interleaved.similar_prob=0"
     stopped(training(own_shards, backbones, here, anyone), here, monkeypatch)
     here.rename(there)
     with pytest.raises(UserError, match=r"contents\.features"):
@@ -195,7 +199,7 @@ def test_a_training_that_was_stopped_does_not_continue_with_another_backbone(bac
     language = tmp_path / "language"
     shutil.copytree(backbones / "gpt2", language)
     output = tmp_path / "run"
-    short = ("data.documents.captions.least=1", "data.documents.captions.most=1")
+    short = ("data.documents.captions.min_images=1", "data.documents.captions.max_images=1")
     config = composed("train", *SMALL, *short, f"output={output}", f"model.language={language}")
     stopped(config, output, monkeypatch)
     one_weight_changed(language / "model.safetensors")
@@ -253,7 +257,7 @@ def test_a_finished_run_comes_back_if_the_one_that_overwrites_it_ends_before_its
 ):
     shutil.copytree(demo, tmp_path / "run")
     before = files(tmp_path / "run")
-    config = composed("train", *SMALL, f"output={tmp_path / 'run'}", "overwrite=true", "optimizer.rate=0.02")
+    config = composed("train", *SMALL, f"output={tmp_path / 'run'}", "overwrite=true", "optimizer.lr=0.02")
 
     def diverged(*_):
         assert not (tmp_path / "run" / "checkpoint").exists()
@@ -292,7 +296,7 @@ def test_a_training_that_overwrites_another_stays_from_its_first_state_on(demo, 
     """It ends when the state is complete and the earlier run is still set aside."""
     output = tmp_path / "run"
     shutil.copytree(demo, output)
-    config = composed("train", *SMALL, f"output={output}", "overwrite=true", "optimizer.rate=0.02")
+    config = composed("train", *SMALL, f"output={output}", "overwrite=true", "optimizer.lr=0.02")
     stopped(config, output, monkeypatch)
     assert not (output / ".previous").exists() and not (output / "checkpoint").exists()
     assert len(list((output / "state").glob("step-*[0-9]"))) == 1

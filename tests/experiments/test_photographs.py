@@ -21,10 +21,10 @@ def training(shards, backbones, output, *overrides):
     return composed(
         "train",
         *("experiment=captions", "debug=quick", *common(shards, backbones, output)),
-        *("data.documents.pairs.batch=2", "data.documents.interleaved.batch=2"),
-        *("data.documents.interleaved.least=3", "data.documents.interleaved.most=3"),
-        "data.documents.interleaved.views=2",
-        "data.documents.pairs.versions=3",
+        *("data.documents.pairs.batch_size=2", "data.documents.interleaved.batch_size=2"),
+        *("data.documents.interleaved.min_images=3", "data.documents.interleaved.max_images=3"),
+        "data.documents.interleaved.num_crops=2",
+        "data.documents.pairs.captions_per_image=3",
         *overrides,
     )
 
@@ -34,9 +34,13 @@ def by_reward(run, shards, backbones, output, *overrides):
     return composed(
         "train",
         *("experiment=captions_reward", "debug=quick", *common(shards, backbones, output)),
-        *("data.documents.pairs.batch=3", "data.documents.pairs.views=2", "data.documents.interleaved.batch=2"),
-        *("data.documents.interleaved.least=3", "data.documents.interleaved.most=3"),
-        "data.documents.interleaved.views=2",
+        *(
+            "data.documents.pairs.batch_size=3",
+            "data.documents.pairs.num_crops=2",
+            "data.documents.interleaved.batch_size=2",
+        ),
+        *("data.documents.interleaved.min_images=3", "data.documents.interleaved.max_images=3"),
+        "data.documents.interleaved.num_crops=2",
         *(f"model.start={run / 'checkpoint'}", f"features.folder={run / 'features'}"),
         *overrides,
     )
@@ -108,7 +112,7 @@ def test_without_features_captions_and_losses_are_the_same(run, shards, backbone
     output = tmp_path / "pixels"
     kept = tmp_path / "kept"
     # In bf16 the last digits, which depend on what is encoded together, would tip some roundings.
-    anyone = ("data.documents.interleaved.similar=0", "training.precision=fp32")
+    anyone = ("data.documents.interleaved.similar_prob=0", "training.precision=fp32")
     run_training(training(shards, backbones, output, "features.folder=null", *anyone), output)
     run_training(training(shards, backbones, kept, *anyone), kept)
     losses = [
@@ -148,10 +152,10 @@ def test_what_cannot_be_learnt_by_reward_or_begun_with_is_refused(run, shards, b
         return str(caught.value)
 
     # Before minutes go into features.
-    wrong = ("data.documents.pairs.objective=bleu", f"features.folder={tmp_path / 'features'}")
-    assert "data.documents.pairs.objective must be one of next_token, cider; got 'bleu'" in error(*wrong)
+    wrong = ("data.documents.pairs.loss.kind=bleu", f"features.folder={tmp_path / 'features'}")
+    assert "data.documents.pairs.loss.kind must be one of next_token, self_critical; got 'bleu'" in error(*wrong)
     assert not (tmp_path / "features").exists()
-    for setting in ("versions=1", "pack=64", "p_next=0.5"):
+    for setting in ("captions_per_image=1", "pack_to=64", "p_next=0.5"):
         assert f"data.documents.pairs.{setting.replace('=', ' is ')}" in error(f"data.documents.pairs.{setting}")
     assert f"model.start: there is no checkpoint in {tmp_path}" in error(f"model.start={tmp_path}")
     assert "was trained with another language model" in error(f"model.language={backbones / 'opt'}")
@@ -316,12 +320,12 @@ def test_a_task_may_have_any_name(run, shards, tmp_path, name):
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        (["data.documents.pairs.most=15"], r"data\.documents\.pairs\.most"),  # of 14 photographs
+        (["data.documents.pairs.max_images=15"], r"data\.documents\.pairs\.max_images"),  # of 14 photographs
         (["features.folder=null"], r"similar.*features\.folder"),
         (["model.language=nowhere/at/all"], r"model\.language.*nowhere/at/all"),
         (["features.dtype=fp16"], r"features\.dtype.*'fp16'"),
         (["data.split=validation"], "'validation'.*dev, train"),
-        (["optimizer.warmup=4"], r"optimizer\.warmup.*4"),
+        (["optimizer.warmup_steps=4"], r"optimizer\.warmup_steps.*4"),
         (['evaluate=[["task=flickr8k"]]'], r"task\.query"),
         (['evaluate=[["task=flickr8k","query=gone.tar","support=gone.tar"]]'], r"gone\.tar"),
     ],

@@ -28,7 +28,7 @@ from flamingo.utils.errors import UserError
 from flamingo.utils.identity import digest_of
 from tests.experiments.test_configs import composed
 
-SHORT = ("training.steps=3", "training.log_every=1", "training.save_every=2", "optimizer.warmup=1")
+SHORT = ("training.steps=3", "training.log_every=1", "training.save_every=2", "optimizer.warmup_steps=1")
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_a_language_model_is_pretrained_on_texts(tmp_path):
     [
         (["model.model_type=qwen33"], r"model\.model_type.*'qwen33'"),
         (["model.num_attention_heads=0"], "model.*qwen3"),
-        (["optimizer.warmup=6000"], r"optimizer\.warmup"),
+        (["optimizer.warmup_steps=6000"], r"optimizer\.warmup_steps"),
         (["documents=null"], "documents"),
         (["text=captions", "texts=[gone.jsonl]"], r"gone\.jsonl"),
         (["text=captions", "texts=[]"], "texts"),
@@ -142,7 +142,7 @@ def test_mistakes_are_found_before_the_earlier_language_model_is_removed(tmp_pat
     [
         (["model.model_type=resnetz"], r"model\.model_type.*'resnetz'"),
         (["model.hidden_sizes=[]"], "model.*resnet"),
-        (["optimizer.warmup=1200"], r"optimizer\.warmup"),
+        (["optimizer.warmup_steps=1200"], r"optimizer\.warmup_steps"),
         (["pairs=gone.jsonl"], r"gone\.jsonl"),
     ],
     ids=str,

@@ -11,10 +11,12 @@ import pytest
 import experiments.benchmark.__main__ as benchmark
 from experiments.attention import run_attention
 from experiments.configs import check
+from experiments.data import load_data
 from experiments.evaluate import run_evaluation
 from experiments.pretrain_language import pretrain as pretrain_language
 from experiments.pretrain_vision import pretrain as pretrain_vision
 from experiments.train import run_training
+from flamingo.synthetic import SyntheticDocumentsConfig
 from flamingo.utils.errors import UserError
 from tests.experiments.test_configs import COMMANDS, SCHEMAS, composed
 
@@ -32,7 +34,9 @@ def numbers(cls, prefix=""):
     for f in fields(cls):
         hint, key = f.metadata.get("dataclass", hints[f.name]), f"{prefix}{f.name}"
         inner = [one for one in get_args(hint) if is_dataclass(one)]
-        if is_dataclass(hint):
+        if key == "data.documents":
+            yield from numbers(SyntheticDocumentsConfig, "data.documents.*.")
+        elif is_dataclass(hint):
             yield from numbers(hint, f"{key}.")
         elif inner:
             yield from numbers(inner[0], f"{key}.*.")
@@ -83,6 +87,7 @@ def test_a_number_out_of_range_is_named(configs, command, key, hint):
         config, name = put(configs[command], key, other)
         with pytest.raises(UserError) as caught:
             check(SCHEMAS[command], config)
+            load_data(config["data"])
         assert str(caught.value).startswith(f"{name} "), str(caught.value)
         assert str(value) in str(caught.value)
 
@@ -90,10 +95,10 @@ def test_a_number_out_of_range_is_named(configs, command, key, hint):
 @pytest.mark.parametrize(
     ("command", "run", "key", "value"),
     [
-        ("train", lambda config, output: run_training(config, output), "data.documents.*.told", math.nan),
+        ("train", lambda config, output: run_training(config, output), "data.documents.*.text_prefix_prob", math.nan),
         ("evaluate", lambda config, output: run_evaluation({**config, "output": str(output)}), "shots", [-1]),
         ("attention", lambda config, output: run_attention({**config, "run": str(output)}), "batch_size", 0),
-        ("pretrain_vision", pretrain_vision, "optimizer.rate", -1.0),
+        ("pretrain_vision", pretrain_vision, "optimizer.lr", -1.0),
         ("pretrain_language", pretrain_language, "block", 0),
     ],
 )

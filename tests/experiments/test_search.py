@@ -13,14 +13,17 @@ from tests.experiments.test_configs import CONF
 from tests.experiments.test_sweeps import SMALL, files
 
 CONFIG = SearchConfig(
-    intervals=[IntervalConfig("optimizer.rate", 1e-4, 1e-2, log=True), IntervalConfig("training.clip", 0.5, 2.0)],
+    intervals=[
+        IntervalConfig("optimizer.lr", 1e-4, 1e-2, log=True),
+        IntervalConfig("optimizer.max_grad_norm", 0.5, 2.0),
+    ],
     choices=[ChoiceConfig("model.resampler.latents", ["4", "16", "64"])],
 )
 
 
 def cost(params):
     """Is least at 1e-3, 1.0 and 16."""
-    distance = abs(math.log10(params["optimizer.rate"]) + 3) + abs(params["training.clip"] - 1)
+    distance = abs(math.log10(params["optimizer.lr"]) + 3) + abs(params["optimizer.max_grad_norm"] - 1)
     return distance + (params["model.resampler.latents"] != "16")
 
 
@@ -81,7 +84,7 @@ def test_a_trial_that_fails_has_no_value_and_the_search_continues(tmp_path):
 
 
 def test_a_finished_run_returns_its_value_and_stays_as_it_is(tmp_path):
-    arguments, params = [*SMALL, "search.n_trials=2"], {"optimizer.rate": 2e-3, "model.resampler.latents": "4"}
+    arguments, params = [*SMALL, "search.n_trials=2"], {"optimizer.lr": 2e-3, "model.resampler.latents": "4"}
     with initialize_config_dir(str(CONF), version_base="1.3"):
         value = run_trial(arguments, params, tmp_path)
         before = files(tmp_path)
@@ -90,12 +93,12 @@ def test_a_finished_run_returns_its_value_and_stays_as_it_is(tmp_path):
         with pytest.raises(UserError, match=r"training\.steps"):
             run_trial([*arguments, "training.steps=3"], params, tmp_path)
     overrides = (tmp_path / "overrides.yaml").read_text()
-    assert "optimizer.rate=0.002" in overrides and "search.n_trials" not in overrides
+    assert "optimizer.lr=0.002" in overrides and "search.n_trials" not in overrides
 
 
 def test_a_loss_that_is_not_finite_fails_a_trial_and_a_wrong_value_ends_the_search(tmp_path):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        diverging = {"optimizer.rate": 1e30, "optimizer.gate_rate": 1e30}
+        diverging = {"optimizer.lr": 1e30, "optimizer.gate_lr": 1e30}
         for _ in range(2):
             assert run_trial([*SMALL, "training.steps=3"], diverging, tmp_path / "a") is None
         assert "not finite" in (tmp_path / "a" / "failure.txt").read_text()

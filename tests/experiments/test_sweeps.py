@@ -20,9 +20,9 @@ from flamingo.utils.errors import UserError
 from tests.experiments.test_configs import CONF, composed
 
 SMALL = (
-    *("experiment=demo", "debug=quick", "wandb.mode=disabled", "training.steps=2", "optimizer.warmup=1"),
-    *("training.save_every=1", "training.sample_every=0", "data.documents.captions.batch=1"),
-    *("data.documents.captions.least=2", "data.documents.captions.most=2"),
+    *("experiment=demo", "debug=quick", "wandb.mode=disabled", "training.steps=2", "optimizer.warmup_steps=1"),
+    *("training.save_every=1", "training.sample_every=0", "data.documents.captions.batch_size=1"),
+    *("data.documents.captions.min_images=2", "data.documents.captions.max_images=2"),
 )
 EVALUATION = 'evaluate=[["task.number=2","shots=[0,2]","controls=[]","text_only=false"]]'
 ROOT = Path(__file__).parents[2]

@@ -25,7 +25,7 @@ from tests.interop import peers, test_flamingo_mini, test_idefics
 #: A case writes below the folder and returns its values.
 Case = Callable[[Path], Values]
 
-TWENTY_STEPS = ("training.steps=20", "training.log_every=1", "training.sample_every=0", "optimizer.warmup=5")
+TWENTY_STEPS = ("training.steps=20", "training.log_every=1", "training.sample_every=0", "optimizer.warmup_steps=5")
 #: Per kind of documents of the synthetic benchmark: batch size, fewest and most images.
 KINDS = {"captions": (2, 2, 3), "binding": (2, 6, 7), "questions": (2, 2, 3)}
 PRECISIONS = ("fp32", "bf16")
@@ -63,7 +63,11 @@ def _synthetic(kinds: Sequence[str], precision: str) -> list[str]:
             continue
         batch, least, most = KINDS[kind]
         documents = f"data.documents.{kind}"
-        overrides += [f"{documents}.batch={batch}", f"{documents}.least={least}", f"{documents}.most={most}"]
+        overrides += [
+            f"{documents}.batch_size={batch}",
+            f"{documents}.min_images={least}",
+            f"{documents}.max_images={most}",
+        ]
     return overrides
 
 
@@ -81,19 +85,19 @@ def _captioned_images(folder: Path) -> list[str]:
         "data=images",
         f"data.root={listing}",
         f"features.folder={folder / 'features'}",
-        "data.documents.pairs.batch=4",
-        "data.documents.pairs.versions=2",
-        "data.documents.pairs.views=2",
-        "data.documents.interleaved.least=3",
-        "data.documents.interleaved.most=3",
-        "data.documents.interleaved.batch=2",
+        "data.documents.pairs.batch_size=4",
+        "data.documents.pairs.captions_per_image=2",
+        "data.documents.pairs.num_crops=2",
+        "data.documents.interleaved.min_images=3",
+        "data.documents.interleaved.max_images=3",
+        "data.documents.interleaved.batch_size=2",
         *TWENTY_STEPS,
     ]
 
 
 def packed_losses(folder: Path) -> Values:
     """Pairs that share rows, and documents of similar images, both from features."""
-    overrides = [*_captioned_images(folder), "data.documents.pairs.pack=64"]
+    overrides = [*_captioned_images(folder), "data.documents.pairs.pack_to=64"]
     return {
         precision: _losses(folder, f"packed-{precision}", [*overrides, f"training.precision={precision}"])
         for precision in PRECISIONS
@@ -105,9 +109,9 @@ def reward_losses(folder: Path) -> Values:
     overrides = [
         *_captioned_images(folder),
         f"model.start={_trained(folder) / 'checkpoint'}",
-        "data.documents.pairs.objective=cider",
-        "data.documents.interleaved.objective=cider",
-        "data.documents.interleaved.versions=2",
+        "loss@data.documents.pairs.loss=self_critical",
+        "loss@data.documents.interleaved.loss=self_critical",
+        "data.documents.interleaved.captions_per_image=2",
     ]
     losses = _losses(folder, "reward", overrides)
     assert any(loss != 0 for loss in losses), "no sample is better than another: the losses prove nothing"

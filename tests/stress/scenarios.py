@@ -60,18 +60,18 @@ def scenarios(inputs: Inputs) -> dict[str, Scenario]:
             f"model.language={inputs.backbones / 'gpt2'}",
             "model.image_size=null",
             "model.resampler.heads=2",
-            "data.documents.pairs.batch=2",
-            "data.documents.pairs.versions=2",
-            "data.documents.interleaved.batch=2",
-            "data.documents.interleaved.least=3",
-            "data.documents.interleaved.most=3",
+            "data.documents.pairs.batch_size=2",
+            "data.documents.pairs.captions_per_image=2",
+            "data.documents.interleaved.batch_size=2",
+            "data.documents.interleaved.min_images=3",
+            "data.documents.interleaved.max_images=3",
             "training.steps=8",
             "training.sample_every=0",
             *overrides,
         ]
 
     def features(output: Path) -> list[str]:
-        views = ("data.documents.pairs.views=16", "data.documents.interleaved.views=16")
+        views = ("data.documents.pairs.num_crops=16", "data.documents.interleaved.num_crops=16")
         return training(output, "training.steps=3", *views)
 
     def evaluation(output: Path) -> list[str]:
@@ -110,7 +110,7 @@ def scenarios(inputs: Inputs) -> dict[str, Scenario]:
             "block=32",
             "training.steps=6",
             "training.save_every=2",
-            "optimizer.warmup=1",
+            "optimizer.warmup_steps=1",
             "batch=2",
         ]
 

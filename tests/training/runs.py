@@ -17,15 +17,16 @@ from experiments.loading import data_set
 from flamingo.data.collate import Example, collate
 from flamingo.data.loader import Loader
 from flamingo.data.order import Mixture, Shuffled
-from flamingo.training.loop import TrainingConfig, train
-from flamingo.training.optimizer import OptimizerConfig
+from flamingo.training import TrainingConfig
+from flamingo.training.loop import train
+from flamingo.training.optim import AdamWConfig
 from flamingo.training.step import Batch, DataSet
 from flamingo.utils.errors import UserError
 from tests import tiny
 
 #: For each of two data sets: its name, the number of images of its documents, and its weight.
 DATA = {"pairs": (1, 0.5), "texts": (0, 0.2)}
-OPTIMIZER = OptimizerConfig(rate=1e-3, gate_rate=1e-2, warmup=2, schedule="cosine")
+OPTIMIZER = AdamWConfig(lr=1e-3, gate_lr=1e-2, warmup_steps=2, schedule="cosine")
 
 
 def example(number: int, images: int) -> Example:
@@ -127,7 +128,7 @@ def one_of_two(rank: int, port: int, backbones: Path, output: Path, break_rank: 
     if rank == break_rank:
         model.resampler.register_forward_hook(lambda *args: args[-1] * float("nan"))
     try:
-        train(model, sets, OptimizerConfig(rate=1e-3), config, output, accelerator=accelerator)
+        train(model, sets, AdamWConfig(lr=1e-3), config, output, accelerator=accelerator)
         torch.save(trained(model), output / f"final-{rank}.pt")
     except UserError as error:
         (output / f"error-{rank}.txt").write_text(str(error))
@@ -151,7 +152,7 @@ def one_of_several(rank: int, num_ranks: int, port: int, backbones: Path, output
     model = make_model(backbones)
     made = data_set("pairs", Shuffled(range(30), seed=0), noted, batch_size=8 // num_ranks, num_workers=0)
     config = TrainingConfig(steps=5, log_every=1)
-    train(model, [made], OptimizerConfig(rate=1e-3), config, output, accelerator=accelerator)
+    train(model, [made], AdamWConfig(lr=1e-3), config, output, accelerator=accelerator)
     torch.save({"drawn": drawn, "weights": trained(model)}, output / f"final-{rank}.pt")
     accelerator.end_training()
 

@@ -9,14 +9,15 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from flamingo.training.loop import TrainingConfig, gate_values, train
-from flamingo.training.optimizer import OptimizerConfig
+from flamingo.training import TrainingConfig
+from flamingo.training.loop import gate_values, train
+from flamingo.training.optim import AdamWConfig
 from flamingo.training.step import DataSet
 from flamingo.utils.errors import Stopped, UserError
 from tests import tiny
 from tests.training.runs import Listed, batch, history, make_model, trained
 
-OPTIMIZER = OptimizerConfig(rate=1e-3)
+OPTIMIZER = AdamWConfig(lr=1e-3)
 
 
 def pairs(*numbers, name="pairs", images=1, weight=1.0):
@@ -31,7 +32,7 @@ def run(model, output, data_sets=None, optimizer=OPTIMIZER, on_log=None, on_samp
 def test_the_steps_are_those_of_adamw_written_out(backbones, tmp_path):
     """Clipped, warmed up, gates with their own rate; and the frozen parts stay."""
     model, plain = make_model(backbones), make_model(backbones)
-    config = OptimizerConfig(rate=1e-2, gate_rate=5e-2, weight_decay=0.2, betas=(0.8, 0.9), warmup=2, clip=0.05)
+    config = AdamWConfig(lr=1e-2, gate_lr=5e-2, weight_decay=0.2, betas=(0.8, 0.9), warmup_steps=2, max_grad_norm=0.05)
     run(model, tmp_path, [pairs(3, 4, weight=0.7)], config, steps=3)
     plain.train()
     moments = dict.fromkeys(plain.trainable_parameter_names(), (0.0, 0.0))
@@ -92,9 +93,9 @@ def test_gates_are_read_through_their_tanh(backbones):
     assert gate_values(vectors)["1.attention"] == pytest.approx(math.tanh(0.7))
 
 
-def test_in_turn_each_record_has_the_last_loss_of_each_data_set(backbones, tmp_path):
+def test_round_robin_each_record_has_the_last_loss_of_each_data_set(backbones, tmp_path):
     sets = [pairs(weight=0.5), pairs(name="texts", images=0)]
-    run(make_model(backbones), tmp_path, sets, combine="in_turn")
+    run(make_model(backbones), tmp_path, sets, mixing="round_robin")
     a, b, c, _ = history(tmp_path)
     assert a["loss"] == 0.5 * a["loss/pairs"]
     assert "loss/texts" not in a
@@ -272,12 +273,10 @@ def test_data_sets_need_names_of_their_own(backbones, tmp_path):
         ("log_every", 0),
         ("save_every", 0),
         ("sample_every", -1),
-        ("combine", "mixed"),
+        ("mixing", "mixed"),
         ("precision", "fp16"),
     ],
 )
 def test_values_out_of_range_are_refused_by_their_key(key, value):
-    config = TrainingConfig(steps=3)
-    setattr(config, key, value)  # past the type checks of these tests, which nobody else has
     with pytest.raises(UserError, match=f"^{key} "):
-        config.__post_init__()
+        TrainingConfig(**{"steps": 3, key: value})

@@ -8,8 +8,9 @@ from itertools import chain, pairwise
 import pytest
 import torch
 
-from flamingo.training.loop import TrainingConfig, train
-from flamingo.training.optimizer import OptimizerConfig
+from flamingo.training import TrainingConfig
+from flamingo.training.loop import train
+from flamingo.training.optim import AdamWConfig
 from flamingo.training.step import DataSet
 from flamingo.utils.errors import UserError
 from tests.training import runs
@@ -102,7 +103,7 @@ def test_two_processes_are_one_with_both_their_batches(backbones, tmp_path):
     model = runs.make_model(backbones)
     start = runs.trained(model)
     sets = [DataSet(name, runs.Listed(*share), weight) for name, share, weight in runs.two_shares()]
-    train(model, sets, OptimizerConfig(rate=1e-3), TrainingConfig(steps=2, accumulate=2, log_every=1), one)
+    train(model, sets, AdamWConfig(lr=1e-3), TrainingConfig(steps=2, accumulate=2, log_every=1), one)
     for a, b in zip(runs.history(two), runs.history(one), strict=True):
         assert a["tokens"] == b["tokens"]
         assert {k: a[k] for k in ("loss", "loss/pairs", "loss/texts", "gradient_norm")} == pytest.approx(
@@ -120,7 +121,7 @@ def test_two_processes_are_one_with_both_their_batches(backbones, tmp_path):
         "process-1.pt",
     ]
     with pytest.raises(UserError, match=r"processes.*2.*1"):
-        train(model, sets, OptimizerConfig(rate=1e-3), TrainingConfig(steps=2), two)
+        train(model, sets, AdamWConfig(lr=1e-3), TrainingConfig(steps=2), two)
 
 
 def test_all_processes_stop_at_what_is_not_finite_in_one_and_name_its_documents(backbones, tmp_path):

@@ -13,8 +13,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from flamingo.training.loop import TrainingConfig, train
-from flamingo.training.optimizer import OptimizerConfig
+from flamingo.training import TrainingConfig
+from flamingo.training.loop import train
+from flamingo.training.optim import AdamWConfig
 from flamingo.training.state import (
     Progress,
     StateFolder,
@@ -32,9 +33,9 @@ from tests.utils.test_io import full_disk
 CONFIG = {"steps": 4, "log_every": 1, "save_every": 2}
 
 
-def run(model, output, names=("a", "b"), rate=1e-3, weight=1.0, **config):
+def run(model, output, names=("a", "b"), lr=1e-3, weight=1.0, **config):
     sets = [DataSet(name, Listed(batch([3]), batch([4])), weight) for name in names]
-    train(model, sets, OptimizerConfig(rate=rate), TrainingConfig(**{**CONFIG, **config}), output)
+    train(model, sets, AdamWConfig(lr=lr), TrainingConfig(**{**CONFIG, **config}), output)
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +60,10 @@ def test_only_the_newest_state_is_kept_and_only_what_trains_is_in_it(backbones, 
         ({"names": ("a", "c")}, r"data sets.*\['a .*', 'b .*'\].*\['a .*', 'c .*'\]"),
         ({"names": ("b", "a")}, "data sets"),
         ({"weight": 2.0}, r"a with weight 1\.0.*a with weight 2\.0"),
-        ({"rate": 0.1}, r"optimizer\.rate.*0\.001.*0\.1"),
+        ({"lr": 0.1}, r"optimizer\.lr.*0\.001.*0\.1"),
         ({"seed": 5}, r"training\.seed.*0.*5"),
         ({"steps": 9}, r"training\.steps.*4.*9"),
-        ({"accumulate": 2, "combine": "in_turn"}, r"accumulate.*1.*2.*combine.*accumulated"),
+        ({"accumulate": 2, "mixing": "round_robin"}, r"accumulate.*1.*2.*mixing.*accumulated"),
         ({"precision": "bf16"}, r"training\.precision.*fp32.*bf16"),
     ],
 )
@@ -107,7 +108,7 @@ def stopping_at(step, backbones, output):
             raise RuntimeError("disk full")
 
     sets = [DataSet(name, Listed(batch([3]), batch([4]))) for name in ("a", "b")]
-    train(make_model(backbones), sets, OptimizerConfig(rate=1e-3), TrainingConfig(**CONFIG), output, on_log=stop)
+    train(make_model(backbones), sets, AdamWConfig(lr=1e-3), TrainingConfig(**CONFIG), output, on_log=stop)
 
 
 @pytest.mark.parametrize("name", ["common.pt", "process-0.pt", "checksums.json"])

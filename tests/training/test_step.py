@@ -10,9 +10,9 @@ from flamingo.utils.errors import UserError
 from tests.training.runs import Listed, batch, make_model
 
 
-def update_of(data_sets, accumulate, combine="accumulated", step=1):
+def update_of(data_sets, accumulate, mixing="accumulated", step=1):
     iterators = {data_set.name: iter(data_set.batches) for data_set in data_sets}
-    return next_update(data_sets, iterators, step, accumulate, combine, Accelerator())
+    return next_update(data_sets, iterators, step, accumulate, mixing, Accelerator())
 
 
 def gradients(backbones, data_sets, accumulate):
@@ -62,7 +62,7 @@ def test_what_no_batch_uses_has_a_gradient_of_zero_and_the_frozen_parts_have_non
 
 def test_data_sets_take_turns():
     sets = [DataSet(name, Listed(batch([i]), batch([10 + i]))) for i, name in enumerate("abc")]
-    turns = [update_of(sets, 2, "in_turn", step).ids() for step in (1, 2, 3, 4)]
+    turns = [update_of(sets, 2, "round_robin", step).ids() for step in (1, 2, 3, 4)]
     assert turns == [[f"{name}: document {i}", f"{name}: document {10 + i}"] for i, name in enumerate("abc")] + [
         ["a: document 0", "a: document 10"]
     ]

@@ -1,1 +1,55 @@
 """Records -> documents."""
+
+from dataclasses import dataclass
+
+from flamingo.utils.checks import positive, probability, whole
+from flamingo.utils.kinds import Kinds
+
+
+@dataclass(kw_only=True)
+class DocumentsConfig:
+    """What all kinds of documents share. A document has ``min_images`` to ``max_images`` images."""
+
+    kind: str
+    min_images: int
+    max_images: int
+    batch_size: int
+    #: The probability that a document's texts belong to the image after them, not before (Flamingo, A.3.2).
+    p_next: float = 0.0
+    #: Tokens of a row that several short documents share; 0: each document has its own row.
+    pack_to: int = 0
+    #: Factor of the mean loss (lambda in Flamingo, section 2.4).
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        whole("min_images", self.min_images, least=1)
+        whole("max_images", self.max_images, least=self.min_images)
+        whole("batch_size", self.batch_size, least=1)
+        probability("p_next", self.p_next)
+        whole("pack_to", self.pack_to, least=0)
+        positive("weight", self.weight)
+
+
+@dataclass(kw_only=True)
+class InterleavedConfig(DocumentsConfig):
+    """Captioned images, one after the other."""
+
+    kind: str = "interleaved"
+    #: The probability that the images before the last one are its nearest neighbours.
+    similar_prob: float = 0.0
+    #: Versions in which an image is shown: the image itself and random crops of it, of which half are mirrored.
+    num_crops: int = 1
+    #: Captions of each image that are learnt at once, in as many documents; this costs little more than one.
+    captions_per_image: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        probability("similar_prob", self.similar_prob)
+        whole("num_crops", self.num_crops, least=1)
+        whole("captions_per_image", self.captions_per_image, least=1)
+
+
+#: A builder is called with its config, the records, and a seed.
+BUILDERS: Kinds = {
+    "interleaved": (InterleavedConfig, "flamingo.data.builders.interleaved:Interleaved"),
+}

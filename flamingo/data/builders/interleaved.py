@@ -2,66 +2,73 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
 
+from flamingo.data.builders import InterleavedConfig
 from flamingo.data.document import PROMPT, Document, Part, Text
 from flamingo.data.order import index_at
 from flamingo.data.record import CaptionedImage
-from flamingo.utils.checks import probability, whole
 from flamingo.utils.errors import UserError
 
 
-@dataclass
 class Interleaved:
-    """An endless data set of documents of ``least`` to ``most`` images, each image with one of its captions.
+    """An endless data set of documents of several images, each image with one of its captions.
 
-    A document is a pure function of seed and position. In an epoch each image is the last one of one document, in an
-    order of :func:`flamingo.data.order.index_at`; what stands before it, captions and views differ between epochs.
+    A document is a pure function of seed and position. In each epoch each image is the last one of one document, in
+    the order of :func:`flamingo.data.order.index_at`. The images before it, captions and crops differ between epochs.
 
-    With probability ``similar`` the images before the last one are those most similar to it, in rising
-    order, as in prompts whose demonstrations are retrieved (RICES); otherwise they are any. ``neighbours``
-    has for each image the places of others, the most similar first. Every image is shown in one of
-    its first ``views`` views, of which the first is the image itself. ``versions`` documents in a row show
-    the same, each with other captions, as long as there are others.
+    ``captions_per_image`` documents in a row show the same images, each with other captions, as long as there are
+    others.
     """
 
-    source: Sequence[CaptionedImage]
-    seed: int | str
-    least: int
-    most: int
-    similar: float = 0.0
-    neighbours: Int[np.ndarray, "images k"] | None = None
-    views: int = 1
-    versions: int = 1
+    def __init__(
+        self,
+        config: InterleavedConfig,
+        records: Sequence[CaptionedImage],
+        seed: int | str,
+        neighbours: Int[np.ndarray, "images k"] | None = None,
+    ) -> None:
+        """Makes the data set.
 
-    def __post_init__(self) -> None:
-        whole("least", self.least, least=1)
-        whole("most", self.most, self.least)
-        if self.most > len(self.source):  # all images of a document are different
-            raise UserError(f"most is {self.most}, but there are {len(self.source)} images")
-        probability("similar", self.similar)
-        whole("views", self.views, least=1)
-        whole("versions", self.versions, least=1)
-        if self.similar > 0 and (self.neighbours is None or self.neighbours.shape[1] < self.most - 1):
-            raise UserError(f"documents of neighbours with up to {self.most} images need {self.most - 1} of each")
+        Args:
+            config: How many images a document has, and how they are chosen.
+            records: The images.
+            seed: Of everything that is drawn.
+            neighbours: For each image the indices of others, the most similar first. Documents of neighbours have
+                them in rising order of similarity, as prompts with retrieved demonstrations (RICES).
+
+        Raises:
+            UserError: For too few images, and where neighbours are missing.
+        """
+        most = config.max_images
+        if most > len(records):  # all images of a document are different
+            raise UserError(f"max_images is {most}, but there are {len(records)} images")
+        if config.similar_prob > 0 and (neighbours is None or neighbours.shape[1] < most - 1):
+            raise UserError(f"documents of neighbours with up to {most} images need {most - 1} of each")
+        self.config, self.records, self.seed, self.neighbours = config, records, seed, neighbours
 
     def __getitem__(self, position: int) -> Document:
-        shown, version = divmod(position, self.versions)
-        rng = random.Random(f"{self.seed} {shown}")
-        last = index_at(shown, len(self.source), self.seed)
-        number = rng.randint(self.least, self.most)
-        if rng.random() < self.similar:
-            assert self.neighbours is not None
-            before = self.neighbours[last, : number - 1][::-1].tolist()
-        else:
-            before = [place for place in rng.sample(range(len(self.source)), number) if place != last][: number - 1]
+        config = self.config
+        group, version = divmod(position, config.captions_per_image)
+        rng = random.Random(f"{self.seed} {group}")
+        last = index_at(group, len(self.records), self.seed)
+        num_images = rng.randint(config.min_images, config.max_images)
         parts: list[Part] = []
-        for place in [*before, last]:
-            own = self.source[place]
-            caption = rng.sample(own.captions, len(own.captions))[version % len(own.captions)]
-            image = own.image.view(rng.randrange(self.views))
+        for index in [*self._before(last, num_images, rng), last]:
+            record = self.records[index]
+            captions = rng.sample(record.captions, len(record.captions))
+            caption = captions[version % len(captions)]
+            image = record.image.view(rng.randrange(config.num_crops))
             parts += [image, Text(PROMPT, train=False), Text(f" {caption}")]
-        return Document(parts, id=f"{self.source[last].id} and {number - 1} others, no. {position}")
+        return Document(parts, id=f"{self.records[last].id} and {num_images - 1} others, no. {position}")
+
+    def _before(self, last: int, num_images: int, rng: random.Random) -> list[int]:
+        """Returns the images before the last one: its neighbours, the most similar one at the end, or random ones."""
+        if rng.random() < self.config.similar_prob:
+            assert self.neighbours is not None
+            return self.neighbours[last, : num_images - 1][::-1].tolist()
+        drawn = rng.sample(range(len(self.records)), num_images)
+        others = [index for index in drawn if index != last]
+        return others[: num_images - 1]

@@ -1,1 +1,69 @@
-"""What a training minimises."""
+"""Losses: a file each, chosen for each data set."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from flamingo.data.builders import DocumentsConfig, InterleavedConfig
+from flamingo.utils.checks import whole
+from flamingo.utils.errors import UserError
+from flamingo.utils.kinds import Kinds
+
+
+@dataclass
+class LossConfig:
+    """What all losses share."""
+
+    kind: str
+    #: Records that the loss needs.
+    min_records: ClassVar[int] = 1
+
+    def tokens_to_generate(self) -> int:
+        """Returns the number of tokens that the loss generates after a document."""
+        return 0
+
+    def check_documents(self, documents: DocumentsConfig) -> None:
+        """Raises UserError, beginning with a key of the documents, for documents that the loss cannot train on."""
+
+
+@dataclass
+class NextTokenConfig(LossConfig):
+    """Cross-entropy of each token given the tokens before it."""
+
+    kind: str = "next_token"
+
+
+@dataclass
+class SelfCriticalConfig(LossConfig):
+    """The reward of generated captions of the last image; the other captions of this image are the references."""
+
+    kind: str = "self_critical"
+    #: Captions of each image that are compared: the beams of a beam search.
+    num_captions: int = 5
+    max_new_tokens: int = 30
+    #: CIDEr weighs a word by the number of images whose captions have it.
+    min_records: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        whole("num_captions", self.num_captions, least=2)
+        whole("max_new_tokens", self.max_new_tokens, least=1)
+
+    def tokens_to_generate(self) -> int:
+        return self.max_new_tokens
+
+    def check_documents(self, documents: DocumentsConfig) -> None:
+        needs = "loss.kind=self_critical needs kind=interleaved, captions_per_image>1, pack_to=0 and p_next=0"
+        if not isinstance(documents, InterleavedConfig):
+            raise UserError(f"kind is {documents.kind}, but {needs}")
+        if documents.captions_per_image < 2:
+            raise UserError(f"captions_per_image is {documents.captions_per_image}, but {needs}")
+        if documents.pack_to != 0:
+            raise UserError(f"pack_to is {documents.pack_to}, but {needs}")
+        if documents.p_next != 0:
+            raise UserError(f"p_next is {documents.p_next}, but {needs}")
+
+
+#: A loss is called with its config, the processor, and a function that makes the reward.
+LOSSES: Kinds = {
+    "next_token": (NextTokenConfig, "flamingo.training.losses.next_token:NextToken"),
+    "self_critical": (SelfCriticalConfig, "flamingo.training.losses.self_critical:SelfCritical"),
+}

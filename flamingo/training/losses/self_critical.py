@@ -6,7 +6,6 @@ baseline of each the mean reward of the others (Luo, arXiv 2003.09971).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,29 +16,25 @@ from torch.nn.utils.rnn import pad_sequence
 
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.model.search import decoded, search
+from flamingo.training.losses import SelfCriticalConfig
 from flamingo.utils.errors import UserError
 
 #: From captions and the references of each to a reward for each.
 Reward = Callable[[Sequence[str], Sequence[Sequence[str]]], Sequence[float]]
 
 
-@dataclass
 class SelfCritical:
     """A :class:`~flamingo.training.step.DataSet`'s ``loss``: minus the reward of the captions that are found.
 
     Of each document the last caption is left out and asked for. A batch has several documents of the same
-    images, one after the other (``versions``): what they say at this place are the references.
+    images, one after the other (``captions_per_image``): what they say at this place are the references.
     """
 
-    processor: FlamingoProcessor
-    reward: Reward
-    #: Captions of each image that are compared: the beams of a beam search.
-    captions: int = 5
-    max_new_tokens: int = 30
-
-    def __post_init__(self) -> None:
-        if self.captions < 2:
-            raise UserError(f"captions are compared with each other: there must be 2 at least, got {self.captions}")
+    def __init__(
+        self, config: SelfCriticalConfig, processor: FlamingoProcessor, make_reward: Callable[[], Reward]
+    ) -> None:
+        self.num_captions, self.max_new_tokens = config.num_captions, config.max_new_tokens
+        self.processor, self.reward = processor, make_reward()
 
     def __call__(self, model: nn.Module, tensors: dict[str, Tensor], count: int) -> Float[Tensor, ""]:
         """Minus the mean reward, documents weighing by their label tokens, of which all have ``count``.
@@ -51,10 +46,10 @@ class SelfCritical:
         prompts, references = self._asked(tensors, b)
         found, said = self._found(model, prompts, images)
         texts = [self._text(row[own]) for row, own in zip(found, said, strict=True)]
-        several = [own for own in references for _ in range(self.captions)]
-        rewards = torch.tensor(self.reward(texts, several), device=found.device).unflatten(0, (b, self.captions))
-        others = (rewards.sum(dim=1, keepdim=True) - rewards) / (self.captions - 1)
-        likelihood = self._log_likelihood(model, prompts, images, found, said).unflatten(0, (b, self.captions))
+        several = [own for own in references for _ in range(self.num_captions)]
+        rewards = torch.tensor(self.reward(texts, several), device=found.device).unflatten(0, (b, self.num_captions))
+        others = (rewards.sum(dim=1, keepdim=True) - rewards) / (self.num_captions - 1)
+        likelihood = self._log_likelihood(model, prompts, images, found, said).unflatten(0, (b, self.num_captions))
         gain = ((rewards - others) * likelihood).mean(dim=1)
         # The value is the reward's, to be read in the history; the gradient is the gain's.
         expected = rewards.mean(dim=1) + gain - gain.detach()
@@ -67,7 +62,9 @@ class SelfCritical:
         labelled = tensors["labels"] != -100
         begins = labelled & ~F.pad(labelled, (1, 0))[:, :-1]
         if not begins.any(dim=1).all():
-            raise UserError("objective=cider asks for the last caption of each document, but one has no text to learn")
+            raise UserError(
+                "loss.kind=self_critical generates the last caption of each document, but one has no text to learn"
+            )
         # Of each row the last place where a labelled piece begins.
         starts = (begins * torch.arange(ids.shape[1], device=ids.device)).argmax(dim=1).tolist()
         versions = len(ids) // b
@@ -95,8 +92,8 @@ class SelfCritical:
             {**prompts, **images},
             end=end,
             max_new_tokens=self.max_new_tokens,
-            num_beams=self.captions,
-            num_return_sequences=self.captions,
+            num_beams=self.num_captions,
+            num_return_sequences=self.num_captions,
         )
         whole.train(was_training)
         is_end = found == end
@@ -112,7 +109,7 @@ class SelfCritical:
     ) -> Float[Tensor, " bk"]:
         """Of each caption after its prompt."""
         ids, mask, index = (
-            prompts[name].repeat_interleave(self.captions, dim=0)
+            prompts[name].repeat_interleave(self.num_captions, dim=0)
             for name in ("input_ids", "attention_mask", "image_index")
         )
         logits = model(

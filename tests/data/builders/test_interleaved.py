@@ -7,14 +7,22 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from flamingo.data.builders import BUILDERS
 from flamingo.data.builders.interleaved import Interleaved
 from flamingo.data.document import Image, Text, View
 from flamingo.data.record import CaptionedImage
 from flamingo.utils.errors import UserError
+from flamingo.utils.kinds import load_kind
 
 SOURCE = [CaptionedImage(f"p{i}", Image(f"p{i}.jpg"), (f"caption {i} a", f"caption {i} b"), None) for i in range(12)]
 #: Of image i: i + 1, i + 2, ... round the clock.
 NEIGHBOURS = np.array([[(i + k) % 12 for k in range(1, 6)] for i in range(12)])
+
+
+def interleaved(seed, least, most, neighbours=None, source=SOURCE, **keys):
+    """Documents of ``least`` to ``most`` images."""
+    entry = {"kind": "interleaved", "min_images": least, "max_images": most, "batch_size": 1, **keys}
+    return Interleaved(load_kind(BUILDERS, entry, "entry"), source, seed, neighbours)
 
 
 def shown(document):
@@ -25,10 +33,10 @@ def shown(document):
 
 
 def test_a_document_is_a_function_of_seed_and_position():
-    documents = Interleaved(SOURCE, 1, 1, 5)
-    assert [shown(documents[i]) for i in range(40)] == [shown(Interleaved(SOURCE, 1, 1, 5)[i]) for i in range(40)]
-    assert [shown(documents[i]) for i in range(40)] != [shown(Interleaved(SOURCE, 2, 1, 5)[i]) for i in range(40)]
-    assert shown(documents[10**12]) == shown(Interleaved(SOURCE, 1, 1, 5)[10**12])
+    documents = interleaved(1, 1, 5)
+    assert [shown(documents[i]) for i in range(40)] == [shown(interleaved(1, 1, 5)[i]) for i in range(40)]
+    assert [shown(documents[i]) for i in range(40)] != [shown(interleaved(2, 1, 5)[i]) for i in range(40)]
+    assert shown(documents[10**12]) == shown(interleaved(1, 1, 5)[10**12])
 
 
 def test_documents_of_any_number_of_images_take_no_memory():
@@ -41,20 +49,20 @@ def test_documents_of_any_number_of_images_take_no_memory():
         def __getitem__(self, index):
             return CaptionedImage(str(index), Image(f"p{index}.jpg"), ("one", "two"), None)
 
-    documents = Interleaved(Images(), 0, 5, 5)
+    documents = interleaved(0, 5, 5, source=Images())
     images = [shown(documents[position])[0] for position in (0, 1, 10**12 + 1, 10**15)]
     assert len({image for own in images for image in own}) == 20
 
 
 def test_each_epoch_ends_documents_with_each_image_once_in_an_order_of_its_own():
-    documents = Interleaved(SOURCE, 3, 1, 5)
+    documents = interleaved(3, 1, 5)
     epochs = [[shown(documents[12 * epoch + i])[0][-1] for i in range(12)] for epoch in range(20)]
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 20
 
 
 def test_each_epoch_has_another_document_for_the_same_last_image():
-    documents = Interleaved(SOURCE, 3, 3, 5, views=4)
+    documents = interleaved(3, 3, 5, num_crops=4)
     by_last_image = {}
     for position in range(12 * 20):
         document = documents[position]
@@ -65,7 +73,7 @@ def test_each_epoch_has_another_document_for_the_same_last_image():
 
 
 def test_each_image_comes_once_with_one_of_its_own_captions():
-    documents = Interleaved(SOURCE, 0, 1, 5)
+    documents = interleaved(0, 1, 5)
     lengths, captions = Counter(), set()
     for position in range(300):
         images, texts = shown(documents[position])
@@ -79,45 +87,46 @@ def test_each_image_comes_once_with_one_of_its_own_captions():
 
 
 def test_the_prompt_is_not_trained_on():
-    parts = Interleaved(SOURCE, 0, 2, 2)[0].parts
+    parts = interleaved(0, 2, 2)[0].parts
     assert [part.train for part in parts if isinstance(part, Text)] == [False, True] * 2
     assert parts[1] == Text("Output:", train=False)
 
 
 def test_neighbours_come_in_rising_similarity():
-    documents = Interleaved(SOURCE, 0, 4, 4, similar=1.0, neighbours=NEIGHBOURS)
+    documents = interleaved(0, 4, 4, similar_prob=1.0, neighbours=NEIGHBOURS)
     before = {shown(documents[position])[0][-1]: shown(documents[position])[0][:-1] for position in range(12)}
     assert before[2] == [5, 4, 3]
     assert before[11] == [2, 1, 0]
 
 
 def test_a_share_of_the_documents_is_of_neighbours():
-    documents = Interleaved(SOURCE, 0, 4, 4, similar=0.3, neighbours=NEIGHBOURS)
+    documents = interleaved(0, 4, 4, similar_prob=0.3, neighbours=NEIGHBOURS)
     drawn = [shown(documents[i])[0] for i in range(1200)]
     alike = [images == [(images[-1] + k) % 12 for k in (3, 2, 1, 0)] for images in drawn]
     assert sum(alike) / len(alike) == pytest.approx(0.3, abs=0.05)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("keys", "message"),
     [
-        ((0, 0, 3), "^least .*0"),
-        ((0, 2, 13), "^most .*13.*12"),
-        ((0, 4, 3), "^most .*3"),
-        ((0, 1, 3, 0.0, None, 0), "^views .*0"),
-        ((0, 1, 3, 0.0, None, 1, 0), "^versions .*0"),
-        ((0, 1, 3, 1.5), "^similar .*1.5"),
-        ((0, 1, 3, 0.5), r"3 images.*2"),
-        ((0, 1, 7, 0.5, NEIGHBOURS), r"7 images.*6"),
+        ({"least": 0}, r"^entry\.min_images .*0"),
+        ({"least": 2, "most": 13}, "^max_images .*13.*12"),
+        ({"least": 4}, r"^entry\.max_images .*3"),
+        ({"num_crops": 0}, r"^entry\.num_crops .*0"),
+        ({"captions_per_image": 0}, r"^entry\.captions_per_image .*0"),
+        ({"similar_prob": 1.5}, r"^entry\.similar_prob .*1.5"),
+        ({"similar_prob": 0.5}, r"3 images.*2"),
+        ({"most": 7, "similar_prob": 0.5, "neighbours": NEIGHBOURS}, r"7 images.*6"),
+        ({"views": 2}, r"entry.*num_crops.*views"),
     ],
 )
-def test_what_cannot_be_made_is_refused(arguments, message):
+def test_what_cannot_be_made_is_refused(keys, message):
     with pytest.raises(UserError, match=message):
-        Interleaved(SOURCE, *arguments)
+        interleaved(**{"seed": 0, "least": 1, "most": 3, **keys})
 
 
 def test_versions_of_a_document_show_the_same_images_with_other_captions():
-    one, three = Interleaved(SOURCE, 0, 2, 2), Interleaved(SOURCE, 0, 2, 2, versions=3)
+    one, three = interleaved(0, 2, 2), interleaved(0, 2, 2, captions_per_image=3)
     for index in range(20):
         versions = [shown(three[3 * index + version]) for version in range(3)]
         assert versions[0] == shown(one[index])
@@ -129,14 +138,14 @@ def test_versions_of_a_document_show_the_same_images_with_other_captions():
 
 
 def test_views_are_the_same_in_all_versions_of_a_document():
-    documents = Interleaved(SOURCE, 0, 2, 2, views=5, versions=2)
+    documents = interleaved(0, 2, 2, num_crops=5, captions_per_image=2)
     images = [[part for part in documents[i].parts if isinstance(part, Image)] for i in range(40)]
     assert images[::2] == images[1::2]
     assert images[0] != images[2]
 
 
 def test_all_views_are_shown_equally_often_and_of_any_number_of_images():
-    documents = Interleaved(SOURCE, 0, 3, 3, views=4)
+    documents = interleaved(0, 3, 3, num_crops=4)
     images = [[part for part in documents[i].parts if isinstance(part, Image)] for i in range(300)]
     assert [len(own) for own in images] == [3] * 300
     frames = [image.frames[0] for own in images for image in own]

@@ -8,6 +8,7 @@ from transformers import GenerationConfig
 
 from flamingo import Document, Image, Text
 from flamingo.data.collate import collate
+from flamingo.training.losses import SelfCriticalConfig
 from flamingo.training.losses.self_critical import SelfCritical
 from flamingo.training.step import Batch, DataSet, accumulate_gradients, next_update
 from flamingo.utils.errors import UserError
@@ -54,7 +55,7 @@ def length(outputs, references):
 def loss_of(parts, reward=length, shown=SHOWN, count=None):
     model, processor = parts
     made = batch(processor, shown)
-    objective = SelfCritical(processor, reward, CAPTIONS, NEW)
+    objective = SelfCritical(SelfCriticalConfig(num_captions=CAPTIONS, max_new_tokens=NEW), processor, lambda: reward)
     return objective(model, made.tensors, count or made.label_tokens())
 
 
@@ -153,9 +154,11 @@ def test_training_raises_the_reward_and_leaves_the_mode(parts):
     """Of captions that have the letter e more often."""
     model, processor = parts
     model.train_parts(["resampler", "gated_layers", "new_tokens"])
-    objective = SelfCritical(
-        processor, lambda outputs, references: [float(output.count("e")) for output in outputs], 5, NEW
-    )
+
+    def reward(outputs, references):
+        return [float(output.count("e")) for output in outputs]
+
+    objective = SelfCritical(SelfCriticalConfig(max_new_tokens=NEW), processor, lambda: reward)
     data = DataSet("pairs", Listed(batch(processor, [["red"], ["blue"]])), loss=objective)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     losses = []
@@ -169,6 +172,6 @@ def test_training_raises_the_reward_and_leaves_the_mode(parts):
     assert losses[-1] < losses[0] - 0.5
 
 
-def test_one_caption_has_no_others(parts):
-    with pytest.raises(UserError, match=r"captions.*2.*1"):
-        SelfCritical(parts[1], length, captions=1)
+def test_one_caption_has_no_others():
+    with pytest.raises(UserError, match=r"num_captions.*2.*1"):
+        SelfCriticalConfig(num_captions=1)

@@ -1,0 +1,60 @@
+"""Optimizers: a file each, with the parameter groups and the learning rate schedule that they share."""
+
+from dataclasses import dataclass
+
+from flamingo.utils.checks import below_one, not_negative, one_of, positive, whole
+from flamingo.utils.errors import UserError
+from flamingo.utils.kinds import Kinds
+
+
+@dataclass
+class OptimizerConfig:
+    """What all optimizers share (Flamingo, appendix B.1.2: lr 1e-4, decay 0.1, norm 1, 5000 warm-up steps)."""
+
+    kind: str
+    lr: float = 1e-4
+    #: Learning rate of the gates; None: ``lr``. The gates start closed, and everything that is learnt passes them.
+    gate_lr: float | None = None
+    weight_decay: float = 0.1
+    #: Of AdamW, also for the parameters that Muon leaves to it.
+    betas: tuple[float, float] = (0.9, 0.999)
+    #: Number of steps in which the learning rate rises linearly.
+    warmup_steps: int = 0
+    schedule: str = "constant"
+    #: The gradient of all parameters is scaled down to this norm if it is larger.
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        positive("lr", self.lr)
+        if self.gate_lr is not None:
+            positive("gate_lr", self.gate_lr)
+        not_negative("weight_decay", self.weight_decay)
+        self.betas = tuple(self.betas)  # type: ignore[assignment]  # lists come from YAML and JSON
+        if len(self.betas) != 2:
+            raise UserError(f"betas must be two numbers, got {self.betas}")
+        for beta in self.betas:
+            below_one("betas", beta)
+        whole("warmup_steps", self.warmup_steps, least=0)
+        one_of("schedule", self.schedule, ("constant", "cosine"))
+        positive("max_grad_norm", self.max_grad_norm)
+
+
+@dataclass
+class AdamWConfig(OptimizerConfig):
+    """AdamW for all parameters."""
+
+    kind: str = "adamw"
+
+
+@dataclass
+class MuonConfig(OptimizerConfig):
+    """Muon for matrices, AdamW for all other parameters."""
+
+    kind: str = "muon"
+
+
+#: An optimizer is called with the parameter groups and its config.
+OPTIMIZERS: Kinds = {
+    "adamw": (AdamWConfig, "flamingo.training.optim.adamw:adamw"),
+    "muon": (MuonConfig, "flamingo.training.optim.muon:MuonAndAdamW"),
+}
