@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
+import experiments.search  # noqa: F401  # registers its schema
 from experiments.attention import AttentionConfig
 from experiments.configs import build, check, plain, schema
 from experiments.convert import ConvertConfig

@@ -64,6 +64,6 @@ class SelfCriticalConfig(LossConfig):
 
 #: A loss is called with its config, the processor, and a function that makes the reward.
 LOSSES: Kinds = {
-    "next_token": (NextTokenConfig, "flamingo.training.losses.next_token:NextToken"),
+    "next_token": (NextTokenConfig, "flamingo.training.losses.next_token:make_next_token"),
     "self_critical": (SelfCriticalConfig, "flamingo.training.losses.self_critical:SelfCritical"),
 }
