@@ -25,16 +25,17 @@ from omegaconf import MISSING, DictConfig
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from experiments.architecture import check_architecture
-from experiments.card import KIND, save_backbone
 from experiments.configs import build, check, nested, plain
 from experiments.loading import data_set
 from experiments.schema import command
-from experiments.texts import Documents, Said, read_texts
-from experiments.tokenizer import train_tokenizer
 from flamingo.data.order import Shuffled
 from flamingo.data.record import by_reason
-from flamingo.synthetic.documents import TURNS, Described, SyntheticTexts, caption_turns, stream, tell
+from flamingo.data.texts import TextDocuments, TextItem, read_texts
+from flamingo.data.tokenizer import train_tokenizer
+from flamingo.model.architecture import check_architecture
+from flamingo.report.model_card import KIND, CardTexts, save_backbone
+from flamingo.synthetic.documents import SyntheticTexts
+from flamingo.synthetic.language_scores import in_context_scores
 from flamingo.training import TrainingConfig
 from flamingo.training.loop import train
 from flamingo.training.optim import OPTIMIZERS, OptimizerConfig
@@ -126,46 +127,6 @@ def collate(blocks: list[np.ndarray]) -> Batch:
     )
 
 
-@torch.no_grad()
-def in_context_scores(model: Any, tokenizer: Any, documents: int = 300) -> dict[str, float]:
-    """What the model gains from context, on told documents of the evaluation split.
-
-    For the 1st, 3rd and 9th caption of a dialect the mean loss per token (nats); for the last of 16 names and
-    the last of 5 questions the share of right answers.
-    """
-    model.eval()
-    losses: dict[int, list[float]] = {1: [], 3: [], 9: []}
-    asked: dict[str, tuple[str, int, Described]] = {
-        "names of what words say, accuracy": ("binding", 16, "by gist"),
-        "names of what captions describe, accuracy": ("binding", 16, "plainly"),
-        "questions about what captions describe, accuracy": ("questions", 5, "plainly"),
-    }
-    right: dict[str, list[bool]] = {name: [] for name in asked}
-    for i in range(documents):
-        rng, _ = stream("language model's evaluation", i)
-        turns = caption_turns(rng, "evaluation", 9)
-        for number, own in losses.items():
-            before, whole = tell(turns[: number - 1], None), tell(turns[:number], None)
-            own.append(_continuation(model, tokenizer, before if number > 1 else "", whole)[0])
-        for name, (kind, number, described) in asked.items():
-            turns = TURNS[kind](rng, "evaluation", number)
-            if turns[-1].knowable:
-                whole = tell(turns, described)
-                before = whole.removesuffix(f" {turns[-1].answer}\n")
-                right[name].append(_continuation(model, tokenizer, before, whole)[1])
-    scores = {f"loss of caption {number} (nats per token)": sum(own) / len(own) for number, own in losses.items()}
-    return scores | {name: sum(own) / len(own) for name, own in right.items()}
-
-
-def _continuation(model: Any, tokenizer: Any, before: str, whole: str) -> tuple[float, bool]:
-    """Mean loss of the tokens behind ``before``, and whether each of them is the likeliest."""
-    ids = torch.tensor([tokenizer.bos_token_id, *tokenizer(whole)["input_ids"]])
-    start = 1 + len(tokenizer(before)["input_ids"])
-    logits = model(ids[None]).logits[0, start - 1 : -1]
-    targets = ids[start:]
-    return torch.nn.functional.cross_entropy(logits, targets).item(), bool((logits.argmax(dim=-1) == targets).all())
-
-
 def pretrain(config: dict[str, Any], output: Path) -> None:
     """Leaves the model and its tokenizer in ``output / "model"``, and what it scores in ``scores.json``."""
     with run_folder(output, config, KIND) as run, failure_recorded(run):
@@ -183,9 +144,9 @@ def _pretrain(config: dict[str, Any], run: Run) -> None:
     if config["texts"] is None:
         synthetic = SyntheticTexts(config["training"]["seed"])
         numbers = tqdm(range(config["documents"]), desc="documents", unit="document")
-        texts: list[str] | Documents = [synthetic[number] for number in numbers]
+        texts: list[str] | TextDocuments = [synthetic[number] for number in numbers]
     else:
-        read: list[Said] = []
+        read: list[TextItem] = []
         for name in config["texts"]:
             found, left_out = read_texts(name)
             read += found
@@ -193,7 +154,7 @@ def _pretrain(config: dict[str, Any], run: Run) -> None:
         if skipped:
             log.warning("left out %d texts: %s", len(skipped), by_reason(skipped))
         contents["texts"] = digest_of(map(json.dumps, read))
-        texts = Documents(read, config["rounds"], config["training"]["seed"])
+        texts = TextDocuments(read, config["rounds"], config["training"]["seed"])
     run.begin(contents)
     if config["texts"] is not None:
         write_text(output / "skipped.json", json.dumps(skipped, indent=1) + "\n")
@@ -209,18 +170,15 @@ def _pretrain(config: dict[str, Any], run: Run) -> None:
     data = data_set("text", Shuffled(blocks, training.seed), collate, batch_size=config["batch"], num_workers=0)
     optimizer = load_kind(OPTIMIZERS, config["optimizer"], "optimizer")
     train(model, [data], optimizer, training, output, on_save=run.keep)
-    save_backbone(
-        output,
-        config,
-        model,
-        tokenizer,
-        title=f"Language model, {type(model).__name__}, pretrained on text of "
-        + (", ".join(config["texts"]) if config["texts"] else "the synthetic benchmark"),
+    text_of = ", ".join(config["texts"]) if config["texts"] else "the synthetic benchmark"
+    card = CardTexts(
+        title=f"Language model, {type(model).__name__}, pretrained on text of {text_of}",
         command="pretrain_language",
         unit="token",
-        scores=None if config["texts"] else in_context_scores(model, tokenizer),
-        scored_on="on told documents of held-out dialects and names",
+        scores="on told documents of held-out dialects and names",
     )
+    scores = None if config["texts"] else in_context_scores(model, tokenizer)
+    save_backbone(output, config, model, tokenizer, card, scores)
 
 
 @command("pretrain_language")

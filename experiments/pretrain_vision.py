@@ -10,39 +10,37 @@ what compared it with captions, the text tower and the two projections, has done
 
 import json
 import logging
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from einops import rearrange, repeat
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from jaxtyping import Bool, Float, Int
 from omegaconf import MISSING, DictConfig
-from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+from PIL import Image as PILImage
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from experiments.architecture import check_architecture
-from experiments.card import KIND, save_backbone
 from experiments.configs import build, check, nested, plain
 from experiments.data import captioned_images
 from experiments.loading import data_set
-from experiments.probe import probe
 from experiments.schema import command
-from experiments.tokenizer import END_OF_TEXT, train_tokenizer
 from flamingo.data.contents import contents
 from flamingo.data.document import Image
 from flamingo.data.order import Shuffled
 from flamingo.data.record import CaptionedImage, by_reason
+from flamingo.data.tokenizer import END_OF_TEXT, train_tokenizer
 from flamingo.data.transforms.pictures import open_image
+from flamingo.model.architecture import check_architecture
 from flamingo.model.config import VisionFeaturesConfig
-from flamingo.model.vision import encode_patches, feature_width
+from flamingo.model.contrastive import ImageTextContrast, ImageTower, TextTower
+from flamingo.model.vision import encode_patches
+from flamingo.report.model_card import KIND, CardTexts, save_backbone
 from flamingo.synthetic.documents import SyntheticContrasts
+from flamingo.synthetic.feature_probe import probe_features
 from flamingo.training import TrainingConfig
 from flamingo.training.loop import train
 from flamingo.training.optim import OPTIMIZERS, OptimizerConfig
@@ -90,91 +88,6 @@ class PretrainVisionConfig:
 
 
 ConfigStore.instance().store("pretrain_vision_schema", PretrainVisionConfig)
-
-
-class ImageTower(nn.Module):
-    """The encoder, and an attention pool over its features without positions of its own.
-
-    Like the resampler that later reads these features, the pool cannot know where a feature comes from
-    unless the feature says so; whatever the contrast needs of places has to be in there.
-    """
-
-    def __init__(self, encoder: Any, features: VisionFeaturesConfig, width: int, queries: int = 8) -> None:
-        super().__init__()
-        self.encoder, self.features = encoder, features
-        inner = feature_width(encoder, features)
-        self.queries = nn.Parameter(torch.randn(queries, inner) * inner**-0.5)
-        self.norm = nn.LayerNorm(inner)
-        self.attention = nn.MultiheadAttention(inner, num_heads=4, batch_first=True)
-        self.projection = nn.Sequential(
-            nn.LayerNorm(queries * inner), nn.Linear(queries * inner, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
-        )
-
-    def forward(self, pixel_values: Float[Tensor, "b c h w"]) -> Float[Tensor, "b width"]:
-        """Of unit length."""
-        # Convolutions of few channels are several times faster with the channels last.
-        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        features = self.norm(encode_patches(self.encoder, pixel_values, self.features))
-        queries = repeat(self.queries, "q v -> b q v", b=len(features))
-        pooled, _ = self.attention(queries, features, features, need_weights=False)
-        return F.normalize(self.projection(rearrange(pooled, "b q v -> b (q v)")), dim=-1)
-
-
-class TextTower(nn.Module):
-    """CLIP's text encoder, small."""
-
-    def __init__(self, tokenizer: Any, width: int) -> None:
-        super().__init__()
-        config = CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=4 * width,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=tokenizer.model_max_length,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        self.encoder = CLIPTextModel(config)
-        self.projection = nn.Linear(width, width)
-
-    def forward(self, input_ids: Int[Tensor, "b t"], attention_mask: Int[Tensor, "b t"]) -> Float[Tensor, "b width"]:
-        """Of unit length."""
-        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).pooler_output
-        return F.normalize(self.projection(states), dim=-1)
-
-
-class Loss(NamedTuple):
-    """As the training loop reads it."""
-
-    loss: Tensor
-
-
-class ImageTextContrast(nn.Module):
-    """Two towers and a learned temperature."""
-
-    def __init__(self, images: ImageTower, texts: TextTower) -> None:
-        super().__init__()
-        self.images, self.texts = images, texts
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-
-    def forward(
-        self,
-        pixel_values: Float[Tensor, "b c h w"],
-        input_ids: Int[Tensor, "b t"],
-        attention_mask: Int[Tensor, "b t"],
-        same: Bool[Tensor, "b b"],
-        num_items_in_batch: int,
-    ) -> Loss:
-        """CLIP's symmetric loss, in nats per pair. ``same`` marks equal captions: no negatives of each other."""
-        # The temperature is clamped so that logits are scaled by 100 at most (CLIP, section 2.5).
-        scale = self.log_scale.clamp(max=math.log(100)).exp()
-        logits = scale * self.images(pixel_values) @ self.texts(input_ids, attention_mask).T
-        logits = logits.masked_fill(same & ~torch.eye(len(same), dtype=torch.bool, device=same.device), -torch.inf)
-        targets = torch.arange(len(logits), device=logits.device)
-        both = F.cross_entropy(logits, targets, reduction="sum") + F.cross_entropy(logits.T, targets, reduction="sum")
-        return Loss(both / 2 / num_items_in_batch)
 
 
 class PairBatch(Batch):
@@ -233,7 +146,7 @@ def read_pairs(name: str) -> tuple[list[Pair], PreTrainedTokenizerFast, dict[str
 
 
 def _tokenizer(pairs: Iterable[Pair]) -> PreTrainedTokenizerFast:
-    return train_tokenizer((caption for _, caption in pairs), vocabulary=8192, positions=_POSITIONS)
+    return train_tokenizer((caption for _, caption in pairs), vocab_size=8192, max_length=_POSITIONS)
 
 
 def pretrain(config: dict[str, Any], output: Path) -> None:
@@ -281,18 +194,23 @@ def _pretrain(config: dict[str, Any], run: Run) -> None:
     )
     optimizer = load_kind(OPTIMIZERS, config["optimizer"], "optimizer")
     train(model, [data], optimizer, training, output, on_save=run.keep)
-    save_backbone(
-        output,
-        config,
-        encoder,
-        image_processor,
-        title=f"Vision encoder, {type(encoder).__name__}, pretrained by contrast on "
-        + (config["pairs"] or "pictures of the synthetic benchmark"),
+    pairs_of = config["pairs"] or "pictures of the synthetic benchmark"
+    card = CardTexts(
+        title=f"Vision encoder, {type(encoder).__name__}, pretrained by contrast on {pairs_of}",
         command="pretrain_vision",
         unit="pair",
-        scores=None if config["pairs"] else probe(encoder, image_processor, features, training.seed),
-        scored_on="accuracy of probes on held-out scenes",
+        scores="accuracy of probes on held-out scenes",
     )
+    scores = None
+    if not config["pairs"]:
+        encoder.eval()
+
+        def encode(images: list[PILImage.Image]) -> Tensor:
+            pixel_values = image_processor(images, return_tensors="pt")["pixel_values"]
+            return encode_patches(encoder, pixel_values, features)
+
+        scores = probe_features(encode, training.seed)
+    save_backbone(output, config, encoder, image_processor, card, scores)
 
 
 @command("pretrain_vision")

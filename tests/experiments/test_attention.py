@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.attention import Word, look, make_scenes, named_words, run_attention, shares
+from experiments.attention import run_attention
 from flamingo.data.document import PROMPT
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.model.modeling import FlamingoForConditionalGeneration
+from flamingo.synthetic.attention_study import Word, attention_shares, make_scenes, named_words, word_attention
 from flamingo.synthetic.backbones import LANGUAGE, VISION
 from flamingo.synthetic.documents import Turn, show
 from flamingo.synthetic.drawing import masks
@@ -78,20 +79,20 @@ def test_shares_by_hand():
     fields[0, :, :16] = fields[1, :, 16:] = 1 / 512
     words = [Word("", attribute, i, o, 0) for i in range(3) for o in (0, 1) for attribute in ("colour", "shape")]
     maps = {7: np.array([[[1.0, 0.0] if word.object == 0 else [0.1, 0.3] for word in words]])}
-    rows = shares(words, maps, scenes, fields)
-    assert [(row["words"], row["layer"], row["head"]) for row in rows] == [
+    rows = attention_shares(words, maps, scenes, fields)
+    assert [(row.words, row.layer, row.head) for row in rows] == [
         (attribute, layer, head)
         for attribute in ("colour", "shape")
         for layer, head in ((7, 0), (7, None), (None, None))
     ]
     cover = np.stack([masks(scene, 32).mean((1, 2)) for scene in scenes])  # of the picture; of a half it is twice that
     for row in rows:
-        assert row["area"] == pytest.approx(cover.mean()) and row["uniform"] == pytest.approx(cover.mean())
-        assert row["best"] == pytest.approx(2 * cover.mean())
-        assert row["share"] == pytest.approx(2 * (cover[:, 0] + 0.75 * cover[:, 1]).mean() / 2)
-        assert row["other"] == pytest.approx(2 * 0.25 * cover[:, 0].mean() / 2)
-        assert row["elsewhere"] == pytest.approx(row["share"]), "every picture's map is the same"
-        assert row["ci95"][0] < row["share"] < row["ci95"][1] and row["scenes"] == 3
+        assert row.area == pytest.approx(cover.mean()) and row.uniform == pytest.approx(cover.mean())
+        assert row.best == pytest.approx(2 * cover.mean())
+        assert row.share == pytest.approx(2 * (cover[:, 0] + 0.75 * cover[:, 1]).mean() / 2)
+        assert row.other == pytest.approx(2 * 0.25 * cover[:, 0].mean() / 2)
+        assert row.elsewhere == pytest.approx(row.share), "every picture's map is the same"
+        assert row.ci95[0] < row.share < row.ci95[1] and row.scenes == 3
 
 
 def test_attention_of_another_picture_is_that_of_the_same_word_there():
@@ -102,15 +103,15 @@ def test_attention_of_another_picture_is_that_of_the_same_word_there():
     # On its object in the first picture, on the other in the second.
     maps = {0: np.array([[np.eye(2)[word.object if word.scene == 0 else 1 - word.object] for word in words]])}
     cover = np.stack([masks(scene, 32).mean((1, 2)) for scene in scenes])
-    row = shares(words, maps, scenes, fields)[0]
-    assert row["share"] == pytest.approx(2 * cover[0].mean() / 2)
-    assert row["elsewhere"] == pytest.approx(2 * cover[1].mean() / 2)
+    row = attention_shares(words, maps, scenes, fields)[0]
+    assert row.share == pytest.approx(2 * cover[0].mean() / 2)
+    assert row.elsewhere == pytest.approx(2 * cover[1].mean() / 2)
 
 
 def test_the_maps_are_those_of_the_words_in_any_batch(model, processor):
     scenes = make_scenes(5, 2, seed=0)
-    words, maps = look(model, processor, scenes, batch_size=2)
-    again, alone = look(model, processor, scenes, batch_size=5)
+    words, maps = word_attention(model, processor, scenes, batch_size=2)
+    again, alone = word_attention(model, processor, scenes, batch_size=5)
     assert words == again and [word.scene for word in words] == [i for i in range(5) for _ in range(4)]
     for layer in (0, 3):
         assert maps[layer].shape == (2, 20, 16)

@@ -8,13 +8,19 @@ from transformers import PreTrainedTokenizerFast
 END_OF_TEXT = "<|endoftext|>"
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary: int, positions: int) -> PreTrainedTokenizerFast:
-    """At most ``vocabulary`` tokens, for texts of up to ``positions``; one of them is special, as in GPT-2."""
+def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
+    """Returns a byte-level BPE tokenizer with one special token, as GPT-2's.
+
+    Args:
+        texts: What its merges are learned from.
+        vocab_size: The number of tokens is at most this.
+        max_length: Of a text, in tokens.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
+        vocab_size=vocab_size,
         special_tokens=[END_OF_TEXT],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -25,6 +31,6 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, positions: int) -> Pr
         bos_token=END_OF_TEXT,
         eos_token=END_OF_TEXT,
         pad_token=END_OF_TEXT,
-        model_max_length=positions,
+        model_max_length=max_length,
         clean_up_tokenization_spaces=False,
     )

@@ -1,0 +1,174 @@
+"""Files and sources -> texts, and the documents of them that a language model is pretrained on."""
+
+import math
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from flamingo.data.document import PROMPT
+from flamingo.data.record import Entry, by_reason, captions_in, usable_captions
+from flamingo.data.rows import lines, records
+from flamingo.data.sources import load_captions, recognised
+from flamingo.data.tokenizer import END_OF_TEXT
+from flamingo.utils.errors import UserError
+
+#: Words that the similarity of captions is computed from: the most frequent ones. Others hardly ever occur twice.
+_VOCAB_SIZE = 2048
+#: Similar images before the last image of a document, at most.
+_MAX_BEFORE = 8
+#: Rows of the similarity matrix in memory at once.
+_ROWS_AT_ONCE = 1024
+
+#: A text, or the captions of an image.
+TextItem = str | tuple[str, ...]
+
+
+def read_texts(name: str) -> tuple[list[TextItem], dict[str, str]]:
+    """Returns the texts of a file, or the captions of each image of a source; and reasons for items that are left out.
+
+    A row of a ``.jsonl`` file has a ``text``, ``captions`` or a ``caption``. A line of a ``.txt`` file is a document,
+    unless the file is one of Flickr's caption files. Both may be compressed (``.gz``). Every other name is read as
+    ``data.root``, without the images. Empty items and items with an end-of-text token are left out.
+
+    Raises:
+        UserError: For a file that cannot be read, for a row without a text, by its line, and if nothing is left.
+    """
+    path = Path(name)
+    file_name = path.name.removesuffix(".gz")
+    skipped: dict[str, str] = {}
+    items: Sequence[tuple[str, TextItem]]
+    if file_name.endswith(".jsonl"):
+        items, skipped = _read_rows(path)
+    elif file_name.endswith(".txt") and recognised(path) != "flickr":
+        items = list(lines(path))
+    else:
+        items, skipped = load_captions(name)
+    texts = []
+    for location, item in items:
+        if END_OF_TEXT in "".join(item):
+            skipped[location] = f"a text has a special token: {END_OF_TEXT}"
+        else:
+            texts.append(item)
+    if not texts:
+        reasons = f": {by_reason(skipped)}" if skipped else ""
+        raise UserError(f"texts: {name} has nothing to read{reasons}")
+    return texts, skipped
+
+
+def _read_rows(path: Path) -> tuple[list[tuple[str, TextItem]], dict[str, str]]:
+    """Returns the text or the captions of each row, with its location; and reasons for rows that are left out."""
+    texts: dict[str, str] = {}
+    entries = []
+    for location, row in records(path):
+        fields = ("text",) if "text" in row else ("captions", "caption")
+        entries.append(Entry(location, location, "", captions_in(row, fields, location)))
+        if "text" in row:
+            texts[location] = row["text"]
+    captions, skipped = usable_captions(path, entries)
+    items: list[tuple[str, TextItem]] = []
+    for location, captions_of_row in captions.items():
+        items.append((location, texts.get(location, captions_of_row)))
+    return items, skipped
+
+
+class TextDocuments:
+    """Documents of texts and of captions, ``epochs`` times in different orders.
+
+    A text is a document. Captions become documents of lines as in a prompt: a third has all captions of one image, a
+    third those of an image and of similar images, a third those of random images. Earlier lines thus determine the
+    next line, or a part of it, or only its style. (In-Context Pretraining, arXiv 2310.10638, joins related texts, too;
+    here it prepares for RICES demonstrations.)
+
+    Each iteration makes the same documents, one at a time: memory does not grow with ``epochs``.
+    """
+
+    def __init__(self, texts: Sequence[TextItem], epochs: int, seed: int, num_similar: int = 64) -> None:
+        """Finds the similar images.
+
+        Args:
+            texts: Texts and captions of images.
+            epochs: How often each is read.
+            seed: Of all random draws.
+            num_similar: Images that those of a document are drawn from. The first few by captions are more similar
+                than neighbours by image features are.
+        """
+        self._texts, self._epochs, self._seed = texts, epochs, seed
+        self._captions = [item for item in texts if not isinstance(item, str)]
+        positions = [position for position, item in enumerate(texts) if not isinstance(item, str)]
+        num_neighbours = max(0, min(num_similar, len(self._captions) - 1))
+        neighbours = similar_images(self._captions, num_neighbours).numpy()
+        self._neighbours = dict(zip(positions, neighbours, strict=True))
+
+    def __len__(self) -> int:
+        return self._epochs * len(self._texts)
+
+    def __iter__(self) -> Iterator[str]:
+        rng = random.Random(self._seed)
+        for _ in range(self._epochs):
+            for position in rng.sample(range(len(self._texts)), len(self._texts)):
+                item = self._texts[position]
+                yield item if isinstance(item, str) else self._prompt(rng, item, position)
+
+    def _prompt(self, rng: random.Random, captions: tuple[str, ...], position: int) -> str:
+        match rng.choice(("one image", "similar images", "random images")):
+            case "one image":
+                prompt_lines = rng.sample(captions, len(captions))
+            case "similar images":
+                neighbours = self._neighbours[position].tolist()
+                others = rng.sample(neighbours, min(_MAX_BEFORE, len(neighbours)))
+                prompt_lines = [rng.choice(self._captions[other]) for other in others]
+                prompt_lines.append(rng.choice(captions))
+            case "random images":
+                prompt_lines = [rng.choice(rng.choice(self._captions)) for _ in captions]
+        return "".join(f"{PROMPT} {line}\n" for line in prompt_lines)
+
+
+def similar_images(
+    captions: Sequence[Sequence[str]], number: int, max_compared: int = 40_000
+) -> Int[Tensor, "images number"]:
+    """Returns for each image the indices of the images with the most similar captions, the most similar first.
+
+    The similarity is the cosine of binary bags of words, weighted by inverse document frequency.
+
+    Args:
+        captions: Of each image.
+        number: Similar images of each; less than there are images.
+        max_compared: An image is compared with at most this many, which are next to it. The bags of words take 8 kB
+            an image, and the time is quadratic.
+    """
+    num_parts = math.ceil(len(captions) / max_compared) or 1
+    neighbours = []
+    for part in torch.arange(len(captions)).tensor_split(num_parts):
+        indices = _most_similar(_bags_of_words([captions[i] for i in part.tolist()]), number)
+        neighbours.append(part[indices])
+    return torch.cat(neighbours)
+
+
+def _bags_of_words(captions: Sequence[Sequence[str]]) -> Float[Tensor, "images words"]:
+    """Returns a vector of unit length for each image."""
+    words_of_images = [set(re.findall(r"\w+", " ".join(lines_of_image).lower())) for lines_of_image in captions]
+    counts: Counter[str] = Counter()
+    for words in words_of_images:
+        counts.update(sorted(words))  # so that ties have the same order in every process
+    columns = {word: column for column, (word, _) in enumerate(counts.most_common(_VOCAB_SIZE))}
+    bags = torch.zeros(len(captions), len(columns))
+    for row, words in enumerate(words_of_images):
+        for word in words & columns.keys():
+            bags[row, columns[word]] = math.log(len(captions) / counts[word])
+    return normalize(bags, dim=-1)
+
+
+def _most_similar(bags: Float[Tensor, "images words"], number: int) -> Int[Tensor, "images number"]:
+    indices = [torch.empty(0, number, dtype=torch.long)]
+    for start in range(0, len(bags), _ROWS_AT_ONCE):
+        cosines = bags[start : start + _ROWS_AT_ONCE] @ bags.T
+        cosines.diagonal(start).fill_(-torch.inf)  # an image is not similar to itself
+        indices.append(cosines.topk(number, dim=-1).indices)
+    return torch.cat(indices)

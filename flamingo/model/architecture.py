@@ -1,0 +1,36 @@
+"""Builds an untrained backbone of transformers from the fields of its ``config.json``, and checks these first."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedModel
+
+from flamingo.utils.checks import one_of
+from flamingo.utils.errors import UserError
+
+#: Fields of a transformers config by name, ``model_type`` among them. Each architecture has fields of its own.
+Fields = dict[str, Any]
+
+
+def check_architecture(auto_class: Any, fields: Mapping[str, Any]) -> None:
+    """Raise UserError unless transformers can build a model of these fields. No memory for weights is needed.
+
+    Args:
+        auto_class: The AutoClass of the model.
+        fields: The config's ``model``.
+    """
+    one_of("model.model_type", fields.get("model_type"), CONFIG_MAPPING)
+    try:
+        with torch.device("meta"):
+            build_architecture(auto_class, fields)
+    except MemoryError:
+        raise
+    except Exception as error:  # modeling files raise exceptions of any type for fields that do not fit
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"model: {fields['model_type']} cannot be built of these fields: {reason}") from error
+
+
+def build_architecture(auto_class: Any, fields: Mapping[str, Any]) -> PreTrainedModel:
+    """Returns a model with random weights."""
+    return auto_class.from_config(AutoConfig.for_model(**fields))

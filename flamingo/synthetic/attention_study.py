@@ -1,0 +1,187 @@
+"""Measures how much of a word's cross-attention falls inside the object that the word names."""
+
+import random
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flamingo.data.document import PROMPT
+from flamingo.data.processor import FlamingoProcessor
+from flamingo.evaluation.metrics.captions import bootstrap, mean
+from flamingo.model.inspection import inspect
+from flamingo.model.modeling import FlamingoForConditionalGeneration
+from flamingo.synthetic.documents import Turn, show
+from flamingo.synthetic.drawing import masks
+from flamingo.synthetic.grammar import caption
+from flamingo.synthetic.scenes import Scene, random_scene
+
+ATTRIBUTES = ("colour", "shape")
+
+#: For each gated layer the attention of each head and word over the patches.
+Maps = dict[int, Float[np.ndarray, "k words p"]]
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a scene's plain caption, and the token that predicts it: the one before its first token."""
+
+    text: str
+    attribute: str
+    #: Indices of the scene, of the object in it, and of the token in the document.
+    scene: int
+    object: int
+    token: int
+
+
+@dataclass(frozen=True)
+class AttentionShare:
+    """A row of ``attention.json``: the attention of all words of an attribute in one head."""
+
+    #: In each scene.
+    objects: int
+    #: The attribute: colour or shape.
+    words: str
+    #: The head is None in the mean over the heads of a layer, the layer in the mean over all layers.
+    layer: int | None
+    head: int | None
+    #: The attention inside the object that the word names, relative to all attention to the image. The attention to a
+    #: patch is spread over its receptive field.
+    share: float
+    #: The 95% bootstrap interval over scenes.
+    ci95: tuple[float, float]
+    scenes: int
+    #: For comparison: the object's share of the image's area, the share of uniform attention, and the share of
+    #: attention to the best patch alone.
+    area: float
+    uniform: float
+    best: float
+    #: The attention inside the other object, if there are two.
+    other: float | None
+    #: The share of the attention of the same word of another scene with the same layout.
+    elsewhere: float
+
+
+def make_scenes(count: int, objects: int, seed: int) -> list[Scene]:
+    """Returns scenes of the evaluation split with two objects, or with one object near the centre."""
+    rng = random.Random(f"attention/{objects}/{seed}")
+    pairs = 1.0 if objects == 2 else 0.0
+    scenes: list[Scene] = []
+    while len(scenes) < count:
+        scene = random_scene(rng, "evaluation", pairs)
+        if scene.count == objects:
+            scenes.append(scene)
+    return scenes
+
+
+def named_words(scene: Scene, scene_index: int, tokens: Sequence[str]) -> list[Word]:
+    """Returns the colour and shape words of the plain caption at the end of a document's tokens, in reading order."""
+    text = "".join(tokens)
+    starts = np.cumsum([0, *map(len, tokens)]).tolist()
+    words = []
+    position = text.rindex(PROMPT)
+    for object_index, kind in enumerate(scene.kinds):
+        for attribute in ATTRIBUTES:
+            word = getattr(kind, attribute)
+            position = text.index(word, position)
+            token = bisect_right(starts, position) - 2
+            words.append(Word(word, attribute, scene_index, object_index, token))
+    return words
+
+
+@torch.no_grad()
+def word_attention(
+    model: FlamingoForConditionalGeneration, processor: FlamingoProcessor, scenes: Sequence[Scene], batch_size: int
+) -> tuple[list[Word], Maps]:
+    """Returns the words of the scenes' plain captions, and their attention over the patches; without demonstrations."""
+    documents = [show([Turn(scene, PROMPT, caption(scene))]) for scene in scenes]
+    words: list[Word] = []
+    maps: dict[int, list[Tensor]] = {}
+    for start in range(0, len(scenes), batch_size):
+        batch = processor.batch(documents[start : start + batch_size])
+        inspection = inspect(model, **batch)
+        batch_words: list[Word] = []
+        for row, ids in enumerate(batch["input_ids"]):
+            is_token = batch["attention_mask"][row].bool()
+            tokens = [processor.tokenizer.decode([token_id]) for token_id in ids[is_token].tolist()]
+            batch_words += named_words(scenes[start + row], start + row, tokens)
+        rows = [word.scene - start for word in batch_words]
+        columns = [word.token for word in batch_words]
+        for layer in inspection.cross_attention:
+            over_patches = inspection.words_over_patches(layer)[rows, :, columns, 0]
+            maps.setdefault(layer, []).append(over_patches.transpose(0, 1).cpu())
+        words += batch_words
+    return words, {layer: torch.cat(parts, dim=1).numpy() for layer, parts in maps.items()}
+
+
+def object_coverage(scene: Scene, fields: Float[np.ndarray, "p h w"]) -> Float[np.ndarray, "objects p"]:
+    """Returns the share of each patch's receptive field that lies inside each object."""
+    return np.einsum("ohw,phw->op", masks(scene, fields.shape[-1]), fields)
+
+
+def attention_shares(
+    words: Sequence[Word], maps: Maps, scenes: Sequence[Scene], fields: Float[np.ndarray, "p h w"]
+) -> list[AttentionShare]:
+    """Returns a row for each attribute, layer and head, and for the means over heads and layers.
+
+    Args:
+        words: As returned by :func:`word_attention`, of scenes with equal numbers of objects.
+        maps: Of the words.
+        scenes: Of the words.
+        fields: The receptive field of each patch.
+    """
+    coverage = [object_coverage(scene, fields) for scene in scenes]
+    named = np.stack([coverage[word.scene][word.object] for word in words])
+    other = np.stack([coverage[word.scene][-1 - word.object] for word in words])
+    area = np.stack([masks(scenes[word.scene], fields.shape[-1])[word.object].mean() for word in words])
+    layouts = [(scenes[word.scene].axis, word.object, word.attribute) for word in words]
+    elsewhere = _next_of_group(layouts)
+    objects = len(scenes[0].kinds)
+    rows = []
+    for attribute in ATTRIBUTES:
+        selected = [i for i, word in enumerate(words) if word.attribute == attribute]
+        for (layer, head), attention in _with_means(maps).items():
+            inside = (attention * named).sum(axis=-1)[selected]
+            share = mean(inside.reshape(len(scenes), objects).mean(axis=1).tolist())
+            inside_other = float((attention * other).sum(axis=-1)[selected].mean())
+            row = AttentionShare(
+                objects=objects,
+                words=attribute,
+                layer=layer,
+                head=head,
+                share=share.value,
+                ci95=bootstrap(share),
+                scenes=len(scenes),
+                area=float(area[selected].mean()),
+                uniform=float(named[selected].mean()),
+                best=float(named[selected].max(axis=-1).mean()),
+                other=inside_other if objects == 2 else None,
+                elsewhere=float((attention[elsewhere] * named).sum(axis=-1)[selected].mean()),
+            )
+            rows.append(row)
+    return rows
+
+
+def _with_means(maps: Maps) -> dict[tuple[int | None, int | None], Float[np.ndarray, "words p"]]:
+    """Returns maps by layer and head, and means over heads and layers under None. Each word's map sums to 1."""
+    by_head: dict[tuple[int | None, int | None], np.ndarray] = {}
+    for layer, heads in maps.items():
+        for head, attention in enumerate(heads):
+            by_head[layer, head] = attention
+        by_head[layer, None] = heads.mean(axis=0)
+    by_head[None, None] = np.mean([by_head[layer, None] for layer in maps], axis=0)
+    return {key: attention / attention.sum(axis=-1, keepdims=True) for key, attention in by_head.items()}
+
+
+def _next_of_group(groups: Sequence[tuple]) -> list[int]:
+    """Returns for each item the index of the next item of its group; for the last one that of the first."""
+    following = list(range(len(groups)))
+    for group in set(groups):
+        members = [i for i, other in enumerate(groups) if other == group]
+        for member, successor in zip(members, members[1:] + members[:1], strict=True):
+            following[member] = successor
+    return following

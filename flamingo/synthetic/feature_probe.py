@@ -1,0 +1,129 @@
+"""Measures what image features contain of a scene: a small attention probe predicts the scene's attributes."""
+
+import random
+from collections.abc import Callable
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float, Int
+from PIL import Image as PILImage
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from flamingo.synthetic.drawing import draw
+from flamingo.synthetic.scenes import COLOURS, COUNTS, SHAPES, SIZES, Scene, Split, random_scene
+
+#: Attributes of scenes, with the number of classes of each. The objects of a pair are in reading order.
+CLASSES = {
+    "shape": len(SHAPES),
+    "colour": len(COLOURS),
+    "size": len(SIZES),
+    "second shape": len(SHAPES),
+    "second colour": len(COLOURS),
+    "second size": len(SIZES),
+    "relation": 4,
+    "count": len(COUNTS),
+}
+#: The label of an attribute that a scene does not have.
+_NONE = -100
+_BATCH_SIZE = 128
+_TEST_SCENES = 2_000
+#: Scenes that are drawn and encoded together.
+_ENCODED_AT_ONCE = 200
+
+#: Images -> features [b p v] of a frozen encoder.
+Encode = Callable[[list[PILImage.Image]], Tensor]
+
+
+def scene_labels(scene: Scene) -> list[int]:
+    """Returns the class of each attribute in ``CLASSES``, -100 where the scene does not have it.
+
+    ``relation`` is the position of the object whose colour comes first in ``COLOURS`` relative to the other object
+    (left, right, above, below): to predict it, colours have to be bound to positions.
+    """
+    labels = dict.fromkeys(CLASSES, _NONE)
+    for prefix, kind in zip(("", "second "), scene.kinds, strict=False):
+        labels[f"{prefix}shape"] = SHAPES.index(kind.shape)
+        labels[f"{prefix}colour"] = COLOURS.index(kind.colour)
+        labels[f"{prefix}size"] = SIZES.index(kind.size)
+    if scene.axis is None:
+        labels["count"] = COUNTS.index(scene.count)
+        return list(labels.values())
+    first, second = (COLOURS.index(kind.colour) for kind in scene.kinds)
+    if first != second:
+        first_class = 0 if scene.axis == "horizontal" else 2
+        labels["relation"] = first_class if first < second else first_class + 1
+    return list(labels.values())
+
+
+class FeatureProbe(nn.Module):
+    """Learned queries that attend to frozen features once, and a two-layer perceptron on the result."""
+
+    def __init__(self, width: int, num_queries: int = 8) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.queries = nn.Parameter(torch.randn(num_queries, width) * width**-0.5)
+        self.attention = nn.MultiheadAttention(width, num_heads=4, batch_first=True)
+        self.hidden = nn.Sequential(nn.LayerNorm(num_queries * width), nn.Linear(num_queries * width, 512), nn.GELU())
+        self.classifier = nn.Linear(512, sum(CLASSES.values()))
+
+    def forward(self, features: Float[Tensor, "b p v"]) -> list[Float[Tensor, "b classes"]]:
+        """Returns the logits of each attribute in ``CLASSES``."""
+        context = self.norm(features)
+        queries = repeat(self.queries, "q v -> b q v", b=len(features))
+        pooled, _ = self.attention(queries, context, context, need_weights=False)
+        logits = self.classifier(self.hidden(rearrange(pooled, "b q v -> b (q v)")))
+        return list(logits.split(list(CLASSES.values()), dim=-1))
+
+
+def probe_features(encode: Encode, seed: int, num_scenes: int = 16_000, epochs: int = 12) -> dict[str, float]:
+    """Returns the accuracy of each attribute on 2,000 scenes of the evaluation split.
+
+    Args:
+        encode: The frozen encoder.
+        seed: Of the scenes, and of the probe's weights and batches.
+        num_scenes: Scenes of the training split that the probe is trained on.
+        epochs: How often each is seen.
+    """
+    torch.manual_seed(seed)
+    features, labels = _encode_scenes(encode, seed, num_scenes, "training")
+    test_features, test_labels = _encode_scenes(encode, seed + 1, _TEST_SCENES, "evaluation")
+    probe = FeatureProbe(features.shape[-1])
+    steps = epochs * (num_scenes // _BATCH_SIZE)
+    optimizer = torch.optim.AdamW(probe.parameters(), lr=1e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
+    for _ in tqdm(range(steps), desc="probing", unit="step"):
+        rows = torch.randint(len(features), (_BATCH_SIZE,))
+        loss = _loss(probe(features[rows]), labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    probe.eval()
+    with torch.no_grad():
+        logits = probe(test_features)
+    accuracies = {}
+    for column, name in enumerate(CLASSES):
+        has_label = test_labels[:, column] != _NONE
+        is_right = logits[column].argmax(dim=-1) == test_labels[:, column]
+        accuracies[name] = (is_right & has_label).sum().item() / has_label.sum().item()
+    return accuracies
+
+
+def _loss(logits: list[Float[Tensor, "b classes"]], labels: Int[Tensor, "b attributes"]) -> Float[Tensor, ""]:
+    losses = [F.cross_entropy(part, labels[:, column], ignore_index=_NONE) for column, part in enumerate(logits)]
+    return sum(losses, start=torch.zeros(()))
+
+
+@torch.no_grad()
+def _encode_scenes(
+    encode: Encode, seed: int, count: int, split: Split
+) -> tuple[Float[Tensor, "n p v"], Int[Tensor, "n attributes"]]:
+    rng = random.Random(f"probe/{seed}/{split}")
+    scenes = [random_scene(rng, split) for _ in range(count)]
+    parts = []
+    for start in tqdm(range(0, count, _ENCODED_AT_ONCE), desc=f"features of {split} scenes", unit="batch"):
+        images = [draw(scene) for scene in scenes[start : start + _ENCODED_AT_ONCE]]
+        parts.append(encode(images))
+    return torch.cat(parts), torch.tensor([scene_labels(scene) for scene in scenes])
