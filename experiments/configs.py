@@ -10,6 +10,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from flamingo.utils.checks import within
 from flamingo.utils.errors import UserError
+from flamingo.utils.kinds import load_kind
 
 
 def schema(cls: type) -> Any:
@@ -65,7 +66,9 @@ def check(cls: type, values: dict[str, Any], key: str = "") -> None:
     hints = get_type_hints(cls)
     for f in fields(cls):
         part, name = f.metadata.get("dataclass", hints[f.name]), f"{key}.{f.name}".lstrip(".")
-        if is_dataclass(part):
+        if "kinds" in f.metadata:
+            load_kind(f.metadata["kinds"], values[f.name], name)
+        elif is_dataclass(part):
             check(part, values[f.name], name)
         elif get_origin(part) is dict and is_dataclass(get_args(part)[1]):
             for own, value in values[f.name].items():

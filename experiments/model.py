@@ -5,19 +5,22 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
 from PIL import Image as PILImage
 from transformers import AutoConfig
 
-from experiments.configs import nested
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.document import Image
 from flamingo.data.transforms.pictures import Aspect
 from flamingo.inference.features import PRECISIONS
-from flamingo.model.config import GatedConfig, ResamplerConfig, VisionFeaturesConfig
+from flamingo.model.connectors import CONNECTORS, ConnectorConfig
+from flamingo.model.fusion import CrossAttentionConfig
 from flamingo.model.language import make_text_model
 from flamingo.model.modeling import BACKBONES, TRAINED_PARTS
 from flamingo.model.pretrained import fingerprint
 from flamingo.model.vision import image_size
+from flamingo.model.vision_features import VisionFeaturesConfig
 from flamingo.model.vision_probe import check_encoder
 from flamingo.synthetic import backbones
 from flamingo.utils.checks import one_of, whole
@@ -38,23 +41,28 @@ class ModelConfig:
     aspect: str = "as_is"
     #: The pictures' side in pixels, if not what the encoder comes with; convolutional ones take any.
     image_size: int | None = None
-    #: What trains, of these and vision_model, language_model; a backbone that does has to be in the checkpoint.
-    trains: list[str] = field(default_factory=lambda: ["resampler", "gated_layers", "new_tokens"])
-    #: A checkpoint between the same backbones, whose trained parts this run begins with; null: with random ones.
-    start: str | None = None
+    #: The parts that train: these, vision_model, language_model. A checkpoint has to hold a backbone that trains.
+    trainable: list[str] = field(default_factory=lambda: ["connector", "gated_layers", "new_tokens"])
+    #: A checkpoint between the same backbones, whose trained parts this run begins with; null: random ones.
+    init_from: str | None = None
     #: Whether the language model begins with random weights instead of its own.
     from_scratch: bool = False
-    vision_features: Any = nested(VisionFeaturesConfig)
-    resampler: Any = nested(ResamplerConfig)
-    gated: Any = nested(GatedConfig)
+    vision_features: VisionFeaturesConfig = field(default_factory=VisionFeaturesConfig)
+    #: Set by the group model/connector.
+    connector: ConnectorConfig = field(default=MISSING, metadata={"kinds": CONNECTORS})
+    fusion: CrossAttentionConfig = field(default_factory=CrossAttentionConfig)
 
     def __post_init__(self) -> None:
         one_of("dtype", self.dtype, ("auto", *PRECISIONS))
         one_of("aspect", self.aspect, get_args(Aspect))
         if self.image_size is not None:
             whole("image_size", self.image_size, least=1)
-        for part in self.trains:
-            one_of("trains", part, (*BACKBONES, *TRAINED_PARTS))
+        for part in self.trainable:
+            one_of("trainable", part, (*BACKBONES, *TRAINED_PARTS))
+
+
+for _kind, (_config_class, _) in CONNECTORS.items():
+    ConfigStore.instance().store(f"{_kind}_schema", _config_class, group="model/connector")
 
 
 def named(config: dict[str, Any], key: str) -> str | Path:
@@ -71,22 +79,26 @@ def load_model(config: dict[str, Any]) -> tuple[FlamingoForConditionalGeneration
     vision, language = named(config, "vision"), named(config, "language")
     for key, name in (("vision", vision), ("language", language)):
         from_pretrained(AutoConfig, name, f"model.{key}")
-    own = ("vision", "language", "dtype", "aspect", "image_size", "trains", "start", "from_scratch")
-    parts = {key: value for key, value in config.items() if key not in own}
     processor = FlamingoProcessor.from_vision_text_pretrained(
         vision, language, config["image_size"], aspect=config["aspect"]
     )
     model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
-        vision, language, dtype=config["dtype"], new_token_ids=processor.new_token_ids, **parts
+        vision,
+        language,
+        dtype=config["dtype"],
+        new_token_ids=processor.new_token_ids,
+        vision_features=config["vision_features"],
+        connector=config["connector"],
+        fusion=config["fusion"],
     )
     _check_picture_size(model, processor, config["image_size"])
     if config["from_scratch"]:
         fresh = make_text_model(model.language_model.config)
         model.language_model.load_state_dict(fresh.state_dict())
         model.new_tokens.start_from_mean(model.get_input_embeddings(), model.get_output_embeddings())
-    if config["start"] is not None:
-        _begin_with(model, config["start"])
-    model.train_parts(config["trains"])
+    if config["init_from"] is not None:
+        _begin_with(model, config["init_from"])
+    model.train_parts(config["trainable"])
     return model, processor
 
 
@@ -111,13 +123,13 @@ def _check_picture_size(
 
 def _begin_with(model: FlamingoForConditionalGeneration, folder: str) -> None:
     if not (Path(folder) / "config.json").is_file():
-        raise UserError(f"model.start: there is no checkpoint in {folder}")
+        raise UserError(f"model.init_from: there is no checkpoint in {folder}")
     start = FlamingoForConditionalGeneration.from_pretrained(folder)
     for part in BACKBONES:
         if fingerprint(getattr(start, part)) != fingerprint(getattr(model, part)):
-            raise UserError(f"model.start: {folder} was trained with another {part.replace('_', ' ')}")
+            raise UserError(f"model.init_from: {folder} was trained with another {part.replace('_', ' ')}")
     try:
         for part in TRAINED_PARTS:
             getattr(model, part).load_state_dict(getattr(start, part).state_dict())
     except RuntimeError as error:  # other shapes, which torch names
-        raise UserError(f"model.start: {folder} has another {part.replace('_', ' ')}: {error}") from error
+        raise UserError(f"model.init_from: {folder} has another {part.replace('_', ' ')}: {error}") from error

@@ -35,9 +35,9 @@ from flamingo.data.record import CaptionedImage, by_reason
 from flamingo.data.tokenizer import END_OF_TEXT, train_tokenizer
 from flamingo.data.transforms.pictures import open_image
 from flamingo.model.architecture import check_architecture
-from flamingo.model.config import VisionFeaturesConfig
 from flamingo.model.contrastive import ImageTextContrast, ImageTower, TextTower
 from flamingo.model.vision import encode_patches
+from flamingo.model.vision_features import VisionFeaturesConfig
 from flamingo.report.model_card import KIND, CardTexts, save_backbone
 from flamingo.synthetic.documents import SyntheticContrasts
 from flamingo.synthetic.feature_probe import probe_features

@@ -1,8 +1,8 @@
-"""Trains a Flamingo: the resampler, the gated blocks and the new tokens between two frozen backbones.
+"""Trains a Flamingo: the connector, the gated blocks and the new tokens between two frozen backbones.
 
 python -m experiments.train experiment=demo                     a few minutes on 2 cores
 python -m experiments.train experiment=demo debug=quick         a few steps, to see whether all fits together
-python -m experiments.train -m experiment=synthetic model.gated.every=1,2,4 seed=0,1,2      a sweep of nine runs
+python -m experiments.train -m experiment=synthetic model.fusion.every=1,2,4 seed=0,1,2      a sweep of nine runs
 
 Leaves in `output`: config.yaml, overrides.yaml, history.jsonl, state/ (to resume from) and, when done, checkpoint/;
 of a sweep each run in a folder below it. A run may be evaluated as soon as it is trained: see `evaluate`.
@@ -148,7 +148,7 @@ def _prompts(documents: Sequence[Document]) -> list[Document]:
 
 
 def _changed_backbones(config: dict[str, Any]) -> str:
-    changed = [part for part in ("vision_model", "language_model") if part in config["model"]["trains"]]
+    changed = [part for part in ("vision_model", "language_model") if part in config["model"]["trainable"]]
     if config["model"]["from_scratch"] and "language_model" not in changed:
         changed.append("language_model")
     return " and ".join(changed)
@@ -187,8 +187,8 @@ def check_config(config: dict[str, Any]) -> None:
     check_warmup(load_kind(OPTIMIZERS, config["optimizer"], "optimizer"), config["training"]["steps"])
     if (changed := _changed_backbones(config)) and not config["include_backbones"]:
         raise UserError(f"the {changed} changes, so the checkpoint has to hold it: say include_backbones=true")
-    if config["features"]["folder"] and "vision_model" in config["model"]["trains"]:
-        raise UserError("features.folder keeps what a frozen encoder sees, but model.trains has the vision_model")
+    if config["features"]["folder"] and "vision_model" in config["model"]["trainable"]:
+        raise UserError("features.folder keeps what a frozen encoder sees, but model.trainable has the vision_model")
     check_documents(load_data(config["data"]), config["features"]["folder"])
 
 
@@ -239,8 +239,8 @@ def prepare(config: dict[str, Any], plans: Sequence[evaluate.Plan]) -> Parts:
 def contents(parts: Parts, config: dict[str, Any]) -> dict[str, Any]:
     """Checksums of what the config only names."""
     found = {key: model_contents(named(config["model"], key)) for key in ("vision", "language")}
-    if config["model"]["start"] is not None:
-        found["start"] = model_contents(config["model"]["start"])
+    if config["model"]["init_from"] is not None:
+        found["init_from"] = model_contents(config["model"]["init_from"])
     if parts.features is not None:  # where they lie decides nothing
         found["features"] = str(parts.features.dtype)
     if parts.trained is not None:

@@ -13,7 +13,7 @@ The glossary of axes, used in every einops string and every signature:
 ``m``    image of a document
 ``f``    frame of an image (1 for photographs)
 ``p``    patch, or cell of a convolutional grid
-``r``    latent of the resampler: one visual token
+``r``    visual token of an image
 ``t``    text token
 ``d``    width of the language model
 ``v``    width of the vision encoder

@@ -11,7 +11,9 @@ ROOT = Path(__file__).parent.parent
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in ROOT.glob("flamingo/*/**/*.py")}
 # transformers looks into the constructors of configurations and processors, which a wrapper hides; and what
 # users hand to documents, processors and collation is checked by these themselves.
-MODULES -= {"flamingo.model.config"} | {f"flamingo.data.{name}" for name in ("document", "processor", "collate")}
+MODULES -= {"flamingo.model.config", "flamingo.model.vision_features"} | {
+    f"flamingo.data.{name}" for name in ("document", "processor", "collate")
+}
 install_import_hook(sorted(MODULES), "beartype.beartype")
 
 import pytest

@@ -12,7 +12,7 @@ CAPTIONS = {"red": "a red ball", "green": "a dog runs", "blue": "two dogs"}
 
 def test_it_learns_to_name_three_pictures_from_their_pixels_alone(backbones):
     processor = FlamingoProcessor.from_vision_text_pretrained(backbones / "clip_vision_model", backbones / "gpt2")
-    model = tiny.flamingo(backbones, gates=0.0, gated={"every": 1, "offset": 0})
+    model = tiny.flamingo(backbones, gates=0.0, fusion={"every": 1, "offset": 0})
     pictures = {colour: Image(PILImage.new("RGB", (20, 20), colour)) for colour in CAPTIONS}
     batch = processor.batch(
         [Document([pictures[colour], Text(f"Output: {caption}")]) for colour, caption in CAPTIONS.items()]

@@ -66,8 +66,15 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
 }
 
 PARTS: dict[str, dict[str, Any]] = {
-    "resampler": {"depth": 2, "latents": 5, "heads": 2, "head_width": 12},
-    "gated": {"every": 2, "offset": 1, "heads": 2, "head_width": 16},
+    "connector": {"depth": 2, "num_latents": 5, "num_heads": 2, "head_dim": 12},
+    "fusion": {"every": 2, "offset": 1, "num_heads": 2, "head_dim": 16},
+}
+
+#: The connectors besides the Perceiver Resampler, at the sizes of the tests.
+PATCH_CONNECTORS: dict[str, dict[str, Any]] = {
+    "transformer": {"kind": "transformer", "depth": 2, "num_heads": 2, "head_dim": 12},
+    "mlp": {"kind": "mlp", "depth": 2},
+    "identity": {"kind": "identity"},
 }
 
 #: Generation settings as checkpoints ship them; each changes what the tiny models decode.
@@ -147,11 +154,12 @@ def flamingo(
     config.setdefault("check", False)
     if vision not in ("clip_vision_model", "dinov2", "dinov2_with_registers", "vit"):
         config["vision_features"] = {"class_token": "none", **config.get("vision_features", {})}
-    parts = {
-        key: {**PARTS.get(key, {}), **value} if isinstance(value, dict) else value for key, value in config.items()
-    }
+    parts: dict[str, Any] = {"new_token_ids": NEW_TOKEN_IDS} | PARTS
+    for key, value in config.items():
+        has_own_keys = not isinstance(value, dict) or "kind" in value
+        parts[key] = value if has_own_keys else PARTS.get(key, {}) | value
     model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
-        str(folder / vision), str(folder / language), **{"new_token_ids": NEW_TOKEN_IDS, **PARTS, **parts}
+        str(folder / vision), str(folder / language), **parts
     ).eval()
     open_gates(model, gates)
     return model

@@ -1,9 +1,9 @@
 """How much arithmetic a training step needs, and what share of the hardware's peak that is."""
 
 from experiments.benchmark.materials import Sizes
-from flamingo.interop.openflamingo import GATED, RESAMPLER
+from flamingo.interop.openflamingo import CROSS_ATTENTION, PERCEIVER
 
-_INNER = GATED["heads"] * GATED["head_width"]
+_INNER = CROSS_ATTENTION["num_heads"] * CROSS_ATTENTION["head_dim"]
 _FEEDFORWARD = 4  # hidden units for each input of every feed-forward here
 
 
@@ -15,18 +15,18 @@ def training_step(sizes: Sizes) -> dict[str, float]:
     input, which the frozen encoder does not need, and again for that of a weight that trains, or of both factors in
     attention.
     """
-    w, v, r, p = sizes.width, sizes.vision_width, RESAMPLER["latents"], sizes.patches
+    w, v, r, p = sizes.width, sizes.vision_width, PERCEIVER["num_latents"], sizes.patches
     images = sizes.train_batch * sizes.train_images
     tokens = sizes.train_batch * sizes.train_tokens
     projections = 2 * 4 * w * w + 2 * 2 * _FEEDFORWARD * w * w  # of a token in a layer of the language model
     seen = sizes.train_tokens / 2
-    resampler_layer = 2 * 2 * r * v * _INNER + 2 * 2 * (p + r) * v * _INNER  # queries and output, keys and values
-    resampler_layer += 4 * r * (p + r) * _INNER + 2 * 2 * r * v * _FEEDFORWARD * v
+    perceiver_layer = 2 * 2 * r * v * _INNER + 2 * 2 * (p + r) * v * _INNER  # queries and output, keys and values
+    perceiver_layer += 4 * r * (p + r) * _INNER + 2 * 2 * r * v * _FEEDFORWARD * v
     gated_token = 2 * 2 * w * _INNER + 4 * r * _INNER + 2 * 2 * w * _FEEDFORWARD * w
     gated_image = 2 * 2 * r * v * _INNER
     return {
         "vision encoder, forward": images * _encoder(sizes),
-        "resampler, x 3": 3 * images * RESAMPLER["depth"] * resampler_layer,
+        "connector, x 3": 3 * images * PERCEIVER["depth"] * perceiver_layer,
         "gated blocks, x 3": 3 * (sizes.layers // sizes.every) * (tokens * gated_token + images * gated_image),
         "language model's weights, x 2": 2 * tokens * (sizes.layers * projections + 2 * w * sizes.vocabulary),
         "language model's attention, x 3": 3 * tokens * sizes.layers * 4 * seen * w,

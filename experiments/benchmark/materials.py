@@ -88,8 +88,8 @@ def build(folder: Path, sizes: Sizes) -> None:
         folder / "vision",
         folder / "language",
         new_token_ids=processor.new_token_ids,
-        resampler=openflamingo.RESAMPLER,
-        gated={**openflamingo.GATED, "every": sizes.every, "offset": sizes.every - 1},
+        connector=openflamingo.PERCEIVER,
+        fusion={**openflamingo.CROSS_ATTENTION, "every": sizes.every, "offset": sizes.every - 1},
     )
     for name, parameter in model.named_parameters():
         if name.endswith("_gate"):

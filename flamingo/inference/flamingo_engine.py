@@ -119,7 +119,7 @@ class Decoder:
         visual_tokens, [image_index] = self._pooled(rows[:1], slice(length))
         ids = rows[0].input_ids[:length].to(self.model.device).unsqueeze(0)
         with torch.no_grad():
-            cache = self.model.visual_cache(visual_tokens)
+            cache = self.model.visual_state(visual_tokens)
         shared = self.model.prefill(ids, torch.ones_like(ids), image_index.to(ids.device).unsqueeze(0), cache)
         assert isinstance(shared, PromptCache)
         return shared
@@ -146,7 +146,7 @@ class Decoder:
 
     @property
     def _one_image_a_token(self) -> bool:
-        return self.model.config.gated.attend == "last"
+        return self.model.config.fusion.attend == "last"
 
     def _pooled(self, rows: Sequence[_Prompt], tokens: slice) -> tuple[Float[Tensor, "1 m r v"], list[Tensor]]:
         """The images that ``tokens`` of any prompt see, each once; and of each prompt the numbers among these."""

@@ -36,13 +36,13 @@ _TABLE = {
     r"language_model\.lm_head\.weight": r"flamingo.lm_head.weight",
     r"language_model\.(?:transformer|model)\.(h|decoder\.layers)\.(\d+)\.(.*)": r"flamingo.lm.\1.\2.LM_BLOCK.\3",
     r"language_model\.(?:transformer|model)\.(.*)": r"flamingo.lm.\1",
-    r"resampler\.frame_embeddings": r"flamingo.resampler.time_pos_emb",
-    r"resampler\.(latents|norm\..*)": r"flamingo.resampler.\1",
-    r"resampler\.layers\.(\d+)\.norm_features\.(.*)": r"flamingo.resampler.layers.\1.0.norm_media.\2",
-    r"resampler\.layers\.(\d+)\.norm_latents\.(.*)": r"flamingo.resampler.layers.\1.0.norm_latents.\2",
-    r"resampler\.layers\.(\d+)\.attention\.(.*)": r"flamingo.resampler.layers.\1.0.\2",
+    r"connector\.frame_embeddings": r"flamingo.resampler.time_pos_emb",
+    r"connector\.(latents|norm\..*)": r"flamingo.resampler.\1",
+    r"connector\.layers\.(\d+)\.norm_features\.(.*)": r"flamingo.resampler.layers.\1.0.norm_media.\2",
+    r"connector\.layers\.(\d+)\.norm_latents\.(.*)": r"flamingo.resampler.layers.\1.0.norm_latents.\2",
+    r"connector\.layers\.(\d+)\.attention\.(.*)": r"flamingo.resampler.layers.\1.0.\2",
     **{
-        rf"resampler\.layers\.(\d+)\.feedforward\.{ours}\.(.*)": rf"flamingo.resampler.layers.\1.1.{theirs}.\2"
+        rf"connector\.layers\.(\d+)\.feedforward\.{ours}\.(.*)": rf"flamingo.resampler.layers.\1.1.{theirs}.\2"
         for ours, theirs in _FEEDFORWARD.items()
     },
     r"gated_layers\.(\d+)\.attention_gate": r"LAYERS.\1.xattn_block.alpha_attn",
@@ -92,13 +92,13 @@ def convert(
         text_config=text_config,
         new_token_ids=processor.new_token_ids,
         vision_features={"class_token": "keep"},
-        resampler=_part(theirs, "resampler")
+        connector=_part(theirs, "resampler")
         | {
             "depth": theirs["resampler_depth"],
-            "latents": theirs["resampler_num_latents"],
-            "frames": theirs["resampler_num_time_embeds"],
+            "num_latents": theirs["resampler_num_latents"],
+            "num_frames": theirs["resampler_num_time_embeds"],
         },
-        gated=_part(theirs, "xattn") | {"every": theirs["xattn_every"]},
+        fusion=_part(theirs, "xattn") | {"every": theirs["xattn_every"]},
     )
     model = FlamingoForConditionalGeneration(config, vision_model)
     weights["new_tokens.input_rows"] = _new_rows(weights, embedding, config.new_token_ids, checkpoint)
@@ -124,9 +124,9 @@ def _settings(checkpoint: Path) -> dict[str, Any]:
 
 def _part(theirs: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {
-        "heads": theirs[f"{prefix}_heads"],
-        "head_width": theirs[f"{prefix}_dim_head"],
-        "feedforward_multiple": theirs[f"{prefix}_ff_mult"],
+        "num_heads": theirs[f"{prefix}_heads"],
+        "head_dim": theirs[f"{prefix}_dim_head"],
+        "mlp_ratio": theirs[f"{prefix}_ff_mult"],
         "activation": _ACTIVATIONS[theirs[f"{prefix}_act"]],
     }
 

@@ -18,22 +18,44 @@ from flamingo.model.layers import repeated_layers
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.utils.errors import UserError
 
-#: All of OpenFlamingo's models are made so; only how often there is a gated block differs.
-RESAMPLER = {"depth": 6, "latents": 64, "heads": 8, "head_width": 64, "activation": "gelu"}
-GATED = {"heads": 8, "head_width": 64, "activation": "gelu"}
+#: All of OpenFlamingo's models have these values; only the interval of gated blocks differs.
+PERCEIVER: dict[str, Any] = {
+    "kind": "perceiver",
+    "depth": 6,
+    "num_latents": 64,
+    "num_heads": 8,
+    "head_dim": 64,
+    "mlp_ratio": 4,
+    "activation": "gelu",
+    "num_frames": 0,
+    "qk_norm": False,
+}
+CROSS_ATTENTION: dict[str, Any] = {
+    "num_heads": 8,
+    "head_dim": 64,
+    "mlp_ratio": 4,
+    "mlp_width": None,
+    "activation": "gelu",
+    "glu": False,
+    "norm": "layer",
+    "gate": "scalar",
+    "qk_norm": False,
+    "attend": "last",
+}
+VISION_FEATURES: dict[str, Any] = {"hidden_state": -1, "class_token": "drop", "final_norm": False}
 
 #: What transformers called the head of GPT-NeoX before version 5.
 _NEOX_HEAD = "lang_encoder.embed_out.weight"
 
 _FEEDFORWARD = {"norm": 0, "up": 1, "down": 3}
 _TABLE = {
-    r"resampler\.(latents|norm\..*)": r"perceiver.\1",
-    r"resampler\.layers\.(\d+)\.norm_features\.(.*)": r"perceiver.layers.\1.0.norm_media.\2",
-    r"resampler\.layers\.(\d+)\.norm_latents\.(.*)": r"perceiver.layers.\1.0.norm_latents.\2",
-    r"resampler\.layers\.(\d+)\.attention\.to_[kv]\.(.*)": r"perceiver.layers.\1.0.to_kv.\2",
-    r"resampler\.layers\.(\d+)\.attention\.(.*)": r"perceiver.layers.\1.0.\2",
+    r"connector\.(latents|norm\..*)": r"perceiver.\1",
+    r"connector\.layers\.(\d+)\.norm_features\.(.*)": r"perceiver.layers.\1.0.norm_media.\2",
+    r"connector\.layers\.(\d+)\.norm_latents\.(.*)": r"perceiver.layers.\1.0.norm_latents.\2",
+    r"connector\.layers\.(\d+)\.attention\.to_[kv]\.(.*)": r"perceiver.layers.\1.0.to_kv.\2",
+    r"connector\.layers\.(\d+)\.attention\.(.*)": r"perceiver.layers.\1.0.\2",
     **{
-        rf"resampler\.layers\.(\d+)\.feedforward\.{ours}\.(.*)": rf"perceiver.layers.\1.1.{theirs}.\2"
+        rf"connector\.layers\.(\d+)\.feedforward\.{ours}\.(.*)": rf"perceiver.layers.\1.1.{theirs}.\2"
         for ours, theirs in _FEEDFORWARD.items()
     },
     r"gated_layers\.(\d+)\.attention_gate": r"LAYERS.\1.gated_cross_attn_layer.attn_gate",
@@ -68,8 +90,8 @@ def convert(
         vision,
         language,
         new_token_ids=processor.new_token_ids,
-        resampler=RESAMPLER,
-        gated={**GATED, "every": every, "offset": every - 1},
+        connector=PERCEIVER,
+        fusion={**CROSS_ATTENTION, "every": every, "offset": every - 1},
     )
     weights = _single(weights, model, checkpoint)
     notes = _take_embeddings(model, weights, language, checkpoint)
@@ -114,7 +136,7 @@ def _layers(model: FlamingoForConditionalGeneration) -> str:
 
 
 def _names(model: FlamingoForConditionalGeneration) -> Names:
-    trained = [key for key in model.state_dict() if key.startswith(("resampler.", "gated_layers.", "new_tokens."))]
+    trained = [key for key in model.state_dict() if key.startswith(("connector.", "gated_layers.", "new_tokens."))]
     names = renamed((key for key in trained if key != "new_tokens.token_ids"), _TABLE)
     return {ours: theirs.replace("LAYERS", _layers(model)) for ours, theirs in names.items()}
 
@@ -189,22 +211,22 @@ def _check_same(theirs: Tensor, own: Tensor, name: str, language: str) -> None:
 
 def _check_expressible(model: FlamingoForConditionalGeneration, processor: FlamingoProcessor) -> None:
     config: Any = model.config
-    needed = {
-        "vision_features": {"hidden_state": -1, "class_token": "drop", "final_norm": False},
-        "resampler": {**RESAMPLER, "feedforward_multiple": 4, "frames": 0, "qk_norm": False},
-        "gated": {
-            **GATED,
-            **{"offset": config.gated.every - 1, "feedforward_multiple": 4, "gate": "scalar", "qk_norm": False},
-            **{"feedforward_width": None, "glu": False, "norm": "layer", "attend": "last"},
-        },
-    }
-    for part, values in needed.items():
-        for key, value in values.items():
-            if (found := getattr(getattr(config, part), key)) != value:
-                raise UserError(f"OpenFlamingo cannot express {part}.{key}={found}: there it always is {value}")
+    for key, value in PERCEIVER.items():
+        _check_value(config.connector, "connector", key, value)
+    for key, value in CROSS_ATTENTION.items():
+        _check_value(config.fusion, "fusion", key, value)
+    _check_value(config.fusion, "fusion", "offset", config.fusion.every - 1)
+    for key, value in VISION_FEATURES.items():
+        _check_value(config.vision_features, "vision_features", key, value)
     end = len(processor.tokenizer)
     if config.new_token_ids != [end - 2, end - 1] or end - 2 > config.text_config.vocab_size:
         raise UserError(
             f"OpenFlamingo has its two new tokens right behind the tokenizer's {end - 2}, "
             f"but new_token_ids is {config.new_token_ids} (vocabulary: {config.text_config.vocab_size})"
         )
+
+
+def _check_value(part: Any, part_key: str, key: str, value: Any) -> None:
+    ours = getattr(part, key)
+    if ours != value:
+        raise UserError(f"OpenFlamingo cannot express {part_key}.{key}={ours}: there it always is {value}")

@@ -1,4 +1,4 @@
-"""Multi-head attention and feed-forward, shared by the resampler and the gated blocks."""
+"""Multi-head attention and feed-forward, shared by the connectors and the fusion."""
 
 from collections.abc import Callable
 
@@ -14,47 +14,47 @@ from transformers.activations import ACT2FN
 class Attention(nn.Module):
     """Attention from queries of one width to a context of another, without biases.
 
-    Keys and values are a step of their own, so that a caller can compute them once and keep them.
-    Queries and keys may pass a norm per head (OBELICS, section 4): ``qk_norm`` makes it for a width.
+    Keys and values are computed by a method of their own, so that a caller can compute them once and keep them.
+    ``qk_norm`` makes a norm of queries and keys for the width of a head (OBELICS, section 4).
     """
 
     def __init__(
         self,
         query_width: int,
         context_width: int,
-        heads: int,
-        head_width: int,
+        num_heads: int,
+        head_dim: int,
         qk_norm: Callable[[int], nn.Module] = nn.Identity,
     ) -> None:
         super().__init__()
-        self.heads = heads
-        self.to_q = nn.Linear(query_width, heads * head_width, bias=False)
-        self.to_k = nn.Linear(context_width, heads * head_width, bias=False)
-        self.to_v = nn.Linear(context_width, heads * head_width, bias=False)
-        self.to_out = nn.Linear(heads * head_width, query_width, bias=False)
-        self.q_norm = qk_norm(head_width)
-        self.k_norm = qk_norm(head_width)
+        self.num_heads = num_heads
+        self.to_q = nn.Linear(query_width, num_heads * head_dim, bias=False)
+        self.to_k = nn.Linear(context_width, num_heads * head_dim, bias=False)
+        self.to_v = nn.Linear(context_width, num_heads * head_dim, bias=False)
+        self.to_out = nn.Linear(num_heads * head_dim, query_width, bias=False)
+        self.q_norm = qk_norm(head_dim)
+        self.k_norm = qk_norm(head_dim)
 
     def keys_values(
         self, context: Float[Tensor, "*batch s width"]
     ) -> tuple[Float[Tensor, "*batch k s e"], Float[Tensor, "*batch k s e"]]:
-        """Keys and values of a context of ``s`` elements."""
-        keys = rearrange(self.to_k(context), "... s (k e) -> ... k s e", k=self.heads)
-        values = rearrange(self.to_v(context), "... s (k e) -> ... k s e", k=self.heads)
+        """Returns the keys and values of a context of ``s`` elements."""
+        keys = rearrange(self.to_k(context), "... s (k e) -> ... k s e", k=self.num_heads)
+        values = rearrange(self.to_v(context), "... s (k e) -> ... k s e", k=self.num_heads)
         return self.k_norm(keys), values
 
     def queries(self, x: Float[Tensor, "*batch q width"]) -> Float[Tensor, "*batch k q e"]:
-        """One for each head ``k``, as :func:`attend` takes them."""
-        return self.q_norm(rearrange(self.to_q(x), "... q (k e) -> ... k q e", k=self.heads))
+        """Returns the queries of each head ``k``."""
+        return self.q_norm(rearrange(self.to_q(x), "... q (k e) -> ... k q e", k=self.num_heads))
 
     def output(self, attended: Float[Tensor, "*batch k q e"]) -> Float[Tensor, "*batch q width"]:
-        """What the heads have found, together."""
+        """Returns the outputs of all heads, projected to the width of the queries."""
         return self.to_out(rearrange(attended, "... k q e -> ... q (k e)"))
 
     def forward(
         self, x: Float[Tensor, "b q width"], keys: Float[Tensor, "b k s e"], values: Float[Tensor, "b k s e"]
     ) -> Float[Tensor, "b q width"]:
-        """Each of ``x`` attends to all of the context."""
+        """Returns the attention of each ``x`` over all of the context."""
         return self.output(attend(self.queries(x), keys, values))
 
 
@@ -64,7 +64,7 @@ def attend(
     values: Float[Tensor, "b k s e"],
     mask: Bool[Tensor, "b 1 q s"] | None = None,
 ) -> Float[Tensor, "b k q e"]:
-    """softmax(q k^T / sqrt(e)) v, where ``mask`` is True for what a query may see."""
+    """Returns softmax(q k^T / sqrt(e)) v. ``mask`` is True where a query may attend to a key."""
     dtype = queries.dtype
     return F.scaled_dot_product_attention(queries, keys.to(dtype), values.to(dtype), attn_mask=mask)
 
@@ -72,25 +72,33 @@ def attend(
 def attention_weights(
     queries: Float[Tensor, "b k q e"], keys: Float[Tensor, "b k s e"], mask: Bool[Tensor, "b 1 q s"] | None = None
 ) -> Float[Tensor, "b k q s"]:
-    """What :func:`attend` multiplies the values with, which it does not hold; 0 for a query that may see nothing."""
+    """Returns the softmax weights of :func:`attend`; 0 for a query that may attend to nothing."""
     scores = queries.float() @ keys.float().mT / queries.shape[-1] ** 0.5
     if mask is None:
         return scores.softmax(dim=-1)
     return scores.masked_fill(~mask, -torch.inf).softmax(dim=-1).where(mask, 0.0)
 
 
-def recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """``function(*tensors)``, which must not draw random numbers; what it keeps for the backward pass is made again."""
+def checkpointed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """Returns ``function(*tensors)`` and recomputes its intermediate results in the backward pass.
+
+    ``function`` must draw no random numbers.
+    """
     if not torch.is_grad_enabled():
         return function(*tensors)
     return checkpoint(function, *tensors, use_reentrant=False, preserve_rng_state=False)
 
 
+def head_norm(kind: str) -> type[nn.Module]:
+    """Returns the class of the norm of queries and keys: "layer" or "rms"."""
+    return nn.LayerNorm if kind == "layer" else nn.RMSNorm
+
+
 class FeedForward(nn.Module):
     """Norm, up, activation, down; without biases.
 
-    As a gated linear unit (arXiv 2002.05202) the activation is of a projection of its own, ``gate``, which
-    multiplies that of ``up``.
+    A gated linear unit (arXiv 2002.05202) applies the activation to a second projection, ``gate``, and multiplies the
+    result with that of ``up``.
     """
 
     def __init__(self, norm: nn.Module, width: int, inner_width: int, activation: str, glu: bool = False) -> None:
@@ -103,10 +111,13 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
         x = self.norm(x)
-        inner = (self.up(x),) if self.gate is None else (self.up(x), self.gate(x))
-        # What comes out of the activation is the widest of all that would be kept; the product that follows it is not
-        # made again.
-        return recomputed(self._down, *inner)
+        # The activation is the largest tensor to save, so it is recomputed in the backward pass.
+        if self.gate is None:
+            return checkpointed(self._down, self.up(x))
+        return checkpointed(self._gated_down, self.up(x), self.gate(x))
 
-    def _down(self, up: Tensor, gate: Tensor | None = None) -> Tensor:
-        return self.down(self.activation(up) if gate is None else self.activation(gate) * up)
+    def _down(self, up: Tensor) -> Tensor:
+        return self.down(self.activation(up))
+
+    def _gated_down(self, up: Tensor, gate: Tensor) -> Tensor:
+        return self.down(self.activation(gate) * up)

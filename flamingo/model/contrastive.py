@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from flamingo.model.config import VisionFeaturesConfig
 from flamingo.model.vision import encode_patches, feature_width
+from flamingo.model.vision_features import VisionFeaturesConfig
 
 
 class ImageTower(nn.Module):

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from transformers import Cache, DynamicCache, GenerationMixin
 
 from flamingo.model.cache import PromptCache
+from flamingo.model.fusion.cross_attention import VisualState
 from flamingo.model.language import has_plain_cache
-from flamingo.model.splice import VisualCache
 
 #: With one of these given, transformers runs the prompt itself, with a row for each beam: another kind of cache, or
 #: drafts. So it does where the language model's cache is not plain.
@@ -49,7 +49,7 @@ class FlamingoGeneration(GenerationMixin):
             # transformers takes the cache away from checkpointed layers, and every token would see only itself.
             raise ValueError("generate with gradient checkpointing needs evaluation mode: call model.eval() first")
         images = (
-            kwargs.pop(name, None) for name in ("pixel_values", "image_features", "visual_tokens", "visual_cache")
+            kwargs.pop(name, None) for name in ("pixel_values", "image_features", "visual_tokens", "visual_state")
         )
         cache, image_index = self._images(input_ids, kwargs.pop("image_index", None), *images)
 
@@ -75,13 +75,13 @@ class FlamingoGeneration(GenerationMixin):
                 else:
                     past.batch_repeat_interleave(copies)
                 kwargs["past_key_values"] = past
-            if self.config.gated.attend == "last":
+            if self.config.fusion.attend == "last":
                 cache, image_index = keep_last_image(cache, image_index)
         elif (earlier := kwargs["attention_mask"].shape[1] - input_ids.shape[1]) > 0:
             # Only the tokens behind the caller's own cache were given: count from where that begins.
             image_index = F.pad(image_index, (earlier, 0), value=-1)
         return super().generate(
-            input_ids, generation_config=generation_config, visual_cache=cache, image_index=image_index, **kwargs
+            input_ids, generation_config=generation_config, visual_state=cache, image_index=image_index, **kwargs
         )
 
     @torch.no_grad()
@@ -90,7 +90,7 @@ class FlamingoGeneration(GenerationMixin):
         input_ids: Int[Tensor, "bn t"],
         attention_mask: Int[Tensor, "bn t"],
         image_index: Int[Tensor, "bn t"],
-        visual_cache: VisualCache,
+        visual_state: VisualState,
         prefix: PromptCache | None = None,
     ) -> Cache:
         """The language model's cache of these tokens. ``prefix`` is that of the first of them, one row for all."""
@@ -106,7 +106,7 @@ class FlamingoGeneration(GenerationMixin):
                 input_ids[:, start:],
                 attention_mask,
                 image_index[:, start:],
-                visual_cache=visual_cache,
+                visual_state=visual_state,
                 past_key_values=past,
                 use_cache=True,
                 logits_to_keep=1,
@@ -136,7 +136,7 @@ class FlamingoGeneration(GenerationMixin):
         return prepared
 
 
-def keep_last_image(cache: VisualCache, image_index: Int[Tensor, "bn t"]) -> tuple[VisualCache, Int[Tensor, "bn t"]]:
+def keep_last_image(cache: VisualState, image_index: Int[Tensor, "bn t"]) -> tuple[VisualState, Int[Tensor, "bn t"]]:
     """Of the images only the one that each row's last token sees, now image 0 (or none)."""
     documents, images = cache[0][0].shape[:2]
     if images == 0:

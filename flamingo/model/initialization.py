@@ -1,19 +1,18 @@
-"""How the parts that are trained begin; transformers initialises the frozen ones."""
+"""Initialisation of modules in the trained parts; transformers initialises the frozen backbones."""
 
 import torch
 from torch import nn
 from transformers import initialization as init
 
-from flamingo.model.connectors.perceiver import PerceiverResampler
-from flamingo.model.fusion.cross_attention import GatedCrossAttentionBlock
 from flamingo.model.tokens import NewTokenEmbeddings
 
 
 @torch.no_grad()
 def initialize(module: nn.Module) -> None:
-    """Linear maps keep the variance of their input, latents are standard normal, gates are closed.
+    """Initialises linear maps (they keep the variance of their input), norms, and the rows of new tokens.
 
-    What a checkpoint has filled already, transformers' ``init`` functions leave alone.
+    Connectors and fusion blocks have a ``reset_parameters`` for parameters of their own. The ``init`` functions of
+    transformers skip parameters that a checkpoint has filled.
     """
     match module:
         case nn.Linear():
@@ -23,13 +22,6 @@ def initialize(module: nn.Module) -> None:
             init.zeros_(module.bias)
         case nn.RMSNorm():
             init.ones_(module.weight)
-        case PerceiverResampler():
-            init.normal_(module.latents, std=1.0)
-            if module.frame_embeddings is not None:
-                init.normal_(module.frame_embeddings, std=0.02)
         case NewTokenEmbeddings():
             for rows in module.parameters(recurse=False):
                 init.normal_(rows, std=0.02)
-        case GatedCrossAttentionBlock():
-            for gate in module.parameters(recurse=False):
-                init.zeros_(gate)

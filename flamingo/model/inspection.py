@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from flamingo.model.attention import Attention, attention_weights
-from flamingo.model.connectors.perceiver import ResamplerLayer
 from flamingo.model.fusion.cross_attention import GatedCrossAttentionBlock, seen_images, visible_images
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.model.vision import encode_patches
@@ -31,11 +30,11 @@ class Inspection:
 
     #: What the model returned.
     outputs: CausalLMOutputWithPast
-    #: [b m r v], 0 for images that no token sees. None where the images came as ``visual_cache``, or there are none.
+    #: [b m r v], 0 for images that no token sees. None where the images came as ``visual_state``, or there are none.
     visual_tokens: Tensor | None
-    #: [b m k r s] for each layer of the resampler: its latents over the patches of all frames and then, in the last r
+    #: [b m k r s] for each layer of the connector: its latents over the patches of all frames and then, in the last r
     #: of the s places, over the latents themselves. None where it was not run, empty where it attends to nothing.
-    resampler_attention: tuple[Tensor, ...] | None
+    connector_attention: tuple[Tensor, ...] | None
     #: [bn k t m r] for each gated layer: sums to 1 over what a token sees, is 0 for other images, and 0 altogether for
     #: a token that sees none.
     cross_attention: dict[int, Tensor]
@@ -45,14 +44,14 @@ class Inspection:
 
     @property
     def latents_over_patches(self) -> Float[Tensor, "b m r p"]:
-        """:func:`rollout` of the resampler; ``p`` counts the patches of all frames.
+        """:func:`rollout` of the connector; ``p`` counts the patches of all frames.
 
-        Raises ValueError where the resampler was not run.
+        Raises ValueError where the connector was not run.
         """
-        if self.resampler_attention is None or self.visual_tokens is None:
+        if self.connector_attention is None or self.visual_tokens is None:
             raise ValueError("only images that are given as pixel_values or image_features have patches to look at")
-        if self.resampler_attention:
-            return rollout(self.resampler_attention)
+        if self.connector_attention:
+            return rollout(self.connector_attention)
         b, m, r, _ = self.visual_tokens.shape  # each token is made of its own patch
         return repeat(torch.eye(r).to(self.visual_tokens), "r p -> b m r p", b=b, m=m)
 
@@ -76,7 +75,7 @@ def inspect(model: FlamingoForConditionalGeneration, **inputs: Any) -> Inspectio
     """``model(**inputs)``, watched: its outputs are bit for bit those of the model called by itself."""
     blocks: list[Call] = []
     attentions: list[Call] = []
-    resamplers: list[Call] = []
+    connectors: list[Call] = []
     with ExitStack() as hooks:
 
         def watch(module: nn.Module, calls: list[Call]) -> None:
@@ -84,31 +83,31 @@ def inspect(model: FlamingoForConditionalGeneration, **inputs: Any) -> Inspectio
 
         for block in model.gated_layers.values():
             watch(block, blocks)
-        for layer in model.resampler.layers:
-            if isinstance(layer, ResamplerLayer):
-                watch(layer.attention, attentions)
-        watch(model.resampler, resamplers)
+        for module in model.connector.modules():
+            if isinstance(module, Attention):
+                watch(module, attentions)
+        watch(model.connector, connectors)
         outputs = model(**inputs)
 
-    visual_tokens, resampler_attention = inputs.get("visual_tokens"), None
-    if resamplers:
+    visual_tokens, connector_attention = inputs.get("visual_tokens"), None
+    if connectors:
         _, (_, keys, _, image_index), _ = blocks[0]
         documents, images = keys.shape[:2]
-        seen = seen_images(image_index, documents, images, model.config.gated.attend)
-        visual_tokens = _per_image(resamplers[0][-1].flatten(0, 1), seen)
-        resampler_attention = tuple(_per_image(_resampler_attention(*call), seen) for call in attentions)
+        seen = seen_images(image_index, documents, images, model.config.fusion.attend)
+        visual_tokens = _per_image(connectors[0][-1].flatten(0, 1), seen)
+        connector_attention = tuple(_per_image(_connector_attention(*call), seen) for call in attentions)
     gates = [(name, gate) for name, gate in model.gated_layers.named_parameters() if name.endswith("_gate")]
     return Inspection(
         outputs,
         visual_tokens,
-        resampler_attention,
+        connector_attention,
         {int(index): _cross_attention(*call) for index, call in zip(model.gated_layers, blocks, strict=True)},
         {name.removesuffix("_gate"): gate.detach().tanh() for name, gate in gates},
     )
 
 
 @torch.no_grad()
-def _resampler_attention(attention: Attention, args: tuple, output: Tensor) -> Float[Tensor, "images k r s"]:
+def _connector_attention(attention: Attention, args: tuple, output: Tensor) -> Float[Tensor, "images k r s"]:
     x, keys, _ = args
     return attention_weights(attention.queries(x), keys)
 
@@ -132,7 +131,7 @@ def _per_image(found: Float[Tensor, "images ..."], seen: Bool[Tensor, "b m"]) ->
 
 @torch.no_grad()
 def rollout(attention: Sequence[Float[Tensor, "b m k r s"]]) -> Float[Tensor, "b m r p"]:
-    """Share of each patch in each latent behind a resampler: attention rollout (arXiv 2005.00928).
+    """Share of each patch in each latent behind a connector: attention rollout (arXiv 2005.00928).
 
     In each layer half of a latent is what it was, and half what it attends to, all heads alike. Attention to latents
     counts for what these hold of the patches by then. Before the first layer of a Perceiver that is nothing, so its

@@ -19,9 +19,15 @@ from transformers.utils import TransformersKwargs, can_return_tuple, logging
 from flamingo.model.cache import PromptCache
 from flamingo.model.composition import check_composition, check_record
 from flamingo.model.config import FlamingoConfig
-from flamingo.model.connectors.perceiver import make_resampler
+from flamingo.model.connectors import CONNECTORS
 from flamingo.model.encoders import make_vision_model
-from flamingo.model.fusion.cross_attention import GatedCrossAttentionBlock, seen_images
+from flamingo.model.fusion.cross_attention import (
+    GatedCrossAttentionBlock,
+    Splice,
+    VisualContext,
+    VisualState,
+    seen_images,
+)
 from flamingo.model.generation import FlamingoGeneration
 from flamingo.model.initialization import initialize
 from flamingo.model.language import check_interface, forward_arguments, load_text_model, make_text_model
@@ -36,20 +42,20 @@ from flamingo.model.pretrained import (
     load_vision_model,
     origin,
 )
-from flamingo.model.splice import Splice, VisualCache, VisualContext
 from flamingo.model.tokens import NewTokenEmbeddings
 from flamingo.model.vision import encode_patches, feature_width
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
+from flamingo.utils.kinds import class_of
 
 logger = logging.get_logger(__name__)
 
 BACKBONES = ("vision_model", "language_model")
-TRAINED_PARTS = ("resampler", "gated_layers", "new_tokens")
+TRAINED_PARTS = ("connector", "gated_layers", "new_tokens")
 
 
 class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, GenerationMixin):
-    """Frozen vision encoder -> Perceiver Resampler -> gated cross-attention in a frozen language model."""
+    """Frozen vision encoder -> connector -> gated cross-attention in a frozen language model."""
 
     config_class = FlamingoConfig
     main_input_name = "input_ids"
@@ -60,7 +66,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
     _supports_attention_backend = True
     # New parts and their optimizer state stay in fp32 (Flamingo, appendix B.1.2), whatever the frozen
     # parts are loaded in; `.to(torch.bfloat16)` afterwards converts everything.
-    _keep_in_fp32_modules_strict: ClassVar[list[str]] = ["resampler", "gated_layers", "input_rows", "output_rows"]
+    _keep_in_fp32_modules_strict: ClassVar[list[str]] = ["connector", "gated_layers", "input_rows", "output_rows"]
 
     vision_model: PreTrainedModel
     language_model: PreTrainedModel
@@ -82,10 +88,10 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         if config.vision_width is None:
             config.vision_width = feature_width(self.vision_model, config.vision_features)
         text = self.language_model.config
-        self.resampler = make_resampler(config.vision_width, config.resampler)
+        self.connector = class_of(CONNECTORS, config.connector.kind)(config.vision_width, config.connector)
         self.gated_layers = nn.ModuleDict(
             {
-                str(index): GatedCrossAttentionBlock(text.hidden_size, config.vision_width, config.gated)
+                str(index): GatedCrossAttentionBlock(text.hidden_size, self.connector.width, config.fusion)
                 for index in config.gated_layer_indices
             }
         )
@@ -241,7 +247,10 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
             self.config.backbones_included = True
 
     def _init_weights(self, module: nn.Module) -> None:
-        initialize(module)
+        if module is self.connector or isinstance(module, GatedCrossAttentionBlock):
+            module.reset_parameters()
+        else:
+            initialize(module)
 
     @classmethod
     def is_custom_code(cls) -> bool:
@@ -326,7 +335,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
     def encode_images(
         self, pixel_values: Float[Tensor, "b m c h w"] | Float[Tensor, "b m f c h w"]
     ) -> Float[Tensor, "b m r v"]:
-        """Visual tokens of every image: frozen features, then the resampler."""
+        """Visual tokens of every image: frozen features, then the connector."""
         if pixel_values.ndim not in (5, 6):
             raise ValueError(f"pixel_values must be [b m c h w] or [b m f c h w], got {list(pixel_values.shape)}")
         if not pixel_values.is_floating_point():
@@ -350,25 +359,30 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
             )
         if image_features.shape[1] == 0:
             return self.no_visual_tokens(len(image_features))
-        return self.resampler(image_features.to(self.resampler.norm.weight.dtype))
+        return self.connector(image_features.to(self._connector_dtype))
 
     def _only_seen(self, encode: Callable[[Tensor], Tensor], images: Tensor, image_index: Tensor) -> Tensor:
         """Visual tokens [b m r v] of the images that some token sees; zeros for the others, such as padding."""
         b, m = images.shape[:2]
         if len(image_index) % b:
             return encode(images)  # refused further on
-        seen = seen_images(image_index, b, m, self.config.gated.attend)
+        seen = seen_images(image_index, b, m, self.config.fusion.attend)
         if seen.all():
             return encode(images)
         tokens = encode(images[seen].unsqueeze(0))[0]
         return tokens.new_zeros(b, m, *tokens.shape[1:]).index_put((seen,), tokens)
 
     def no_visual_tokens(self, documents: int) -> Float[Tensor, "b 0 r v"]:
-        """Those of no image. Of its patches, where the resampler keeps them, r is not known, and stands as 1."""
-        r = self.config.resampler.latents if self.config.resampler.kind == "perceiver" else 1
-        return self.resampler.norm.weight.new_zeros(documents, 0, r, self.config.vision_width)
+        """Empty visual tokens. ``r`` is a placeholder of 1 where the connector keeps all patches."""
+        r = self.connector.num_tokens(patches=1, frames=1)
+        device = next(self.parameters()).device
+        return torch.zeros(documents, 0, r, self.connector.width, dtype=self._connector_dtype, device=device)
 
-    def visual_cache(self, visual_tokens: Float[Tensor, "b m r v"]) -> VisualCache:
+    @property
+    def _connector_dtype(self) -> torch.dtype:
+        return next(self.connector.parameters()).dtype
+
+    def visual_state(self, visual_tokens: Float[Tensor, "b m r v"]) -> VisualState:
         """Keys and values of all images for each gated block, computed once and kept while decoding."""
         return [block.keys_values(visual_tokens) for block in self.gated_layers.values()]  # type: ignore[operator]
 
@@ -381,7 +395,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         pixel_values: Float[Tensor, "b m c h w"] | Float[Tensor, "b m f c h w"] | None = None,
         image_features: Float[Tensor, "b m f p v"] | None = None,
         visual_tokens: Float[Tensor, "b m r v"] | None = None,
-        visual_cache: VisualCache | None = None,
+        visual_state: VisualState | None = None,
         labels: Int[Tensor, "bn t"] | None = None,
         position_ids: Int[Tensor, "bn t"] | None = None,
         past_key_values: Any = None,
@@ -393,7 +407,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
 
         ``image_index`` says which image a token sees (-1 for none); the processor makes it. Images
         come as pixels, as the frozen encoder's features, as visual tokens (:meth:`encode_images`) or as
-        :meth:`visual_cache`; without any, the text sees none. An ``attention_mask`` that is not [bn s] is that of
+        :meth:`visual_state`; without any, the text sees none. An ``attention_mask`` that is not [bn s] is that of
         packed documents (:mod:`flamingo.data.packing`), or one that transformers has prepared for a cache
         of fixed size. ``num_items_in_batch``: see
         :func:`next_token_loss`. Further arguments go to the language model. Raises ValueError where these
@@ -401,8 +415,8 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         """
         if labels is not None:
             kwargs.setdefault("use_cache", False)
-        cache, image_index = self._images(
-            input_ids, image_index, pixel_values, image_features, visual_tokens, visual_cache
+        state, image_index = self._images(
+            input_ids, image_index, pixel_values, image_features, visual_tokens, visual_state
         )
         if position_ids is None and isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
             position_ids = _positions(attention_mask)[:, -input_ids.shape[1] :]
@@ -423,7 +437,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
             kwargs["position_ids"] = branches.beside(position_ids)
             input_ids, image_index = branches.beside(input_ids), branches.beside(image_index)
             attention_mask, logits_to_keep = branches.step(), 0
-        with self._splice.forward_pass(VisualContext(cache, image_index)):
+        with self._splice.forward_pass(VisualContext(state, image_index)):
             outputs = self.language_model(
                 inputs_embeds=self.new_tokens.embed(input_ids, self.get_input_embeddings()),
                 attention_mask=attention_mask,
@@ -448,8 +462,8 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
                 "packed documents need a language model that is told positions, with sdpa attention over all tokens, "
                 "and this one is none: leave documents unpacked (data.documents.*.pack_to=0)"
             )
-        if self.config.gated.attend != "last":
-            raise UserError('packed documents need gated.attend="last": others would see images of one another')
+        if self.config.fusion.attend != "last":
+            raise UserError('packed documents need fusion.attend="last": others would see images of one another')
 
     def _images(
         self,
@@ -458,13 +472,13 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
         pixel_values: Tensor | None,
         image_features: Tensor | None,
         visual_tokens: Tensor | None,
-        visual_cache: VisualCache | None,
-    ) -> tuple[VisualCache, Tensor]:
+        visual_state: VisualState | None,
+    ) -> tuple[VisualState, Tensor]:
         """Whatever the images came as, their keys and values; and an ``image_index`` that fits them."""
-        ways = (pixel_values, image_features, visual_tokens, visual_cache)
+        ways = (pixel_values, image_features, visual_tokens, visual_state)
         given = sum(images is not None for images in ways)
         if given > 1:
-            raise ValueError("give images once: as pixel_values, image_features, visual_tokens or visual_cache")
+            raise ValueError("give images once: as pixel_values, image_features, visual_tokens or visual_state")
         if image_index is None:
             if given:
                 raise ValueError("images need an image_index, which says which of them each token sees")
@@ -473,25 +487,25 @@ class FlamingoForConditionalGeneration(PreTrainedModel, FlamingoGeneration, Gene
             raise ValueError(
                 f"image_index {list(image_index.shape)} must have the shape of input_ids {list(input_ids.shape)}"
             )
-        if visual_cache is None:
+        if visual_state is None:
             if pixel_values is not None:
                 visual_tokens = self._only_seen(self.encode_images, pixel_values, image_index)
             elif image_features is not None:
                 visual_tokens = self._only_seen(self.resample, image_features, image_index)
             if visual_tokens is None:
                 visual_tokens = self.no_visual_tokens(len(input_ids))
-            if visual_tokens.shape[-1] != self.config.vision_width:
+            if visual_tokens.shape[-1] != self.connector.width:
                 raise ValueError(
-                    f"visual_tokens [b m r v] are {visual_tokens.shape[-1]} wide, but v is {self.config.vision_width}"
+                    f"visual_tokens [b m r v] are {visual_tokens.shape[-1]} wide, but v is {self.connector.width}"
                 )
-            visual_cache = self.visual_cache(visual_tokens)
-        documents, images = visual_cache[0][0].shape[:2]
+            visual_state = self.visual_state(visual_tokens)
+        documents, images = visual_state[0][0].shape[:2]
         if len(input_ids) % documents:
             raise ValueError(f"{len(input_ids)} rows of text cannot share the images of {documents} documents evenly")
         # On an accelerator this comparison would wait for the device; there the lookup itself fails.
         if not image_index.is_cuda and int(image_index.max()) >= images:
             raise ValueError(f"image_index names image {int(image_index.max())}, but each document has {images}")
-        return visual_cache, image_index
+        return visual_state, image_index
 
 
 def next_token_loss(

@@ -287,7 +287,7 @@ def _gates_at(model: Any, value: float) -> Iterator[None]:
 def _closed(model: Any) -> Iterator[None]:
     """Within, every gate is closed; blocks without gates pass on what they are given."""
     with _gates_at(model, 0.0), ExitStack() as hooks:
-        if model.config.gated.gate == "none":
+        if model.config.fusion.gate == "none":
             for block in model.gated_layers.values():
                 hooks.enter_context(block.register_forward_hook(lambda block, args, output: args[0]))
         yield

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from flamingo.model.config import VisionFeaturesConfig
 from flamingo.model.layers import repeated_layers
+from flamingo.model.vision_features import VisionFeaturesConfig
 from flamingo.utils.errors import UserError
 
 #: What encoders call the pictures that they take.

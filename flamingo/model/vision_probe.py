@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from flamingo.model.config import VisionFeaturesConfig
 from flamingo.model.pretrained import is_quantised
 from flamingo.model.vision import (
     PatchLayout,
@@ -20,6 +19,7 @@ from flamingo.model.vision import (
     patch_size,
     transformer_blocks,
 )
+from flamingo.model.vision_features import VisionFeaturesConfig
 from flamingo.utils.errors import UserError
 
 #: A difference counts above this part of the largest value, in float32 and in 16 bits or quantised.

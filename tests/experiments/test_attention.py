@@ -30,8 +30,8 @@ def model(processor):
     torch.manual_seed(0)
     parts = {
         "vision_features": {"class_token": "none"},
-        "resampler": {"depth": 1, "latents": 8, "heads": 2, "head_width": 16},
-        "gated": {"every": 3, "heads": 2, "head_width": 16},
+        "connector": {"depth": 1, "num_latents": 8, "num_heads": 2, "head_dim": 16},
+        "fusion": {"every": 3, "num_heads": 2, "head_dim": 16},
     }
     model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
         VISION, LANGUAGE, new_token_ids=processor.new_token_ids, **parts

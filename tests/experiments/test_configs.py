@@ -23,10 +23,23 @@ from experiments.train import TrainConfig, check_config
 from flamingo.utils.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf"
+TRAIN_GROUPS = (
+    "model/vision",
+    "model/language",
+    "model/connector",
+    "model/fusion",
+    "data",
+    "loss",
+    "optimizer",
+    "experiment",
+    "ablation",
+    "sweep",
+    "debug",
+)
 #: The commands, with what they must be told, and the groups that each chooses from.
 COMMANDS = {
     "search": ((), ()),
-    "train": ((), ("model", "data", "loss", "optimizer", "experiment", "ablation", "sweep", "debug")),
+    "train": ((), TRAIN_GROUPS),
     "evaluate": (("run=somewhere",), ("task",)),
     "report": (("run=somewhere",), ()),
     "attention": (("run=somewhere",), ()),
@@ -49,7 +62,7 @@ SCHEMAS = {
 NEEDED = {
     "experiment=captions": ("data.root=somewhere", "model.vision=somewhere"),
     "experiment=captions_reward": ("data.root=somewhere", "model.vision=somewhere"),
-    "model=mobilenet": ("model.vision=somewhere",),
+    "model/vision=mobilenet": ("model.vision=somewhere",),
     "text=captions": ("texts=[somewhere]",),
 }
 #: Groups whose configs are chosen at a place of the config: by default for one data set.

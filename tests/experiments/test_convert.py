@@ -29,7 +29,10 @@ def folders(backbones):
 def ours(backbones, tmp_path):
     """A checkpoint of ours that OpenFlamingo can express, without its backbones."""
     model = tiny.flamingo(
-        backbones, "opt", resampler=openflamingo.RESAMPLER, gated={**openflamingo.GATED, "every": 2, "offset": 1}
+        backbones,
+        "opt",
+        connector=openflamingo.PERCEIVER,
+        fusion={**openflamingo.CROSS_ATTENTION, "every": 2, "offset": 1},
     )
     model.save_pretrained(tmp_path / "ours", include_backbones=False)
     FlamingoProcessor.from_vision_text_pretrained(backbones / "clip_vision_model", backbones / "opt").save_pretrained(

@@ -54,7 +54,7 @@ def one_weight_changed(file):
 
 CHANGES = {
     "model.safetensors": one_weight_changed,
-    "config.json": partial(edited, change=lambda config: config["gated"].update(attend="previous")),
+    "config.json": partial(edited, change=lambda config: config["fusion"].update(attend="previous")),
     "processor_config.json": partial(edited, change=lambda c: c["image_processor"].update(image_mean=[0.1, 0.2, 0.3])),
     "tokenizer_config.json": partial(edited, change=lambda config: config.update(model_max_length=99)),
     "tokenizer.json": partial(edited, change=lambda file: file["model"]["merges"].reverse()),

@@ -41,14 +41,14 @@ def by_reward(run, shards, backbones, output, *overrides):
         ),
         *("data.documents.interleaved.min_images=3", "data.documents.interleaved.max_images=3"),
         "data.documents.interleaved.num_crops=2",
-        *(f"model.start={run / 'checkpoint'}", f"features.folder={run / 'features'}"),
+        *(f"model.init_from={run / 'checkpoint'}", f"features.folder={run / 'features'}"),
         *overrides,
     )
 
 
 def common(shards, backbones, output):
     return (
-        *("wandb.mode=disabled", f"data.root={shards}", f"output={output}", "model.resampler.heads=2"),
+        *("wandb.mode=disabled", f"data.root={shards}", f"output={output}", "model.connector.num_heads=2"),
         *(f"model.vision={backbones / 'mobilenet_v2'}", f"model.language={backbones / 'gpt2'}"),
         "model.image_size=null",
     )
@@ -157,9 +157,9 @@ def test_what_cannot_be_learnt_by_reward_or_begun_with_is_refused(run, shards, b
     assert not (tmp_path / "features").exists()
     for setting in ("captions_per_image=1", "pack_to=64", "p_next=0.5"):
         assert f"data.documents.pairs.{setting.replace('=', ' is ')}" in error(f"data.documents.pairs.{setting}")
-    assert f"model.start: there is no checkpoint in {tmp_path}" in error(f"model.start={tmp_path}")
+    assert f"model.init_from: there is no checkpoint in {tmp_path}" in error(f"model.init_from={tmp_path}")
     assert "was trained with another language model" in error(f"model.language={backbones / 'opt'}")
-    assert "has another resampler: " in error("model.resampler.latents=3")
+    assert "has another connector: " in error("model.connector.num_latents=3")
 
 
 def test_a_checkpoint_is_evaluated_on_shards_without_its_run(run, shards, tmp_path):

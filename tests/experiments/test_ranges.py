@@ -33,6 +33,8 @@ def numbers(cls, prefix=""):
     hints = get_type_hints(cls)
     for f in fields(cls):
         hint, key = f.metadata.get("dataclass", hints[f.name]), f"{prefix}{f.name}"
+        if "kinds" in f.metadata:
+            hint, _ = f.metadata["kinds"]["perceiver"]
         inner = [one for one in get_args(hint) if is_dataclass(one)]
         if key == "data.documents":
             yield from numbers(SyntheticDocumentsConfig, "data.documents.*.")
@@ -70,7 +72,7 @@ def configs():
 def test_no_command_and_no_kind_of_field_is_left_out():
     assert SCHEMAS.keys() == COMMANDS.keys()
     keys = {key for _, key, _ in FIELDS}
-    for expected in ("data.documents.*.p_next", "model.gated.feedforward_width", "optimizer.betas", "task.ways"):
+    for expected in ("data.documents.*.p_next", "model.fusion.mlp_width", "optimizer.betas", "task.ways"):
         assert expected in keys
     assert {"shots", "limit", "training.sample_every", "objective.shots", "model.image_size"} <= keys
     assert len(FIELDS) > 90 and keys >= MAY_BE_NEGATIVE

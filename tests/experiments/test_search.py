@@ -17,14 +17,14 @@ CONFIG = SearchConfig(
         IntervalConfig("optimizer.lr", 1e-4, 1e-2, log=True),
         IntervalConfig("optimizer.max_grad_norm", 0.5, 2.0),
     ],
-    choices=[ChoiceConfig("model.resampler.latents", ["4", "16", "64"])],
+    choices=[ChoiceConfig("model.connector.num_latents", ["4", "16", "64"])],
 )
 
 
 def cost(params):
     """Is least at 1e-3, 1.0 and 16."""
     distance = abs(math.log10(params["optimizer.lr"]) + 3) + abs(params["optimizer.max_grad_norm"] - 1)
-    return distance + (params["model.resampler.latents"] != "16")
+    return distance + (params["model.connector.num_latents"] != "16")
 
 
 def run_search(config, run=lambda number, params: cost(params)):
@@ -84,7 +84,7 @@ def test_a_trial_that_fails_has_no_value_and_the_search_continues(tmp_path):
 
 
 def test_a_finished_run_returns_its_value_and_stays_as_it_is(tmp_path):
-    arguments, params = [*SMALL, "search.n_trials=2"], {"optimizer.lr": 2e-3, "model.resampler.latents": "4"}
+    arguments, params = [*SMALL, "search.n_trials=2"], {"optimizer.lr": 2e-3, "model.connector.num_latents": "4"}
     with initialize_config_dir(str(CONF), version_base="1.3"):
         value = run_trial(arguments, params, tmp_path)
         before = files(tmp_path)

@@ -183,7 +183,7 @@ def test_what_a_sweeps_folders_leave_out(arguments, left_out, named):
 
 def test_a_run_without_overrides_of_its_own_has_the_folder_of_the_sweep():
     assert sweep_run_name("") == ""
-    assert sweep_run_name("model.gated.every-2+seed-0") == "model.gated.every-2+seed-0"
+    assert sweep_run_name("model.fusion.every-2+seed-0") == "model.fusion.every-2+seed-0"
     assert "/" not in sweep_run_name("model.vision-/data/clip") != sweep_run_name("model.vision-_data_clip")
 
 
@@ -240,6 +240,6 @@ def test_a_language_model_from_scratch_has_other_weights_and_trains():
 
 
 def test_a_trained_backbone_has_to_be_in_the_checkpoint(tmp_path):
-    config = composed("train", *SMALL, "include_backbones=false", "model.trains=[resampler,vision_model]")
+    config = composed("train", *SMALL, "include_backbones=false", "model.trainable=[connector,vision_model]")
     with pytest.raises(UserError, match=r"vision_model changes, .* include_backbones=true"):
         run_training(config, tmp_path)

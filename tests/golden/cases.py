@@ -108,7 +108,7 @@ def reward_losses(folder: Path) -> Values:
     """By CIDEr, from the trained model, so that some samples are better than others."""
     overrides = [
         *_captioned_images(folder),
-        f"model.start={_trained(folder) / 'checkpoint'}",
+        f"model.init_from={_trained(folder) / 'checkpoint'}",
         "loss@data.documents.pairs.loss=self_critical",
         "loss@data.documents.interleaved.loss=self_critical",
         "data.documents.interleaved.captions_per_image=2",

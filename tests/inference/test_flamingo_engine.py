@@ -73,7 +73,7 @@ def test_each_picture_is_encoded_once_even_where_it_is_made_anew(parts, prompts,
 def all_previous(backbones):
     """A model whose tokens attend to all images before them."""
     model, processor = model_and_processor(backbones)
-    model.config.gated.attend = "previous"
+    model.config.fusion.attend = "previous"
     for block in model.gated_layers.values():
         block.attend = "previous"
     return model, processor

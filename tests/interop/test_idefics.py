@@ -145,10 +145,10 @@ def test_the_converted_model_is_saved_whole_and_found_again(saved, tmp_path):
     model.save_pretrained(tmp_path / "ours")
     processor.save_pretrained(tmp_path / "ours")
     loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "ours")
-    assert loaded.config.gated == model.config.gated and loaded.config.resampler == model.config.resampler
+    assert loaded.config.fusion == model.config.fusion and loaded.config.connector == model.config.connector
     assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in loaded.state_dict().items())
     assert {name.split(".")[0] for name in loaded.trainable_parameter_names()} == {
-        *("resampler", "gated_layers", "new_tokens")
+        *("connector", "gated_layers", "new_tokens")
     }
 
 
@@ -159,7 +159,7 @@ def test_frozen_parts_keep_the_precision_that_they_were_saved_in(tmp_path):
         assert {p.dtype for part in (found.language_model, found.vision_model) for p in part.parameters()} == {
             torch.bfloat16
         }
-        assert found.resampler.latents.dtype == found.new_tokens.input_rows.dtype == torch.float32
+        assert found.connector.latents.dtype == found.new_tokens.input_rows.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

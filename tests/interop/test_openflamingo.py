@@ -116,7 +116,7 @@ def test_our_checkpoint_gives_the_same_numbers_there_and_the_same_weights_when_i
     original = peers.open_flamingo(*folders, monkeypatch)
     torch.save(peers.state_dict(original), checkpoint)
     model, processor, _ = convert(checkpoint, folders)
-    for part in (model.resampler, model.gated_layers, model.new_tokens):
+    for part in (model.connector, model.gated_layers, model.new_tokens):
         for name, parameter in part.named_parameters():
             peers.spread(name, parameter)
     torch.save(openflamingo.export(model, processor), checkpoint)
@@ -131,12 +131,14 @@ def test_our_checkpoint_gives_the_same_numbers_there_and_the_same_weights_when_i
 def test_what_openflamingo_cannot_express_is_not_exported(backbones):
     model = tiny.flamingo(backbones)
     processor = FlamingoProcessor.from_vision_text_pretrained(backbones / "clip_vision_model", backbones / "gpt2")
-    with pytest.raises(UserError, match=r"resampler\.depth=2.*6"):
+    with pytest.raises(UserError, match=r"connector\.depth=2.*6"):
         openflamingo.export(model, processor)
-    theirs = {"resampler": openflamingo.RESAMPLER, "gated": {**openflamingo.GATED, "every": 2, "offset": 0}}
-    with pytest.raises(UserError, match=r"gated\.offset=0.*1"):
+    with pytest.raises(UserError, match=r"connector\.kind=mlp.*perceiver"):
+        openflamingo.export(tiny.flamingo(backbones, connector=tiny.PATCH_CONNECTORS["mlp"]), processor)
+    theirs = {"connector": openflamingo.PERCEIVER, "fusion": {**openflamingo.CROSS_ATTENTION, "every": 2, "offset": 0}}
+    with pytest.raises(UserError, match=r"fusion\.offset=0.*1"):
         openflamingo.export(tiny.flamingo(backbones, **theirs), processor)
-    theirs["gated"]["offset"] = 1
+    theirs["fusion"]["offset"] = 1
     with pytest.raises(UserError, match=r"300.*new_token_ids.*\[301, 300\]"):
         openflamingo.export(tiny.flamingo(backbones, **theirs, new_token_ids=[301, 300]), processor)
 
@@ -194,5 +196,5 @@ def test_the_converted_model_is_saved_without_the_backbones_that_it_names(state,
     loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "ours")
     assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in loaded.state_dict().items())
     assert {name.split(".")[0] for name in model.trainable_parameter_names()} == {
-        *("resampler", "gated_layers", "new_tokens")
+        *("connector", "gated_layers", "new_tokens")
     }

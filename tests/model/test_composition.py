@@ -43,7 +43,7 @@ def assert_same_contents(one, other):
 
 @pytest.mark.parametrize("gate", ["scalar", "vector", "none"])
 def test_switched_off_no_result_changes(backbones, gate):
-    settings = {"language": "gemma3_text", "vision": "mobilenet_v2", "gated": {"gate": gate}}
+    settings = {"language": "gemma3_text", "vision": "mobilenet_v2", "fusion": {"gate": gate}}
     set_seed(5)
     plain = tiny.flamingo(backbones, **settings, check=False)
     state = global_states()

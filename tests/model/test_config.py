@@ -5,7 +5,9 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM
 
 from flamingo import FlamingoConfig, FlamingoForConditionalGeneration
-from flamingo.model.config import GatedConfig, ResamplerConfig, VisionFeaturesConfig
+from flamingo.model.connectors import PerceiverConfig
+from flamingo.model.fusion import CrossAttentionConfig
+from flamingo.model.vision_features import VisionFeaturesConfig
 from flamingo.utils.errors import UserError
 from tests import tiny
 
@@ -13,7 +15,7 @@ from tests import tiny
 def test_it_survives_a_round_trip(tmp_path, gpt2):
     gpt2.config.save_pretrained(tmp_path)
     loaded = FlamingoConfig.from_pretrained(tmp_path)
-    for part in ("vision_features", "resampler", "gated", "new_token_ids", "vision_width", "backbones"):
+    for part in ("vision_features", "connector", "fusion", "new_token_ids", "vision_width", "backbones"):
         assert getattr(loaded, part) == getattr(gpt2.config, part)
     assert type(loaded.text_config) is type(gpt2.config.text_config)
     assert loaded.get_text_config().vocab_size == 302
@@ -23,27 +25,29 @@ def test_it_survives_a_round_trip(tmp_path, gpt2):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"gated": {"every": 0}}, r"^gated\.every .*0"),
-        ({"gated": {"every": 2, "offset": 2}}, r"^gated\.offset .*"),
-        ({"gated": {"gate": "sigmoid"}}, r"^gated\.gate .*'sigmoid'"),
-        ({"gated": {"norm": "batch"}}, r"^gated\.norm .*'batch'"),
-        ({"gated": {"feedforward_width": 0}}, r"^gated\.feedforward_width .*0"),
-        ({"gated": {"feedforward_width": "7"}}, r"^gated\.feedforward_width .*'7'"),
-        ({"gated": {"dropout": 1}}, r"^gated\.dropout .*1"),
-        ({"resampler": {"dropout": "0.1"}}, r"^resampler\.dropout .*'0\.1'"),
-        ({"gated": {"rms_eps": -1.0}}, r"^gated\.rms_eps .*-1\.0"),
-        ({"resampler": {"qk_norm_kind": "l2"}}, r"^resampler\.qk_norm_kind .*'l2'"),
-        ({"gated": {"attend": "next"}}, r"^gated\.attend .*'next'"),
-        ({"gated": {"evry": 2}}, "'evry'"),
-        ({"resampler": {"latents": 6.5}}, r"^resampler\.latents .*6\.5"),
-        ({"resampler": {"frames": -1}}, r"^resampler\.frames .*-1"),
-        ({"resampler": {"activation": "swoosh"}}, r"^resampler\.activation .*'swoosh'"),
+        ({"fusion": {"every": 0}}, r"^fusion\.every .*0"),
+        ({"fusion": {"every": 2, "offset": 2}}, r"^fusion\.offset .*"),
+        ({"fusion": {"gate": "sigmoid"}}, r"^fusion\.gate .*'sigmoid'"),
+        ({"fusion": {"norm": "batch"}}, r"^fusion\.norm .*'batch'"),
+        ({"fusion": {"mlp_width": 0}}, r"^fusion\.mlp_width .*0"),
+        ({"fusion": {"mlp_width": "7"}}, r"^fusion\.mlp_width .*'7'"),
+        ({"fusion": {"dropout": 1}}, r"^fusion\.dropout .*1"),
+        ({"connector": {"dropout": "0.1"}}, r"^connector\.dropout .*'0\.1'"),
+        ({"fusion": {"rms_norm_eps": -1.0}}, r"^fusion\.rms_norm_eps .*-1\.0"),
+        ({"connector": {"qk_norm_kind": "l2"}}, r"^connector\.qk_norm_kind .*'l2'"),
+        ({"fusion": {"attend": "next"}}, r"^fusion\.attend .*'next'"),
+        ({"fusion": {"evry": 2}}, "'evry'"),
+        ({"connector": {"num_latents": 6.5}}, r"^connector\.num_latents .*6\.5"),
+        ({"connector": {"kind": "qformer"}}, r"^connector\.kind .*perceiver, transformer, mlp, identity.*'qformer'"),
+        ({"connector": {"kind": "mlp", "num_frames": 2}}, r"connector.*depth.*'num_frames'"),
+        ({"connector": {"num_frames": -1}}, r"^connector\.num_frames .*-1"),
+        ({"connector": {"activation": "swoosh"}}, r"^connector\.activation .*'swoosh'"),
         ({"vision_features": {"class_token": True}}, r"^vision_features\.class_token .*True"),
         (
             {"vision_features": {"final_norm": "false"}},
             r"^vision_features\.final_norm .*'false'",
         ),
-        ({"gated": {"offset": "1"}}, r"^gated\.offset .*'1'"),
+        ({"fusion": {"offset": "1"}}, r"^fusion\.offset .*'1'"),
         ({"text_config": {"vocab_size": 5}}, "text_config has no model_type"),
         ({"new_token_ids": "5"}, r"new_token_ids.*'5'"),
         ({"new_token_ids": [5, 5]}, r"new_token_ids.*\[5, 5\]"),
@@ -80,14 +84,14 @@ def test_a_live_models_configuration_is_copied_not_changed(backbones):
 
 
 def test_a_placement_that_chooses_no_layer_is_refused(backbones):
-    with pytest.raises(UserError, match=r"gated\.every=9.*gated\.offset=5.*4"):
+    with pytest.raises(UserError, match=r"fusion\.every=9.*fusion\.offset=5.*4"):
         FlamingoForConditionalGeneration.from_vision_text_pretrained(
-            backbones / "clip_vision_model", backbones / "gpt2", gated={"every": 9, "offset": 5}
+            backbones / "clip_vision_model", backbones / "gpt2", fusion={"every": 9, "offset": 5}
         )
 
 
 def test_the_defaults_are_the_papers():
-    assert ResamplerConfig() == ResamplerConfig(6, 64, 8, 64, 4, "relu2", 0, False)
-    assert GatedConfig().gate == "scalar"
-    assert GatedConfig().attend == "last"
+    assert PerceiverConfig() == PerceiverConfig("perceiver", 6, 64, 8, 64, 4, "relu2", 0, False)
+    assert CrossAttentionConfig().gate == "scalar"
+    assert CrossAttentionConfig().attend == "last"
     assert VisionFeaturesConfig() == VisionFeaturesConfig(-1, "drop", False)

@@ -5,7 +5,7 @@ import torch
 from transformers import DynamicCache, GenerationConfig, set_seed
 from transformers.generation.streamers import BaseStreamer
 
-from flamingo.model.fusion import cross_attention as gated
+from flamingo.model.fusion import cross_attention, grouped
 from tests import tiny
 
 GREEDY = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "eos_token_id": 1}
@@ -111,7 +111,7 @@ def test_samples_are_the_same_with_and_without_cache(gpt2):
 
 @pytest.mark.parametrize("settings", [GREEDY, BEAMS], ids=["greedy", "beams"])
 def test_attending_to_all_previous_images_is_kept_up_while_decoding(backbones, settings):
-    model = tiny.flamingo(backbones, gated={"attend": "previous"})
+    model = tiny.flamingo(backbones, fusion={"attend": "previous"})
     batch = ragged()
     expected = model.generate(**batch, **settings, use_cache=False)
     assert torch.equal(model.generate(**batch, **settings), expected)
@@ -142,24 +142,24 @@ def test_assisted_and_chunked_decoding_give_the_same_text(gpt2):
 def test_a_second_turn_continues_behind_the_cache_of_the_first(gpt2):
     """With the whole text given, and with its new part alone."""
     batch = tiny.inputs()
-    cache = gpt2.visual_cache(gpt2.encode_images(batch.pop("pixel_values")))
-    expected = gpt2.generate(**batch, visual_cache=cache, **GREEDY)
+    cache = gpt2.visual_state(gpt2.encode_images(batch.pop("pixel_values")))
+    expected = gpt2.generate(**batch, visual_state=cache, **GREEDY)
     for new in (slice(None), slice(9, None)):
         first = {key: value[:, :9] for key, value in batch.items()}
-        past = gpt2(**first, visual_cache=cache, use_cache=True).past_key_values
+        past = gpt2(**first, visual_state=cache, use_cache=True).past_key_values
         rest = {**batch, "input_ids": batch["input_ids"][:, new], "image_index": batch["image_index"][:, new]}
-        out = gpt2.generate(**rest, visual_cache=cache, past_key_values=past, **GREEDY)
+        out = gpt2.generate(**rest, visual_state=cache, past_key_values=past, **GREEDY)
         assert torch.equal(out[:, -8:], expected[:, -8:])
 
 
 @pytest.mark.parametrize("settings", [GREEDY, BEAMS], ids=["greedy", "beams"])
 def test_rows_may_share_the_images_of_one_document(gpt2, settings):
     batch = tiny.inputs(documents=3)
-    cache = gpt2.visual_cache(gpt2.encode_images(batch.pop("pixel_values")[:1]))
+    cache = gpt2.visual_state(gpt2.encode_images(batch.pop("pixel_values")[:1]))
     batch["image_index"][1, -2:] = 0
     copies = [(keys.expand(3, -1, -1, -1, -1), values.expand(3, -1, -1, -1, -1)) for keys, values in cache]
-    shared = gpt2.generate(**batch, visual_cache=cache, **settings)
-    assert torch.equal(shared, gpt2.generate(**batch, visual_cache=copies, **settings))
+    shared = gpt2.generate(**batch, visual_state=cache, **settings)
+    assert torch.equal(shared, gpt2.generate(**batch, visual_state=copies, **settings))
 
 
 def test_a_prompt_of_one_token_is_enough(model):
@@ -234,16 +234,16 @@ def test_what_all_prompts_begin_with_may_be_run_before_them_and_once(backbones, 
     batch["image_index"][1, 12:] = 1
     batch["attention_mask"][2, 9:11] = 0
     pixels = torch.cat([batch.pop("pixel_values")[:1, :2], torch.randn(1, 3, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE)], 1)
-    cache = model.visual_cache(model.encode_images(pixels))
-    expected = model.generate(**batch, **settings, visual_cache=cache, use_cache=False)
+    cache = model.visual_state(model.encode_images(pixels))
+    expected = model.generate(**batch, **settings, visual_state=cache, use_cache=False)
     assert len({tuple(row.tolist()) for row in expected[:, 14:]}) > 2
     first = {key: batch[key][:1, :9] for key in ("input_ids", "attention_mask", "image_index")}
-    prefix = model.prefill(**first, visual_cache=cache)
+    prefix = model.prefill(**first, visual_state=cache)
     tokens = []
     count_rows(model.language_model.model.decoder.layers[0].self_attn_layer_norm, tokens)
     for _ in range(2):  # it is not used up
         tokens.clear()
-        assert torch.equal(model.generate(**batch, **settings, visual_cache=cache, past_key_values=prefix), expected)
+        assert torch.equal(model.generate(**batch, **settings, visual_state=cache, past_key_values=prefix), expected)
         assert tokens[0] == 3 * 4  # their own, but for the last
 
 
@@ -261,18 +261,22 @@ def test_images_are_encoded_once_and_the_prompt_runs_once_for_all_beams(gpt2):
 
 def test_while_decoding_each_token_meets_the_visual_tokens_of_one_image(gpt2, monkeypatch):
     """The work per token does not grow with the number of images before it."""
-    met, attend = [], gated.attend
-    monkeypatch.setattr(
-        gated, "attend", lambda q, k, *rest: met.append((k.shape[-2], q.shape[-2])) or attend(q, k, *rest)
-    )
+    met, attend = [], grouped.attend
+
+    def counted(q, k, *rest):
+        met.append((k.shape[-2], q.shape[-2]))
+        return attend(q, k, *rest)
+
+    for module in (grouped, cross_attention):
+        monkeypatch.setattr(module, "attend", counted)
     batch = tiny.inputs()
     gpt2.generate(**batch, **BEAMS)
     assert {context for context, _ in met} == {5}  # visual tokens of an image
     assert set(met[2:]) == {(5, 3)}  # after the prompt (two blocks): met by the 3 beams together
     # A caller's own loop over forward gets the same.
-    cache = gpt2.visual_cache(torch.randn(2, 3, 5, 24))
+    cache = gpt2.visual_state(torch.randn(2, 3, 5, 24))
     met.clear()
-    gpt2(torch.tensor([[4], [5]]), image_index=torch.tensor([[2], [-1]]), visual_cache=cache)
+    gpt2(torch.tensor([[4], [5]]), image_index=torch.tensor([[2], [-1]]), visual_state=cache)
     assert {context for context, _ in met} == {5}
 
 

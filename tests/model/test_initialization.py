@@ -9,7 +9,7 @@ from tests import tiny
 
 @pytest.fixture
 def fresh(backbones):
-    config = tiny.flamingo(backbones, resampler={"frames": 4, "latents": 40, "qk_norm": True}).config
+    config = tiny.flamingo(backbones, connector={"num_frames": 4, "num_latents": 40, "qk_norm": True}).config
     return FlamingoForConditionalGeneration(FlamingoConfig.from_dict(config.to_dict()))
 
 

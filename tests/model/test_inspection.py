@@ -37,7 +37,7 @@ def test_the_outputs_are_those_of_the_model_by_itself(model, batch):
 
 @pytest.mark.parametrize("attend", ["last", "previous"])
 def test_weights_sum_to_one_over_what_a_token_sees_and_are_zero_elsewhere(backbones, batch, attend):
-    model = tiny.flamingo(backbones, gated={"attend": attend})
+    model = tiny.flamingo(backbones, fusion={"attend": attend})
     cross_attention = inspect(model, **batch).cross_attention
     assert list(cross_attention) == [1, 3]
     for weights in cross_attention.values():
@@ -57,7 +57,7 @@ def test_weights_sum_to_one_over_what_a_token_sees_and_are_zero_elsewhere(backbo
 @pytest.mark.parametrize("rows", [1, 2])
 def test_cross_attention_times_values_is_what_the_blocks_found(backbones, batch, config, rows):
     """Also for several rows of text that share the images of a document."""
-    model = tiny.flamingo(backbones, gated=config)
+    model = tiny.flamingo(backbones, fusion=config)
     del batch["labels"]
     for name in ("input_ids", "attention_mask", "image_index"):
         batch[name] = batch[name].repeat_interleave(rows, dim=0)
@@ -73,16 +73,16 @@ def test_cross_attention_times_values_is_what_the_blocks_found(backbones, batch,
         torch.testing.assert_close(again[sees], attended[sees])
 
 
-def test_resampler_attention_times_values_is_what_its_layers_found(gpt2, batch):
+def test_connector_attention_times_values_is_what_its_layers_found(gpt2, batch):
     """Images that no token sees are not resampled, and have zeros in their places."""
     inspection = inspect(gpt2, **batch)
-    layers = list(gpt2.resampler.layers)
+    layers = list(gpt2.connector.layers)
     values = [layer.attention.to_v for layer in layers]
     contexts = caught_inputs(gpt2, values, lambda: gpt2(**batch))
     found = caught_inputs(gpt2, [layer.attention.to_out for layer in layers], lambda: gpt2(**batch))
     seen = torch.tensor([[True, True, True], [True, True, False]])
-    assert len(inspection.resampler_attention) == 2
-    for to_v, context, weights, attended in zip(values, contexts, inspection.resampler_attention, found):
+    assert len(inspection.connector_attention) == 2
+    for to_v, context, weights, attended in zip(values, contexts, inspection.connector_attention, found):
         assert weights.shape == (2, 3, 2, 5, 16 + 5)
         assert not weights[~seen].any() and not inspection.visual_tokens[~seen].any()
         torch.testing.assert_close(weights[seen].sum(-1), torch.ones(5, 2, 5))
@@ -101,14 +101,14 @@ def test_gates_are_the_values_that_multiply(backbones, batch):
     assert gates == pytest.approx(
         {"1.attention": half, "1.feedforward": half, "3.attention": -0.1973753, "3.feedforward": half}
     )
-    assert inspect(tiny.flamingo(backbones, gated={"gate": "none"}), **batch).gates == {}
+    assert inspect(tiny.flamingo(backbones, fusion={"gate": "none"}), **batch).gates == {}
 
 
 def test_a_text_without_images_sees_nothing(gpt2, batch):
     ids = batch["input_ids"]
     inspection = inspect(gpt2, input_ids=ids)
     assert inspection.cross_attention[1].shape == (2, 2, 14, 0, 5)
-    assert inspection.visual_tokens is None and inspection.resampler_attention is None
+    assert inspection.visual_tokens is None and inspection.connector_attention is None
 
 
 def test_nothing_is_left_on_the_model(gpt2, batch):
@@ -116,7 +116,7 @@ def test_nothing_is_left_on_the_model(gpt2, batch):
     inspect(gpt2, **batch)
     with pytest.raises(ValueError, match="image_index names image 7"):
         inspect(gpt2, **batch | {"image_index": batch["image_index"] + 5})
-    watched = [gpt2.resampler, *gpt2.resampler.modules(), *gpt2.gated_layers.modules()]
+    watched = [gpt2.connector, *gpt2.connector.modules(), *gpt2.gated_layers.modules()]
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in watched)
 
 
@@ -138,13 +138,13 @@ def test_latents_that_are_patches_begin_as_their_own():
     torch.testing.assert_close(rollout([weights])[0, 0], torch.tensor([[0.6, 0.4], [0.5, 0.5]]))
 
 
-@pytest.mark.parametrize("kind", ["perceiver", "transformer", "mlp", "none"])
+@pytest.mark.parametrize("kind", ["perceiver", *tiny.PATCH_CONNECTORS])
 def test_words_look_at_patches_through_the_latents(backbones, batch, kind):
-    model = tiny.flamingo(backbones, resampler={"kind": kind})
+    model = tiny.flamingo(backbones, connector=tiny.PATCH_CONNECTORS.get(kind, {}))
     inspection = inspect(model, **batch)
     latents = inspection.latents_over_patches
     assert latents.shape == (2, 3, 5 if kind == "perceiver" else 16, 16)
-    if kind in ("mlp", "none"):
+    if kind in ("mlp", "identity"):
         torch.testing.assert_close(latents[1, 2], torch.eye(16))
     words = inspection.words_over_patches(3)
     assert words.shape == (2, 2, 14, 3, 16)

@@ -41,7 +41,7 @@ def test_only_the_image_of_its_index_matters_to_a_token(model):
 
 
 def test_attending_to_all_previous_images_sees_these_and_no_later_one(backbones, family):
-    model = tiny.flamingo(backbones, language=family, gated={"attend": "previous"})
+    model = tiny.flamingo(backbones, language=family, fusion={"attend": "previous"})
     inputs = tiny.inputs()
     inputs["image_index"] = torch.full_like(inputs["image_index"], 1)
     logits = model(**inputs).logits
@@ -92,7 +92,7 @@ def test_pixels_visual_tokens_and_cache_are_three_ways_to_say_the_same(model):
     tokens = model.encode_images(pixels)
     assert tokens.shape == (2, 3, 5, 24)
     assert torch.equal(model(**inputs, visual_tokens=tokens).logits, expected)
-    assert torch.equal(model(**inputs, visual_cache=model.visual_cache(tokens)).logits, expected)
+    assert torch.equal(model(**inputs, visual_state=model.visual_state(tokens)).logits, expected)
     assert torch.equal(model(**inputs, pixel_values=pixels.unsqueeze(2)).logits, expected)
 
 
@@ -105,10 +105,10 @@ def test_places_for_no_image_at_all_are_no_images(gpt2):
 def test_videos_need_frame_embeddings_and_their_frames_count(backbones):
     inputs = tiny.inputs()
     pixels = torch.randn(2, 3, 4, 3, 16, 16)
-    with pytest.raises(UserError, match=r"4 frames.*resampler\.frames"):
+    with pytest.raises(UserError, match=r"4 frames.*connector\.num_frames"):
         tiny.flamingo(backbones)(**{**inputs, "pixel_values": pixels})
-    model = tiny.flamingo(backbones, resampler={"frames": 2})  # fewer than given: interpolated
-    model.resampler.frame_embeddings.data.normal_()
+    model = tiny.flamingo(backbones, connector={"num_frames": 2})  # fewer than given: interpolated
+    model.connector.frame_embeddings.data.normal_()
     logits = model(**{**inputs, "pixel_values": pixels}).logits
     backwards = model(**{**inputs, "pixel_values": pixels.flip(2)}).logits
     assert (logits - backwards).abs().max() > 1e-3
@@ -117,14 +117,14 @@ def test_videos_need_frame_embeddings_and_their_frames_count(backbones):
 def test_cached_logits_equal_uncached_ones_step_by_step(model):
     inputs = tiny.inputs()
     expected = model(**inputs).logits
-    cache = model.visual_cache(model.encode_images(inputs["pixel_values"]))
+    cache = model.visual_state(model.encode_images(inputs["pixel_values"]))
     past, steps = None, []
     for stretch in (slice(0, 4), slice(4, 9), *(slice(i, i + 1) for i in range(9, 14))):
         outputs = model(
             inputs["input_ids"][:, stretch],
             inputs["attention_mask"][:, : stretch.stop],
             inputs["image_index"][:, stretch],
-            visual_cache=cache,
+            visual_state=cache,
             past_key_values=past,
             use_cache=True,
         )
@@ -167,7 +167,7 @@ def test_frozen_weights_stay_and_all_named_parameters_train(model):
         optimizer.zero_grad()
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == set(names)
-    assert {name.split(".")[0] for name in names} == {"resampler", "gated_layers", "new_tokens"}
+    assert {name.split(".")[0] for name in names} == {"connector", "gated_layers", "new_tokens"}
 
 
 def test_training_mode_gives_the_evaluation_modes_logits(model):
@@ -231,10 +231,10 @@ def test_reentrant_checkpointing_is_refused(gpt2):
 
 def test_parameters_are_counted_by_part_and_shown(gpt2):
     counts = gpt2.parameter_counts()
-    assert list(counts) == ["vision_model", "language_model", "resampler", "gated_layers", "new_tokens"]
+    assert list(counts) == ["vision_model", "language_model", "connector", "gated_layers", "new_tokens"]
     assert sum(counts.values()) == gpt2.num_parameters()
     assert counts["new_tokens"] == 2 * 32  # tied: one row each
-    assert f"resampler: {counts['resampler']:,} parameters" in repr(gpt2)
+    assert f"connector: {counts['connector']:,} parameters" in repr(gpt2)
     assert f"language_model: {counts['language_model']:,} parameters (frozen)" in repr(gpt2)
 
 
@@ -250,11 +250,11 @@ def test_a_model_can_be_made_from_configurations_alone(gpt2):
 
 def test_bfloat16_autocast_reaches_the_new_parts(gpt2):
     expected = gpt2(**tiny.inputs()).logits
-    cache = gpt2.visual_cache(gpt2.encode_images(tiny.inputs()["pixel_values"]))
+    cache = gpt2.visual_state(gpt2.encode_images(tiny.inputs()["pixel_values"]))
     inputs = {key: value for key, value in tiny.inputs().items() if key != "pixel_values"}
     with torch.autocast("cpu", torch.bfloat16):
         inside = gpt2(**tiny.inputs()).logits
-        cached = gpt2(**inputs, visual_cache=cache).logits  # keys and values from outside, in float32
+        cached = gpt2(**inputs, visual_state=cache).logits  # keys and values from outside, in float32
     for logits in (inside, cached):
         assert not torch.equal(logits.float(), expected)
         assert F.cosine_similarity(logits.float().flatten(), expected.flatten(), dim=0) > 0.99
@@ -293,7 +293,7 @@ def test_inputs_that_do_not_fit_are_refused(gpt2, change, message):
 @pytest.mark.parametrize("given", ["pixel_values", "image_features"])
 def test_images_that_no_token_sees_are_not_encoded(backbones, attend, given):
     """Padding in a batch of unequal documents; where all previous images are seen, also those that nobody names."""
-    model = tiny.flamingo(backbones, gated={"attend": attend})
+    model = tiny.flamingo(backbones, fusion={"attend": attend})
     inputs = tiny.inputs(documents=3)
     inputs["image_index"][1] = torch.tensor([-1] * 5 + [0] * 9)
     inputs["image_index"][2] = torch.tensor([-1] * 5 + [1] * 9)  # the second, not the first
@@ -304,7 +304,7 @@ def test_images_that_no_token_sees_are_not_encoded(backbones, attend, given):
     rest = {key: value for key, value in inputs.items() if key != given}
     expected = model(**rest, visual_tokens=tokens).logits
     resampled = []
-    model.resampler.register_forward_pre_hook(lambda module, args: resampled.append(args[0].shape[:2]))
+    model.connector.register_forward_pre_hook(lambda module, args: resampled.append(args[0].shape[:2]))
     torch.testing.assert_close(model(**inputs).logits, expected, atol=1e-5, rtol=1e-4)
     assert resampled == [(1, 3 + 1 + (1 if attend == "last" else 2))]
     inputs["image_index"].fill_(-1)
@@ -312,9 +312,9 @@ def test_images_that_no_token_sees_are_not_encoded(backbones, attend, given):
     assert len(resampled) == 1
 
 
-@pytest.mark.parametrize("kind", ["transformer", "mlp", "none"])
-def test_other_resamplers_than_the_perceiver_compose_save_and_load(backbones, tmp_path, kind):
-    model = tiny.flamingo(backbones, resampler={"kind": kind})
+@pytest.mark.parametrize("kind", tiny.PATCH_CONNECTORS)
+def test_other_connectors_than_the_perceiver_compose_save_and_load(backbones, tmp_path, kind):
+    model = tiny.flamingo(backbones, connector=tiny.PATCH_CONNECTORS[kind])
     inputs = tiny.inputs()
     logits = model(**inputs).logits
     blind = model(**inputs | {"image_index": torch.full_like(inputs["image_index"], -1)}).logits
@@ -325,7 +325,7 @@ def test_other_resamplers_than_the_perceiver_compose_save_and_load(backbones, tm
     assert torch.equal(type(model).from_pretrained(tmp_path)(**inputs).logits, logits)
 
 
-@pytest.mark.parametrize("parts", [["resampler"], ["gated_layers", "language_model"], ["vision_model"]])
+@pytest.mark.parametrize("parts", [["connector"], ["gated_layers", "language_model"], ["vision_model"]])
 def test_the_chosen_parts_get_gradients_and_no_others(backbones, parts):
     model = tiny.flamingo(backbones)
     model.train_parts(parts)

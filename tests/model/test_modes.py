@@ -40,7 +40,7 @@ def test_a_frozen_router_draws_no_noise_in_training(phimoe):
     state = torch.get_rng_state()
     assert torch.equal(phimoe(**batch).logits, expected)
     assert torch.equal(torch.get_rng_state(), state)
-    assert phimoe.training and phimoe.gated_layers["1"].training and phimoe.resampler.training
+    assert phimoe.training and phimoe.gated_layers["1"].training and phimoe.connector.training
     assert not any([*modes(phimoe.language_model).values(), *modes(phimoe.vision_model).values()])
 
 
@@ -81,5 +81,5 @@ def test_a_backbone_that_trains_is_in_training_mode_but_for_its_batch_norms(phim
     assert not any(modes(getattr(phimoe, other)).values())
     for module in getattr(phimoe, part).modules():
         assert module.training is not isinstance(module, nn.BatchNorm2d)
-    phimoe.train_parts(["resampler"])
+    phimoe.train_parts(["connector"])
     assert not any(modes(getattr(phimoe, part)).values())

@@ -51,6 +51,6 @@ def test_a_language_model_that_would_look_over_the_edge_is_refused(backbones, fa
 
 
 def test_seeing_all_previous_images_is_refused(backbones):
-    model = tiny.flamingo(backbones, gated={"attend": "previous"})
-    with pytest.raises(UserError, match=r"gated\.attend"):
+    model = tiny.flamingo(backbones, fusion={"attend": "previous"})
+    with pytest.raises(UserError, match=r"fusion\.attend"):
         model(**pack([[example] for example in examples()], 16, 0))

@@ -137,7 +137,7 @@ def test_shapes_that_do_not_fit_are_named(gpt2, tmp_path, include_backbones):
     gpt2.save_pretrained(tmp_path, include_backbones=include_backbones)
     path = tmp_path / "model.safetensors"
     state = load_file(path)
-    state["resampler.latents"] = state["resampler.latents"][:4].clone()
+    state["connector.latents"] = state["connector.latents"][:4].clone()
     save_file(state, path, metadata={"format": "pt"})
     with pytest.raises((ValueError, RuntimeError), match="mismatch"):
         FlamingoForConditionalGeneration.from_pretrained(tmp_path)
@@ -147,9 +147,9 @@ def test_keys_of_a_whole_checkpoint_that_do_not_fit_are_named(gpt2, tmp_path):
     gpt2.save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     state = load_file(path)
-    state["resampler.latens"] = state.pop("resampler.latents")
+    state["connector.latens"] = state.pop("connector.latents")
     save_file(state, path, metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"missing_keys.*resampler\.latents.*unexpected_keys.*resampler\.latens"):
+    with pytest.raises(UserError, match=r"missing_keys.*connector\.latents.*unexpected_keys.*connector\.latens"):
         FlamingoForConditionalGeneration.from_pretrained(tmp_path)
 
 
@@ -157,9 +157,9 @@ def test_keys_that_do_not_fit_are_named(gpt2, tmp_path):
     gpt2.save_pretrained(tmp_path, include_backbones=False)
     path = tmp_path / "model.safetensors"
     state = load_file(path)
-    state["resampler.latens"] = state.pop("resampler.latents")
+    state["connector.latens"] = state.pop("connector.latents")
     save_file(state, path, metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"\['resampler.latents'\].*\['resampler.latens'\]"):
+    with pytest.raises(UserError, match=r"\['connector.latents'\].*\['connector.latens'\]"):
         FlamingoForConditionalGeneration.from_pretrained(tmp_path)
 
 

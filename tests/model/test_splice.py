@@ -7,15 +7,15 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from flamingo.model.fusion.cross_attention import VisualContext
 from flamingo.model.layers import repeated_layers
-from flamingo.model.splice import VisualContext
 from flamingo.utils.errors import UserError
 from tests import tiny
 
 
 @pytest.mark.parametrize("gate", ["scalar", "vector"])
 def test_with_gates_at_zero_the_logits_are_the_bare_language_models_bit_for_bit(backbones, family, gate):
-    model = tiny.flamingo(backbones, language=family, gates=0.0, gated={"gate": gate, "every": 1, "offset": 0})
+    model = tiny.flamingo(backbones, language=family, gates=0.0, fusion={"gate": gate, "every": 1, "offset": 0})
     bare = AutoModelForCausalLM.from_pretrained(backbones / family).eval()
     inputs = tiny.inputs()
     inputs["input_ids"] %= tiny.VOCABULARY  # the bare model knows no new tokens
@@ -50,7 +50,7 @@ def test_called_by_itself_the_language_model_is_the_bare_one(backbones, model, f
 
 def test_blocks_stand_before_every_nth_layer_from_the_offset(backbones):
     for every, offset, expected in [(1, 0, [0, 1, 2, 3]), (2, 1, [1, 3]), (3, 0, [0, 3]), (4, 2, [2])]:
-        model = tiny.flamingo(backbones, gated={"every": every, "offset": offset})
+        model = tiny.flamingo(backbones, fusion={"every": every, "offset": offset})
         assert [int(index) for index in model.gated_layers] == expected
         # A block's place shows in the layers' outputs: the first that it changes is that of its layer.
         outputs: list[list[torch.Tensor]] = [[] for _ in range(4)]
@@ -92,9 +92,9 @@ def test_a_block_that_was_replaced_is_the_one_that_acts(gpt2):
 
 
 def test_nothing_stays_visible_after_an_error(gpt2):
-    cache = gpt2.visual_cache(torch.randn(1, 1, 5, 24))
-    context = VisualContext(cache, torch.zeros(1, 3, dtype=torch.long))
-    with pytest.raises(RuntimeError, match="stop"), gpt2._splice.seeing(context):
+    state = gpt2.visual_state(torch.randn(1, 1, 5, 24))
+    context = VisualContext(state, torch.zeros(1, 3, dtype=torch.long))
+    with pytest.raises(RuntimeError, match="stop"), gpt2._splice.attached(context):
         raise RuntimeError("stop")
     bare = gpt2.language_model(torch.tensor([[5, 6, 7]])).logits
     assert bare.shape[-1] == tiny.VOCABULARY

@@ -35,7 +35,7 @@ def test_every_family_passes(backbones, family):
 
 @pytest.mark.parametrize("gate", ["scalar", "vector", "none"])
 def test_every_kind_of_gate_passes(backbones, gate):
-    check_composition(tiny.flamingo(backbones, gated={"gate": gate}))
+    check_composition(tiny.flamingo(backbones, fusion={"gate": gate}))
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "electra"])

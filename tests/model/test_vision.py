@@ -5,10 +5,10 @@ import torch
 from transformers import AutoConfig, AutoModel, BlipConfig, BlipModel
 
 from flamingo import FlamingoForConditionalGeneration
-from flamingo.model.config import VisionFeaturesConfig
 from flamingo.model.encoders import make_vision_model
 from flamingo.model.pretrained import load_vision_model
 from flamingo.model.vision import encode_patches, feature_width
+from flamingo.model.vision_features import VisionFeaturesConfig
 from flamingo.utils.errors import UserError
 from tests import tiny
 
@@ -73,7 +73,7 @@ def test_every_encoder_composes(backbones, kind):
     inputs = {**tiny.inputs(), "pixel_values": torch.randn(2, 3, 3, size, size)}
     changed = {**inputs, "pixel_values": inputs["pixel_values"].flip(0)}
     assert (model(**inputs).logits - model(**changed).logits).abs().max() > 1e-3
-    assert model.config.vision_width == model.resampler.latents.shape[1]
+    assert model.config.vision_width == model.connector.latents.shape[1]
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_code_shows_what_it_holds_whatever_backticks_that_has(text):
 def test_plain_names_stay_as_they_are_written():
     for text in (
         "no tanh gate",
-        "model.gated.every=2, model.resampler.kind=mlp",
+        "model.fusion.every=2, model.connector.kind=mlp",
         "synthetic_captions",
         "-3.0 (-6 to 0)",
     ):

@@ -59,7 +59,7 @@ def scenarios(inputs: Inputs) -> dict[str, Scenario]:
             f"model.vision={inputs.backbones / 'mobilenet_v2'}",
             f"model.language={inputs.backbones / 'gpt2'}",
             "model.image_size=null",
-            "model.resampler.heads=2",
+            "model.connector.num_heads=2",
             "data.documents.pairs.batch_size=2",
             "data.documents.pairs.captions_per_image=2",
             "data.documents.interleaved.batch_size=2",

@@ -115,7 +115,7 @@ def mixed_run(backbones: Path, output: Path, kill_at: int | None = None, num_wor
 def one_of_two(rank: int, port: int, backbones: Path, output: Path, break_rank: int | None = None) -> None:
     """A process of two, each with one of two unequal batches per data set; rank 1 has no image at all.
 
-    ``break_rank`` gets a resampler whose output is not finite.
+    ``break_rank`` gets a connector whose output is not finite.
     """
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
@@ -126,7 +126,7 @@ def one_of_two(rank: int, port: int, backbones: Path, output: Path, break_rank: 
     sets = [DataSet(name, Listed(share[rank]), weight) for name, share, weight in two_shares()]
     config = TrainingConfig(steps=2, log_every=1)
     if rank == break_rank:
-        model.resampler.register_forward_hook(lambda *args: args[-1] * float("nan"))
+        model.connector.register_forward_hook(lambda *args: args[-1] * float("nan"))
     try:
         train(model, sets, AdamWConfig(lr=1e-3), config, output, accelerator=accelerator)
         torch.save(trained(model), output / f"final-{rank}.pt")

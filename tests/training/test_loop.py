@@ -88,7 +88,7 @@ def test_gates_are_read_through_their_tanh(backbones):
     assert gate_values(model) == pytest.approx(
         {"1.attention": low, "1.feedforward": low, "3.attention": high, "3.feedforward": low}
     )
-    vectors = tiny.flamingo(backbones, gated={"gate": "vector"})
+    vectors = tiny.flamingo(backbones, fusion={"gate": "vector"})
     vectors.gated_layers["1"].attention_gate.data[::2] = -0.7
     assert gate_values(vectors)["1.attention"] == pytest.approx(math.tanh(0.7))
 
@@ -126,7 +126,7 @@ def test_samples_are_taken_in_evaluation_mode_and_change_nothing(backbones, tmp_
 
 def test_the_frozen_parts_are_in_the_mode_that_the_model_gives_them(backbones, tmp_path):
     model, modes = make_model(backbones), []
-    run(model, tmp_path, on_log=lambda _: modes.append((model.resampler.training, model.vision_model.training)))
+    run(model, tmp_path, on_log=lambda _: modes.append((model.connector.training, model.vision_model.training)))
     assert modes == [(True, False)] * 4
 
 
@@ -145,7 +145,7 @@ def test_what_is_not_finite_stops_the_run_before_the_weights_change(backbones, t
     def second_step(record):
         before.append(trained(model))
         if what == "gradient":
-            model.resampler.latents.register_hook(lambda gradient: gradient * float("inf"))
+            model.connector.latents.register_hook(lambda gradient: gradient * float("inf"))
 
     with pytest.raises(UserError) as error:
         run(model, tmp_path, sets, on_log=second_step, accumulate=2)

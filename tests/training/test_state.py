@@ -77,10 +77,10 @@ def test_the_state_of_another_run_is_refused_with_what_differs(backbones, finish
 
 
 def test_the_state_of_another_model_is_refused_with_the_parameters_that_differ(backbones, finished):
-    other = tiny.flamingo(backbones, resampler={"latents": 6}, gated={"offset": 0})
+    other = tiny.flamingo(backbones, connector={"num_latents": 6}, fusion={"offset": 0})
     with pytest.raises(UserError) as error:
         run(other, finished)
-    assert "parameters.resampler.latents was 'float32 [5, 24]', is 'float32 [6, 24]'" in str(error.value)
+    assert "parameters.connector.latents was 'float32 [5, 24]', is 'float32 [6, 24]'" in str(error.value)
     assert "parameters.gated_layers.0.attention_gate was 'absent', is 'float32 [1]'" in str(error.value)
     assert "parameters.gated_layers.3.attention_gate was 'float32 [1]', is 'absent'" in str(error.value)
 
@@ -153,8 +153,8 @@ def doubled(state, part, name):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda state: narrower(state, "parameters", "resampler.latents"), r"latents.*float32.*\[1, 24\]"),
-        (lambda state: doubled(state, "parameters", "resampler.latents"), "latents.*float64"),
+        (lambda state: narrower(state, "parameters", "connector.latents"), r"latents.*float32.*\[1, 24\]"),
+        (lambda state: doubled(state, "parameters", "connector.latents"), "latents.*float64"),
         (lambda state: narrower(state["optimizer"]["state"], 0, "exp_avg"), "exp_avg of parameter 0"),
     ],
 )

@@ -53,7 +53,7 @@ def test_what_no_batch_uses_has_a_gradient_of_zero_and_the_frozen_parts_have_non
     model = make_model(backbones)
     update = update_of([DataSet("texts", Listed(batch([1], images=0)))], accumulate=1)
     accumulate_gradients(model, update, Accelerator(), "fp32", step=1)
-    assert not model.resampler.latents.grad.any()
+    assert not model.connector.latents.grad.any()
     assert model.gated_layers["1"].feedforward_gate.grad.any()
     assert {name for name, p in model.named_parameters() if p.grad is not None} == set(
         model.trainable_parameter_names()

@@ -16,7 +16,7 @@ ALIKE = [
 
 
 def test_a_plain_text_is_its_own_name():
-    for text in ("COCO_val2014_000000391895.jpg", "0103", "model.gated.every-2+seed-0", "1e-05", "n" * 240):
+    for text in ("COCO_val2014_000000391895.jpg", "0103", "model.fusion.every-2+seed-0", "1e-05", "n" * 240):
         assert file_name(text) == text
 
 

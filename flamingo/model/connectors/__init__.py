@@ -1,1 +1,114 @@
-"""Patch features -> visual tokens."""
+"""Connectors: patch features -> visual tokens. Configs, and the dict of kinds."""
+
+from dataclasses import dataclass
+
+from flamingo.utils.checks import below_one, flag, one_of, whole
+from flamingo.utils.errors import UserError
+from flamingo.utils.kinds import Kinds
+
+QK_NORMS = ("rms", "layer")
+
+
+@dataclass
+class ConnectorConfig:
+    """Base of the configs of :data:`CONNECTORS`."""
+
+    kind: str
+
+    def __post_init__(self) -> None:
+        one_of("kind", self.kind, CONNECTORS)
+        config_class, _ = CONNECTORS[self.kind]
+        if type(self) is not config_class:
+            raise UserError(f"kind is {self.kind}, which has other keys than {type(self).__name__}")
+
+
+@dataclass
+class PerceiverConfig(ConnectorConfig):
+    """Perceiver Resampler (Flamingo, section 2.1 and appendix A.1.1): a fixed number of visual tokens per image."""
+
+    kind: str = "perceiver"
+    depth: int = 6
+    #: The number of visual tokens per image.
+    num_latents: int = 64
+    num_heads: int = 8
+    head_dim: int = 64
+    mlp_ratio: int = 4
+    #: A name of ``transformers.activations.ACT2FN``; "relu2" is the squared ReLU of the paper.
+    activation: str = "relu2"
+    #: Learned frame embeddings (frames seen in training). 0 means none and limits inputs to one frame.
+    num_frames: int = 0
+    #: Whether queries and keys are normalised per head (OBELICS, section 4).
+    qk_norm: bool = False
+    #: The norm of queries and keys: rms, or layer as in IDEFICS.
+    qk_norm_kind: str = "rms"
+    #: Dropout of the features and of the outputs of attention and feed-forward. The papers have none.
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("depth", self.depth, least=1)
+        whole("num_latents", self.num_latents, least=1)
+        whole("num_heads", self.num_heads, least=1)
+        whole("head_dim", self.head_dim, least=1)
+        whole("mlp_ratio", self.mlp_ratio, least=1)
+        whole("num_frames", self.num_frames, least=0)
+        flag("qk_norm", self.qk_norm)
+        one_of("qk_norm_kind", self.qk_norm_kind, QK_NORMS)
+        below_one("dropout", self.dropout)
+
+
+@dataclass
+class TransformerConfig(ConnectorConfig):
+    """Self-attention over the patches of an image: one visual token per patch."""
+
+    kind: str = "transformer"
+    depth: int = 6
+    num_heads: int = 8
+    head_dim: int = 64
+    mlp_ratio: int = 4
+    activation: str = "relu2"
+    qk_norm: bool = False
+    qk_norm_kind: str = "rms"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("depth", self.depth, least=1)
+        whole("num_heads", self.num_heads, least=1)
+        whole("head_dim", self.head_dim, least=1)
+        whole("mlp_ratio", self.mlp_ratio, least=1)
+        flag("qk_norm", self.qk_norm)
+        one_of("qk_norm_kind", self.qk_norm_kind, QK_NORMS)
+        below_one("dropout", self.dropout)
+
+
+@dataclass
+class MLPConfig(ConnectorConfig):
+    """Residual feed-forwards on each patch: one visual token per patch."""
+
+    kind: str = "mlp"
+    depth: int = 6
+    mlp_ratio: int = 4
+    activation: str = "relu2"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("depth", self.depth, least=1)
+        whole("mlp_ratio", self.mlp_ratio, least=1)
+        below_one("dropout", self.dropout)
+
+
+@dataclass
+class IdentityConfig(ConnectorConfig):
+    """A norm and no layers: the patches are the visual tokens."""
+
+    kind: str = "identity"
+
+
+CONNECTORS: Kinds = {
+    "perceiver": (PerceiverConfig, "flamingo.model.connectors.perceiver:PerceiverResampler"),
+    "transformer": (TransformerConfig, "flamingo.model.connectors.transformer:TransformerConnector"),
+    "mlp": (MLPConfig, "flamingo.model.connectors.mlp:MLPConnector"),
+    "identity": (IdentityConfig, "flamingo.model.connectors.identity:IdentityConnector"),
+}

@@ -1,1 +1,56 @@
-"""Visual tokens -> language model."""
+"""Fusion: visual tokens -> language model. Config of the gated cross-attention."""
+
+from dataclasses import dataclass
+
+from flamingo.utils.checks import below_one, flag, one_of, positive, whole
+
+GATES = ("scalar", "vector", "none")
+NORMS = ("layer", "rms")
+ATTENDS = ("last", "previous")
+
+
+@dataclass
+class CrossAttentionConfig:
+    """GATED XATTN-DENSE blocks (Flamingo, section 2.2): before layer i where i % every == offset."""
+
+    every: int = 1
+    offset: int = 0
+    num_heads: int = 8
+    head_dim: int = 64
+    #: Width of the feed-forward as a multiple of the language model's; 0: no feed-forward ("vanilla" in the paper).
+    mlp_ratio: int = 4
+    #: Width of the feed-forward where it is no multiple of the language model's; null: by ``mlp_ratio``.
+    mlp_width: int | None = None
+    #: A name of ``transformers.activations.ACT2FN``; "relu2" is the squared ReLU of the paper.
+    activation: str = "relu2"
+    #: Whether the activation gates a second projection (GLU). With "silu" it is the SwiGLU of LLaMA and IDEFICS.
+    glu: bool = False
+    #: The norm before attention and feed-forward: layer or rms.
+    norm: str = "layer"
+    #: Added to the mean square in every RMSNorm; null: the machine epsilon of the dtype.
+    rms_norm_eps: float | None = None
+    #: The tanh gate: scalar (one number per block and sub-layer), vector (one per channel) or none.
+    gate: str = "scalar"
+    #: Whether RMSNorm normalises queries and keys per head (OBELICS, section 4).
+    qk_norm: bool = False
+    #: last: a text token attends to the image of its ``image_index``. previous: to that one and all before it.
+    attend: str = "last"
+    #: Dropout of the outputs of attention and feed-forward.
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        whole("every", self.every, least=1)
+        whole("offset", self.offset, least=0, most=self.every - 1)
+        whole("num_heads", self.num_heads, least=1)
+        whole("head_dim", self.head_dim, least=1)
+        whole("mlp_ratio", self.mlp_ratio, least=0)
+        if self.mlp_width is not None:
+            whole("mlp_width", self.mlp_width, least=1)
+        if self.rms_norm_eps is not None:
+            positive("rms_norm_eps", self.rms_norm_eps)
+        flag("glu", self.glu)
+        flag("qk_norm", self.qk_norm)
+        below_one("dropout", self.dropout)
+        one_of("norm", self.norm, NORMS)
+        one_of("gate", self.gate, GATES)
+        one_of("attend", self.attend, ATTENDS)

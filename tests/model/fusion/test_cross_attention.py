@@ -5,19 +5,16 @@ import torch
 from einops import repeat
 from torch.nn import functional as F
 
-from flamingo.model.config import GatedConfig
-from flamingo.model.fusion import cross_attention as gated
-from flamingo.model.fusion.cross_attention import GatedCrossAttentionBlock, token_blocks, visible_images
-from tests.model.connectors.test_perceiver import normed, rms_norm
+from flamingo.model.fusion import CrossAttentionConfig, cross_attention, grouped
+from flamingo.model.fusion.cross_attention import GatedCrossAttentionBlock, visible_images
+from flamingo.model.fusion.grouped import grouped_attention, token_groups
+from tests.helpers.references import normed, randomize, rms_norm
 
 IMAGE_INDEX = torch.tensor([[-1, 0, 0, 2, 2], [1, 1, -1, 0, 2]])
 
 
 def make(**config):
-    block = GatedCrossAttentionBlock(10, 12, GatedConfig(heads=2, head_width=4, **config))
-    for name, parameter in block.named_parameters():
-        parameter.data.normal_(mean=1.0 if name.endswith("norm.weight") else 0.0, std=0.5)
-    return block
+    return randomize(GatedCrossAttentionBlock(10, 12, CrossAttentionConfig(num_heads=2, head_dim=4, **config)))
 
 
 def reference(block, x, visual_tokens, index, config):
@@ -36,7 +33,7 @@ def reference(block, x, visual_tokens, index, config):
             heads.append((q @ k.T / 2).softmax(-1) @ (seen @ block.attention.to_v.weight[rows].T))
         attended = torch.cat(heads) @ block.attention.to_out.weight.T
     x = x + (attended if block.attention_gate is None else block.attention_gate.tanh() * attended)
-    if config.get("feedforward_multiple") == 0:
+    if config.get("mlp_ratio") == 0:
         assert not any("feedforward" in name for name, _ in block.named_parameters())
         return x
     x_normed = normed(x, block.feedforward.norm)
@@ -53,9 +50,9 @@ def reference(block, x, visual_tokens, index, config):
     "config",
     [
         *({}, {"gate": "vector"}, {"gate": "none"}, {"activation": "gelu"}, {"qk_norm": True}, {"attend": "previous"}),
-        *({"feedforward_width": 7}, {"activation": "silu", "glu": True}),
-        {"norm": "rms", "rms_eps": 0.1, "qk_norm": True},
-        {"feedforward_multiple": 0},
+        *({"mlp_width": 7}, {"activation": "silu", "glu": True}),
+        {"norm": "rms", "rms_norm_eps": 0.1, "qk_norm": True},
+        {"mlp_ratio": 0},
     ],
     ids=str,
 )
@@ -69,7 +66,7 @@ def test_it_equals_the_papers_formulas(config):
             torch.testing.assert_close(out[b, t], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_keys_of_blocks_of_tokens_are_not_kept_and_gradients_are_those_of_the_formulas():
+def test_keys_of_groups_of_tokens_are_not_kept_and_gradients_are_those_of_the_formulas():
     block = make(qk_norm=True)
     x = torch.randn(2, 5, 10, requires_grad=True)
     visual_tokens = torch.randn(2, 3, 4, 12, requires_grad=True)
@@ -77,8 +74,8 @@ def test_keys_of_blocks_of_tokens_are_not_kept_and_gradients_are_those_of_the_fo
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
         out = block(x, keys, values, IMAGE_INDEX)
-    _, image_of_block = token_blocks(torch.zeros(10, dtype=torch.int64), images=6, length=10)
-    assert len(image_of_block) not in {len(tensor) for tensor in kept if tensor.ndim == 4}
+    _, image_of_group = token_groups(torch.zeros(10, dtype=torch.int64), images=6, size=10)
+    assert len(image_of_group) not in {len(tensor) for tensor in kept if tensor.ndim == 4}
     wanted = [x, visual_tokens, *block.parameters()]
     gradients = torch.autograd.grad(out.square().sum(), wanted)
     expected = torch.stack(
@@ -114,15 +111,15 @@ def masked_down(queries, keys, values, index):
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-def test_attending_to_one_image_in_blocks_equals_masking_all_others_in_values_and_gradients(rows):
-    """Runs longer and shorter than a block, in any order, and an image that nobody sees."""
+def test_attending_to_one_image_in_groups_equals_masking_all_others_in_values_and_gradients(rows):
+    """Runs longer and shorter than a group, in any order, and an image that nobody sees."""
     index = torch.tensor([2] * 70 + [0] * 3 + [-1] * 40 + [4] * 32 + [2] * 5 + [0] * 33).repeat(2, rows, 1)
     index[1] = torch.randint(-1, 4, index[1].shape)
     shapes = (2, rows, index.shape[2], 2, 4), (2, 5, 2, 3, 4), (2, 5, 2, 3, 4)
     inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
     seen = (index >= 0)[..., None, None]
     outputs, gradients = [], []
-    for attend in (gated._attend_to_one_image, masked_down):
+    for attend in (grouped_attention, masked_down):
         out = attend(*inputs, index) * seen
         outputs.append(out)
         gradients.append(torch.autograd.grad((out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum(), inputs))
@@ -132,13 +129,14 @@ def test_attending_to_one_image_in_blocks_equals_masking_all_others_in_values_an
 
 def test_the_number_of_scores_hardly_grows_with_the_images(monkeypatch):
     block, scores, tokens = make(), {}, 320
-    attend = gated.attend
+    attend = grouped.attend
 
     def counted(queries, keys, *rest):
         scores[images] = scores.get(images, 0) + queries[..., 0].numel() * keys.shape[-2]
         return attend(queries, keys, *rest)
 
-    monkeypatch.setattr(gated, "attend", counted)
+    for module in (grouped, cross_attention):
+        monkeypatch.setattr(module, "attend", counted)
     for images in (1, 2, 8):
         index = torch.arange(tokens).unsqueeze(0) * images // tokens
         block(torch.randn(1, tokens, 10), *block.keys_values(torch.randn(1, images, 4, 12)), index)
@@ -146,12 +144,34 @@ def test_the_number_of_scores_hardly_grows_with_the_images(monkeypatch):
     assert scores[8] < 2 * scores[1]
 
 
-def test_blocks_hold_the_tokens_of_one_image():
+def test_groups_hold_the_tokens_of_one_image():
     image = torch.tensor([1, 1, 1, 3, 0, 1, 3, 1, 0])  # 3: none of the three
-    place, image_of_block = token_blocks(image, images=3, length=2)
-    assert place.tolist() == [2, 3, 4, 8, 0, 5, 9, 6, 1]
-    assert image_of_block.tolist()[:4] == [0, 1, 1, 1]
-    assert len(image_of_block) == 9 // 2 + 4
+    slot, image_of_group = token_groups(image, images=3, size=2)
+    assert slot.tolist() == [2, 3, 4, 8, 0, 5, 9, 6, 1]
+    assert image_of_group.tolist()[:4] == [0, 1, 1, 1]
+    assert len(image_of_group) == 9 // 2 + 4
+
+
+def test_the_example_of_the_docstring():
+    slot, image_of_group = token_groups(torch.tensor([1, 0, 1, 1, 2]), images=2, size=2)
+    assert slot.tolist() == [2, 0, 3, 4, 6]
+    assert image_of_group.tolist() == [0, 1, 1, 1, 1]
+
+
+def test_the_masked_path_gives_what_the_grouped_one_gives():
+    block, x, visual_tokens = make(), torch.randn(2, 5, 10), torch.randn(2, 3, 4, 12)
+    in_groups = block(x, *block.keys_values(visual_tokens), IMAGE_INDEX)
+    block.grouped = False
+    torch.testing.assert_close(block(x, *block.keys_values(visual_tokens), IMAGE_INDEX), in_groups)
+
+
+def test_reset_parameters_closes_the_gates_and_changes_nothing_else():
+    block = make()
+    before = {name: parameter.clone() for name, parameter in block.named_parameters()}
+    block.reset_parameters()
+    changed = {name for name, parameter in block.named_parameters() if not torch.equal(parameter, before[name])}
+    assert changed == {"attention_gate", "feedforward_gate"}
+    assert not block.attention_gate.any() and not block.feedforward_gate.any()
 
 
 def test_a_token_without_an_image_takes_nothing_from_any_and_gives_them_no_gradient():
@@ -168,7 +188,7 @@ def test_a_token_without_an_image_takes_nothing_from_any_and_gives_them_no_gradi
 
 
 def test_gates_start_closed_and_their_gradient_is_not():
-    block = GatedCrossAttentionBlock(10, 12, GatedConfig(heads=2, head_width=4))
+    block = GatedCrossAttentionBlock(10, 12, CrossAttentionConfig(num_heads=2, head_dim=4))
     x, visual_tokens = torch.randn(1, 5, 10), torch.randn(1, 3, 4, 12)
     out = block(x, *block.keys_values(visual_tokens), IMAGE_INDEX[:1])
     assert torch.equal(out, x)

@@ -116,7 +116,7 @@ def test_captions_do_not_depend_on_the_generation_config_of_the_checkpoint(parts
 
 def test_the_gradient_is_that_of_the_reward_over_the_mean_of_the_others(parts):
     model, processor = parts
-    model.train_parts(["resampler", "gated_layers", "new_tokens"])
+    model.train_parts(["connector", "gated_layers", "new_tokens"])
     made = batch(processor)
     count = made.label_tokens() + 5  # of other batches of the same update
     objective = value = 0.0
@@ -138,7 +138,7 @@ def test_the_gradient_is_that_of_the_reward_over_the_mean_of_the_others(parts):
     loss = loss_of(parts, count=count)
     loss.backward()
     assert loss.item() == pytest.approx(value.item(), rel=1e-5)
-    assert expected["resampler.latents"].abs().max() > 1e-4
+    assert expected["connector.latents"].abs().max() > 1e-4
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-3, atol=1e-5, msg=name)
@@ -153,7 +153,7 @@ def test_equal_rewards_teach_nothing(parts):
 def test_training_raises_the_reward_and_leaves_the_mode(parts):
     """Of captions that have the letter e more often."""
     model, processor = parts
-    model.train_parts(["resampler", "gated_layers", "new_tokens"])
+    model.train_parts(["connector", "gated_layers", "new_tokens"])
 
     def reward(outputs, references):
         return [float(output.count("e")) for output in outputs]

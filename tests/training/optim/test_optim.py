@@ -13,8 +13,8 @@ from flamingo.utils.errors import UserError
 from flamingo.utils.kinds import load_kind
 from tests import tiny
 
-RESAMPLER_MATRICES = {
-    f"resampler.layers.{layer}.{part}.weight"
+CONNECTOR_MATRICES = {
+    f"connector.layers.{layer}.{part}.weight"
     for layer in (0, 1)
     for part in (
         *(f"attention.to_{which}" for which in ("q", "k", "v", "out")),
@@ -22,28 +22,28 @@ RESAMPLER_MATRICES = {
         "feedforward.down",
     )
 }
-GATED_MATRICES = {name.replace("resampler.layers.0", f"gated_layers.{layer}") for layer in (1, 3) for name in
-                  RESAMPLER_MATRICES if ".0." in name}  # fmt: skip
+GATED_MATRICES = {name.replace("connector.layers.0", f"gated_layers.{layer}") for layer in (1, 3) for name in
+                  CONNECTOR_MATRICES if ".0." in name}  # fmt: skip
 GATES = {f"gated_layers.{layer}.{part}_gate" for layer in (1, 3) for part in ("attention", "feedforward")}
 NORMS = {
     f"{norm}.{kind}"
     for kind in ("weight", "bias")
     for norm in (
-        "resampler.norm",
-        *(f"resampler.layers.{i}.{n}" for i in (0, 1) for n in ("norm_features", "norm_latents", "feedforward.norm")),
+        "connector.norm",
+        *(f"connector.layers.{i}.{n}" for i in (0, 1) for n in ("norm_features", "norm_latents", "feedforward.norm")),
         *(f"gated_layers.{i}.{n}" for i in (1, 3) for n in ("norm", "feedforward.norm")),
     )
 }
-ROWS = {"new_tokens.input_rows", "new_tokens.output_rows", "resampler.latents", "resampler.frame_embeddings"}
+ROWS = {"new_tokens.input_rows", "new_tokens.output_rows", "connector.latents", "connector.frame_embeddings"}
 
 
 @pytest.mark.parametrize("gate", ["scalar", "vector"])
 def test_matrices_decay_and_gates_have_their_own_rate(backbones, gate):
-    model = tiny.flamingo(backbones, "llama", gated={"gate": gate}, resampler={"frames": 2})
+    model = tiny.flamingo(backbones, "llama", fusion={"gate": gate}, connector={"num_frames": 2})
     optimizer = make_optimizer(model, AdamWConfig(lr=0.5, gate_lr=2.0, weight_decay=0.3, betas=(0.8, 0.9)))
     groups = {(group["lr"], group["weight_decay"]): set(group["param_names"]) for group in optimizer.param_groups}
     assert groups == {
-        (0.5, 0.3): RESAMPLER_MATRICES | GATED_MATRICES,
+        (0.5, 0.3): CONNECTOR_MATRICES | GATED_MATRICES,
         (0.5, 0.0): NORMS | ROWS,
         (2.0, 0.0): GATES,
     }
@@ -53,7 +53,7 @@ def test_matrices_decay_and_gates_have_their_own_rate(backbones, gate):
 def test_gates_without_a_rate_of_their_own_have_that_of_all_and_models_without_gates_train(backbones):
     optimizer = make_optimizer(tiny.flamingo(backbones), AdamWConfig(lr=0.5))
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5, 0.5]
-    assert len(make_optimizer(tiny.flamingo(backbones, gated={"gate": "none"}), AdamWConfig()).param_groups) == 2
+    assert len(make_optimizer(tiny.flamingo(backbones, fusion={"gate": "none"}), AdamWConfig()).param_groups) == 2
 
 
 def test_embeddings_that_train_do_not_decay():

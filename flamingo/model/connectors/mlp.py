@@ -1,0 +1,41 @@
+"""MLP on each patch: one visual token per patch.
+
+Flamingo (arXiv 2204.14198), section 3.3, compares the Perceiver Resampler with an MLP.
+"""
+
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flamingo.model.attention import FeedForward
+from flamingo.model.connectors import MLPConfig
+from flamingo.model.connectors.patches import single_frame
+
+
+class MLPConnector(nn.Module):
+    """Passes each patch through ``config.depth`` residual feed-forwards."""
+
+    def __init__(self, width: int, config: MLPConfig) -> None:
+        super().__init__()
+        self.width = width
+        self.layers = nn.ModuleList(
+            FeedForward(nn.LayerNorm(width), width, config.mlp_ratio * width, config.activation)
+            for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def reset_parameters(self) -> None:
+        """Sets nothing: the class owns no parameters besides those of its layers."""
+
+    def num_tokens(self, patches: int, frames: int) -> int:
+        """Returns the number of visual tokens of an image."""
+        return patches
+
+    def forward(self, features: Float[Tensor, "b m f p v"]) -> Float[Tensor, "b m p v"]:
+        """Returns the visual tokens of every image. Raises UserError for several frames."""
+        b, m = features.shape[:2]
+        x = self.dropout(single_frame(features))
+        for layer in self.layers:
+            x = x + self.dropout(layer(x))
+        return rearrange(self.norm(x), "(b m) p v -> b m p v", b=b, m=m)

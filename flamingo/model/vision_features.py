@@ -1,0 +1,38 @@
+"""Config: which features of the frozen vision encoder the connector reads."""
+
+from dataclasses import dataclass
+
+from flamingo.utils.checks import flag, one_of, whole
+from flamingo.utils.errors import UserError
+
+CLASS_TOKENS = ("drop", "keep", "none")
+
+
+@dataclass
+class VisionFeaturesConfig:
+    """Which features of the frozen encoder the connector reads. Nothing is inferred from the encoder.
+
+    The defaults are those of Flamingo checkpoints on CLIP: patch tokens of the last block, before
+    the encoder's final norm, without the class token.
+    """
+
+    #: 0 is the input of the first block, i the output of block i, -1 the last block's output. For encoders without
+    #: one list of blocks (convolutional) -1 is ``last_hidden_state``, or a backbone's last feature map, and i counts
+    #: the ``hidden_states``.
+    hidden_state: int = -1
+    #: drop, keep or none: whether tokens that are no patches (class token, registers) are dropped or kept. "none"
+    #: states that the encoder has no such tokens (SigLIP, convolutional encoders).
+    class_token: str = "drop"
+    #: Whether the encoder's final norm is applied to the hidden state.
+    final_norm: bool = False
+    #: The number of tokens that are no patches and follow the patches (100 in YOLOS); the others precede them.
+    trailing_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        if type(self.hidden_state) is not int:
+            raise UserError(f"hidden_state must be a whole number, got {self.hidden_state!r}")
+        one_of("class_token", self.class_token, CLASS_TOKENS)
+        flag("final_norm", self.final_norm)
+        whole("trailing_tokens", self.trailing_tokens, least=0)
+        if self.class_token == "none" and self.trailing_tokens:
+            raise UserError(f"trailing_tokens is {self.trailing_tokens}, so class_token must be drop or keep, not none")
