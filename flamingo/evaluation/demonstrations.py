@@ -1,4 +1,4 @@
-"""Demonstrations, the controls and the prompt: pure functions of the seed, the query and the candidates."""
+"""Demonstrations: random or retrieved, a pure function of the seed, the query and its support."""
 
 import hashlib
 import json
@@ -6,124 +6,100 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from flamingo.data.document import Document, EndOfChunk, Part, Text
-from flamingo.data.processor import END_OF_CHUNK_TOKEN, IMAGE_TOKEN
 from flamingo.evaluation.protocol import Example, RetrievalTask, Task
 from flamingo.utils.errors import UserError
 
-#: How often a caption from elsewhere is drawn before it is clear that there is none.
-_TRIES = 1000
 
+def query_rng(seed: int, query: Example, *purpose: str | int) -> random.Random:
+    """Returns a generator that depends on its arguments alone, on every machine and in every process.
 
-def _rng(seed: int, query: Example, *purpose: str | int) -> random.Random:
-    """The same on every machine and in every process, whatever else was drawn before; hash() is not."""
+    Args:
+        seed: The seed of the setting.
+        query: Only its id counts.
+        purpose: What is drawn. These texts are data: another text draws other numbers.
+    """
     digest = hashlib.sha256(json.dumps([seed, query.id, *purpose]).encode()).digest()
     return random.Random(int.from_bytes(digest))
 
 
 def sample(rng: random.Random, n: int, k: int) -> list[int]:
-    """``k`` different numbers below ``n`` in random order, in O(k) time and memory.
+    """Returns ``k`` different numbers below ``n`` in random order, in O(k) time and memory.
 
     The sample of ``k`` is the beginning of the sample of ``k + 1`` by an equal ``rng``. It is a Fisher-Yates shuffle
-    that stops after ``k`` swaps and keeps only the places that were swapped.
+    that stops after ``k`` swaps and keeps only the positions that were swapped.
     """
     swapped: dict[int, int] = {}
-    chosen = []
-    for place in range(k):
-        drawn = rng.randrange(place, n)
-        chosen.append(swapped.get(drawn, drawn))
-        swapped[drawn] = swapped.get(place, place)
-    return chosen
+    numbers = []
+    for position in range(k):
+        other = rng.randrange(position, n)
+        numbers.append(swapped.get(other, other))
+        swapped[other] = swapped.get(position, position)
+    return numbers
 
 
 def shots_per_group(task: Task, query: Example, groups: Sequence[Sequence[Example]], shots: int) -> int:
-    """How many demonstrations each group of the query's support gives. Raises UserError where it cannot give them."""
+    """Returns how many demonstrations each group of the query's support gives.
+
+    Raises:
+        UserError: Where the groups cannot give equally many, or not enough.
+    """
     if not groups or shots % len(groups):
         raise UserError(f"{task.name}: {shots} shots cannot be divided among the {len(groups)} groups of {query.id}")
-    each = shots // len(groups)
+    per_group = shots // len(groups)
     for number, group in enumerate(groups):
-        if each > len(group):
+        if per_group > len(group):
             raise UserError(
-                f"{task.name}: group {number} of {query.id} has {len(group)} examples, not the {each} asked"
+                f"{task.name}: group {number} of {query.id} has {len(group)} examples, {per_group} are needed"
             )
-    return each
+    return per_group
 
 
-def choose(task: Task, query: Example, shots: int, seed: int, order: int = 0) -> list[Example]:
-    """Random demonstrations, ``shots`` in all, equally many of each group, each with the one caption it is shown with.
+def sample_demonstrations(task: Task, query: Example, shots: int, seed: int, order: int = 0) -> list[Example]:
+    """Returns ``shots`` random demonstrations, equally many of each group, each with one caption.
 
-    Those of fewer shots are among those of more, with the same captions. ``order`` is the number of a
-    random order of the same demonstrations. Raises UserError where the groups cannot give as many.
+    Fewer shots are a subset of more shots, with the same captions.
+
+    Args:
+        task: The task, which has the query's support.
+        query: The query.
+        shots: The number of demonstrations.
+        seed: The seed of the setting.
+        order: The number of a random order; every order has the same demonstrations.
+
+    Raises:
+        UserError: Where the groups cannot give as many.
     """
     groups = task.support(query)
-    each = shots_per_group(task, query, groups, shots)
-    chosen: list[Example] = []
+    per_group = shots_per_group(task, query, groups, shots)
+    demonstrations: list[Example] = []
     for number, group in enumerate(groups):
-        # With the size: predictions made from a smaller or larger pool are recognised by their demonstrations.
-        rng = _rng(seed, query, "group", number, len(group))
-        chosen += [group[place] for place in sample(rng, len(group), each)]
-    assert query.id not in {example.id for example in chosen}, f"the support of {query.id} contains it"
-    _rng(seed, query, "order", order).shuffle(chosen)
-    return [_with_caption(e, _rng(seed, query, "caption", e.id).choice(e.references)) for e in chosen]
+        # The size of the group is part of the seed: another pool gives other demonstrations, which the harness notices.
+        rng = query_rng(seed, query, "group", number, len(group))
+        demonstrations += [group[position] for position in sample(rng, len(group), per_group)]
+    assert query.id not in {example.id for example in demonstrations}, f"the support of {query.id} contains it"
+    query_rng(seed, query, "order", order).shuffle(demonstrations)
+    return [_with_random_caption(example, query, seed) for example in demonstrations]
 
 
-def retrieve(task: Task, query: Example, shots: int, seed: int) -> list[Example]:
-    """The demonstrations most similar to the query, the most similar last (RICES; Flamingo, section 3.1).
+def retrieve_demonstrations(task: Task, query: Example, shots: int, seed: int) -> list[Example]:
+    """Returns the demonstrations most similar to the query, the most similar last (RICES; Flamingo, section 3.1).
 
-    Each with one caption, the same for any number of shots. Raises UserError for a task that cannot retrieve.
+    Each has one caption, which does not depend on the number of shots.
+
+    Raises:
+        UserError: For a task without retrieval.
     """
     if not isinstance(task, RetrievalTask):
         raise UserError(f"{task.name} has no similar demonstrations: only random ones")
-    chosen = list(task.similar(query, shots))[::-1]
-    return [_with_caption(e, _rng(seed, query, "caption", e.id).choice(e.references)) for e in chosen]
+    nearest_first = list(task.similar(query, shots))
+    return [_with_random_caption(example, query, seed) for example in reversed(nearest_first)]
 
 
-def shuffled_images(demonstrations: Sequence[Example], query: Example, seed: int) -> list[Example]:
-    """A control: the images permuted uniformly among the demonstrations, so that some may stay where they are."""
-    images = [example.image for example in demonstrations]
-    _rng(seed, query, "shuffled_images").shuffle(images)
-    return [replace(example, image=image) for example, image in zip(demonstrations, images, strict=True)]
-
-
-def shuffled_captions(task: Task, demonstrations: Sequence[Example], query: Example, seed: int) -> list[Example]:
-    """A control: each caption replaced by one from the support of another query, of an example not in this prompt.
-
-    Raises UserError where there is none.
-    """
-    rng = _rng(seed, query, "shuffled_captions")
-    queries = task.queries()
-    here = {query.id, *(example.id for example in demonstrations)}
-
-    def caption() -> str:
-        for _ in range(_TRIES):  # drawn and rejected: to list all candidates of all queries would take long
-            other = queries[rng.randrange(len(queries))]
-            if other.id == query.id:
-                continue
-            groups = task.support(other)
-            group = groups[rng.randrange(len(groups))]
-            example = group[rng.randrange(len(group))]
-            if example.id not in here:
-                return rng.choice(example.references)
-        raise UserError(f"{task.name} has no caption to put in the place of those of {query.id}")
-
-    return [_with_caption(example, caption()) for example in demonstrations]
-
-
-def _with_caption(example: Example, caption: str) -> Example:
+def with_caption(example: Example, caption: str) -> Example:
+    """Returns the example with a single reference."""
     return replace(example, references=(caption,))
 
 
-def document(query: Example, demonstrations: Sequence[Example], images: bool = True) -> Document:
-    """The prompt, to be continued. Without ``images`` the demonstrations, not the query, lose theirs."""
-    parts: list[Part] = []
-    for example in demonstrations:
-        parts.append(example.image if images else EndOfChunk())
-        parts.append(Text(f"{example.prompt} {example.references[0]}"))
-    return Document([*parts, query.image, Text(query.prompt)], id=query.id)
-
-
-def spell(prompt: Document) -> str:
-    """The prompt as text, the way the processor writes it."""
-    return END_OF_CHUNK_TOKEN.join(
-        (IMAGE_TOKEN if chunk.image else "") + "".join(text.text for text in chunk.texts) for chunk in prompt.chunks()
-    )
+def _with_random_caption(example: Example, query: Example, seed: int) -> Example:
+    rng = query_rng(seed, query, "caption", example.id)
+    return with_caption(example, rng.choice(example.references))

@@ -36,34 +36,38 @@ def append_predictions(file: Path, rows: Sequence[Row]) -> None:
     append(file, "".join(map(_line, rows)).encode())
 
 
-def keep_whole(
-    file: Path, asked: Mapping[tuple[Any, ...], Sequence[tuple[int, str]]]
+def load_complete_settings(
+    file: Path, expected: Mapping[tuple[Any, ...], Sequence[tuple[int, str]]]
 ) -> dict[tuple[Any, ...], list[Row]]:
-    """The predictions of each setting asked for that are all there; those of one that is partly there are removed.
+    """Returns the predictions of each expected setting that are complete; removes those of incomplete ones.
 
-    ``asked`` has for each setting's :func:`key` the order and query of every prediction. Raises
-    ValueError where there are more predictions than asked for, which are not ours to throw away.
+    Args:
+        file: ``predictions.jsonl``.
+        expected: For each setting's :func:`key` the order and the query of every prediction.
+
+    Raises:
+        UserError: Where there are predictions that are not expected, which may belong to another evaluation.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     rows = read_predictions(file)
-    of_setting: dict[tuple[Any, ...], list[Row]] = {}
+    rows_of: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        of_setting.setdefault(key(row), []).append(row)
-    whole: dict[tuple[Any, ...], list[Row]] = {}
-    for setting, predictions in asked.items():
-        there = {(row["order"], row["query"]): row for row in of_setting.get(setting, [])}
-        if more := there.keys() - set(predictions):
+        rows_of.setdefault(key(row), []).append(row)
+    complete: dict[tuple[Any, ...], list[Row]] = {}
+    for setting, predictions in expected.items():
+        existing = {(row["order"], row["query"]): row for row in rows_of.get(setting, [])}
+        if unexpected := existing.keys() - set(predictions):
             raise UserError(
-                f"{file} has predictions of {setting} that are not asked for, {min(more)} among {len(more)}: "
-                "evaluate into another folder, or remove the file"
+                f"{file} has {len(unexpected)} predictions of {setting} that are not expected, such as "
+                f"{min(unexpected)}: evaluate into another folder, or remove the file"
             )
-        if len(there) == len(predictions):
-            whole[setting] = [there[prediction] for prediction in predictions]
-    kept = [row for row in rows if key(row) in whole or key(row) not in asked]
-    text = "".join(map(_line, kept))
+        if len(existing) == len(predictions):
+            complete[setting] = [existing[prediction] for prediction in predictions]
+    kept = [row for row in rows if key(row) in complete or key(row) not in expected]
+    text = "".join(_line(row) for row in kept)
     if file.exists() and file.read_text(encoding="utf-8", errors="replace") != text:
         write_text(file, text)
-    return whole
+    return complete
 
 
 def save_scores(file: Path, rows: Sequence[Row]) -> None:

@@ -1,60 +1,78 @@
 """Rows of predictions -> rows of scores, with intervals; no model is needed."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from flamingo.evaluation.metrics.captions import Statistic, bootstrap, corpus_statistics, mean, spread, unavailable
+from flamingo.evaluation.metrics.corpus import Captions, corpus_statistics, unavailable
+from flamingo.evaluation.metrics.resampling import Statistic, bootstrap, mean, spread
 from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
-#: What a setting is told apart by, in the files of predictions and of scores alike.
+#: The fields that identify a setting, in the files of predictions and of scores alike.
 KEY = ("task", "shots", "demonstrations", "control", "decoding", "seed")
 
 
 def key(row: Row) -> tuple[Any, ...]:
-    """The setting that a row of predictions or of scores belongs to."""
+    """Returns what identifies the setting of a row of predictions or of scores."""
     return tuple(row[name] for name in KEY)
 
 
 def scores(predictions: Sequence[Row], corpus_metrics: Sequence[str]) -> list[Row]:
-    """For each setting and metric the score of order 0, and with several orders their standard deviation.
+    """Returns for each setting and metric the score of order 0, and the standard deviation over several orders.
 
-    Rows as in ``scores.json``. The interval is the 95% bootstrap interval over queries, the same for
-    the same rows. A metric that no query has, or in some order none, has no row. Rows of corpus
-    metrics also have ``references``, the least and most that a query has, and those of CIDEr
-    ``document_frequency``, what its document frequencies were counted in: only where that is the
-    same do values compare. A corpus metric that cannot be computed here is left out and logged.
+    The rows are those of ``scores.json``. The interval is the 95% bootstrap interval over queries, equal for equal
+    rows. A metric that no query has, or that no query of some order has, has no row. Rows of corpus metrics also have
+    ``references``, the smallest and the largest number of a query; those of CIDEr have ``document_frequency``, what its
+    document frequencies were counted in: only values where that is equal compare. A corpus metric that is unavailable
+    is left out and logged.
 
     Raises:
         UserError: For an unknown corpus metric.
-        ValueError: For a corpus metric whose name is that of a metric of the task's own.
+        ValueError: For a corpus metric that has the name of a metric of the task.
     """
     corpus_metrics = computable(corpus_metrics)
     settings: dict[tuple[Any, ...], dict[int, list[Row]]] = {}
     for row in predictions:
         settings.setdefault(key(row), {}).setdefault(row["order"], []).append(row)
-    groups = [orders[order] for orders in settings.values() for order in sorted(orders)]
-    statistics = iter(_statistics(groups, corpus_metrics))
-    rows: list[Row] = []
+    groups = []
     for setting, orders in settings.items():
         _check_orders(setting, orders)
-        of_order = [next(statistics) for _ in orders]
-        named = dict(of_order[0])
-        if len(orders) > 1:
-            for metric in of_order[0]:
-                if all(metric in own for own in of_order):
-                    named[f"{metric}_order_std"] = spread([own[metric] for own in of_order])
-        for metric, statistic in named.items():
-            row = {"metric": metric, "value": statistic.value, "ci95": list(bootstrap(statistic)), "n": statistic.n}
-            rows.append({**dict(zip(KEY, setting, strict=True)), **row, **statistic.about})
+        groups += [orders[order] for order in sorted(orders)]
+    statistics = iter(_statistics(groups, corpus_metrics))
+    rows = []
+    for setting, orders in settings.items():
+        per_order = [next(statistics) for _ in orders]
+        for metric, statistic in _with_spread(per_order):
+            rows.append(_score_row(setting, metric, statistic))
     return rows
 
 
+def _with_spread(per_order: Sequence[Mapping[str, Statistic]]) -> Iterator[tuple[str, Statistic]]:
+    """The statistics of order 0; of several orders also the standard deviation of each metric that all of them have."""
+    first = per_order[0]
+    yield from first.items()
+    if len(per_order) == 1:
+        return
+    for metric in first:
+        if all(metric in statistics for statistics in per_order):
+            yield f"{metric}_order_std", spread([statistics[metric] for statistics in per_order])
+
+
+def _score_row(setting: tuple[Any, ...], metric: str, statistic: Statistic) -> Row:
+    row = dict(zip(KEY, setting, strict=True))
+    row["metric"] = metric
+    row["value"] = statistic.value
+    row["ci95"] = list(bootstrap(statistic))
+    row["n"] = statistic.n
+    row.update(statistic.about)
+    return row
+
+
 def _check_orders(setting: tuple[Any, ...], orders: dict[int, list[Row]]) -> None:
-    """Raise UserError unless the predictions of all orders are of the same queries, and order 0 is there."""
+    """Raises UserError unless there is order 0, and the predictions of all orders are of the same queries."""
     queries = [row["query"] for row in orders.get(0, [])]
     for order, rows in orders.items():
         if [row["query"] for row in rows] != queries:
@@ -62,9 +80,10 @@ def _check_orders(setting: tuple[Any, ...], orders: dict[int, list[Row]]) -> Non
 
 
 def computable(corpus_metrics: Sequence[str]) -> tuple[str, ...]:
-    """Those of the corpus metrics that can be computed here; the others are logged, with the reason.
+    """Returns the corpus metrics that are available on this machine; logs the others with the reason.
 
-    Raises UserError for an unknown name, and if pycocoevalcap is not installed.
+    Raises:
+        UserError: For an unknown name, and if pycocoevalcap is not installed.
     """
     missing = unavailable(corpus_metrics)
     for metric, reason in missing.items():
@@ -73,16 +92,29 @@ def computable(corpus_metrics: Sequence[str]) -> tuple[str, ...]:
 
 
 def _statistics(groups: Sequence[Sequence[Row]], corpus_metrics: Sequence[str]) -> list[dict[str, Statistic]]:
-    """For each group of predictions its scores by metric: the task's own, then the corpus metrics."""
-    each: list[dict[str, Statistic]] = []
-    for predictions in groups:
-        own = sorted({metric for row in predictions for metric in row["scores"]})
-        if twice := set(own) & set(corpus_metrics):
-            task = predictions[0]["task"]
-            raise ValueError(f"{task} scores {sorted(twice)[0]} per query, and names it as corpus metric")
-        each.append({metric: mean([row["scores"].get(metric) for row in predictions]) for metric in own})
+    """For each group of predictions its statistics by metric: the task's own, then the corpus metrics."""
+    statistics = [_task_statistics(predictions, corpus_metrics) for predictions in groups]
     if corpus_metrics:
-        captions = [([row["output"] for row in own], [row["references"] for row in own]) for own in groups]
-        for statistics, of_corpus in zip(each, corpus_statistics(corpus_metrics, *captions), strict=True):
-            statistics |= of_corpus
-    return each
+        captions = []
+        for predictions in groups:
+            outputs = [row["output"] for row in predictions]
+            references = [row["references"] for row in predictions]
+            captions.append(Captions(outputs, references))
+        for of_group, of_corpus in zip(statistics, corpus_statistics(corpus_metrics, captions), strict=True):
+            of_group.update(of_corpus)
+    return statistics
+
+
+def _task_statistics(predictions: Sequence[Row], corpus_metrics: Sequence[str]) -> dict[str, Statistic]:
+    """The means of the task's own metrics."""
+    metrics: set[str] = set()
+    for row in predictions:
+        metrics.update(row["scores"])
+    ambiguous = sorted(metrics & set(corpus_metrics))
+    if ambiguous:
+        task = predictions[0]["task"]
+        raise ValueError(f"{task} scores {ambiguous[0]} per query, and names it as corpus metric")
+    statistics = {}
+    for metric in sorted(metrics):
+        statistics[metric] = mean([row["scores"].get(metric) for row in predictions])
+    return statistics

@@ -1,44 +1,53 @@
-"""The ways in which a task can be asked, and what each shows before a query."""
+"""Settings: the combinations of shots, demonstrations, control, decoding and seed that a task is evaluated in."""
 
 from dataclasses import dataclass
-from typing import Literal
 
-from flamingo.evaluation.demonstrations import choose, retrieve, shuffled_captions, shuffled_images
+from flamingo.evaluation import EvaluationConfig
+from flamingo.evaluation.controls import CONTROLS, Control
+from flamingo.evaluation.demonstrations import retrieve_demonstrations, sample_demonstrations
 from flamingo.evaluation.protocol import Example, Task
 from flamingo.evaluation.scores import Row
 from flamingo.utils.checks import one_of, seed, whole
 from flamingo.utils.errors import UserError
 
-#: In "zero-shot" prompts of the paper (Flamingo, section 3.1).
+#: Of the paper's "zero-shot" prompts (Flamingo, section 3.1).
 TEXT_ONLY_DEMONSTRATIONS = 2
+
+#: The plain setting, in which nothing is missing or wrong.
+_NO_CONTROL = Control()
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to ask all queries. ``shots`` is the number of demonstrations with images.
+    """One way to ask all queries.
 
-    ``demonstrations``: None (nothing before the query), ``text_only`` (two without their images),
-    ``random`` or ``rices`` (the most similar to the query). ``control``: None; ``blind`` (no token
-    attends to any image); ``shuffled_images`` and ``shuffled_captions`` (see
-    :mod:`flamingo.evaluation.demonstrations`); ``copied_caption`` (the last demonstration's caption is
-    the output, no model is asked). Raises UserError for what does not go together.
+    Attributes:
+        shots: The number of demonstrations with images.
+        demonstrations: None (nothing before the query), ``text_only`` (two without their images), ``random``, or
+            ``rices`` (the most similar to the query).
+        control: A name of :data:`flamingo.evaluation.controls.CONTROLS`, or None.
+        num_beams: 1 is greedy decoding.
+        seed: Of the demonstrations, their captions and their order.
+
+    Raises:
+        UserError: For values that do not fit together.
     """
 
     shots: int
-    demonstrations: Literal["text_only", "random", "rices"] | None
-    control: Literal["blind", "shuffled_images", "shuffled_captions", "copied_caption"] | None = None
-    beams: int = 1
+    demonstrations: str | None
+    control: str | None = None
+    num_beams: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
         one_of("demonstrations", self.demonstrations, (None, "text_only", "random", "rices"))
-        one_of("control", self.control, (None, "blind", "shuffled_images", "shuffled_captions", "copied_caption"))
+        one_of("control", self.control, (None, *CONTROLS))
         whole("shots", self.shots, least=0)
-        whole("beams", self.beams, least=1)
+        whole("num_beams", self.num_beams, least=1)
         seed("seed", self.seed)
         if (self.shots > 0) != self.with_images:
             raise UserError(f"{self}: random and retrieved demonstrations need shots, other settings have 0")
-        if self.control not in (None, "blind") and not self.with_images:
+        if self.control is not None and self.change.needs_demonstrations and not self.with_images:
             raise UserError(f"{self}: the control needs demonstrations with images")
 
     @property
@@ -47,15 +56,21 @@ class Setting:
         return self.demonstrations in ("random", "rices")
 
     @property
+    def change(self) -> Control:
+        """What the control changes."""
+        return _NO_CONTROL if self.control is None else CONTROLS[self.control]
+
+    @property
     def decoding(self) -> str:
-        return "greedy" if self.beams == 1 else f"beam{self.beams}"
+        """As in the result files: ``greedy``, ``beam3``."""
+        return "greedy" if self.num_beams == 1 else f"beam{self.num_beams}"
 
     def __str__(self) -> str:
-        parts = (f"{self.shots} shots", self.demonstrations, self.control, self.decoding, f"seed {self.seed}")
-        return ", ".join(filter(None, parts))
+        parts = [f"{self.shots} shots", self.demonstrations, self.control, self.decoding, f"seed {self.seed}"]
+        return ", ".join(part for part in parts if part is not None)
 
     def row(self, task: Task) -> Row:
-        """The fields that this setting is told apart by in the files."""
+        """Returns the fields that identify this setting in the result files."""
         return {
             "task": task.name,
             "shots": self.shots,
@@ -67,24 +82,57 @@ class Setting:
 
     @classmethod
     def of_row(cls, row: Row) -> "Setting":
-        beams = 1 if row["decoding"] == "greedy" else int(row["decoding"].removeprefix("beam"))
-        return cls(row["shots"], row["demonstrations"], row["control"], beams, row["seed"])
+        """Returns the setting of a row of the result files."""
+        num_beams = 1 if row["decoding"] == "greedy" else int(row["decoding"].removeprefix("beam"))
+        return cls(row["shots"], row["demonstrations"], row["control"], num_beams, row["seed"])
+
+
+def make_settings(config: EvaluationConfig, task: Task) -> list[Setting]:
+    """Returns every combination of a config; one that depends on no seed has the first seed only."""
+    settings = []
+    for num_beams in config.num_beams:
+        for seed in config.seeds:
+            settings += _plain_settings(config, task, num_beams, seed)
+            settings += _control_settings(config, num_beams, seed)
+    return settings
+
+
+def _plain_settings(config: EvaluationConfig, task: Task, num_beams: int, seed: int) -> list[Setting]:
+    settings = []
+    for shots in config.shots:
+        if shots > 0:
+            settings += [Setting(shots, name, None, num_beams, seed) for name in config.demonstrations]
+        elif seed == config.seeds[0]:
+            settings.append(Setting(0, None, None, num_beams, seed))
+    if config.text_only and task.text_only:
+        settings.append(Setting(0, "text_only", None, num_beams, seed))
+    return settings
+
+
+def _control_settings(config: EvaluationConfig, num_beams: int, seed: int) -> list[Setting]:
+    settings = []
+    for shots in config.control_shots:
+        demonstrations = config.demonstrations if shots > 0 else [None]
+        for name in demonstrations:
+            for control in config.controls:
+                # An answer without the model is the same for any number of beams.
+                if CONTROLS[control].answer is None or num_beams == config.num_beams[0]:
+                    settings.append(Setting(shots, name, control, num_beams, seed))
+    return settings
 
 
 def prompt_examples(task: Task, query: Example, setting: Setting, order: int = 0) -> list[Example]:
-    """The demonstrations as they are shown before the query: a pure function of its arguments."""
+    """Returns the demonstrations as the prompt shows them: a pure function of its arguments."""
     if setting.demonstrations is None:
         return []
     if setting.demonstrations == "text_only":
         if not task.text_only:
             raise UserError(f"{task.name} has no 0-shot variant with text-only demonstrations")
-        return choose(task, query, TEXT_ONLY_DEMONSTRATIONS, setting.seed, order)
+        return sample_demonstrations(task, query, TEXT_ONLY_DEMONSTRATIONS, setting.seed, order)
     if setting.demonstrations == "rices":
-        chosen = retrieve(task, query, setting.shots, setting.seed)
+        demonstrations = retrieve_demonstrations(task, query, setting.shots, setting.seed)
     else:
-        chosen = choose(task, query, setting.shots, setting.seed, order)
-    if setting.control == "shuffled_images":
-        return shuffled_images(chosen, query, setting.seed)
-    if setting.control == "shuffled_captions":
-        return shuffled_captions(task, chosen, query, setting.seed)
-    return chosen
+        demonstrations = sample_demonstrations(task, query, setting.shots, setting.seed, order)
+    if setting.change.replacement is not None:
+        return setting.change.replacement(task, query, demonstrations, setting.seed)
+    return demonstrations

@@ -7,7 +7,9 @@
 from dataclasses import dataclass
 
 from flamingo.data.builders import DocumentsConfig
-from flamingo.utils.checks import probability
+from flamingo.evaluation.tasks import TaskConfig
+from flamingo.synthetic.scenes import SHAPES
+from flamingo.utils.checks import probability, whole
 from flamingo.utils.kinds import Kinds
 
 
@@ -27,4 +29,33 @@ BUILDERS: Kinds = {
     "synthetic_captions": (SyntheticDocumentsConfig, "flamingo.synthetic.documents:SyntheticDocuments"),
     "synthetic_binding": (SyntheticDocumentsConfig, "flamingo.synthetic.documents:SyntheticDocuments"),
     "synthetic_questions": (SyntheticDocumentsConfig, "flamingo.synthetic.documents:SyntheticDocuments"),
+}
+
+
+@dataclass(kw_only=True)
+class SyntheticTaskConfig(TaskConfig):
+    """A task of captions or questions, each query with a support of its own."""
+
+    num_queries: int
+
+    def __post_init__(self) -> None:
+        whole("num_queries", self.num_queries, least=1)
+
+
+@dataclass(kw_only=True)
+class SyntheticBindingConfig(SyntheticTaskConfig):
+    """A task of nonce names that only the demonstrations define."""
+
+    #: Names of an episode.
+    num_ways: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("num_ways", self.num_ways, least=2, most=len(SHAPES))
+
+
+TASKS: Kinds = {
+    "synthetic_captions": (SyntheticTaskConfig, "flamingo.synthetic.tasks:SyntheticCaptions"),
+    "synthetic_binding": (SyntheticBindingConfig, "flamingo.synthetic.tasks:SyntheticBinding"),
+    "synthetic_questions": (SyntheticTaskConfig, "flamingo.synthetic.tasks:SyntheticQuestions"),
 }

@@ -12,11 +12,11 @@ from typing import ClassVar
 
 from flamingo.data.document import PROMPT, Image
 from flamingo.evaluation.protocol import Example
+from flamingo.synthetic import SyntheticBindingConfig, SyntheticTaskConfig
 from flamingo.synthetic.documents import Turn, caption_turns, question_turns, random_names, stream
 from flamingo.synthetic.drawing import draw
 from flamingo.synthetic.grammar import Dialect, attribute_accuracy, random_dialect
-from flamingo.synthetic.scenes import SHAPES, Scene
-from flamingo.utils.checks import whole
+from flamingo.synthetic.scenes import Scene
 
 #: Candidates for the demonstrations of a query; of binding for each name.
 CANDIDATES, CANDIDATES_PER_NAME = 32, 8
@@ -36,14 +36,16 @@ class Episode:
 
 @dataclass
 class SyntheticTask(ABC):
-    """``number`` queries, each with a support of its own."""
+    """``num_queries`` queries, each with a support of its own."""
 
-    number: int
+    num_queries: int
     text_only: ClassVar[bool] = True
     corpus_metrics: ClassVar[tuple[str, ...]] = ()
 
-    def __post_init__(self) -> None:
-        whole("number", self.number, least=1)
+    @classmethod
+    def from_config(cls, config: SyntheticTaskConfig) -> "SyntheticTask":
+        """Returns the task of a config."""
+        return cls(config.num_queries)
 
     @property
     @abstractmethod
@@ -62,7 +64,7 @@ class SyntheticTask(ABC):
     @cached_property
     def episodes(self) -> dict[str, Episode]:
         """All episodes, by the id of their query."""
-        made = [self.episode(*stream(self.stream_name, index)) for index in range(self.number)]
+        made = [self.episode(*stream(self.stream_name, index)) for index in range(self.num_queries)]
         return {episode.query.id: episode for episode in made}
 
     @cached_property
@@ -102,27 +104,29 @@ class SyntheticCaptions(SyntheticTask):
 class SyntheticBinding(SyntheticTask):
     """A name that the demonstrations alone bind, to a shape or to a colour: fast binding (Frozen, arXiv 2106.13884).
 
-    The demonstrations come in a group for each of the ``ways`` names.
+    The demonstrations come in a group for each of the ``num_ways`` names.
     """
 
-    ways: int = 2
+    num_ways: int = 2
     max_new_tokens: ClassVar[int] = 12
     text_only: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        whole("ways", self.ways, least=2, most=len(SHAPES))
+    @classmethod
+    def from_config(cls, config: SyntheticTaskConfig) -> "SyntheticBinding":
+        """Returns the task of a config."""
+        assert isinstance(config, SyntheticBindingConfig)
+        return cls(config.num_queries, config.num_ways)
 
     @property
     def name(self) -> str:
-        return f"synthetic_binding_{self.ways}way"
+        return f"synthetic_binding_{self.num_ways}way"
 
     @property
     def stream_name(self) -> str:
-        return f"binding/{self.ways}way"
+        return f"binding/{self.num_ways}way"
 
     def episode(self, rng: random.Random, name: str) -> Episode:
-        meanings = random_names(rng, "evaluation", self.ways)
+        meanings = random_names(rng, "evaluation", self.num_ways)
         support = [
             _examples([Turn(scene(rng), PROMPT, word) for _ in range(CANDIDATES_PER_NAME)], f"{name}/{word}")
             for word, (_, scene) in meanings.items()

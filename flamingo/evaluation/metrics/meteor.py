@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from flamingo.evaluation.metrics.corpus import Captions, merge, split
+from flamingo.evaluation.metrics.resampling import Statistic
 from flamingo.utils.errors import UserError
 
 # English, as pycocoevalcap asks for it; the weights are of exact matches, stems, synonyms and paraphrases.
@@ -18,26 +20,40 @@ _ALPHA, _BETA, _GAMMA, _DELTA, _WEIGHTS = 0.85, 0.2, 0.6, 0.75, np.array([1.0, 0
 _COLUMNS = 23
 
 
-def unavailable() -> str | None:
-    """Why METEOR cannot be computed here, or None where it can."""
-    if shutil.which("java") is None:
-        return "there is no java"
-    return None if _jar().is_file() else f"{_jar()} is missing"
+class Meteor:
+    """METEOR, whose Java program runs once for all groups."""
+
+    def unavailable(self) -> str | None:
+        if shutil.which("java") is None:
+            return "there is no java"
+        return None if _jar().is_file() else f"{_jar()} is missing"
+
+    def statistics(self, groups: Sequence[Captions]) -> list[dict[str, Statistic]]:
+        merged = merge(groups)
+        counts = meteor_counts(merged.outputs, merged.references)
+        statistics = []
+        for group, own_counts in zip(groups, split(counts, groups), strict=True):
+            statistic = Statistic(own_counts, meteor, len(group.outputs), group.about())
+            statistics.append({"METEOR": statistic})
+        return statistics
 
 
 def meteor_counts(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Float[np.ndarray, "queries 23"]:
-    """What METEOR counts for each query, against the reference that scores best; of tokenized captions.
+    """Returns what METEOR counts for each query, against the reference that scores best, from tokenized captions.
 
-    The jar runs once, which costs some seconds for its paraphrases, and has ended when this returns or raises. Raises
-    RuntimeError with what it said where it fails.
+    The jar runs once, which costs some seconds for its paraphrases.
+
+    Raises:
+        RuntimeError: With the message of the jar, where it fails.
     """
-    queries = zip(outputs, references, strict=True)
-    lines = [" ||| ".join(["SCORE", *several, output]) + "\n" for output, several in queries]
+    lines = []
+    for output, captions in zip(outputs, references, strict=True):
+        lines.append(" ||| ".join(["SCORE", *captions, output]) + "\n")
     command = ["java", "-Dfile.encoding=UTF-8", "-Xmx2G", "-jar", _jar().name, "-", "-", "-stdio", "-l", "en", "-norm"]
-    done = subprocess.run(command, cwd=_jar().parent, input="".join(lines), capture_output=True, encoding="utf-8")
-    rows = done.stdout.splitlines()
-    if done.returncode or len(rows) != len(lines):
-        raise RuntimeError(f"METEOR gave {len(rows)} of {len(lines)} answers and ended with: {done.stderr.strip()}")
+    process = subprocess.run(command, cwd=_jar().parent, input="".join(lines), capture_output=True, encoding="utf-8")
+    rows = process.stdout.splitlines()
+    if process.returncode or len(rows) != len(lines):
+        raise RuntimeError(f"METEOR gave {len(rows)} of {len(lines)} answers and ended with: {process.stderr.strip()}")
     counts = np.array([row.split() for row in rows], dtype=float).reshape(-1, _COLUMNS)
     # A caption that matches from end to end is not broken into chunks at all.
     chunks, matched = counts[:, 20], counts[:, 21:]
@@ -46,7 +62,7 @@ def meteor_counts(outputs: Sequence[str], references: Sequence[Sequence[str]]) -
 
 
 def meteor(counts: Float[np.ndarray, "*resamples 23"]) -> Float[np.ndarray, "*resamples"]:
-    """METEOR of summed :func:`meteor_counts`: a harmonic mean of precision and recall, less what is out of order."""
+    """Returns METEOR of summed :func:`meteor_counts`: a harmonic mean of precision and recall, less what is out of order."""
     words, function = counts[..., :2], counts[..., 2:4]
     # By matcher, content or function words, output or reference.
     matches = counts[..., 4:20].reshape(*counts.shape[:-1], 4, 2, 2)

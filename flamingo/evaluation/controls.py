@@ -1,0 +1,79 @@
+"""Controls: evaluations in which a part of the prompt is missing or wrong, or no model answers.
+
+A control shows what the score of the plain setting rests on.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from flamingo.evaluation.demonstrations import query_rng, with_caption
+from flamingo.evaluation.protocol import Example, Task
+from flamingo.utils.errors import UserError
+
+#: Draws of a caption from another query's support before the control gives up.
+_MAX_DRAWS = 1000
+
+#: (task, query, demonstrations, seed) -> the demonstrations that are shown instead.
+Replacement = Callable[[Task, Example, Sequence[Example], int], list[Example]]
+
+
+@dataclass(frozen=True)
+class Control:
+    """What a control changes. Without any argument it changes nothing."""
+
+    #: Whether no token attends to any image. The prompt keeps its markers.
+    blind: bool = False
+    #: Replaces the demonstrations.
+    replacement: Replacement | None = None
+    #: The output, from the demonstrations that are shown; no model is asked. It needs no prompt.
+    answer: Callable[[Sequence[Example]], str] | None = None
+    #: Whether the setting must have demonstrations with images.
+    needs_demonstrations: bool = True
+
+
+def shuffled_images(task: Task, query: Example, demonstrations: Sequence[Example], seed: int) -> list[Example]:
+    """Returns the demonstrations with their images permuted uniformly; some may keep theirs."""
+    images = [example.image for example in demonstrations]
+    query_rng(seed, query, "shuffled_images").shuffle(images)
+    return [replace(example, image=image) for example, image in zip(demonstrations, images, strict=True)]
+
+
+def shuffled_captions(task: Task, query: Example, demonstrations: Sequence[Example], seed: int) -> list[Example]:
+    """Returns the demonstrations with captions of examples outside this prompt, from other queries' supports.
+
+    Raises:
+        UserError: Where there is no such caption.
+    """
+    rng = query_rng(seed, query, "shuffled_captions")
+    queries = task.queries()
+    excluded = {query.id}
+    excluded.update(example.id for example in demonstrations)
+
+    def draw_caption() -> str:
+        # Rejection sampling: a list of the candidates of all queries would take long.
+        for _ in range(_MAX_DRAWS):
+            other = queries[rng.randrange(len(queries))]
+            if other.id == query.id:
+                continue
+            groups = task.support(other)
+            group = groups[rng.randrange(len(groups))]
+            example = group[rng.randrange(len(group))]
+            if example.id not in excluded:
+                return rng.choice(example.references)
+        raise UserError(f"{task.name} has no other caption to replace those of {query.id}")
+
+    return [with_caption(example, draw_caption()) for example in demonstrations]
+
+
+def last_caption(demonstrations: Sequence[Example]) -> str:
+    """Returns the caption of the last demonstration."""
+    return demonstrations[-1].references[0]
+
+
+#: The controls by the name that configs and result files have for them.
+CONTROLS = {
+    "blind": Control(blind=True, needs_demonstrations=False),
+    "shuffled_images": Control(replacement=shuffled_images),
+    "shuffled_captions": Control(replacement=shuffled_captions),
+    "copied_caption": Control(answer=last_caption),
+}

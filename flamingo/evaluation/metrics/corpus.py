@@ -1,0 +1,128 @@
+"""Metrics of all outputs of a setting together, computed by name on tokenized captions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from flamingo.evaluation.metrics import METRICS
+from flamingo.evaluation.metrics.ptb import tokenize
+from flamingo.evaluation.metrics.resampling import Statistic
+from flamingo.utils.checks import one_of
+
+Rows = TypeVar("Rows", list[float], np.ndarray)
+
+
+@dataclass(frozen=True)
+class Captions:
+    """The outputs of a setting, and the references of each output."""
+
+    outputs: Sequence[str]
+    references: Sequence[Sequence[str]]
+
+    def about(self) -> dict[str, Any]:
+        """What all metrics report: the smallest and the largest number of references of an output."""
+        counts = [len(references) for references in self.references]
+        return {"references": [min(counts), max(counts)]}
+
+
+class Metric(Protocol):
+    """One corpus metric, or several that share their counts. It is constructed without arguments."""
+
+    def unavailable(self) -> str | None:
+        """Returns why it cannot be computed on this machine; None if it can. Nothing is downloaded.
+
+        Raises:
+            UserError: If the package that computes it is not installed.
+        """
+        ...
+
+    def statistics(self, groups: Sequence[Captions]) -> list[dict[str, Statistic]]:
+        """Returns for each group of tokenized captions its scores by name."""
+        ...
+
+
+def corpus_statistics(metrics: Sequence[str], groups: Sequence[Captions]) -> list[dict[str, Statistic]]:
+    """Returns for each group the metrics of all its outputs together.
+
+    The scores equal those of pycocoevalcap, its tokenizer included. Each metric's class is called once for all groups,
+    so that Java, which METEOR and SPICE need, starts once.
+
+    Raises:
+        UserError: For an unknown name, or if pycocoevalcap is not installed.
+    """
+    check_metrics(metrics)
+    tokenized = _tokenized(groups)
+    by_class = {location: _class_at(location)().statistics(tokenized) for location in _locations(metrics)}
+    statistics = []
+    for number in range(len(groups)):
+        of_group = {metric: by_class[METRICS[metric]][number][metric] for metric in metrics}
+        statistics.append(of_group)
+    return statistics
+
+
+def unavailable(metrics: Sequence[str]) -> dict[str, str]:
+    """Returns the metrics that cannot be computed on this machine, with the reason.
+
+    Raises:
+        UserError: For an unknown name, or if pycocoevalcap is not installed.
+    """
+    for metric in metrics:
+        one_of("a corpus metric", metric, METRICS)
+    reasons = {}
+    for metric in metrics:
+        reason = _class_at(METRICS[metric])().unavailable()
+        if reason is not None:
+            reasons[metric] = reason
+    return reasons
+
+
+def check_metrics(metrics: Sequence[str]) -> None:
+    """Raises UserError for an unknown name, or if pycocoevalcap is not installed."""
+    unavailable(metrics)
+
+
+def merge(groups: Sequence[Captions]) -> Captions:
+    """Returns the captions of all groups as one group."""
+    outputs: list[str] = []
+    references: list[Sequence[str]] = []
+    for group in groups:
+        outputs += group.outputs
+        references += group.references
+    return Captions(outputs, references)
+
+
+def split(rows: Rows, groups: Sequence[Captions]) -> list[Rows]:
+    """Returns for each group its rows, from the rows of the merged groups."""
+    parts = []
+    start = 0
+    for group in groups:
+        end = start + len(group.outputs)
+        parts.append(rows[start:end])
+        start = end
+    return parts
+
+
+def _locations(metrics: Sequence[str]) -> list[str]:
+    """The classes of the metrics, each once."""
+    return list(dict.fromkeys(METRICS[metric] for metric in metrics))
+
+
+def _class_at(location: str) -> type[Metric]:
+    module, _, name = location.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _tokenized(groups: Sequence[Captions]) -> list[Captions]:
+    tokens = cache(tokenize)
+    tokenized = []
+    for group in groups:
+        outputs = [tokens(output) for output in group.outputs]
+        references = []
+        for of_output in group.references:
+            references.append([tokens(reference) for reference in of_output])
+        tokenized.append(Captions(outputs, references))
+    return tokenized

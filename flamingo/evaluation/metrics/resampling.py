@@ -1,0 +1,59 @@
+"""Scores as functions of sums over queries, and their bootstrap intervals."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A score that is a function of sums over queries, so that queries can be resampled without scoring them again."""
+
+    parts: Float[np.ndarray, "queries parts"]
+    #: From sums of ``parts`` [... parts] to scores [...].
+    of_sums: Callable[[np.ndarray], np.ndarray]
+    #: The number of queries (or orders) of the score.
+    n: int
+    #: What the score was computed with, for its row in ``scores.json``.
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def value(self) -> float:
+        return float(self.of_sums(self.parts.sum(axis=0)))
+
+
+def mean(values: Sequence[float | None], about: dict[str, Any] | None = None) -> Statistic:
+    """Returns the mean over the queries that have a value, of which there must be at least one."""
+    parts = np.array([[0.0, 0.0] if value is None else [value, 1.0] for value in values])
+    return Statistic(parts, lambda sums: sums[..., 0] / sums[..., 1], int(parts[:, 1].sum()), about or {})
+
+
+def spread(statistics: Sequence[Statistic]) -> Statistic:
+    """Returns the standard deviation (n - 1 in the denominator) of several scores of the same queries."""
+    sizes = [statistic.parts.shape[1] for statistic in statistics]
+    boundaries = np.cumsum(sizes)[:-1]
+
+    def of_sums(sums: np.ndarray) -> np.ndarray:
+        values = []
+        for statistic, columns in zip(statistics, np.split(sums, boundaries, axis=-1), strict=True):
+            values.append(statistic.of_sums(columns))
+        return np.asarray(np.std(values, axis=0, ddof=1))
+
+    parts = np.hstack([statistic.parts for statistic in statistics])
+    return Statistic(parts, of_sums, len(statistics), statistics[0].about)
+
+
+def bootstrap(statistic: Statistic, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """Returns the 95% percentile interval over resampled queries; resamples without a value do not count."""
+    queries = len(statistic.parts)
+    rng = np.random.default_rng(seed)
+    sums = []
+    for _ in range(resamples):  # one at a time keeps the memory small
+        counts = np.bincount(rng.integers(queries, size=queries), minlength=queries)
+        sums.append(counts @ statistic.parts)
+    with np.errstate(invalid="ignore"):
+        low, high = np.nanquantile(statistic.of_sums(np.stack(sums)), [0.025, 0.975])
+    return float(low), float(high)

@@ -1,0 +1,33 @@
+"""Query and demonstrations -> the prompt, as a document and as text."""
+
+from collections.abc import Sequence
+
+from flamingo.data.document import Document, EndOfChunk, Part, Text
+from flamingo.data.processor import END_OF_CHUNK_TOKEN, IMAGE_TOKEN
+from flamingo.evaluation.protocol import Example
+
+
+def build_prompt(query: Example, demonstrations: Sequence[Example], images: bool = True) -> Document:
+    """Returns the document that the model continues.
+
+    Args:
+        query: The query, which keeps its image.
+        demonstrations: Each shows the first of its references.
+        images: Whether the demonstrations have their images.
+    """
+    parts: list[Part] = []
+    for example in demonstrations:
+        parts.append(example.image if images else EndOfChunk())
+        parts.append(Text(f"{example.prompt} {example.references[0]}"))
+    parts.append(query.image)
+    parts.append(Text(query.prompt))
+    return Document(parts, id=query.id)
+
+
+def render_prompt(prompt: Document) -> str:
+    """Returns the prompt as text, with the tokens that the processor writes."""
+    chunks = []
+    for chunk in prompt.chunks():
+        text = "".join(part.text for part in chunk.texts)
+        chunks.append(IMAGE_TOKEN + text if chunk.image else text)
+    return END_OF_CHUNK_TOKEN.join(chunks)

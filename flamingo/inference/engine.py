@@ -1,0 +1,32 @@
+"""Engine: what the evaluation needs of a model, as a protocol."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from flamingo.data.document import Document
+
+
+class Engine(Protocol):
+    """Continues prompts of images and text."""
+
+    def generate(
+        self,
+        prompts: Sequence[Document],
+        max_new_tokens: int,
+        num_beams: int = 1,
+        blind: bool = False,
+        on_progress: Callable[[int], object] | None = None,
+    ) -> list[str]:
+        """Returns the continuation of each prompt.
+
+        Args:
+            prompts: Documents that end where the continuation begins.
+            max_new_tokens: The largest number of tokens of a continuation.
+            num_beams: 1 is greedy decoding.
+            blind: Whether no token attends to any image; the prompts keep their image markers.
+            on_progress: Called with the size of each batch that is done.
+
+        Raises:
+            UserError: For a broken image, and for a prompt that leaves no room for ``max_new_tokens``.
+        """
+        ...
