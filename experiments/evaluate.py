@@ -1,8 +1,8 @@
 """Few-shot evaluation of a trained model: shots, seeds, controls -> predictions.jsonl and scores.json.
 
 python -m experiments.evaluate run=outputs/demo
-python -m experiments.evaluate run=outputs/demo task=synthetic_questions shots=[0,4] beams=[1,3] seeds=[0,1,2] orders=4
-python -m experiments.evaluate run=outputs/flickr8k task=flickr8k support='DIR/train-*.tar' query='DIR/dev-*.tar'
+python -m experiments.evaluate run=outputs/demo task=synthetic_questions shots=[0,4] num_beams=[1,3] seeds=[0,1,2]
+python -m experiments.evaluate run=outputs/own task=flickr8k task.support='DIR/train-*.tar' task.query='DIR/dev-*.tar'
 
 Several tasks may be evaluated into the same folder; one that was stopped goes on, and settings are
 added without repeating those that are done.
@@ -11,7 +11,7 @@ added without repeating those that are done.
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,28 +19,30 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
+from omegaconf import MISSING, DictConfig
 
 from experiments.configs import check, plain
 from experiments.features import FeaturesConfig, kept_as, open_features
 from experiments.schema import command
-from experiments.tasks import TaskConfig, look_at_images, make_task
+from experiments.tasks import ALL_TASKS, look_at_images, make_task
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.contents import contents as data_contents
 from flamingo.data.document import PROMPT
 from flamingo.data.usable import usable
+from flamingo.evaluation import EvaluationConfig
 from flamingo.evaluation.harness import evaluate
 from flamingo.evaluation.preflight import check_prompts, check_settings
 from flamingo.evaluation.protocol import Task
 from flamingo.evaluation.scores import Row
-from flamingo.evaluation.settings import Setting
+from flamingo.evaluation.settings import Setting, make_settings
 from flamingo.evaluation.tasks.captioning import Captioning
 from flamingo.inference.features import FeatureStore
+from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.model.config import FlamingoConfig
 from flamingo.model.modeling import BACKBONES
-from flamingo.utils import checks
 from flamingo.utils.errors import UserError
 from flamingo.utils.identity import differences, folder_checksums
+from flamingo.utils.kinds import load_kind
 from flamingo.utils.names import file_name
 from flamingo.utils.processes import keep_memory
 from flamingo.utils.run_folder import Kind, Run, model_contents, read_config, run_folder
@@ -49,7 +51,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class EvaluateConfig:
+class EvaluateConfig(EvaluationConfig):
     """What is evaluated, and in which settings: all of them with each seed and each number of beams."""
 
     #: A folder that experiments.train has left. Its checkpoint is evaluated and results go there, too, unless
@@ -59,47 +61,10 @@ class EvaluateConfig:
     output: str | None = None
     #: Removes the results of all tasks in `output` first.
     overwrite: bool = False
-    task: TaskConfig = field(default_factory=TaskConfig)
-    #: People's own images: what is asked, and what may be shown before it.
-    query: str | None = None
-    support: str | None = None
+    #: The config of a kind in :data:`experiments.tasks.ALL_TASKS`.
+    task: Any = MISSING
     #: Of captioned images, in the folder where results go unless it says otherwise; what is there keeps its precision.
     features: FeaturesConfig = field(default_factory=lambda: FeaturesConfig(folder="features"))
-    #: How demonstrations are chosen: random, rices.
-    demonstrations: list[str] = field(default_factory=lambda: ["random"])
-    #: Numbers of demonstrations; 0: nothing before the query.
-    shots: list[int] = field(default_factory=lambda: [0, 1, 2, 4, 8])
-    #: Whether 0 shots are also asked with two demonstrations without their images, as in the paper.
-    text_only: bool = True
-    #: Of blind, shuffled_images, shuffled_captions, copied_caption; each with these numbers of shots.
-    controls: list[str] = field(default_factory=list)
-    control_shots: list[int] = field(default_factory=list)
-    #: 1 is greedy.
-    beams: list[int] = field(default_factory=lambda: [1])
-    seeds: list[int] = field(default_factory=lambda: [0])
-    #: Orders in which the same demonstrations are shown: above 1, the spread over them is scored, too.
-    orders: int = 1
-    #: The first so many queries; null: all.
-    limit: int | None = None
-    batch_size: int = 32
-    #: Queries whose pictures are kept for the report.
-    pictures: int = 12
-
-    def __post_init__(self) -> None:
-        for kind in self.demonstrations:
-            checks.one_of("demonstrations", kind, ("random", "rices"))
-        for control in self.controls:
-            checks.one_of("controls", control, ("blind", "shuffled_images", "shuffled_captions", "copied_caption"))
-        for key, least in (("shots", 0), ("control_shots", 0), ("beams", 1)):
-            for number in getattr(self, key):
-                checks.whole(key, number, least)
-        for number in self.seeds:
-            checks.seed("seeds", number)
-        for key in ("orders", "batch_size"):
-            checks.whole(key, getattr(self, key), least=1)
-        checks.whole("pictures", self.pictures, least=0)
-        if self.limit is not None:
-            checks.whole("limit", self.limit, least=1)
 
 
 ConfigStore.instance().store("evaluate_schema", EvaluateConfig)
@@ -107,7 +72,7 @@ ConfigStore.instance().store("evaluate_schema", EvaluateConfig)
 #: These may change between evaluations into the same folder: the harness knows which settings are there already, and
 #: the contents of the checkpoint and of the data, wherever they lie, what they were made with.
 _MAY_CHANGE = (
-    *("shots", "text_only", "controls", "control_shots", "beams", "seeds", "batch_size", "pictures"),
+    *("shots", "text_only", "controls", "control_shots", "num_beams", "seeds", "batch_size", "pictures"),
     *("run", "checkpoint", "demonstrations", "features"),
     # Predictions that are there are scored again.
     "task.metrics",
@@ -136,27 +101,6 @@ def composed(overrides: list[str]) -> dict[str, Any]:
     folder = str(Path(__file__).parents[1] / "conf")
     with nullcontext() if at_work else initialize_config_dir(folder, version_base="1.3"):
         return plain(compose("evaluate", overrides=overrides))
-
-
-def make_settings(config: dict[str, Any], task: Task) -> list[Setting]:
-    """Every combination; what depends on no seed, with the first seed alone."""
-    settings = []
-    kinds = config["demonstrations"]
-    for beams in config["beams"]:
-        for seed in config["seeds"]:
-            for shots in config["shots"]:
-                if shots > 0:
-                    settings += [Setting(shots, kind, None, beams, seed) for kind in kinds]
-                elif seed == config["seeds"][0]:
-                    settings.append(Setting(0, None, None, beams, seed))
-            if config["text_only"] and task.text_only:
-                settings.append(Setting(0, "text_only", None, beams, seed))
-            for shots in config["control_shots"]:
-                # A copied caption is the same for any number of beams.
-                controls = [c for c in config["controls"] if c != "copied_caption" or beams == config["beams"][0]]
-                own = kinds if shots else [None]
-                settings += [Setting(shots, kind, c, beams, seed) for kind in own for c in controls]
-    return settings
 
 
 def check_checkpoint(folder: Path) -> None:
@@ -220,18 +164,17 @@ def plan(config: dict[str, Any]) -> Plan:
     """Read the task's data, and raise UserError for whatever the evaluation would fail at later."""
     check(EvaluateConfig, config)
     folders(config)
-    for key in ("query", "support"):
-        if config[key] is not None and config["task"]["kind"] != "images":
-            raise UserError(
-                f"{key}={config[key]}: task.kind={config['task']['kind']} has no use for it; choose a task of images, "
-                "such as task=flickr8k"
-            )
-    task = make_task(config["task"], opens=config["features"]["folder"] is None)
-    settings = make_settings(config, task)
+    task = make_task(load_kind(ALL_TASKS, config["task"], "task"), opens=config["features"]["folder"] is None)
+    settings = make_settings(evaluation_config(config), task)
     if any(setting.demonstrations == "rices" for setting in settings) and config["features"]["folder"] is None:
         raise UserError("demonstrations=rices compares images by their features: say features.folder=FOLDER")
     check_settings(task, settings, config["limit"])
     return Plan(config, task, settings)
+
+
+def evaluation_config(config: dict[str, Any]) -> EvaluationConfig:
+    """Return the part of a config that the harness takes."""
+    return EvaluationConfig(**{own.name: config[own.name] for own in fields(EvaluationConfig)})
 
 
 def check_outputs(plans: Sequence[Plan], trained: Path) -> None:
@@ -310,19 +253,8 @@ def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
         report = output / f"images-{_in_file_names(task)}.json"
         look_at_images(task, features, most, None if config["run"] is None else Path(config["run"]), report)
         check_lengths(planned, ("rices",), processor)
-    return evaluate(
-        model,
-        processor,
-        task,
-        planned.settings,
-        output,
-        batch_size=config["batch_size"],
-        limit=config["limit"],
-        orders=config["orders"],
-        pictures=config["pictures"],
-        features=features,
-        on_save=run.keep,
-    )
+    engine = FlamingoEngine(model, processor, config["batch_size"], features)
+    return evaluate(engine, task, planned.settings, output, evaluation_config(config), on_save=run.keep)
 
 
 @command("evaluate")

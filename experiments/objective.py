@@ -58,7 +58,7 @@ def _is_plain(setting: Setting) -> bool:
 
 def _metrics(plan: Plan, setting: Setting) -> set[str]:
     """The metrics that right answers have in a setting."""
-    task, limit, orders = plan.task, plan.config["limit"], plan.config["orders"]
+    task, limit, orders = plan.task, plan.config["limit"], plan.config["num_orders"]
     metrics = set(task.corpus_metrics)
     for query in task.queries()[:limit]:
         examples = prompt_examples(task, query, setting)

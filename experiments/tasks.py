@@ -1,107 +1,55 @@
-"""From a config to the task that it asks for: of the synthetic benchmark, or of captioned images."""
+"""Config of a task -> the task; and which of its images are similar."""
 
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from omegaconf import MISSING
 
 from experiments.data import captioned_images
 from experiments.features import add_features
+from flamingo import synthetic
 from flamingo.data.record import CaptionedImage
-from flamingo.evaluation.metrics.captions import check_metrics
+from flamingo.evaluation.metrics.corpus import check_metrics
 from flamingo.evaluation.protocol import Task
 from flamingo.evaluation.scores import computable
+from flamingo.evaluation.tasks import TASKS, CaptioningConfig, TaskConfig
 from flamingo.evaluation.tasks.captioning import Captioning
 from flamingo.inference.features import FeatureStore, near_duplicates, nearest
-from flamingo.synthetic.tasks import SyntheticBinding, SyntheticCaptions, SyntheticQuestions
-from flamingo.utils.checks import one_of, whole, within
-from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
+from flamingo.utils.kinds import Kinds, class_of
 from flamingo.utils.run_folder import read_config
 
 log = logging.getLogger(__name__)
 
-_SYNTHETIC: dict[str, Any] = {
-    "captions": SyntheticCaptions,
-    "binding": SyntheticBinding,
-    "questions": SyntheticQuestions,
-}
+#: The library's tasks and the synthetic benchmark's.
+ALL_TASKS: Kinds = {**TASKS, **synthetic.TASKS}
 
 
-@dataclass
-class TaskConfig:
-    """Of the synthetic benchmark captions, binding or questions; or images: people's own, with their captions."""
-
-    kind: str = MISSING
-    #: Of the synthetic benchmark: queries.
-    number: int | None = None
-    #: Of binding: names in an episode.
-    ways: int | None = None
-    #: Of images: what the task is called in the score files,
-    name: str | None = None
-    #: what is asked, and what may be shown before it: folders, files, or patterns of shards in quotes,
-    query: str | None = None
-    support: str | None = None
-    #: of which one split each,
-    query_split: str | None = None
-    support_split: str | None = None
-    #: the images' folder where the captions' file lies elsewhere, and how the captions are written.
-    images: str | None = None
-    format: str | None = None
-    max_new_tokens: int | None = None
-    metrics: list[str] | None = None
-
-    def __post_init__(self) -> None:
-        if self.kind != MISSING:  # Hydra makes one of the defaults
-            one_of("kind", self.kind, (*_SYNTHETIC, "images"))
-        for key, least in (("number", 1), ("ways", 2), ("max_new_tokens", 1)):
-            if getattr(self, key) is not None:
-                whole(key, getattr(self, key), least)
-
-
-def make_task(config: dict[str, Any], opens: bool) -> Task:
+def make_task(config: TaskConfig, opens: bool) -> Task:
     """Return the task of a config.
 
     Args:
-        config: The fields of :class:`TaskConfig`.
+        config: The config of any kind of task.
         opens: Whether photographs beside a file of captions are opened, so that broken ones are found now.
 
     Raises:
-        UserError: Naming the key, for one that is missing or that the kind has no use for; for images that cannot be
-            read.
+        UserError: For images that cannot be read.
     """
-    kind = config["kind"]
-    one_of("task.kind", kind, (*_SYNTHETIC, "images"))
-    needed = {"captions": ["number"], "questions": ["number"], "binding": ["number", "ways"]}.get(
-        kind, ["name", "query", "support", "max_new_tokens", "metrics"]
-    )
-    optional = ["query_split", "support_split", "images", "format"] if kind == "images" else []
-    for key, value in config.items():
-        if key in needed and value is None:
-            raise UserError(f"task.{key}: {kind} needs a value; say {key}=... on the command line")
-        if key not in ("kind", *needed, *optional) and value is not None:
-            raise UserError(f"task.{key}: {kind} has no use for it")
-    if kind != "images":
-        with within("task"):
-            return _SYNTHETIC[kind](**{key: config[key] for key in needed})
-    check_metrics(config["metrics"])  # before minutes of reading
-    asked, pool = (
-        captioned_images(config[which], config["images"], config["format"], config[f"{which}_split"], opens)
-        for which in ("query", "support")
-    )
-    skipped = asked.skipped | pool.skipped
+    if not isinstance(config, CaptioningConfig):
+        return class_of(ALL_TASKS, config.kind).from_config(config)
+    check_metrics(config.metrics)  # before minutes of reading
+    asked = captioned_images(config.query, config.images, config.format, config.query_split, opens)
+    pool = captioned_images(config.support, config.images, config.format, config.support_split, opens)
     return Captioning(
-        config["name"],
+        config.name,
         asked.images,
         pool.images,
-        skipped,
-        max_new_tokens=config["max_new_tokens"],
-        corpus_metrics=computable(config["metrics"]),
+        asked.skipped | pool.skipped,
+        max_new_tokens=config.max_new_tokens,
+        corpus_metrics=computable(config.metrics),
     )
 
 

@@ -46,7 +46,7 @@ from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcess
 from flamingo.data.contents import contents as data_contents
 from flamingo.data.transforms.pictures import open_image
 from flamingo.inference.features import FeatureStore
-from flamingo.inference.flamingo_engine import Decoder
+from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.training import TrainingConfig
 from flamingo.training.loop import train
 from flamingo.training.optim import OPTIMIZERS, OptimizerConfig
@@ -129,7 +129,7 @@ def sampler(
     prompts = _prompts(documents)
 
     def sample(step: int) -> None:
-        outputs = Decoder(model, processor, batch_size=len(prompts))(prompts, _SAMPLE_TOKENS)
+        outputs = FlamingoEngine(model, processor, batch_size=len(prompts)).generate(prompts, _SAMPLE_TOKENS)
         table = wandb.Table(columns=["document", "picture", "prompt", "output", "reference"])
         for prompt, document, output in zip(prompts, documents, outputs, strict=True):
             picture, (question, answer) = prompt.chunks()[-1].image, document.chunks()[-1].texts

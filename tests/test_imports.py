@@ -29,6 +29,7 @@ SYNTHETIC_MAY_IMPORT = (
     "flamingo.model.inspection",
     "flamingo.model.modeling",
     "flamingo.evaluation.protocol",
+    "flamingo.evaluation.tasks",
     "flamingo.evaluation.metrics",
 )
 #: Files that import nothing of this project but what is named here.
@@ -36,8 +37,14 @@ LEAVES: dict[str, set[str]] = {
     "data/document.py": set(),
     "model/attention.py": set(),
     "evaluation/metrics/ptb.py": set(),
-    "evaluation/metrics/meteor.py": set(),
-    "evaluation/metrics/captions.py": {"flamingo.evaluation.metrics.ptb", "flamingo.evaluation.metrics.meteor"},
+    "evaluation/metrics/resampling.py": set(),
+    "evaluation/metrics/corpus.py": {"flamingo.evaluation.metrics.ptb", "flamingo.evaluation.metrics.resampling"},
+    "evaluation/metrics/meteor.py": {"flamingo.evaluation.metrics.corpus", "flamingo.evaluation.metrics.resampling"},
+    "evaluation/metrics/captions.py": {
+        "flamingo.evaluation.metrics.corpus",
+        "flamingo.evaluation.metrics.ptb",
+        "flamingo.evaluation.metrics.resampling",
+    },
 }
 #: These appear in experiments/ alone.
 ONLY_IN_EXPERIMENTS = {"hydra", "omegaconf", "wandb"}

@@ -9,7 +9,7 @@ from experiments.benchmark.materials import picture
 from experiments.benchmark.worker import Machine, run, seconds_per_token, train
 from flamingo.data.document import Document, Image, Text
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.inference.flamingo_engine import Decoder
+from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.model.search import decoded
 from flamingo.training.optim import AdamWConfig
@@ -36,7 +36,9 @@ class Ours:
         """Texts, from files of pictures, as the command for evaluation does it; nothing is known from the last time."""
         keep_memory()
         self.model.to(self.machine.dtype)
-        return Decoder(self.model, self.processor, batch)([self._document(p) for p in prompts], new, beams)
+        return FlamingoEngine(self.model, self.processor, batch).generate(
+            [self._document(p) for p in prompts], new, beams
+        )
 
     def tensors(self, prompt: dict[str, Any], path: str) -> None:
         """The prompt as a peer takes it, preprocessed."""

@@ -7,7 +7,7 @@ from flamingo.evaluation.controls import CONTROLS, Control
 from flamingo.evaluation.demonstrations import retrieve_demonstrations, sample_demonstrations
 from flamingo.evaluation.protocol import Example, Task
 from flamingo.evaluation.scores import Row
-from flamingo.utils.checks import one_of, seed, whole
+from flamingo.utils import checks
 from flamingo.utils.errors import UserError
 
 #: Of the paper's "zero-shot" prompts (Flamingo, section 3.1).
@@ -40,11 +40,11 @@ class Setting:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        one_of("demonstrations", self.demonstrations, (None, "text_only", "random", "rices"))
-        one_of("control", self.control, (None, *CONTROLS))
-        whole("shots", self.shots, least=0)
-        whole("num_beams", self.num_beams, least=1)
-        seed("seed", self.seed)
+        checks.one_of("demonstrations", self.demonstrations, (None, "text_only", "random", "rices"))
+        checks.one_of("control", self.control, (None, *CONTROLS))
+        checks.whole("shots", self.shots, least=0)
+        checks.whole("num_beams", self.num_beams, least=1)
+        checks.seed("seed", self.seed)
         if (self.shots > 0) != self.with_images:
             raise UserError(f"{self}: random and retrieved demonstrations need shots, other settings have 0")
         if self.control is not None and self.change.needs_demonstrations and not self.with_images:

@@ -7,7 +7,7 @@ from typing import Any
 
 from flamingo.data.document import PROMPT, Document, Frame, Image, Part, Text
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.inference.flamingo_engine import Decoder
+from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 
 
@@ -46,7 +46,8 @@ class Captioner:
         for image, caption in demonstrations:
             shown += [_image(image), Text(f"{prompt} {caption}")]
         prompts = [Document([*shown, _image(image), Text(prompt)]) for image in images]
-        return Decoder(self.model, self.processor, self.batch_size)(prompts, max_new_tokens, num_beams)
+        engine = FlamingoEngine(self.model, self.processor, self.batch_size)
+        return engine.generate(prompts, max_new_tokens, num_beams)
 
 
 def _image(image: Frame | Image) -> Image:

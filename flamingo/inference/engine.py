@@ -1,11 +1,12 @@
 """Engine: what the evaluation needs of a model, as a protocol."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from flamingo.data.document import Document
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Continues prompts of images and text."""
 

@@ -44,8 +44,8 @@ class _Prompt:
         return [(token, seen[number]) for token, number in pairs]
 
 
-class Decoder:
-    """Continues prompts. The visual tokens of the pictures used last stay on the model's device."""
+class FlamingoEngine:
+    """The engine of our models. The visual tokens of the pictures used last stay on the model's device."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Decoder:
         self._visual_tokens: dict[Key, Float[Tensor, "r v"]] = {}
         processor.limit_length(model.config.text_config)
 
-    def __call__(
+    def generate(
         self,
         prompts: Sequence[Document],
         max_new_tokens: int,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flamingo.data.document import PROMPT
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.evaluation.metrics.captions import bootstrap, mean
+from flamingo.evaluation.metrics.resampling import bootstrap, mean
 from flamingo.model.inspection import inspect
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.synthetic.documents import Turn, show

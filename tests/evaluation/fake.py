@@ -8,8 +8,11 @@ from accelerate import debug_launcher
 from PIL import Image as PILImage
 
 from flamingo import FlamingoProcessor, Image
-from flamingo.evaluation.harness import Setting, evaluate
+from flamingo.evaluation import EvaluationConfig
+from flamingo.evaluation.harness import evaluate
 from flamingo.evaluation.protocol import Example
+from flamingo.evaluation.settings import Setting
+from flamingo.inference.flamingo_engine import FlamingoEngine
 from tests import tiny
 
 THINGS = ("dog", "cat", "ball", "mat", "red ball", "grass", "two dogs", "colour")
@@ -52,7 +55,7 @@ SETTINGS = [
     Setting(0, None),
     Setting(0, "text_only"),
     Setting(3, "random"),
-    Setting(3, "random", beams=2),
+    Setting(3, "random", num_beams=2),
     Setting(3, "random", control="blind"),
     Setting(3, "random", control="shuffled_images"),
     Setting(3, "random", control="shuffled_captions"),
@@ -67,7 +70,13 @@ def model_and_processor(backbones: Path):
 
 
 def evaluate_two(backbones: Path, output: Path) -> None:
-    evaluate(*model_and_processor(backbones), FakeTask(), [SETTINGS[0], SETTINGS[2]], output, batch_size=2, orders=2)
+    evaluate(
+        FlamingoEngine(*model_and_processor(backbones), batch_size=2),
+        FakeTask(),
+        [SETTINGS[0], SETTINGS[2]],
+        output,
+        EvaluationConfig(num_orders=2),
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ from itertools import pairwise
 import pytest
 
 from flamingo import FlamingoProcessor, Image
-from flamingo.evaluation.demonstrations import choose, document, shuffled_captions, shuffled_images, spell
+from flamingo.evaluation.controls import shuffled_captions, shuffled_images
+from flamingo.evaluation.demonstrations import sample_demonstrations
+from flamingo.evaluation.prompts import build_prompt, render_prompt
 from flamingo.evaluation.protocol import Example, Task
 from flamingo.utils.errors import UserError
 from tests.evaluation.fake import FakeTask, example
@@ -25,19 +27,19 @@ def test_a_task_is_recognised_by_what_it_has():
 
 def test_the_same_seed_and_query_give_the_same_demonstrations_in_any_process_and_order():
     task = FakeTask()
-    forth = {q.id: choose(task, q, 4, seed=7) for q in task.queries()}
-    back = {q.id: choose(FakeTask(), q, 4, seed=7) for q in reversed(task.queries()[1:4])}
+    forth = {q.id: sample_demonstrations(task, q, 4, seed=7) for q in task.queries()}
+    back = {q.id: sample_demonstrations(FakeTask(), q, 4, seed=7) for q in reversed(task.queries()[1:4])}
     assert all(forth[query] == back[query] for query in back)
     # A value from another run: hash() and global generators would give another one.
     assert ids(forth["query/0"]) == ["support/6", "support/5", "support/1", "support/2"]
     assert len({tuple(ids(d)) for d in forth.values()}) == 6  # and each query has its own
-    assert ids(choose(task, task.queries()[0], 4, seed=8)) != ids(forth["query/0"])
+    assert ids(sample_demonstrations(task, task.queries()[0], 4, seed=8)) != ids(forth["query/0"])
 
 
 def test_fewer_demonstrations_are_among_more_with_the_same_captions():
     task = FakeTask()
     for query in task.queries():
-        few, more, all_ = (choose(task, query, shots, seed=0) for shots in (2, 5, 12))
+        few, more, all_ = (sample_demonstrations(task, query, shots, seed=0) for shots in (2, 5, 12))
         assert all(e in more for e in few) and all(e in all_ for e in more)
         assert sorted(ids(all_)) == sorted(e.id for e in task.support(query)[0])
 
@@ -46,7 +48,7 @@ def test_every_candidate_is_as_likely_as_every_other_and_so_is_every_caption():
     task = FakeTask()
     places, captions = Counter(), Counter()
     for seed in range(600):
-        first, second = choose(task, task.queries()[0], 2, seed)
+        first, second = sample_demonstrations(task, task.queries()[0], 2, seed)
         places[first.id] += 1
         places[second.id] += 1
         captions[first.references[0].startswith("the ")] += 1
@@ -75,10 +77,10 @@ def test_a_large_support_costs_as_much_as_the_demonstrations_that_are_drawn_of_i
     task._support = [group]
     for query in task.queries():
         group.made.clear()
-        chosen = choose(task, query, 32, seed=0)
+        chosen = sample_demonstrations(task, query, 32, seed=0)
         assert len(set(ids(chosen))) == 32
-        assert all(e in chosen for e in choose(task, query, 5, seed=0))
-        shuffled_captions(task, chosen, query, seed=0)
+        assert all(e in chosen for e in sample_demonstrations(task, query, 5, seed=0))
+        shuffled_captions(task, query, chosen, seed=0)
         assert len(group.made) < 100  # 32 + 5 + 32, and those that the checks of types look at
 
 
@@ -89,7 +91,7 @@ def test_all_orders_of_any_number_of_candidates_are_equally_likely(number):
     drawn = Counter()
     for seed in range(600):
         [query, *_] = task.queries()
-        prefixes = [choose(task, query, shots, seed) for shots in range(1, number + 1)]
+        prefixes = [sample_demonstrations(task, query, shots, seed) for shots in range(1, number + 1)]
         sets = [set(ids(prefix)) for prefix in prefixes]
         assert all(few < more for few, more in pairwise(sets))
         # In the order in which they join.
@@ -104,7 +106,9 @@ def test_all_orders_of_any_number_of_candidates_are_equally_likely(number):
 def test_groups_are_shown_equally_often_and_mixed():
     task = FakeTask(groups=3)
     group = {e.id: i for i, own in enumerate(task.support(task.queries()[0])) for e in own}
-    sequences = {tuple(group[e.id] for e in choose(task, q, 6, s)) for q in task.queries() for s in range(9)}
+    sequences = {
+        tuple(group[e.id] for e in sample_demonstrations(task, q, 6, s)) for q in task.queries() for s in range(9)
+    }
     assert all(Counter(sequence) == {0: 2, 1: 2, 2: 2} for sequence in sequences)
     assert len(sequences) > 20
 
@@ -113,13 +117,13 @@ def test_groups_are_shown_equally_often_and_mixed():
 def test_shots_that_the_groups_cannot_give_are_refused(groups, shots, message):
     task = FakeTask(groups)
     with pytest.raises(UserError, match=message):
-        choose(task, task.queries()[0], shots, seed=0)
+        sample_demonstrations(task, task.queries()[0], shots, seed=0)
 
 
 def test_orders_are_of_the_same_demonstrations():
     task = FakeTask()
     query = task.queries()[0]
-    orders = [choose(task, query, 5, seed=0, order=i) for i in range(8)]
+    orders = [sample_demonstrations(task, query, 5, seed=0, order=i) for i in range(8)]
     assert len({tuple(ids(o)) for o in orders}) > 5
     for order in orders:
         assert sorted(ids(order)) == sorted(ids(orders[0]))
@@ -130,11 +134,11 @@ def test_shuffled_images_are_a_uniform_permutation_with_fixed_points():
     query, shown = example("query", 0), [example("support", i, references=1) for i in range(3)]
     seen = Counter()
     for seed in range(600):
-        shuffled = shuffled_images(shown, query, seed)
+        shuffled = shuffled_images(FakeTask(), query, shown, seed)
         assert [(e.id, e.references) for e in shuffled] == [(e.id, e.references) for e in shown]
         seen[tuple([e.image for e in shown].index(e.image) for e in shuffled)] += 1
     assert len(seen) == 6 and all(60 < n < 145 for n in seen.values())
-    assert shuffled_images(shown, query, 3) == shuffled_images(shown, query, 3)
+    assert shuffled_images(FakeTask(), query, shown, 3) == shuffled_images(FakeTask(), query, shown, 3)
 
 
 def test_shuffled_captions_come_from_other_queries_demonstrations_and_leave_the_images():
@@ -144,26 +148,26 @@ def test_shuffled_captions_come_from_other_queries_demonstrations_and_leave_the_
 
     task = OwnSupport()
     query = task.queries()[2]
-    shown = choose(task, query, 4, seed=0)
+    shown = sample_demonstrations(task, query, 4, seed=0)
     sources = Counter()
     for seed in range(60):
-        shuffled = shuffled_captions(task, shown, query, seed)
+        shuffled = shuffled_captions(task, query, shown, seed)
         assert [(e.id, e.image) for e in shuffled] == [(e.id, e.image) for e in shown]
         sources.update(e.references[0].split()[-2] for e in shuffled if " of " in e.references[0])
     assert sources.keys() == {f"query/{i}" for i in (0, 1, 3, 4, 5)}  # over the whole task, never its own
-    assert shuffled_captions(task, shown, query, 5) == shuffled_captions(OwnSupport(), shown, query, 5)
+    assert shuffled_captions(task, query, shown, 5) == shuffled_captions(OwnSupport(), query, shown, 5)
 
 
 def test_shuffled_captions_are_of_no_example_in_the_prompt():
     task = FakeTask()
     query = task.queries()[0]
     for seed in range(30):
-        shown = choose(task, query, 8, seed)
+        shown = sample_demonstrations(task, query, 8, seed)
         numbers = {e.id.split("/")[1] for e in shown}
-        captions = [e.references[0] for e in shuffled_captions(task, shown, query, seed)]
+        captions = [e.references[0] for e in shuffled_captions(task, query, shown, seed)]
         assert not numbers & {caption.split()[-1] for caption in captions if "support" in caption}
     with pytest.raises(UserError, match="query/0"):
-        shuffled_captions(task, choose(task, query, 12, 0), query, 0)
+        shuffled_captions(task, query, sample_demonstrations(task, query, 12, 0), 0)
 
 
 def test_the_prompt_is_what_the_processor_writes(backbones):
@@ -176,13 +180,13 @@ def test_the_prompt_is_what_the_processor_writes(backbones):
     )
     text_only = with_images.replace("<image>Output", "Output")
     for images, text in ((True, with_images), (False, text_only)):
-        prompt = document(query, shown, images)
-        assert spell(prompt) == text
+        prompt = build_prompt(query, shown, images)
+        assert render_prompt(prompt) == text
         encoded = processor.encode(prompt, prompt=True)
         assert processor.tokenizer.decode(encoded.input_ids) == "<s>" + text
         assert len(encoded.pixel_values) == (3 if images else 1)
         # The query sees its own picture; demonstrations without theirs see none.
         assert encoded.image_index[-1] == (2 if images else 0)
         assert (encoded.image_index[1:20] == (0 if images else -1)).all()
-    assert spell(document(query, [])) == "<image>Question: what colour? Answer:"
-    assert isinstance(document(query, shown).parts[0], Image)
+    assert render_prompt(build_prompt(query, [])) == "<image>Question: what colour? Answer:"
+    assert isinstance(build_prompt(query, shown).parts[0], Image)

@@ -6,7 +6,13 @@ import pytest
 from PIL import Image as PILImage
 
 from flamingo import Image
-from flamingo.evaluation.files import append_predictions, keep_whole, read_predictions, save_pictures, save_scores
+from flamingo.evaluation.files import (
+    append_predictions,
+    load_complete_settings,
+    read_predictions,
+    save_pictures,
+    save_scores,
+)
 from flamingo.evaluation.protocol import Example
 from flamingo.utils.errors import UserError
 from flamingo.utils.names import picture_path
@@ -44,15 +50,15 @@ def test_a_broken_line_elsewhere_is_named(tmp_path, line):
 
 def test_only_whole_settings_are_kept_and_others_left_alone(tmp_path):
     file = tmp_path / "out" / "predictions.jsonl"
-    assert keep_whole(file, {setting(4): [(0, "a")]}) == {}
+    assert load_complete_settings(file, {setting(4): [(0, "a")]}) == {}
     append_predictions(file, [row("b"), row("a"), row("a", shots=8), row("a", shots=16)])
     asked = {setting(shots): [(0, "a"), (0, "b")] for shots in (4, 8, 32)}
-    assert keep_whole(file, asked) == {setting(4): [row("a"), row("b")]}  # in the order asked
+    assert load_complete_settings(file, asked) == {setting(4): [row("a"), row("b")]}  # in the order asked
     assert read_predictions(file) == [row("b"), row("a"), row("a", shots=16)]
     append_predictions(file, [row("c", order=1)])
     before = file.read_bytes()
-    with pytest.raises(UserError, match=r"\(1.*'c'.*1"):
-        keep_whole(file, asked)
+    with pytest.raises(UserError, match=r"has 1 .*\(1, 'c'\)"):
+        load_complete_settings(file, asked)
     assert file.read_bytes() == before
 
 

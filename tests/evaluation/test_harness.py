@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image as PILImage
 
-from flamingo.evaluation import harness
+from flamingo.evaluation import EvaluationConfig
 from flamingo.evaluation.files import read_predictions
 from flamingo.evaluation.harness import evaluate, score_predictions
 from flamingo.evaluation.scores import key, scores
 from flamingo.evaluation.settings import Setting
+from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.utils.errors import UserError
 from flamingo.utils.names import picture_path
 from tests.evaluation.fake import SETTINGS, FakeTask, example, model_and_processor
@@ -27,7 +28,9 @@ def parts(backbones):
 def run(parts, tmp_path_factory):
     """(folder, rows of scores): all kinds of settings, two orders."""
     folder = tmp_path_factory.mktemp("run") / "out"
-    return folder, evaluate(*parts, FakeTask(), SETTINGS, folder, batch_size=4, orders=2, pictures=2)
+    return folder, evaluate(
+        FlamingoEngine(*parts, batch_size=4), FakeTask(), SETTINGS, folder, EvaluationConfig(num_orders=2, pictures=2)
+    )
 
 
 def test_rows_of_predictions_hold_all_that_a_report_needs(run):
@@ -119,13 +122,13 @@ def test_pictures_of_queries_and_demonstrations_are_saved_as_given(run):
 def asked(monkeypatch):
     """Numbers of prompts that are decoded from here on."""
     numbers = []
-    call = harness.Decoder.__call__
+    call = FlamingoEngine.generate
 
     def counting(self, prompts, *args, **kwargs):
         numbers.append(len(prompts))
         return call(self, prompts, *args, **kwargs)
 
-    monkeypatch.setattr(harness.Decoder, "__call__", counting)
+    monkeypatch.setattr(FlamingoEngine, "generate", counting)
     return numbers
 
 
@@ -135,12 +138,14 @@ def test_a_killed_run_goes_on_where_it_was(parts, run, tmp_path, asked):
     file = tmp_path / "predictions.jsonl"
     # Killed while the third setting (its rows begin at 18) was written, amid its last line.
     file.write_text("".join(lines[:20]) + lines[20][:37], encoding="utf-8")
-    returned = evaluate(*parts, FakeTask(), SETTINGS, tmp_path, batch_size=4, orders=2, pictures=0)
+    returned = evaluate(
+        FlamingoEngine(*parts, batch_size=4), FakeTask(), SETTINGS, tmp_path, EvaluationConfig(num_orders=2, pictures=0)
+    )
     assert asked == [12, 12, 6, 6, 6]  # neither the first two settings, nor the copied captions
     assert file.read_text(encoding="utf-8") == whole
     assert returned == run[1]
     asked.clear()
-    assert evaluate(None, None, FakeTask(), SETTINGS, tmp_path, batch_size=1, orders=2, pictures=0) == returned
+    assert evaluate(None, FakeTask(), SETTINGS, tmp_path, EvaluationConfig(num_orders=2, pictures=0)) == returned
     assert asked == [] and file.read_text(encoding="utf-8") == whole
 
 
@@ -149,7 +154,7 @@ def test_further_settings_and_tasks_join_those_that_are_there(parts, tmp_path, a
         name = "fake/other"
 
     for task, settings in ((FakeTask(), SETTINGS[:1]), (FakeTask(), SETTINGS[1:2]), (Other(), SETTINGS[:2])):
-        evaluate(*parts, task, settings, tmp_path, batch_size=6)
+        evaluate(FlamingoEngine(*parts, batch_size=6), task, settings, tmp_path, EvaluationConfig())
     assert asked == [6, 6, 6, 6]
     rows = json.loads((tmp_path / "scores.json").read_text())
     assert len({(row["task"], row["demonstrations"]) for row in rows}) == 4
@@ -157,21 +162,23 @@ def test_further_settings_and_tasks_join_those_that_are_there(parts, tmp_path, a
 
 
 def test_predictions_of_something_else_are_neither_used_nor_thrown_away(parts, tmp_path):
-    evaluate(*parts, FakeTask(), SETTINGS[2:3], tmp_path, batch_size=6, limit=4)
+    evaluate(FlamingoEngine(*parts, batch_size=6), FakeTask(), SETTINGS[2:3], tmp_path, EvaluationConfig(limit=4))
     before = (tmp_path / "predictions.jsonl").read_bytes()
     with pytest.raises(UserError, match=r"predictions\.jsonl"):
-        evaluate(*parts, FakeTask(), SETTINGS[2:3], tmp_path, batch_size=6, limit=3)
+        evaluate(FlamingoEngine(*parts, batch_size=6), FakeTask(), SETTINGS[2:3], tmp_path, EvaluationConfig(limit=3))
     other = FakeTask()
     other._support = [other._support[0][:11]]
     with pytest.raises(UserError, match=r"fake/captions.*demonstration_ids.*'query/"):
-        evaluate(*parts, other, SETTINGS[2:3], tmp_path, batch_size=6, limit=4)
+        evaluate(FlamingoEngine(*parts, batch_size=6), other, SETTINGS[2:3], tmp_path, EvaluationConfig(limit=4))
     assert (tmp_path / "predictions.jsonl").read_bytes() == before
-    rows = evaluate(*parts, FakeTask(), SETTINGS[2:3], tmp_path, batch_size=6)  # more than before
+    rows = evaluate(
+        FlamingoEngine(*parts, batch_size=6), FakeTask(), SETTINGS[2:3], tmp_path, EvaluationConfig()
+    )  # more than before
     assert {row["n"] for row in rows if row["metric"] == "length"} == {6}
 
 
 def test_batches_and_subsets_make_no_difference(parts, run, tmp_path):
-    evaluate(*parts, FakeTask(), SETTINGS[2:4], tmp_path, batch_size=1, limit=3)
+    evaluate(FlamingoEngine(*parts, batch_size=1), FakeTask(), SETTINGS[2:4], tmp_path, EvaluationConfig(limit=3))
     few = read_predictions(tmp_path / "predictions.jsonl")
     all_ = read_predictions(run[0] / "predictions.jsonl")
     assert len(few) == 6 and all(row in all_ for row in few)
@@ -180,16 +187,18 @@ def test_batches_and_subsets_make_no_difference(parts, run, tmp_path):
 def test_copied_captions_need_no_model(tmp_path):
     calls = []
     control = Setting(4, "random", control="copied_caption")
-    rows = evaluate(None, None, FakeTask(), [control], tmp_path, 1, on_progress=lambda *done: calls.append(done))
+    rows = evaluate(
+        None, FakeTask(), [control], tmp_path, EvaluationConfig(), on_progress=lambda *done: calls.append(done)
+    )
     assert calls == [(6, 6)]
     assert {row["metric"] for row in rows} == {"CIDEr", "BLEU-1", "length", "shown", "vowels"}
     with pytest.raises(ValueError, match="copied_caption"):
-        evaluate(None, None, FakeTask(), [Setting(4, "random")], tmp_path, 1)
+        evaluate(None, FakeTask(), [Setting(4, "random")], tmp_path, EvaluationConfig())
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
     def ask(task, settings, **kwargs):
-        evaluate(None, None, task, settings, tmp_path / "out", **{"batch_size": 1, **kwargs})
+        evaluate(None, task, settings, tmp_path / "out", EvaluationConfig())
 
     copied = Setting(2, "random", control="copied_caption")
     with pytest.raises(UserError, match=r"2 shots, random, copied_caption.*2 times"):
@@ -200,9 +209,9 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
     twice._queries = twice._queries * 2
     with pytest.raises(UserError, match=r"query/0.*2 times"):
         ask(twice, [copied])
-    for name in ("limit", "orders", "batch_size"):
+    for name in ("limit", "num_orders", "batch_size"):
         with pytest.raises(UserError, match=f"^{name} .*0"):
-            ask(FakeTask(), [copied], **{name: 0})
+            EvaluationConfig(**{name: 0})
     assert not (tmp_path / "out").exists()
 
 
@@ -210,7 +219,13 @@ def test_two_processes_make_the_same_files_as_one(parts, backbones, tmp_path):
     command = [sys.executable, "-m", "tests.evaluation.fake", str(backbones), str(tmp_path / "two")]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    evaluate(*parts, FakeTask(), [SETTINGS[0], SETTINGS[2]], tmp_path / "one", batch_size=4, orders=2)
+    evaluate(
+        FlamingoEngine(*parts, batch_size=4),
+        FakeTask(),
+        [SETTINGS[0], SETTINGS[2]],
+        tmp_path / "one",
+        EvaluationConfig(num_orders=2),
+    )
     for name in ("predictions.jsonl", "scores.json"):
         assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
     assert len(read_predictions(tmp_path / "two" / "predictions.jsonl")) == 18

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flamingo.evaluation.demonstrations import choose
+from flamingo.evaluation.demonstrations import sample_demonstrations
 from flamingo.evaluation.settings import Setting, prompt_examples
 from flamingo.utils.errors import UserError
 from tests.evaluation.fake import SETTINGS, FakeTask
@@ -17,7 +17,7 @@ from tests.evaluation.fake import SETTINGS, FakeTask
         ({"shots": -1, "demonstrations": "random"}, "^shots .*-1"),
         ({"shots": 0, "demonstrations": None, "control": "copied_caption"}, "^0 shots, copied_caption"),
         ({"shots": 0, "demonstrations": "text_only", "control": "shuffled_images"}, "text_only, shuffled_images"),
-        ({"shots": 4, "demonstrations": "random", "beams": 0}, "^beams .*0"),
+        ({"shots": 4, "demonstrations": "random", "num_beams": 0}, "^num_beams .*0"),
     ],
 )
 def test_what_does_not_go_together_is_refused(arguments, message):
@@ -26,15 +26,15 @@ def test_what_does_not_go_together_is_refused(arguments, message):
 
 
 def test_a_row_tells_its_setting():
-    for setting in [*SETTINGS, Setting(8, "random", beams=3, seed=5)]:
+    for setting in [*SETTINGS, Setting(8, "random", num_beams=3, seed=5)]:
         assert Setting.of_row(setting.row(FakeTask())) == setting
-    assert Setting(8, "random", beams=3).row(FakeTask())["decoding"] == "beam3"
+    assert Setting(8, "random", num_beams=3).row(FakeTask())["decoding"] == "beam3"
 
 
 def test_controls_change_what_they_say_and_nothing_else():
     task = FakeTask()
     for query in task.queries():
-        plain = choose(task, query, 3, seed=0)
+        plain = sample_demonstrations(task, query, 3, seed=0)
         shown = {setting.control: prompt_examples(task, query, setting) for setting in SETTINGS[4:]}
         assert shown["blind"] == shown["copied_caption"] == plain
         images, captions = shown["shuffled_images"], shown["shuffled_captions"]
@@ -43,7 +43,7 @@ def test_controls_change_what_they_say_and_nothing_else():
         assert [(e.id, e.image) for e in captions] == [(e.id, e.image) for e in plain]
         assert not any(e.references == p.references for e, p in zip(captions, plain) if "support" in p.references[0])
     assert prompt_examples(task, query, Setting(0, None)) == []
-    assert prompt_examples(task, query, Setting(0, "text_only")) == choose(task, query, 2, seed=0)
+    assert prompt_examples(task, query, Setting(0, "text_only")) == sample_demonstrations(task, query, 2, seed=0)
     task.text_only = False
     with pytest.raises(UserError, match=r"fake/captions.*0-shot"):
         prompt_examples(task, query, Setting(0, "text_only"))

@@ -142,12 +142,12 @@ def test_a_schema_has_the_fields_of_its_dataclass():
     [
         *(("train", f"data.{key}=a") for key in ("root", "images", "format", "split", "sample_split")),
         *(("train", override) for override in ("features.folder=a", "objective.metric=CIDEr", "objective.shots=4")),
-        *(("evaluate", override) for override in ("query=a", "support=a")),
+        *(("evaluate", override) for override in ("+task.query=a", "+task.support=a")),
         ("pretrain_language", "rounds=2"),
     ],
 )
 def test_a_key_that_another_key_makes_useless_is_refused(command, override):
     checks = {"train": check_config, "evaluate": plan, "pretrain_language": partial(check, PretrainLanguageConfig)}
-    key, _, value = override.partition("=")
+    key, _, value = override.removeprefix("+").partition("=")
     with pytest.raises(UserError, match=rf"{re.escape(key)}\b.*{value}"):
         checks[command](composed(command, override))

@@ -19,7 +19,7 @@ TINY = (
 SMALL = ("experiment=demo", "debug=quick", *TINY, "wandb.mode=disabled")
 
 
-SMALL_EVALUATION = ("task.number=4", "shots=[0,2]", "control_shots=[2]", "seeds=[0,1]", "batch_size=4")
+SMALL_EVALUATION = ("task.num_queries=4", "shots=[0,2]", "control_shots=[2]", "seeds=[0,1]", "batch_size=4")
 
 
 def evaluation(run, *overrides):
@@ -78,8 +78,8 @@ def test_a_second_run_over_the_same_folder_changes_nothing(run):
 def test_another_config_in_the_same_folder_is_refused(run):
     with pytest.raises(UserError, match=r"optimizer\.lr.*0\.001.*0\.5.*overwrite=true"):
         run_training(composed("train", *SMALL, f"output={run}", "optimizer.lr=0.5"), run)
-    with pytest.raises(UserError, match=r"task\.number.*4.*5"):
-        run_evaluation(evaluation(run, "task.number=5"))
+    with pytest.raises(UserError, match=r"task\.num_queries.*4.*5"):
+        run_evaluation(evaluation(run, "task.num_queries=5"))
 
 
 def test_settings_are_added_to_those_that_are_there(run, tmp_path):
@@ -98,13 +98,13 @@ def contents(folder):
 WRONG_EVALUATIONS = [
     (["shots=[0,2,64]"], "64"),  # more than the 32 candidates
     (["shots=[0,32]"], "456 tokens"),  # a prompt longer than the context
-    (["task=synthetic_binding", "task.number=2", "shots=[3]"], "3 shots .* 2 groups"),
+    (["task=synthetic_binding", "task.num_queries=2", "shots=[3]"], "3 shots .* 2 groups"),
     (["demonstrations=[rices]"], "synthetic_captions"),
     (["shots=[0,0]"], "0 shots"),
     (["shots=[]", "controls=[]", "text_only=false"], "setting"),
-    (["task.kind=caption"], r"task\.kind.*questions, images.*'caption'"),
-    (["task.ways=3"], r"task\.ways"),
-    (["task.number=0"], r"task\.number"),
+    (["task.kind=caption"], r"task\.kind.*captioning.*synthetic_questions.*'caption'"),
+    (["+task.num_ways=3"], r"task.*'num_ways'"),
+    (["task.num_queries=0"], r"task\.num_queries"),
     (["shots=[-1]"], "shots"),
     (["controls=[blindfold]"], "controls.*'blindfold'"),
 ]
@@ -121,7 +121,7 @@ def test_a_mistake_in_an_evaluation_is_found_before_its_results_are_touched(run,
 @pytest.mark.parametrize(("overrides", "named"), WRONG_EVALUATIONS[:4], ids=lambda value: str(value))
 def test_a_mistake_in_an_evaluation_is_found_before_the_training_that_it_follows(tmp_path, overrides, named):
     config = composed("train", *SMALL)
-    config["evaluate"] = [["task.number=4"], ["task.number=4", *overrides]]
+    config["evaluate"] = [["task.num_queries=4"], ["task.num_queries=4", *overrides]]
     with pytest.raises(UserError, match=named):
         run_training(config, tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["failure.txt"]
@@ -129,11 +129,11 @@ def test_a_mistake_in_an_evaluation_is_found_before_the_training_that_it_follows
 
 def test_evaluations_that_contradict_each_other_are_found_before_training(run, tmp_path):
     config = composed("train", *SMALL)
-    config["evaluate"] = [["task.number=4"], ["task.number=5"]]
-    with pytest.raises(UserError, match=r"synthetic_captions.*task\.number.*4.*5"):
+    config["evaluate"] = [["task.num_queries=4"], ["task.num_queries=5"]]
+    with pytest.raises(UserError, match=r"synthetic_captions.*task\.num_queries.*4.*5"):
         run_training(config, tmp_path / "run")
-    config["evaluate"] = [["task.number=5", f"output={run}"]]  # which has results of 4 queries
-    with pytest.raises(UserError, match=rf"{run}.*task\.number.*4.*5"):
+    config["evaluate"] = [["task.num_queries=5", f"output={run}"]]  # which has results of 4 queries
+    with pytest.raises(UserError, match=rf"{run}.*task\.num_queries.*4.*5"):
         run_training(config, tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["failure.txt"]
 

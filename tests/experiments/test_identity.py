@@ -27,7 +27,7 @@ from tests.experiments.test_demo import SMALL
 from tests.experiments.test_photographs import training
 
 #: One setting, which takes a second.
-ONE = ("task.number=2", "shots=[0]", "text_only=false", "controls=[]")
+ONE = ("task.num_queries=2", "shots=[0]", "text_only=false", "controls=[]")
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +277,7 @@ def test_results_come_back_if_the_evaluation_that_overwrites_them_ends_before_it
 ):
     shutil.copytree(demo, tmp_path / "run")
     before = files(tmp_path / "run")
-    again = composed("evaluate", f"run={tmp_path / 'run'}", *ONE, "task.number=3", "overwrite=true")
+    again = composed("evaluate", f"run={tmp_path / 'run'}", *ONE, "task.num_queries=3", "overwrite=true")
 
     def interrupt(*_):
         assert not (tmp_path / "run" / "predictions.jsonl").exists()
@@ -307,7 +307,7 @@ def test_a_training_that_overwrites_another_stays_from_its_first_state_on(demo, 
 def test_an_evaluation_that_overwrites_another_stays_from_its_first_predictions_on(demo, tmp_path, monkeypatch):
     output = tmp_path / "run"
     shutil.copytree(demo, output)
-    again = composed("evaluate", f"run={output}", *ONE, "task.number=3", "overwrite=true")
+    again = composed("evaluate", f"run={output}", *ONE, "task.num_queries=3", "overwrite=true")
 
     def append_and_end(file, rows):
         append_predictions(file, rows)

@@ -57,9 +57,14 @@ def common(shards, backbones, output):
 def evaluation(shards, *overrides):
     return composed(
         "evaluate",
-        *("task=flickr8k", f"support={shards}/train-*.tar", f"query={shards}/dev-*.tar", "task.max_new_tokens=4"),
+        *(
+            "task=flickr8k",
+            f"task.support={shards}/train-*.tar",
+            f"task.query={shards}/dev-*.tar",
+            "task.max_new_tokens=4",
+        ),
         "task.metrics=[CIDEr,BLEU-1]",
-        *("shots=[0,2]", "beams=[2]", "control_shots=[2]", "batch_size=4"),
+        *("shots=[0,2]", "num_beams=[2]", "control_shots=[2]", "batch_size=4"),
         *overrides,
     )
 
@@ -99,7 +104,7 @@ def test_duplicates_are_reported_and_not_shown(run):
 
 def test_queries_are_no_duplicates_of_themselves(run, shards, tmp_path):
     there = ("run=null", f"checkpoint={run / 'checkpoint'}", f"output={tmp_path}", "shots=[2]", "control_shots=[]")
-    run_evaluation(evaluation(shards, *there, f"query={shards}/train-*.tar"))
+    run_evaluation(evaluation(shards, *there, f"task.query={shards}/train-*.tar"))
     found = json.loads((tmp_path / "images-flickr8k.json").read_text())["near_duplicates"]
     assert found.keys() == {"support", "queries"}
     assert all(pair["query"] != pair["image"] for pairs in found.values() for pair in pairs)
@@ -184,7 +189,7 @@ def test_broken_pictures_in_shards_are_left_out_counted_and_named(shards, backbo
     assert "0009.png cannot be read" in skipped["0009"]
     here = (f"run={run}", f"output={tmp_path / 'there'}", "shots=[2]", "control_shots=[]")
     run_evaluation(
-        evaluation(shards, *here, f"support={folder}/*.tar", "demonstrations=[random]", "features.folder=null")
+        evaluation(shards, *here, f"task.support={folder}/*.tar", "demonstrations=[random]", "features.folder=null")
     )
     looked = json.loads((tmp_path / "there" / "images-flickr8k.json").read_text())
     assert looked == {"near_duplicates": None, "skipped": skipped}
@@ -218,7 +223,7 @@ def test_a_broken_photograph_beside_captions_is_named_before_an_evaluation(besid
     here = (f"run={run}", f"output={tmp_path / 'there'}", "demonstrations=[random]", "features.folder=null")
     for key in ("query", "support"):
         with pytest.raises(UserError, match=r"3\.png cannot be read.*2 of 6"):
-            run_evaluation(evaluation(shards, *here, "shots=[0]", "controls=[]", f"{key}={beside_captions}"))
+            run_evaluation(evaluation(shards, *here, "shots=[0]", "controls=[]", f"task.{key}={beside_captions}"))
     assert not (tmp_path / "there").exists()
 
 
@@ -245,7 +250,12 @@ def test_captions_that_no_document_can_hold_are_left_out_of_training_and_evaluat
         "a caption is too long",
         "a caption is empty",
     ]
-    here = (f"run={tmp_path / 'run'}", f"support={folder}/*.tar", "demonstrations=[random]", "features.folder=null")
+    here = (
+        f"run={tmp_path / 'run'}",
+        f"task.support={folder}/*.tar",
+        "demonstrations=[random]",
+        "features.folder=null",
+    )
     run_evaluation(evaluation(shards, *here, "shots=[2]", "control_shots=[]", "text_only=false"))
     looked = json.loads((tmp_path / "run" / "images-flickr8k.json").read_text())
     assert looked["skipped"].keys() == skipped.keys()
@@ -256,7 +266,7 @@ def test_captions_that_no_document_can_hold_are_left_out_of_training_and_evaluat
 
 def test_metrics_may_be_changed_and_score_the_predictions_that_are_there(run, shards, tmp_path, monkeypatch):
     here = (f"run={run}", f"output={tmp_path}", "shots=[0,2]", "controls=[]", "demonstrations=[random]")
-    with pytest.raises(UserError, match=r"'cider'.*CIDEr"):
+    with pytest.raises(UserError, match=r"task\.metrics .*CIDEr.*'cider'"):
         run_evaluation(evaluation(shards, *here, "task.metrics=[cider]"))
     assert not list(tmp_path.iterdir())
     run_evaluation(evaluation(shards, *here, "task.metrics=[BLEU-1]"))
@@ -265,7 +275,7 @@ def test_metrics_may_be_changed_and_score_the_predictions_that_are_there(run, sh
     def decode(*args, **kwargs):
         raise AssertionError("the model is asked again")
 
-    monkeypatch.setattr("flamingo.inference.flamingo_engine.Decoder.__call__", decode)
+    monkeypatch.setattr("flamingo.inference.flamingo_engine.FlamingoEngine.generate", decode)
     run_evaluation(evaluation(shards, *here, "task.metrics=[CIDEr,BLEU-4]"))
     assert (tmp_path / "predictions.jsonl").read_bytes() == predictions
     assert {row["metric"] for row in json.loads((tmp_path / "scores.json").read_text())} == {"CIDEr", "BLEU-4"}
@@ -288,7 +298,7 @@ def test_metrics_without_java_are_named_before_the_model_is_loaded(run, shards, 
 
 
 def test_queries_that_are_in_the_support_have_as_many_similar_demonstrations_as_others(run, shards, tmp_path):
-    here = (f"run={run}", f"output={tmp_path}", f"support={shards}/dev-*.tar", "controls=[]", "text_only=false")
+    here = (f"run={run}", f"output={tmp_path}", f"task.support={shards}/dev-*.tar", "controls=[]", "text_only=false")
     run_evaluation(evaluation(shards, *here, "demonstrations=[rices]", "shots=[2]", "limit=null"))
     rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert len(rows) == 4
@@ -327,7 +337,7 @@ def test_a_task_may_have_any_name(run, shards, tmp_path, name):
         (["data.split=validation"], "'validation'.*dev, train"),
         (["optimizer.warmup_steps=4"], r"optimizer\.warmup_steps.*4"),
         (['evaluate=[["task=flickr8k"]]'], r"task\.query"),
-        (['evaluate=[["task=flickr8k","query=gone.tar","support=gone.tar"]]'], r"gone\.tar"),
+        (['evaluate=[["task=flickr8k","task.query=gone.tar","task.support=gone.tar"]]'], r"gone\.tar"),
     ],
     ids=lambda value: str(value),
 )

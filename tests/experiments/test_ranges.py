@@ -72,7 +72,7 @@ def configs():
 def test_no_command_and_no_kind_of_field_is_left_out():
     assert SCHEMAS.keys() == COMMANDS.keys()
     keys = {key for _, key, _ in FIELDS}
-    for expected in ("data.documents.*.p_next", "model.fusion.mlp_width", "optimizer.betas", "task.ways"):
+    for expected in ("data.documents.*.p_next", "model.fusion.mlp_width", "optimizer.betas"):
         assert expected in keys
     assert {"shots", "limit", "training.sample_every", "objective.shots", "model.image_size"} <= keys
     assert len(FIELDS) > 90 and keys >= MAY_BE_NEGATIVE

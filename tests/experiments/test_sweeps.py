@@ -24,7 +24,7 @@ SMALL = (
     *("training.save_every=1", "training.sample_every=0", "data.documents.captions.batch_size=1"),
     *("data.documents.captions.min_images=2", "data.documents.captions.max_images=2"),
 )
-EVALUATION = 'evaluate=[["task.number=2","shots=[0,2]","controls=[]","text_only=false"]]'
+EVALUATION = 'evaluate=[["task.num_queries=2","shots=[0,2]","controls=[]","text_only=false"]]'
 ROOT = Path(__file__).parents[2]
 
 
@@ -106,8 +106,8 @@ def test_an_objective_that_no_evaluation_gives_is_found_before_training(tmp_path
     ],
 )
 def test_every_metric_that_a_task_gives_can_be_an_objective_and_no_other(task, shots, orders, metrics):
-    options = (f"shots=[{shots}]", f"orders={orders}", "controls=[]", "seeds=[0]", "text_only=false", "run=a")
-    planned = plan(composed("evaluate", f"task={task}", "task.number=12", *options))
+    options = (f"shots=[{shots}]", f"num_orders={orders}", "controls=[]", "seeds=[0]", "text_only=false", "run=a")
+    planned = plan(composed("evaluate", f"task={task}", "task.num_queries=12", *options))
     asked = {"task": planned.task.name, "shots": shots}
     for metric in metrics:
         check_objective(asked | {"metric": metric}, [planned])

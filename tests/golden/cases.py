@@ -158,11 +158,11 @@ def generated(folder: Path) -> Values:
     overrides = [
         f"run={run}",
         f"output={folder / 'evaluated'}",
-        "task.number=20",
+        "task.num_queries=20",
         "shots=[0,4]",
-        "beams=[1,3]",
+        "num_beams=[1,3]",
         "control_shots=[4]",
-        "orders=2",
+        "num_orders=2",
         "batch_size=8",
     ]
     run_evaluation(composed("evaluate", *overrides))

@@ -4,9 +4,9 @@ import pytest
 from PIL import Image as PILImage
 
 from flamingo import Image
-from flamingo.evaluation.demonstrations import document
+from flamingo.evaluation.prompts import build_prompt
 from flamingo.inference.captioner import Captioner
-from flamingo.inference.flamingo_engine import Decoder
+from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.utils.errors import UserError
 from tests.evaluation.fake import example, model_and_processor
 
@@ -18,9 +18,9 @@ def captioner(backbones):
 
 def test_captions_are_those_of_the_same_prompts_in_evaluation(captioner):
     queries, shown = [example("query", i) for i in range(8)], [example("support", i, references=1) for i in range(2)]
-    decoder = Decoder(captioner.model, captioner.processor, 2)
+    engine = FlamingoEngine(captioner.model, captioner.processor, 2)
     for demonstrations in ([], shown):
-        expected = decoder([document(query, demonstrations) for query in queries], 5, 3)
+        expected = engine.generate([build_prompt(query, demonstrations) for query in queries], 5, 3)
         captions = captioner(
             [query.image for query in queries],
             [(one.image, one.references[0]) for one in demonstrations],

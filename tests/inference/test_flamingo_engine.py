@@ -6,8 +6,8 @@ from PIL import Image as PILImage
 from transformers import GenerationConfig
 
 from flamingo import Document, Image, Text
-from flamingo.evaluation.demonstrations import document
-from flamingo.inference.flamingo_engine import Decoder
+from flamingo.evaluation.prompts import build_prompt
+from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.utils.errors import UserError
 from tests.evaluation.fake import example, model_and_processor
 from tests.tiny import POISONED
@@ -25,7 +25,7 @@ def prompts():
     """Of different lengths, with 3, 1, 2, 1 and 4 images; the second shows no image with its demonstrations."""
     shown = [example("support", i, references=1) for i in range(4)]
     counts = [(2, True), (3, False), (1, True), (0, True), (3, True)]
-    return [document(example("query", i), shown[i % 2 :][:n], images) for i, (n, images) in enumerate(counts)]
+    return [build_prompt(example("query", i), shown[i % 2 :][:n], images) for i, (n, images) in enumerate(counts)]
 
 
 def alone(parts, prompt, **kwargs):
@@ -44,9 +44,9 @@ def test_outputs_do_not_depend_on_the_batch_or_on_the_cache_and_keep_their_order
     expected = [alone(parts, prompt, num_beams=beams, length_penalty=0.0) for prompt in prompts]
     assert len(set(expected)) > 3
     for batch_size in (1, 4):
-        decoder = Decoder(*parts, batch_size)
-        assert decoder(prompts, NEW, beams) == expected
-        assert decoder(prompts[::-1], NEW, beams) == expected[::-1]  # now all from the cache
+        engine = FlamingoEngine(*parts, batch_size)
+        assert engine.generate(prompts, NEW, beams) == expected
+        assert engine.generate(prompts[::-1], NEW, beams) == expected[::-1]  # now all from the cache
 
 
 def test_each_picture_is_encoded_once_even_where_it_is_made_anew(parts, prompts, tmp_path, monkeypatch):
@@ -54,19 +54,19 @@ def test_each_picture_is_encoded_once_even_where_it_is_made_anew(parts, prompts,
     encoded = []
     encode = model.encode_images
     monkeypatch.setattr(model, "encode_images", lambda pixels: encoded.append(pixels.shape[1]) or encode(pixels))
-    decoder = Decoder(model, processor, 2)
-    decoder(prompts, NEW)
+    engine = FlamingoEngine(model, processor, 2)
+    engine.generate(prompts, NEW)
     assert sum(encoded) == 8  # 5 queries and 3 demonstrations, in 11 places
     PILImage.new("RGB", (9, 9), "red").save(tmp_path / "red.png")
     for path in (str(tmp_path / "red.png"), tmp_path / "red.png"):
-        decoder([Document([Image(path), Text("Output:")])], NEW)
+        engine.generate([Document([Image(path), Text("Output:")])], NEW)
     assert sum(encoded) == 9
-    decoder([document(example("query", 3), [])], NEW)  # another picture object that shows the same
+    engine.generate([build_prompt(example("query", 3), [])], NEW)  # another picture object that shows the same
     assert sum(encoded) == 9
-    decoder([document(example("query", 9), [])], NEW)
+    engine.generate([build_prompt(example("query", 9), [])], NEW)
     assert sum(encoded) == 10
     for _ in range(2):
-        decoder([Document([Image(tmp_path / "red.png").view(1), Text("Output:")])], NEW)
+        engine.generate([Document([Image(tmp_path / "red.png").view(1), Text("Output:")])], NEW)
     assert sum(encoded) == 11
 
 
@@ -82,18 +82,18 @@ def all_previous(backbones):
 @pytest.mark.parametrize("attend", ["last", "previous"])
 def test_a_bound_on_the_memory_of_visual_tokens_changes_no_output(parts, backbones, prompts, attend, monkeypatch):
     model, processor = parts if attend == "last" else all_previous(backbones)
-    expected = Decoder(model, processor, 2)(prompts, NEW, 3)
+    expected = FlamingoEngine(model, processor, 2).generate(prompts, NEW, 3)
     one = 5 * 24 * 4  # 5 visual tokens of 24 float32 numbers
     encoded = []
     encode = model.encode_images
     monkeypatch.setattr(model, "encode_images", lambda pixels: encoded.append(pixels.shape[1]) or encode(pixels))
     for cache_bytes, kept, times in ((0, 0, 10), (3 * one - 1, 2, 10), (8 * one, 8, 8)):
         encoded.clear()
-        decoder = Decoder(model, processor, 2, cache_bytes=cache_bytes)
-        assert decoder(prompts, NEW, 3) == expected
-        assert len(decoder._visual_tokens) == kept
+        engine = FlamingoEngine(model, processor, 2, cache_bytes=cache_bytes)
+        assert engine.generate(prompts, NEW, 3) == expected
+        assert len(engine._visual_tokens) == kept
         # The memory of the others is free: no kept one is a part of a larger tensor.
-        assert sum(tokens.untyped_storage().nbytes() for tokens in decoder._visual_tokens.values()) == kept * one
+        assert sum(tokens.untyped_storage().nbytes() for tokens in engine._visual_tokens.values()) == kept * one
         # Within a batch each of its pictures is encoded once, whatever the bound.
         assert sum(encoded) == times
 
@@ -103,28 +103,28 @@ def test_the_pictures_that_were_used_last_stay_in_memory(parts, monkeypatch):
     encoded = []
     encode = model.encode_images
     monkeypatch.setattr(model, "encode_images", lambda pixels: encoded.append(pixels.shape[1]) or encode(pixels))
-    decoder = Decoder(model, processor, 1, cache_bytes=2 * 5 * 24 * 4)
+    engine = FlamingoEngine(model, processor, 1, cache_bytes=2 * 5 * 24 * 4)
     pictures = [example("query", i).image for i in range(3)]
     for i in (0, 1, 0, 2, 0):
-        decoder.visual_tokens([pictures[i]])
+        engine.visual_tokens([pictures[i]])
     assert sum(encoded) == 3
-    decoder.visual_tokens([pictures[1]])
+    engine.visual_tokens([pictures[1]])
     assert sum(encoded) == 4
 
 
 def test_visual_tokens_are_those_of_the_model(parts):
     model, processor = parts
     images = [example("query", i).image for i in (1, 0, 2, 1)]
-    tokens = Decoder(model, processor, 1).visual_tokens(images)
+    tokens = FlamingoEngine(model, processor, 1).visual_tokens(images)
     expected = model.encode_images(processor.pixel_values(images).unsqueeze(0))[0]
     torch.testing.assert_close(tokens, expected, rtol=1e-4, atol=1e-5)
-    assert Decoder(model, processor, 1).visual_tokens([]).shape == (0, 5, 24)
+    assert FlamingoEngine(model, processor, 1).visual_tokens([]).shape == (0, 5, 24)
 
 
 def alike(count, **kwargs):
     """Queries with the same three demonstrations."""
     shown = [example("support", i, references=1) for i in range(3)]
-    return [document(example("query", i), shown, **kwargs) for i in range(count)]
+    return [build_prompt(example("query", i), shown, **kwargs) for i in range(count)]
 
 
 def tokens_run(model):
@@ -143,13 +143,13 @@ def test_what_all_prompts_begin_with_runs_once(parts, beams):
     assert len(set(expected)) > 1
     counts, handle = tokens_run(model)
     with handle:
-        assert Decoder(model, processor, 2)(prompts, NEW, beams) == expected
+        assert FlamingoEngine(model, processor, 2).generate(prompts, NEW, beams) == expected
     lengths = [len(processor.encode(prompt, prompt=True).input_ids) for prompt in prompts]
     assert counts[0] > 0.7 * min(lengths)
     assert max(counts[1:]) < 0.5 * counts[0]
     # Another image in an early place: then nothing is shared but what stands before it.
-    others = [document(example("query", i), [example("support", i, references=1)]) for i in range(3)]
-    assert Decoder(model, processor, 2)(others, NEW, beams) == [
+    others = [build_prompt(example("query", i), [example("support", i, references=1)]) for i in range(3)]
+    assert FlamingoEngine(model, processor, 2).generate(others, NEW, beams) == [
         alone(parts, prompt, num_beams=beams, length_penalty=0.0) for prompt in others
     ]
 
@@ -161,7 +161,7 @@ def test_keys_and_values_of_an_image_are_computed_once_for_all_prompts_of_a_batc
         lambda m, args, output: computed.append(args[0].shape[:2])
     )
     with handle:
-        Decoder(model, processor, len(prompts))(prompts, NEW)
+        FlamingoEngine(model, processor, len(prompts)).generate(prompts, NEW)
     assert [b * m for b, m in computed if m] == [8]  # 5 queries and 3 demonstrations, in 11 places
 
 
@@ -170,20 +170,20 @@ def test_a_model_that_attends_to_all_previous_images_is_given_them_in_their_orde
     some = [*prompts, *alike(2)]
     expected = [alone((model, processor), prompt, num_beams=3, length_penalty=0.0) for prompt in some]
     assert len(set(expected)) > 3
-    assert Decoder(model, processor, 3)(some, NEW, 3) == expected
+    assert FlamingoEngine(model, processor, 3).generate(some, NEW, 3) == expected
 
 
 def test_a_blind_model_says_the_same_to_every_picture(parts):
     text = Text("Output:")
     prompts = [Document([example("query", i).image, text]) for i in range(6)]
-    decoder = Decoder(*parts, 3)
-    assert len(set(decoder(prompts, NEW))) > 1
-    assert len(set(decoder(prompts, NEW, blind=True))) == 1
+    engine = FlamingoEngine(*parts, 3)
+    assert len(set(engine.generate(prompts, NEW))) > 1
+    assert len(set(engine.generate(prompts, NEW, blind=True))) == 1
     blinded = parts[1].batch(prompts[:1], prompt=True)
     blinded["image_index"].fill_(-1)
     ids = parts[0].generate(**blinded, max_new_tokens=NEW, do_sample=False, eos_token_id=parts[1].end_of_chunk_token_id)
     said = parts[1].tokenizer.decode(ids[0, blinded["input_ids"].shape[1] :], skip_special_tokens=True)
-    assert decoder(prompts[:1], NEW, blind=True) == [said.split("<|endofchunk|>")[0].lstrip()]
+    assert engine.generate(prompts[:1], NEW, blind=True) == [said.split("<|endofchunk|>")[0].lstrip()]
 
 
 def test_the_output_ends_at_the_end_of_the_chunk_and_begins_without_blanks(parts, monkeypatch):
@@ -192,7 +192,7 @@ def test_the_output_ends_at_the_end_of_the_chunk_and_begins_without_blanks(parts
     monkeypatch.setattr(
         model, "generate", lambda input_ids, **_: torch.cat([input_ids, torch.tensor([said] * len(input_ids))], 1)
     )
-    assert Decoder(model, processor, 2)([document(example("query", 0), [])], NEW) == ["a dog "]
+    assert FlamingoEngine(model, processor, 2).generate([build_prompt(example("query", 0), [])], NEW) == ["a dog "]
 
 
 @pytest.mark.parametrize("shipped", POISONED, ids=lambda shipped: next(iter(shipped)))
@@ -201,10 +201,10 @@ def test_outputs_do_not_depend_on_the_generation_config_of_the_checkpoint(parts,
     expected = {}
     for beams in (1, 3):
         monkeypatch.setattr(model, "generation_config", GenerationConfig())
-        expected[beams] = Decoder(model, processor, 4)(prompts, NEW, beams)
+        expected[beams] = FlamingoEngine(model, processor, 4).generate(prompts, NEW, beams)
         config = GenerationConfig(**shipped)
         monkeypatch.setattr(model, "generation_config", config)
-        assert Decoder(model, processor, 4)(prompts, NEW, beams) == expected[beams]
+        assert FlamingoEngine(model, processor, 4).generate(prompts, NEW, beams) == expected[beams]
         assert model.generation_config is config and shipped.items() <= config.to_dict().items()
     assert expected[1] != expected[3]
 
@@ -221,22 +221,22 @@ def test_generate_itself_honours_the_generation_config_of_the_checkpoint(parts, 
 
 def test_progress_counts_every_prompt(parts, prompts):
     done = []
-    Decoder(*parts, 2)(prompts, NEW, on_progress=done.append)
+    FlamingoEngine(*parts, 2).generate(prompts, NEW, on_progress=done.append)
     assert done == [2, 2, 1]
 
 
 def test_what_cannot_be_decoded_is_refused(parts):
     model, processor = parts
     with pytest.raises(UserError, match=r"^batch_size .*0"):
-        Decoder(model, processor, 0)
+        FlamingoEngine(model, processor, 0)
     prompt = Document([example("query", 0).image, Text("Output:")], id="query/0")
     with pytest.raises(UserError, match=r"'query/0'.*2"):
-        Decoder(model, processor, 1)([prompt], max_new_tokens=126)
+        FlamingoEngine(model, processor, 1).generate([prompt], max_new_tokens=126)
     with pytest.raises(UserError, match=r"gone\.jpg"):
-        Decoder(model, processor, 1)([Document([Image("gone.jpg"), Text("Output:")])], NEW)
+        FlamingoEngine(model, processor, 1).generate([Document([Image("gone.jpg"), Text("Output:")])], NEW)
     model.train()
     try:
         with pytest.raises(ValueError, match="training mode"):
-            Decoder(model, processor, 1)
+            FlamingoEngine(model, processor, 1)
     finally:
         model.eval()

@@ -6,7 +6,9 @@ from dataclasses import replace
 import pytest
 from PIL import Image as PILImage
 
-from flamingo.evaluation.demonstrations import choose, shuffled_captions
+from flamingo import synthetic
+from flamingo.evaluation.controls import shuffled_captions
+from flamingo.evaluation.demonstrations import sample_demonstrations
 from flamingo.evaluation.protocol import Task
 from flamingo.synthetic import tasks
 from flamingo.synthetic.documents import stream
@@ -14,8 +16,9 @@ from flamingo.synthetic.grammar import attribute_accuracy, caption, read
 from flamingo.synthetic.scenes import Kind, Scene, split_of
 from flamingo.synthetic.tasks import CANDIDATES, SyntheticBinding, SyntheticCaptions, SyntheticQuestions
 from flamingo.utils.errors import UserError
+from flamingo.utils.kinds import class_of, load_kind
 
-TASKS = [SyntheticCaptions(4), SyntheticBinding(4), SyntheticBinding(2, ways=5), SyntheticQuestions(4)]
+TASKS = [SyntheticCaptions(4), SyntheticBinding(4), SyntheticBinding(2, num_ways=5), SyntheticQuestions(4)]
 
 
 @pytest.fixture(params=TASKS, ids=lambda task: task.name)
@@ -42,7 +45,7 @@ def test_tasks_are_tasks_under_the_names_of_the_score_files(task):
 
 def test_an_episode_depends_on_its_index_alone(task):
     *_, last = task.episodes.values()
-    alone = replace(task).episode(*stream(task.stream_name, task.number - 1))
+    alone = replace(task).episode(*stream(task.stream_name, task.num_queries - 1))
     assert alone == last and alone is not last
     first, second, *_ = task.queries()
     assert first.image != second.image and task.support(first)[0][0].image != task.support(second)[0][0].image
@@ -51,7 +54,7 @@ def test_an_episode_depends_on_its_index_alone(task):
 def test_ids_are_unique_and_no_query_is_in_its_support(task):
     ids = [e.id for query in task.queries() for e in (query, *members(task, query))]
     assert len(set(ids)) == len(ids)
-    assert len(task.queries()) == task.number
+    assert len(task.queries()) == task.num_queries
     for query in task.queries():
         assert query.image not in [example.image for example in members(task, query)]
         assert {len(group) for group in task.support(query)} == {8 if "binding" in task.name else CANDIDATES}
@@ -134,9 +137,9 @@ def test_a_name_has_a_group_that_says_nothing_else():
     for task in TASKS[1:3]:
         for query in task.queries():
             said = [{example.references for example in group} for group in task.support(query)]
-            assert len(said) == task.ways and all(len(references) == 1 for references in said)
+            assert len(said) == task.num_ways and all(len(references) == 1 for references in said)
             names = [references.pop() for references in said]
-            assert len(set(names)) == task.ways and query.references in names
+            assert len(set(names)) == task.num_ways and query.references in names
             assert all(re.fullmatch("[^aeiou ][aeiou] [^aeiou ][aeiou]", name) for (name,) in names)
             asked.add(names.index(query.references))
     assert len(asked) > 1  # not always the first
@@ -145,15 +148,15 @@ def test_a_name_has_a_group_that_says_nothing_else():
 def test_shots_are_shared_among_the_names():
     for task, shots in ((TASKS[1], 8), (TASKS[2], 20)):
         query = task.queries()[0]
-        shown = [example.references for example in choose(task, query, shots, seed=0)]
-        assert {shown.count(name) for name in shown} == {4} and len(set(shown)) == task.ways
+        shown = [example.references for example in sample_demonstrations(task, query, shots, seed=0)]
+        assert {shown.count(name) for name in shown} == {4} and len(set(shown)) == task.num_ways
 
 
 def test_a_match_counts_among_valid_names_only_where_there_is_a_valid_name():
     task = TASKS[1]
     query = task.queries()[0]
     (right,) = query.references
-    shown = choose(task, query, 8, seed=0)
+    shown = sample_demonstrations(task, query, 8, seed=0)
     (other,) = {e.references[0] for e in shown} - {right}
     valid = {"valid_name_rate": 1.0}
 
@@ -166,7 +169,7 @@ def test_a_match_counts_among_valid_names_only_where_there_is_a_valid_name():
         assert scores(invalid, shown) == {"exact_match": 0.0, "valid_name_rate": 0.0}
     # Without demonstrations no name is known, and with those of other queries only theirs.
     assert scores(right, []) == {"exact_match": 1.0, "valid_name_rate": 0.0}
-    foreign = shuffled_captions(task, shown, query, seed=0)
+    foreign = shuffled_captions(task, query, shown, seed=0)
     assert task.score(query, foreign, right)["valid_name_rate"] == 0.0
     assert task.score(query, foreign, foreign[0].references[0])["valid_name_rate"] == 1.0
 
@@ -175,7 +178,7 @@ def test_a_match_is_told_by_how_long_ago_the_right_name_was_last_shown():
     task = TASKS[2]
     query = task.queries()[0]
     (right,) = query.references
-    shown = choose(task, query, 20, seed=0)
+    shown = sample_demonstrations(task, query, 20, seed=0)
     others = [e for e in shown if e.references[0] != right]
     (example, *_) = (e for e in shown if e.references[0] == right)
 
@@ -201,14 +204,24 @@ def test_questions_are_asked_in_the_prompt_and_match_exactly():
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("values", "message"),
     [
-        (lambda: SyntheticCaptions(0), r"^number .*0"),
-        (lambda: SyntheticBinding(0), r"^number .*0"),
-        (lambda: SyntheticBinding(1, ways=1), r"^ways .*1"),
-        (lambda: SyntheticBinding(1, ways=9), r"^ways .*9"),
+        ({"kind": "synthetic_captions", "num_queries": 0}, r"^task\.num_queries .*0"),
+        ({"kind": "synthetic_binding", "num_queries": 0, "num_ways": 2}, r"^task\.num_queries .*0"),
+        ({"kind": "synthetic_binding", "num_queries": 1, "num_ways": 1}, r"^task\.num_ways .*1"),
+        ({"kind": "synthetic_binding", "num_queries": 1, "num_ways": 9}, r"^task\.num_ways .*9"),
+        ({"kind": "synthetic_binding", "num_queries": 1}, r"^task\.num_ways "),
+        ({"kind": "synthetic_captions", "num_queries": 1, "num_ways": 2}, r"task.*'num_ways'"),
     ],
 )
-def test_tasks_that_cannot_be_are_refused(make, message):
+def test_configs_of_tasks_that_cannot_be_are_refused(values, message):
     with pytest.raises(UserError, match=message):
-        make()
+        load_kind(synthetic.TASKS, values, "task")
+
+
+def test_a_config_makes_its_task():
+    values = {"kind": "synthetic_binding", "num_queries": 3, "num_ways": 5}
+    config = load_kind(synthetic.TASKS, values, "task")
+    assert class_of(synthetic.TASKS, config.kind).from_config(config) == SyntheticBinding(3, num_ways=5)
+    config = load_kind(synthetic.TASKS, {"kind": "synthetic_questions", "num_queries": 3}, "task")
+    assert class_of(synthetic.TASKS, config.kind).from_config(config) == SyntheticQuestions(3)

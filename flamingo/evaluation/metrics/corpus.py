@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -29,6 +29,7 @@ class Captions:
         return {"references": [min(counts), max(counts)]}
 
 
+@runtime_checkable
 class Metric(Protocol):
     """One corpus metric, or several that share their counts. It is constructed without arguments."""
 
@@ -56,7 +57,7 @@ def corpus_statistics(metrics: Sequence[str], groups: Sequence[Captions]) -> lis
     """
     check_metrics(metrics)
     tokenized = _tokenized(groups)
-    by_class = {location: _class_at(location)().statistics(tokenized) for location in _locations(metrics)}
+    by_class = {location: _make(location).statistics(tokenized) for location in _locations(metrics)}
     statistics = []
     for number in range(len(groups)):
         of_group = {metric: by_class[METRICS[metric]][number][metric] for metric in metrics}
@@ -74,7 +75,7 @@ def unavailable(metrics: Sequence[str]) -> dict[str, str]:
         one_of("a corpus metric", metric, METRICS)
     reasons = {}
     for metric in metrics:
-        reason = _class_at(METRICS[metric])().unavailable()
+        reason = _make(METRICS[metric]).unavailable()
         if reason is not None:
             reasons[metric] = reason
     return reasons
@@ -111,9 +112,10 @@ def _locations(metrics: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(METRICS[metric] for metric in metrics))
 
 
-def _class_at(location: str) -> type[Metric]:
+def _make(location: str) -> Metric:
+    """The metric of a "module:Class"."""
     module, _, name = location.partition(":")
-    return getattr(import_module(module), name)
+    return getattr(import_module(module), name)()
 
 
 def _tokenized(groups: Sequence[Captions]) -> list[Captions]:

@@ -62,7 +62,7 @@ def meteor_counts(outputs: Sequence[str], references: Sequence[Sequence[str]]) -
 
 
 def meteor(counts: Float[np.ndarray, "*resamples 23"]) -> Float[np.ndarray, "*resamples"]:
-    """Returns METEOR of summed :func:`meteor_counts`: a harmonic mean of precision and recall, less what is out of order."""
+    """Returns METEOR of summed :func:`meteor_counts`: a mean of precision and recall, less a penalty for order."""
     words, function = counts[..., :2], counts[..., 2:4]
     # By matcher, content or function words, output or reference.
     matches = counts[..., 4:20].reshape(*counts.shape[:-1], 4, 2, 2)
