@@ -64,6 +64,7 @@ NEEDED = {
     "experiment=captions_reward": ("data.root=somewhere", "model.vision=somewhere"),
     "model/vision=mobilenet": ("model.vision=somewhere",),
     "text=captions": ("texts=[somewhere]",),
+    "task=flickr8k": ("task.query=somewhere", "task.support=somewhere"),
 }
 #: Groups whose configs are chosen at a place of the config: by default for one data set.
 _PACKAGES = {"loss": "loss@data.documents.captions.loss"}
@@ -142,12 +143,17 @@ def test_a_schema_has_the_fields_of_its_dataclass():
     [
         *(("train", f"data.{key}=a") for key in ("root", "images", "format", "split", "sample_split")),
         *(("train", override) for override in ("features.folder=a", "objective.metric=CIDEr", "objective.shots=4")),
-        *(("evaluate", override) for override in ("+task.query=a", "+task.support=a")),
         ("pretrain_language", "rounds=2"),
     ],
 )
 def test_a_key_that_another_key_makes_useless_is_refused(command, override):
-    checks = {"train": check_config, "evaluate": plan, "pretrain_language": partial(check, PretrainLanguageConfig)}
-    key, _, value = override.removeprefix("+").partition("=")
+    checks = {"train": check_config, "pretrain_language": partial(check, PretrainLanguageConfig)}
+    key, _, value = override.partition("=")
     with pytest.raises(UserError, match=rf"{re.escape(key)}\b.*{value}"):
         checks[command](composed(command, override))
+
+
+@pytest.mark.parametrize("key", ["query", "support"])
+def test_a_key_of_another_kind_of_task_is_refused(key):
+    with pytest.raises(UserError, match=rf"task .*'{key}'"):
+        plan(composed("evaluate", f"+task.{key}=a"))

@@ -364,7 +364,7 @@ def test_a_folder_with_features_of_another_encoder_is_refused_before_the_run_is_
 
 def test_an_evaluation_says_what_it_needs(shards, run, tmp_path):
     with pytest.raises(UserError, match=r"task\.query"):
-        run_evaluation(evaluation(shards, f"run={run}", "query=null"))
+        run_evaluation(evaluation(shards, f"run={run}", "task.query='???'"))
     with pytest.raises(UserError, match=r"rices.*features\.folder"):
         run_evaluation(evaluation(shards, f"run={run}", "features.folder=null", f"output={tmp_path / 'a'}"))
     assert not (tmp_path / "a").exists()
