@@ -103,7 +103,7 @@ def test_a_loss_that_is_not_finite_fails_a_trial_and_a_wrong_value_ends_the_sear
             assert run_trial([*SMALL, "training.steps=3"], diverging, tmp_path / "a") is None
         assert "not finite" in (tmp_path / "a" / "failure.txt").read_text()
         with pytest.raises(UserError, match="warmup"):
-            run_trial(list(SMALL), {"optimizer.warmup": 9}, tmp_path / "b")
+            run_trial(list(SMALL), {"optimizer.warmup_steps": 9}, tmp_path / "b")
 
 
 @pytest.mark.parametrize(
