@@ -1,4 +1,4 @@
-"""Makes other people's checkpoints ours, and ours OpenFlamingo's.
+"""Converts checkpoints of other projects to ours, and ours to OpenFlamingo's.
 
 python -m experiments.convert source=openflamingo checkpoint=checkpoint.pt language=NAME vision=NAME output=FOLDER
 python -m experiments.convert source=flamingo_mini checkpoint=FOLDER language=NAME vision=NAME output=FOLDER
@@ -9,15 +9,13 @@ python -m experiments.convert target=openflamingo checkpoint=FOLDER output=FOLDE
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig
 from transformers import AutoConfig
 
-from experiments.configs import plain
-from experiments.schema import command
+from experiments.schema import command, load
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.interop import flamingo_mini, idefics, openflamingo
 from flamingo.model.composition import check_composition
@@ -30,16 +28,16 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class ConvertConfig:
-    """From whose format to whose: one of the two is ours."""
+    """A checkpoint, and two formats, one of which is ours."""
 
-    #: openflamingo, idefics or flamingo_mini; or flamingo, which is ours.
+    #: openflamingo, idefics, flamingo_mini, or ours: flamingo.
     source: str = "flamingo"
     #: flamingo, or openflamingo.
     target: str = "flamingo"
     #: A file, or a folder that save_pretrained has left.
     checkpoint: str = MISSING
-    #: The backbones that the checkpoint was trained with: folders or names on the hub. IDEFICS has them inside; of it
-    #: these are where tokenizer and image processor come from, if its folder has none.
+    #: The backbones that the checkpoint was trained with: folders or names on the hub. A checkpoint of IDEFICS contains
+    #: them; these keys then name a tokenizer and an image processor, if its folder has none.
     language: str | None = None
     vision: str | None = None
     #: A folder that does not exist yet.
@@ -49,58 +47,69 @@ class ConvertConfig:
 ConfigStore.instance().store("convert_schema", ConvertConfig)
 
 
-def run_conversion(config: dict[str, Any]) -> None:
-    """Read, convert and write. Raises UserError, having written nothing, for what does not fit."""
-    checkpoint, output = Path(config["checkpoint"]), Path(config["output"])
+def run_conversion(config: ConvertConfig) -> None:
+    """Reads, converts and writes a checkpoint.
+
+    Raises:
+        UserError: For a checkpoint that does not fit; nothing is written.
+    """
+    checkpoint, output = Path(config.checkpoint), Path(config.output)
     if output.exists():
         raise UserError(f"{output} is there already: choose another output=FOLDER")
-    if (config["source"], config["target"]) == ("flamingo", "openflamingo"):
-        _without_backbones(config)
+    if (config.source, config.target) == ("flamingo", "openflamingo"):
+        _check_no_backbones(config)
         _export(checkpoint, output)
         return
-    model, processor, notes = _converted(config, checkpoint)
+    model, processor, notes = _convert(config, checkpoint)
     processor.limit_length(model.config.text_config)
     check_composition(model)
     with atomic_folder(output) as folder:
         model.save_pretrained(folder, include_backbones=model.config.backbones is None)
         processor.save_pretrained(folder)
-    log.info("%s", account(model, notes))
+    log.info("%s", summary(model, notes))
     log.info("converted: %s", output)
 
 
-def _converted(config: dict[str, Any], checkpoint: Path) -> Any:
-    """Model, processor and notes of :mod:`flamingo.interop`."""
+def _convert(
+    config: ConvertConfig, checkpoint: Path
+) -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor, list[str]]:
+    """Returns model, processor and notes of a converter of :mod:`flamingo.interop`."""
     try:
-        match config["source"], config["target"]:
+        match config.source, config.target:
             case "openflamingo", "flamingo":
                 return openflamingo.convert(checkpoint, *_backbones(config))
             case "flamingo_mini", "flamingo":
                 return flamingo_mini.convert(checkpoint, *_backbones(config))
             case "idefics", "flamingo":
-                return idefics.convert(checkpoint, config["vision"], config["language"])
+                return idefics.convert(checkpoint, config.vision, config.language)
             case source, target:
                 raise UserError(
-                    f"source={source} target={target} is not to be had: say source=openflamingo, idefics or "
+                    f"there is no conversion source={source} target={target}: choose source=openflamingo, idefics or "
                     "flamingo_mini, or target=openflamingo"
                 )
-    except OSError as error:  # transformers', of a tokenizer or an image processor that is not there
+    except OSError as error:  # of transformers, for a missing tokenizer or image processor
         reason = str(error).split("\n")[0]
         raise UserError(f"{checkpoint} cannot be converted: {reason}") from error
 
 
-def account(model: FlamingoForConditionalGeneration, notes: list[str]) -> str:
-    """What was loaded, what stays frozen, and how much of it trains."""
+def summary(model: FlamingoForConditionalGeneration, notes: list[str]) -> str:
+    """Returns a text that counts the parameters that were loaded, that are frozen, and that train."""
     counts = model.parameter_counts()
     frozen = [f"{part} {counts.pop(part):,}" for part in ("vision_model", "language_model")]
-    origins = model.config.backbones
+    loaded = [f"{part} {count:,}" for part, count in counts.items()]
+    origin = "from the checkpoint"
+    if model.config.backbones:
+        origin = f"from {' and '.join(part['name'] for part in model.config.backbones.values())}"
+    num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     lines = [
-        f"parameters loaded: {', '.join(f'{part} {count:,}' for part, count in counts.items())}, "
-        f"with blocks before layers {', '.join(model.gated_layers)} of the language model",
-        f"frozen: {', '.join(frozen)}, "
-        + (f"from {' and '.join(part['name'] for part in origins.values())}" if origins else "from the checkpoint"),
-        f"trains: {sum(p.numel() for p in model.parameters() if p.requires_grad):,} parameters",
+        f"parameters loaded: {', '.join(loaded)}, with blocks before layers {', '.join(model.gated_layers)} of the "
+        "language model",
+        f"frozen: {', '.join(frozen)}, {origin}",
+        f"trains: {num_trained:,} parameters",
     ]
-    return "\n".join([*lines, *(f"note: {note}" for note in notes)])
+    for note in notes:
+        lines.append(f"note: {note}")
+    return "\n".join(lines)
 
 
 def _export(checkpoint: Path, output: Path) -> None:
@@ -113,23 +122,27 @@ def _export(checkpoint: Path, output: Path) -> None:
     log.info("%d tensors of %s for OpenFlamingo: %s", len(weights), checkpoint, output / "checkpoint.pt")
 
 
-def _backbones(config: dict[str, Any]) -> tuple[str, str]:
-    for key in ("vision", "language"):
-        if config[key] is None:
-            raise UserError(f"the config needs a value for {key}: the backbone that the checkpoint was trained with")
-        from_pretrained(AutoConfig, config[key], key)
-    return config["vision"], config["language"]
+def _backbones(config: ConvertConfig) -> tuple[str, str]:
+    """Returns the names of both backbones. Raises UserError for one that is missing or is no model."""
+    needed = "the backbone that the checkpoint was trained with"
+    if config.vision is None:
+        raise UserError(f"the config needs a value for vision: {needed}")
+    if config.language is None:
+        raise UserError(f"the config needs a value for language: {needed}")
+    from_pretrained(AutoConfig, config.vision, "vision")
+    from_pretrained(AutoConfig, config.language, "language")
+    return config.vision, config.language
 
 
-def _without_backbones(config: dict[str, Any]) -> None:
-    for key in ("vision", "language"):
-        if config[key] is not None:
-            raise UserError(f"{key}={config[key]} is not needed: this checkpoint brings or names its backbones")
+def _check_no_backbones(config: ConvertConfig) -> None:
+    for key, name in (("vision", config.vision), ("language", config.language)):
+        if name is not None:
+            raise UserError(f"{key}={name} is not needed: this checkpoint contains or names its backbones")
 
 
 @command("convert")
 def main(config: DictConfig) -> None:
-    run_conversion(plain(config))
+    run_conversion(load(config))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Makes pages of results.
 
 python -m experiments.report run=outputs/demo                   few_shot.png and report.html of one run, in its folder
-python -m experiments.report runs='outputs/ablations/*'         comparison.md, .csv, .html and .png of many runs, beside
-                                                                them: mean over seeds, difference to a baseline
+python -m experiments.report runs='outputs/ablations/*'         comparison.md, .csv, .html and .png of many runs in
+                                                                their parent folder: means over seeds, differences
 """
 
 import glob
@@ -10,13 +10,11 @@ import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from experiments.configs import plain
-from experiments.schema import command
+from experiments.schema import command, load
 from flamingo.report.comparison import write_comparison
 from flamingo.report.page import write_report
 from flamingo.report.runs import runs_below
@@ -27,38 +25,50 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class ReportConfig:
-    """One run, and what its page is called (by default, what the folder is); or many."""
+    """One run, or many."""
 
     run: str | None = None
+    #: Of the run's page; null: the folder's name.
     title: str | None = None
     #: A pattern of folders, in quotes.
     runs: str | None = None
-    #: The variant that the others are compared with; null: the one called "baseline", or else the first.
+    #: The variant that the others are compared with; null: the variant "baseline", or the first one.
     baseline: str | None = None
-    #: Where the comparison goes, without an ending; null: "comparison" in the folder that the pattern begins with.
+    #: The comparison's files, without suffix; null: "comparison" in the folder that the pattern begins with.
     output: str | None = None
 
 
 ConfigStore.instance().store("report_schema", ReportConfig)
 
 
-def run_report(config: dict[str, Any]) -> list[Path]:
-    """The paths of what is written. Raises UserError unless the config says either ``run`` or ``runs``."""
-    if (config["run"] is None) == (config["runs"] is None):
-        raise UserError("what is to be reported? Say run=FOLDER, or runs='FOLDER/*' for many")
-    if config["run"] is not None:
-        return write_report(Path(config["run"]), config["title"])
-    # Unlike Path.glob it takes absolute patterns, and leaves hidden folders alone, such as a launcher's own.
-    found = sorted(glob.glob(config["runs"]))  # noqa: PTH207
-    folders = [folder for path in found if Path(path).is_dir() for folder in runs_below(Path(path))]
-    # Up to the last folder that has no wildcard in its name.
-    beginning = Path(re.split(r"[*?\[]", config["runs"])[0] + "x").parent
-    return write_comparison(folders, Path(config["output"] or beginning / "comparison"), config["baseline"])
+def run_report(config: ReportConfig) -> list[Path]:
+    """Returns the paths of the files that are written.
+
+    Raises:
+        UserError: Unless the config has either ``run`` or ``runs``.
+    """
+    if config.run is not None and config.runs is None:
+        return write_report(Path(config.run), config.title)
+    if config.runs is None or config.run is not None:
+        raise UserError("the config needs either run=FOLDER, or runs='FOLDER/*' for many")
+    folders = []
+    # Unlike Path.glob it takes absolute patterns, and skips hidden folders such as a launcher's.
+    for path in sorted(glob.glob(config.runs)):  # noqa: PTH207
+        if Path(path).is_dir():
+            folders += runs_below(Path(path))
+    output = config.output or _last_folder(config.runs) / "comparison"
+    return write_comparison(folders, Path(output), config.baseline)
+
+
+def _last_folder(pattern: str) -> Path:
+    """Returns the last folder of a pattern before the first wildcard."""
+    before_wildcard = re.split(r"[*?\[]", pattern)[0]
+    return Path(before_wildcard + "x").parent
 
 
 @command("report")
 def main(config: DictConfig) -> None:
-    for path in run_report(plain(config)):
+    for path in run_report(load(config)):
         log.info("%s", path)
 
 

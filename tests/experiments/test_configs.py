@@ -12,14 +12,15 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 import experiments.search  # noqa: F401  # registers its schema
-from experiments.attention import AttentionConfig
 from experiments.configs import build, check, plain, schema
 from experiments.convert import ConvertConfig
 from experiments.evaluate import EvaluateConfig, plan
 from experiments.pretrain_language import PretrainLanguageConfig
 from experiments.pretrain_vision import PretrainVisionConfig
 from experiments.report import ReportConfig
+from experiments.schema import load
 from experiments.train import TrainConfig, check_config
+from experiments.word_attention import WordAttentionConfig
 from flamingo.utils.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -42,7 +43,7 @@ COMMANDS = {
     "train": ((), TRAIN_GROUPS),
     "evaluate": (("run=somewhere",), ("task",)),
     "report": (("run=somewhere",), ()),
-    "attention": (("run=somewhere",), ()),
+    "word_attention": (("run=somewhere",), ()),
     "convert": (("checkpoint=somewhere", "output=elsewhere"), ()),
     "pretrain_vision": ((), ()),
     "pretrain_language": ((), ("text",)),
@@ -52,7 +53,7 @@ SCHEMAS = {
     # A search's config is a training's, and `search` beside it.
     "search": TrainConfig,
     "evaluate": EvaluateConfig,
-    "attention": AttentionConfig,
+    "word_attention": WordAttentionConfig,
     "pretrain_vision": PretrainVisionConfig,
     "pretrain_language": PretrainLanguageConfig,
     "convert": ConvertConfig,
@@ -80,6 +81,13 @@ def composed(command, *overrides):
     needed, _ = COMMANDS[command]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return plain(compose(command, overrides=[*needed, *overrides]))
+
+
+def loaded(command, *overrides):
+    """The typed config of a command."""
+    needed, _ = COMMANDS[command]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return load(compose(command, overrides=[*needed, *overrides]))
 
 
 def test_no_config_is_left_out():

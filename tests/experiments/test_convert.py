@@ -4,6 +4,7 @@ import json
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.interop import openflamingo
 from flamingo.utils.errors import UserError
 from tests import tiny
-from tests.experiments.test_configs import composed
+from tests.experiments.test_configs import loaded
 from tests.interop import test_flamingo_mini, test_idefics
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +44,7 @@ def ours(backbones, tmp_path):
 
 @pytest.fixture
 def checkpoint(ours, tmp_path):
-    run_conversion(composed("convert", "target=openflamingo", f"checkpoint={ours}", f"output={tmp_path / 'theirs'}"))
+    run_conversion(loaded("convert", "target=openflamingo", f"checkpoint={ours}", f"output={tmp_path / 'theirs'}"))
     return tmp_path / "theirs" / "checkpoint.pt"
 
 
@@ -55,7 +56,7 @@ def test_ours_to_openflamingo_and_back_has_the_same_weights(ours, checkpoint, fo
     output = tmp_path / "back"
     with caplog.at_level(logging.INFO):
         run_conversion(
-            composed("convert", "source=openflamingo", f"checkpoint={checkpoint}", f"output={output}", *folders)
+            loaded("convert", "source=openflamingo", f"checkpoint={checkpoint}", f"output={output}", *folders)
         )
     found, expected = weights(output), weights(ours)
     assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in found)
@@ -72,7 +73,7 @@ def test_an_idefics_is_converted_whole(tmp_path, caplog):
     test_idefics.save(test_idefics.make(), tmp_path / "idefics")
     with caplog.at_level(logging.INFO):
         run_conversion(
-            composed("convert", "source=idefics", f"checkpoint={tmp_path / 'idefics'}", f"output={tmp_path / 'out'}")
+            loaded("convert", "source=idefics", f"checkpoint={tmp_path / 'idefics'}", f"output={tmp_path / 'out'}")
         )
     assert any(key.startswith("language_model.") for key in weights(tmp_path / "out"))
     assert "from the checkpoint" in caplog.text
@@ -83,7 +84,7 @@ def test_a_tokenizer_that_is_not_there_is_one_sentence(tmp_path):
     test_idefics.make().save_pretrained(tmp_path / "idefics")
     with pytest.raises(UserError, match="idefics") as caught:
         run_conversion(
-            composed("convert", "source=idefics", f"checkpoint={tmp_path / 'idefics'}", f"output={tmp_path / 'out'}")
+            loaded("convert", "source=idefics", f"checkpoint={tmp_path / 'idefics'}", f"output={tmp_path / 'out'}")
         )
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
@@ -95,7 +96,7 @@ def test_a_flamingo_mini_is_converted_whole(backbones, folders, tmp_path):
     torch.save(state, tmp_path / "mini" / "pytorch_model.bin")
     (tmp_path / "mini" / "config.json").write_text(json.dumps(test_flamingo_mini.SETTINGS))
     run_conversion(
-        composed(
+        loaded(
             "convert", "source=flamingo_mini", f"checkpoint={tmp_path / 'mini'}", f"output={tmp_path / 'out'}", *folders
         )
     )
@@ -121,12 +122,12 @@ def test_a_flamingo_mini_is_converted_whole(backbones, folders, tmp_path):
     ids=str,
 )
 def test_what_is_wrong_is_named_and_nothing_written(checkpoint, folders, tmp_path, changes, message):
-    config = composed(
+    config = loaded(
         "convert", "source=openflamingo", f"checkpoint={checkpoint}", f"output={tmp_path / 'out'}", *folders
     )
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError, match=message):
-        run_conversion(config | changes)
+        run_conversion(replace(config, **changes))
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -139,18 +140,14 @@ def test_a_bad_file_leaves_nothing_behind(checkpoint, folders, tmp_path, damage)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError, match=r"checkpoint\.pt"):
         run_conversion(
-            composed(
-                "convert", "source=openflamingo", f"checkpoint={checkpoint}", f"output={tmp_path / 'out'}", *folders
-            )
+            loaded("convert", "source=openflamingo", f"checkpoint={checkpoint}", f"output={tmp_path / 'out'}", *folders)
         )
     assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_folder_that_is_there_is_not_overwritten(checkpoint, folders, ours):
     with pytest.raises(UserError, match="output=FOLDER"):
-        run_conversion(
-            composed("convert", "source=openflamingo", f"checkpoint={checkpoint}", f"output={ours}", *folders)
-        )
+        run_conversion(loaded("convert", "source=openflamingo", f"checkpoint={checkpoint}", f"output={ours}", *folders))
 
 
 def test_the_command_ends_with_one_sentence_and_leaves_nothing(tmp_path):

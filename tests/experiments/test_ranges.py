@@ -9,13 +9,13 @@ from typing import get_args, get_origin, get_type_hints
 import pytest
 
 import experiments.benchmark.__main__ as benchmark
-from experiments.attention import run_attention
 from experiments.configs import check
 from experiments.data import load_data
 from experiments.evaluate import run_evaluation
 from experiments.pretrain_language import pretrain as pretrain_language
 from experiments.pretrain_vision import pretrain as pretrain_vision
 from experiments.train import run_training
+from experiments.word_attention import WordAttentionConfig
 from flamingo.synthetic import SyntheticDocumentsConfig
 from flamingo.utils.errors import UserError
 from tests.experiments.test_configs import COMMANDS, SCHEMAS, composed
@@ -101,7 +101,7 @@ def test_a_number_out_of_range_is_named(configs, command, key, hint):
     [
         ("train", lambda config, output: run_training(config, output), "data.documents.*.text_prefix_prob", math.nan),
         ("evaluate", lambda config, output: run_evaluation({**config, "output": str(output)}), "shots", [-1]),
-        ("attention", lambda config, output: run_attention({**config, "run": str(output)}), "batch_size", 0),
+        ("word_attention", lambda config, _: WordAttentionConfig(**config), "batch_size", 0),
         ("pretrain_vision", pretrain_vision, "optimizer.lr", -1.0),
         ("pretrain_language", pretrain_language, "block", 0),
     ],

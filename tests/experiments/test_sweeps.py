@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from experiments.evaluate import plan
 from experiments.model import load_model
 from experiments.objective import check_objective, objective
-from experiments.report import run_report
+from experiments.report import ReportConfig, run_report
 from experiments.schema import folder_arguments, sweep_run_name
 from experiments.train import run_training
 from flamingo.utils.errors import UserError
@@ -138,7 +138,7 @@ def test_parallel_processes_go_on_after_one_fails_and_the_table_lists_it(tmp_pat
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2, first.stderr
     done, failed = (next(tmp_path.glob(f"*+seed-0+*precision-{name}+*")) for name in ("fp32", "fp8"))
     assert (done / "scores.json").exists() and not (failed / "scores.json").exists()
-    markdown, *_ = run_report({"run": None, "runs": f"{tmp_path}/*", "baseline": None, "output": None, "title": None})
+    markdown, *_ = run_report(ReportConfig(runs=f"{tmp_path}/*"))
     assert markdown.parent == tmp_path
     assert f"- `{failed}`: failed: UserError: training.precision must be" in markdown.read_text()
     before = files(done)

@@ -7,7 +7,7 @@ import math
 import pytest
 import yaml
 
-from experiments.report import run_report
+from experiments.report import ReportConfig, run_report
 from flamingo.report.comparison import COLUMNS, compare, student, write_comparison
 from flamingo.report.runs import read_runs, runs_below
 from flamingo.utils.errors import UserError
@@ -152,8 +152,7 @@ def test_runs_are_found_however_deep_a_sweep_has_nested_them(below, tmp_path):
     (tmp_path / "sweep" / "notes").mkdir()
     found = [folder for entry in sorted((tmp_path / "sweep").iterdir()) for folder in runs_below(entry)]
     assert found == [tmp_path / "sweep" / "notes", one, other]
-    report = {"run": None, "runs": f"{tmp_path}/sweep/*", "baseline": None, "output": None, "title": None}
-    [markdown, *_] = run_report(report)
+    [markdown, *_] = run_report(ReportConfig(runs=f"{tmp_path}/sweep/*"))
     assert "1 variants, 2 runs" in markdown.read_text() and markdown.parent == tmp_path / "sweep"
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.attention import run_attention
+from experiments.word_attention import WordAttentionConfig, run_word_attention
 from flamingo.data.document import PROMPT
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.model.modeling import FlamingoForConditionalGeneration
@@ -16,7 +16,6 @@ from flamingo.synthetic.documents import Turn, show
 from flamingo.synthetic.drawing import masks
 from flamingo.synthetic.grammar import caption
 from flamingo.utils.errors import UserError
-from tests.experiments.test_configs import composed
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +121,7 @@ def test_the_maps_are_those_of_the_words_in_any_batch(model, processor):
 def test_the_command_measures_a_run_and_draws_it(model, processor, tmp_path):
     model.save_pretrained(tmp_path / "checkpoint")
     processor.save_pretrained(tmp_path / "checkpoint")
-    paths = run_attention(composed("attention") | {"run": str(tmp_path), "scenes": 4})
+    paths = run_word_attention(WordAttentionConfig(run=str(tmp_path), scenes=4))
     assert sorted(path.name for path in paths) == ["attention.json", "attention.png", "attention_words.png"]
     assert all(path.is_file() for path in paths)
     rows = json.loads((tmp_path / "attention.json").read_text())
@@ -136,7 +135,7 @@ def test_the_command_measures_a_run_and_draws_it(model, processor, tmp_path):
 
 
 def test_what_cannot_be_looked_into_is_said(tmp_path):
-    with pytest.raises(UserError, match="Say run=FOLDER"):
-        run_attention(composed("attention") | {"run": None})
+    with pytest.raises(UserError, match="run=FOLDER"):
+        run_word_attention(WordAttentionConfig())
     with pytest.raises(UserError, match="holds no checkpoint"):
-        run_attention(composed("attention") | {"run": str(tmp_path)})
+        run_word_attention(WordAttentionConfig(run=str(tmp_path)))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from flamingo.report.attention import attention_figure, share_figure
+from flamingo.report.attention_plots import attention_figure, share_figure
 from flamingo.report.style import BLUE
 
 

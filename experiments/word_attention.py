@@ -1,0 +1,111 @@
+"""Measures how much attention of words falls inside the objects that they name, in scenes of the synthetic benchmark.
+
+python -m experiments.word_attention run=outputs/synthetic
+
+Writes attention.json, attention.png (its plot) and attention_words.png (an example) into the run's folder.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from einops import reduce
+from hydra.core.config_store import ConfigStore
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+
+from experiments.schema import command, load
+from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
+from flamingo.data.document import Image
+from flamingo.model.inspection import receptive_fields
+from flamingo.report.attention_plots import attention_figure, share_figure
+from flamingo.report.style import png
+from flamingo.synthetic.attention_study import Maps, Word, attention_shares, make_scenes, word_attention
+from flamingo.synthetic.drawing import draw
+from flamingo.synthetic.scenes import Scene
+from flamingo.utils.checks import seed, whole
+from flamingo.utils.errors import UserError
+from flamingo.utils.io import write_bytes, write_text
+
+log = logging.getLogger(__name__)
+
+#: Scenes that the receptive fields are measured on.
+_FIELD_SCENES = 64
+
+
+@dataclass
+class WordAttentionConfig:
+    """Which run is inspected, and on how many scenes of each kind."""
+
+    run: str | None = None
+    #: Scenes with two objects, and as many with one.
+    scenes: int = 200
+    seed: int = 0
+    batch_size: int = 50
+
+    def __post_init__(self) -> None:
+        whole("scenes", self.scenes, least=1)
+        seed("seed", self.seed)
+        whole("batch_size", self.batch_size, least=1)
+
+
+ConfigStore.instance().store("word_attention_schema", WordAttentionConfig)
+
+
+def run_word_attention(config: WordAttentionConfig) -> list[Path]:
+    """Returns the paths of the files that are written.
+
+    Raises:
+        UserError: For a folder without a checkpoint.
+    """
+    if config.run is None:
+        raise UserError("the config needs run=FOLDER, a run whose model is inspected")
+    run = Path(config.run)
+    if not (run / "checkpoint").is_dir():
+        raise UserError(f"{run} holds no checkpoint")
+    model = FlamingoForConditionalGeneration.from_pretrained(run / "checkpoint").eval()
+    processor = FlamingoProcessor.from_pretrained(run / "checkpoint")
+
+    pairs = make_scenes(config.scenes, 2, config.seed)
+    images = processor.pixel_values([Image(draw(scene)) for scene in pairs[:_FIELD_SCENES]])
+    fields = receptive_fields(model, images[:, 0]).numpy()
+    words, maps = word_attention(model, processor, pairs, config.batch_size)
+    shares = attention_shares(words, maps, pairs, fields)
+    example = _draw_example(pairs[0], [word for word in words if word.scene == 0], maps, fields)
+
+    singles = make_scenes(config.scenes, 1, config.seed)
+    words, maps = word_attention(model, processor, singles, config.batch_size)
+    shares += attention_shares(words, maps, singles, fields)
+
+    rows = [asdict(share) for share in shares]
+    table, plot, example_plot = run / "attention.json", run / "attention.png", run / "attention_words.png"
+    write_text(table, json.dumps(rows, indent=1) + "\n")
+    write_bytes(plot, png(share_figure(rows)))
+    write_bytes(example_plot, png(example))
+    return [table, plot, example_plot]
+
+
+def _draw_example(scene: Scene, words: Sequence[Word], maps: Maps, fields: Float[np.ndarray, "p h w"]) -> Figure:
+    """Returns the attention of the first scene's words: a row for each layer, the mean over its heads."""
+    means = np.stack([heads[:, : len(words)].mean(axis=0) for heads in maps.values()])
+    fields = reduce(fields, "p (h 4) (w 4) -> p h w", "mean")  # differences of single pixels are noise
+    return attention_figure(
+        np.asarray(draw(scene, 256)) / 255,
+        np.einsum("lwp,phv->lwhv", means, fields),
+        [f"layer {layer}" for layer in maps],
+        [word.text for word in words],
+    )
+
+
+@command("word_attention")
+def main(config: DictConfig) -> None:
+    for path in run_word_attention(load(config)):
+        log.info("%s", path)
+
+
+if __name__ == "__main__":
+    main()
