@@ -1,17 +1,17 @@
-"""Pretrains a vision encoder by contrast with captions (CLIP, arXiv 2103.00020), and probes what it knows.
+"""Pretrains a vision encoder by contrast with captions (CLIP, arXiv 2103.00020), and probes its features.
 
 python -m experiments.pretrain_vision                                    the synthetic benchmark's encoder
 python -m experiments.pretrain_vision pairs=captions.jsonl image_size=128 training.steps=20000
 
-`pairs` are captioned images as experiments.train takes them: each is paired with each of its captions. `model` is
-any vision encoder of transformers, described as its own config.json would be. Only the encoder is kept;
-what compared it with captions, the text tower and the two projections, has done its work.
+`pairs` are captioned images as experiments.train takes them: each is paired with each of its captions. `model` has the
+fields of the config.json of any vision encoder of transformers. Only the encoder is saved, without the text tower and
+the two projections.
 """
 
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,19 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig
 from PIL import Image as PILImage
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+from transformers import AutoModel, PreTrainedTokenizerFast
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from experiments.configs import build, check, nested, plain
 from experiments.data import captioned_images
 from experiments.loading import data_set
-from experiments.schema import command
+from experiments.schema import command, load
 from flamingo.data.contents import contents
 from flamingo.data.document import Image
 from flamingo.data.order import Shuffled
 from flamingo.data.record import CaptionedImage, by_reason
 from flamingo.data.tokenizer import END_OF_TEXT, train_tokenizer
 from flamingo.data.transforms.pictures import open_image
-from flamingo.model.architecture import check_architecture
+from flamingo.model.architecture import Fields, build_architecture, check_architecture
 from flamingo.model.contrastive import ImageTextContrast, ImageTower, TextTower
 from flamingo.model.vision import encode_patches
 from flamingo.model.vision_features import VisionFeaturesConfig
@@ -56,50 +55,53 @@ log = logging.getLogger(__name__)
 
 Pair = tuple[Image, str]
 
-#: Tokens of the longest caption that the text tower reads, as in CLIP.
-_POSITIONS = 77
+#: Of the text tower: tokens of a caption, as in CLIP, and tokens of its tokenizer.
+_MAX_LENGTH, _VOCAB_SIZE = 77, 8192
+#: Groups of the synthetic benchmark whose captions the tokenizer is trained on.
+_TOKENIZER_GROUPS = 1000
 
 
 @dataclass
 class PretrainVisionConfig:
-    """What the encoder is, what it is compared with, and for how long."""
+    """The encoder, the pairs that it learns from, and its training."""
 
     output: str = MISSING
     overwrite: bool = False
-    #: Fields of a transformers config; "model_type" says whose.
-    model: dict[str, Any] = field(default_factory=dict)
-    vision_features: Any = nested(VisionFeaturesConfig)
+    model: Fields = field(default_factory=dict)
+    vision_features: VisionFeaturesConfig = field(default_factory=VisionFeaturesConfig)
     image_size: int = MISSING
     #: Null: scenes of the synthetic benchmark, in groups that differ in one thing each.
     pairs: str | None = None
     #: Groups in a batch, and pairs in a group of the synthetic benchmark.
-    batch: int = MISSING
-    group: int = MISSING
-    #: Of the text tower, and of the space in which pictures and captions are compared.
-    width: int = MISSING
-    workers: int = MISSING
-    optimizer: Any = nested(OptimizerConfig)
-    training: Any = nested(TrainingConfig)
+    batch_size: int = MISSING
+    group_size: int = MISSING
+    #: The width of the text tower and of the embeddings that are compared.
+    embed_dim: int = MISSING
+    num_workers: int = MISSING
+    optimizer: OptimizerConfig = MISSING
+    training: TrainingConfig = MISSING
 
     def __post_init__(self) -> None:
-        for key in ("image_size", "batch", "group", "width"):
+        for key in ("image_size", "batch_size", "group_size", "embed_dim"):
             whole(key, getattr(self, key), least=1)
-        whole("workers", self.workers, least=0)
+        whole("num_workers", self.num_workers, least=0)
+        self.optimizer = load_kind(OPTIMIZERS, asdict(self.optimizer), "optimizer")
+        check_warmup(self.optimizer, self.training.steps)
 
 
 ConfigStore.instance().store("pretrain_vision_schema", PretrainVisionConfig)
 
 
 class PairBatch(Batch):
-    """Its loss counts pairs, not tokens."""
+    """A batch whose loss is a mean over pairs, not over tokens."""
 
     def label_tokens(self) -> int:
         return len(self.ids)
 
 
 @dataclass
-class Collate:
-    """Groups of pairs -> pixels, tokens, and which captions are equal."""
+class CollatePairs:
+    """Groups of pairs -> pixel values, token ids, and which captions are equal."""
 
     image_processor: Any
     tokenizer: Any
@@ -107,37 +109,43 @@ class Collate:
     def __call__(self, groups: list[list[Pair]]) -> PairBatch:
         pairs = [pair for group in groups for pair in group]
         captions = [caption for _, caption in pairs]
-        number = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
-        kinds = torch.tensor([number[caption] for caption in captions])
-        pictures = [open_image(image.frames[0]) for image, _ in pairs]
-        text = self.tokenizer([c + self.tokenizer.eos_token for c in captions], padding=True, return_tensors="pt")
-        pixels = self.image_processor(pictures, return_tensors="pt")["pixel_values"]
-        return PairBatch({"pixel_values": pixels, **text, "same": kinds[:, None] == kinds}, captions)
+        images = [open_image(image.frames[0]) for image, _ in pairs]
+        numbers = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
+        caption_numbers = torch.tensor([numbers[caption] for caption in captions])
+        texts = [caption + self.tokenizer.eos_token for caption in captions]
+        tensors = dict(self.tokenizer(texts, padding=True, return_tensors="pt"))
+        tensors["pixel_values"] = self.image_processor(images, return_tensors="pt")["pixel_values"]
+        tensors["same"] = caption_numbers[:, None] == caption_numbers
+        return PairBatch(tensors, captions)
 
 
 def read_pairs(name: str) -> tuple[list[Pair], PreTrainedTokenizerFast, dict[str, str]]:
-    """Return each image of a source with each of its captions, a tokenizer of these, and why others are left out.
+    """Returns the pairs of a source, a tokenizer of their captions, and reasons for captions that are left out.
 
-    A caption that the text tower cannot read is left out: one with a special token, or with more tokens than positions.
+    Each image is paired with each of its captions. Captions with a special token are left out, and captions that are
+    too long for the text tower.
+
+    Raises:
+        UserError: For a source that cannot be read, and if no pair is left.
     """
     source = captioned_images(name, None, None, None)
     skipped = dict(source.skipped)
-    named: list[tuple[str, Pair]] = []
-    for own in source.images:
-        for number, caption in enumerate(own.captions):
-            where = f"{own.id}, caption {number}"
+    candidates: dict[str, Pair] = {}
+    for record in source.images:
+        for number, caption in enumerate(record.captions):
+            location = f"{record.id}, caption {number}"
             if END_OF_TEXT in caption:
-                skipped[where] = f"a caption has a special token: {END_OF_TEXT}"
+                skipped[location] = f"a caption has a special token: {END_OF_TEXT}"
             else:
-                named.append((where, (own.image, caption)))
-    tokenizer = _tokenizer(pair for _, pair in named)
+                candidates[location] = (record.image, caption)
+    tokenizer = _train_tokenizer(candidates.values())
     pairs = []
-    for where, pair in named:
-        length = len(tokenizer(pair[1] + tokenizer.eos_token)["input_ids"])
-        if length > _POSITIONS:
-            skipped[where] = f"a caption is too long: it has {length} tokens, more than the {_POSITIONS} that fit"
+    for location, (image, caption) in candidates.items():
+        length = len(tokenizer(caption + tokenizer.eos_token)["input_ids"])
+        if length > _MAX_LENGTH:
+            skipped[location] = f"a caption is too long: it has {length} tokens, more than the {_MAX_LENGTH} that fit"
         else:
-            pairs.append(pair)
+            pairs.append((image, caption))
     if not pairs:
         raise UserError(f"pairs: {name} has no caption that can be used: {by_reason(skipped)}")
     if skipped:
@@ -145,77 +153,75 @@ def read_pairs(name: str) -> tuple[list[Pair], PreTrainedTokenizerFast, dict[str
     return pairs, tokenizer, skipped
 
 
-def _tokenizer(pairs: Iterable[Pair]) -> PreTrainedTokenizerFast:
-    return train_tokenizer((caption for _, caption in pairs), vocab_size=8192, max_length=_POSITIONS)
+def _train_tokenizer(pairs: Iterable[Pair]) -> PreTrainedTokenizerFast:
+    return train_tokenizer((caption for _, caption in pairs), _VOCAB_SIZE, _MAX_LENGTH)
 
 
-def pretrain(config: dict[str, Any], output: Path) -> None:
-    """Leaves the encoder and its image processor in ``output / "model"``, its probes in ``scores.json``."""
-    with run_folder(output, config, KIND) as run, failure_recorded(run):
-        check(PretrainVisionConfig, config)
-        check_warmup(load_kind(OPTIMIZERS, config["optimizer"], "optimizer"), config["training"]["steps"])
-        check_architecture(AutoModel, config["model"])
-        _pretrain(config, run)
+def pretrain(config: PretrainVisionConfig, output: Path) -> None:
+    """Leaves the encoder and its image processor in ``output / "model"``, and its scores in ``scores.json``."""
+    with run_folder(output, asdict(config), KIND) as run, failure_recorded(run):
+        check_architecture(AutoModel, config.model)
+        groups: Sequence[list[Pair]]
+        if config.pairs is None:
+            groups = SyntheticContrasts(config.training.seed, config.group_size)
+            tokenizer = _train_tokenizer(pair for i in range(_TOKENIZER_GROUPS) for pair in groups[i])
+            run.begin({})
+        else:
+            pairs, tokenizer, skipped = read_pairs(config.pairs)
+            groups = [[pair] for pair in pairs]
+            run.begin({"pairs": contents(_as_records(pairs))})
+            write_text(output / "skipped.json", json.dumps(skipped, indent=1) + "\n")
+        _train(config, groups, tokenizer, run)
 
 
-def _pretrain(config: dict[str, Any], run: Run) -> None:
-    output = run.output
-    found: dict[str, Any] = {}
-    training = build(TrainingConfig, config["training"], "training")
-    features = build(VisionFeaturesConfig, config["vision_features"], "vision_features")
-    skipped: dict[str, str] = {}
-    groups: Sequence[list[Pair]]
-    if config["pairs"] is None:
-        groups = SyntheticContrasts(training.seed, config["group"])
-        tokenizer = _tokenizer(pair for index in range(1000) for pair in groups[index])
-    else:
-        pairs, tokenizer, skipped = read_pairs(config["pairs"])
-        shown = [CaptionedImage(str(number), image, (said,), None) for number, (image, said) in enumerate(pairs)]
-        found["pairs"] = contents(shown)
-        groups = [[pair] for pair in pairs]
-    run.begin(found)
-    if config["pairs"] is not None:
-        write_text(output / "skipped.json", json.dumps(skipped, indent=1) + "\n")
-    size, half = config["image_size"], [0.5] * 3
-    image_processor = ViTImageProcessorPil(size={"height": size, "width": size}, image_mean=half, image_std=half)
+def _as_records(pairs: Sequence[Pair]) -> list[CaptionedImage]:
+    """Returns a record for each pair, whose checksums recognise the pairs."""
+    return [CaptionedImage(str(number), image, (caption,), None) for number, (image, caption) in enumerate(pairs)]
 
-    torch.manual_seed(training.seed)
-    encoder = AutoModel.from_config(AutoConfig.for_model(**config["model"]))
+
+def _train(
+    config: PretrainVisionConfig, groups: Sequence[list[Pair]], tokenizer: PreTrainedTokenizerFast, run: Run
+) -> None:
+    half = [0.5] * 3
+    size = {"height": config.image_size, "width": config.image_size}
+    image_processor = ViTImageProcessorPil(size=size, image_mean=half, image_std=half)
+    torch.manual_seed(config.training.seed)
+    encoder = build_architecture(AutoModel, config.model)
     log.info("%s, %.2f million parameters", type(encoder).__name__, encoder.num_parameters() / 1e6)
-    model = ImageTextContrast(ImageTower(encoder, features, config["width"]), TextTower(tokenizer, config["width"])).to(
-        memory_format=torch.channels_last
-    )
+    image_tower = ImageTower(encoder, config.vision_features, config.embed_dim)
+    text_tower = TextTower(tokenizer, config.embed_dim)
+    model = ImageTextContrast(image_tower, text_tower).to(memory_format=torch.channels_last)
     data = data_set(
         "pairs",
-        Shuffled(groups, training.seed),
-        Collate(image_processor, tokenizer),
-        batch_size=config["batch"],
-        num_workers=config["workers"],
+        Shuffled(groups, config.training.seed),
+        CollatePairs(image_processor, tokenizer),
+        batch_size=config.batch_size,
+        num_workers=config.num_workers,
     )
-    optimizer = load_kind(OPTIMIZERS, config["optimizer"], "optimizer")
-    train(model, [data], optimizer, training, output, on_save=run.keep)
-    pairs_of = config["pairs"] or "pictures of the synthetic benchmark"
+    train(model, [data], config.optimizer, config.training, run.output, on_save=run.keep)
+    source = config.pairs or "pictures of the synthetic benchmark"
     card = CardTexts(
-        title=f"Vision encoder, {type(encoder).__name__}, pretrained by contrast on {pairs_of}",
+        title=f"Vision encoder, {type(encoder).__name__}, pretrained by contrast on {source}",
         command="pretrain_vision",
         unit="pair",
         scores="accuracy of probes on held-out scenes",
     )
-    scores = None
-    if not config["pairs"]:
-        encoder.eval()
+    scores = None if config.pairs else _probe(encoder, image_processor, config)
+    save_backbone(run.output, asdict(config), encoder, image_processor, card, scores)
 
-        def encode(images: list[PILImage.Image]) -> Tensor:
-            pixel_values = image_processor(images, return_tensors="pt")["pixel_values"]
-            return encode_patches(encoder, pixel_values, features)
 
-        scores = probe_features(encode, training.seed)
-    save_backbone(output, config, encoder, image_processor, card, scores)
+def _probe(encoder: Any, image_processor: Any, config: PretrainVisionConfig) -> dict[str, float]:
+    def encode(images: list[PILImage.Image]) -> Tensor:
+        pixel_values = image_processor(images, return_tensors="pt")["pixel_values"]
+        return encode_patches(encoder, pixel_values, config.vision_features)
+
+    encoder.eval()
+    return probe_features(encode, config.training.seed)
 
 
 @command("pretrain_vision")
 def main(config: DictConfig) -> None:
-    pretrain(plain(config), Path(HydraConfig.get().runtime.output_dir))
+    pretrain(load(config), Path(HydraConfig.get().runtime.output_dir))
 
 
 if __name__ == "__main__":

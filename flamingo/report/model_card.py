@@ -24,7 +24,7 @@ KIND = Kind(
     may_change=WRITING,
 )
 #: Keys of a config that are not part of a recipe.
-_NO_RECIPE = ("output", "overwrite", "workers")
+_NO_RECIPE = ("output", "overwrite", "num_workers")
 
 _TEMPLATE = """---
 license: apache-2.0

@@ -71,5 +71,10 @@ def _differing(earlier: Any, now: Any, key: str) -> Iterable[tuple[str, Any, Any
         for name in sorted({*earlier, *now}, key=str):
             below = f"{key}.{name}" if key else str(name)
             yield from _differing(earlier.get(name, "absent"), now.get(name, "absent"), below)
-    elif earlier != now:
+    elif _as_list(earlier) != _as_list(now):
         yield key, earlier, now
+
+
+def _as_list(value: Any) -> Any:
+    """YAML has no tuples."""
+    return list(value) if isinstance(value, tuple) else value

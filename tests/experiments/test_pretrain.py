@@ -13,15 +13,24 @@ from PIL import Image as PILImage
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from experiments import pretrain_language, pretrain_vision
-from experiments.pretrain_language import Blocks, encoded
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.texts import TextDocuments
+from flamingo.data.token_blocks import TokenBlocks, encode_texts
 from flamingo.data.tokenizer import train_tokenizer
 from flamingo.report.model_card import CardTexts, save_backbone
 from flamingo.utils.errors import UserError
-from tests.experiments.test_configs import composed
+from tests.experiments.test_configs import loaded
 
 SHORT = ("training.steps=3", "training.log_every=1", "training.save_every=2", "optimizer.warmup_steps=1")
+
+SMALL_ENCODER = (
+    "image_size=32",
+    "embed_dim=16",
+    "num_workers=0",
+    "model.embedding_size=16",
+    "model.hidden_sizes=[16,32]",
+    "model.depths=[1,1]",
+)
 
 
 @pytest.fixture
@@ -36,9 +45,8 @@ def pairs(tmp_path):
 
 
 def test_a_vision_encoder_is_pretrained_on_captioned_files(pairs, tmp_path):
-    small = ("image_size=32", "batch=4", "width=16", "workers=0", "model.hidden_sizes=[16,32]", "model.depths=[1,1]")
     output = tmp_path / "vision"
-    config = composed("pretrain_vision", f"pairs={pairs}", "model.embedding_size=16", *small, *SHORT)
+    config = loaded("pretrain_vision", f"pairs={pairs}", *SMALL_ENCODER, "batch_size=4", *SHORT)
     pretrain_vision.pretrain(config, output)
     encoder = AutoModel.from_pretrained(output / "model")
     assert encoder(torch.zeros(1, 3, 32, 32)).last_hidden_state.shape == (1, 32, 4, 4)
@@ -83,8 +91,7 @@ def test_captions_that_the_text_tower_cannot_read_are_left_out_and_named(pairs, 
     assert [caption for _, caption in read] == ["all red", "all blue"]
     assert skipped.keys() == {"green.png", "red.png, caption 1", "red.png, caption 2"}
     assert tokenizer.model_max_length == 77
-    small = ("image_size=32", "batch=2", "width=16", "workers=0", "model.hidden_sizes=[16,32]", "model.depths=[1,1]")
-    config = composed("pretrain_vision", f"pairs={pairs}", "model.embedding_size=16", *small, *SHORT)
+    config = loaded("pretrain_vision", f"pairs={pairs}", *SMALL_ENCODER, "batch_size=2", *SHORT)
     pretrain_vision.pretrain(config, tmp_path / "vision")
     assert json.loads((tmp_path / "vision" / "skipped.json").read_text()) == skipped
 
@@ -95,9 +102,9 @@ def test_a_language_model_is_pretrained_on_texts(tmp_path):
     rows += [{"text": "one text"}, {"text": "<|endoftext|>"}]
     texts.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
     tiny = {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
-    small = ("block=16", "batch=2", "vocabulary=280", *(f"model.{key}={value}" for key, value in tiny.items()))
+    small = ("seq_len=16", "batch_size=2", "vocab_size=280", *(f"model.{key}={value}" for key, value in tiny.items()))
     output = tmp_path / "language"
-    config = composed(
+    config = loaded(
         "pretrain_language", "text=captions", f"texts=[{texts}]", "model.num_hidden_layers=1", *small, *SHORT
     )
     pretrain_language.pretrain(config, output)
@@ -118,7 +125,7 @@ def test_a_language_model_is_pretrained_on_texts(tmp_path):
         (["documents=null"], "documents"),
         (["text=captions", "texts=[gone.jsonl]"], r"gone\.jsonl"),
         (["text=captions", "texts=[]"], "texts"),
-        (["vocabulary=10"], "vocabulary.*10"),
+        (["vocab_size=10"], "vocab_size.*10"),
     ],
     ids=str,
 )
@@ -126,7 +133,7 @@ def test_mistakes_are_found_before_the_earlier_language_model_is_removed(tmp_pat
     (tmp_path / "config.yaml").write_text("{}")
     (tmp_path / "model").mkdir()
     with pytest.raises(UserError, match=named):
-        pretrain_language.pretrain(composed("pretrain_language", "overwrite=true", *overrides), tmp_path)
+        pretrain_language.pretrain(loaded("pretrain_language", "overwrite=true", *overrides), tmp_path)
     assert (tmp_path / "model").is_dir()
 
 
@@ -144,7 +151,7 @@ def test_mistakes_are_found_before_the_earlier_encoder_is_removed(tmp_path, over
     (tmp_path / "config.yaml").write_text("{}")
     (tmp_path / "model").mkdir()
     with pytest.raises(UserError, match=named):
-        pretrain_vision.pretrain(composed("pretrain_vision", "overwrite=true", *overrides), tmp_path)
+        pretrain_vision.pretrain(loaded("pretrain_vision", "overwrite=true", *overrides), tmp_path)
     assert (tmp_path / "model").is_dir()
 
 
@@ -156,7 +163,7 @@ def test_memory_does_not_grow_with_epochs():
     def peak(epochs):
         documents = TextDocuments(texts, epochs, seed=0)
         tracemalloc.start()
-        count = sum(map(len, encoded(documents, tokenizer)))
+        count = sum(map(len, encode_texts(documents, tokenizer)))
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return count, most
@@ -166,11 +173,11 @@ def test_memory_does_not_grow_with_epochs():
 
 
 def test_blocks_join_documents_and_end_each():
-    blocks = Blocks([[1, 2, 3], [4], [5, 6]], end=0, block=4)
+    blocks = TokenBlocks([[1, 2, 3], [4], [5, 6]], end_token_id=0, seq_len=4)
     assert [block.tolist() for block in blocks] == [[1, 2, 3, 0], [4, 0, 5, 6]]
     assert isinstance(blocks[0], np.ndarray)
     with pytest.raises(UserError, match=r"2 tokens.*block of 4"):
-        Blocks([[1]], end=0, block=4)
+        TokenBlocks([[1]], end_token_id=0, seq_len=4)
 
 
 def test_the_embedded_backbones_compose_and_fit_the_package():

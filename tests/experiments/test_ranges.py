@@ -9,16 +9,15 @@ from typing import get_args, get_origin, get_type_hints
 import pytest
 
 import experiments.benchmark.__main__ as benchmark
-from experiments.configs import check
 from experiments.data import load_data
 from experiments.evaluate import run_evaluation
-from experiments.pretrain_language import pretrain as pretrain_language
-from experiments.pretrain_vision import pretrain as pretrain_vision
+from experiments.pretrain_language import PretrainLanguageConfig
+from experiments.pretrain_vision import PretrainVisionConfig
 from experiments.train import run_training
 from experiments.word_attention import WordAttentionConfig
 from flamingo.synthetic import SyntheticDocumentsConfig
 from flamingo.utils.errors import UserError
-from tests.experiments.test_configs import COMMANDS, SCHEMAS, composed
+from tests.experiments.test_configs import COMMANDS, SCHEMAS, check_command, composed, make
 
 #: The fields that may be -1.
 MAY_BE_NEGATIVE = {
@@ -80,7 +79,7 @@ def test_no_command_and_no_kind_of_field_is_left_out():
 
 @pytest.mark.parametrize(("command", "key", "hint"), FIELDS, ids=[f"{command}-{key}" for command, key, _ in FIELDS])
 def test_a_number_out_of_range_is_named(configs, command, key, hint):
-    check(SCHEMAS[command], configs[command])
+    check_command(command, configs[command])
     several = get_origin(hint) in (list, tuple)
     of_floats = float in {hint, *get_args(hint)}
     negative = [] if key in MAY_BE_NEGATIVE else [-1.0 if of_floats else -1]
@@ -90,7 +89,7 @@ def test_a_number_out_of_range_is_named(configs, command, key, hint):
         other = [value] * max(1, len(get_args(hint))) if several else value
         config, name = put(configs[command], key, other)
         with pytest.raises(UserError) as caught:
-            check(SCHEMAS[command], config)
+            check_command(command, config)
             load_data(config["data"])
         assert str(caught.value).startswith(f"{name} "), str(caught.value)
         assert str(value) in str(caught.value)
@@ -102,8 +101,8 @@ def test_a_number_out_of_range_is_named(configs, command, key, hint):
         ("train", lambda config, output: run_training(config, output), "data.documents.*.text_prefix_prob", math.nan),
         ("evaluate", lambda config, output: run_evaluation({**config, "output": str(output)}), "shots", [-1]),
         ("word_attention", lambda config, _: WordAttentionConfig(**config), "batch_size", 0),
-        ("pretrain_vision", pretrain_vision, "optimizer.lr", -1.0),
-        ("pretrain_language", pretrain_language, "block", 0),
+        ("pretrain_vision", lambda config, _: make(PretrainVisionConfig, config), "optimizer.lr", -1.0),
+        ("pretrain_language", lambda config, _: make(PretrainLanguageConfig, config), "seq_len", 0),
     ],
 )
 def test_commands_check_numbers_before_anything_is_written(configs, tmp_path, command, run, key, value):

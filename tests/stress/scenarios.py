@@ -106,12 +106,12 @@ def scenarios(inputs: Inputs) -> dict[str, Scenario]:
             "model.num_attention_heads=2",
             "model.num_key_value_heads=2",
             "model.head_dim=16",
-            "vocabulary=300",
-            "block=32",
+            "vocab_size=300",
+            "seq_len=32",
             "training.steps=6",
             "training.save_every=2",
             "optimizer.warmup_steps=1",
-            "batch=2",
+            "batch_size=2",
         ]
 
     found = [

@@ -1,0 +1,48 @@
+"""Texts -> blocks of tokens of equal length, to pretrain a language model on."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+
+from flamingo.utils.errors import UserError
+
+#: Texts that are encoded together.
+_ENCODED_AT_ONCE = 4096
+
+
+class TokenBlocks(Sequence[np.ndarray]):
+    """The concatenated tokens of all documents in blocks of ``seq_len`` tokens."""
+
+    def __init__(self, documents: Iterable[list[int]], end_token_id: int, seq_len: int) -> None:
+        """Reads all documents.
+
+        Args:
+            documents: The token ids of each document.
+            end_token_id: Is appended to each document.
+            seq_len: The tokens of a block. The last tokens that do not fill a block are left out.
+
+        Raises:
+            UserError: If the documents do not fill one block.
+        """
+        with_ends = ([*token_ids, end_token_id] for token_ids in documents)
+        self.tokens = np.fromiter(chain.from_iterable(with_ends), dtype=np.int32)
+        self.seq_len = seq_len
+        if len(self) == 0:
+            raise UserError(f"{len(self.tokens)} tokens of text do not fill one block of {seq_len}")
+
+    def __len__(self) -> int:
+        return len(self.tokens) // self.seq_len
+
+    def __getitem__(self, index: int) -> np.ndarray:  # type: ignore[override]
+        if not 0 <= index < len(self):
+            raise IndexError(f"there are {len(self)} blocks, no block {index}")
+        return self.tokens[index * self.seq_len : (index + 1) * self.seq_len]
+
+
+def encode_texts(texts: Iterable[str], tokenizer: Any) -> Iterator[list[int]]:
+    """Yields the token ids of each text. Only a part of the texts is in memory at once."""
+    remaining = iter(texts)
+    while part := list(islice(remaining, _ENCODED_AT_ONCE)):
+        yield from tokenizer(part, add_special_tokens=False)["input_ids"]
