@@ -20,7 +20,8 @@ from flamingo.data.record import CaptionedImage, Lazy
 from flamingo.data.sources import Chosen, check_pictures, load, of_split, readable
 from flamingo.data.usable import usable
 from flamingo.evaluation.metrics.captions import CiderReward
-from flamingo.inference.features import FeatureStore, nearest
+from flamingo.inference.features import FeatureStore
+from flamingo.inference.retrieval import nearest
 from flamingo.synthetic import SyntheticDocumentsConfig
 from flamingo.synthetic.documents import SyntheticDocuments
 from flamingo.synthetic.scenes import Split

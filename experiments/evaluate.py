@@ -24,7 +24,7 @@ from omegaconf import MISSING, DictConfig
 from experiments.configs import check, plain
 from experiments.features import FeaturesConfig, kept_as, open_features
 from experiments.schema import command
-from experiments.tasks import ALL_TASKS, look_at_images, make_task
+from experiments.tasks import ALL_TASKS, index_images, make_task
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.contents import contents as data_contents
 from flamingo.data.document import PROMPT
@@ -251,7 +251,7 @@ def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
     if isinstance(task, Captioning):
         most = max((setting.shots for setting in planned.settings if setting.demonstrations == "rices"), default=0)
         report = output / f"images-{_in_file_names(task)}.json"
-        look_at_images(task, features, most, None if config["run"] is None else Path(config["run"]), report)
+        index_images(task, features, most, None if config["run"] is None else Path(config["run"]), report)
         check_lengths(planned, ("rices",), processor)
     engine = FlamingoEngine(model, processor, config["batch_size"], features)
     return evaluate(engine, task, planned.settings, output, evaluation_config(config), on_save=run.keep)

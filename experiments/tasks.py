@@ -17,7 +17,8 @@ from flamingo.evaluation.protocol import Task
 from flamingo.evaluation.scores import computable
 from flamingo.evaluation.tasks import TASKS, CaptioningConfig, TaskConfig
 from flamingo.evaluation.tasks.captioning import Captioning
-from flamingo.inference.features import FeatureStore, near_duplicates, nearest
+from flamingo.inference.features import FeatureStore
+from flamingo.inference.retrieval import duplicate_report, index_neighbours
 from flamingo.utils.io import write_text
 from flamingo.utils.kinds import Kinds, class_of
 from flamingo.utils.run_folder import read_config
@@ -53,51 +54,32 @@ def make_task(config: TaskConfig, opens: bool) -> Task:
     )
 
 
-def look_at_images(task: Captioning, features: FeatureStore | None, most: int, run: Path | None, report: Path) -> None:
-    """Tell the task which images are its queries' duplicates, and the ``most`` that are most similar to each.
+def index_images(
+    task: Captioning, features: FeatureStore | None, num_neighbours: int, run: Path | None, report: Path
+) -> None:
+    """Give the task the duplicates of its queries, and the images most similar to each; write a report.
 
-    ``report`` then has what was left out of shards and, known by their features, the near-duplicates of queries
-    among themselves, in the support, and in what the ``run`` was trained on.
+    ``report`` has what was left out of shards and, by their features, the near-duplicates of queries among themselves,
+    in the support, and in the images that the ``run`` was trained on.
     """
-    found = None if features is None else _compare(task, features, most, run)
-    for where, pairs in (found or {}).items():
-        log.info("near-duplicates of queries among %s: %d%s", where, len(pairs), f", e.g. {pairs[0]}" if pairs else "")
-    text = json.dumps({"near_duplicates": found, "skipped": task.skipped}, indent=1, ensure_ascii=False)
+    near_duplicates = None
+    if features is not None:
+        near_duplicates = _index(task, features, num_neighbours, _trained_on(run))
+        for where, pairs in near_duplicates.items():
+            example = f", e.g. {pairs[0]}" if pairs else ""
+            log.info("near-duplicates of queries among %s: %d%s", where, len(pairs), example)
+    content = {"near_duplicates": near_duplicates, "skipped": task.skipped}
     if PartialState().is_main_process:
-        write_text(report, text + "\n")
+        write_text(report, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def _compare(task: Captioning, features: FeatureStore, most: int, run: Path | None) -> dict[str, list[dict[str, Any]]]:
-    known = _trained_on(run)
-    asked, pool, trained = ([own.image for own in images] for images in (task.asked, task.pool, known))
-    add_features(features, [*asked, *pool, *trained])
-    queries, candidates = features.pooled(asked), features.pooled(pool)
-    alike = near_duplicates(queries, candidates)
-    duplicates: dict[str, set[int]] = {}
-    for query, place, _ in alike:
-        duplicates.setdefault(task.asked[query].id, set()).add(place)
-    task.duplicates = {id: frozenset(places) for id, places in duplicates.items()}
-    if most > 0:
-        # As many more as are never shown: the query itself, and its duplicates.
-        never_shown = max(len(task.left_out(query)) for query in task.queries())
-        task.neighbours = nearest(queries, candidates, min(most + never_shown, len(pool))).numpy()
-    # Where queries are asked with the others of their own folder as support, each is there itself.
-    others = [pair for pair in alike if task.asked[pair[0]].id != task.pool[pair[1]].id]
-    among = [pair for pair in near_duplicates(queries, queries) if pair[0] < pair[1]]
-    found = {"support": _named(others, task.asked, task.pool), "queries": _named(among, task.asked, task.asked)}
-    if trained:
-        pairs = near_duplicates(queries, features.pooled(trained))
-        found["training"] = _named(pairs, task.asked, known)
-    return found
-
-
-def _named(
-    pairs: list[tuple[int, int, float]], asked: Sequence[CaptionedImage], others: Sequence[CaptionedImage]
-) -> list[dict[str, Any]]:
-    return [
-        {"query": asked[one].id, "image": others[other].id, "similarity": round(similarity, 4)}
-        for one, other, similarity in pairs
-    ]
+def _index(
+    task: Captioning, features: FeatureStore, num_neighbours: int, trained: Sequence[CaptionedImage]
+) -> dict[str, list[dict[str, Any]]]:
+    add_features(features, (image.image for images in (task.asked, task.pool, trained) for image in images))
+    index = index_neighbours(features, task.asked, task.pool, num_neighbours)
+    task.duplicates, task.neighbours = index.duplicates, index.neighbours
+    return duplicate_report(features, index, task.asked, task.pool, trained)
 
 
 def _trained_on(run: Path | None) -> Sequence[CaptionedImage]:

@@ -1,9 +1,9 @@
-"""The frozen encoder's features of pictures, computed once and kept on disk; and which pictures are alike by them."""
+"""The frozen encoder's features of pictures, computed once and kept on disk."""
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange, reduce
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from PIL import Image as PILImage
 from torch import Tensor
-from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from flamingo.data.document import Frame, Image, View
@@ -30,14 +29,8 @@ from flamingo.utils.lock import HEARTBEAT, LOCK, owner
 #: What features may be kept in.
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-#: Pictures whose similarity is at least this are taken for the same.
-DUPLICATE = 0.9
-
 #: Files with a row for each picture, whose digests follow the picture's in each line of ``keys.txt``.
 _FILES = ("patches.bin", "pooled.bin")
-
-#: Rows of a similarity matrix that are in memory at once.
-_ROWS_AT_ONCE = 1024
 
 
 class FeatureStore:
@@ -261,48 +254,3 @@ def content_key(frame: Frame) -> str:
         return hashlib.sha256(frame_bytes(frame)).hexdigest()
     except (OSError, ValueError) as error:  # ValueError: a name or a row that holds no bytes
         raise UserError(f"image {frame} cannot be read: {error}") from error
-
-
-# ------------------------------------------------------------------------------- alike pictures
-
-
-def nearest(
-    queries: Float[Tensor, "queries v"], pool: Float[Tensor, "pool v"], number: int, duplicate: float = DUPLICATE
-) -> Int[Tensor, "queries number"]:
-    """Rows of ``pool`` most similar to each query, the most similar first, by exact search.
-
-    Never the query itself: rows whose similarity is ``duplicate`` or more are passed over. Raises
-    ValueError where too few rows are left.
-    """
-    found = []
-    for similarity in _similarities(queries, pool):
-        similarity[similarity >= duplicate] = -torch.inf
-        if (left := int((similarity > -torch.inf).sum(dim=-1).min())) < number:
-            raise UserError(f"a picture has {left} others that are no duplicates of it, not the {number} asked for")
-        found.append(similarity.topk(number, dim=-1).indices)
-    return torch.cat(found)
-
-
-def near_duplicates(
-    queries: Float[Tensor, "queries v"], pool: Float[Tensor, "pool v"], duplicate: float = DUPLICATE
-) -> list[tuple[int, int, float]]:
-    """All pairs (row of ``queries``, row of ``pool``, similarity) that are ``duplicate`` alike or more."""
-    pairs = []
-    for block, similarity in enumerate(_similarities(queries, pool)):
-        for row, column in (similarity >= duplicate).nonzero().tolist():
-            pairs.append((block * _ROWS_AT_ONCE + row, column, similarity[row, column].item()))
-    return pairs
-
-
-def _similarities(
-    queries: Float[Tensor, "queries v"], pool: Float[Tensor, "pool v"]
-) -> Iterator[Float[Tensor, "some pool"]]:
-    """Cosines, for some queries at a time, of what differs from the pool's mean.
-
-    Features of any two pictures have much in common, of some encoders nearly all: as they are, cosines of
-    MobileNetV2's are 0.45 for photographs picked at random, of these differences 0.
-    """
-    mean = pool.mean(dim=0)
-    pool = normalize(pool - mean, dim=-1)
-    for some in queries.split(_ROWS_AT_ONCE):
-        yield normalize(some - mean, dim=-1) @ pool.T

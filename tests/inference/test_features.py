@@ -13,7 +13,7 @@ from PIL import Image as PILImage
 from flamingo import Document, FlamingoProcessor, Image, Text
 from flamingo.data.collate import collate
 from flamingo.data.transforms.pictures import open_image
-from flamingo.inference.features import FeatureStore, content_key, near_duplicates, nearest
+from flamingo.inference.features import FeatureStore, content_key
 from flamingo.utils.errors import UserError
 from flamingo.utils.lock import LOCK
 from tests import tiny
@@ -268,36 +268,6 @@ def test_pooled_features_are_means(parts, paths, tmp_path):
     image = Image(*paths[:2])
     store.add([image])
     torch.testing.assert_close(store.pooled([image])[0], store[image].mean(dim=(0, 1)))
-
-
-#: Four directions around a mean that is far from nothing, and nearly the first of them again.
-AROUND = torch.tensor([[9.0, 5.0], [5.0, 9.0], [1.0, 5.0], [5.0, 1.0], [9.0, 5.1]])
-
-
-def test_the_nearest_come_first_and_duplicates_never():
-    pool = AROUND[[0, 1, 2, 3, 0]] + torch.tensor([[0.0, 0], [0, 0], [0, 0], [0, 0], [0, 1]])
-    assert nearest(torch.tensor([[9.0, 6.5]]), pool, 3, duplicate=0.999).tolist() == [[4, 0, 1]]
-    assert nearest(torch.tensor([[9.0, 6.5]]), pool, 3).tolist() == [[1, 3, 2]]
-    assert nearest(pool, pool, 1).tolist() == [[3], [2], [3], [2], [1]]
-    with pytest.raises(UserError, match=r"3 others.*4"):
-        nearest(pool[:1], pool, 4)
-
-
-def test_near_duplicates_are_named_with_their_similarity():
-    pairs = near_duplicates(torch.tensor([[5.0, -20.0], [9.0, 5.0]]), AROUND)
-    assert [(one, other) for one, other, _ in pairs] == [(0, 3), (1, 0), (1, 4)]
-    centre = AROUND.mean(dim=0)
-    cosine = torch.cosine_similarity(AROUND[0] - centre, AROUND[4] - centre, dim=0)
-    assert pairs[2][2] == pytest.approx(cosine.item())
-
-
-def test_pictures_are_compared_in_blocks_as_all_at_once(monkeypatch):
-    generator = torch.Generator().manual_seed(0)
-    pool = torch.randn(50, 4, generator=generator)
-    whole = nearest(pool, pool, 3), near_duplicates(pool, pool)
-    monkeypatch.setattr("flamingo.inference.features._ROWS_AT_ONCE", 7)
-    assert torch.equal(nearest(pool, pool, 3), whole[0])
-    assert [pair[:2] for pair in near_duplicates(pool, pool)] == [pair[:2] for pair in whole[1]]
 
 
 def test_the_folder_says_whose_features_it_holds(parts, tmp_path):

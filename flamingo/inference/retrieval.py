@@ -1,0 +1,173 @@
+"""Retrieval by frozen features: the images of a pool that are most similar to a query, and its near-duplicates."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from flamingo.data.document import Image
+from flamingo.inference.features import FeatureStore
+from flamingo.utils.errors import UserError
+
+#: Pictures whose similarity is at least this count as the same picture.
+DUPLICATE = 0.9
+
+#: A query, an image of the pool, and their similarity: (row, row, cosine).
+Pair = tuple[int, int, float]
+
+
+@runtime_checkable
+class HasImage(Protocol):
+    """An image with an id: a record, or an example of a task."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def image(self) -> Image: ...
+
+
+@dataclass(frozen=True)
+class NeighbourIndex:
+    """The images of a pool that are similar to queries."""
+
+    #: For each query the positions in the pool of the images most similar to it, the most similar first. They include
+    #: neither the query nor its near-duplicates. None if none were asked for.
+    neighbours: Int[np.ndarray, "queries k"] | None
+    #: For a query's id the positions in the pool of its near-duplicates. A query in the pool is its own duplicate.
+    duplicates: dict[str, frozenset[int]]
+    #: All near-duplicates.
+    pairs: list[Pair]
+
+
+def index_neighbours(
+    features: FeatureStore, queries: Sequence[HasImage], pool: Sequence[HasImage], num_neighbours: int
+) -> NeighbourIndex:
+    """Returns the near-duplicates of each query in the pool, and at least ``num_neighbours`` others most similar to it.
+
+    Args:
+        features: The features of all images, which were added before.
+        queries: The queries, with unique ids.
+        pool: The candidates.
+        num_neighbours: 0: only duplicates are searched.
+
+    Raises:
+        UserError: If a query has too few neighbours.
+    """
+    query_features = features.pooled([query.image for query in queries])
+    pool_features = features.pooled([candidate.image for candidate in pool])
+    pairs = near_duplicates(query_features, pool_features)
+    positions: dict[str, set[int]] = {}
+    for query, position, _ in pairs:
+        positions.setdefault(queries[query].id, set()).add(position)
+    duplicates = {id: frozenset(of_query) for id, of_query in positions.items()}
+    neighbours = None
+    if num_neighbours > 0:
+        # As many more as are never shown: the query itself, and its duplicates.
+        number = min(num_neighbours + _max_hidden(queries, pool, duplicates), len(pool))
+        neighbours = nearest(query_features, pool_features, number).numpy()
+    return NeighbourIndex(neighbours, duplicates, pairs)
+
+
+def _max_hidden(queries: Sequence[HasImage], pool: Sequence[HasImage], duplicates: dict[str, frozenset[int]]) -> int:
+    """The largest number of images of the pool that no prompt of a query may show."""
+    position_of = {candidate.id: position for position, candidate in enumerate(pool)}
+    counts = []
+    for query in queries:
+        hidden = set(duplicates.get(query.id, ()))
+        if query.id in position_of:
+            hidden.add(position_of[query.id])
+        counts.append(len(hidden))
+    return max(counts)
+
+
+def duplicate_report(
+    features: FeatureStore,
+    index: NeighbourIndex,
+    queries: Sequence[HasImage],
+    pool: Sequence[HasImage],
+    trained: Sequence[HasImage],
+) -> dict[str, list[dict[str, str | float]]]:
+    """Returns the near-duplicates of queries by name: in the pool, among the queries, and in training images."""
+    query_features = features.pooled([query.image for query in queries])
+    # A query that is in the pool is no news.
+    in_pool = [pair for pair in index.pairs if queries[pair[0]].id != pool[pair[1]].id]
+    among_queries = [pair for pair in near_duplicates(query_features, query_features) if pair[0] < pair[1]]
+    report = {"support": _named(in_pool, queries, pool), "queries": _named(among_queries, queries, queries)}
+    if trained:
+        in_training = near_duplicates(query_features, features.pooled([record.image for record in trained]))
+        report["training"] = _named(in_training, queries, trained)
+    return report
+
+
+def _named(
+    pairs: Sequence[Pair], queries: Sequence[HasImage], others: Sequence[HasImage]
+) -> list[dict[str, str | float]]:
+    rows = []
+    for query, other, similarity in pairs:
+        row: dict[str, str | float] = {"query": queries[query].id, "image": others[other].id}
+        row["similarity"] = round(similarity, 4)
+        rows.append(row)
+    return rows
+
+
+def nearest(
+    queries: Float[Tensor, "queries v"],
+    pool: Float[Tensor, "pool v"],
+    number: int,
+    duplicate: float = DUPLICATE,
+    block_size: int = 1024,
+) -> Int[Tensor, "queries number"]:
+    """Returns the rows of ``pool`` most similar to each query, the most similar first, by exact search.
+
+    Args:
+        queries: Pooled features.
+        pool: Pooled features.
+        number: The number of rows for each query.
+        duplicate: Rows of at least this similarity, such as the query itself, are left out.
+        block_size: Queries that are compared at once.
+
+    Raises:
+        UserError: If too few rows are left.
+    """
+    rows = []
+    for similarity in _similarities(queries, pool, block_size):
+        similarity[similarity >= duplicate] = -torch.inf
+        left = int((similarity > -torch.inf).sum(dim=-1).min())
+        if left < number:
+            raise UserError(f"a picture has {left} others that are no duplicates of it, not the {number} asked for")
+        rows.append(similarity.topk(number, dim=-1).indices)
+    return torch.cat(rows)
+
+
+def near_duplicates(
+    queries: Float[Tensor, "queries v"],
+    pool: Float[Tensor, "pool v"],
+    duplicate: float = DUPLICATE,
+    block_size: int = 1024,
+) -> list[Pair]:
+    """Returns all pairs (row of ``queries``, row of ``pool``, similarity) of at least the similarity ``duplicate``."""
+    pairs = []
+    for block, similarity in enumerate(_similarities(queries, pool, block_size)):
+        for row, column in (similarity >= duplicate).nonzero().tolist():
+            pairs.append((block * block_size + row, column, similarity[row, column].item()))
+    return pairs
+
+
+def _similarities(
+    queries: Float[Tensor, "queries v"], pool: Float[Tensor, "pool v"], block_size: int
+) -> Iterator[Float[Tensor, "block pool"]]:
+    """Cosines, for a block of queries at a time, of the differences from the pool's mean.
+
+    Features of any two pictures have much in common. Cosines of MobileNetV2's features are 0.45 for random pairs of
+    photographs; cosines of the differences are 0.
+    """
+    mean = pool.mean(dim=0)
+    pool = normalize(pool - mean, dim=-1)
+    for block in queries.split(block_size):
+        yield normalize(block - mean, dim=-1) @ pool.T
