@@ -36,7 +36,7 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[Paramete
     ]
     groups = [group for group in groups if group["params"]]
     if not groups:
-        raise UserError("no parameter of the model is trained: all have requires_grad=False")
+        raise UserError("no parameter of the model trains: all have requires_grad=False")
     return groups
 
 
