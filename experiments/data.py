@@ -1,23 +1,21 @@
 """From a config's ``data`` to the documents that a run is trained on: synthetic ones, or captioned images."""
 
 import logging
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
 
-from experiments.loading import data_set
 from flamingo import Document, FlamingoProcessor, Image, synthetic
 from flamingo.data import builders
 from flamingo.data.builders import DocumentsConfig, InterleavedConfig
 from flamingo.data.builders.interleaved import Interleaved
-from flamingo.data.collate import Example, collate
+from flamingo.data.encode import EncodedDocuments, make_batch
+from flamingo.data.loader import process_loader
 from flamingo.data.order import Endless, Shuffled
-from flamingo.data.packing import pack
 from flamingo.data.readers.shards import Shards
-from flamingo.data.record import CaptionedImage, Lazy
-from flamingo.data.sources import Chosen, check_pictures, load, of_split, readable
+from flamingo.data.record import LazySequence, Record, Subset
+from flamingo.data.sources import check_pictures, of_split, open_source, readable
 from flamingo.data.usable import usable
 from flamingo.evaluation.metrics.captions import CiderReward
 from flamingo.inference.features import FeatureStore
@@ -26,7 +24,7 @@ from flamingo.synthetic import SyntheticDocumentsConfig
 from flamingo.synthetic.documents import SyntheticDocuments
 from flamingo.synthetic.scenes import Split
 from flamingo.training.losses import LOSSES, LossConfig
-from flamingo.training.step import Batch, DataSet
+from flamingo.training.step import DataSet
 from flamingo.utils.checks import within
 from flamingo.utils.errors import UserError
 from flamingo.utils.kinds import class_of, load_config, load_kind
@@ -104,19 +102,19 @@ def load_data(values: Mapping[str, Any]) -> DataConfig:
 class CaptionedImages:
     """The images of a source, or of one split of it, and by id why others were left out."""
 
-    images: Lazy
+    images: LazySequence
     skipped: dict[str, str]
     #: All images that the source, or the split, names, before any was opened.
-    listed: Lazy
+    listed: LazySequence
 
 
-def listed_images(root: str, images: str | None, format: str | None, split: str | None) -> Lazy:
+def listed_images(root: str, images: str | None, format: str | None, split: str | None) -> LazySequence:
     """Return the images that a source, or one split of it, names; no picture is opened.
 
     Raises:
         UserError: For a source that cannot be read.
     """
-    source = load(root, images, format)
+    source = open_source(root, images, format)
     return source if split is None else of_split(source, split)
 
 
@@ -150,8 +148,8 @@ def captioned_images(
     return CaptionedImages(chosen, skipped, listed)
 
 
-def _in_shards(listed: Lazy) -> bool:
-    return isinstance(listed.source if isinstance(listed, Chosen) else listed, Shards)
+def _in_shards(listed: LazySequence) -> bool:
+    return isinstance(listed.source if isinstance(listed, Subset) else listed, Shards)
 
 
 def check_documents(config: DataConfig, features_folder: str | None) -> None:
@@ -220,35 +218,6 @@ def training_images(
     return trained, sampled
 
 
-@dataclass
-class Encoded:
-    """Documents as tensors, made when asked for, with their ids; from ``features``, if given, no image is opened.
-
-    An item is ``versions`` documents that follow one another and show the same images, which the first one has.
-    """
-
-    documents: Endless[Document]
-    processor: FlamingoProcessor
-    features: FeatureStore | None = None
-    versions: int = 1
-    p_next: float = 0.0
-    seed: int | str = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.p_next <= 1:
-            raise UserError(f"p_next must lie in [0, 1], got {self.p_next}")
-
-    def __getitem__(self, position: int) -> tuple[list[Example], str]:
-        first, *others = (self.documents[position * self.versions + version] for version in range(self.versions))
-        next_image = random.Random(f"next image {self.seed} {position}").random() < self.p_next
-        example = self.processor.encode(first, next_image=next_image, pixels=self.features is None, as_bytes=True)
-        if self.features is not None:
-            images = [chunk.image for chunk in first.chunks() if chunk.image is not None]
-            example = replace(example, image_features=self.features.stacked(images))
-        encoded = (self.processor.encode(other, next_image=next_image, pixels=False) for other in others)
-        return [example, *encoded], first.id
-
-
 def pictures(config: DataConfig, trained: CaptionedImages, sampled: CaptionedImages) -> list[Image]:
     """All that documents for training and for samples are made of."""
     images = [own.image for own in trained.images]
@@ -280,34 +249,18 @@ def make_data(
         if entry.of_records:
             assert images is not None
             endless: Endless[Document] = _interleaved(images.images, documents, features, own_seed)
-            encoded = Encoded(endless, processor, features, documents.captions_per_image, documents.p_next, own_seed)
+            encoded = EncodedDocuments(
+                endless, processor, features, documents.captions_per_image, documents.p_next, own_seed
+            )
         else:
             # The synthetic benchmark draws its pictures when they are asked for: there is nothing to keep.
             endless = Shuffled(_synthetic(documents, "training", seed), own_seed)
-            encoded = Encoded(endless, processor, None, 1, documents.p_next, own_seed)
-        made = data_set(
-            name,
-            encoded,
-            partial(_batch, pack_to=documents.pack_to, pad=processor.tokenizer.pad_token_id),
-            batch_size=documents.batch_size,
-            num_workers=workers,
-            weight=documents.weight,
-            prepare=processor.normalized,
-            loss=class_of(LOSSES, entry.loss.kind)(entry.loss, processor, make_reward),
-        )
-        sets.append(made)
+            encoded = EncodedDocuments(endless, processor, p_next=documents.p_next, seed=own_seed)
+        collate = partial(make_batch, pad_token_id=processor.tokenizer.pad_token_id, pack_to=documents.pack_to)
+        loader = process_loader(encoded, collate, documents.batch_size, workers)
+        loss = class_of(LOSSES, entry.loss.kind)(entry.loss, processor, make_reward)
+        sets.append(DataSet(name, loader, documents.weight, processor.normalized, loss))
     return sets
-
-
-def _batch(encoded: list[tuple[list[Example], str]], pack_to: int, pad: int) -> Batch:
-    ids = [name for _, name in encoded]
-    if pack_to:
-        return Batch(pack([versions for versions, _ in encoded], pack_to, pad), ids)
-    examples = [example for versions, _ in encoded for example in versions]
-    tensors = collate(examples, pad, "right")
-    for name in tensors.keys() & {"pixel_values", "image_features"}:
-        tensors[name] = tensors[name][:: len(examples) // len(encoded)]  # the other rows have no images of their own
-    return Batch(tensors, ids)
 
 
 def sample_documents(config: DataConfig, images: CaptionedImages | None, number: int) -> list[Document]:
@@ -332,7 +285,7 @@ def _synthetic(config: SyntheticDocumentsConfig, split: Split, seed: int) -> Syn
 
 
 def _interleaved(
-    images: Sequence[CaptionedImage], config: InterleavedConfig, features: FeatureStore | None, seed: str
+    images: Sequence[Record], config: InterleavedConfig, features: FeatureStore | None, seed: str
 ) -> Interleaved:
     neighbours = None
     if config.similar_prob > 0:

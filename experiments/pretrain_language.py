@@ -24,8 +24,9 @@ from omegaconf import MISSING, DictConfig
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from experiments.loading import data_set
 from experiments.schema import command, load
+from flamingo.data.collate import Batch
+from flamingo.data.loader import process_loader
 from flamingo.data.order import Shuffled
 from flamingo.data.record import by_reason
 from flamingo.data.texts import TextDocuments, TextItem, read_texts
@@ -39,7 +40,7 @@ from flamingo.training import TrainingConfig
 from flamingo.training.loop import train
 from flamingo.training.optim import OPTIMIZERS, OptimizerConfig
 from flamingo.training.optim.schedule import check_warmup
-from flamingo.training.step import Batch
+from flamingo.training.step import DataSet
 from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError
 from flamingo.utils.identity import digest_of
@@ -136,7 +137,7 @@ def _train(config: PretrainLanguageConfig, texts: Sequence[str] | TextDocuments,
     model = build_architecture(AutoModelForCausalLM, _model_fields(config, tokenizer))
     log.info("%s, %.2f million parameters", type(model).__name__, model.num_parameters() / 1e6)
     batches = Shuffled(blocks, config.training.seed)
-    data = data_set("text", batches, collate_blocks, batch_size=config.batch_size, num_workers=0)
+    data = DataSet("text", process_loader(batches, collate_blocks, config.batch_size))
     train(model, [data], config.optimizer, config.training, run.output, on_save=run.keep)
     scores = in_context_scores(model, tokenizer) if config.texts is None else None
     text_names = ", ".join(config.texts) if config.texts else "the synthetic benchmark"

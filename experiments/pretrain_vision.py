@@ -25,12 +25,13 @@ from transformers import AutoModel, PreTrainedTokenizerFast
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from experiments.data import captioned_images
-from experiments.loading import data_set
 from experiments.schema import command, load
+from flamingo.data.collate import Batch
 from flamingo.data.contents import contents
 from flamingo.data.document import Image
+from flamingo.data.loader import process_loader
 from flamingo.data.order import Shuffled
-from flamingo.data.record import CaptionedImage, by_reason
+from flamingo.data.record import Record, by_reason
 from flamingo.data.tokenizer import END_OF_TEXT, train_tokenizer
 from flamingo.data.transforms.pictures import open_image
 from flamingo.model.architecture import Fields, build_architecture, check_architecture
@@ -44,7 +45,7 @@ from flamingo.training import TrainingConfig
 from flamingo.training.loop import train
 from flamingo.training.optim import OPTIMIZERS, OptimizerConfig
 from flamingo.training.optim.schedule import check_warmup
-from flamingo.training.step import Batch
+from flamingo.training.step import DataSet
 from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
@@ -174,9 +175,9 @@ def pretrain(config: PretrainVisionConfig, output: Path) -> None:
         _train(config, groups, tokenizer, run)
 
 
-def _as_records(pairs: Sequence[Pair]) -> list[CaptionedImage]:
+def _as_records(pairs: Sequence[Pair]) -> list[Record]:
     """Returns a record for each pair, whose checksums recognise the pairs."""
-    return [CaptionedImage(str(number), image, (caption,), None) for number, (image, caption) in enumerate(pairs)]
+    return [Record(str(number), image, (caption,), None) for number, (image, caption) in enumerate(pairs)]
 
 
 def _train(
@@ -191,13 +192,9 @@ def _train(
     image_tower = ImageTower(encoder, config.vision_features, config.embed_dim)
     text_tower = TextTower(tokenizer, config.embed_dim)
     model = ImageTextContrast(image_tower, text_tower).to(memory_format=torch.channels_last)
-    data = data_set(
-        "pairs",
-        Shuffled(groups, config.training.seed),
-        CollatePairs(image_processor, tokenizer),
-        batch_size=config.batch_size,
-        num_workers=config.num_workers,
-    )
+    batches = Shuffled(groups, config.training.seed)
+    collate = CollatePairs(image_processor, tokenizer)
+    data = DataSet("pairs", process_loader(batches, collate, config.batch_size, config.num_workers))
     train(model, [data], config.optimizer, config.training, run.output, on_save=run.keep)
     source = config.pairs or "pictures of the synthetic benchmark"
     card = CardTexts(

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from experiments.data import captioned_images
 from experiments.features import add_features
 from flamingo import synthetic
-from flamingo.data.record import CaptionedImage
+from flamingo.data.record import Record
 from flamingo.evaluation.metrics.corpus import check_metrics
 from flamingo.evaluation.protocol import Task
 from flamingo.evaluation.scores import computable
@@ -74,7 +74,7 @@ def index_images(
 
 
 def _index(
-    task: Captioning, features: FeatureStore, num_neighbours: int, trained: Sequence[CaptionedImage]
+    task: Captioning, features: FeatureStore, num_neighbours: int, trained: Sequence[Record]
 ) -> dict[str, list[dict[str, Any]]]:
     add_features(features, (image.image for images in (task.asked, task.pool, trained) for image in images))
     index = index_neighbours(features, task.asked, task.pool, num_neighbours)
@@ -82,7 +82,7 @@ def _index(
     return duplicate_report(features, index, task.asked, task.pool, trained)
 
 
-def _trained_on(run: Path | None) -> Sequence[CaptionedImage]:
+def _trained_on(run: Path | None) -> Sequence[Record]:
     """The captioned images that a run's config says it was trained on, if any."""
     if run is None or not (run / "config.yaml").exists():
         return []

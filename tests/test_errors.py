@@ -7,10 +7,9 @@ import torch
 from PIL import Image as PILImage
 from safetensors.torch import save_file
 
-from flamingo.data import record as captions
 from flamingo.data import sources
-from flamingo.data.readers import parquet_shards, tar_shards
-from flamingo.data.sources import load, readable
+from flamingo.data.readers import entries, parquet_shards, tar_shards
+from flamingo.data.sources import open_source, readable
 from flamingo.data.transforms.pictures import open_image
 from flamingo.interop import weights
 from flamingo.report import runs
@@ -40,7 +39,7 @@ def test_a_lack_of_memory_is_no_broken_picture(folder, monkeypatch):
     with pytest.raises(MemoryError):
         open_image(folder / "a.png")
     with pytest.raises(MemoryError):
-        readable(load(str(folder / "captions.jsonl")))
+        readable(open_source(str(folder / "captions.jsonl")))
 
 
 def test_a_lack_of_memory_is_no_damaged_checkpoint(tmp_path, monkeypatch):
@@ -55,14 +54,14 @@ def test_a_lack_of_memory_is_no_broken_parquet_file(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet_shards, "_opened", raising(MemoryError()))
     (tmp_path / "a.parquet").touch()
     with pytest.raises(MemoryError):
-        load(str(tmp_path / "a.parquet"))
+        open_source(str(tmp_path / "a.parquet"))
 
 
 @pytest.mark.parametrize(
     ("module", "name", "file"),
     [
         (tar_shards, "_captions", "train-000000.tar"),
-        (captions, "captions_of", "captions.jsonl"),
+        (entries, "captions_of", "captions.jsonl"),
         (sources, "open_image", "captions.jsonl"),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
@@ -70,7 +69,7 @@ def test_a_lack_of_memory_is_no_broken_parquet_file(tmp_path, monkeypatch):
 def test_an_error_of_our_own_is_no_sample_that_is_left_out(folder, monkeypatch, module, name, file):
     monkeypatch.setattr(module, name, raising(ValueError("a bug")))
     with pytest.raises(ValueError, match="a bug") as caught:
-        readable(load(str(folder / file)))
+        readable(open_source(str(folder / file)))
     assert not isinstance(caught.value, UserError)
 
 

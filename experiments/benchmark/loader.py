@@ -13,7 +13,7 @@ from experiments.data import CaptionedImages, DataConfig, TrainedDocuments, make
 from flamingo.data.builders import InterleavedConfig
 from flamingo.data.document import Image
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.data.record import CaptionedImage, Listed
+from flamingo.data.record import Record, RecordList
 from flamingo.training.losses import NextTokenConfig
 
 #: So many times all pictures: the processes' start counts for little.
@@ -35,7 +35,7 @@ def measure(sizes: Sizes, folder: Path, processes: int, rounds: int) -> list[Row
 
 def _ours(pictures: list[Path], folder: Path, processes: int, seed: int) -> float:
     processor = FlamingoProcessor.from_pretrained(folder / "flamingo")
-    images = Listed([CaptionedImage(path.name, Image(path), ("w4 w5",), None) for path in pictures], {})
+    images = RecordList([Record(path.name, Image(path), ("w4 w5",), None) for path in pictures], {})
     documents = InterleavedConfig(min_images=1, max_images=1, batch_size=8)
     config = DataConfig(documents={"pairs": TrainedDocuments(documents, NextTokenConfig())})
     [loaded] = make_data(config, CaptionedImages(images, {}, images), processor, None, seed, processes)

@@ -27,6 +27,18 @@ class Example:
     image_features: Float[Tensor, "m f p v"] | None = None
 
 
+@dataclass
+class Batch:
+    """The arguments of the model's ``forward``, with ``labels``, and the ids of the documents for error messages."""
+
+    tensors: dict[str, Tensor]
+    ids: list[str]
+
+    def label_tokens(self) -> int:
+        """Returns the number of tokens that the loss counts: the first of a row is predicted from nothing."""
+        return int((self.tensors["labels"][:, 1:] != -100).sum())
+
+
 def collate(examples: Sequence[Example], pad_token_id: int, padding_side: PaddingSide) -> dict[str, Tensor]:
     """Pad to the longest example and to the most images.
 

@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from flamingo.data.document import Frame
-from flamingo.data.record import CaptionedImage
+from flamingo.data.record import Record
 from flamingo.utils.identity import digest_of, sampled_checksum
 from flamingo.utils.io import regular_file
 
 
-def contents(images: Sequence[CaptionedImage]) -> dict[str, str]:
+def contents(images: Sequence[Record]) -> dict[str, str]:
     """Return two checksums of captioned images.
 
     Returns:
@@ -25,7 +25,7 @@ def contents(images: Sequence[CaptionedImage]) -> dict[str, str]:
     return {"captions": captions, "files": described}
 
 
-def _rows(images: Sequence[CaptionedImage], files: dict[str, None]) -> Iterator[str]:
+def _rows(images: Sequence[Record], files: dict[str, None]) -> Iterator[str]:
     """A text for each image; the files that hold the pictures are added to ``files``."""
     for image in images:
         places = []

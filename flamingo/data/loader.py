@@ -7,6 +7,7 @@ from itertools import count
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch.utils.data import DataLoader, Dataset
 
 from flamingo.data.order import Endless
@@ -82,6 +83,14 @@ class Loader:
         first = self.position + self.rank * self.batch_size
         for start in count(first, self.batch_size * self.num_ranks):
             yield range(start, start + self.batch_size)
+
+
+def process_loader(
+    items: Endless[Any], collate: Callable[[list[Any]], Any], batch_size: int, num_workers: int = 0
+) -> Loader:
+    """Returns the :class:`Loader` of this process, which shares the items with all processes of the training."""
+    processes = PartialState()
+    return Loader(items, collate, batch_size, num_workers, processes.process_index, processes.num_processes)
 
 
 class _Batches(Dataset[Any]):

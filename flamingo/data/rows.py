@@ -1,4 +1,4 @@
-"""Text files -> lines, cells and records, each with its place; what cannot be read is a UserError that names it.
+"""Text files -> lines, cells and rows, each with its origin; what cannot be read is a UserError that names it.
 
 Files that end in ``.gz`` are decompressed.
 """
@@ -23,22 +23,22 @@ def lines(file: Path) -> Iterator[tuple[str, str]]:
                 yield f"{file}, line {number}", line.strip("\r\n")
 
 
-def records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a JSONL file, or of a CSV file that begins with a header, each with its place."""
+def rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a JSONL file, or of a CSV file that begins with a header, each with its origin."""
     if file.suffix == ".csv":
-        rows = cells(file)
-        _, header = next(rows, ("", []))
-        for where, row in rows:
+        csv_rows = cells(file)
+        _, header = next(csv_rows, ("", []))
+        for origin, row in csv_rows:
             if len(row) != len(header):
-                raise UserError(f"{where} has {len(row)} cells, but the header has {len(header)}")
-            yield where, dict(zip(header, row, strict=True))
+                raise UserError(f"{origin} has {len(row)} cells, but the header has {len(header)}")
+            yield origin, dict(zip(header, row, strict=True))
         return
-    for where, line in lines(file):
-        yield where, json_object(line, where)
+    for origin, line in lines(file):
+        yield origin, json_object(line, origin)
 
 
 def cells(file: Path) -> Iterator[tuple[str, list[str]]]:
-    """The rows of a CSV file, each with its place; blank lines are none."""
+    """The rows of a CSV file, each with its origin; blank lines are none."""
     with _opened(file) as stream:
         reader = csv.reader(stream, strict=True)
         try:

@@ -13,9 +13,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from flamingo.data.document import PROMPT
-from flamingo.data.record import Entry, by_reason, captions_in, usable_captions
-from flamingo.data.rows import lines, records
-from flamingo.data.sources import load_captions, recognised
+from flamingo.data.readers.entries import Entry, captions_in, usable_captions
+from flamingo.data.recognition import recognised
+from flamingo.data.record import by_reason
+from flamingo.data.rows import lines, rows
+from flamingo.data.sources import open_source
 from flamingo.data.tokenizer import END_OF_TEXT
 from flamingo.utils.errors import UserError
 
@@ -49,7 +51,8 @@ def read_texts(name: str) -> tuple[list[TextItem], dict[str, str]]:
     elif file_name.endswith(".txt") and recognised(path) != "flickr":
         items = list(lines(path))
     else:
-        items, skipped = load_captions(name)
+        source = open_source(name, captions_only=True)
+        items, skipped = [(record.id, record.captions) for record in source], dict(source.skipped)
     texts = []
     for location, item in items:
         if END_OF_TEXT in "".join(item):
@@ -66,7 +69,7 @@ def _read_rows(path: Path) -> tuple[list[tuple[str, TextItem]], dict[str, str]]:
     """Returns the text or the captions of each row, with its location; and reasons for rows that are left out."""
     texts: dict[str, str] = {}
     entries = []
-    for location, row in records(path):
+    for location, row in rows(path):
         fields = ("text",) if "text" in row else ("captions", "caption")
         entries.append(Entry(location, location, "", captions_in(row, fields, location)))
         if "text" in row:

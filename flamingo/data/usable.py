@@ -6,14 +6,15 @@ import numpy as np
 
 from flamingo.data.document import PROMPT
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.data.record import Lazy, by_reason
-from flamingo.data.sources import Chosen
+from flamingo.data.record import LazySequence, Subset, by_reason
 from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
 
-def usable(source: Lazy, processor: FlamingoProcessor, images: int, new_tokens: int = 0) -> tuple[Lazy, dict[str, str]]:
+def usable(
+    source: LazySequence, processor: FlamingoProcessor, images: int, new_tokens: int = 0
+) -> tuple[LazySequence, dict[str, str]]:
     """Return the images that any document may hold, and by id why others are left out.
 
     An image is left out where a caption has a special token; and, the longest first, until ``images`` of those that
@@ -50,7 +51,7 @@ def usable(source: Lazy, processor: FlamingoProcessor, images: int, new_tokens: 
         raise UserError(f"{left} of {len(source)} images are left for documents of {images} images: {why}")
     if skipped:
         log.warning("left out %d images: %s", len(skipped), by_reason(skipped))
-    return Chosen(source, [place for place in range(len(source)) if place not in reasons]), skipped
+    return Subset(source, [place for place in range(len(source)) if place not in reasons]), skipped
 
 
 def _too_long(lengths: np.ndarray, images: int, room: int) -> list[int]:

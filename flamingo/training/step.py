@@ -11,21 +11,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from flamingo.data.collate import Batch
 from flamingo.training.losses.next_token import next_token
 from flamingo.utils.errors import UserError
-
-
-@dataclass
-class Batch:
-    """The arguments of the model's ``forward``, with ``labels``; and the ids of the documents, to name them."""
-
-    tensors: dict[str, Tensor]
-    ids: list[str]
-
-    def label_tokens(self) -> int:
-        """How many tokens the loss counts: the first of a row is predicted from nothing."""
-        return int((self.tensors["labels"][:, 1:] != -100).sum())
-
 
 #: From the model, a batch's tensors and the label tokens of the whole update to what the batch adds to the mean loss.
 Loss = Callable[[nn.Module, dict[str, Tensor], int], Tensor]

@@ -56,5 +56,10 @@ def load_kind(kinds: Kinds, values: Mapping[str, Any], key: str) -> Any:
 def class_of(kinds: Kinds, kind: str) -> Any:
     """Returns the class of a kind, imported now."""
     _, location = kinds[kind]
+    return import_name(location)
+
+
+def import_name(location: str) -> Any:
+    """Returns the class or function ``"module:name"``, imported now."""
     module, _, name = location.partition(":")
     return getattr(import_module(module), name)

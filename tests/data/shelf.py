@@ -4,7 +4,7 @@ import json
 
 from PIL import Image as PILImage
 
-from flamingo.data.record import collected
+from flamingo.data.readers import Location
 from flamingo.data.transforms.pictures import open_image
 
 
@@ -27,10 +27,10 @@ def shows(image, name):
 
 
 def reading(reader):
-    """A reader of files of captions as :func:`flamingo.data.sources.load` calls it."""
+    """A reader of files of captions as :func:`flamingo.data.sources.open_source` calls it."""
 
     def read(file, images=None):
-        return collected(file, reader(file), images)
+        return reader(Location((file,), images))
 
     return read
 

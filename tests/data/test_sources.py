@@ -8,7 +8,8 @@ import tarfile
 import pytest
 
 from flamingo.data.order import Shuffled
-from flamingo.data.sources import FORMATS, load, of_split, readable
+from flamingo.data.readers import READERS
+from flamingo.data.sources import of_split, open_source, readable
 from flamingo.utils.errors import UserError
 from tests.data.shelf import photographs, shows, write
 
@@ -59,30 +60,30 @@ def test_known_layouts_are_found_from_their_folder_and_from_their_file(name, con
     write(tmp_path / "config.json", {"images": [1], "annotations": []})
     write(tmp_path / name, content)
     for root in (tmp_path, tmp_path / name):
-        source = load(str(root))
+        source = open_source(str(root))
         assert [image.captions for image in source] == [("A.",), ("B.",)]
         assert shows(source[0], "a.png") and shows(source[1], "b.png")
     if images:
-        assert len(load(str(tmp_path / name), images=str(tmp_path / images))) == 2
+        assert len(open_source(str(tmp_path / name), images=str(tmp_path / images))) == 2
 
 
 def test_split_folders_of_an_image_folder_are_found(tmp_path):
     for split in ("train", "test"):
         photographs(tmp_path / split, "a.png")
         write(tmp_path / split / "metadata.csv", "file_name,text\na.png,A.\n")
-    source = load(str(tmp_path))
+    source = open_source(str(tmp_path))
     assert {image.id: image.split for image in source} == {"train/a.png": "train", "test/a.png": "test"}
 
 
 def test_shards_are_found_by_folder_file_and_glob(tmp_path):
     one, two = (shard(tmp_path / f"train-{n}.tar", *names) for n, names in ((9, ["c.png"]), (10, ["a.png", "b.png"])))
     for root in (tmp_path, tmp_path / "train-*.tar", tmp_path / "train-[0-9]*.tar"):
-        assert [image.captions for image in load(str(root))] == [("A.",), ("B.",), ("C.",)]
-    assert len(load(str(two))) == 2 and len(load(str(one))) == 1
+        assert [image.captions for image in open_source(str(root))] == [("A.",), ("B.",), ("C.",)]
+    assert len(open_source(str(two))) == 2 and len(open_source(str(one))) == 1
     shard(tmp_path / "dev-0.tar", "d.png")
-    assert [image.captions for image in of_split(load(str(tmp_path)), "dev")] == [("D.",)]
-    assert len(of_split(load(str(tmp_path)), "train")) == 3
-    assert len(load(str(tmp_path / "*.tar"))) == 4
+    assert [image.captions for image in of_split(open_source(str(tmp_path)), "dev")] == [("D.",)]
+    assert len(of_split(open_source(str(tmp_path)), "train")) == 3
+    assert len(open_source(str(tmp_path / "*.tar"))) == 4
 
 
 def test_an_output_folder_of_img2dataset_is_one_thing(tmp_path):
@@ -112,7 +113,7 @@ def test_an_output_folder_of_img2dataset_is_one_thing(tmp_path):
         pq.write_table(table({name: [row[name] for row in own] for name in rows[0]}), folder / f"{number}.parquet")
         stats = {"count": 3, "successes": len(own), "failed_to_download": 1, "status_dict": {"success": len(own)}}
         write(folder / f"{number}_stats.json", stats)
-    source = load(str(tmp_path / "out"))
+    source = open_source(str(tmp_path / "out"))
     assert [(image.id, image.captions) for image in source] == [(keys[0], ("A C.",)), (keys[2], ("B.",))]
     assert source.skipped.keys() == {keys[1]}
 
@@ -131,10 +132,10 @@ def test_flickr8k_as_it_is_distributed_is_one_thing(folder, tmp_path):
     write(texts / "CrowdFlowerAnnotations.txt", "a.png\tb.png#0\t0\t0\t3\n")
     write(texts / "readme.txt", "If you use this corpus / data:\n")
     for root in {tmp_path, texts}:
-        source = load(str(root))
+        source = open_source(str(root))
         assert [(image.captions, image.split) for image in source] == [(("Dogs run .",), "train"), (("B.",), "test")]
         assert shows(source[0], "a.png")
-    lemmas = load(str(texts / "Flickr8k.lemma.token.txt"))
+    lemmas = open_source(str(texts / "Flickr8k.lemma.token.txt"))
     assert lemmas[0].captions == ("dog run .",)
 
 
@@ -145,7 +146,7 @@ def test_parquet_shards_are_found_too(tmp_path):
     content = [(photographs(tmp_path / "x", name) / name).read_bytes() for name in ("a.png", "b.png")]
     for n in range(2):
         pq.write_table(table({"image": [content[n]], "text": ["AB"[n]]}), tmp_path / f"val-0000{n}-of-00002.parquet")
-    source = load(str(tmp_path))
+    source = open_source(str(tmp_path))
     assert [image.captions for image in source] == [("A",), ("B",)]
     assert shows(source[1], "b.png")
 
@@ -157,12 +158,12 @@ def test_where_there_are_several_they_are_named_and_one_can_be_said(tmp_path):
         tmp_path / "captions.json", {**COCO, "annotations": [{**row, "caption": "C."} for row in COCO["annotations"]]}
     )
     with pytest.raises(UserError, match=r"captions\.json.*train\.jsonl"):
-        load(str(tmp_path))
-    assert load(str(tmp_path), format="coco")[0].captions == ("C.",)
-    assert load(str(tmp_path), format="jsonl")[0].captions == ("A.",)
+        open_source(str(tmp_path))
+    assert open_source(str(tmp_path), format="coco")[0].captions == ("C.",)
+    assert open_source(str(tmp_path), format="jsonl")[0].captions == ("A.",)
     write(tmp_path / "test.jsonl", ROWS)
     with pytest.raises(UserError, match=r"test\.jsonl.*train\.jsonl"):
-        load(str(tmp_path), format="jsonl")
+        open_source(str(tmp_path), format="jsonl")
 
 
 def test_what_is_not_understood_is_answered_with_what_would_be(tmp_path):
@@ -170,39 +171,39 @@ def test_what_is_not_understood_is_answered_with_what_would_be(tmp_path):
     write(tmp_path / "words.txt", "a cat\n")
     for root in (tmp_path, tmp_path / "words.txt", tmp_path / "a.png"):
         with pytest.raises(UserError, match="understood") as error:
-            load(str(root))
-        assert all(f"\n  {name}: {looks}" in str(error.value) for name, looks in FORMATS.items())
+            open_source(str(root))
+        assert all(f"\n  {name}: {reader.looks}" in str(error.value) for name, reader in READERS.items())
     with pytest.raises(UserError, match="karpathy"):
-        load(str(tmp_path), format="karpathy")
+        open_source(str(tmp_path), format="karpathy")
     with pytest.raises(UserError, match="'voc'"):
-        load(str(tmp_path), format="voc")
+        open_source(str(tmp_path), format="voc")
     for root in ("nowhere", "nowhere-*.tar"):
         with pytest.raises(UserError, match=f"there is nothing at .*{root[:7]}"):
-            load(str(tmp_path / root))
+            open_source(str(tmp_path / root))
 
 
 def test_what_would_be_of_no_effect_is_refused(tmp_path):
     shard(tmp_path / "s.tar", "a.png")
     with pytest.raises(UserError, match="images=photographs"):
-        load(str(tmp_path / "s.tar"), images="photographs")
+        open_source(str(tmp_path / "s.tar"), images="photographs")
     write(tmp_path / "a.jsonl", ROWS)
     write(tmp_path / "b.jsonl", ROWS)
     with pytest.raises(UserError, match=r"2 files.*jsonl"):
-        load(str(tmp_path / "*.jsonl"))
+        open_source(str(tmp_path / "*.jsonl"))
 
 
 def test_a_file_that_was_meant_and_is_broken_says_so_rather_than_being_passed_over(tmp_path):
     photographs(tmp_path, "a.png", "b.png")
     write(tmp_path / "captions.json", json.dumps(COCO)[:80])
     with pytest.raises(UserError, match=r"captions\.json.*JSON"):
-        load(str(tmp_path))
+        open_source(str(tmp_path))
     (tmp_path / "captions.json").unlink()
     with tarfile.open(tmp_path / "s.tar.gz", "w:gz"):
         pass
     with pytest.raises(UserError, match=r"s\.tar\.gz"):
-        load(str(tmp_path))
+        open_source(str(tmp_path))
     with pytest.raises(UserError, match=r"line 1.*JSON"):
-        load(str(write(tmp_path / "cut.jsonl", '{"image": ')), format="jsonl")
+        open_source(str(write(tmp_path / "cut.jsonl", '{"image": ')), format="jsonl")
 
 
 # --------------------------------------------------------------------------------- choosing
@@ -212,18 +213,18 @@ def test_a_split_is_chosen_by_name_and_unknown_ones_are_answered_with_those_ther
     photographs(tmp_path, "a.png", "b.png", "c.png")
     splits = {"a.png": "train", "b.png": "dev", "c.png": "train"}
     rows = [{"image": name, "caption": name, "split": split} for name, split in splits.items()]
-    source = load(str(write(tmp_path / "mine.jsonl", rows)))
+    source = open_source(str(write(tmp_path / "mine.jsonl", rows)))
     chosen = of_split(source, "train")
     assert [image.id for image in chosen] == ["a.png", "c.png"] and len(chosen) == 2
     assert chosen[-1] == source[2] and chosen[:1] == [source[0]]
     with pytest.raises(UserError, match="'val'"):
         of_split(source, "val")
     with pytest.raises(UserError, match="'train'"):
-        of_split(load(str(shard(tmp_path / "s.tar", "a.png"))), "train")
+        of_split(open_source(str(shard(tmp_path / "s.tar", "a.png"))), "train")
 
 
 def test_pictures_that_cannot_be_opened_are_left_out_on_request(tmp_path, caplog):
-    source = load(str(shard(tmp_path / "s.tar", "a.png", "b.png", "c.png", broken=["b.png"])))
+    source = open_source(str(shard(tmp_path / "s.tar", "a.png", "b.png", "c.png", broken=["b.png"])))
     assert len(source) == 3  # nobody looked
     with pytest.raises(UserError, match=r"s\.tar:b\.png"):
         shows(source[1], "b.png")
@@ -236,6 +237,6 @@ def test_pictures_that_cannot_be_opened_are_left_out_on_request(tmp_path, caplog
 
 
 def test_a_source_can_be_drawn_from(tmp_path):
-    source = load(str(shard(tmp_path / "s.tar", "a.png", "b.png", "c.png")))
+    source = open_source(str(shard(tmp_path / "s.tar", "a.png", "b.png", "c.png")))
     drawn = Shuffled(source, seed=0)
     assert sorted(drawn[position].id for position in range(3)) == ["a", "b", "c"]

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from flamingo import Document, FlamingoProcessor, Text
 from flamingo.data.document import PROMPT, Image
-from flamingo.data.record import CaptionedImage, Listed
+from flamingo.data.record import Record, RecordList
 from flamingo.data.usable import usable
 from flamingo.utils.errors import UserError
 
@@ -25,7 +25,7 @@ def processor(backbones):
 def source(*captions):
     """An image for each group of captions, called 0, 1, ..."""
     picture = Image(PILImage.new("RGB", (4, 3)))
-    return Listed([CaptionedImage(str(i), picture, tuple(own), None) for i, own in enumerate(captions)], {})
+    return RecordList([Record(str(i), picture, tuple(own), None) for i, own in enumerate(captions)], {})
 
 
 @pytest.mark.parametrize("special", ["</s>", "<s>", "<image>", "<|endofchunk|>", "[PAD]", "<|reserved|>"])

@@ -8,9 +8,10 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from experiments.data import DataConfig, Encoded, TrainedDocuments, load_data, make_data, training_images
+from experiments.data import DataConfig, TrainedDocuments, load_data, make_data, training_images
 from experiments.model import load_model
 from experiments.train import run_training
+from flamingo.data.encode import EncodedDocuments
 from flamingo.synthetic import SyntheticDocumentsConfig
 from flamingo.synthetic.documents import SyntheticDocuments
 from flamingo.training.losses import NextTokenConfig
@@ -125,8 +126,8 @@ def test_the_coin_of_p_next_is_the_documents_own_and_falls_as_often_as_asked(bac
 
     def sees(p_next):
         """What the last word of each of 40 documents' first captions sees, counted from their first image."""
-        encoded = Encoded(documents, processor, p_next=p_next)
-        return [int(encoded[index][0][0].image_index[5]) for index in range(40)]
+        encoded = EncodedDocuments(documents, processor, p_next=p_next)
+        return [int(encoded[index].examples[0].image_index[5]) for index in range(40)]
 
     assert sees(0.0) == [0] * 40
     assert sees(1.0) == [1] * 40

@@ -17,7 +17,7 @@ from experiments import evaluate, train
 from experiments.evaluate import run_evaluation
 from experiments.train import run_training
 from flamingo.data.contents import contents
-from flamingo.data.sources import load
+from flamingo.data.sources import open_source
 from flamingo.evaluation.files import append_predictions
 from flamingo.training.state import StateFolder
 from flamingo.utils.errors import UserError
@@ -211,10 +211,10 @@ def test_data_are_the_same_wherever_and_whenever_they_were_written(own_shards, t
     shutil.copytree(own_shards, tmp_path / "elsewhere", copy_function=shutil.copyfile)
     for file in (tmp_path / "elsewhere").iterdir():
         os.utime(file, (1, 1))
-    found = contents(load(str(own_shards)))
-    assert contents(load(str(tmp_path / "elsewhere"))) == found
+    found = contents(open_source(str(own_shards)))
+    assert contents(open_source(str(tmp_path / "elsewhere"))) == found
     (tmp_path / "elsewhere" / "dev-000000.tar").rename(tmp_path / "elsewhere" / "dev-000007.tar")
-    assert contents(load(str(tmp_path / "elsewhere")))["files"] != found["files"]
+    assert contents(open_source(str(tmp_path / "elsewhere")))["files"] != found["files"]
 
 
 # ------------------------------------------------------------------------------- owners and overwriting

@@ -13,14 +13,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from experiments.loading import data_set
-from flamingo.data.collate import Example, collate
-from flamingo.data.loader import Loader
+from flamingo.data.collate import Batch, Example, collate
+from flamingo.data.loader import Loader, process_loader
 from flamingo.data.order import Mixture, Shuffled
 from flamingo.training import TrainingConfig
 from flamingo.training.loop import train
 from flamingo.training.optim import AdamWConfig
-from flamingo.training.step import Batch, DataSet
+from flamingo.training.step import DataSet
 from flamingo.utils.errors import UserError
 from tests import tiny
 
@@ -150,9 +149,9 @@ def one_of_several(rank: int, num_ranks: int, port: int, backbones: Path, output
         return made
 
     model = make_model(backbones)
-    made = data_set("pairs", Shuffled(range(30), seed=0), noted, batch_size=8 // num_ranks, num_workers=0)
+    loader = process_loader(Shuffled(range(30), seed=0), noted, batch_size=8 // num_ranks)
     config = TrainingConfig(steps=5, log_every=1)
-    train(model, [made], AdamWConfig(lr=1e-3), config, output, accelerator=accelerator)
+    train(model, [DataSet("pairs", loader)], AdamWConfig(lr=1e-3), config, output, accelerator=accelerator)
     torch.save({"drawn": drawn, "weights": trained(model)}, output / f"final-{rank}.pt")
     accelerator.end_training()
 

@@ -5,7 +5,8 @@ import torch
 from accelerate import Accelerator
 from jaxtyping import TypeCheckError
 
-from flamingo.training.step import Batch, DataSet, accumulate_gradients, next_update
+from flamingo.data.collate import Batch
+from flamingo.training.step import DataSet, accumulate_gradients, next_update
 from flamingo.utils.errors import UserError
 from tests.training.runs import Listed, batch, make_model
 

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from flamingo.data.builders import InterleavedConfig
 from flamingo.data.document import PROMPT, Document, Part, Text
 from flamingo.data.order import index_at
-from flamingo.data.record import CaptionedImage
+from flamingo.data.record import Record
 from flamingo.utils.errors import UserError
 
 
@@ -26,7 +26,7 @@ class Interleaved:
     def __init__(
         self,
         config: InterleavedConfig,
-        records: Sequence[CaptionedImage],
+        records: Sequence[Record],
         seed: int | str,
         neighbours: Int[np.ndarray, "images k"] | None = None,
     ) -> None:

@@ -7,7 +7,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from flamingo.data.record import Entry
+from flamingo.data.readers import Location
+from flamingo.data.readers.entries import Entry, check_entries
+from flamingo.data.record import LazySequence
 from flamingo.data.rows import cells, lines
 from flamingo.utils.errors import UserError
 
@@ -21,23 +23,33 @@ _UNDELIMITED = "2199200615.jpg", "4   A dog runs across the grass ."
 _TOKEN = re.compile(r"([^\t]+)#(\d+)\t(.*)")
 
 
-def flickr(file: Path) -> list[Entry]:
-    """Read Flickr8k's ``Flickr8k.token.txt`` or ``captions.txt``, or Flickr30k's ``results_20130124.token``,
+def flickr(location: Location) -> LazySequence:
+    """Reads Flickr8k's ``Flickr8k.token.txt`` or ``captions.txt``, or Flickr30k's ``results_20130124.token``,
     ``results.csv`` or ``captions.txt``.
 
     The ids are the images' file names. Splits are those of ``Flickr_8k.trainImages.txt``, ``devImages`` and
     ``testImages`` in the same folder; an image that is in none has no split.
     """
+    return check_entries(location, _entries(location.files[0]))
+
+
+def _entries(file: Path) -> list[Entry]:
     captions: dict[str, list[str]] = {}
-    seen: dict[str, str] = {}
-    for where, name, number, caption in _rows(file):
-        if number is not None and seen.setdefault(f"{name}#{number}", where) != where:
-            raise UserError(f"{where}: caption {number} of {name} is there already, at {seen[f'{name}#{number}']}")
+    origins: dict[tuple[str, str], str] = {}
+    for origin, name, number, caption in _rows(file):
+        if number is not None:
+            if (name, number) in origins:
+                earlier = origins[name, number]
+                raise UserError(f"{origin}: caption {number} of {name} is there already, at {earlier}")
+            origins[name, number] = origin
         captions.setdefault(name, []).append(caption)
     if captions.pop(_NEVER_THERE, None):
         log.warning("%s: the captions of %s are left out; there never was such an image", file, _NEVER_THERE)
     splits = _splits(file.parent, captions)
-    return [Entry(f"{file}, image {name}", name, name, of, splits.get(name)) for name, of in captions.items()]
+    entries = []
+    for name, captions_of_image in captions.items():
+        entries.append(Entry(f"{file}, image {name}", name, name, captions_of_image, splits.get(name)))
+    return entries
 
 
 def flickr_kind(line: str) -> Literal["csv", "numbered csv", "bars", "token"] | None:
@@ -57,32 +69,36 @@ def _rows(file: Path) -> Iterator[tuple[str, str, str | None, str]]:
     _, first = next(lines(file), ("", ""))
     match flickr_kind(first):
         case "csv":
-            for where, row in islice(cells(file), 1, None):
+            for origin, row in islice(cells(file), 1, None):
                 if len(row) != 2:
-                    raise UserError(f"{where} is not IMAGE,CAPTION: {row}")
-                yield where, row[0].strip(), None, row[1]
+                    raise UserError(f"{origin} is not IMAGE,CAPTION: {row}")
+                yield origin, row[0].strip(), None, row[1]
         case "numbered csv":
-            for where, row in islice(cells(file), 1, None):
-                yield where, *_numbered(row, where)
+            for origin, row in islice(cells(file), 1, None):
+                name, number, caption = _numbered(row, origin)
+                yield origin, name, number, caption
         case "bars":
-            for where, line in islice(lines(file), 1, None):
-                yield where, *_numbered(line.split("|", 2), where)
+            for origin, line in islice(lines(file), 1, None):
+                name, number, caption = _numbered(line.split("|", 2), origin)
+                yield origin, name, number, caption
         case "token":
-            for where, line in lines(file):
-                if not (found := _TOKEN.fullmatch(line)):
-                    raise UserError(f"{where} is not IMAGE#NUMBER<tab>CAPTION: {line!r}")
-                yield where, found[1], found[2], found[3]
+            for origin, line in lines(file):
+                fields = _TOKEN.fullmatch(line)
+                if fields is None:
+                    raise UserError(f"{origin} is not IMAGE#NUMBER<tab>CAPTION: {line!r}")
+                yield origin, fields[1], fields[2], fields[3]
         case None:
             raise UserError(f"{file} begins as none of Flickr's files does: {first!r}")
 
 
-def _numbered(row: list[str], where: str) -> tuple[str, str, str]:
+def _numbered(row: list[str], origin: str) -> tuple[str, str, str]:
     """The image, the number and the caption of a row."""
     cells = [cell.strip() for cell in row]
     if tuple(cells[:2]) == _UNDELIMITED and not any(cells[2:]):
-        cells = [cells[0], *cells[1].split(maxsplit=1)]
+        number, caption = cells[1].split(maxsplit=1)
+        cells = [cells[0], number, caption]
     if len(cells) != 3 or not cells[1].isdecimal():
-        raise UserError(f"{where} is not IMAGE, NUMBER, CAPTION: {row}")
+        raise UserError(f"{origin} is not IMAGE, NUMBER, CAPTION: {row}")
     return cells[0], cells[1], cells[2]
 
 
@@ -90,10 +106,13 @@ def _splits(folder: Path, known: Collection[str]) -> dict[str, str]:
     splits: dict[str, str] = {}
     for split in ("train", "dev", "test"):
         file = folder / f"Flickr_8k.{split}Images.txt"
-        for where, line in lines(file) if file.exists() else ():
+        if not file.exists():
+            continue
+        for origin, line in lines(file):
             name = line.strip()
             if name not in known:
-                raise UserError(f"{where}: the image {name!r} has no captions")
-            if splits.setdefault(name, split) != split:
-                raise UserError(f"{where}: the image {name!r} is of the split {splits[name]}, too")
+                raise UserError(f"{origin}: the image {name!r} has no captions")
+            if splits.get(name, split) != split:
+                raise UserError(f"{origin}: the image {name!r} is of the split {splits[name]}, too")
+            splits[name] = split
     return splits

@@ -1,25 +1,26 @@
 """Parquet files with embedded images, as ``datasets`` and polars write them. Needs pyarrow."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from flamingo.data.readers import Location
 from flamingo.data.readers.shards import Broken, Sample, Shards
 from flamingo.data.record import captions_of, split_named
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import regular_file
 
 
-def parquet(files: Iterable[str | Path]) -> Shards:
+def parquet(location: Location) -> Shards:
     """Rows with ``image``, bytes or a struct of ``bytes`` and ``path``, and ``captions``, ``caption`` or ``text``.
 
     An image's id is in the column ``id``, by default ``STEM/ROW`` of the file. A column ``split`` wins over the file's
     name. Opening a picture reads its whole row group, of which the last four are kept: in a random order that is slow
     where row groups are large. Raises ImportError where pyarrow is missing.
     """
-    return Shards(files, _samples, ParquetCell)
+    return Shards(location.files, _samples, ParquetCell)
 
 
 @dataclass(frozen=True)

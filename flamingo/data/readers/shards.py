@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from flamingo.data.document import Image, Readable
-from flamingo.data.record import CaptionedImage, Lazy, by_reason
+from flamingo.data.record import LazySequence, Record, by_reason
 from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Broken(NamedTuple):
     reason: str
 
 
-class Shards(Lazy):
+class Shards(LazySequence):
     """The samples of all files, in the order of the files' names.
 
     ``skipped`` has the reason for each sample that was left out, and for each file that is cut off. The split that
@@ -86,10 +86,11 @@ class Shards(Lazy):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def item(self, place: int) -> CaptionedImage:
-        number, id, captions, where, split = json.loads(self._index[self._ends[place] : self._ends[place + 1]])
-        picture = Image(self._frame(self.files[number], *where))
-        return CaptionedImage(id, picture, tuple(captions), split or self.splits[number])
+    def item(self, index: int) -> Record:
+        text = self._index[self._ends[index] : self._ends[index + 1]]
+        number, id, captions, place, split = json.loads(text)
+        image = Image(self._frame(self.files[number], *place))
+        return Record(id, image, tuple(captions), split or self.splits[number])
 
 
 def _with_text_id(sample: Sample | Broken) -> Sample | Broken:

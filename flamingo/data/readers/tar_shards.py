@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from flamingo.data.readers import Location
 from flamingo.data.readers.shards import Broken, Sample, Shards
 from flamingo.data.record import captions_of, split_named
 from flamingo.utils.errors import UserError
@@ -16,14 +17,14 @@ _IMAGES = ("jpg", "jpeg", "png", "webp")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
-def tar(files: Iterable[str | Path]) -> Shards:
+def tar(location: Location) -> Shards:
     """``KEY.jpg`` (or ``jpeg``, ``png``, ``webp``) with ``KEY.json`` or ``KEY.txt``; an image's id is its KEY.
 
     A key ends at the first dot of the base name. The JSON has ``captions``, a list, or ``caption``, and may have
     ``split``, which wins over the file's name. Where it has no caption, each line of the text file is one
     (CLIP_benchmark's layout). Members with other suffixes are ignored. Archives may follow one another in a file.
     """
-    return Shards(files, _samples, TarMember)
+    return Shards(location.files, _samples, TarMember)
 
 
 @dataclass(frozen=True)

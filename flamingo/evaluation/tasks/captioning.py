@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from flamingo.data.document import PROMPT
-from flamingo.data.record import CaptionedImage
+from flamingo.data.record import Record
 from flamingo.evaluation.protocol import Example
 from flamingo.utils.errors import UserError
 
@@ -39,8 +39,8 @@ class Captioning:
     """Each of ``asked`` is to be captioned; what may be shown before it comes from ``pool``."""
 
     name: str
-    asked: Sequence[CaptionedImage]
-    pool: Sequence[CaptionedImage]
+    asked: Sequence[Record]
+    pool: Sequence[Record]
     #: What was left out of its shards, and why, by id.
     skipped: Mapping[str, str] = field(default_factory=dict)
     #: For each query the places in the pool of the images most similar to it, the most similar first.
@@ -98,5 +98,5 @@ class Captioning:
         return duplicates if itself is None else duplicates | {itself}
 
 
-def _example(image: CaptionedImage) -> Example:
+def _example(image: Record) -> Example:
     return Example(image.id, image.image, image.captions, PROMPT)

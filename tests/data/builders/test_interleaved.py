@@ -10,11 +10,11 @@ import pytest
 from flamingo.data.builders import BUILDERS
 from flamingo.data.builders.interleaved import Interleaved
 from flamingo.data.document import Image, Text, View
-from flamingo.data.record import CaptionedImage
+from flamingo.data.record import Record
 from flamingo.utils.errors import UserError
 from flamingo.utils.kinds import load_kind
 
-SOURCE = [CaptionedImage(f"p{i}", Image(f"p{i}.jpg"), (f"caption {i} a", f"caption {i} b"), None) for i in range(12)]
+SOURCE = [Record(f"p{i}", Image(f"p{i}.jpg"), (f"caption {i} a", f"caption {i} b"), None) for i in range(12)]
 #: Of image i: i + 1, i + 2, ... round the clock.
 NEIGHBOURS = np.array([[(i + k) % 12 for k in range(1, 6)] for i in range(12)])
 
@@ -47,7 +47,7 @@ def test_documents_of_any_number_of_images_take_no_memory():
             return 10**12
 
         def __getitem__(self, index):
-            return CaptionedImage(str(index), Image(f"p{index}.jpg"), ("one", "two"), None)
+            return Record(str(index), Image(f"p{index}.jpg"), ("one", "two"), None)
 
     documents = interleaved(0, 5, 5, source=Images())
     images = [shown(documents[position])[0] for position in (0, 1, 10**12 + 1, 10**15)]

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image as PILImage
 from torch.utils.data import DataLoader
 
-from flamingo.data.readers.parquet_shards import parquet
+from flamingo.data.readers import Location
+from flamingo.data.readers.parquet_shards import parquet as read_parquet
 from flamingo.data.transforms.pictures import open_image
 from flamingo.utils.errors import UserError
 
@@ -16,6 +17,10 @@ pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def parquet(files):
+    return read_parquet(Location(tuple(files)))
 
 
 def picture(value):

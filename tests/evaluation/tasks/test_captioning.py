@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flamingo.data.document import Image
-from flamingo.data.record import CaptionedImage
+from flamingo.data.record import Record
 from flamingo.evaluation.protocol import Example, RetrievalTask, Task
 from flamingo.evaluation.settings import Setting, prompt_examples
 from flamingo.evaluation.tasks.captioning import Captioning
@@ -12,7 +12,7 @@ from flamingo.utils.errors import UserError
 
 
 def image(name):
-    return CaptionedImage(name, Image(f"{name}.jpg"), tuple(f"{name} {i}" for i in range(5)), None)
+    return Record(name, Image(f"{name}.jpg"), tuple(f"{name} {i}" for i in range(5)), None)
 
 
 POOL = [image(f"p{i}") for i in range(10)]

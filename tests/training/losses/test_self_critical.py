@@ -7,10 +7,10 @@ from PIL import Image as PILImage
 from transformers import GenerationConfig
 
 from flamingo import Document, Image, Text
-from flamingo.data.collate import collate
+from flamingo.data.collate import Batch, collate
 from flamingo.training.losses import SelfCriticalConfig
 from flamingo.training.losses.self_critical import SelfCritical
-from flamingo.training.step import Batch, DataSet, accumulate_gradients, next_update
+from flamingo.training.step import DataSet, accumulate_gradients, next_update
 from flamingo.utils.errors import UserError
 from tests.evaluation.fake import model_and_processor
 from tests.tiny import POISONED

@@ -9,17 +9,21 @@ from unicodedata import normalize
 import pytest
 from PIL import Image as PILImage
 
-from flamingo.data import record as captions
-from flamingo.data.record import captions_of, collected
+from flamingo.data.readers import Location
+from flamingo.data.readers.coco import coco as read_coco
+from flamingo.data.readers.image_folder import image_folder as read_image_folder
+from flamingo.data.readers.jsonl import jsonl as read_jsonl
+from flamingo.data.readers.karpathy import karpathy as read_karpathy
+from flamingo.data.record import captions_of
 from flamingo.data.transforms.pictures import open_image
 from flamingo.utils.errors import UserError
 from tests.data.shelf import photographs, reading, shows, write
 
-coco, karpathy, jsonl = map(reading, (captions.coco, captions.karpathy, captions.jsonl))
+coco, karpathy, jsonl = map(reading, (read_coco, read_karpathy, read_jsonl))
 
 
 def image_folder(folder):
-    return collected(folder, captions.image_folder(folder), folder)
+    return read_image_folder(Location((folder,)))
 
 
 def facts(source):

@@ -1,0 +1,98 @@
+"""Documents -> encoded examples -> batches, as a loader makes them."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from flamingo.data.collate import Batch, Example, collate
+from flamingo.data.document import Document, Image
+from flamingo.data.order import Endless
+from flamingo.data.packing import pack
+from flamingo.data.processor import FlamingoProcessor
+from flamingo.utils.checks import probability
+
+
+@runtime_checkable
+class ImageFeatures(Protocol):
+    """Precomputed features of images, such as :class:`flamingo.inference.features.FeatureStore`."""
+
+    def stacked(self, images: Sequence[Image]) -> Float[Tensor, "m f p v"]: ...
+
+
+@dataclass(frozen=True)
+class EncodedGroup:
+    """Documents that show the same images, which the first of them has, and the id of the first."""
+
+    examples: list[Example]
+    id: str
+
+
+class EncodedDocuments:
+    """An endless data set of :class:`EncodedGroup`, each encoded when it is asked for."""
+
+    def __init__(
+        self,
+        documents: Endless[Document],
+        processor: FlamingoProcessor,
+        features: ImageFeatures | None = None,
+        captions_per_image: int = 1,
+        p_next: float = 0.0,
+        seed: int | str = 0,
+    ) -> None:
+        """Makes the data set.
+
+        Args:
+            documents: The documents. ``captions_per_image`` documents in a row show the same images.
+            processor: Encodes the documents.
+            features: Features of all images; no image is opened then. None: pixels as bytes.
+            captions_per_image: Documents of a group.
+            p_next: The probability that the texts of a group belong to the image after them.
+            seed: Of what ``p_next`` decides.
+
+        Raises:
+            UserError: If ``p_next`` is no probability.
+        """
+        probability("p_next", p_next)
+        self.documents, self.processor, self.features = documents, processor, features
+        self.captions_per_image, self.p_next, self.seed = captions_per_image, p_next, seed
+
+    def __getitem__(self, position: int) -> EncodedGroup:
+        start = position * self.captions_per_image
+        documents = [self.documents[start + number] for number in range(self.captions_per_image)]
+        next_image = random.Random(f"next image {self.seed} {position}").random() < self.p_next
+        examples = [self._with_images(documents[0], next_image)]
+        for document in documents[1:]:
+            examples.append(self.processor.encode(document, next_image=next_image, pixels=False))
+        return EncodedGroup(examples, documents[0].id)
+
+    def _with_images(self, document: Document, next_image: bool) -> Example:
+        if self.features is None:
+            return self.processor.encode(document, next_image=next_image, as_bytes=True)
+        example = self.processor.encode(document, next_image=next_image, pixels=False)
+        images = [chunk.image for chunk in document.chunks() if chunk.image is not None]
+        return replace(example, image_features=self.features.stacked(images))
+
+
+def make_batch(groups: Sequence[EncodedGroup], pad_token_id: int, pack_to: int = 0) -> Batch:
+    """Returns a batch of all documents of the groups, on the right padded or packed into rows.
+
+    Args:
+        groups: Groups with the same number of documents.
+        pad_token_id: Pads the rows.
+        pack_to: Tokens of a row that several documents share; 0: each document has its own row. The images of a group
+            then stand in the batch once: row ``i`` of the images belongs to the documents of group ``i``.
+    """
+    ids = [group.id for group in groups]
+    if pack_to:
+        return Batch(pack([group.examples for group in groups], pack_to, pad_token_id), ids)
+    examples = [example for group in groups for example in group.examples]
+    tensors = collate(examples, pad_token_id, "right")
+    documents_per_group = len(examples) // len(groups)
+    for name in ("pixel_values", "image_features"):
+        if name in tensors:
+            tensors[name] = tensors[name][::documents_per_group]  # the other rows have no images of their own
+    return Batch(tensors, ids)

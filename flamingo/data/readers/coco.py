@@ -1,0 +1,32 @@
+"""COCO's captions_*.json."""
+
+from pathlib import Path
+
+from flamingo.data.readers import Location
+from flamingo.data.readers.entries import Entry, check_entries, field_of
+from flamingo.data.record import LazySequence
+from flamingo.data.rows import read_json
+from flamingo.utils.errors import UserError
+
+
+def coco(location: Location) -> LazySequence:
+    """Reads COCO's ``captions_*.json``. An image's id is COCO's; the file names no splits."""
+    return check_entries(location, _entries(location.files[0]))
+
+
+def _entries(file: Path) -> list[Entry]:
+    data = read_json(file)
+    entries: dict[int | str, Entry] = {}
+    for number, image in enumerate(field_of(data, "images", list, file)):
+        origin = f"{file}, images[{number}]"
+        id = field_of(image, "id", int | str, origin)
+        if id in entries:
+            raise UserError(f"{origin}: the image {id!r} is there already, at {entries[id].origin}")
+        entries[id] = Entry(origin, str(id), field_of(image, "file_name", str, origin), [])
+    for number, annotation in enumerate(field_of(data, "annotations", list, file)):
+        origin = f"{file}, annotations[{number}]"
+        id = field_of(annotation, "image_id", int | str, origin)
+        if id not in entries:
+            raise UserError(f"{origin} is a caption for the image {id!r}, which is not listed")
+        entries[id].captions.append(field_of(annotation, "caption", str, origin))
+    return list(entries.values())

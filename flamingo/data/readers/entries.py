@@ -1,0 +1,143 @@
+"""Entries of a file of captions -> records, with the files of their images.
+
+A reader of such a file returns the entries of the file in its order, unchecked. :func:`check_entries` makes records of
+them. Image files are searched at once and opened when they are needed.
+
+A wrong structure, or an image file that does not exist, is a UserError that names file, line and value. An image with
+an unusable caption (empty, or half a character), or with none, is left out, counted and logged.
+"""
+
+import logging
+import os
+import reprlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flamingo.data.document import Image
+from flamingo.data.readers import Location
+from flamingo.data.readers.listings import Listings
+from flamingo.data.record import Record, RecordList, by_reason, captions_of, check_id, split_named
+from flamingo.utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+#: Folders of captions, as they are distributed, that lie next to the folders of their images.
+_NEXT_TO_IMAGES = ("annotations", "Flickr8k_text")
+#: How errors name the types of fields.
+_TYPE_NAMES = {str: "a text", list: "a list"}
+
+
+class Entry(NamedTuple):
+    """The unchecked fields of an image in a file of captions."""
+
+    #: The file and the line, or the like, for errors.
+    origin: str
+    id: str
+    #: The image's file, relative to the folder of the images.
+    name: str
+    captions: list[Any]
+    split: Any = None
+
+
+def check_entries(location: Location, entries: list[Entry]) -> RecordList:
+    """Returns the records of a file's entries.
+
+    Raises:
+        UserError: For an image that does not exist, unless only captions are needed, and as :func:`usable_captions`.
+    """
+    captions, skipped = usable_captions(location.files[0], entries)
+    listings = Listings()
+    folder = location.images
+    if folder is None and not location.captions_only:
+        folder = _folder_around(location.files[0], entries[0].name, listings)
+    records = []
+    for entry in entries:
+        image = Image(entry.name) if folder is None else _image(entry, folder, listings)
+        if entry.id in captions:
+            records.append(Record(entry.id, image, captions[entry.id], _split(entry)))
+    return RecordList(records, skipped)
+
+
+def usable_captions(file: Path, entries: list[Entry]) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+    """Returns by id the captions of each image, and by id the reasons why other images are left out.
+
+    Raises:
+        UserError: For captions that are not texts, an id that occurs twice, and where no image is left.
+    """
+    usable: dict[str, tuple[str, ...]] = {}
+    skipped: dict[str, str] = {}
+    origins: dict[str, str] = {}
+    for entry in entries:
+        check_id(entry.id, entry.origin)
+        if entry.id in origins:
+            raise UserError(f"{entry.origin}: the image {entry.id!r} is there already, at {origins[entry.id]}")
+        origins[entry.id] = entry.origin
+        if not all(isinstance(caption, str) for caption in entry.captions):
+            raise UserError(f"{entry.origin}: captions must be texts, got {reprlib.repr(entry.captions)}")
+        try:
+            usable[entry.id] = captions_of(entry.captions)
+        except UserError as error:
+            skipped[entry.id] = str(error)
+    if not usable:
+        reasons = f" that can be used: {by_reason(skipped)}" if skipped else ""
+        raise UserError(f"{file} has no captions{reasons}")
+    if skipped:
+        log.warning("%s: left out %d: %s", file, len(skipped), by_reason(skipped))
+    return usable, skipped
+
+
+def _image(entry: Entry, folder: Path, listings: Listings) -> Image:
+    path = listings.find(folder, entry.name)
+    if path is None:
+        raise UserError(f"{entry.origin}: the image {entry.name!r} is not in {folder}, or is no regular file there")
+    return Image(str(path))
+
+
+def _split(entry: Entry) -> str | None:
+    try:
+        return split_named(entry.split)
+    except UserError as error:
+        raise UserError(f"{entry.origin}: {error}") from error
+
+
+def _folder_around(file: Path, name: str, listings: Listings) -> Path:
+    """Returns the file's folder, or the folder in it, that has the image; for some folders also one next to it."""
+    parents = [file.parent]
+    if file.parent.name in _NEXT_TO_IMAGES:
+        parents.append(file.parent.parent)
+    folders = list(parents)
+    for parent in parents:
+        folders += [Path(entry) for entry in os.scandir(parent) if entry.is_dir()]
+    holders: dict[Path, Path] = {}
+    for folder in folders:
+        path = listings.find(folder, name)
+        if path is not None:
+            holders[path] = folder
+    if len(holders) == 1:
+        return holders.popitem()[1]
+    names = ", ".join(sorted(map(str, holders.values())))
+    places = f"is in {names}" if holders else "no folder around it has"
+    raise UserError(f"{file} begins with the image {name!r}, which {places}; say which folder has the images")
+
+
+def field_of(record: Any, name: str, kind: Any, origin: str | Path) -> Any:
+    """Returns a field of a JSON object. Raises UserError, with ``origin``, if it is missing or of another type."""
+    value = record.get(name) if isinstance(record, dict) else None
+    if not isinstance(value, kind):
+        wanted = _TYPE_NAMES.get(kind, "a number or a text")
+        raise UserError(f"{origin} needs {name!r}, {wanted}; got {reprlib.repr(value)}")
+    return value
+
+
+def captions_in(row: dict[str, Any], names: tuple[str, ...], origin: str) -> list[Any]:
+    """Returns the captions in the one of these fields that exists: ``captions`` is a list, the others are one text.
+
+    They are not checked further. Raises UserError, with ``origin``, for none or several of the fields, and other types.
+    """
+    present = [name for name in names if name in row]
+    if len(present) != 1:
+        existing = ", ".join(present) or "none of them"
+        raise UserError(f"{origin} must have one of {', '.join(names)}; it has {existing}")
+    if present == ["captions"]:
+        return field_of(row, "captions", list, origin)
+    return [field_of(row, present[0], str, origin)]

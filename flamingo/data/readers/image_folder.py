@@ -1,0 +1,59 @@
+"""Hugging Face's image folder: metadata.jsonl or metadata.csv beside the images."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from flamingo.data.readers import Location
+from flamingo.data.readers.entries import Entry, captions_in, check_entries, field_of
+from flamingo.data.record import LazySequence
+from flamingo.data.rows import rows
+from flamingo.utils.errors import UserError
+
+
+def image_folder(location: Location) -> LazySequence:
+    """Reads ``metadata.jsonl`` or ``metadata.csv`` with ``file_name`` and ``text``.
+
+    The file lies in the folder, or in each of its sub-folders, whose names then are the splits; a field ``split``
+    wins. Instead of ``text`` there may be ``caption``, or ``captions``: a list. Further fields are ignored. The ids
+    are the file names, relative to the folder.
+    """
+    folder = location.files[0]
+    entries = _entries(folder)
+    if location.captions_only:
+        return check_entries(location, entries)
+    return check_entries(replace(location, images=folder), entries)
+
+
+def metadata_files(folder: Path) -> list[Path]:
+    """Returns the metadata files of an image folder, sorted."""
+    files: list[Path] = []
+    for pattern in ("metadata.jsonl", "metadata.csv", "*/metadata.jsonl", "*/metadata.csv"):
+        files += folder.glob(pattern)
+    return sorted(files)
+
+
+def _entries(folder: Path) -> list[Entry]:
+    files = metadata_files(folder)
+    if not files:
+        raise UserError(f"{folder} has neither metadata.jsonl nor metadata.csv, nor has a folder in it")
+    holders = [file.parent for file in files]
+    if len(set(holders)) < len(files) or (folder in holders and len(files) > 1):
+        raise UserError(f"{folder} has several files of metadata for the same images: {', '.join(map(str, files))}")
+    entries: list[Entry] = []
+    for file in files:
+        entries += _entries_of_file(file, None if file.parent == folder else file.parent.name)
+    return entries
+
+
+def _entries_of_file(file: Path, sub_folder: str | None) -> list[Entry]:
+    entries = []
+    for origin, row in rows(file):
+        name = field_of(row, "file_name", str, origin)
+        if sub_folder is not None:
+            name = f"{sub_folder}/{name}"
+        captions = captions_in(row, ("text", "caption", "captions"), origin)
+        split = row.get("split")
+        if split in (None, ""):
+            split = sub_folder
+        entries.append(Entry(origin, name, name, captions, split))
+    return entries

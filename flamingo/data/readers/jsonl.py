@@ -1,0 +1,33 @@
+"""A file of JSON lines, an image in each."""
+
+from pathlib import Path
+
+from flamingo.data.readers import Location
+from flamingo.data.readers.entries import Entry, captions_in, check_entries, field_of
+from flamingo.data.record import LazySequence
+from flamingo.data.rows import rows
+from flamingo.utils.errors import UserError
+
+_FIELDS = {"image", "captions", "caption", "id", "split"}
+
+
+def jsonl(location: Location) -> LazySequence:
+    """Reads rows ``{"image": NAME, "captions": [...]}``, or with ``"caption": "..."``.
+
+    They may also have ``"id"``, by default the image's name, and ``"split"``.
+    """
+    return check_entries(location, _entries(location.files[0]))
+
+
+def _entries(file: Path) -> list[Entry]:
+    entries = []
+    for origin, row in rows(file):
+        unknown = row.keys() - _FIELDS
+        if unknown:
+            known = ", ".join(sorted(_FIELDS))
+            raise UserError(f"{origin} has the unknown field {min(unknown)!r}; known are {known}")
+        name = field_of(row, "image", str, origin)
+        id = str(field_of(row, "id", int | str, origin)) if "id" in row else name
+        captions = captions_in(row, ("captions", "caption"), origin)
+        entries.append(Entry(origin, id, name, captions, row.get("split")))
+    return entries

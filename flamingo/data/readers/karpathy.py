@@ -1,0 +1,32 @@
+"""Karpathy's dataset_coco.json, dataset_flickr8k.json and dataset_flickr30k.json, with his splits."""
+
+from pathlib import Path
+
+from flamingo.data.readers import Location
+from flamingo.data.readers.entries import Entry, check_entries, field_of
+from flamingo.data.record import LazySequence
+from flamingo.data.rows import read_json
+
+
+def karpathy(location: Location) -> LazySequence:
+    """Reads Karpathy's ``dataset_*.json``.
+
+    The ids are COCO's where the file has them, else file names; "restval" stays a split of its own. Fields that are
+    null or empty count as absent.
+    """
+    return check_entries(location, _entries(location.files[0]))
+
+
+def _entries(file: Path) -> list[Entry]:
+    entries = []
+    for number, image in enumerate(field_of(read_json(file), "images", list, file)):
+        origin = f"{file}, images[{number}]"
+        name = field_of(image, "filename", str, origin)
+        sentences = field_of(image, "sentences", list | None, origin) or []
+        captions = [field_of(sentence, "raw", str | None, origin) or "" for sentence in sentences]
+        folder = field_of(image, "filepath", str | None, origin)
+        coco_id = field_of(image, "cocoid", int | str | None, origin)
+        id = name if coco_id in (None, "") else str(coco_id)
+        path = f"{folder}/{name}" if folder else name
+        entries.append(Entry(origin, id, path, captions, image.get("split")))
+    return entries
