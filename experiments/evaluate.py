@@ -38,8 +38,8 @@ from flamingo.evaluation.settings import Setting, make_settings
 from flamingo.evaluation.tasks.captioning import Captioning
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.flamingo_engine import FlamingoEngine
+from flamingo.model import BACKBONES
 from flamingo.model.config import FlamingoConfig
-from flamingo.model.modeling import BACKBONES
 from flamingo.utils.errors import UserError
 from flamingo.utils.identity import differences, folder_checksums
 from flamingo.utils.kinds import load_kind

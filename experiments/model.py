@@ -14,11 +14,11 @@ from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.document import Image
 from flamingo.data.transforms.pictures import Aspect
 from flamingo.inference.features import PRECISIONS
+from flamingo.model import BACKBONES, TRAINED_PARTS
+from flamingo.model.checkpoints import fingerprint
 from flamingo.model.connectors import CONNECTORS, ConnectorConfig
 from flamingo.model.fusion import CrossAttentionConfig
 from flamingo.model.language import make_text_model
-from flamingo.model.modeling import BACKBONES, TRAINED_PARTS
-from flamingo.model.pretrained import fingerprint
 from flamingo.model.vision import image_size
 from flamingo.model.vision_features import VisionFeaturesConfig
 from flamingo.model.vision_probe import check_encoder

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from flamingo.data.document import Frame, Image, View
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.transforms.pictures import frame_bytes, open_image
+from flamingo.model.checkpoints import fingerprint
 from flamingo.model.modeling import FlamingoForConditionalGeneration
-from flamingo.model.pretrained import fingerprint
 from flamingo.model.vision import encode_patches
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import append, complete_lines, json_object, remove_leftovers, write_text

@@ -1,1 +1,5 @@
 """Batches -> logits."""
+
+#: The attributes of a model that hold its parts: frozen by default, and trained.
+BACKBONES = ("vision_model", "language_model")
+TRAINED_PARTS = ("connector", "gated_layers", "new_tokens")

@@ -1,8 +1,16 @@
-"""A cache for prompts and their continuations: a prompt is kept once, whatever goes on from it.
+"""Prompt cache: keys and values of a prompt are stored once for all of its beams.
 
-The beams (or samples) of a prompt lie beside each other on the axis of time, and a mask says which of the cached
-tokens each goes on from. So no beam has a copy of the prompt, reordering beams is a matter of the mask alone, and the
-attention of all beams reads the prompt once.
+The beams (or samples) of a prompt lie next to each other on the time axis, and a mask says which of the cached tokens
+belong to the prefix of each beam. No beam has a copy of the prompt, reordering the beams changes the mask alone, and
+the attention of all beams reads the prompt once. An example with a prompt of 3 tokens and 2 beams::
+
+    cached keys           p0 p1 p2 | a0 b0 | a1 b1        step 0 appended a0, b0, step 1 appended a1, b1
+    prefix of beam a       1  1  1    1  0    1  0
+    prefix of beam b       1  1  1    0  1    0  1
+
+    reorder_cache([0, 0])             both beams continue from beam a
+    prefix of beam a       1  1  1    1  0    1  0
+    prefix of beam b       1  1  1    1  0    1  0
 """
 
 from collections.abc import Collection
@@ -15,104 +23,117 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+#: The least number of tokens that a buffer gets in addition when it grows.
+_LEAST_GROWTH = 64
+
 
 class GrowingLayer(DynamicLayer):
-    """Keys and values [b k s e] in memory that has room for more, so that a token is appended without copying all."""
+    """Keys and values [b k s e] in buffers with spare room: most tokens are appended without a copy of all."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        old = self.get_seq_length()
-        end = old + key_states.shape[-2]
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self._rooms: tuple[Tensor, ...] = (key_states[:, :, :0], value_states[:, :, :0])
-        if end > self._rooms[0].shape[-2]:
-            self._rooms = tuple(_enlarged(room[:, :, :old], end) for room in self._rooms)
-        for room, states in zip(self._rooms, (key_states, value_states), strict=True):
-            room[:, :, old:end] = states
-        self.keys, self.values = (room[:, :, :end] for room in self._rooms)
+            self._key_buffer = key_states[:, :, :0]
+            self._value_buffer = value_states[:, :, :0]
+        if end > self._key_buffer.shape[-2]:
+            self._key_buffer = _enlarged(self._key_buffer[:, :, :start], end)
+            self._value_buffer = _enlarged(self._value_buffer[:, :, :start], end)
+        self._key_buffer[:, :, start:end] = key_states
+        self._value_buffer[:, :, start:end] = value_states
+        self.keys = self._key_buffer[:, :, :end]
+        self.values = self._value_buffer[:, :, :end]
         return self.keys, self.values
 
-    def shared_by(self, rows: int) -> "GrowingLayer":
-        """A layer of ``rows`` documents that begin with this one, which stays as it is."""
+    def expand(self, rows: int) -> "GrowingLayer":
+        """Returns a layer of ``rows`` documents that begin with this one, which does not change."""
         layer = GrowingLayer()
         layer.lazy_initialization(self.keys, self.values)
-        # Views: the first update makes room, and copies.
-        layer._rooms = (self.keys.expand(rows, -1, -1, -1), self.values.expand(rows, -1, -1, -1))
-        layer.keys, layer.values = layer._rooms
+        # Views: the first update copies them into buffers.
+        layer.keys = self.keys.expand(rows, -1, -1, -1)
+        layer.values = self.values.expand(rows, -1, -1, -1)
+        layer._key_buffer = layer.keys
+        layer._value_buffer = layer.values
         return layer
 
 
 class PromptCache(Cache):
-    """What a language model keeps of prompts, and from :meth:`branch` on of several continuations of each."""
+    """The cache of prompts and, after :meth:`fork`, of several beams of each prompt."""
 
     def __init__(self, layers: int) -> None:
         super().__init__(layers=[GrowingLayer() for _ in range(layers)])
-        #: Which of the cached tokens each continuation goes on from; None before there are any.
-        self.visible: Bool[Tensor, "b n s"] | None = None
+        #: Which of the cached tokens are the prefix of each beam; None before :meth:`fork`.
+        self.prefix_mask: Bool[Tensor, "b n s"] | None = None
+        self._prompt_length = 0
 
     @staticmethod
-    def serves(language_model: Any, arguments: Collection[str]) -> bool:
-        """Whether positions can be told to the language model, and its attention takes any mask and sees everything.
+    def supports(language_model: Any, arguments: Collection[str]) -> bool:
+        """Returns whether a language model takes explicit positions and any attention mask, and attends to all tokens.
 
-        A transformers model, or one that peft has wrapped.
+        Args:
+            language_model: A transformers model, or one that peft has wrapped.
+            arguments: The names of its arguments.
         """
         config = language_model.config
-        return (
-            "position_ids" in arguments
-            and language_model._supports_attention_backend
-            and config._attn_implementation == "sdpa"
-            and all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
-        )
+        if "position_ids" not in arguments:
+            return False
+        if not language_model._supports_attention_backend or config._attn_implementation != "sdpa":
+            return False
+        return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
 
-    def shared_by(self, rows: int) -> "PromptCache":
-        """For ``rows`` prompts that begin with the one which is kept here, and stays as it is."""
-        assert self.visible is None
-        shared = PromptCache(0)
-        shared.layers = [layer.shared_by(rows) for layer in self.layers]
-        return shared
+    def expand(self, rows: int) -> "PromptCache":
+        """Returns a cache for ``rows`` prompts that begin with the one of this cache, which does not change."""
+        assert self.prefix_mask is None
+        expanded = PromptCache(0)
+        expanded.layers = [layer.expand(rows) for layer in self.layers]
+        return expanded
 
-    def branch(self, attention_mask: Int[Tensor, "b s"], continuations: int) -> None:
-        """From here on every prompt has so many continuations, of which each step appends a token."""
-        self.visible = repeat(attention_mask.bool(), "b s -> b n s", n=continuations)
-        self._prompt = attention_mask.shape[1]
-
-    def step(self) -> Bool[Tensor, "b 1 n s"]:
-        """What the tokens that each continuation appends now may see: what it goes on from, and itself."""
-        assert self.visible is not None
-        b, n, _ = self.visible.shape
-        itself = torch.eye(n, dtype=torch.bool, device=self.visible.device).expand(b, n, n)
-        self.visible = torch.cat([self.visible, itself], dim=-1)
-        return self.visible.unsqueeze(1)
+    def fork(self, attention_mask: Int[Tensor, "b s"], beams: int) -> None:
+        """From now on every prompt has ``beams`` beams, and each step appends one token to each."""
+        self.prefix_mask = repeat(attention_mask.bool(), "b s -> b n s", n=beams)
+        self._prompt_length = attention_mask.shape[1]
 
     @property
-    def branched(self) -> bool:
-        return self.visible is not None
+    def forked(self) -> bool:
+        return self.prefix_mask is not None
 
-    def beside(self, rows: Int[Tensor, "bn 1"]) -> Int[Tensor, "b n"]:
-        """One token of each continuation, laid beside each other."""
-        assert self.visible is not None
-        return rearrange(rows, "(b n) 1 -> b n", n=self.visible.shape[1])
+    def append_mask(self) -> Bool[Tensor, "b 1 n s"]:
+        """Returns the attention mask of the next token of every beam: the prefix of the beam and the token itself."""
+        assert self.prefix_mask is not None
+        b, n, _ = self.prefix_mask.shape
+        itself = torch.eye(n, dtype=torch.bool, device=self.prefix_mask.device).expand(b, n, n)
+        self.prefix_mask = torch.cat([self.prefix_mask, itself], dim=-1)
+        return self.prefix_mask.unsqueeze(1)
 
-    def apart(self, outputs: Float[Tensor, "b n d"]) -> Float[Tensor, "bn 1 d"]:
-        """What comes of these, a row for each continuation again."""
+    def merge_beams(self, tokens: Int[Tensor, "bn 1"]) -> Int[Tensor, "b n"]:
+        """Returns the tokens of all beams of a prompt in one row."""
+        assert self.prefix_mask is not None
+        return rearrange(tokens, "(b n) 1 -> b n", n=self.prefix_mask.shape[1])
+
+    def split_beams(self, outputs: Float[Tensor, "b n d"]) -> Float[Tensor, "bn 1 d"]:
+        """Returns the outputs of merged tokens with one row per beam."""
         return rearrange(outputs, "b n d -> (b n) 1 d")
 
     def reorder_cache(self, beam_idx: Int[Tensor, " bn"]) -> None:
-        """Each beam goes on from what another of the same prompt went on from: keys and values stay where they are."""
-        assert self.visible is not None
-        b, n, _ = self.visible.shape
-        self.visible = self.visible.flatten(0, 1)[beam_idx].view(b, n, -1)
+        """Lets each beam continue from the beam of the same prompt that ``beam_idx`` names. No key or value moves."""
+        assert self.prefix_mask is not None
+        b, n, _ = self.prefix_mask.shape
+        self.prefix_mask = self.prefix_mask.flatten(0, 1)[beam_idx].view(b, n, -1)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens of a prompt with one of its continuations."""
+        """Returns the number of tokens of a prompt with one of its beams."""
         length = super().get_seq_length(layer_idx)
-        return length if self.visible is None else self._prompt + (length - self._prompt) // self.visible.shape[1]
+        if self.prefix_mask is None:
+            return length
+        return self._prompt_length + (length - self._prompt_length) // self.prefix_mask.shape[1]
 
 
 def _enlarged(states: Tensor, end: int) -> Tensor:
-    """The same beginning of a memory that holds ``end`` tokens and, not to be enlarged each time, some more."""
-    room = states.new_empty(*states.shape[:2], end + max(end // 4, 64), states.shape[3])
-    room[:, :, : states.shape[2]] = states
-    return room
+    """Returns a buffer that begins with ``states`` and has room for ``end`` tokens and some more."""
+    b, k, s, e = states.shape
+    buffer = states.new_empty(b, k, end + max(end // 4, _LEAST_GROWTH), e)
+    buffer[:, :, :s] = states
+    return buffer

@@ -1,4 +1,4 @@
-"""Generation: each image is encoded once, what prompts share runs once, and a token meets one image at a time."""
+"""Generation: each image is encoded once, shared prompts run once, and a token attends to one image at a time."""
 
 from typing import Any
 
@@ -9,11 +9,12 @@ from torch.nn import functional as F
 from transformers import Cache, DynamicCache, GenerationMixin
 
 from flamingo.model.cache import PromptCache
-from flamingo.model.fusion.cross_attention import VisualState
+from flamingo.model.fusion.cross_attention import VisualContext, VisualState
+from flamingo.model.images import IMAGE_ARGUMENTS
 from flamingo.model.language import has_plain_cache
 
-#: With one of these given, transformers runs the prompt itself, with a row for each beam: another kind of cache, or
-#: drafts. So it does where the language model's cache is not plain.
+#: Settings by which transformers runs the prompt itself, with a row for each beam: another kind of cache, or drafts.
+#: It also does if the language model's cache is not plain.
 LEFT_TO_TRANSFORMERS = (
     "past_key_values",
     "cache_implementation",
@@ -27,36 +28,23 @@ class FlamingoGeneration(GenerationMixin):
 
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, generation_config: Any = None, **kwargs: Any) -> Any:
-        """As in transformers, with the arguments of ``forward`` for the images.
+        """Returns the token ids of prompts and continuations, as in transformers.
 
-        Each image is encoded once and the prompt runs once, however many beams or samples follow;
-        from then on only the keys and values that the continuation sees are kept. Prompts in a
-        batch are padded on the left; the continuation sees what the last token of its prompt sees.
-        ``past_key_values`` may be what :meth:`prefill` made of the tokens that all prompts begin with.
-        Raises ValueError for prompts that cannot be continued.
+        The images are given by the arguments of ``forward``. Each image is encoded once and the prompt runs once,
+        whatever the number of beams or samples; after the prompt only the keys and values that the continuation sees
+        are kept. Prompts in a batch are padded on the left. The continuation sees the images that the last token of
+        its prompt sees. ``past_key_values`` may be what :meth:`prefill` returned for the tokens that all prompts begin
+        with.
+
+        Raises:
+            ValueError: For prompts that cannot be continued.
         """
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
-        if input_ids is None:
-            raise ValueError("generate needs input_ids: the prompt, if only the marker of an image")
-        if kwargs.get("assistant_model") is not None:
-            raise ValueError("an assistant_model would not see the images; prompt_lookup_num_tokens drafts without one")
-        if kwargs.get("attention_mask") is None:
+        if kwargs.get("attention_mask") is None and input_ids is not None:
             kwargs["attention_mask"] = torch.ones_like(input_ids)
-        if not kwargs["attention_mask"][:, -1].all():
-            raise ValueError("prompts of different lengths are padded on the left, so that all end where they go on")
-        layers = self.language_model.modules()
-        if self.training and any(getattr(layer, "gradient_checkpointing", False) for layer in layers):
-            # transformers takes the cache away from checkpointed layers, and every token would see only itself.
-            raise ValueError("generate with gradient checkpointing needs evaluation mode: call model.eval() first")
-        images = (
-            kwargs.pop(name, None) for name in ("pixel_values", "image_features", "visual_tokens", "visual_state")
-        )
-        cache, image_index = self._images(input_ids, kwargs.pop("image_index", None), *images)
-
-        def setting(name: str) -> Any:
-            chosen = kwargs.get(name, getattr(generation_config, name, None))
-            return getattr(self.generation_config, name, None) if chosen is None else chosen
-
+        self._check_prompts(input_ids, kwargs)
+        images = {name: kwargs.pop(name, None) for name in IMAGE_ARGUMENTS}
+        context = self.visual_context(input_ids, kwargs.pop("image_index", None), images)
         prefix = kwargs.get("past_key_values")
         if isinstance(prefix, PromptCache):
             kwargs.pop("past_key_values")
@@ -64,25 +52,63 @@ class FlamingoGeneration(GenerationMixin):
             prefix = None
         if "past_key_values" not in self._language_model_arguments:
             kwargs["use_cache"] = False
-        prefills = has_plain_cache(self.language_model) and all(setting(name) is None for name in LEFT_TO_TRANSFORMERS)
-        if setting("use_cache") is not False and prefills:
+        if self._can_prefill(generation_config, kwargs):
             if input_ids.shape[1] > 1:
-                copies = max(setting("num_beams") or 1, setting("num_return_sequences") or 1)
-                earlier = kwargs["attention_mask"][:, :-1]
-                past = self.prefill(input_ids[:, :-1], earlier, image_index[:, :-1], cache, prefix)
-                if isinstance(past, PromptCache):
-                    past.branch(earlier, copies)
-                else:
-                    past.batch_repeat_interleave(copies)
-                kwargs["past_key_values"] = past
+                kwargs["past_key_values"] = self._prefill_beams(input_ids, context, prefix, generation_config, kwargs)
             if self.config.fusion.attend == "last":
-                cache, image_index = keep_last_image(cache, image_index)
-        elif (earlier := kwargs["attention_mask"].shape[1] - input_ids.shape[1]) > 0:
-            # Only the tokens behind the caller's own cache were given: count from where that begins.
-            image_index = F.pad(image_index, (earlier, 0), value=-1)
-        return super().generate(
-            input_ids, generation_config=generation_config, visual_state=cache, image_index=image_index, **kwargs
-        )
+                context = keep_last_image(context)
+        else:
+            cached = kwargs["attention_mask"].shape[1] - input_ids.shape[1]
+            if cached > 0:
+                # The tokens in the caller's own cache have no input ids, but they have an image index.
+                context = VisualContext(context.state, F.pad(context.image_index, (cached, 0), value=-1))
+        kwargs |= {"visual_state": context.state, "image_index": context.image_index}
+        return super().generate(input_ids, generation_config=generation_config, **kwargs)
+
+    def _check_prompts(self, input_ids: Tensor | None, kwargs: dict[str, Any]) -> None:
+        if input_ids is None:
+            raise ValueError("generate needs input_ids: the prompt, if only the marker of an image")
+        if kwargs.get("assistant_model") is not None:
+            raise ValueError("an assistant_model would not see the images; prompt_lookup_num_tokens drafts without one")
+        if not kwargs["attention_mask"][:, -1].all():
+            raise ValueError("prompts of different lengths are padded on the left, so that all have the same end")
+        checkpointed = any(getattr(layer, "gradient_checkpointing", False) for layer in self.language_model.modules())
+        if self.training and checkpointed:
+            # transformers takes the cache away from checkpointed layers, and every token would see only itself.
+            raise ValueError("generate with gradient checkpointing needs evaluation mode: call model.eval() first")
+
+    def _setting(self, name: str, generation_config: Any, kwargs: dict[str, Any]) -> Any:
+        """Returns a setting of the generation: an argument, else of the config given, else of the model's config."""
+        value = kwargs.get(name, getattr(generation_config, name, None))
+        return getattr(self.generation_config, name, None) if value is None else value
+
+    def _can_prefill(self, generation_config: Any, kwargs: dict[str, Any]) -> bool:
+        """Returns whether the prompt may run here, once for all of its beams."""
+        if not has_plain_cache(self.language_model):
+            return False
+        if self._setting("use_cache", generation_config, kwargs) is False:
+            return False
+        return all(self._setting(name, generation_config, kwargs) is None for name in LEFT_TO_TRANSFORMERS)
+
+    def _prefill_beams(
+        self,
+        input_ids: Tensor,
+        context: VisualContext,
+        prefix: PromptCache | None,
+        generation_config: Any,
+        kwargs: dict[str, Any],
+    ) -> Cache:
+        """Returns the cache of all tokens of the prompts but the last ones, for all beams."""
+        num_beams = self._setting("num_beams", generation_config, kwargs) or 1
+        num_sequences = self._setting("num_return_sequences", generation_config, kwargs) or 1
+        beams = max(num_beams, num_sequences)
+        mask = kwargs["attention_mask"][:, :-1]
+        cache = self.prefill(input_ids[:, :-1], mask, context.image_index[:, :-1], context.state, prefix)
+        if isinstance(cache, PromptCache):
+            cache.fork(mask, beams)
+        else:
+            cache.batch_repeat_interleave(beams)
+        return cache
 
     @torch.no_grad()
     def prefill(
@@ -93,55 +119,63 @@ class FlamingoGeneration(GenerationMixin):
         visual_state: VisualState,
         prefix: PromptCache | None = None,
     ) -> Cache:
-        """The language model's cache of these tokens. ``prefix`` is that of the first of them, one row for all."""
-        start = 0 if prefix is None else prefix.get_seq_length()
+        """Returns the language model's cache of these tokens.
+
+        ``prefix`` is the cache of the first of these tokens, with one row for all prompts.
+        """
+        start = 0
         if prefix is not None:
-            past: Cache = prefix.shared_by(len(input_ids))
+            start = prefix.get_seq_length()
+            cache: Cache = prefix.expand(len(input_ids))
         elif self.shares_prefixes:
-            past = PromptCache(self.language_model.config.num_hidden_layers)
+            cache = PromptCache(self.language_model.config.num_hidden_layers)
         else:
-            past = DynamicCache(config=self.language_model.config)
+            cache = DynamicCache(config=self.language_model.config)
         if start < input_ids.shape[1]:
             self(
                 input_ids[:, start:],
                 attention_mask,
                 image_index[:, start:],
                 visual_state=visual_state,
-                past_key_values=past,
+                past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
             )
-        return past
+        return cache
 
     @property
     def shares_prefixes(self) -> bool:
-        """Whether :meth:`prefill` may be asked for what several prompts begin with."""
-        return PromptCache.serves(self.language_model, self._language_model_arguments)
+        """Whether :meth:`prefill` can run the tokens that several prompts begin with once for all."""
+        return PromptCache.supports(self.language_model, self._language_model_arguments)
 
     def _supports_default_dynamic_cache(self) -> bool:
-        """Whether transformers makes the cache, or the language model one of its own class."""
+        """Returns whether transformers makes the cache; otherwise the language model has its own class."""
         return self.language_model._supports_default_dynamic_cache()
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, image_index: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """With the ``image_index`` of the tokens run now: the prompt's, and its last for all that follow."""
+        """Adds the ``image_index`` of the current tokens: that of the prompt, and its last one for all that follow."""
         kwargs.pop("tokenizer", None)  # of stopping strings; transformers hands it on to the model
         prepared = super().prepare_inputs_for_generation(input_ids, **kwargs)
         assert image_index is not None
-        past = kwargs.get("past_key_values")
-        start = 0 if past is None else int(past.get_seq_length())
+        cache = kwargs.get("past_key_values")
+        start = 0 if cache is None else int(cache.get_seq_length())
         tokens = torch.arange(start, start + prepared["input_ids"].shape[1], device=image_index.device)
         prepared["image_index"] = image_index[:, tokens.clamp(max=image_index.shape[1] - 1)]
         return prepared
 
 
-def keep_last_image(cache: VisualState, image_index: Int[Tensor, "bn t"]) -> tuple[VisualState, Int[Tensor, "bn t"]]:
-    """Of the images only the one that each row's last token sees, now image 0 (or none)."""
-    documents, images = cache[0][0].shape[:2]
+def keep_last_image(context: VisualContext) -> VisualContext:
+    """Returns the context with only the image that each row's last token sees, as image 0."""
+    image_index = context.image_index
+    documents, images = context.state[0][0].shape[:2]
     if images == 0:
-        return cache, image_index
-    document = torch.arange(len(image_index), device=image_index.device) // (len(image_index) // documents)
+        return context
+    rows_per_document = len(image_index) // documents
+    document = torch.arange(len(image_index), device=image_index.device) // rows_per_document
     last = image_index[:, -1].clamp(min=0)
-    kept = [(keys[document, last].unsqueeze(1), values[document, last].unsqueeze(1)) for keys, values in cache]
-    return kept, image_index.clamp(max=0)
+    state = []
+    for keys, values in context.state:
+        state.append((keys[document, last].unsqueeze(1), values[document, last].unsqueeze(1)))
+    return VisualContext(state, image_index.clamp(max=0))

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
-from flamingo.model.tokens import NewTokenEmbeddings
+from flamingo.model.language import NewTokenEmbeddings
 
 
 @torch.no_grad()

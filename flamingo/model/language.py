@@ -1,4 +1,4 @@
-"""A causal language model of transformers: how it is loaded, and what a composition needs of it."""
+"""Causal language models of transformers: loading, the interface that a composition needs, and new tokens."""
 
 import importlib
 from inspect import Parameter, signature
@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 import transformers
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -22,7 +24,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from flamingo.model.layers import repeated_layers
-from flamingo.model.loading import load_weights
+from flamingo.model.loading import hub_arguments, load_weights
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 
@@ -71,12 +73,6 @@ def without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
         elif "drop" in key and isinstance(value, float):
             setattr(config, key, 0.0)
     return config
-
-
-def hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Those of the arguments of ``from_pretrained`` that say where files come from."""
-    names = ("revision", "cache_dir", "token", "local_files_only", "subfolder", "trust_remote_code")
-    return {name: kwargs[name] for name in names if name in kwargs}
 
 
 def _text_config(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -161,3 +157,67 @@ def has_plain_cache(language_model: Any) -> bool:
         return False
     layers = DynamicCache(config=language_model.config).layers
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+
+
+# ------------------------------------------------------------------------------------------- new tokens
+
+
+class NewTokenEmbeddings(nn.Module):
+    """Trained embedding rows for the tokens that Flamingo adds to a frozen vocabulary.
+
+    The rows are read at the language model's input and scored at its output. Only these rows are parameters: the
+    language model's own rows get neither gradients nor optimizer state (frozen random rows for the new tokens cost
+    OpenFlamingo 4.6 CIDEr). An id may lie beyond the vocabulary, or within it, where it replaces a padding row.
+    """
+
+    token_ids: Tensor
+
+    def __init__(self, token_ids: list[int], vocabulary: int, input_width: int, output_width: int, tied: bool) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.ids_end = max(token_ids, default=-1) + 1
+        self.register_buffer("token_ids", torch.tensor(token_ids, dtype=torch.long))
+        self.input_rows = nn.Parameter(torch.empty(len(token_ids), input_width))
+        self.output_rows = None if tied else nn.Parameter(torch.empty(len(token_ids), output_width))
+
+    @torch.no_grad()
+    def start_from_mean(self, embedding: nn.Embedding, head: nn.Linear) -> None:
+        """Sets every new row to the mean of the language model's: the token is as likely as an average one."""
+        self.input_rows.copy_(embedding.weight.mean(dim=0))
+        if self.output_rows is not None:
+            self.output_rows.copy_(head.weight.mean(dim=0))
+
+    def embed(self, ids: Int[Tensor, "bn t"], embedding: nn.Embedding) -> Float[Tensor, "bn t d"]:
+        """Returns the embeddings of ``ids``: the language model's rows, and ours for the new tokens, scaled like them.
+
+        Raises:
+            UserError: For an id that neither has (on the CPU; on an accelerator the lookup fails).
+        """
+        is_token = torch.eq(ids.unsqueeze(-1), self.token_ids)
+        is_new = is_token.any(dim=-1)
+        known = ids.masked_fill(is_new, 0)
+        if not ids.is_cuda and (known >= self.vocabulary).any():
+            raise UserError(
+                f"token id {int(known.max())} is beyond the language model's vocabulary of {self.vocabulary} "
+                f"and not among new_token_ids {self.token_ids.tolist()}"
+            )
+        embedded = embedding(known)
+        if len(self.token_ids) == 0:
+            return embedded
+        # Gemma scales its embeddings inside the module.
+        rows = self.input_rows.to(embedded.dtype) * getattr(embedding, "embed_scale", 1.0)
+        new = nn.functional.embedding(is_token.int().argmax(dim=-1), rows.to(embedded.dtype))
+        return torch.where(is_new.unsqueeze(-1), new, embedded)
+
+    def extend_logits(
+        self, logits: Float[Tensor, "bn t vocabulary"], hidden: Float[Tensor, "bn t d"]
+    ) -> Float[Tensor, "bn t extended"]:
+        """Returns the logits with those of the new tokens at their ids; every other logit stays bit for bit."""
+        if len(self.token_ids) == 0:
+            return logits
+        rows = self.input_rows if self.output_rows is None else self.output_rows
+        new = nn.functional.linear(hidden.to(rows.dtype), rows).to(logits.dtype)
+        beyond = max(self.ids_end - logits.shape[-1], 0)
+        # Padding rows between the vocabulary and the first new id get -inf.
+        extended = nn.functional.pad(logits, (0, beyond), value=float("-inf")) if beyond else logits
+        return extended.index_copy_(-1, self.token_ids, new)

@@ -1,16 +1,17 @@
-"""Loads frozen weights, and refuses those that do not fit: transformers would begin missing ones at random."""
+"""Loads frozen weights and refuses those that do not fit; transformers would draw missing ones at random."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 
-#: Keys that an error names of each kind.
-_NAMED = 5
+#: The most keys of a kind that an error names.
+_SHOWN_KEYS = 5
 
 
 def load_weights(
@@ -20,13 +21,13 @@ def load_weights(
     may_be_unexpected: Callable[[PreTrainedModel, str], bool] = lambda model, key: False,
     **kwargs: Any,
 ) -> Any:
-    """A model whose weights all come from the checkpoint, poolers aside, which nothing here reads.
+    """Returns a model whose weights all come from the checkpoint, poolers aside, which are not used.
 
     Args:
         loader: The class of transformers that loads it.
         name_or_path: A folder, a name on the hub, or a GGUF file.
-        part: What is loaded, for the error.
-        may_be_unexpected: Whether a key of the checkpoint, of which the model has no parameter, does no harm.
+        part: The name of the part in errors.
+        may_be_unexpected: Whether the checkpoint may have a key that is no parameter of the model.
         **kwargs: Further arguments of ``from_pretrained``.
 
     Raises:
@@ -42,13 +43,26 @@ def load_weights(
         ],
         "of another shape": [key for key, *_ in report["mismatched_keys"]],
     }
-    if found := [f"{len(keys)} {kind} ({_named(keys)})" for kind, keys in problems.items() if keys]:
+    messages = [f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in problems.items() if keys]
+    if messages:
         raise UserError(
-            f"{part} {name_or_path}: its weights are not those of a {type(model).__name__}; keys: {', '.join(found)}"
+            f"{part} {name_or_path}: its weights are not those of a {type(model).__name__}; keys: {', '.join(messages)}"
         )
     return model
 
 
-def _named(keys: Iterable[str]) -> str:
+def is_quantised(model: nn.Module) -> bool:
+    """Returns whether transformers loaded the model by a ``quantization_config``."""
+    return getattr(model, "hf_quantizer", None) is not None
+
+
+def _some(keys: Iterable[str]) -> str:
     ordered = sorted(keys)
-    return ", ".join(ordered[:_NAMED]) + (", ..." if len(ordered) > _NAMED else "")
+    more = ["..."] if len(ordered) > _SHOWN_KEYS else []
+    return ", ".join(ordered[:_SHOWN_KEYS] + more)
+
+
+def hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Returns those arguments of ``from_pretrained`` that say where files come from."""
+    names = ("revision", "cache_dir", "token", "local_files_only", "subfolder", "trust_remote_code")
+    return {name: kwargs[name] for name in names if name in kwargs}

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from flamingo.model.pretrained import is_quantised
+from flamingo.model.loading import is_quantised
 from flamingo.model.vision import (
     PatchLayout,
     check_pictures,

@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from flamingo.model.pretrained import fingerprint_of
+from flamingo.model.checkpoints import fingerprint_of
 from flamingo.training.optim.groups import check_shapes
 from flamingo.training.step import DataSet
 from flamingo.utils.errors import UserError

@@ -26,7 +26,7 @@ def test_a_layer_holds_what_was_appended_and_rarely_moves():
 def test_rows_that_share_a_beginning_do_not_write_into_it_nor_into_each_other():
     layer = GrowingLayer()
     layer.update(*states(0, 7, rows=1))
-    shared = layer.shared_by(2)
+    shared = layer.expand(2)
     keys, _ = shared.update(*states(7, 9))
     assert torch.equal(keys[:, :, :7], states(0, 7, rows=1)[0].expand(2, -1, -1, -1))
     assert torch.equal(keys[:, :, 7:], states(7, 9)[0])
@@ -36,14 +36,14 @@ def test_rows_that_share_a_beginning_do_not_write_into_it_nor_into_each_other():
 def test_each_continuation_sees_its_prompt_and_what_it_goes_on_from():
     cache = PromptCache(layers=1)
     cache.update(*states(0, 3), 0)
-    cache.branch(torch.tensor([[1, 1, 1], [0, 1, 1]]), 2)
-    first = cache.step()
+    cache.fork(torch.tensor([[1, 1, 1], [0, 1, 1]]), 2)
+    first = cache.append_mask()
     assert first[:, 0].int().tolist() == [[[1, 1, 1, 1, 0], [1, 1, 1, 0, 1]], [[0, 1, 1, 1, 0], [0, 1, 1, 0, 1]]]
     cache.update(*states(3, 5), 0)
     assert cache.get_seq_length() == 4
     before = cache.layers[0].keys.clone()
     cache.reorder_cache(torch.tensor([1, 1, 3, 2]))
-    second = cache.step()
+    second = cache.append_mask()
     assert second[0, 0].int().tolist() == [[1, 1, 1, 0, 1, 1, 0], [1, 1, 1, 0, 1, 0, 1]]
     assert second[1, 0].int().tolist() == [[0, 1, 1, 0, 1, 1, 0], [0, 1, 1, 1, 0, 0, 1]]
     assert torch.equal(cache.layers[0].keys, before)
@@ -51,7 +51,7 @@ def test_each_continuation_sees_its_prompt_and_what_it_goes_on_from():
 
 def test_tokens_of_continuations_stand_beside_each_other_and_come_apart_again():
     cache = PromptCache(layers=1)
-    cache.branch(torch.ones(2, 3, dtype=torch.long), 3)
+    cache.fork(torch.ones(2, 3, dtype=torch.long), 3)
     rows = torch.arange(6).unsqueeze(1)
-    assert cache.beside(rows).tolist() == [[0, 1, 2], [3, 4, 5]]
-    assert torch.equal(cache.apart(cache.beside(rows).unsqueeze(-1).float()), rows.unsqueeze(-1).float())
+    assert cache.merge_beams(rows).tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert torch.equal(cache.split_beams(cache.merge_beams(rows).unsqueeze(-1).float()), rows.unsqueeze(-1).float())

@@ -25,8 +25,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from flamingo.model.attention import Attention, FeedForward, attend, checkpointed
 from flamingo.model.fusion import CrossAttentionConfig
 from flamingo.model.fusion.grouped import grouped_attention
+from flamingo.model.language import NewTokenEmbeddings
 from flamingo.model.layers import repeated_layers
-from flamingo.model.tokens import NewTokenEmbeddings
 from flamingo.utils.errors import UserError
 
 #: Keys and values [b m k r e] of all images, one pair per gated block.

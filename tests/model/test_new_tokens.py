@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from flamingo.model.tokens import NewTokenEmbeddings
+from flamingo.model.language import NewTokenEmbeddings
 from flamingo.utils.errors import UserError
 from tests import tiny
 

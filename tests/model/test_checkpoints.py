@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
 
 from flamingo import FlamingoConfig, FlamingoForConditionalGeneration
+from flamingo.model.checkpoints import fingerprint
+from flamingo.model.encoders import load_vision_model
 from flamingo.model.language import without_dropout
-from flamingo.model.pretrained import fingerprint, load_vision_model
 from flamingo.synthetic import backbones as shipped
 from flamingo.utils.errors import UserError
 from tests import tiny

@@ -1,0 +1,325 @@
+"""Checkpoints: composing from two backbones, loading and saving with or without them, fingerprints of weights."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_NAME, logging
+from transformers.utils.hub import cached_file
+
+from flamingo.model import BACKBONES
+from flamingo.model.config import FlamingoConfig
+from flamingo.model.encoders import load_vision_model
+from flamingo.model.language import load_text_model
+from flamingo.model.loading import is_quantised
+from flamingo.utils.errors import UserError
+from flamingo.utils.hub import from_pretrained
+
+logger = logging.get_logger(__name__)
+
+#: The function that loads a backbone.
+LOADERS = {"vision_model": load_vision_model, "language_model": load_text_model}
+#: The arguments of ``from_pretrained`` for a backbone: its folder or name, and what its own ``from_pretrained`` gets.
+NAME_ARGUMENTS = {"vision_model": "vision_model_name_or_path", "language_model": "text_model_name_or_path"}
+KWARGS_ARGUMENTS = {"vision_model": "vision_kwargs", "language_model": "text_kwargs"}
+_HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only", "subfolder")
+_PACKAGE = Path(__file__).parents[1]
+
+# --------------------------------------------------------------------------------- the model's methods
+
+
+class FlamingoCheckpoints:
+    """``from_pretrained`` and ``save_pretrained`` of :class:`flamingo.FlamingoForConditionalGeneration`."""
+
+    config: Any
+
+    @classmethod
+    def from_vision_text_pretrained(
+        cls,
+        vision_model_name_or_path: str | Path,
+        text_model_name_or_path: str | Path,
+        *,
+        dtype: torch.dtype | str = "auto",
+        vision_kwargs: dict[str, Any] | None = None,
+        text_kwargs: dict[str, Any] | None = None,
+        check: bool = True,
+        **flamingo_config: Any,
+    ) -> Any:
+        """Returns a new model between two pretrained backbones; the parts between them are untrained.
+
+        Args:
+            vision_model_name_or_path: A folder or a name on the hub.
+            text_model_name_or_path: The same, or a GGUF file.
+            dtype: That of the frozen backbones.
+            vision_kwargs: Arguments of the vision encoder's ``from_pretrained`` (``revision``, ...).
+            text_kwargs: The same for the language model.
+            check: Whether to check the composition (:func:`flamingo.model.composition.check_composition`).
+            **flamingo_config: Fields of :class:`FlamingoConfig`. ``new_token_ids`` are ``processor.new_token_ids``.
+
+        Raises:
+            UserError: For backbones that cannot be composed.
+        """
+        FlamingoConfig.check_keys(flamingo_config)
+        vision_kwargs, text_kwargs = vision_kwargs or {}, text_kwargs or {}
+        vision_model = load_vision_model(vision_model_name_or_path, **({"dtype": dtype} | vision_kwargs))
+        language_model = load_text_model(text_model_name_or_path, **({"dtype": dtype} | text_kwargs))
+        vision_origin = origin("vision_model", vision_model, vision_model_name_or_path, vision_kwargs.get("revision"))
+        text_origin = origin("language_model", language_model, text_model_name_or_path, text_kwargs.get("revision"))
+        flamingo_config.setdefault("backbones", {"vision_model": vision_origin, "language_model": text_origin})
+        config = FlamingoConfig(vision_config=vision_model.config, text_config=language_model.config, **flamingo_config)
+        if not config.new_token_ids:
+            logger.warning("no new_token_ids: the embeddings of <image> and <|endofchunk|> are not going to be trained")
+        model: Any = cls(config, vision_model, language_model)  # type: ignore[call-arg]
+        model.new_tokens.start_from_mean(model.get_input_embeddings(), model.get_output_embeddings())
+        if language_model.generation_config is not None:
+            model.generation_config = language_model.generation_config
+        model.begin_checks(check)
+        return model
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Returns the model of a checkpoint, as in transformers.
+
+        Backbones that the checkpoint leaves out are loaded by name and compared with their fingerprints. For these
+        ``vision_kwargs`` and ``text_kwargs`` (``quantization_config``, ``device_map``, ...) go to their own
+        ``from_pretrained``; ``vision_model_name_or_path`` and ``text_model_name_or_path`` replace the locations that
+        the checkpoint names. The composition is checked (:func:`flamingo.model.composition.check_composition`) unless
+        the checkpoint records that it passed with the same versions, kernels and precision, or ``check=False``.
+        """
+        check = kwargs.pop("check", True)
+        hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
+        saved = from_pretrained(FlamingoConfig, pretrained_model_name_or_path, "checkpoint", **hub)
+        names = {part: kwargs.pop(argument, None) for part, argument in NAME_ARGUMENTS.items()}
+        backbone_kwargs = {part: kwargs.pop(argument, None) or {} for part, argument in KWARGS_ARGUMENTS.items()}
+        if not saved.backbones_included:
+            return cls._load_without_backbones(
+                pretrained_model_name_or_path, saved, names, backbone_kwargs, hub, check, kwargs
+            )
+        if any(names.values()) or any(backbone_kwargs.values()):
+            arguments = ", ".join([*KWARGS_ARGUMENTS.values(), *NAME_ARGUMENTS.values()])
+            raise ValueError(f"{arguments} are for checkpoints that leave their backbones out")
+        if kwargs.get("quantization_config") is not None:
+            raise ValueError(
+                "quantization_config would reach the trained parts, too: save the model with "
+                'include_backbones=False, and load it with text_kwargs={"quantization_config": ...}'
+            )
+        with_info = kwargs.pop("output_loading_info", False)
+        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, info = from_pretrained(super(), pretrained_model_name_or_path, "checkpoint", *args, **kwargs)
+        problems = {name: sorted(map(str, keys)) for name, keys in info.items() if keys}
+        if problems:
+            raise UserError(f"the weights in {pretrained_model_name_or_path} do not fit: {problems}")
+        model.freeze_backbones()
+        model.begin_checks(check)
+        return (model, info) if with_info else model
+
+    @classmethod
+    def _load_without_backbones(
+        cls,
+        checkpoint: Any,
+        saved: FlamingoConfig,
+        names: dict[str, str | Path | None],
+        backbone_kwargs: dict[str, dict[str, Any]],
+        hub: dict[str, Any],
+        check: bool,
+        kwargs: dict[str, Any],
+    ) -> Any:
+        common = {key: kwargs[key] for key in ("dtype", "attn_implementation") if kwargs.get(key, "auto") != "auto"}
+        allowed = {"config", "dtype", "adapter_kwargs", *hub, *common}
+        unused = {key for key, value in kwargs.items() if value} - allowed
+        if unused:
+            raise ValueError(f"{sorted(unused)} cannot be used with a checkpoint that leaves its backbones out")
+        config = deepcopy(kwargs.get("config") or saved)  # it may be another model's
+        config.backbones = saved.backbones
+        backbones = []
+        assert config.backbones is not None
+        for part in BACKBONES:
+            part_kwargs = common | backbone_kwargs[part]
+            backbones.append(_load_backbone(part, config.backbones[part], checkpoint, names[part], part_kwargs))
+        model: Any = cls(config, *backbones)  # type: ignore[call-arg]
+        load_trained_parts(model, checkpoint, **hub)
+        config.backbones_included = True
+        with suppress(OSError):  # a checkpoint need not have one
+            model.generation_config = GenerationConfig.from_pretrained(checkpoint, **hub)
+        model.begin_checks(check)
+        return model.eval()
+
+    def save_pretrained(self, save_directory: Any, *args: Any, include_backbones: bool = True, **kwargs: Any) -> None:
+        """Saves the model, as in transformers. Without its backbones a checkpoint has their names and fingerprints."""
+        parent: Any = super()
+        model: Any = self
+        backbones = {part: getattr(self, part) for part in BACKBONES}
+        if self.config.backbones is not None:
+            self.config.backbones = with_locations(self.config.backbones, Path(save_directory))
+        if include_backbones:
+            for part, backbone in backbones.items():
+                if is_quantised(backbone):
+                    raise UserError(f"a quantised {part} cannot be saved; include_backbones=False names it")
+            return parent.save_pretrained(save_directory, *args, **kwargs)
+        if "max_shard_size" in kwargs:
+            raise ValueError("a checkpoint without its backbones is one file: max_shard_size cannot be chosen")
+        check_unchanged(self.config, backbones)
+        state = kwargs.pop("state_dict", None) or model.state_dict()
+        trained = {key: value for key, value in state.items() if not key.startswith(BACKBONES)}
+        self.config.backbones_included = False
+        try:
+            return parent.save_pretrained(save_directory, *args, state_dict=trained, max_shard_size="10TB", **kwargs)
+        finally:
+            self.config.backbones_included = True
+
+
+def load_trained_parts(model: nn.Module, name_or_path: str | Path, **hub: Any) -> None:
+    """Loads a checkpoint into all parts of ``model`` but the backbones.
+
+    Raises:
+        UserError: Naming the file and the keys, unless keys and shapes are exactly those of the parts.
+    """
+    path = cached_file(name_or_path, SAFE_WEIGHTS_NAME, **hub)
+    try:
+        keys = model.load_state_dict(load_file(path), strict=False)
+    except (RuntimeError, SafetensorError) as error:  # wrong shapes, which torch names, or a damaged file
+        raise UserError(f"{path}: {error}") from error
+    missing = [key for key in keys.missing_keys if not key.startswith(BACKBONES)]
+    if missing or keys.unexpected_keys:
+        raise UserError(f"{path}: missing keys {missing}, unexpected keys {keys.unexpected_keys}")
+
+
+# --------------------------------------------------------------------- backbones that are named, not saved
+
+
+def origin(part: str, model: PreTrainedModel, name_or_path: str | Path, revision: str | None) -> dict[str, str | None]:
+    """Returns a part's entry in ``FlamingoConfig.backbones``: where it came from, and its fingerprint."""
+    name = str(Path(name_or_path).resolve()) if Path(name_or_path).exists() else str(name_or_path)
+    entry = {"name": name, "revision": revision, "dtype": str(model.dtype).removeprefix("torch.")}
+    return entry | {"fingerprint": _source_fingerprint(part, model, entry)}
+
+
+def with_locations(backbones: dict[str, dict[str, Any]], checkpoint: Path) -> dict[str, dict[str, Any]]:
+    """Returns ``FlamingoConfig.backbones`` with each folder also relative to ``checkpoint`` and to this package.
+
+    A backbone is found again if it moves together with the checkpoint, and if the package is installed elsewhere.
+    """
+    located = {}
+    for part, entry in backbones.items():
+        path = Path(entry["name"])
+        relative = os.path.relpath(path, checkpoint.resolve()) if path.exists() else None
+        shipped = path.exists() and path.is_relative_to(_PACKAGE)
+        in_package = str(path.relative_to(_PACKAGE)) if shipped else None
+        located[part] = entry | {"relative": relative, "in_package": in_package}
+    return located
+
+
+def check_unchanged(config: FlamingoConfig, backbones: dict[str, PreTrainedModel]) -> None:
+    """Raises UserError unless a checkpoint can leave these backbones out: their weights are those they are named by."""
+    if config.backbones is None:
+        raise ValueError("the backbones of this model were not loaded by name, so a checkpoint cannot leave them out")
+    for part, model in backbones.items():
+        entry = config.backbones[part]
+        if is_quantised(model):  # its own weights do not train, but those of an adapter do
+            changed = any(parameter.requires_grad for parameter in model.parameters())
+        elif _comparable(str(model.dtype), entry["dtype"]):
+            changed = fingerprint(model) != entry["fingerprint"]
+        else:
+            changed = False
+        if changed:
+            raise UserError(
+                f"{part} has other weights than {entry['name']}, from which it was loaded: "
+                "save it with include_backbones=True"
+            )
+
+
+def _load_backbone(
+    part: str, entry: dict[str, Any], checkpoint: str | Path, name: str | Path | None, kwargs: dict[str, Any]
+) -> PreTrainedModel:
+    """Returns a backbone that a checkpoint names, by default in the precision it had.
+
+    Args:
+        part: The part of the model.
+        entry: Its entry in ``FlamingoConfig.backbones``. Its ``name`` becomes where the backbone is found.
+        checkpoint: The folder or name of the checkpoint.
+        name: Where the backbone is, if not where the checkpoint says.
+        kwargs: Further arguments of its ``from_pretrained``.
+
+    Raises:
+        UserError: If it is not found, or its weights are not those that the checkpoint was trained with.
+    """
+    entry["name"] = str(name) if name is not None else _find(part, entry, checkpoint)
+    model = LOADERS[part](entry["name"], **(_precision(entry) | kwargs))
+    if _source_fingerprint(part, model, entry) != entry["fingerprint"]:
+        raise UserError(
+            f"{entry['name']} (revision {entry['revision']}) does not hold the weights that this checkpoint "
+            "was trained with"
+        )
+    return model
+
+
+def _precision(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of ``from_pretrained`` that load the weights as they were."""
+    if entry["revision"] is None:
+        return {"dtype": entry["dtype"]}
+    return {"dtype": entry["dtype"], "revision": entry["revision"]}
+
+
+def _find(part: str, entry: dict[str, Any], checkpoint: str | Path) -> str:
+    """Returns the folder or the name on the hub of a backbone that a checkpoint leaves out.
+
+    Raises:
+        UserError: If a folder is in none of its locations.
+    """
+    locations = [Path(entry["name"])]
+    if entry.get("relative") is not None:
+        locations.append(Path(checkpoint, entry["relative"]))
+    if entry.get("in_package") is not None:
+        locations.append(_PACKAGE / entry["in_package"])
+    for path in locations:
+        if path.exists():
+            return str(path.resolve())
+    if len(locations) == 1 and not locations[0].is_absolute():
+        return entry["name"]  # on the hub
+    raise UserError(
+        f"the {part.replace('_', ' ')} of the checkpoint {checkpoint} is at none of {', '.join(map(str, locations))}: "
+        f"pass {NAME_ARGUMENTS[part]}=FOLDER to from_pretrained, or correct backbones.{part}.name in its config.json"
+    )
+
+
+# ------------------------------------------------------------------------------------------ fingerprints
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Returns a digest of the weights: equal for equal values, whatever their names, device, or float32 or bfloat16."""
+    return fingerprint_of(model.state_dict().values())
+
+
+def fingerprint_of(tensors: Iterable[torch.Tensor]) -> str:
+    """Returns a digest of the tensors' shapes and of some values of each, in any order."""
+    digests = []
+    for tensor in tensors:
+        sample = tensor.flatten()[:: max(1, tensor.numel() // 256)].to(torch.bfloat16).view(torch.int16)
+        digests.append(hashlib.sha256(f"{tuple(tensor.shape)}{sample.tolist()}".encode()).hexdigest())
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:16]
+
+
+def _source_fingerprint(part: str, model: PreTrainedModel, entry: Mapping[str, str | None]) -> str:
+    """Returns the fingerprint of the saved weights that ``model`` was loaded from.
+
+    If it is quantised or of another precision, the saved weights are loaded a second time, on the CPU.
+    """
+    if is_quantised(model) or not _comparable(str(model.dtype), entry["dtype"] or ""):
+        model = LOADERS[part](entry["name"] or "", **_precision(entry))
+    return fingerprint(model)
+
+
+def _comparable(dtype: str, other: str) -> bool:
+    """Returns whether fingerprints in these precisions agree: float16 rounds other values than bfloat16 does."""
+    is_half = dtype.removeprefix("torch.") == "float16"
+    other_is_half = other.removeprefix("torch.") == "float16"
+    return is_half == other_is_half

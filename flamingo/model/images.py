@@ -1,0 +1,126 @@
+"""Images of a forward pass: pixels or frozen features -> visual tokens -> the keys and values of the fusion."""
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from flamingo.model.fusion.cross_attention import VisualContext, VisualState, seen_images
+from flamingo.model.vision import encode_patches
+
+#: The arguments by which images are given, each computed from the one before. A forward pass takes one of them.
+IMAGE_ARGUMENTS = ("pixel_values", "image_features", "visual_tokens", "visual_state")
+
+
+class FlamingoImages:
+    """The methods of :class:`flamingo.FlamingoForConditionalGeneration` for images."""
+
+    config: Any
+    vision_model: Any
+    connector: Any
+    gated_layers: Any
+
+    def encode_images(
+        self, pixel_values: Float[Tensor, "b m c h w"] | Float[Tensor, "b m f c h w"]
+    ) -> Float[Tensor, "b m r width"]:
+        """Returns the visual tokens of every image, by the frozen encoder and the connector."""
+        if pixel_values.ndim not in (5, 6):
+            raise ValueError(f"pixel_values must be [b m c h w] or [b m f c h w], got {list(pixel_values.shape)}")
+        if not pixel_values.is_floating_point():
+            raise ValueError("pixel_values are bytes: processor.normalized(batch) makes them what the encoder takes")
+        if pixel_values.ndim == 5:
+            pixel_values = rearrange(pixel_values, "b m c h w -> b m 1 c h w")
+        b, m, f = pixel_values.shape[:3]
+        if m == 0:
+            return self.no_visual_tokens(b)
+        flat = rearrange(pixel_values, "b m f c h w -> (b m f) c h w").to(self.vision_model.dtype)
+        trains = any(parameter.requires_grad for parameter in self.vision_model.parameters())
+        with nullcontext() if trains else torch.no_grad():
+            features = encode_patches(self.vision_model, flat, self.config.vision_features)
+        return self.resample(rearrange(features, "(b m f) p v -> b m f p v", b=b, m=m, f=f))
+
+    def resample(self, image_features: Float[Tensor, "b m f p v"]) -> Float[Tensor, "b m r width"]:
+        """Returns the visual tokens of precomputed features (:mod:`flamingo.inference.features`)."""
+        if image_features.shape[-1] != self.config.vision_width:
+            raise ValueError(
+                f"image_features [b m f p v] are {image_features.shape[-1]} wide, but v is {self.config.vision_width}"
+            )
+        if image_features.shape[1] == 0:
+            return self.no_visual_tokens(len(image_features))
+        return self.connector(image_features.to(self._connector_weight().dtype))
+
+    def no_visual_tokens(self, documents: int) -> Float[Tensor, "b 0 r width"]:
+        """Returns empty visual tokens. ``r`` is a placeholder of 1 where the connector keeps all patches."""
+        r = self.connector.num_tokens(patches=1, frames=1)
+        return self._connector_weight().new_zeros(documents, 0, r, self.connector.width)
+
+    def visual_state(self, visual_tokens: Float[Tensor, "b m r width"]) -> VisualState:
+        """Returns the keys and values of all images for each gated block, which are kept while decoding."""
+        return [block.keys_values(visual_tokens) for block in self.gated_layers.values()]
+
+    def visual_context(self, input_ids: Tensor, image_index: Tensor | None, images: Mapping[str, Any]) -> VisualContext:
+        """Returns the keys and values of all images, and an ``image_index`` that fits them.
+
+        Args:
+            input_ids: [bn t].
+            image_index: [bn t], the image that each token sees; None only without images.
+            images: The values of :data:`IMAGE_ARGUMENTS`, at most one of which is not None.
+
+        Raises:
+            ValueError: If these do not fit together.
+        """
+        given = [name for name in IMAGE_ARGUMENTS if images.get(name) is not None]
+        if len(given) > 1:
+            raise ValueError("give images once: as pixel_values, image_features, visual_tokens or visual_state")
+        if image_index is None:
+            if given:
+                raise ValueError("images need an image_index, which says which of them each token sees")
+            image_index = torch.full_like(input_ids, -1)
+        if image_index.shape != input_ids.shape:
+            raise ValueError(
+                f"image_index {list(image_index.shape)} must have the shape of input_ids {list(input_ids.shape)}"
+            )
+        state = images.get("visual_state")
+        if state is None:
+            state = self.visual_state(self._visual_tokens(image_index, images))
+        documents, m = state[0][0].shape[:2]
+        if len(input_ids) % documents:
+            raise ValueError(f"{len(input_ids)} rows of text cannot share the images of {documents} documents evenly")
+        # On an accelerator this comparison would wait for the device; there the lookup itself fails.
+        if not image_index.is_cuda and int(image_index.max()) >= m:
+            raise ValueError(f"image_index names image {int(image_index.max())}, but each document has {m}")
+        return VisualContext(state, image_index)
+
+    def _visual_tokens(self, image_index: Tensor, images: Mapping[str, Any]) -> Tensor:
+        if images.get("pixel_values") is not None:
+            tokens = self._encode_seen(self.encode_images, images["pixel_values"], image_index)
+        elif images.get("image_features") is not None:
+            tokens = self._encode_seen(self.resample, images["image_features"], image_index)
+        elif images.get("visual_tokens") is not None:
+            tokens = images["visual_tokens"]
+        else:
+            tokens = self.no_visual_tokens(len(image_index))
+        if tokens.shape[-1] != self.connector.width:
+            raise ValueError(
+                f"visual_tokens [b m r width] have width {tokens.shape[-1]}, but the connector has {self.connector.width}"
+            )
+        return tokens
+
+    def _encode_seen(self, encode: Callable[[Tensor], Tensor], images: Tensor, image_index: Tensor) -> Tensor:
+        """Returns the visual tokens of the images that some token sees; zeros for the others, such as padding."""
+        b, m = images.shape[:2]
+        if len(image_index) % b:
+            return encode(images)  # visual_context refuses them
+        seen = seen_images(image_index, b, m, self.config.fusion.attend)
+        if seen.all():
+            return encode(images)
+        tokens = encode(images[seen].unsqueeze(0))[0]
+        return tokens.new_zeros(b, m, *tokens.shape[1:]).index_put((seen,), tokens)
+
+    def _connector_weight(self) -> Tensor:
+        """Returns a parameter of the connector, which has its dtype and device."""
+        return next(self.connector.parameters())

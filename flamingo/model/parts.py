@@ -1,0 +1,132 @@
+"""Parts of a model: which of them train, and the checks when a backbone changes."""
+
+from collections.abc import Collection
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from flamingo.model import BACKBONES, TRAINED_PARTS
+from flamingo.model.composition import check_composition, check_record
+
+
+class FlamingoParts:
+    """The parts of :class:`flamingo.FlamingoForConditionalGeneration`."""
+
+    config: Any
+    language_model: Any
+    named_parameters: Any
+    training: bool
+    #: Names of the modules of the backbones at the last check of the composition; None where nothing is checked.
+    _checked: frozenset[str] | None = None
+
+    def freeze_backbones(self) -> None:
+        """Takes the vision encoder and the language model out of training."""
+        for part in BACKBONES:
+            getattr(self, part).requires_grad_(False)
+        self.train(self.training)
+
+    def train_parts(self, parts: Collection[str]) -> None:
+        """Lets these parts train and no others; by default all parts but the backbones train.
+
+        A checkpoint has to hold a backbone that trains. Batch norms of a vision encoder that trains keep the running
+        statistics of the checkpoint.
+
+        Raises:
+            ValueError: For an unknown part.
+        """
+        unknown = set(parts) - {*BACKBONES, *TRAINED_PARTS}
+        if unknown:
+            raise ValueError(f"parts are {', '.join(BACKBONES + TRAINED_PARTS)}; got {', '.join(sorted(unknown))}")
+        for part in BACKBONES + TRAINED_PARTS:
+            getattr(self, part).requires_grad_(part in parts)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Any:
+        """Sets training mode for the modules that train; frozen modules stay in evaluation mode."""
+        parent: Any = super()
+        parent.train(mode)
+        for part in BACKBONES:
+            evaluate_frozen(getattr(self, part))
+        if self._checked is not None and self._checked != self._backbone_modules():
+            self._check_again()  # an adapter was added to a backbone
+        return self
+
+    def trainable_parameter_names(self) -> list[str]:
+        """Returns the names of all parameters that train. The others have neither gradient nor optimizer state."""
+        return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Returns the number of parameters of each part; shared ones count once."""
+        counts = {}
+        for part in BACKBONES + TRAINED_PARTS:
+            counts[part] = sum(parameter.numel() for parameter in getattr(self, part).parameters())
+        return counts
+
+    def extra_repr(self) -> str:
+        lines = []
+        for part, count in self.parameter_counts().items():
+            frozen = " (frozen)" if part in BACKBONES else ""
+            lines.append(f"{part}: {count:,} parameters{frozen}")
+        return "\n".join(lines)
+
+    # -------------------------------------------------------------------- checks of the composition
+
+    def begin_checks(self, check: bool) -> None:
+        """Checks the composition, unless its config records that it passed, and again whenever a backbone changes.
+
+        Trained parts move to the device of the language model.
+        """
+        device = self.language_model.get_input_embeddings().weight.device
+        for part in TRAINED_PARTS:
+            getattr(self, part).to(device)
+        if check and self.config.passed_check != check_record(self):
+            check_composition(self)
+        self._checked = self._backbone_modules() if check else None
+
+    def _check_again(self) -> None:
+        check_composition(self)
+        self._checked = self._backbone_modules()
+
+    def _backbone_modules(self) -> frozenset[str]:
+        """Returns the names of all modules of the backbones. An adapter adds some."""
+        names: set[str] = set()
+        for part in BACKBONES:
+            names.update(name for name, _ in getattr(self, part).named_modules(prefix=part))
+        return frozenset(names)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in BACKBONES and self._checked is not None:
+            self._check_again()
+
+
+def evaluate_frozen(backbone: nn.Module) -> None:
+    """Sets evaluation mode for every frozen module of a backbone, so that it draws no noise (routers, dropout).
+
+    A module trains if a parameter in it does. One without parameters, such as an adapter's dropout, follows its parent
+    module. Batch norms keep their running statistics.
+    """
+    training = backbone.training
+    if not _trains(backbone):
+        backbone.eval()
+    else:
+        _evaluate_frozen_children(backbone)
+    for module in backbone.modules():
+        if isinstance(module, _BatchNorm):
+            module.training = False
+        elif getattr(module, "gradient_checkpointing", False):
+            # A layer recomputes its activations in training mode alone. Its submodules stay as they are.
+            module.training = training
+
+
+def _evaluate_frozen_children(module: nn.Module) -> None:
+    for child in module.children():
+        if _trains(child):
+            _evaluate_frozen_children(child)
+        elif next(child.parameters(), None) is not None:
+            child.eval()
+
+
+def _trains(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
