@@ -104,10 +104,9 @@ class FlamingoImages:
             tokens = images["visual_tokens"]
         else:
             tokens = self.no_visual_tokens(len(image_index))
-        if tokens.shape[-1] != self.connector.width:
-            raise ValueError(
-                f"visual_tokens [b m r width] have width {tokens.shape[-1]}, but the connector has {self.connector.width}"
-            )
+        width = self.connector.width
+        if tokens.shape[-1] != width:
+            raise ValueError(f"visual_tokens are {tokens.shape[-1]} wide, but the connector makes them {width} wide")
         return tokens
 
     def _encode_seen(self, encode: Callable[[Tensor], Tensor], images: Tensor, image_index: Tensor) -> Tensor:
