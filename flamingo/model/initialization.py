@@ -17,6 +17,8 @@ def initialize(module: nn.Module) -> None:
     match module:
         case nn.Linear():
             init.normal_(module.weight, std=module.in_features**-0.5)
+            if module.bias is not None:
+                init.zeros_(module.bias)
         case nn.LayerNorm():
             init.ones_(module.weight)
             init.zeros_(module.bias)
