@@ -1,4 +1,4 @@
-"""Draws a sheet of documents of the synthetic benchmark, a row each: python -m flamingo.synthetic docs/synthetic.png"""
+"""Draws a sheet of documents of the synthetic benchmark: python -m flamingo.synthetic docs/synthetic.png"""
 
 import random
 import sys
@@ -12,27 +12,35 @@ from flamingo.synthetic.documents import TURNS, Turn
 from flamingo.synthetic.drawing import draw
 from flamingo.utils.io import atomic_file
 
+#: The kind of document in each row.
 ROWS = ("captions", "captions", "captions", "binding", "questions")
-COLUMNS, SIDE, MARGIN, CAPTION = 6, 220, 18, 92
+COLUMNS = 6
+#: Pixels: side of an image, distance between images, height of the text below an image.
+SIDE, MARGIN, TEXT_HEIGHT = 220, 18, 92
 
 
 def sheet(seed: int) -> PILImage.Image:
-    """Pictures of five documents with what is asked and answered below each."""
+    """Returns a page with a document in each row: its images, with prompts and answers below them."""
     rng = random.Random(seed)
-    width, height = MARGIN + COLUMNS * (SIDE + MARGIN), MARGIN + len(ROWS) * (SIDE + CAPTION)
+    width = MARGIN + COLUMNS * (SIDE + MARGIN)
+    height = MARGIN + len(ROWS) * (SIDE + TEXT_HEIGHT)
     page = PILImage.new("RGB", (width, height), "white")
-    pen, font = ImageDraw.Draw(page), ImageFont.load_default(size=16)
+    pen = ImageDraw.Draw(page)
+    font = ImageFont.load_default(size=16)
     for row, kind in enumerate(ROWS):
-        for column, turn in enumerate(TURNS[kind](rng, "training", COLUMNS)):
-            left, top = MARGIN + column * (SIDE + MARGIN), MARGIN + row * (SIDE + CAPTION)
+        turns = TURNS[kind](rng, "training", COLUMNS)
+        top = MARGIN + row * (SIDE + TEXT_HEIGHT)
+        for column, turn in enumerate(turns):
+            left = MARGIN + column * (SIDE + MARGIN)
             page.paste(draw(turn.scene, SIDE), (left, top))
-            pen.multiline_text((left, top + SIDE + 6), _words(turn), fill=(60, 60, 60), font=font, spacing=4)
+            pen.multiline_text((left, top + SIDE + 6), _wrapped(turn), fill=(60, 60, 60), font=font, spacing=4)
     return page
 
 
-def _words(turn: Turn) -> str:
-    asked = turn.prompt.removeprefix("Question: ").removesuffix("Answer:").removesuffix("Output:").strip()
-    return "\n".join(wrap(f"{asked} {turn.answer}".strip(), 26))
+def _wrapped(turn: Turn) -> str:
+    """Returns the question, if there is one, and the answer."""
+    prompt = turn.prompt.removeprefix("Question: ").removesuffix("Answer:").removesuffix("Output:").strip()
+    return "\n".join(wrap(f"{prompt} {turn.answer}".strip(), width=26))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Documents of the synthetic benchmark: captions in one dialect, nonce names bound to what is shown, questions.
+"""Documents of the synthetic benchmark: captions in one dialect, names for shapes or colours, questions.
 
-A document is made as a list of :class:`Turn` (a scene, what is asked of it, what is answered) and then
-shown, with pictures, or told, in words alone for the pretraining of a language model.
+A document is a list of :class:`Turn`: a scene, a prompt, an answer. :func:`show` makes an interleaved document with
+images of it. :func:`tell` makes a text of it, which a language model is pretrained on.
 """
 
 import random
@@ -16,105 +16,129 @@ from flamingo.synthetic.grammar import NUMBERS, PLACES, PLAIN, Dialect, caption,
 from flamingo.synthetic.scenes import COLOURS, SHAPES, SIZES, Kind, Scene, Split, neighbours, random_scene, split_of
 from flamingo.utils.errors import UserError
 
+#: Numbers of names in a binding document.
 WAYS = (2, 3, 4, 5)
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One scene of a document.
-
-    ``knowable``: whether the answer follows from the scene and earlier turns; ``gist``: the one word
-    of the scene's plain caption that the answer depends on, where that is all.
-    """
+    """A scene of a document."""
 
     scene: Scene
     prompt: str
     answer: str
-    knowable: bool = True
-    gist: str | None = None
+    #: Whether the scene and earlier turns determine the answer.
+    answerable: bool = True
+    #: The word of the scene's plain caption that determines the answer, if one word does.
+    keyword: str | None = None
 
 
 # ----------------------------------------------------------------------------------- kinds
 
 
-def caption_turns(rng: random.Random, split: Split, turns: int, dialect: Dialect | None = None) -> list[Turn]:
-    """Captions that share one dialect, drawn here unless given."""
+def caption_turns(rng: random.Random, split: Split, count: int, dialect: Dialect | None = None) -> list[Turn]:
+    """Returns captions in one dialect, by default a random one."""
     dialect = dialect or random_dialect(rng, split)
-    scenes = [random_scene(rng, split) for _ in range(turns)]
+    scenes = [random_scene(rng, split) for _ in range(count)]
     return [Turn(scene, PROMPT, caption(scene, dialect)) for scene in scenes]
 
 
-def binding_turns(rng: random.Random, split: Split, turns: int) -> list[Turn]:
-    """Single objects under nonce names, bound for this document to shapes or to colours."""
+def binding_turns(rng: random.Random, split: Split, count: int) -> list[Turn]:
+    """Returns single objects with names that stand for shapes, or for colours, in this document."""
     meanings = random_names(rng, split, rng.choice(WAYS))
-    named: set[str] = set()
-    document = []
-    for name in (rng.choice(list(meanings)) for _ in range(turns)):
-        value, scene = meanings[name]
-        document.append(Turn(scene(rng), PROMPT, name, knowable=name in named, gist=value))
-        named.add(name)
-    return document
+    earlier_names: set[str] = set()
+    turns = []
+    for _ in range(count):
+        name = rng.choice(list(meanings))
+        meaning = meanings[name]
+        is_known = name in earlier_names
+        turns.append(Turn(meaning.random_scene(rng), PROMPT, name, answerable=is_known, keyword=meaning.value))
+        earlier_names.add(name)
+    return turns
 
 
-#: The shape or colour that a name stands for, and a function that draws a scene it fits.
-Meaning = tuple[str, Callable[[random.Random], Scene]]
+@dataclass(frozen=True)
+class Meaning:
+    """The shape or the colour that a name stands for."""
+
+    attribute: str
+    value: str
+    split: Split
+
+    def random_scene(self, rng: random.Random) -> Scene:
+        """Returns a single object with the attribute's value; everything else varies freely."""
+        while True:
+            attributes = {"shape": rng.choice(SHAPES), "colour": rng.choice(COLOURS), "size": rng.choice(SIZES)}
+            attributes[self.attribute] = self.value
+            scene = Scene((Kind(**attributes),), axis=None, count=1, seed=rng.getrandbits(32))
+            # A tenth of all single objects is too few for five names, so evaluation takes scenes of both splits.
+            if self.split == "evaluation" or scene.split == self.split:
+                return scene
 
 
 def random_names(rng: random.Random, split: Split, ways: int) -> dict[str, Meaning]:
-    """Names of two syllables, "Ba Do", each with its meaning; what is not named varies freely.
+    """Returns names of two syllables, such as "Ba Do", with their meanings.
 
-    No two of them share a syllable. The names are of the split. Scenes of training are, too; those of
-    evaluation are of either split, because a tenth of all single objects is too little for five names.
+    No two names share a syllable. The names are of the split.
     """
     attribute, values = rng.choice((("shape", SHAPES), ("colour", COLOURS)))
     names: list[str] = []
     while len(names) < ways:
         syllables = rng.sample(SYLLABLES, 2)
         name = " ".join(syllables)
-        if not any(syllable in other for syllable in syllables for other in names) and split_of("name", name) == split:
+        is_distinct = not any(syllable in other for syllable in syllables for other in names)
+        if is_distinct and split_of("name", name) == split:
             names.append(name)
-
-    def meaning(value: str) -> Meaning:
-        def scene(rng: random.Random) -> Scene:
-            while True:
-                free = {"shape": rng.choice(SHAPES), "colour": rng.choice(COLOURS), "size": rng.choice(SIZES)}
-                scene = Scene((Kind(**(free | {attribute: value})),), None, 1, rng.getrandbits(32))
-                if split == "evaluation" or scene.split == split:
-                    return scene
-
-        return value, scene
-
-    return {name: meaning(value) for name, value in zip(names, rng.sample(values, ways), strict=True)}
+    named_values = rng.sample(values, ways)
+    return {name: Meaning(attribute, value, split) for name, value in zip(names, named_values, strict=True)}
 
 
-def question_turns(rng: random.Random, split: Split, turns: int) -> list[Turn]:
-    """Questions about colour, shape, size, place and number."""
-    scenes = (random_scene(rng, split) for _ in range(turns))
-    return [rng.choice(_asked(scene)) for scene in scenes]
+def question_turns(rng: random.Random, split: Split, count: int) -> list[Turn]:
+    """Returns questions about colour, shape, size, position and number."""
+    turns = []
+    for _ in range(count):
+        scene = random_scene(rng, split)
+        turns.append(rng.choice(_all_questions(scene)))
+    return turns
 
 
-def _asked(scene: Scene) -> list[Turn]:
-    """All questions about a scene."""
+def _all_questions(scene: Scene) -> list[Turn]:
     if scene.axis is None:
-        kind = scene.kinds[0]
-        verb, things = ("is", kind.shape) if scene.count == 1 else ("are", plural(kind.shape))
-        asked = [(f"how many {plural(kind.shape)} are there?", NUMBERS[scene.count - 1])]
-        asked += [(f"what colour {verb} the {things}?", kind.colour), (f"what size {verb} the {things}?", kind.size)]
+        questions = _questions_of_group(scene)
     else:
-        asked = []
+        questions = []
         for kind, other, place in zip(scene.kinds, scene.kinds[::-1], PLACES[scene.axis], strict=True):
-            # The object is named by what only it has.
-            if kind.shape != other.shape:
-                asked += [(f"what colour is the {kind.shape}?", kind.colour)]
-                asked += [(f"what size is the {kind.shape}?", kind.size), (f"where is the {kind.shape}?", place)]
-            if kind.colour != other.colour:
-                asked += [(f"what shape is {kind.colour}?", kind.shape), (f"where is the {kind.colour} one?", place)]
-    return [Turn(scene, f"Question: {question} Answer:", answer) for question, answer in asked]
+            questions += _questions_of_pair(kind, other, place)
+    return [Turn(scene, f"Question: {question} Answer:", answer) for question, answer in questions]
 
 
-# --------------------------------------------------------------------------- shown and told
+def _questions_of_group(scene: Scene) -> list[tuple[str, str]]:
+    """Returns questions about equal objects, with their answers."""
+    kind = scene.kinds[0]
+    subject = f"is the {kind.shape}" if scene.count == 1 else f"are the {plural(kind.shape)}"
+    return [
+        (f"how many {plural(kind.shape)} are there?", NUMBERS[scene.count - 1]),
+        (f"what colour {subject}?", kind.colour),
+        (f"what size {subject}?", kind.size),
+    ]
 
-#: How the turns of each kind of document are drawn.
+
+def _questions_of_pair(kind: Kind, other: Kind, place: str) -> list[tuple[str, str]]:
+    """Returns questions about one of two objects, with their answers. They name it by what only it has."""
+    questions = []
+    if kind.shape != other.shape:
+        questions.append((f"what colour is the {kind.shape}?", kind.colour))
+        questions.append((f"what size is the {kind.shape}?", kind.size))
+        questions.append((f"where is the {kind.shape}?", place))
+    if kind.colour != other.colour:
+        questions.append((f"what shape is {kind.colour}?", kind.shape))
+        questions.append((f"where is the {kind.colour} one?", place))
+    return questions
+
+
+# ------------------------------------------------------------------- with images, and as text
+
+#: Kind of document -> what draws its turns.
 TURNS: dict[str, Callable[[random.Random, Split, int], list[Turn]]] = {
     "captions": caption_turns,
     "binding": binding_turns,
@@ -122,97 +146,118 @@ TURNS: dict[str, Callable[[random.Random, Split, int], list[Turn]]] = {
 }
 
 
-def show(turns: Sequence[Turn], id: str = "", told: int = 0) -> Document:
-    """The turns as an interleaved document: a picture, what is asked, and the answer, which is trained on.
+def show(turns: Sequence[Turn], id: str = "", num_text_turns: int = 0) -> Document:
+    """Returns an interleaved document: for each turn its image, its prompt, and its answer, which is trained on.
 
-    The first ``told`` turns are lines of text, as a language model has read them in its pretraining: with the
-    gist in the place of the picture, or a plain caption of it where the answer needs more than a word.
+    Args:
+        turns: Of the document.
+        id: Of the document.
+        num_text_turns: The first turns that are lines of text, as in a language model's pretraining. The keyword
+            stands for the image, or a plain caption if more than one word determines the answer.
     """
     parts: list[Part] = []
-    for place, turn in enumerate(turns):
-        answer = Text(" " + turn.answer, turn.knowable)
-        if place < told:
-            words = turn.gist or caption(turn.scene, PLAIN)
-            parts += [Text(f"{words} {turn.prompt}", train=False), answer, Text("\n", train=False)]
+    for number, turn in enumerate(turns):
+        answer = Text(" " + turn.answer, train=turn.answerable)
+        if number < num_text_turns:
+            description = turn.keyword or caption(turn.scene, PLAIN)
+            parts += [Text(f"{description} {turn.prompt}", train=False), answer, Text("\n", train=False)]
         else:
             parts += [Image(draw(turn.scene)), Text(turn.prompt, train=False), answer]
     return Document(parts, id)
 
 
-Described = Literal["plainly", "by gist"]
+#: What stands for an image in a text: a plain caption, or the keyword.
+Description = Literal["caption", "keyword"]
 
 
-def tell(turns: Sequence[Turn], described: Described | None) -> str:
-    """The turns as text, a line each; with plain words in the place of each picture, or the gist, or nothing."""
-    return "".join(f"{_description(turn, described)}{turn.prompt} {turn.answer}\n" for turn in turns)
+def tell(turns: Sequence[Turn], description: Description | None) -> str:
+    """Returns the turns as lines of text, with a description of each image, or without."""
+    return "".join(f"{_describe(turn, description)}{turn.prompt} {turn.answer}\n" for turn in turns)
 
 
-def _description(turn: Turn, described: Described | None) -> str:
-    match described:
-        case "plainly":
+def _describe(turn: Turn, description: Description | None) -> str:
+    match description:
+        case "caption":
             return f"{caption(turn.scene, PLAIN)} "
-        case "by gist":
-            assert turn.gist is not None
-            return f"{turn.gist} "
+        case "keyword":
+            assert turn.keyword is not None
+            return f"{turn.keyword} "
         case None:
             return ""
 
 
+# These names seed random numbers, so that another text would change all documents. They are part of documents' ids.
+_STREAM_PREFIX = "world"
+_STREAM_DOCUMENTS, _STREAM_TEXTS, _STREAM_CONTRASTS = "shown", "told", "contrasts"
+
+
+def stream(*parts: object) -> tuple[random.Random, str]:
+    """Returns a random generator that depends on ``parts`` alone, and the name that seeds it, an id of a document."""
+    name = "/".join([_STREAM_PREFIX, *map(str, parts)])
+    return random.Random(name), name
+
+
 @dataclass(frozen=True)
 class SyntheticDocuments(Sequence[Document]):
-    """``length`` shown documents of one kind, of ``least`` to ``most`` turns, each a function of its index.
-
-    ``told`` is the probability that a document begins with lines of text: its first turn, or more, never all.
-    """
+    """Interleaved documents of one kind; each depends on the seed and its index alone."""
 
     kind: str
     split: Split
     seed: int
-    least: int
-    most: int
-    told: float = 0.0
+    min_images: int
+    max_images: int
+    #: The probability that a document begins with lines of text: its first turn, or more, but not all.
+    text_prefix_prob: float = 0.0
     length: int = 1_000_000
 
     def __post_init__(self) -> None:
         if self.kind not in TURNS:
             raise UserError(f"synthetic documents are of the kinds {', '.join(TURNS)}; got {self.kind!r}")
-        _check_turns(self.least, self.most)
-        if not 0 <= self.told <= 1:
-            raise UserError(f"told is a probability, got {self.told}")
+        if not 0 < self.min_images <= self.max_images:
+            bounds = f"{self.min_images} and {self.max_images}"
+            raise UserError(f"documents need 0 < min_images <= max_images, got {bounds}")
+        if not 0 <= self.text_prefix_prob <= 1:
+            raise UserError(f"text_prefix_prob is a probability, got {self.text_prefix_prob}")
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> Document:  # type: ignore[override]
         _check_index(index, self.length)
-        rng, name = stream("shown", self.kind, self.split, self.seed, index)
-        turns = TURNS[self.kind](rng, self.split, rng.randint(self.least, self.most))
-        told = rng.randint(1, len(turns) - 1) if len(turns) > 1 and rng.random() < self.told else 0
-        return show(turns, name, told)
+        rng, name = stream(_STREAM_DOCUMENTS, self.kind, self.split, self.seed, index)
+        turns = TURNS[self.kind](rng, self.split, rng.randint(self.min_images, self.max_images))
+        num_text_turns = 0
+        if len(turns) > 1 and rng.random() < self.text_prefix_prob:
+            num_text_turns = rng.randint(1, len(turns) - 1)
+        return show(turns, name, num_text_turns)
 
 
-def _told(kind: str, described: Described | None, most: int) -> Callable[[random.Random], str]:
-    return lambda rng: tell(TURNS[kind](rng, "training", rng.randint(2, most)), described)
+# ---------------------------------------------------------------------------- for pretraining
 
 
-def _interrogation(rng: random.Random) -> str:
-    """Scenes in plain words, and some of the questions about each."""
+def _described_turns(kind: str, description: Description | None, max_turns: int) -> Callable[[random.Random], str]:
+    return lambda rng: tell(TURNS[kind](rng, "training", rng.randint(2, max_turns)), description)
+
+
+def _described_questions(rng: random.Random) -> str:
+    """Returns plain captions of scenes, each with some questions about it."""
     text = ""
     for _ in range(rng.randint(1, 5)):
         scene = random_scene(rng, "training")
-        asked = _asked(scene)
-        text += f"{caption(scene, PLAIN)} {tell(rng.sample(asked, rng.randint(1, min(4, len(asked)))), None)}"
+        questions = _all_questions(scene)
+        number = rng.randint(1, min(4, len(questions)))
+        text += f"{caption(scene, PLAIN)} {tell(rng.sample(questions, number), None)}"
     return text
 
 
-#: What a language model reads, with its weights. By tokens a quarter are questions and a fifth are drills.
+#: The texts of a language model's pretraining, with weights. Questions are a quarter of the tokens, drills a fifth.
 _TEXTS = (
-    (_told("captions", "plainly", 9), 0.05),
-    # Without descriptions, too, for dialects as such.
-    (_told("captions", None, 9), 0.05),
-    (_interrogation, 0.16),
-    (_told("binding", "plainly", 21), 0.14),
-    (_told("binding", "by gist", 21), 0.18),
+    (_described_turns("captions", "caption", 9), 0.05),
+    # Dialects alone, without descriptions.
+    (_described_turns("captions", None, 9), 0.05),
+    (_described_questions, 0.16),
+    (_described_turns("binding", "caption", 21), 0.14),
+    (_described_turns("binding", "keyword", 21), 0.18),
     (chant, 0.20),
     (recital, 0.22),
 )
@@ -220,7 +265,7 @@ _TEXTS = (
 
 @dataclass(frozen=True)
 class SyntheticTexts(Sequence[str]):
-    """Told documents of the training split, of all kinds, and drills, to pretrain a language model on."""
+    """Texts of all kinds of documents of the training split, and drills, to pretrain a language model on."""
 
     seed: int
     length: int = 1_000_000
@@ -230,17 +275,17 @@ class SyntheticTexts(Sequence[str]):
 
     def __getitem__(self, index: int) -> str:  # type: ignore[override]
         _check_index(index, self.length)
-        rng, _ = stream("told", self.seed, index)
+        rng, _ = stream(_STREAM_TEXTS, self.seed, index)
         texts, weights = zip(*_TEXTS, strict=True)
         return rng.choices(texts, weights)[0](rng)
 
 
 @dataclass(frozen=True)
 class SyntheticContrasts(Sequence[list[tuple[Image, str]]]):
-    """Groups of pictures with plain captions that differ in one thing each, to pretrain a vision encoder on."""
+    """Groups of images with plain captions that differ in one thing each, to pretrain a vision encoder on."""
 
     seed: int
-    group: int = 4
+    group_size: int = 4
     length: int = 1_000_000
 
     def __len__(self) -> int:
@@ -248,31 +293,18 @@ class SyntheticContrasts(Sequence[list[tuple[Image, str]]]):
 
     def __getitem__(self, index: int) -> list[tuple[Image, str]]:  # type: ignore[override]
         _check_index(index, self.length)
-        rng, _ = stream("contrasts", self.seed, index)
+        rng, _ = stream(_STREAM_CONTRASTS, self.seed, index)
         scene = random_scene(rng, "training")
         others = neighbours(scene)
-        scenes = [scene, *rng.sample(others, min(self.group - 1, len(others)))]
-        # Each drawn anew: what has no name must not tell them apart.
-        scenes = [Scene(s.kinds, s.axis, s.count, rng.getrandbits(32)) for s in scenes]
-        return [(Image(draw(s)), caption(s, PLAIN)) for s in scenes]
-
-
-def _check_turns(least: int, most: int) -> None:
-    if not 0 < least <= most:
-        raise UserError(f"documents need 0 < least <= most turns, got {least} and {most}")
+        pairs = []
+        for other in [scene, *rng.sample(others, min(self.group_size - 1, len(others)))]:
+            # Every image has its own seed: details without a name must not distinguish the group's images.
+            redrawn = Scene(other.kinds, other.axis, other.count, rng.getrandbits(32))
+            pairs.append((Image(draw(redrawn)), caption(redrawn, PLAIN)))
+        return pairs
 
 
 def _check_index(index: int, length: int) -> None:
     """Iteration over a sequence ends with an IndexError."""
     if not 0 <= index < length:
         raise IndexError(f"index {index} of {length} documents")
-
-
-#: An earlier name of the benchmark. It seeds random numbers, so another text would change every document.
-_STREAM_PREFIX = "world"
-
-
-def stream(*parts: object) -> tuple[random.Random, str]:
-    """Returns a random generator that depends on ``parts`` alone, and the name that seeds it, an id of a document."""
-    name = "/".join([_STREAM_PREFIX, *map(str, parts)])
-    return random.Random(name), name

@@ -1,40 +1,39 @@
-"""Drills: words without a meaning, from which a small language model learns to copy from its context.
+"""Drills: meaningless words, from which a small language model learns to copy from its context.
 
-To copy a name two heads must work together: one that looks at the word before, and one that finds where
-the same word stood earlier ("induction heads", arXiv 2209.11895). In books the first arises from
-trigrams, of which synthetic captions have hardly any; without it neither earns anything. A chant rewards
-the first alone, a recital the two together. One that goes backwards asks what stood before a word, as
-questions do: "a small red star ... what size is the star?". Two neighbours are never a name that
-evaluation holds out.
+Two heads copy a name together ("induction heads", arXiv 2209.11895): one attends to the previous word, the other
+finds an earlier occurrence of the same word. Trigrams of natural text train the first head. Synthetic captions have
+hardly any trigrams, and without the first head the second one has no gradient. A chant trains the first head alone, a
+recital both. A recital backwards asks for the word before another word, as questions do: "a small red star ... what
+size is the star?". Two neighbouring words are never a name of the evaluation split.
 """
 
 import random
 from collections.abc import Sequence
-from itertools import chain, pairwise
+from itertools import chain, pairwise, product
 
 from flamingo.synthetic.grammar import NUMBERS, PLACES, SIZE_WORDS
 from flamingo.synthetic.scenes import split_of
 
-#: What names are made of.
-SYLLABLES = [consonant + vowel for consonant in "BDFGKLMNPRSTVZ" for vowel in "aeiou"]
+#: Names consist of these.
+SYLLABLES = [consonant + vowel for consonant, vowel in product("BDFGKLMNPRSTVZ", "aeiou")]
 
-#: What is recited: also the answers that no name stands for. "small" and "large" ended with the same embedding
-#: (cosine 0.998) when nothing but questions told them apart, and then no question did.
+#: Words of recitals: syllables, and all answers that are no names. Without recitals of "small" and "large" their
+#: embeddings became equal (cosine 0.998), and no question about them was answered.
 WORDS = [*SYLLABLES, *chain(*SIZE_WORDS), *NUMBERS, *chain(*PLACES.values())]
 
-#: A fixed round of all syllables.
+#: A fixed order of all syllables; the first one follows the last one.
 _ROUND = random.Random("chant").sample(SYLLABLES, len(SYLLABLES))
 _NEXT = dict(pairwise([*_ROUND, _ROUND[0]]))
 
 
 def chant(rng: random.Random) -> str:
-    """Verses of two voices in turn, each along the round: a syllable follows from the one before the last."""
+    """Returns verses of two alternating voices that go along the round: each syllable follows from the last but one."""
     verses = []
     for _ in range(rng.randint(2, 4)):
-        # Short: of long ones few say no name of evaluation, and those could be known by heart.
+        # Long verses almost always have a name of the evaluation split.
         length = rng.randint(6, 12)
         verse: list[str] = []
-        while not verse or not _of_training(verse):
+        while not verse or not _is_of_training(verse):
             verse = rng.choices(SYLLABLES, k=2)
             while len(verse) < length:
                 verse.append(_NEXT[verse[-2]])
@@ -43,17 +42,22 @@ def chant(rng: random.Random) -> str:
 
 
 def recital(rng: random.Random) -> str:
-    """A line of different words, once or twice over, or once backwards."""
+    """Returns a line of different words, and the same line once or twice more, or once backwards."""
     length = rng.randint(5, 30)
     line = [rng.choice(WORDS)]
     while len(line) < length:
         word = rng.choice(WORDS)
-        # In both directions.
-        if word not in line and _of_training((line[-1], word, line[-1])):
+        # Neither direction may have a name of the evaluation split.
+        if word not in line and _is_of_training([line[-1], word, line[-1]]):
             line.append(word)
-    again = [line[::-1]] if rng.random() < 0.5 else [line] * rng.randint(1, 2)
-    return "".join(" ".join(words) + "\n" for words in [line, *again])
+    lines = [line]
+    if rng.random() < 0.5:
+        lines.append(line[::-1])
+    else:
+        lines += [line] * rng.randint(1, 2)
+    return "".join(" ".join(words) + "\n" for words in lines)
 
 
-def _of_training(said: Sequence[str]) -> bool:
-    return all(split_of("name", " ".join(pair)) == "training" for pair in pairwise(said))
+def _is_of_training(words: Sequence[str]) -> bool:
+    """Whether no two neighbours are a name of the evaluation split."""
+    return all(split_of("name", f"{first} {second}") == "training" for first, second in pairwise(words))

@@ -5,15 +5,15 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from flamingo.synthetic.documents import TURNS, Described, caption_turns, stream, tell
+from flamingo.synthetic.documents import TURNS, Description, caption_turns, stream, tell
 
 #: Captions of a dialect whose loss is scored, by their number.
 _CAPTIONS = (1, 3, 9)
 #: Accuracies: kind of document, number of turns, and what stands for the images. The last answer is scored.
-_ACCURACIES: dict[str, tuple[str, int, Described]] = {
-    "names of what words say, accuracy": ("binding", 16, "by gist"),
-    "names of what captions describe, accuracy": ("binding", 16, "plainly"),
-    "questions about what captions describe, accuracy": ("questions", 5, "plainly"),
+_ACCURACIES: dict[str, tuple[str, int, Description]] = {
+    "names of what words say, accuracy": ("binding", 16, "keyword"),
+    "names of what captions describe, accuracy": ("binding", 16, "caption"),
+    "questions about what captions describe, accuracy": ("questions", 5, "caption"),
 }
 #: Seeds random numbers.
 _STREAM = "language model's evaluation"
@@ -41,10 +41,10 @@ def in_context_scores(model: Any, tokenizer: Any, num_documents: int = 300) -> d
             context = tell(turns[: number - 1], None)
             loss, _ = _score_continuation(model, tokenizer, context, tell(turns[:number], None))
             losses[number].append(loss)
-        for name, (kind, number, described) in _ACCURACIES.items():
+        for name, (kind, number, description) in _ACCURACIES.items():
             turns = TURNS[kind](rng, "evaluation", number)
-            if turns[-1].knowable:
-                text = tell(turns, described)
+            if turns[-1].answerable:
+                text = tell(turns, description)
                 context = text.removesuffix(f" {turns[-1].answer}\n")
                 _, is_right = _score_continuation(model, tokenizer, context, text)
                 answers[name].append(is_right)

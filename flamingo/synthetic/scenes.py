@@ -1,9 +1,8 @@
-"""What there is to see in the synthetic benchmark: one to four objects of a kind, or two that differ."""
+"""Scenes of the synthetic benchmark: one to four equal objects, or two different ones."""
 
 import random
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from itertools import product
 from typing import Literal
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon")
@@ -18,7 +17,7 @@ AXES: tuple[Axis, ...] = ("horizontal", "vertical")
 
 @dataclass(frozen=True)
 class Kind:
-    """What an object is. Where it lies and how exactly it is drawn follows from the scene."""
+    """The attributes of an object. The scene decides its position and the details of its appearance."""
 
     shape: str
     colour: str
@@ -27,21 +26,20 @@ class Kind:
 
 @dataclass(frozen=True)
 class Scene:
-    """``count`` objects of one kind; or, with an ``axis``, two of different kinds beside each other.
+    """``count`` objects of one kind; or, with an ``axis``, two objects of different kinds."""
 
-    ``kinds`` are in reading order: from the left to the right, from the top to the bottom. ``seed``
-    decides everything that has no name: places, tilts, exact colours, the background.
-    """
-
+    #: In reading order: from left to right, from top to bottom.
     kinds: tuple[Kind, ...]
     axis: Axis | None
     count: int
+    #: Of everything that has no name: positions, tilts, exact colours, the background.
     seed: int
 
     @property
     def combination(self) -> tuple:
-        """What makes the scene's split: which shapes and colours occur together, and how many."""
-        return (*sorted((kind.shape, kind.colour) for kind in self.kinds), self.count)
+        """The shapes and colours that occur together, and the number of objects: they decide the split."""
+        shapes_and_colours = sorted((kind.shape, kind.colour) for kind in self.kinds)
+        return (*shapes_and_colours, self.count)
 
     @property
     def split(self) -> Split:
@@ -49,13 +47,13 @@ class Scene:
 
 
 def split_of(*parts: object) -> Split:
-    """One combination in ten is kept for evaluation, the same ones for everybody."""
+    """Returns the split of a combination, by a hash. Evaluation has a tenth of all combinations."""
     digest = blake2b(repr(parts).encode(), digest_size=4).digest()
     return "evaluation" if int.from_bytes(digest, "big") % 10 == 0 else "training"
 
 
 def random_scene(rng: random.Random, split: Split, pairs: float = 0.6) -> Scene:
-    """A scene of the split; with probability ``pairs`` one of two different objects."""
+    """Returns a scene of the split; with probability ``pairs`` it has two different objects."""
     pair = rng.random() < pairs
     kinds: tuple[Kind, ...]
     axis: Axis | None
@@ -65,12 +63,14 @@ def random_scene(rng: random.Random, split: Split, pairs: float = 0.6) -> Scene:
         else:
             kinds, axis, count = (_random_kind(rng),), None, rng.choice(COUNTS)
         scene = Scene(kinds, axis, count, rng.getrandbits(32))
-        if scene.split == split and (not pair or tell_apart(scene)):
+        if scene.split == split and _is_valid(scene):
             return scene
 
 
-def tell_apart(scene: Scene) -> bool:
-    """Whether the two objects of a pair differ in more than their size."""
+def _is_valid(scene: Scene) -> bool:
+    """Whether the objects of a pair differ in more than their size."""
+    if scene.axis is None:
+        return True
     first, second = scene.kinds
     return (first.shape, first.colour) != (second.shape, second.colour)
 
@@ -80,33 +80,41 @@ def _random_kind(rng: random.Random) -> Kind:
 
 
 def neighbours(scene: Scene) -> list[Scene]:
-    """All scenes of the same split that differ in one thing: hard negatives of a contrast.
+    """Returns all scenes of the same split that differ in one thing: hard negatives for contrastive training.
 
-    One attribute of one object, the number of objects, or the two objects' places.
+    The one thing is an attribute of an object, the number of objects, the positions of two objects, or an attribute
+    that they exchange.
     """
-    changed: list[Scene] = []
-    for i, kind in enumerate(scene.kinds):
-        for attribute, values in (("shape", SHAPES), ("colour", COLOURS), ("size", SIZES)):
-            for value in set(values) - {getattr(kind, attribute)}:
-                kinds = (*scene.kinds[:i], replace(kind, **{attribute: value}), *scene.kinds[i + 1 :])
-                changed.append(replace(scene, kinds=kinds))
+    changed = _attribute_changes(scene)
     if scene.axis is None:
-        changed += [replace(scene, count=count) for count in COUNTS if count != scene.count]
+        changed += [replace(scene, count=count) for count in COUNTS]
     else:
-        for axis, kinds in product(AXES, (scene.kinds, scene.kinds[::-1])):
-            changed.append(replace(scene, axis=axis, kinds=kinds))
-        # Attributes exchanged between the objects: what a bag of words would not notice.
-        first, second = scene.kinds
-        for attribute in ("shape", "colour", "size"):
-            swapped = (
-                replace(first, **{attribute: getattr(second, attribute)}),
-                replace(second, **{attribute: getattr(first, attribute)}),
-            )
-            changed.append(replace(scene, kinds=swapped))
-    return sorted(
-        {other for other in changed if other != scene and other.split == scene.split and _valid(other)}, key=repr
-    )
+        for axis in AXES:
+            changed.append(replace(scene, axis=axis))
+            changed.append(replace(scene, axis=axis, kinds=scene.kinds[::-1]))
+        changed += _attribute_exchanges(scene)
+    valid = {other for other in changed if other != scene and other.split == scene.split and _is_valid(other)}
+    return sorted(valid, key=repr)
 
 
-def _valid(scene: Scene) -> bool:
-    return scene.axis is None or tell_apart(scene)
+def _attribute_changes(scene: Scene) -> list[Scene]:
+    """Returns the scene with every other value of every attribute of every object."""
+    changed = []
+    for i, kind in enumerate(scene.kinds):
+        changed_kinds = [replace(kind, shape=shape) for shape in SHAPES]
+        changed_kinds += [replace(kind, colour=colour) for colour in COLOURS]
+        changed_kinds += [replace(kind, size=size) for size in SIZES]
+        for changed_kind in changed_kinds:
+            kinds = list(scene.kinds)
+            kinds[i] = changed_kind
+            changed.append(replace(scene, kinds=tuple(kinds)))
+    return changed
+
+
+def _attribute_exchanges(scene: Scene) -> list[Scene]:
+    """Returns the scene with an attribute exchanged between its two objects: a bag of words stays the same."""
+    first, second = scene.kinds
+    by_shape = (replace(first, shape=second.shape), replace(second, shape=first.shape))
+    by_colour = (replace(first, colour=second.colour), replace(second, colour=first.colour))
+    by_size = (replace(first, size=second.size), replace(second, size=first.size))
+    return [replace(scene, kinds=kinds) for kinds in (by_shape, by_colour, by_size)]

@@ -1,6 +1,6 @@
-"""Tasks of the synthetic benchmark: captions in unknown dialects, new names for what is shown, questions.
+"""Tasks of the synthetic benchmark: captions in unknown dialects, binding of names, questions.
 
-All of it is of the evaluation split, which training never sees; every query is a function of its index.
+Everything is of the evaluation split, which training never sees. A query depends on its index alone.
 """
 
 import random
@@ -18,15 +18,15 @@ from flamingo.synthetic.drawing import draw
 from flamingo.synthetic.grammar import Dialect, attribute_accuracy, random_dialect
 from flamingo.synthetic.scenes import Scene
 
-#: Candidates for the demonstrations of a query; of binding for each name.
+#: Candidates for the demonstrations of a query; in binding, for those of each name.
 CANDIDATES, CANDIDATES_PER_NAME = 32, 8
-#: From here on distances to the last demonstration of the right name are scored together.
+#: Distances to the last demonstration of the right name are scored together from here on.
 _FAR = 5
 
 
 @dataclass(frozen=True)
 class Episode:
-    """A query and the candidates for its demonstrations, in groups; with what only scoring knows."""
+    """A query and the candidates for its demonstrations, in groups; the scene and dialect are for scoring."""
 
     query: Example
     support: list[list[Example]]
@@ -50,22 +50,26 @@ class SyntheticTask(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """As in the score files."""
+        """The name of the task in result files."""
 
     @property
     @abstractmethod
     def stream_name(self) -> str:
-        """What seeds the episodes' random numbers: data, which a new name of the task leaves as it is."""
+        """Seeds the random numbers of the episodes: it is data, and does not follow the task's name."""
 
     @abstractmethod
     def episode(self, rng: random.Random, name: str) -> Episode:
-        """The episode called ``name``, from its own random numbers."""
+        """Returns the episode ``name``, from its own random numbers."""
 
     @cached_property
     def episodes(self) -> dict[str, Episode]:
         """All episodes, by the id of their query."""
-        made = [self.episode(*stream(self.stream_name, index)) for index in range(self.num_queries)]
-        return {episode.query.id: episode for episode in made}
+        by_query = {}
+        for index in range(self.num_queries):
+            rng, name = stream(self.stream_name, index)
+            episode = self.episode(rng, name)
+            by_query[episode.query.id] = episode
+        return by_query
 
     @cached_property
     def _queries(self) -> list[Example]:
@@ -79,7 +83,7 @@ class SyntheticTask(ABC):
 
 
 class SyntheticCaptions(SyntheticTask):
-    """A caption in a dialect that can only be known from the demonstrations."""
+    """Captions in a dialect that only the demonstrations show."""
 
     name = "synthetic_captions"
     stream_name = "captions"
@@ -93,18 +97,18 @@ class SyntheticCaptions(SyntheticTask):
         return Episode(query, [support], turns[0].scene, dialect)
 
     def score(self, query: Example, prompt_examples: Sequence[Example], output: str) -> dict[str, float]:
-        """``exact_match``, and ``attribute_accuracy``: the share of what the dialect mentions that is right."""
+        """Returns ``exact_match``, and ``attribute_accuracy`` over the attributes that the dialect mentions."""
         episode = self.episodes[query.id]
         assert episode.dialect is not None
-        right = attribute_accuracy(episode.scene, episode.dialect, output)
-        return {"exact_match": float(output in query.references), "attribute_accuracy": right}
+        accuracy = attribute_accuracy(episode.scene, episode.dialect, output)
+        return {"exact_match": float(output in query.references), "attribute_accuracy": accuracy}
 
 
 @dataclass
 class SyntheticBinding(SyntheticTask):
-    """A name that the demonstrations alone bind, to a shape or to a colour: fast binding (Frozen, arXiv 2106.13884).
+    """Fast binding (Frozen, arXiv 2106.13884): names that only the demonstrations bind to shapes, or to colours.
 
-    The demonstrations come in a group for each of the ``num_ways`` names.
+    The demonstrations of each of the ``num_ways`` names are a group.
     """
 
     num_ways: int = 2
@@ -127,32 +131,35 @@ class SyntheticBinding(SyntheticTask):
 
     def episode(self, rng: random.Random, name: str) -> Episode:
         meanings = random_names(rng, "evaluation", self.num_ways)
-        support = [
-            _examples([Turn(scene(rng), PROMPT, word) for _ in range(CANDIDATES_PER_NAME)], f"{name}/{word}")
-            for word, (_, scene) in meanings.items()
-        ]
-        asked = rng.choice(list(meanings))
-        turn = Turn(meanings[asked][1](rng), PROMPT, asked)
-        return Episode(_examples([turn], name)[0], support, turn.scene)
+        support = []
+        for word, meaning in meanings.items():
+            turns = [Turn(meaning.random_scene(rng), PROMPT, word) for _ in range(CANDIDATES_PER_NAME)]
+            support.append(_examples(turns, f"{name}/{word}"))
+        query_name = rng.choice(list(meanings))
+        turn = Turn(meanings[query_name].random_scene(rng), PROMPT, query_name)
+        [query] = _examples([turn], name)
+        return Episode(query, support, turn.scene)
 
     def score(self, query: Example, prompt_examples: Sequence[Example], output: str) -> dict[str, float]:
-        """``exact_match``; ``valid_name_rate``: is it a name that occurs in the prompt; and the match among those.
+        """Returns ``exact_match``, ``valid_name_rate`` (the output is a name of the prompt), and matches of subsets.
 
-        ``exact_match_distance_1``, ``_2``, ...: the match, by how many demonstrations ago the right name
-        was last shown; 5 stands for 5 and more.
+        ``exact_match_of_valid`` is of outputs that are names of the prompt. ``exact_match_distance_1``, ``_2``, ... are
+        of queries by the distance to the last demonstration of the right name; 5 stands for 5 and more.
         """
-        match = float(output in query.references)
+        exact_match = float(output in query.references)
         names = [example.references[0] for example in reversed(prompt_examples)]
-        scores = {"exact_match": match, "valid_name_rate": float(output in names)}
+        scores = {"exact_match": exact_match, "valid_name_rate": float(output in names)}
         if output in names:
-            scores["exact_match_of_valid"] = match
-        if query.references[0] in names:
-            scores[f"exact_match_distance_{min(1 + names.index(query.references[0]), _FAR)}"] = match
+            scores["exact_match_of_valid"] = exact_match
+        right_name = query.references[0]
+        if right_name in names:
+            distance = min(1 + names.index(right_name), _FAR)
+            scores[f"exact_match_distance_{distance}"] = exact_match
         return scores
 
 
 class SyntheticQuestions(SyntheticTask):
-    """Short answers about colour, shape, size, place and number."""
+    """Short answers about colour, shape, size, position and number."""
 
     name = "synthetic_questions"
     stream_name = "questions"
@@ -168,6 +175,7 @@ class SyntheticQuestions(SyntheticTask):
 
 
 def _examples(turns: Sequence[Turn], name: str) -> list[Example]:
-    return [
-        Example(f"{name}/{i}", Image(draw(turn.scene)), (turn.answer,), turn.prompt) for i, turn in enumerate(turns)
-    ]
+    examples = []
+    for i, turn in enumerate(turns):
+        examples.append(Example(f"{name}/{i}", Image(draw(turn.scene)), (turn.answer,), turn.prompt))
+    return examples

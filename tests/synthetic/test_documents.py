@@ -25,7 +25,7 @@ from flamingo.synthetic.documents import (
     tell,
 )
 from flamingo.synthetic.drawing import draw
-from flamingo.synthetic.grammar import PLAIN, Dialect, caption, read
+from flamingo.synthetic.grammar import PLAIN, Dialect, caption, parse
 from flamingo.synthetic.scenes import COLOURS, SHAPES, Kind, Scene
 from flamingo.utils.errors import UserError
 
@@ -99,7 +99,7 @@ def test_captions_of_a_document_share_their_dialect(spy):
         assert len(turns) == 7 and len(set(noted.dialects)) == 1
         (dialect,) = set(noted.dialects)
         assert [turn.answer for turn in turns] == [caption(turn.scene, dialect) for turn in turns]
-        assert all(turn.knowable and turn.prompt == "Output:" for turn in turns)
+        assert all(turn.answerable and turn.prompt == "Output:" for turn in turns)
         seen.add(dialect)
     assert len(seen) == 60
     given = caption_turns(random.Random(0), "evaluation", 3, Dialect(order=1))
@@ -118,9 +118,9 @@ def test_a_name_stands_for_one_shape_or_one_colour_and_the_rest_varies():
             (kind,) = turn.scene.kinds
             assert turn.scene.count == 1 and turn.prompt == PROMPT
             assert re.fullmatch("[BDFGKLMNPRSTVZ][aeiou] [BDFGKLMNPRSTVZ][aeiou]", turn.answer)
-            assert turn.gist in (kind.shape, kind.colour)
+            assert turn.keyword in (kind.shape, kind.colour)
             objects[turn.answer].append(kind)
-            gists[turn.answer].add(turn.gist)
+            gists[turn.answer].add(turn.keyword)
         values = {
             a: [{getattr(k, a) for k in kinds} for kinds in objects.values()] for a in ("shape", "colour", "size")
         }
@@ -141,9 +141,9 @@ def test_a_name_is_trained_on_from_its_second_use():
     for seed in range(15):
         turns = binding_turns(random.Random(seed), "training", 12)
         answers = [turn.answer for turn in turns]
-        assert [turn.knowable for turn in turns] == [answer in answers[:i] for i, answer in enumerate(answers)]
+        assert [turn.answerable for turn in turns] == [answer in answers[:i] for i, answer in enumerate(answers)]
         trained = [part.train for part in show(turns).parts[2::3]]
-        assert trained == [turn.knowable for turn in turns] and not trained[0]
+        assert trained == [turn.answerable for turn in turns] and not trained[0]
 
 
 # -------------------------------------------------------------------------------- questions
@@ -187,7 +187,7 @@ def test_answers_are_right():
     for turn in question_turns(random.Random(0), "training", 3000):
         question = re.fullmatch(r"Question: (.*) Answer:", turn.prompt)[1]
         assert turn.answer == answer_to(question, turn.scene), (question, turn.scene)
-        assert turn.knowable
+        assert turn.answerable
         plural = turn.scene.axis is None and turn.scene.count > 1 and "many" not in question
         assert plural == (" are " in question and "many" not in question)
         sorts[question.split()[0], question.split()[1].replace("is", ""), turn.scene.axis] += 1
@@ -199,7 +199,7 @@ def test_answers_are_right():
 
 
 def test_turns_are_shown_with_their_pictures_and_answers_trained_on():
-    turns = [Turn(ONE, "Output:", "Be Ru", knowable=False), Turn(BESIDE, "Question: why? Answer:", "red")]
+    turns = [Turn(ONE, "Output:", "Be Ru", answerable=False), Turn(BESIDE, "Question: why? Answer:", "red")]
     document = show(turns, "d")
     assert document.id == "d"
     assert document.parts == (
@@ -214,11 +214,11 @@ def test_turns_are_shown_with_their_pictures_and_answers_trained_on():
 
 def test_the_first_turns_may_be_text_as_the_language_model_knows_it():
     turns = [
-        Turn(ONE, "Output:", "Be Ru", knowable=False, gist="star"),
+        Turn(ONE, "Output:", "Be Ru", answerable=False, keyword="star"),
         Turn(BESIDE, "Output:", "Ba Do"),
-        Turn(ONE, "Output:", "Be Ru", gist="star"),
+        Turn(ONE, "Output:", "Be Ru", keyword="star"),
     ]
-    document = show(turns, told=2)
+    document = show(turns, num_text_turns=2)
     assert document.parts == (
         Text("star Output:", train=False),
         Text(" Be Ru", train=False),
@@ -231,27 +231,30 @@ def test_the_first_turns_may_be_text_as_the_language_model_knows_it():
         Text(" Be Ru"),
     )
     told = "".join(part.text for part in document.parts[:3])
-    assert told == tell(turns[:1], "by gist")
+    assert told == tell(turns[:1], "keyword")
 
 
 def test_a_part_of_the_documents_begins_with_text_and_ends_with_pictures():
     pictures = [
         len([part for part in document.parts if isinstance(part, Image)])
-        for document in islice(SyntheticDocuments("binding", "training", 0, 4, 4, told=0.5), 100)
+        for document in islice(SyntheticDocuments("binding", "training", 0, 4, 4, text_prefix_prob=0.5), 100)
     ]
     counts = Counter(pictures)
     assert set(counts) == {1, 2, 3, 4} and 35 < counts[4] < 65
-    (alone,) = islice(SyntheticDocuments("binding", "training", 0, 1, 1, told=1.0), 1)
+    (alone,) = islice(SyntheticDocuments("binding", "training", 0, 1, 1, text_prefix_prob=1.0), 1)
     assert isinstance(alone.parts[0], Image)
 
 
 def test_turns_are_told_a_line_each():
-    turns = [Turn(ONE, "Output:", "Be Ru", False, "star"), Turn(BESIDE, "Question: why? Answer:", "red", gist="ring")]
+    turns = [
+        Turn(ONE, "Output:", "Be Ru", False, "star"),
+        Turn(BESIDE, "Question: why? Answer:", "red", keyword="ring"),
+    ]
     assert tell(turns, None) == "Output: Be Ru\nQuestion: why? Answer: red\n"
-    assert tell(turns, "plainly") == (
+    assert tell(turns, "caption") == (
         "a small red star Output: Be Ru\na small red star left of a large blue ring Question: why? Answer: red\n"
     )
-    assert tell(turns, "by gist") == "star Output: Be Ru\nring Question: why? Answer: red\n"
+    assert tell(turns, "keyword") == "star Output: Be Ru\nring Question: why? Answer: red\n"
 
 
 def test_texts_are_of_all_kinds_and_describe_what_names_and_questions_are_about():
@@ -264,13 +267,13 @@ def test_texts_are_of_all_kinds_and_describe_what_names_and_questions_are_about(
             continue
         sort = "binding" if names_in([first]) else "questions" if "Question: " in first else "captions"
         described, _, _ = first.partition("Question:" if sort == "questions" else "Output:")
-        how = "gist" if described.strip() in SHAPES + COLOURS else "plainly" if described else "nothing"
-        if how == "plainly":
-            assert {"count", "axis"} & read(described).keys()
+        how = "gist" if described.strip() in SHAPES + COLOURS else "caption" if described else "nothing"
+        if how == "caption":
+            assert {"count", "axis"} & parse(described).keys()
         sorts[sort, how] += 1
         turns[sort].add(text.count("\n"))
-    wanted = {("captions", "plainly"): 100, ("captions", "nothing"): 100, ("questions", "plainly"): 320}
-    wanted |= {("binding", "plainly"): 280, ("binding", "gist"): 360, "drill": 840}
+    wanted = {("captions", "caption"): 100, ("captions", "nothing"): 100, ("questions", "caption"): 320}
+    wanted |= {("binding", "caption"): 280, ("binding", "gist"): 360, "drill": 840}
     assert sorts.keys() == wanted.keys()
     assert all(abs(sorts[sort] - number) < 60 for sort, number in wanted.items()), sorts
     assert turns["captions"] == {*range(2, 10)} and turns["binding"] == {*range(2, 22)}
@@ -304,13 +307,13 @@ def test_documents_depend_on_seed_kind_split_and_index_alone():
 
 
 def test_contrasts_are_hard_and_drawn_anew(spy):
-    (picture, _), _ = SyntheticContrasts(0, group=2)[0]
+    (picture, _), _ = SyntheticContrasts(0, group_size=2)[0]
     assert picture.frames[0].size == (64, 64)
     noted, together = spy(), Counter()
     for group in islice(SyntheticContrasts(0), 150):
         captions = [text for _, text in group]
         assert len(group) == 4 == len(set(captions))
-        first, *others = map(read, captions)
+        first, *others = map(parse, captions)
         for other in others:  # a word, a number or a place; or two values exchanged
             together[sum(first[name] != value for name, value in other.items())] += 1
     assert {scene.split for scene in noted.scenes} == {"training"} and set(noted.dialects) == {PLAIN}
@@ -332,9 +335,9 @@ def test_documents_have_as_many_turns_as_asked_and_end():
     ("make", "message"),
     [
         (lambda: SyntheticDocuments("riddles", "training", 0, 1, 2), "'riddles'"),
-        (lambda: SyntheticDocuments("captions", "training", 0, 0, 2), r"least.*most.*0.*2"),
-        (lambda: SyntheticDocuments("captions", "training", 0, 3, 2), r"least.*most.*3.*2"),
-        (lambda: SyntheticDocuments("captions", "training", 0, 1, 2, told=1.5), r"told.*1.5"),
+        (lambda: SyntheticDocuments("captions", "training", 0, 0, 2), r"min_images.*max_images.*0.*2"),
+        (lambda: SyntheticDocuments("captions", "training", 0, 3, 2), r"min_images.*max_images.*3.*2"),
+        (lambda: SyntheticDocuments("captions", "training", 0, 1, 2, text_prefix_prob=1.5), r"text_prefix_prob.*1.5"),
     ],
 )
 def test_documents_that_cannot_be_are_refused(make, message):

@@ -16,8 +16,8 @@ from flamingo.synthetic.grammar import (
     attribute_accuracy,
     attributes,
     caption,
+    parse,
     random_dialect,
-    read,
 )
 from flamingo.synthetic.scenes import Kind, Scene, random_scene
 
@@ -104,7 +104,7 @@ def test_every_caption_is_read_back_as_what_it_says():
         split = rng.choice(("training", "evaluation"))
         scene, dialect = random_scene(rng, split), random_dialect(rng, split)
         text = caption(scene, dialect)
-        assert read(text) == attributes(scene, dialect), text
+        assert parse(text) == attributes(scene, dialect), text
         assert attribute_accuracy(scene, dialect, text) == 1.0
 
 

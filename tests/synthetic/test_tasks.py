@@ -12,7 +12,7 @@ from flamingo.evaluation.demonstrations import sample_demonstrations
 from flamingo.evaluation.protocol import Task
 from flamingo.synthetic import tasks
 from flamingo.synthetic.documents import stream
-from flamingo.synthetic.grammar import attribute_accuracy, caption, read
+from flamingo.synthetic.grammar import attribute_accuracy, caption, parse
 from flamingo.synthetic.scenes import Kind, Scene, split_of
 from flamingo.synthetic.tasks import CANDIDATES, SyntheticBinding, SyntheticCaptions, SyntheticQuestions
 from flamingo.utils.errors import UserError
@@ -101,7 +101,7 @@ def test_pictures_show_what_their_name_means_and_the_query_is_of_its_group(ways,
 
 def scene_said(text):
     """A scene of which a caption is true; what it does not mention is made up."""
-    said = read(text)
+    said = parse(text)
     kinds = [
         Kind(said[f"{i}.shape"], said.get(f"{i}.colour", "red"), said.get(f"{i}.size", "small"))
         for i in range(1 + ("axis" in said))
