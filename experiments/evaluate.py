@@ -40,8 +40,9 @@ from flamingo.inference.features import FeatureStore
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.model import BACKBONES
 from flamingo.model.config import FlamingoConfig
+from flamingo.utils.checksums import folder_checksums
+from flamingo.utils.differences import differences
 from flamingo.utils.errors import UserError
-from flamingo.utils.identity import differences, folder_checksums
 from flamingo.utils.kinds import load_kind
 from flamingo.utils.names import file_name
 from flamingo.utils.processes import keep_memory

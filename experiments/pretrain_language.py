@@ -42,8 +42,8 @@ from flamingo.training.optim import OPTIMIZERS, OptimizerConfig
 from flamingo.training.optim.schedule import check_warmup
 from flamingo.training.step import DataSet
 from flamingo.utils.checks import whole
+from flamingo.utils.checksums import digest_of
 from flamingo.utils.errors import UserError
-from flamingo.utils.identity import digest_of
 from flamingo.utils.io import write_text
 from flamingo.utils.kinds import load_kind
 from flamingo.utils.run_folder import Run, failure_recorded, run_folder

@@ -53,8 +53,8 @@ from flamingo.training.optim import OPTIMIZERS, OptimizerConfig
 from flamingo.training.optim.groups import make_optimizer
 from flamingo.training.optim.schedule import check_warmup
 from flamingo.utils.checks import finite, seed, whole
+from flamingo.utils.checksums import digest_of
 from flamingo.utils.errors import UserError
-from flamingo.utils.identity import digest_of
 from flamingo.utils.io import atomic_folder, write_text
 from flamingo.utils.kinds import load_kind
 from flamingo.utils.processes import keep_memory

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import torch
 
-from experiments.benchmark import flops, loader, results
+from experiments.benchmark import flops, image_loading, ratios
 from experiments.benchmark.few_shot import NEAR_TIE, Agreement, few_shot
 from experiments.benchmark.materials import SHAPES, Sizes, build
-from experiments.benchmark.results import Row
-from experiments.benchmark.training import decode, memory, train_cost, train_step, train_step_features
+from experiments.benchmark.ratios import Row
+from experiments.benchmark.steps import decode, memory, train_cost, train_step, train_step_features
 from experiments.benchmark.worker import Machine, Worker
 from flamingo.utils.io import write_text
 
@@ -38,6 +38,13 @@ BENCHMARKS = {
     "memory": ("open_flamingo", "flamingo_pytorch", "idefics"),
     "loader": (),
 }
+#: The programs of the implementations.
+MODULES = {
+    "ours": "experiments.benchmark.our_worker",
+    "open_flamingo": "experiments.benchmark.open_flamingo_worker",
+    "flamingo_pytorch": "experiments.benchmark.flamingo_pytorch_worker",
+    "idefics": "experiments.benchmark.idefics_worker",
+}
 #: Numbers of which each may be chosen.
 KEYS = {f.name for f in fields(Sizes)}
 #: Those that run on our own transformers.
@@ -50,7 +57,7 @@ def main() -> None:
     machine = Machine(arguments.threads, arguments.device, arguments.precision)
     output: Path = arguments.output
     output.mkdir(parents=True, exist_ok=True)
-    rows = results.read(output / "results.json")
+    rows = ratios.read(output / "results.json")
     agreement = Agreement(NEAR_TIE[arguments.precision])
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -79,11 +86,11 @@ def main() -> None:
             elif name == "memory":
                 made = memory(sizes, ours, others, folder)
             else:
-                made = loader.measure(sizes, folder, arguments.threads, arguments.rounds)
+                made = image_loading.measure(sizes, folder, arguments.threads, arguments.rounds)
             for worker in workers.values():
                 worker.close()
             rows = [row for row in rows if row["benchmark"] != name] + made
-            results.write(output, rows, agreement, machine)
+            ratios.write(output, rows, agreement, machine)
     print((output / "results.md").read_text())
     if agreement.different:
         sys.exit(f"outputs differ: {agreement.different}")
@@ -91,10 +98,7 @@ def main() -> None:
 
 def _start(names: tuple[str, ...], folder: Path, peers: str, machine: Machine) -> dict[str, Worker]:
     pythons = {name: sys.executable if name in OURS else peers for name in names}
-    return {
-        name: Worker(python, f"experiments.benchmark.{name}", str(folder), *machine.arguments())
-        for name, python in pythons.items()
-    }
+    return {name: Worker(name, python, MODULES[name], folder, machine) for name, python in pythons.items()}
 
 
 def _arguments() -> argparse.Namespace:

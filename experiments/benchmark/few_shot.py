@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments.benchmark.materials import Sizes, prompts
-from experiments.benchmark.results import Row, row
+from experiments.benchmark.ratios import Row, row
 from experiments.benchmark.worker import Worker
 
 #: Two continuations whose log-probabilities differ by less are equally right: rounding decides.

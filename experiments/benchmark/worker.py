@@ -38,10 +38,6 @@ class Machine:
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def arguments(self) -> list[str]:
-        """Of a worker's command, behind the folder."""
-        return [str(self.threads), self.device, self.precision]
-
 
 def run(make: Callable[[Path, Machine], Any], *names: str) -> None:
     """A worker's main program: what ``make`` makes of the command's arguments answers by its methods ``names``."""
@@ -80,11 +76,20 @@ def _peak_megabytes() -> float:
 
 
 class Worker:
-    """The other side: a running ``python -m MODULE ARGUMENTS``."""
+    """A running worker, as the benchmark sees it."""
 
-    def __init__(self, python: str, module: str, *arguments: str) -> None:
-        command = [python, "-m", module, *arguments]
-        self.name = module.rpartition(".")[2].replace("_", "-")
+    def __init__(self, name: str, python: str, module: str, folder: Path, machine: Machine) -> None:
+        """Start ``python -m module``.
+
+        Args:
+            name: Of the implementation.
+            python: The interpreter of its environment.
+            module: Its program, which calls :func:`run`.
+            folder: Of the materials.
+            machine: Where it computes.
+        """
+        self.name = name.replace("_", "-")
+        command = [python, "-m", module, str(folder), str(machine.threads), machine.device, machine.precision]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, do: str, **request: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flamingo.data.document import Frame
 from flamingo.data.record import Record
-from flamingo.utils.identity import digest_of, sampled_checksum
+from flamingo.utils.checksums import digest_of, sampled_checksum
 from flamingo.utils.io import regular_file
 
 

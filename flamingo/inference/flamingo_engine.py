@@ -16,9 +16,9 @@ from flamingo.data.document import Document, Frame, Image, View
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.transforms.pictures import open_image
 from flamingo.inference.features import FeatureStore
+from flamingo.model.beam_search import decoded, search
 from flamingo.model.cache import PromptCache
 from flamingo.model.modeling import FlamingoForConditionalGeneration
-from flamingo.model.search import decoded, search
 from flamingo.utils.checks import whole
 
 #: Pictures that go through the encoder at once: prompts hold many, and it runs long before the language model.

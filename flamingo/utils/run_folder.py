@@ -14,8 +14,9 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import AutoConfig
 
+from flamingo.utils.checksums import folder_checksums, sampled_checksum
+from flamingo.utils.differences import differences
 from flamingo.utils.errors import UserError
-from flamingo.utils.identity import differences, folder_checksums, sampled_checksum
 from flamingo.utils.io import complete_lines, file_errors, remove_leftovers, write_text
 from flamingo.utils.lock import owner
 from flamingo.utils.processes import start_processes

@@ -7,8 +7,8 @@ import os
 import pytest
 
 from flamingo.data.texts import TextDocuments, read_texts, similar_images
+from flamingo.utils.checksums import digest_of
 from flamingo.utils.errors import UserError
-from flamingo.utils.identity import digest_of
 
 
 @pytest.mark.parametrize("compressed", [False, True])

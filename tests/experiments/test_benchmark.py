@@ -9,8 +9,8 @@ from experiments.benchmark.few_shot import Agreement, few_shot
 from experiments.benchmark.flops import training_step as flops
 from experiments.benchmark.flops import utilisation
 from experiments.benchmark.materials import Sizes, batch, build, prompts
-from experiments.benchmark.results import row, write
-from experiments.benchmark.training import train_step
+from experiments.benchmark.ratios import row, write
+from experiments.benchmark.steps import train_step
 from experiments.benchmark.worker import Machine
 from flamingo import FlamingoForConditionalGeneration
 from flamingo.model.fusion import cross_attention

@@ -24,8 +24,8 @@ from flamingo.training.state import (
     untouched_random_states,
 )
 from flamingo.training.step import DataSet
+from flamingo.utils.checksums import checksum
 from flamingo.utils.errors import UserError
-from flamingo.utils.identity import checksum
 from tests import tiny
 from tests.training.runs import Listed, batch, history, make_model, trained
 from tests.utils.test_io import full_disk

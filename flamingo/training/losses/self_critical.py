@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.model.search import decoded, search
+from flamingo.model.beam_search import decoded, search
 from flamingo.training.losses import SelfCriticalConfig
 from flamingo.utils.errors import UserError
 

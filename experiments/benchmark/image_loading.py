@@ -8,7 +8,7 @@ import torch
 from PIL import Image as PILImage
 
 from experiments.benchmark.materials import Sizes, picture
-from experiments.benchmark.results import Row, row
+from experiments.benchmark.ratios import Row, row
 from experiments.data import CaptionedImages, DataConfig, TrainedDocuments, make_data
 from flamingo.data.builders import InterleavedConfig
 from flamingo.data.document import Image

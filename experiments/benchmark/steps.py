@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from experiments.benchmark.materials import Sizes, batch
-from experiments.benchmark.results import Row, row
+from experiments.benchmark.ratios import Row, row
 from experiments.benchmark.worker import Worker
 
 #: Numbers of images in a prompt of equal length, and the new tokens whose time is measured.

@@ -10,8 +10,8 @@ from experiments.benchmark.worker import Machine, run, seconds_per_token, train
 from flamingo.data.document import Document, Image, Text
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.inference.flamingo_engine import FlamingoEngine
+from flamingo.model.beam_search import decoded
 from flamingo.model.modeling import FlamingoForConditionalGeneration
-from flamingo.model.search import decoded
 from flamingo.training.optim import AdamWConfig
 from flamingo.training.optim.groups import make_optimizer
 from flamingo.utils.processes import keep_memory
