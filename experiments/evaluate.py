@@ -33,13 +33,13 @@ from flamingo.evaluation import EvaluationConfig
 from flamingo.evaluation.harness import evaluate
 from flamingo.evaluation.preflight import check_prompts, check_settings
 from flamingo.evaluation.protocol import Task
-from flamingo.evaluation.scores import Row
 from flamingo.evaluation.settings import Setting, make_settings
 from flamingo.evaluation.tasks.captioning import Captioning
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.model import BACKBONES
 from flamingo.model.config import FlamingoConfig
+from flamingo.results import Row
 from flamingo.utils.checksums import folder_checksums
 from flamingo.utils.differences import differences
 from flamingo.utils.errors import UserError

@@ -8,7 +8,8 @@ from typing import Any
 
 from experiments.evaluate import Plan
 from flamingo.evaluation.settings import Setting, prompt_examples
-from flamingo.report.results import mean_over_seeds, read_history, read_scores
+from flamingo.report.averages import mean_over_seeds
+from flamingo.results import read_history, read_scores
 from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError
 

@@ -10,13 +10,15 @@ from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
 from flamingo.evaluation import EvaluationConfig
-from flamingo.evaluation.files import append_predictions, load_complete_settings, save_pictures, save_scores
 from flamingo.evaluation.preflight import check_settings
 from flamingo.evaluation.prompts import build_prompt, render_prompt
 from flamingo.evaluation.protocol import Example, Task
-from flamingo.evaluation.scores import Row, computable, key, scores
+from flamingo.evaluation.resuming import load_complete_settings
+from flamingo.evaluation.saved_pictures import save_pictures
+from flamingo.evaluation.scores import computable, scores
 from flamingo.evaluation.settings import Setting, prompt_examples
 from flamingo.inference.engine import Engine
+from flamingo.results import Row, append_predictions, save_scores, setting_key
 from flamingo.utils.errors import UserError
 
 #: Earlier predictions of a setting whose prompts are compared with today's: to build all of them may take long.
@@ -184,7 +186,7 @@ def _rescore(task: Task, setting: Setting, query: Example, row: Row) -> Row:
 
 def _finished_settings(file: Path, task: Task, jobs: Mapping[Setting, Sequence[Job]]) -> dict[Setting, list[Row]]:
     """The rows of settings whose predictions are complete. Some of each are compared with the task of today."""
-    keys = {setting: key(setting.row(task)) for setting in jobs}
+    keys = {setting: setting_key(setting.row(task)) for setting in jobs}
     expected = {keys[setting]: [(order, query.id) for order, query in jobs[setting]] for setting in jobs}
     complete = load_complete_settings(file, expected)
     finished = {setting: complete[keys[setting]] for setting in jobs if keys[setting] in complete}

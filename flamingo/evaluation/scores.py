@@ -6,18 +6,10 @@ from typing import Any
 
 from flamingo.evaluation.metrics.corpus import Captions, corpus_statistics, unavailable
 from flamingo.evaluation.metrics.resampling import Statistic, bootstrap, mean, spread
+from flamingo.results import SETTING, Row, setting_key
 from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
-
-Row = dict[str, Any]
-#: The fields that identify a setting, in the files of predictions and of scores alike.
-KEY = ("task", "shots", "demonstrations", "control", "decoding", "seed")
-
-
-def key(row: Row) -> tuple[Any, ...]:
-    """Returns what identifies the setting of a row of predictions or of scores."""
-    return tuple(row[name] for name in KEY)
 
 
 def scores(predictions: Sequence[Row], corpus_metrics: Sequence[str]) -> list[Row]:
@@ -36,7 +28,7 @@ def scores(predictions: Sequence[Row], corpus_metrics: Sequence[str]) -> list[Ro
     corpus_metrics = computable(corpus_metrics)
     settings: dict[tuple[Any, ...], dict[int, list[Row]]] = {}
     for row in predictions:
-        settings.setdefault(key(row), {}).setdefault(row["order"], []).append(row)
+        settings.setdefault(setting_key(row), {}).setdefault(row["order"], []).append(row)
     groups = []
     for setting, orders in settings.items():
         _check_orders(setting, orders)
@@ -62,7 +54,7 @@ def _with_spread(per_order: Sequence[Mapping[str, Statistic]]) -> Iterator[tuple
 
 
 def _score_row(setting: tuple[Any, ...], metric: str, statistic: Statistic) -> Row:
-    row = dict(zip(KEY, setting, strict=True))
+    row = dict(zip(SETTING, setting, strict=True))
     row["metric"] = metric
     row["value"] = statistic.value
     row["ci95"] = list(bootstrap(statistic))

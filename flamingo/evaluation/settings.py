@@ -6,7 +6,7 @@ from flamingo.evaluation import EvaluationConfig
 from flamingo.evaluation.controls import CONTROLS, Control
 from flamingo.evaluation.demonstrations import retrieve_demonstrations, sample_demonstrations
 from flamingo.evaluation.protocol import Example, Task
-from flamingo.evaluation.scores import Row
+from flamingo.results import Row
 from flamingo.utils import checks
 from flamingo.utils.errors import UserError
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flamingo.report.results import Prediction, Setting, main_decoding
+from flamingo.report.averages import in_order, main_decoding
+from flamingo.results import Prediction, SettingOfTask
 from flamingo.utils.errors import UserError
 from flamingo.utils.names import picture_path
 
@@ -57,9 +58,7 @@ def cards(predictions: Iterable[Prediction], pictures: Path, limit: int = 12) ->
 def _card(predictions: Sequence[Prediction], pictures: Path) -> Card:
     decoding = main_decoding(p.setting.decoding for p in predictions)
     seed = min(p.seed for p in predictions if p.setting.decoding == decoding)
-    shown = sorted(
-        (p for p in predictions if p.setting.decoding == decoding and p.seed == seed), key=lambda p: p.setting.order
-    )
+    shown = in_order(p for p in predictions if p.setting.decoding == decoding and p.seed == seed)
     plain = [p for p in shown if p.setting.control is None]
     # The largest number of shots of a control comes last and stays.
     controls = {p.setting.series: p for p in shown if p.setting.control is not None}
@@ -96,7 +95,7 @@ def _answer(prediction: Prediction) -> Answer:
     return Answer(setting_name(prediction.setting), prediction.output, None if match is None else match == 1)
 
 
-def setting_name(setting: Setting) -> str:
+def setting_name(setting: SettingOfTask) -> str:
     shots = f"{setting.shots} shot{'' if setting.shots == 1 else 's'}"
     return f"{shots}, {setting.series}" if setting.series else shots
 

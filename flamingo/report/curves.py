@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from flamingo.report.results import Score, main_decoding, mean_over_seeds
+from flamingo.report.averages import in_order, main_decoding, mean_over_seeds
 from flamingo.report.style import (
     BLUE,
     GREEN,
@@ -23,6 +23,7 @@ from flamingo.report.style import (
     new_figure,
     style,
 )
+from flamingo.results import Score
 from flamingo.utils.errors import UserError
 
 #: The metrics that have a panel, in the order of their weight; the others stand in the table.
@@ -74,7 +75,7 @@ def few_shot_figure(scores: Sequence[Score]) -> Figure:
 
 def _draw_panel(ax: Axes, task: str, metric: str, scores: Sequence[Score]) -> None:
     decoding = main_decoding(score.setting.decoding for score in scores)
-    scores = sorted((s for s in scores if s.setting.decoding == decoding), key=lambda s: s.setting.order)
+    scores = in_order(score for score in scores if score.setting.decoding == decoding)
     # Numbers of shots grow in powers and begin at zero, so that they are set at equal distances.
     shots = sorted({score.setting.shots for score in scores})
     lines: dict[str, list[Score]] = {}

@@ -12,8 +12,8 @@ from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea, VPacker
 from PIL import Image as PILImage
 
 from flamingo.report.cards import setting_name
-from flamingo.report.results import Prediction
 from flamingo.report.style import BLUE, GREEN, INK, MUTED, VERMILION, style
+from flamingo.results import Prediction
 from flamingo.utils.names import picture_path
 
 #: Of a tile: its width and that of its picture, what is above the picture, and a line of text, in inches.

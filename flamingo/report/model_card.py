@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from flamingo.report.escaping import code_block, markdown, row
-from flamingo.report.results import read_history
+from flamingo.results import read_history
 from flamingo.utils.io import atomic_folder, write_text
 from flamingo.utils.run_folder import STATES, WRITING, Kind
 

@@ -9,20 +9,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from matplotlib.figure import Figure
 
+from flamingo.report.averages import in_order, main_decoding, mean_over_seeds
 from flamingo.report.cards import cards, setting_name
 from flamingo.report.curves import few_shot_figure, headline_metrics, metric_name, training_figure
 from flamingo.report.escaping import code, markdown, row
-from flamingo.report.results import (
-    CONTROLS,
-    Score,
-    Setting,
-    main_decoding,
-    mean_over_seeds,
-    read_history,
-    read_predictions,
-    read_scores,
-)
 from flamingo.report.style import png, svg
+from flamingo.results import Score, SettingOfTask, read_history, read_predictions, read_scores
 from flamingo.utils.io import write_bytes, write_text
 
 
@@ -76,7 +68,7 @@ def _headline(scores: Sequence[Score], task: str) -> dict[str, Any]:
     metric = headline_metrics(scores, task)[0]
     means = [score for score in mean_over_seeds(scores) if score.setting.task == task and score.metric == metric]
     decoding = main_decoding(score.setting.decoding for score in means)
-    means = sorted((s for s in means if s.setting.decoding == decoding), key=lambda s: s.setting.order)
+    means = in_order(score for score in means if score.setting.decoding == decoding)
     plain = [score for score in means if score.setting.series == ""] or means
     best = plain[-1]
     zero = next((_number(s.value) for s in plain[:-1] if s.setting.shots == 0), None)
@@ -96,8 +88,8 @@ def _table(scores: Sequence[Score], task: str) -> dict[str, Any]:
     """A row per setting, a column per metric, the rarer the further right; None where it was not computed."""
     means = [score for score in mean_over_seeds(scores) if score.setting.task == task]
     metrics = [metric for metric, _ in Counter(score.metric for score in means).most_common()]
-    rows: dict[Setting, dict[str, Score]] = {}
-    for score in sorted(means, key=lambda score: score.setting.order):
+    rows: dict[SettingOfTask, dict[str, Score]] = {}
+    for score in in_order(means):
         rows.setdefault(score.setting, {})[score.metric] = score
     return {
         "task": task,
@@ -106,7 +98,7 @@ def _table(scores: Sequence[Score], task: str) -> dict[str, Any]:
             {
                 "shots": setting.shots,
                 "demonstrations": (setting.demonstrations or "none").replace("_", " "),
-                "control": CONTROLS.get(setting.control, setting.control),
+                "control": setting.control_name,
                 "decoding": setting.decoding,
                 "cells": [(_number(found[m].value), _interval(found[m])) if m in found else None for m in metrics],
                 "n": _range(score.n for score in found.values() if not score.metric.endswith("_order_std")),

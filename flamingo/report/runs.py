@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flamingo.report.results import Score, main_decoding, mean_over_seeds, read_history, read_scores
+from flamingo.report.averages import main_decoding, mean_over_seeds
+from flamingo.results import Score, read_history, read_scores
 from flamingo.utils.errors import UserError
 from flamingo.utils.run_folder import read_config
 

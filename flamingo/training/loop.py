@@ -14,8 +14,8 @@ from accelerate.utils import DistributedType, set_seed
 from torch import nn
 from tqdm.auto import tqdm
 
+from flamingo.results import History
 from flamingo.training import TrainingConfig
-from flamingo.training.history import History
 from flamingo.training.interrupt import deferred_interrupt
 from flamingo.training.optim import OptimizerConfig
 from flamingo.training.optim.groups import make_optimizer

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image as PILImage
 
 from flamingo.evaluation import EvaluationConfig
-from flamingo.evaluation.files import read_predictions
 from flamingo.evaluation.harness import evaluate, score_predictions
-from flamingo.evaluation.scores import key, scores
+from flamingo.evaluation.scores import scores
 from flamingo.evaluation.settings import Setting
 from flamingo.inference.flamingo_engine import FlamingoEngine
+from flamingo.results import read_prediction_rows, setting_key
 from flamingo.utils.errors import UserError
 from flamingo.utils.names import picture_path
 from tests.evaluation.fake import SETTINGS, FakeTask, example, model_and_processor
@@ -34,7 +34,7 @@ def run(parts, tmp_path_factory):
 
 
 def test_rows_of_predictions_hold_all_that_a_report_needs(run):
-    rows = read_predictions(run[0] / "predictions.jsonl")
+    rows = read_prediction_rows(run[0] / "predictions.jsonl")
     assert len(rows) == 6 * (1 + 2 + 2 + 2 + 4 * 1)  # two orders of text_only, random, and random with beams
     task = FakeTask()
     for row in rows:
@@ -77,9 +77,9 @@ def test_scores_are_those_of_the_predictions_and_no_two_rows_are_of_the_same(run
     more = {row["metric"]: set(row) - set(names) for row in rows}
     assert more["CIDEr"] == {"references", "document_frequency"} and more["length"] == set()
     assert len({tuple(row[name] for name in names[:7]) for row in rows}) == len(rows)
-    predictions = read_predictions(folder / "predictions.jsonl")
-    greedy = [p for p in predictions if key(p) == ("fake/captions", 3, "random", None, "greedy", 0)]
-    found = {row["metric"]: row for row in rows if key(row) == key(greedy[0])}
+    predictions = read_prediction_rows(folder / "predictions.jsonl")
+    greedy = [p for p in predictions if setting_key(p) == ("fake/captions", 3, "random", None, "greedy", 0)]
+    found = {row["metric"]: row for row in rows if setting_key(row) == setting_key(greedy[0])}
     assert {"length", "CIDEr", "BLEU-1", "length_order_std", "CIDEr_order_std"} <= found.keys()
     lengths = [[len(p["output"]) for p in greedy if p["order"] == order] for order in (0, 1)]
     first, second = (sum(own) / 6 for own in lengths)
@@ -94,7 +94,7 @@ def test_scores_are_those_of_the_predictions_and_no_two_rows_are_of_the_same(run
 
 def test_scoring_again_needs_no_model_and_sees_a_changed_task(run):
     folder, returned = run
-    predictions = read_predictions(folder / "predictions.jsonl")
+    predictions = read_prediction_rows(folder / "predictions.jsonl")
     assert scores(score_predictions(FakeTask(), predictions), FakeTask().corpus_metrics) == returned
     with pytest.raises(UserError, match=r"fake/captions.*'query/5'"):
         score_predictions(FakeTask(queries=5), predictions)
@@ -107,7 +107,7 @@ def test_scoring_again_needs_no_model_and_sees_a_changed_task(run):
 def test_pictures_of_queries_and_demonstrations_are_saved_as_given(run):
     folder, _ = run
     shown = {"query/0", "query/1"}
-    for row in read_predictions(folder / "predictions.jsonl"):
+    for row in read_prediction_rows(folder / "predictions.jsonl"):
         if row["query"] in shown and row["demonstrations"] == "random":
             shown = shown | set(row["demonstration_ids"])
     paths = {picture_path(folder / "pictures", "fake/captions", id) for id in shown}
@@ -158,7 +158,7 @@ def test_further_settings_and_tasks_join_those_that_are_there(parts, tmp_path, a
     assert asked == [6, 6, 6, 6]
     rows = json.loads((tmp_path / "scores.json").read_text())
     assert len({(row["task"], row["demonstrations"]) for row in rows}) == 4
-    assert len({(*key(row), row["metric"]) for row in rows}) == len(rows)
+    assert len({(*setting_key(row), row["metric"]) for row in rows}) == len(rows)
 
 
 def test_predictions_of_something_else_are_neither_used_nor_thrown_away(parts, tmp_path):
@@ -179,8 +179,8 @@ def test_predictions_of_something_else_are_neither_used_nor_thrown_away(parts, t
 
 def test_batches_and_subsets_make_no_difference(parts, run, tmp_path):
     evaluate(FlamingoEngine(*parts, batch_size=1), FakeTask(), SETTINGS[2:4], tmp_path, EvaluationConfig(limit=3))
-    few = read_predictions(tmp_path / "predictions.jsonl")
-    all_ = read_predictions(run[0] / "predictions.jsonl")
+    few = read_prediction_rows(tmp_path / "predictions.jsonl")
+    all_ = read_prediction_rows(run[0] / "predictions.jsonl")
     assert len(few) == 6 and all(row in all_ for row in few)
 
 
@@ -228,6 +228,6 @@ def test_two_processes_make_the_same_files_as_one(parts, backbones, tmp_path):
     )
     for name in ("predictions.jsonl", "scores.json"):
         assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
-    assert len(read_predictions(tmp_path / "two" / "predictions.jsonl")) == 18
+    assert len(read_prediction_rows(tmp_path / "two" / "predictions.jsonl")) == 18
     # Each process did half of the 18, of which the first shows its progress.
     assert "9/9 [" in done.stderr and "/18 [" not in done.stderr

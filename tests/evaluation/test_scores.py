@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from flamingo.evaluation.scores import scores
-from flamingo.report.results import read_scores
+from flamingo.results import read_scores
 from flamingo.utils.errors import UserError
-from tests.evaluation.test_files import row
+from tests.test_results import row
 
 
 def scored(query, order=0, shots=4, output="a dog", references=("a dog",), **values):

@@ -18,7 +18,7 @@ from experiments.evaluate import run_evaluation
 from experiments.train import run_training
 from flamingo.data.contents import contents
 from flamingo.data.sources import open_source
-from flamingo.evaluation.files import append_predictions
+from flamingo.results import append_predictions
 from flamingo.training.state import StateFolder
 from flamingo.utils.errors import UserError
 from tests.experiments.conftest import shard

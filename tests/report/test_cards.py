@@ -8,10 +8,10 @@ import pytest
 from PIL import Image as PILImage
 
 from flamingo import Image
-from flamingo.evaluation.files import save_pictures
 from flamingo.evaluation.protocol import Example
+from flamingo.evaluation.saved_pictures import save_pictures
 from flamingo.report.cards import cards
-from flamingo.report.results import read_predictions
+from flamingo.results import read_predictions
 from flamingo.utils.errors import UserError
 from flamingo.utils.names import picture_path
 from tests.report import fake

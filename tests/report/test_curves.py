@@ -7,8 +7,8 @@ import pytest
 from matplotlib.colors import to_hex
 
 from flamingo.report.curves import few_shot_figure, headline_metrics, metric_name, training_figure
-from flamingo.report.results import read_scores
 from flamingo.report.style import BLUE, GREY
+from flamingo.results import read_scores
 from flamingo.utils.errors import UserError
 from tests.report import fake
 

@@ -5,8 +5,8 @@ from matplotlib.offsetbox import TextArea
 from PIL import Image
 
 from flamingo.report.gallery import captions_figure, failures, failures_figure, marked, outputs_figure, prompt_figure
-from flamingo.report.results import read_predictions
 from flamingo.report.style import BLUE, GREEN, INK, MUTED, VERMILION, png
+from flamingo.results import read_predictions
 from flamingo.utils.names import picture_path
 from tests.report import fake
 

@@ -1,10 +1,18 @@
-"""Result files: what is read, how seeds are averaged, and errors that name file and row."""
+"""Result files are read as they were written, never half, and errors name the file and the row."""
 
 import json
 
 import pytest
 
-from flamingo.report.results import main_decoding, mean_over_seeds, read_history, read_predictions, read_scores
+from flamingo.results import (
+    History,
+    append_predictions,
+    read_history,
+    read_prediction_rows,
+    read_predictions,
+    read_scores,
+    save_scores,
+)
 from flamingo.utils.errors import UserError
 from tests.report import fake
 
@@ -15,26 +23,49 @@ def scores(tmp_path, *rows):
     return read_scores(path)
 
 
-def test_seeds_are_averaged_with_the_ends_of_their_intervals(tmp_path):
-    one = fake.score(seed=0, value=0.3, ci95=(0.2, 0.4), n=50)
-    two = fake.score(seed=1, value=0.5, ci95=(0.45, 0.6), n=40)
-    other = fake.score(seed=0, value=0.9, shots=8)
-    mean, alone = mean_over_seeds(scores(tmp_path, one, other, two))
-    assert mean.value == pytest.approx(0.4)
-    assert mean.ci95 == pytest.approx((0.325, 0.5))
-    assert (mean.seeds, mean.n) == ((0, 1), 40)
-    assert (alone.value, alone.seeds, alone.setting.shots) == (0.9, (0,), 8)
+def row(query, shots=4, order=0, output="ein Hund \u2028 läuft"):
+    return {
+        "task": "t", "shots": shots, "demonstrations": "random", "control": None, "decoding": "greedy", "seed": 0,
+        "order": order, "query": query, "demonstration_ids": [], "prompt": "p", "output": output, "references": ["r"],
+        "scores": {},
+    }  # fmt: skip
 
 
-def test_a_mean_has_no_interval_where_a_seed_has_none(tmp_path):
-    rows = fake.score(seed=0, ci95=None), fake.score(seed=1)
-    assert mean_over_seeds(scores(tmp_path, *rows))[0].ci95 is None
+def setting(shots):
+    return ("t", shots, "random", None, "greedy", 0)
 
 
-def test_settings_that_differ_in_anything_but_the_seed_stay_apart(tmp_path):
-    changes = [{"task": "flickr8k"}, {"shots": 2}, {"demonstrations": "rices"}, {"control": "blind"}]
-    changes += [{"decoding": "beam3"}, {"metric": "CIDEr"}]
-    assert len(mean_over_seeds(scores(tmp_path, fake.score(), *(fake.score(**change) for change in changes)))) == 7
+def test_predictions_are_read_as_they_were_written_without_a_torn_end(tmp_path):
+    file = tmp_path / "predictions.jsonl"
+    assert read_prediction_rows(file) == []
+    append_predictions(file, [row("a"), row("b")])
+    append_predictions(file, [row("c")])
+    assert read_prediction_rows(file) == [row("a"), row("b"), row("c")]
+    file.write_bytes(file.read_bytes()[:-9])
+    assert read_prediction_rows(file) == [row("a"), row("b")]
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "3", json.dumps({**row("a"), "task": "t"})[:-2] + "\n", '{"task": "t"}'])
+def test_a_broken_line_elsewhere_is_named(tmp_path, line):
+    file = tmp_path / "predictions.jsonl"
+    file.write_text(json.dumps(row("a")) + "\n" + line.strip() + "\n" + json.dumps(row("b")) + "\n")
+    with pytest.raises(UserError, match=r"predictions\.jsonl, line 2"):
+        read_prediction_rows(file)
+
+
+def test_scores_take_the_place_of_earlier_ones_of_the_same_settings(tmp_path):
+    def score(shots, metric, value):
+        own = dict(zip(("task", "shots", "demonstrations", "control", "decoding", "seed"), setting(shots)))
+        return {**own, "metric": metric, "value": value, "ci95": [0.0, 1.0], "n": 3}
+
+    file = tmp_path / "scores.json"
+    save_scores(file, [score(4, "CIDEr", 0.1), score(4, "old", 0.2), score(8, "CIDEr", 0.3)])
+    save_scores(file, [score(4, "CIDEr", 0.5)])
+    assert json.loads(file.read_text()) == [score(8, "CIDEr", 0.3), score(4, "CIDEr", 0.5)]
+    with pytest.raises(ValueError, match="JSON"):
+        save_scores(file, [score(4, "CIDEr", float("nan"))])
+    assert len(json.loads(file.read_text())) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
 
 
 @pytest.mark.parametrize(
@@ -46,30 +77,11 @@ def test_settings_that_differ_in_anything_but_the_seed_stay_apart(tmp_path):
         ({"demonstrations": "rices"}, "RICES"),
         ({"control": "shuffled_images"}, "shuffled images"),
         ({"control": "blind", "demonstrations": "rices"}, "blind, RICES"),
-        ({"control": "upside_down"}, "upside_down"),
+        ({"control": "upside_down"}, "upside down"),
     ],
 )
 def test_series(tmp_path, setting, series):
     assert scores(tmp_path, fake.score(**setting))[0].setting.series == series
-
-
-def test_settings_are_told_plain_first_then_controls_by_shots(tmp_path):
-    found = scores(
-        tmp_path,
-        fake.score(control="upside_down"),
-        fake.score(control="blind", shots=8),
-        fake.score(control="blind", shots=4),
-        fake.score(decoding="beam3", shots=1),
-        fake.score(shots=8),
-        fake.score(shots=0, demonstrations=None),
-    )
-    order = [(s.control, s.shots) for s in sorted((s.setting for s in found), key=lambda s: s.order)]
-    assert order == [(None, 0), (None, 8), (None, 1), ("blind", 4), ("blind", 8), ("upside_down", 4)]
-
-
-def test_greedy_is_the_main_decoding_where_it_was_run():
-    assert main_decoding(["beam3", "greedy", "beam10"]) == "greedy"
-    assert main_decoding(["beam5", "beam3"]) == "beam3"
 
 
 @pytest.mark.parametrize(
@@ -137,3 +149,31 @@ def test_a_malformed_record_is_named(tmp_path, change):
     fake.write_lines(tmp_path / "h.jsonl", [record, record | change])
     with pytest.raises(UserError, match=r"h\.jsonl, line 2: "):
         read_history(tmp_path / "h.jsonl")
+
+
+def test_records_are_appended_and_later_ones_dropped_with_a_half_written_line(tmp_path):
+    history = History(tmp_path / "new" / "history.jsonl")
+    history.keep_until(0)
+    for step in (2, 4, 6):
+        history.append({"step": step, "loss": step / 3})
+    with history.path.open("a") as file:
+        file.write('{"step": 8, "lo')
+    history.keep_until(4)
+    assert (
+        history.path.read_text() == '{"step": 2, "loss": 0.6666666666666666}\n{"step": 4, "loss": 1.3333333333333333}\n'
+    )
+    with history.path.open("a") as file:
+        file.write('{"step": 4')
+    history.keep_until(9)
+    history.append({"step": 6})
+    assert history.path.read_text().splitlines()[2:] == ['{"step": 6}']
+    assert [path.name for path in history.path.parent.iterdir()] == ["history.jsonl"]
+
+
+@pytest.mark.parametrize("line", ["not json", '{"loss": 1}', "[1]"])
+def test_a_file_that_is_no_history_is_refused_by_its_line(tmp_path, line):
+    path = tmp_path / "history.jsonl"
+    path.write_text('{"step": 1}\n' + line + "\n")
+    with pytest.raises(UserError, match=r"history\.jsonl, line 2"):
+        History(path).keep_until(5)
+    assert path.read_text().endswith(line + "\n")

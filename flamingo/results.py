@@ -1,0 +1,305 @@
+"""The result files predictions.jsonl, scores.json and history.jsonl: their one schema, and all reading and writing.
+
+Rows are JSON objects. Those of predictions and scores begin with the fields of a setting. Every error names the file
+and the row.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flamingo.utils.errors import UserError
+from flamingo.utils.io import append, complete_lines, json_object, parse_json, sync, write_text
+
+Row = dict[str, Any]
+"""A row of predictions or of scores."""
+
+_Types = Mapping[str, tuple[type, ...]]
+_NUMBER = (int, float)
+_OPTIONAL_TEXT = (str, type(None))
+
+#: The fields that identify a setting.
+SETTING: _Types = {
+    "task": (str,),
+    "shots": (int,),
+    "demonstrations": _OPTIONAL_TEXT,
+    "control": _OPTIONAL_TEXT,
+    "decoding": (str,),
+    "seed": (int,),
+}
+#: The further fields of a prediction.
+PREDICTION: _Types = {
+    "order": (int,),
+    "query": (str,),
+    "demonstration_ids": (list,),
+    "prompt": (str,),
+    "output": (str,),
+    "references": (list,),
+    "scores": (dict,),
+}
+#: The further fields of a score. Corpus metrics add ``references``, CIDEr also ``document_frequency``.
+SCORE: _Types = {
+    "metric": (str,),
+    "value": _NUMBER,
+    "ci95": (list, type(None)),
+    "n": (int,),
+}
+#: The fields of a record of the history. There are also ``loss/NAME`` for each data set, and ``gates``.
+RECORD: _Types = {
+    "step": (int,),
+    "loss": _NUMBER,
+}
+
+_SERIES_NAMES = {None: "", "random": "", "text_only": "text only", "rices": "RICES"}
+
+
+@dataclass(frozen=True)
+class SettingOfTask:
+    """A task in a setting, as the result files identify it, without the seed."""
+
+    task: str
+    shots: int
+    demonstrations: str | None
+    control: str | None
+    decoding: str
+
+    @property
+    def control_name(self) -> str:
+        """The control as tables name it; empty for none."""
+        return (self.control or "").replace("_", " ")
+
+    @property
+    def series(self) -> str:
+        """The curve that this setting lies on: empty for the plain one, with random demonstrations."""
+        names = [self.control_name, _SERIES_NAMES.get(self.demonstrations, str(self.demonstrations))]
+        return ", ".join(name for name in names if name)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric's value in a setting, as the scorer gives it, with its 95% interval (None: not estimated)."""
+
+    setting: SettingOfTask
+    seeds: tuple[int, ...]
+    metric: str
+    value: float
+    ci95: tuple[float, float] | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The model's output for one query."""
+
+    setting: SettingOfTask
+    seed: int
+    query: str
+    demonstration_ids: tuple[str, ...]
+    prompt: str
+    output: str
+    references: tuple[str, ...]
+    scores: dict[str, float]
+
+
+def setting_key(row: Row) -> tuple[Any, ...]:
+    """Returns the values that identify the setting of a row of predictions or of scores."""
+    return tuple(row[name] for name in SETTING)
+
+
+# ------------------------------------------------------------------------------- predictions
+
+
+def read_prediction_rows(path: Path) -> list[Row]:
+    """Returns the rows of ``predictions.jsonl``, without a last line that was cut off; none if the file is missing.
+
+    Raises:
+        UserError: For a line that is no prediction.
+    """
+    rows = []
+    for number, line in enumerate(complete_lines(path), start=1):
+        where = f"{path}, line {number}"
+        row = json_object(line, where)
+        _check_prediction(row, where)
+        rows.append(row)
+    return rows
+
+
+def read_predictions(path: Path) -> Iterator[Prediction]:
+    """Yields the predictions with the first order of the demonstrations: the file may be larger than memory."""
+    for where, row in _lines(path):
+        _check_prediction(row, where)
+        if row["order"] == 0:
+            yield _prediction(row)
+
+
+def append_predictions(path: Path, rows: Sequence[Row]) -> None:
+    """Adds rows; they are on the disk when this returns."""
+    append(path, _prediction_lines(rows).encode())
+
+
+def write_predictions(path: Path, rows: Sequence[Row]) -> None:
+    """Replaces the file's rows, if it has others."""
+    text = _prediction_lines(rows)
+    if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
+        write_text(path, text)
+
+
+def _prediction_lines(rows: Sequence[Row]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+
+
+def _check_prediction(row: Row, where: str) -> None:
+    _check(row, SETTING, where)
+    _check(row, PREDICTION, where)
+    texts = [*row["demonstration_ids"], *row["references"]]
+    if not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{where}: 'demonstration_ids' and 'references' must hold strings")
+    if not all(isinstance(value, _NUMBER) for value in row["scores"].values()):
+        raise UserError(f"{where}: 'scores' must hold numbers, got {row['scores']!r:.80}")
+
+
+def _prediction(row: Row) -> Prediction:
+    return Prediction(
+        _setting(row),
+        row["seed"],
+        row["query"],
+        tuple(row["demonstration_ids"]),
+        row["prompt"],
+        row["output"],
+        tuple(row["references"]),
+        {metric: float(value) for metric, value in row["scores"].items()},
+    )
+
+
+# ------------------------------------------------------------------------------- scores
+
+
+def save_scores(path: Path, rows: Sequence[Row]) -> None:
+    """Adds rows to ``scores.json``, in place of earlier scores of the same settings."""
+    replaced = {setting_key(row) for row in rows}
+    earlier = parse_json(path.read_bytes(), str(path)) if path.exists() else []
+    kept = [row for row in earlier if setting_key(row) not in replaced]
+    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in [*kept, *rows]]
+    write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
+
+
+def read_scores(path: Path) -> list[Score]:
+    """Returns the scores of ``scores.json``.
+
+    Raises:
+        UserError: For a missing or malformed field, and for two rows of the same setting and metric.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist")
+    rows = parse_json(path.read_bytes(), str(path))
+    if not isinstance(rows, list) or not rows:
+        raise UserError(f"{path} must be a list of at least one score")
+    scores = [_score(row, f"{path}, row {number}") for number, row in enumerate(rows)]
+    seen = set()
+    for number, score in enumerate(scores):
+        identity = (score.setting, score.seeds, score.metric)
+        if identity in seen:
+            raise UserError(f"{path}, row {number} repeats {score.metric} of {score.setting}, seed {score.seeds[0]}")
+        seen.add(identity)
+    return scores
+
+
+def _score(row: Any, where: str) -> Score:
+    _check(row, SETTING, where)
+    _check(row, SCORE, where)
+    value, ci95 = row["value"], row["ci95"]
+    numbers = [value] if ci95 is None else [*ci95, value]
+    if not all(isinstance(number, _NUMBER) and math.isfinite(number) for number in numbers):
+        raise UserError(f"{where}: 'value' and 'ci95' must be finite numbers, got {value!r} and {ci95!r}")
+    interval = None
+    if ci95 is not None:
+        if len(ci95) != 2 or ci95[0] > ci95[1]:
+            raise UserError(f"{where}: 'ci95' must be [low, high], got {ci95!r}")
+        interval = (float(ci95[0]), float(ci95[1]))
+    return Score(_setting(row), (row["seed"],), row["metric"], float(value), interval, row["n"])
+
+
+# ------------------------------------------------------------------------------- history
+
+
+@dataclass
+class History:
+    """The writer of ``history.jsonl``. Records are dicts with a ``step``, in rising order."""
+
+    path: Path
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Adds a record; it is in the page cache when this returns."""
+        append(self.path, f"{json.dumps(record)}\n".encode(), sync=False)
+
+    def sync(self) -> None:
+        """Writes the records from the page cache to disk, before a state that counts on them is saved."""
+        if self.path.exists():
+            sync(self.path)
+
+    def keep_until(self, step: int) -> None:
+        """Drops later records, and the half line of a killed run: they are written again.
+
+        Raises:
+            UserError: For an earlier record that cannot be read.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            write_text(self.path, "".join(self._lines_until(step)))
+
+    def _lines_until(self, step: int) -> Iterator[str]:
+        for number, line in enumerate(complete_lines(self.path), start=1):
+            where = f"{self.path}, line {number}"
+            record = json_object(line, where)
+            if not isinstance(record.get("step"), int):
+                raise UserError(f"{where} is not a record of a training run: it has no step")
+            if record["step"] > step:
+                return
+            yield f"{line.decode()}\n"
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Returns the records of a training, in the order of their steps; one without ``gates`` gets an empty dict."""
+    records = []
+    for where, record in _lines(path):
+        _check(record, RECORD, where)
+        gates = record.setdefault("gates", {})
+        if not isinstance(gates, dict):
+            raise UserError(f"{where}: 'gates' must not be {gates!r:.80}")
+        losses = {name: value for name, value in record.items() if name.startswith("loss")}
+        for name, value in [*gates.items(), *losses.items()]:
+            if not isinstance(value, _NUMBER):
+                raise UserError(f"{where}: {name!r} must be a number, got {value!r}")
+        records.append(record)
+    return records
+
+
+# ------------------------------------------------------------------------------- rows
+
+
+def _setting(row: Row) -> SettingOfTask:
+    return SettingOfTask(row["task"], row["shots"], row["demonstrations"], row["control"], row["decoding"])
+
+
+def _check(row: Any, types: _Types, where: str) -> None:
+    """Raises UserError unless the row has these fields with these types."""
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: an object is needed, got {row!r:.80}")
+    for name, allowed in types.items():
+        if name not in row:
+            raise UserError(f"{where} lacks {name!r}")
+        if not isinstance(row[name], allowed):
+            raise UserError(f"{where}: {name!r} must not be {row[name]!r:.80}")
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a file of JSON lines, each with where it stands."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist")
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            where = f"{path}, line {number}"
+            yield where, json_object(line, where)
