@@ -21,17 +21,46 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from flamingo.data.processor import IMAGE_TOKEN, FlamingoProcessor
-from flamingo.interop.weights import Names, fill, read_weights, renamed
+from flamingo.interop.weights import Names, feedforward_patterns, fill, read_weights, renamed
 from flamingo.model.config import FlamingoConfig
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 
-#: Written around an image, once between two of them.
+#: Written before and after an image, and once between two images.
 AROUND_IMAGE = "<fake_token_around_image>"
 END_OF_UTTERANCE = "<end_of_utterance>"
 
+#: Keys of its config that are those of CLIP's config, and of LLaMA's.
+_VISION_KEYS = (
+    "image_size",
+    "patch_size",
+    "num_channels",
+    "hidden_act",
+    "layer_norm_eps",
+    "attention_dropout",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+)
+_TEXT_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "hidden_act",
+    "rms_norm_eps",
+    "max_position_embeddings",
+    "rope_parameters",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "tie_word_embeddings",
+)
+#: Their kinds of gate -> ours.
 _GATES = {"float": "scalar", "vector": "vector"}
+#: Our parts of a feed-forward -> theirs.
 _FEEDFORWARD = {"norm": "ln", "up": "fc", "down": "c_proj"}
 _TABLE = {
     r"vision_model\.(?:vision_model\.)?(.*)": r"model.vision_model.\1",  # twice before transformers 5.20
@@ -45,10 +74,6 @@ _TABLE = {
     r"connector\.layers\.(\d+)\.attention\.to_out\.(.*)": r"model.perceiver_resampler.blocks.\1.0.output_proj.\2",
     r"connector\.layers\.(\d+)\.attention\.to_(.)\.(.*)": r"model.perceiver_resampler.blocks.\1.0.\2_proj.\3",
     r"connector\.layers\.(\d+)\.attention\.(.)_norm\.(.*)": r"model.perceiver_resampler.blocks.\1.0.\2_layer_norm.\3",
-    **{
-        rf"connector\.layers\.(\d+)\.feedforward\.{ours}\.(.*)": rf"model.perceiver_resampler.blocks.\1.1.{theirs}.\2"
-        for ours, theirs in _FEEDFORWARD.items()
-    },
     r"gated_layers\.(\d+)\.norm\.(.*)": r"model.gated_cross_attn_layers.\1.input_layernorm.\2",
     r"gated_layers\.(\d+)\.attention_gate": r"model.gated_cross_attn_layers.\1.alpha_cross_attn",
     r"gated_layers\.(\d+)\.attention\.to_out\.(.*)": r"model.gated_cross_attn_layers.\1.cross_attn.o_proj.\2",
@@ -58,40 +83,32 @@ _TABLE = {
     r"gated_layers\.(\d+)\.feedforward\.norm\.(.*)": r"model.gated_cross_attn_layers.\1.post_attention_layernorm.\2",
     r"gated_layers\.(\d+)\.feedforward\.(up|gate|down)\.(.*)": r"model.gated_cross_attn_layers.\1.mlp.\2_proj.\3",
 }
+_TABLE |= feedforward_patterns(
+    r"connector\.layers\.(\d+)\.feedforward", r"model.perceiver_resampler.blocks.\1.1", _FEEDFORWARD
+)
 
 
 def convert(
     checkpoint: Path, vision: str | None = None, language: str | None = None
 ) -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor, list[str]]:
-    """Our model, its processor, and what is to be known of them.
+    """Returns our model, its processor, and notes for the user.
 
-    ``vision`` and ``language`` are where an image processor and a tokenizer come from if the folder has none: all
-    weights are the folder's.
+    Args:
+        checkpoint: A folder that holds all weights.
+        vision: Where the image processor comes from, if not from the folder.
+        language: Where the tokenizer comes from, if not from the folder.
 
-    Raises UserError, naming the folder and the key, for what is missing, left over or of another shape, and for a
-    model without a resampler.
+    Raises:
+        UserError: Naming the folder and the key, for what is missing, left over or of another shape, and for a model
+            without a resampler.
     """
-    if not (checkpoint / "config.json").exists():
-        raise UserError(f"{checkpoint} is no folder that save_pretrained has left: there is no config.json")
-    try:
-        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever a damaged or forged file may lead to
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{checkpoint / 'config.json'} cannot be read: {reason}") from error
-    if not isinstance(config, IdeficsConfig):
-        raise UserError(f"{checkpoint} holds a {config.model_type}, not an idefics")
-    if not config.use_resampler:
-        raise UserError(f"{checkpoint} has use_resampler=false in its config.json, but there is no Flamingo without")
-    if config.alpha_type not in _GATES:
-        raise UserError(f"{checkpoint} has alpha_type={config.alpha_type!r} in its config.json: no kind of gate")
+    config = _read_config(checkpoint)
     weights = read_weights(checkpoint)
     dtype = next((tensor.dtype for tensor in weights.values() if tensor.is_floating_point()), torch.float32)
     processor = _processor(vision or checkpoint, language or checkpoint, config)
     model = FlamingoForConditionalGeneration(_config(config, dtype))
     fill(model, weights, _names(model, config), checkpoint)
-    with suppress(OSError):  # it need not have one
+    with suppress(OSError):  # the file is optional
         model.generation_config = GenerationConfig.from_pretrained(checkpoint)
     notes = []
     if processor.end_of_chunk != END_OF_UTTERANCE:
@@ -99,18 +116,33 @@ def convert(
     return model, processor, notes
 
 
+def _read_config(checkpoint: Path) -> IdeficsConfig:
+    if not (checkpoint / "config.json").exists():
+        raise UserError(f"{checkpoint} is no folder of save_pretrained: it has no config.json")
+    try:
+        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged or forged file may raise anything
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{checkpoint / 'config.json'} cannot be read: {reason}") from error
+    if not isinstance(config, IdeficsConfig):
+        raise UserError(f"{checkpoint} holds a {config.model_type}, not an idefics")
+    if not config.use_resampler:
+        raise UserError(f"{checkpoint} has use_resampler=false in its config.json, but Flamingo needs a resampler")
+    if config.alpha_type not in _GATES:
+        raise UserError(f"{checkpoint} has alpha_type={config.alpha_type!r} in its config.json: no kind of gate")
+    return config
+
+
 def _config(config: IdeficsConfig, dtype: torch.dtype) -> FlamingoConfig:
-    """The backbones are of the precision that they were saved in, the new parts of float32."""
+    """Returns our config: backbones in the precision that they were saved in."""
     vision, perceiver = config.vision_config, config.perceiver_config
-    same = ("image_size", "patch_size", "num_channels", "hidden_act", "layer_norm_eps", "attention_dropout")
-    shape = ("intermediate_size", "num_hidden_layers", "num_attention_heads")
-    text = ("vocab_size", "hidden_size", "hidden_act", "rms_norm_eps", "max_position_embeddings", "rope_parameters")
-    tokens = ("pad_token_id", "bos_token_id", "eos_token_id", "tie_word_embeddings")
+    vision_fields = {key: getattr(vision, key) for key in _VISION_KEYS}
+    text_fields = {key: getattr(config, key) for key in _TEXT_KEYS}
     return FlamingoConfig(
-        vision_config=CLIPVisionConfig(
-            hidden_size=vision.embed_dim, dtype=dtype, **{key: getattr(vision, key) for key in (*same, *shape)}
-        ),
-        text_config=LlamaConfig(dtype=dtype, **{key: getattr(config, key) for key in (*text, *shape, *tokens)}),
+        vision_config=CLIPVisionConfig(hidden_size=vision.embed_dim, dtype=dtype, **vision_fields),
+        text_config=LlamaConfig(dtype=dtype, **text_fields),
         vision_features={"class_token": "keep"},
         connector={
             "depth": perceiver.resampler_depth,
@@ -143,40 +175,40 @@ def _names(model: FlamingoForConditionalGeneration, config: IdeficsConfig) -> Na
         left_out |= {"language_model.lm_head.weight"}
     if not config.additional_vocab_size:
         left_out |= {"new_tokens.input_rows", "new_tokens.output_rows"}
-    names = renamed((key for key in model.state_dict() if key not in left_out), _TABLE)
-    # Theirs are counted, ours are called by the layer that they precede.
-    every = config.cross_layer_interval
-    return {
-        ours: theirs.replace(f"_layers.{ours.split('.')[1]}.", f"_layers.{int(ours.split('.')[1]) // every}.")
-        if ours.startswith("gated_layers.")
-        else theirs
-        for ours, theirs in names.items()
-    }
+    names = renamed([key for key in model.state_dict() if key not in left_out], _TABLE)
+    for ours, theirs in names.items():
+        if ours.startswith("gated_layers."):
+            # Their blocks are counted; ours have the index of the layer that they precede.
+            layer = ours.split(".")[1]
+            position = int(layer) // config.cross_layer_interval
+            names[ours] = theirs.replace(f"_layers.{layer}.", f"_layers.{position}.")
+    return names
 
 
 def _processor(vision: str | Path, language: str | Path, config: IdeficsConfig) -> FlamingoProcessor:
     tokenizer = from_pretrained(AutoTokenizer, language, "tokenizer")
-    theirs = from_pretrained(AutoImageProcessor, vision, "image processor", backend="pil")
+    saved_processor = from_pretrained(AutoImageProcessor, vision, "image processor", backend="pil")
     side = config.vision_config.image_size
-    image_processor = CLIPImageProcessorPil(  # the whole picture, squeezed to a square
+    image_processor = CLIPImageProcessorPil(  # the whole picture, resized to a square
         size={"height": side, "width": side},
         do_center_crop=False,
-        resample=theirs.resample,
-        image_mean=theirs.image_mean,
-        image_std=theirs.image_std,
+        resample=saved_processor.resample,
+        image_mean=saved_processor.image_mean,
+        image_std=saved_processor.image_std,
     )
     vocabulary = tokenizer.get_vocab()
-    new_tokens = [token for token, i in sorted(vocabulary.items(), key=lambda x: x[1]) if i >= config.vocab_size]
+    new_tokens = [token for token, index in vocabulary.items() if index >= config.vocab_size]
+    new_tokens.sort(key=vocabulary.__getitem__)
     missing = [token for token in (AROUND_IMAGE, IMAGE_TOKEN) if token not in vocabulary]
     if missing and (len(missing) < 2 or len(tokenizer) != config.vocab_size):
         raise UserError(
-            f"the tokenizer in {language} has no {missing[0]}, and {len(tokenizer)} tokens beside a vocabulary of "
+            f"the tokenizer in {language} has no {missing[0]}, and {len(tokenizer)} tokens for a vocabulary of "
             f"{config.vocab_size}"
         )
     return FlamingoProcessor(
         image_processor,
         tokenizer,
-        new_tokens=missing or new_tokens,  # that of the language model alone gets them in the order in which they were
+        new_tokens=missing or new_tokens,  # LLaMA's own tokenizer gets them in the order of IDEFICS's
         end_of_chunk=END_OF_UTTERANCE if END_OF_UTTERANCE in vocabulary else "\n",
         image_marker=f"{AROUND_IMAGE}{IMAGE_TOKEN}{AROUND_IMAGE}",
     )

@@ -12,19 +12,24 @@ from torch import Tensor, nn
 
 from flamingo.utils.errors import UserError
 
-#: What transformers of 2023 saved beside the weights: masks and frequencies, which are computed today.
+#: Buffers that transformers of 2023 saved with the weights: masks and frequencies, which are computed today.
 BUFFERS = re.compile(r".*(\.rotary_emb\.inv_freq|\.(attn|attention)\.(bias|masked_bias)|\.embeddings\.position_ids)")
 
-#: Our keys, each with theirs. Where two of ours have the same, theirs is the one on top of the other.
+#: The most keys that an error names.
+_SHOWN_KEYS = 5
+
+#: Our state-dict keys -> theirs. Where two of ours have the same, theirs is the concatenation of the two.
 Names = dict[str, str]
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """All tensors of a ``.pt``, ``.bin`` or ``.safetensors`` file, or of a folder that holds a model in such files.
+    """Returns all tensors of a ``.pt``, ``.bin`` or ``.safetensors`` file, or of a folder with a model in such files.
 
     A training file is unwrapped: ``model_state_dict``, and ``module.`` before its keys. Buffers that old versions of
-    transformers saved are left out. Raises UserError, naming the file, unless it holds tensors and nothing else:
-    pickled code is never run.
+    transformers saved are left out.
+
+    Raises:
+        UserError: Naming the file, unless it holds tensors and nothing else. Pickled code is never run.
     """
     if path.is_dir():
         files = sorted(path.glob("model*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
@@ -34,7 +39,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         files = [path]
     else:
         raise UserError(f"there is no {path}")
-    weights = {key: tensor for file in files for key, tensor in _read_file(file).items()}
+    weights: dict[str, Tensor] = {}
+    for file in files:
+        weights |= _read_file(file)
     if all(key.startswith("module.") for key in weights):
         weights = {key.removeprefix("module."): tensor for key, tensor in weights.items()}
     return {key: tensor for key, tensor in weights.items() if not BUFFERS.fullmatch(key)}
@@ -50,7 +57,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is damaged, or holds pickled code, which is never run") from error
     except MemoryError:
         raise
-    except Exception as error:  # whatever a damaged or forged file may lead to
+    except Exception as error:  # a damaged or forged file may raise anything
         reason = str(error).split("\n")[0]
         raise UserError(f"{path} cannot be read: {type(error).__name__}: {reason}") from error
     if isinstance(loaded, dict) and isinstance(loaded.get("model_state_dict"), dict):
@@ -64,52 +71,76 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 
 def renamed(keys: Iterable[str], table: dict[str, str]) -> Names:
-    """Each key with what it is called by the first pattern of ``table`` that matches all of it."""
-    names = {}
-    for key in keys:
-        found = (match.expand(theirs) for ours, theirs in table.items() if (match := re.fullmatch(ours, key)))
-        names[key] = next(found, "")
-        assert names[key], f"the table has nothing for {key}"
-    return names
+    """Returns the name of each key by the first pattern of ``table`` that matches all of it."""
+    return {key: _renamed(key, table) for key in keys}
+
+
+def _renamed(key: str, table: dict[str, str]) -> str:
+    for pattern, template in table.items():
+        match = re.fullmatch(pattern, key)
+        if match is not None:
+            return match.expand(template)
+    raise AssertionError(f"the table has no pattern for {key}")
+
+
+def feedforward_patterns(ours: str, theirs: str, parts: dict[str, str]) -> dict[str, str]:
+    """Returns the rows of a table for the parts of a feed-forward, by our name of each part."""
+    return {rf"{ours}\.{part}\.(.*)": rf"{theirs}.{name}.\2" for part, name in parts.items()}
 
 
 def fill(model: nn.Module, weights: dict[str, Tensor], names: Names, source: Path) -> None:
-    """Copy ``weights`` to where ``names`` says.
+    """Copies ``weights`` into the model, by ``names``. The number of axes of length one may differ.
 
-    Axes of length one may be more or fewer. Raises UserError, naming ``source`` and the keys, and leaves the
-    model as it is, unless these are exactly the keys, and the shapes fit.
+    Raises:
+        UserError: Naming ``source`` and the keys, unless these are exactly the keys and the shapes fit. The model does
+            not change then.
     """
-    wanted = _by_their_names(model, names)
-    missing, left_over = wanted.keys() - weights.keys(), weights.keys() - wanted.keys()
+    parameters = _by_their_names(model, names)
+    missing = parameters.keys() - weights.keys()
+    left_over = weights.keys() - parameters.keys()
     if missing or left_over:
         raise UserError(f"{source} does not fit: missing keys {_some(missing)}, left-over keys {_some(left_over)}")
-    for key, ours in wanted.items():
-        shape = _shape(ours)
-        if [n for n in shape if n > 1] != [n for n in weights[key].shape if n > 1]:
-            raise UserError(f"{source}: {key} has the shape {list(weights[key].shape)}, where {shape} is needed")
-    for key, ours in wanted.items():
-        parts = weights[key].reshape(_shape(ours)).split([len(tensor) for tensor in ours])
+    for key, ours in parameters.items():
+        shape, their_shape = _shape(ours), list(weights[key].shape)
+        if _without_ones(shape) != _without_ones(their_shape):
+            raise UserError(f"{source}: {key} has the shape {their_shape}, where {shape} is needed")
+    for key, ours in parameters.items():
+        lengths = [len(tensor) for tensor in ours]
+        parts = weights[key].reshape(_shape(ours)).split(lengths)
         for tensor, part in zip(ours, parts, strict=True):
             tensor.copy_(part)
 
 
 def gathered(model: nn.Module, names: Names) -> dict[str, Tensor]:
-    """The other way: the model's weights under their names."""
+    """Returns the model's weights under their names: the inverse of :func:`fill`."""
     return {key: torch.cat(ours) for key, ours in _by_their_names(model, names).items()}
 
 
 def _by_their_names(model: nn.Module, names: Names) -> dict[str, list[Tensor]]:
-    found: dict[str, list[Tensor]] = {}
+    """Returns our tensors by their names; two tensors of ours may have one name."""
+    tensors: dict[str, list[Tensor]] = {}
     for key, tensor in model.state_dict().items():
         if key in names:
-            found.setdefault(names[key], []).append(tensor)
-    return found
+            tensors.setdefault(names[key], []).append(tensor)
+    return tensors
 
 
-def _shape(stacked: list[Tensor]) -> list[int]:
-    return [sum(len(tensor) for tensor in stacked), *stacked[0].shape[1:]]
+def _shape(tensors: list[Tensor]) -> list[int]:
+    """Returns the shape of the concatenated tensors."""
+    shape = list(tensors[0].shape)
+    shape[0] = sum(len(tensor) for tensor in tensors)
+    return shape
+
+
+def _without_ones(shape: list[int]) -> list[int]:
+    return [length for length in shape if length > 1]
 
 
 def _some(keys: Iterable[str]) -> str:
-    keys = sorted(keys)
-    return (", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")) or "none"
+    ordered = sorted(keys)
+    if not ordered:
+        return "none"
+    shown = ", ".join(ordered[:_SHOWN_KEYS])
+    if len(ordered) > _SHOWN_KEYS:
+        return f"{shown} and {len(ordered) - _SHOWN_KEYS} more"
+    return shown
