@@ -10,7 +10,7 @@ from experiments.benchmark.worker import Machine, run, seconds_per_token, train
 from flamingo.data.document import Document, Image, Text
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.inference.flamingo_engine import FlamingoEngine
-from flamingo.model.beam_search import decoded
+from flamingo.model.beam_search import decode
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.training.optim import AdamWConfig
 from flamingo.training.optim.groups import make_optimizer
@@ -46,7 +46,7 @@ class Ours:
 
     def text(self, ids: list[int]) -> str:
         """Of a peer's continuation what :meth:`few_shot` would return."""
-        return decoded(self.processor.tokenizer, ids, self.processor.end_of_chunk_token_id)
+        return decode(self.processor.tokenizer, ids, self.processor.end_of_chunk_token_id)
 
     @torch.no_grad()
     def score(self, path: str, text: str) -> float:

@@ -16,7 +16,7 @@ def contents(images: Sequence[Record]) -> dict[str, str]:
 
     Returns:
         ``captions``: of ids, captions, splits and the names of the pictures. ``files``: of each picture's file, or of
-        the shard that holds it, the name and the :func:`~flamingo.utils.identity.sampled_checksum`.
+        the shard that holds it, the name and the :func:`~flamingo.utils.checksums.sampled_checksum`.
     """
     files: dict[str, None] = {}
     captions = digest_of(_rows(images, files))

@@ -16,7 +16,7 @@ from flamingo.data.document import Document, Frame, Image, View
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.transforms.pictures import open_image
 from flamingo.inference.features import FeatureStore
-from flamingo.model.beam_search import decoded, search
+from flamingo.model.beam_search import decode, search
 from flamingo.model.cache import PromptCache
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.utils.checks import whole
@@ -142,7 +142,7 @@ class FlamingoEngine:
         arguments = {**inputs, "visual_tokens": visual_tokens, "past_key_values": beginning}
         limits = {"max_new_tokens": max_new_tokens, "num_beams": num_beams}
         found = search(self.model, tokenizer, arguments, end=end, **limits)
-        return [decoded(tokenizer, ids, end) for ids in found.tolist()]
+        return [decode(tokenizer, ids, end) for ids in found.tolist()]
 
     @property
     def _one_image_a_token(self) -> bool:

@@ -1,4 +1,4 @@
-"""Greedy and beam search with one generation config, whatever config the language model ships."""
+"""Decoding: greedy and beam search without the generation settings of the language model, and the text of the ids."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,11 +18,11 @@ def search(
     num_beams: int = 1,
     num_return_sequences: int = 1,
 ) -> Int[Tensor, "bn s"]:
-    """Token ids of the most likely continuations, padded behind their ``end``.
+    """Returns the token ids of the most likely continuations, padded behind their ``end``.
 
-    ``generate`` takes every setting that is not given from ``model.generation_config``, which comes with the language
-    model: a repetition penalty there would punish the words of the demonstrations. An empty config stands in its place
-    while this function runs.
+    ``generate`` takes every missing setting from ``model.generation_config``, which comes with the language model: a
+    repetition penalty there would punish the words of the demonstrations. This function replaces that config by an
+    empty one while it runs.
 
     Args:
         model: A model with transformers' ``generate``.
@@ -53,8 +53,9 @@ def search(
     return ids[:, inputs["input_ids"].shape[1] :]
 
 
-def decoded(tokenizer: Any, ids: Sequence[int], end: int) -> str:
-    """The text of a continuation up to its ``end``, without special tokens and without blanks before it."""
-    said = list(ids)
-    said = said[: said.index(end)] if end in said else said
-    return tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False).lstrip()
+def decode(tokenizer: Any, ids: Sequence[int], end: int) -> str:
+    """Returns the text of a continuation up to its ``end``, without special tokens and leading blanks."""
+    tokens = list(ids)
+    if end in tokens:
+        tokens = tokens[: tokens.index(end)]
+    return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False).lstrip()

@@ -1,10 +1,10 @@
-"""What happens inside the model during one forward pass: attention weights, visual tokens, gates.
+"""Inspection of one forward pass: attention weights, visual tokens, gates.
 
-Attention runs in fused kernels, which never hold the weights. Hooks that last for one call catch what goes into them,
-and the weights are computed again from that; the model itself knows nothing of being watched.
+Fused attention kernels never hold the attention weights. Hooks that last for one call record the inputs of attention,
+and the weights are recomputed from these. The model has no code for it.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,33 +20,34 @@ from flamingo.model.fusion.cross_attention import GatedCrossAttentionBlock, seen
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.model.vision import encode_patches
 
-#: What a forward hook is told: the module, its arguments, its output.
+#: The arguments of a forward hook: the module, its arguments, its output.
 Call = tuple[Any, tuple, Tensor]
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """One forward pass, from the pictures to the logits; layers are those of the language model, by index."""
+    """The results of one forward pass. Layers are those of the language model, by index."""
 
-    #: What the model returned.
+    #: The outputs of the model.
     outputs: CausalLMOutputWithPast
-    #: [b m r v], 0 for images that no token sees. None where the images came as ``visual_state``, or there are none.
+    #: [b m r v], 0 for images that no token sees. None without images, and for images given as ``visual_state``.
     visual_tokens: Tensor | None
-    #: [b m k r s] for each layer of the connector: its latents over the patches of all frames and then, in the last r
-    #: of the s places, over the latents themselves. None where it was not run, empty where it attends to nothing.
+    #: [b m k r s] for each attention of the connector: of its latents over the patches of all frames and then, in the
+    #: last r of the s columns, over the latents. None if the connector did not run, empty if it has no attention.
     connector_attention: tuple[Tensor, ...] | None
-    #: [bn k t m r] for each gated layer: sums to 1 over what a token sees, is 0 for other images, and 0 altogether for
-    #: a token that sees none.
+    #: [bn k t m r] for each gated layer: sums to 1 over the images that a token sees; 0 for other images, and for all
+    #: images of a token that sees none.
     cross_attention: dict[int, Tensor]
-    #: [1] or [d] for each "<layer>.attention" and "<layer>.feedforward": tanh of the gate, by which their outputs are
-    #: multiplied; none where there are no gates.
+    #: [1] or [d] for each "<layer>.attention" and "<layer>.feedforward": the tanh of the gate, which multiplies their
+    #: outputs. Empty if there are no gates.
     gates: dict[str, Tensor]
 
     @property
     def latents_over_patches(self) -> Float[Tensor, "b m r p"]:
         """:func:`rollout` of the connector; ``p`` counts the patches of all frames.
 
-        Raises ValueError where the connector was not run.
+        Raises:
+            ValueError: If the connector did not run.
         """
         if self.connector_attention is None or self.visual_tokens is None:
             raise ValueError("only images that are given as pixel_values or image_features have patches to look at")
@@ -56,13 +57,13 @@ class Inspection:
         return repeat(torch.eye(r).to(self.visual_tokens), "r p -> b m r p", b=b, m=m)
 
     def words_over_patches(self, layer: int) -> Float[Tensor, "b k t m p"]:
-        """Cross-attention of a layer, carried on from the visual tokens to the patches that these attended to.
+        """Returns the cross-attention of a layer over patches: through the visual tokens to the patches they attend to.
 
-        A map of where a word's information can have come from, and not of what it made of it. Weights say how wide
-        a way is, not whether anything passed it: values may be small, or cancel. A patch's features hold more than
-        its own pixels, up to the whole picture: see :func:`receptive_fields`. And words tell each other: what an
-        earlier token or layer has seen reaches a word by the language model's own attention, which is not in the map.
-        Rows sum to less than 1 where the rest ends in the learned latents, which know nothing of the picture.
+        The map shows where a word's information can come from, not how the word uses it. A weight is no measure of
+        the information: values may be small, or cancel. A patch's features depend on more than its own pixels, up to
+        the whole image (:func:`receptive_fields`). The map leaves out the language model's own attention, by which a
+        word gets what earlier tokens and layers have seen. Rows sum to less than 1 where a part of the attention ends
+        in the learned latents, which do not depend on the image.
         """
         latents = self.latents_over_patches
         cross = self.cross_attention[layer]
@@ -72,38 +73,48 @@ class Inspection:
 
 
 def inspect(model: FlamingoForConditionalGeneration, **inputs: Any) -> Inspection:
-    """``model(**inputs)``, watched: its outputs are bit for bit those of the model called by itself."""
-    blocks: list[Call] = []
-    attentions: list[Call] = []
-    connectors: list[Call] = []
-    with ExitStack() as hooks:
-
-        def watch(module: nn.Module, calls: list[Call]) -> None:
-            hooks.enter_context(module.register_forward_hook(lambda *call: calls.append(call)))
-
-        for block in model.gated_layers.values():
-            watch(block, blocks)
-        for module in model.connector.modules():
-            if isinstance(module, Attention):
-                watch(module, attentions)
-        watch(model.connector, connectors)
+    """Returns the inspection of ``model(**inputs)``; the outputs are bit for bit those without inspection."""
+    attention_modules = [module for module in model.connector.modules() if isinstance(module, Attention)]
+    block_calls: list[Call] = []
+    attention_calls: list[Call] = []
+    connector_calls: list[Call] = []
+    with (
+        _recorded(model.gated_layers.values(), block_calls),
+        _recorded(attention_modules, attention_calls),
+        _recorded([model.connector], connector_calls),
+    ):
         outputs = model(**inputs)
-
-    visual_tokens, connector_attention = inputs.get("visual_tokens"), None
-    if connectors:
-        _, (_, keys, _, image_index), _ = blocks[0]
+    visual_tokens = inputs.get("visual_tokens")
+    connector_attention = None
+    if connector_calls:
+        _, (_, keys, _, image_index), _ = block_calls[0]
         documents, images = keys.shape[:2]
         seen = seen_images(image_index, documents, images, model.config.fusion.attend)
-        visual_tokens = _per_image(connectors[0][-1].flatten(0, 1), seen)
-        connector_attention = tuple(_per_image(_connector_attention(*call), seen) for call in attentions)
-    gates = [(name, gate) for name, gate in model.gated_layers.named_parameters() if name.endswith("_gate")]
-    return Inspection(
-        outputs,
-        visual_tokens,
-        connector_attention,
-        {int(index): _cross_attention(*call) for index, call in zip(model.gated_layers, blocks, strict=True)},
-        {name.removesuffix("_gate"): gate.detach().tanh() for name, gate in gates},
-    )
+        _, _, connector_output = connector_calls[0]
+        visual_tokens = _per_image(connector_output.flatten(0, 1), seen)
+        weights = [_connector_attention(*call) for call in attention_calls]
+        connector_attention = tuple(_per_image(layer_weights, seen) for layer_weights in weights)
+    cross_attention = {}
+    for index, call in zip(model.gated_layers, block_calls, strict=True):
+        cross_attention[int(index)] = _cross_attention(*call)
+    gates = {}
+    for name, parameter in model.gated_layers.named_parameters():
+        if name.endswith("_gate"):
+            gates[name.removesuffix("_gate")] = parameter.detach().tanh()
+    return Inspection(outputs, visual_tokens, connector_attention, cross_attention, gates)
+
+
+@contextmanager
+def _recorded(modules: Iterable[nn.Module], calls: list[Call]) -> Iterator[None]:
+    """Within it, the forward calls of these modules are appended to ``calls``."""
+
+    def record(module: nn.Module, args: tuple, output: Tensor) -> None:
+        calls.append((module, args, output))
+
+    with ExitStack() as hooks:
+        for module in modules:
+            hooks.enter_context(module.register_forward_hook(record))
+        yield
 
 
 @torch.no_grad()
@@ -124,39 +135,46 @@ def _cross_attention(block: GatedCrossAttentionBlock, args: tuple, output: Tenso
     return rearrange(weights, "b k (n t) (m r) -> (b n) k t m r", t=hidden.shape[1], r=r)
 
 
-def _per_image(found: Float[Tensor, "images ..."], seen: Bool[Tensor, "b m"]) -> Float[Tensor, "b m ..."]:
-    """What was computed for the images that some token sees, at their places; zeros for the others."""
-    return found.new_zeros(*seen.shape, *found.shape[1:]).index_put((seen,), found)
+def _per_image(values: Float[Tensor, "images ..."], seen: Bool[Tensor, "b m"]) -> Float[Tensor, "b m ..."]:
+    """Returns the values of the images that some token sees, at their indices; zeros for the others."""
+    return values.new_zeros(*seen.shape, *values.shape[1:]).index_put((seen,), values)
 
 
 @torch.no_grad()
 def rollout(attention: Sequence[Float[Tensor, "b m k r s"]]) -> Float[Tensor, "b m r p"]:
-    """Share of each patch in each latent behind a connector: attention rollout (arXiv 2005.00928).
+    """Returns the share of each patch in each latent after a connector: attention rollout (arXiv 2005.00928).
 
-    In each layer half of a latent is what it was, and half what it attends to, all heads alike. Attention to latents
-    counts for what these hold of the patches by then. Before the first layer of a Perceiver that is nothing, so its
-    rows sum to less than 1; latents that are the patches themselves, as in a transformer, begin as their own.
+    In each layer, half of a latent is its former value and half is what it attends to; all heads count alike. Attention
+    to a latent counts as attention to the patches in that latent. The latents of a Perceiver begin without patches, so
+    their rows sum to less than 1. The latents of a transformer are the patches (s equals r) and begin as these.
     """
     b, m, _, r, s = attention[0].shape
-    p = s - r or r
-    held = attention[0].new_zeros(b, m, r, p) + (torch.eye(r).to(attention[0]) if s == r else 0)
+    latents_are_patches = s == r
+    if latents_are_patches:
+        share = torch.eye(r).to(attention[0]).expand(b, m, r, r)
+    else:
+        share = attention[0].new_zeros(b, m, r, s - r)
     for weights in attention:
         weights = weights.mean(dim=2)
-        found = weights[..., -r:] @ held
-        held = (held + found + (0 if s == r else weights[..., :p])) / 2
-    return held
+        through_latents = weights[..., -r:] @ share
+        if latents_are_patches:
+            share = (share + through_latents) / 2
+        else:
+            share = (share + through_latents + weights[..., : s - r]) / 2
+    return share
 
 
 def receptive_fields(
     model: FlamingoForConditionalGeneration, pixel_values: Float[Tensor, "images c h w"]
 ) -> Float[Tensor, "p h w"]:
-    """How much each pixel counts in each patch's features: effective receptive fields (arXiv 1701.04128), of sum 1.
+    """Returns the weight of each pixel in each patch's features: effective receptive fields (arXiv 1701.04128).
 
-    A patch of a convolutional network need not lie where its cell of the grid does: a ResNet's pads each stride on
-    both sides, which moves it up and to the left by half a cell. And no encoder's patch is made of its cell alone.
+    The field of a patch sums to 1. A patch of a convolutional network may be shifted against its cell of the grid: a
+    ResNet pads each stride on both sides, which moves its patches up and to the left by half a cell. The features of a
+    patch never depend on its cell alone.
 
-    These are squared gradients of the features, projected at random, summed over the pictures; a dozen tells enough.
-    There is a backward pass through the encoder for each patch.
+    The fields are squared gradients of randomly projected features, summed over the images; a dozen images are enough.
+    Each patch takes a backward pass through the encoder.
     """
     pixels = pixel_values.detach().clone().requires_grad_()
     with torch.enable_grad():
@@ -170,9 +188,10 @@ def receptive_fields(
 
 @contextmanager
 def without_layers(model: FlamingoForConditionalGeneration, layers: Collection[int]) -> Iterator[None]:
-    """Within, the gated blocks of these layers pass on what they are given, as if their gates were closed.
+    """Within it, the gated blocks of these layers return their inputs, as if their gates were closed.
 
-    Raises ValueError for a layer of the language model that has no block.
+    Raises:
+        ValueError: For a layer of the language model that has no block.
     """
     with ExitStack() as hooks:
         for layer in layers:

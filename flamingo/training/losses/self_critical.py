@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.model.beam_search import decoded, search
+from flamingo.model.beam_search import decode, search
 from flamingo.training.losses import SelfCriticalConfig
 from flamingo.utils.errors import UserError
 
@@ -125,4 +125,4 @@ class SelfCritical:
         return -losses.view_as(found).sum(dim=1)
 
     def _text(self, ids: Int[Tensor, " t"]) -> str:
-        return decoded(self.processor.tokenizer, ids.tolist(), self.processor.end_of_chunk_token_id)
+        return decode(self.processor.tokenizer, ids.tolist(), self.processor.end_of_chunk_token_id)
