@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from flamingo.report.document import document_figure
+from flamingo.report.document_plot import document_figure
 from flamingo.report.style import BLUE, GREY, INK, VERMILION
 
 TOKENS = ["<s>", "<image>", " a", " dog\n", "<image>", " a", " cat"]
