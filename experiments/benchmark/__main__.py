@@ -1,34 +1,33 @@
-r"""Measures speed and memory beside peers: the same weights, inputs and outputs, runs in turn, medians of ratios.
+r"""Measures speed and memory of our implementation and its peers, with the same weights, inputs and outputs.
 
-make benchmark                                            all of it: about an hour and a half on 2 quiet cores
-python -m experiments.benchmark --only few_shot decode    some of it
+make benchmark                                            all of it: about an hour and a half on 2 idle cores
+python -m experiments.benchmark --only few_shot decode    some benchmarks
 python -m experiments.benchmark --width 64 --layers 2 --heads 2 --vocabulary 500 --vision_width 64 --vision_layers 2 \
-    --shots 2 --support 4 --queries 4 --new 5 --train_tokens 48 --rounds 1      does it run at all? a minute
+    --shots 2 --support 4 --queries 4 --new 5 --train_tokens 48 --rounds 1      a minute, to see whether it runs
 python -m experiments.benchmark --shape 3b --device cuda --precision bf16 --peak_tflops 989    on an H100 or H200
 
-Each implementation is a process of its own and waits while another runs. Results go to OUTPUT/results.json (ratio is
-theirs / ours, of times and memory: more is better for us), a table to OUTPUT/results.md, a plot to OUTPUT/results.png.
-With --peak_tflops, what share of this a training step reaches goes to OUTPUT/utilisation.md, with its arithmetic.
+Each implementation is a process, which waits while another one runs. OUTPUT/results.json has the results (the ratio is
+theirs / ours, of times and of memory: more is better for us), OUTPUT/results.md a table, OUTPUT/results.png a plot.
+With --peak_tflops, OUTPUT/utilisation.md has the share of the peak that a training step reaches.
 """
 
 import argparse
 import math
 import sys
 import tempfile
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
 
-from experiments.benchmark import flops, image_loading, ratios
-from experiments.benchmark.few_shot import NEAR_TIE, Agreement, few_shot
+from experiments.benchmark import flops, image_loading, steps
+from experiments.benchmark.few_shot import NEAR_TIE, Agreement, FewShot
 from experiments.benchmark.materials import SHAPES, Sizes, build
-from experiments.benchmark.ratios import Row
-from experiments.benchmark.steps import decode, memory, train_cost, train_step, train_step_features
+from experiments.benchmark.ratios import Row, read_rows, write_rows
 from experiments.benchmark.worker import Machine, Worker
 from flamingo.utils.io import write_text
 
-#: In the order of running, and the implementations that each needs.
+#: Benchmarks in the order of running, with the peers of each.
 BENCHMARKS = {
     "few_shot": ("open_flamingo",),
     "few_shot_shared": ("open_flamingo",),
@@ -45,60 +44,99 @@ MODULES = {
     "flamingo_pytorch": "experiments.benchmark.flamingo_pytorch_worker",
     "idefics": "experiments.benchmark.idefics_worker",
 }
-#: Numbers of which each may be chosen.
-KEYS = {f.name for f in fields(Sizes)}
-#: Those that run on our own transformers.
-OURS = ("ours", "idefics")
+#: Those that run in our own environment.
+IN_OUR_ENVIRONMENT = ("ours", "idefics")
+
+
+@dataclass
+class Settings:
+    """What all benchmarks share."""
+
+    sizes: Sizes
+    machine: Machine
+    #: Of the materials, and of the results.
+    folder: Path
+    output: Path
+    rounds: int
+    peer_queries: int
+    #: The interpreter of the peers' environment.
+    peer_python: str
+    #: Of the device, in TFLOP/s; None: utilisation is not computed.
+    peak_tflops: float | None
+    agreement: Agreement
 
 
 def main() -> None:
     arguments = _arguments()
-    sizes = replace(SHAPES[arguments.shape], **{key: value for key, value in vars(arguments).items() if key in KEYS})
-    machine = Machine(arguments.threads, arguments.device, arguments.precision)
+    changed_sizes = {}
+    for field in fields(Sizes):
+        if hasattr(arguments, field.name):
+            changed_sizes[field.name] = getattr(arguments, field.name)
     output: Path = arguments.output
     output.mkdir(parents=True, exist_ok=True)
-    rows = ratios.read(output / "results.json")
-    agreement = Agreement(NEAR_TIE[arguments.precision])
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        build(folder, sizes)
+    rows = read_rows(output / "results.json")
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(
+            sizes=replace(SHAPES[arguments.shape], **changed_sizes),
+            machine=Machine(arguments.threads, arguments.device, arguments.precision),
+            folder=Path(folder),
+            output=output,
+            rounds=arguments.rounds,
+            peer_queries=arguments.peer_queries,
+            peer_python=arguments.peers,
+            peak_tflops=arguments.peak_tflops,
+            agreement=Agreement(NEAR_TIE[arguments.precision]),
+        )
+        build(settings.folder, settings.sizes)
         for name in arguments.only:
             print(f"{name} ...", file=sys.stderr, flush=True)
-            peers = BENCHMARKS[name]
-            workers = {} if name == "loader" else _start(("ours", *peers), folder, arguments.peers, machine)
-            ours, others = workers.get("ours"), [workers[peer] for peer in peers]
-            made: list[Row]
-            if name.startswith("few_shot"):
-                peer_queries = arguments.peer_queries
-                made = few_shot(name, sizes, ours, others[0], folder, arguments.rounds, peer_queries, agreement)
-            elif name == "decode":
-                made = decode(sizes, ours, others, folder, arguments.rounds)
-            elif name == "train_step":
-                made = train_step(sizes, ours, others, folder, arguments.rounds)
-                if arguments.peak_tflops:
-                    seconds = {"ours": made[0]["ours"], **{r["peer"]: r["theirs"] for r in made}}
-                    text = flops.utilisation(sizes, seconds, arguments.peak_tflops)
-                    write_text(output / "utilisation.md", text)
-                    print(text)
-                made += train_cost(sizes, ours, others[0], folder, arguments.rounds)
-            elif name == "train_step_features":
-                made = train_step_features(sizes, ours, others[0], folder, arguments.rounds)
-            elif name == "memory":
-                made = memory(sizes, ours, others, folder)
-            else:
-                made = image_loading.measure(sizes, folder, arguments.threads, arguments.rounds)
-            for worker in workers.values():
-                worker.close()
-            rows = [row for row in rows if row["benchmark"] != name] + made
-            ratios.write(output, rows, agreement, machine)
+            earlier = [row for row in rows if row.benchmark != name]
+            rows = earlier + _measure(name, settings)
+            write_rows(output, rows, settings.agreement, settings.machine)
     print((output / "results.md").read_text())
-    if agreement.different:
-        sys.exit(f"outputs differ: {agreement.different}")
+    if settings.agreement.different:
+        sys.exit(f"outputs differ: {settings.agreement.different}")
 
 
-def _start(names: tuple[str, ...], folder: Path, peers: str, machine: Machine) -> dict[str, Worker]:
-    pythons = {name: sys.executable if name in OURS else peers for name in names}
-    return {name: Worker(name, python, MODULES[name], folder, machine) for name, python in pythons.items()}
+def _measure(name: str, settings: Settings) -> list[Row]:
+    """Returns the rows of a benchmark, whose implementations run meanwhile."""
+    sizes, folder, rounds = settings.sizes, settings.folder, settings.rounds
+    if name == "loader":
+        return image_loading.measure(sizes, folder, settings.machine.threads, rounds)
+    ours = _start("ours", settings)
+    peers = [_start(peer, settings) for peer in BENCHMARKS[name]]
+    match name:
+        case "few_shot" | "few_shot_shared":
+            few_shot = FewShot(sizes, ours, peers[0], folder, rounds, settings.peer_queries, settings.agreement)
+            rows = few_shot.run(name, shared=name == "few_shot_shared")
+        case "decode":
+            rows = steps.decode(sizes, ours, peers, folder, rounds)
+        case "train_step":
+            rows = steps.train_step(sizes, ours, peers, folder, rounds)
+            if settings.peak_tflops is not None:
+                _write_utilisation(rows, settings, settings.peak_tflops)
+            rows += steps.train_cost(sizes, ours, peers[0], folder, rounds)
+        case "train_step_features":
+            rows = steps.train_step_features(sizes, ours, peers[0], folder, rounds)
+        case "memory":
+            rows = steps.memory(sizes, ours, peers, folder)
+    for worker in (ours, *peers):
+        worker.close()
+    return rows
+
+
+def _start(name: str, settings: Settings) -> Worker:
+    python = sys.executable if name in IN_OUR_ENVIRONMENT else settings.peer_python
+    return Worker(name, python, MODULES[name], settings.folder, settings.machine)
+
+
+def _write_utilisation(rows: list[Row], settings: Settings, peak_tflops: float) -> None:
+    seconds = {"ours": rows[0].ours}
+    for row in rows:
+        seconds[row.peer] = row.theirs
+    text = flops.utilisation(settings.sizes, seconds, peak_tflops)
+    write_text(settings.output / "utilisation.md", text)
+    print(text)
 
 
 def _arguments() -> argparse.Namespace:
@@ -116,8 +154,8 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--shape", default="125m", choices=SHAPES, help="whose sizes the following ones change")
     for name, value in vars(Sizes()).items():
-        several = {"nargs": "+"} if isinstance(value, list) else {}
-        parser.add_argument(f"--{name}", type=_positive, default=argparse.SUPPRESS, **several)  # type: ignore[arg-type]
+        nargs = "+" if isinstance(value, list) else None
+        parser.add_argument(f"--{name}", type=_positive, nargs=nargs, default=argparse.SUPPRESS)
     return parser.parse_args()
 
 

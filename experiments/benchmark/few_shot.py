@@ -1,19 +1,19 @@
-"""Few-shot captioning: every query with its demonstrations, from pictures to texts."""
+"""Few-shot captioning: every query with its demonstrations, from images to texts."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from experiments.benchmark.materials import Sizes, prompts
-from experiments.benchmark.ratios import Row, row
+from experiments.benchmark.materials import Sizes, make_prompts
+from experiments.benchmark.ratios import Row, make_row
 from experiments.benchmark.worker import Worker
 
-#: Two continuations whose log-probabilities differ by less are equally right: rounding decides.
+#: Two continuations whose log-probabilities differ by less are equal up to rounding.
 NEAR_TIE = {"fp32": 1e-4, "bf16": 0.5}
 
 
 @dataclass
 class Agreement:
-    """Whether both said the same."""
+    """How many outputs of two implementations are equal."""
 
     near_tie: float
     identical: int = 0
@@ -23,52 +23,68 @@ class Agreement:
     def __str__(self) -> str:
         if not (self.identical or self.ties or self.different):
             return "Outputs were not compared in the last run."
-        ties = f", {len(self.ties)} near-ties (differences {self.ties})" if self.ties else ""
-        different = f", {len(self.different)} DIFFERENT: {self.different}" if self.different else ""
-        return f"Outputs compared: {self.identical} identical{ties}{different}."
+        text = f"Outputs compared: {self.identical} identical"
+        if self.ties:
+            text += f", {len(self.ties)} near-ties (differences {self.ties})"
+        if self.different:
+            text += f", {len(self.different)} DIFFERENT: {self.different}"
+        return f"{text}."
 
 
-def few_shot(
-    name: str,
-    sizes: Sizes,
-    ours: Worker,
-    theirs: Worker,
-    folder: Path,
-    rounds: int,
-    peer_queries: int,
-    agreement: Agreement,
-) -> list[Row]:
-    """Seconds a query. We answer all queries in each round; the peer answers other ``peer_queries`` of them.
+@dataclass
+class FewShot:
+    """Few-shot captioning by two implementations.
 
-    The peer gets preprocessed tensors; our time includes opening the pictures, encoding each once, and the texts.
+    We answer all queries in each round. The peer answers ``peer_queries`` of them, other ones in each round. The peer
+    gets preprocessed tensors. Our time includes opening the images, encoding each once, and decoding the texts.
     """
-    rows = []
-    path = str(folder / "prompt.pt")
-    for shots in sizes.shots:
-        asked = prompts(sizes, shots, shared=name == "few_shot_shared")
-        times: tuple[list[float], list[float]] = ([], [])
-        for turn in range(rounds):
-            answer = ours.ask("few_shot", prompts=asked, batch=sizes.batch, beams=sizes.beams, new=sizes.new)
-            times[0].append(answer["seconds"] / len(asked))
+
+    sizes: Sizes
+    ours: Worker
+    peer: Worker
+    folder: Path
+    rounds: int
+    peer_queries: int
+    agreement: Agreement
+
+    def run(self, name: str, shared: bool) -> list[Row]:
+        """Returns seconds per query for each number of shots.
+
+        Args:
+            name: Of the benchmark.
+            shared: Whether all queries have the same demonstrations.
+        """
+        return [self._measure(name, shots, shared) for shots in self.sizes.shots]
+
+    def _measure(self, name: str, shots: int, shared: bool) -> Row:
+        prompts = [asdict(prompt) for prompt in make_prompts(self.sizes, shots, shared)]
+        path = str(self.folder / "prompt.pt")
+        our_times = []
+        peer_times = []
+        for turn in range(self.rounds):
+            sizes = self.sizes
+            answer = self.ours.ask("few_shot", prompts=prompts, batch=sizes.batch, beams=sizes.beams, new=sizes.new)
+            our_times.append(answer["seconds"] / len(prompts))
             seconds = 0.0
-            for i in range(peer_queries):
-                query = (turn * peer_queries + i) % len(asked)
-                ours.ask("tensors", prompt=asked[query], path=path)
-                answered = theirs.ask("few_shot", path=path, beams=sizes.beams, new=sizes.new)
-                seconds += answered["seconds"]
-                said = ours.ask("text", ids=answered["result"])["result"]
-                _compare(ours, path, answer["result"][query], said, f"{name}, {shots} shots, query {query}", agreement)
-            times[1].append(seconds / peer_queries)
-        rows.append(row(name, f"{shots} shots", theirs.name, *times, unit="s/query"))
-    return rows
+            for i in range(self.peer_queries):
+                query = (turn * self.peer_queries + i) % len(prompts)
+                self.ours.ask("tensors", prompt=prompts[query], path=path)
+                peer_answer = self.peer.ask("few_shot", path=path, beams=sizes.beams, new=sizes.new)
+                seconds += peer_answer["seconds"]
+                peer_text = self.ours.ask("text", ids=peer_answer["result"])["result"]
+                self._compare(path, answer["result"][query], peer_text, f"{name}, {shots} shots, query {query}")
+            peer_times.append(seconds / self.peer_queries)
+        return make_row(name, f"{shots} shots", self.peer.name, our_times, peer_times, "s/query")
 
-
-def _compare(ours: Worker, path: str, mine: str, said: str, where: str, agreement: Agreement) -> None:
-    if mine == said:
-        agreement.identical += 1
-        return
-    scores = [ours.ask("score", path=path, text=text)["result"] for text in (mine, said)]
-    if abs(scores[0] - scores[1]) < agreement.near_tie:
-        agreement.ties.append(abs(scores[0] - scores[1]))
-    else:
-        agreement.different.append(f"{where}: {mine!r} ({scores[0]}) and {said!r} ({scores[1]})")
+    def _compare(self, path: str, our_text: str, peer_text: str, location: str) -> None:
+        if our_text == peer_text:
+            self.agreement.identical += 1
+            return
+        our_score = self.ours.ask("score", path=path, text=our_text)["result"]
+        peer_score = self.ours.ask("score", path=path, text=peer_text)["result"]
+        difference = abs(our_score - peer_score)
+        if difference < self.agreement.near_tie:
+            self.agreement.ties.append(difference)
+        else:
+            texts = f"{our_text!r} ({our_score}) and {peer_text!r} ({peer_score})"
+            self.agreement.different.append(f"{location}: {texts}")

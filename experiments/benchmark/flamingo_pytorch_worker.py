@@ -1,4 +1,4 @@
-"""flamingo-pytorch 0.1.2, as a worker of the benchmark: the same shapes, since its architecture is another one."""
+"""flamingo-pytorch 0.1.2, as a worker of the benchmark: another architecture, with the same shapes."""
 
 import json
 from pathlib import Path
@@ -21,16 +21,16 @@ class Patches(nn.Module):
 
 
 class FlamingoPytorch:
-    """Its language model has parallel blocks and one key head, which is less work than OPT's."""
+    """Its language model has parallel blocks and one key head, and needs less arithmetic than OPT."""
 
     def __init__(self, folder: Path, machine: Machine) -> None:
         from flamingo_pytorch import FlamingoPaLM
 
         language = json.loads((folder / "language" / "config.json").read_text())
-        vision = json.loads((folder / "vision" / "config.json").read_text())
-        vision = CLIPVisionModel(
-            CLIPVisionConfig(**{k: v for k, v in vision.items() if k not in ("dtype", "model_type")})
-        )
+        vision_fields = json.loads((folder / "vision" / "config.json").read_text())
+        for newer in ("dtype", "model_type"):
+            vision_fields.pop(newer, None)
+        vision = CLIPVisionModel(CLIPVisionConfig(**vision_fields))
         heads = language["num_attention_heads"]
         self.model = FlamingoPaLM(
             num_tokens=language["vocab_size"],
@@ -51,7 +51,7 @@ class FlamingoPytorch:
         ids[inputs["labels"] == -100] = self.model.media_token_id
         images = inputs["pixel_values"].shape[1]
         resampler = self.model.perceiver_resampler
-        if len(resampler.media_pos_emb) < images:  # it was made for four
+        if len(resampler.media_pos_emb) < images:  # its default is four
             resampler.media_pos_emb = nn.Parameter(
                 torch.randn(images, *resampler.media_pos_emb.shape[1:], device=ids.device)
             )
@@ -60,7 +60,7 @@ class FlamingoPytorch:
             logits = self.model(ids, images=inputs["pixel_values"])
             return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), inputs["labels"][:, 1:].flatten())
 
-        loss()  # it freezes what does not train
+        loss()  # the first call freezes the parameters that do not train
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = self.optimizer or torch.optim.AdamW(trained, lr=1e-6, weight_decay=0.1)
         return train(self.model, loss, self.optimizer, steps, self.machine)

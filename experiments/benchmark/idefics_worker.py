@@ -1,4 +1,4 @@
-"""IDEFICS of our own transformers, as a worker of the benchmark: a LLaMA of the same shapes, random weights."""
+"""IDEFICS of our transformers version, as a worker of the benchmark: a LLaMA of the same shapes, random weights."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from experiments.benchmark.worker import Machine, run, seconds_per_token, train
 
 
 class Idefics:
-    """Its gated blocks are wider (heads of the language model's width, gated feed-forward)."""
+    """Its gated blocks are wider: they have heads of the language model's width and a gated feed-forward."""
 
     def __init__(self, folder: Path, machine: Machine) -> None:
         self.machine = machine
@@ -39,11 +39,12 @@ class Idefics:
         self.optimizer: Any = None
 
     def _inputs(self, path: str, rows: int) -> dict[str, torch.Tensor]:
-        inputs = self.machine.load(path)
-        images = inputs["pixel_values"].shape[1]
-        seen = inputs["image_index"].unsqueeze(-1) == torch.arange(images, device=self.machine.device)
-        kept = {name: inputs[name][:rows] for name in ("input_ids", "attention_mask", "pixel_values")}
-        return {**kept, "image_attention_mask": seen[:rows].long()}
+        batch = self.machine.load(path)
+        images = torch.arange(batch["pixel_values"].shape[1], device=self.machine.device)
+        sees_image = batch["image_index"].unsqueeze(-1) == images
+        inputs = {name: batch[name][:rows] for name in ("input_ids", "attention_mask", "pixel_values")}
+        inputs["image_attention_mask"] = sees_image[:rows].long()
+        return inputs
 
     def decode(self, path: str, tokens: int) -> float:
         inputs = self._inputs(path, 1)
@@ -51,7 +52,9 @@ class Idefics:
         return seconds_per_token(self.model.eval().to(self.machine.dtype), inputs, tokens)
 
     def train_step(self, path: str, steps: int) -> list[float]:
-        inputs = {**self._inputs(path, 1000), "labels": self.machine.load(path)["labels"]}
+        labels = self.machine.load(path)["labels"]
+        inputs = self._inputs(path, len(labels))
+        inputs["labels"] = labels
         self.model.train()
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = self.optimizer or torch.optim.AdamW(trained, lr=1e-6, weight_decay=0.1)

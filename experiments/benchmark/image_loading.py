@@ -1,4 +1,4 @@
-"""The loader beside Pillow alone: the same JPEGs, the same size, the same number of processes."""
+"""Our data loader, compared with Pillow alone on the same JPEGs, at the same size, with as many processes."""
 
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from PIL import Image as PILImage
 
-from experiments.benchmark.materials import Sizes, picture
-from experiments.benchmark.ratios import Row, row
+from experiments.benchmark.materials import Sizes, image_path
+from experiments.benchmark.ratios import Row, make_row
 from experiments.data import CaptionedImages, DataConfig, TrainedDocuments, make_data
 from flamingo.data.builders import InterleavedConfig
 from flamingo.data.document import Image
@@ -16,47 +16,49 @@ from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.record import Record, RecordList
 from flamingo.training.losses import NextTokenConfig
 
-#: So many times all pictures: the processes' start counts for little.
+#: How often all images are read, so that the start of the processes counts little.
 PASSES = 8
 
 
 def measure(sizes: Sizes, folder: Path, processes: int, rounds: int) -> list[Row]:
-    """Seconds a picture: documents of one picture as training takes them, and pictures decoded and resized alone.
+    """Returns seconds per image: of training documents with one image each, and of images that are read and resized.
 
-    Both end with bytes: ours become floats where the model computes.
+    Both end with bytes. Ours become floats on the device of the model.
     """
-    pictures = [picture(folder, n) for n in range(sizes.support + sizes.queries)]
-    times: tuple[list[float], list[float]] = ([], [])
+    paths = [image_path(folder, number) for number in range(sizes.support + sizes.queries)]
+    our_times = []
+    times = []
     for turn in range(rounds):
-        times[0].append(_ours(pictures, folder, processes, turn))
-        times[1].append(_pillow(pictures, sizes.image_size, processes))
-    return [row("loader", f"{processes} processes", "pillow", *times, unit="s/image")]
+        our_times.append(_measure_ours(paths, folder, processes, turn))
+        times.append(_measure_pillow(paths, sizes.image_size, processes))
+    return [make_row("loader", f"{processes} processes", "pillow", our_times, times, "s/image")]
 
 
-def _ours(pictures: list[Path], folder: Path, processes: int, seed: int) -> float:
+def _measure_ours(paths: list[Path], folder: Path, processes: int, seed: int) -> float:
     processor = FlamingoProcessor.from_pretrained(folder / "flamingo")
-    images = RecordList([Record(path.name, Image(path), ("w4 w5",), None) for path in pictures], {})
+    images = RecordList([Record(path.name, Image(path), ("w4 w5",), None) for path in paths], {})
     documents = InterleavedConfig(min_images=1, max_images=1, batch_size=8)
     config = DataConfig(documents={"pairs": TrainedDocuments(documents, NextTokenConfig())})
     [loaded] = make_data(config, CaptionedImages(images, {}, images), processor, None, seed, processes)
     batches = iter(loaded.batches)
     next(batches)  # the processes have started
-    begin, count = time.perf_counter(), 0
-    while count < PASSES * len(pictures):
+    begin = time.perf_counter()
+    count = 0
+    while count < PASSES * len(paths):
         count += len(next(batches).ids)
     return (time.perf_counter() - begin) / count
 
 
-def _pillow(pictures: list[Path], size: int, processes: int) -> float:
-    todo = [(path, size) for path in pictures] * PASSES
+def _measure_pillow(paths: list[Path], size: int, processes: int) -> float:
+    tasks = [(path, size) for path in paths] * PASSES
     with ProcessPoolExecutor(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        list(pool.map(_resized, todo[: 2 * processes]))
+        list(pool.map(_resize, tasks[: 2 * processes]))  # the processes have started
         begin = time.perf_counter()
-        list(pool.map(_resized, todo, chunksize=8))
-        return (time.perf_counter() - begin) / len(todo)
+        list(pool.map(_resize, tasks, chunksize=8))
+        return (time.perf_counter() - begin) / len(tasks)
 
 
-def _resized(task: tuple[Path, int]) -> None:
+def _resize(task: tuple[Path, int]) -> None:
     path, size = task
     with PILImage.open(path) as opened:
         opened.convert("RGB").resize((size, size), PILImage.Resampling.BICUBIC)

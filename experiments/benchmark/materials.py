@@ -1,9 +1,8 @@
-"""What all implementations get: backbones and trained parts with random weights, pictures, prompts, batches."""
+"""The inputs of all implementations: backbones and trained parts with random weights, images, prompts, batches."""
 
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from flamingo.model.modeling import FlamingoForConditionalGeneration
 
 @dataclass
 class Sizes:
-    """By default OPT-125M with CLIP ViT-B/32; the same keys are arguments of the command."""
+    """Sizes of models and inputs, by default of OPT-125M with CLIP ViT-B/32. The command has an argument for each."""
 
     width: int = 768
     layers: int = 12
@@ -47,18 +46,23 @@ class Sizes:
         return (self.image_size // self.patch) ** 2
 
 
-#: The second one is that of Flamingo-3B: a language model of 1.3 billion parameters, and CLIP ViT-L/14.
+#: "3b" is Flamingo-3B: a language model of 1.3 billion parameters, and CLIP ViT-L/14.
 SHAPES = {
     "125m": Sizes(),
-    "3b": Sizes(
-        **{"width": 2048, "layers": 24, "heads": 32, "vision_width": 1024, "vision_layers": 24, "patch": 14},
-        train_batch=8,
-    ),
+    "3b": Sizes(width=2048, layers=24, heads=32, vision_width=1024, vision_layers=24, patch=14, train_batch=8),
 }
 
 
+@dataclass
+class Prompt:
+    """The numbers of images, with the texts of the demonstrations."""
+
+    demonstrations: list[tuple[int, str]]
+    query: int
+
+
 def build(folder: Path, sizes: Sizes) -> None:
-    """Save backbones, a checkpoint of ours, the same as OpenFlamingo's, and pictures."""
+    """Save backbones, our checkpoint, the same weights as OpenFlamingo's checkpoint, and images."""
     torch.manual_seed(0)
     language = OPTConfig(
         hidden_size=sizes.width,
@@ -99,18 +103,20 @@ def build(folder: Path, sizes: Sizes) -> None:
     torch.save(openflamingo.export(model, processor), folder / "openflamingo.pt")
     (folder / "pictures").mkdir(exist_ok=True)
     for number in range(sizes.support + sizes.queries):
-        coarse = np.random.default_rng(number).integers(0, 256, (12, 16, 3), dtype=np.uint8)
-        PILImage.fromarray(coarse).resize((500, 375)).save(picture(folder, number), quality=90)
+        # Enlarged noise has the size of a photograph, and is as smooth.
+        noise = np.random.default_rng(number).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        PILImage.fromarray(noise).resize((500, 375)).save(image_path(folder, number), quality=90)
 
 
-def picture(folder: Path, number: int) -> Path:
-    """A photograph's size, and as smooth."""
+def image_path(folder: Path, number: int) -> Path:
     return folder / "pictures" / f"{number}.jpg"
 
 
 def _tokenizer(words: int) -> PreTrainedTokenizerFast:
-    """A word a token, so that texts have the length that is asked for."""
-    vocabulary = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, **{f"w{i}": i for i in range(4, words)}}
+    """Returns a tokenizer with a token for each word, so that the lengths of texts are known."""
+    vocabulary = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}
+    for token_id in range(4, words):
+        vocabulary[f"w{token_id}"] = token_id
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
@@ -123,37 +129,40 @@ def _tokenizer(words: int) -> PreTrainedTokenizerFast:
     )
 
 
-def prompts(sizes: Sizes, shots: int, shared: bool) -> list[dict[str, Any]]:
-    """Numbers of pictures with texts as demonstrations, and the query's; ``shared``: the same ones for all queries."""
-    made = []
+def make_prompts(sizes: Sizes, shots: int, shared: bool) -> list[Prompt]:
+    """Returns a prompt for each query. With ``shared`` all have the same demonstrations."""
+    prompts = []
     for query in range(sizes.queries):
         rng = random.Random(0 if shared else query)
-        shown = [rng.randrange(sizes.support) for _ in range(shots)]
-        # With the marker of the image and the end of the chunk so many tokens.
-        texts = {n: _words(random.Random(f"text {n}"), sizes.text - 2, sizes.vocabulary) for n in shown}
-        made.append({"demonstrations": [[n, texts[n]] for n in shown], "query": sizes.support + query})
-    return made
+        demonstrations = []
+        for _ in range(shots):
+            number = rng.randrange(sizes.support)
+            demonstrations.append((number, _text_of_image(sizes, number)))
+        prompts.append(Prompt(demonstrations, sizes.support + query))
+    return prompts
 
 
-def _words(rng: random.Random, count: int, vocabulary: int) -> str:
-    return " ".join(f"w{rng.randrange(4, vocabulary - 7)}" for _ in range(count))
+def _text_of_image(sizes: Sizes, number: int) -> str:
+    rng = random.Random(f"text {number}")
+    num_words = sizes.text - 2  # the image marker and the end of the chunk are tokens, too
+    return " ".join(f"w{rng.randrange(4, sizes.vocabulary - 7)}" for _ in range(num_words))
 
 
-def batch(sizes: Sizes, images: int, tokens: int, image_token: int, seed: int = 0) -> dict[str, Tensor]:
-    """A training batch: ``images`` markers at equal distances, each image seen up to the next one."""
+def make_batch(sizes: Sizes, images: int, tokens: int, image_token: int, seed: int = 0) -> dict[str, Tensor]:
+    """Returns a training batch with image markers at equal distances."""
     generator = torch.Generator().manual_seed(seed)
     shape = (sizes.train_batch, tokens)
     image_index = (torch.arange(tokens) * images // tokens).expand(shape).contiguous()
     ids = torch.randint(4, sizes.vocabulary - 7, shape, generator=generator)
-    first = torch.cat([torch.ones(shape[0], 1, dtype=torch.bool), image_index.diff(dim=1) > 0], dim=1)
-    ids[first] = image_token
-    size = (sizes.train_batch, images, 3, sizes.image_size, sizes.image_size)
-    features = (sizes.train_batch, images, 1, sizes.patches, sizes.vision_width)
+    is_marker = torch.cat([torch.ones(shape[0], 1, dtype=torch.bool), image_index.diff(dim=1) > 0], dim=1)
+    ids[is_marker] = image_token
+    pixels_shape = (sizes.train_batch, images, 3, sizes.image_size, sizes.image_size)
+    features_shape = (sizes.train_batch, images, 1, sizes.patches, sizes.vision_width)
     return {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "image_index": image_index,
-        "labels": ids.masked_fill(first, -100),
-        "pixel_values": torch.randn(size, generator=generator),
-        "image_features": torch.randn(features, generator=generator),
+        "labels": ids.masked_fill(is_marker, -100),
+        "pixel_values": torch.randn(pixels_shape, generator=generator),
+        "image_features": torch.randn(features_shape, generator=generator),
     }

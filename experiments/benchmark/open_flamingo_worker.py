@@ -1,7 +1,7 @@
 """OpenFlamingo 2.0.1 on transformers 4.33.3, as a worker of the benchmark; it runs in the peers' environment.
 
-In the place of open_clip stands transformers' CLIP with the same weights, which gives what OpenFlamingo was trained
-with (open_clip has returned something else since version 2.23) in the same number of operations.
+CLIP is that of transformers, with the same weights, instead of open_clip's. It returns the features that OpenFlamingo
+was trained with, in the same number of operations. open_clip returns other features since version 2.23.
 """
 
 import json
@@ -17,7 +17,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, OPTConfig, OPTForCau
 
 from experiments.benchmark.worker import Clock, Machine, run, train
 
-sys.modules["open_clip"] = ModuleType("open_clip")  # imported by theirs, and not used here
+sys.modules["open_clip"] = ModuleType("open_clip")  # imported by open_flamingo, and not used here
 from open_flamingo.src.factory import _infer_decoder_layers_attr_name
 from open_flamingo.src.flamingo import Flamingo
 from open_flamingo.src.flamingo_lm import FlamingoLMMixin
@@ -48,7 +48,7 @@ def _load(model: nn.Module, folder: Path) -> None:
 
 
 class OpenFlamingo:
-    """With the weights that :mod:`experiments.benchmark.materials` has exported."""
+    """OpenFlamingo with the weights that :mod:`experiments.benchmark.materials` has exported."""
 
     def __init__(self, folder: Path, machine: Machine) -> None:
         self.machine = machine
@@ -82,9 +82,11 @@ class OpenFlamingo:
     def _generate(self, inputs: dict[str, Tensor], **settings: Any) -> Tensor:
         self.model.to(self.machine.dtype)
         pixels = inputs["pixel_values"].to(self.machine.dtype)
+        if pixels.ndim == 5:  # without frames
+            pixels = pixels.unsqueeze(2)
         with torch.no_grad():
             return self.model.eval().generate(
-                pixels if pixels.ndim == 6 else pixels.unsqueeze(2),
+                pixels,
                 inputs["input_ids"],
                 inputs["attention_mask"],
                 do_sample=False,
@@ -110,17 +112,18 @@ class OpenFlamingo:
         self.optimizer = self.optimizer or torch.optim.AdamW(trained, lr=1e-6, weight_decay=0.1)
 
         def loss() -> Tensor:
-            rest = (inputs[name] for name in ("input_ids", "attention_mask", "labels"))
-            return self.model(inputs["pixel_values"].unsqueeze(2), *rest)[0]
+            images = inputs["pixel_values"].unsqueeze(2)
+            return self.model(images, inputs["input_ids"], inputs["attention_mask"], inputs["labels"])[0]
 
         return train(self.model, loss, self.optimizer, steps, self.machine)
 
 
 def _load_vision(model: nn.Module, folder: Path) -> None:
-    """Newer transformers leave out the prefix of the only part there is."""
+    """Load weights of newer transformers, which leave out the prefix of their only part."""
     weights = load_file(folder / "model.safetensors")
-    prefix = "" if next(iter(weights)).startswith("vision_model.") else "vision_model."
-    result = model.load_state_dict({prefix + key: tensor for key, tensor in weights.items()}, strict=False)
+    if not next(iter(weights)).startswith("vision_model."):
+        weights = {f"vision_model.{key}": tensor for key, tensor in weights.items()}
+    result = model.load_state_dict(weights, strict=False)
     missing = [key for key in result.missing_keys if not key.endswith("position_ids")]
     assert not result.unexpected_keys and not missing, result
 

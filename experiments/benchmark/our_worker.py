@@ -1,11 +1,11 @@
-"""This project, as a worker of the benchmark."""
+"""Our implementation, as a worker of the benchmark."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from experiments.benchmark.materials import picture
+from experiments.benchmark.materials import Prompt, image_path
 from experiments.benchmark.worker import Machine, run, seconds_per_token, train
 from flamingo.data.document import Document, Image, Text
 from flamingo.data.processor import FlamingoProcessor
@@ -18,7 +18,7 @@ from flamingo.utils.processes import keep_memory
 
 
 class Ours:
-    """What the benchmark asks of each implementation, and what only one needs to do for all of them."""
+    """The requests that all implementations answer, and those that only one answers for all of them."""
 
     def __init__(self, folder: Path, machine: Machine) -> None:
         self.folder, self.machine = folder, machine
@@ -26,53 +26,56 @@ class Ours:
         self.processor = FlamingoProcessor.from_pretrained(folder / "flamingo")
         self.optimizer: Any = None
 
-    def _document(self, prompt: dict[str, Any]) -> Document:
+    def _document(self, prompt: Prompt) -> Document:
         parts: list[Image | Text] = []
-        for number, text in prompt["demonstrations"]:
-            parts += [Image(picture(self.folder, number)), Text(text)]
-        return Document([*parts, Image(picture(self.folder, prompt["query"])), Text("w4 w5")])
+        for number, text in prompt.demonstrations:
+            parts += [Image(image_path(self.folder, number)), Text(text)]
+        parts += [Image(image_path(self.folder, prompt.query)), Text("w4 w5")]
+        return Document(parts)
 
     def few_shot(self, prompts: list[dict[str, Any]], batch: int, beams: int, new: int) -> list[str]:
-        """Texts, from files of pictures, as the command for evaluation does it; nothing is known from the last time."""
+        """Returns the outputs of all prompts, from image files, with a new engine."""
         keep_memory()
         self.model.to(self.machine.dtype)
-        return FlamingoEngine(self.model, self.processor, batch).generate(
-            [self._document(p) for p in prompts], new, beams
-        )
+        documents = [self._document(Prompt(**prompt)) for prompt in prompts]
+        return FlamingoEngine(self.model, self.processor, batch).generate(documents, new, beams)
 
     def tensors(self, prompt: dict[str, Any], path: str) -> None:
-        """The prompt as a peer takes it, preprocessed."""
-        torch.save(dict(self.processor.batch([self._document(prompt)], prompt=True)), path)
+        """Save the preprocessed prompt for a peer."""
+        document = self._document(Prompt(**prompt))
+        torch.save(dict(self.processor.batch([document], prompt=True)), path)
 
     def text(self, ids: list[int]) -> str:
-        """Of a peer's continuation what :meth:`few_shot` would return."""
+        """Returns the text of a peer's output, as :meth:`few_shot` returns texts."""
         return decode(self.processor.tokenizer, ids, self.processor.end_of_chunk_token_id)
 
     @torch.no_grad()
     def score(self, path: str, text: str) -> float:
-        """Log-probability of a continuation: two that differ by less than rounding are both right."""
+        """Returns the log-probability of an output."""
         inputs = self.machine.load(path)
         ids = self.processor.tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
         ids = ids.to(self.machine.device)
         length = inputs["input_ids"].shape[1]
-        index = torch.cat([inputs["image_index"], inputs["image_index"][:, -1:].expand(-1, ids.shape[1])], dim=1)
-        ids = torch.cat([inputs["input_ids"], ids], dim=1)
-        logits = self.model(ids, image_index=index, pixel_values=inputs["pixel_values"]).logits
-        said = logits[:, length - 1 : -1].log_softmax(-1).gather(-1, ids[:, length:, None])
-        return float(said.sum())
+        last_image = inputs["image_index"][:, -1:].expand(-1, ids.shape[1])
+        image_index = torch.cat([inputs["image_index"], last_image], dim=1)
+        input_ids = torch.cat([inputs["input_ids"], ids], dim=1)
+        logits = self.model(input_ids, image_index=image_index, pixel_values=inputs["pixel_values"]).logits
+        log_probs = logits[:, length - 1 : -1].log_softmax(-1).gather(-1, ids[:, :, None])
+        return float(log_probs.sum())
 
     def image_token(self) -> int:
         return self.processor.new_token_ids[1]
 
     def decode(self, path: str, tokens: int) -> float:
-        """Seconds a token after the prompt of a batch, greedily."""
-        inputs = self.machine.load(path)
+        """Returns seconds per token of greedy decoding after the first prompt of a batch."""
+        batch = self.machine.load(path)
         self.model.to(self.machine.dtype)
-        kept = {name: inputs[name][:1] for name in ("input_ids", "attention_mask", "image_index", "pixel_values")}
-        return seconds_per_token(self.model.eval(), kept, tokens)
+        names = ("input_ids", "attention_mask", "image_index", "pixel_values")
+        inputs = {name: batch[name][:1] for name in names}
+        return seconds_per_token(self.model.eval(), inputs, tokens)
 
     def train_step(self, path: str, steps: int, features: bool = False) -> list[float]:
-        """Seconds of each step, from pixels or from the frozen encoder's features."""
+        """Returns seconds of each step, from pixels or from features of the frozen encoder."""
         inputs = self.machine.load(path)
         inputs.pop("pixel_values" if features else "image_features")
         self.model.train()

@@ -1,6 +1,6 @@
-"""An implementation in a process of its own, which answers requests: one JSON object a line.
+"""An implementation in its own process, which answers requests: one JSON object in each line.
 
-Needs nothing but torch: peers run in an environment of their own.
+This module imports torch alone, since peers run in another environment.
 """
 
 import json
@@ -21,7 +21,7 @@ Handlers = dict[str, Callable[..., Any]]
 
 @dataclass(frozen=True)
 class Machine:
-    """Where implementations compute, and in which precision: fp32, or bf16, in training by autocast."""
+    """The device and the precision: fp32, or bf16, which is autocast in training."""
 
     threads: int
     device: str
@@ -32,7 +32,7 @@ class Machine:
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
     def load(self, path: str) -> dict[str, torch.Tensor]:
-        """Tensors that were saved for all implementations."""
+        """Returns tensors that were saved for all implementations."""
         return torch.load(path, map_location=self.device)
 
     def autocast(self) -> torch.autocast:
@@ -40,7 +40,12 @@ class Machine:
 
 
 def run(make: Callable[[Path, Machine], Any], *names: str) -> None:
-    """A worker's main program: what ``make`` makes of the command's arguments answers by its methods ``names``."""
+    """Run a worker's main program.
+
+    Args:
+        make: Folder of the materials and machine -> the implementation.
+        names: Its methods, which answer the requests of these names.
+    """
     folder, threads, device, precision = sys.argv[1:]
     torch.set_num_threads(int(threads))
     worker = make(Path(folder), Machine(int(threads), device, precision))
@@ -48,13 +53,15 @@ def run(make: Callable[[Path, Machine], Any], *names: str) -> None:
 
 
 def serve(handlers: Handlers) -> None:
-    """Answer ``{"do": NAME, ...}`` with what the handler of that name returns, and its time, until the input ends."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # whatever libraries print
+    """Answer each request ``{"do": NAME, ...}`` with the result of the handler NAME, its time and its peak memory."""
+    answers = sys.stdout
+    sys.stdout = sys.stderr  # of libraries that print
     for line in sys.stdin:
         request = json.loads(line)
         _forget_peak()
         begin = time.perf_counter()
-        result = handlers[request.pop("do")](**request)
+        handler = handlers[request.pop("do")]
+        result = handler(**request)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         answer = {"result": result, "seconds": time.perf_counter() - begin, "peak": _peak_megabytes()}
@@ -65,14 +72,15 @@ def _forget_peak() -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     else:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak is what is resident now
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak becomes the resident memory
 
 
 def _peak_megabytes() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e6
     status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+    kilobytes = int(status.split("VmHWM:")[1].split()[0])
+    return kilobytes * 1024 / 1e6
 
 
 class Worker:
@@ -93,12 +101,17 @@ class Worker:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, do: str, **request: Any) -> dict[str, Any]:
-        """The answer: ``result``, ``seconds`` and ``peak`` (megabytes). Raises RuntimeError where it has ended."""
+        """Returns the answer: ``result``, ``seconds`` and ``peak`` (megabytes).
+
+        Raises:
+            RuntimeError: If the process has ended.
+        """
         assert self._process.stdin is not None and self._process.stdout is not None
-        print(json.dumps({"do": do, **request}), file=self._process.stdin, flush=True)
+        request["do"] = do
+        print(json.dumps(request), file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.name} ended with status {self._process.wait()}; what it said stands above")
+            raise RuntimeError(f"{self.name} ended with status {self._process.wait()}; its output is above")
         return json.loads(line)
 
     def close(self) -> None:
@@ -110,14 +123,15 @@ class Worker:
 def train(
     model: torch.nn.Module, loss: Callable[[], torch.Tensor], optimizer: Any, steps: int, machine: Machine
 ) -> list[float]:
-    """Seconds of each of ``steps`` updates; the loop is the same for all."""
+    """Returns seconds of each of ``steps`` updates. All implementations have this loop."""
     seconds = []
     for _ in range(steps):
         begin = time.perf_counter()
         with machine.autocast():
             value = loss()
         value.backward()
-        torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], 1.0)
+        trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         if torch.cuda.is_available():
@@ -127,25 +141,31 @@ def train(
 
 
 class Clock:
-    """A stopping criterion that never stops, but notes when each token came."""
+    """A stopping criterion that never stops, and records the time of each token."""
 
     def __init__(self, one_answer: bool = False) -> None:
-        #: What transformers 4 wants: one answer for all rows.
+        """Starts without times.
+
+        Args:
+            one_answer: Whether it returns one answer for all rows, as transformers 4 needs.
+        """
         self.one_answer = one_answer
-        self.moments: list[float] = []
+        self.times: list[float] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> Any:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self.moments.append(time.perf_counter())
-        return False if self.one_answer else torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        self.times.append(time.perf_counter())
+        if self.one_answer:
+            return False
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
     def seconds_per_token(self) -> float:
-        return statistics.median(after - before for before, after in pairwise(self.moments))
+        return statistics.median(after - before for before, after in pairwise(self.times))
 
 
 def seconds_per_token(model: Any, inputs: dict[str, torch.Tensor], tokens: int) -> float:
-    """The median over ``tokens`` that today's transformers decodes greedily behind a prompt."""
+    """Returns the median over ``tokens`` that transformers 5 decodes greedily after a prompt."""
     clock = Clock()
     model.generate(
         **inputs,

@@ -1,15 +1,17 @@
 """What the benchmark says of its measurements; the measurements themselves are nobody's to test."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.benchmark.few_shot import Agreement, few_shot
+from experiments.benchmark.few_shot import Agreement, FewShot
 from experiments.benchmark.flops import training_step as flops
 from experiments.benchmark.flops import utilisation
-from experiments.benchmark.materials import Sizes, batch, build, prompts
-from experiments.benchmark.ratios import row, write
+from experiments.benchmark.materials import Sizes, build, make_batch, make_prompts
+from experiments.benchmark.ratios import Row, make_row, write_rows
 from experiments.benchmark.steps import train_step
 from experiments.benchmark.worker import Machine
 from flamingo import FlamingoForConditionalGeneration
@@ -36,11 +38,17 @@ class Told:
 
 
 def test_a_row_has_the_median_of_the_ratios_of_runs_that_were_taken_in_turn():
-    made = row("decode", "1 image", "idefics", [1.0, 2.0, 4.0], [3.0, 4.0, 40.0], "s")
-    assert made == {
-        **{"benchmark": "decode", "case": "1 image", "peer": "idefics", "unit": "s"},
-        **{"ours": 2.0, "theirs": 4.0, "ratio": 3.0, "spread": [2.0, 10.0]},
-    }
+    row = make_row("decode", "1 image", "idefics", [1.0, 2.0, 4.0], [3.0, 4.0, 40.0], "s")
+    assert row == Row(
+        benchmark="decode",
+        case="1 image",
+        peer="idefics",
+        ours=2.0,
+        theirs=4.0,
+        unit="s",
+        ratio=3.0,
+        spread=[2.0, 10.0],
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,31 +59,32 @@ def test_outputs_are_the_same_or_nearly_tied_or_reported(tmp_path, difference, o
     ours = Told([10.0, 20.0, 40.0], texts, {"mine": -3.0, "theirs": -3.0 + (difference or 0)})
     theirs = Told([8.0] * 3, "mine" if difference is None else "theirs")
     agreement = Agreement(1e-4)
-    [made] = few_shot("few_shot", SMALL, ours, theirs, tmp_path, 3, 1, agreement)
-    assert (made["ours"], made["theirs"], made["ratio"]) == (4.0, 8.0, 2.0)  # 20 s for 5 queries, 8 s for one
+    [row] = FewShot(SMALL, ours, theirs, tmp_path, 3, 1, agreement).run("few_shot", shared=False)
+    assert (row.ours, row.theirs, row.ratio) == (4.0, 8.0, 2.0)  # 20 s for 5 queries, 8 s for one
     assert (agreement.identical, len(agreement.ties), len(agreement.different)) == outcome
     asked = [request["prompt"] for do, request in ours.asked if do == "tensors"]
-    assert asked == prompts(SMALL, 3, shared=False)[:3]  # other queries in each round
-    write(tmp_path, [made], agreement, Machine(2, "cpu", "fp32"))
+    # Other queries in each round.
+    assert asked == [asdict(prompt) for prompt in make_prompts(SMALL, 3, shared=False)[:3]]
+    write_rows(tmp_path, [row], agreement, Machine(2, "cpu", "fp32"))
     assert "| few_shot | 3 shots | open-flamingo |" in (tmp_path / "results.md").read_text()
     assert (tmp_path / "results.png").stat().st_size > 1000
 
 
 def test_the_first_of_a_measurements_steps_does_not_count(tmp_path):
-    [made] = train_step(SMALL, Told([2.0]), [Told([3.0])], tmp_path, 1)
-    assert (made["ours"], made["theirs"]) == (2.0, 3.0)
+    [row] = train_step(SMALL, Told([2.0]), [Told([3.0])], tmp_path, 1)
+    assert (row.ours, row.theirs) == (2.0, 3.0)
 
 
 def test_demonstrations_are_shared_by_all_queries_or_their_own():
-    own, shared = (prompts(SMALL, 3, shared) for shared in (False, True))
-    assert len({str(prompt["demonstrations"]) for prompt in own}) > 1
-    assert len({str(prompt["demonstrations"]) for prompt in shared}) == 1
-    assert [prompt["query"] for prompt in own] == [6, 7, 8, 9, 10]
-    assert all(len(text.split()) == 8 - 2 for prompt in own for _, text in prompt["demonstrations"])
+    own, shared = (make_prompts(SMALL, 3, shared) for shared in (False, True))
+    assert len({str(prompt.demonstrations) for prompt in own}) > 1
+    assert len({str(prompt.demonstrations) for prompt in shared}) == 1
+    assert [prompt.query for prompt in own] == [6, 7, 8, 9, 10]
+    assert all(len(text.split()) == 8 - 2 for prompt in own for _, text in prompt.demonstrations)
 
 
 def test_a_batch_has_its_markers_where_its_images_begin():
-    made = batch(SMALL, images=3, tokens=12, image_token=499)
+    made = make_batch(SMALL, images=3, tokens=12, image_token=499)
     assert made["image_index"][0].tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert (made["input_ids"] == 499).nonzero()[:, 1].tolist() == [0, 4, 8] * 2
     assert torch.equal(made["labels"] == -100, made["input_ids"] == 499)
@@ -91,7 +100,7 @@ def test_the_arithmetic_of_a_step_is_what_torch_counts(tmp_path, monkeypatch):
     small.train_images, small.train_tokens = 2, 64
     build(tmp_path, small)
     model = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "flamingo").train()
-    inputs = batch(small, 2, 64, image_token=499)
+    inputs = make_batch(small, 2, 64, image_token=499)
     del inputs["image_features"]
     # As products of matrices, for torch does not count the CPU's own attention kernel.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
