@@ -1,4 +1,4 @@
-"""Checks that two backbones behave as the parts between them assume, and records that they do."""
+"""Check of a composition: the two backbones behave as the parts between them assume; the config records it."""
 
 import random
 from collections.abc import Iterator
@@ -16,19 +16,20 @@ from flamingo.model.text_probe import check_language_model
 from flamingo.model.vision import image_size
 from flamingo.model.vision_probe import check_encoder
 
-#: Of the numbers that the probe draws.
+#: The seed of the probe.
 _SEED = 0
-#: Elements of the largest buffer whose values are restored: larger ones are weights that are quantised.
+#: The most elements of a buffer whose values are restored: larger buffers are quantised weights.
 _LARGEST = 2**22
 
 
 def check_composition(model: Any) -> None:
-    """Run the probe and record in ``model.config.passed_check`` that it passed.
+    """Runs the probes and records in ``model.config.passed_check`` that they passed.
 
     A :class:`flamingo.FlamingoForConditionalGeneration` is checked when it is composed, and again when a backbone is
-    replaced. Nothing of ``model`` but the record changes, and no generator but the probe's own is drawn from.
+    replaced. Only the record in ``model`` changes, and the probes draw from a generator of their own.
 
-    Raises UserError, with one sentence, for a backbone that breaks a property which the composition needs.
+    Raises:
+        UserError: With one sentence, for a backbone that breaks a property which the composition needs.
     """
     model.config.passed_check = None
     generator = torch.Generator().manual_seed(_SEED)
@@ -42,7 +43,7 @@ def check_composition(model: Any) -> None:
 
 
 def check_record(model: Any) -> dict[str, Any]:
-    """What decides whether a model that passed the check passes it again: versions, kernels, precision, features."""
+    """Returns what the result of the check depends on: versions, kernels, precision, features."""
     parts = {"vision_model": model.vision_model, "language_model": model.language_model}
     record: dict[str, Any] = {
         "transformers": transformers.__version__,
@@ -60,13 +61,14 @@ def check_record(model: Any) -> dict[str, Any]:
 
 @contextmanager
 def _state_restored(model: nn.Module) -> Iterator[None]:
-    """Restore modes, buffers, cached attributes and the states of all global generators afterwards."""
+    """Restores modes, buffers, cached attributes and the states of all global generators afterwards."""
     devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.is_cuda})
-    python_state, numpy_state = random.getstate(), np.random.get_state()
+    python_state = random.getstate()
+    numpy_state = np.random.get_state()
     saved = [_SavedModule(module) for module in model.modules()]
     tensor_float32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     try:
-        # TensorFloat-32 rounds convolutions of whole prompts, but not the products for one token.
+        # TensorFloat-32 would round convolutions of whole prompts, but not the products for one token.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         with torch.random.fork_rng(devices):
             yield
@@ -79,7 +81,7 @@ def _state_restored(model: nn.Module) -> Iterator[None]:
 
 
 class _SavedModule:
-    """A module's own attributes and buffers: their identity, and the contents of those that may change in place."""
+    """A module's own attributes and buffers, with the contents of those that may change in place."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module

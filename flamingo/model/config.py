@@ -28,10 +28,10 @@ class FlamingoConfig(PreTrainedConfig):
     """
 
     model_type = "flamingo"
-    # 5.17 calls the same thing `sub_configs`; newer versions derive that from these defaults.
+    # transformers 5.17 reads `sub_configs`; newer versions derive it from the defaults below.
     sub_configs: ClassVar[dict[str, Any]] = {"vision_config": AutoConfig, "text_config": AutoConfig}
 
-    # Typed loosely because a dictionary, as in a saved config.json, becomes the object named at its right.
+    # Of the type Any, as a dictionary (of a saved config.json) becomes an object of the type in the comment.
     vision_config: Any = None  # PreTrainedConfig
     text_config: Any = None  # PreTrainedConfig
     vision_features: Any = None  # VisionFeaturesConfig
@@ -40,12 +40,12 @@ class FlamingoConfig(PreTrainedConfig):
     #: Ids whose embedding rows are trained: the image marker and the end of chunk. They may lie
     #: beyond the language model's vocabulary or within its padding rows.
     new_token_ids: list[int] = field(default_factory=list)
-    #: Width v of the chosen vision features; measured when the backbones are put together.
+    #: Width v of the vision features; measured when the backbones are composed.
     vision_width: int | None = None
-    #: Where frozen backbones that a checkpoint leaves out come from, or None where it holds them.
+    #: The source of each backbone that a checkpoint may leave out; None if they were not loaded by name.
     backbones: dict | None = None
     backbones_included: bool = True
-    #: What the composition was checked with (:func:`flamingo.model.composition.check_record`), or None.
+    #: The record of the passed check (:func:`flamingo.model.composition.check_record`), or None.
     passed_check: dict | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -55,8 +55,8 @@ class FlamingoConfig(PreTrainedConfig):
                 if "model_type" not in value:
                     raise UserError(f"{key} has no model_type, which says whose configuration it is")
                 value = AutoConfig.for_model(**value)
-            # A copy: transformers resets the attention implementation of what it is given here, and a
-            # live model whose configuration that is would lose its causal mask.
+            # A copy: transformers resets the attention implementation of this config, and a live model that shares it
+            # would lose its causal mask.
             setattr(self, key, deepcopy(value))
         self.vision_features = _loaded("vision_features", VisionFeaturesConfig, self.vision_features)
         self.fusion = _loaded("fusion", CrossAttentionConfig, self.fusion)
@@ -67,7 +67,8 @@ class FlamingoConfig(PreTrainedConfig):
         if not isinstance(self.new_token_ids, list | tuple) or not all(type(i) is int for i in self.new_token_ids):
             raise UserError(f"new_token_ids must be a list of whole numbers, got {self.new_token_ids!r}")
         self.new_token_ids = list(self.new_token_ids)
-        if len(set(self.new_token_ids)) != len(self.new_token_ids) or min(self.new_token_ids, default=0) < 0:
+        distinct = len(set(self.new_token_ids)) == len(self.new_token_ids)
+        if not distinct or min(self.new_token_ids, default=0) < 0:
             raise UserError(f"new_token_ids must be distinct and not negative, got {self.new_token_ids}")
         super().__post_init__(**kwargs)
 
@@ -91,18 +92,18 @@ class FlamingoConfig(PreTrainedConfig):
 
     @classmethod
     def check_keys(cls, keys: Any) -> None:
-        """Raise UserError for a key that is no field, which transformers' own constructor would keep silently."""
+        """Raises UserError for a key that is no field, which transformers' constructor would keep silently."""
         known = [f.name for f in fields(cls) if f.name in FlamingoConfig.__annotations__]
         for key in keys:
             one_of("a key of FlamingoConfig", key, known)
 
     @property
     def vocab_size(self) -> int:
-        """The language model's vocabulary, and the new tokens where they lie beyond it."""
-        return max(self.text_config.vocab_size, *(i + 1 for i in self.new_token_ids), 0)
+        """The size of the language model's vocabulary, with the new tokens that lie beyond it."""
+        return max(self.text_config.vocab_size, max(self.new_token_ids, default=-1) + 1)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
-        """The language model's configuration with the vocabulary that is generated from."""
+        """Returns the language model's config with the vocabulary of generation."""
         if self.text_config is None:
             return self
         text_config = copy(self.text_config)
@@ -111,9 +112,9 @@ class FlamingoConfig(PreTrainedConfig):
 
     @property
     def gated_layer_indices(self) -> list[int]:
-        """Indices of the language model's layers that a gated block precedes."""
+        """The indices of the language model's layers that a gated block precedes."""
         layers = self.text_config.num_hidden_layers
-        indices = [i for i in range(layers) if i % self.fusion.every == self.fusion.offset]
+        indices = list(range(self.fusion.offset, layers, self.fusion.every))
         if not indices:
             raise UserError(
                 f"fusion.every={self.fusion.every} with fusion.offset={self.fusion.offset} chooses none of the "

@@ -28,15 +28,15 @@ from flamingo.model.loading import hub_arguments, load_weights
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 
-#: What errors call it.
+#: The name of the part in errors.
 _PART = "language model"
 
-#: Arguments by which models of recurrent state take it.
+#: The arguments by which recurrent models take their state.
 _RECURRENT_STATE = ("cache_params", "state")
 
 
 def load_text_model(name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
-    """A causal language model without dropout: a frozen model has nothing to regularise. Of a multimodal one, its text.
+    """Returns a causal language model without dropout; of a multimodal one, its text part.
 
     Args:
         name_or_path: A folder, a name on the hub, or a GGUF file.
@@ -49,24 +49,24 @@ def load_text_model(name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
         # Weights that stay in GGUF's blocks can be neither saved nor compared.
         kwargs.setdefault("quantization_config", transformers.GgufConfig(dequantize=True))
     config = without_dropout(from_pretrained(AutoConfig, name_or_path, _PART, **hub_arguments(kwargs)))
-    text = _text_config(config)
-    kind = _causal_class(text)
-    if text is config:
+    text_config = _text_config(config)
+    text_class = _causal_class(text_config)
+    if text_config is config:
         return load_weights(AutoModelForCausalLM, name_or_path, _PART, config=config, **kwargs)
     multimodal = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     loader = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
     whole = load_weights(loader, name_or_path, _PART, config=config, **kwargs)
-    return whole if isinstance(whole, kind) else _text_part(whole, kind)
+    return whole if isinstance(whole, text_class) else _text_part(whole, text_class)
 
 
 def make_text_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """A causal language model with random weights, without dropout. Of a multimodal config it is the text model."""
-    text = _text_config(without_dropout(config))
-    return _causal_class(text)._from_config(text)
+    """Returns a causal language model with random weights, without dropout; of a multimodal config, its text part."""
+    text_config = _text_config(without_dropout(config))
+    return _causal_class(text_config)._from_config(text_config)
 
 
 def without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Set every dropout and layer-drop rate of ``config``, nested ones included, to 0."""
+    """Sets every dropout and layer-drop rate of ``config`` to 0, also in nested configs, and returns it."""
     for key, value in list(vars(config).items()):
         if isinstance(value, PreTrainedConfig):
             without_dropout(value)
@@ -76,17 +76,17 @@ def without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def _text_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The config of the text model where this is a multimodal model's, else the config itself."""
-    text = config.get_text_config(decoder=True)
-    # A model with an encoder and a decoder gives a copy of its own config.
-    return config if text.model_type == config.model_type else text
+    """Returns the config of the text model of a multimodal config, else the config itself."""
+    text_config = config.get_text_config(decoder=True)
+    # A model with an encoder and a decoder returns a copy of its own config.
+    return config if text_config.model_type == config.model_type else text_config
 
 
 def _causal_class(config: PreTrainedConfig) -> Any:
-    """The class of causal language models with this config.
+    """Returns the class of causal language models with this config.
 
-    Of some text models of multimodal ones (Emu3, Mllama) transformers' automatic classes know only the whole: they are
-    found in its module.
+    The text parts of some multimodal models (Emu3, Mllama) are not in transformers' automatic classes: their class is
+    found in the module of the whole model.
     """
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
@@ -97,17 +97,19 @@ def _causal_class(config: PreTrainedConfig) -> Any:
     raise UserError(f"transformers has no causal language model of the model type {config.model_type}")
 
 
-def _text_part(whole: PreTrainedModel, kind: Any) -> PreTrainedModel:
-    """The text model and the output head of a multimodal model, as the language model that they are."""
+def _text_part(whole: PreTrainedModel, text_class: Any) -> PreTrainedModel:
+    """Returns a language model of the text model and the output head of a multimodal model."""
     decoder, head = whole.get_decoder(), whole.get_output_embeddings()
-    if isinstance(decoder, kind):
+    if isinstance(decoder, text_class):
         return decoder
     with torch.device("meta"):
-        model = kind._from_config(decoder.config)
-    places = [name for name, child in model.named_children() if type(child) is type(decoder)]
-    if len(places) != 1 or head is None:
-        raise UserError(f"the text model of a {type(whole).__name__} is no {kind.__name__}, so it cannot be taken out")
-    setattr(model, places[0], decoder)
+        model = text_class._from_config(decoder.config)
+    names = [name for name, child in model.named_children() if type(child) is type(decoder)]
+    if len(names) != 1 or head is None:
+        raise UserError(
+            f"the text model of a {type(whole).__name__} is no {text_class.__name__}, so it cannot be taken out"
+        )
+    setattr(model, names[0], decoder)
     model.set_output_embeddings(head)
     model.config.tie_word_embeddings = head.weight is model.get_input_embeddings().weight
     model.generation_config = whole.generation_config
@@ -117,12 +119,13 @@ def _text_part(whole: PreTrainedModel, kind: Any) -> PreTrainedModel:
 
 
 def check_interface(language_model: PreTrainedModel) -> None:
-    """Raise UserError, with one sentence, unless the gated blocks and new tokens can be attached to this model."""
+    """Raises UserError, with one sentence, unless gated blocks and new tokens can be attached to this model."""
     name, config = type(language_model).__name__, language_model.config
     arguments = forward_arguments(language_model)
     if "inputs_embeds" not in arguments:
         raise UserError(f"{name} takes no inputs_embeds, by which the new tokens come in")
-    if recurrent := [argument for argument in _RECURRENT_STATE if argument in arguments]:
+    recurrent = [argument for argument in _RECURRENT_STATE if argument in arguments]
+    if recurrent:
         raise UserError(
             f"{name} is a recurrent model: it continues from a recurrent state ({recurrent[0]}), and there is no cache "
             "of keys and values"
@@ -139,7 +142,7 @@ def check_interface(language_model: PreTrainedModel) -> None:
 
 
 def forward_arguments(language_model: PreTrainedModel) -> frozenset[str]:
-    """Names of the arguments of the forward pass, and of those that its ``**kwargs`` pass on to the base model."""
+    """Returns the names of the forward pass's arguments, also of those that ``**kwargs`` pass to the base model."""
     parameters = signature(language_model.forward).parameters
     names = set(parameters)
     if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
@@ -148,10 +151,12 @@ def forward_arguments(language_model: PreTrainedModel) -> frozenset[str]:
 
 
 def has_plain_cache(language_model: Any) -> bool:
-    """Whether the cache keeps keys and values of tokens alone, so that the rows of a prompt's cache can be repeated.
+    """Returns whether the cache holds keys and values of tokens alone, so that the rows of a cache can be repeated.
 
-    Linear attention, Mamba layers and caches of a model's own class are not plain. A transformers model, or one that
-    peft has wrapped.
+    The caches of linear attention and Mamba layers, and caches of a model's own class, are not plain.
+
+    Args:
+        language_model: A transformers model, or one that peft has wrapped.
     """
     if not language_model._supports_default_dynamic_cache():
         return False

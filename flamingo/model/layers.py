@@ -1,4 +1,4 @@
-"""Finds the repeated layers of somebody else's transformer."""
+"""The repeated layers of any transformer of transformers, language model or encoder."""
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -7,18 +7,19 @@ from flamingo.utils.errors import UserError
 
 
 def repeated_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The one ``ModuleList`` of length ``num_hidden_layers`` that lies in no other ``ModuleList``.
+    """Returns the one ``ModuleList`` of length ``num_hidden_layers`` that lies in no other ``ModuleList``.
 
-    Raises UserError where there is none or more than one: which one repeats is not to be guessed.
+    Raises:
+        UserError: If there is none, or more than one.
     """
     depth = getattr(model.config, "num_hidden_layers", None)
     lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     # Lists within layers or stages, such as the experts of each, may have the same length.
-    outermost = {name for name in lists if not any(name.startswith(f"{outer}.") for outer in lists)}
-    found = {name: module for name, module in lists.items() if name in outermost and len(module) == depth}
-    if len(found) != 1:
+    prefixes = tuple(f"{name}." for name in lists)
+    names = [name for name, module in lists.items() if len(module) == depth and not name.startswith(prefixes)]
+    if len(names) != 1:
         raise UserError(
             f"{type(model).__name__} should have exactly one ModuleList of length num_hidden_layers={depth}, "
-            f"found {sorted(found) or 'none'}"
+            f"found {sorted(names) or 'none'}"
         )
-    return next(iter(found.values()))
+    return lists[names[0]]

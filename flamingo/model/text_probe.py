@@ -1,4 +1,4 @@
-"""Runs a composed model on a few random tokens and checks what the composition needs of its language model."""
+"""Probe of a language model: runs a composed model on random tokens and checks what the composition needs."""
 
 import logging
 from collections.abc import Iterator
@@ -15,26 +15,37 @@ from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
-#: Tokens of the longest prompt, tokens that are appended to the cache, beams, images per prompt, and patches per image.
-_TOKENS, _NEW_TOKENS, _BEAMS, _IMAGES, _PATCHES = 16, 2, 2, 2, 4
-#: Subtracted from log-probabilities of beams that are to end.
+#: The number of tokens of the longest prompt.
+_TOKENS = 16
+#: The number of tokens that are appended to the cache.
+_NEW_TOKENS = 2
+_BEAMS = 2
+#: Images per prompt, and patches per image.
+_IMAGES = 2
+_PATCHES = 4
+#: Subtracted from the log-probabilities of beams that must end.
 _UNLIKELY = 1e4
-#: Every gate where images have to count.
+#: The value of opened gates.
 _OPEN = 0.5
-#: The largest difference of two logits that should be equal, as a share of the largest logit.
+#: The largest difference of two equal logits, as a share of the largest logit.
 _FP32_TOLERANCE, _ROUNDED_TOLERANCE = 1e-4, 2e-2
-#: In 16 bits or quantised, a larger difference between two shapes of batch is a warning up to this multiple of what
-#: rounding alone makes: SmolLM2 in bfloat16 amplifies it to 0.24 of the largest logit.
+#: In 16 bits or quantised, a larger difference between two batch shapes is a warning up to this multiple of the
+#: rounding noise: SmolLM2 in bfloat16 amplifies that to 0.24 of the largest logit.
 _NOISE_MULTIPLE = 4.0
 #: The relative size of a rounding to 8 bits.
 _QUANTISED_UNIT = 2.0**-7
 
 
 def check_language_model(model: Any, generator: torch.Generator) -> None:
-    """Raise UserError, with one sentence, if the language model of ``model`` breaks a property of the composition.
+    """Checks the properties that a composition needs of its language model.
 
-    ``model`` is a :class:`flamingo.FlamingoForConditionalGeneration` in evaluation mode. The caller restores what the
-    forward passes change. Ids and features are drawn from ``generator``.
+    Args:
+        model: A :class:`flamingo.FlamingoForConditionalGeneration` in evaluation mode. The caller restores what the
+            forward passes change.
+        generator: Draws token ids and features.
+
+    Raises:
+        UserError: With one sentence, for a property that the language model breaks.
     """
     probe = _Probe(model, generator)
     try:
@@ -56,12 +67,12 @@ def check_language_model(model: Any, generator: torch.Generator) -> None:
         raise UserError(f"{probe.name} fails in a forward pass: {reason}") from error
 
 
-#: What transformers' models raise for inputs that they do not take.
+#: The exceptions of transformers' models for inputs that they do not take.
 _ERRORS_OF_MODELS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class _Probe:
-    """A few random prompts, and the properties that are checked with them."""
+    """Random prompts, and the properties that are checked with them."""
 
     def __init__(self, model: Any, generator: torch.Generator) -> None:
         language_model = model.language_model
@@ -71,11 +82,11 @@ class _Probe:
         self.ids = _random_ids(model, generator, 2 * _TOKENS).view(2, _TOKENS).to(self.device)
         features = torch.randn(1, _IMAGES, 1, _PATCHES, model.config.vision_width, generator=generator)
         self.visual_tokens = model.resample(features.to(self.device))
-        self.tolerance, self.unit = _precision(language_model)
+        self.tolerance, self.rounding_unit = _precision(language_model)
         self.rounds = self.tolerance != _FP32_TOLERANCE
 
     def needs_token_ids(self) -> bool:
-        """Whether the bare language model runs from token ids, but not from their embeddings."""
+        """Returns whether the bare language model runs from token ids, but not from their embeddings."""
         embeddings = self.model.get_input_embeddings()(self.ids)
         return self._runs(input_ids=self.ids) and not self._runs(inputs_embeds=embeddings)
 
@@ -92,18 +103,19 @@ class _Probe:
         bare = self.language_model(input_ids=ids, attention_mask=mask).logits
         with _closed(self.model):
             logits = self._logits(ids, mask)
-        own = torch.ones(bare.shape[-1], dtype=torch.bool, device=bare.device)
-        replaced = self.model.new_tokens.token_ids.to(bare.device)
-        own[replaced[replaced < len(own)]] = False
-        if not torch.equal(logits[..., : bare.shape[-1]][..., own], bare[..., own]):
-            difference = _difference(logits[..., : bare.shape[-1]][..., own], bare[..., own])
+        is_own = torch.ones(bare.shape[-1], dtype=torch.bool, device=bare.device)
+        new_ids = self.model.new_tokens.token_ids.to(bare.device)
+        is_own[new_ids[new_ids < len(is_own)]] = False
+        own_logits, own_bare = logits[..., : len(is_own)][..., is_own], bare[..., is_own]
+        if not torch.equal(own_logits, own_bare):
+            difference = _difference(own_logits, own_bare)
             raise UserError(
                 f"{self.name} gives other logits from embeddings and positions than from token ids: with closed gates "
                 f"they differ by {difference:.1e} of the largest logit"
             )
 
     def logits_depend_on_earlier_tokens_alone(self) -> None:
-        """A later token changes no earlier logit, and padding on the left changes none at all."""
+        """Checks that a later token changes no earlier logit, and padding on the left changes no logit."""
         middle, padding = _TOKENS // 2, _TOKENS // 4
         changed = torch.cat([self.ids[:1, :middle], self.ids[1:, middle:]], dim=1)
         ragged, ragged_mask = self._ragged(_TOKENS)
@@ -131,13 +143,13 @@ class _Probe:
             do_sample=False,
             num_beams=num_beams,
             num_return_sequences=num_beams,
-            max_new_tokens=_NEW_TOKENS + 1,  # the last one is not run
+            max_new_tokens=_NEW_TOKENS + 1,  # the last token is not run
             pad_token_id=0,
             use_cache=True,
             return_dict_in_generate=True,
             output_logits=True,
         )
-        moves = _MoveToLastBeam(length + 1, num_beams)
+        move = _MoveToLastBeam(length + 1, num_beams)
         shipped = self.model.generation_config
         self.model.generation_config = GenerationConfig()  # generate takes unset values from the model's
         try:
@@ -147,20 +159,20 @@ class _Probe:
                 image_index=self._image_index(mask),
                 visual_tokens=self.visual_tokens.expand(len(ids), -1, -1, -1),
                 generation_config=config,
-                logits_processor=[moves],
+                logits_processor=[move],
             )
         finally:
             self.model.generation_config = shipped
-        steps = range(_NEW_TOKENS + 1)
-        if num_beams == 1:
-            cached = torch.stack(out.logits, dim=1)
-        else:
-            cached = torch.stack([out.logits[step][out.beam_indices[:, step]] for step in steps], dim=1)
+        cached_steps = []
+        for step in range(_NEW_TOKENS + 1):
+            step_logits = out.logits[step]
+            cached_steps.append(step_logits if num_beams == 1 else step_logits[out.beam_indices[:, step]])
+        cached = torch.stack(cached_steps, dim=1)
         sequences = out.sequences[:, :-1]  # nothing follows the last token
         rows = torch.arange(len(ids), device=ids.device).repeat_interleave(num_beams)
         uncached = self._logits(sequences, F.pad(mask[rows], (0, sequences.shape[1] - length), value=1))
-        how = "beam search" if num_beams > 1 else "greedy decoding"
-        self._compare(cached, uncached[:, length - 1 :], f"{how} with its cache gives other logits than without")
+        method = "beam search" if num_beams > 1 else "greedy decoding"
+        self._compare(cached, uncached[:, length - 1 :], f"{method} with its cache gives other logits than without")
 
     def _logits(self, ids: Int[Tensor, "b t"], mask: Int[Tensor, "b t"]) -> Float[Tensor, "b t vocabulary"]:
         return self.model(
@@ -172,12 +184,12 @@ class _Probe:
         ).logits
 
     def _image_index(self, mask: Int[Tensor, "b t"]) -> Int[Tensor, "b t"]:
-        """The first token sees no image, the next three the first image, and all others the second."""
+        """Returns each token's image: none for the first, the first for the next three, the second for all others."""
         positions = mask.cumsum(dim=-1) - 1
         return ((positions - 1).div(3, rounding_mode="floor")).clamp(-1, _IMAGES - 1)
 
     def _ragged(self, length: int) -> tuple[Int[Tensor, "2 t"], Int[Tensor, "2 t"]]:
-        """The first prompt, and its beginning behind left padding, with their attention mask."""
+        """Returns the first prompt, and its beginning after left padding, with their attention mask."""
         padding = _TOKENS // 4
         ids = self.ids[:1, :length]
         padded = torch.cat([self.ids[1:, :padding], ids[:, : length - padding]], dim=1)
@@ -186,13 +198,13 @@ class _Probe:
         return torch.cat([ids, padded]), mask
 
     def _compare(self, logits: Tensor, expected: Tensor, problem: str, same_shape: bool = False) -> None:
-        """Raise UserError, or warn, where logits differ by more than the tolerance.
+        """Raises UserError, or warns, if logits differ by more than the tolerance.
 
         Args:
-            logits: What was computed.
-            expected: What it should be.
+            logits: The computed logits.
+            expected: The expected ones.
             problem: What a difference means.
-            same_shape: Whether both are rows of one batch, which rounding treats alike.
+            same_shape: Whether both are rows of one batch, which are rounded alike.
         """
         difference = _difference(logits, expected)
         if difference <= self.tolerance:
@@ -207,13 +219,13 @@ class _Probe:
         log.warning("%s; rounding alone changes its logits by %.1e in this precision", sentence, noise)
 
     def _rounding_noise(self) -> float:
-        """How far the logits move when the output of every gated block is rounded otherwise: a share of the largest."""
+        """Returns how far other roundings of all gated blocks move the logits, as a share of the largest logit."""
         ids, mask = self._ragged(_TOKENS)
         generator = torch.Generator().manual_seed(0)
 
         def rounded(block: nn.Module, args: tuple, output: Tensor) -> Tensor:
             signs = torch.randint(0, 2, output.shape, generator=generator).to(output) * 2 - 1
-            return output * (1 + self.unit * signs)
+            return output * (1 + self.rounding_unit * signs)
 
         expected = self._logits(ids, mask)
         with ExitStack() as hooks:
@@ -223,7 +235,7 @@ class _Probe:
 
 
 class _MoveToLastBeam(LogitsProcessor):
-    """Makes all beams continue from the last one at one step, so that the cache has to be reordered."""
+    """Lets all beams continue from the last one at one step, so that the cache is reordered."""
 
     def __init__(self, length: int, num_beams: int) -> None:
         self.length, self.num_beams = length, num_beams
@@ -236,7 +248,7 @@ class _MoveToLastBeam(LogitsProcessor):
 
 
 def _difference(logits: Tensor, expected: Tensor) -> float:
-    """The largest difference as a share of the largest logit; infinite where a logit is not finite."""
+    """Returns the largest difference as a share of the largest logit; infinite if a logit is not finite."""
     finite = expected.isfinite()  # ids between the vocabulary and the new tokens have -inf
     if not torch.equal(finite, logits.isfinite()):
         return float("inf")
@@ -245,7 +257,7 @@ def _difference(logits: Tensor, expected: Tensor) -> float:
 
 
 def _precision(language_model: Any) -> tuple[float, float]:
-    """The tolerance in the precision of this model, and the relative size of a rounding in it."""
+    """Returns the tolerance in the precision of this model, and the relative size of a rounding in it."""
     if getattr(language_model, "hf_quantizer", None) is not None:
         return _ROUNDED_TOLERANCE, _QUANTISED_UNIT
     tolerance = _FP32_TOLERANCE if language_model.dtype in (torch.float32, torch.float64) else _ROUNDED_TOLERANCE
@@ -258,12 +270,16 @@ def _has_router(language_model: nn.Module) -> bool:
 
 
 def _random_ids(model: Any, generator: torch.Generator, count: int) -> Int[Tensor, " count"]:
-    """Ids of the bare vocabulary that are neither new nor special, which a model may treat differently."""
+    """Returns ids of the bare vocabulary, without new and special ones, which a model may treat differently."""
     config = model.language_model.config
     special = set(model.new_tokens.token_ids.tolist())
     for key, value in vars(config).items():
-        if key.endswith("_token_id"):
-            special.update([value] if isinstance(value, int) else value or [])
+        if not key.endswith("_token_id") or value is None:
+            continue
+        if isinstance(value, int):
+            special.add(value)
+        else:
+            special.update(value)
     vocabulary = min(model.get_input_embeddings().weight.shape[0], config.vocab_size)
     ordinary = torch.tensor([id_ for id_ in range(vocabulary) if id_ not in special])
     return ordinary[torch.randint(len(ordinary), (count,), generator=generator)]
@@ -271,7 +287,7 @@ def _random_ids(model: Any, generator: torch.Generator, count: int) -> Int[Tenso
 
 @contextmanager
 def _gates_at(model: Any, value: float) -> Iterator[None]:
-    """Within, every gate has this value."""
+    """Within it, every gate has this value."""
     gates = [gate for name, gate in model.gated_layers.named_parameters() if name.endswith("_gate")]
     saved = [gate.detach().clone() for gate in gates]
     try:
@@ -285,7 +301,7 @@ def _gates_at(model: Any, value: float) -> Iterator[None]:
 
 @contextmanager
 def _closed(model: Any) -> Iterator[None]:
-    """Within, every gate is closed; blocks without gates pass on what they are given."""
+    """Within it, every gate is closed; blocks without gates return their inputs."""
     with _gates_at(model, 0.0), ExitStack() as hooks:
         if model.config.fusion.gate == "none":
             for block in model.gated_layers.values():

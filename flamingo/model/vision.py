@@ -1,4 +1,4 @@
-"""Any frozen image encoder of transformers -> patch features, as the config says and never by guess."""
+"""Patch features of any image encoder of transformers, by an explicit config."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from flamingo.model.layers import repeated_layers
 from flamingo.model.vision_features import VisionFeaturesConfig
 from flamingo.utils.errors import UserError
 
-#: What encoders call the pictures that they take.
+#: The names of the encoders' argument for images.
 _PICTURES = ("pixel_values", "image", "hidden_states")
 #: Names of the norm that follows an encoder's last block.
 _FINAL_NORMS = ("post_layernorm", "layernorm", "norm", "ln_post", "rms_norm", "post_norm")
@@ -24,31 +24,32 @@ _FINAL_NORMS = ("post_layernorm", "layernorm", "norm", "ln_post", "rms_norm", "p
 
 @dataclass(frozen=True)
 class PatchLayout:
-    """The order of an encoder's tokens: ``leading`` others, then rows x columns patches, then ``trailing`` others."""
+    """The order of an encoder's tokens: ``leading`` others, rows x columns patches, ``trailing`` others."""
 
     leading: int
     rows: int
     columns: int
     trailing: int
-    #: Whether the encoder's own features have these rows and columns, instead of being a list of tokens.
+    #: Whether the encoder returns its features with these rows and columns, not as a list of tokens.
     is_grid: bool = False
 
     @property
     def others(self) -> int:
-        """Number of tokens that are no patches."""
+        """The number of tokens that are no patches."""
         return self.leading + self.trailing
 
     def patches(self, tokens: Float[Tensor, "images n v"]) -> Float[Tensor, "images p v"]:
-        """The patches alone, in raster order."""
+        """Returns the patches, in raster order."""
         return tokens[:, self.leading : self.leading + self.rows * self.columns]
 
 
 def encode_patches(
     encoder: PreTrainedModel, pixel_values: Float[Tensor, "images c h w"], config: VisionFeaturesConfig
 ) -> Float[Tensor, "images p v"]:
-    """Features of every patch (transformers) or every cell of the grid (convolutional networks), in raster order.
+    """Returns the features of every patch (transformers) or cell of the grid (convolutional networks), in raster order.
 
-    Raises UserError, naming the key, where ``config`` does not fit the encoder.
+    Raises:
+        UserError: Naming the key, if ``config`` does not fit the encoder.
     """
     tokens, layout = encode_tokens(encoder, pixel_values, config)
     return layout.patches(tokens) if config.class_token == "drop" else tokens
@@ -57,7 +58,7 @@ def encode_patches(
 def encode_tokens(
     encoder: PreTrainedModel, pixel_values: Float[Tensor, "images c h w"], config: VisionFeaturesConfig
 ) -> tuple[Float[Tensor, "images n v"], PatchLayout]:
-    """All tokens of the chosen hidden state, and where the patches are among them."""
+    """Returns all tokens of the hidden state that ``config`` names, and their layout."""
     states = hidden_state(encoder, pixel_values, config.hidden_state)
     if config.final_norm:
         states = _final_norm(encoder, states)
@@ -68,11 +69,12 @@ def encode_tokens(
         tokens = _one_row_per_image(encoder, states, len(pixel_values))
         layout = token_layout(encoder, tokens.shape[1], pixel_values, config)
     if (config.class_token == "none") != (layout.others == 0):
-        found = f"{layout.others} token(s) besides its patches" if layout.others else "none"
-        fits = "drop or keep" if layout.others else "none"
+        name = type(encoder).__name__
+        tokens_besides = f"{layout.others} token(s) besides its patches" if layout.others else "none"
+        values = "drop or keep" if layout.others else "none"
         raise UserError(
-            f"vision_features.class_token is {config.class_token!r}, but {type(encoder).__name__} has {found}: "
-            f"set it to {fits}"
+            f"vision_features.class_token is {config.class_token!r}, but {name} has {tokens_besides}: "
+            f"set it to {values}"
         )
     return tokens, layout
 
@@ -80,44 +82,48 @@ def encode_tokens(
 def token_layout(
     encoder: PreTrainedModel, tokens: int, pixel_values: Float[Tensor, "images c h w"], config: VisionFeaturesConfig
 ) -> PatchLayout:
-    """Where the patches are among ``tokens`` tokens: the finest grid of whole strides that they can hold.
+    """Returns the layout of ``tokens`` tokens: the patches are the finest grid of whole strides that they can hold.
 
-    The stride is the config's ``patch_stride`` or ``patch_size``, or a multiple of it where patches are merged. Of a
-    config without these it is a number that divides the picture.
+    The stride is the encoder config's ``patch_stride`` or ``patch_size``, or a multiple of it where patches are merged.
+    If the config has neither, the stride is a divisor of the image's height and width.
     """
     height, width = pixel_values.shape[-2:]
     stated = _pair(encoder.config, "patch_stride") or patch_size(encoder.config)
     patch_height, patch_width = stated or (1, 1)
-    room = tokens - config.trailing_tokens
+    most_patches = tokens - config.trailing_tokens
     for multiple in range(1, min(height // patch_height, width // patch_width) + 1):
         stride_height, stride_width = multiple * patch_height, multiple * patch_width
         if stated is None and (height % stride_height or width % stride_width):
             continue
         rows, columns = height // stride_height, width // stride_width
-        if rows * columns <= room:
-            return PatchLayout(room - rows * columns, rows, columns, config.trailing_tokens)
+        if rows * columns <= most_patches:
+            return PatchLayout(most_patches - rows * columns, rows, columns, config.trailing_tokens)
     raise UserError(
         f"vision_features.trailing_tokens is {config.trailing_tokens}, but {type(encoder).__name__} has {tokens} tokens"
     )
 
 
 def hidden_state(encoder: PreTrainedModel, pixel_values: Float[Tensor, "images c h w"], index: int) -> Tensor:
-    """What ``VisionFeaturesConfig.hidden_state`` names, in the encoder's own shape."""
+    """Returns the hidden state of ``VisionFeaturesConfig.hidden_state``, in the encoder's own shape."""
     blocks = transformer_blocks(encoder)
     if blocks is None:
         return _stage_output(encoder, pixel_values, index)
-    # Captured at the blocks themselves: whether transformers' `hidden_states[-1]` and
-    # `last_hidden_state` are taken before or after the final norm differs between encoders.
+    # Captured at the blocks: encoders differ in whether `hidden_states[-1]` and `last_hidden_state` are taken before
+    # or after the final norm.
     _check_index(encoder, index, len(blocks) + 1)
     position = index % (len(blocks) + 1)
     captured: list[Any] = []
+
+    def capture_input(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        captured.append(args[0] if args else next(iter(kwargs.values())))
+
+    def capture_output(module: nn.Module, args: tuple, output: Any) -> None:
+        captured.append(output)
+
     if position == 0:
-        handle = blocks[0].register_forward_pre_hook(
-            lambda module, args, kwargs: captured.append(args[0] if args else next(iter(kwargs.values()))),
-            with_kwargs=True,
-        )
+        handle = blocks[0].register_forward_pre_hook(capture_input, with_kwargs=True)
     else:
-        handle = blocks[position - 1].register_forward_hook(lambda module, args, output: captured.append(output))
+        handle = blocks[position - 1].register_forward_hook(capture_output)
     with handle:
         run_encoder(encoder, pixel_values)
     state = captured[0]
@@ -125,7 +131,7 @@ def hidden_state(encoder: PreTrainedModel, pixel_values: Float[Tensor, "images c
 
 
 def transformer_blocks(encoder: PreTrainedModel) -> nn.ModuleList | None:
-    """The encoder's one list of ``num_hidden_layers`` blocks or stages, or None where it has no such list."""
+    """Returns the encoder's one list of ``num_hidden_layers`` blocks or stages, or None if it has no such list."""
     try:
         return repeated_layers(encoder)
     except UserError:
@@ -134,7 +140,7 @@ def transformer_blocks(encoder: PreTrainedModel) -> nn.ModuleList | None:
 
 def _stage_output(encoder: PreTrainedModel, pixel_values: Tensor, index: int) -> Tensor:
     name = type(encoder).__name__
-    # On a CPU MobileNetV2 takes little more than half of the time when channels come last in memory.
+    # Channels last in memory nearly halves the time of MobileNetV2 on a CPU.
     pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
     if index == -1:
         outputs = run_encoder(encoder, pixel_values)
@@ -153,9 +159,9 @@ def _stage_output(encoder: PreTrainedModel, pixel_values: Tensor, index: int) ->
 
 
 def run_encoder(encoder: PreTrainedModel, pixel_values: Tensor, **kwargs: Any) -> Any:
-    """The encoder's own outputs; position embeddings are interpolated where pictures have another size than usual."""
-    takes = signature(encoder.forward).parameters
-    if "interpolate_pos_encoding" in takes and pixel_values.shape[-2:] != image_size(encoder.config):
+    """Returns the encoder's outputs. Position embeddings are interpolated for images of another size than its own."""
+    arguments = signature(encoder.forward).parameters
+    if "interpolate_pos_encoding" in arguments and pixel_values.shape[-2:] != image_size(encoder.config):
         kwargs["interpolate_pos_encoding"] = True
     return encoder(pixel_values, **kwargs)
 
@@ -172,8 +178,10 @@ def _final_norm(encoder: nn.Module, states: Tensor) -> Tensor:
     name = type(encoder).__name__
     if states.ndim == 4:
         raise UserError(f"vision_features.final_norm is set, but the features of {name} are a grid: set it to false")
-    found = [module for child, module in encoder.named_children() if child in _FINAL_NORMS]
-    norms = [module for module in found if not isinstance(module, nn.Identity)]
+    norms = []
+    for child_name, child in encoder.named_children():
+        if child_name in _FINAL_NORMS and not isinstance(child, nn.Identity):
+            norms.append(child)
     if len(norms) != 1:
         raise UserError(
             f"vision_features.final_norm is set, but {name} has no single norm called {', '.join(_FINAL_NORMS)}: "
@@ -188,9 +196,9 @@ def _final_norm(encoder: nn.Module, states: Tensor) -> Tensor:
 def _flat_grid(
     encoder: nn.Module, states: Float[Tensor, "images a b c"], pixel_values: Tensor
 ) -> tuple[Float[Tensor, "images p v"], int, int]:
-    """A grid [v h w] or [h w v] as cells in raster order, and its rows and columns.
+    """Returns the cells of a grid [v h w] or [h w v] in raster order, and the numbers of rows and columns.
 
-    Rows and columns are the last two axes if these have the proportions of the picture, else the first two.
+    Rows and columns are the last two axes if these have the proportions of the image, else the first two.
     """
     height, width = pixel_values.shape[-2:]
     _, a, b, c = states.shape
@@ -204,7 +212,7 @@ def _flat_grid(
 
 
 def _is_grid(rows: int, columns: int, height: int, width: int) -> bool:
-    """Whether cells of one square stride make ``rows`` x ``columns``; at an uneven border there may be one more."""
+    """Returns whether cells of one square stride make ``rows`` x ``columns``, with one more at an uneven border."""
     if height == width:
         return rows == columns
     stride = max(1, round((height * width / (rows * columns)) ** 0.5))
@@ -212,7 +220,7 @@ def _is_grid(rows: int, columns: int, height: int, width: int) -> bool:
 
 
 def _one_row_per_image(encoder: nn.Module, states: Tensor, images: int) -> Float[Tensor, "images n v"]:
-    if states.ndim == 3 and len(states) == 1 and states.shape[1] % images == 0:  # Pixtral: pictures one after another
+    if states.ndim == 3 and len(states) == 1 and states.shape[1] % images == 0:  # Pixtral: all images in one row
         return rearrange(states, "1 (images n) v -> images n v", images=images)
     if states.ndim != 3 or len(states) != images:
         raise UserError(
@@ -226,14 +234,14 @@ def _one_row_per_image(encoder: nn.Module, states: Tensor, images: int) -> Float
 
 
 def image_size(config: Any) -> tuple[int, int]:
-    """Height and width of the pictures that an encoder was configured for; 224 where its config states none."""
+    """Returns the height and width of the images that an encoder is configured for; 224 if its config has none."""
     timm = getattr(config, "pretrained_cfg", None) or {}
     size = _stated(config, "image_size") or timm.get("input_size") or 224
     return (size, size) if isinstance(size, int) else tuple(size)[-2:]
 
 
 def patch_size(config: Any) -> tuple[int, int] | None:
-    """Height and width of a patch, or None where the config states none."""
+    """Returns the height and width of a patch, or None if the config has none."""
     return _pair(config, "patch_size")
 
 
@@ -241,8 +249,9 @@ def _pair(config: Any, key: str) -> tuple[int, int] | None:
     value = _stated(config, key)
     if isinstance(value, int):
         return (value, value)
-    # More than two numbers are those of several stages, or of videos.
-    return (value[0], value[1]) if value is not None and len(value) == 2 else None
+    if value is None or len(value) != 2:  # more than two numbers belong to several stages, or to videos
+        return None
+    return (value[0], value[1])
 
 
 def num_channels(config: Any) -> int:
@@ -250,9 +259,11 @@ def num_channels(config: Any) -> int:
 
 
 def _stated(config: Any, key: str) -> Any:
-    """The value of ``key`` in a config or in that of its backbone."""
+    """Returns the value of ``key`` in a config or in the config of its backbone."""
     value = getattr(config, key, None)
-    return getattr(getattr(config, "backbone_config", None), key, None) if value is None else value
+    if value is None:
+        return getattr(getattr(config, "backbone_config", None), key, None)
+    return value
 
 
 # ------------------------------------------------------------------------------- measured once
@@ -260,9 +271,10 @@ def _stated(config: Any, key: str) -> Any:
 
 @torch.no_grad()
 def feature_width(encoder: PreTrainedModel, config: VisionFeaturesConfig) -> int:
-    """Width v of the chosen features, measured on one blank image; checks ``config`` on the way.
+    """Returns the width v of the features, measured on one blank image, which also checks ``config``.
 
-    Raises UserError, naming the reason, for a model that cannot encode pictures.
+    Raises:
+        UserError: Naming the reason, for a model that cannot encode images.
     """
     check_pictures(encoder, *image_size(encoder.config))
     with evaluating(encoder):
@@ -271,14 +283,16 @@ def feature_width(encoder: PreTrainedModel, config: VisionFeaturesConfig) -> int
 
 @torch.no_grad()
 def check_pictures(encoder: PreTrainedModel, height: int, width: int) -> None:
-    """Raise UserError, naming the reason, for a model that cannot encode pictures of this size."""
+    """Raises UserError, naming the reason, for a model that cannot encode images of this size."""
     name = type(encoder).__name__
     pictures, *others = signature(encoder.forward).parameters.values()
     if pictures.name not in _PICTURES:
         raise UserError(f"{name} is no vision encoder: it takes {pictures.name}, not pixel_values")
-    if frames := getattr(encoder.config, "num_frames", None):
+    frames = getattr(encoder.config, "num_frames", None)
+    if frames:
         raise UserError(f"{name} is no vision encoder: it takes videos of {frames} frames")
-    if required := [parameter.name for parameter in others if _is_required(parameter)]:
+    required = [parameter.name for parameter in others if _is_required(parameter)]
+    if required:
         raise UserError(f"{name} needs {', '.join(required)} besides pictures, which is not supported")
     try:
         with evaluating(encoder):
@@ -304,7 +318,7 @@ def _blank(encoder: PreTrainedModel, height: int, width: int) -> Float[Tensor, "
 
 @contextmanager
 def evaluating(encoder: nn.Module) -> Iterator[None]:
-    """Within, the encoder is in evaluation mode, and the global generators are restored afterwards."""
+    """Within it, the encoder is in evaluation mode; afterwards the global generators are restored."""
     modes = {module: module.training for module in encoder.modules()}
     devices = sorted({parameter.device for parameter in encoder.parameters() if parameter.is_cuda}, key=str)
     encoder.eval()

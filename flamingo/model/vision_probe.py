@@ -1,4 +1,4 @@
-"""Checks on a few random pictures that an encoder's features are those of the patches, in their places."""
+"""Probe of a vision encoder: each feature belongs to its patch of the image, and to no other image of the batch."""
 
 from dataclasses import replace
 from math import ceil
@@ -22,14 +22,14 @@ from flamingo.model.vision import (
 from flamingo.model.vision_features import VisionFeaturesConfig
 from flamingo.utils.errors import UserError
 
-#: A difference counts above this part of the largest value, in float32 and in 16 bits or quantised.
+#: A difference counts above this share of the largest value, in float32 and in 16 bits or quantised.
 _TOLERANCE, _TOLERANCE_16_BIT = 1e-4, 2e-2
-#: At most this number of cells may change clearly more than the cell of the changed corner. Cells of a convolutional
-#: network may lie half a stride off, and then the corner is that of four.
+#: The number of cells that may change clearly more than the cell of the changed corner. The cells of a convolutional
+#: network may be shifted by half a stride, and then four cells share the corner.
 _MORE_ALTERED = 3
-#: A change is clearly more than another from this ratio on.
+#: The ratio from which on a change is clearly larger than another.
 _CLEARLY = 1.25
-#: With fewer cells each sees most of the picture, and a changed corner tells nothing.
+#: With fewer cells each cell depends on most of the image, and a changed corner proves nothing.
 _FEWEST_CELLS = 16
 
 
@@ -41,17 +41,20 @@ def check_encoder(
     generator: torch.Generator,
     width: int | None = None,
 ) -> None:
-    """Raise UserError, with one sentence, for an encoder whose features are not those of its pictures' patches.
+    """Checks that the features of an encoder belong to the patches of its images.
 
-    Two pictures must give together what each gives alone. A changed patch must alter its own row of a transformer's
-    first block's input, and no other; a changed corner must be among the cells of a grid that change most.
+    A batch of two images must give the features of each image alone. A changed patch must change its own token of the
+    input of a transformer's first block, and no other; a changed corner must change its cell of a grid most.
 
     Args:
-        encoder: any image encoder.
-        config: which of its features are read.
-        image_size: height and width of the pictures, in pixels.
-        generator: what the pictures are drawn from, on the CPU.
-        width: width v that the features must have; None for any.
+        encoder: Any image encoder.
+        config: Which of its features are read.
+        image_size: Height and width of the images, in pixels.
+        generator: Draws the images, on the CPU.
+        width: The width v that the features must have; None for any.
+
+    Raises:
+        UserError: With one sentence, for an encoder that fails.
     """
     check_pictures(encoder, *image_size)
     with evaluating(encoder):
@@ -86,7 +89,7 @@ def _check_independent(
 def _reads_patches(
     encoder: PreTrainedModel, layout: PatchLayout, patch: tuple[int, int], image_size: tuple[int, int]
 ) -> bool:
-    """Whether the features are those of a ViT: of patches, not of pixels, that its blocks never merge."""
+    """Returns whether the features are those of a ViT: of patches, not of pixels, that its blocks never merge."""
     grid = (image_size[0] // patch[0], image_size[1] // patch[1])
     return patch != (1, 1) and (layout.rows, layout.columns) == grid and transformer_blocks(encoder) is not None
 
@@ -99,13 +102,13 @@ def _check_patches(
     other: Float[Tensor, "c h w"],
     patch: tuple[int, int],
 ) -> None:
-    """A changed patch alters its own row of the first block's input, and no other."""
+    """A changed patch changes its own token of the first block's input, and no other."""
     name = type(encoder).__name__
     pictures = _corners_changed(picture, other, layout, patch)
     tokens, first = encode_tokens(encoder, pictures, replace(config, hidden_state=0, final_norm=False))
-    places = [first.leading + row * layout.columns + column for row, column in _corners(layout)]
+    bottom, top = (first.leading + row * layout.columns + column for row, column in _corners(layout))
     altered = _differ(encoder, tokens[0], tokens[1]).any(dim=-1).nonzero().flatten().tolist()
-    if altered != places[:1]:
+    if altered != [bottom]:
         following = tokens.shape[1] - 1 - max(altered, default=0)
         if len(altered) == 1 and following != config.trailing_tokens:
             raise UserError(
@@ -114,14 +117,14 @@ def _check_patches(
             )
         raise UserError(
             f"{name} has no grid of patches: a change of the last patch alters {len(altered)} tokens of the first "
-            f"block's input, not token {places[0]} alone"
+            f"block's input, not token {bottom} alone"
         )
-    # Of some encoders (ViTPose) a patch begins in the one above it, so others may change, too.
+    # The patches of some encoders (ViTPose) overlap with those above, so others may change, too.
     most = int((tokens[2] - tokens[0]).abs().amax(dim=-1).argmax())
-    if most != places[1]:
+    if most != top:
         raise UserError(
             f"{name} has no grid of patches in rows: a change of the last patch of the first row alters token {most} "
-            f"of the first block's input most, not token {places[1]}"
+            f"of the first block's input most, not token {top}"
         )
 
 
@@ -132,9 +135,9 @@ def _check_corners(
     pictures: Float[Tensor, "images c h w"],
     others: Float[Tensor, "images c h w"],
 ) -> None:
-    """A changed bottom right corner alters its cell most, but for three others, and a top right one its own.
+    """A changed bottom right corner changes its cell most, apart from three others, and a top right one its own.
 
-    A change counts in proportion to the cell: padding makes the cells at a border small.
+    A change is measured relative to the cell, as padding makes the cells at a border small.
     """
     name = type(encoder).__name__
     if layout.rows * layout.columns < _FEWEST_CELLS:
@@ -152,8 +155,9 @@ def _check_corners(
         changes += (cells[1:] - cells[0]).norm(dim=-1) / cells[0].norm(dim=-1).clamp(min=1e-12)
     bottom, top = changes
     more = int((bottom > _CLEARLY * bottom[-1]).sum())
-    own, mirrored = top[layout.columns - 1], top[(layout.rows - 1) * layout.columns]
-    if more > _MORE_ALTERED or bottom[-1] <= _CLEARLY * bottom.median() or own <= mirrored:
+    top_right = top[layout.columns - 1]
+    bottom_left = top[(layout.rows - 1) * layout.columns]
+    if more > _MORE_ALTERED or bottom[-1] <= _CLEARLY * bottom.median() or top_right <= bottom_left:
         raise UserError(
             f"{name} has no grid of patches: its features are not those of {layout.rows} rows of "
             f"{layout.columns} cells, for a changed corner of a picture alters other cells more than its own"
@@ -161,18 +165,19 @@ def _check_corners(
 
 
 def _corners(layout: PatchLayout) -> list[tuple[int, int]]:
-    """Row and column of the bottom right and of the top right cell: places that no swap of the axes keeps both."""
+    """Returns row and column of the bottom right and of the top right cell; no swap of the axes keeps both."""
     return [(layout.rows - 1, layout.columns - 1), (0, layout.columns - 1)]
 
 
 def _corners_changed(
     picture: Float[Tensor, "c h w"], other: Float[Tensor, "c h w"], layout: PatchLayout, stride: tuple[int, int]
 ) -> Float[Tensor, "images c h w"]:
-    """The picture, and for each corner the picture with one cell there taken from ``other``."""
+    """Returns the picture, and for each corner the picture with the cell there taken from ``other``."""
     height, width = stride
     pictures = [picture]
     for row, column in _corners(layout):
-        top, left = min(row * height, picture.shape[-2] - height), min(column * width, picture.shape[-1] - width)
+        top = min(row * height, picture.shape[-2] - height)
+        left = min(column * width, picture.shape[-1] - width)
         changed = picture.clone()
         changed[:, top : top + height, left : left + width] = other[:, top : top + height, left : left + width]
         pictures.append(changed)
@@ -180,7 +185,7 @@ def _corners_changed(
 
 
 def _differ(encoder: PreTrainedModel, one: Tensor, two: Tensor) -> Tensor:
-    """Where two results differ by more than the precision of the encoder's numbers explains."""
+    """Returns where two results differ by more than the encoder's precision explains."""
     exact = encoder.dtype == torch.float32 and not is_quantised(encoder)
     tolerance = _TOLERANCE if exact else _TOLERANCE_16_BIT
     return (one - two).abs() > tolerance * one.abs().max()
