@@ -37,6 +37,7 @@ from flamingo.report.model_card import KIND, CardTexts, save_backbone
 from flamingo.synthetic.documents import SyntheticTexts
 from flamingo.synthetic.language_scores import in_context_scores
 from flamingo.training import TrainingConfig
+from flamingo.training.callbacks import Callbacks
 from flamingo.training.loop import train
 from flamingo.training.optim import OPTIMIZERS, OptimizerConfig
 from flamingo.training.optim.schedule import check_warmup
@@ -138,7 +139,7 @@ def _train(config: PretrainLanguageConfig, texts: Sequence[str] | TextDocuments,
     log.info("%s, %.2f million parameters", type(model).__name__, model.num_parameters() / 1e6)
     batches = Shuffled(blocks, config.training.seed)
     data = DataSet("text", process_loader(batches, collate_blocks, config.batch_size))
-    train(model, [data], config.optimizer, config.training, run.output, on_save=run.keep)
+    train(model, [data], config.optimizer, config.training, run.output, Callbacks(on_save=run.keep))
     scores = in_context_scores(model, tokenizer) if config.texts is None else None
     text_names = ", ".join(config.texts) if config.texts else "the synthetic benchmark"
     card = CardTexts(

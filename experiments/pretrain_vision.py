@@ -42,6 +42,7 @@ from flamingo.report.model_card import KIND, CardTexts, save_backbone
 from flamingo.synthetic.documents import SyntheticContrasts
 from flamingo.synthetic.feature_probe import probe_features
 from flamingo.training import TrainingConfig
+from flamingo.training.callbacks import Callbacks
 from flamingo.training.loop import train
 from flamingo.training.optim import OPTIMIZERS, OptimizerConfig
 from flamingo.training.optim.schedule import check_warmup
@@ -195,7 +196,7 @@ def _train(
     batches = Shuffled(groups, config.training.seed)
     collate = CollatePairs(image_processor, tokenizer)
     data = DataSet("pairs", process_loader(batches, collate, config.batch_size, config.num_workers))
-    train(model, [data], config.optimizer, config.training, run.output, on_save=run.keep)
+    train(model, [data], config.optimizer, config.training, run.output, Callbacks(on_save=run.keep))
     source = config.pairs or "pictures of the synthetic benchmark"
     card = CardTexts(
         title=f"Vision encoder, {type(encoder).__name__}, pretrained by contrast on {source}",

@@ -48,6 +48,7 @@ from flamingo.data.transforms.pictures import open_image
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.training import TrainingConfig
+from flamingo.training.callbacks import Callbacks, gate_values
 from flamingo.training.loop import train
 from flamingo.training.optim import OPTIMIZERS, OptimizerConfig
 from flamingo.training.optim.groups import make_optimizer
@@ -279,9 +280,12 @@ def train_model(parts: Parts, config: dict[str, Any], run: Run, overrides: Seque
             optimizer,
             training,
             output,
-            on_log=lambda record: tracker.log(flat(record), record["step"]),
-            on_sample=sampler(parts.samples, model, processor, tracker),
-            on_save=run.keep,
+            Callbacks(
+                measures=[gate_values],
+                on_log=lambda record: tracker.log(flat(record), record["step"]),
+                on_sample=sampler(parts.samples, model, processor, tracker),
+                on_save=run.keep,
+            ),
         )
         failed = False
     finally:

@@ -18,9 +18,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from flamingo.model.checkpoints import fingerprint_of
 from flamingo.training.optim.groups import check_shapes
-from flamingo.training.step import DataSet
 from flamingo.utils.checksums import checksum
 from flamingo.utils.differences import differences
+from flamingo.training.step import DataSet, Update
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import atomic_file, file_errors, json_object, sync_folder, write_text
 
@@ -29,12 +29,16 @@ _CHECKSUMS = "checksums.json"
 
 @dataclass
 class Progress:
-    """How far a run has come: steps done, label tokens of all processes, seconds, the last loss by data set."""
+    """Steps done, label tokens of all processes, seconds, and the last loss of each data set."""
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
     losses: dict[str, float] = field(default_factory=dict)
+
+    def after(self, update: Update, losses: Mapping[str, float], seconds: float) -> "Progress":
+        """Returns the progress after one more step."""
+        return Progress(self.step + 1, self.tokens + sum(update.tokens.values()), seconds, self.losses | dict(losses))
 
 
 @dataclass

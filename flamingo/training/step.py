@@ -89,7 +89,7 @@ def next_update(
     local = {data_set.name: 0.0 for data_set in chosen}
     for data_set, batch in batches:
         local[data_set.name] += batch.label_tokens()
-    update = Update(batches, {name: round(n) for name, n in total(local, accelerator).items()})
+    update = Update(batches, {name: round(n) for name, n in all_reduce_sum(local, accelerator).items()})
     for name, tokens in update.tokens.items():
         if tokens == 0:
             ids = [batch.ids for data_set, batch in batches if data_set.name == name]
@@ -132,14 +132,14 @@ def _mean_losses(update: Update, losses: list[float], accelerator: Accelerator, 
     local = dict.fromkeys(update.tokens, 0.0)
     for (data_set, _), loss in zip(update.batches, losses, strict=True):
         local[data_set.name] += loss
-    means = total(local, accelerator)
+    means = all_reduce_sum(local, accelerator)
     if not all(math.isfinite(mean) for mean in means.values()):
         culprits = [name for name, loss in zip(update.ids(), losses, strict=True) if not math.isfinite(loss)]
-        raise not_finite("loss", step, culprits, accelerator)
+        raise non_finite_error("loss", step, culprits, accelerator)
     return means
 
 
-def not_finite(what: str, step: int, batches: list[str], accelerator: Accelerator) -> UserError:
+def non_finite_error(what: str, step: int, batches: list[str], accelerator: Accelerator) -> UserError:
     """The error of all processes together, to be raised in each; ``batches`` as from :meth:`Update.ids`."""
     everywhere = gather_object(batches) if accelerator.num_processes > 1 else batches
     return UserError(
@@ -148,7 +148,7 @@ def not_finite(what: str, step: int, batches: list[str], accelerator: Accelerato
     )
 
 
-def total(values: Mapping[str, float], accelerator: Accelerator) -> dict[str, float]:
+def all_reduce_sum(values: Mapping[str, float], accelerator: Accelerator) -> dict[str, float]:
     """Sum of each value over the processes."""
     if accelerator.num_processes == 1:
         return dict(values)

@@ -118,7 +118,7 @@ def history(rng, records=400, layers=6):
         for layer in range(layers):
             gates[f"{layer}.attention"] = math.tanh(0.9 * progress * (layer + 1) / layers + 0.02 * rng.random())
             gates[f"{layer}.feedforward"] = math.tanh((0.5 - 0.15 * layer) * progress + 0.02 * rng.random())
-        rows.append({"step": step, "loss": sum(losses.values()), **losses, "rate": 1e-3, "gradient_norm": 1.0})
+        rows.append({"step": step, "loss": sum(losses.values()), **losses, "lr": 1e-3, "gradient_norm": 1.0})
         rows[-1] |= {"gates": gates, "tokens": 4096 * step, "seconds": 1.7 * step}
     return rows
 

@@ -17,6 +17,7 @@ from flamingo.data.collate import Batch, Example, collate
 from flamingo.data.loader import Loader, process_loader
 from flamingo.data.order import Mixture, Shuffled
 from flamingo.training import TrainingConfig
+from flamingo.training.callbacks import Callbacks
 from flamingo.training.loop import train
 from flamingo.training.optim import AdamWConfig
 from flamingo.training.step import DataSet
@@ -105,8 +106,7 @@ def mixed_run(backbones: Path, output: Path, kill_at: int | None = None, num_wor
         OPTIMIZER,
         config,
         output,
-        on_log=kill,
-        on_sample=lambda step: (torch.rand(9), random.random()),
+        Callbacks(on_log=kill, on_sample=lambda step: (torch.rand(9), random.random())),
     )
     torch.save(trained(model), output / "final.pt")
 

@@ -10,7 +10,8 @@ import torch
 from accelerate import Accelerator
 
 from flamingo.training import TrainingConfig
-from flamingo.training.loop import gate_values, train
+from flamingo.training.callbacks import Callbacks, gate_values
+from flamingo.training.loop import train
 from flamingo.training.optim import AdamWConfig
 from flamingo.training.step import DataSet
 from flamingo.utils.errors import Stopped, UserError
@@ -26,7 +27,7 @@ def pairs(*numbers, name="pairs", images=1, weight=1.0):
 
 def run(model, output, data_sets=None, optimizer=OPTIMIZER, on_log=None, on_sample=None, **config):
     config = TrainingConfig(**{"steps": 4, "log_every": 1, **config})
-    train(model, data_sets or [pairs()], optimizer, config, output, on_log=on_log, on_sample=on_sample)
+    train(model, data_sets or [pairs()], optimizer, config, output, Callbacks([gate_values], on_log, on_sample))
 
 
 def test_the_steps_are_those_of_adamw_written_out(backbones, tmp_path):
@@ -53,7 +54,7 @@ def test_the_steps_are_those_of_adamw_written_out(backbones, tmp_path):
             p.grad = None
     assert min(norms) > 0.05
     assert [record["gradient_norm"] for record in history(tmp_path)] == pytest.approx(norms, rel=1e-3)
-    assert [record["rate"] for record in history(tmp_path)] == pytest.approx([5e-3, 1e-2, 1e-2])
+    assert [record["lr"] for record in history(tmp_path)] == pytest.approx([5e-3, 1e-2, 1e-2])
     for (name, actual), expected in zip(model.named_parameters(), plain.parameters()):
         if actual.requires_grad:
             torch.testing.assert_close(actual, expected, rtol=0, atol=3e-4, msg=name)
@@ -71,9 +72,9 @@ def test_records_have_the_losses_of_all_data_sets_the_gates_and_the_tokens_so_fa
     assert [record["step"] for record in records] == [3, 5]
     assert [record["tokens"] for record in records] == [3 * 12, 5 * 12]  # 2 documents of 8 tokens, 6 trained on
     assert list(records[0]) == [
-        *("step", "loss", "loss/pairs", "loss/texts", "rate", "gradient_norm", "gates", "tokens", "seconds")
+        *("step", "loss", "loss/pairs", "loss/texts", "lr", "gradient_norm", "gates", "tokens", "seconds")
     ]
-    assert records[-1]["gates"] == gate_values(model)
+    assert records[-1]["gates"] == gate_values(model)["gates"]
     assert 0 < records[0]["seconds"] < records[1]["seconds"]
     (first,) = (run(make_model(backbones), tmp_path / "first", sets, steps=1), history(tmp_path / "first"))[1]
     assert first["loss/pairs"] == pytest.approx(expected[1])
@@ -85,12 +86,12 @@ def test_gates_are_read_through_their_tanh(backbones):
     model = make_model(backbones)
     model.gated_layers["3"].attention_gate.data.fill_(-1.0)
     low, high = math.tanh(0.3), math.tanh(-1.0)
-    assert gate_values(model) == pytest.approx(
+    assert gate_values(model)["gates"] == pytest.approx(
         {"1.attention": low, "1.feedforward": low, "3.attention": high, "3.feedforward": low}
     )
     vectors = tiny.flamingo(backbones, fusion={"gate": "vector"})
     vectors.gated_layers["1"].attention_gate.data[::2] = -0.7
-    assert gate_values(vectors)["1.attention"] == pytest.approx(math.tanh(0.7))
+    assert gate_values(vectors)["gates"]["1.attention"] == pytest.approx(math.tanh(0.7))
 
 
 def test_round_robin_each_record_has_the_last_loss_of_each_data_set(backbones, tmp_path):

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from flamingo.training import TrainingConfig
+from flamingo.training.callbacks import Callbacks
 from flamingo.training.loop import train
 from flamingo.training.optim import AdamWConfig
 from flamingo.training.state import (
@@ -108,7 +109,7 @@ def stopping_at(step, backbones, output):
             raise RuntimeError("disk full")
 
     sets = [DataSet(name, Listed(batch([3]), batch([4]))) for name in ("a", "b")]
-    train(make_model(backbones), sets, AdamWConfig(lr=1e-3), TrainingConfig(**CONFIG), output, on_log=stop)
+    train(make_model(backbones), sets, AdamWConfig(lr=1e-3), TrainingConfig(**CONFIG), output, Callbacks(on_log=stop))
 
 
 @pytest.mark.parametrize("name", ["common.pt", "process-0.pt", "checksums.json"])
