@@ -89,4 +89,4 @@ def test_a_document_without_a_text_to_learn_is_the_users(monkeypatch):
     }
     objective = SelfCritical.__new__(SelfCritical)
     with pytest.raises(UserError, match=r"loss\.kind=self_critical"):
-        objective._asked(tensors, 1)
+        objective._prompts(tensors, 1)

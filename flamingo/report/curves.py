@@ -160,13 +160,13 @@ def _draw_losses(ax: Axes, history: Sequence[dict[str, Any]]) -> list[Label]:
 
 
 def _draw_gates(ax: Axes, history: Sequence[dict[str, Any]], part: str) -> list[Label]:
-    names = list(dict.fromkeys(name for r in history for name in r.get("gates", {}) if name.endswith(f".{part}")))
+    names = list(dict.fromkeys(name for r in history for name in r["gates"] if name.endswith(f".{part}")))
     ramp = matplotlib.colormaps["viridis"]
     labels = []
     for i, name in enumerate(names):
         # The middle of the map, which can be seen on white and on black.
         color = matplotlib.colors.to_hex(ramp(0.2 + 0.55 * i / max(len(names) - 1, 1)))
-        points = [(r["step"], r["gates"][name]) for r in history if name in r.get("gates", {})]
+        points = [(r["step"], r["gates"][name]) for r in history if name in r["gates"]]
         label = _draw_line(ax, points, color, f"layer {name.removesuffix(f'.{part}')}")
         # Of many layers every second one (third, ...) is named.
         if (len(names) - 1 - i) % -(-len(names) // 8) == 0:

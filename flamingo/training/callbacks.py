@@ -22,6 +22,9 @@ class Callbacks:
     on_save: Callable[[], None] | None = None
 
 
+NO_CALLBACKS = Callbacks()
+
+
 @torch.no_grad()
 def gate_values(model: nn.Module) -> dict[str, Any]:
     """Returns under ``gates`` tanh of each gate, as ``<layer>.attention`` and ``<layer>.feedforward``.

@@ -4,7 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from flamingo.results import History
 from flamingo.training import TrainingConfig
-from flamingo.training.callbacks import Callbacks
+from flamingo.training.callbacks import NO_CALLBACKS, Callbacks
 from flamingo.training.interrupt import Interrupt, deferred_interrupt
 from flamingo.training.optim import OptimizerConfig
 from flamingo.training.optim.groups import make_optimizer
@@ -39,13 +39,23 @@ _SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MUL
 _IDENTITY_KEYS = ("steps", "accumulate", "mixing", "precision", "seed")
 
 
+@dataclass
+class _Parts:
+    """The model as the processes share it, the optimizer with its schedule, and the folder of states."""
+
+    parallel: nn.Module
+    optimizer: Optimizer
+    schedule: LRScheduler
+    states: StateFolder
+
+
 def train(
     model: nn.Module,
     data_sets: Sequence[DataSet],
     optimizer_config: OptimizerConfig,
     config: TrainingConfig,
     output: Path,
-    callbacks: Callbacks | None = None,
+    callbacks: Callbacks = NO_CALLBACKS,
     accelerator: Accelerator | None = None,
 ) -> None:
     """Trains the parameters that have ``requires_grad``, resuming from the newest state in ``output / "state"``.
@@ -59,28 +69,19 @@ def train(
         UserError: For data sets or a state that do not fit. Also, before the weights change, for a loss or a gradient
             that is not finite.
     """
-    callbacks = callbacks or Callbacks()
     # This module enters autocast itself: accelerate would fix one precision for all runs of a process.
     accelerator = accelerator or Accelerator(mixed_precision="no")
-    _check(data_sets, accelerator)
-    set_seed(config.seed, device_specific=True)
-    optimizer = make_optimizer(model, optimizer_config)
-    schedule = make_schedule(optimizer, optimizer_config, config.steps)
-    parallel, _ = accelerator.prepare(model, optimizer)
-    identity = _identity(data_sets, optimizer_config, config)
-    states = StateFolder(output / "state", identity, model, optimizer, schedule, data_sets, accelerator)
-    progress = states.restore()
+    parts = _prepare(model, data_sets, optimizer_config, config, output, accelerator)
+    progress = parts.states.restore()
     if progress.step == config.steps:
         model.eval()
         return
     main_process = accelerator.is_main_process
-    history = History(output / "history.jsonl")
-    if main_process:
-        history.keep_until(progress.step)
+    history = _open_history(output, progress, accelerator)
     start = time.monotonic() - progress.seconds
     bar = tqdm(total=config.steps, initial=progress.step, unit="step", disable=not main_process)
 
-    optimizer.zero_grad()  # of whatever was done with the model before
+    parts.optimizer.zero_grad()  # of whatever was done with the model before
     model.train()
     with bar, deferred_interrupt() as interrupt:
         # Iterators start inside the guard, so that the workers of a data loader survive Ctrl-C, too.
@@ -88,10 +89,10 @@ def train(
         while progress.step < config.steps:
             step = progress.step + 1
             update = next_update(data_sets, iterators, step, config.accumulate, config.mixing, accelerator)
-            losses = accumulate_gradients(parallel, update, accelerator, config.precision, step)
-            norm = _optimizer_step(model, optimizer, schedule, optimizer_config, update, step, accelerator)
+            losses = accumulate_gradients(parts.parallel, update, accelerator, config.precision, step)
+            norm = _optimizer_step(model, parts, optimizer_config, update, step, accelerator)
             progress = progress.after(update, losses, time.monotonic() - start)
-            loss = sum(data_set.weight * losses[data_set.name] for data_set in data_sets if data_set.name in losses)
+            loss = update.weighted_loss(losses)
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update()
             if main_process and config.due(config.log_every, step):
@@ -102,19 +103,41 @@ def train(
             # Saving comes last: a resumed run repeats what a killed run has not finished.
             stops = _any_interrupted(interrupt, accelerator)
             if stops or config.due(config.save_every, step):
-                folder = _save(states, progress, history, callbacks, accelerator)
+                folder = _save(parts.states, progress, history, callbacks, accelerator)
             if stops:
-                raise Stopped(
-                    f"Stopped after step {step}, with a state in {folder}: start the same command again to continue.",
-                    interrupt.signal or signal.SIGINT,
-                )
+                raise _stopped(step, folder, interrupt)
     model.eval()
+
+
+def _prepare(
+    model: nn.Module,
+    data_sets: Sequence[DataSet],
+    optimizer_config: OptimizerConfig,
+    config: TrainingConfig,
+    output: Path,
+    accelerator: Accelerator,
+) -> _Parts:
+    _check(data_sets, accelerator)
+    set_seed(config.seed, device_specific=True)
+    optimizer = make_optimizer(model, optimizer_config)
+    schedule = make_schedule(optimizer, optimizer_config, config.steps)
+    parallel, _ = accelerator.prepare(model, optimizer)
+    identity = _identity(data_sets, optimizer_config, config)
+    states = StateFolder(output / "state", identity, model, optimizer, schedule, data_sets, accelerator)
+    return _Parts(parallel, optimizer, schedule, states)
+
+
+def _open_history(output: Path, progress: Progress, accelerator: Accelerator) -> History:
+    """Returns the run's history, without the records of steps that are going to be repeated."""
+    history = History(output / "history.jsonl")
+    if accelerator.is_main_process:
+        history.keep_until(progress.step)
+    return history
 
 
 def _optimizer_step(
     model: nn.Module,
-    optimizer: Optimizer,
-    schedule: LRScheduler,
+    parts: _Parts,
     config: OptimizerConfig,
     update: Update,
     step: int,
@@ -125,9 +148,9 @@ def _optimizer_step(
     norm = float(accelerator.clip_grad_norm_(parameters, config.max_grad_norm))
     if not math.isfinite(norm):
         raise non_finite_error("gradient", step, update.ids(), accelerator)
-    optimizer.step()
-    schedule.step()
-    optimizer.zero_grad()
+    parts.optimizer.step()
+    parts.schedule.step()
+    parts.optimizer.zero_grad()
     return norm
 
 
@@ -179,6 +202,11 @@ def _any_interrupted(interrupt: Interrupt, accelerator: Accelerator) -> bool:
     """Whether a signal has reached any of the processes, which then stop together."""
     interrupted = float(interrupt.signal is not None)
     return all_reduce_sum({"interrupted": interrupted}, accelerator)["interrupted"] > 0
+
+
+def _stopped(step: int, folder: Path, interrupt: Interrupt) -> Stopped:
+    message = f"Stopped after step {step}, with a state in {folder}: start the same command again to continue."
+    return Stopped(message, interrupt.signal or signal.SIGINT)
 
 
 def _check(data_sets: Sequence[DataSet], accelerator: Accelerator) -> None:

@@ -1,4 +1,4 @@
-"""The state that a killed run goes on from, as if it had never stopped."""
+"""The state of a training, from which a killed run resumes bit for bit."""
 
 import json
 import random
@@ -69,13 +69,13 @@ class StateFolder:
         }
 
     def save(self, progress: Progress) -> Path:
-        """Write the state, unless it is there already; returns its folder."""
+        """Writes the state, unless it exists, and returns its folder."""
         folder = self.folder / f"step-{progress.step:08d}"
         unfinished = folder.with_suffix(".tmp")
         if folder.exists():
             return folder
-        main, wait = self.accelerator.is_main_process, self.accelerator.wait_for_everyone
-        if main:
+        main_process = self.accelerator.is_main_process
+        if main_process:
             with file_errors(unfinished):
                 unfinished.mkdir(parents=True)
             common = {
@@ -88,10 +88,10 @@ class StateFolder:
                 "positions": {data_set.name: data_set.batches.position for data_set in self.data_sets},
             }
             _save(common, unfinished / "common.pt")
-        wait()
-        _save({"random": random_states()}, unfinished / self._own_file())
-        wait()
-        if main:
+        self.accelerator.wait_for_everyone()
+        _save({"random": random_states()}, unfinished / self._process_file())
+        self.accelerator.wait_for_everyone()
+        if main_process:
             checksums = {path.name: checksum(path) for path in sorted(unfinished.glob("*.pt"))}
             write_text(unfinished / _CHECKSUMS, json.dumps(checksums, indent=1))
             with file_errors(folder):
@@ -99,11 +99,11 @@ class StateFolder:
                 sync_folder(self.folder)
             for older in self._complete()[:-1]:
                 shutil.rmtree(older, ignore_errors=True)
-        wait()
+        self.accelerator.wait_for_everyone()
         return folder
 
     def restore(self) -> Progress:
-        """Put the newest complete state back, if there is one; what a killed run left half-written is removed.
+        """Loads the newest complete state, if there is one, and removes unfinished ones of killed runs.
 
         Raises:
             UserError: For a state that is damaged, with its file, and for the state of another run, with what differs.
@@ -113,16 +113,18 @@ class StateFolder:
             for unfinished in self.folder.glob("step-*.tmp"):
                 shutil.rmtree(unfinished)
         self.accelerator.wait_for_everyone()
-        if not (complete := self._complete()):
+        complete = self._complete()
+        if not complete:
             return Progress()
         newest = complete[-1]
         common = _load(newest, "common.pt")
         trained, buffers = self._trained(), self._buffers()
-        theirs = {"parameters": _shapes(common["parameters"]), "buffers": _shapes(common["buffers"])}
-        mine = {"parameters": _shapes(trained), "buffers": _shapes(buffers)}
-        if different := differences(common["identity"] | theirs, self.identity | mine):
+        saved_shapes = {"parameters": _shapes(common["parameters"]), "buffers": _shapes(common["buffers"])}
+        shapes = {"parameters": _shapes(trained), "buffers": _shapes(buffers)}
+        different = differences(common["identity"] | saved_shapes, self.identity | shapes)
+        if different:
             raise UserError(f"{newest} is the state of another run: {'; '.join(different)}")
-        own = _load(newest, self._own_file())
+        process = _load(newest, self._process_file())
         check_shapes(self.optimizer, common["optimizer"])
         with torch.no_grad():
             for name, parameter in trained.items():
@@ -133,22 +135,22 @@ class StateFolder:
         self.schedule.load_state_dict(common["schedule"])
         for data_set in self.data_sets:
             data_set.batches.position = common["positions"][data_set.name]
-        set_random_states(own["random"])
+        set_random_states(process["random"])
         return Progress(**common["progress"])
 
-    def _own_file(self) -> str:
+    def _process_file(self) -> str:
         return f"process-{self.accelerator.process_index}.pt"
 
     def _trained(self) -> dict[str, nn.Parameter]:
         return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
 
     def _buffers(self) -> dict[str, torch.Tensor]:
-        """Those that a checkpoint of the model would hold."""
+        """Returns the buffers that a checkpoint of the model would hold."""
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
         return {name: value for name, value in self.model.state_dict().items() if name not in parameters}
 
     def _complete(self) -> list[Path]:
-        """Oldest first."""
+        """Returns the folders of complete states, oldest first."""
         return sorted(path for path in self.folder.glob("step-*") if path.suffix != ".tmp")
 
 
@@ -158,7 +160,7 @@ def _save(content: dict[str, Any], file: Path) -> None:
 
 
 def _load(folder: Path, name: str) -> dict[str, Any]:
-    """The content of a state's file. Raises UserError, naming it, unless the file is as it was written."""
+    """Returns the content of a state's file. Raises UserError, naming the file, if it is damaged."""
     file, checksums = folder / name, folder / _CHECKSUMS
     remedy = f"remove {folder}, and training continues from the state before it, or from the beginning"
     try:
@@ -176,7 +178,7 @@ def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
 
 
 def random_states() -> dict[str, Any]:
-    """Of Python, NumPy, torch and this process's CUDA device, of types that can be read with ``weights_only``."""
+    """Returns the states of Python, NumPy, torch and this process's CUDA device, as types that ``weights_only`` reads."""
     name, key, *rest = np.random.get_state()
     return {
         "python": random.getstate(),
@@ -197,7 +199,7 @@ def set_random_states(states: dict[str, Any]) -> None:
 
 @contextmanager
 def untouched_random_states() -> Iterator[None]:
-    """Whatever is drawn inside, training goes on as if nothing had been."""
+    """Restores the random states of before at the end of the block."""
     before = random_states()
     try:
         yield

@@ -1,4 +1,4 @@
-"""What one update of the weights learns from: batches of several data sets, each token weighing alike."""
+"""One update of the weights: batches of several data sets -> gradients, in which each label token weighs alike."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ Loss = Callable[[nn.Module, dict[str, Tensor], int], Tensor]
 
 @runtime_checkable
 class Batches(Protocol):
-    """An endless iterable of :class:`Batch`, as of :class:`flamingo.data.loader.Loader`.
+    """An endless iterable of :class:`Batch`, such as :class:`flamingo.data.loader.Loader`.
 
     ``position`` counts the samples that all processes have been given. Iteration starts from it.
     """
@@ -33,16 +33,16 @@ class Batches(Protocol):
 
 @dataclass
 class DataSet:
-    """Endless :class:`Batches`, what their loss is, and how much it weighs.
+    """Endless :class:`Batches` with their loss and its weight.
 
-    With several processes each has its own share of the data. ``weight`` multiplies the mean loss per
-    token of this data set (lambda in Flamingo, section 2.4).
+    With several processes each has its own share of the data. ``weight`` multiplies the mean loss per token of this
+    data set (lambda in Flamingo, section 2.4).
     """
 
     name: str
     batches: Batches
     weight: float = 1.0
-    #: What is done with a batch's tensors on the model's device, before the model takes them.
+    #: Is applied to a batch's tensors on the model's device, before the loss.
     prepare: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
     loss: Loss = next_token
 
@@ -61,8 +61,13 @@ class Update:
     tokens: dict[str, int]
 
     def ids(self) -> list[str]:
-        """``data set: documents`` for every batch."""
+        """Returns ``data set: documents`` for every batch."""
         return [f"{data_set.name}: {', '.join(batch.ids)}" for data_set, batch in self.batches]
+
+    def weighted_loss(self, losses: Mapping[str, float]) -> float:
+        """Returns the sum of the data sets' losses by their weights."""
+        weights = {data_set.name: data_set.weight for data_set, _ in self.batches}
+        return sum(weight * losses[name] for name, weight in weights.items())
 
 
 def next_update(
@@ -73,56 +78,63 @@ def next_update(
     mixing: str,
     accelerator: Accelerator,
 ) -> Update:
-    """``accumulate`` batches of every data set, or (``round_robin``) of the one whose turn ``step`` (from 1) is.
+    """Returns ``accumulate`` batches of every data set; for ``round_robin`` of one data set, chosen by ``step``.
 
-    All are fetched before the first forward pass, because the mean of each is over the tokens of all.
-    Raises UserError, naming the data set, where it has no label token, and ValueError where it ends.
+    All batches are fetched before the first forward pass: the mean loss is over the tokens of all of them.
+
+    Raises:
+        UserError: Naming the data set, where it has no label token.
+        ValueError: Where a data set ends.
     """
-    chosen = data_sets if mixing == "accumulated" else [data_sets[(step - 1) % len(data_sets)]]
+    selected = data_sets if mixing == "accumulated" else [data_sets[(step - 1) % len(data_sets)]]
     batches: list[tuple[DataSet, Batch]] = []
-    for data_set in chosen:
+    local_tokens: dict[str, float] = {}
+    for data_set in selected:
+        local_tokens[data_set.name] = 0.0
         for _ in range(accumulate):
             batch = next(iterators[data_set.name], None)
             if batch is None:
                 raise ValueError(f"data set {data_set.name} ended at step {step}: its batches must be endless")
             batches.append((data_set, batch))
-    local = {data_set.name: 0.0 for data_set in chosen}
-    for data_set, batch in batches:
-        local[data_set.name] += batch.label_tokens()
-    update = Update(batches, {name: round(n) for name, n in all_reduce_sum(local, accelerator).items()})
-    for name, tokens in update.tokens.items():
-        if tokens == 0:
+            local_tokens[data_set.name] += batch.label_tokens()
+    tokens = {name: round(number) for name, number in all_reduce_sum(local_tokens, accelerator).items()}
+    for name, number in tokens.items():
+        if number == 0:
             ids = [batch.ids for data_set, batch in batches if data_set.name == name]
             raise UserError(f"data set {name} has no token to train on at step {step}: documents {ids}")
-    return update
+    return Update(batches, tokens)
 
 
 def accumulate_gradients(
     model: nn.Module, update: Update, accelerator: Accelerator, precision: str, step: int
 ) -> dict[str, float]:
-    """Leave in the parameters the gradients of sum_d weight_d * (mean loss per label token of data set d).
+    """Leaves in the parameters the gradients of sum_d weight_d * (mean loss per label token of data set d).
 
-    Returns each data set's mean loss (nats) over the batches of all processes. Raises
-    UserError, naming the step, the data set and the documents, where a loss is not finite.
+    Returns:
+        Each data set's mean loss (nats) over the batches of all processes.
+
+    Raises:
+        UserError: Naming the step, the data set and the documents, where a loss is not finite.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     losses: list[Tensor] = []
-    for i, (data_set, batch) in enumerate(update.batches):
+    for number, (data_set, batch) in enumerate(update.batches, start=1):
         tensors = {key: value.to(accelerator.device, non_blocking=True) for key, value in batch.tensors.items()}
         tensors = data_set.prepare(tensors)
-        # The processes need to exchange gradients once: after the last of the batches.
-        with accelerator.no_sync(model) if i < len(update.batches) - 1 else nullcontext():
+        # The processes exchange gradients once: after the last batch.
+        is_last = number == len(update.batches)
+        with nullcontext() if is_last else accelerator.no_sync(model):
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=precision == "bf16"):
                 loss = data_set.loss(model, tensors, update.tokens[data_set.name])
             losses.append(loss.detach())
-            # DDP takes the mean over processes of what is to be summed,
-            objective = loss * data_set.weight * accelerator.num_processes
+            # DDP takes the mean over the processes, but the losses are to be summed.
+            weighted = loss * data_set.weight * accelerator.num_processes
             if accelerator.num_processes > 1:
-                # and waits for every parameter, also for those that a batch without images leaves out.
-                objective = objective + 0.0 * sum(parameter.sum() for parameter in trained)
-            accelerator.backward(objective)
+                # DDP waits for every parameter, also for those that a batch without images does not use.
+                weighted = weighted + 0.0 * sum(parameter.sum() for parameter in trained)
+            accelerator.backward(weighted)
     for parameter in trained:
-        # Left out by all batches: a gradient of zero, as above, so that the optimizer treats both alike.
+        # A parameter that no batch uses gets a gradient of zero, as above: the optimizer treats both cases alike.
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     return _mean_losses(update, torch.stack(losses).tolist(), accelerator, step)
@@ -134,25 +146,25 @@ def _mean_losses(update: Update, losses: list[float], accelerator: Accelerator, 
         local[data_set.name] += loss
     means = all_reduce_sum(local, accelerator)
     if not all(math.isfinite(mean) for mean in means.values()):
-        culprits = [name for name, loss in zip(update.ids(), losses, strict=True) if not math.isfinite(loss)]
-        raise non_finite_error("loss", step, culprits, accelerator)
+        batches = [ids for ids, loss in zip(update.ids(), losses, strict=True) if not math.isfinite(loss)]
+        raise non_finite_error("loss", step, batches, accelerator)
     return means
 
 
-def non_finite_error(what: str, step: int, batches: list[str], accelerator: Accelerator) -> UserError:
-    """The error of all processes together, to be raised in each; ``batches`` as from :meth:`Update.ids`."""
-    everywhere = gather_object(batches) if accelerator.num_processes > 1 else batches
+def non_finite_error(quantity: str, step: int, batches: list[str], accelerator: Accelerator) -> UserError:
+    """Returns the error that every process raises, with the batches of all; ``batches`` as from :meth:`Update.ids`."""
+    if accelerator.num_processes > 1:
+        batches = gather_object(batches)
     return UserError(
-        f"the {what} of step {step} is not finite, so the weights stay as they were; "
-        f"documents of {'; '.join(everywhere)}"
+        f"the {quantity} of step {step} is not finite, so the weights stay as they were; "
+        f"documents of {'; '.join(batches)}"
     )
 
 
 def all_reduce_sum(values: Mapping[str, float], accelerator: Accelerator) -> dict[str, float]:
-    """Sum of each value over the processes."""
+    """Returns the sum of each value over the processes."""
     if accelerator.num_processes == 1:
         return dict(values)
-    summed = accelerator.reduce(
-        torch.tensor(list(values.values()), dtype=torch.float64, device=accelerator.device), reduction="sum"
-    )
-    return dict(zip(values, summed.tolist(), strict=True))
+    local = torch.tensor(list(values.values()), dtype=torch.float64, device=accelerator.device)
+    sums = accelerator.reduce(local, reduction="sum")
+    return dict(zip(values, sums.tolist(), strict=True))

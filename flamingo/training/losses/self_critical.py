@@ -1,8 +1,8 @@
-"""Self-critical training: a caption that the model finds becomes likelier, as far as its reward exceeds the others'.
+"""Self-critical training: raises a caption's log-probability by its reward minus the mean reward of the others.
 
 Source: Self-critical Sequence Training (Rennie et al., arXiv 1612.00563, section 3), with the captions of beam
-search in the place of samples (Meshed-Memory Transformer, Cornia et al., arXiv 1912.08226, section 3.3), and as the
-baseline of each the mean reward of the others (Luo, arXiv 2003.09971).
+search instead of samples (Meshed-Memory Transformer, Cornia et al., arXiv 1912.08226, section 3.3). The baseline of
+each caption is the mean reward of the others (Luo, arXiv 2003.09971).
 """
 
 from collections.abc import Callable, Sequence
@@ -22,12 +22,15 @@ from flamingo.utils.errors import UserError
 #: From captions and the references of each to a reward for each.
 Reward = Callable[[Sequence[str], Sequence[Sequence[str]]], Sequence[float]]
 
+#: The images of a batch stand under one of these names.
+_IMAGES = ("pixel_values", "image_features")
+
 
 class SelfCritical:
-    """A :class:`~flamingo.training.step.DataSet`'s ``loss``: minus the reward of the captions that are found.
+    """A :class:`~flamingo.training.step.DataSet`'s ``loss``: minus the reward of generated captions.
 
-    Of each document the last caption is left out and asked for. A batch has several documents of the same
-    images, one after the other (``captions_per_image``): what they say at this place are the references.
+    The last caption of each document is left out and generated. A batch has several documents of the same images, one
+    after the other (``captions_per_image``): their last captions are the references.
     """
 
     def __init__(
@@ -37,57 +40,51 @@ class SelfCritical:
         self.processor, self.reward = processor, make_reward()
 
     def __call__(self, model: nn.Module, tensors: dict[str, Tensor], count: int) -> Float[Tensor, ""]:
-        """Minus the mean reward, documents weighing by their label tokens, of which all have ``count``.
+        """Returns minus the mean reward. Documents weigh by their label tokens, of which the update has ``count``.
 
-        Its gradient is that of the expected reward (policy gradient). Dropout is off while captions are found.
+        Its gradient is that of the expected reward (policy gradient). Dropout is off while captions are generated.
         """
-        images = {name: given for name, given in tensors.items() if name in ("pixel_values", "image_features")}
-        b = len(next(iter(images.values())))
-        prompts, references = self._asked(tensors, b)
-        found, said = self._found(model, prompts, images)
-        texts = [self._text(row[own]) for row, own in zip(found, said, strict=True)]
-        several = [own for own in references for _ in range(self.num_captions)]
-        rewards = torch.tensor(self.reward(texts, several), device=found.device).unflatten(0, (b, self.num_captions))
-        others = (rewards.sum(dim=1, keepdim=True) - rewards) / (self.num_captions - 1)
-        likelihood = self._log_likelihood(model, prompts, images, found, said).unflatten(0, (b, self.num_captions))
-        gain = ((rewards - others) * likelihood).mean(dim=1)
-        # The value is the reward's, to be read in the history; the gradient is the gain's.
+        images = {name: tensors[name] for name in _IMAGES if name in tensors}
+        b = max(len(rows) for rows in images.values())
+        prompts, references = self._prompts(tensors, b)
+        captions, mask = self._generate(model, prompts, images)
+        rewards = self._rewards(captions, mask, references)
+        mean_of_others = (rewards.sum(dim=1, keepdim=True) - rewards) / (self.num_captions - 1)
+        log_likelihood = self._log_likelihood(model, prompts, images, captions, mask)
+        gain = ((rewards - mean_of_others) * log_likelihood.view_as(rewards)).mean(dim=1)
+        # The value is that of the reward, for the history; the gradient is that of the gain.
         expected = rewards.mean(dim=1) + gain - gain.detach()
-        labels = (tensors["labels"][:, 1:] != -100).sum(dim=1).unflatten(0, (b, -1)).sum(dim=1)
+        labels_per_row = (tensors["labels"][:, 1:] != -100).sum(dim=1)
+        labels = labels_per_row.unflatten(0, (b, -1)).sum(dim=1)
         return -(expected * labels).sum() / count
 
-    def _asked(self, tensors: dict[str, Tensor], b: int) -> tuple[dict[str, Int[Tensor, "b t"]], list[list[str]]]:
-        """Prompts, padded on the left, and the references of each."""
-        ids, index = tensors["input_ids"], tensors["image_index"]
-        labelled = tensors["labels"] != -100
-        begins = labelled & ~F.pad(labelled, (1, 0))[:, :-1]
-        if not begins.any(dim=1).all():
-            raise UserError(
-                "loss.kind=self_critical generates the last caption of each document, but one has no text to learn"
-            )
-        # Of each row the last place where a labelled piece begins.
-        starts = (begins * torch.arange(ids.shape[1], device=ids.device)).argmax(dim=1).tolist()
-        versions = len(ids) // b
-        prompts = {
-            name: pad_sequence([rows[i, : starts[i]] for i in range(0, len(ids), versions)], True, fill, "left")
-            for name, rows, fill in (
-                ("input_ids", ids, self.processor.tokenizer.pad_token_id),
-                ("attention_mask", tensors["attention_mask"], 0),
-                ("image_index", index, -1),
-            )
-        }
-        captions = [self._text(row[start:][own[start:]]) for row, own, start in zip(ids, labelled, starts, strict=True)]
-        return prompts, [captions[i : i + versions] for i in range(0, len(captions), versions)]
+    def _prompts(self, tensors: dict[str, Tensor], b: int) -> tuple[dict[str, Int[Tensor, "b t"]], list[list[str]]]:
+        """Returns the documents without their last captions, padded on the left, and the references of each."""
+        ids, labelled = tensors["input_ids"], tensors["labels"] != -100
+        starts = _last_starts(labelled)
+        captions = []
+        for row, row_labelled, start in zip(ids, labelled, starts, strict=True):
+            captions.append(self._text(row[start:][row_labelled[start:]]))
+        documents_per_image = len(ids) // b
+        first_rows = range(0, len(ids), documents_per_image)
+        references = [captions[first : first + documents_per_image] for first in first_rows]
+        padding = {"input_ids": self.processor.tokenizer.pad_token_id, "attention_mask": 0, "image_index": -1}
+        prompts = {}
+        for name, value in padding.items():
+            rows = [tensors[name][first, : starts[first]] for first in first_rows]
+            prompts[name] = pad_sequence(rows, batch_first=True, padding_value=value, padding_side="left")
+        return prompts, references
 
-    def _found(
+    def _generate(
         self, model: nn.Module, prompts: dict[str, Int[Tensor, "b t"]], images: dict[str, Tensor]
     ) -> tuple[Int[Tensor, "bk s"], Bool[Tensor, "bk s"]]:
-        """The captions of each prompt, and which of their tokens were said: all up to the end, and this."""
-        whole: Any = getattr(model, "module", model)  # of one that several processes share
-        was_training, end = whole.training, self.processor.end_of_chunk_token_id
-        whole.eval()
-        found = search(
-            whole,
+        """Returns ``num_captions`` captions of each prompt, and a mask of their tokens up to the end, inclusive."""
+        unwrapped: Any = getattr(model, "module", model)  # of DDP's wrapper
+        was_training = unwrapped.training
+        end = self.processor.end_of_chunk_token_id
+        unwrapped.eval()
+        captions = search(
+            unwrapped,
             self.processor.tokenizer,
             {**prompts, **images},
             end=end,
@@ -95,34 +92,53 @@ class SelfCritical:
             num_beams=self.num_captions,
             num_return_sequences=self.num_captions,
         )
-        whole.train(was_training)
-        is_end = found == end
-        return found, is_end.cumsum(dim=1) - is_end.long() == 0
+        unwrapped.train(was_training)
+        is_end = captions == end
+        ends_before = is_end.cumsum(dim=1) - is_end.long()
+        return captions, ends_before == 0
+
+    def _rewards(
+        self, captions: Int[Tensor, "bk s"], mask: Bool[Tensor, "bk s"], references: list[list[str]]
+    ) -> Float[Tensor, "b k"]:
+        texts = [self._text(ids[ids_mask]) for ids, ids_mask in zip(captions, mask, strict=True)]
+        references_of_texts = []
+        for references_of_image in references:
+            references_of_texts += [references_of_image] * self.num_captions
+        rewards = torch.tensor(self.reward(texts, references_of_texts), device=captions.device)
+        return rewards.view(len(references), self.num_captions)
 
     def _log_likelihood(
         self,
         model: nn.Module,
         prompts: dict[str, Int[Tensor, "b t"]],
         images: dict[str, Tensor],
-        found: Int[Tensor, "bk s"],
-        said: Bool[Tensor, "bk s"],
+        captions: Int[Tensor, "bk s"],
+        mask: Bool[Tensor, "bk s"],
     ) -> Float[Tensor, " bk"]:
-        """Of each caption after its prompt."""
-        ids, mask, index = (
-            prompts[name].repeat_interleave(self.num_captions, dim=0)
-            for name in ("input_ids", "attention_mask", "image_index")
-        )
+        """Returns the log-likelihood of each caption after its prompt."""
+        rows = {name: tensor.repeat_interleave(self.num_captions, dim=0) for name, tensor in prompts.items()}
+        last_image = rows["image_index"][:, -1:].expand_as(captions)
         logits = model(
-            input_ids=torch.cat([ids, found], dim=1),
-            attention_mask=torch.cat([mask, said.to(mask.dtype)], dim=1),
-            image_index=torch.cat([index, index[:, -1:].expand_as(found)], dim=1),
+            input_ids=torch.cat([rows["input_ids"], captions], dim=1),
+            attention_mask=torch.cat([rows["attention_mask"], mask.to(rows["attention_mask"].dtype)], dim=1),
+            image_index=torch.cat([rows["image_index"], last_image], dim=1),
             **images,
-            logits_to_keep=found.shape[1] + 1,
+            logits_to_keep=captions.shape[1] + 1,
             use_cache=False,
         ).logits[:, :-1]
-        targets = found.masked_fill(~said, -100)
-        losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="none")
-        return -losses.view_as(found).sum(dim=1)
+        targets = captions.masked_fill(~mask, -100).flatten()
+        losses = F.cross_entropy(logits.float().flatten(0, 1), targets, ignore_index=-100, reduction="none")
+        return -losses.view_as(captions).sum(dim=1)
 
     def _text(self, ids: Int[Tensor, " t"]) -> str:
         return decode(self.processor.tokenizer, ids.tolist(), self.processor.end_of_chunk_token_id)
+
+
+def _last_starts(labelled: Bool[Tensor, "b t"]) -> list[int]:
+    """Returns for each row the position of the first token of its last labelled stretch, which is its last caption."""
+    labelled_before = F.pad(labelled, (1, 0))[:, :-1]
+    starts = labelled & ~labelled_before
+    if not starts.any(dim=1).all():
+        raise UserError("loss.kind=self_critical needs a text to learn after the last image of each document")
+    positions = torch.arange(labelled.shape[1], device=labelled.device)
+    return (starts * positions).argmax(dim=1).tolist()
