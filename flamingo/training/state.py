@@ -178,7 +178,7 @@ def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
 
 
 def random_states() -> dict[str, Any]:
-    """Returns the states of Python, NumPy, torch and this process's CUDA device, as types that ``weights_only`` reads."""
+    """Returns the states of Python, NumPy, torch and this process's CUDA device, which ``weights_only`` can read."""
     name, key, *rest = np.random.get_state()
     return {
         "python": random.getstate(),
