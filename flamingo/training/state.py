@@ -18,9 +18,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from flamingo.model.checkpoints import fingerprint_of
 from flamingo.training.optim.groups import check_shapes
+from flamingo.training.step import DataSet, Update
 from flamingo.utils.checksums import checksum
 from flamingo.utils.differences import differences
-from flamingo.training.step import DataSet, Update
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import atomic_file, file_errors, json_object, sync_folder, write_text
 
