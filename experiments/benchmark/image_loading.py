@@ -10,9 +10,9 @@ from PIL import Image as PILImage
 from experiments.benchmark.materials import Sizes, image_path
 from experiments.benchmark.ratios import Row, make_row
 from experiments.data import CaptionedImages, DataConfig, TrainedDocuments, make_data
+from flamingo import FlamingoProcessor
 from flamingo.data.builders import InterleavedConfig
 from flamingo.data.document import Image
-from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.record import Record, RecordList
 from flamingo.training.losses import NextTokenConfig
 

@@ -12,9 +12,8 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel, OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from flamingo.data.processor import FlamingoProcessor
+from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.interop import openflamingo
-from flamingo.model.modeling import FlamingoForConditionalGeneration
 
 
 @dataclass

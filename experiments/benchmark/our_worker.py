@@ -7,11 +7,10 @@ import torch
 
 from experiments.benchmark.materials import Prompt, image_path
 from experiments.benchmark.worker import Machine, run, seconds_per_token, train
+from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.document import Document, Image, Text
-from flamingo.data.processor import FlamingoProcessor
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.model.beam_search import decode
-from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.training.optim import AdamWConfig
 from flamingo.training.optim.groups import make_optimizer
 from flamingo.utils.processes import keep_memory
