@@ -1,7 +1,7 @@
-"""Files: every write of the project goes through here, and is complete or absent after a kill; only files are read.
+"""Reads and writes files. Every write of the project goes through here, and is complete or absent after a kill.
 
-A file or folder that is being written has another name, ``NAME.<8 hex digits>.tmp``, and is renamed when it is
-complete. :func:`remove_leftovers` removes what a kill has left under such names.
+A file or folder is written under the name ``NAME.<8 hex digits>.tmp``, and renamed when it is complete.
+:func:`remove_leftovers` removes files that a kill has left under such names.
 """
 
 import errno
@@ -19,22 +19,22 @@ from typing import IO, Any
 
 from flamingo.utils.errors import UserError
 
-#: What the user can mend: no room, no permission, a read-only or broken disk, a file where a folder should be.
+#: Errors that a user can fix: no space, no permission, a read-only or broken disk, a file instead of a folder.
 USER_ERRNOS = frozenset(
     {
         *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO),
         *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ESTALE),
     }
 )
-#: The names of what is being written (tmp), and of a folder that is being replaced (old).
+#: The names of files and folders that are being written (tmp), and of a folder that is being replaced (old).
 _LEFTOVER = re.compile(r"(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>tmp|old)")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.tmp(?=/|$)")
-#: How Rust writes a system error: safetensors and tokenizers raise exceptions of their own with this text.
+#: The text of a system error in exceptions of safetensors and tokenizers, which are written in Rust.
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def write(descriptor: int, content: bytes | memoryview) -> int:
-    """``os.write``; the one place where Python code of the project writes to a file."""
+    """Calls ``os.write``. Python code of the project writes to files here only."""
     return os.write(descriptor, content)
 
 
@@ -43,25 +43,26 @@ def write(descriptor: int, content: bytes | memoryview) -> int:
 
 @contextmanager
 def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """A stream whose content takes the place of ``path`` when the block ends without an exception.
+    """Yields a stream whose content replaces ``path`` when the block ends without an exception.
 
     A reader finds the old file or the new one, also after a crash of the machine: the content is synced to disk before
-    the rename. Of two processes that write the same file, the one that ends last wins. A text is UTF-8.
+    the rename. If two processes write the same file, the later one wins. Text is UTF-8.
 
     Args:
         path: The file. Its folder is made if it is missing.
         mode: ``"w"`` for text, ``"wb"`` for bytes.
 
     Raises:
-        UserError: If the file cannot be written, such as on a full disk, whatever a library that writes to the stream
-            makes of the error.
+        UserError: If the file cannot be written, for example on a full disk. A library that writes to the stream may
+            raise any exception of its own instead.
     """
     unfinished = _temporary(path, "tmp")
     with file_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         raw = _Unbuffered(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
         stream: Any = io.BufferedWriter(raw, 1 << 20)
-        stream = stream if "b" in mode else io.TextIOWrapper(stream, "utf-8", newline="\n")
+        if "b" not in mode:
+            stream = io.TextIOWrapper(stream, "utf-8", newline="\n")
         try:
             with raw.errors():
                 yield stream
@@ -78,7 +79,7 @@ def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 class _Unbuffered(io.RawIOBase):
-    """Writes through :func:`write` and keeps the first error, of which torch and others make one of their own."""
+    """Writes through :func:`write` and keeps the first error, which torch and other libraries replace by their own."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -98,12 +99,12 @@ class _Unbuffered(io.RawIOBase):
             raise
 
     def discard(self) -> None:
-        """Write nothing more: the file is not going to be used."""
+        """Ignore further writes: the file will not be used."""
         self._discards = True
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Raise the first error of :meth:`write` in the place of what a library made of it, also if that is nothing."""
+        """Raise the first error of :meth:`write` instead of a library's exception, or where a library raised none."""
         try:
             yield
         except Exception as error:
@@ -132,17 +133,17 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def append(path: Path, content: bytes, sync: bool = True) -> None:
-    """Add to the end of a file; if that fails, the file is as it was before.
+    """Append to a file. If that fails, the file stays as it was.
 
     A kill can leave a part of ``content``. Only the owner of the file's folder may append.
 
     Args:
-        path: The file. It is made if it is missing.
-        content: What is added.
-        sync: Whether the content is on the disk, rather than in the page cache, when this returns.
+        path: The file. It is created if it is missing.
+        content: The bytes to append.
+        sync: Whether to wait until the content is on the disk, and not only in the page cache.
 
     Raises:
-        UserError: If the file cannot be written, such as on a full disk.
+        UserError: If the file cannot be written, for example on a full disk.
     """
     with file_errors(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
@@ -165,13 +166,13 @@ def append(path: Path, content: bytes, sync: bool = True) -> None:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A new folder to write into, which takes the place of ``path`` when the block ends without an exception.
+    """Yields a new folder, which replaces ``path`` when the block ends without an exception.
 
     All files are synced to disk before the rename. A kill between the two renames of a replacement leaves the old
     folder under a name from which :func:`remove_leftovers` brings it back.
 
     Raises:
-        UserError: If a file cannot be written, such as on a full disk.
+        UserError: If a file cannot be written, for example on a full disk.
     """
     unfinished, old = _temporary(path, "tmp"), _temporary(path, "old")
     with file_errors(path):
@@ -192,9 +193,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers have left in ``folder``, and bring back a folder that was being replaced.
+    """Remove files that killed writers have left in ``folder``, and restore a folder that was being replaced.
 
-    The caller owns the folder: nobody else writes into it now.
+    The caller owns the folder: no other process writes into it.
     """
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         leftover = _LEFTOVER.fullmatch(path.name)
@@ -224,30 +225,34 @@ def _temporary(path: Path, kind: str) -> Path:
 
 @contextmanager
 def file_errors(path: Path) -> Iterator[None]:
-    """Turn a system error of the block (no space, no permission) into a UserError that names its file, else ``path``.
+    """Turn a system error of the block (no space, no permission) into a UserError that names its file, or ``path``.
 
-    Errors of writers in other languages count, too: see :func:`system_error`.
+    This includes errors of libraries in other languages: see :func:`system_error`.
     """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        if (found := system_error(error)) is None:
+        cause = system_error(error)
+        if cause is None:
             raise
-        raise UserError(sentence_of(found, path)) from error
+        raise UserError(sentence_of(cause, path)) from error
 
 
 def system_error(error: Exception) -> OSError | None:
-    """The system error that an exception is, or was raised for by safetensors or tokenizers; else None."""
+    """Returns the system error that an exception is, or that safetensors or tokenizers raised it for; else None."""
     if isinstance(error, OSError):
         return error
-    named = _RUST_ERROR.search(str(error))
-    return OSError(int(named[1]), os.strerror(int(named[1]))) if named else None
+    match = _RUST_ERROR.search(str(error))
+    if match is None:
+        return None
+    number = int(match[1])
+    return OSError(number, os.strerror(number))
 
 
 def sentence_of(error: OSError, path: Path | None = None) -> str:
-    """What a system error says, with the name of the file that was to be written."""
+    """Returns the message of a system error, with the name of its file."""
     name = _TEMPORARY.sub("", str(error.filename or path or "a file"))
     return f"{name}: {error.strerror or error}"
 
@@ -281,7 +286,7 @@ def sync_folder(folder: Path) -> None:
 
 # ------------------------------------------------------------------------------- reading
 
-#: What a path can name other than a regular file.
+#: Kinds of files other than regular ones.
 _KINDS = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a named pipe",
@@ -292,10 +297,10 @@ _KINDS = {
 
 
 def regular_file(path: Path) -> Path:
-    """Return ``path`` if it names a regular file, or a link to one: opening a named pipe would wait for ever.
+    """Returns ``path`` if it names a regular file, or a link to one. Opening a named pipe would block forever.
 
     Raises:
-        OSError: If there is nothing at ``path``, or something else.
+        OSError: If it names something else, or nothing.
     """
     kind = stat.S_IFMT(path.stat().st_mode)
     if kind != stat.S_IFREG:
@@ -304,10 +309,10 @@ def regular_file(path: Path) -> Path:
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
-    """Return what a JSON text holds.
+    """Returns the value of a JSON text.
 
     Raises:
-        UserError: With ``where``, if it is no JSON, or is nested too deeply for Python's reader.
+        UserError: With ``where``, for a text that is no JSON, or is nested too deeply for Python's parser.
     """
     try:
         return json.loads(text)

@@ -1,4 +1,4 @@
-"""The owner of a folder: at most one process writes into it at a time."""
+"""Locks folders: at most one process writes into a folder at a time."""
 
 import errno
 import json
@@ -25,34 +25,34 @@ log = logging.getLogger(__name__)
 
 #: The file in an owned folder that names the owner, with and without ``flock``. It stays after a kill.
 LOCK, HEARTBEAT = ".lock", ".heartbeat"
-#: Without ``flock``: seconds between two signs of life, and after which an owner without one counts as dead.
+#: Without ``flock``: seconds between two heartbeats, and seconds without one after which an owner counts as dead.
 BEAT, STALE = 10.0, 120.0
-#: Without ``flock``: seconds after which the last of several processes that take a dead owner's place is known.
+#: Without ``flock``: seconds after which the last one of several processes that replace a dead owner is known.
 _SETTLE = 1.0
 #: Seconds between two attempts of a process that waits.
 _POLL = 0.5
-#: What ``flock`` answers where the file system has no locks.
+#: Errors of ``flock`` on file systems without locks.
 _NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
 
-#: The locks of this process by folder. A forked child drops them.
+#: The locks of this process, by folder. A forked child drops them.
 _held: dict[Path, "_Flock | _Heartbeat"] = {}
 
 
 @contextmanager
 def owner(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Own ``folder`` inside the block. The folder is made if it is missing, and removed again if nothing is put in it.
+    """Own ``folder`` inside the block. A missing folder is created, and removed if it stays empty.
 
-    The lock is ``flock``, which the kernel frees when the process dies, on whatever host the next one starts. On a file
-    system without ``flock`` the lock is a file that a thread touches every 10 seconds; after 2 minutes without a touch
-    it counts as a dead process's. A process may own a folder several times over. Forked children own nothing.
+    The lock is ``flock``, which the kernel frees when the process dies; the next process may run on any host. On a file
+    system without ``flock`` the lock is a file that a thread touches every 10 seconds. After 2 minutes without a touch
+    its process counts as dead. A process may own a folder several times. Forked children own nothing.
 
     Args:
         folder: The folder.
-        wait: Whether to wait for another owner to end.
+        wait: Whether to wait until another owner ends.
 
     Raises:
         UserError: If another process owns the folder and ``wait`` is false, with the process and its host; and if
-            the lock's file cannot be made.
+            the lock file cannot be created.
     """
     key = folder.resolve()
     if key in _held:
@@ -73,7 +73,7 @@ def owner(folder: Path, wait: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        # A forked child that gets here has dropped it, and must not free its parent's.
+        # A forked child that gets here has dropped the lock, and must not free its parent's.
         if _held.pop(key, None) is not None:
             lock.release()
             if is_new:
@@ -82,7 +82,7 @@ def owner(folder: Path, wait: bool = False) -> Iterator[None]:
 
 
 def _acquired(folder: Path) -> "_Flock | _Heartbeat | None":
-    """The lock, or None while another process holds it."""
+    """Returns the lock, or None while another process holds it."""
     if fcntl is not None:
         try:
             return _flock(folder / LOCK)
@@ -93,17 +93,17 @@ def _acquired(folder: Path) -> "_Flock | _Heartbeat | None":
     return _heartbeat(folder / HEARTBEAT)
 
 
-def _myself() -> bytes:
+def _claim() -> bytes:
     return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "id": secrets.token_hex(8)}).encode()
 
 
 def _owner_of(folder: Path) -> str:
     for name in (LOCK, HEARTBEAT):
         try:
-            named = json.loads((folder / name).read_bytes())
-            return f"process {named['pid']} on {named['host']}"
+            claim = json.loads((folder / name).read_bytes())
+            return f"process {claim['pid']} on {claim['host']}"
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # there is none, or it is being written
+            pass  # the file does not exist, or is being written
     return "another process"
 
 
@@ -115,7 +115,7 @@ class _Flock:
         self.path, self.descriptor = path, descriptor
 
     def release(self) -> None:
-        # Removed before it is unlocked: who opened it meanwhile sees that it is no longer the folder's.
+        # Removed before it is unlocked: a process that has opened it sees that it is no longer the folder's file.
         self.path.unlink(missing_ok=True)
         os.close(self.descriptor)
 
@@ -125,14 +125,18 @@ class _Flock:
 
 
 def _flock(path: Path) -> _Flock | None:
-    """Raises OSError where the file system has no locks."""
+    """Returns the lock, or None while another process holds it.
+
+    Raises:
+        OSError: If the file system has no locks.
+    """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(descriptor, path):
                 os.ftruncate(descriptor, 0)
-                _say(descriptor)
+                _write_claim(descriptor)
                 return _Flock(path, descriptor)
         except BlockingIOError:
             os.close(descriptor)
@@ -140,7 +144,7 @@ def _flock(path: Path) -> _Flock | None:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # its owner removed it between the two calls
+        os.close(descriptor)  # its owner removed the file between the two calls
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
@@ -150,10 +154,10 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _say(descriptor: int) -> None:
-    """Name the owner in the lock's file; on a full disk the lock holds without."""
+def _write_claim(descriptor: int) -> None:
+    """Name the owner in the lock file. On a full disk the lock holds without a name."""
     with suppress(OSError):
-        os.write(descriptor, _myself())
+        os.write(descriptor, _claim())
 
 
 # ------------------------------------------------------------------------------- heartbeat
@@ -169,7 +173,7 @@ class _Heartbeat:
         while not self._ended.wait(BEAT):
             try:
                 if self.path.read_bytes() != self.claim:
-                    # This process was suspended so long that another has taken its place: it must not write any more.
+                    # This process was suspended for so long that another one replaced it: it must not write again.
                     print(f"error: {self.path.parent} is now owned by {_owner_of(self.path.parent)}", file=sys.stderr)
                     sys.stderr.flush()
                     os._exit(2)
@@ -187,7 +191,7 @@ class _Heartbeat:
 
 
 def _heartbeat(path: Path) -> _Heartbeat | None:
-    claim = _myself()
+    claim = _claim()
     try:
         with path.open("xb") as stream:
             stream.write(claim)
@@ -198,20 +202,20 @@ def _heartbeat(path: Path) -> _Heartbeat | None:
 
 
 def _takes_over(path: Path, claim: bytes) -> bool:
-    """Whether this process is now the owner in the place of a dead one."""
-    own = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
-    own.write_bytes(claim)
+    """Whether this process has replaced a dead owner."""
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary.write_bytes(claim)
     try:
-        # Both times are the file system's, whatever the clocks of the hosts say.
-        if own.stat().st_mtime - path.stat().st_mtime < STALE:
+        # Both times are those of the file system: clocks of hosts differ.
+        if temporary.stat().st_mtime - path.stat().st_mtime < STALE:
             return False
-        own.replace(path)
+        temporary.replace(path)
         time.sleep(_SETTLE)
         return path.read_bytes() == claim
-    except FileNotFoundError:  # its owner has ended meanwhile
+    except FileNotFoundError:  # the owner has ended meanwhile
         return False
     finally:
-        own.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _drop_in_child() -> None:
