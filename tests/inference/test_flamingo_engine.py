@@ -91,9 +91,9 @@ def test_a_bound_on_the_memory_of_visual_tokens_changes_no_output(parts, backbon
         encoded.clear()
         engine = FlamingoEngine(model, processor, 2, cache_bytes=cache_bytes)
         assert engine.generate(prompts, NEW, 3) == expected
-        assert len(engine._visual_tokens) == kept
+        assert len(engine.visual_tokens.tokens) == kept
         # The memory of the others is free: no kept one is a part of a larger tensor.
-        assert sum(tokens.untyped_storage().nbytes() for tokens in engine._visual_tokens.values()) == kept * one
+        assert sum(tokens.untyped_storage().nbytes() for tokens in engine.visual_tokens.tokens.values()) == kept * one
         # Within a batch each of its pictures is encoded once, whatever the bound.
         assert sum(encoded) == times
 
@@ -106,19 +106,19 @@ def test_the_pictures_that_were_used_last_stay_in_memory(parts, monkeypatch):
     engine = FlamingoEngine(model, processor, 1, cache_bytes=2 * 5 * 24 * 4)
     pictures = [example("query", i).image for i in range(3)]
     for i in (0, 1, 0, 2, 0):
-        engine.visual_tokens([pictures[i]])
+        engine.visual_tokens.get([pictures[i]])
     assert sum(encoded) == 3
-    engine.visual_tokens([pictures[1]])
+    engine.visual_tokens.get([pictures[1]])
     assert sum(encoded) == 4
 
 
 def test_visual_tokens_are_those_of_the_model(parts):
     model, processor = parts
     images = [example("query", i).image for i in (1, 0, 2, 1)]
-    tokens = FlamingoEngine(model, processor, 1).visual_tokens(images)
+    tokens = FlamingoEngine(model, processor, 1).visual_tokens.get(images)
     expected = model.encode_images(processor.pixel_values(images).unsqueeze(0))[0]
     torch.testing.assert_close(tokens, expected, rtol=1e-4, atol=1e-5)
-    assert FlamingoEngine(model, processor, 1).visual_tokens([]).shape == (0, 5, 24)
+    assert FlamingoEngine(model, processor, 1).visual_tokens.get([]).shape == (0, 5, 24)
 
 
 def alike(count, **kwargs):

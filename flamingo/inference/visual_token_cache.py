@@ -1,0 +1,94 @@
+"""Visual tokens of images, computed once: those of the images that were used last stay on the model's device."""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from PIL import Image as PILImage
+from torch import Tensor
+
+from flamingo.data.document import Frame, Image, View
+from flamingo.data.processor import FlamingoProcessor
+from flamingo.data.transforms.pictures import open_image
+from flamingo.inference.features import FeatureStore
+from flamingo.model.modeling import FlamingoForConditionalGeneration
+
+#: Images that run through the encoder at once: prompts hold many, and it runs long before the language model.
+_ENCODER_BATCH_SIZE = 32
+
+#: The identity of an image: a name for each of its frames.
+ImageKey = tuple[str, ...]
+
+
+class VisualTokenCache:
+    """Encodes images, or takes their features, and keeps their visual tokens."""
+
+    def __init__(
+        self,
+        model: FlamingoForConditionalGeneration,
+        processor: FlamingoProcessor,
+        features: FeatureStore | None,
+        max_bytes: int,
+    ) -> None:
+        """
+        Args:
+            model: Makes the visual tokens.
+            processor: The model's processor.
+            features: The features of all images; no image is opened and encoded then.
+            max_bytes: The bound on the memory that is kept between two calls.
+        """
+        self._model = model
+        self._processor = processor
+        self._features = features
+        self._max_bytes = max_bytes
+        #: In the order of their last use.
+        self.tokens: dict[ImageKey, Float[Tensor, "r v"]] = {}
+
+    @torch.no_grad()
+    def get(self, images: Sequence[Image]) -> Float[Tensor, "m r v"]:
+        """Returns the visual tokens of the images; equal images are encoded once."""
+        if not images:
+            return self._model.no_visual_tokens(1)[0]
+        keys = [image_key(image) for image in images]
+        missing = {key: image for key, image in zip(keys, images, strict=True) if key not in self.tokens}
+        missing_keys = list(missing)
+        for start in range(0, len(missing_keys), _ENCODER_BATCH_SIZE):
+            batch = missing_keys[start : start + _ENCODER_BATCH_SIZE]
+            batch_tokens = self._encode([missing[key] for key in batch])
+            for key, tokens in zip(batch, batch_tokens, strict=True):
+                self.tokens[key] = tokens.clone()  # a view would keep the tokens of the whole batch
+        stacked = torch.stack([self.tokens[key] for key in keys])
+        self._drop_least_recent(keys)
+        return stacked
+
+    def _encode(self, images: Sequence[Image]) -> Float[Tensor, "m r v"]:
+        if self._features is None:
+            pixels = self._processor.pixel_values(images).to(self._model.device)
+            return self._model.encode_images(pixels.unsqueeze(0))[0]
+        features = self._features.stacked(images).to(self._model.device)
+        return self._model.resample(features.unsqueeze(0))[0]
+
+    def _drop_least_recent(self, used: Sequence[ImageKey]) -> None:
+        """Moves tokens that were just used to the end, and drops from the beginning down to the bound."""
+        for key in used:
+            self.tokens[key] = self.tokens.pop(key)
+        size = sum(tokens.nbytes for tokens in self.tokens.values())
+        while size > self._max_bytes:
+            key = next(iter(self.tokens))
+            size -= self.tokens.pop(key).nbytes
+
+
+def image_key(image: Image) -> ImageKey:
+    """Returns the same for images that show the same, by the names of their files or their pixels."""
+    return tuple(_frame_key(frame) for frame in image.frames)
+
+
+def _frame_key(frame: Frame) -> str:
+    """A file's path, or a digest of an opened picture: a task may draw its pictures again for each query."""
+    if isinstance(frame, View):
+        return f"{_frame_key(frame.frame)} view {frame.number}"
+    if isinstance(frame, PILImage.Image):
+        picture = open_image(frame)
+        return f"{picture.size} {hashlib.sha256(picture.tobytes()).hexdigest()}"
+    return str(frame)
