@@ -1,4 +1,4 @@
-"""Attention, drawn: on a picture, and how much of it falls on what words name."""
+"""Plots of attention: maps over an image, and the shares that fall inside objects."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,47 +10,55 @@ from matplotlib.figure import Figure
 
 from flamingo.report.style import BLUE, GREY, INK, MUTED, VERMILION, frame, new_figure, style
 
+#: A row of attention.json.
+Row = dict[str, Any]
+
 
 def attention_figure(
-    picture: Float[np.ndarray, "h w 3"],
+    image: Float[np.ndarray, "h w 3"],
     maps: Float[np.ndarray, "rows columns gh gw"],
-    rows: Sequence[str],
-    columns: Sequence[str],
+    row_names: Sequence[str],
+    column_names: Sequence[str],
 ) -> Figure:
-    """Maps of attention on a picture, which is lit where attention is, each map relative to its own greatest value.
+    """Returns a figure of attention maps over an image: it is bright where attention is.
 
-    A map that is the same everywhere lights all of the picture. ``gh`` and ``gw`` may be the encoder's grid or pixels;
-    nothing is smoothed. ``rows`` and ``columns`` stand beside and above.
+    Args:
+        image: Its values are in [0, 1].
+        maps: Attention over the encoder's grid or over pixels, not smoothed. Each map is relative to its maximum.
+        row_names: Stand at the left.
+        column_names: Stand above.
     """
-    shape = maps.shape[:2]
-    if shape != (len(rows), len(columns)):
-        raise ValueError(f"{len(rows)} rows and {len(columns)} columns name {shape[0]} by {shape[1]} maps")
+    num_rows, num_columns = maps.shape[:2]
+    if (num_rows, num_columns) != (len(row_names), len(column_names)):
+        names = f"{len(row_names)} rows and {len(column_names)} columns"
+        raise ValueError(f"{names} name {num_rows} by {num_columns} maps")
     with style():
-        figure = new_figure(1.2 * shape[1] + 0.6, 1.25 * shape[0] + 0.3)
-        axes = figure.subplots(*shape, squeeze=False).flatten()
-        for place, ax in enumerate(axes):
-            i, j = divmod(place, shape[1])
-            _draw_map(ax, picture, maps[i, j])
-            if i == 0:
-                ax.set_title(columns[j], fontsize=11)
-            if j == 0:
-                ax.set_ylabel(rows[i], fontsize=11, color=INK)
+        figure = new_figure(1.2 * num_columns + 0.6, 1.25 * num_rows + 0.3)
+        axes = figure.subplots(num_rows, num_columns, squeeze=False)
+        for i, row_name in enumerate(row_names):
+            axes[i, 0].set_ylabel(row_name, fontsize=11, color=INK)
+            for j in range(num_columns):
+                _draw_map(axes[i, j], image, maps[i, j])
+        for j, column_name in enumerate(column_names):
+            axes[0, j].set_title(column_name, fontsize=11)
     return figure
 
 
-def _draw_map(ax: Axes, picture: Float[np.ndarray, "h w 3"], weights: Float[np.ndarray, "gh gw"]) -> None:
-    (height, width), (gh, gw) = picture.shape[:2], weights.shape
-    aspect = height * gw / (width * gh)
-    ax.imshow(picture, extent=(0, gw, gh, 0), aspect=aspect, interpolation="bilinear")
-    # A dark sheet over it, with holes.
-    sheet = np.zeros((gh, gw, 4))
-    greatest = weights.max()
-    sheet[..., 3] = 0.75 * (1 - weights / greatest if greatest > 0 else 1)
-    ax.imshow(sheet, extent=(0, gw, gh, 0), aspect=aspect, interpolation="nearest")
-    frame(ax, MUTED, 0.0)
+def _draw_map(axes: Axes, image: Float[np.ndarray, "h w 3"], weights: Float[np.ndarray, "gh gw"]) -> None:
+    height, width = image.shape[:2]
+    grid_height, grid_width = weights.shape
+    extent = (0, grid_width, grid_height, 0)
+    aspect = height * grid_width / (width * grid_height)
+    axes.imshow(image, extent=extent, aspect=aspect, interpolation="bilinear")
+    maximum = weights.max()
+    relative = weights / maximum if maximum > 0 else np.zeros_like(weights)
+    shade = np.zeros((grid_height, grid_width, 4))
+    shade[..., 3] = 0.75 * (1 - relative)
+    axes.imshow(shade, extent=extent, aspect=aspect, interpolation="nearest")
+    frame(axes, MUTED, 0.0)
 
 
-#: What is drawn of a row of attention.json: its name, colour, marker.
+#: The keys of a row that are drawn: name, colour, marker.
 _SERIES = {
     "share": ("in the object that the word names", BLUE, "o"),
     "elsewhere": ("attention of another picture's word there", GREY, "_"),
@@ -58,41 +66,54 @@ _SERIES = {
 }
 
 
-def share_figure(rows: Sequence[dict[str, Any]]) -> Figure:
-    """The rows of ``attention.json``: a panel for each kind of scene and of word, a point for each layer and head.
+def share_figure(rows: Sequence[Row]) -> Figure:
+    """Returns a figure of the rows of ``attention.json``: a panel for each number of objects and attribute.
 
-    Points of a layer's mean over heads are large; shares have their 95% intervals.
+    Small points are heads, large points means over the heads of a layer. Shares have 95% intervals.
     """
-    panels = list(dict.fromkeys((row["objects"], row["words"]) for row in rows))
+    panels: dict[tuple[int, str], list[Row]] = {}
+    for row in rows:
+        panels.setdefault((row["objects"], row["words"]), []).append(row)
     with style():
         figure = new_figure(3.6 * len(panels), 4.1)
-        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False).flatten()
-        for ax, (objects, words) in zip(axes, panels, strict=True):
-            _draw_shares(ax, [r for r in rows if (r["objects"], r["words"]) == (objects, words)])
+        all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False).flatten()
+        for axes, ((objects, attribute), rows_of_panel) in zip(all_axes, panels.items(), strict=True):
+            _draw_panel(axes, rows_of_panel)
+            axes.set_title(f"{attribute} words\n", loc="left", fontweight="bold", fontsize=13)
             number = "two objects" if objects == 2 else "one object"
-            ax.set_title(f"{words} words\n", loc="left", fontweight="bold", fontsize=13)
-            ax.text(0, 1.04, number, transform=ax.transAxes, color=MUTED)
-        axes[0].set_ylabel("share of the attention, %")
-        axes[0].set_ylim(bottom=0)
-        handles, labels = axes[0].get_legend_handles_labels()
+            axes.text(0, 1.04, number, transform=axes.transAxes, color=MUTED)
+        all_axes[0].set_ylabel("share of the attention, %")
+        all_axes[0].set_ylim(bottom=0)
+        handles, labels = all_axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower left", ncols=len(labels), frameon=False, fontsize=11)
     return figure
 
 
-def _draw_shares(ax: Axes, rows: Sequence[dict[str, Any]]) -> None:
-    layers = list(dict.fromkeys(row["layer"] for row in rows if row["layer"] is not None))
-    heads = max(row["head"] for row in rows if row["head"] is not None) + 1
-    ax.axhline(100 * rows[0]["uniform"], color=INK, lw=1.2, ls=(0, (4, 3)), label="attention spread evenly", zorder=1)
+def _draw_panel(axes: Axes, rows: Sequence[Row]) -> None:
+    by_layer = [row for row in rows if row["layer"] is not None]
+    layers = list(dict.fromkeys(row["layer"] for row in by_layer))
+    heads = [row for row in by_layer if row["head"] is not None]
+    means = [row for row in by_layer if row["head"] is None]
+    num_heads = 1 + max(row["head"] for row in heads)
+    uniform = 100 * rows[0]["uniform"]
+    axes.axhline(uniform, color=INK, lw=1.2, ls=(0, (4, 3)), label="attention spread evenly", zorder=1)
+    head_x = [layers.index(row["layer"]) + 0.8 * row["head"] / (num_heads + 1) for row in heads]
+    mean_x = [layers.index(row["layer"]) + 0.8 * num_heads / (num_heads + 1) for row in means]
     for key, (name, color, marker) in _SERIES.items():
-        for mean in (False, True):
-            points = [r for r in rows if r["layer"] is not None and (r["head"] is None) == mean and r[key] is not None]
-            x = [layers.index(r["layer"]) + 0.8 * (heads if mean else r["head"]) / (heads + 1) for r in points]
-            y = [100 * r[key] for r in points]
-            size = 8 if mean else 4.5
-            label = name if mean else None
-            ax.plot(x, y, ls="none", marker=marker, ms=size, mew=2, color=color, label=label, alpha=1 if mean else 0.6)
-            if key == "share":
-                low, high = ([100 * r["ci95"][end] for r in points] for end in (0, 1))
-                ax.vlines(x, low, high, color=color, lw=1.6)
-    ax.set_xticks([i + 0.35 for i in range(len(layers))], [f"layer {layer}" for layer in layers])
-    ax.set_xlim(-0.2, len(layers) - 0.1)
+        _draw_points(axes, key, head_x, heads, {"marker": marker, "color": color, "ms": 4.5, "alpha": 0.6})
+        _draw_points(axes, key, mean_x, means, {"marker": marker, "color": color, "ms": 8, "label": name})
+    axes.set_xticks([i + 0.35 for i in range(len(layers))], [f"layer {layer}" for layer in layers])
+    axes.set_xlim(-0.2, len(layers) - 0.1)
+
+
+def _draw_points(axes: Axes, key: str, x: Sequence[float], rows: Sequence[Row], look: dict[str, Any]) -> None:
+    """Draw the values of a key, which all rows of a panel have or none, and the intervals of shares."""
+    values = [row[key] for row in rows]
+    if None in values:
+        axes.plot([], [], ls="none", mew=2, **look)
+        return
+    axes.plot(x, [100 * value for value in values], ls="none", mew=2, **look)
+    if key == "share":
+        low = [100 * row["ci95"][0] for row in rows]
+        high = [100 * row["ci95"][1] for row in rows]
+        axes.vlines(x, low, high, color=look["color"], lw=1.6)
