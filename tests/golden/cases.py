@@ -20,7 +20,8 @@ from tests import tiny
 from tests.experiments.test_configs import composed
 from tests.golden.scenes import write_scenes
 from tests.golden.values import Values
-from tests.interop import peers, test_flamingo_mini, test_idefics
+from tests.helpers import flamingo_mini_checkpoint, idefics_checkpoint
+from tests.interop import peers
 
 #: A case writes below the folder and returns its values.
 Case = Callable[[Path], Values]
@@ -219,20 +220,20 @@ def openflamingo_logits(folder: Path) -> Values:
 
 def flamingo_mini_logits(folder: Path) -> Values:
     backbones = _backbones(folder)
-    _, state = test_flamingo_mini.make("gpt2", backbones, tied=True)
+    _, state = flamingo_mini_checkpoint.make("gpt2", backbones, tied=True)
     checkpoint = folder / "flamingo_mini"
     checkpoint.mkdir()
     torch.save(state, checkpoint / "pytorch_model.bin")
-    (checkpoint / "config.json").write_text(json.dumps(test_flamingo_mini.SETTINGS))
+    (checkpoint / "config.json").write_text(json.dumps(flamingo_mini_checkpoint.SETTINGS))
     model, _, _ = flamingo_mini.convert(checkpoint, str(backbones / "clip_vision_model"), str(backbones / "gpt2"))
     # Token 40 of the vocabulary marks an image: flamingo-mini has no token for it.
     return {"logits": _logits(model, [tiny.VOCABULARY, 40])}
 
 
 def idefics_logits(folder: Path) -> Values:
-    original = test_idefics.make()
-    model, _, _ = idefics.convert(test_idefics.save(original, folder / "idefics"))
-    return {"logits": _logits(model, [test_idefics.VOCABULARY, test_idefics.VOCABULARY + 1])}
+    original = idefics_checkpoint.make()
+    model, _, _ = idefics.convert(idefics_checkpoint.save(original, folder / "idefics"))
+    return {"logits": _logits(model, [idefics_checkpoint.VOCABULARY, idefics_checkpoint.VOCABULARY + 1])}
 
 
 CASES: dict[str, Case] = {
