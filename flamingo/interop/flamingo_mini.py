@@ -82,7 +82,7 @@ def convert(
     Raises:
         UserError: Naming the file and the key, for what is missing, left over or of another shape.
     """
-    theirs = _settings(checkpoint)
+    settings = _settings(checkpoint)
     text_config = from_pretrained(AutoConfig, language, "language model")
     if text_config.model_type not in _FAMILIES:
         raise UserError(f"{language} is a {text_config.model_type}; flamingo-mini knows {', '.join(_FAMILIES)}")
@@ -98,12 +98,12 @@ def convert(
     text_config.vocab_size += 1  # <EOC>, or a padding row where the tokenizer has fewer tokens than there are rows
     text_config.tie_word_embeddings = tied
     vision_model = load_vision_model(vision, dtype="auto")
-    connector = _attention_fields(theirs, "resampler")
-    connector["depth"] = theirs["resampler_depth"]
-    connector["num_latents"] = theirs["resampler_num_latents"]
-    connector["num_frames"] = theirs["resampler_num_time_embeds"]
-    fusion = _attention_fields(theirs, "xattn")
-    fusion["every"] = theirs["xattn_every"]
+    connector = _attention_fields(settings, "resampler")
+    connector["depth"] = settings["resampler_depth"]
+    connector["num_latents"] = settings["resampler_num_latents"]
+    connector["num_frames"] = settings["resampler_num_time_embeds"]
+    fusion = _attention_fields(settings, "xattn")
+    fusion["every"] = settings["xattn_every"]
     config = FlamingoConfig(
         vision_config=vision_model.config,
         text_config=text_config,
@@ -126,20 +126,19 @@ def _settings(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / "config.json"
     if not path.is_file():
         raise UserError(f"there is no {path}: checkpoint is a folder that flamingo-mini has saved")
-    settings = json_object(path.read_bytes(), str(path))
-    theirs = {key: settings.get(key, default) for key, default in _DEFAULTS.items()}
+    settings = _DEFAULTS | json_object(path.read_bytes(), str(path))
     for key in ("xattn_act", "resampler_act"):
-        if theirs[key] not in _ACTIVATIONS:
-            raise UserError(f"{path}: {key} must be one of {', '.join(_ACTIVATIONS)}, got {theirs[key]!r}")
-    return theirs
+        if settings[key] not in _ACTIVATIONS:
+            raise UserError(f"{path}: {key} must be one of {', '.join(_ACTIVATIONS)}, got {settings[key]!r}")
+    return settings
 
 
-def _attention_fields(theirs: dict[str, Any], prefix: str) -> dict[str, Any]:
+def _attention_fields(settings: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {
-        "num_heads": theirs[f"{prefix}_heads"],
-        "head_dim": theirs[f"{prefix}_dim_head"],
-        "mlp_ratio": theirs[f"{prefix}_ff_mult"],
-        "activation": _ACTIVATIONS[theirs[f"{prefix}_act"]],
+        "num_heads": settings[f"{prefix}_heads"],
+        "head_dim": settings[f"{prefix}_dim_head"],
+        "mlp_ratio": settings[f"{prefix}_ff_mult"],
+        "activation": _ACTIVATIONS[settings[f"{prefix}_act"]],
     }
 
 
@@ -166,8 +165,8 @@ def _names(model: FlamingoForConditionalGeneration, layers: str) -> Names:
         left_out.append("language_model.lm_head.")
     keys = [key for key in model.state_dict() if not key.startswith(tuple(left_out))]
     names = renamed(keys, _TABLE)
-    for ours, theirs in names.items():
-        index = theirs.removeprefix(f"{layers}.").split(".")[0]
+    for key, name in names.items():
+        index = name.removeprefix(f"{layers}.").split(".")[0]
         block = "lm_block." if index in model.gated_layers else ""  # a layer without a gated block is not wrapped
-        names[ours] = theirs.replace("LM_BLOCK.", block).replace("LAYERS", layers)
+        names[key] = name.replace("LM_BLOCK.", block).replace("LAYERS", layers)
     return names

@@ -176,12 +176,12 @@ def _names(model: FlamingoForConditionalGeneration, config: IdeficsConfig) -> Na
     if not config.additional_vocab_size:
         left_out |= {"new_tokens.input_rows", "new_tokens.output_rows"}
     names = renamed([key for key in model.state_dict() if key not in left_out], _TABLE)
-    for ours, theirs in names.items():
-        if ours.startswith("gated_layers."):
+    for key, name in names.items():
+        if key.startswith("gated_layers."):
             # Their blocks are counted; ours have the index of the layer that they precede.
-            layer = ours.split(".")[1]
+            layer = key.split(".")[1]
             position = int(layer) // config.cross_layer_interval
-            names[ours] = theirs.replace(f"_layers.{layer}.", f"_layers.{position}.")
+            names[key] = name.replace(f"_layers.{layer}.", f"_layers.{position}.")
     return names
 
 

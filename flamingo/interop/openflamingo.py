@@ -154,7 +154,7 @@ def _layers(model: FlamingoForConditionalGeneration) -> str:
 def _names(model: FlamingoForConditionalGeneration) -> Names:
     trained = [key for key in model.state_dict() if key.startswith(TRAINED_PARTS) and key != "new_tokens.token_ids"]
     layers = _layers(model)
-    return {ours: theirs.replace("LAYERS", layers) for ours, theirs in renamed(trained, _TABLE).items()}
+    return {key: name.replace("LAYERS", layers) for key, name in renamed(trained, _TABLE).items()}
 
 
 def _single(weights: dict[str, Tensor], model: FlamingoForConditionalGeneration, checkpoint: Path) -> dict[str, Tensor]:
@@ -203,8 +203,8 @@ def _new_rows(matrix: Tensor, weight: Tensor, ids: list[int], name: str, languag
             f"{name} has the shape {list(matrix.shape)}, where [{end} or {end + 1}, {weight.shape[1]}] is needed: "
             f"the tokenizer of {language} has {min(ids)} tokens, to which 2 or 3 are added"
         )
-    known = min(min(ids), len(weight))
-    _check_same(matrix[:known], weight[:known], name, language)
+    old = min(min(ids), len(weight))
+    _check_same(matrix[:old], weight[:old], name, language)
     return matrix[ids]
 
 
@@ -213,15 +213,18 @@ def _take_frozen(
 ) -> None:
     """Removes the language model's own weights: the file keeps all weights with "embed" in their names."""
     for key, weight in model.language_model.state_dict().items():
-        theirs = weights.pop(f"lang_encoder.{key}", None)
-        if theirs is not None:
-            _check_same(theirs, weight, f"{checkpoint}: lang_encoder.{key}", language)
+        tensor = weights.pop(f"lang_encoder.{key}", None)
+        if tensor is not None:
+            _check_same(tensor, weight, f"{checkpoint}: lang_encoder.{key}", language)
 
 
-def _check_same(theirs: Tensor, weight: Tensor, name: str, language: str) -> None:
+def _check_same(tensor: Tensor, weight: Tensor, name: str, language: str) -> None:
     """Raises UserError unless these are the same, apart from the precision that they were saved in."""
-    theirs, weight = theirs.float(), weight.float()
-    if theirs.shape != weight.shape or ((theirs - weight).norm(dim=-1) > 0.01 * weight.norm(dim=-1)).any():
+    tensor, weight = tensor.float(), weight.float()
+    same = tensor.shape == weight.shape
+    if same:
+        same = not ((tensor - weight).norm(dim=-1) > 0.01 * weight.norm(dim=-1)).any()
+    if not same:
         raise UserError(f"{name} is not that of {language}: the checkpoint was made with another language model")
 
 

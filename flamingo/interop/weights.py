@@ -83,9 +83,9 @@ def _renamed(key: str, table: dict[str, str]) -> str:
     raise AssertionError(f"the table has no pattern for {key}")
 
 
-def feedforward_patterns(ours: str, theirs: str, parts: dict[str, str]) -> dict[str, str]:
+def feedforward_patterns(pattern: str, template: str, parts: dict[str, str]) -> dict[str, str]:
     """Returns the rows of a table for the parts of a feed-forward, by our name of each part."""
-    return {rf"{ours}\.{part}\.(.*)": rf"{theirs}.{name}.\2" for part, name in parts.items()}
+    return {rf"{pattern}\.{part}\.(.*)": rf"{template}.{name}.\2" for part, name in parts.items()}
 
 
 def fill(model: nn.Module, weights: dict[str, Tensor], names: Names, source: Path) -> None:
@@ -140,7 +140,7 @@ def _some(keys: Iterable[str]) -> str:
     ordered = sorted(keys)
     if not ordered:
         return "none"
-    shown = ", ".join(ordered[:_SHOWN_KEYS])
+    text = ", ".join(ordered[:_SHOWN_KEYS])
     if len(ordered) > _SHOWN_KEYS:
-        return f"{shown} and {len(ordered) - _SHOWN_KEYS} more"
-    return shown
+        return f"{text} and {len(ordered) - _SHOWN_KEYS} more"
+    return text

@@ -73,11 +73,11 @@ class FlamingoImages:
         Raises:
             ValueError: If these do not fit together.
         """
-        given = [name for name in IMAGE_ARGUMENTS if images.get(name) is not None]
-        if len(given) > 1:
+        names = [name for name in IMAGE_ARGUMENTS if images.get(name) is not None]
+        if len(names) > 1:
             raise ValueError("give images once: as pixel_values, image_features, visual_tokens or visual_state")
         if image_index is None:
-            if given:
+            if names:
                 raise ValueError("images need an image_index, which says which of them each token sees")
             image_index = torch.full_like(input_ids, -1)
         if image_index.shape != input_ids.shape:

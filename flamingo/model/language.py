@@ -200,13 +200,13 @@ class NewTokenEmbeddings(nn.Module):
         """
         is_token = torch.eq(ids.unsqueeze(-1), self.token_ids)
         is_new = is_token.any(dim=-1)
-        known = ids.masked_fill(is_new, 0)
-        if not ids.is_cuda and (known >= self.vocabulary).any():
+        own_ids = ids.masked_fill(is_new, 0)
+        if not ids.is_cuda and (own_ids >= self.vocabulary).any():
             raise UserError(
-                f"token id {int(known.max())} is beyond the language model's vocabulary of {self.vocabulary} "
+                f"token id {int(own_ids.max())} is beyond the language model's vocabulary of {self.vocabulary} "
                 f"and not among new_token_ids {self.token_ids.tolist()}"
             )
-        embedded = embedding(known)
+        embedded = embedding(own_ids)
         if len(self.token_ids) == 0:
             return embedded
         # Gemma scales its embeddings inside the module.
