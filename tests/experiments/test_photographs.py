@@ -139,13 +139,28 @@ def test_without_features_captions_and_losses_are_the_same(run, shards, backbone
     assert captions[0] == captions[1]
 
 
-def test_a_trained_model_goes_on_by_reward(run, shards, backbones, tmp_path):
-    """From its weights, which stay as they are: of what this one says nothing is right, so that nothing is better."""
+def test_a_trained_model_goes_on_by_reward(run, shards, backbones, tmp_path, monkeypatch):
+    """By a reward that any two captions differ in: no caption of this small model has a CIDEr above 0."""
+
+    def longer(outputs, references):
+        return [len(output) + number / 1000 for number, output in enumerate(outputs)]
+
+    monkeypatch.setattr("experiments.data.CiderReward", lambda captions: longer)
+    run_training(by_reward(run, shards, backbones, tmp_path), tmp_path)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert len(losses) == 4 and all(loss < 0 for loss in losses)
+    before, after = (load_file(folder / "checkpoint" / "model.safetensors") for folder in (run, tmp_path))
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {name.split(".")[0] for name in changed} == {"connector", "gated_layers", "new_tokens"}
+
+
+def test_equal_rewards_change_no_weight(run, shards, backbones, tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.data.CiderReward", lambda captions: lambda outputs, _: [0.0] * len(outputs))
     run_training(by_reward(run, shards, backbones, tmp_path), tmp_path)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert losses == [0.0] * 4
     before, after = (load_file(folder / "checkpoint" / "model.safetensors") for folder in (run, tmp_path))
-    assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
