@@ -20,10 +20,11 @@ from pathlib import Path
 
 import torch
 
-from experiments.benchmark import flops, image_loading, steps
+from experiments.benchmark import flops, image_loading
 from experiments.benchmark.few_shot import NEAR_TIE, Agreement, FewShot
 from experiments.benchmark.materials import SHAPES, Sizes, build
 from experiments.benchmark.ratios import Row, read_rows, write_rows
+from experiments.benchmark.steps import Steps
 from experiments.benchmark.worker import Machine, Worker
 from flamingo.utils.io import write_text
 
@@ -105,21 +106,22 @@ def _measure(name: str, settings: Settings) -> list[Row]:
         return image_loading.measure(sizes, folder, settings.machine.threads, rounds)
     ours = _start("ours", settings)
     peers = [_start(peer, settings) for peer in BENCHMARKS[name]]
+    steps = Steps(sizes, ours, peers, folder, rounds)
     match name:
         case "few_shot" | "few_shot_shared":
             few_shot = FewShot(sizes, ours, peers[0], folder, rounds, settings.peer_queries, settings.agreement)
             rows = few_shot.run(name, shared=name == "few_shot_shared")
         case "decode":
-            rows = steps.decode(sizes, ours, peers, folder, rounds)
+            rows = steps.decode()
         case "train_step":
-            rows = steps.train_step(sizes, ours, peers, folder, rounds)
+            rows = steps.train_step()
             if settings.peak_tflops is not None:
                 _write_utilisation(rows, settings, settings.peak_tflops)
-            rows += steps.train_cost(sizes, ours, peers[0], folder, rounds)
+            rows += steps.train_cost()
         case "train_step_features":
-            rows = steps.train_step_features(sizes, ours, peers[0], folder, rounds)
+            rows = steps.train_step_features()
         case "memory":
-            rows = steps.memory(sizes, ours, peers, folder)
+            rows = steps.memory()
     for worker in (ours, *peers):
         worker.close()
     return rows

@@ -63,7 +63,18 @@ class Prompt:
 def build(folder: Path, sizes: Sizes) -> None:
     """Save backbones, our checkpoint, the same weights as OpenFlamingo's checkpoint, and images."""
     torch.manual_seed(0)
-    language = OPTConfig(
+    _save_language(folder / "language", sizes)
+    _save_vision(folder / "vision", sizes)
+    _save_flamingo(folder, sizes)
+    (folder / "pictures").mkdir(exist_ok=True)
+    for number in range(sizes.support + sizes.queries):
+        # Enlarged noise has the size of a photograph, and is as smooth.
+        noise = np.random.default_rng(number).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        PILImage.fromarray(noise).resize((500, 375)).save(image_path(folder, number), quality=90)
+
+
+def _save_language(folder: Path, sizes: Sizes) -> None:
+    config = OPTConfig(
         hidden_size=sizes.width,
         num_hidden_layers=sizes.layers,
         num_attention_heads=sizes.heads,
@@ -73,7 +84,12 @@ def build(folder: Path, sizes: Sizes) -> None:
         dropout=0.0,
         attention_dropout=0.0,
     )
-    vision = CLIPVisionConfig(
+    OPTForCausalLM(config).save_pretrained(folder)
+    _tokenizer(sizes.vocabulary - 7).save_pretrained(folder)
+
+
+def _save_vision(folder: Path, sizes: Sizes) -> None:
+    config = CLIPVisionConfig(
         hidden_size=sizes.vision_width,
         intermediate_size=4 * sizes.vision_width,
         num_hidden_layers=sizes.vision_layers,
@@ -81,18 +97,21 @@ def build(folder: Path, sizes: Sizes) -> None:
         image_size=sizes.image_size,
         patch_size=sizes.patch,
     )
-    OPTForCausalLM(language).save_pretrained(folder / "language")
-    _tokenizer(sizes.vocabulary - 7).save_pretrained(folder / "language")
-    CLIPVisionModel(vision).save_pretrained(folder / "vision")
+    CLIPVisionModel(config).save_pretrained(folder)
     square = {"height": sizes.image_size, "width": sizes.image_size}
-    CLIPImageProcessorPil(size=square, crop_size=square).save_pretrained(folder / "vision")
+    CLIPImageProcessorPil(size=square, crop_size=square).save_pretrained(folder)
+
+
+def _save_flamingo(folder: Path, sizes: Sizes) -> None:
+    """Save our checkpoint, and OpenFlamingo's with the same weights."""
     processor = FlamingoProcessor.from_vision_text_pretrained(folder / "vision", folder / "language")
+    blocks = {"every": sizes.every, "offset": sizes.every - 1}
     model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
         folder / "vision",
         folder / "language",
         new_token_ids=processor.new_token_ids,
         connector=openflamingo.PERCEIVER,
-        fusion={**openflamingo.CROSS_ATTENTION, "every": sizes.every, "offset": sizes.every - 1},
+        fusion=openflamingo.CROSS_ATTENTION | blocks,
     )
     for name, parameter in model.named_parameters():
         if name.endswith("_gate"):
@@ -100,11 +119,6 @@ def build(folder: Path, sizes: Sizes) -> None:
     model.save_pretrained(folder / "flamingo")
     processor.save_pretrained(folder / "flamingo")
     torch.save(openflamingo.export(model, processor), folder / "openflamingo.pt")
-    (folder / "pictures").mkdir(exist_ok=True)
-    for number in range(sizes.support + sizes.queries):
-        # Enlarged noise has the size of a photograph, and is as smooth.
-        noise = np.random.default_rng(number).integers(0, 256, (12, 16, 3), dtype=np.uint8)
-        PILImage.fromarray(noise).resize((500, 375)).save(image_path(folder, number), quality=90)
 
 
 def image_path(folder: Path, number: int) -> Path:

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,90 +18,100 @@ PROMPT_TOKENS, NEW_TOKENS = 512, 24
 STEPS = 3
 
 
-def decode(sizes: Sizes, ours: Worker, peers: Sequence[Worker], folder: Path, rounds: int) -> list[Row]:
-    """Returns seconds per token after prompts that differ in the number of images alone."""
-    rows = []
-    for images in DECODED:
-        path = _save_batch(sizes, ours, folder, images, PROMPT_TOKENS)
-        our_times, *peer_times = _alternate([ours, *peers], "decode", rounds, path=path, tokens=NEW_TOKENS)
-        for peer, times in zip(peers, peer_times, strict=True):
-            rows.append(make_row("decode", _counted(images), peer.name, our_times, times, "s/token"))
-    return rows
+@dataclass
+class Steps:
+    """Measurements of single steps of all implementations, in alternation."""
 
+    sizes: Sizes
+    ours: Worker
+    peers: Sequence[Worker]
+    folder: Path
+    rounds: int
 
-def train_step(sizes: Sizes, ours: Worker, peers: Sequence[Worker], folder: Path, rounds: int) -> list[Row]:
-    """Returns seconds per training step."""
-    path = _save_batch(sizes, ours, folder, sizes.train_images, sizes.train_tokens)
-    our_times, *peer_times = _alternate([ours, *peers], "train_step", rounds, path=path, steps=STEPS)
-    rows = []
-    for peer, times in zip(peers, peer_times, strict=True):
-        rows.append(make_row("train_step", _case(sizes), peer.name, our_times, times, "s"))
-    return rows
+    def decode(self) -> list[Row]:
+        """Returns seconds per token after prompts that differ in the number of images alone."""
+        rows = []
+        for images in DECODED:
+            path = self._save_batch(images, PROMPT_TOKENS)
+            times = self._alternate(self.peers, "decode", path=path, tokens=NEW_TOKENS)
+            rows += self._rows("decode", _counted(images), self.peers, times, "s/token")
+        return rows
 
+    def train_step(self) -> list[Row]:
+        """Returns seconds per training step."""
+        path = self._save_batch(self.sizes.train_images, self.sizes.train_tokens)
+        times = self._alternate(self.peers, "train_step", path=path, steps=STEPS)
+        return self._rows("train_step", self._case(), self.peers, times, "s")
 
-def train_cost(sizes: Sizes, ours: Worker, peer: Worker, folder: Path, rounds: int) -> list[Row]:
-    """Returns seconds per training step by the number of images at constant text length, and by the text length."""
+    def train_cost(self) -> list[Row]:
+        """Returns seconds per training step by images, and by tokens; of ours and the first peer."""
+        images, tokens = self.sizes.train_images, self.sizes.train_tokens
+        rows = []
+        for number in (images // 4, images // 2, images, 2 * images):
+            rows += self._train_case(f"by images: {number}", number, tokens)
+        for number in (tokens // 4, tokens // 2, tokens, 2 * tokens):
+            rows += self._train_case(f"by tokens: {number}", images, number)
+        return rows
 
-    def measure(case: str, images: int, tokens: int) -> Row:
-        path = _save_batch(sizes, ours, folder, images, tokens)
-        our_times, times = _alternate([ours, peer], "train_step", rounds, path=path, steps=STEPS)
-        return make_row("train_step", case, peer.name, our_times, times, "s")
+    def _train_case(self, case: str, images: int, tokens: int) -> list[Row]:
+        path = self._save_batch(images, tokens)
+        times = self._alternate(self.peers[:1], "train_step", path=path, steps=STEPS)
+        return self._rows("train_step", case, self.peers[:1], times, "s")
 
-    images, tokens = sizes.train_images, sizes.train_tokens
-    rows = []
-    for number in (images // 4, images // 2, images, 2 * images):
-        rows.append(measure(f"by images: {number}", number, tokens))
-    for number in (tokens // 4, tokens // 2, tokens, 2 * tokens):
-        rows.append(measure(f"by tokens: {number}", images, number))
-    return rows
+    def train_step_features(self) -> list[Row]:
+        """Returns seconds per training step: ours from precomputed features, the peer's from pixels."""
+        path = self._save_batch(self.sizes.train_images, self.sizes.train_tokens)
+        [peer] = self.peers
+        times: list[list[float]] = [[], []]
+        for _ in range(self.rounds):
+            ours = self.ours.ask("train_step", path=path, steps=STEPS, features=True)
+            theirs = peer.ask("train_step", path=path, steps=STEPS)
+            times[0].append(_median_step(ours["result"]))
+            times[1].append(_median_step(theirs["result"]))
+        return self._rows("train_step_features", self._case(), self.peers, times, "s")
 
+    def memory(self) -> list[Row]:
+        """Returns the peak memory of each training process: model, optimizer, activations, libraries."""
+        path = self._save_batch(self.sizes.train_images, self.sizes.train_tokens)
+        peaks = []
+        for worker in (self.ours, *self.peers):
+            answer = worker.ask("train_step", path=path, steps=STEPS)
+            peaks.append([answer["peak"]])
+        return self._rows("memory", f"training, {self._case()}", self.peers, peaks, "MB")
 
-def train_step_features(sizes: Sizes, ours: Worker, peer: Worker, folder: Path, rounds: int) -> list[Row]:
-    """Returns seconds per training step: ours from precomputed features, the peer's from pixels."""
-    path = _save_batch(sizes, ours, folder, sizes.train_images, sizes.train_tokens)
-    our_times = []
-    times = []
-    for _ in range(rounds):
-        our_times.append(_median_step(ours.ask("train_step", path=path, steps=STEPS, features=True)["result"]))
-        times.append(_median_step(peer.ask("train_step", path=path, steps=STEPS)["result"]))
-    return [make_row("train_step_features", _case(sizes), peer.name, our_times, times, "s")]
+    def _alternate(self, peers: Sequence[Worker], do: str, **request: object) -> list[list[float]]:
+        """Returns the seconds of each round: first ours, then those of each peer."""
+        workers = [self.ours, *peers]
+        times: list[list[float]] = [[] for _ in workers]
+        for _ in range(self.rounds):
+            for worker, times_of_worker in zip(workers, times, strict=True):
+                result = worker.ask(do, **request)["result"]
+                seconds = _median_step(result) if isinstance(result, list) else result
+                times_of_worker.append(seconds)
+        return times
 
+    def _rows(
+        self, benchmark: str, case: str, peers: Sequence[Worker], times: Sequence[list[float]], unit: str
+    ) -> list[Row]:
+        """Returns a row for each peer; the times are first ours, then those of each peer."""
+        ours, *theirs = times
+        rows = []
+        for peer, times_of_peer in zip(peers, theirs, strict=True):
+            rows.append(make_row(benchmark, case, peer.name, ours, times_of_peer, unit))
+        return rows
 
-def memory(sizes: Sizes, ours: Worker, peers: Sequence[Worker], folder: Path) -> list[Row]:
-    """Returns the peak memory of each training process: model, optimizer, activations, libraries."""
-    path = _save_batch(sizes, ours, folder, sizes.train_images, sizes.train_tokens)
-    our_peak = ours.ask("train_step", path=path, steps=STEPS)["peak"]
-    rows = []
-    for peer in peers:
-        peak = peer.ask("train_step", path=path, steps=STEPS)["peak"]
-        rows.append(make_row("memory", f"training, {_case(sizes)}", peer.name, [our_peak], [peak], "MB"))
-    return rows
+    def _save_batch(self, images: int, tokens: int) -> str:
+        path = self.folder / "batch.pt"
+        image_token = self.ours.ask("image_token")["result"]
+        torch.save(make_batch(self.sizes, images, tokens, image_token), path)
+        return str(path)
 
-
-def _alternate(workers: Sequence[Worker], do: str, rounds: int, **request: object) -> list[list[float]]:
-    """Returns for each worker its seconds in each round."""
-    times: list[list[float]] = [[] for _ in workers]
-    for _ in range(rounds):
-        for worker, times_of_worker in zip(workers, times, strict=True):
-            result = worker.ask(do, **request)["result"]
-            seconds = _median_step(result) if isinstance(result, list) else result
-            times_of_worker.append(seconds)
-    return times
+    def _case(self) -> str:
+        return f"{_counted(self.sizes.train_images)}, {self.sizes.train_tokens} tokens"
 
 
 def _median_step(seconds: Sequence[float]) -> float:
     return statistics.median(seconds[1:])
-
-
-def _save_batch(sizes: Sizes, ours: Worker, folder: Path, images: int, tokens: int) -> str:
-    path = folder / "batch.pt"
-    image_token = ours.ask("image_token")["result"]
-    torch.save(make_batch(sizes, images, tokens, image_token), path)
-    return str(path)
-
-
-def _case(sizes: Sizes) -> str:
-    return f"{_counted(sizes.train_images)}, {sizes.train_tokens} tokens"
 
 
 def _counted(images: int) -> str:

@@ -12,7 +12,7 @@ from experiments.benchmark.flops import training_step as flops
 from experiments.benchmark.flops import utilisation
 from experiments.benchmark.materials import Sizes, build, make_batch, make_prompts
 from experiments.benchmark.ratios import Row, make_row, write_rows
-from experiments.benchmark.steps import train_step
+from experiments.benchmark.steps import Steps
 from experiments.benchmark.worker import Machine
 from flamingo import FlamingoForConditionalGeneration
 from flamingo.model.fusion import cross_attention
@@ -71,7 +71,7 @@ def test_outputs_are_the_same_or_nearly_tied_or_reported(tmp_path, difference, o
 
 
 def test_the_first_of_a_measurements_steps_does_not_count(tmp_path):
-    [row] = train_step(SMALL, Told([2.0]), [Told([3.0])], tmp_path, 1)
+    [row] = Steps(SMALL, Told([2.0]), [Told([3.0])], tmp_path, 1).train_step()
     assert (row.ours, row.theirs) == (2.0, 3.0)
 
 
