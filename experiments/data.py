@@ -1,14 +1,13 @@
 """From a config's ``data`` to the documents that a run is trained on: synthetic ones, or captioned images."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any
 
-from flamingo import Document, FlamingoProcessor, Image, synthetic
-from flamingo.data import builders
-from flamingo.data.builders import DocumentsConfig, InterleavedConfig
+from experiments.schema import DataConfig
+from flamingo import Document, FlamingoProcessor, Image
+from flamingo.data.builders import InterleavedConfig
 from flamingo.data.builders.interleaved import Interleaved
 from flamingo.data.encode import EncodedDocuments, make_batch
 from flamingo.data.loader import process_loader
@@ -23,79 +22,13 @@ from flamingo.inference.retrieval import nearest
 from flamingo.synthetic import SyntheticDocumentsConfig
 from flamingo.synthetic.documents import SyntheticDocuments
 from flamingo.synthetic.scenes import Split
-from flamingo.training.losses import LOSSES, LossConfig
+from flamingo.training.losses import LOSSES
 from flamingo.training.step import DataSet
 from flamingo.utils.checks import within
 from flamingo.utils.errors import UserError
-from flamingo.utils.kinds import class_of, load_config, load_kind
+from flamingo.utils.kinds import class_of
 
 log = logging.getLogger(__name__)
-
-
-#: All kinds of documents: of the library, which are made of records, and of the synthetic benchmark.
-DOCUMENTS = builders.BUILDERS | synthetic.BUILDERS
-
-
-@dataclass
-class TrainedDocuments:
-    """An entry of ``data.documents``: documents, and the loss that they are trained with."""
-
-    documents: DocumentsConfig
-    loss: LossConfig
-
-    @property
-    def of_records(self) -> bool:
-        """Whether the documents are made of the records of ``data.root``."""
-        return self.documents.kind in builders.BUILDERS
-
-
-def load_documents(entry: Mapping[str, Any], key: str) -> TrainedDocuments:
-    """Returns an entry of ``data.documents``, whose ``loss`` is next_token by default.
-
-    Raises:
-        UserError: With the key, for a value that is unknown, missing or out of range.
-    """
-    values = dict(entry)
-    loss = values.pop("loss", {"kind": "next_token"})
-    trained = TrainedDocuments(load_kind(DOCUMENTS, values, key), load_kind(LOSSES, loss, f"{key}.loss"))
-    with within(key):
-        trained.loss.check_documents(trained.documents)
-    return trained
-
-
-@dataclass
-class DataConfig:
-    """Captioned images, where there are any, and the documents that are made of them or of the synthetic benchmark."""
-
-    #: A folder, a file, or a pattern of shards in quotes.
-    root: str | None = None
-    #: The folder of the images, where the captions' file lies elsewhere.
-    images: str | None = None
-    #: How the captions are written; null: as the files look.
-    format: str | None = None
-    #: Null: all of them.
-    split: str | None = None
-    #: The split that documents are drawn from whose answers are logged while training.
-    sample_split: str | None = None
-    #: By name a :class:`TrainedDocuments`; on the command line its keys.
-    documents: dict[str, Any] = field(default_factory=dict)
-
-    def of_records(self) -> dict[str, DocumentsConfig]:
-        """Returns the documents that are made of records."""
-        return {name: entry.documents for name, entry in self.documents.items() if entry.of_records}
-
-
-def load_data(values: Mapping[str, Any]) -> DataConfig:
-    """Returns the config that ``data`` holds, with all its documents.
-
-    Raises:
-        UserError: With the key, for a value that is unknown, missing or out of range.
-    """
-    config: DataConfig = load_config(DataConfig, values, "data")
-    config.documents = {
-        name: load_documents(entry, f"data.documents.{name}") for name, entry in config.documents.items()
-    }
-    return config
 
 
 @dataclass
@@ -205,8 +138,11 @@ def training_images(
     max_images = of_records[longest].max_images
     new_tokens = max(config.documents[name].loss.tokens_to_generate() for name in of_records)
 
+    assert config.root is not None
+    root = config.root
+
     def read(split: str | None) -> CaptionedImages:
-        source = captioned_images(config.root, config.images, config.format, split, opens)
+        source = captioned_images(root, config.images, config.format, split, opens)
         try:
             images, skipped = usable(source.images, processor, max_images, new_tokens)
         except UserError as error:

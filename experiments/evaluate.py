@@ -9,9 +9,9 @@ added without repeating those that are done.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,29 +21,30 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import MISSING, DictConfig
 
-from experiments.configs import check, plain
-from experiments.features import FeaturesConfig, kept_as, open_features
-from experiments.schema import command
-from experiments.tasks import ALL_TASKS, index_images, make_task
+from experiments.build import build_features, build_task, stored_dtype
+from experiments.schema import CONF, Entry, FeaturesConfig, command, load, record
+from experiments.tasks import index_images
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.contents import contents as data_contents
 from flamingo.data.document import PROMPT
+from flamingo.data.record import LazySequence
 from flamingo.data.usable import usable
 from flamingo.evaluation import EvaluationConfig
 from flamingo.evaluation.harness import evaluate
 from flamingo.evaluation.preflight import check_prompts, check_settings
 from flamingo.evaluation.protocol import Task
 from flamingo.evaluation.settings import Setting, make_settings
+from flamingo.evaluation.tasks import TaskConfig
 from flamingo.evaluation.tasks.captioning import Captioning
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.model import BACKBONES
 from flamingo.model.config import FlamingoConfig
 from flamingo.results import Row
+from flamingo.utils.checks import within
 from flamingo.utils.checksums import folder_checksums
 from flamingo.utils.differences import differences
 from flamingo.utils.errors import UserError
-from flamingo.utils.kinds import load_kind
 from flamingo.utils.names import file_name
 from flamingo.utils.processes import keep_memory
 from flamingo.utils.run_folder import Kind, Run, model_contents, read_config, run_folder
@@ -62,9 +63,9 @@ class EvaluateConfig(EvaluationConfig):
     output: str | None = None
     #: Removes the results of all tasks in `output` first.
     overwrite: bool = False
-    #: The config of a kind in :data:`experiments.tasks.ALL_TASKS`.
-    task: Any = MISSING
-    #: Of captioned images, in the folder where results go unless it says otherwise; what is there keeps its precision.
+    #: Set by the group task.
+    task: TaskConfig = MISSING
+    #: Of captioned images, in the folder where results go unless it says otherwise; what is there keeps its dtype.
     features: FeaturesConfig = field(default_factory=lambda: FeaturesConfig(folder="features"))
 
 
@@ -95,13 +96,28 @@ def _kind(task: Task) -> Kind:
     )
 
 
-def composed(overrides: list[str]) -> dict[str, Any]:
-    """The config that the command would have with these ``KEY=VALUE``."""
-    # Within a command Hydra is at work already, and knows the folder.
-    at_work = GlobalHydra.instance().is_initialized()
-    folder = str(Path(__file__).parents[1] / "conf")
-    with nullcontext() if at_work else initialize_config_dir(folder, version_base="1.3"):
-        return plain(compose("evaluate", overrides=overrides))
+def compose_evaluation(entry: Mapping[str, Entry], run: Path) -> EvaluateConfig:
+    """Returns the config of an evaluation that follows a training.
+
+    Args:
+        entry: ``kind``, the name of an option of conf/task, and keys of the evaluation's config.
+        run: The folder of the training.
+
+    Raises:
+        UserError: For an entry without ``kind``, and for a value that is wrong.
+    """
+    keys = dict(entry)
+    if "kind" not in keys:
+        raise UserError(f"evaluate: an entry needs kind, the name of a task of conf/task; got {keys}")
+    overrides = [f"task={keys.pop('kind')}"]
+    # Hydra is initialised within a command, but not in a program that calls run_training.
+    is_initialised = GlobalHydra.instance().is_initialized()
+    with nullcontext() if is_initialised else initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("evaluate", overrides=overrides)
+    config.merge_with(keys)
+    config.run = str(run)
+    with within("evaluate"):
+        return load(config)
 
 
 def check_checkpoint(folder: Path) -> None:
@@ -136,46 +152,45 @@ def contents(
     return found
 
 
-def folders(config: dict[str, Any]) -> tuple[Path, Path]:
-    """Where the checkpoint lies and where results go. Raises UserError where the config does not say."""
-    run, checkpoint, output = config["run"], config["checkpoint"], config["output"]
-    if run is None and (checkpoint is None or output is None):
+def folders(config: EvaluateConfig) -> tuple[Path, Path]:
+    """Returns the folders of the checkpoint and of the results.
+
+    Raises:
+        UserError: For a config that does not name them.
+    """
+    if config.run is not None:
+        return Path(config.checkpoint or f"{config.run}/checkpoint"), Path(config.output or config.run)
+    if config.checkpoint is None or config.output is None:
         raise UserError("what is to be evaluated? Say run=FOLDER, or checkpoint=FOLDER and output=FOLDER")
-    return Path(checkpoint or f"{run}/checkpoint"), Path(output or run)
+    return Path(config.checkpoint), Path(config.output)
 
 
-def _within(output: Path, features: dict[str, Any]) -> dict[str, Any]:
+def _within(output: Path, features: FeaturesConfig) -> FeaturesConfig:
     """The folder of features is counted from the folder of results; those of a run are used as they are."""
-    if features["folder"] is None:
+    if features.folder is None:
         return features
-    folder = output / features["folder"]
-    return {"folder": str(folder), "dtype": features["dtype"] or kept_as(folder)}
+    folder = output / features.folder
+    return FeaturesConfig(str(folder), features.dtype or stored_dtype(folder))
 
 
 @dataclass(frozen=True)
 class Plan:
     """An evaluation whose config was checked as far as it can be without the checkpoint."""
 
-    config: dict[str, Any]
+    config: EvaluateConfig
     task: Task
     settings: list[Setting]
 
 
-def plan(config: dict[str, Any]) -> Plan:
+def plan(config: EvaluateConfig) -> Plan:
     """Read the task's data, and raise UserError for whatever the evaluation would fail at later."""
-    check(EvaluateConfig, config)
     folders(config)
-    task = make_task(load_kind(ALL_TASKS, config["task"], "task"), opens=config["features"]["folder"] is None)
-    settings = make_settings(evaluation_config(config), task)
-    if any(setting.demonstrations == "rices" for setting in settings) and config["features"]["folder"] is None:
+    task = build_task(config.task, opens=config.features.folder is None)
+    settings = make_settings(config, task)
+    if any(setting.demonstrations == "rices" for setting in settings) and config.features.folder is None:
         raise UserError("demonstrations=rices compares images by their features: say features.folder=FOLDER")
-    check_settings(task, settings, config["limit"])
+    check_settings(task, settings, config.limit)
     return Plan(config, task, settings)
-
-
-def evaluation_config(config: dict[str, Any]) -> EvaluationConfig:
-    """Return the part of a config that the harness takes."""
-    return EvaluationConfig(**{own.name: config[own.name] for own in fields(EvaluationConfig)})
 
 
 def check_outputs(plans: Sequence[Plan], trained: Path) -> None:
@@ -187,15 +202,17 @@ def check_outputs(plans: Sequence[Plan], trained: Path) -> None:
     """
     first: dict[tuple[Path, str], dict[str, Any]] = {}
     for planned in plans:
-        kind, (_, output) = _kind(planned.task), folders(planned.config)
-        earlier = first.setdefault((output, kind.config_file), planned.config)
-        if different := differences(earlier, planned.config, ("output", "overwrite", *kind.may_change)):
+        kind = _kind(planned.task)
+        _, output = folders(planned.config)
+        values = record(planned.config)
+        earlier = first.setdefault((output, kind.config_file), values)
+        if different := differences(earlier, values, ("output", "overwrite", *kind.may_change)):
             raise UserError(
                 f"`evaluate` has {planned.task.name} twice for {output}, with different configs "
                 f"({'; '.join(different)}): choose another output=... for one of them"
             )
         if output != trained:
-            Run(output, planned.config, kind).check()
+            Run(output, values, kind).check()
 
 
 def with_usable_pool(planned: Plan, processor: FlamingoProcessor) -> Plan:
@@ -204,6 +221,7 @@ def with_usable_pool(planned: Plan, processor: FlamingoProcessor) -> Plan:
     if not isinstance(task, Captioning):
         return planned
     new_tokens = processor.chunk_length(PROMPT) + task.max_new_tokens
+    assert isinstance(task.pool, LazySequence)
     pool, skipped = usable(task.pool, processor, images=1, new_tokens=new_tokens)
     return replace(planned, task=replace(task, pool=pool, skipped={**task.skipped, **skipped}))
 
@@ -213,10 +231,10 @@ def check_lengths(planned: Plan, kinds: Sequence[str | None], processor: Flaming
     task, room = planned.task, processor.tokenizer.model_max_length - planned.task.max_new_tokens
     encode = partial(processor.encode, prompt=True, pixels=False, max_length=room)
     chosen = [setting for setting in planned.settings if setting.demonstrations in kinds]
-    check_prompts(task, chosen, encode, planned.config["limit"])
+    check_prompts(task, chosen, encode, planned.config.limit)
 
 
-def run_evaluation(config: dict[str, Any]) -> None:
+def run_evaluation(config: EvaluateConfig) -> None:
     """One task in all settings; rows of scores.json for the others stay."""
     carry_out(plan(config))
 
@@ -225,7 +243,7 @@ def carry_out(planned: Plan) -> None:
     """Evaluate as planned, once there is a checkpoint."""
     checkpoint, output = folders(planned.config)
     check_checkpoint(checkpoint)
-    with run_folder(output, planned.config, _kind(planned.task)) as run:
+    with run_folder(output, record(planned.config), _kind(planned.task)) as run:
         rows = _in_folder(run, planned, checkpoint)
     for row in rows:
         names = (row["demonstrations"], row["control"], row["decoding"], f"seed {row['seed']}")
@@ -244,24 +262,24 @@ def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
     check_lengths(planned, (None, "text_only", "random"), processor)
     features = None
     if isinstance(task, Captioning):
-        features = open_features(_within(output, config["features"]), model, processor)
+        features = build_features(_within(output, config.features), model, processor)
     found = contents(checkpoint, model, features, task)
-    if run.has_results and not config["overwrite"]:
+    if run.has_results and not config.overwrite:
         check_same_checkpoint(output, found["checkpoint"])
     run.begin(found)
     if isinstance(task, Captioning):
         most = max((setting.shots for setting in planned.settings if setting.demonstrations == "rices"), default=0)
         report = output / f"images-{_in_file_names(task)}.json"
-        index_images(task, features, most, None if config["run"] is None else Path(config["run"]), report)
+        index_images(task, features, most, None if config.run is None else Path(config.run), report)
         check_lengths(planned, ("rices",), processor)
-    engine = FlamingoEngine(model, processor, config["batch_size"], features)
-    return evaluate(engine, task, planned.settings, output, evaluation_config(config), on_save=run.keep)
+    engine = FlamingoEngine(model, processor, config.batch_size, features)
+    return evaluate(engine, task, planned.settings, output, config, on_save=run.keep)
 
 
 @command("evaluate")
 def main(config: DictConfig) -> None:
     keep_memory()
-    run_evaluation(plain(config))
+    run_evaluation(load(config))
 
 
 if __name__ == "__main__":

@@ -1,36 +1,176 @@
-"""What Hydra needs: configs as typed objects, commands with one-sentence errors, and the folders of a sweep."""
+"""The configs of the commands as Hydra checks them, and the wrapper that runs a command with its config."""
 
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
 import yaml
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from flamingo.utils.checks import within
+from flamingo import synthetic
+from flamingo.data.builders import BUILDERS, DocumentsConfig, InterleavedConfig
+from flamingo.data.transforms import ASPECTS
+from flamingo.evaluation.tasks import TASKS
+from flamingo.inference import DTYPES
+from flamingo.model import BACKBONES, TRAINED_PARTS
+from flamingo.model.connectors import CONNECTORS, ConnectorConfig
+from flamingo.model.fusion import CrossAttentionConfig
+from flamingo.model.vision_features import VisionFeaturesConfig
+from flamingo.training.losses import LOSSES, LossConfig
+from flamingo.training.optim import OPTIMIZERS
+from flamingo.utils.checks import one_of, whole, within
 from flamingo.utils.errors import Stopped, UserError
 from flamingo.utils.io import USER_ERRNOS, sentence_of
+from flamingo.utils.kinds import Kinds, load_kind
 from flamingo.utils.names import file_name
 
 Result = TypeVar("Result")
 
 CONF = Path(__file__).parents[1] / "conf"
 _EXCLUDE_KEYS = "hydra.job.config.override_dirname.exclude_keys"
+
+
+#: The library's kinds and the synthetic benchmark's.
+ALL_BUILDERS: Kinds = {**BUILDERS, **synthetic.BUILDERS}
+ALL_TASKS: Kinds = {**TASKS, **synthetic.TASKS}
+
+#: What OmegaConf has no type for: an entry of a mapping or list of kinds. :func:`load_documents` makes it a dataclass.
+Entry = Any
+
+
+@dataclass
+class FeaturesConfig:
+    """The frozen encoder's features of captioned images, computed once."""
+
+    #: Null: every image is opened and encoded each time.
+    folder: str | None = None
+    #: float32, bfloat16 (then computed in it, too) or float16; null: the encoder's own, which changes no result.
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        one_of("dtype", self.dtype, (None, *DTYPES))
+
+
+@dataclass
+class ModelConfig:
+    """The frozen backbones, and the parts that are trained between them."""
+
+    #: Folders or hub names; "embedded" are the two that come with the package.
+    vision: str = "embedded"
+    language: str = "embedded"
+    #: The dtype of the frozen backbones: float32, bfloat16, float16, or auto, as they were saved.
+    dtype: str = "auto"
+    #: Images that are not square: padded, cropped, or as_is, which leaves them to the encoder's image processor.
+    aspect: str = "as_is"
+    #: The side of images in pixels, if it is not the encoder's own. Convolutional encoders take any.
+    image_size: int | None = None
+    #: The parts that train: these, vision_model, language_model. A checkpoint has to hold a backbone that trains.
+    trainable: list[str] = field(default_factory=lambda: ["connector", "gated_layers", "new_tokens"])
+    #: A checkpoint between the same backbones, whose trained parts this run begins with; null: random ones.
+    init_from: str | None = None
+    #: Whether the language model begins with random weights instead of its own.
+    from_scratch: bool = False
+    vision_features: VisionFeaturesConfig = field(default_factory=VisionFeaturesConfig)
+    #: Set by the group model/connector.
+    connector: ConnectorConfig = MISSING
+    fusion: CrossAttentionConfig = field(default_factory=CrossAttentionConfig)
+
+    def __post_init__(self) -> None:
+        one_of("dtype", self.dtype, ("auto", *DTYPES))
+        one_of("aspect", self.aspect, ASPECTS)
+        if self.image_size is not None:
+            whole("image_size", self.image_size, least=1)
+        for part in self.trainable:
+            one_of("trainable", part, (*BACKBONES, *TRAINED_PARTS))
+
+
+@dataclass
+class DataSetConfig:
+    """An entry of ``data.documents``: documents, and the loss that they are trained with."""
+
+    documents: DocumentsConfig
+    loss: LossConfig
+
+    @property
+    def of_records(self) -> bool:
+        """Whether the documents are made of the records of ``data.root``."""
+        return self.documents.kind in BUILDERS
+
+
+def load_documents(entry: Mapping[str, Entry], key: str) -> DataSetConfig:
+    """Returns an entry of ``data.documents``, whose ``loss`` is next_token by default.
+
+    Raises:
+        UserError: With the key, for a value that is unknown, missing or out of range.
+    """
+    values = dict(entry)
+    loss = load_kind(LOSSES, values.pop("loss", {"kind": "next_token"}), f"{key}.loss")
+    documents = load_kind(ALL_BUILDERS, values, key)
+    with within(key):
+        loss.check_documents(documents)
+    return DataSetConfig(documents, loss)
+
+
+@dataclass
+class DataConfig:
+    """Captioned images, where there are any, and the documents that are made of them or of the synthetic benchmark."""
+
+    #: A folder, a file, or a pattern of shards in quotes.
+    root: str | None = None
+    #: The folder of the images, where the captions' file lies elsewhere.
+    images: str | None = None
+    #: The format of the captions; null: recognised by the files.
+    format: str | None = None
+    #: Null: all splits.
+    split: str | None = None
+    #: The split of the documents whose last answers are logged while training.
+    sample_split: str | None = None
+    #: By name a :class:`DataSetConfig`; in YAML and on the command line the keys of its documents, and ``loss``.
+    documents: dict[str, Entry] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, entry in self.documents.items():
+            if not isinstance(entry, DataSetConfig):
+                self.documents[name] = load_documents(entry, f"documents.{name}")
+
+    def of_records(self) -> dict[str, InterleavedConfig]:
+        """Returns the documents that are made of records."""
+        return {name: entry.documents for name, entry in self.documents.items() if entry.of_records}
+
+
+def _store_kinds(kinds: Kinds, group: str, package: str) -> None:
+    """Let the options of a group name the config dataclass of a kind in their defaults, as ``KIND_schema``."""
+    for kind, (config_class, _) in kinds.items():
+        ConfigStore.instance().store(f"{kind}_schema", config_class, group=group, package=package)
+
+
+_store_kinds(CONNECTORS, "model/connector", "model.connector")
+_store_kinds(OPTIMIZERS, "optimizer", "optimizer")
+_store_kinds(ALL_TASKS, "task", "task")
+
+
+def record(config: Any) -> dict[str, Any]:
+    """Returns a config as its ``config.yaml`` records it: mappings, with the keys that the command line has."""
+    values = asdict(config)
+    for name, entry in values.get("data", {}).get("documents", {}).items():
+        values["data"]["documents"][name] = entry["documents"] | {"loss": entry["loss"]}
+    return values
 
 
 def load(config: DictConfig) -> Any:

@@ -24,8 +24,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from experiments.configs import plain
-from experiments.schema import command
+from experiments.schema import command, load
 from experiments.train import run_training
 from flamingo.utils.checks import finite, flag, one_of, positive, seed, whole, within
 from flamingo.utils.errors import UserError
@@ -108,7 +107,7 @@ def search(
         space[choice.key] = CategoricalDistribution(choice.values)
     if not space:
         raise UserError("search.intervals and search.choices are both empty: there is nothing to search")
-    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=config.seed), direction=config.direction)
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=config.seed), direction=config.direction)  # type: ignore[arg-type]  # checked by SearchConfig
     for _ in range(config.n_trials):
         trial = study.ask(space)
         value = run(trial.number, trial.params)
@@ -129,8 +128,7 @@ def run_trial(arguments: list[str], params: Params, folder: Path) -> float | Non
         UserError: For what is wrong with the config, or with the folder.
     """
     overrides = [*arguments, *(f"{key}={value}" for key, value in params.items())]
-    config = plain(compose("search", overrides=overrides))
-    del config["search"]
+    config = load(compose("search", overrides=overrides))
     try:
         return run_training(config, folder, [override for override in overrides if not override.startswith("search.")])
     except UserError as error:

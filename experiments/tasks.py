@@ -8,50 +8,16 @@ from typing import Any
 
 from accelerate import PartialState
 
+from experiments.build import add_features
 from experiments.data import captioned_images
-from experiments.features import add_features
-from flamingo import synthetic
 from flamingo.data.record import Record
-from flamingo.evaluation.metrics.corpus import check_metrics
-from flamingo.evaluation.protocol import Task
-from flamingo.evaluation.scores import computable
-from flamingo.evaluation.tasks import TASKS, CaptioningConfig, TaskConfig
 from flamingo.evaluation.tasks.captioning import Captioning
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.retrieval import duplicate_report, index_neighbours
 from flamingo.utils.io import write_text
-from flamingo.utils.kinds import Kinds, class_of
 from flamingo.utils.run_folder import read_config
 
 log = logging.getLogger(__name__)
-
-#: The library's tasks and the synthetic benchmark's.
-ALL_TASKS: Kinds = {**TASKS, **synthetic.TASKS}
-
-
-def make_task(config: TaskConfig, opens: bool) -> Task:
-    """Return the task of a config.
-
-    Args:
-        config: The config of any kind of task.
-        opens: Whether photographs beside a file of captions are opened, so that broken ones are found now.
-
-    Raises:
-        UserError: For images that cannot be read.
-    """
-    if not isinstance(config, CaptioningConfig):
-        return class_of(ALL_TASKS, config.kind).from_config(config)
-    check_metrics(config.metrics)  # before minutes of reading
-    asked = captioned_images(config.query, config.images, config.format, config.query_split, opens)
-    pool = captioned_images(config.support, config.images, config.format, config.support_split, opens)
-    return Captioning(
-        config.name,
-        asked.images,
-        pool.images,
-        asked.skipped | pool.skipped,
-        max_new_tokens=config.max_new_tokens,
-        corpus_metrics=computable(config.metrics),
-    )
 
 
 def index_images(

@@ -10,7 +10,8 @@ of a sweep each run in a folder below it. A run may be evaluated as soon as it i
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,62 +25,58 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig
 
 from experiments import evaluate
-from experiments.configs import build, check, nested, plain
+from experiments.build import add_features, backbone_names, build_features, build_model
 from experiments.data import (
     CaptionedImages,
-    DataConfig,
     check_documents,
     check_images,
     listed_images,
-    load_data,
     make_data,
     pictures,
     sample_documents,
     training_images,
 )
-from experiments.features import FeaturesConfig, add_features, open_features
-from experiments.model import ModelConfig, load_model, named
-from experiments.objective import ObjectiveConfig, check_objective, objective
-from experiments.schema import command
-from experiments.tracking import Tracker, WandbConfig
+from experiments.schema import DataConfig, Entry, FeaturesConfig, ModelConfig, command, load, record
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.contents import contents as data_contents
 from flamingo.data.transforms.pictures import open_image
+from flamingo.evaluation.objective import ObjectiveConfig, check_objective, objective
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.flamingo_engine import FlamingoEngine
+from flamingo.model import BACKBONES
 from flamingo.training import TrainingConfig
 from flamingo.training.callbacks import Callbacks, gate_values
 from flamingo.training.loop import train
-from flamingo.training.optim import OPTIMIZERS, OptimizerConfig
+from flamingo.training.optim import OptimizerConfig
 from flamingo.training.optim.groups import make_optimizer
 from flamingo.training.optim.schedule import check_warmup
-from flamingo.utils.checks import finite, seed, whole
+from flamingo.utils.checks import finite, one_of, seed, whole
 from flamingo.utils.checksums import digest_of
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import atomic_folder, write_text
-from flamingo.utils.kinds import load_kind
 from flamingo.utils.processes import keep_memory
 from flamingo.utils.run_folder import STATES, WRITING, Kind, Run, failure_recorded, model_contents, run_folder
 
 log = logging.getLogger(__name__)
 
+_TRAINED = ("state", "history.jsonl", "checkpoint", "wandb", "skipped.json")
+#: Results of the evaluations that follow: they belong to the same weights.
+_EVALUATED = ("scores.json", "predictions.jsonl", "pictures")
 _KIND = Kind(
-    results=(
-        *("state", "history.jsonl", "checkpoint", "wandb", "skipped.json"),
-        # Of the same weights.
-        *("scores.json", "predictions.jsonl", "pictures"),
-    ),
+    results=_TRAINED + _EVALUATED,
     saved=(*STATES, "checkpoint"),
     descriptions=("overrides.yaml", "failure.txt", "evaluate-*.yaml", "images-*.json"),
     may_change=("variant", "evaluate", "objective", "features", *WRITING),
 )
-#: Predictions in the table that is logged while training, and the tokens each may have.
-_SAMPLES, _SAMPLE_TOKENS = 4, 40
+#: Documents of each data set whose last answers are logged while training, and the tokens of an answer.
+_NUM_SAMPLES, _SAMPLE_TOKENS = 4, 40
+#: What wandb would else write into the user's home.
+_WANDB_FOLDERS = {"WANDB_CACHE_DIR": "cache", "WANDB_DATA_DIR": "data", "WANDB_ARTIFACT_DIR": "artifacts"}
 
 
 @dataclass
 class VariantConfig:
-    """Of an ablation: how tables call it, and what the paper's counterpart scored there."""
+    """Of an ablation: its name in tables, and the score of the paper's counterpart."""
 
     name: str | None = None
     paper: float | None = None
@@ -90,107 +87,98 @@ class VariantConfig:
 
 
 @dataclass
+class WandbConfig:
+    """offline needs no account and writes into the run's folder; `wandb sync` uploads it later."""
+
+    mode: str = "offline"
+    project: str = "flamingo"
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        one_of("mode", self.mode, ("online", "offline", "shared", "disabled"))
+
+
+@dataclass
 class TrainConfig:
     """Everything that a training run is made of."""
 
     output: str = MISSING
     overwrite: bool = False
-    #: Of everything that is drawn: weights, documents, their order.
+    #: Of all random numbers: weights, documents, their order.
     seed: int = 0
-    #: Processes that draw and read pictures; 0: the training process does.
-    workers: int = 0
+    #: Processes that make and read documents; 0: the training process does.
+    num_workers: int = 0
     #: Whether the checkpoint holds the frozen backbones, or only names them.
     include_backbones: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
-    optimizer: Any = nested(OptimizerConfig)
-    training: Any = nested(TrainingConfig)
+    #: Set by the group optimizer.
+    optimizer: OptimizerConfig = MISSING
+    training: TrainingConfig = MISSING
     wandb: WandbConfig = field(default_factory=WandbConfig)
     variant: VariantConfig = field(default_factory=VariantConfig)
-    #: What experiments.evaluate is to do when the run is trained: for each evaluation its KEY=VALUE.
-    evaluate: list[list[str]] = field(default_factory=list)
+    #: Evaluations of the trained run: each has `kind`, an option of conf/task, and keys of the evaluation's config.
+    evaluate: list[Entry] = field(default_factory=list)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
     def __post_init__(self) -> None:
         seed("seed", self.seed)
-        whole("workers", self.workers, least=0)
+        whole("num_workers", self.num_workers, least=0)
 
 
 ConfigStore.instance().store("train_schema", TrainConfig)
 
 
-def sampler(
-    documents: Sequence[Document],
-    model: FlamingoForConditionalGeneration,
-    processor: FlamingoProcessor,
-    tracker: Tracker,
-) -> Callable[[int], None]:
-    """Logs what the model says where a document's last answer is to be given, with the pictures."""
-    prompts = _prompts(documents)
-
-    def sample(step: int) -> None:
-        outputs = FlamingoEngine(model, processor, batch_size=len(prompts)).generate(prompts, _SAMPLE_TOKENS)
-        table = wandb.Table(columns=["document", "picture", "prompt", "output", "reference"])
-        for prompt, document, output in zip(prompts, documents, outputs, strict=True):
-            picture, (question, answer) = prompt.chunks()[-1].image, document.chunks()[-1].texts
-            assert picture is not None
-            table.add_data(
-                document.id, wandb.Image(open_image(picture.frames[0])), question.text, output, answer.text.strip()
-            )
-        tracker.log({"predictions": table}, step)
-
-    return lambda step: tracker.attempt("a sample", lambda: sample(step))
+# ------------------------------------------------------------------------------------ a run
 
 
-def _prompts(documents: Sequence[Document]) -> list[Document]:
-    """Without their last answers."""
-    return [Document(document.parts[:-1], document.id) for document in documents]
+def run_training(config: TrainConfig, output: Path, overrides: Sequence[str] = ()) -> float:
+    """Trains and evaluates; returns the objective.
 
+    A run that was stopped continues, and what is done is not repeated. Everything is checked before anything is removed
+    or computed.
 
-def _changed_backbones(config: dict[str, Any]) -> str:
-    changed = [part for part in ("vision_model", "language_model") if part in config["model"]["trainable"]]
-    if config["model"]["from_scratch"] and "language_model" not in changed:
-        changed.append("language_model")
-    return " and ".join(changed)
+    Args:
+        config: The run.
+        output: Its folder.
+        overrides: The overrides of the command line or of a sweep, which are recorded.
 
-
-def flat(record: dict[str, Any]) -> dict[str, Any]:
-    """A record of the history with ``gates/<layer>.<part>`` for what is nested."""
-    gates = {f"gates/{name}": value for name, value in record["gates"].items()}
-    return {key: value for key, value in record.items() if key not in ("gates", "step")} | gates
-
-
-def run_training(config: dict[str, Any], output: Path, overrides: Sequence[str] = ()) -> float:
-    """The whole run, evaluations included; one that was stopped goes on, what is done is left as it is.
-
-    Everything is checked before anything is removed or computed. ``overrides`` are what was said on the command line
-    or by a sweep. Returns what a search goes by.
+    Raises:
+        UserError: For whatever a user can mend.
     """
-    with run_folder(output, config, _KIND) as run, failure_recorded(run):
+    with run_folder(output, record(config), _KIND) as run, failure_recorded(run):
         check_config(config)
-        plans = [evaluate.plan(evaluate.composed(own) | {"run": str(output)}) for own in config["evaluate"]]
+        plans = [evaluate.plan(evaluate.compose_evaluation(entry, output)) for entry in config.evaluate]
         evaluate.check_outputs(plans, output)
-        if (output / "checkpoint").exists() and not config["overwrite"]:
-            check_data(load_data(config["data"]), run)
+        if (output / "checkpoint").exists() and not config.overwrite:
+            check_data(config.data, run)
             log.info("%s is trained already; overwrite=true trains it again", output)
         else:
-            check_objective(config["objective"], plans)
+            check_objective(config.objective, [(plan.task, plan.config) for plan in plans])
             train_model(prepare(config, plans), config, run, overrides)
-        for planned in plans:
-            evaluate.carry_out(planned)
-        return objective(output, config["objective"])
+        for plan in plans:
+            evaluate.carry_out(plan)
+        return objective(output, config.objective)
 
 
-def check_config(config: dict[str, Any]) -> None:
-    """Raise UserError, naming the key, for what is wrong with the config alone."""
-    check(TrainConfig, config)
-    check_warmup(load_kind(OPTIMIZERS, config["optimizer"], "optimizer"), config["training"]["steps"])
-    if (changed := _changed_backbones(config)) and not config["include_backbones"]:
-        raise UserError(f"the {changed} changes, so the checkpoint has to hold it: say include_backbones=true")
-    if config["features"]["folder"] and "vision_model" in config["model"]["trainable"]:
+def check_config(config: TrainConfig) -> None:
+    """Raise UserError, naming the key, for values that contradict each other."""
+    check_warmup(config.optimizer, config.training.steps)
+    changed = _changed_backbones(config.model)
+    if changed and not config.include_backbones:
+        names = " and ".join(changed)
+        raise UserError(f"the {names} changes, so the checkpoint has to hold it: say include_backbones=true")
+    if config.features.folder and "vision_model" in config.model.trainable:
         raise UserError("features.folder keeps what a frozen encoder sees, but model.trainable has the vision_model")
-    check_documents(load_data(config["data"]), config["features"]["folder"])
+    check_documents(config.data, config.features.folder)
+
+
+def _changed_backbones(config: ModelConfig) -> list[str]:
+    changed = [str(part) for part in BACKBONES if part in config.trainable]
+    if config.from_scratch and "language_model" not in changed:
+        changed.append("language_model")
+    return changed
 
 
 def check_data(config: DataConfig, run: Run) -> None:
@@ -206,7 +194,7 @@ def check_data(config: DataConfig, run: Run) -> None:
 
 @dataclass
 class Parts:
-    """What a run is made of, checked: the rest is features and training."""
+    """The parts of a run, checked. What remains is features and training."""
 
     model: FlamingoForConditionalGeneration
     processor: FlamingoProcessor
@@ -218,71 +206,62 @@ class Parts:
     features: FeatureStore | None
 
 
-def prepare(config: dict[str, Any], plans: Sequence[evaluate.Plan]) -> Parts:
+def prepare(config: TrainConfig, plans: Sequence[evaluate.Plan]) -> Parts:
     """Load the model, read the data, and raise UserError for whatever the run would fail at later."""
-    torch.manual_seed(config["training"]["seed"])
-    model, processor = load_model(config["model"])
-    make_optimizer(model, load_kind(OPTIMIZERS, config["optimizer"], "optimizer"))  # is there something to train?
-    opens = config["features"]["folder"] is None
-    data = load_data(config["data"])
-    trained, sampled = training_images(data, processor, opens) or (None, None)
-    check_images(data, trained)
-    samples = sample_documents(data, sampled, _SAMPLES)
-    room = processor.tokenizer.model_max_length - _SAMPLE_TOKENS
+    torch.manual_seed(config.training.seed)
+    model, processor = build_model(config.model)
+    make_optimizer(model, config.optimizer)  # refuses a model of which nothing trains
+    opens = config.features.folder is None
+    trained, sampled = training_images(config.data, processor, opens) or (None, None)
+    check_images(config.data, trained)
+    samples = sample_documents(config.data, sampled, _NUM_SAMPLES)
+    max_length = processor.tokenizer.model_max_length - _SAMPLE_TOKENS
     for prompt in _prompts(samples):
-        processor.encode(prompt, prompt=True, pixels=False, max_length=room)
-    for planned in plans:
-        evaluate.check_lengths(evaluate.with_usable_pool(planned, processor), (None, "text_only", "random"), processor)
-    features = None if trained is None else open_features(config["features"], model, processor)
+        processor.encode(prompt, prompt=True, pixels=False, max_length=max_length)
+    for plan in plans:
+        evaluate.check_lengths(evaluate.with_usable_pool(plan, processor), (None, "text_only", "random"), processor)
+    features = None if trained is None else build_features(config.features, model, processor)
     return Parts(model, processor, trained, sampled, samples, features)
 
 
-def contents(parts: Parts, config: dict[str, Any]) -> dict[str, Any]:
-    """Checksums of what the config only names."""
-    found = {key: model_contents(named(config["model"], key)) for key in ("vision", "language")}
-    if config["model"]["init_from"] is not None:
-        found["init_from"] = model_contents(config["model"]["init_from"])
-    if parts.features is not None:  # where they lie decides nothing
-        found["features"] = str(parts.features.dtype)
+def contents(parts: Parts, config: ModelConfig) -> dict[str, Any]:
+    """Returns checksums of what the config only names."""
+    checksums: dict[str, Any] = {key: model_contents(name) for key, name in backbone_names(config).items()}
+    if config.init_from is not None:
+        checksums["init_from"] = model_contents(config.init_from)
+    if parts.features is not None:  # the folder of features decides no result
+        checksums["features"] = str(parts.features.dtype)
     if parts.trained is not None:
-        found["data"] = data_contents(parts.trained.listed)
-        found["images"] = digest_of(own.id for own in parts.trained.images)
-    return found
+        checksums["data"] = data_contents(parts.trained.listed)
+        checksums["images"] = digest_of(image.id for image in parts.trained.images)
+    return checksums
 
 
-def train_model(parts: Parts, config: dict[str, Any], run: Run, overrides: Sequence[str]) -> None:
-    """From what was prepared to a checkpoint."""
-    run.begin(contents(parts, config))
-    output = run.output
-    if PartialState().is_main_process:
-        write_text(output / "overrides.yaml", yaml.safe_dump(list(overrides)))
-    training = build(TrainingConfig, config["training"], "training")
-    optimizer = load_kind(OPTIMIZERS, config["optimizer"], "optimizer")
-    data_config = load_data(config["data"])
-    model, processor, trained, features = parts.model, parts.processor, parts.trained, parts.features
+def train_model(parts: Parts, config: TrainConfig, run: Run, overrides: Sequence[str]) -> None:
+    """Train the parts, and save the checkpoint."""
+    run.begin(contents(parts, config.model))
+    main_process = PartialState().is_main_process
+    if main_process:
+        write_text(run.output / "overrides.yaml", yaml.safe_dump(list(overrides)))
+    model, processor = parts.model, parts.processor
     counts = ", ".join(f"{part} {count / 1e6:.2f}M" for part, count in model.parameter_counts().items())
     log.info("parameters: %s", counts)
-    if trained is not None and parts.sampled is not None:
-        if PartialState().is_main_process:
-            skipped = trained.skipped | parts.sampled.skipped
-            write_text(output / "skipped.json", json.dumps(skipped, indent=1) + "\n")
-        if features is not None:
-            keep_memory()
-            add_features(features, pictures(data_config, trained, parts.sampled))
-    data = make_data(data_config, trained, processor, features, training.seed, config["workers"])
-    main_process = PartialState().is_main_process
-    tracker = Tracker(config, output, main_process)
+    _compute_features(parts, config.data, run.output)
+    data_sets = make_data(
+        config.data, parts.trained, processor, parts.features, config.training.seed, config.num_workers
+    )
+    tracker = Tracker(config.wandb, record(config), run.output, main_process)
     failed = True
     try:
         train(
             model,
-            data,
-            optimizer,
-            training,
-            output,
+            data_sets,
+            config.optimizer,
+            config.training,
+            run.output,
             Callbacks(
                 measures=[gate_values],
-                on_log=lambda record: tracker.log(flat(record), record["step"]),
+                on_log=lambda values: tracker.log(flatten_record(values), values["step"]),
                 on_sample=sampler(parts.samples, model, processor, tracker),
                 on_save=run.keep,
             ),
@@ -291,17 +270,126 @@ def train_model(parts: Parts, config: dict[str, Any], run: Run, overrides: Seque
     finally:
         tracker.finish(failed)
     if main_process:
-        with atomic_folder(output / "checkpoint") as folder:
-            model.save_pretrained(folder, include_backbones=config["include_backbones"])
+        with atomic_folder(run.output / "checkpoint") as folder:
+            model.save_pretrained(folder, include_backbones=config.include_backbones)
             processor.save_pretrained(folder)
-        log.info("trained: %s", output / "checkpoint")
+        log.info("trained: %s", run.output / "checkpoint")
+
+
+def _compute_features(parts: Parts, config: DataConfig, output: Path) -> None:
+    if parts.trained is None or parts.sampled is None:
+        return
+    if PartialState().is_main_process:
+        skipped = parts.trained.skipped | parts.sampled.skipped
+        write_text(output / "skipped.json", json.dumps(skipped, indent=1) + "\n")
+    if parts.features is not None:
+        keep_memory()
+        add_features(parts.features, pictures(config, parts.trained, parts.sampled))
+
+
+# --------------------------------------------------------------------------------- tracking
+
+
+class Tracker:
+    """A run of wandb. Its first failure is logged as a warning, and training continues."""
+
+    def __init__(self, config: WandbConfig, values: Mapping[str, Any], output: Path, main_process: bool) -> None:
+        """Start it.
+
+        Args:
+            config: The mode, the project and the group.
+            values: The run's config, which wandb shows.
+            output: The run's folder, which gets everything that wandb writes.
+            main_process: Whether this process logs; the others of a run do not.
+        """
+        self._run: Any = None
+        self._has_failed = False
+        self._environment = _wandb_environment(output / "wandb")
+        os.environ.update(self._environment)
+
+        def start() -> None:
+            self._run = wandb.init(
+                mode=config.mode if main_process else "disabled",  # type: ignore[arg-type]  # checked by WandbConfig
+                project=config.project,
+                group=config.group,
+                name=output.name,
+                dir=output,
+                config=dict(values),
+                settings=wandb.Settings(silent=True),
+            )
+
+        self.attempt("wandb", start)
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        """Log values of a step."""
+        if self._run is not None:
+            self.attempt("wandb", lambda: self._run.log(values, step=step))
+
+    def finish(self, failed: bool) -> None:
+        """End the run of wandb."""
+        if self._run is not None:
+            self.attempt("wandb", lambda: self._run.finish(exit_code=int(failed)))
+        if self._has_failed:
+            self.attempt("wandb", wandb.teardown)  # else it fails once more, with a trace, at the end of the process
+        for name in self._environment:
+            os.environ.pop(name, None)
+
+    def attempt(self, what: str, work: Callable[[], None]) -> None:
+        """Do something that training does not need: its first error is logged, and later ones are not."""
+        try:
+            work()
+        except Exception as error:
+            if not self._has_failed:
+                log.warning("%s has failed, and training continues: %s: %s", what, type(error).__name__, error)
+            self._has_failed = True
+
+
+def _wandb_environment(folder: Path) -> dict[str, str]:
+    """Returns environment variables that let wandb write below ``folder``, apart from those that the user has set."""
+    folders = {name: str(folder / below) for name, below in _WANDB_FOLDERS.items()}
+    if not Path("~/.config/wandb").expanduser().is_dir():  # else it has settings of the user, such as a server
+        folders["WANDB_CONFIG_DIR"] = str(folder / "config")
+    return {name: value for name, value in folders.items() if name not in os.environ}
+
+
+def flatten_record(record: dict[str, Any]) -> dict[str, Any]:
+    """Returns a record of the history with ``gates/<layer>.<part>`` for what is nested."""
+    gates = {f"gates/{name}": value for name, value in record["gates"].items()}
+    return {key: value for key, value in record.items() if key not in ("gates", "step")} | gates
+
+
+def sampler(
+    documents: Sequence[Document],
+    model: FlamingoForConditionalGeneration,
+    processor: FlamingoProcessor,
+    tracker: Tracker,
+) -> Callable[[int], None]:
+    """Returns a function that logs the model's last answer to each document, with the images."""
+    prompts = _prompts(documents)
+
+    def sample(step: int) -> None:
+        outputs = FlamingoEngine(model, processor, batch_size=len(prompts)).generate(prompts, _SAMPLE_TOKENS)
+        table = wandb.Table(columns=["document", "picture", "prompt", "output", "reference"])
+        for prompt, document, output in zip(prompts, documents, outputs, strict=True):
+            image = prompt.chunks()[-1].image
+            question, answer = document.chunks()[-1].texts
+            assert image is not None
+            picture = wandb.Image(open_image(image.frames[0]))
+            table.add_data(document.id, picture, question.text, output, answer.text.strip())
+        tracker.log({"predictions": table}, step)
+
+    return lambda step: tracker.attempt("a sample", lambda: sample(step))
+
+
+def _prompts(documents: Sequence[Document]) -> list[Document]:
+    """Returns the documents without their last answers."""
+    return [Document(document.parts[:-1], document.id) for document in documents]
 
 
 @command("train")
 def main(config: DictConfig) -> float:
     job = HydraConfig.get()
-    value = run_training(plain(config), Path(job.runtime.output_dir), list(job.overrides.task))
-    return value
+    return run_training(load(config), Path(job.runtime.output_dir), list(job.overrides.task))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
 from experiments.train import run_training
-from tests.experiments.test_configs import composed
 from tests.experiments.test_demo import SMALL
+from tests.helpers.configs import composed
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))

@@ -9,7 +9,8 @@ from PIL import Image as PILImage
 
 from experiments.benchmark.materials import Sizes, image_path
 from experiments.benchmark.ratios import Row, make_row
-from experiments.data import CaptionedImages, DataConfig, TrainedDocuments, make_data
+from experiments.data import CaptionedImages, make_data
+from experiments.schema import DataConfig, DataSetConfig
 from flamingo import FlamingoProcessor
 from flamingo.data.builders import InterleavedConfig
 from flamingo.data.document import Image
@@ -38,7 +39,7 @@ def _measure_ours(paths: list[Path], folder: Path, processes: int, seed: int) ->
     processor = FlamingoProcessor.from_pretrained(folder / "flamingo")
     images = RecordList([Record(path.name, Image(path), ("w4 w5",), None) for path in paths], {})
     documents = InterleavedConfig(min_images=1, max_images=1, batch_size=8)
-    config = DataConfig(documents={"pairs": TrainedDocuments(documents, NextTokenConfig())})
+    config = DataConfig(documents={"pairs": DataSetConfig(documents, NextTokenConfig())})
     [loaded] = make_data(config, CaptionedImages(images, {}, images), processor, None, seed, processes)
     batches = iter(loaded.batches)
     next(batches)  # the processes have started

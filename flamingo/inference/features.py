@@ -19,6 +19,7 @@ from tqdm import tqdm
 from flamingo.data.document import Frame, Image, View
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.transforms.pictures import frame_bytes, open_image
+from flamingo.inference import DTYPES
 from flamingo.model.checkpoints import fingerprint
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.model.vision import encode_patches
@@ -27,7 +28,7 @@ from flamingo.utils.io import append, complete_lines, json_object, remove_leftov
 from flamingo.utils.lock import HEARTBEAT, LOCK, owner
 
 #: What features may be kept in.
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PRECISIONS = {name: getattr(torch, name) for name in DTYPES}
 
 #: Files with a row for each picture, whose digests follow the picture's in each line of ``keys.txt``.
 _FILES = ("patches.bin", "pooled.bin")

@@ -24,7 +24,7 @@ from flamingo.utils.processes import start_processes
 log = logging.getLogger(__name__)
 
 #: Keys that say how a run is carried out, and change nothing of its results.
-_NOT_RESULTS = ("overwrite", "workers", "num_workers", "wandb")
+_NOT_RESULTS = ("overwrite", "num_workers", "wandb")
 #: Keys of training that say how often it writes, and change nothing of its weights.
 WRITING = ("training.log_every", "training.save_every", "training.sample_every")
 #: Complete states of a training.

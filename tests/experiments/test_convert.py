@@ -15,7 +15,7 @@ from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.interop import openflamingo
 from flamingo.utils.errors import UserError
 from tests import tiny
-from tests.experiments.test_configs import loaded
+from tests.helpers.configs import composed
 from tests.interop import test_flamingo_mini, test_idefics
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ def ours(backbones, tmp_path):
 
 @pytest.fixture
 def checkpoint(ours, tmp_path):
-    run_conversion(loaded("convert", "target=openflamingo", f"checkpoint={ours}", f"output={tmp_path / 'theirs'}"))
+    run_conversion(composed("convert", "target=openflamingo", f"checkpoint={ours}", f"output={tmp_path / 'theirs'}"))
     return tmp_path / "theirs" / "checkpoint.pt"
 
 
@@ -56,7 +56,7 @@ def test_ours_to_openflamingo_and_back_has_the_same_weights(ours, checkpoint, fo
     output = tmp_path / "back"
     with caplog.at_level(logging.INFO):
         run_conversion(
-            loaded("convert", "source=openflamingo", f"checkpoint={checkpoint}", f"output={output}", *folders)
+            composed("convert", "source=openflamingo", f"checkpoint={checkpoint}", f"output={output}", *folders)
         )
     found, expected = weights(output), weights(ours)
     assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in found)
@@ -73,7 +73,7 @@ def test_an_idefics_is_converted_whole(tmp_path, caplog):
     test_idefics.save(test_idefics.make(), tmp_path / "idefics")
     with caplog.at_level(logging.INFO):
         run_conversion(
-            loaded("convert", "source=idefics", f"checkpoint={tmp_path / 'idefics'}", f"output={tmp_path / 'out'}")
+            composed("convert", "source=idefics", f"checkpoint={tmp_path / 'idefics'}", f"output={tmp_path / 'out'}")
         )
     assert any(key.startswith("language_model.") for key in weights(tmp_path / "out"))
     assert "from the checkpoint" in caplog.text
@@ -84,7 +84,7 @@ def test_a_tokenizer_that_is_not_there_is_one_sentence(tmp_path):
     test_idefics.make().save_pretrained(tmp_path / "idefics")
     with pytest.raises(UserError, match="idefics") as caught:
         run_conversion(
-            loaded("convert", "source=idefics", f"checkpoint={tmp_path / 'idefics'}", f"output={tmp_path / 'out'}")
+            composed("convert", "source=idefics", f"checkpoint={tmp_path / 'idefics'}", f"output={tmp_path / 'out'}")
         )
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
@@ -96,7 +96,7 @@ def test_a_flamingo_mini_is_converted_whole(backbones, folders, tmp_path):
     torch.save(state, tmp_path / "mini" / "pytorch_model.bin")
     (tmp_path / "mini" / "config.json").write_text(json.dumps(test_flamingo_mini.SETTINGS))
     run_conversion(
-        loaded(
+        composed(
             "convert", "source=flamingo_mini", f"checkpoint={tmp_path / 'mini'}", f"output={tmp_path / 'out'}", *folders
         )
     )
@@ -122,7 +122,7 @@ def test_a_flamingo_mini_is_converted_whole(backbones, folders, tmp_path):
     ids=str,
 )
 def test_what_is_wrong_is_named_and_nothing_written(checkpoint, folders, tmp_path, changes, message):
-    config = loaded(
+    config = composed(
         "convert", "source=openflamingo", f"checkpoint={checkpoint}", f"output={tmp_path / 'out'}", *folders
     )
     before = sorted(tmp_path.iterdir())
@@ -140,14 +140,18 @@ def test_a_bad_file_leaves_nothing_behind(checkpoint, folders, tmp_path, damage)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError, match=r"checkpoint\.pt"):
         run_conversion(
-            loaded("convert", "source=openflamingo", f"checkpoint={checkpoint}", f"output={tmp_path / 'out'}", *folders)
+            composed(
+                "convert", "source=openflamingo", f"checkpoint={checkpoint}", f"output={tmp_path / 'out'}", *folders
+            )
         )
     assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_folder_that_is_there_is_not_overwritten(checkpoint, folders, ours):
     with pytest.raises(UserError, match="output=FOLDER"):
-        run_conversion(loaded("convert", "source=openflamingo", f"checkpoint={checkpoint}", f"output={ours}", *folders))
+        run_conversion(
+            composed("convert", "source=openflamingo", f"checkpoint={checkpoint}", f"output={ours}", *folders)
+        )
 
 
 def test_the_command_ends_with_one_sentence_and_leaves_nothing(tmp_path):

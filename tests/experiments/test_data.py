@@ -8,8 +8,8 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from experiments.data import DataConfig, TrainedDocuments, load_data, make_data, training_images
-from experiments.model import load_model
+from experiments.build import build_model
+from experiments.data import DataConfig, DataSetConfig, make_data, training_images
 from experiments.train import run_training
 from flamingo.data.encode import EncodedDocuments
 from flamingo.synthetic import SyntheticDocumentsConfig
@@ -17,9 +17,9 @@ from flamingo.synthetic.documents import SyntheticDocuments
 from flamingo.training.losses import NextTokenConfig
 from flamingo.training.state import StateFolder
 from tests import tiny
-from tests.experiments.test_configs import composed
 from tests.experiments.test_photographs import training
 from tests.experiments.test_sweeps import SMALL
+from tests.helpers.configs import composed
 
 VERSIONS = 2
 
@@ -32,10 +32,10 @@ def parts(shards, backbones, tmp_path):
         "~data.documents.interleaved",
     )
     config = training(shards, backbones, tmp_path, *pairs)
-    model, processor = load_model(config["model"])
+    model, processor = build_model(config.model)
     tiny.open_gates(model, 0.7)
-    trained, _ = training_images(load_data(config["data"]), processor, opens=True)
-    [data] = make_data(load_data(config["data"]), trained, processor, None, seed=0, workers=0)
+    trained, _ = training_images(config.data, processor, opens=True)
+    [data] = make_data(config.data, trained, processor, None, seed=0, workers=0)
     return model.eval(), data
 
 
@@ -67,12 +67,12 @@ def test_batches_depend_neither_on_workers_nor_on_global_random_states(shards, b
     small = [f"data.documents.{name}.batch_size=1" for name in ("captions", "binding", "questions")]
     synthetic = composed("train", "data=synthetic", *small)
     config = training(shards, backbones, tmp_path, *settings) if kind == "images" else synthetic
-    _, processor = load_model(config["model"])
-    trained, _ = training_images(load_data(config["data"]), processor, opens=True) or (None, None)
+    _, processor = build_model(config.model)
+    trained, _ = training_images(config.data, processor, opens=True) or (None, None)
 
     def drawn(num_workers, state):
         random.seed(state), np.random.seed(state), torch.manual_seed(state)
-        sets = make_data(load_data(config["data"]), trained, processor, None, seed=0, workers=num_workers)
+        sets = make_data(config.data, trained, processor, None, seed=0, workers=num_workers)
         return {data.name: list(islice(data.batches, 4)) for data in sets}
 
     expected = drawn(0, state=1)
@@ -86,7 +86,7 @@ def test_batches_depend_neither_on_workers_nor_on_global_random_states(shards, b
 
 def test_a_run_resumed_with_another_number_of_workers_has_the_same_checkpoint(tmp_path, monkeypatch):
     def run(name, workers):
-        run_training(composed("train", *SMALL, f"workers={workers}", f"output={tmp_path / name}"), tmp_path / name)
+        run_training(composed("train", *SMALL, f"num_workers={workers}", f"output={tmp_path / name}"), tmp_path / name)
 
     run("never stopped", 1)
     save = StateFolder.save
@@ -112,16 +112,16 @@ def test_data_sets_of_one_run_differ_in_their_order(shards, backbones, tmp_path)
         "data.documents.interleaved.similar_prob=0",
     )
     config = training(shards, backbones, tmp_path, *same)
-    _, processor = load_model(config["model"])
-    trained, _ = training_images(load_data(config["data"]), processor, opens=True)
-    sets = make_data(load_data(config["data"]), trained, processor, None, seed=0, workers=0)
+    _, processor = build_model(config.model)
+    trained, _ = training_images(config.data, processor, opens=True)
+    sets = make_data(config.data, trained, processor, None, seed=0, workers=0)
     first, second = ([name.split()[0] for name in next(iter(data.batches)).ids] for data in sets)
     assert len(first) == len(second) == 7
     assert first != second
 
 
 def test_the_coin_of_p_next_is_the_documents_own_and_falls_as_often_as_asked(backbones):
-    _, processor = load_model(composed("train")["model"])
+    _, processor = build_model(composed("train").model)
     documents = SyntheticDocuments("captions", "training", 0, 2, 2, 0.0)
 
     def sees(p_next):
@@ -136,9 +136,9 @@ def test_the_coin_of_p_next_is_the_documents_own_and_falls_as_often_as_asked(bac
 
 
 def test_what_a_loader_hands_over_as_bytes_becomes_the_processors_pixels():
-    model, processor = load_model(composed("train")["model"])
+    model, processor = build_model(composed("train").model)
     captions = SyntheticDocumentsConfig(kind="synthetic_captions", min_images=2, max_images=2, batch_size=3)
-    config = DataConfig(documents={"captions": TrainedDocuments(captions, NextTokenConfig())})
+    config = DataConfig(documents={"captions": DataSetConfig(captions, NextTokenConfig())})
     [data] = make_data(config, None, processor, None, seed=0, workers=0)
     batch = next(iter(data.batches))
     assert batch.tensors["pixel_values"].dtype == torch.uint8
@@ -161,10 +161,10 @@ def test_packed_batches_have_the_loss_of_padded_ones(shards, backbones, tmp_path
         )
         config = training(shards, backbones, tmp_path, *overrides)
         torch.manual_seed(0)
-        model, processor = load_model(config["model"])
+        model, processor = build_model(config.model)
         tiny.open_gates(model, 0.7)
-        trained, _ = training_images(load_data(config["data"]), processor, opens=True)
-        [data] = make_data(load_data(config["data"]), trained, processor, None, seed=0, workers=0)
+        trained, _ = training_images(config.data, processor, opens=True)
+        [data] = make_data(config.data, trained, processor, None, seed=0, workers=0)
         batch = next(iter(data.batches))
         with torch.no_grad():
             losses.append((batch.ids, batch.label_tokens(), model.eval()(**data.prepare(batch.tensors)).loss))

@@ -9,7 +9,7 @@ from experiments.train import run_training
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.report.page import write_report
 from flamingo.utils.errors import UserError
-from tests.experiments.test_configs import composed
+from tests.helpers.configs import composed
 
 TINY = (
     "data.documents.captions.batch_size=2",

@@ -22,9 +22,9 @@ from flamingo.results import append_predictions
 from flamingo.training.state import StateFolder
 from flamingo.utils.errors import UserError
 from tests.experiments.conftest import shard
-from tests.experiments.test_configs import composed
 from tests.experiments.test_demo import SMALL
 from tests.experiments.test_photographs import training
+from tests.helpers.configs import composed
 
 #: One setting, which takes a second.
 ONE = ("task.num_queries=2", "shots=[0]", "text_only=false", "controls=[]")
@@ -170,7 +170,7 @@ def test_a_finished_training_says_that_its_data_changed_and_opens_no_picture(
     run_training(config, output)
     before = files(output)
     monkeypatch.setattr("flamingo.data.sources.open_image", opened)
-    monkeypatch.setattr("experiments.train.load_model", opened)
+    monkeypatch.setattr("experiments.train.build_model", opened)
     run_training(config, output)
     change(own_shards)
     with pytest.raises(UserError, match=rf"contents\.{named}"):

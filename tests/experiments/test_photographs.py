@@ -14,7 +14,7 @@ from experiments.train import run_training
 from flamingo.report.page import write_report
 from flamingo.utils.errors import UserError
 from tests.experiments.conftest import photograph, shard
-from tests.experiments.test_configs import composed
+from tests.helpers.configs import composed
 
 
 def training(shards, backbones, output, *overrides):

@@ -19,7 +19,7 @@ from flamingo.data.token_blocks import TokenBlocks, encode_texts
 from flamingo.data.tokenizer import train_tokenizer
 from flamingo.report.model_card import CardTexts, save_backbone
 from flamingo.utils.errors import UserError
-from tests.experiments.test_configs import loaded
+from tests.helpers.configs import composed
 
 SHORT = ("training.steps=3", "training.log_every=1", "training.save_every=2", "optimizer.warmup_steps=1")
 
@@ -46,7 +46,7 @@ def pairs(tmp_path):
 
 def test_a_vision_encoder_is_pretrained_on_captioned_files(pairs, tmp_path):
     output = tmp_path / "vision"
-    config = loaded("pretrain_vision", f"pairs={pairs}", *SMALL_ENCODER, "batch_size=4", *SHORT)
+    config = composed("pretrain_vision", f"pairs={pairs}", *SMALL_ENCODER, "batch_size=4", *SHORT)
     pretrain_vision.pretrain(config, output)
     encoder = AutoModel.from_pretrained(output / "model")
     assert encoder(torch.zeros(1, 3, 32, 32)).last_hidden_state.shape == (1, 32, 4, 4)
@@ -91,7 +91,7 @@ def test_captions_that_the_text_tower_cannot_read_are_left_out_and_named(pairs, 
     assert [caption for _, caption in read] == ["all red", "all blue"]
     assert skipped.keys() == {"green.png", "red.png, caption 1", "red.png, caption 2"}
     assert tokenizer.model_max_length == 77
-    config = loaded("pretrain_vision", f"pairs={pairs}", *SMALL_ENCODER, "batch_size=2", *SHORT)
+    config = composed("pretrain_vision", f"pairs={pairs}", *SMALL_ENCODER, "batch_size=2", *SHORT)
     pretrain_vision.pretrain(config, tmp_path / "vision")
     assert json.loads((tmp_path / "vision" / "skipped.json").read_text()) == skipped
 
@@ -104,7 +104,7 @@ def test_a_language_model_is_pretrained_on_texts(tmp_path):
     tiny = {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
     small = ("seq_len=16", "batch_size=2", "vocab_size=280", *(f"model.{key}={value}" for key, value in tiny.items()))
     output = tmp_path / "language"
-    config = loaded(
+    config = composed(
         "pretrain_language", "text=captions", f"texts=[{texts}]", "model.num_hidden_layers=1", *small, *SHORT
     )
     pretrain_language.pretrain(config, output)
@@ -133,7 +133,7 @@ def test_mistakes_are_found_before_the_earlier_language_model_is_removed(tmp_pat
     (tmp_path / "config.yaml").write_text("{}")
     (tmp_path / "model").mkdir()
     with pytest.raises(UserError, match=named):
-        pretrain_language.pretrain(loaded("pretrain_language", "overwrite=true", *overrides), tmp_path)
+        pretrain_language.pretrain(composed("pretrain_language", "overwrite=true", *overrides), tmp_path)
     assert (tmp_path / "model").is_dir()
 
 
@@ -151,7 +151,7 @@ def test_mistakes_are_found_before_the_earlier_encoder_is_removed(tmp_path, over
     (tmp_path / "config.yaml").write_text("{}")
     (tmp_path / "model").mkdir()
     with pytest.raises(UserError, match=named):
-        pretrain_vision.pretrain(loaded("pretrain_vision", "overwrite=true", *overrides), tmp_path)
+        pretrain_vision.pretrain(composed("pretrain_vision", "overwrite=true", *overrides), tmp_path)
     assert (tmp_path / "model").is_dir()
 
 

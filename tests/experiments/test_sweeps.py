@@ -10,14 +10,14 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from experiments.build import build_model
 from experiments.evaluate import plan
-from experiments.model import load_model
-from experiments.objective import check_objective, objective
 from experiments.report import ReportConfig, run_report
 from experiments.schema import folder_arguments, sweep_run_name
 from experiments.train import run_training
+from flamingo.evaluation.objective import check_objective, objective
 from flamingo.utils.errors import UserError
-from tests.experiments.test_configs import CONF, composed
+from tests.helpers.configs import CONF, composed
 
 SMALL = (
     *("experiment=demo", "debug=quick", "wandb.mode=disabled", "training.steps=2", "optimizer.warmup_steps=1"),
@@ -189,7 +189,7 @@ def test_a_run_without_overrides_of_its_own_has_the_folder_of_the_sweep():
 
 def test_a_key_that_is_usually_left_out_is_named_where_it_is_swept():
     """Else two runs would share a folder."""
-    [argument] = folder_arguments(["-m", "experiment=demo,synthetic", "workers=0"], CONF)
+    [argument] = folder_arguments(["-m", "experiment=demo,synthetic", "num_workers=0"], CONF)
     assert "experiment" not in argument and "workers" in argument and "output" in argument
 
 
@@ -226,7 +226,7 @@ def test_no_two_ablations_are_alike_but_in_their_names():
 
 def test_a_language_model_from_scratch_has_other_weights_and_trains():
     chosen = {
-        name: load_model(composed("train", "experiment=ablation", f"ablation={name}")["model"])[0]
+        name: build_model(composed("train", "experiment=ablation", f"ablation={name}").model)[0]
         for name in ("baseline", "language_from_scratch", "new_tokens_frozen", "one_in_the_middle")
     }
     own, scratch = (dict(chosen[n].language_model.named_parameters()) for n in ("baseline", "language_from_scratch"))

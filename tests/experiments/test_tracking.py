@@ -8,10 +8,9 @@ import os
 import pytest
 import wandb
 
-from experiments.tracking import Tracker
-from experiments.train import run_training
-from tests.experiments.test_configs import composed
+from experiments.train import Tracker, run_training
 from tests.experiments.test_demo import SMALL
+from tests.helpers.configs import composed
 
 CONFIG = {"wandb": {"mode": "offline", "project": "tests", "group": None}}
 

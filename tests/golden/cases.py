@@ -12,16 +12,19 @@ import pytest
 import torch
 
 from experiments.evaluate import run_evaluation
-from experiments.tracking import Tracker
-from experiments.train import run_training
+from experiments.train import Tracker, run_training
 from flamingo import FlamingoForConditionalGeneration
 from flamingo.interop import flamingo_mini, idefics, openflamingo
 from tests import tiny
-from tests.experiments.test_configs import composed
 from tests.golden.scenes import write_scenes
 from tests.golden.values import Values
+<<<<<<< HEAD
 from tests.helpers import flamingo_mini_checkpoint, idefics_checkpoint
 from tests.interop import peers
+=======
+from tests.helpers.configs import composed
+from tests.interop import peers, test_flamingo_mini, test_idefics
+>>>>>>> 16697bd (Typed configs from the command line to the code that uses them: schema.py, build.py, TrainConfig, EvaluateConfig)
 
 #: A case writes below the folder and returns its values.
 Case = Callable[[Path], Values]

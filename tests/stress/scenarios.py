@@ -116,7 +116,7 @@ def scenarios(inputs: Inputs) -> dict[str, Scenario]:
 
     found = [
         Scenario("training", training, trained),
-        Scenario("training with workers", lambda output: training(output, "workers=1"), trained),
+        Scenario("training with workers", lambda output: training(output, "num_workers=1"), trained),
         Scenario("features", features, lambda output: trained(output) | stored(output / "features")),
         Scenario("evaluation", evaluation, evaluated),
         Scenario("sweep", sweep, swept),

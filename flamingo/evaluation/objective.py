@@ -1,0 +1,96 @@
+"""The objective of a search: a score of a run's evaluations, or its loss at the end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from flamingo.evaluation import EvaluationConfig
+from flamingo.evaluation.protocol import Task
+from flamingo.evaluation.settings import Setting, make_settings, prompt_examples
+from flamingo.results import mean_over_seeds, read_history, read_scores
+from flamingo.utils.checks import whole
+from flamingo.utils.errors import UserError
+
+
+@dataclass
+class ObjectiveConfig:
+    """A score of the run's evaluations with plain demonstrations; or, where `task` is null, the loss at the end."""
+
+    task: str | None = None
+    shots: int = 0
+    metric: str = "exact_match"
+
+    def __post_init__(self) -> None:
+        whole("shots", self.shots, least=0)
+        for key, unset in (("shots", 0), ("metric", "exact_match")):
+            if self.task is None and getattr(self, key) != unset:
+                raise UserError(f"{key} is {getattr(self, key)}, but without task=NAME the objective is the loss")
+
+
+def check_objective(config: ObjectiveConfig, evaluations: Sequence[tuple[Task, EvaluationConfig]]) -> None:
+    """Raise UserError for a score that none of the evaluations gives.
+
+    Args:
+        config: The objective.
+        evaluations: The task and the config of each evaluation that follows the training.
+    """
+    if config.task is None:
+        return
+    matching = [(task, evaluation) for task, evaluation in evaluations if task.name == config.task]
+    if not matching:
+        known = ", ".join(task.name for task, _ in evaluations) or "no task"
+        raise UserError(f"objective.task={config.task} is not evaluated: `evaluate` has {known}")
+    metrics = []
+    for task, evaluation in matching:
+        for setting in make_settings(evaluation, task):
+            if _is_plain(setting) and setting.shots == config.shots:
+                metrics.append(_metrics(task, evaluation, setting))
+    if not metrics:
+        raise UserError(
+            f"objective.shots={config.shots} is not among the shots that {config.task} is evaluated with, without "
+            "control and with random demonstrations"
+        )
+    available = set().union(*metrics)
+    if config.metric not in available:
+        known = ", ".join(sorted(available))
+        raise UserError(
+            f"objective.metric={config.metric} is not among the metrics of {config.task} at {config.shots} shots: "
+            f"{known}"
+        )
+
+
+def _is_plain(setting: Setting) -> bool:
+    return setting.control is None and setting.demonstrations in (None, "random")
+
+
+def _metrics(task: Task, evaluation: EvaluationConfig, setting: Setting) -> set[str]:
+    """Returns the metrics that right answers have in a setting."""
+    metrics = set(task.corpus_metrics)
+    for query in task.queries()[: evaluation.limit]:
+        examples = prompt_examples(task, query, setting)
+        metrics |= task.score(query, examples, query.references[0]).keys()
+    if evaluation.num_orders > 1 and setting.shots > 1:
+        metrics |= {f"{metric}_order_std" for metric in metrics}
+    return metrics
+
+
+def objective(run: Path, config: ObjectiveConfig) -> float:
+    """Returns the score, or the mean loss (nats) of the last tenth of the records of ``history.jsonl``.
+
+    Synthetic documents are never repeated, so that their loss is one of unseen documents.
+
+    Raises:
+        UserError: With the file, where the score is not there.
+    """
+    if config.task is None:
+        losses = [record["loss"] for record in read_history(run / "history.jsonl")]
+        return fmean(losses[-max(1, len(losses) // 10) :])
+    for score in mean_over_seeds(read_scores(run / "scores.json")):
+        setting = score.setting
+        named = (setting.task, setting.shots, score.metric)
+        if named == (config.task, config.shots, config.metric) and not setting.series:
+            return score.value
+    raise UserError(
+        f"{run / 'scores.json'} has no {config.metric} of {config.task} at {config.shots} shots: see `evaluate`"
+    )
