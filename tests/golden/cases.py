@@ -18,13 +18,9 @@ from flamingo.interop import flamingo_mini, idefics, openflamingo
 from tests import tiny
 from tests.golden.scenes import write_scenes
 from tests.golden.values import Values
-<<<<<<< HEAD
 from tests.helpers import flamingo_mini_checkpoint, idefics_checkpoint
-from tests.interop import peers
-=======
 from tests.helpers.configs import composed
-from tests.interop import peers, test_flamingo_mini, test_idefics
->>>>>>> 16697bd (Typed configs from the command line to the code that uses them: schema.py, build.py, TrainConfig, EvaluateConfig)
+from tests.interop import peers
 
 #: A case writes below the folder and returns its values.
 Case = Callable[[Path], Values]
