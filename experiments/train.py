@@ -389,7 +389,10 @@ def _prompts(documents: Sequence[Document]) -> list[Document]:
 @command("train")
 def main(config: DictConfig) -> float:
     job = HydraConfig.get()
-    return run_training(load(config), Path(job.runtime.output_dir), list(job.overrides.task))
+    output = Path(job.runtime.output_dir)
+    with failure_recorded(Run(output, {}, _KIND)):
+        values: TrainConfig = load(config)
+    return run_training(values, output, list(job.overrides.task))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tarfile
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -300,7 +301,7 @@ def test_a_training_that_overwrites_another_stays_from_its_first_state_on(demo, 
     stopped(config, output, monkeypatch)
     assert not (output / ".previous").exists() and not (output / "checkpoint").exists()
     assert len(list((output / "state").glob("step-*[0-9]"))) == 1
-    run_training(config | {"overwrite": False}, output)
+    run_training(replace(config, overwrite=False), output)
     assert (output / "checkpoint").is_dir()
 
 

@@ -18,7 +18,7 @@ from tests.helpers.configs import composed
 def config(vision, backbones, *overrides):
     small = [f"model.{part}.{key}={value}" for part, sizes in tiny.PARTS.items() for key, value in sizes.items()]
     paths = (f"model.vision={vision}", f"model.language={backbones / 'gpt2'}")
-    return composed("train", *paths, *small, "model.vision_features.class_token=none", *overrides)["model"]
+    return composed("train", *paths, *small, "model.vision_features.class_token=none", *overrides).model
 
 
 def test_pictures_of_another_size_than_the_encoders_own_are_read(backbones):

@@ -9,8 +9,8 @@ from hydra.errors import ConfigCompositionException
 
 from experiments.search import ChoiceConfig, IntervalConfig, SearchConfig, run_trial, search, write_trials
 from flamingo.utils.errors import UserError
-from tests.experiments.test_configs import CONF
 from tests.experiments.test_sweeps import SMALL, files
+from tests.helpers.configs import CONF
 
 CONFIG = SearchConfig(
     intervals=[

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from experiments.build import build_model
 from experiments.evaluate import plan
 from experiments.report import ReportConfig, run_report
-from experiments.schema import folder_arguments, sweep_run_name
-from experiments.train import run_training
-from flamingo.evaluation.objective import check_objective, objective
+from experiments.schema import folder_arguments, record, sweep_run_name
+from experiments.train import VariantConfig, run_training
+from flamingo.evaluation.objective import ObjectiveConfig, check_objective, objective
 from flamingo.utils.errors import UserError
 from tests.helpers.configs import CONF, composed
 
@@ -24,7 +25,7 @@ SMALL = (
     *("training.save_every=1", "training.sample_every=0", "data.documents.captions.batch_size=1"),
     *("data.documents.captions.min_images=2", "data.documents.captions.max_images=2"),
 )
-EVALUATION = 'evaluate=[["task.num_queries=2","shots=[0,2]","controls=[]","text_only=false"]]'
+EVALUATION = "evaluate=[{kind:synthetic_captions,task:{num_queries:2},shots:[0,2],controls:[],text_only:false}]"
 ROOT = Path(__file__).parents[2]
 
 
@@ -53,14 +54,14 @@ def test_a_run_is_trained_and_evaluated_at_once_and_done_again_changes_nothing(t
 def test_the_objective_is_the_last_losses_or_the_score_that_is_named(tmp_path):
     lines = [json.dumps({"step": i, "loss": float(i), "gates": {}}) + "\n" for i in range(40)]
     (tmp_path / "history.jsonl").write_text("".join(lines))
-    assert objective(tmp_path, {"task": None, "shots": 0, "metric": "exact_match"}) == 37.5
+    assert objective(tmp_path, ObjectiveConfig()) == 37.5
     row = {"task": "a", "shots": 4, "demonstrations": "random", "decoding": "greedy", "metric": "CIDEr", "n": 9}
     rows = [row | {"control": c, "seed": s, "value": v, "ci95": None} for c, s, v in ((None, 0, 0.2), (None, 1, 0.4))]
     rows += [row | {"control": "blind", "seed": 0, "value": 9.0, "ci95": None}]
     (tmp_path / "scores.json").write_text(json.dumps(rows))
-    assert objective(tmp_path, {"task": "a", "shots": 4, "metric": "CIDEr"}) == pytest.approx(0.3)
+    assert objective(tmp_path, ObjectiveConfig("a", 4, "CIDEr")) == pytest.approx(0.3)
     with pytest.raises(UserError, match=r"scores\.json.*CIDEr.*8"):
-        objective(tmp_path, {"task": "a", "shots": 8, "metric": "CIDEr"})
+        objective(tmp_path, ObjectiveConfig("a", 8, "CIDEr"))
 
 
 CAPTIONS_TASK = "objective.task=synthetic_captions"
@@ -79,7 +80,7 @@ CAPTIONS_TASK = "objective.task=synthetic_captions"
         ([CAPTIONS_TASK, "objective.metric=exact_match_order_std"], r"objective\.metric"),
         # Two demonstrations without their images are no plain setting with 0 shots.
         (
-            [EVALUATION.replace("[0,2]", "[2]").replace("=false", "=true"), CAPTIONS_TASK],
+            [EVALUATION.replace("[0,2]", "[2]").replace(":false", ":true"), CAPTIONS_TASK],
             "shots=0",
         ),
     ],
@@ -108,16 +109,16 @@ def test_an_objective_that_no_evaluation_gives_is_found_before_training(tmp_path
 def test_every_metric_that_a_task_gives_can_be_an_objective_and_no_other(task, shots, orders, metrics):
     options = (f"shots=[{shots}]", f"num_orders={orders}", "controls=[]", "seeds=[0]", "text_only=false", "run=a")
     planned = plan(composed("evaluate", f"task={task}", "task.num_queries=12", *options))
-    asked = {"task": planned.task.name, "shots": shots}
+    evaluations = [(planned.task, planned.config)]
     for metric in metrics:
-        check_objective(asked | {"metric": metric}, [planned])
+        check_objective(ObjectiveConfig(planned.task.name, shots, metric), evaluations)
     with pytest.raises(UserError, match=rf"objective\.metric=none .*: {', '.join(sorted(metrics))}$"):
-        check_objective(asked | {"metric": "none"}, [planned])
+        check_objective(ObjectiveConfig(planned.task.name, shots, "none"), evaluations)
 
 
 def test_a_run_that_fails_leaves_its_reason_until_it_is_tried_again(tmp_path):
-    broken = composed("train", *SMALL, "data.documents.captions.kind=caption")
-    with pytest.raises(UserError, match=r"data\.documents\.captions\.kind.*'caption'"):
+    broken = composed("train", *SMALL, "data.root=somewhere")
+    with pytest.raises(UserError, match=r"data\.root.*somewhere"):
         run_training(broken, tmp_path)
     assert (tmp_path / "failure.txt").read_text().startswith("UserError: ")
     run_training(composed("train", *SMALL), tmp_path)
@@ -125,7 +126,7 @@ def test_a_run_that_fails_leaves_its_reason_until_it_is_tried_again(tmp_path):
 
 
 def test_a_mistake_in_an_evaluation_is_found_before_training(tmp_path):
-    config = composed("train", *SMALL, 'evaluate=[["shot=[0]"]]')
+    config = composed("train", *SMALL, "evaluate=[{kind:synthetic_captions,shot:[0]}]")
     with pytest.raises(Exception, match="shot"):
         run_training(config, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["failure.txt"]
@@ -216,12 +217,12 @@ def test_the_sweep_runs_every_ablation_once():
 
 def test_no_two_ablations_are_alike_but_in_their_names():
     configs = {name: composed("train", "experiment=ablation", f"ablation={name}") for name in ablations()}
-    assert len({config["variant"]["name"] for config in configs.values()}) == len(configs)
-    settings = [json.dumps({k: v for k, v in config.items() if k != "variant"}) for config in configs.values()]
+    assert len({config.variant.name for config in configs.values()}) == len(configs)
+    settings = [json.dumps(record(replace(config, variant=VariantConfig()))) for config in configs.values()]
     assert len(set(settings)) == len(settings)
-    assert configs["pairs_only"]["data"]["documents"].keys() == {"pairs"}
-    assert configs["interleaved_only"]["data"]["documents"].keys() == {"captions", "binding"}
-    assert configs["baseline"]["data"]["documents"].keys() == {"captions", "binding", "pairs"}
+    assert configs["pairs_only"].data.documents.keys() == {"pairs"}
+    assert configs["interleaved_only"].data.documents.keys() == {"captions", "binding"}
+    assert configs["baseline"].data.documents.keys() == {"captions", "binding", "pairs"}
 
 
 def test_a_language_model_from_scratch_has_other_weights_and_trains():

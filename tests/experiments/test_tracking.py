@@ -8,11 +8,11 @@ import os
 import pytest
 import wandb
 
-from experiments.train import Tracker, run_training
+from experiments.train import Tracker, WandbConfig, run_training
 from tests.experiments.test_demo import SMALL
 from tests.helpers.configs import composed
 
-CONFIG = {"wandb": {"mode": "offline", "project": "tests", "group": None}}
+CONFIG = WandbConfig("offline", "tests")
 
 
 def train_offline(output):
@@ -42,7 +42,7 @@ class Broken:
 def test_a_broken_tracker_is_a_warning_once(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(wandb, "init", lambda **_: Broken())
     with caplog.at_level(logging.WARNING):
-        tracker = Tracker(CONFIG, tmp_path, main_process=True)
+        tracker = Tracker(CONFIG, {}, tmp_path, main_process=True)
         tracker.log({"loss": 1.0}, 1)
         tracker.log({"loss": 1.0}, 2)
         tracker.attempt("a sample", lambda: 1 / 0)
@@ -58,7 +58,7 @@ def test_a_tracker_that_cannot_start_tracks_nothing(tmp_path, monkeypatch, caplo
 
     monkeypatch.setattr(wandb, "init", init)
     with caplog.at_level(logging.WARNING):
-        tracker = Tracker(CONFIG, tmp_path, main_process=True)
+        tracker = Tracker(CONFIG, {}, tmp_path, main_process=True)
         tracker.log({"loss": 1.0}, 1)
         tracker.finish(failed=True)
     assert len(caplog.records) == 1 and "api_key" in caplog.text
@@ -69,7 +69,7 @@ def test_ctrl_c_passes_through_a_sample(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(wandb, "init", lambda **_: Broken())
-    tracker = Tracker(CONFIG, tmp_path, main_process=True)
+    tracker = Tracker(CONFIG, {}, tmp_path, main_process=True)
     with pytest.raises(KeyboardInterrupt):
         tracker.attempt("a sample", interrupt)
 
@@ -78,7 +78,7 @@ def test_what_the_user_has_set_wins_and_nothing_is_left_set(tmp_path, monkeypatc
     monkeypatch.setattr(wandb, "init", lambda **_: Broken())
     monkeypatch.setenv("WANDB_CACHE_DIR", "/cache")
     monkeypatch.delenv("WANDB_DATA_DIR", raising=False)
-    tracker = Tracker(CONFIG, tmp_path, main_process=True)
+    tracker = Tracker(CONFIG, {}, tmp_path, main_process=True)
     assert os.environ["WANDB_CACHE_DIR"] == "/cache"
     assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / "wandb" / "data")
     tracker.finish(failed=False)

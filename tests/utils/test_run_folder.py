@@ -11,7 +11,7 @@ import yaml
 from flamingo.utils.errors import UserError
 from flamingo.utils.run_folder import Kind, run_folder
 
-CONFIG = {"training": {"steps": 3}, "data": {"a": {"batch": 1}}, "overwrite": False, "workers": 0}
+CONFIG = {"training": {"steps": 3}, "data": {"a": {"batch": 1}}, "overwrite": False, "num_workers": 0}
 CONTENTS = {"data": {"captions": "0a", "files": "0b"}}
 KIND = Kind(
     results=("state", "scores.json"),
@@ -33,7 +33,7 @@ def start(output, config=CONFIG, contents=CONTENTS, results=True, keep=True):
 
 def test_the_config_is_kept_and_the_same_run_continues(tmp_path):
     start(tmp_path / "run")
-    start(tmp_path / "run", CONFIG | {"workers": 2})
+    start(tmp_path / "run", CONFIG | {"num_workers": 2})
     kept = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert kept == {"training": {"steps": 3}, "data": {"a": {"batch": 1}}, "contents": CONTENTS}
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.yaml", "state"]
