@@ -26,8 +26,10 @@ def load_config(cls: type[Config], values: Mapping[str, Any], key: str) -> Confi
         UserError: For a key that is no field, a missing one, and a value that the dataclass refuses.
     """
     known = fields(cls)  # type: ignore[arg-type]
+    names = [field.name for field in known]
     for name in values:
-        one_of(f"a key of {key}", name, [field.name for field in known])
+        if name not in names:
+            raise UserError(f"{key}.{name} is not a key; the keys of {key} are {', '.join(names)}")
     for field in known:
         if field.default is MISSING and field.default_factory is MISSING and field.name not in values:
             raise UserError(f"{key}.{field.name} needs a value")

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import TypeCheckError
 
 from experiments.build import build_model
-from experiments.data import DataConfig, DataSetConfig, make_data, training_images
+from experiments.data import make_data, training_images
+from experiments.schema import DataConfig, DataSetConfig
 from experiments.train import run_training
 from flamingo.data.encode import EncodedDocuments
 from flamingo.synthetic import SyntheticDocumentsConfig
