@@ -192,7 +192,8 @@ def _train(
     log.info("%s, %.2f million parameters", type(encoder).__name__, encoder.num_parameters() / 1e6)
     image_tower = ImageTower(encoder, config.vision_features, config.embed_dim)
     text_tower = TextTower(tokenizer, config.embed_dim)
-    model = ImageTextContrast(image_tower, text_tower).to(memory_format=torch.channels_last)
+    model = ImageTextContrast(image_tower, text_tower)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs of torch
     batches = Shuffled(groups, config.training.seed)
     collate = CollatePairs(image_processor, tokenizer)
     data = DataSet("pairs", process_loader(batches, collate, config.batch_size, config.num_workers))

@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "model": set(),
     "inference": {"data", "model"},
     "training": {"data", "model", "inference"},
-    "evaluation": {"data", "model", "inference", "report"},
+    "evaluation": {"data", "model", "inference"},
     "report": set(),
     "interop": {"data", "model"},
     "synthetic": {"data", "model", "evaluation"},

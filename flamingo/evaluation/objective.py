@@ -8,7 +8,7 @@ from statistics import fmean
 from flamingo.evaluation import EvaluationConfig
 from flamingo.evaluation.protocol import Task
 from flamingo.evaluation.settings import Setting, make_settings, prompt_examples
-from flamingo.results import mean_over_seeds, read_history, read_scores
+from flamingo.results import SettingOfTask, read_history, read_scores
 from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError
 
@@ -60,7 +60,7 @@ def check_objective(config: ObjectiveConfig, evaluations: Sequence[tuple[Task, E
         )
 
 
-def _is_plain(setting: Setting) -> bool:
+def _is_plain(setting: Setting | SettingOfTask) -> bool:
     return setting.control is None and setting.demonstrations in (None, "random")
 
 
@@ -86,11 +86,14 @@ def objective(run: Path, config: ObjectiveConfig) -> float:
     if config.task is None:
         losses = [record["loss"] for record in read_history(run / "history.jsonl")]
         return fmean(losses[-max(1, len(losses) // 10) :])
-    for score in mean_over_seeds(read_scores(run / "scores.json")):
+    values = []
+    for score in read_scores(run / "scores.json"):
         setting = score.setting
         named = (setting.task, setting.shots, score.metric)
-        if named == (config.task, config.shots, config.metric) and not setting.series:
-            return score.value
+        if named == (config.task, config.shots, config.metric) and _is_plain(setting):
+            values.append(score.value)
+    if values:  # one a seed
+        return fmean(values)
     raise UserError(
         f"{run / 'scores.json'} has no {config.metric} of {config.task} at {config.shots} shots: see `evaluate`"
     )
