@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from experiments.schema import command, load
 from flamingo.report.comparison import write_comparison
 from flamingo.report.page import write_report
-from flamingo.report.runs import runs_below
+from flamingo.report.variants import runs_below
 from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from flamingo.data.readers import entries, parquet_shards, tar_shards
 from flamingo.data.sources import open_source, readable
 from flamingo.data.transforms.pictures import open_image
 from flamingo.interop import weights
-from flamingo.report import runs
+from flamingo.report import variants
 from flamingo.training.losses.self_critical import SelfCritical
 from flamingo.utils.errors import UserError
 from tests.experiments.conftest import shard
@@ -74,9 +74,9 @@ def test_an_error_of_our_own_is_no_sample_that_is_left_out(folder, monkeypatch, 
 
 
 def test_an_error_of_our_own_is_no_run_that_failed(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "read_run", raising(ValueError("a bug")))
+    monkeypatch.setattr(variants, "read_run", raising(ValueError("a bug")))
     with pytest.raises(ValueError, match="a bug"):
-        runs.read_runs([tmp_path])
+        variants.read_runs([tmp_path])
 
 
 def test_a_document_without_a_text_to_learn_is_the_users(monkeypatch):

@@ -21,8 +21,8 @@ from scipy import stats
 from flamingo.report.curves import HEADLINES, metric_name
 from flamingo.report.escaping import csv_cell
 from flamingo.report.page import as_pictures, template
-from flamingo.report.runs import Variant, read_runs
 from flamingo.report.style import BLUE, GREY, MUTED, new_figure, png, style
+from flamingo.report.variants import Variant, read_runs
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_bytes
 

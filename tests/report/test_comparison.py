@@ -9,7 +9,7 @@ import yaml
 
 from experiments.report import ReportConfig, run_report
 from flamingo.report.comparison import COLUMNS, compare, student, write_comparison
-from flamingo.report.runs import read_runs, runs_below
+from flamingo.report.variants import read_runs, runs_below
 from flamingo.utils.errors import UserError
 from tests.report.fake import score
 

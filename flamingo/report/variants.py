@@ -1,0 +1,198 @@
+"""The folders of many runs -> variants, which differ in more than the seed; and the problems of the other folders."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flamingo.report.averages import main_decoding, mean_over_seeds
+from flamingo.results import Score, read_history, read_scores
+from flamingo.utils.errors import UserError
+from flamingo.utils.run_folder import read_config
+
+#: Keys of a config that say nothing of what was trained.
+_NOT_OF_A_VARIANT = ("output", "seed", "training.seed", "evaluate", "objective", "features.folder", "contents")
+
+#: Task, shots and metric.
+ScoreKey = tuple[str, int, str]
+
+
+@dataclass(frozen=True)
+class EvaluatedRun:
+    """A run that was trained and evaluated: its plain scores, averaged over the evaluation's own seeds."""
+
+    folder: Path
+    config: dict[str, Any]
+    seed: int
+    scores: dict[ScoreKey, float]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Runs that differ in their seed alone; what the config says of its counterpart in the paper, if anything."""
+
+    name: str
+    runs: tuple[EvaluatedRun, ...]
+    paper: float | None
+
+
+def runs_below(folder: Path) -> list[Path]:
+    """Returns the folder, if it is a run's, or else the runs' folders in it at any depth; itself if there are none.
+
+    Hidden folders and links to folders are skipped.
+    """
+    runs: list[Path] = []
+    stack = [folder]
+    while stack:
+        current = stack.pop()
+        if (current / "config.yaml").is_file() or (current / "failure.txt").is_file():
+            runs.append(current)
+            continue
+        for entry in current.iterdir():
+            if entry.is_dir() and not entry.is_symlink() and not entry.name.startswith("."):
+                stack.append(entry)
+    return sorted(runs) or [folder]
+
+
+def read_run(folder: Path) -> EvaluatedRun:
+    """Returns a run with its scores.
+
+    Raises:
+        UserError: For a run that failed or is not finished; it says how far the run came.
+    """
+    if (folder / "failure.txt").is_file():
+        raise UserError(f"failed: {(folder / 'failure.txt').read_text(encoding='utf-8').strip()}")
+    if not (folder / "config.yaml").is_file():
+        raise UserError("no run: there is no config.yaml")
+    config = read_config(folder / "config.yaml")
+    if not (folder / "checkpoint").exists():
+        history = read_history(folder / "history.jsonl") if (folder / "history.jsonl").is_file() else []
+        last_step = history[-1]["step"] if history else 0
+        steps = config.get("training", {}).get("steps", "?")
+        raise UserError(f"not finished: {last_step} of {steps} steps")
+    if not (folder / "scores.json").is_file():
+        raise UserError("not evaluated: there is no scores.json")
+    scores = mean_over_seeds(read_scores(folder / "scores.json"))
+    return EvaluatedRun(folder, config, config["training"]["seed"], _plain_scores(scores))
+
+
+def _plain_scores(scores: Sequence[Score]) -> dict[ScoreKey, float]:
+    """The values of settings without a control, with random demonstrations, and with the task's main decoding."""
+    plain = [score for score in scores if not score.setting.series]
+    values = {}
+    for task in dict.fromkeys(score.setting.task for score in plain):
+        of_task = [score for score in plain if score.setting.task == task]
+        decoding = main_decoding(score.setting.decoding for score in of_task)
+        for score in of_task:
+            # The spread over orders is no score of the model.
+            if score.setting.decoding == decoding and not score.metric.endswith("_order_std"):
+                values[task, score.setting.shots, score.metric] = score.value
+    return values
+
+
+def read_runs(folders: Iterable[Path]) -> tuple[list[Variant], dict[str, str]]:
+    """Returns variants in the order of the folders; and by folder why it is left out, missing or incomplete.
+
+    The name of a variant is its config's ``variant.name``, or else all keys that differ among variants.
+    """
+    groups, problems = _grouped(folders)
+    names = _names([runs[0].config for runs in groups])
+    variants = []
+    for name, runs in zip(names, groups, strict=True):
+        paper = _variant_section(runs[0].config).get("paper")
+        variants.append(Variant(name, tuple(sorted(runs, key=lambda run: run.seed)), paper))
+    problems |= _missing_scores(groups)
+    problems |= _missing_seeds(variants)
+    return variants, problems
+
+
+def _grouped(folders: Iterable[Path]) -> tuple[list[list[EvaluatedRun]], dict[str, str]]:
+    """Runs whose configs differ in the seed alone; and by folder why it is left out."""
+    problems: dict[str, str] = {}
+    groups: dict[str, list[EvaluatedRun]] = {}
+    for folder in folders:
+        try:
+            run = read_run(folder)
+        except UserError as error:
+            problems[str(folder)] = str(error)
+            continue
+        group = groups.setdefault(json.dumps(_flatten(run.config), sort_keys=True), [])
+        twins = [other for other in group if other.seed == run.seed]
+        if twins:
+            problems[str(folder)] = f"left out: the same config and seed as {twins[0].folder}"
+        else:
+            group.append(run)
+    return list(groups.values()), problems
+
+
+def _missing_scores(groups: Sequence[Sequence[EvaluatedRun]]) -> dict[str, str]:
+    """The runs that lack scores which others have."""
+    all_keys: set[ScoreKey] = set()
+    for runs in groups:
+        for run in runs:
+            all_keys.update(run.scores)
+    problems = {}
+    for runs in groups:
+        for run in runs:
+            missing = sorted(all_keys - run.scores.keys())
+            if missing:
+                task, shots, metric = missing[0]
+                problems[str(run.folder)] = (
+                    f"incomplete: lacks {len(missing)} of {len(all_keys)} scores, among them {metric} of {task} "
+                    f"at {shots} shots"
+                )
+    return problems
+
+
+def _missing_seeds(variants: Sequence[Variant]) -> dict[str, str]:
+    """The variants that lack seeds which others have."""
+    all_seeds: set[int] = set()
+    for variant in variants:
+        all_seeds.update(run.seed for run in variant.runs)
+    problems = {}
+    for variant in variants:
+        missing = sorted(all_seeds - {run.seed for run in variant.runs})
+        if missing:
+            seeds = ", ".join(str(seed) for seed in missing)
+            problems[variant.name] = f"missing: seed {seeds}, which other variants have"
+    return problems
+
+
+def _variant_section(config: dict[str, Any]) -> dict[str, Any]:
+    return config.get("variant") or {}
+
+
+def _names(configs: Sequence[dict[str, Any]]) -> list[str]:
+    """The names that the configs give, if they are unique; else the values of the keys that differ."""
+    names = [_variant_section(config).get("name") for config in configs]
+    if None not in names and len(set(names)) == len(names):
+        return [str(name) for name in names]
+    flat_configs = [_flatten(config) for config in configs]
+    keys: list[str] = []
+    for flat in flat_configs:
+        keys += [key for key in flat if key not in keys]
+    differing = []
+    for key in keys:
+        values = {json.dumps(flat.get(key)) for flat in flat_configs}
+        if len(values) > 1:
+            differing.append(key)
+    descriptions = []
+    for flat in flat_configs:
+        values_by_key = ", ".join(f"{key}={flat.get(key, 'absent')}" for key in differing)
+        descriptions.append(values_by_key or "all runs alike")
+    return descriptions
+
+
+def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``a.b.c`` -> value, without the keys that do not define a variant."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if name in _NOT_OF_A_VARIANT:
+            continue
+        if isinstance(value, dict) and value:
+            flat |= _flatten(value, f"{name}.")
+        else:
+            flat[name] = value
+    return flat
