@@ -1,4 +1,4 @@
-"""What the plots share: colours for light and dark, labels beside their lines, and figures as files."""
+"""What all plots share: colours for light and dark pages, labels at the ends of lines, and figures as files."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from scipy.optimize import isotonic_regression
 
 INK, MUTED, GRID = "#1b1f27", "#5d6673", "#dde1e7"
 #: Okabe and Ito's hues, darkened until a label in them can be read on white.
@@ -82,7 +84,7 @@ class Label:
 def label_ends(ax: Axes, labels: Sequence[Label], size: float = 11.0) -> None:
     """Writes labels to the right of the axes, each as near its line's end as the others allow.
 
-    To be called when the limits of the axes are set.
+    The limits of the axes must be set before.
     """
     labels = sorted(labels, key=lambda label: label.y)
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
@@ -90,35 +92,46 @@ def label_ends(ax: Axes, labels: Sequence[Label], size: float = 11.0) -> None:
     assert isinstance(figure, Figure)
     rows, _ = ax.get_subplotspec().get_gridspec().get_geometry()  # type: ignore[union-attr]
     gap = 1.3 * size / 72 / (0.72 * figure.get_figheight() / rows)  # of the height of the axes
-    places = spread([(label.y - low) / (high - low) for label in labels], gap)
-    for label, place in zip(labels, places, strict=True):
-        start = ((label.x - left) / (right - left), (label.y - low) / (high - low))
+    ends = [(label.y - low) / (high - low) for label in labels]
+    for label, end, height in zip(labels, ends, spread_labels(ends, gap), strict=True):
+        start = (label.x - left) / (right - left)
         ax.plot(
-            [start[0], 1.03], [start[1], place], color=label.color, alpha=0.45, lw=0.9, ls=(0, (1, 1.5)), clip_on=False,
-            zorder=1, transform=ax.transAxes, scalex=False, scaley=False,
-        )  # fmt: skip
+            [start, 1.03],
+            [end, height],
+            color=label.color,
+            alpha=0.45,
+            lw=0.9,
+            ls=(0, (1, 1.5)),
+            clip_on=False,
+            zorder=1,
+            transform=ax.transAxes,
+            scalex=False,
+            scaley=False,
+        )
+        weight = "bold" if label.bold else "normal"
         ax.text(
-            1.05, place, label.text, color=label.color, fontsize=size, va="center", transform=ax.transAxes,
-            fontweight="bold" if label.bold else "normal",
-        )  # fmt: skip
+            1.05,
+            height,
+            label.text,
+            color=label.color,
+            fontsize=size,
+            va="center",
+            transform=ax.transAxes,
+            fontweight=weight,
+        )
 
 
-def spread(places: Sequence[float], gap: float) -> list[float]:
-    """The nearest places, in least squares, that keep the order and lie ``gap`` apart, within 0 to 1 if they fit.
+def spread_labels(heights: Sequence[float], gap: float) -> list[float]:
+    """Returns the nearest heights (least squares) that keep the order and lie ``gap`` apart, in 0 to 1 if they fit.
 
-    ``places`` ascend. Less their own multiple of the gap the wanted places ascend too, so this is
-    isotonic regression, by pooling of adjacent violators.
+    ``heights`` ascend. Less their own multiple of the gap the wanted heights ascend, too: this is isotonic regression.
     """
-    pools: list[tuple[float, int]] = []
-    for i, place in enumerate(places):
-        mean, size = place - i * gap, 1
-        while pools and pools[-1][0] > mean:
-            other, count = pools.pop()
-            mean, size = (mean * size + other * count) / (size + count), size + count
-        pools.append((mean, size))
-    top = max(1 - gap * (len(places) - 1), 0.0)
-    flat = [min(max(mean, 0.0), top) for mean, size in pools for _ in range(size)]
-    return [place + i * gap for i, place in enumerate(flat)]
+    if not heights:
+        return []
+    gaps = gap * np.arange(len(heights))
+    ascending = isotonic_regression(np.array(heights) - gaps).x
+    top = max(1 - gaps[-1], 0.0)
+    return (np.clip(ascending, 0.0, top) + gaps).tolist()
 
 
 def png(figure: Figure) -> bytes:

@@ -4,28 +4,28 @@ import matplotlib
 import pytest
 from matplotlib.figure import Figure
 
-from flamingo.report.style import BLUE, Label, label_ends, png, spread, style, svg
+from flamingo.report.style import BLUE, Label, label_ends, png, spread_labels, style, svg
 
 
 def test_labels_that_are_apart_stay_where_they_are():
-    assert spread([0.1, 0.5, 0.9], 0.2) == pytest.approx([0.1, 0.5, 0.9])
+    assert spread_labels([0.1, 0.5, 0.9], 0.2) == pytest.approx([0.1, 0.5, 0.9])
 
 
 def test_crowded_labels_move_around_their_middle():
-    assert spread([0.4, 0.5, 0.5, 0.9], 0.1) == pytest.approx([0.4 - 1 / 30, 0.5 - 1 / 30, 0.6 - 1 / 30, 0.9])
+    assert spread_labels([0.4, 0.5, 0.5, 0.9], 0.1) == pytest.approx([0.4 - 1 / 30, 0.5 - 1 / 30, 0.6 - 1 / 30, 0.9])
 
 
 def test_labels_stay_within_the_axes():
-    assert spread([0.0, 0.0, 0.0], 0.2) == pytest.approx([0.0, 0.2, 0.4])
-    assert spread([0.99, 1.0, 1.0], 0.2) == pytest.approx([0.6, 0.8, 1.0])
+    assert spread_labels([0.0, 0.0, 0.0], 0.2) == pytest.approx([0.0, 0.2, 0.4])
+    assert spread_labels([0.99, 1.0, 1.0], 0.2) == pytest.approx([0.6, 0.8, 1.0])
 
 
 def test_a_push_is_handed_on():
-    assert spread([0.3, 0.45, 0.46], 0.2) == pytest.approx([0.2033333, 0.4033333, 0.6033333])
+    assert spread_labels([0.3, 0.45, 0.46], 0.2) == pytest.approx([0.2033333, 0.4033333, 0.6033333])
 
 
 def test_no_labels():
-    assert spread([], 0.1) == []
+    assert spread_labels([], 0.1) == []
 
 
 def test_labels_are_written_beside_their_lines():
