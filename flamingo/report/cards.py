@@ -1,4 +1,4 @@
-"""Predictions and saved pictures -> what the page shows of single queries."""
+"""Predictions and saved pictures -> the queries that the page shows."""
 
 import base64
 from collections.abc import Iterable, Sequence
@@ -38,39 +38,42 @@ class Card:
 
 
 def cards(predictions: Iterable[Prediction], pictures: Path, limit: int = 12) -> list[Card]:
-    """Up to ``limit`` queries whose picture was kept, spread evenly over the tasks.
+    """Returns up to ``limit`` queries whose picture was saved, spread evenly over the tasks.
 
-    Each shows its smallest seed and one decoding, the demonstrations of the largest number of
-    shots, and of each control the run with the most shots.
+    Each shows its smallest seed and one decoding, the demonstrations of the largest number of shots, and of each
+    control the setting with the most shots.
     """
-    queries: dict[str, dict[str, list[Prediction]]] = {}
+    tasks: dict[str, dict[str, list[Prediction]]] = {}
     for prediction in predictions:
-        if picture_path(pictures, prediction.setting.task, prediction.query).is_file():
-            queries.setdefault(prediction.setting.task, {}).setdefault(prediction.query, []).append(prediction)
-    quotas = [limit // len(queries) + (i < limit % len(queries)) for i in range(len(queries))]
-    return [
-        _card(found, pictures)
-        for task, quota in zip(queries.values(), quotas, strict=True)
-        for found in list(task.values())[:quota]
-    ]
+        task = prediction.setting.task
+        if picture_path(pictures, task, prediction.query).is_file():
+            tasks.setdefault(task, {}).setdefault(prediction.query, []).append(prediction)
+    all_cards = []
+    for number, queries in enumerate(tasks.values()):
+        quota = limit // len(tasks)
+        if number < limit % len(tasks):
+            quota += 1
+        all_cards += [_card(of_query, pictures) for of_query in list(queries.values())[:quota]]
+    return all_cards
 
 
 def _card(predictions: Sequence[Prediction], pictures: Path) -> Card:
     decoding = main_decoding(p.setting.decoding for p in predictions)
-    seed = min(p.seed for p in predictions if p.setting.decoding == decoding)
-    shown = in_order(p for p in predictions if p.setting.decoding == decoding and p.seed == seed)
-    plain = [p for p in shown if p.setting.control is None]
+    predictions = [p for p in predictions if p.setting.decoding == decoding]
+    seed = min(p.seed for p in predictions)
+    predictions = in_order(p for p in predictions if p.seed == seed)
+    plain = [p for p in predictions if p.setting.control is None]
     # The largest number of shots of a control comes last and stays.
-    controls = {p.setting.series: p for p in shown if p.setting.control is not None}
-    any_of_them = shown[0]
-    with_pictures = [p for p in plain if p.setting.shots and p.demonstration_ids]
-    fullest = max(with_pictures, key=lambda p: (p.setting.shots, p.setting.series == ""), default=None)
+    controls = {p.setting.series: p for p in predictions if p.setting.control is not None}
+    with_demonstrations = [p for p in plain if p.setting.shots and p.demonstration_ids]
+    fullest = max(with_demonstrations, key=lambda p: (p.setting.shots, p.setting.series == ""), default=None)
+    first = predictions[0]
     return Card(
-        task=any_of_them.setting.task,
-        query=any_of_them.query,
-        picture=_data_uri(picture_path(pictures, any_of_them.setting.task, any_of_them.query)),
-        prompt=(fullest or any_of_them).prompt.split("<image>")[-1].strip(),
-        references=any_of_them.references,
+        task=first.setting.task,
+        query=first.query,
+        picture=_data_uri(picture_path(pictures, first.setting.task, first.query)),
+        prompt=(fullest or first).prompt.split("<image>")[-1].strip(),
+        references=first.references,
         demonstrations=_demonstrations(fullest, pictures) if fullest else (),
         answers=tuple(_answer(p) for p in sorted(plain, key=lambda p: (p.setting.shots, p.setting.series))),
         controls=tuple(_answer(p) for p in controls.values()),
@@ -80,19 +83,23 @@ def _card(predictions: Sequence[Prediction], pictures: Path) -> Card:
 def _demonstrations(prediction: Prediction, pictures: Path) -> tuple[tuple[str | None, str], ...]:
     """The prompt is ``... <image>text<|endofchunk|> ... <image>text``, the last image being the query."""
     texts = [text.replace("<|endofchunk|>", "").strip() for text in prediction.prompt.split("<image>")[1:-1]]
-    if len(texts) != len(prediction.demonstration_ids):
+    ids = prediction.demonstration_ids
+    if len(texts) != len(ids):
         raise UserError(
             f"the prompt of query {prediction.query!r} ({prediction.setting}) has {len(texts)} images before the "
-            f"query's, but there are {len(prediction.demonstration_ids)} demonstration_ids"
+            f"query's, but there are {len(ids)} demonstration_ids"
         )
-    task = prediction.setting.task
-    paths = [picture_path(pictures, task, image_id) for image_id in prediction.demonstration_ids]
-    return tuple((_data_uri(p) if p.is_file() else None, text) for p, text in zip(paths, texts, strict=True))
+    demonstrations = []
+    for id, text in zip(ids, texts, strict=True):
+        path = picture_path(pictures, prediction.setting.task, id)
+        demonstrations.append((_data_uri(path) if path.is_file() else None, text))
+    return tuple(demonstrations)
 
 
 def _answer(prediction: Prediction) -> Answer:
     match = prediction.scores.get("exact_match")
-    return Answer(setting_name(prediction.setting), prediction.output, None if match is None else match == 1)
+    right = None if match is None else match == 1
+    return Answer(setting_name(prediction.setting), prediction.output, right)
 
 
 def setting_name(setting: SettingOfTask) -> str:

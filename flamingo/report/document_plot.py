@@ -1,4 +1,4 @@
-"""A document as the model gets it, drawn: tokens, the image that each sees, what is trained on, and its loss."""
+"""A plot of a document: its images, its tokens, the image that each token sees, and the losses."""
 
 from collections.abc import Sequence
 
@@ -27,27 +27,36 @@ def document_figure(
     trained: Sequence[bool],
     losses: Sequence[float],
 ) -> Figure:
-    """A document's pictures, and its tokens in the colour of the picture that each sees, grey without one.
+    """Returns a document's pictures, and its tokens in the colour of the picture that each sees, grey without one.
 
-    Tokens that are trained on are dark, with a bar below for their loss, in nats, given what is before them.
+    Tokens with a loss are dark. The bar below each shows its loss, in nats, given the tokens before it.
+
+    Args:
+        pictures: With values from 0 to 1.
+        tokens: The text of each token.
+        image_index: For each token the number of the picture that it sees, -1 for none.
+        trained: For each token whether it has a loss.
+        losses: For each token its loss.
     """
-    lines = _wrapped([_shown(token) for token in tokens])
-    bars = [loss if train else 0.0 for loss, train in zip(losses, trained, strict=True)]
+    lines = _wrap([_visible(token) for token in tokens])
+    bars = [loss if has_loss else 0.0 for loss, has_loss in zip(losses, trained, strict=True)]
     longest = max(1.0, *bars)
-    heights = [_PICTURE * bool(pictures), _LINE * _CHARACTER * (len(lines) + 0.5)]
+    text_height = _LINE * (len(lines) + 0.5)
+    heights = [_PICTURE if pictures else 0.0, _CHARACTER * text_height]
     width = max(_COLUMNS * _CHARACTER, 1.1 * _PICTURE * len(pictures))
     with style():
         figure = new_figure(width, sum(heights) + 0.3)
         grid = figure.add_gridspec(2, 1, height_ratios=heights)
-        row = grid[0].subgridspec(1, int(width / _PICTURE / 1.1))
-        for i, picture in enumerate(pictures):
-            _draw_picture(figure.add_subplot(row[i]), picture, f"image {i}", _color_of(i))
+        picture_grid = grid[0].subgridspec(1, int(width / _PICTURE / 1.1))
+        for number, picture in enumerate(pictures):
+            _draw_picture(figure.add_subplot(picture_grid[number]), picture, f"image {number}", _color_of(number))
         ax = figure.add_subplot(grid[1])
         ax.set_axis_off()
-        ax.set(xlim=(0, width / _CHARACTER), ylim=(_LINE * (len(lines) + 0.5), 0))
+        ax.set(xlim=(0, width / _CHARACTER), ylim=(text_height, 0))
         for number, line in enumerate(lines):
-            for t, column, text in line:
-                _draw_token(ax, column, _LINE * number, text, _color_of(image_index[t]), trained[t], bars[t] / longest)
+            for token, column, text in line:
+                color = _color_of(image_index[token])
+                _draw_token(ax, column, _LINE * number, text, color, trained[token], bars[token] / longest)
         ax.text(0, _LINE * (len(lines) + 0.2), f"longest bar: a loss of {longest:.1f} nats", color=MUTED, fontsize=9)
     return figure
 
@@ -67,8 +76,8 @@ def _draw_token(ax: Axes, x: int, y: float, text: str, color: str, trained: bool
     ax.add_patch(Rectangle((x, y + 2.3), width, 1.7 * bar, color=color, lw=0))
 
 
-def _wrapped(texts: Sequence[str]) -> list[list[tuple[int, int, str]]]:
-    """Lines, at most ``_COLUMNS`` wide if no text is wider, of a text's number, its column, and itself."""
+def _wrap(texts: Sequence[str]) -> list[list[tuple[int, int, str]]]:
+    """Lines of at most ``_COLUMNS`` characters: for each text its number, its column, and itself."""
     lines: list[list[tuple[int, int, str]]] = [[]]
     column = 0
     for number, text in enumerate(texts):
@@ -80,7 +89,7 @@ def _wrapped(texts: Sequence[str]) -> list[list[tuple[int, int, str]]]:
     return lines
 
 
-def _shown(token: str) -> str:
+def _visible(token: str) -> str:
     return token.replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}")
 
 

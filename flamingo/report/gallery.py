@@ -1,8 +1,9 @@
-"""Pictures with what is said of them: a prompt as it is read, and outputs beside their references."""
+"""Plots of pictures with texts: a prompt in its order, captions, and outputs with their references."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import partial
 from pathlib import Path
 
 from matplotlib.artist import Artist
@@ -38,17 +39,20 @@ class Tile:
 def prompt_figure(
     demonstrations: Sequence[tuple[PILImage.Image, str]], query: PILImage.Image, output: str, columns: int = 5
 ) -> Figure:
-    """A prompt in its order: demonstrations with their captions, then, framed, the query with the model's output."""
-    tiles = [
-        Tile(picture, f"demonstration {number}", (_plain(caption, INK),))
-        for number, (picture, caption) in enumerate(demonstrations, 1)
-    ]
-    return tiles_figure([*tiles, Tile(query, "query", (_plain(output, BLUE),), framed=True)], columns)
+    """Returns a prompt in its order: demonstrations with their captions, then, framed, the query with the output."""
+    tiles = []
+    for number, (picture, caption) in enumerate(demonstrations, 1):
+        tiles.append(Tile(picture, f"demonstration {number}", (_colored(caption, INK),)))
+    tiles.append(Tile(query, "query", (_colored(output, BLUE),), framed=True))
+    return tiles_figure(tiles, columns)
 
 
 def captions_figure(pictures: Sequence[PILImage.Image], captions: Sequence[str], columns: int = 5) -> Figure:
-    """Pictures with a caption each."""
-    return tiles_figure([Tile(p, "", (_plain(c, INK),)) for p, c in zip(pictures, captions, strict=True)], columns)
+    """Returns pictures with a caption each."""
+    tiles = []
+    for picture, caption in zip(pictures, captions, strict=True):
+        tiles.append(Tile(picture, "", (_colored(caption, INK),)))
+    return tiles_figure(tiles, columns)
 
 
 def outputs_figure(
@@ -58,98 +62,128 @@ def outputs_figure(
     titles: Sequence[str] = (),
     columns: int = 5,
 ) -> Figure:
-    """Each output below the reference of its picture that is most like it; words in which they differ are coloured."""
+    """Returns each output below the most similar reference of its picture; words in which they differ are coloured."""
     tiles = []
-    for place, (picture, output, own) in enumerate(zip(pictures, outputs, references, strict=True)):
-        nearest = max(own, key=lambda text: SequenceMatcher(None, text.split(), output.split()).ratio())
-        tiles.append(Tile(picture, titles[place] if titles else "", marked(nearest, output)))
+    titles = titles or [""] * len(outputs)
+    for picture, output, of_picture, title in zip(pictures, outputs, references, titles, strict=True):
+        reference = max(of_picture, key=partial(_similarity, output))
+        tiles.append(Tile(picture, title, marked(reference, output)))
     return tiles_figure(tiles, columns)
 
 
+def _similarity(output: str, reference: str) -> float:
+    return SequenceMatcher(None, reference.split(), output.split()).ratio()
+
+
 def failures(predictions: Iterable[Prediction], limit: int = 10) -> list[Prediction]:
-    """Wrong answers without a control: of each query the one with the most demonstrations, those with most first.
+    """Returns wrong answers without a control, of each query the one with the most shots; most shots first.
 
     For tasks with an exact match; the others have no wrong answers.
     """
     wrong = [p for p in predictions if p.setting.control is None and p.scores.get("exact_match") == 0]
-    queries: dict[str, Prediction] = {}
+    of_query: dict[str, Prediction] = {}
     for prediction in sorted(wrong, key=lambda p: -p.setting.shots):
-        queries.setdefault(prediction.query, prediction)
-    return list(queries.values())[:limit]
+        of_query.setdefault(prediction.query, prediction)
+    return list(of_query.values())[:limit]
 
 
 def failures_figure(predictions: Iterable[Prediction], pictures: Path, limit: int = 10) -> Figure:
-    """Those of :func:`failures` whose picture the evaluation kept in the folder ``pictures``."""
-    kept = (p for p in predictions if picture_path(pictures, p.setting.task, p.query).is_file())
-    wrong = failures(kept, limit)
-    opened = [PILImage.open(picture_path(pictures, p.setting.task, p.query)) for p in wrong]
-    titles = [setting_name(p.setting) for p in wrong]
-    return outputs_figure(opened, [p.output for p in wrong], [p.references for p in wrong], titles)
+    """Returns those of :func:`failures` whose picture the evaluation saved in the folder ``pictures``."""
+    with_picture = (p for p in predictions if _path(pictures, p).is_file())
+    wrong = failures(with_picture, limit)
+    return outputs_figure(
+        [PILImage.open(_path(pictures, prediction)) for prediction in wrong],
+        [prediction.output for prediction in wrong],
+        [prediction.references for prediction in wrong],
+        [setting_name(prediction.setting) for prediction in wrong],
+    )
+
+
+def _path(pictures: Path, prediction: Prediction) -> Path:
+    return picture_path(pictures, prediction.setting.task, prediction.query)
 
 
 def marked(reference: str, output: str) -> tuple[tuple[Word, ...], tuple[Word, ...]]:
-    """Their words, in a colour of their own where the other does not have them."""
-    expected, said = reference.split(), output.split()
-    colours = [MUTED] * len(expected), [INK] * len(said)
-    for tag, i, i_end, j, j_end in SequenceMatcher(None, expected, said, autojunk=False).get_opcodes():
+    """Returns the words of both, in a colour of their own where the other does not have them."""
+    reference_words, output_words = reference.split(), output.split()
+    reference_colors = [MUTED] * len(reference_words)
+    output_colors = [INK] * len(output_words)
+    matcher = SequenceMatcher(None, reference_words, output_words, autojunk=False)
+    for tag, i, i_end, j, j_end in matcher.get_opcodes():
         if tag != "equal":
-            colours[0][i:i_end] = [GREEN] * (i_end - i)
-            colours[1][j:j_end] = [VERMILION] * (j_end - j)
-    return tuple(zip(expected, colours[0], strict=True)), tuple(zip(said, colours[1], strict=True))
+            reference_colors[i:i_end] = [GREEN] * (i_end - i)
+            output_colors[j:j_end] = [VERMILION] * (j_end - j)
+    marked_reference = zip(reference_words, reference_colors, strict=True)
+    marked_output = zip(output_words, output_colors, strict=True)
+    return tuple(marked_reference), tuple(marked_output)
 
 
 def tiles_figure(tiles: Sequence[Tile], columns: int) -> Figure:
-    """Row by row, each as high as its longest text asks for; of no tiles a figure that says so."""
+    """Returns tiles row by row, each row as high as its longest text needs; a figure that says so if there are none."""
     columns = max(1, min(columns, len(tiles)))
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)] or [[]]
-    lines = [max((sum(len(_lines(own)) for own in tile.paragraphs) for tile in row), default=0) for row in rows]
-    heights = [_ABOVE + _SIDE + _LINE * (2 + longest) for longest in lines]
+    heights = [_row_height(row) for row in rows]
     width, height = columns * _TILE, sum(heights)
     with style():
         figure = Figure(figsize=(width, height))
         top = height
-        for row, its_height in zip(rows, heights, strict=True):
+        for row, row_height in zip(rows, heights, strict=True):
+            bottom = top - _ABOVE - _SIDE
             for column, tile in enumerate(row):
-                left, bottom = column * _TILE, top - _ABOVE - _SIDE
-                place = (left / width, bottom / height, _SIDE / width, _SIDE / height)
-                _draw(figure.add_axes(place, anchor="SW"), tile)
-            top -= its_height
+                box = (column * _TILE / width, bottom / height, _SIDE / width, _SIDE / height)
+                _draw_tile(figure.add_axes(box, anchor="SW"), tile)
+            top -= row_height
         if not tiles:
             figure.text(0, 0.5, "none", color=MUTED)
     return figure
 
 
-def _draw(ax: Axes, tile: Tile) -> None:
+def _row_height(row: Sequence[Tile]) -> float:
+    """In inches."""
+    num_lines = [0]
+    for tile in row:
+        num_lines.append(sum(len(_lines(paragraph)) for paragraph in tile.paragraphs))
+    return _ABOVE + _SIDE + _LINE * (2 + max(num_lines))
+
+
+def _draw_tile(ax: Axes, tile: Tile) -> None:
     ax.imshow(tile.picture)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set(visible=tile.framed, color=BLUE, linewidth=2.5)
     ax.set_title(tile.title, loc="left", fontsize=_SIZE, color=BLUE if tile.framed else MUTED)
-    paragraphs: list[Artist] = [
-        VPacker(
-            children=[
-                HPacker(children=[TextArea(word, textprops={"color": c, "size": _SIZE}) for word, c in line], sep=4)
-                for line in _lines(paragraph)
-            ],
-            sep=3,
-        )
-        for paragraph in tile.paragraphs
-    ]
+    paragraphs = [_paragraph(words) for words in tile.paragraphs]
     below = AnchoredOffsetbox(
-        "upper left", child=VPacker(children=paragraphs, sep=8), pad=0, borderpad=0, frameon=False,
-        bbox_to_anchor=(0, -0.04), bbox_transform=ax.transAxes,
-    )  # fmt: skip
+        "upper left",
+        child=VPacker(children=paragraphs, sep=8),
+        pad=0,
+        borderpad=0,
+        frameon=False,
+        bbox_to_anchor=(0, -0.04),
+        bbox_transform=ax.transAxes,
+    )
     ax.add_artist(below)
 
 
-def _plain(text: str, colour: str) -> tuple[Word, ...]:
-    return tuple((word, colour) for word in text.split())
+def _paragraph(words: Sequence[Word]) -> Artist:
+    lines: list[Artist] = []
+    for line in _lines(words):
+        areas: list[Artist] = [TextArea(word, textprops={"color": color, "size": _SIZE}) for word, color in line]
+        lines.append(HPacker(children=areas, sep=4))
+    return VPacker(children=lines, sep=3)
+
+
+def _colored(text: str, color: str) -> tuple[Word, ...]:
+    return tuple((word, color) for word in text.split())
 
 
 def _lines(words: Sequence[Word]) -> list[list[Word]]:
-    """As many words in a line as it has room for, at least one."""
+    """Lines of as many words as fit, at least one."""
     lines: list[list[Word]] = [[]]
-    for word, colour in words:
-        if lines[-1] and sum(len(before) + 1 for before, _ in lines[-1]) + len(word) > _LETTERS:
+    width = 0
+    for word, color in words:
+        if lines[-1] and width + len(word) > _LETTERS:
             lines.append([])
-        lines[-1].append((word, colour))
+            width = 0
+        lines[-1].append((word, color))
+        width += len(word) + 1
     return lines

@@ -2,7 +2,7 @@
 
 import base64
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +19,25 @@ from flamingo.utils.io import write_bytes, write_text
 
 
 def write_report(run: Path, title: str | None = None) -> list[Path]:
-    """``few_shot.png`` and ``report.html`` in the folder of a run, made from its result files; returns both paths.
+    """Writes ``few_shot.png`` and ``report.html`` into the folder of a run, from its result files; returns both paths.
 
-    ``scores.json`` and ``predictions.jsonl`` are needed; the page says what it leaves out where
-    ``history.jsonl``, ``config.yaml`` or ``pictures/`` are absent. Raises ValueError, naming file
-    and row, for what is missing or malformed, and writes nothing then.
+    ``scores.json`` and ``predictions.jsonl`` are needed. The page says what it leaves out if ``history.jsonl``,
+    ``config.yaml`` or ``pictures/`` are missing.
+
+    Raises:
+        UserError: For a missing or malformed file or row. Nothing is written then.
     """
     scores = read_scores(run / "scores.json")
     history = read_history(run / "history.jsonl") if (run / "history.jsonl").is_file() else []
     config = (run / "config.yaml").read_text(encoding="utf-8") if (run / "config.yaml").is_file() else None
-    shown = cards(read_predictions(run / "predictions.jsonl"), run / "pictures")
     few_shot = few_shot_figure(scores)
+    tasks = list(dict.fromkeys(score.setting.task for score in scores))
     page = template("report.html").render(
         title=title or f"Few-shot results of {run.resolve().name}",
-        headlines=[_headline(scores, task) for task in _tasks(scores)],
+        headlines=[_headline(scores, task) for task in tasks],
         few_shot=as_pictures(few_shot),
-        tables=[_table(scores, task) for task in _tasks(scores)],
-        cards=shown,
+        tables=[_table(scores, task) for task in tasks],
+        cards=cards(read_predictions(run / "predictions.jsonl"), run / "pictures"),
         training=as_pictures(training_figure(history)) if history else None,
         last=history[-1] if history else None,
         config=config,
@@ -59,28 +61,27 @@ def template(name: str) -> Template:
     return environment.get_template(name, globals={"code": code, "row": row})
 
 
-def _tasks(scores: Sequence[Score]) -> list[str]:
-    return list(dict.fromkeys(score.setting.task for score in scores))
-
-
 def _headline(scores: Sequence[Score], task: str) -> dict[str, Any]:
-    """The task's first metric at its largest number of shots, and what it is to be compared with."""
+    """The task's first metric at its largest number of shots, and the scores to compare it with."""
     metric = headline_metrics(scores, task)[0]
     means = [score for score in mean_over_seeds(scores) if score.setting.task == task and score.metric == metric]
     decoding = main_decoding(score.setting.decoding for score in means)
     means = in_order(score for score in means if score.setting.decoding == decoding)
     plain = [score for score in means if score.setting.series == ""] or means
     best = plain[-1]
-    zero = next((_number(s.value) for s in plain[:-1] if s.setting.shots == 0), None)
-    controls = [s for s in means if s.setting.control is not None and s.setting.shots == best.setting.shots]
+    zero_shot = [score for score in plain[:-1] if score.setting.shots == 0]
+    controls = []
+    for score in means:
+        if score.setting.control is not None and score.setting.shots == best.setting.shots:
+            controls.append((_number(score.value), score.setting.series))
     return {
         "task": task,
         "metric": metric_name(metric),
         "value": _number(best.value),
         "interval": _interval(best),
         "setting": setting_name(best.setting),
-        "zero": zero,
-        "controls": [(_number(s.value), s.setting.series) for s in controls],
+        "zero": _number(zero_shot[0].value) if zero_shot else None,
+        "controls": controls,
     }
 
 
@@ -94,18 +95,23 @@ def _table(scores: Sequence[Score], task: str) -> dict[str, Any]:
     return {
         "task": task,
         "metrics": [metric_name(metric) for metric in metrics],
-        "rows": [
-            {
-                "shots": setting.shots,
-                "demonstrations": (setting.demonstrations or "none").replace("_", " "),
-                "control": setting.control_name,
-                "decoding": setting.decoding,
-                "cells": [(_number(found[m].value), _interval(found[m])) if m in found else None for m in metrics],
-                "n": _range(score.n for score in found.values() if not score.metric.endswith("_order_std")),
-                "seeds": max(len(score.seeds) for score in found.values()),
-            }
-            for setting, found in rows.items()
-        ],
+        "rows": [_table_row(setting, of_setting, metrics) for setting, of_setting in rows.items()],
+    }
+
+
+def _table_row(setting: SettingOfTask, scores: Mapping[str, Score], metrics: Sequence[str]) -> dict[str, Any]:
+    cells = []
+    for metric in metrics:
+        score = scores.get(metric)
+        cells.append(None if score is None else (_number(score.value), _interval(score)))
+    return {
+        "shots": setting.shots,
+        "demonstrations": (setting.demonstrations or "none").replace("_", " "),
+        "control": setting.control_name,
+        "decoding": setting.decoding,
+        "cells": cells,
+        "n": _range(score.n for score in scores.values() if not score.metric.endswith("_order_std")),
+        "seeds": max(len(score.seeds) for score in scores.values()),
     }
 
 
@@ -115,8 +121,10 @@ def _number(value: float) -> str:
 
 
 def _range(counts: Iterable[int]) -> str:
-    found = sorted(set(counts))
-    return f"{found[0]} to {found[-1]}" if len(found) > 1 else str(found[0]) if found else ""
+    numbers = sorted(set(counts))
+    if not numbers:
+        return ""
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
 
 
 def _interval(score: Score) -> str | None:
@@ -124,5 +132,5 @@ def _interval(score: Score) -> str | None:
 
 
 def as_pictures(figure: Figure) -> tuple[str, ...]:
-    """As addresses for ``src``: for a light page, and for a dark one."""
-    return tuple("data:image/svg+xml;base64," + base64.b64encode(one.encode()).decode() for one in svg(figure))
+    """Returns the figure as data URIs, for a light page and for a dark one."""
+    return tuple("data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode() for text in svg(figure))
