@@ -78,7 +78,7 @@ class FlamingoForConditionalGeneration(
             output_width=head.weight.shape[1],
             tied=getattr(config.text_config, "tie_word_embeddings", False),
         )
-        self._splice = Splice(self.language_model, self.gated_layers, self.new_tokens)
+        self.splice = Splice(self.language_model, self.gated_layers, self.new_tokens)
         self.post_init()
         self.freeze_backbones()
 
@@ -114,7 +114,7 @@ class FlamingoForConditionalGeneration(
             raise ValueError(
                 "gradient checkpointing with use_reentrant=True would lose the gradients of the gated blocks"
             )
-        super()._set_gradient_checkpointing(enable, self._splice.checkpointing(gradient_checkpointing_func), **kwargs)
+        super()._set_gradient_checkpointing(enable, self.splice.checkpointing(gradient_checkpointing_func), **kwargs)
         self.train(self.training)  # layers recompute in training mode, also frozen ones
         # Up to transformers 5.17 a layer's checkpoint contains its hooks, and so the gated block before
         # it; newer versions leave the hooks outside. Checkpoints must not be nested.
@@ -198,7 +198,7 @@ class FlamingoForConditionalGeneration(
             arguments["past_key_values"] = past_key_values
         else:  # OpenAI GPT has no cache
             arguments.pop("use_cache", None)
-        with self._splice.forward_pass(context):
+        with self.splice.forward_pass(context):
             embeddings = self.new_tokens.embed(input_ids, self.get_input_embeddings())
             outputs = self.language_model(inputs_embeds=embeddings, **arguments)
         return CausalLMOutputWithPast(

@@ -69,7 +69,8 @@ class PerceiverResampler(nn.Module):
         """
         b, m, frames, _, _ = features.shape
         if self.frame_embeddings is not None:
-            features = features + rearrange(self._embeddings_of(frames), "f v -> f 1 v")
+            embeddings = frame_embeddings_for(self.frame_embeddings, frames)
+            features = features + rearrange(embeddings, "f v -> f 1 v")
         elif frames > 1:
             raise UserError(
                 f"images have {frames} frames, but connector.num_frames is 0: no embedding tells them apart"
@@ -80,11 +81,10 @@ class PerceiverResampler(nn.Module):
             latents = layer(latents, flat)
         return rearrange(self.norm(latents), "(b m) r v -> b m r v", b=b, m=m)
 
-    def _embeddings_of(self, frames: int) -> Float[Tensor, "f v"]:
-        """Returns the first embeddings; for more frames than trained, all of them, interpolated linearly."""
-        assert self.frame_embeddings is not None
-        if frames <= len(self.frame_embeddings):
-            return self.frame_embeddings[:frames]
-        trained = rearrange(self.frame_embeddings, "f v -> 1 v f")
-        stretched = F.interpolate(trained, size=frames, mode="linear", align_corners=True)
-        return rearrange(stretched, "1 v f -> f v")
+
+def frame_embeddings_for(embeddings: Float[Tensor, "trained v"], frames: int) -> Float[Tensor, "f v"]:
+    """Returns the first ``frames`` embeddings; for more frames than trained, all of them, interpolated linearly."""
+    if frames <= len(embeddings):
+        return embeddings[:frames]
+    stretched = F.interpolate(rearrange(embeddings, "f v -> 1 v f"), size=frames, mode="linear", align_corners=True)
+    return rearrange(stretched, "1 v f -> f v")

@@ -94,7 +94,7 @@ def test_a_block_that_was_replaced_is_the_one_that_acts(gpt2):
 def test_nothing_stays_visible_after_an_error(gpt2):
     state = gpt2.visual_state(torch.randn(1, 1, 5, 24))
     context = VisualContext(state, torch.zeros(1, 3, dtype=torch.long))
-    with pytest.raises(RuntimeError, match="stop"), gpt2._splice.attached(context):
+    with pytest.raises(RuntimeError, match="stop"), gpt2.splice.attached(context):
         raise RuntimeError("stop")
     bare = gpt2.language_model(torch.tensor([[5, 6, 7]])).logits
     assert bare.shape[-1] == tiny.VOCABULARY
