@@ -1,4 +1,4 @@
-"""Decoding: greedy and beam search without the generation settings of the language model, and the text of the ids."""
+"""Greedy and beam search with the same settings for every language model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

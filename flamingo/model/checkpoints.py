@@ -1,4 +1,4 @@
-"""Checkpoints: composing from two backbones, loading and saving with or without them, fingerprints of weights."""
+"""Checkpoints: composing, loading and saving, with or without the backbones."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Check of a composition: the two backbones behave as the parts between them assume; the config records it."""
+"""Checks that two backbones can be composed, and records the result in the config."""
 
 import random
 from collections.abc import Iterator

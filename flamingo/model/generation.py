@@ -1,4 +1,4 @@
-"""Generation: each image is encoded once, shared prompts run once, and a token attends to one image at a time."""
+"""Generation: each image and each shared prompt runs once."""
 
 from typing import Any
 

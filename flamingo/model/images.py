@@ -1,4 +1,4 @@
-"""Images of a forward pass: pixels or frozen features -> visual tokens -> the keys and values of the fusion."""
+"""Images -> visual tokens -> keys and values of the fusion."""
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext

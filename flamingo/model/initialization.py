@@ -1,4 +1,4 @@
-"""Initialisation of modules in the trained parts; transformers initialises the frozen backbones."""
+"""Initialises linear maps, norms and new tokens of the trained parts."""
 
 import torch
 from torch import nn

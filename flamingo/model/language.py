@@ -1,4 +1,4 @@
-"""Causal language models of transformers: loading, the interface that a composition needs, and new tokens."""
+"""Causal language models of transformers: loading, checks of the interface, new tokens."""
 
 import importlib
 from inspect import Parameter, signature

@@ -1,4 +1,4 @@
-"""The repeated layers of any transformer of transformers, language model or encoder."""
+"""Finds the repeated layers of a transformer, language model or encoder."""
 
 from torch import nn
 from transformers import PreTrainedModel

@@ -1,4 +1,4 @@
-"""Flamingo: the model of vision encoder, connector, gated cross-attention and language model; its forward pass."""
+"""The model: vision encoder, connector, gated cross-attention, language model; forward pass."""
 
 from typing import Any, ClassVar
 

@@ -1,4 +1,4 @@
-"""Probe of a language model: runs a composed model on random tokens and checks what the composition needs."""
+"""Probe of a language model: random tokens check what a composition needs of it."""
 
 import logging
 from collections.abc import Iterator

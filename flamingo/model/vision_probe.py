@@ -1,4 +1,4 @@
-"""Probe of a vision encoder: each feature belongs to its patch of the image, and to no other image of the batch."""
+"""Probe of a vision encoder: random images check that each feature belongs to its patch."""
 
 from dataclasses import replace
 from math import ceil

@@ -1,4 +1,4 @@
-"""Patches of single frames, as the connectors read them that keep one visual token per patch."""
+"""Single-frame features, for the connectors with one visual token per patch."""
 
 from einops import rearrange
 from jaxtyping import Float

@@ -1,4 +1,4 @@
-"""Gated cross-attention: lets the text tokens of a frozen language model attend to images.
+"""Gated cross-attention: text tokens of a frozen language model attend to images.
 
 Source: Flamingo (arXiv 2204.14198), section 2.2, section 2.3 for the mask, appendix A.1.2.
 

@@ -1,4 +1,4 @@
-"""Attention of each text token to its one image, computed in groups of tokens that share an image.
+"""Attention of text tokens to one image each, in groups of tokens that share an image.
 
 With m images of r visual tokens, t text tokens compute t * r scores instead of the t * m * r of a masked attention.
 """
