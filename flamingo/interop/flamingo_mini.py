@@ -82,7 +82,7 @@ def convert(
     Raises:
         UserError: Naming the file and the key, for what is missing, left over or of another shape.
     """
-    settings = _settings(checkpoint)
+    fields = _read_fields(checkpoint)
     text_config = from_pretrained(AutoConfig, language, "language model")
     if text_config.model_type not in _FAMILIES:
         raise UserError(f"{language} is a {text_config.model_type}; flamingo-mini knows {', '.join(_FAMILIES)}")
@@ -98,12 +98,12 @@ def convert(
     text_config.vocab_size += 1  # <EOC>, or a padding row where the tokenizer has fewer tokens than there are rows
     text_config.tie_word_embeddings = tied
     vision_model = load_vision_model(vision, dtype="auto")
-    connector = _attention_fields(settings, "resampler")
-    connector["depth"] = settings["resampler_depth"]
-    connector["num_latents"] = settings["resampler_num_latents"]
-    connector["num_frames"] = settings["resampler_num_time_embeds"]
-    fusion = _attention_fields(settings, "xattn")
-    fusion["every"] = settings["xattn_every"]
+    connector = _attention_fields(fields, "resampler")
+    connector["depth"] = fields["resampler_depth"]
+    connector["num_latents"] = fields["resampler_num_latents"]
+    connector["num_frames"] = fields["resampler_num_time_embeds"]
+    fusion = _attention_fields(fields, "xattn")
+    fusion["every"] = fields["xattn_every"]
     config = FlamingoConfig(
         vision_config=vision_model.config,
         text_config=text_config,
@@ -122,23 +122,23 @@ def convert(
     return model, processor, [f"chunks end with {END_OF_CHUNK}; <image> is no token of its own but plain text"]
 
 
-def _settings(checkpoint: Path) -> dict[str, Any]:
+def _read_fields(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / "config.json"
     if not path.is_file():
         raise UserError(f"there is no {path}: checkpoint is a folder that flamingo-mini has saved")
-    settings = _DEFAULTS | json_object(path.read_bytes(), str(path))
+    fields = _DEFAULTS | json_object(path.read_bytes(), str(path))
     for key in ("xattn_act", "resampler_act"):
-        if settings[key] not in _ACTIVATIONS:
-            raise UserError(f"{path}: {key} must be one of {', '.join(_ACTIVATIONS)}, got {settings[key]!r}")
-    return settings
+        if fields[key] not in _ACTIVATIONS:
+            raise UserError(f"{path}: {key} must be one of {', '.join(_ACTIVATIONS)}, got {fields[key]!r}")
+    return fields
 
 
-def _attention_fields(settings: dict[str, Any], prefix: str) -> dict[str, Any]:
+def _attention_fields(fields: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {
-        "num_heads": settings[f"{prefix}_heads"],
-        "head_dim": settings[f"{prefix}_dim_head"],
-        "mlp_ratio": settings[f"{prefix}_ff_mult"],
-        "activation": _ACTIVATIONS[settings[f"{prefix}_act"]],
+        "num_heads": fields[f"{prefix}_heads"],
+        "head_dim": fields[f"{prefix}_dim_head"],
+        "mlp_ratio": fields[f"{prefix}_ff_mult"],
+        "activation": _ACTIVATIONS[fields[f"{prefix}_act"]],
     }
 
 
