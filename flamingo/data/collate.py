@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int, Num, UInt8
 from torch import Tensor
-from torch.nn import functional as F
 
 PaddingSide = Literal["left", "right"]
 
@@ -40,50 +39,61 @@ class Batch:
 
 
 def collate(examples: Sequence[Example], pad_token_id: int, padding_side: PaddingSide) -> dict[str, Tensor]:
-    """Pad to the longest example and to the most images.
+    """Pads examples to the longest one and to the largest number of images.
 
-    Returns ``input_ids``, ``attention_mask``, ``image_index`` [b t], ``labels`` [b t] unless the
-    examples are prompts, and ``pixel_values`` [b m f c h w] or ``image_features`` [b m f p v] unless no
-    example has an image. Places without an image are zeros, which no ``image_index`` names. Raises
-    ValueError for examples that do not fit into one batch.
+    Returns:
+        ``input_ids``, ``attention_mask`` and ``image_index`` [b t]; ``labels`` [b t] unless the examples are prompts;
+        ``pixel_values`` [b m f c h w] or ``image_features`` [b m f p v] unless no example has an image. Places
+        without an image are zeros, to which no ``image_index`` points.
+
+    Raises:
+        ValueError: For examples that do not fit into one batch.
     """
     if not examples:
         raise ValueError("cannot make a batch of no examples")
     if padding_side not in ("left", "right"):
         raise ValueError(f"padding_side must be left or right, got {padding_side!r}")
-    length = max(len(example.input_ids) for example in examples)
-
-    def pad(rows: list[Tensor], value: int) -> Tensor:
-        short = [length - len(row) for row in rows]
-        sides = [(n, 0) if padding_side == "left" else (0, n) for n in short]
-        return torch.stack([F.pad(row, side, value=value) for row, side in zip(rows, sides, strict=True)])
-
+    masks = [torch.ones_like(example.input_ids) for example in examples]
     batch = {
-        "input_ids": pad([example.input_ids for example in examples], pad_token_id),
-        "attention_mask": pad([torch.ones_like(example.input_ids) for example in examples], 0),
-        "image_index": pad([example.image_index for example in examples], -1),
+        "input_ids": _padded([example.input_ids for example in examples], pad_token_id, padding_side),
+        "attention_mask": _padded(masks, 0, padding_side),
+        "image_index": _padded([example.image_index for example in examples], -1, padding_side),
     }
     labels = [example.labels for example in examples if example.labels is not None]
     if len(labels) == len(examples):
-        batch["labels"] = pad(labels, -100)
+        batch["labels"] = _padded(labels, -100, padding_side)
     elif labels:
         raise ValueError("a batch holds either prompts, which have no labels, or training examples; not both")
-    for name in ("pixel_values", "image_features"):
-        images = [getattr(example, name) for example in examples]
-        if any(own is not None for own in images):
-            batch[name] = _padded_images(images, name)
-    if "pixel_values" in batch and "image_features" in batch:
+    pixels = _padded_images([example.pixel_values for example in examples], "pixel_values")
+    features = _padded_images([example.image_features for example in examples], "image_features")
+    if pixels is not None and features is not None:
         raise ValueError("the images of one batch are either pixels or features, not both")
+    if pixels is not None:
+        batch["pixel_values"] = pixels
+    if features is not None:
+        batch["image_features"] = features
     return batch
 
 
-def _padded_images(images: Sequence[Tensor | None], name: str) -> Num[Tensor, "b m f *features"]:
-    shapes = {own.shape[1:] for own in images if own is not None}
+def _padded(rows: list[Tensor], value: int, side: PaddingSide) -> Int[Tensor, "b t"]:
+    length = max(len(row) for row in rows)
+    padded = rows[0].new_full((len(rows), length), value)
+    for target, row in zip(padded, rows, strict=True):
+        start = length - len(row) if side == "left" else 0
+        target[start : start + len(row)] = row
+    return padded
+
+
+def _padded_images(images: Sequence[Tensor | None], name: str) -> Num[Tensor, "b m f *features"] | None:
+    present = [rows for rows in images if rows is not None]
+    if not present:
+        return None
+    shapes = {rows.shape[1:] for rows in present}
     if len(shapes) > 1:
         raise ValueError(f"{name} of one batch must have the same frames and size, got {sorted(map(list, shapes))}")
-    given = [own for own in images if own is not None]
-    padded = given[0].new_zeros(len(images), max(map(len, given)), *shapes.pop())
-    for row, own in zip(padded, images, strict=True):
-        if own is not None:
-            row[: len(own)] = own
+    most = max(len(rows) for rows in present)
+    padded = present[0].new_zeros(len(images), most, *shapes.pop())
+    for target, rows in zip(padded, images, strict=True):
+        if rows is not None:
+            target[: len(rows)] = rows
     return padded

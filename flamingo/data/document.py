@@ -103,33 +103,25 @@ class Document:
         return f"document {self.id!r}" if self.id else "a document"
 
     def chunks(self, next_image: bool = False) -> list[Chunk]:
-        """Every image with its texts: those that follow it, or with ``next_image`` those before it.
+        """Returns every image with its texts: those after it, or with ``next_image`` those before it.
 
-        On a web page either may be meant, so training flips a coin per page (Flamingo, appendix
-        A.3.2). Texts without an image make a chunk of their own.
+        On a web page either may be meant, so training flips a coin per page (Flamingo, appendix A.3.2). Texts without
+        an image make a chunk of their own.
         """
         chunks: list[Chunk] = []
         image: Image | None = None
         texts: list[Text] = []
-
-        def close() -> None:
-            nonlocal image
+        for part in self.parts:
+            if isinstance(part, Text):
+                texts.append(part)
+                continue
+            # An image, or an EndOfChunk, ends the chunk before it.
+            if next_image and isinstance(part, Image):
+                image = part
             if image is not None or texts:
                 chunks.append(Chunk(image, tuple(texts)))
-            image = None
-            texts.clear()
-
-        for part in self.parts:
-            match part:
-                case Text():
-                    texts.append(part)
-                case EndOfChunk():
-                    close()
-                case Image() if next_image:
-                    image = part
-                    close()
-                case Image():
-                    close()
-                    image = part
-        close()
+            texts = []
+            image = part if isinstance(part, Image) and not next_image else None
+        if image is not None or texts:
+            chunks.append(Chunk(image, tuple(texts)))
         return chunks

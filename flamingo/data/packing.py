@@ -1,6 +1,7 @@
-"""Short documents in common rows: a batch of them is hardly ever padding."""
+"""Packing: several short documents share a row, so that a batch has little padding."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from einops import rearrange
@@ -13,62 +14,71 @@ Group = Sequence[Example]
 
 
 def pack(groups: Sequence[Group], length: int, pad_token_id: int) -> dict[str, Tensor]:
-    """As :func:`collate`, but a row holds as many groups as fit into ``length`` tokens, or one that is longer.
+    """Returns a batch as :func:`collate`, whose rows hold as many groups as fit into ``length`` tokens.
 
-    ``attention_mask`` [b 1 t t] is true where a token may look: back to the beginning of its document; and
-    ``position_ids`` [b t] begin with each document. The longest groups are placed first, each into the
-    first row that has room. All examples need labels. Raises ValueError as :func:`collate` does.
+    A longer group has its own row. ``attention_mask`` [b 1 t t] is true where a token may attend: back to the beginning
+    of its document. ``position_ids`` [b t] begin with each document. All examples need labels. Raises ValueError as
+    :func:`collate`.
     """
+    rows = _rows(groups, length)
+    batch = collate([_joined(row) for row in rows], pad_token_id, "right")
+    shape = batch["input_ids"].shape
+    # The padding of a row counts as a document: it attends to itself, as softmax needs something to attend to.
+    document = torch.full(shape, -1)
+    position = torch.zeros(shape, dtype=torch.long)
+    for index, row in enumerate(rows):
+        lengths = [len(example.input_ids) for example in chain.from_iterable(row)]
+        numbers = torch.arange(len(lengths))
+        document[index, : sum(lengths)] = numbers.repeat_interleave(torch.tensor(lengths))
+        position[index, : sum(lengths)] = torch.cat([torch.arange(tokens) for tokens in lengths])
+    same_document = rearrange(document, "b t -> b 1 t 1") == rearrange(document, "b s -> b 1 1 s")
+    batch["attention_mask"] = same_document.tril()
+    batch["position_ids"] = position
+    return batch
+
+
+def _rows(groups: Sequence[Group], length: int) -> list[list[Group]]:
+    """Returns the groups of each row: the longest groups first, each in the first row that has room."""
     rows: list[list[Group]] = []
-    for group in sorted(groups, key=_tokens, reverse=True):
+    for group in sorted(groups, key=_num_tokens, reverse=True):
         for row in rows:
-            if sum(map(_tokens, row)) + _tokens(group) <= length:
+            if sum(map(_num_tokens, row)) + _num_tokens(group) <= length:
                 row.append(group)
                 break
         else:
             rows.append([group])
-    batch = collate([_joined(row) for row in rows], pad_token_id, "right")
-    lengths = [[len(example.input_ids) for group in row for example in group] for row in rows]
-    shape = batch["input_ids"].shape
-    # What is left of a row counts as a document of its own: it looks at itself, as softmax needs something to see.
-    document = torch.full(shape, -1)
-    position = torch.zeros(shape, dtype=torch.long)
-    for place, own in enumerate(lengths):
-        document[place, : sum(own)] = torch.arange(len(own)).repeat_interleave(torch.tensor(own))
-        position[place, : sum(own)] = torch.cat([torch.arange(n) for n in own])
-    same = rearrange(document, "b t -> b 1 t 1") == rearrange(document, "b s -> b 1 1 s")
-    return {**batch, "attention_mask": same.tril(), "position_ids": position}
+    return rows
 
 
-def _tokens(group: Group) -> int:
+def _num_tokens(group: Group) -> int:
     return sum(len(example.input_ids) for example in group)
 
 
 def _joined(groups: Sequence[Group]) -> Example:
-    """Of all groups of a row one example: the images of all, and each token's place among them."""
-    index, labels, images = [], [], 0
+    """Returns the groups of a row as one example: the images of all, and each token's index among them."""
+    image_index, labels, num_images = [], [], 0
     for group in groups:
         for example in group:
-            index.append(torch.where(example.image_index >= 0, example.image_index + images, -1))
             assert example.labels is not None
-            labels.append(example.labels.clone())
-            labels[-1][0] = -100  # would be predicted from another document
-        images += _images(group[0])
-    first = [group[0] for group in groups]
+            image_index.append(torch.where(example.image_index >= 0, example.image_index + num_images, -1))
+            labels_of_document = example.labels.clone()
+            labels_of_document[0] = -100  # would be predicted from another document
+            labels.append(labels_of_document)
+        num_images += _num_images(group[0])
     return Example(
-        input_ids=torch.cat([example.input_ids for group in groups for example in group]),
-        image_index=torch.cat(index),
+        input_ids=torch.cat([example.input_ids for example in chain.from_iterable(groups)]),
+        image_index=torch.cat(image_index),
         labels=torch.cat(labels),
-        pixel_values=_together([example.pixel_values for example in first]),
-        image_features=_together([example.image_features for example in first]),
+        pixel_values=_concatenated([group[0].pixel_values for group in groups]),
+        image_features=_concatenated([group[0].image_features for group in groups]),
     )
 
 
-def _images(example: Example) -> int:
-    own = example.pixel_values if example.pixel_values is not None else example.image_features
-    return 0 if own is None else len(own)
+def _num_images(example: Example) -> int:
+    images = example.image_features if example.pixel_values is None else example.pixel_values
+    return 0 if images is None else len(images)
 
 
-def _together(images: Sequence[Tensor | None]) -> Tensor | None:
-    given = [own for own in images if own is not None]
-    return torch.cat(given) if given else None
+def _concatenated(images: Sequence[Tensor | None]) -> Tensor | None:
+    present = [rows for rows in images if rows is not None]
+    return torch.cat(present) if present else None

@@ -3,10 +3,11 @@
 import logging
 
 import numpy as np
+from jaxtyping import Int
 
 from flamingo.data.document import PROMPT
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.data.record import LazySequence, Subset, by_reason
+from flamingo.data.record import LazySequence, Record, Subset, by_reason
 from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -15,47 +16,62 @@ log = logging.getLogger(__name__)
 def usable(
     source: LazySequence, processor: FlamingoProcessor, images: int, new_tokens: int = 0
 ) -> tuple[LazySequence, dict[str, str]]:
-    """Return the images that any document may hold, and by id why others are left out.
+    """Returns the images that any document may hold, and by id the reasons why others are left out.
 
-    An image is left out where a caption has a special token; and, the longest first, until ``images`` of those that
-    are left fit into one document, whichever they are and whichever of their captions they have. No document that is
-    drawn later, in hours perhaps, is then too long.
+    An image with a special token in a caption is left out. Of the others the longest are left out until any ``images``
+    of those that remain, with any of their captions, fit into one document. No document is then too long when it is
+    drawn, hours later.
 
     Args:
-        source: Where the images are from.
-        processor: Its tokenizer says which tokens are special, and how many a document may have.
-        images: The most images of a document.
-        new_tokens: Tokens that are to be generated behind a document.
+        source: The images.
+        processor: Its tokenizer determines special tokens, and the number of tokens of a document.
+        images: The largest number of images of a document.
+        new_tokens: Tokens that are generated after a document.
 
     Raises:
         UserError: If fewer images are left than a document has.
     """
-    lengths = np.zeros(len(source), dtype=np.int64)
-    reasons: dict[int, str] = {}
-    for place, image in enumerate(source):
-        found = [token for caption in image.captions if (token := processor.special_token_in(caption)) is not None]
-        if found:
-            reasons[place] = f"a caption has a special token: {found[0]}"
-        else:
-            lengths[place] = max(processor.chunk_length(f"{PROMPT} {caption}") for caption in image.captions)
     room = processor.room - new_tokens
-    for place in _too_long(lengths, images, room):
-        reasons[place] = (
-            f"a caption is too long: documents of {images} images with {lengths[place]} tokens each, as this one has, "
+    lengths, reasons = _lengths(source, processor)
+    for index in _too_long(lengths, images, room):
+        reasons[index] = (
+            f"a caption is too long: documents of {images} images with {lengths[index]} tokens each, as this one has, "
             f"would have more than the {room} that fit"
         )
-    skipped = {source[place].id: reason for place, reason in reasons.items()}
+    skipped = {source[index].id: reason for index, reason in reasons.items()}
     left = len(source) - len(skipped)
     if left < min(images, len(source)):  # of a source with fewer images than a document, all may be left
         why = by_reason(skipped)
         raise UserError(f"{left} of {len(source)} images are left for documents of {images} images: {why}")
     if skipped:
         log.warning("left out %d images: %s", len(skipped), by_reason(skipped))
-    return Subset(source, [place for place in range(len(source)) if place not in reasons]), skipped
+    return Subset(source, [index for index in range(len(source)) if index not in reasons]), skipped
+
+
+def _special_token(record: Record, processor: FlamingoProcessor) -> str | None:
+    """Returns the special token of the first caption that has one."""
+    for caption in record.captions:
+        special_token = processor.special_token_in(caption)
+        if special_token is not None:
+            return special_token
+    return None
+
+
+def _lengths(source: LazySequence, processor: FlamingoProcessor) -> tuple[Int[np.ndarray, " n"], dict[int, str]]:
+    """Returns the tokens of each image with its longest caption, and by index the images with a special token."""
+    lengths = np.zeros(len(source), dtype=np.int64)
+    reasons: dict[int, str] = {}
+    for index, record in enumerate(source):
+        special_token = _special_token(record, processor)
+        if special_token is not None:
+            reasons[index] = f"a caption has a special token: {special_token}"
+        else:
+            lengths[index] = max(processor.chunk_length(f"{PROMPT} {caption}") for caption in record.captions)
+    return lengths, reasons
 
 
 def _too_long(lengths: np.ndarray, images: int, room: int) -> list[int]:
-    """The places to leave out so that any ``images`` of the others have ``room`` tokens at most together."""
+    """Returns the indices to leave out so that any ``images`` of the others have at most ``room`` tokens together."""
     longest_first = np.argsort(-lengths, kind="stable")
     sums = np.concatenate([[0], np.cumsum(lengths[longest_first])])
     ends = np.minimum(np.arange(len(lengths)) + images, len(lengths))

@@ -62,9 +62,11 @@ def _samples(file: str) -> Iterator[Sample | Broken]:
         table = _opened(file)
         schema = table.schema_arrow
         picture, captions, number = _image_column(schema), _caption_column(schema), 0
-        wanted = [captions, *(name for name in ("id", "split") if name in schema.names)]
+        columns = [captions]
+        columns += [name for name in ("id", "split") if name in schema.names]
         for group in range(table.num_row_groups):
-            for row, record in enumerate(table.read_row_group(group, columns=wanted, use_threads=False).to_pylist()):
+            rows = table.read_row_group(group, columns=columns, use_threads=False).to_pylist()
+            for row, record in enumerate(rows):
                 id = record.get("id")
                 id = f"{Path(file).stem}/{number}" if id is None else str(id)
                 number += 1
@@ -97,7 +99,7 @@ def _is_bytes(kind: Any) -> bool:
 
 
 def _caption_column(schema: Any) -> str:
-    there = [name for name in ("captions", "caption", "text") if name in schema.names]
-    if len(there) != 1:
+    columns = [name for name in ("captions", "caption", "text") if name in schema.names]
+    if len(columns) != 1:
         raise UserError(f"one column must be captions, caption or text; there are {', '.join(schema.names)}")
-    return there[0]
+    return columns[0]

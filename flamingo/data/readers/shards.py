@@ -53,7 +53,16 @@ class Shards(LazySequence):
         samples: Callable[[str], Iterator[Sample | Broken]],
         frame: Callable[..., Readable],
     ) -> None:
-        """Raises UserError for a file that cannot be read, an id twice in a split, and if no sample is whole."""
+        """Indexes all samples of the files.
+
+        Args:
+            files: The shards.
+            samples: Yields the samples of a file.
+            frame: Makes of a file and a sample's ``place`` the image to open.
+
+        Raises:
+            UserError: For a file that cannot be read, an id twice in a split, and if no sample is whole.
+        """
         self.files = sorted(map(str, files))
         self.splits = [split_of(file) for file in self.files]
         self.skipped: dict[str, str] = {}
@@ -61,27 +70,32 @@ class Shards(LazySequence):
         self._index, self._ends = bytearray(), array("Q", [0])
         holders: dict[tuple[str | None, str], str] = {}
         for number, file in enumerate(tqdm(self.files, "indexing", unit=" shards", delay=5)):
-            broken: dict[str, str] = {}
-            for sample in samples(file):
-                sample = _with_text_id(sample)
-                split = sample.split if isinstance(sample, Sample) else None
-                name = split or self.splits[number], sample.id
-                if name in holders:
-                    raise UserError(f"the id {sample.id!r} is in {holders[name]} and again in {file}")
-                holders[name] = file
-                if isinstance(sample, Broken):
-                    broken[sample.id] = sample.reason
-                else:
-                    self._index += json.dumps([number, *sample]).encode()
-                    self._ends.append(len(self._index))
-            if broken:
-                log.warning("%s: left out %d: %s", file, len(broken), by_reason(broken))
-            for id, reason in broken.items():
-                known = id in self.skipped  # of another split
-                self.skipped[f"{file}: {id}" if known else id] = reason
+            self._add(number, file, map(_with_text_id, samples(file)), holders)
         if not len(self):
             reasons = "".join(f"; {id}: {reason}" for id, reason in list(self.skipped.items())[:3])
             raise UserError(f"there is no whole sample in {', '.join(self.files) or 'no file'}{reasons}")
+
+    def _add(
+        self, number: int, file: str, samples: Iterator[Sample | Broken], holders: dict[tuple[str | None, str], str]
+    ) -> None:
+        """Adds the samples of a file to the index, and to ``holders`` the file by each split and id."""
+        broken: dict[str, str] = {}
+        for sample in samples:
+            split = sample.split if isinstance(sample, Sample) else None
+            split_and_id = split or self.splits[number], sample.id
+            if split_and_id in holders:
+                raise UserError(f"the id {sample.id!r} is in {holders[split_and_id]} and again in {file}")
+            holders[split_and_id] = file
+            if isinstance(sample, Broken):
+                broken[sample.id] = sample.reason
+            else:
+                self._index += json.dumps([number, *sample]).encode()
+                self._ends.append(len(self._index))
+        if broken:
+            log.warning("%s: left out %d: %s", file, len(broken), by_reason(broken))
+        for id, reason in broken.items():
+            id_is_taken = id in self.skipped  # by a sample of another split
+            self.skipped[f"{file}: {id}" if id_is_taken else id] = reason
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -104,5 +118,5 @@ def _with_text_id(sample: Sample | Broken) -> Sample | Broken:
 
 def split_of(file: str) -> str | None:
     """The word before a shard's number: "train" of ``train-000017.tar`` and ``train-00017-of-00100.parquet``."""
-    named = re.match(r"([A-Za-z]+)[-_]\d", Path(file).name)
-    return named[1] if named else None
+    match = re.match(r"([A-Za-z]+)[-_]\d", Path(file).name)
+    return match[1] if match else None

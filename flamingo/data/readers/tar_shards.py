@@ -38,7 +38,7 @@ class TarMember:
 
     def read_bytes(self) -> bytes:
         with regular_file(Path(self.file)).open("rb") as stream:
-            return _read(stream, self.offset, self.size)
+            return _read(stream, (self.name, self.offset, self.size))
 
     def __str__(self) -> str:
         return f"{self.file}:{self.name}"
@@ -50,9 +50,9 @@ def _samples(file: str) -> Iterator[Sample | Broken]:
             members, damage = _members(file, stream)
             for key, parts in _grouped(file, members).items():
                 try:
-                    described = _described(stream, parts)
-                    captions = _captions(stream, parts, described)
-                    yield Sample(key, captions, _picture(parts), split_named(described.get("split")))
+                    metadata = _metadata(stream, parts)
+                    captions = _captions(stream, parts, metadata)
+                    yield Sample(key, captions, _picture(parts), split_named(metadata.get("split")))
                 except UserError as error:
                     yield Broken(key, str(error))
             if damage:
@@ -66,7 +66,7 @@ _Member = tuple[str, int, int]
 
 
 def _members(file: str, stream: BinaryIO) -> tuple[list[_Member], str | None]:
-    """The complete members of all archives in the file, and what is wrong with the file, or None."""
+    """Returns the complete members of all archives in the file, and the damage of the file, or None."""
     start = stream.read(6)
     for magic, name in _COMPRESSED.items():
         if start.startswith(magic):
@@ -113,14 +113,16 @@ def _next_archive(stream: BinaryIO, end: int) -> int | None:
 
 
 def _grouped(file: str, members: Iterable[_Member]) -> dict[str, dict[str, _Member]]:
-    """For each key its members by suffix."""
+    """Returns for each key its members by suffix."""
     samples: dict[str, dict[str, _Member]] = {}
     for member in members:
         folder, slash, base = member[0].rpartition("/")
         stem, _, suffix = base.partition(".")
         parts = samples.setdefault(folder + slash + (stem or base), {})
-        if parts.setdefault(suffix.lower(), member) is not member:
-            raise UserError(f"{file} has two members for one sample: {parts[suffix.lower()][0]} and {member[0]}")
+        extension = suffix.lower()
+        if extension in parts:
+            raise UserError(f"{file} has two members for one sample: {parts[extension][0]} and {member[0]}")
+        parts[extension] = member
     return samples
 
 
@@ -128,29 +130,36 @@ def _picture(parts: dict[str, _Member]) -> _Member:
     pictures = [member for suffix, member in parts.items() if suffix in _IMAGES]
     if len(pictures) != 1:
         names = ", ".join(name for name, _, _ in parts.values())
-        raise UserError(f"{'several pictures' if pictures else 'no picture'} among {names}")
+        number = "several pictures" if pictures else "no picture"
+        raise UserError(f"{number} among {names}")
     return pictures[0]
 
 
-def _described(stream: BinaryIO, parts: dict[str, _Member]) -> dict[str, Any]:
-    """What the JSON of a sample holds."""
-    described = parse_json(_read(stream, *parts["json"][1:]), "its metadata") if "json" in parts else {}
-    if not isinstance(described, dict):
-        raise UserError(f"its JSON is a {type(described).__name__}, not an object")
-    return described
+def _metadata(stream: BinaryIO, parts: dict[str, _Member]) -> dict[str, Any]:
+    """Returns the content of a sample's JSON, which may be missing."""
+    if "json" not in parts:
+        return {}
+    metadata = parse_json(_read(stream, parts["json"]), "its metadata")
+    if not isinstance(metadata, dict):
+        raise UserError(f"its JSON is a {type(metadata).__name__}, not an object")
+    return metadata
 
 
-def _captions(stream: BinaryIO, parts: dict[str, _Member], described: dict[str, Any]) -> tuple[str, ...]:
-    given = [described[name] for name in ("captions", "caption") if described.get(name) is not None]
-    if len(given) > 1:
+def _captions(stream: BinaryIO, parts: dict[str, _Member], metadata: dict[str, Any]) -> tuple[str, ...]:
+    captions, caption = metadata.get("captions"), metadata.get("caption")
+    if captions is not None and caption is not None:
         raise UserError("its JSON has both captions and caption")
-    if not given and "txt" in parts:
-        given = [_lines(_read(stream, *parts["txt"][1:]))]
-    return captions_of(given[0] if given else [])
+    if captions is not None:
+        return captions_of(captions)
+    if caption is not None:
+        return captions_of(caption)
+    if "txt" in parts:
+        return captions_of(_lines(_read(stream, parts["txt"])))
+    return captions_of([])
 
 
 def _lines(content: bytes) -> list[str]:
-    """The lines that are not blank. Other line separators of Unicode are part of a caption."""
+    """Returns the lines that are not blank. Other line separators of Unicode are part of a caption."""
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
@@ -158,7 +167,8 @@ def _lines(content: bytes) -> list[str]:
     return [line for line in text.split("\n") if line.strip()]
 
 
-def _read(stream: BinaryIO, offset: int, size: int) -> bytes:
+def _read(stream: BinaryIO, member: _Member) -> bytes:
+    _, offset, size = member
     stream.seek(offset)
     content = stream.read(size)
     if len(content) < size:

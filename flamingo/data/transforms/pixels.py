@@ -51,19 +51,20 @@ def resized(
         UserError: For a picture that is broken or cannot be resized, with its name; and for different sizes.
     """
     prepare = _pixels if _is_usual(image_processor) else _prepared
-    made = []
+    pixels = []
     for frame in frames:
         picture = shaped(open_image(frame), aspect)
         try:
-            made.append(prepare(image_processor, _bounded(image_processor, picture)))
+            pixels.append(prepare(image_processor, _bounded(image_processor, picture)))
         except (ValueError, ZeroDivisionError) as error:  # an image processor's own, for sides of no pixel
             raise UserError(f"image {frame} has {picture.width} by {picture.height} pixels: {error}") from error
-    if len(sizes := {(width, height) for _, height, width in (one.shape for one in made)}) > 1:
+    sizes = {(one.shape[2], one.shape[1]) for one in pixels}
+    if len(sizes) > 1:
         name = type(image_processor).__name__
         raise UserError(
             f"{name} makes pictures of different sizes, {sorted(sizes)}: make them square (aspect=pad or aspect=crop)"
         )
-    return torch.stack(made)
+    return torch.stack(pixels)
 
 
 def normalized(
@@ -72,10 +73,8 @@ def normalized(
     """Of bytes the floats that the encoder takes, on their device; what are floats already stays."""
     if pixels.dtype != torch.uint8:
         return pixels
-    mean, std = (
-        torch.tensor(getattr(image_processor, name), device=pixels.device).view(-1, 1, 1)
-        for name in ("image_mean", "image_std")
-    )
+    mean = torch.tensor(image_processor.image_mean, device=pixels.device).view(-1, 1, 1)
+    std = torch.tensor(image_processor.image_std, device=pixels.device).view(-1, 1, 1)
     scale = image_processor.rescale_factor
     return pixels.float().sub_(mean / scale).mul_(scale / std)
 
@@ -127,16 +126,17 @@ def _centre(picture: PILImage.Image, length: int) -> PILImage.Image:
 
 
 def _is_usual(image_processor: Any) -> bool:
+    """Whether the processor resizes, crops, rescales and normalizes as its base class does, and nothing else."""
     kind = type(image_processor)
-    return (
-        issubclass(kind, PilBackend)
-        and all(getattr(kind, step) is getattr(PilBackend, step) for step in _STEPS)
-        and image_processor.do_rescale
-        and image_processor.do_normalize
-        and not getattr(image_processor, "do_pad", None)
-        and image_processor.resample in _MODES
-        and {key for key, value in dict(image_processor.size or {}).items() if value} in _SIZES
-    )
+    if not issubclass(kind, PilBackend):
+        return False
+    # A class that replaces a step of its base class may compute anything.
+    if any(getattr(kind, step) is not getattr(PilBackend, step) for step in _STEPS):
+        return False
+    if not image_processor.do_rescale or not image_processor.do_normalize or getattr(image_processor, "do_pad", None):
+        return False
+    keys = {key for key, value in dict(image_processor.size or {}).items() if value}
+    return image_processor.resample in _MODES and keys in _SIZES
 
 
 def _prepared(image_processor: Any, picture: PILImage.Image) -> Float[Tensor, "c h w"]:
@@ -151,23 +151,28 @@ def _prepared(image_processor: Any, picture: PILImage.Image) -> Float[Tensor, "c
 
 def _pixels(image_processor: Any, picture: PILImage.Image) -> UInt8[Tensor, "c h w"]:
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    if image_processor.do_resize and (size := _size(dict(image_processor.size), picture)) != pixels.shape[1:]:
+    size = _size(dict(image_processor.size), picture)
+    if image_processor.do_resize and size != pixels.shape[1:]:
         mode = _MODES[image_processor.resample]
         pixels = F.interpolate(pixels.unsqueeze(0), size, mode=mode, antialias=True).squeeze(0)
     if image_processor.do_center_crop:
-        wanted, (height, width) = image_processor.crop_size, pixels.shape[1:]
-        left, top = (width - wanted["width"]) // 2, (height - wanted["height"]) // 2
-        # What is negative is cut off; beyond its borders a picture is black.
-        sides = (-left, wanted["width"] + left - width, -top, wanted["height"] + top - height)
-        pixels = F.pad(pixels, sides)
+        _, height, width = pixels.shape
+        crop = image_processor.crop_size
+        left, top = (width - crop["width"]) // 2, (height - crop["height"]) // 2
+        # Negative padding cuts off; beyond its borders a picture is black.
+        pixels = F.pad(pixels, (-left, crop["width"] + left - width, -top, crop["height"] + top - height))
     return pixels
 
 
 def _size(size: dict[str, int | None], picture: PILImage.Image) -> tuple[int, int]:
-    """Height and width: as they are said, or in proportion."""
+    """Returns height and width: as the size has them, or in proportion."""
     height, width, side = (size.get(key) for key in ("height", "width", "shortest_edge"))
     if height and width:
         return height, width
     assert side is not None, size
     short = min(picture.size)
-    return tuple(side if edge == short else int(side * edge / short) for edge in picture.size[::-1])  # type: ignore[return-value]
+    return _scaled(picture.height, side, short), _scaled(picture.width, side, short)
+
+
+def _scaled(edge: int, side: int, short: int) -> int:
+    return side if edge == short else int(side * edge / short)
