@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import AddedToken, AutoConfig, AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
 
 from flamingo.data.collate import Example, PaddingSide, collate
-from flamingo.data.document import Document, Frame, Image
+from flamingo.data.document import Chunk, Document, Image
+from flamingo.data.text_markers import IMAGE_TOKEN, Piece, marker_pieces, pieces_of_text, texts_and_images
 from flamingo.data.transforms.image_processors import load_image_processor
 from flamingo.data.transforms.pictures import Aspect
 from flamingo.data.transforms.pixels import normalized, resized
@@ -22,17 +23,7 @@ from flamingo.utils.hub import from_pretrained
 #: How configs of transformers call the number of positions.
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
-IMAGE_TOKEN = "<image>"
 END_OF_CHUNK_TOKEN = "<|endofchunk|>"
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """A stretch of the rendered text whose tokens see the same image and are all trained on or not."""
-
-    text: str
-    image: int
-    train: bool
 
 
 class FlamingoProcessor(ProcessorMixin):
@@ -72,7 +63,7 @@ class FlamingoProcessor(ProcessorMixin):
         tokens = [AddedToken(t, special=True, normalized=False) for t in new_tokens]
         tokenizer.add_tokens(tokens, special_tokens=True)
         if tokenizer.pad_token is None:
-            # Which token pads is of no consequence: the attention mask says what is padding.
+            # Any token may pad: the attention mask tells padding.
             tokenizer.pad_token = tokenizer.eos_token or end_of_chunk
         self._special = tuple(dict.fromkeys([IMAGE_TOKEN, end_of_chunk, *special_tokens(tokenizer)]))
 
@@ -84,10 +75,16 @@ class FlamingoProcessor(ProcessorMixin):
         image_size: int | None = None,
         **kwargs: Any,
     ) -> "FlamingoProcessor":
-        """The image processor of the one and the tokenizer of the other; ``kwargs`` go to ``__init__``.
+        """Returns a processor of the image processor of the one and the tokenizer of the other.
 
-        ``image_size``: the side, in pixels, of what the encoder is given, if not the one it comes with. Raises
-        UserError where one of the two is missing.
+        Args:
+            vision_model_name_or_path: The vision encoder.
+            text_model_name_or_path: The language model.
+            image_size: The side, in pixels, of the images that the encoder gets; None: its own.
+            kwargs: Of ``__init__``.
+
+        Raises:
+            UserError: Where the image processor or the tokenizer is missing.
         """
         image_processor = load_image_processor(vision_model_name_or_path, image_size)
         tokenizer = from_pretrained(AutoTokenizer, text_model_name_or_path, "tokenizer")
@@ -103,9 +100,9 @@ class FlamingoProcessor(ProcessorMixin):
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def limit_length(self, text_config: PreTrainedConfig) -> None:
-        """Let no document be longer than the positions of the language model, where it states how many it has.
+        """Limits documents to the number of positions of the language model, if its config has one.
 
-        Many tokenizers state no limit. The smaller one is the tokenizer's from here on, and is saved with it.
+        Many tokenizers have no limit. The smaller limit becomes the tokenizer's and is saved with it.
         """
         for name in _POSITIONS:
             positions = getattr(text_config, name, None)
@@ -155,14 +152,19 @@ class FlamingoProcessor(ProcessorMixin):
         pixels: bool = True,
         as_bytes: bool = False,
     ) -> Example:
-        """One document, unpadded.
+        """Returns one document, unpadded.
 
-        ``prompt`` leaves the last chunk open, to be continued, and makes no labels. ``next_image``:
-        see :meth:`Document.chunks`. ``leading_space`` puts a space before the text of each chunk
-        (Flamingo, appendix A.3.2). Without ``pixels`` no image is opened: for visual tokens that are
-        at hand already. ``as_bytes``: of images what :meth:`normalized` takes. Raises UserError, naming the
-        document, for a text that contains a special token of ours, a broken image, or more than ``max_length``
-        tokens (by default the tokenizer's ``model_max_length``).
+        Args:
+            document: The document.
+            prompt: Whether the last chunk stays open, to be continued. A prompt has no labels.
+            next_image: See :meth:`Document.chunks`.
+            leading_space: Whether the text of each chunk begins with a space (Flamingo, appendix A.3.2).
+            max_length: The largest number of tokens; None: the tokenizer's ``model_max_length``.
+            pixels: Whether images are opened. Features or visual tokens need none.
+            as_bytes: Whether pixels are what :meth:`normalized` takes.
+
+        Raises:
+            UserError: Naming the document, for a text with a special token, a broken image, or too many tokens.
         """
         pieces, images = self._render(document, prompt, next_image, leading_space)
         ids, image_index, labels = self._tokenize(pieces, str(document), max_length)
@@ -184,69 +186,87 @@ class FlamingoProcessor(ProcessorMixin):
         rng: random.Random | None = None,
         max_length: int | None = None,
     ) -> BatchFeature:
-        """Documents as one padded batch: on the left for prompts, else on the right.
+        """Returns documents as one padded batch: padded on the left for prompts, else on the right.
 
-        ``p_next`` and ``p_space`` are the probabilities of ``next_image`` and ``leading_space`` of
-        :meth:`encode`, drawn from ``rng`` for each document.
+        ``p_next`` and ``p_space`` are the probabilities of ``next_image`` and ``leading_space`` of :meth:`encode`,
+        drawn from ``rng`` for each document.
         """
-        coin = _coins(rng, p_next=p_next, p_space=p_space)
-        examples = [
-            self.encode(d, prompt=prompt, next_image=coin(p_next), leading_space=coin(p_space), max_length=max_length)
-            for d in documents
-        ]
+        _check_coin("p_next", p_next, rng)
+        _check_coin("p_space", p_space, rng)
+        examples = []
+        for document in documents:
+            next_image = _flip(p_next, rng)
+            leading_space = _flip(p_space, rng)
+            examples.append(
+                self.encode(
+                    document,
+                    prompt=prompt,
+                    next_image=next_image,
+                    leading_space=leading_space,
+                    max_length=max_length,
+                )
+            )
         side = padding_side or ("left" if prompt else "right")
         return BatchFeature(collate(examples, self.tokenizer.pad_token_id, side))
 
     def _render(
         self, document: Document, prompt: bool, next_image: bool, leading_space: bool
-    ) -> tuple[list[_Piece], list[Image]]:
+    ) -> tuple[list[Piece], list[Image]]:
         images: list[Image] = []
-        pieces: list[_Piece] = []
+        pieces: list[Piece] = []
         chunks = document.chunks(next_image)
         for chunk in chunks:
             if chunk.image is not None:
-                pieces += self._marker(pieces[-1] if pieces else None, len(images))
+                pieces += marker_pieces(self.image_marker, pieces[-1] if pieces else None, len(images))
                 images.append(chunk.image)
-            sees = len(images) - 1 if chunk.image is not None else -1
-            for i, text in enumerate(chunk.texts):
-                if (found := self.special_token_in(text.text)) is not None:
-                    raise UserError(f"{document} has the special token {found} in its text")
-                space = " " if leading_space and i == 0 and not text.text.startswith(" ") else ""
-                pieces.append(_Piece(space + text.text, sees, text.train))
-            if not (prompt and chunk is chunks[-1]):
-                pieces.append(_Piece(self.end_of_chunk, sees, train=bool(chunk.texts) and chunk.texts[-1].train))
+            image = -1 if chunk.image is None else len(images) - 1
+            pieces += self._text_pieces(document, chunk, image, leading_space)
+            if not prompt or chunk is not chunks[-1]:
+                train = bool(chunk.texts) and chunk.texts[-1].train
+                pieces.append(Piece(self.end_of_chunk, image, train))
         if self.eos and not prompt and self.tokenizer.eos_token:
-            pieces.append(_Piece(self.tokenizer.eos_token, pieces[-1].image, pieces[-1].train))
+            pieces.append(Piece(self.tokenizer.eos_token, pieces[-1].image, pieces[-1].train))
         return pieces, images
 
-    def _marker(self, previous: _Piece | None, image: int) -> list[_Piece]:
-        """What stands for an image; what precedes ``<image>`` in it stands once between two of them."""
-        lead, after = self.image_marker.split(IMAGE_TOKEN)
-        pieces = [_Piece(IMAGE_TOKEN + after, image, train=False)]
-        if lead and not (previous and previous.text.endswith(lead)):
-            pieces.insert(0, _Piece(lead, previous.image if previous else -1, train=False))
+    def _text_pieces(self, document: Document, chunk: Chunk, image: int, leading_space: bool) -> list[Piece]:
+        pieces = []
+        for number, text in enumerate(chunk.texts):
+            special_token = self.special_token_in(text.text)
+            if special_token is not None:
+                raise UserError(f"{document} has the special token {special_token} in its text")
+            needs_space = leading_space and number == 0 and not text.text.startswith(" ")
+            pieces.append(Piece(f" {text.text}" if needs_space else text.text, image, text.train))
         return pieces
 
     def pixel_values(
         self, images: Sequence[Image], owner: str = "a batch", as_bytes: bool = False
     ) -> Float[Tensor, "m f c h w"] | UInt8[Tensor, "m f c h w"]:
-        """Opened and preprocessed. Raises UserError for a broken image, or for ``owner``'s with different frames.
+        """Returns the preprocessed images.
 
-        ``as_bytes`` leaves :meth:`normalized` to be done, if the image processor allows it.
+        Args:
+            images: Images with the same number of frames.
+            owner: The document or text that errors name.
+            as_bytes: Whether :meth:`normalized` is left to be done, if the image processor allows it.
+
+        Raises:
+            UserError: For a broken image, or for different numbers of frames.
         """
         frames = {len(image.frames) for image in images}
         if len(frames) > 1:
             raise UserError(f"{owner} has images with {sorted(frames)} frames: all need the same number")
-        pixels = resized(self.image_processor, [frame for image in images for frame in image.frames], self.aspect)
+        all_frames = list(chain.from_iterable(image.frames for image in images))
+        pixels = resized(self.image_processor, all_frames, self.aspect)
         if not as_bytes:
             pixels = normalized(self.image_processor, pixels)
         return pixels.unflatten(0, (len(images), frames.pop()))
 
     def normalized(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A batch whose ``pixel_values`` are bytes, with the floats that the model takes; any other as it is."""
+        """Returns a batch with ``pixel_values`` as floats, as the model takes them; others stay as they are."""
         if "pixel_values" not in tensors:
             return dict(tensors)
-        return {**tensors, "pixel_values": normalized(self.image_processor, tensors["pixel_values"])}
+        batch = dict(tensors)
+        batch["pixel_values"] = normalized(self.image_processor, tensors["pixel_values"])
+        return batch
 
     # ------------------------------------------------------- the usual call: text with markers
 
@@ -265,44 +285,32 @@ class FlamingoProcessor(ProcessorMixin):
         all tokens up to the next marker. Raises ValueError where markers and images don't match.
         """
         if padding not in (True, "longest"):
-            raise ValueError(f"prompts are padded to the longest of them; padding={padding!r} is not to be had")
+            raise ValueError(f"prompts are padded to the longest of them; padding={padding!r} is not supported")
         if return_tensors != "pt":
             raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}")
-        if text is None:
-            raise ValueError("a text is needed, if only the marker '<image>'")
-        if isinstance(text, str):
-            text, images = [text], [images if isinstance(images, list) else [] if images is None else [images]]
-        if images is None:
-            images = [[] for _ in text]
-        if len(images) != len(text) or not all(isinstance(row, list) for row in images):
-            raise ValueError(f"{len(text)} texts need {len(text)} lists of images")
-        examples = [self._prompt(text[i], images[i], f"text {i}") for i in range(len(text))]
+        texts, images_of_texts = texts_and_images(text, images)
+        examples = []
+        for number, (one, images_of_one) in enumerate(zip(texts, images_of_texts, strict=True)):
+            examples.append(self._prompt(one, images_of_one, f"text {number}"))
         return BatchFeature(collate(examples, self.tokenizer.pad_token_id, padding_side))
 
-    def _prompt(self, text: str, images: list[Frame | Image], name: str) -> Example:
-        head, *chunks = text.split(IMAGE_TOKEN)
-        if len(chunks) != len(images):
-            raise ValueError(f"{name} has {len(chunks)} <image> markers, but {len(images)} images were given")
-        pieces = [_Piece(head, -1, False)]
-        for i, chunk in enumerate(chunks):
-            pieces += self._marker(pieces[-1], i)
-            if chunk:
-                pieces.append(_Piece(chunk, i, False))
+    def _prompt(self, text: str, images: list[Image], name: str) -> Example:
+        pieces = pieces_of_text(text, len(images), self.image_marker, name)
         ids, image_index, _ = self._tokenize(pieces, name, max_length=None)
-        wrapped = [image if isinstance(image, Image) else Image(image) for image in images]
-        pixels = self.pixel_values(wrapped, name) if images else None
+        pixels = self.pixel_values(images, name) if images else None
         return Example(torch.tensor(ids), torch.tensor(image_index), None, pixels)
 
     # --------------------------------------------------------------------------- internals
 
     def _tokenize(
-        self, pieces: list[_Piece], name: str, max_length: int | None
+        self, pieces: list[Piece], name: str, max_length: int | None
     ) -> tuple[list[int], list[int], list[int]]:
-        """Ids, image_index and labels. The text is tokenized whole, as a pretrained model knows it."""
-        encoding = self.tokenizer(
-            "".join(piece.text for piece in pieces), add_special_tokens=False, return_offsets_mapping=True
-        )
-        piece_of_character = [piece for piece in pieces for _ in piece.text]
+        """Returns ids, image_index and labels. The text is tokenized whole, as in the model's pretraining."""
+        text = "".join(piece.text for piece in pieces)
+        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        piece_of_character: list[Piece] = []
+        for piece in pieces:
+            piece_of_character += [piece] * len(piece.text)
         ids: list[int] = []
         image_index: list[int] = []
         labels: list[int] = []
@@ -330,11 +338,16 @@ def special_tokens(tokenizer: Any) -> list[str]:
     return list(dict.fromkeys([*tokenizer.all_special_tokens, *added]))
 
 
-def _coins(rng: random.Random | None, **probabilities: float) -> Any:
-    """A function that is True with a given probability."""
-    for name, p in probabilities.items():
-        if not 0 <= p <= 1:
-            raise ValueError(f"{name} must lie in [0, 1], got {p}")
-        if 0 < p < 1 and rng is None:
-            raise ValueError(f"{name}={p} is a matter of chance: give an rng")
-    return lambda p: p == 1 or (p > 0 and rng is not None and rng.random() < p)
+def _check_coin(name: str, probability: float, rng: random.Random | None) -> None:
+    if not 0 <= probability <= 1:
+        raise ValueError(f"{name} must lie in [0, 1], got {probability}")
+    if 0 < probability < 1 and rng is None:
+        raise ValueError(f"{name}={probability} needs a random generator: give an rng")
+
+
+def _flip(probability: float, rng: random.Random | None) -> bool:
+    """Returns True with a probability; nothing is drawn where it is 0 or 1."""
+    if probability in (0, 1):
+        return probability == 1
+    assert rng is not None
+    return rng.random() < probability
