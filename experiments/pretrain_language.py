@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -25,12 +24,11 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from experiments.schema import command, load
-from flamingo.data.collate import Batch
 from flamingo.data.loader import process_loader
 from flamingo.data.order import Shuffled
 from flamingo.data.record import by_reason
 from flamingo.data.texts import TextDocuments, TextItem, read_texts
-from flamingo.data.token_blocks import TokenBlocks, encode_texts
+from flamingo.data.token_blocks import TokenBlocks, collate_blocks, encode_texts
 from flamingo.data.tokenizer import train_tokenizer
 from flamingo.model.architecture import Fields, build_architecture, check_architecture
 from flamingo.report.model_card import KIND, CardTexts, save_backbone
@@ -39,14 +37,13 @@ from flamingo.synthetic.language_scores import in_context_scores
 from flamingo.training import TrainingConfig
 from flamingo.training.callbacks import Callbacks
 from flamingo.training.loop import train
-from flamingo.training.optim import OPTIMIZERS, OptimizerConfig
+from flamingo.training.optim import OptimizerConfig
 from flamingo.training.optim.schedule import check_warmup
 from flamingo.training.step import DataSet
 from flamingo.utils.checks import whole
 from flamingo.utils.checksums import digest_of
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
-from flamingo.utils.kinds import load_kind
 from flamingo.utils.run_folder import Run, failure_recorded, run_folder
 
 log = logging.getLogger(__name__)
@@ -72,6 +69,7 @@ class PretrainLanguageConfig:
     #: Tokens that the model sees at once: documents are concatenated and cut into blocks of this length.
     seq_len: int = MISSING
     batch_size: int = MISSING
+    #: Set by the group optimizer.
     optimizer: OptimizerConfig = MISSING
     training: TrainingConfig = MISSING
 
@@ -87,7 +85,6 @@ class PretrainLanguageConfig:
         whole("vocab_size", self.vocab_size, least=257)
         whole("seq_len", self.seq_len, least=2)
         whole("batch_size", self.batch_size, least=1)
-        self.optimizer = load_kind(OPTIMIZERS, asdict(self.optimizer), "optimizer")
         check_warmup(self.optimizer, self.training.steps)
 
 
@@ -160,13 +157,6 @@ def _model_fields(config: PretrainLanguageConfig, tokenizer: PreTrainedTokenizer
         "pad_token_id": None,
     }
     return fields | config.model
-
-
-def collate_blocks(blocks: list[np.ndarray]) -> Batch:
-    """Returns the ids of the blocks [b t], which are the labels, too."""
-    input_ids = torch.from_numpy(np.stack(blocks)).long()
-    names = [f"a block that begins with the tokens {row[:8]}" for row in input_ids.tolist()]
-    return Batch({"input_ids": input_ids, "labels": input_ids}, names)
 
 
 @command("pretrain_language")

@@ -44,13 +44,12 @@ from flamingo.synthetic.feature_probe import probe_features
 from flamingo.training import TrainingConfig
 from flamingo.training.callbacks import Callbacks
 from flamingo.training.loop import train
-from flamingo.training.optim import OPTIMIZERS, OptimizerConfig
+from flamingo.training.optim import OptimizerConfig
 from flamingo.training.optim.schedule import check_warmup
 from flamingo.training.step import DataSet
 from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
-from flamingo.utils.kinds import load_kind
 from flamingo.utils.run_folder import Run, failure_recorded, run_folder
 
 log = logging.getLogger(__name__)
@@ -80,6 +79,7 @@ class PretrainVisionConfig:
     #: The width of the text tower and of the embeddings that are compared.
     embed_dim: int = MISSING
     num_workers: int = MISSING
+    #: Set by the group optimizer.
     optimizer: OptimizerConfig = MISSING
     training: TrainingConfig = MISSING
 
@@ -87,7 +87,6 @@ class PretrainVisionConfig:
         for key in ("image_size", "batch_size", "group_size", "embed_dim"):
             whole(key, getattr(self, key), least=1)
         whole("num_workers", self.num_workers, least=0)
-        self.optimizer = load_kind(OPTIMIZERS, asdict(self.optimizer), "optimizer")
         check_warmup(self.optimizer, self.training.steps)
 
 

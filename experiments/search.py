@@ -13,7 +13,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import optuna
 from accelerate import PartialState
@@ -22,6 +21,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from experiments.schema import command, load
@@ -85,8 +85,8 @@ class SearchConfig:
 
 ConfigStore.instance().store("search_schema", SearchConfig, package="search")
 
-#: Values by key.
-Params = dict[str, Any]
+#: The values of a trial by key. Choices are texts, as on a command line.
+Params = dict[str, float | str]
 
 
 def search(
@@ -107,45 +107,49 @@ def search(
         space[choice.key] = CategoricalDistribution(choice.values)
     if not space:
         raise UserError("search.intervals and search.choices are both empty: there is nothing to search")
-    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=config.seed), direction=config.direction)  # type: ignore[arg-type]  # checked by SearchConfig
+    sampler = optuna.samplers.TPESampler(seed=config.seed)
+    study = optuna.create_study(sampler=sampler, direction=StudyDirection[config.direction.upper()])
     for _ in range(config.n_trials):
         trial = study.ask(space)
         value = run(trial.number, trial.params)
-        study.tell(trial, value, TrialState.FAIL if value is None else TrialState.COMPLETE)
+        if value is None:
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            study.tell(trial, value)
         record(study)
     return study
 
 
 def run_trial(arguments: list[str], params: Params, folder: Path) -> float | None:
-    """Returns the objective of a training run; None where it fails after it began, with a loss that is not finite.
+    """Returns the objective of a training run; None if the training fails, for example by a loss that is not finite.
 
     Args:
-        arguments: The command's own, as they stand on its command line.
-        params: What the trial sets beside them.
-        folder: The run's.
+        arguments: The overrides of the command line.
+        params: The overrides of the trial.
+        folder: Of the run.
 
     Raises:
-        UserError: For what is wrong with the config, or with the folder.
+        UserError: For an error of the config or of the folder, which all trials have.
     """
-    overrides = [*arguments, *(f"{key}={value}" for key, value in params.items())]
+    overrides = arguments + [f"{key}={value}" for key, value in params.items()]
     config = load(compose("search", overrides=overrides))
+    train_overrides = [override for override in overrides if not override.startswith("search.")]
     try:
-        return run_training(config, folder, [override for override in overrides if not override.startswith("search.")])
+        return run_training(config, folder, train_overrides)
     except UserError as error:
-        # A run that has not begun leaves no config, and one that belongs to another config no failure.
-        if not ((folder / "config.yaml").exists() and (folder / "failure.txt").exists()):
+        # A run that has not begun leaves no config. A folder with the run of another config has no failure.
+        has_failed = (folder / "config.yaml").exists() and (folder / "failure.txt").exists()
+        if not has_failed:
             raise
         log.warning("%s failed: %s", folder, error)
         return None
 
 
 def write_trials(output: Path, study: optuna.Study) -> None:
-    """Write ``trials.json``: each trial's number, params and value, which is null where it failed."""
-    rows = []
-    for trial in study.trials:
-        value = trial.value if trial.state == TrialState.COMPLETE else None
-        rows.append({"trial": trial.number, "params": trial.params, "value": value})
-    log.info("trial %d: %s -> %s", *rows[-1].values())
+    """Write ``trials.json``: the number, params and value of each trial. The value is null if the trial failed."""
+    rows = [{"trial": trial.number, "params": trial.params, "value": trial.value} for trial in study.trials]
+    last = study.trials[-1]
+    log.info("trial %d: %s -> %s", last.number, last.params, last.value)
     if PartialState().is_main_process:
         write_text(output / "trials.json", json.dumps(rows, indent=1) + "\n")
 

@@ -5,7 +5,9 @@ from itertools import chain, islice
 from typing import Any
 
 import numpy as np
+import torch
 
+from flamingo.data.collate import Batch
 from flamingo.utils.errors import UserError
 
 #: Texts that are encoded together.
@@ -46,3 +48,10 @@ def encode_texts(texts: Iterable[str], tokenizer: Any) -> Iterator[list[int]]:
     remaining = iter(texts)
     while part := list(islice(remaining, _ENCODED_AT_ONCE)):
         yield from tokenizer(part, add_special_tokens=False)["input_ids"]
+
+
+def collate_blocks(blocks: list[np.ndarray]) -> Batch:
+    """Returns the ids of the blocks [b t], which are the labels, too."""
+    input_ids = torch.from_numpy(np.stack(blocks)).long()
+    names = [f"a block that begins with the tokens {row[:8]}" for row in input_ids.tolist()]
+    return Batch({"input_ids": input_ids, "labels": input_ids}, names)
