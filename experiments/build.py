@@ -1,6 +1,6 @@
 """A config -> the model, the features, the task."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from experiments.data import captioned_images
 from experiments.schema import ALL_TASKS, FeaturesConfig, ModelConfig
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.document import Image
+from flamingo.data.record import Record
 from flamingo.evaluation.metrics.corpus import check_metrics
 from flamingo.evaluation.protocol import Task
 from flamingo.evaluation.scores import computable
@@ -27,6 +28,7 @@ from flamingo.synthetic import backbones
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 from flamingo.utils.kinds import class_of
+from flamingo.utils.run_folder import read_config
 
 
 def backbone_names(config: ModelConfig) -> dict[str, str]:
@@ -152,3 +154,13 @@ def build_task(config: TaskConfig, opens: bool) -> Task:
         max_new_tokens=config.max_new_tokens,
         corpus_metrics=computable(config.metrics),
     )
+
+
+def trained_on(run: Path) -> Sequence[Record]:
+    """Returns the captioned images that a run's config names as its training data, if any."""
+    if not (run / "config.yaml").exists():
+        return []
+    data = read_config(run / "config.yaml")["data"]
+    if data.get("root") is None:
+        return []
+    return captioned_images(data["root"], data["images"], data["format"], data["split"], opens=False).images

@@ -8,6 +8,7 @@ Several tasks may be evaluated into the same folder; one that was stopped goes o
 added without repeating those that are done.
 """
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -16,14 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import MISSING, DictConfig
 
-from experiments.build import build_features, build_task, stored_dtype
+from experiments.build import add_features, build_features, build_task, stored_dtype, trained_on
 from experiments.schema import CONF, Entry, FeaturesConfig, command, load, record
-from experiments.tasks import index_images
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.contents import contents as data_contents
 from flamingo.data.document import PROMPT
@@ -45,6 +46,7 @@ from flamingo.utils.checks import within
 from flamingo.utils.checksums import folder_checksums
 from flamingo.utils.differences import differences
 from flamingo.utils.errors import UserError
+from flamingo.utils.io import write_text
 from flamingo.utils.names import file_name
 from flamingo.utils.processes import keep_memory
 from flamingo.utils.run_folder import Kind, Run, model_contents, read_config, run_folder
@@ -145,7 +147,7 @@ def contents(
     if not FlamingoConfig.from_pretrained(checkpoint).backbones_included:
         found |= {part: model_contents(getattr(model, part).name_or_path) for part in BACKBONES}
     if isinstance(task, Captioning):
-        found |= {"query": data_contents(task.asked), "support": data_contents(task.pool)}
+        found |= {"query": data_contents(task.query_records), "support": data_contents(task.pool)}
     # Rounded features lead to other captions; exact ones do not, nor does their folder.
     if features is not None and features.dtype != model.vision_model.dtype:
         found["features"] = str(features.dtype)
@@ -268,12 +270,29 @@ def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
         check_same_checkpoint(output, found["checkpoint"])
     run.begin(found)
     if isinstance(task, Captioning):
-        most = max((setting.shots for setting in planned.settings if setting.demonstrations == "rices"), default=0)
-        report = output / f"images-{_in_file_names(task)}.json"
-        index_images(task, features, most, None if config.run is None else Path(config.run), report)
+        _index_images(planned, task, features)
         check_lengths(planned, ("rices",), processor)
     engine = FlamingoEngine(model, processor, config.batch_size, features)
     return evaluate(engine, task, planned.settings, output, config, on_save=run.keep)
+
+
+def _index_images(planned: Plan, task: Captioning, features: FeatureStore | None) -> None:
+    """Find duplicates and, for retrieval, similar images; write them, and what was left out of shards, as a report."""
+    near_duplicates = None
+    if features is not None:
+        retrieved_shots = [setting.shots for setting in planned.settings if setting.demonstrations == "rices"]
+        training_records = [] if planned.config.run is None else trained_on(Path(planned.config.run))
+        records = [*task.query_records, *task.pool, *training_records]
+        add_features(features, [record.image for record in records])
+        near_duplicates = task.index(features, max(retrieved_shots, default=0), training_records)
+        for where, pairs in near_duplicates.items():
+            example = f", e.g. {pairs[0]}" if pairs else ""
+            log.info("near-duplicates of queries among %s: %d%s", where, len(pairs), example)
+    content = {"near_duplicates": near_duplicates, "skipped": task.skipped}
+    if PartialState().is_main_process:
+        _, output = folders(planned.config)
+        report = output / f"images-{_in_file_names(task)}.json"
+        write_text(report, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 @command("evaluate")

@@ -19,6 +19,8 @@ DUPLICATE = 0.9
 
 #: A query, an image of the pool, and their similarity: (row, row, cosine).
 Pair = tuple[int, int, float]
+#: The same with the ids of both: ``query``, ``image``, ``similarity``.
+NamedPair = dict[str, str | float]
 
 
 @runtime_checkable
@@ -92,7 +94,7 @@ def duplicate_report(
     queries: Sequence[HasImage],
     pool: Sequence[HasImage],
     trained: Sequence[HasImage],
-) -> dict[str, list[dict[str, str | float]]]:
+) -> dict[str, list[NamedPair]]:
     """Returns the near-duplicates of queries by name: in the pool, among the queries, and in training images."""
     query_features = features.pooled([query.image for query in queries])
     # A query that is in the pool is no news.
@@ -105,12 +107,10 @@ def duplicate_report(
     return report
 
 
-def _named(
-    pairs: Sequence[Pair], queries: Sequence[HasImage], others: Sequence[HasImage]
-) -> list[dict[str, str | float]]:
+def _named(pairs: Sequence[Pair], queries: Sequence[HasImage], others: Sequence[HasImage]) -> list[NamedPair]:
     rows = []
     for query, other, similarity in pairs:
-        row: dict[str, str | float] = {"query": queries[query].id, "image": others[other].id}
+        row: NamedPair = {"query": queries[query].id, "image": others[other].id}
         row["similarity"] = round(similarity, 4)
         rows.append(row)
     return rows

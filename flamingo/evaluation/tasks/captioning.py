@@ -1,4 +1,4 @@
-"""Captioning people's own images: queries and demonstrations from sources of captioned images."""
+"""Captioning: queries and demonstrations from records of captioned images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,42 +10,44 @@ from jaxtyping import Int
 from flamingo.data.document import PROMPT
 from flamingo.data.record import Record
 from flamingo.evaluation.protocol import Example
+from flamingo.inference.features import FeatureStore
+from flamingo.inference.retrieval import NamedPair, duplicate_report, index_neighbours
 from flamingo.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Without(Sequence[Example]):
-    """A view of ``examples`` without those at some places; making it costs nothing."""
+class Excluding(Sequence[Example]):
+    """A view of ``examples`` without some positions; it copies nothing."""
 
     examples: Sequence[Example]
     #: In rising order.
-    left_out: Sequence[int]
+    excluded: Sequence[int]
 
     def __len__(self) -> int:
-        return len(self.examples) - len(self.left_out)
+        return len(self.examples) - len(self.excluded)
 
     def __getitem__(self, index: int) -> Example:  # type: ignore[override]
-        place = index + len(self) if index < 0 else index
-        if not 0 <= place < len(self):
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
             raise IndexError(f"there are {len(self)} examples, no example {index}")
-        for left_out in self.left_out:
-            if left_out <= place:
-                place += 1
-        return self.examples[place]
+        for excluded in self.excluded:
+            if excluded <= position:
+                position += 1
+        return self.examples[position]
 
 
 @dataclass
 class Captioning:
-    """Each of ``asked`` is to be captioned; what may be shown before it comes from ``pool``."""
+    """Captions of the query records; demonstrations come from a pool of records."""
 
     name: str
-    asked: Sequence[Record]
+    query_records: Sequence[Record]
     pool: Sequence[Record]
-    #: What was left out of its shards, and why, by id.
+    #: The records that were left out, and the reason, by id.
     skipped: Mapping[str, str] = field(default_factory=dict)
-    #: For each query the places in the pool of the images most similar to it, the most similar first.
+    #: For each query the positions in the pool of the images most similar to it, the most similar first.
     neighbours: Int[np.ndarray, "queries k"] | None = None
-    #: For a query's id the places in the pool of its duplicates, which are never shown.
+    #: For a query's id the positions in the pool of its duplicates, which are never shown.
     duplicates: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
     max_new_tokens: int = 30
@@ -55,48 +57,72 @@ class Captioning:
 
     @cached_property
     def _queries(self) -> list[Example]:
-        return [_example(image) for image in self.asked]
+        return [_example(record) for record in self.query_records]
 
     @cached_property
-    def _places(self) -> dict[str, int]:
-        return {query.id: place for place, query in enumerate(self._queries)}
+    def _query_positions(self) -> dict[str, int]:
+        return {query.id: position for position, query in enumerate(self._queries)}
 
     @cached_property
     def _candidates(self) -> list[Example]:
-        return [_example(image) for image in self.pool]
+        return [_example(record) for record in self.pool]
 
     @cached_property
-    def _place_in_pool(self) -> dict[str, int]:
-        return {example.id: place for place, example in enumerate(self._candidates)}
+    def _pool_positions(self) -> dict[str, int]:
+        return {candidate.id: position for position, candidate in enumerate(self._candidates)}
 
     def queries(self) -> Sequence[Example]:
         return self._queries
 
     def support(self, query: Example) -> Sequence[Sequence[Example]]:
-        """All of the pool but the query, if it is in there, and its duplicates."""
-        left_out = self.left_out(query)
-        return [Without(self._candidates, sorted(left_out))]
+        """Returns the pool without the query, if it is in there, and without its duplicates."""
+        return [Excluding(self._candidates, sorted(self._excluded(query)))]
 
     def similar(self, query: Example, number: int) -> Sequence[Example]:
-        """Raises UserError where similarities were not computed, or not for as many."""
+        """Returns the candidates most similar to the query.
+
+        Raises:
+            UserError: Before :meth:`index`, and for more candidates than it has found.
+        """
         if self.neighbours is None:
             raise UserError(f"{self.name}: similar demonstrations need features of all images")
-        left_out = self.left_out(query)
-        places = [place for place in self.neighbours[self._places[query.id]].tolist() if place not in left_out]
-        if number > len(places):
-            raise UserError(f"{self.name}: {query.id} has {len(places)} similar images at hand, not the {number} asked")
-        return [self._candidates[place] for place in places[:number]]
+        excluded = self._excluded(query)
+        neighbours = self.neighbours[self._query_positions[query.id]].tolist()
+        positions = [position for position in neighbours if position not in excluded]
+        if number > len(positions):
+            raise UserError(
+                f"{self.name}: {query.id} has {len(positions)} similar images at hand, not the {number} asked"
+            )
+        return [self._candidates[position] for position in positions[:number]]
 
     def score(self, query: Example, prompt_examples: Sequence[Example], output: str) -> dict[str, float]:
         """Captions are scored all together: see ``corpus_metrics``."""
         return {}
 
-    def left_out(self, query: Example) -> frozenset[int]:
-        """The places in the pool that are never shown before this query: its own, and its duplicates'."""
-        itself = self._place_in_pool.get(query.id)
+    def index(
+        self, features: FeatureStore, num_neighbours: int, training_records: Sequence[Record] = ()
+    ) -> dict[str, list[NamedPair]]:
+        """Finds the duplicates of the queries, and the images of the pool that are most similar to each query.
+
+        Args:
+            features: The features of all images, which were added before.
+            num_neighbours: The number of similar images for each query; 0: only duplicates are searched.
+            training_records: The records that the model was trained on.
+
+        Returns:
+            The near-duplicates of queries in the support, among the queries, and in the training records.
+        """
+        index = index_neighbours(features, self.query_records, self.pool, num_neighbours)
+        self.duplicates = index.duplicates
+        self.neighbours = index.neighbours
+        return duplicate_report(features, index, self.query_records, self.pool, training_records)
+
+    def _excluded(self, query: Example) -> frozenset[int]:
+        """The positions in the pool that are never shown before this query: its own, and its duplicates'."""
         duplicates = self.duplicates.get(query.id, frozenset())
-        return duplicates if itself is None else duplicates | {itself}
+        own_position = self._pool_positions.get(query.id)
+        return duplicates if own_position is None else duplicates | {own_position}
 
 
-def _example(image: Record) -> Example:
-    return Example(image.id, image.image, image.captions, PROMPT)
+def _example(record: Record) -> Example:
+    return Example(record.id, record.image, record.captions, PROMPT)
