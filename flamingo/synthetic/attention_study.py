@@ -4,6 +4,7 @@ import random
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -81,7 +82,7 @@ def make_scenes(count: int, objects: int, seed: int) -> list[Scene]:
 def named_words(scene: Scene, scene_index: int, tokens: Sequence[str]) -> list[Word]:
     """Returns the colour and shape words of the plain caption at the end of a document's tokens, in reading order."""
     text = "".join(tokens)
-    starts = np.cumsum([0, *map(len, tokens)]).tolist()
+    starts = list(accumulate(map(len, tokens), initial=0))
     words = []
     position = text.rindex(PROMPT)
     for object_index, kind in enumerate(scene.kinds):

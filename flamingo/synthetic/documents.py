@@ -193,7 +193,7 @@ _STREAM_DOCUMENTS, _STREAM_TEXTS, _STREAM_CONTRASTS = "shown", "told", "contrast
 
 def stream(*parts: object) -> tuple[random.Random, str]:
     """Returns a random generator that depends on ``parts`` alone, and the name that seeds it, an id of a document."""
-    name = "/".join([_STREAM_PREFIX, *map(str, parts)])
+    name = f"{_STREAM_PREFIX}/{'/'.join(map(str, parts))}"
     return random.Random(name), name
 
 
@@ -296,8 +296,10 @@ class SyntheticContrasts(Sequence[list[tuple[Image, str]]]):
         rng, _ = stream(_STREAM_CONTRASTS, self.seed, index)
         scene = random_scene(rng, "training")
         others = neighbours(scene)
+        scenes = [scene]
+        scenes += rng.sample(others, min(self.group_size - 1, len(others)))
         pairs = []
-        for other in [scene, *rng.sample(others, min(self.group_size - 1, len(others)))]:
+        for other in scenes:
             # Every image has its own seed: details without a name must not distinguish the group's images.
             redrawn = Scene(other.kinds, other.axis, other.count, rng.getrandbits(32))
             pairs.append((Image(draw(redrawn)), caption(redrawn, PLAIN)))

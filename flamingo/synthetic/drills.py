@@ -19,11 +19,11 @@ SYLLABLES = [consonant + vowel for consonant, vowel in product("BDFGKLMNPRSTVZ",
 
 #: Words of recitals: syllables, and all answers that are no names. Without recitals of "small" and "large" their
 #: embeddings became equal (cosine 0.998), and no question about them was answered.
-WORDS = [*SYLLABLES, *chain(*SIZE_WORDS), *NUMBERS, *chain(*PLACES.values())]
+WORDS = list(chain(SYLLABLES, *SIZE_WORDS, NUMBERS, *PLACES.values()))
 
 #: A fixed order of all syllables; the first one follows the last one.
 _ROUND = random.Random("chant").sample(SYLLABLES, len(SYLLABLES))
-_NEXT = dict(pairwise([*_ROUND, _ROUND[0]]))
+_NEXT = dict(zip(_ROUND, _ROUND[1:] + _ROUND[:1], strict=True))
 
 
 def chant(rng: random.Random) -> str:

@@ -21,7 +21,7 @@ def differences(earlier: dict[str, Any], now: dict[str, Any], may_change: tuple[
 
 def _differing(earlier: Any, now: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(earlier, dict) and isinstance(now, dict):
-        for name in sorted({*earlier, *now}, key=str):
+        for name in sorted(earlier.keys() | now.keys(), key=str):
             key_below = f"{key}.{name}" if key else str(name)
             yield from _differing(earlier.get(name, "absent"), now.get(name, "absent"), key_below)
     elif _as_list(earlier) != _as_list(now):

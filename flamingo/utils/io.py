@@ -22,8 +22,18 @@ from flamingo.utils.errors import UserError
 #: Errors that a user can fix: no space, no permission, a read-only or broken disk, a file instead of a folder.
 USER_ERRNOS = frozenset(
     {
-        *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO),
-        *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ESTALE),
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.EIO,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+        errno.ESTALE,
     }
 )
 #: The names of files and folders that are being written (tmp), and of a folder that is being replaced (old).
