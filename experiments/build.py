@@ -1,30 +1,41 @@
-"""A config -> the model, the features, the task."""
+"""A config -> the model, its features, the task, the data sets."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from PIL import Image as PILImage
 from transformers import AutoConfig
 
-from experiments.data import captioned_images
-from experiments.schema import ALL_TASKS, FeaturesConfig, ModelConfig
-from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
+from experiments.schema import ALL_TASKS, DataConfig, FeaturesConfig, ModelConfig
+from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor, synthetic
+from flamingo.data.builders import BUILDERS, DocumentsConfig, InterleavedConfig
 from flamingo.data.document import Image
-from flamingo.data.record import Record
+from flamingo.data.encode import EncodedDocuments, make_batch
+from flamingo.data.loader import process_loader
+from flamingo.data.order import Endless, Shuffled
+from flamingo.data.record import LazySequence, Record
+from flamingo.data.sources import SourceSplit, read_split
+from flamingo.data.usable import usable
+from flamingo.evaluation.metrics.captions import CiderReward
 from flamingo.evaluation.metrics.corpus import check_metrics
 from flamingo.evaluation.protocol import Task
 from flamingo.evaluation.scores import computable
 from flamingo.evaluation.tasks import CaptioningConfig, TaskConfig
 from flamingo.evaluation.tasks.captioning import Captioning
 from flamingo.inference.features import PRECISIONS, FeatureStore, kept_identity
+from flamingo.inference.image_size import check_image_size
+from flamingo.inference.retrieval import nearest
 from flamingo.model import BACKBONES, TRAINED_PARTS
 from flamingo.model.checkpoints import fingerprint
 from flamingo.model.language import make_text_model
-from flamingo.model.vision import image_size
-from flamingo.model.vision_probe import check_encoder
 from flamingo.synthetic import backbones
+from flamingo.synthetic.scenes import Split
+from flamingo.training.losses import LOSSES
+from flamingo.training.step import DataSet
+from flamingo.utils.checks import within
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 from flamingo.utils.kinds import class_of
@@ -59,7 +70,7 @@ def build_model(config: ModelConfig) -> tuple[FlamingoForConditionalGeneration, 
         connector=config.connector,
         fusion=config.fusion,
     )
-    _check_picture_size(model, processor, config.image_size)
+    check_image_size(model, processor, config.image_size)
     if config.from_scratch:
         fresh = make_text_model(model.language_model.config)
         model.language_model.load_state_dict(fresh.state_dict())
@@ -68,26 +79,6 @@ def build_model(config: ModelConfig) -> tuple[FlamingoForConditionalGeneration, 
         _begin_with(model, config.init_from)
     model.train_parts(config.trainable)
     return model, processor
-
-
-def _check_picture_size(
-    model: FlamingoForConditionalGeneration, processor: FlamingoProcessor, side: int | None
-) -> None:
-    """Raise UserError unless the encoder takes pictures of the size that its image processor makes."""
-    usual = image_size(model.vision_model.config)
-    height, width = usual if side is None else (side, side)
-    blank = Image(PILImage.new("RGB", (width, height)))
-    made_height, made_width = processor.pixel_values([blank]).shape[-2:]
-    made = (made_height, made_width)
-    if side is not None and made != (side, side):
-        name = type(processor.image_processor).__name__
-        raise UserError(f"model.image_size is {side}, but {name} makes pictures of {made[0]} x {made[1]} pixels")
-    if made == usual:
-        return
-    try:
-        check_encoder(model.vision_model, model.config.vision_features, made, torch.Generator().manual_seed(0))
-    except UserError as error:
-        raise UserError(f"model.image_size: {error}; its own pictures have {usual[0]} x {usual[1]} pixels") from error
 
 
 def _begin_with(model: FlamingoForConditionalGeneration, folder: str) -> None:
@@ -144,12 +135,12 @@ def build_task(config: TaskConfig, opens: bool) -> Task:
     if not isinstance(config, CaptioningConfig):
         return class_of(ALL_TASKS, config.kind).from_config(config)
     check_metrics(config.metrics)  # before minutes of reading
-    query = captioned_images(config.query, config.images, config.format, config.query_split, opens)
-    pool = captioned_images(config.support, config.images, config.format, config.support_split, opens)
+    query = read_split(config.query, config.images, config.format, config.query_split, opens)
+    pool = read_split(config.support, config.images, config.format, config.support_split, opens)
     return Captioning(
         config.name,
-        query.images,
-        pool.images,
+        query.records,
+        pool.records,
         query.skipped | pool.skipped,
         max_new_tokens=config.max_new_tokens,
         corpus_metrics=computable(config.metrics),
@@ -163,4 +154,202 @@ def trained_on(run: Path) -> Sequence[Record]:
     data = read_config(run / "config.yaml")["data"]
     if data.get("root") is None:
         return []
-    return captioned_images(data["root"], data["images"], data["format"], data["split"], opens=False).images
+    return read_split(data["root"], data["images"], data["format"], data["split"], opens=False).records
+
+
+# ------------------------------------------------------------------------------------- data
+
+
+@dataclass
+class TrainingRecords:
+    """The records that documents for training are made of, and those of the samples that are logged."""
+
+    training: SourceSplit
+    samples: SourceSplit
+
+
+def build_records(config: DataConfig, processor: FlamingoProcessor, opens: bool) -> TrainingRecords | None:
+    """Returns the records of a config's data; None if no documents are made of records.
+
+    Records whose captions the documents cannot hold are left out: see :func:`flamingo.data.usable.usable`.
+
+    Args:
+        config: The data.
+        processor: Counts the tokens of captions.
+        opens: See :func:`flamingo.data.sources.read_split`.
+
+    Raises:
+        UserError: For a source that cannot be read, and where too few records are left.
+    """
+    of_records = config.of_records()
+    if not of_records:
+        return None
+    longest = max(of_records, key=lambda name: of_records[name].max_images)
+    max_images = of_records[longest].max_images
+    new_tokens = max(config.documents[name].loss.tokens_to_generate() for name in of_records)
+    assert config.root is not None
+    root = config.root
+
+    def read(split: str | None) -> SourceSplit:
+        source = read_split(root, config.images, config.format, split, opens)
+        try:
+            records, skipped = usable(source.records, processor, max_images, new_tokens)
+        except UserError as error:
+            raise UserError(f"data.documents.{longest}.max_images: {error}") from error
+        return SourceSplit(records, source.skipped | skipped, source.listed)
+
+    training = read(config.split)
+    samples = training if config.sample_split is None else read(config.sample_split)
+    _check_number(config, training.records)
+    return TrainingRecords(training, samples)
+
+
+def _check_number(config: DataConfig, records: LazySequence) -> None:
+    """Raise UserError for documents, or a loss, that these records are too few for."""
+    for name, documents in config.of_records().items():
+        with within(f"data.documents.{name}"):
+            _documents(replace(documents, similar_prob=0.0), records, None, 0)
+        loss = config.documents[name].loss
+        if len(records) < loss.min_records:
+            raise UserError(
+                f"data.documents.{name}.loss.kind={loss.kind} needs the captions of {loss.min_records} images or more"
+            )
+
+
+def images_of(config: DataConfig, records: TrainingRecords) -> list[Image]:
+    """Returns all images that documents for training and samples show."""
+    images = [record.image for record in records.training.records]
+    num_crops = max(documents.num_crops for documents in config.of_records().values())
+    crops = [image.view(number) for number in range(num_crops) for image in images]
+    return crops + [record.image for record in records.samples.records]
+
+
+def build_data_sets(
+    config: DataConfig,
+    records: TrainingRecords | None,
+    processor: FlamingoProcessor,
+    features: FeatureStore | None,
+    seed: int,
+    num_workers: int,
+) -> list[DataSet]:
+    """Returns a data set for each of the config's ``documents``.
+
+    Args:
+        config: The data.
+        records: Of :func:`build_records`.
+        processor: Encodes the documents.
+        features: Features of the records' images, instead of pixels.
+        seed: Of everything that is drawn.
+        num_workers: Processes that encode documents.
+    """
+
+    @cache
+    def make_reward() -> CiderReward:
+        assert records is not None
+        return CiderReward([record.captions for record in records.training.records])
+
+    data_sets = []
+    for name, entry in config.documents.items():
+        documents = entry.documents
+        # Data sets of one run differ in their order, and in what they draw.
+        own_seed = f"{seed} {name}"
+        if entry.of_records:
+            assert records is not None
+            endless = _documents(documents, records.training.records, features, own_seed)
+            encoded = EncodedDocuments(
+                endless, processor, features, documents.captions_per_image, documents.p_next, own_seed
+            )
+        else:
+            # Synthetic images are drawn when they are needed: their features are not kept.
+            endless = Shuffled(_synthetic_documents(documents, "training", seed), own_seed)
+            encoded = EncodedDocuments(endless, processor, p_next=documents.p_next, seed=own_seed)
+        collate = partial(make_batch, pad_token_id=processor.tokenizer.pad_token_id, pack_to=documents.pack_to)
+        loader = process_loader(encoded, collate, documents.batch_size, num_workers)
+        loss = class_of(LOSSES, entry.loss.kind)(entry.loss, processor, make_reward)
+        data_sets.append(DataSet(name, loader, documents.weight, processor.normalized, loss))
+    return data_sets
+
+
+def build_samples(config: DataConfig, records: TrainingRecords | None, number: int) -> list[Document]:
+    """Returns ``number`` documents of each data set, with as many images as it allows."""
+    samples: list[Document] = []
+    for entry in config.documents.values():
+        max_images = entry.documents.max_images
+        if entry.of_records:
+            assert records is not None
+            max_images = min(max_images, len(records.samples.records))
+            longest = InterleavedConfig(min_images=max_images, max_images=max_images, batch_size=1)
+            documents = _documents(longest, records.samples.records, None, 0)
+        else:
+            longest = replace(entry.documents, min_images=max_images, text_prefix_prob=0.0)
+            documents = _synthetic_documents(longest, "evaluation", 0)
+        samples += [documents[index] for index in range(number)]
+    return samples
+
+
+def _documents(
+    config: DocumentsConfig, records: LazySequence, features: FeatureStore | None, seed: int | str
+) -> Endless[Document]:
+    neighbours = None
+    if config.num_neighbours > 0:
+        assert features is not None, "check_documents refuses neighbours without features"
+        pooled = features.pooled([record.image for record in records])
+        neighbours = nearest(pooled, pooled, config.num_neighbours).numpy()
+    return class_of(BUILDERS, config.kind)(config, records, seed, neighbours)
+
+
+def _synthetic_documents(config: DocumentsConfig, split: Split, seed: int) -> Sequence[Document]:
+    return class_of(synthetic.BUILDERS, config.kind).from_config(config, split, seed)
+
+
+# --------------------------------------------------------------------------------- training
+
+
+@dataclass
+class TrainingParts:
+    """The parts of a training, checked. What remains is features and the loop."""
+
+    model: FlamingoForConditionalGeneration
+    processor: FlamingoProcessor
+    #: Where documents are made of records.
+    records: TrainingRecords | None
+    #: Documents whose last answers are logged while training.
+    samples: list[Document]
+    features: FeatureStore | None
+
+
+def build_training(
+    model_config: ModelConfig,
+    data: DataConfig,
+    features_config: FeaturesConfig,
+    seed: int,
+    num_samples: int,
+    sample_tokens: int,
+) -> TrainingParts:
+    """Returns the parts of a training.
+
+    Args:
+        model_config: The model.
+        data: The data.
+        features_config: The folder of features.
+        seed: Of the initial weights.
+        num_samples: Samples of each data set.
+        sample_tokens: Tokens that are generated after a sample's prompt.
+
+    Raises:
+        UserError: For whatever the training would fail at later.
+    """
+    torch.manual_seed(seed)
+    model, processor = build_model(model_config)
+    records = build_records(data, processor, opens=features_config.folder is None)
+    samples = build_samples(data, records, num_samples)
+    max_length = processor.tokenizer.model_max_length - sample_tokens
+    for sample in samples:
+        processor.encode(sample_prompt(sample), prompt=True, pixels=False, max_length=max_length)
+    features = None if records is None else build_features(features_config, model, processor)
+    return TrainingParts(model, processor, records, samples, features)
+
+
+def sample_prompt(sample: Document) -> Document:
+    """Returns a document without its last answer."""
+    return Document(sample.parts[:-1], sample.id)

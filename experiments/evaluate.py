@@ -236,6 +236,11 @@ def check_lengths(planned: Plan, kinds: Sequence[str | None], processor: Flaming
     check_prompts(task, chosen, encode, planned.config.limit)
 
 
+def check_planned_lengths(planned: Plan, processor: FlamingoProcessor) -> None:
+    """Raise UserError for prompts that are too long, as far as they are known before features are computed."""
+    check_lengths(with_usable_pool(planned, processor), (None, "text_only", "random"), processor)
+
+
 def run_evaluation(config: EvaluateConfig) -> None:
     """One task in all settings; rows of scores.json for the others stay."""
     carry_out(plan(config))

@@ -24,7 +24,6 @@ from torch import Tensor
 from transformers import AutoModel, PreTrainedTokenizerFast
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from experiments.data import captioned_images
 from experiments.schema import command, load
 from flamingo.data.collate import Batch
 from flamingo.data.contents import contents
@@ -32,6 +31,7 @@ from flamingo.data.document import Image
 from flamingo.data.loader import process_loader
 from flamingo.data.order import Shuffled
 from flamingo.data.record import Record, by_reason
+from flamingo.data.sources import read_split
 from flamingo.data.tokenizer import END_OF_TEXT, train_tokenizer
 from flamingo.data.transforms.pictures import open_image
 from flamingo.model.architecture import Fields, build_architecture, check_architecture
@@ -129,10 +129,10 @@ def read_pairs(name: str) -> tuple[list[Pair], PreTrainedTokenizerFast, dict[str
     Raises:
         UserError: For a source that cannot be read, and if no pair is left.
     """
-    source = captioned_images(name, None, None, None)
+    source = read_split(name)
     skipped = dict(source.skipped)
     candidates: dict[str, Pair] = {}
-    for record in source.images:
+    for record in source.records:
         for number, caption in enumerate(record.captions):
             location = f"{record.id}, caption {number}"
             if END_OF_TEXT in caption:

@@ -34,7 +34,7 @@ from flamingo.model.fusion import CrossAttentionConfig
 from flamingo.model.vision_features import VisionFeaturesConfig
 from flamingo.training.losses import LOSSES, LossConfig
 from flamingo.training.optim import OPTIMIZERS
-from flamingo.utils.checks import one_of, whole, within
+from flamingo.utils.checks import finite, one_of, whole, within
 from flamingo.utils.errors import Stopped, UserError
 from flamingo.utils.io import USER_ERRNOS, sentence_of
 from flamingo.utils.kinds import Kinds, load_kind
@@ -65,6 +65,18 @@ class FeaturesConfig:
 
     def __post_init__(self) -> None:
         one_of("dtype", self.dtype, (None, *DTYPES))
+
+
+@dataclass
+class VariantConfig:
+    """Of an ablation: its name in tables, and the score of the paper's counterpart."""
+
+    name: str | None = None
+    paper: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.paper is not None:
+            finite("paper", self.paper)
 
 
 @dataclass
@@ -152,6 +164,28 @@ class DataConfig:
     def of_records(self) -> dict[str, InterleavedConfig]:
         """Returns the documents that are made of records."""
         return {name: entry.documents for name, entry in self.documents.items() if entry.of_records}
+
+
+def check_documents(config: DataConfig, features_folder: str | None) -> None:
+    """Raise UserError, naming the key, for documents that cannot be made, before any data is read."""
+    if not config.documents:
+        raise UserError("the config has no documents to train on: choose data=...")
+    of_records = config.of_records()
+    if not of_records:
+        values = {f"data.{key}": getattr(config, key) for key in ("root", "images", "format", "split", "sample_split")}
+        values["features.folder"] = features_folder
+        for key, value in values.items():
+            if value is not None:
+                raise UserError(f"{key}={value} is for documents of kind=interleaved, and data.documents has none")
+        return
+    if config.root is None:
+        raise UserError("captioned images are needed: say data.root=FOLDER, FILE or 'SHARDS-*.tar'")
+    for name, documents in of_records.items():
+        if documents.num_neighbours > 0 and features_folder is None:
+            raise UserError(
+                f"data.documents.{name}.similar_prob={documents.similar_prob} compares images by their features: say "
+                "features.folder=FOLDER"
+            )
 
 
 def _store_kinds(kinds: Kinds, group: str, package: str) -> None:

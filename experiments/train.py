@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import wandb
 import yaml
 from accelerate import PartialState
@@ -25,23 +24,31 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig
 
 from experiments import evaluate
-from experiments.build import add_features, backbone_names, build_features, build_model
-from experiments.data import (
-    CaptionedImages,
-    check_documents,
-    check_images,
-    listed_images,
-    make_data,
-    pictures,
-    sample_documents,
-    training_images,
+from experiments.build import (
+    TrainingParts,
+    add_features,
+    backbone_names,
+    build_data_sets,
+    build_training,
+    images_of,
+    sample_prompt,
 )
-from experiments.schema import DataConfig, Entry, FeaturesConfig, ModelConfig, command, load, record
+from experiments.schema import (
+    DataConfig,
+    Entry,
+    FeaturesConfig,
+    ModelConfig,
+    VariantConfig,
+    check_documents,
+    command,
+    load,
+    record,
+)
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.contents import contents as data_contents
+from flamingo.data.sources import list_split
 from flamingo.data.transforms.pictures import open_image
 from flamingo.evaluation.objective import ObjectiveConfig, check_objective, objective
-from flamingo.inference.features import FeatureStore
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.model import BACKBONES
 from flamingo.training import TrainingConfig
@@ -50,7 +57,7 @@ from flamingo.training.loop import train
 from flamingo.training.optim import OptimizerConfig
 from flamingo.training.optim.groups import make_optimizer
 from flamingo.training.optim.schedule import check_warmup
-from flamingo.utils.checks import finite, one_of, seed, whole
+from flamingo.utils.checks import one_of, seed, whole
 from flamingo.utils.checksums import digest_of
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import atomic_folder, write_text
@@ -72,18 +79,6 @@ _KIND = Kind(
 _NUM_SAMPLES, _SAMPLE_TOKENS = 4, 40
 #: What wandb would else write into the user's home.
 _WANDB_FOLDERS = {"WANDB_CACHE_DIR": "cache", "WANDB_DATA_DIR": "data", "WANDB_ARTIFACT_DIR": "artifacts"}
-
-
-@dataclass
-class VariantConfig:
-    """Of an ablation: its name in tables, and the score of the paper's counterpart."""
-
-    name: str | None = None
-    paper: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.paper is not None:
-            finite("paper", self.paper)
 
 
 @dataclass
@@ -156,7 +151,13 @@ def run_training(config: TrainConfig, output: Path, overrides: Sequence[str] = (
             log.info("%s is trained already; overwrite=true trains it again", output)
         else:
             check_objective(config.objective, [(plan.task, plan.config) for plan in plans])
-            train_model(prepare(config, plans), config, run, overrides)
+            parts = build_training(
+                config.model, config.data, config.features, config.training.seed, _NUM_SAMPLES, _SAMPLE_TOKENS
+            )
+            make_optimizer(parts.model, config.optimizer)  # refuses a model of which nothing trains
+            for plan in plans:
+                evaluate.check_planned_lengths(plan, parts.processor)
+            train_model(parts, config, run, overrides)
         for plan in plans:
             evaluate.carry_out(plan)
         return objective(output, config.objective)
@@ -188,56 +189,24 @@ def check_data(config: DataConfig, run: Run) -> None:
     """
     if config.of_records():
         assert config.root is not None
-        listed = listed_images(config.root, config.images, config.format, config.split)
+        listed = list_split(config.root, config.images, config.format, config.split)
         run.check_contents({"data": data_contents(listed)})
 
 
-@dataclass
-class Parts:
-    """The parts of a run, checked. What remains is features and training."""
-
-    model: FlamingoForConditionalGeneration
-    processor: FlamingoProcessor
-    #: Captioned images, where documents are made of these.
-    trained: CaptionedImages | None
-    sampled: CaptionedImages | None
-    #: Documents whose last answers are logged while training.
-    samples: list[Document]
-    features: FeatureStore | None
-
-
-def prepare(config: TrainConfig, plans: Sequence[evaluate.Plan]) -> Parts:
-    """Load the model, read the data, and raise UserError for whatever the run would fail at later."""
-    torch.manual_seed(config.training.seed)
-    model, processor = build_model(config.model)
-    make_optimizer(model, config.optimizer)  # refuses a model of which nothing trains
-    opens = config.features.folder is None
-    trained, sampled = training_images(config.data, processor, opens) or (None, None)
-    check_images(config.data, trained)
-    samples = sample_documents(config.data, sampled, _NUM_SAMPLES)
-    max_length = processor.tokenizer.model_max_length - _SAMPLE_TOKENS
-    for prompt in _prompts(samples):
-        processor.encode(prompt, prompt=True, pixels=False, max_length=max_length)
-    for plan in plans:
-        evaluate.check_lengths(evaluate.with_usable_pool(plan, processor), (None, "text_only", "random"), processor)
-    features = None if trained is None else build_features(config.features, model, processor)
-    return Parts(model, processor, trained, sampled, samples, features)
-
-
-def contents(parts: Parts, config: ModelConfig) -> dict[str, Any]:
+def contents(parts: TrainingParts, config: ModelConfig) -> dict[str, Any]:
     """Returns checksums of what the config only names."""
     checksums: dict[str, Any] = {key: model_contents(name) for key, name in backbone_names(config).items()}
     if config.init_from is not None:
         checksums["init_from"] = model_contents(config.init_from)
     if parts.features is not None:  # the folder of features decides no result
         checksums["features"] = str(parts.features.dtype)
-    if parts.trained is not None:
-        checksums["data"] = data_contents(parts.trained.listed)
-        checksums["images"] = digest_of(image.id for image in parts.trained.images)
+    if parts.records is not None:
+        checksums["data"] = data_contents(parts.records.training.listed)
+        checksums["images"] = digest_of(record.id for record in parts.records.training.records)
     return checksums
 
 
-def train_model(parts: Parts, config: TrainConfig, run: Run, overrides: Sequence[str]) -> None:
+def train_model(parts: TrainingParts, config: TrainConfig, run: Run, overrides: Sequence[str]) -> None:
     """Train the parts, and save the checkpoint."""
     run.begin(contents(parts, config.model))
     main_process = PartialState().is_main_process
@@ -247,8 +216,8 @@ def train_model(parts: Parts, config: TrainConfig, run: Run, overrides: Sequence
     counts = ", ".join(f"{part} {count / 1e6:.2f}M" for part, count in model.parameter_counts().items())
     log.info("parameters: %s", counts)
     _compute_features(parts, config.data, run.output)
-    data_sets = make_data(
-        config.data, parts.trained, processor, parts.features, config.training.seed, config.num_workers
+    data_sets = build_data_sets(
+        config.data, parts.records, processor, parts.features, config.training.seed, config.num_workers
     )
     tracker = Tracker(config.wandb, record(config), run.output, main_process)
     failed = True
@@ -276,15 +245,15 @@ def train_model(parts: Parts, config: TrainConfig, run: Run, overrides: Sequence
         log.info("trained: %s", run.output / "checkpoint")
 
 
-def _compute_features(parts: Parts, config: DataConfig, output: Path) -> None:
-    if parts.trained is None or parts.sampled is None:
+def _compute_features(parts: TrainingParts, config: DataConfig, output: Path) -> None:
+    if parts.records is None:
         return
     if PartialState().is_main_process:
-        skipped = parts.trained.skipped | parts.sampled.skipped
+        skipped = parts.records.training.skipped | parts.records.samples.skipped
         write_text(output / "skipped.json", json.dumps(skipped, indent=1) + "\n")
     if parts.features is not None:
         keep_memory()
-        add_features(parts.features, pictures(config, parts.trained, parts.sampled))
+        add_features(parts.features, images_of(config, parts.records))
 
 
 # --------------------------------------------------------------------------------- tracking
@@ -365,7 +334,7 @@ def sampler(
     tracker: Tracker,
 ) -> Callable[[int], None]:
     """Returns a function that logs the model's last answer to each document, with the images."""
-    prompts = _prompts(documents)
+    prompts = [sample_prompt(document) for document in documents]
 
     def sample(step: int) -> None:
         outputs = FlamingoEngine(model, processor, batch_size=len(prompts)).generate(prompts, _SAMPLE_TOKENS)
@@ -379,11 +348,6 @@ def sampler(
         tracker.log({"predictions": table}, step)
 
     return lambda step: tracker.attempt("a sample", lambda: sample(step))
-
-
-def _prompts(documents: Sequence[Document]) -> list[Document]:
-    """Returns the documents without their last answers."""
-    return [Document(document.parts[:-1], document.id) for document in documents]
 
 
 @command("train")

@@ -9,12 +9,13 @@ from PIL import Image as PILImage
 
 from experiments.benchmark.materials import Sizes, image_path
 from experiments.benchmark.ratios import Row, make_row
-from experiments.data import CaptionedImages, make_data
+from experiments.build import TrainingRecords, build_data_sets
 from experiments.schema import DataConfig, DataSetConfig
 from flamingo import FlamingoProcessor
 from flamingo.data.builders import InterleavedConfig
 from flamingo.data.document import Image
 from flamingo.data.record import Record, RecordList
+from flamingo.data.sources import SourceSplit
 from flamingo.training.losses import NextTokenConfig
 
 #: How often all images are read, so that the start of the processes counts little.
@@ -37,10 +38,11 @@ def measure(sizes: Sizes, folder: Path, processes: int, rounds: int) -> list[Row
 
 def _measure_ours(paths: list[Path], folder: Path, processes: int, seed: int) -> float:
     processor = FlamingoProcessor.from_pretrained(folder / "flamingo")
-    images = RecordList([Record(path.name, Image(path), ("w4 w5",), None) for path in paths], {})
+    records = RecordList([Record(path.name, Image(path), ("w4 w5",), None) for path in paths], {})
     documents = InterleavedConfig(min_images=1, max_images=1, batch_size=8)
+    split = SourceSplit(records, {}, records)
     config = DataConfig(documents={"pairs": DataSetConfig(documents, NextTokenConfig())})
-    [loaded] = make_data(config, CaptionedImages(images, {}, images), processor, None, seed, processes)
+    [loaded] = build_data_sets(config, TrainingRecords(split, split), processor, None, seed, processes)
     batches = iter(loaded.batches)
     next(batches)  # the processes have started
     begin = time.perf_counter()

@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from flamingo.data.readers import READERS, Location
+from flamingo.data.readers.shards import Shards
 from flamingo.data.recognition import recognise
 from flamingo.data.record import LazySequence, Subset, by_reason
 from flamingo.data.transforms.pictures import open_image
@@ -66,6 +68,61 @@ def check_pictures(source: LazySequence) -> None:
     if broken:
         _, first = broken[0]
         raise UserError(f"{first}; {len(broken)} of {len(source)} images cannot be opened: repair or remove them")
+
+
+@dataclass
+class SourceSplit:
+    """The records of a source, or of one split of it, and by id why others were left out."""
+
+    records: LazySequence
+    skipped: dict[str, str]
+    #: All records that the source, or the split, names, before any image was opened.
+    listed: LazySequence
+
+
+def list_split(root: str, images: str | None, format: str | None, split: str | None) -> LazySequence:
+    """Returns the records that a source, or one split of it, names. No image is opened.
+
+    Raises:
+        UserError: For a source that cannot be read.
+    """
+    source = open_source(root, images, format)
+    return source if split is None else of_split(source, split)
+
+
+def read_split(
+    root: str, images: str | None = None, format: str | None = None, split: str | None = None, opens: bool = True
+) -> SourceSplit:
+    """Returns the records of a source, or of one split of it, whose images can be opened.
+
+    Nobody repairs one of millions of samples: broken images in shards are left out. One beside a file of captions is an
+    error.
+
+    Args:
+        root: A folder, a file, or a glob of shards.
+        images: The folder of the images; None: it is searched.
+        format: The format of the captions; None: it is recognised.
+        split: None: all of them.
+        opens: Whether images beside a file of captions are opened, too. Computing features opens all of them.
+
+    Raises:
+        UserError: For a source that cannot be read, and for an image that cannot be opened.
+    """
+    listed = list_split(root, images, format, split)
+    records, skipped = listed, listed.skipped
+    if _in_shards(listed):
+        records, broken = readable(listed)
+        skipped = skipped | broken
+    elif opens:
+        check_pictures(listed)
+    name = "all splits" if split is None else f"split {split}"
+    log.info("%s: %d images of %s, %d left out", root, len(records), name, len(skipped))
+    return SourceSplit(records, skipped, listed)
+
+
+def _in_shards(listed: LazySequence) -> bool:
+    source = listed.source if isinstance(listed, Subset) else listed
+    return isinstance(source, Shards)
 
 
 def _broken(source: LazySequence) -> Iterator[tuple[int, UserError]]:

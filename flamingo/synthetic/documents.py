@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flamingo.data.document import PROMPT, Document, Image, Part, Text
+from flamingo.synthetic import SyntheticDocumentsConfig
 from flamingo.synthetic.drawing import draw
 from flamingo.synthetic.drills import SYLLABLES, chant, recital
 from flamingo.synthetic.grammar import NUMBERS, PLACES, PLAIN, Dialect, caption, plural, random_dialect
@@ -218,6 +219,12 @@ class SyntheticDocuments(Sequence[Document]):
             raise UserError(f"documents need 0 < min_images <= max_images, got {bounds}")
         if not 0 <= self.text_prefix_prob <= 1:
             raise UserError(f"text_prefix_prob is a probability, got {self.text_prefix_prob}")
+
+    @classmethod
+    def from_config(cls, config: SyntheticDocumentsConfig, split: Split, seed: int) -> "SyntheticDocuments":
+        """Returns the documents of an entry of a config's ``data.documents``."""
+        kind = config.kind.removeprefix("synthetic_")
+        return cls(kind, split, seed, config.min_images, config.max_images, config.text_prefix_prob)
 
     def __len__(self) -> int:
         return self.length

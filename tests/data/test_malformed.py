@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from experiments.data import captioned_images
+from flamingo.data.sources import read_split
 from flamingo.data.transforms.pictures import open_image
 from flamingo.utils.errors import UserError
 from tests.data.malformed import Malformed, files
@@ -18,14 +18,14 @@ _ROOM = 1_500_000
 def outcome(malformed: Malformed) -> str:
     """What is wrong with how a data set is read, as a training reads it; empty where nothing is."""
     try:
-        source = captioned_images(str(malformed.path), None, None, None)
-        for image in source.images:
+        source = read_split(str(malformed.path))
+        for image in source.records:
             open_image(image.image.frames[0])
     except UserError as error:
         right = malformed.expected == "error" and malformed.named in str(error)
         return "" if right else str(error)
-    right = malformed.expected == "skip" and (len(source.images), len(source.skipped)) == (malformed.kept, 1)
-    return "" if right else f"{len(source.images)} images, left out: {source.skipped}"
+    right = malformed.expected == "skip" and (len(source.records), len(source.skipped)) == (malformed.kept, 1)
+    return "" if right else f"{len(source.records)} images, left out: {source.skipped}"
 
 
 def test_each_is_an_error_that_names_it_or_costs_one_sample(tmp_path):

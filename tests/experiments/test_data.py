@@ -8,8 +8,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from experiments.build import build_model
-from experiments.data import make_data, training_images
+from experiments.build import build_data_sets, build_model, build_records
 from experiments.schema import DataConfig, DataSetConfig
 from experiments.train import run_training
 from flamingo.data.encode import EncodedDocuments
@@ -35,8 +34,8 @@ def parts(shards, backbones, tmp_path):
     config = training(shards, backbones, tmp_path, *pairs)
     model, processor = build_model(config.model)
     tiny.open_gates(model, 0.7)
-    trained, _ = training_images(config.data, processor, opens=True)
-    [data] = make_data(config.data, trained, processor, None, seed=0, workers=0)
+    records = build_records(config.data, processor, opens=True)
+    [data] = build_data_sets(config.data, records, processor, None, seed=0, num_workers=0)
     return model.eval(), data
 
 
@@ -69,11 +68,11 @@ def test_batches_depend_neither_on_workers_nor_on_global_random_states(shards, b
     synthetic = composed("train", "data=synthetic", *small)
     config = training(shards, backbones, tmp_path, *settings) if kind == "images" else synthetic
     _, processor = build_model(config.model)
-    trained, _ = training_images(config.data, processor, opens=True) or (None, None)
+    records = build_records(config.data, processor, opens=True)
 
     def drawn(num_workers, state):
         random.seed(state), np.random.seed(state), torch.manual_seed(state)
-        sets = make_data(config.data, trained, processor, None, seed=0, workers=num_workers)
+        sets = build_data_sets(config.data, records, processor, None, seed=0, num_workers=num_workers)
         return {data.name: list(islice(data.batches, 4)) for data in sets}
 
     expected = drawn(0, state=1)
@@ -114,8 +113,8 @@ def test_data_sets_of_one_run_differ_in_their_order(shards, backbones, tmp_path)
     )
     config = training(shards, backbones, tmp_path, *same)
     _, processor = build_model(config.model)
-    trained, _ = training_images(config.data, processor, opens=True)
-    sets = make_data(config.data, trained, processor, None, seed=0, workers=0)
+    records = build_records(config.data, processor, opens=True)
+    sets = build_data_sets(config.data, records, processor, None, seed=0, num_workers=0)
     first, second = ([name.split()[0] for name in next(iter(data.batches)).ids] for data in sets)
     assert len(first) == len(second) == 7
     assert first != second
@@ -140,7 +139,7 @@ def test_what_a_loader_hands_over_as_bytes_becomes_the_processors_pixels():
     model, processor = build_model(composed("train").model)
     captions = SyntheticDocumentsConfig(kind="synthetic_captions", min_images=2, max_images=2, batch_size=3)
     config = DataConfig(documents={"captions": DataSetConfig(captions, NextTokenConfig())})
-    [data] = make_data(config, None, processor, None, seed=0, workers=0)
+    [data] = build_data_sets(config, None, processor, None, seed=0, num_workers=0)
     batch = next(iter(data.batches))
     assert batch.tensors["pixel_values"].dtype == torch.uint8
     with pytest.raises((ValueError, TypeCheckError), match="pixel_values"):  # the checks of tests come first
@@ -164,8 +163,8 @@ def test_packed_batches_have_the_loss_of_padded_ones(shards, backbones, tmp_path
         torch.manual_seed(0)
         model, processor = build_model(config.model)
         tiny.open_gates(model, 0.7)
-        trained, _ = training_images(config.data, processor, opens=True)
-        [data] = make_data(config.data, trained, processor, None, seed=0, workers=0)
+        records = build_records(config.data, processor, opens=True)
+        [data] = build_data_sets(config.data, records, processor, None, seed=0, num_workers=0)
         batch = next(iter(data.batches))
         with torch.no_grad():
             losses.append((batch.ids, batch.label_tokens(), model.eval()(**data.prepare(batch.tensors)).loss))

@@ -18,8 +18,8 @@ from transformers.utils.logging import disable_progress_bar
 import experiments.evaluate
 import experiments.pretrain_language
 import experiments.train  # noqa: F401
-from experiments.data import captioned_images
 from experiments.schema import user_errors
+from flamingo.data.sources import read_split
 from flamingo.data.transforms.pictures import open_image
 from tests.data.malformed import Malformed, files
 from tests.stress import disk, kills, pairs
@@ -150,11 +150,11 @@ def malformed_files(stress: Stress) -> None:
 def _read(malformed: Malformed) -> None:
     logging.disable()
     with user_errors():
-        source = captioned_images(str(malformed.path), None, None, None)
-        for image in source.images:
+        source = read_split(str(malformed.path))
+        for image in source.records:
             open_image(image.image.frames[0])
         if malformed.expected == "skip":
-            assert (len(source.images), len(source.skipped)) == (malformed.kept, 1)
+            assert (len(source.records), len(source.skipped)) == (malformed.kept, 1)
 
 
 PARTS = {

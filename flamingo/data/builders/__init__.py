@@ -29,6 +29,11 @@ class DocumentsConfig:
         whole("pack_to", self.pack_to, least=0)
         positive("weight", self.weight)
 
+    @property
+    def num_neighbours(self) -> int:
+        """The nearest neighbours of each record that the builder needs."""
+        return 0
+
 
 @dataclass(kw_only=True)
 class InterleavedConfig(DocumentsConfig):
@@ -47,6 +52,10 @@ class InterleavedConfig(DocumentsConfig):
         probability("similar_prob", self.similar_prob)
         whole("num_crops", self.num_crops, least=1)
         whole("captions_per_image", self.captions_per_image, least=1)
+
+    @property
+    def num_neighbours(self) -> int:
+        return self.max_images - 1 if self.similar_prob > 0 else 0
 
 
 #: A builder is called with its config, the records, and a seed.

@@ -1,0 +1,38 @@
+"""Checks that an encoder takes images of another size than its own."""
+
+import torch
+from PIL import Image as PILImage
+
+from flamingo.data.document import Image
+from flamingo.data.processor import FlamingoProcessor
+from flamingo.model.modeling import FlamingoForConditionalGeneration
+from flamingo.model.vision import image_size
+from flamingo.model.vision_probe import check_encoder
+from flamingo.utils.errors import UserError
+
+
+def check_image_size(model: FlamingoForConditionalGeneration, processor: FlamingoProcessor, side: int | None) -> None:
+    """Checks that the encoder takes images of the size that its image processor makes.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+        side: The side of images in pixels that the config sets; None: the encoder's own.
+
+    Raises:
+        UserError: With the key ``model.image_size``, if it does not.
+    """
+    usual = image_size(model.vision_model.config)
+    height, width = usual if side is None else (side, side)
+    blank = Image(PILImage.new("RGB", (width, height)))
+    made_height, made_width = processor.pixel_values([blank]).shape[-2:]
+    made = (made_height, made_width)
+    if side is not None and made != (side, side):
+        name = type(processor.image_processor).__name__
+        raise UserError(f"model.image_size is {side}, but {name} makes pictures of {made[0]} x {made[1]} pixels")
+    if made == usual:
+        return
+    try:
+        check_encoder(model.vision_model, model.config.vision_features, made, torch.Generator().manual_seed(0))
+    except UserError as error:
+        raise UserError(f"model.image_size: {error}; its own pictures have {usual[0]} x {usual[1]} pixels") from error
