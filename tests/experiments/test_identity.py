@@ -171,7 +171,7 @@ def test_a_finished_training_says_that_its_data_changed_and_opens_no_picture(
     run_training(config, output)
     before = files(output)
     monkeypatch.setattr("flamingo.data.sources.open_image", opened)
-    monkeypatch.setattr("experiments.train.build_model", opened)
+    monkeypatch.setattr("experiments.build.build_model", opened)
     run_training(config, output)
     change(own_shards)
     with pytest.raises(UserError, match=rf"contents\.{named}"):
