@@ -220,7 +220,7 @@ def images_of(config: DataConfig, records: TrainingRecords) -> list[Image]:
     """Returns all images that documents for training and samples show."""
     images = [record.image for record in records.training.records]
     num_crops = max(documents.num_crops for documents in config.of_records().values())
-    crops = [image.view(number) for number in range(num_crops) for image in images]
+    crops = [image.crop(number) for number in range(num_crops) for image in images]
     return crops + [record.image for record in records.samples.records]
 
 

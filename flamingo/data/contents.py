@@ -12,7 +12,7 @@ from flamingo.utils.io import regular_file
 
 
 def contents(images: Sequence[Record]) -> dict[str, str]:
-    """Return two checksums of captioned images.
+    """Returns two checksums of captioned images.
 
     Returns:
         ``captions``: of ids, captions, splits and the names of the pictures. ``files``: of each picture's file, or of
@@ -26,18 +26,18 @@ def contents(images: Sequence[Record]) -> dict[str, str]:
 
 
 def _rows(images: Sequence[Record], files: dict[str, None]) -> Iterator[str]:
-    """A text for each image; the files that hold the pictures are added to ``files``."""
-    for image in images:
-        places = []
-        for frame in image.image.frames:
+    """Yields a text for each record, and adds the files of its frames to ``files``."""
+    for record in images:
+        frames = []
+        for frame in record.image.frames:
             file = _file(frame)
             files[file] = None
-            places.append(str(frame).replace(file, Path(file).name))
-        yield json.dumps([image.id, image.captions, image.split, places])
+            frames.append(str(frame).replace(file, Path(file).name))
+        yield json.dumps([record.id, record.captions, record.split, frames])
 
 
 def _file(frame: Frame) -> str:
-    """The file that a frame is read from: a picture's own, or a shard."""
+    """Returns the file that a frame is read from: a picture's own, or a shard."""
     return str(getattr(frame, "file", frame))
 
 

@@ -15,17 +15,17 @@ class Readable(Protocol):
 
 
 @dataclass(frozen=True)
-class View:
-    """A part of a picture, in half of the cases mirrored: there are any number of them, each always the same."""
+class Crop:
+    """A random part of a picture, in half of the cases mirrored: a function of the picture and the number."""
 
     frame: "PILImage.Image | Readable | str"
     number: int
 
     def __str__(self) -> str:
-        return f"{self.frame}, view {self.number}"
+        return f"{self.frame}, crop {self.number}"
 
 
-Frame = PILImage.Image | Readable | str | View
+Frame = PILImage.Image | Readable | str | Crop
 
 #: What the text of an image begins with that is to be captioned (Flamingo, section 3.1 and appendix B).
 PROMPT = "Output:"
@@ -57,13 +57,13 @@ class Image:
             raise ValueError("an Image needs at least one frame")
         object.__setattr__(self, "frames", frames)
 
-    def view(self, number: int) -> "Image":
-        """View 0 is the photograph itself, every other a part of it. Raises ValueError for a video, and a view."""
+    def crop(self, number: int) -> "Image":
+        """Returns crop 0, the photograph itself, or a part of it. Raises ValueError for a video, and for a crop."""
         if number == 0:
             return self
-        if len(self.frames) > 1 or isinstance(self.frames[0], View):
-            raise ValueError(f"only a whole photograph has views, not {', '.join(map(str, self.frames))}")
-        return Image(View(self.frames[0], number))
+        if len(self.frames) > 1 or isinstance(self.frames[0], Crop):
+            raise ValueError(f"only a whole photograph has crops, not {', '.join(map(str, self.frames))}")
+        return Image(Crop(self.frames[0], number))
 
 
 @dataclass(frozen=True)

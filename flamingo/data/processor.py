@@ -56,9 +56,9 @@ class FlamingoProcessor(ProcessorMixin):
         self.aspect = aspect
         if image_marker.count(IMAGE_TOKEN) != 1:
             raise ValueError(f"image_marker must contain {IMAGE_TOKEN} once, got {image_marker!r}")
-        #: Tokens that are added to the tokenizer, if it has them not; what ends a chunk; and what stands for an
-        #: image, of which anything before ``<image>`` still sees the image before it. Other checkpoints than ours
-        #: were trained with others: see :mod:`flamingo.interop`.
+        #: Tokens that are added to the tokenizer; the token that ends a chunk; and the text that stands for an image,
+        #: whose part before ``<image>`` sees the image before it. Checkpoints of other projects have other ones: see
+        #: :mod:`flamingo.interop`.
         self.new_tokens, self.end_of_chunk, self.image_marker = list(new_tokens), end_of_chunk, image_marker
         tokens = [AddedToken(t, special=True, normalized=False) for t in new_tokens]
         tokenizer.add_tokens(tokens, special_tokens=True)
@@ -95,7 +95,7 @@ class FlamingoProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, but a checkpoint's own code is not run unless ``trust_remote_code=True``."""
+        """Loads a processor; a checkpoint's own code runs only with ``trust_remote_code=True``."""
         kwargs.setdefault("trust_remote_code", False)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
@@ -115,20 +115,20 @@ class FlamingoProcessor(ProcessorMixin):
 
     @property
     def end_of_chunk_token_id(self) -> int:
-        """Ends a caption: the ``eos_token_id`` for ``generate``."""
+        """The token that ends a caption: the ``eos_token_id`` of ``generate``."""
         return self.tokenizer(self.end_of_chunk, add_special_tokens=False)["input_ids"][-1]
 
     def special_token_in(self, text: str) -> str | None:
-        """Return a special token that the text contains, None if there is none; no document may contain one."""
+        """Returns a special token that the text contains, or None; no document may contain one."""
         return next((token for token in self._special if token in text), None)
 
     @property
     def room(self) -> int:
-        """How many tokens the chunks of a document may have: the limit without BOS, EOS and the end of a last chunk."""
+        """The largest number of tokens of a document's chunks: the limit without BOS, EOS and the end of a chunk."""
         return self.tokenizer.model_max_length - 2 - self._length(self.end_of_chunk)
 
     def chunk_length(self, text: str) -> int:
-        """Return the tokens that an image with this text has in a document, its marker and the chunk's end included."""
+        """Returns the number of tokens of an image with this text: of marker, text and end of chunk."""
         return self._length(f"{self.image_marker}{text}{self.end_of_chunk}")
 
     def _length(self, text: str) -> int:
@@ -138,8 +138,6 @@ class FlamingoProcessor(ProcessorMixin):
     def new_token_ids(self) -> list[int]:
         """Ids of the tokens whose embeddings are trained: ``FlamingoConfig.new_token_ids``."""
         return self.tokenizer.convert_tokens_to_ids(self.new_tokens)
-
-    # ------------------------------------------------------------------------- documents
 
     def encode(
         self,
@@ -268,8 +266,6 @@ class FlamingoProcessor(ProcessorMixin):
         batch["pixel_values"] = normalized(self.image_processor, tensors["pixel_values"])
         return batch
 
-    # ------------------------------------------------------- the usual call: text with markers
-
     def __call__(
         self,
         images: Any = None,
@@ -278,11 +274,10 @@ class FlamingoProcessor(ProcessorMixin):
         padding_side: PaddingSide = "left",
         return_tensors: str = "pt",
     ) -> BatchFeature:
-        """Prompts as transformers' processors take them: texts with ``<image>`` markers, and their images.
+        """Returns prompts of texts with ``<image>`` markers and their images, as processors of transformers do.
 
-        ``images`` (pictures, paths, or :class:`Image` for videos) is a list for one text, a list of
-        lists for several. A marker's image is seen by
-        all tokens up to the next marker. Raises ValueError where markers and images don't match.
+        ``images`` (pictures, paths, or :class:`Image` for videos) is a list for one text, a list of lists for several.
+        All tokens up to the next marker see a marker's image. Raises ValueError where markers and images differ.
         """
         if padding not in (True, "longest"):
             raise ValueError(f"prompts are padded to the longest of them; padding={padding!r} is not supported")
@@ -299,8 +294,6 @@ class FlamingoProcessor(ProcessorMixin):
         ids, image_index, _ = self._tokenize(pieces, name, max_length=None)
         pixels = self.pixel_values(images, name) if images else None
         return Example(torch.tensor(ids), torch.tensor(image_index), None, pixels)
-
-    # --------------------------------------------------------------------------- internals
 
     def _tokenize(
         self, pieces: list[Piece], name: str, max_length: int | None
@@ -333,7 +326,7 @@ class FlamingoProcessor(ProcessorMixin):
 
 
 def special_tokens(tokenizer: Any) -> list[str]:
-    """Return all texts that a tokenizer takes for a special token, those among them that have no role."""
+    """Returns all special tokens of a tokenizer, also those without a role."""
     added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     return list(dict.fromkeys([*tokenizer.all_special_tokens, *added]))
 

@@ -16,7 +16,7 @@ from PIL import Image as PILImage
 from torch import Tensor
 from tqdm import tqdm
 
-from flamingo.data.document import Frame, Image, View
+from flamingo.data.document import Crop, Frame, Image
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.transforms.pictures import frame_bytes, open_image
 from flamingo.inference import DTYPES
@@ -246,7 +246,8 @@ def _digest(row: Tensor) -> str:
 
 def content_key(frame: Frame) -> str:
     """A digest of what a picture shows: of a file its bytes, of an opened picture its pixels."""
-    if isinstance(frame, View):
+    if isinstance(frame, Crop):
+        # "view" is an earlier name of a crop: another text would change the keys of all stores.
         return hashlib.sha256(f"{content_key(frame.frame)} view {frame.number}".encode()).hexdigest()
     if isinstance(frame, PILImage.Image):
         picture = open_image(frame)

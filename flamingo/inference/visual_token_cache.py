@@ -8,7 +8,7 @@ from jaxtyping import Float
 from PIL import Image as PILImage
 from torch import Tensor
 
-from flamingo.data.document import Frame, Image, View
+from flamingo.data.document import Crop, Frame, Image
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.transforms.pictures import open_image
 from flamingo.inference.features import FeatureStore
@@ -86,7 +86,7 @@ def image_key(image: Image) -> ImageKey:
 
 def _frame_key(frame: Frame) -> str:
     """A file's path, or a digest of an opened picture: a task may draw its pictures again for each query."""
-    if isinstance(frame, View):
+    if isinstance(frame, Crop):
         return f"{_frame_key(frame.frame)} view {frame.number}"
     if isinstance(frame, PILImage.Image):
         picture = open_image(frame)

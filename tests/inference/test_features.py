@@ -96,7 +96,7 @@ def test_a_video_has_the_features_of_its_frames(parts, paths, tmp_path):
 def test_every_view_of_a_picture_has_features_of_its_own(parts, paths, tmp_path):
     model, processor = parts
     image = Image(paths[0])
-    views = [image.view(number) for number in range(3)]
+    views = [image.crop(number) for number in range(3)]
     store = FeatureStore(tmp_path / "features", model, processor)
     assert store.add(views) == 3
     for i, j in ((0, 1), (0, 2), (1, 2)):

@@ -66,7 +66,7 @@ def test_each_picture_is_encoded_once_even_where_it_is_made_anew(parts, prompts,
     engine.generate([build_prompt(example("query", 9), [])], NEW)
     assert sum(encoded) == 10
     for _ in range(2):
-        engine.generate([Document([Image(tmp_path / "red.png").view(1), Text("Output:")])], NEW)
+        engine.generate([Document([Image(tmp_path / "red.png").crop(1), Text("Output:")])], NEW)
     assert sum(encoded) == 11
 
 

@@ -60,7 +60,7 @@ class Interleaved:
             record = self.records[index]
             captions = rng.sample(record.captions, len(record.captions))
             caption = captions[version % len(captions)]
-            image = record.image.view(rng.randrange(config.num_crops))
+            image = record.image.crop(rng.randrange(config.num_crops))
             parts += [image, Text(PROMPT, train=False), Text(f" {caption}")]
         return Document(parts, id=f"{self.records[last].id} and {num_images - 1} others, no. {position}")
 

@@ -1,4 +1,4 @@
-"""An encoder's image processor, by the encoder's name, for pictures of its own size or of another."""
+"""The name of an encoder -> its image processor, for images of its own size or of another."""
 
 from math import floor
 from pathlib import Path
@@ -15,11 +15,11 @@ from flamingo.utils.hub import from_pretrained
 
 
 def load_image_processor(vision_model_name_or_path: str | Path, side: int | None = None) -> Any:
-    """The image processor that comes with an encoder.
+    """Returns the image processor that comes with an encoder.
 
     Args:
         vision_model_name_or_path: The encoder's folder, or its name on the hub.
-        side: Height and width, in pixels, of what the encoder is given, if not those that it comes with.
+        side: Height and width, in pixels, of the images that the encoder gets; None: its own.
 
     Raises:
         UserError: If the encoder comes without one, or ``side`` cannot be set.
@@ -34,14 +34,16 @@ def load_image_processor(vision_model_name_or_path: str | Path, side: int | None
 
 
 def _of_timm(name: str | Path, config: dict[str, Any]) -> CLIPImageProcessorPil:
-    """What timm's transforms do, in a form that can be saved: TimmWrapperImageProcessor loads only from an encoder."""
+    """Returns timm's transforms in a form that can be saved: TimmWrapperImageProcessor loads only from an encoder."""
     _, height, width = config["input_size"]
     part, mode = config["crop_pct"], config["crop_mode"]
     if mode not in ("center", "squash") or (mode == "center" and height != width):
         raise UserError(f"image processor {name}: crop_mode {mode} to {height} x {width} pixels is not supported")
-    scaled = {"height": floor(height / part), "width": floor(width / part)}
+    size = {"height": floor(height / part), "width": floor(width / part)}
+    if mode == "center":
+        size = {"shortest_edge": size["height"]}
     return CLIPImageProcessorPil(
-        size={"shortest_edge": scaled["height"]} if mode == "center" else scaled,
+        size=size,
         crop_size={"height": height, "width": width},
         resample=PILImage.Resampling[config["interpolation"].upper()],
         image_mean=list(config["mean"]),
@@ -50,13 +52,13 @@ def _of_timm(name: str | Path, config: dict[str, Any]) -> CLIPImageProcessorPil:
 
 
 def _resize(image_processor: Any, side: int) -> None:
-    """Make the result ``side`` pixels large; where it is cropped from something larger, that in proportion."""
+    """Sets the side of the result, and in proportion the size that it is cropped from."""
     size = dict(getattr(image_processor, "size", None) or {})
     crop = dict(getattr(image_processor, "crop_size", None) or {})
     if not size or not getattr(image_processor, "do_resize", True):
         raise UserError(f"image_size is {side}, but {type(image_processor).__name__} does not resize pictures")
-    made = crop if getattr(image_processor, "do_center_crop", False) else size
-    out = made.get("shortest_edge") or max(made.values())  # of a square picture
+    result = crop if getattr(image_processor, "do_center_crop", False) else size
+    out = result.get("shortest_edge") or max(result.values())  # of a square picture
     image_processor.size = {key: round(value * side / out) for key, value in size.items()}
     if crop:
         image_processor.crop_size = dict.fromkeys(crop, side)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageOps, ImageStat, UnidentifiedImageError
 
-from flamingo.data.document import Frame, Readable, View
+from flamingo.data.document import Crop, Frame, Readable
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import regular_file
 
@@ -23,13 +23,12 @@ _LONGEST_SIDE = 8192
 
 
 def open_image(frame: Frame) -> PILImage.Image:
-    """An upright RGB picture; what is transparent shows white.
+    """Returns an upright RGB picture; transparent parts are white.
 
-    16-bit greys are divided by 257; 32-bit integers and floats, whose range nobody states, are spread
-    from the picture's least value (black) to its greatest (white). Raises UserError, naming the file
-    or member, where it is missing or broken.
+    16-bit greys are divided by 257. 32-bit integers and floats have no fixed range: the picture's least value becomes
+    black, its greatest white. Raises UserError, naming the file or member, if it is missing or broken.
     """
-    if isinstance(frame, View):
+    if isinstance(frame, Crop):
         return _part(open_image(frame.frame), frame.number)
     try:
         if isinstance(frame, PILImage.Image):
@@ -49,47 +48,54 @@ def open_image(frame: Frame) -> PILImage.Image:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """All that Pillow reads but EPS, for which it would run Ghostscript on the file; the usual ones are tried first."""
+    """Returns Pillow's formats, the common ones first, without EPS, for which it would run Ghostscript on the file."""
     PILImage.init()
-    usual = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
-    return *usual, *(name for name in PILImage.ID if name not in (*usual, "EPS"))
+    formats = ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"]
+    for name in PILImage.ID:
+        if name != "EPS" and name not in formats:
+            formats.append(name)
+    return tuple(formats)
 
 
 def frame_bytes(frame: Readable | str) -> bytes:
-    """Return the content of a picture's file. Raises OSError where it is missing, or no regular file."""
+    """Returns the content of a picture's file. Raises OSError where it is missing, or no regular file."""
     if isinstance(frame, str | Path):
         return regular_file(Path(frame)).read_bytes()
     return frame.read_bytes()
 
 
 def shaped(picture: PILImage.Image, aspect: Aspect) -> PILImage.Image:
-    """Return a picture ``as_is``, or square: with borders of its mean colour (``pad``), or its centre (``crop``).
+    """Returns a picture ``as_is``, or square: with borders of its mean colour (``pad``), or its centre (``crop``).
 
-    A picture that is longer than 8,192 pixels is first made so long, as a larger square would fill the memory.
+    A picture that is longer than 8,192 pixels is scaled to this length first: a larger square would fill the memory.
     """
     if aspect == "as_is" or picture.width == picture.height:
         return picture
     if aspect == "pad" and max(picture.size) > _LONGEST_SIDE:
         share = _LONGEST_SIDE / max(picture.size)
-        width, height = (max(1, round(share * edge)) for edge in picture.size)
+        width = max(1, round(share * picture.width))
+        height = max(1, round(share * picture.height))
         picture = picture.resize((width, height), PILImage.Resampling.BICUBIC)
     width, height = picture.size
     side = max(width, height) if aspect == "pad" else min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     if aspect == "crop":
         return picture.crop((left, top, left + side, top + side))
-    square = PILImage.new("RGB", (side, side), tuple(round(mean) for mean in ImageStat.Stat(picture).mean))
+    red, green, blue = ImageStat.Stat(picture).mean
+    square = PILImage.new("RGB", (side, side), (round(red), round(green), round(blue)))
     square.paste(picture, (-left, -top))
     return square
 
 
 def _part(picture: PILImage.Image, number: int) -> PILImage.Image:
-    """Of half of its area to all of it, and slightly longer or wider: the smaller, the more is magnified later."""
+    """Returns a part of half to all of the area, slightly longer or wider, in half of the cases mirrored."""
     rng = random.Random(f"{number} {zlib.crc32(picture.tobytes())}")
-    area, stretch = rng.uniform(0.5, 1), math.exp(rng.uniform(-0.2, 0.2))
+    area = rng.uniform(0.5, 1)
+    stretch = math.exp(rng.uniform(-0.2, 0.2))
     width = max(1, min(picture.width, round(picture.width * math.sqrt(area * stretch))))
     height = max(1, min(picture.height, round(picture.height * math.sqrt(area / stretch))))
-    left, top = rng.randint(0, picture.width - width), rng.randint(0, picture.height - height)
+    left = rng.randint(0, picture.width - width)
+    top = rng.randint(0, picture.height - height)
     part = picture.crop((left, top, left + width, top + height))
     return ImageOps.mirror(part) if rng.random() < 0.5 else part
 

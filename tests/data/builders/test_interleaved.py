@@ -9,7 +9,7 @@ import pytest
 
 from flamingo.data.builders import BUILDERS
 from flamingo.data.builders.interleaved import Interleaved
-from flamingo.data.document import Image, Text, View
+from flamingo.data.document import Crop, Image, Text
 from flamingo.data.record import Record
 from flamingo.utils.errors import UserError
 from flamingo.utils.kinds import load_kind
@@ -149,8 +149,8 @@ def test_all_views_are_shown_equally_often_and_of_any_number_of_images():
     images = [[part for part in documents[i].parts if isinstance(part, Image)] for i in range(300)]
     assert [len(own) for own in images] == [3] * 300
     frames = [image.frames[0] for own in images for image in own]
-    numbers = [frame.number if isinstance(frame, View) else 0 for frame in frames]
+    numbers = [frame.number if isinstance(frame, Crop) else 0 for frame in frames]
     for number in range(4):
         assert numbers.count(number) / 900 == pytest.approx(0.25, abs=0.05)
-    whole = {frame.frame if isinstance(frame, View) else frame for frame in frames}
+    whole = {frame.frame if isinstance(frame, Crop) else frame for frame in frames}
     assert whole == {own.image.frames[0] for own in SOURCE}

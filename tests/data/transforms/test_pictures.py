@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from flamingo.data.document import Image, View
+from flamingo.data.document import Crop, Image
 from flamingo.data.transforms.pictures import open_image, shaped
 from flamingo.inference.features import content_key
 from flamingo.utils.errors import UserError
@@ -138,7 +138,7 @@ def test_a_view_is_a_part_of_half_the_picture_or_more_and_always_the_same(tmp_pa
     PILImage.fromarray(pixels).save(tmp_path / "a.png")
     boxes, mirrored = set(), 0
     for number in range(1, 101):
-        view = np.asarray(open_image(View(tmp_path / "a.png", number)))
+        view = np.asarray(open_image(Crop(tmp_path / "a.png", number)))
         turned = view[0, 0, 0] > view[0, -1, 0]
         part = view[:, ::-1] if turned else view
         (left, top), (height, width) = part[0, 0, :2], part.shape[:2]
@@ -147,20 +147,20 @@ def test_a_view_is_a_part_of_half_the_picture_or_more_and_always_the_same(tmp_pa
         boxes.add((left, top, width, height))
         mirrored += turned
         for same in (str(tmp_path / "a.png"), PILImage.fromarray(pixels)):
-            assert np.array_equal(np.asarray(open_image(View(same, number))), view)
+            assert np.array_equal(np.asarray(open_image(Crop(same, number))), view)
     assert len(boxes) > 90
     assert 30 < mirrored < 70
 
 
-def test_only_a_whole_photograph_has_views(tmp_path):
+def test_only_a_whole_photograph_has_crops(tmp_path):
     image = Image("a.png")
-    assert image.view(0) is image
-    assert str(image.view(2).frames[0]) == "a.png, view 2"
-    for other in (image.view(1), Image("a.png", "b.png")):
-        with pytest.raises(ValueError, match=r"views.*a\.png"):
-            other.view(1)
+    assert image.crop(0) is image
+    assert str(image.crop(2).frames[0]) == "a.png, crop 2"
+    for other in (image.crop(1), Image("a.png", "b.png")):
+        with pytest.raises(ValueError, match=r"crops.*a\.png"):
+            other.crop(1)
     with pytest.raises(UserError, match=r"b\.png"):
-        open_image(View(tmp_path / "b.png", 1))
+        open_image(Crop(tmp_path / "b.png", 1))
 
 
 def broken_png_header():
