@@ -75,12 +75,9 @@ ConfigStore.instance().store("evaluate_schema", EvaluateConfig)
 
 #: These may change between evaluations into the same folder: the harness knows which settings are there already, and
 #: the contents of the checkpoint and of the data, wherever they lie, what they were made with.
-_MAY_CHANGE = (
-    *("shots", "text_only", "controls", "control_shots", "num_beams", "seeds", "batch_size", "pictures"),
-    *("run", "checkpoint", "demonstrations", "features"),
-    # Predictions that are there are scored again.
-    "task.metrics",
-)
+_SETTINGS = ("shots", "text_only", "controls", "control_shots", "num_beams", "seeds", "batch_size", "pictures")
+#: Predictions that are there are scored again by other metrics.
+_MAY_CHANGE = _SETTINGS + ("run", "checkpoint", "demonstrations", "features", "task.metrics")
 
 
 def _in_file_names(task: Task) -> str:
@@ -208,7 +205,7 @@ def check_outputs(plans: Sequence[Plan], trained: Path) -> None:
         _, output = folders(planned.config)
         values = record(planned.config)
         earlier = first.setdefault((output, kind.config_file), values)
-        if different := differences(earlier, values, ("output", "overwrite", *kind.may_change)):
+        if different := differences(earlier, values, ("output", "overwrite") + kind.may_change):
             raise UserError(
                 f"`evaluate` has {planned.task.name} twice for {output}, with different configs "
                 f"({'; '.join(different)}): choose another output=... for one of them"
@@ -225,7 +222,7 @@ def with_usable_pool(planned: Plan, processor: FlamingoProcessor) -> Plan:
     new_tokens = processor.chunk_length(PROMPT) + task.max_new_tokens
     assert isinstance(task.pool, LazySequence)
     pool, skipped = usable(task.pool, processor, images=1, new_tokens=new_tokens)
-    return replace(planned, task=replace(task, pool=pool, skipped={**task.skipped, **skipped}))
+    return replace(planned, task=replace(task, pool=pool, skipped=dict(task.skipped) | skipped))
 
 
 def check_lengths(planned: Plan, kinds: Sequence[str | None], processor: FlamingoProcessor) -> None:

@@ -47,8 +47,8 @@ _EXCLUDE_KEYS = "hydra.job.config.override_dirname.exclude_keys"
 
 
 #: The library's kinds and the synthetic benchmark's.
-ALL_BUILDERS: Kinds = {**BUILDERS, **synthetic.BUILDERS}
-ALL_TASKS: Kinds = {**TASKS, **synthetic.TASKS}
+ALL_BUILDERS = BUILDERS | synthetic.BUILDERS
+ALL_TASKS = TASKS | synthetic.TASKS
 
 #: What OmegaConf has no type for: an entry of a mapping or list of kinds. :func:`load_documents` makes it a dataclass.
 Entry = Any
@@ -64,7 +64,8 @@ class FeaturesConfig:
     dtype: str | None = None
 
     def __post_init__(self) -> None:
-        one_of("dtype", self.dtype, (None, *DTYPES))
+        if self.dtype is not None:
+            one_of("dtype", self.dtype, DTYPES)
 
 
 @dataclass
@@ -104,12 +105,12 @@ class ModelConfig:
     fusion: CrossAttentionConfig = field(default_factory=CrossAttentionConfig)
 
     def __post_init__(self) -> None:
-        one_of("dtype", self.dtype, ("auto", *DTYPES))
+        one_of("dtype", self.dtype, ("auto",) + DTYPES)
         one_of("aspect", self.aspect, ASPECTS)
         if self.image_size is not None:
             whole("image_size", self.image_size, least=1)
         for part in self.trainable:
-            one_of("trainable", part, (*BACKBONES, *TRAINED_PARTS))
+            one_of("trainable", part, BACKBONES + TRAINED_PARTS)
 
 
 @dataclass
@@ -332,7 +333,7 @@ def folder_arguments(arguments: Sequence[str], conf: Path) -> list[str]:
     run = yaml.safe_load((conf / "run.yaml").read_text(encoding="utf-8"))
     listed = run["hydra"]["job"]["config"]["override_dirname"]["exclude_keys"]
     paths = [override.key_or_group for override in overrides if _names_path(override)]
-    left_out = [key for key in dict.fromkeys([*listed, *paths]) if key not in swept or key == "output"]
+    left_out = [key for key in dict.fromkeys(listed + paths) if key not in swept or key == "output"]
     return [f"{_EXCLUDE_KEYS}=[{','.join(left_out)}]"] if left_out != listed else []
 
 

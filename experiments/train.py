@@ -71,9 +71,9 @@ _TRAINED = ("state", "history.jsonl", "checkpoint", "wandb", "skipped.json")
 _EVALUATED = ("scores.json", "predictions.jsonl", "pictures")
 _KIND = Kind(
     results=_TRAINED + _EVALUATED,
-    saved=(*STATES, "checkpoint"),
+    saved=STATES + ("checkpoint",),
     descriptions=("overrides.yaml", "failure.txt", "evaluate-*.yaml", "images-*.json"),
-    may_change=("variant", "evaluate", "objective", "features", *WRITING),
+    may_change=("variant", "evaluate", "objective", "features") + WRITING,
 )
 #: Documents of each data set whose last answers are logged while training, and the tokens of an answer.
 _NUM_SAMPLES, _SAMPLE_TOKENS = 4, 40

@@ -9,7 +9,7 @@ from flamingo.utils.checks import one_of, within
 from flamingo.utils.errors import UserError
 
 #: ``kind -> (config dataclass, "module:Class")``. The class is named, not imported: configs need no torch.
-Kinds = Mapping[str, tuple[type, str]]
+Kinds = dict[str, tuple[type, str]]
 
 Config = TypeVar("Config")
 
