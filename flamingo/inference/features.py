@@ -27,7 +27,7 @@ from flamingo.utils.errors import UserError
 from flamingo.utils.io import append, complete_lines, json_object, remove_leftovers, write_text
 from flamingo.utils.lock import HEARTBEAT, LOCK, owner
 
-#: What features may be kept in.
+#: The dtypes of stored features.
 PRECISIONS = {name: getattr(torch, name) for name in DTYPES}
 
 #: Files with a row for each picture, whose digests follow the picture's in each line of ``keys.txt``.
@@ -50,10 +50,17 @@ class FeatureStore:
         processor: FlamingoProcessor,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Opens the folder, or makes it. ``dtype``: that of the features, by default the encoder's own.
+        """Opens the folder, or makes it.
 
-        Raises UserError where the folder holds features of another encoder, of other settings or in
-        another precision, and where it is damaged.
+        Args:
+            folder: The folder.
+            model: Its encoder makes the features.
+            processor: The model's processor.
+            dtype: The dtype of the stored features; None: that of the encoder.
+
+        Raises:
+            UserError: If the folder has features of another encoder, of other settings or of another dtype, and if it
+                is damaged.
         """
         self.folder, self.model, self.processor = folder, model, processor
         self.dtype = dtype or model.vision_model.dtype
@@ -66,60 +73,64 @@ class FeatureStore:
         return all(content_key(frame) in self._rows for frame in image.frames)
 
     def __getitem__(self, image: Image) -> Float[Tensor, "f p v"]:
-        """Features of every frame. Raises UserError, naming the frame, where it was not added."""
-        places = self._places(image)
-        self._verify("patches.bin", self._patches, places)
-        return self._patches[places].to(self.model.vision_model.dtype)
+        """Returns the features of every frame. Raises UserError for a frame that was not added."""
+        rows = self._rows_of(image)
+        self._verify("patches.bin", self._patches, rows)
+        return self._patches[rows].to(self.model.vision_model.dtype)
 
     def stacked(self, images: Sequence[Image]) -> Float[Tensor, "m f p v"]:
-        """Features of several images, which have the same number of frames."""
+        """Returns the features of several images, which have equal numbers of frames."""
         return torch.stack([self[image] for image in images])
 
     def pooled(self, images: Sequence[Image]) -> Float[Tensor, "images v"]:
-        """Of each image the mean over frames and patches: by these images are compared."""
+        """Returns for each image the mean over frames and patches, by which images are compared."""
         means = []
         for image in images:
-            places = self._places(image)
-            self._verify("pooled.bin", self._pooled, places)
-            means.append(reduce(self._pooled[places], "f v -> v", "mean"))
+            rows = self._rows_of(image)
+            self._verify("pooled.bin", self._pooled, rows)
+            means.append(reduce(self._pooled[rows], "f v -> v", "mean"))
         return torch.stack(means)
 
-    def _places(self, image: Image) -> list[int]:
-        places = [self._rows.get(content_key(frame)) for frame in image.frames]
-        for frame, place in zip(image.frames, places, strict=True):
-            if place is None:
+    def _rows_of(self, image: Image) -> list[int]:
+        """The row of each frame."""
+        rows = []
+        for frame in image.frames:
+            row = self._rows.get(content_key(frame))
+            if row is None:
                 raise UserError(f"{self.folder} has no features of {frame}: it was not added, or has changed since")
-        return [place for place in places if place is not None]
+            rows.append(row)
+        return rows
 
     # ------------------------------------------------------------------------------- writing
 
     def add(self, images: Iterable[Image], batch_size: int = 32) -> int:
-        """Compute what is missing; how many pictures that were. Waits for another process that adds some.
+        """Computes missing features; returns their number. Waits for another process that adds some.
 
-        Raises UserError, naming it, for a broken picture, and for a file that cannot be written.
+        Raises:
+            UserError: For a broken picture, and for a file that cannot be written.
         """
         frames = {content_key(frame): frame for image in images for frame in image.frames}
         if frames.keys() <= self._rows.keys():
-            return 0
+            return 0  # without the lock
         with owner(self.folder, wait=True):
             remove_leftovers(self.folder)
             self._open()
             self._cut_off_unfinished_rows()
-            waiting = [(key, frame) for key, frame in frames.items() if key not in self._rows]
-            with tqdm(total=len(waiting), desc="features", unit="picture", disable=not waiting) as bar:
-                for start in range(0, len(waiting), batch_size):
-                    some = dict(waiting[start : start + batch_size])
-                    self._append(list(some), self._encode([Image(frame) for frame in some.values()]))
-                    bar.update(len(some))
+            missing = [key for key in frames if key not in self._rows]
+            with tqdm(total=len(missing), desc="features", unit="picture", disable=not missing) as bar:
+                for start in range(0, len(missing), batch_size):
+                    batch = missing[start : start + batch_size]
+                    self._append(batch, self._encode([Image(frames[key]) for key in batch]))
+                    bar.update(len(batch))
         self._open()
-        return len(waiting)
+        return len(missing)
 
     @torch.no_grad()
     def _encode(self, images: list[Image]) -> Float[Tensor, "images p v"]:
         encoder = self.model.vision_model
         pixels = rearrange(self.processor.pixel_values(images), "images 1 c h w -> images c h w")
         pixels = pixels.to(encoder.device, encoder.dtype)
-        # What is kept in bfloat16 is computed in it, too: twice to four times as fast where a machine has it.
+        # Features that are stored in bfloat16 are computed in it, too: 2 to 4 times as fast on machines that have it.
         with torch.autocast(encoder.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             return encode_patches(encoder, pixels, self.model.config.vision_features)
 
@@ -130,12 +141,13 @@ class FeatureStore:
         pooled = reduce(features.float(), "images p v -> images v", "mean")
         append(self.folder / "patches.bin", _bytes(patches))
         append(self.folder / "pooled.bin", _bytes(pooled))
-        rows = zip(keys, patches, pooled, strict=True)
-        lines = [f"{key} {_digest(own_patches)} {_digest(own_pooled)}\n" for key, own_patches, own_pooled in rows]
+        lines = []
+        for key, patch_row, pooled_row in zip(keys, patches, pooled, strict=True):
+            lines.append(f"{key} {_digest(patch_row)} {_digest(pooled_row)}\n")
         append(self.folder / "keys.txt", "".join(lines).encode())
 
     def _cut_off_unfinished_rows(self) -> None:
-        """Remove what an interrupted pass has left behind the last complete line, and rows without a line."""
+        """Removes the part of a line and the rows without a line that an interrupted pass has left."""
         for path, size in self._sizes.items():
             if path.exists() and path.stat().st_size > size:
                 os.truncate(path, size)
@@ -143,22 +155,23 @@ class FeatureStore:
     # ------------------------------------------------------------------------- opening, checking
 
     def _check_encoder(self) -> None:
-        wanted = self._identity()
+        identity = self._identity()
         path = self.folder / "encoder.json"
         if not path.exists():
             with owner(self.folder, wait=True):
                 remove_leftovers(self.folder)
-                if {there.name for there in self.folder.iterdir()} <= {"encoder.json", LOCK, HEARTBEAT}:
-                    write_text(path, json.dumps(wanted, indent=1))
-        there = kept_identity(self.folder)
-        if there is None:
+                names = {entry.name for entry in self.folder.iterdir()}
+                if names <= {"encoder.json", LOCK, HEARTBEAT}:
+                    write_text(path, json.dumps(identity, indent=1))
+        stored = kept_identity(self.folder)
+        if stored is None:
             raise UserError(f"{self.folder} is not empty and holds no features: choose another folder")
-        if different := [key for key in wanted.keys() | there.keys() if wanted.get(key) != there.get(key)]:
-            name = sorted(different)[0]
-            raise UserError(
-                f"{self.folder} holds features of another encoder: its {name} was {there.get(name)!r}, "
-                f"and is {wanted.get(name)!r}. Choose another folder, or remove this one"
-            )
+        for name in sorted(identity.keys() | stored.keys()):
+            if identity.get(name) != stored.get(name):
+                raise UserError(
+                    f"{self.folder} holds features of another encoder: its {name} was {stored.get(name)!r}, "
+                    f"and is {identity.get(name)!r}. Choose another folder, or remove this one"
+                )
 
     def _identity(self) -> dict[str, Any]:
         """Everything that the features of a picture depend on."""
@@ -173,7 +186,7 @@ class FeatureStore:
         }
 
     def _open(self) -> None:
-        """Map what is there into memory. Rows that another process is adding are passed over."""
+        """Maps the files into memory, without rows that another process is adding."""
         path = self.folder / "keys.txt"
         lines = complete_lines(path)
         self._sizes = {path: sum(len(line) + 1 for line in lines)}
@@ -202,30 +215,32 @@ class FeatureStore:
             raise self._damaged(path, str(error)) from error
 
     def _map(self, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-        path, size = self.folder / name, int(np.prod(shape)) * dtype.itemsize
+        path = self.folder / name
+        numbers = int(np.prod(shape))
+        size = numbers * dtype.itemsize
         self._sizes[path] = size
-        there = path.stat().st_size if path.exists() else 0
-        if there < size:
-            raise self._damaged(path, f"it has {there} bytes, and {size} were written")
+        size_on_disk = path.stat().st_size if path.exists() else 0
+        if size_on_disk < size:
+            raise self._damaged(path, f"it has {size_on_disk} bytes, and {size} were written")
         if size == 0:
             return torch.empty(shape, dtype=dtype)
-        return torch.from_file(str(path), shared=False, size=int(np.prod(shape)), dtype=dtype).view(shape)
+        return torch.from_file(str(path), shared=False, size=numbers, dtype=dtype).view(shape)
 
-    def _verify(self, name: str, rows: Tensor, places: list[int]) -> None:
-        """Raise UserError unless these rows of a file are as they were written. Each is compared once."""
+    def _verify(self, name: str, features: Tensor, rows: list[int]) -> None:
+        """Raises UserError unless these rows of a file are as they were written. Each is compared once."""
         column = _FILES.index(name)
-        for place in places:
-            if not self._verified[place, column]:
-                if _digest(rows[place]) != self._digests[place][column].decode():
-                    raise self._damaged(self.folder / name, f"row {place} is not what was written")
-                self._verified[place, column] = True
+        for row in rows:
+            if not self._verified[row, column]:
+                if _digest(features[row]) != self._digests[row][column].decode():
+                    raise self._damaged(self.folder / name, f"row {row} is not what was written")
+                self._verified[row, column] = True
 
     def _damaged(self, path: Path, reason: str) -> UserError:
         return UserError(f"{path} is damaged ({reason}): remove {self.folder}, and its features are computed again")
 
 
 def kept_identity(folder: Path) -> dict[str, Any] | None:
-    """Whose features a folder holds; None where it holds none. Raises UserError for a damaged file."""
+    """Returns what the features of a folder depend on; None if it has none. Raises UserError for a damaged file."""
     path = folder / "encoder.json"
     if not path.exists():
         return None
@@ -245,7 +260,7 @@ def _digest(row: Tensor) -> str:
 
 
 def content_key(frame: Frame) -> str:
-    """A digest of what a picture shows: of a file its bytes, of an opened picture its pixels."""
+    """Returns a digest of the content of a picture: the bytes of a file, the pixels of an opened picture."""
     if isinstance(frame, Crop):
         # "view" is an earlier name of a crop: another text would change the keys of all stores.
         return hashlib.sha256(f"{content_key(frame.frame)} view {frame.number}".encode()).hexdigest()

@@ -63,16 +63,21 @@ def meteor_counts(outputs: Sequence[str], references: Sequence[Sequence[str]]) -
 
 def meteor(counts: Float[np.ndarray, "*resamples 23"]) -> Float[np.ndarray, "*resamples"]:
     """Returns METEOR of summed :func:`meteor_counts`: a mean of precision and recall, less a penalty for order."""
-    words, function = counts[..., :2], counts[..., 2:4]
+    words = counts[..., :2]
+    function_words = counts[..., 2:4]
+    lengths = _DELTA * (words - function_words) + (1 - _DELTA) * function_words
     # By matcher, content or function words, output or reference.
     matches = counts[..., 4:20].reshape(*counts.shape[:-1], 4, 2, 2)
-    content_matches, function_matches = np.moveaxis(np.tensordot(matches, _WEIGHTS, axes=(-3, 0)), -2, 0)
-    weighted = _DELTA * content_matches + (1 - _DELTA) * function_matches
-    with np.errstate(invalid="ignore", divide="ignore"):  # what divides by nothing has no match
-        precision, recall = np.moveaxis(weighted / (_DELTA * (words - function) + (1 - _DELTA) * function), -1, 0)
+    weighted_matches = np.tensordot(matches, _WEIGHTS, axes=(-3, 0))
+    content_matches = weighted_matches[..., 0, :]
+    function_matches = weighted_matches[..., 1, :]
+    matched_lengths = _DELTA * content_matches + (1 - _DELTA) * function_matches
+    with np.errstate(invalid="ignore", divide="ignore"):  # an output without words has no match
+        ratios = matched_lengths / lengths
+        precision, recall = ratios[..., 0], ratios[..., 1]
         mean = precision * recall / (_ALPHA * precision + (1 - _ALPHA) * recall)
-        broken = (counts[..., 20] / counts[..., 21:].mean(axis=-1)) ** _BETA
-    return np.asarray(np.nan_to_num(mean * (1 - _GAMMA * broken)))
+        fragmentation = (counts[..., 20] / counts[..., 21:].mean(axis=-1)) ** _BETA
+    return np.asarray(np.nan_to_num(mean * (1 - _GAMMA * fragmentation)))
 
 
 def _jar() -> Path:

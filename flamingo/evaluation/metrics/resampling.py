@@ -27,8 +27,16 @@ class Statistic:
 
 def mean(values: Sequence[float | None], about: dict[str, Any] | None = None) -> Statistic:
     """Returns the mean over the queries that have a value, of which there must be at least one."""
-    parts = np.array([[0.0, 0.0] if value is None else [value, 1.0] for value in values])
-    return Statistic(parts, lambda sums: sums[..., 0] / sums[..., 1], int(parts[:, 1].sum()), about or {})
+    rows = []
+    for value in values:
+        rows.append([0.0, 0.0] if value is None else [value, 1.0])
+    parts = np.array(rows)
+    number = int(parts[:, 1].sum())
+    return Statistic(parts, _quotient, number, about or {})
+
+
+def _quotient(sums: np.ndarray) -> np.ndarray:
+    return np.asarray(sums[..., 0] / sums[..., 1])
 
 
 def spread(statistics: Sequence[Statistic]) -> Statistic:
