@@ -1,4 +1,4 @@
-"""Images and, if you like, demonstrations -> captions, in one call."""
+"""Images and optional demonstrations -> captions, in one call."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Captioner:
 
     @classmethod
     def from_pretrained(cls, name: str | Path, batch_size: int = 16, **kwargs: Any) -> "Captioner":
-        """A folder or a hub's name; further arguments (``dtype``, ``device_map``, ...) are the model's."""
+        """Returns the captioner of a folder or a hub's name; further arguments (``dtype``, ``device_map``, ...) are the model's."""
         model = FlamingoForConditionalGeneration.from_pretrained(name, **kwargs).eval()
         return cls(model, FlamingoProcessor.from_pretrained(name), batch_size)
 
@@ -34,18 +34,25 @@ class Captioner:
         max_new_tokens: int = 30,
         num_beams: int = 3,
     ) -> list[str]:
-        """A caption for each image: a path, an opened picture, or an :class:`Image` of several frames.
+        """Returns a caption for each image.
 
-        ``demonstrations`` are images with their captions, shown before each of them in this order; ``prompt`` is what
-        the text of every image begins with. Raises UserError, naming it, for an image that cannot be read, and for
-        more demonstrations than the language model's context holds.
+        Args:
+            images: Paths, opened pictures, or an :class:`Image` of several frames each.
+            demonstrations: Images with their captions, shown before each image in this order.
+            prompt: The beginning of the text of every image.
+            max_new_tokens: The largest number of tokens of a caption.
+            num_beams: 1 is greedy decoding.
+
+        Raises:
+            UserError: For an image that cannot be read, and for more demonstrations than the language model's context
+                holds.
         """
         if isinstance(images, Frame | Image):
             raise TypeError(f"images must be a list, got a single one: {images!r}")
-        shown: list[Part] = []
+        prefix: list[Part] = []
         for image, caption in demonstrations:
-            shown += [_image(image), Text(f"{prompt} {caption}")]
-        prompts = [Document([*shown, _image(image), Text(prompt)]) for image in images]
+            prefix += [_image(image), Text(f"{prompt} {caption}")]
+        prompts = [Document([*prefix, _image(image), Text(prompt)]) for image in images]
         engine = FlamingoEngine(self.model, self.processor, self.batch_size)
         return engine.generate(prompts, max_new_tokens, num_beams)
 
