@@ -22,7 +22,7 @@ class Captioner:
 
     @classmethod
     def from_pretrained(cls, name: str | Path, batch_size: int = 16, **kwargs: Any) -> "Captioner":
-        """Returns the captioner of a folder or a hub's name; further arguments (``dtype``, ``device_map``, ...) are the model's."""
+        """Returns the captioner of a folder or a hub name; further arguments (``dtype``, ...) are the model's."""
         model = FlamingoForConditionalGeneration.from_pretrained(name, **kwargs).eval()
         return cls(model, FlamingoProcessor.from_pretrained(name), batch_size)
 
