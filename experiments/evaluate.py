@@ -284,7 +284,7 @@ def _index_images(planned: Plan, task: Captioning, features: FeatureStore | None
     if features is not None:
         retrieved_shots = [setting.shots for setting in planned.settings if setting.demonstrations == "rices"]
         training_records = [] if planned.config.run is None else trained_on(Path(planned.config.run))
-        records = [*task.query_records, *task.pool, *training_records]
+        records = list(task.query_records) + list(task.pool) + list(training_records)
         add_features(features, [record.image for record in records])
         near_duplicates = task.index(features, max(retrieved_shots, default=0), training_records)
         for where, pairs in near_duplicates.items():

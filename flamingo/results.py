@@ -154,7 +154,7 @@ def _prediction_lines(rows: Sequence[Row]) -> str:
 def _check_prediction(row: Row, where: str) -> None:
     _check(row, SETTING, where)
     _check(row, PREDICTION, where)
-    texts = [*row["demonstration_ids"], *row["references"]]
+    texts = row["demonstration_ids"] + row["references"]
     if not all(isinstance(text, str) for text in texts):
         raise UserError(f"{where}: 'demonstration_ids' and 'references' must hold strings")
     if not all(isinstance(value, _NUMBER) for value in row["scores"].values()):
@@ -182,7 +182,7 @@ def save_scores(path: Path, rows: Sequence[Row]) -> None:
     replaced = {setting_key(row) for row in rows}
     earlier = parse_json(path.read_bytes(), str(path)) if path.exists() else []
     kept = [row for row in earlier if setting_key(row) not in replaced]
-    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in [*kept, *rows]]
+    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in list(kept) + list(rows)]
     write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
 
 
@@ -270,7 +270,7 @@ def read_history(path: Path) -> list[dict[str, Any]]:
         if not isinstance(gates, dict):
             raise UserError(f"{where}: 'gates' must not be {gates!r:.80}")
         losses = {name: value for name, value in record.items() if name.startswith("loss")}
-        for name, value in [*gates.items(), *losses.items()]:
+        for name, value in list(gates.items()) + list(losses.items()):
             if not isinstance(value, _NUMBER):
                 raise UserError(f"{where}: {name!r} must be a number, got {value!r}")
         records.append(record)

@@ -74,14 +74,14 @@ class Steps:
         """Returns the peak memory of each training process: model, optimizer, activations, libraries."""
         path = self._save_batch(self.sizes.train_images, self.sizes.train_tokens)
         peaks = []
-        for worker in (self.ours, *self.peers):
+        for worker in [self.ours] + list(self.peers):
             answer = worker.ask("train_step", path=path, steps=STEPS)
             peaks.append([answer["peak"]])
         return self._rows("memory", f"training, {self._case()}", self.peers, peaks, "MB")
 
     def _alternate(self, peers: Sequence[Worker], do: str, **request: object) -> list[list[float]]:
         """Returns the seconds of each round: first ours, then those of each peer."""
-        workers = [self.ours, *peers]
+        workers = [self.ours] + list(peers)
         times: list[list[float]] = [[] for _ in workers]
         for _ in range(self.rounds):
             for worker, times_of_worker in zip(workers, times, strict=True):

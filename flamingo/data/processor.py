@@ -65,7 +65,7 @@ class FlamingoProcessor(ProcessorMixin):
         if tokenizer.pad_token is None:
             # Any token may pad: the attention mask tells padding.
             tokenizer.pad_token = tokenizer.eos_token or end_of_chunk
-        self._special = tuple(dict.fromkeys([IMAGE_TOKEN, end_of_chunk, *special_tokens(tokenizer)]))
+        self._special = tuple(dict.fromkeys([IMAGE_TOKEN, end_of_chunk] + special_tokens(tokenizer)))
 
     @classmethod
     def from_vision_text_pretrained(
@@ -328,7 +328,7 @@ class FlamingoProcessor(ProcessorMixin):
 def special_tokens(tokenizer: Any) -> list[str]:
     """Returns all special tokens of a tokenizer, also those without a role."""
     added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    return list(dict.fromkeys([*tokenizer.all_special_tokens, *added]))
+    return list(dict.fromkeys(tokenizer.all_special_tokens + list(added)))
 
 
 def _check_coin(name: str, probability: float, rng: random.Random | None) -> None:

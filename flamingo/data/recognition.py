@@ -18,7 +18,7 @@ FormatAndFiles = tuple[str, list[Path]]
 #: Files of captions in folders of their own, as they are distributed.
 _BELOW = ("annotations/captions_*.json", "Flickr8k_text/*.token.txt")
 _TAR = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")  # The reader refuses compressed ones.
-_SUFFIXES = (*_TAR, ".parquet", ".json", ".jsonl", ".txt", ".csv", ".token")
+_SUFFIXES = _TAR + (".parquet", ".json", ".jsonl", ".txt", ".csv", ".token")
 
 
 def recognise(root: str, format: str | None) -> FormatAndFiles:

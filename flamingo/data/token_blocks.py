@@ -28,7 +28,7 @@ class TokenBlocks(Sequence[np.ndarray]):
         Raises:
             UserError: If the documents do not fill one block.
         """
-        with_ends = ([*token_ids, end_token_id] for token_ids in documents)
+        with_ends = (token_ids + [end_token_id] for token_ids in documents)
         self.tokens = np.fromiter(chain.from_iterable(with_ends), dtype=np.int32)
         self.seq_len = seq_len
         if len(self) == 0:

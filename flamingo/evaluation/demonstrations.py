@@ -18,7 +18,7 @@ def query_rng(seed: int, query: Example, *purpose: str | int) -> random.Random:
         query: Only its id counts.
         purpose: What is drawn. These texts are data: another text draws other numbers.
     """
-    digest = hashlib.sha256(json.dumps([seed, query.id, *purpose]).encode()).digest()
+    digest = hashlib.sha256(json.dumps([seed, query.id] + list(purpose)).encode()).digest()
     return random.Random(int.from_bytes(digest))
 
 

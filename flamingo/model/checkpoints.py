@@ -105,7 +105,7 @@ class FlamingoCheckpoints:
                 pretrained_model_name_or_path, saved, names, backbone_kwargs, hub, check, kwargs
             )
         if any(names.values()) or any(backbone_kwargs.values()):
-            arguments = ", ".join([*KWARGS_ARGUMENTS.values(), *NAME_ARGUMENTS.values()])
+            arguments = ", ".join(list(KWARGS_ARGUMENTS.values()) + list(NAME_ARGUMENTS.values()))
             raise ValueError(f"{arguments} are for checkpoints that leave their backbones out")
         if kwargs.get("quantization_config") is not None:
             raise ValueError(

@@ -35,7 +35,7 @@ class FlamingoParts:
         Raises:
             ValueError: For an unknown part.
         """
-        unknown = set(parts) - {*BACKBONES, *TRAINED_PARTS}
+        unknown = set(parts) - set(BACKBONES + TRAINED_PARTS)
         if unknown:
             raise ValueError(f"parts are {', '.join(BACKBONES + TRAINED_PARTS)}; got {', '.join(sorted(unknown))}")
         for part in BACKBONES + TRAINED_PARTS:

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 #: What a pretraining run leaves in its folder.
 KIND = Kind(
     results=("state", "history.jsonl", "model", "scores.json", "skipped.json"),
-    saved=(*STATES, "model"),
+    saved=STATES + ("model",),
     descriptions=("failure.txt",),
     may_change=WRITING,
 )

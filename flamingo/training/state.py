@@ -62,11 +62,9 @@ class StateFolder:
 
     def __post_init__(self) -> None:
         frozen = [parameter for parameter in self.model.parameters() if not parameter.requires_grad]
-        self.identity = {
-            **self.identity,
-            "processes": self.accelerator.num_processes,
-            "frozen parameters": fingerprint_of(frozen),
-        }
+        self.identity = dict(self.identity)
+        self.identity["processes"] = self.accelerator.num_processes
+        self.identity["frozen parameters"] = fingerprint_of(frozen)
 
     def save(self, progress: Progress) -> Path:
         """Writes the state, unless it exists, and returns its folder."""

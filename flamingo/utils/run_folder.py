@@ -128,14 +128,14 @@ class Run:
         write_text(self.output / self.kind.config_file, yaml.safe_dump(described, sort_keys=False))
 
     def _patterns(self) -> list[str]:
-        return [*self.kind.results, *self.kind.descriptions, self.kind.config_file]
+        return list(self.kind.results + self.kind.descriptions) + [self.kind.config_file]
 
     def _decisive(self) -> dict[str, Any]:
         return {key: value for key, value in self.config.items() if key not in _NOT_RESULTS}
 
     def _compare(self, earlier: dict[str, Any], now: dict[str, Any]) -> None:
         # Where the folder lies may always change.
-        if different := differences(earlier, now, ("output", *self.kind.may_change)):
+        if different := differences(earlier, now, ("output",) + self.kind.may_change):
             raise UserError(
                 f"{self.output} holds a run with another config or other data ({'; '.join(different)}): "
                 "choose another output=..., or overwrite it with overwrite=true"
@@ -165,7 +165,7 @@ def run_folder(output: Path, config: dict[str, Any], kind: Kind) -> Iterator[Run
         def enter() -> None:
             stack.enter_context(owner(output))
             with file_errors(output):
-                for folder in (output, *output.glob("pictures/*/")):
+                for folder in [output] + list(output.glob("pictures/*/")):
                     remove_leftovers(folder)
                 _keep_one(output)
             run.check()

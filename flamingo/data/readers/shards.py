@@ -89,7 +89,7 @@ class Shards(LazySequence):
             if isinstance(sample, Broken):
                 broken[sample.id] = sample.reason
             else:
-                self._index += json.dumps([number, *sample]).encode()
+                self._index += json.dumps([number] + list(sample)).encode()
                 self._ends.append(len(self._index))
         if broken:
             log.warning("%s: left out %d: %s", file, len(broken), by_reason(broken))

@@ -155,7 +155,7 @@ def bleu_counts(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> 
     for counts in scorer.ctest:
         length = counts["testlen"]
         closest = min((abs(other - length), other) for other in counts["reflen"])[1]
-        rows.append([length, closest, *counts["guess"], *counts["correct"]])
+        rows.append([length, closest] + list(counts["guess"]) + list(counts["correct"]))
     return np.array(rows, dtype=float)
 
 

@@ -48,7 +48,7 @@ def meteor_counts(outputs: Sequence[str], references: Sequence[Sequence[str]]) -
     """
     lines = []
     for output, captions in zip(outputs, references, strict=True):
-        lines.append(" ||| ".join(["SCORE", *captions, output]) + "\n")
+        lines.append(" ||| ".join(["SCORE"] + list(captions) + [output]) + "\n")
     command = ["java", "-Dfile.encoding=UTF-8", "-Xmx2G", "-jar", _jar().name, "-", "-", "-stdio", "-l", "en", "-norm"]
     process = subprocess.run(command, cwd=_jar().parent, input="".join(lines), capture_output=True, encoding="utf-8")
     rows = process.stdout.splitlines()

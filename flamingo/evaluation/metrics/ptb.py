@@ -147,16 +147,15 @@ _PATTERNS = [(re.compile(rule), rule in _KEPT) for rule in _CONTRACTIONS + _KEPT
 #: Most of a caption, which no other rule can take: it need not be tried by all of them.
 _PLAIN = re.compile(r"(?!(?i:cannot|gonna|wanna|gotta|lemme|gimme) )[A-Za-z]+(?= )|[.,](?=\n| [A-Za-z])")
 
-_SPELLINGS = {
-    **{"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": "''", "&apos;": "'", "&nbsp;": ""},
-    **{"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"},
-    **{"\u00ad": "", " ": "\u00a0", "\u2026": "...", '"': "''"},
-    **{"\u00bc": "1/4", "\u00bd": "1/2", "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3"},
-    **{"\u00a2": "cents", "\u00a3": "#", **dict.fromkeys("\x80\u00a4\u20a0\u20ac", "$")},
-    **{**dict.fromkeys("\u2018\x91\u201b\u2039", "`"), **dict.fromkeys("\u2019\x92\u203a", "'")},
-    **{**dict.fromkeys("\u201c\x93\u00ab", "``"), **dict.fromkeys("\u201d\x94\u00bb", "''")},
-    **dict.fromkeys(["&MD;", "&mdash;", "&ndash;", *"\x96\x97\u2013\u2014\u2015"], "--"),
-}
+_ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": "''", "&apos;": "'", "&nbsp;": ""}
+_BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
+_SIGNS = {"\u00ad": "", " ": "\u00a0", "\u2026": "...", '"': "''"}
+_FRACTIONS = {"\u00bc": "1/4", "\u00bd": "1/2", "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3"}
+_CURRENCIES = {"\u00a2": "cents", "\u00a3": "#"} | dict.fromkeys("\x80\u00a4\u20a0\u20ac", "$")
+_SINGLE_QUOTES = dict.fromkeys("\u2018\x91\u201b\u2039", "`") | dict.fromkeys("\u2019\x92\u203a", "'")
+_DOUBLE_QUOTES = dict.fromkeys("\u201c\x93\u00ab", "``") | dict.fromkeys("\u201d\x94\u00bb", "''")
+_LONG_DASHES = dict.fromkeys(["&MD;", "&mdash;", "&ndash;"] + list("\x96\x97\u2013\u2014\u2015"), "--")
+_SPELLINGS = _ENTITIES | _BRACKETS | _SIGNS | _FRACTIONS | _CURRENCIES | _SINGLE_QUOTES | _DOUBLE_QUOTES | _LONG_DASHES
 _SPELLED = re.compile("|".join(map(re.escape, _SPELLINGS)))
 _DASHES, _DOTS = re.compile("-{3,4}"), re.compile(rf"\.{{3,5}}|(?:\.{_SPACE}){{2,4}}\.")
 #: Dropped by pycocoevalcap, whose brackets are in capitals and so never found.

@@ -86,7 +86,7 @@ class SelfCritical:
         captions = search(
             unwrapped,
             self.processor.tokenizer,
-            {**prompts, **images},
+            prompts | images,
             end=end,
             max_new_tokens=self.max_new_tokens,
             num_beams=self.num_captions,

@@ -41,4 +41,4 @@ class MuonAndAdamW(Optimizer):
         for name, part in self.parts.items():
             part.load_state_dict(state_dict[name])
         # Loading replaces the groups of the parts.
-        self.param_groups = [*self.parts["muon"].param_groups, *self.parts["adamw"].param_groups]
+        self.param_groups = self.parts["muon"].param_groups + self.parts["adamw"].param_groups
