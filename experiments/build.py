@@ -9,14 +9,14 @@ import torch
 from accelerate import PartialState
 from transformers import AutoConfig
 
-from experiments.schema import ALL_TASKS, DataConfig, FeaturesConfig, ModelConfig
+from experiments.schema import ALL_TASKS, DataConfig, ModelConfig
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor, synthetic
 from flamingo.data.builders import BUILDERS, DocumentsConfig, InterleavedConfig
 from flamingo.data.document import Image
 from flamingo.data.encode import EncodedDocuments, make_batch
 from flamingo.data.loader import process_loader
 from flamingo.data.order import Endless, Shuffled
-from flamingo.data.record import LazySequence, Record
+from flamingo.data.record import LazySequence
 from flamingo.data.sources import SourceSplit, read_split
 from flamingo.data.usable import usable
 from flamingo.evaluation.metrics.captions import CiderReward
@@ -25,6 +25,7 @@ from flamingo.evaluation.protocol import Task
 from flamingo.evaluation.scores import computable
 from flamingo.evaluation.tasks import CaptioningConfig, TaskConfig
 from flamingo.evaluation.tasks.captioning import Captioning
+from flamingo.inference import FeaturesConfig
 from flamingo.inference.features import PRECISIONS, FeatureStore, kept_identity
 from flamingo.inference.image_size import check_image_size
 from flamingo.inference.retrieval import nearest
@@ -39,7 +40,6 @@ from flamingo.utils.checks import within
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 from flamingo.utils.kinds import class_of
-from flamingo.utils.run_folder import read_config
 
 
 def backbone_names(config: ModelConfig) -> dict[str, str]:
@@ -145,16 +145,6 @@ def build_task(config: TaskConfig, opens: bool) -> Task:
         max_new_tokens=config.max_new_tokens,
         corpus_metrics=computable(config.metrics),
     )
-
-
-def trained_on(run: Path) -> Sequence[Record]:
-    """Returns the captioned images that a run's config names as its training data, if any."""
-    if not (run / "config.yaml").exists():
-        return []
-    data = read_config(run / "config.yaml")["data"]
-    if data.get("root") is None:
-        return []
-    return read_split(data["root"], data["images"], data["format"], data["split"], opens=False).records
 
 
 # ------------------------------------------------------------------------------------- data

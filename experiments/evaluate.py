@@ -15,7 +15,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from accelerate import PartialState
 from hydra import compose, initialize_config_dir
@@ -23,12 +22,13 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import MISSING, DictConfig
 
-from experiments.build import add_features, build_features, build_task, stored_dtype, trained_on
-from experiments.schema import CONF, Entry, FeaturesConfig, command, load, record
+from experiments.build import add_features, build_features, build_task, stored_dtype
+from experiments.schema import CONF, JSON, Entry, command, load, record
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.contents import contents as data_contents
 from flamingo.data.document import PROMPT
-from flamingo.data.record import LazySequence
+from flamingo.data.record import LazySequence, Record
+from flamingo.data.sources import read_split
 from flamingo.data.usable import usable
 from flamingo.evaluation import EvaluationConfig
 from flamingo.evaluation.harness import evaluate
@@ -37,6 +37,7 @@ from flamingo.evaluation.protocol import Task
 from flamingo.evaluation.settings import Setting, make_settings
 from flamingo.evaluation.tasks import TaskConfig
 from flamingo.evaluation.tasks.captioning import Captioning
+from flamingo.inference import FeaturesConfig
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.model import BACKBONES
@@ -138,9 +139,9 @@ def check_same_checkpoint(output: Path, checkpoint: dict[str, str]) -> None:
 
 def contents(
     checkpoint: Path, model: FlamingoForConditionalGeneration, features: FeatureStore | None, task: Task
-) -> dict[str, Any]:
+) -> JSON:
     """Checksums of what the config only names, wherever it lies: the weights, their config, the processor, the data."""
-    found: dict[str, Any] = {"checkpoint": folder_checksums(checkpoint, whole_weights=True)}
+    found: JSON = {"checkpoint": folder_checksums(checkpoint, whole_weights=True)}
     if not FlamingoConfig.from_pretrained(checkpoint).backbones_included:
         found |= {part: model_contents(getattr(model, part).name_or_path) for part in BACKBONES}
     if isinstance(task, Captioning):
@@ -199,7 +200,7 @@ def check_outputs(plans: Sequence[Plan], trained: Path) -> None:
         plans: The evaluations that follow a training.
         trained: The folder of the training, whose own results are not there yet.
     """
-    first: dict[tuple[Path, str], dict[str, Any]] = {}
+    first: dict[tuple[Path, str], JSON] = {}
     for planned in plans:
         kind = _kind(planned.task)
         _, output = folders(planned.config)
@@ -283,7 +284,7 @@ def _index_images(planned: Plan, task: Captioning, features: FeatureStore | None
     near_duplicates = None
     if features is not None:
         retrieved_shots = [setting.shots for setting in planned.settings if setting.demonstrations == "rices"]
-        training_records = [] if planned.config.run is None else trained_on(Path(planned.config.run))
+        training_records = [] if planned.config.run is None else _trained_on(Path(planned.config.run))
         records = list(task.query_records) + list(task.pool) + list(training_records)
         add_features(features, [record.image for record in records])
         near_duplicates = task.index(features, max(retrieved_shots, default=0), training_records)
@@ -295,6 +296,16 @@ def _index_images(planned: Plan, task: Captioning, features: FeatureStore | None
         _, output = folders(planned.config)
         report = output / f"images-{_in_file_names(task)}.json"
         write_text(report, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _trained_on(run: Path) -> Sequence[Record]:
+    """Returns the captioned images that a run's config names as its training data, if any."""
+    if not (run / "config.yaml").exists():
+        return []
+    data = read_config(run / "config.yaml")["data"]
+    if data.get("root") is None:
+        return []
+    return read_split(data["root"], data["images"], data["format"], data["split"], opens=False).records
 
 
 @command("evaluate")

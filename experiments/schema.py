@@ -34,7 +34,7 @@ from flamingo.model.fusion import CrossAttentionConfig
 from flamingo.model.vision_features import VisionFeaturesConfig
 from flamingo.training.losses import LOSSES, LossConfig
 from flamingo.training.optim import OPTIMIZERS
-from flamingo.utils.checks import finite, one_of, whole, within
+from flamingo.utils.checks import one_of, whole, within
 from flamingo.utils.errors import Stopped, UserError
 from flamingo.utils.io import USER_ERRNOS, sentence_of
 from flamingo.utils.kinds import Kinds, load_kind
@@ -50,34 +50,22 @@ _EXCLUDE_KEYS = "hydra.job.config.override_dirname.exclude_keys"
 ALL_BUILDERS = BUILDERS | synthetic.BUILDERS
 ALL_TASKS = TASKS | synthetic.TASKS
 
+#: JSON values by name.
+JSON = dict[str, Any]
 #: What OmegaConf has no type for: an entry of a mapping or list of kinds. :func:`load_documents` makes it a dataclass.
 Entry = Any
 
 
 @dataclass
-class FeaturesConfig:
-    """The frozen encoder's features of captioned images, computed once."""
+class WandbConfig:
+    """offline needs no account and writes into the run's folder; `wandb sync` uploads it later."""
 
-    #: Null: every image is opened and encoded each time.
-    folder: str | None = None
-    #: float32, bfloat16 (then computed in it, too) or float16; null: the encoder's own, which changes no result.
-    dtype: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.dtype is not None:
-            one_of("dtype", self.dtype, DTYPES)
-
-
-@dataclass
-class VariantConfig:
-    """Of an ablation: its name in tables, and the score of the paper's counterpart."""
-
-    name: str | None = None
-    paper: float | None = None
+    mode: str = "offline"
+    project: str = "flamingo"
+    group: str | None = None
 
     def __post_init__(self) -> None:
-        if self.paper is not None:
-            finite("paper", self.paper)
+        one_of("mode", self.mode, ("online", "offline", "shared", "disabled"))
 
 
 @dataclass
@@ -200,7 +188,7 @@ _store_kinds(OPTIMIZERS, "optimizer", "optimizer")
 _store_kinds(ALL_TASKS, "task", "task")
 
 
-def record(config: Any) -> dict[str, Any]:
+def record(config: Any) -> JSON:
     """Returns a config as its ``config.yaml`` records it: mappings, with the keys that the command line has."""
     values = asdict(config)
     for name, entry in values.get("data", {}).get("documents", {}).items():

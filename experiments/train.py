@@ -34,11 +34,11 @@ from experiments.build import (
     sample_prompt,
 )
 from experiments.schema import (
+    JSON,
     DataConfig,
     Entry,
-    FeaturesConfig,
     ModelConfig,
-    VariantConfig,
+    WandbConfig,
     check_documents,
     command,
     load,
@@ -49,15 +49,17 @@ from flamingo.data.contents import contents as data_contents
 from flamingo.data.sources import list_split
 from flamingo.data.transforms.pictures import open_image
 from flamingo.evaluation.objective import ObjectiveConfig, check_objective, objective
+from flamingo.inference import FeaturesConfig
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.model import BACKBONES
+from flamingo.report import VariantConfig
 from flamingo.training import TrainingConfig
 from flamingo.training.callbacks import Callbacks, gate_values
 from flamingo.training.loop import train
 from flamingo.training.optim import OptimizerConfig
 from flamingo.training.optim.groups import make_optimizer
 from flamingo.training.optim.schedule import check_warmup
-from flamingo.utils.checks import one_of, seed, whole
+from flamingo.utils.checks import seed, whole
 from flamingo.utils.checksums import digest_of
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import atomic_folder, write_text
@@ -79,18 +81,6 @@ _KIND = Kind(
 _NUM_SAMPLES, _SAMPLE_TOKENS = 4, 40
 #: What wandb would else write into the user's home.
 _WANDB_FOLDERS = {"WANDB_CACHE_DIR": "cache", "WANDB_DATA_DIR": "data", "WANDB_ARTIFACT_DIR": "artifacts"}
-
-
-@dataclass
-class WandbConfig:
-    """offline needs no account and writes into the run's folder; `wandb sync` uploads it later."""
-
-    mode: str = "offline"
-    project: str = "flamingo"
-    group: str | None = None
-
-    def __post_init__(self) -> None:
-        one_of("mode", self.mode, ("online", "offline", "shared", "disabled"))
 
 
 @dataclass
@@ -131,8 +121,7 @@ ConfigStore.instance().store("train_schema", TrainConfig)
 def run_training(config: TrainConfig, output: Path, overrides: Sequence[str] = ()) -> float:
     """Trains and evaluates; returns the objective.
 
-    A run that was stopped continues, and what is done is not repeated. Everything is checked before anything is removed
-    or computed.
+    A run that was stopped continues. Everything is checked before anything is removed or computed.
 
     Args:
         config: The run.
@@ -193,9 +182,9 @@ def check_data(config: DataConfig, run: Run) -> None:
         run.check_contents({"data": data_contents(listed)})
 
 
-def contents(parts: TrainingParts, config: ModelConfig) -> dict[str, Any]:
+def contents(parts: TrainingParts, config: ModelConfig) -> JSON:
     """Returns checksums of what the config only names."""
-    checksums: dict[str, Any] = {key: model_contents(name) for key, name in backbone_names(config).items()}
+    checksums: JSON = {key: model_contents(name) for key, name in backbone_names(config).items()}
     if config.init_from is not None:
         checksums["init_from"] = model_contents(config.init_from)
     if parts.features is not None:  # the folder of features decides no result
@@ -289,7 +278,7 @@ class Tracker:
 
         self.attempt("wandb", start)
 
-    def log(self, values: dict[str, Any], step: int) -> None:
+    def log(self, values: JSON, step: int) -> None:
         """Log values of a step."""
         if self._run is not None:
             self.attempt("wandb", lambda: self._run.log(values, step=step))
@@ -321,7 +310,7 @@ def _wandb_environment(folder: Path) -> dict[str, str]:
     return {name: value for name, value in folders.items() if name not in os.environ}
 
 
-def flatten_record(record: dict[str, Any]) -> dict[str, Any]:
+def flatten_record(record: JSON) -> JSON:
     """Returns a record of the history with ``gates/<layer>.<part>`` for what is nested."""
     gates = {f"gates/{name}": value for name, value in record["gates"].items()}
     return {key: value for key, value in record.items() if key not in ("gates", "step")} | gates

@@ -1,1 +1,17 @@
 """Scores -> plots and one page of HTML."""
+
+from dataclasses import dataclass
+
+from flamingo.utils.checks import finite
+
+
+@dataclass
+class VariantConfig:
+    """Of an ablation: its name in tables, and the score of the paper's counterpart."""
+
+    name: str | None = None
+    paper: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.paper is not None:
+            finite("paper", self.paper)

@@ -74,7 +74,8 @@ def read_run(folder: Path) -> EvaluatedRun:
     if not (folder / "scores.json").is_file():
         raise UserError("not evaluated: there is no scores.json")
     scores = mean_over_seeds(read_scores(folder / "scores.json"))
-    return EvaluatedRun(folder, config, config["training"]["seed"], _plain_scores(scores))
+    training = config.get("training", {})
+    return EvaluatedRun(folder, config, training["seed"], _plain_scores(scores))
 
 
 def _plain_scores(scores: Sequence[Score]) -> dict[ScoreKey, float]:

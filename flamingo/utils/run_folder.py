@@ -146,7 +146,7 @@ class Run:
 def run_folder(output: Path, config: dict[str, Any], kind: Kind) -> Iterator[Run]:
     """Own a run's folder inside the block.
 
-    With ``config["overwrite"]`` the run that is there moves to ``OUTPUT/.previous`` when the new one begins. It is
+    With the config's ``overwrite`` the run that is there moves to ``OUTPUT/.previous`` when the new one begins. It is
     removed when the new one has saved something to continue from. It comes back if the new one ends before that. After
     a kill the next start does the same.
 

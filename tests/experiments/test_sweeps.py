@@ -14,9 +14,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from experiments.build import build_model
 from experiments.evaluate import plan
 from experiments.report import ReportConfig, run_report
-from experiments.schema import VariantConfig, folder_arguments, record, sweep_run_name
+from experiments.schema import folder_arguments, record, sweep_run_name
 from experiments.train import run_training
 from flamingo.evaluation.objective import ObjectiveConfig, check_objective, objective
+from flamingo.report import VariantConfig
 from flamingo.utils.errors import UserError
 from tests.helpers.configs import CONF, composed
 

@@ -8,7 +8,8 @@ import os
 import pytest
 import wandb
 
-from experiments.train import Tracker, WandbConfig, run_training
+from experiments.schema import WandbConfig
+from experiments.train import Tracker, run_training
 from tests.experiments.test_demo import SMALL
 from tests.helpers.configs import composed
 

@@ -33,10 +33,10 @@ def load_image_processor(vision_model_name_or_path: str | Path, side: int | None
     return image_processor
 
 
-def _of_timm(name: str | Path, config: dict[str, Any]) -> CLIPImageProcessorPil:
+def _of_timm(name: str | Path, transforms: dict[str, Any]) -> CLIPImageProcessorPil:
     """Returns timm's transforms in a form that can be saved: TimmWrapperImageProcessor loads only from an encoder."""
-    _, height, width = config["input_size"]
-    part, mode = config["crop_pct"], config["crop_mode"]
+    _, height, width = transforms["input_size"]
+    part, mode = transforms["crop_pct"], transforms["crop_mode"]
     if mode not in ("center", "squash") or (mode == "center" and height != width):
         raise UserError(f"image processor {name}: crop_mode {mode} to {height} x {width} pixels is not supported")
     size = {"height": floor(height / part), "width": floor(width / part)}
@@ -45,9 +45,9 @@ def _of_timm(name: str | Path, config: dict[str, Any]) -> CLIPImageProcessorPil:
     return CLIPImageProcessorPil(
         size=size,
         crop_size={"height": height, "width": width},
-        resample=PILImage.Resampling[config["interpolation"].upper()],
-        image_mean=list(config["mean"]),
-        image_std=list(config["std"]),
+        resample=PILImage.Resampling[transforms["interpolation"].upper()],
+        image_mean=list(transforms["mean"]),
+        image_std=list(transforms["std"]),
     )
 
 
