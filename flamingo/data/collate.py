@@ -12,7 +12,7 @@ PaddingSide = Literal["left", "right"]
 
 
 @dataclass(frozen=True)
-class Example:
+class EncodedExample:
     """One document as tensors, unpadded."""
 
     input_ids: Int[Tensor, " t"]
@@ -38,7 +38,7 @@ class Batch:
         return int((self.tensors["labels"][:, 1:] != -100).sum())
 
 
-def collate(examples: Sequence[Example], pad_token_id: int, padding_side: PaddingSide) -> dict[str, Tensor]:
+def collate(examples: Sequence[EncodedExample], pad_token_id: int, padding_side: PaddingSide) -> dict[str, Tensor]:
     """Pads examples to the longest one and to the largest number of images.
 
     Returns:

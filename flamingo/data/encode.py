@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from flamingo.data.collate import Batch, Example, collate
+from flamingo.data.collate import Batch, EncodedExample, collate
 from flamingo.data.document import Document, Image
 from flamingo.data.order import Endless
 from flamingo.data.packing import pack
@@ -27,7 +27,7 @@ class ImageFeatures(Protocol):
 class EncodedGroup:
     """Documents that show the same images, which the first of them has, and the id of the first."""
 
-    examples: list[Example]
+    examples: list[EncodedExample]
     id: str
 
 
@@ -69,7 +69,7 @@ class EncodedDocuments:
             examples.append(self.processor.encode(document, next_image=next_image, pixels=False))
         return EncodedGroup(examples, documents[0].id)
 
-    def _with_images(self, document: Document, next_image: bool) -> Example:
+    def _with_images(self, document: Document, next_image: bool) -> EncodedExample:
         if self.features is None:
             return self.processor.encode(document, next_image=next_image, as_bytes=True)
         example = self.processor.encode(document, next_image=next_image, pixels=False)

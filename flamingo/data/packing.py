@@ -7,10 +7,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from flamingo.data.collate import Example, collate
+from flamingo.data.collate import EncodedExample, collate
 
 #: Documents that show the same images, which the first of them has.
-Group = Sequence[Example]
+Group = Sequence[EncodedExample]
 
 
 def pack(groups: Sequence[Group], length: int, pad_token_id: int) -> dict[str, Tensor]:
@@ -54,7 +54,7 @@ def _num_tokens(group: Group) -> int:
     return sum(len(example.input_ids) for example in group)
 
 
-def _joined(groups: Sequence[Group]) -> Example:
+def _joined(groups: Sequence[Group]) -> EncodedExample:
     """Returns the groups of a row as one example: the images of all, and each token's index among them."""
     image_index, labels, num_images = [], [], 0
     for group in groups:
@@ -65,7 +65,7 @@ def _joined(groups: Sequence[Group]) -> Example:
             labels_of_document[0] = -100  # would be predicted from another document
             labels.append(labels_of_document)
         num_images += _num_images(group[0])
-    return Example(
+    return EncodedExample(
         input_ids=torch.cat([example.input_ids for example in chain.from_iterable(groups)]),
         image_index=torch.cat(image_index),
         labels=torch.cat(labels),
@@ -74,7 +74,7 @@ def _joined(groups: Sequence[Group]) -> Example:
     )
 
 
-def _num_images(example: Example) -> int:
+def _num_images(example: EncodedExample) -> int:
     images = example.image_features if example.pixel_values is None else example.pixel_values
     return 0 if images is None else len(images)
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from transformers import AddedToken, AutoConfig, AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
 
-from flamingo.data.collate import Example, PaddingSide, collate
+from flamingo.data.collate import EncodedExample, PaddingSide, collate
 from flamingo.data.document import Chunk, Document, Image
 from flamingo.data.text_markers import IMAGE_TOKEN, Piece, marker_pieces, pieces_of_text, texts_and_images
 from flamingo.data.transforms.image_processors import load_image_processor
@@ -149,7 +149,7 @@ class FlamingoProcessor(ProcessorMixin):
         max_length: int | None = None,
         pixels: bool = True,
         as_bytes: bool = False,
-    ) -> Example:
+    ) -> EncodedExample:
         """Returns one document, unpadded.
 
         Args:
@@ -166,7 +166,7 @@ class FlamingoProcessor(ProcessorMixin):
         """
         pieces, images = self._render(document, prompt, next_image, leading_space)
         ids, image_index, labels = self._tokenize(pieces, str(document), max_length)
-        return Example(
+        return EncodedExample(
             input_ids=torch.tensor(ids),
             image_index=torch.tensor(image_index),
             labels=None if prompt else torch.tensor(labels),
@@ -289,11 +289,11 @@ class FlamingoProcessor(ProcessorMixin):
             examples.append(self._prompt(one, images_of_one, f"text {number}"))
         return BatchFeature(collate(examples, self.tokenizer.pad_token_id, padding_side))
 
-    def _prompt(self, text: str, images: list[Image], name: str) -> Example:
+    def _prompt(self, text: str, images: list[Image], name: str) -> EncodedExample:
         pieces = pieces_of_text(text, len(images), self.image_marker, name)
         ids, image_index, _ = self._tokenize(pieces, name, max_length=None)
         pixels = self.pixel_values(images, name) if images else None
-        return Example(torch.tensor(ids), torch.tensor(image_index), None, pixels)
+        return EncodedExample(torch.tensor(ids), torch.tensor(image_index), None, pixels)
 
     def _tokenize(
         self, pieces: list[Piece], name: str, max_length: int | None

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from flamingo.data.collate import Example, collate
+from flamingo.data.collate import EncodedExample, collate
 from flamingo.data.document import Document, Image
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.inference.features import FeatureStore
@@ -132,7 +132,7 @@ class FlamingoEngine:
         visual_tokens, image_index = gather(rows, own)
         examples = []
         for row, index in zip(rows, image_index, strict=True):
-            examples.append(Example(row.input_ids[own], index, None, None))
+            examples.append(EncodedExample(row.input_ids[own], index, None, None))
         inputs: dict[str, Any] = collate(examples, self.processor.tokenizer.pad_token_id, "left")
         # The padding of shorter prompts lies behind the shared prefix; the cache knows which image the prefix sees.
         for name, fill in (("input_ids", 0), ("attention_mask", 1), ("image_index", -1)):

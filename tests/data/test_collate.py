@@ -3,19 +3,19 @@
 import pytest
 import torch
 
-from flamingo.data.collate import Example, collate
+from flamingo.data.collate import EncodedExample, collate
 
 
 def example(length, images=0, labels=True, size=2):
     ids = torch.arange(1, length + 1)
     pixels = torch.full((images, 1, 3, size, size), float(length)) if images else None
-    return Example(ids, torch.full((length,), images - 1), ids if labels else None, pixels)
+    return EncodedExample(ids, torch.full((length,), images - 1), ids if labels else None, pixels)
 
 
 def features(length, images=1):
     ids = torch.arange(1, length + 1)
     kept = torch.full((images, 1, 4, 6), float(length), dtype=torch.float16)
-    return Example(ids, torch.full((length,), images - 1), ids, None, kept)
+    return EncodedExample(ids, torch.full((length,), images - 1), ids, None, kept)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -2,14 +2,14 @@
 
 import torch
 
-from flamingo.data.collate import Example
+from flamingo.data.collate import EncodedExample
 from flamingo.data.packing import pack
 
 
 def example(length, images=0, value=0.0):
     ids = torch.arange(1, length + 1)
     pixels = torch.full((images, 1, 3, 2, 2), value) if images else None
-    return Example(ids, torch.arange(length) % (images + 1) - 1, ids, pixels)
+    return EncodedExample(ids, torch.arange(length) % (images + 1) - 1, ids, pixels)
 
 
 def test_documents_share_rows_and_see_only_themselves():
@@ -35,7 +35,7 @@ def test_images_of_all_documents_of_a_row_stand_together():
 def test_versions_of_a_document_share_its_images():
     versions = [
         example(4, images=1, value=1),
-        Example(torch.arange(3), torch.tensor([-1, 0, 0]), torch.arange(3), None),
+        EncodedExample(torch.arange(3), torch.tensor([-1, 0, 0]), torch.arange(3), None),
     ]
     batch = pack([versions, [example(2, images=1, value=2)]], 9, 0)
     assert batch["image_index"].tolist() == [[-1, 0, -1, 0, -1, 0, 0, -1, 1]]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flamingo.data.collate import Example, collate
+from flamingo.data.collate import EncodedExample, collate
 from flamingo.data.packing import pack
 from flamingo.utils.errors import UserError
 from tests import tiny
@@ -19,7 +19,7 @@ def examples():
         ids = torch.randint(3, 290, (length,))
         index = (torch.arange(length) * (images + 1) // length) - 1
         pixels = torch.randn(images, 1, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE) if images else None
-        made.append(Example(ids, index, ids, pixels))
+        made.append(EncodedExample(ids, index, ids, pixels))
     return made
 
 

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from flamingo.data.collate import Batch, Example, collate
+from flamingo.data.collate import Batch, EncodedExample, collate
 from flamingo.data.loader import Loader, process_loader
 from flamingo.data.order import Mixture, Shuffled
 from flamingo.training import TrainingConfig
@@ -29,14 +29,14 @@ DATA = {"pairs": (1, 0.5), "texts": (0, 0.2)}
 OPTIMIZER = AdamWConfig(lr=1e-3, gate_lr=1e-2, warmup_steps=2, schedule="cosine")
 
 
-def example(number: int, images: int) -> Example:
+def example(number: int, images: int) -> EncodedExample:
     """Of 5 to 8 tokens, a function of its number; the first two are not trained on."""
     generator = torch.Generator().manual_seed(number)
     ids = torch.randint(2, tiny.VOCABULARY, (5 + number % 4,), generator=generator)
     labels = ids.clone()
     labels[:2] = -100
     pixels = torch.randn(images, 1, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, generator=generator) if images else None
-    return Example(ids, torch.full_like(ids, images - 1), labels, pixels)
+    return EncodedExample(ids, torch.full_like(ids, images - 1), labels, pixels)
 
 
 def batch(numbers: list[int], images: int = 1) -> Batch:
