@@ -20,11 +20,8 @@ from flamingo.data.record import LazySequence
 from flamingo.data.sources import SourceSplit, read_split
 from flamingo.data.usable import usable
 from flamingo.evaluation.metrics.captions import CiderReward
-from flamingo.evaluation.metrics.corpus import check_metrics
 from flamingo.evaluation.protocol import Task
-from flamingo.evaluation.scores import computable
-from flamingo.evaluation.tasks import CaptioningConfig, TaskConfig
-from flamingo.evaluation.tasks.captioning import Captioning
+from flamingo.evaluation.tasks import TaskConfig
 from flamingo.inference import FeaturesConfig
 from flamingo.inference.features import PRECISIONS, FeatureStore, kept_identity
 from flamingo.inference.image_size import check_image_size
@@ -122,29 +119,17 @@ def add_features(features: FeatureStore, images: Iterable[Image]) -> None:
         features.add(images)
 
 
-def build_task(config: TaskConfig, opens: bool) -> Task:
+def build_task(config: TaskConfig, open_images: bool) -> Task:
     """Returns the task of a config.
 
     Args:
         config: The config of any kind of task.
-        opens: Whether photographs beside a file of captions are opened, so that broken ones are found now.
+        open_images: Whether image files are opened, so that broken ones are found now.
 
     Raises:
-        UserError: For images that cannot be read.
+        UserError: For data that cannot be read.
     """
-    if not isinstance(config, CaptioningConfig):
-        return class_of(ALL_TASKS, config.kind).from_config(config)
-    check_metrics(config.metrics)  # before minutes of reading
-    query = read_split(config.query, config.images, config.format, config.query_split, opens)
-    pool = read_split(config.support, config.images, config.format, config.support_split, opens)
-    return Captioning(
-        config.name,
-        query.records,
-        pool.records,
-        query.skipped | pool.skipped,
-        max_new_tokens=config.max_new_tokens,
-        corpus_metrics=computable(config.metrics),
-    )
+    return class_of(ALL_TASKS, config.kind).from_config(config, open_images)
 
 
 # ------------------------------------------------------------------------------------- data

@@ -185,7 +185,7 @@ class Plan:
 def plan(config: EvaluateConfig) -> Plan:
     """Read the task's data, and raise UserError for whatever the evaluation would fail at later."""
     folders(config)
-    task = build_task(config.task, opens=config.features.folder is None)
+    task = build_task(config.task, open_images=config.features.folder is None)
     settings = make_settings(config, task)
     if any(setting.demonstrations == "rices" for setting in settings) and config.features.folder is None:
         raise UserError("demonstrations=rices compares images by their features: say features.folder=FOLDER")

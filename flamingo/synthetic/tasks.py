@@ -43,8 +43,8 @@ class SyntheticTask(ABC):
     corpus_metrics: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
-    def from_config(cls, config: SyntheticTaskConfig) -> "SyntheticTask":
-        """Returns the task of a config."""
+    def from_config(cls, config: SyntheticTaskConfig, open_images: bool = True) -> "SyntheticTask":
+        """Returns the task of a config; ``open_images`` says nothing here, where images are drawn."""
         return cls(config.num_queries)
 
     @property
@@ -116,7 +116,7 @@ class SyntheticBinding(SyntheticTask):
     text_only: ClassVar[bool] = False
 
     @classmethod
-    def from_config(cls, config: SyntheticTaskConfig) -> "SyntheticBinding":
+    def from_config(cls, config: SyntheticTaskConfig, open_images: bool = True) -> "SyntheticBinding":
         """Returns the task of a config."""
         assert isinstance(config, SyntheticBindingConfig)
         return cls(config.num_queries, config.num_ways)

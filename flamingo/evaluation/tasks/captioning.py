@@ -9,7 +9,11 @@ from jaxtyping import Int
 
 from flamingo.data.document import PROMPT
 from flamingo.data.record import Record
+from flamingo.data.sources import read_split
+from flamingo.evaluation.metrics.corpus import check_metrics
 from flamingo.evaluation.protocol import Example
+from flamingo.evaluation.scores import computable
+from flamingo.evaluation.tasks import CaptioningConfig
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.retrieval import NamedPair, duplicate_report, index_neighbours
 from flamingo.utils.errors import UserError
@@ -54,6 +58,29 @@ class Captioning:
     text_only: bool = True
     #: METEOR and SPICE are left out where what they need is not installed.
     corpus_metrics: tuple[str, ...] = ("CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "METEOR", "SPICE")
+
+    @classmethod
+    def from_config(cls, config: CaptioningConfig, open_images: bool = True) -> "Captioning":
+        """Returns the task of a config.
+
+        Args:
+            config: The sources of queries and support, and the metrics.
+            open_images: Whether images beside a file of captions are opened, so that broken ones are found now.
+
+        Raises:
+            UserError: For a metric that is not there, and for a source that cannot be read.
+        """
+        check_metrics(config.metrics)  # before minutes of reading
+        query = read_split(config.query, config.images, config.format, config.query_split, open_images)
+        support = read_split(config.support, config.images, config.format, config.support_split, open_images)
+        return cls(
+            config.name,
+            query.records,
+            support.records,
+            query.skipped | support.skipped,
+            max_new_tokens=config.max_new_tokens,
+            corpus_metrics=computable(config.metrics),
+        )
 
     @cached_property
     def _queries(self) -> list[Example]:
