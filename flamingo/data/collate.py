@@ -53,11 +53,13 @@ def collate(examples: Sequence[EncodedExample], pad_token_id: int, padding_side:
         raise ValueError("cannot make a batch of no examples")
     if padding_side not in ("left", "right"):
         raise ValueError(f"padding_side must be left or right, got {padding_side!r}")
-    masks = [torch.ones_like(example.input_ids) for example in examples]
+    ids = [example.input_ids for example in examples]
+    masks = [torch.ones_like(ids_of_example) for ids_of_example in ids]
+    image_index = [example.image_index for example in examples]
     batch = {
-        "input_ids": _padded([example.input_ids for example in examples], pad_token_id, padding_side),
+        "input_ids": _padded(ids, pad_token_id, padding_side),
         "attention_mask": _padded(masks, 0, padding_side),
-        "image_index": _padded([example.image_index for example in examples], -1, padding_side),
+        "image_index": _padded(image_index, -1, padding_side),
     }
     labels = [example.labels for example in examples if example.labels is not None]
     if len(labels) == len(examples):

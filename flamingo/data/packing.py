@@ -21,16 +21,19 @@ def pack(groups: Sequence[Group], length: int, pad_token_id: int) -> dict[str, T
     :func:`collate`.
     """
     rows = _rows(groups, length)
-    batch = collate([_joined(row) for row in rows], pad_token_id, "right")
+    examples = [_joined(row) for row in rows]
+    batch = collate(examples, pad_token_id, padding_side="right")
     shape = batch["input_ids"].shape
     # The padding of a row counts as a document: it attends to itself, as softmax needs something to attend to.
     document = torch.full(shape, -1)
     position = torch.zeros(shape, dtype=torch.long)
     for index, row in enumerate(rows):
         lengths = [len(example.input_ids) for example in chain.from_iterable(row)]
+        num_tokens = sum(lengths)
         numbers = torch.arange(len(lengths))
-        document[index, : sum(lengths)] = numbers.repeat_interleave(torch.tensor(lengths))
-        position[index, : sum(lengths)] = torch.cat([torch.arange(tokens) for tokens in lengths])
+        positions = [torch.arange(tokens) for tokens in lengths]
+        document[index, :num_tokens] = numbers.repeat_interleave(torch.tensor(lengths))
+        position[index, :num_tokens] = torch.cat(positions)
     same_document = rearrange(document, "b t -> b 1 t 1") == rearrange(document, "b s -> b 1 1 s")
     batch["attention_mask"] = same_document.tril()
     batch["position_ids"] = position
@@ -42,7 +45,8 @@ def _rows(groups: Sequence[Group], length: int) -> list[list[Group]]:
     rows: list[list[Group]] = []
     for group in sorted(groups, key=_num_tokens, reverse=True):
         for row in rows:
-            if sum(map(_num_tokens, row)) + _num_tokens(group) <= length:
+            tokens_in_row = sum(_num_tokens(other) for other in row)
+            if tokens_in_row + _num_tokens(group) <= length:
                 row.append(group)
                 break
         else:
@@ -56,17 +60,20 @@ def _num_tokens(group: Group) -> int:
 
 def _joined(groups: Sequence[Group]) -> EncodedExample:
     """Returns the groups of a row as one example: the images of all, and each token's index among them."""
-    image_index, labels, num_images = [], [], 0
+    input_ids, image_index, labels = [], [], []
+    num_images = 0
     for group in groups:
         for example in group:
             assert example.labels is not None
-            image_index.append(torch.where(example.image_index >= 0, example.image_index + num_images, -1))
+            input_ids.append(example.input_ids)
+            index_in_row = example.image_index + num_images
+            image_index.append(torch.where(example.image_index >= 0, index_in_row, -1))
             labels_of_document = example.labels.clone()
             labels_of_document[0] = -100  # would be predicted from another document
             labels.append(labels_of_document)
         num_images += _num_images(group[0])
     return EncodedExample(
-        input_ids=torch.cat([example.input_ids for example in chain.from_iterable(groups)]),
+        input_ids=torch.cat(input_ids),
         image_index=torch.cat(image_index),
         labels=torch.cat(labels),
         pixel_values=_concatenated([group[0].pixel_values for group in groups]),

@@ -52,7 +52,8 @@ def read_texts(name: str) -> tuple[list[TextItem], dict[str, str]]:
         items = list(lines(path))
     else:
         source = open_source(name, captions_only=True)
-        items, skipped = [(record.id, record.captions) for record in source], dict(source.skipped)
+        items = [(record.id, record.captions) for record in source]
+        skipped = dict(source.skipped)
     texts = []
     for location, item in items:
         if END_OF_TEXT in "".join(item):
@@ -70,14 +71,16 @@ def _read_rows(path: Path) -> tuple[list[tuple[str, TextItem]], dict[str, str]]:
     texts: dict[str, str] = {}
     entries = []
     for location, row in rows(path):
-        fields = ("text",) if "text" in row else ("captions", "caption")
-        entries.append(Entry(location, location, "", captions_in(row, fields, location)))
+        fields: tuple[str, ...] = ("captions", "caption")
         if "text" in row:
+            fields = ("text",)
             texts[location] = row["text"]
+        captions_of_row = captions_in(row, fields, location)
+        entries.append(Entry(location, location, "", captions_of_row))
     captions, skipped = usable_captions(path, entries)
     items: list[tuple[str, TextItem]] = []
-    for location, captions_of_row in captions.items():
-        items.append((location, texts.get(location, captions_of_row)))
+    for location, usable in captions.items():
+        items.append((location, texts.get(location, usable)))
     return items, skipped
 
 
@@ -102,9 +105,15 @@ class TextDocuments:
             num_similar: Images that those of a document are drawn from. The first few by captions are more similar
                 than neighbours by image features are.
         """
-        self._texts, self._epochs, self._seed = texts, epochs, seed
-        self._captions = [item for item in texts if not isinstance(item, str)]
-        positions = [position for position, item in enumerate(texts) if not isinstance(item, str)]
+        self._texts = texts
+        self._epochs = epochs
+        self._seed = seed
+        self._captions: list[tuple[str, ...]] = []
+        positions = []
+        for position, item in enumerate(texts):
+            if not isinstance(item, str):
+                self._captions.append(item)
+                positions.append(position)
         num_neighbours = max(0, min(num_similar, len(self._captions) - 1))
         neighbours = similar_images(self._captions, num_neighbours).numpy()
         self._neighbours = dict(zip(positions, neighbours, strict=True))
@@ -114,10 +123,14 @@ class TextDocuments:
 
     def __iter__(self) -> Iterator[str]:
         rng = random.Random(self._seed)
+        num_texts = len(self._texts)
         for _ in range(self._epochs):
-            for position in rng.sample(range(len(self._texts)), len(self._texts)):
+            for position in rng.sample(range(num_texts), num_texts):
                 item = self._texts[position]
-                yield item if isinstance(item, str) else self._prompt(rng, item, position)
+                if isinstance(item, str):
+                    yield item
+                else:
+                    yield self._prompt(rng, item, position)
 
     def _prompt(self, rng: random.Random, captions: tuple[str, ...], position: int) -> str:
         match rng.choice(("one image", "similar images", "random images")):
@@ -125,7 +138,8 @@ class TextDocuments:
                 prompt_lines = rng.sample(captions, len(captions))
             case "similar images":
                 neighbours = self._neighbours[position].tolist()
-                others = rng.sample(neighbours, min(_MAX_BEFORE, len(neighbours)))
+                num_others = min(_MAX_BEFORE, len(neighbours))
+                others = rng.sample(neighbours, num_others)
                 prompt_lines = [rng.choice(self._captions[other]) for other in others]
                 prompt_lines.append(rng.choice(captions))
             case "random images":
@@ -149,18 +163,23 @@ def similar_images(
     num_parts = math.ceil(len(captions) / max_compared) or 1
     neighbours = []
     for part in torch.arange(len(captions)).tensor_split(num_parts):
-        indices = _most_similar(_bags_of_words([captions[i] for i in part.tolist()]), number)
+        bags = _bags_of_words([captions[i] for i in part.tolist()])
+        indices = _most_similar(bags, number)
         neighbours.append(part[indices])
     return torch.cat(neighbours)
 
 
 def _bags_of_words(captions: Sequence[Sequence[str]]) -> Float[Tensor, "images words"]:
     """Returns a vector of unit length for each image."""
-    words_of_images = [set(re.findall(r"\w+", " ".join(lines_of_image).lower())) for lines_of_image in captions]
+    words_of_images = []
     counts: Counter[str] = Counter()
-    for words in words_of_images:
+    for captions_of_image in captions:
+        text = " ".join(captions_of_image).lower()
+        words = set(re.findall(r"\w+", text))
+        words_of_images.append(words)
         counts.update(sorted(words))  # so that ties have the same order in every process
-    columns = {word: column for column, (word, _) in enumerate(counts.most_common(_VOCAB_SIZE))}
+    vocabulary = [word for word, _ in counts.most_common(_VOCAB_SIZE)]
+    columns = {word: column for column, word in enumerate(vocabulary)}
     bags = torch.zeros(len(captions), len(columns))
     for row, words in enumerate(words_of_images):
         for word in words & columns.keys():

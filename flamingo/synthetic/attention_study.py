@@ -82,7 +82,8 @@ def make_scenes(count: int, objects: int, seed: int) -> list[Scene]:
 def named_words(scene: Scene, scene_index: int, tokens: Sequence[str]) -> list[Word]:
     """Returns the colour and shape words of the plain caption at the end of a document's tokens, in reading order."""
     text = "".join(tokens)
-    starts = list(accumulate(map(len, tokens), initial=0))
+    lengths = [len(token) for token in tokens]
+    starts = list(accumulate(lengths, initial=0))
     words = []
     position = text.rindex(PROMPT)
     for object_index, kind in enumerate(scene.kinds):
@@ -96,10 +97,16 @@ def named_words(scene: Scene, scene_index: int, tokens: Sequence[str]) -> list[W
 
 @torch.no_grad()
 def word_attention(
-    model: FlamingoForConditionalGeneration, processor: FlamingoProcessor, scenes: Sequence[Scene], batch_size: int
+    model: FlamingoForConditionalGeneration,
+    processor: FlamingoProcessor,
+    scenes: Sequence[Scene],
+    batch_size: int,
 ) -> tuple[list[Word], Maps]:
     """Returns the words of the scenes' plain captions, and their attention over the patches; without demonstrations."""
-    documents = [show([Turn(scene, PROMPT, caption(scene))]) for scene in scenes]
+    documents = []
+    for scene in scenes:
+        turn = Turn(scene, PROMPT, caption(scene))
+        documents.append(show([turn]))
     words: list[Word] = []
     maps: dict[int, list[Tensor]] = {}
     for start in range(0, len(scenes), batch_size):
@@ -108,24 +115,31 @@ def word_attention(
         batch_words: list[Word] = []
         for row, ids in enumerate(batch["input_ids"]):
             is_token = batch["attention_mask"][row].bool()
-            tokens = [processor.tokenizer.decode([token_id]) for token_id in ids[is_token].tolist()]
-            batch_words += named_words(scenes[start + row], start + row, tokens)
+            token_ids = ids[is_token].tolist()
+            tokens = [processor.tokenizer.decode([token_id]) for token_id in token_ids]
+            scene_index = start + row
+            batch_words += named_words(scenes[scene_index], scene_index, tokens)
         rows = [word.scene - start for word in batch_words]
         columns = [word.token for word in batch_words]
         for layer in inspection.cross_attention:
             over_patches = inspection.words_over_patches(layer)[rows, :, columns, 0]
-            maps.setdefault(layer, []).append(over_patches.transpose(0, 1).cpu())
+            by_head = over_patches.transpose(0, 1).cpu()
+            maps.setdefault(layer, []).append(by_head)
         words += batch_words
     return words, {layer: torch.cat(parts, dim=1).numpy() for layer, parts in maps.items()}
 
 
 def object_coverage(scene: Scene, fields: Float[np.ndarray, "p h w"]) -> Float[np.ndarray, "objects p"]:
     """Returns the share of each patch's receptive field that lies inside each object."""
-    return np.einsum("ohw,phw->op", masks(scene, fields.shape[-1]), fields)
+    object_masks = masks(scene, size=fields.shape[-1])
+    return np.einsum("ohw,phw->op", object_masks, fields)
 
 
 def attention_shares(
-    words: Sequence[Word], maps: Maps, scenes: Sequence[Scene], fields: Float[np.ndarray, "p h w"]
+    words: Sequence[Word],
+    maps: Maps,
+    scenes: Sequence[Scene],
+    fields: Float[np.ndarray, "p h w"],
 ) -> list[AttentionShare]:
     """Returns a row for each attribute, layer and head, and for the means over heads and layers.
 
@@ -136,10 +150,17 @@ def attention_shares(
         fields: The receptive field of each patch.
     """
     coverage = [object_coverage(scene, fields) for scene in scenes]
-    named = np.stack([coverage[word.scene][word.object] for word in words])
-    other = np.stack([coverage[word.scene][-1 - word.object] for word in words])
-    area = np.stack([masks(scenes[word.scene], fields.shape[-1])[word.object].mean() for word in words])
-    layouts = [(scenes[word.scene].axis, word.object, word.attribute) for word in words]
+    named_coverage, other_coverage, areas, layouts = [], [], [], []
+    for word in words:
+        scene = scenes[word.scene]
+        object_mask = masks(scene, size=fields.shape[-1])[word.object]
+        named_coverage.append(coverage[word.scene][word.object])
+        other_coverage.append(coverage[word.scene][-1 - word.object])
+        areas.append(object_mask.mean())
+        layouts.append((scene.axis, word.object, word.attribute))
+    named = np.stack(named_coverage)
+    other = np.stack(other_coverage)
+    area = np.stack(areas)
     elsewhere = _next_of_group(layouts)
     objects = len(scenes[0].kinds)
     rows = []
@@ -147,8 +168,10 @@ def attention_shares(
         selected = [i for i, word in enumerate(words) if word.attribute == attribute]
         for (layer, head), attention in _with_means(maps).items():
             inside = (attention * named).sum(axis=-1)[selected]
-            share = mean(inside.reshape(len(scenes), objects).mean(axis=1).tolist())
-            inside_other = float((attention * other).sum(axis=-1)[selected].mean())
+            inside_by_scene = inside.reshape(len(scenes), objects).mean(axis=1)
+            share = mean(inside_by_scene.tolist())
+            inside_other = (attention * other).sum(axis=-1)[selected]
+            inside_elsewhere = (attention[elsewhere] * named).sum(axis=-1)[selected]
             row = AttentionShare(
                 objects=objects,
                 words=attribute,
@@ -160,8 +183,8 @@ def attention_shares(
                 area=float(area[selected].mean()),
                 uniform=float(named[selected].mean()),
                 best=float(named[selected].max(axis=-1).mean()),
-                other=inside_other if objects == 2 else None,
-                elsewhere=float((attention[elsewhere] * named).sum(axis=-1)[selected].mean()),
+                other=float(inside_other.mean()) if objects == 2 else None,
+                elsewhere=float(inside_elsewhere.mean()),
             )
             rows.append(row)
     return rows
@@ -170,11 +193,14 @@ def attention_shares(
 def _with_means(maps: Maps) -> dict[tuple[int | None, int | None], Float[np.ndarray, "words p"]]:
     """Returns maps by layer and head, and means over heads and layers under None. Each word's map sums to 1."""
     by_head: dict[tuple[int | None, int | None], np.ndarray] = {}
+    layer_means = []
     for layer, heads in maps.items():
         for head, attention in enumerate(heads):
             by_head[layer, head] = attention
-        by_head[layer, None] = heads.mean(axis=0)
-    by_head[None, None] = np.mean([by_head[layer, None] for layer in maps], axis=0)
+        layer_mean = heads.mean(axis=0)
+        by_head[layer, None] = layer_mean
+        layer_means.append(layer_mean)
+    by_head[None, None] = np.mean(layer_means, axis=0)
     return {key: attention / attention.sum(axis=-1, keepdims=True) for key, attention in by_head.items()}
 
 
@@ -183,6 +209,7 @@ def _next_of_group(groups: Sequence[tuple]) -> list[int]:
     following = list(range(len(groups)))
     for group in set(groups):
         members = [i for i, other in enumerate(groups) if other == group]
-        for member, successor in zip(members, members[1:] + members[:1], strict=True):
+        successors = members[1:] + members[:1]
+        for member, successor in zip(members, successors, strict=True):
             following[member] = successor
     return following

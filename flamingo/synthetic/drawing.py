@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image as PILImage
 
-from flamingo.synthetic.scenes import Kind, Scene
+from flamingo.synthetic.scenes import Axis, Kind, Scene
 
 #: The side in pixels of the images that the shipped vision encoder was trained on.
 PICTURE_SIZE = 64
@@ -34,7 +34,17 @@ GROUNDS = (
     ((190, 186, 176), (158, 172, 176)),
 )
 #: The range of the radius, relative to the image's side.
-RADIUS = {"small": (0.112, 0.126), "large": (0.19, 0.212)}
+RADIUS = {
+    "small": (0.112, 0.126),
+    "large": (0.19, 0.212),
+}
+#: The centres (x, y) of several equal objects, of which each has a quadrant.
+QUADRANTS = (
+    (-0.245, -0.245),
+    (-0.245, 0.245),
+    (0.245, -0.245),
+    (0.245, 0.245),
+)
 
 Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -61,12 +71,15 @@ class _Object:
         y = y[:, None] - self.y - down
         cos = math.cos(self.angle) / self.radius
         sin = math.sin(self.angle) / self.radius
-        return cos * x + sin * y, cos * y - sin * x
+        u = cos * x + sin * y
+        v = cos * y - sin * x
+        return u, v
 
     def distance(self, x: np.ndarray, y: np.ndarray, right: float = 0.0, down: float = 0.0) -> np.ndarray:
         """Returns the distance to the outline on the grid of two axes, negative inside."""
         u, v = self.local(x, y, right, down)
-        return DISTANCES[self.kind.shape](u, v) * self.radius
+        distance = DISTANCES[self.kind.shape]
+        return distance(u, v) * self.radius
 
 
 def draw(scene: Scene, size: int = PICTURE_SIZE) -> PILImage.Image:
@@ -76,23 +89,35 @@ def draw(scene: Scene, size: int = PICTURE_SIZE) -> PILImage.Image:
     image = _ground(rng, axis)
     for thing in _objects(scene, rng):
         _draw_object(thing, image, axis)
-    return PILImage.fromarray(np.clip(image, 0, 255).astype(np.uint8))
+    pixels = np.clip(image, 0, 255).astype(np.uint8)
+    return PILImage.fromarray(pixels)
 
 
 def _draw_object(thing: _Object, image: np.ndarray, axis: np.ndarray) -> None:
     # The part of the image that the object and its shadow can reach.
     reach = 1.15 * thing.radius + 0.07
-    columns = slice(*np.searchsorted(axis, (thing.x - reach, thing.x + reach)))
-    rows = slice(*np.searchsorted(axis, (thing.y - reach, thing.y + reach)))
-    part, x, y = image[rows, columns], axis[columns], axis[rows]
-    shadow = thing.distance(x, y, right=0.015, down=0.03)
-    part *= 1 - 0.38 * _smooth(0.03 - shadow, 0.06)[..., None]
+    columns = _section(axis, thing.x, reach)
+    rows = _section(axis, thing.y, reach)
+    part = image[rows, columns]
+    x = axis[columns]
+    y = axis[rows]
+    shadow_distance = thing.distance(x, y, right=0.015, down=0.03)
+    shadow = _smooth(0.03 - shadow_distance, 0.06)
+    part *= 1 - 0.38 * shadow[..., None]
     u, v = thing.local(x, y)
     distance = thing.distance(x, y)
     # Lighter towards the upper left, with a darker rim.
-    light = 1 + 0.10 * np.clip(-(u + v) / 1.4, -1, 1) - 0.20 * _smooth(distance + 0.022, 0.03)
+    slope = np.clip(-(u + v) / 1.4, -1, 1)
+    rim = _smooth(distance + 0.022, 0.03)
+    light = 1 + 0.10 * slope - 0.20 * rim
     colour = np.minimum(thing.paint * light[..., None], 255)
-    part += _coverage(distance, len(axis))[..., None] * (colour - part)
+    coverage = _coverage(distance, len(axis))
+    part += coverage[..., None] * (colour - part)
+
+
+def _section(axis: np.ndarray, centre: float, reach: float) -> slice:
+    start, stop = np.searchsorted(axis, (centre - reach, centre + reach))
+    return slice(start, stop)
 
 
 def masks(scene: Scene, size: int = PICTURE_SIZE) -> np.ndarray:
@@ -100,7 +125,11 @@ def masks(scene: Scene, size: int = PICTURE_SIZE) -> np.ndarray:
     rng = random.Random(scene.seed)
     axis = _axis(size)
     _ground(rng, axis)  # consumes the same random numbers as in draw()
-    return np.stack([_coverage(thing.distance(axis, axis), size) for thing in _objects(scene, rng)])
+    coverages = []
+    for thing in _objects(scene, rng):
+        distance = thing.distance(axis, axis)
+        coverages.append(_coverage(distance, size))
+    return np.stack(coverages)
 
 
 def _axis(size: int) -> np.ndarray:
@@ -110,20 +139,25 @@ def _axis(size: int) -> np.ndarray:
 def _ground(rng: random.Random, axis: np.ndarray) -> np.ndarray:
     top, bottom = np.array(rng.choice(GROUNDS), dtype=np.float32)
     tilt = rng.uniform(-0.4, 0.4)
-    height = np.clip(0.5 + axis[:, None] + tilt * axis, 0, 1)[..., None]
-    return (top + height * (bottom - top)) * rng.uniform(0.92, 1.06)
+    height = np.clip(0.5 + axis[:, None] + tilt * axis, 0, 1)
+    gradient = top + height[..., None] * (bottom - top)
+    brightness = rng.uniform(0.92, 1.06)
+    return gradient * brightness
 
 
 def _objects(scene: Scene, rng: random.Random) -> list[_Object]:
     kinds = scene.kinds if scene.axis else scene.kinds * scene.count
     objects = []
     for kind, (x, y) in zip(kinds, _centres(scene, rng), strict=True):
-        radius = rng.uniform(*RADIUS[kind.size])
+        least_radius, greatest_radius = RADIUS[kind.size]
+        radius = rng.uniform(least_radius, greatest_radius)
         angle = rng.uniform(-0.25, 0.25)
         brightness = rng.uniform(0.93, 1.05)
-        shift = np.array([rng.uniform(-8, 8) for _ in range(3)], dtype=np.float32)
-        paint = np.array(PAINT[kind.colour], dtype=np.float32) * brightness + shift
-        objects.append(_Object(kind, x, y, radius, angle, np.clip(paint, 0, 255)))
+        shift = [rng.uniform(-8, 8) for _ in range(3)]
+        paint = np.array(PAINT[kind.colour], dtype=np.float32)
+        paint = paint * brightness + np.array(shift, dtype=np.float32)
+        paint = np.clip(paint, 0, 255)
+        objects.append(_Object(kind, x, y, radius, angle, paint))
     return objects
 
 
@@ -133,18 +167,29 @@ def _coverage(distance: np.ndarray, size: int) -> np.ndarray:
 
 
 def _centres(scene: Scene, rng: random.Random) -> list[tuple[float, float]]:
-    def near(x: float, y: float, deviation: float) -> tuple[float, float]:
-        return x + rng.uniform(-deviation, deviation), y + rng.uniform(-deviation, deviation)
-
     if scene.axis is not None:
-        along_and_across = [(side + rng.uniform(-0.025, 0.025), rng.uniform(-0.1, 0.1)) for side in (-0.245, 0.245)]
-        if scene.axis == "horizontal":
-            return along_and_across
-        return [(across, along) for along, across in along_and_across]
+        return _pair_of_centres(scene.axis, rng)
     if scene.count == 1:
-        return [near(0.0, 0.0, 0.22)]
-    quadrants = [(-0.245, -0.245), (-0.245, 0.245), (0.245, -0.245), (0.245, 0.245)]
-    return [near(x, y, 0.025) for x, y in rng.sample(quadrants, scene.count)]
+        return [_near(0.0, 0.0, 0.22, rng)]
+    return [_near(x, y, 0.025, rng) for x, y in rng.sample(QUADRANTS, scene.count)]
+
+
+def _pair_of_centres(axis: Axis, rng: random.Random) -> list[tuple[float, float]]:
+    centres = []
+    for side in (-0.245, 0.245):
+        along = side + rng.uniform(-0.025, 0.025)
+        across = rng.uniform(-0.1, 0.1)
+        if axis == "horizontal":
+            centres.append((along, across))
+        else:
+            centres.append((across, along))
+    return centres
+
+
+def _near(x: float, y: float, deviation: float, rng: random.Random) -> tuple[float, float]:
+    right = rng.uniform(-deviation, deviation)
+    down = rng.uniform(-deviation, deviation)
+    return x + right, y + down
 
 
 def _smooth(x: np.ndarray, width: float) -> np.ndarray:
@@ -166,38 +211,51 @@ def _ring(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _moon(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.maximum(np.hypot(x, y) - 1.0, 0.82 - np.hypot(x - 0.52, y))
+    disc = np.hypot(x, y) - 1.0
+    bite = np.hypot(x - 0.52, y)
+    return np.maximum(disc, 0.82 - bite)
 
 
 def _square(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.maximum(np.abs(x), np.abs(y)) - 0.82
+    long = np.maximum(np.abs(x), np.abs(y))
+    return long - 0.82
 
 
 def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    long, short = np.maximum(np.abs(x), np.abs(y)), np.minimum(np.abs(x), np.abs(y))
+    long = np.maximum(np.abs(x), np.abs(y))
+    short = np.minimum(np.abs(x), np.abs(y))
     return np.maximum(long - 0.98, short - 0.32)
 
 
 def _triangle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.maximum(y - 0.72, 0.894 * np.abs(x) - 0.447 * y - 0.52)
+    base = y - 0.72
+    sides = 0.894 * np.abs(x) - 0.447 * y - 0.52
+    return np.maximum(base, sides)
 
 
 def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     # Folded into half a point: all points equal the one at the top.
-    angle = np.abs((np.arctan2(x, -y) + math.pi / 5) % (2 * math.pi / 5) - math.pi / 5)
+    half = math.pi / 5
+    angle = np.arctan2(x, -y)
+    angle = np.abs((angle + half) % (2 * math.pi / 5) - half)
     radius = np.hypot(x, y)
-    along, across = radius * np.cos(angle), radius * np.sin(angle)
+    along = radius * np.cos(angle)
+    across = radius * np.sin(angle)
     # The edge runs from the tip (1.08, 0) to the notch at a tenth of a turn.
-    notch = 0.46 * np.array([math.cos(math.pi / 5), math.sin(math.pi / 5)])
-    edge = notch - np.array([1.08, 0.0])
-    return ((along - 1.08) * -edge[1] + across * edge[0]) * -1 / np.hypot(*edge)
+    notch = 0.46 * np.array([math.cos(half), math.sin(half)])
+    edge_along, edge_across = notch - np.array([1.08, 0.0])
+    product = (along - 1.08) * -edge_across + across * edge_along
+    return product * -1 / np.hypot(edge_along, edge_across)
 
 
 def _heart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     # A square that stands on a corner, with a circle on each of its upper sides.
     half = 0.83
-    x, y = np.abs(x), 0.1 - y
-    return np.minimum((x + np.abs(y) - half) / math.sqrt(2), np.hypot(x - half / 2, y - half / 2) - half / math.sqrt(2))
+    x = np.abs(x)
+    y = 0.1 - y
+    square = (x + np.abs(y) - half) / math.sqrt(2)
+    circle = np.hypot(x - half / 2, y - half / 2) - half / math.sqrt(2)
+    return np.minimum(square, circle)
 
 
 DISTANCES: dict[str, Distance] = {

@@ -43,7 +43,8 @@ def scene_labels(scene: Scene) -> list[int]:
     (left, right, above, below): to predict it, colours have to be bound to positions.
     """
     labels = dict.fromkeys(CLASSES, _NONE)
-    for prefix, kind in zip(("", "second "), scene.kinds, strict=False):
+    prefixes = ("", "second ")
+    for prefix, kind in zip(prefixes, scene.kinds, strict=False):
         labels[f"{prefix}shape"] = SHAPES.index(kind.shape)
         labels[f"{prefix}colour"] = COLOURS.index(kind.colour)
         labels[f"{prefix}size"] = SIZES.index(kind.size)
@@ -65,7 +66,11 @@ class FeatureProbe(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.queries = nn.Parameter(torch.randn(num_queries, width) * width**-0.5)
         self.attention = nn.MultiheadAttention(width, num_heads=4, batch_first=True)
-        self.hidden = nn.Sequential(nn.LayerNorm(num_queries * width), nn.Linear(num_queries * width, 512), nn.GELU())
+        self.hidden = nn.Sequential(
+            nn.LayerNorm(num_queries * width),
+            nn.Linear(num_queries * width, 512),
+            nn.GELU(),
+        )
         self.classifier = nn.Linear(512, sum(CLASSES.values()))
 
     def forward(self, features: Float[Tensor, "b p v"]) -> list[Float[Tensor, "b classes"]]:
@@ -73,8 +78,10 @@ class FeatureProbe(nn.Module):
         context = self.norm(features)
         queries = repeat(self.queries, "q v -> b q v", b=len(features))
         pooled, _ = self.attention(queries, context, context, need_weights=False)
-        logits = self.classifier(self.hidden(rearrange(pooled, "b q v -> b (q v)")))
-        return list(logits.split(list(CLASSES.values()), dim=-1))
+        pooled = rearrange(pooled, "b q v -> b (q v)")
+        logits = self.classifier(self.hidden(pooled))
+        num_classes = list(CLASSES.values())
+        return list(logits.split(num_classes, dim=-1))
 
 
 def probe_features(encode: Encode, seed: int, num_scenes: int = 16_000, epochs: int = 12) -> dict[str, float]:
@@ -104,16 +111,24 @@ def probe_features(encode: Encode, seed: int, num_scenes: int = 16_000, epochs: 
     with torch.no_grad():
         logits = probe(test_features)
     accuracies = {}
-    for column, name in enumerate(CLASSES):
-        has_label = test_labels[:, column] != _NONE
-        is_right = logits[column].argmax(dim=-1) == test_labels[:, column]
-        accuracies[name] = (is_right & has_label).sum().item() / has_label.sum().item()
+    for name, attribute_logits, attribute_labels in zip(CLASSES, logits, test_labels.T, strict=True):
+        accuracies[name] = _accuracy(attribute_logits, attribute_labels)
     return accuracies
 
 
 def _loss(logits: list[Float[Tensor, "b classes"]], labels: Int[Tensor, "b attributes"]) -> Float[Tensor, ""]:
-    losses = [F.cross_entropy(part, labels[:, column], ignore_index=_NONE) for column, part in enumerate(logits)]
-    return sum(losses, start=torch.zeros(()))
+    total = torch.zeros(())
+    for column, attribute_logits in enumerate(logits):
+        total = total + F.cross_entropy(attribute_logits, labels[:, column], ignore_index=_NONE)
+    return total
+
+
+def _accuracy(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> float:
+    """Returns the share of right predictions among the scenes that have the attribute."""
+    has_label = labels != _NONE
+    is_right = logits.argmax(dim=-1) == labels
+    num_right = (is_right & has_label).sum().item()
+    return num_right / has_label.sum().item()
 
 
 @torch.no_grad()
@@ -123,7 +138,9 @@ def _encode_scenes(
     rng = random.Random(f"probe/{seed}/{split}")
     scenes = [random_scene(rng, split) for _ in range(count)]
     parts = []
-    for start in tqdm(range(0, count, _ENCODED_AT_ONCE), desc=f"features of {split} scenes", unit="batch"):
+    starts = range(0, count, _ENCODED_AT_ONCE)
+    for start in tqdm(starts, desc=f"features of {split} scenes", unit="batch"):
         images = [draw(scene) for scene in scenes[start : start + _ENCODED_AT_ONCE]]
         parts.append(encode(images))
-    return torch.cat(parts), torch.tensor([scene_labels(scene) for scene in scenes])
+    labels = [scene_labels(scene) for scene in scenes]
+    return torch.cat(parts), torch.tensor(labels)

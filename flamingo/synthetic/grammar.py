@@ -8,20 +8,62 @@ from typing import TypeVar
 
 from flamingo.synthetic.scenes import AXES, COLOURS, SHAPES, SIZES, Kind, Scene, Split, split_of
 
-OPENINGS = ("", "a picture of", "we see", "look,", "this shows", "in view:", "behold", "shown:")
-ENDINGS = ("", ".", "!", ", as you see.", ", nothing more.", " in plain sight.")
+OPENINGS = (
+    "",
+    "a picture of",
+    "we see",
+    "look,",
+    "this shows",
+    "in view:",
+    "behold",
+    "shown:",
+)
+ENDINGS = (
+    "",
+    ".",
+    "!",
+    ", as you see.",
+    ", nothing more.",
+    " in plain sight.",
+)
 ARTICLES = ("a", "one", "the", "")
 #: "small red star", "red small star", "star that is red and small", "small star in red".
-ORDERS = ("size colour shape", "colour size shape", "shape that is", "shape in colour")
+ORDERS = (
+    "size colour shape",
+    "colour size shape",
+    "shape that is",
+    "shape in colour",
+)
 MENTIONS = ("all", "no size", "no colour")
-SHAPE_WORDS = (SHAPES, ("disc", "box", "wedge", "spark", "valentine", "plus", "hoop", "crescent"))
-COLOUR_WORDS = (COLOURS, ("crimson", "amber", "golden", "emerald", "azure", "violet", "ivory", "ebony"))
-SIZE_WORDS = (SIZES, ("little", "big"), ("tiny", "huge"))
-NUMBER_WORDS = (("two", "three", "four"), ("2", "3", "4"), ("a pair of", "a trio of", "a quartet of"))
+SHAPE_WORDS = (
+    SHAPES,
+    ("disc", "box", "wedge", "spark", "valentine", "plus", "hoop", "crescent"),
+)
+COLOUR_WORDS = (
+    COLOURS,
+    ("crimson", "amber", "golden", "emerald", "azure", "violet", "ivory", "ebony"),
+)
+SIZE_WORDS = (
+    SIZES,
+    ("little", "big"),
+    ("tiny", "huge"),
+)
+NUMBER_WORDS = (
+    ("two", "three", "four"),
+    ("2", "3", "4"),
+    ("a pair of", "a trio of", "a quartet of"),
+)
 #: Where the first of two objects in reading order, which is named first, lies from the other: beside it or above.
-RELATION_WORDS = (("left of", "above"), ("to the left of", "on top of"), ("west of", "north of"))
+RELATION_WORDS = (
+    ("left of", "above"),
+    ("to the left of", "on top of"),
+    ("west of", "north of"),
+)
 #: How questions are answered, whatever the dialect: where the first and the second of two objects lie, and how many.
-PLACES = {"horizontal": ("left", "right"), "vertical": ("above", "below")}
+PLACES = {
+    "horizontal": ("left", "right"),
+    "vertical": ("above", "below"),
+}
 NUMBERS = ("one", "two", "three", "four")
 
 Value = TypeVar("Value")
@@ -53,13 +95,16 @@ class Dialect:
     @property
     def canonical(self) -> "Dialect":
         """The first of all dialects with the same captions: choices for attributes that are not mentioned are 0."""
-        if MENTIONS[self.mention] == "no size":
-            order = 0 if ORDERS[self.order] == "colour size shape" else self.order
-            return replace(self, sizes=0, order=order)
-        if MENTIONS[self.mention] == "no colour":
-            order = 0 if ORDERS[self.order] in ("colour size shape", "shape in colour") else self.order
-            return replace(self, colours=0, order=order)
-        return self
+        order = ORDERS[self.order]
+        match MENTIONS[self.mention]:
+            case "no size":
+                is_plain = order == "colour size shape"
+                return replace(self, sizes=0, order=0 if is_plain else self.order)
+            case "no colour":
+                is_plain = order in ("colour size shape", "shape in colour")
+                return replace(self, colours=0, order=0 if is_plain else self.order)
+            case _:
+                return self
 
     @property
     def split(self) -> Split:
@@ -101,7 +146,9 @@ def caption(scene: Scene, dialect: Dialect = PLAIN) -> str:
         first, second = (_noun_phrase(kind, 1, dialect) for kind in scene.kinds)
         relation = RELATION_WORDS[dialect.relations][AXES.index(scene.axis)]
         description = f"{first} {relation} {second}"
-    return f"{OPENINGS[dialect.opening]} {description}{ENDINGS[dialect.ending]}".strip()
+    opening = OPENINGS[dialect.opening]
+    ending = ENDINGS[dialect.ending]
+    return f"{opening} {description}{ending}".strip()
 
 
 def _noun_phrase(kind: Kind, count: int, dialect: Dialect) -> str:
@@ -119,10 +166,15 @@ def _noun_phrase(kind: Kind, count: int, dialect: Dialect) -> str:
 
 def _attributes_and_noun(kind: Kind, count: int, dialect: Dialect) -> str:
     mention = MENTIONS[dialect.mention]
-    shape = SHAPE_WORDS[dialect.shapes][SHAPES.index(kind.shape)]
-    noun = shape if count == 1 else plural(shape)
-    size = "" if mention == "no size" else SIZE_WORDS[dialect.sizes][SIZES.index(kind.size)]
-    colour = "" if mention == "no colour" else COLOUR_WORDS[dialect.colours][COLOURS.index(kind.colour)]
+    noun = SHAPE_WORDS[dialect.shapes][SHAPES.index(kind.shape)]
+    size = SIZE_WORDS[dialect.sizes][SIZES.index(kind.size)]
+    colour = COLOUR_WORDS[dialect.colours][COLOURS.index(kind.colour)]
+    if count > 1:
+        noun = plural(noun)
+    if mention == "no size":
+        size = ""
+    if mention == "no colour":
+        colour = ""
     match ORDERS[dialect.order]:
         case "size colour shape":
             words = [size, colour, noun]
@@ -130,7 +182,8 @@ def _attributes_and_noun(kind: Kind, count: int, dialect: Dialect) -> str:
             words = [colour, size, noun]
         case "shape that is":
             verb = "that is" if count == 1 else "that are"
-            words = [noun, verb, " and ".join(filter(None, (colour, size)))]
+            adjectives = " and ".join(filter(None, (colour, size)))
+            words = [noun, verb, adjectives]
         case _:
             words = [size, noun, f"in {colour}" if colour else ""]
     return " ".join(filter(None, words))
@@ -151,16 +204,25 @@ def _meanings(word_lists: Sequence[Sequence[str]], values: Sequence[Value]) -> d
     return meanings
 
 
+def _number_word(phrase: str) -> str:
+    """Returns the word that identifies a number phrase: ``pair`` of ``a pair of``."""
+    return phrase.removeprefix("a ").split()[0]
+
+
 _SHAPE_OF = _meanings(SHAPE_WORDS, SHAPES)
 _SHAPE_OF |= {plural(word): shape for word, shape in _SHAPE_OF.items()}
 _COLOUR_OF = _meanings(COLOUR_WORDS, COLOURS)
 _SIZE_OF = _meanings(SIZE_WORDS, SIZES)
-_NUMBER_OF = {
-    phrase.removeprefix("a ").split()[0]: number for phrase, number in _meanings(NUMBER_WORDS, (2, 3, 4)).items()
-}
+_NUMBER_OF = {_number_word(phrase): number for phrase, number in _meanings(NUMBER_WORDS, (2, 3, 4)).items()}
 _AXIS_OF = _meanings(RELATION_WORDS, AXES)
 # The longest first: "to the left of" contains "left of".
-_RELATION = re.compile(r"\b(" + "|".join(sorted(_AXIS_OF, key=len, reverse=True)) + r")\b")
+_RELATIONS = "|".join(sorted(_AXIS_OF, key=len, reverse=True))
+_RELATION = re.compile(rf"\b({_RELATIONS})\b")
+_VALUES_OF: dict[str, dict[str, str]] = {
+    "shape": _SHAPE_OF,
+    "colour": _COLOUR_OF,
+    "size": _SIZE_OF,
+}
 
 #: By "INDEX.ATTRIBUTE" the attributes of objects in reading order; and "count" of equal objects, or the "axis" of two.
 Attributes = dict[str, str | int]
@@ -168,12 +230,13 @@ Attributes = dict[str, str | int]
 
 def attributes(scene: Scene, dialect: Dialect = PLAIN) -> Attributes:
     """Returns the attributes that a caption of the scene in the dialect mentions."""
+    mention = MENTIONS[dialect.mention]
     mentioned: Attributes = {}
     for i, kind in enumerate(scene.kinds):
         mentioned[f"{i}.shape"] = kind.shape
-        if MENTIONS[dialect.mention] != "no colour":
+        if mention != "no colour":
             mentioned[f"{i}.colour"] = kind.colour
-        if MENTIONS[dialect.mention] != "no size":
+        if mention != "no size":
             mentioned[f"{i}.size"] = kind.size
     if scene.axis is None:
         mentioned["count"] = scene.count
@@ -196,13 +259,16 @@ def parse(text: str) -> Attributes:
     if len(parts) != 3:
         return {}
     first, relation, second = parts
-    return _parse_object(first, 0) | _parse_object(second, 1) | {"axis": _AXIS_OF[relation]}
+    mentioned = _parse_object(first, 0)
+    mentioned |= _parse_object(second, 1)
+    mentioned["axis"] = _AXIS_OF[relation]
+    return mentioned
 
 
 def _parse_object(text: str, index: int) -> Attributes:
     words = re.findall(r"\w+", text)
     mentioned: Attributes = {}
-    for attribute, meanings in (("shape", _SHAPE_OF), ("colour", _COLOUR_OF), ("size", _SIZE_OF)):
+    for attribute, meanings in _VALUES_OF.items():
         values = [meanings[word] for word in words if word in meanings]
         if len(values) > 1 or (attribute == "shape" and not values):
             return {}
@@ -212,8 +278,10 @@ def _parse_object(text: str, index: int) -> Attributes:
 
 
 def _parse_count(text: str) -> int:
-    numbers = [_NUMBER_OF[word] for word in re.findall(r"\w+", text) if word in _NUMBER_OF]
-    return numbers[0] if numbers else 1
+    for word in re.findall(r"\w+", text):
+        if word in _NUMBER_OF:
+            return _NUMBER_OF[word]
+    return 1
 
 
 def attribute_accuracy(scene: Scene, dialect: Dialect, text: str) -> float:

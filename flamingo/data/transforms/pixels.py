@@ -23,13 +23,21 @@ from flamingo.utils.errors import UserError
 #: ConvNeXt's image processor resizes to squares from this side on.
 _CONVNEXT_SQUARE = 384
 #: What a processor must have left to its base class to be done here.
-_STEPS = ("preprocess", "_preprocess_image_like_inputs", "_preprocess", "process_image", "resize", "center_crop")
+_STEPS = (
+    "preprocess",
+    "_preprocess_image_like_inputs",
+    "_preprocess",
+    "process_image",
+    "resize",
+    "center_crop",
+)
 #: What its size may say.
 _SIZES = ({"height", "width"}, {"shortest_edge"})
 #: PyTorch's names for ways to resize.
-_MODES = {PILImage.Resampling.BILINEAR: "bilinear", PILImage.Resampling.BICUBIC: "bicubic"}
-
-
+_MODES = {
+    PILImage.Resampling.BILINEAR: "bilinear",
+    PILImage.Resampling.BICUBIC: "bicubic",
+}
 #: Above this ratio of its sides a picture is cut to its centre before it is resized and cropped to its centre: what is
 #: cropped would else be enlarged first, to 3 GB for a picture of 1 by 20,000 pixels.
 _LONG = 8
@@ -55,7 +63,8 @@ def resized(
     for frame in frames:
         picture = shaped(open_image(frame), aspect)
         try:
-            pixels.append(prepare(image_processor, _bounded(image_processor, picture)))
+            bounded = _bounded(image_processor, picture)
+            pixels.append(prepare(image_processor, bounded))
         except (ValueError, ZeroDivisionError) as error:  # an image processor's own, for sides of no pixel
             raise UserError(f"image {frame} has {picture.width} by {picture.height} pixels: {error}") from error
     sizes = {(one.shape[2], one.shape[1]) for one in pixels}
@@ -99,30 +108,48 @@ def _bounded(image_processor: Any, picture: PILImage.Image) -> PILImage.Image:
 
 def _shortest_edge(image_processor: Any) -> int | None:
     """The side to which pictures are resized in proportion; None where they are resized otherwise, or not at all."""
-    size = {key: value for key, value in dict(getattr(image_processor, "size", None) or {}).items() if value}
+    size = _present(getattr(image_processor, "size", None))
     if not getattr(image_processor, "do_resize", False) or size.keys() != {"shortest_edge"}:
         return None
     side = size["shortest_edge"]
     # ConvNeXt's resizes to a square of this side or more, and crops to a smaller one.
-    return None if _convnext(image_processor) and side >= _CONVNEXT_SQUARE else side
+    if _convnext(image_processor) and side >= _CONVNEXT_SQUARE:
+        return None
+    return side
+
+
+def _present(size: Any) -> dict[str, int]:
+    """Returns the entries of an image processor's size that are set."""
+    return {key: length for key, length in dict(size or {}).items() if length}
 
 
 def _crops_centre(image_processor: Any, side: int) -> bool:
+    if _convnext(image_processor):
+        return True
+    if not getattr(image_processor, "do_center_crop", False):
+        return False
     crop = dict(getattr(image_processor, "crop_size", None) or {})
-    cropped = getattr(image_processor, "do_center_crop", False) and max(crop.values(), default=0) <= _LONG * side
-    return cropped or _convnext(image_processor)
+    return max(crop.values(), default=0) <= _LONG * side
 
 
 def _convnext(image_processor: Any) -> bool:
-    crops = getattr(image_processor, "do_center_crop", None) is not None  # PoolFormer's has both
-    return getattr(image_processor, "crop_pct", None) is not None and not crops
+    has_crop_pct = getattr(image_processor, "crop_pct", None) is not None
+    crops_centre = getattr(image_processor, "do_center_crop", None) is not None  # PoolFormer's has both
+    return has_crop_pct and not crops_centre
 
 
 def _centre(picture: PILImage.Image, length: int) -> PILImage.Image:
     """The middle ``length`` pixels of the longer side, or one more, so that the centre stays where it is."""
-    width, height = (min(edge, length + (edge - length) % 2) for edge in picture.size)
-    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    width = _centre_length(picture.width, length)
+    height = _centre_length(picture.height, length)
+    left = (picture.width - width) // 2
+    top = (picture.height - height) // 2
     return picture.crop((left, top, left + width, top + height))
+
+
+def _centre_length(edge: int, length: int) -> int:
+    difference = edge - length
+    return min(edge, length + difference % 2)
 
 
 def _is_usual(image_processor: Any) -> bool:
@@ -133,10 +160,12 @@ def _is_usual(image_processor: Any) -> bool:
     # A class that replaces a step of its base class may compute anything.
     if any(getattr(kind, step) is not getattr(PilBackend, step) for step in _STEPS):
         return False
-    if not image_processor.do_rescale or not image_processor.do_normalize or getattr(image_processor, "do_pad", None):
+    if not image_processor.do_rescale or not image_processor.do_normalize:
         return False
-    keys = {key for key, value in dict(image_processor.size or {}).items() if value}
-    return image_processor.resample in _MODES and keys in _SIZES
+    if getattr(image_processor, "do_pad", None):
+        return False
+    size = _present(image_processor.size)
+    return image_processor.resample in _MODES and size.keys() in _SIZES
 
 
 def _prepared(image_processor: Any, picture: PILImage.Image) -> Float[Tensor, "c h w"]:
@@ -157,22 +186,32 @@ def _pixels(image_processor: Any, picture: PILImage.Image) -> UInt8[Tensor, "c h
         pixels = F.interpolate(pixels.unsqueeze(0), size, mode=mode, antialias=True).squeeze(0)
     if image_processor.do_center_crop:
         _, height, width = pixels.shape
-        crop = image_processor.crop_size
-        left, top = (width - crop["width"]) // 2, (height - crop["height"]) // 2
+        crop_width = image_processor.crop_size["width"]
+        crop_height = image_processor.crop_size["height"]
+        left = (width - crop_width) // 2
+        top = (height - crop_height) // 2
+        right = width - crop_width - left
+        bottom = height - crop_height - top
         # Negative padding cuts off; beyond its borders a picture is black.
-        pixels = F.pad(pixels, (-left, crop["width"] + left - width, -top, crop["height"] + top - height))
+        pixels = F.pad(pixels, (-left, -right, -top, -bottom))
     return pixels
 
 
 def _size(size: dict[str, int | None], picture: PILImage.Image) -> tuple[int, int]:
     """Returns height and width: as the size has them, or in proportion."""
-    height, width, side = (size.get(key) for key in ("height", "width", "shortest_edge"))
+    height = size.get("height")
+    width = size.get("width")
+    side = size.get("shortest_edge")
     if height and width:
         return height, width
     assert side is not None, size
     short = min(picture.size)
-    return _scaled(picture.height, side, short), _scaled(picture.width, side, short)
+    scaled_height = _scaled(picture.height, side, short)
+    scaled_width = _scaled(picture.width, side, short)
+    return scaled_height, scaled_width
 
 
 def _scaled(edge: int, side: int, short: int) -> int:
-    return side if edge == short else int(side * edge / short)
+    if edge == short:
+        return side
+    return int(side * edge / short)

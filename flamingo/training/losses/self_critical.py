@@ -36,8 +36,10 @@ class SelfCritical:
     def __init__(
         self, config: SelfCriticalConfig, processor: FlamingoProcessor, make_reward: Callable[[], Reward]
     ) -> None:
-        self.num_captions, self.max_new_tokens = config.num_captions, config.max_new_tokens
-        self.processor, self.reward = processor, make_reward()
+        self.num_captions = config.num_captions
+        self.max_new_tokens = config.max_new_tokens
+        self.processor = processor
+        self.reward = make_reward()
 
     def __call__(self, model: nn.Module, tensors: dict[str, Tensor], count: int) -> Float[Tensor, ""]:
         """Returns minus the mean reward. Documents weigh by their label tokens, of which the update has ``count``.
@@ -49,26 +51,35 @@ class SelfCritical:
         prompts, references = self._prompts(tensors, b)
         captions, mask = self._generate(model, prompts, images)
         rewards = self._rewards(captions, mask, references)
-        mean_of_others = (rewards.sum(dim=1, keepdim=True) - rewards) / (self.num_captions - 1)
+        sum_of_others = rewards.sum(dim=1, keepdim=True) - rewards
+        advantage = rewards - sum_of_others / (self.num_captions - 1)
         log_likelihood = self._log_likelihood(model, prompts, images, captions, mask)
-        gain = ((rewards - mean_of_others) * log_likelihood.view_as(rewards)).mean(dim=1)
+        gain = (advantage * log_likelihood.view_as(rewards)).mean(dim=1)
         # The value is that of the reward, for the history; the gradient is that of the gain.
         expected = rewards.mean(dim=1) + gain - gain.detach()
-        labels_per_row = (tensors["labels"][:, 1:] != -100).sum(dim=1)
-        labels = labels_per_row.unflatten(0, (b, -1)).sum(dim=1)
+        is_label = tensors["labels"][:, 1:] != -100
+        labels_of_documents = is_label.sum(dim=1)
+        labels = labels_of_documents.unflatten(0, (b, -1)).sum(dim=1)
         return -(expected * labels).sum() / count
 
     def _prompts(self, tensors: dict[str, Tensor], b: int) -> tuple[dict[str, Int[Tensor, "b t"]], list[list[str]]]:
         """Returns the documents without their last captions, padded on the left, and the references of each."""
-        ids, labelled = tensors["input_ids"], tensors["labels"] != -100
+        ids = tensors["input_ids"]
+        labelled = tensors["labels"] != -100
         starts = _last_starts(labelled)
         captions = []
         for row, row_labelled, start in zip(ids, labelled, starts, strict=True):
-            captions.append(self._text(row[start:][row_labelled[start:]]))
+            end_of_row = row[start:]
+            is_caption = row_labelled[start:]
+            captions.append(self._text(end_of_row[is_caption]))
         documents_per_image = len(ids) // b
         first_rows = range(0, len(ids), documents_per_image)
         references = [captions[first : first + documents_per_image] for first in first_rows]
-        padding = {"input_ids": self.processor.tokenizer.pad_token_id, "attention_mask": 0, "image_index": -1}
+        padding = {
+            "input_ids": self.processor.tokenizer.pad_token_id,
+            "attention_mask": 0,
+            "image_index": -1,
+        }
         prompts = {}
         for name, value in padding.items():
             rows = [tensors[name][first, : starts[first]] for first in first_rows]
@@ -100,7 +111,9 @@ class SelfCritical:
     def _rewards(
         self, captions: Int[Tensor, "bk s"], mask: Bool[Tensor, "bk s"], references: list[list[str]]
     ) -> Float[Tensor, "b k"]:
-        texts = [self._text(ids[ids_mask]) for ids, ids_mask in zip(captions, mask, strict=True)]
+        texts = []
+        for ids, is_token in zip(captions, mask, strict=True):
+            texts.append(self._text(ids[is_token]))
         references_of_texts = []
         for references_of_image in references:
             references_of_texts += [references_of_image] * self.num_captions
@@ -118,20 +131,28 @@ class SelfCritical:
         """Returns the log-likelihood of each caption after its prompt."""
         rows = {name: tensor.repeat_interleave(self.num_captions, dim=0) for name, tensor in prompts.items()}
         last_image = rows["image_index"][:, -1:].expand_as(captions)
-        logits = model(
+        caption_mask = mask.to(rows["attention_mask"].dtype)
+        outputs = model(
             input_ids=torch.cat([rows["input_ids"], captions], dim=1),
-            attention_mask=torch.cat([rows["attention_mask"], mask.to(rows["attention_mask"].dtype)], dim=1),
+            attention_mask=torch.cat([rows["attention_mask"], caption_mask], dim=1),
             image_index=torch.cat([rows["image_index"], last_image], dim=1),
             **images,
             logits_to_keep=captions.shape[1] + 1,
             use_cache=False,
-        ).logits[:, :-1]
-        targets = captions.masked_fill(~mask, -100).flatten()
-        losses = F.cross_entropy(logits.float().flatten(0, 1), targets, ignore_index=-100, reduction="none")
+        )
+        logits = outputs.logits[:, :-1].float()
+        targets = captions.masked_fill(~mask, -100)
+        losses = F.cross_entropy(
+            logits.flatten(0, 1),
+            targets.flatten(),
+            ignore_index=-100,
+            reduction="none",
+        )
         return -losses.view_as(captions).sum(dim=1)
 
     def _text(self, ids: Int[Tensor, " t"]) -> str:
-        return decode(self.processor.tokenizer, ids.tolist(), self.processor.end_of_chunk_token_id)
+        end = self.processor.end_of_chunk_token_id
+        return decode(self.processor.tokenizer, ids.tolist(), end)
 
 
 def _last_starts(labelled: Bool[Tensor, "b t"]) -> list[int]:
