@@ -29,11 +29,13 @@ def attention_figure(
         column_names: Stand above.
     """
     num_rows, num_columns = maps.shape[:2]
-    if (num_rows, num_columns) != (len(row_names), len(column_names)):
+    if num_rows != len(row_names) or num_columns != len(column_names):
         names = f"{len(row_names)} rows and {len(column_names)} columns"
         raise ValueError(f"{names} name {num_rows} by {num_columns} maps")
+    width = 1.2 * num_columns + 0.6
+    height = 1.25 * num_rows + 0.3
     with style():
-        figure = new_figure(1.2 * num_columns + 0.6, 1.25 * num_rows + 0.3)
+        figure = new_figure(width, height)
         axes = figure.subplots(num_rows, num_columns, squeeze=False)
         for i, row_name in enumerate(row_names):
             axes[i, 0].set_ylabel(row_name, fontsize=11, color=INK)
@@ -49,12 +51,22 @@ def _draw_map(axes: Axes, image: Float[np.ndarray, "h w 3"], weights: Float[np.n
     grid_height, grid_width = weights.shape
     extent = (0, grid_width, grid_height, 0)
     aspect = height * grid_width / (width * grid_height)
-    axes.imshow(image, extent=extent, aspect=aspect, interpolation="bilinear")
+    axes.imshow(
+        image,
+        extent=extent,
+        aspect=aspect,
+        interpolation="bilinear",
+    )
     maximum = weights.max()
     relative = weights / maximum if maximum > 0 else np.zeros_like(weights)
     shade = np.zeros((grid_height, grid_width, 4))
     shade[..., 3] = 0.75 * (1 - relative)
-    axes.imshow(shade, extent=extent, aspect=aspect, interpolation="nearest")
+    axes.imshow(
+        shade,
+        extent=extent,
+        aspect=aspect,
+        interpolation="nearest",
+    )
     frame(axes, MUTED, 0.0)
 
 
@@ -73,47 +85,94 @@ def share_figure(rows: Sequence[Row]) -> Figure:
     """
     panels: dict[tuple[int, str], list[Row]] = {}
     for row in rows:
-        panels.setdefault((row["objects"], row["words"]), []).append(row)
+        panel = (row["objects"], row["words"])
+        panels.setdefault(panel, []).append(row)
     with style():
         figure = new_figure(3.6 * len(panels), 4.1)
-        all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False).flatten()
-        for axes, ((objects, attribute), rows_of_panel) in zip(all_axes, panels.items(), strict=True):
-            _draw_panel(axes, rows_of_panel)
+        all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, (panel, panel_rows) in zip(all_axes, panels.items(), strict=True):
+            num_objects, attribute = panel
+            _draw_panel(axes, panel_rows)
             axes.set_title(f"{attribute} words\n", loc="left", fontweight="bold", fontsize=13)
-            number = "two objects" if objects == 2 else "one object"
-            axes.text(0, 1.04, number, transform=axes.transAxes, color=MUTED)
+            subtitle = "two objects" if num_objects == 2 else "one object"
+            axes.text(0, 1.04, subtitle, transform=axes.transAxes, color=MUTED)
         all_axes[0].set_ylabel("share of the attention, %")
         all_axes[0].set_ylim(bottom=0)
         handles, labels = all_axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower left", ncols=len(labels), frameon=False, fontsize=11)
+        figure.legend(
+            handles,
+            labels,
+            loc="outside lower left",
+            ncols=len(labels),
+            frameon=False,
+            fontsize=11,
+        )
     return figure
 
 
 def _draw_panel(axes: Axes, rows: Sequence[Row]) -> None:
-    by_layer = [row for row in rows if row["layer"] is not None]
-    layers = list(dict.fromkeys(row["layer"] for row in by_layer))
-    heads = [row for row in by_layer if row["head"] is not None]
-    means = [row for row in by_layer if row["head"] is None]
+    axes.axhline(
+        100 * rows[0]["uniform"],
+        color=INK,
+        lw=1.2,
+        ls=(0, (4, 3)),
+        label="attention spread evenly",
+        zorder=1,
+    )
+    layers: list[int] = []
+    heads = []
+    means = []
+    for row in rows:
+        if row["layer"] is None:
+            continue
+        if row["layer"] not in layers:
+            layers.append(row["layer"])
+        if row["head"] is None:
+            means.append(row)
+        else:
+            heads.append(row)
     num_heads = 1 + max(row["head"] for row in heads)
-    uniform = 100 * rows[0]["uniform"]
-    axes.axhline(uniform, color=INK, lw=1.2, ls=(0, (4, 3)), label="attention spread evenly", zorder=1)
-    head_x = [layers.index(row["layer"]) + 0.8 * row["head"] / (num_heads + 1) for row in heads]
-    mean_x = [layers.index(row["layer"]) + 0.8 * num_heads / (num_heads + 1) for row in means]
+    head_x = []
+    for row in heads:
+        offset = 0.8 * row["head"] / (num_heads + 1)
+        head_x.append(layers.index(row["layer"]) + offset)
+    mean_offset = 0.8 * num_heads / (num_heads + 1)
+    mean_x = [layers.index(row["layer"]) + mean_offset for row in means]
     for key, (name, color, marker) in _SERIES.items():
-        _draw_points(axes, key, head_x, heads, {"marker": marker, "color": color, "ms": 4.5, "alpha": 0.6})
-        _draw_points(axes, key, mean_x, means, {"marker": marker, "color": color, "ms": 8, "label": name})
-    axes.set_xticks([i + 0.35 for i in range(len(layers))], [f"layer {layer}" for layer in layers])
+        head_look = {
+            "marker": marker,
+            "color": color,
+            "ms": 4.5,
+            "alpha": 0.6,
+        }
+        mean_look = {
+            "marker": marker,
+            "color": color,
+            "ms": 8,
+            "label": name,
+        }
+        _draw_points(axes, key, head_x, heads, head_look)
+        _draw_points(axes, key, mean_x, means, mean_look)
+    ticks = [i + 0.35 for i in range(len(layers))]
+    names = [f"layer {layer}" for layer in layers]
+    axes.set_xticks(ticks, names)
     axes.set_xlim(-0.2, len(layers) - 0.1)
 
 
 def _draw_points(axes: Axes, key: str, x: Sequence[float], rows: Sequence[Row], look: dict[str, Any]) -> None:
-    """Draw the values of a key, which all rows of a panel have or none, and the intervals of shares."""
+    """Draws the values of a key, which all rows of a panel have or none, and the intervals of shares."""
     values = [row[key] for row in rows]
     if None in values:
         axes.plot([], [], ls="none", mew=2, **look)
         return
-    axes.plot(x, [100 * value for value in values], ls="none", mew=2, **look)
-    if key == "share":
-        low = [100 * row["ci95"][0] for row in rows]
-        high = [100 * row["ci95"][1] for row in rows]
-        axes.vlines(x, low, high, color=look["color"], lw=1.6)
+    percentages = [100 * value for value in values]
+    axes.plot(x, percentages, ls="none", mew=2, **look)
+    if key != "share":
+        return
+    lows = []
+    highs = []
+    for row in rows:
+        low, high = row["ci95"]
+        lows.append(100 * low)
+        highs.append(100 * high)
+    axes.vlines(x, lows, highs, color=look["color"], lw=1.6)

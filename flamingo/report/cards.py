@@ -46,14 +46,17 @@ def cards(predictions: Iterable[Prediction], pictures: Path, limit: int = 12) ->
     tasks: dict[str, dict[str, list[Prediction]]] = {}
     for prediction in predictions:
         task = prediction.setting.task
-        if picture_path(pictures, task, prediction.query).is_file():
-            tasks.setdefault(task, {}).setdefault(prediction.query, []).append(prediction)
+        query = prediction.query
+        if picture_path(pictures, task, query).is_file():
+            queries = tasks.setdefault(task, {})
+            queries.setdefault(query, []).append(prediction)
     all_cards = []
     for number, queries in enumerate(tasks.values()):
         quota = limit // len(tasks)
         if number < limit % len(tasks):
             quota += 1
-        all_cards += [_card(of_query, pictures) for of_query in list(queries.values())[:quota]]
+        for query_predictions in list(queries.values())[:quota]:
+            all_cards.append(_card(query_predictions, pictures))
     return all_cards
 
 
@@ -62,11 +65,17 @@ def _card(predictions: Sequence[Prediction], pictures: Path) -> Card:
     predictions = [p for p in predictions if p.setting.decoding == decoding]
     seed = min(p.seed for p in predictions)
     predictions = in_order(p for p in predictions if p.seed == seed)
-    plain = [p for p in predictions if p.setting.control is None]
-    # The largest number of shots of a control comes last and stays.
-    controls = {p.setting.series: p for p in predictions if p.setting.control is not None}
+    plain = []
+    controls = {}
+    for p in predictions:
+        if p.setting.control is None:
+            plain.append(p)
+        else:
+            # The largest number of shots of a control comes last and stays.
+            controls[p.setting.series] = p
     with_demonstrations = [p for p in plain if p.setting.shots and p.demonstration_ids]
     fullest = max(with_demonstrations, key=lambda p: (p.setting.shots, p.setting.series == ""), default=None)
+    plain_by_shots = sorted(plain, key=lambda p: (p.setting.shots, p.setting.series))
     first = predictions[0]
     return Card(
         task=first.setting.task,
@@ -75,14 +84,16 @@ def _card(predictions: Sequence[Prediction], pictures: Path) -> Card:
         prompt=(fullest or first).prompt.split("<image>")[-1].strip(),
         references=first.references,
         demonstrations=_demonstrations(fullest, pictures) if fullest else (),
-        answers=tuple(_answer(p) for p in sorted(plain, key=lambda p: (p.setting.shots, p.setting.series))),
+        answers=tuple(_answer(p) for p in plain_by_shots),
         controls=tuple(_answer(p) for p in controls.values()),
     )
 
 
 def _demonstrations(prediction: Prediction, pictures: Path) -> tuple[tuple[str | None, str], ...]:
     """The prompt is ``... <image>text<|endofchunk|> ... <image>text``, the last image being the query."""
-    texts = [text.replace("<|endofchunk|>", "").strip() for text in prediction.prompt.split("<image>")[1:-1]]
+    texts = []
+    for text in prediction.prompt.split("<image>")[1:-1]:
+        texts.append(text.replace("<|endofchunk|>", "").strip())
     ids = prediction.demonstration_ids
     if len(texts) != len(ids):
         raise UserError(
@@ -92,7 +103,8 @@ def _demonstrations(prediction: Prediction, pictures: Path) -> tuple[tuple[str |
     demonstrations = []
     for id, text in zip(ids, texts, strict=True):
         path = picture_path(pictures, prediction.setting.task, id)
-        demonstrations.append((_data_uri(path) if path.is_file() else None, text))
+        picture = _data_uri(path) if path.is_file() else None
+        demonstrations.append((picture, text))
     return tuple(demonstrations)
 
 
@@ -108,4 +120,5 @@ def setting_name(setting: SettingOfTask) -> str:
 
 
 def _data_uri(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    content = base64.b64encode(path.read_bytes()).decode()
+    return f"data:image/png;base64,{content}"

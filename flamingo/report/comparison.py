@@ -18,18 +18,32 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from flamingo.report.curves import HEADLINES, metric_name
+from flamingo.report.curves import HEADLINES, TIMES_100, metric_name
 from flamingo.report.escaping import csv_cell
 from flamingo.report.page import as_pictures, template
 from flamingo.report.style import BLUE, GREY, MUTED, new_figure, png, style
-from flamingo.report.variants import Variant, read_runs
+from flamingo.report.variants import ScoreKey, Variant, read_runs
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_bytes
 
 Interval = tuple[float, float] | None
-COLUMNS = ("variant", "task", "shots", "metric", "mean", "ci_low", "ci_high", "seeds", "paper")
+COLUMNS = (
+    "variant",
+    "task",
+    "shots",
+    "metric",
+    "mean",
+    "ci_low",
+    "ci_high",
+    "seeds",
+    "paper",
+)
 #: The further columns of the CSV.
-DIFFERENCE = ("difference", "difference_low", "difference_high")
+DIFFERENCE = (
+    "difference",
+    "difference_low",
+    "difference_high",
+)
 
 
 @dataclass(frozen=True)
@@ -52,17 +66,22 @@ class VariantScore:
 
 def compare(variants: Sequence[Variant], baseline: str) -> list[VariantScore]:
     """Returns the rows of all scores, each in the order of the variants."""
-    keys: set[tuple[str, int, str]] = set()
+    keys: set[ScoreKey] = set()
     for variant in variants:
         for run in variant.runs:
             keys.update(run.scores)
     rows = []
-    for key in sorted(keys, key=lambda key: (key[0], key[1], _metric_order(key[2]))):
+    for key in sorted(keys, key=_key_order):
         rows += _compare_score(variants, baseline, key)
     return rows
 
 
-def _compare_score(variants: Sequence[Variant], baseline: str, key: tuple[str, int, str]) -> list[VariantScore]:
+def _key_order(key: ScoreKey) -> tuple[str, int, tuple[int, str]]:
+    task, shots, metric = key
+    return task, shots, _metric_order(metric)
+
+
+def _compare_score(variants: Sequence[Variant], baseline: str, key: ScoreKey) -> list[VariantScore]:
     values_of = {}
     for variant in variants:
         values_of[variant.name] = tuple(run.scores[key] for run in variant.runs if key in run.scores)
@@ -74,14 +93,25 @@ def _compare_score(variants: Sequence[Variant], baseline: str, key: tuple[str, i
         values = values_of[variant.name]
         if not values:
             continue  # It is listed as incomplete.
-        mean, difference, difference_interval = fmean(values), None, None
+        mean = fmean(values)
+        interval = _interval(mean, deviation, freedom, 1 / len(values))
+        difference = None
+        difference_interval = None
         if baseline_values and variant.name != baseline:
             difference = mean - fmean(baseline_values)
             variance_share = 1 / len(values) + 1 / len(baseline_values)
             difference_interval = _interval(difference, deviation, freedom, variance_share)
-        interval = _interval(mean, deviation, freedom, 1 / len(values))
         row = VariantScore(
-            variant.name, task, shots, metric, mean, interval, values, variant.paper, difference, difference_interval
+            variant=variant.name,
+            task=task,
+            shots=shots,
+            metric=metric,
+            mean=mean,
+            interval=interval,
+            values=values,
+            paper=variant.paper,
+            difference=difference,
+            difference_interval=difference_interval,
         )
         rows.append(row)
     return rows
@@ -89,18 +119,23 @@ def _compare_score(variants: Sequence[Variant], baseline: str, key: tuple[str, i
 
 def _metric_order(metric: str) -> tuple[int, str]:
     """Sorts the most telling metrics first."""
-    return (HEADLINES.index(metric) if metric in HEADLINES else len(HEADLINES), metric)
+    if metric in HEADLINES:
+        return HEADLINES.index(metric), metric
+    return len(HEADLINES), metric
 
 
 def _common_deviation(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
     """Standard deviation within groups, over all of them, and its degrees of freedom."""
-    freedom, squares = 0, 0.0
+    freedom = 0
+    squares = 0.0
     for group in groups:
         if group:
             mean = fmean(group)
             freedom += len(group) - 1
             squares += sum((value - mean) ** 2 for value in group)
-    return (math.sqrt(squares / freedom) if freedom else 0.0), freedom
+    if freedom == 0:
+        return 0.0, 0
+    return math.sqrt(squares / freedom), freedom
 
 
 def _interval(middle: float, deviation: float, freedom: int, variance_share: float) -> Interval:
@@ -135,10 +170,12 @@ def write_comparison(folders: Sequence[Path], output: Path, baseline: str | None
         baseline = "baseline" if "baseline" in names else names[0]
     if baseline not in names:
         raise UserError(f"the baseline {baseline!r} is not among the variants: {'; '.join(names)}")
-    rows = compare(sorted(variants, key=lambda variant: variant.name != baseline), baseline)
+    variants.sort(key=lambda variant: variant.name != baseline)
+    rows = compare(variants, baseline)
     figure = comparison_figure(rows, baseline)
+    num_runs = sum(len(variant.runs) for variant in variants)
     content = {
-        "title": f"{len(names)} variants, {sum(len(variant.runs) for variant in variants)} runs",
+        "title": f"{len(names)} variants, {num_runs} runs",
         "baseline": baseline,
         "overview": _overview(rows),
         "tables": _tables(rows),
@@ -175,14 +212,22 @@ def _overview(rows: Sequence[VariantScore]) -> dict[str, list[Any]]:
             difference = (paper - baseline_paper) / 100
         line += ["" if paper is None else f"{paper:g}", _sign(difference)]
         lines.append(line)
-    titles = [f"{panel[0].task}, {panel[0].shots} shots: {metric_name(panel[0].metric)}" for panel in panels]
+    titles = [_title(panel[0].task, panel[0].shots, panel[0].metric) for panel in panels]
     return {"titles": titles, "lines": lines}
+
+
+def _title(task: str, shots: int, metric: str) -> str:
+    return f"{task}, {shots} shots: {metric_name(metric)}"
 
 
 def _overview_cells(panel: Sequence[VariantScore], variant: str) -> list[str]:
     for row in panel:
         if row.variant == variant:
-            return [_number(row.mean), _sign(row.difference), _range(row.difference_interval)]
+            return [
+                _number(row.mean),
+                _sign(row.difference),
+                _range(row.difference_interval),
+            ]
     return ["", "", ""]
 
 
@@ -199,14 +244,15 @@ def _panels(rows: Sequence[VariantScore]) -> list[list[VariantScore]]:
 
 def _tables(rows: Sequence[VariantScore]) -> list[dict[str, Any]]:
     """One for each task, number of shots and headline metric; the CSV has the other metrics, too."""
-    tables: dict[tuple[str, int, str], list[VariantScore]] = {}
+    tables: dict[ScoreKey, list[VariantScore]] = {}
     for row in rows:
         if row.metric in HEADLINES or row.metric == _headline(rows, row.task):
-            tables.setdefault((row.task, row.shots, row.metric), []).append(row)
+            key = (row.task, row.shots, row.metric)
+            tables.setdefault(key, []).append(row)
     content = []
-    for (task, shots, metric), of_table in tables.items():
-        title = f"{task}, {shots} shots: {metric_name(metric)}"
-        content.append({"title": title, "rows": [_cells(row) for row in of_table]})
+    for key, table_rows in tables.items():
+        cells = [_cells(row) for row in table_rows]
+        content.append({"title": _title(*key), "rows": cells})
     return content
 
 
@@ -236,7 +282,10 @@ def _sign(difference: float | None) -> str:
 
 
 def _range(interval: Interval) -> str:
-    return "" if interval is None else f"{_number(interval[0])} to {_number(interval[1])}"
+    if interval is None:
+        return ""
+    low, high = interval
+    return f"{_number(low)} to {_number(high)}"
 
 
 def _csv(rows: Sequence[VariantScore]) -> str:
@@ -263,13 +312,18 @@ def comparison_figure(rows: Sequence[VariantScore], baseline: str) -> Figure:
     panels = _panels(rows)
     names = list(dict.fromkeys(row.variant for row in rows))
     with style():
-        figure = new_figure(3.2 + 3.6 * len(panels), 1.3 + 0.34 * len(names))
+        width = 3.2 + 3.6 * len(panels)
+        height = 1.3 + 0.34 * len(names)
+        figure = new_figure(width, height)
         axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
         for ax, panel in zip(axes, panels, strict=True):
             for row in panel:
-                _draw_row(ax, row, names.index(row.variant), row.variant == baseline)
-            ax.set_title(f"{panel[0].task}, {panel[0].shots} shots", loc="left", fontweight="bold", fontsize=12)
-            ax.set_xlabel(f"{metric_name(panel[0].metric)} \N{MULTIPLICATION SIGN} 100")
+                y = names.index(row.variant)
+                _draw_row(ax, row, y, row.variant == baseline)
+            first = panel[0]
+            title = f"{first.task}, {first.shots} shots"
+            ax.set_title(title, loc="left", fontweight="bold", fontsize=12)
+            ax.set_xlabel(f"{metric_name(first.metric)} {TIMES_100}")
             ax.grid(axis="x")
         axes[0].set_yticks(range(len(names)), names)
         axes[0].set_ylim(len(names) - 0.5, -0.5)
@@ -283,5 +337,6 @@ def _draw_row(ax: Axes, row: VariantScore, y: int, is_baseline: bool) -> None:
     if row.interval is not None:
         low, high = row.interval
         ax.hlines(y, 100 * low, 100 * high, color=color, lw=2)
-    ax.plot([100 * value for value in row.values], [y] * len(row.values), "|", color=MUTED, ms=11, mew=1.2)
+    values = [100 * value for value in row.values]
+    ax.plot(values, [y] * len(values), "|", color=MUTED, ms=11, mew=1.2)
     ax.plot(100 * row.mean, y, "o", color=color, ms=7)

@@ -42,18 +42,27 @@ _SERIES = {
 }
 _OTHER_SERIES = (MUTED, "*", ":")
 _LOSS_COLORS = (BLUE, VERMILION, GREEN, PURPLE, OCHRE, GREY)
+_GATE_TITLES = {
+    "attention": "Attention gates, tanh",
+    "feedforward": "Feed-forward gates, tanh",
+}
+
+Point = tuple[int, float | int]
+"""A step, and a value at it."""
 
 
 def headline_metrics(scores: Sequence[Score], task: str) -> list[str]:
     """Returns the task's metrics that have a panel, the most telling first; at least one."""
-    metrics = list(dict.fromkeys(score.metric for score in scores if score.setting.task == task))
+    of_task = [score for score in scores if score.setting.task == task]
+    metrics = list(dict.fromkeys(score.metric for score in of_task))
     headlines = [metric for metric in HEADLINES if metric in metrics]
     return headlines or metrics[:1]
 
 
 def metric_name(metric: str) -> str:
     """Returns the metric's name on axes and in tables."""
-    return metric.replace("_order_std", ", std over orders").replace("_", " ")
+    name = metric.replace("_order_std", ", std over orders")
+    return name.replace("_", " ")
 
 
 def few_shot_figure(scores: Sequence[Score]) -> Figure:
@@ -62,17 +71,22 @@ def few_shot_figure(scores: Sequence[Score]) -> Figure:
     Several seeds are averaged (:func:`mean_over_seeds`). One decoding is drawn: greedy where it was run.
     """
     scores = mean_over_seeds(scores)
-    panels = []
+    panels: dict[tuple[str, str], list[Score]] = {}
     for task in dict.fromkeys(score.setting.task for score in scores):
-        panels += [(task, metric) for metric in headline_metrics(scores, task)]
+        for metric in headline_metrics(scores, task):
+            panels[task, metric] = []
+    for score in scores:
+        panel = (score.setting.task, score.metric)
+        if panel in panels:
+            panels[panel].append(score)
     columns = 2 if len(panels) == 4 else min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     with style():
         figure = new_figure(4.5 * columns, 3.5 * rows)
         axes = figure.subplots(rows, columns, squeeze=False).flatten()
-        for ax, (task, metric) in zip(axes, panels, strict=False):
-            of_panel = [score for score in scores if score.setting.task == task and score.metric == metric]
-            _draw_panel(ax, task, metric, of_panel)
+        for ax, (panel, panel_scores) in zip(axes, panels.items(), strict=False):
+            task, metric = panel
+            _draw_panel(ax, task, metric, panel_scores)
         for ax in axes[len(panels) :]:
             ax.set_axis_off()
     return figure
@@ -90,16 +104,28 @@ def _draw_panel(ax: Axes, task: str, metric: str, scores: Sequence[Score]) -> No
     offsets = _offsets(series)
     labels = []
     for name, points in reversed(series.items()):
-        x = [float(shots.index(point.setting.shots) + offsets.get(name, 0.0)) for point in points]
+        offset = offsets.get(name, 0.0)
+        x = []
+        for point in points:
+            position = shots.index(point.setting.shots)
+            x.append(float(position + offset))
         color = _draw_series(ax, name, x, points)
         if name == "text only":
             _label_text_only(ax, 100 * points[0].value, top, color)
-        else:
-            labels.append(Label(x[-1], 100 * points[-1].value, name or "few-shot", color, bold=name == ""))
+            continue
+        label = Label(
+            x[-1],
+            100 * points[-1].value,
+            name or "few-shot",
+            color,
+            bold=name == "",
+        )
+        labels.append(label)
     ax.set_xticks(range(len(shots)), [str(count) for count in shots])
     # Room for the label of "text only", which is as wide whatever the number of shots.
     left = -0.16 * max(len(shots), 4) if "text only" in series else -0.25
-    ax.set_xlim(left, max(len(shots) - 1, 0.5) + 0.25)
+    right = max(len(shots) - 1, 0.5) + 0.25
+    ax.set_xlim(left, right)
     ax.set_ylim(0, top)
     ax.set_xlabel("shots")
     ax.set_title(f"{task}\n", loc="left", fontweight="bold", fontsize=13)
@@ -107,12 +133,22 @@ def _draw_panel(ax: Axes, task: str, metric: str, scores: Sequence[Score]) -> No
     if decoding != "greedy":
         subtitle += f", {decoding}"
     # The empty line of the title keeps its place; in the layout a long name would take the width of the axes.
-    ax.text(0, 1.04, subtitle, transform=ax.transAxes, color=MUTED, in_layout=False)
+    ax.text(
+        0,
+        1.04,
+        subtitle,
+        transform=ax.transAxes,
+        color=MUTED,
+        in_layout=False,
+    )
     label_ends(ax, labels)
 
 
 def _largest(score: Score) -> float:
-    return score.value if score.ci95 is None else max(score.value, *score.ci95)
+    """The larger of the value and the upper end of its interval."""
+    if score.ci95 is None:
+        return score.value
+    return max(score.value, *score.ci95)
 
 
 def _offsets(series: Mapping[str, Sequence[Score]]) -> dict[str, float]:
@@ -120,7 +156,10 @@ def _offsets(series: Mapping[str, Sequence[Score]]) -> dict[str, float]:
     controls = [name for name, points in series.items() if points[0].setting.control is not None]
     step = min(0.1, 0.6 / len(controls)) if controls else 0.0
     middle = (len(controls) - 1) / 2
-    return {name: step * (number - middle) for number, name in enumerate(controls)}
+    offsets = {}
+    for number, name in enumerate(controls):
+        offsets[name] = step * (number - middle)
+    return offsets
 
 
 def _draw_series(ax: Axes, name: str, x: Sequence[float], points: Sequence[Score]) -> str:
@@ -129,14 +168,20 @@ def _draw_series(ax: Axes, name: str, x: Sequence[float], points: Sequence[Score
     color, marker, line = _SERIES.get(name.removesuffix(", RICES"), _OTHER_SERIES)
     plain = name == ""
     hollow = name == "text only" or name.endswith(", RICES")
-    low = [100 * (point.ci95[0] if point.ci95 else point.value) for point in points]
-    high = [100 * (point.ci95[1] if point.ci95 else point.value) for point in points]
-    ax.vlines(x, low, high, color=color, lw=1.6, alpha=0.75)
+    values = []
+    lows = []
+    highs = []
+    for point in points:
+        low, high = point.ci95 or (point.value, point.value)
+        values.append(100 * point.value)
+        lows.append(100 * low)
+        highs.append(100 * high)
+    ax.vlines(x, lows, highs, color=color, lw=1.6, alpha=0.75)
     if plain:
-        ax.fill_between(x, low, high, color=color, alpha=0.14, lw=0)
+        ax.fill_between(x, lows, highs, color=color, alpha=0.14, lw=0)
     ax.plot(
         x,
-        [100 * point.value for point in points],
+        values,
         color=color,
         marker=marker,
         ls=line,
@@ -191,15 +236,17 @@ def training_figure(history: Sequence[dict[str, Any]]) -> Figure:
 
 
 def _draw_losses(ax: Axes, history: Sequence[dict[str, Any]]) -> list[Label]:
-    names: set[str] = set()
+    losses: dict[str, list[Point]] = {}
     for record in history:
-        names.update(name for name in record if name.startswith("loss/"))
+        for name, value in record.items():
+            if name.startswith("loss/"):
+                losses.setdefault(name, []).append((record["step"], value))
     labels = []
-    for number, name in enumerate(sorted(names)):
-        points = [(record["step"], record[name]) for record in history if name in record]
+    for number, (name, points) in enumerate(sorted(losses.items())):
         color = _LOSS_COLORS[number % len(_LOSS_COLORS)]
-        labels.append(_draw_line(ax, points, color, name.removeprefix("loss/")))
-    if len(names) != 1:  # of a single data set the total is the same line
+        label = _draw_line(ax, points, color, name.removeprefix("loss/"))
+        labels.append(label)
+    if len(losses) != 1:  # of a single data set the total is the same line
         points = [(record["step"], record["loss"]) for record in history]
         labels.append(_draw_line(ax, points, INK, "total"))
     ax.set_title("Loss", loc="left", fontweight="bold", fontsize=13)
@@ -207,27 +254,31 @@ def _draw_losses(ax: Axes, history: Sequence[dict[str, Any]]) -> list[Label]:
 
 
 def _draw_gates(ax: Axes, history: Sequence[dict[str, Any]], part: str) -> list[Label]:
-    names: dict[str, None] = {}
+    gates: dict[str, list[Point]] = {}
     for record in history:
-        names |= {name: None for name in record["gates"] if name.endswith(f".{part}")}
+        for name, value in record["gates"].items():
+            if name.endswith(f".{part}"):
+                gates.setdefault(name, []).append((record["step"], value))
     color_map = matplotlib.colormaps["viridis"]
-    label_every = math.ceil(len(names) / 8)
+    last = len(gates) - 1
+    label_every = math.ceil(len(gates) / 8)
     labels = []
-    for number, name in enumerate(names):
+    for number, (name, points) in enumerate(gates.items()):
         # The middle of the map, which can be seen on white and on black.
-        color = matplotlib.colors.to_hex(color_map(0.2 + 0.55 * number / max(len(names) - 1, 1)))
-        points = [(record["step"], record["gates"][name]) for record in history if name in record["gates"]]
-        label = _draw_line(ax, points, color, f"layer {name.removesuffix(f'.{part}')}")
+        shade = 0.2 + 0.55 * number / max(last, 1)
+        color = matplotlib.colors.to_hex(color_map(shade))
+        layer = name.removesuffix(f".{part}")
+        label = _draw_line(ax, points, color, f"layer {layer}")
         # Of many layers every second one (third, ...) has a label, and the last one.
-        if (len(names) - 1 - number) % label_every == 0:
+        if (last - number) % label_every == 0:
             labels.append(label)
     ax.axhline(0, color=MUTED, lw=0.8, zorder=1)
-    title = {"attention": "Attention gates, tanh", "feedforward": "Feed-forward gates, tanh"}[part]
+    title = _GATE_TITLES[part]
     ax.set_title(title, loc="left", fontweight="bold", fontsize=13)
     return labels
 
 
-def _draw_line(ax: Axes, points: Sequence[tuple[int, float | int]], color: str, name: str) -> Label:
+def _draw_line(ax: Axes, points: Sequence[Point], color: str, name: str) -> Label:
     x = [float(step) for step, _ in points]
     y = [float(value) for _, value in points]
     width = len(y) // 50
@@ -244,5 +295,6 @@ def _running_means(values: Sequence[float], width: int) -> list[float]:
     means = []
     for end in range(1, len(sums)):
         start = max(end - width, 0)
-        means.append((sums[end] - sums[start]) / (end - start))
+        total = sums[end] - sums[start]
+        means.append(total / (end - start))
     return means

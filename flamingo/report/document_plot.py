@@ -12,11 +12,13 @@ from flamingo.report.style import BLUE, GREEN, GREY, INK, MUTED, OCHRE, PURPLE, 
 
 #: Of images and of the tokens that see them, in turn.
 _IMAGE_COLORS = (BLUE, VERMILION, GREEN, PURPLE, OCHRE)
-#: Characters in a line of tokens, and inches that one of them takes.
-_COLUMNS, _CHARACTER = 96, 0.115
+#: Characters in a line of tokens.
+_COLUMNS = 96
+#: Width of a character, in inches.
+_CHARACTER = 0.115
 #: Height of a line in widths of a character: a token, and below it the bar of its loss.
 _LINE = 4.4
-#: Inches of a picture beside its fellows.
+#: Width of a picture, in inches.
 _PICTURE = 1.15
 
 
@@ -49,15 +51,24 @@ def document_figure(
         grid = figure.add_gridspec(2, 1, height_ratios=heights)
         picture_grid = grid[0].subgridspec(1, int(width / _PICTURE / 1.1))
         for number, picture in enumerate(pictures):
-            _draw_picture(figure.add_subplot(picture_grid[number]), picture, f"image {number}", _color_of(number))
+            ax = figure.add_subplot(picture_grid[number])
+            _draw_picture(ax, picture, f"image {number}", _color_of(number))
         ax = figure.add_subplot(grid[1])
         ax.set_axis_off()
         ax.set(xlim=(0, width / _CHARACTER), ylim=(text_height, 0))
         for number, line in enumerate(lines):
             for token, column, text in line:
-                color = _color_of(image_index[token])
-                _draw_token(ax, column, _LINE * number, text, color, trained[token], bars[token] / longest)
-        ax.text(0, _LINE * (len(lines) + 0.2), f"longest bar: a loss of {longest:.1f} nats", color=MUTED, fontsize=9)
+                _draw_token(
+                    ax,
+                    x=column,
+                    y=_LINE * number,
+                    text=text,
+                    color=_color_of(image_index[token]),
+                    trained=trained[token],
+                    bar=bars[token] / longest,
+                )
+        legend = f"longest bar: a loss of {longest:.1f} nats"
+        ax.text(0, _LINE * (len(lines) + 0.2), legend, color=MUTED, fontsize=9)
     return figure
 
 
@@ -67,13 +78,31 @@ def _draw_picture(ax: Axes, picture: Float[np.ndarray, "h w 3"], name: str, colo
     frame(ax, color, 2.5)
 
 
-def _draw_token(ax: Axes, x: int, y: float, text: str, color: str, trained: bool, bar: float) -> None:
+def _draw_token(
+    ax: Axes,
+    x: int,
+    y: float,
+    text: str,
+    color: str,
+    trained: bool,
+    bar: float,
+) -> None:
     """At ``x``, ``y`` in characters; a ``bar`` of 1 is the longest."""
     width = len(text) - 0.15
-    ax.add_patch(Rectangle((x, y), width, 2.2, color=color, alpha=0.18, lw=0))
+    background = Rectangle((x, y), width, 2.2, color=color, alpha=0.18, lw=0)
+    ax.add_patch(background)
     size = 0.97 * 72 * _CHARACTER / 0.602  # of a font whose characters are 0.602 of it wide
-    ax.text(x, y + 1.15, text, va="center", family="DejaVu Sans Mono", fontsize=size, color=INK if trained else color)
-    ax.add_patch(Rectangle((x, y + 2.3), width, 1.7 * bar, color=color, lw=0))
+    ax.text(
+        x,
+        y + 1.15,
+        text,
+        va="center",
+        family="DejaVu Sans Mono",
+        fontsize=size,
+        color=INK if trained else color,
+    )
+    loss_bar = Rectangle((x, y + 2.3), width, 1.7 * bar, color=color, lw=0)
+    ax.add_patch(loss_bar)
 
 
 def _wrap(texts: Sequence[str]) -> list[list[tuple[int, int, str]]]:

@@ -17,10 +17,18 @@ from flamingo.report.style import BLUE, GREEN, INK, MUTED, VERMILION, style
 from flamingo.results import Prediction
 from flamingo.utils.names import picture_path
 
-#: Of a tile: its width and that of its picture, what is above the picture, and a line of text, in inches.
-_TILE, _SIDE, _ABOVE, _LINE = 2.1, 1.9, 0.3, 0.2
-#: Letters in a line, of a size in points, that fit the picture's width.
-_LETTERS, _SIZE = 25, 10
+#: Width of a tile, in inches.
+_TILE = 2.1
+#: Width and height of its picture, in inches.
+_SIDE = 1.9
+#: Height of the title above the picture, in inches.
+_ABOVE = 0.3
+#: Height of a line of text, in inches.
+_LINE = 0.2
+#: Letters in a line that fit the picture's width.
+_LETTERS = 25
+#: Size of the font, in points.
+_SIZE = 10
 
 Word = tuple[str, str]
 """With its colour."""
@@ -37,13 +45,18 @@ class Tile:
 
 
 def prompt_figure(
-    demonstrations: Sequence[tuple[PILImage.Image, str]], query: PILImage.Image, output: str, columns: int = 5
+    demonstrations: Sequence[tuple[PILImage.Image, str]],
+    query: PILImage.Image,
+    output: str,
+    columns: int = 5,
 ) -> Figure:
     """Returns a prompt in its order: demonstrations with their captions, then, framed, the query with the output."""
     tiles = []
     for number, (picture, caption) in enumerate(demonstrations, 1):
-        tiles.append(Tile(picture, f"demonstration {number}", (_colored(caption, INK),)))
-    tiles.append(Tile(query, "query", (_colored(output, BLUE),), framed=True))
+        paragraph = _colored(caption, INK)
+        tiles.append(Tile(picture, f"demonstration {number}", (paragraph,)))
+    paragraph = _colored(output, BLUE)
+    tiles.append(Tile(query, "query", (paragraph,), framed=True))
     return tiles_figure(tiles, columns)
 
 
@@ -51,7 +64,8 @@ def captions_figure(pictures: Sequence[PILImage.Image], captions: Sequence[str],
     """Returns pictures with a caption each."""
     tiles = []
     for picture, caption in zip(pictures, captions, strict=True):
-        tiles.append(Tile(picture, "", (_colored(caption, INK),)))
+        paragraph = _colored(caption, INK)
+        tiles.append(Tile(picture, "", (paragraph,)))
     return tiles_figure(tiles, columns)
 
 
@@ -72,7 +86,8 @@ def outputs_figure(
 
 
 def _similarity(output: str, reference: str) -> float:
-    return SequenceMatcher(None, reference.split(), output.split()).ratio()
+    matcher = SequenceMatcher(None, reference.split(), output.split())
+    return matcher.ratio()
 
 
 def failures(predictions: Iterable[Prediction], limit: int = 10) -> list[Prediction]:
@@ -80,23 +95,30 @@ def failures(predictions: Iterable[Prediction], limit: int = 10) -> list[Predict
 
     For tasks with an exact match; the others have no wrong answers.
     """
-    wrong = [p for p in predictions if p.setting.control is None and p.scores.get("exact_match") == 0]
-    of_query: dict[str, Prediction] = {}
-    for prediction in sorted(wrong, key=lambda p: -p.setting.shots):
-        of_query.setdefault(prediction.query, prediction)
-    return list(of_query.values())[:limit]
+    wrong = []
+    for prediction in predictions:
+        if prediction.setting.control is None and prediction.scores.get("exact_match") == 0:
+            wrong.append(prediction)
+    wrong.sort(key=lambda prediction: -prediction.setting.shots)
+    by_query: dict[str, Prediction] = {}
+    for prediction in wrong:
+        by_query.setdefault(prediction.query, prediction)
+    return list(by_query.values())[:limit]
 
 
 def failures_figure(predictions: Iterable[Prediction], pictures: Path, limit: int = 10) -> Figure:
     """Returns those of :func:`failures` whose picture the evaluation saved in the folder ``pictures``."""
-    with_picture = (p for p in predictions if _path(pictures, p).is_file())
-    wrong = failures(with_picture, limit)
-    return outputs_figure(
-        [PILImage.open(_path(pictures, prediction)) for prediction in wrong],
-        [prediction.output for prediction in wrong],
-        [prediction.references for prediction in wrong],
-        [setting_name(prediction.setting) for prediction in wrong],
-    )
+    with_picture = (prediction for prediction in predictions if _path(pictures, prediction).is_file())
+    images = []
+    outputs = []
+    references = []
+    titles = []
+    for prediction in failures(with_picture, limit):
+        images.append(PILImage.open(_path(pictures, prediction)))
+        outputs.append(prediction.output)
+        references.append(prediction.references)
+        titles.append(setting_name(prediction.setting))
+    return outputs_figure(images, outputs, references, titles)
 
 
 def _path(pictures: Path, prediction: Prediction) -> Path:
@@ -105,7 +127,8 @@ def _path(pictures: Path, prediction: Prediction) -> Path:
 
 def marked(reference: str, output: str) -> tuple[tuple[Word, ...], tuple[Word, ...]]:
     """Returns the words of both, in a colour of their own where the other does not have them."""
-    reference_words, output_words = reference.split(), output.split()
+    reference_words = reference.split()
+    output_words = output.split()
     reference_colors = [MUTED] * len(reference_words)
     output_colors = [INK] * len(output_words)
     matcher = SequenceMatcher(None, reference_words, output_words, autojunk=False)
@@ -123,15 +146,18 @@ def tiles_figure(tiles: Sequence[Tile], columns: int) -> Figure:
     columns = max(1, min(columns, len(tiles)))
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)] or [[]]
     heights = [_row_height(row) for row in rows]
-    width, height = columns * _TILE, sum(heights)
+    width = columns * _TILE
+    height = sum(heights)
     with style():
         figure = Figure(figsize=(width, height))
         top = height
         for row, row_height in zip(rows, heights, strict=True):
             bottom = top - _ABOVE - _SIDE
             for column, tile in enumerate(row):
-                box = (column * _TILE / width, bottom / height, _SIDE / width, _SIDE / height)
-                _draw_tile(figure.add_axes(box, anchor="SW"), tile)
+                left = column * _TILE
+                box = (left / width, bottom / height, _SIDE / width, _SIDE / height)
+                ax = figure.add_axes(box, anchor="SW")
+                _draw_tile(ax, tile)
             top -= row_height
         if not tiles:
             figure.text(0, 0.5, "none", color=MUTED)
@@ -140,17 +166,19 @@ def tiles_figure(tiles: Sequence[Tile], columns: int) -> Figure:
 
 def _row_height(row: Sequence[Tile]) -> float:
     """In inches."""
-    num_lines = [0]
+    max_lines = 0
     for tile in row:
-        num_lines.append(sum(len(_lines(paragraph)) for paragraph in tile.paragraphs))
-    return _ABOVE + _SIDE + _LINE * (2 + max(num_lines))
+        num_lines = sum(len(_lines(paragraph)) for paragraph in tile.paragraphs)
+        max_lines = max(max_lines, num_lines)
+    return _ABOVE + _SIDE + _LINE * (2 + max_lines)
 
 
 def _draw_tile(ax: Axes, tile: Tile) -> None:
     ax.imshow(tile.picture)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set(visible=tile.framed, color=BLUE, linewidth=2.5)
-    ax.set_title(tile.title, loc="left", fontsize=_SIZE, color=BLUE if tile.framed else MUTED)
+    color = BLUE if tile.framed else MUTED
+    ax.set_title(tile.title, loc="left", fontsize=_SIZE, color=color)
     paragraphs = [_paragraph(words) for words in tile.paragraphs]
     below = AnchoredOffsetbox(
         "upper left",
@@ -167,7 +195,10 @@ def _draw_tile(ax: Axes, tile: Tile) -> None:
 def _paragraph(words: Sequence[Word]) -> Artist:
     lines: list[Artist] = []
     for line in _lines(words):
-        areas: list[Artist] = [TextArea(word, textprops={"color": color, "size": _SIZE}) for word, color in line]
+        areas: list[Artist] = []
+        for word, color in line:
+            look = {"color": color, "size": _SIZE}
+            areas.append(TextArea(word, textprops=look))
         lines.append(HPacker(children=areas, sep=4))
     return VPacker(children=lines, sep=3)
 

@@ -28,8 +28,15 @@ def write_report(run: Path, title: str | None = None) -> list[Path]:
         UserError: For a missing or malformed file or row. Nothing is written then.
     """
     scores = read_scores(run / "scores.json")
-    history = read_history(run / "history.jsonl") if (run / "history.jsonl").is_file() else []
-    config = (run / "config.yaml").read_text(encoding="utf-8") if (run / "config.yaml").is_file() else None
+    predictions = read_predictions(run / "predictions.jsonl")
+    history = []
+    history_file = run / "history.jsonl"
+    if history_file.is_file():
+        history = read_history(history_file)
+    config = None
+    config_file = run / "config.yaml"
+    if config_file.is_file():
+        config = config_file.read_text(encoding="utf-8")
     few_shot = few_shot_figure(scores)
     tasks = list(dict.fromkeys(score.setting.task for score in scores))
     page = template("report.html").render(
@@ -37,50 +44,60 @@ def write_report(run: Path, title: str | None = None) -> list[Path]:
         headlines=[_headline(scores, task) for task in tasks],
         few_shot=as_pictures(few_shot),
         tables=[_table(scores, task) for task in tasks],
-        cards=cards(read_predictions(run / "predictions.jsonl"), run / "pictures"),
+        cards=cards(predictions, run / "pictures"),
         training=as_pictures(training_figure(history)) if history else None,
         last=history[-1] if history else None,
         config=config,
     )
-    plot, report = run / "few_shot.png", run / "report.html"
+    plot = run / "few_shot.png"
+    report = run / "report.html"
     write_bytes(plot, png(few_shot))
     write_text(report, page)
     return [plot, report]
 
 
 def template(name: str) -> Template:
-    """Return one of our templates, which escapes all that it is given: as HTML, or in an ``.md`` file as Markdown.
+    """Returns one of our templates, which escapes all that it is given: as HTML, or in an ``.md`` file as Markdown.
 
     A variable that is not given is an error.
     """
     escapes: dict[str, Any] = {"autoescape": True}
     if name.endswith(".md"):
         escapes = {"autoescape": False, "finalize": markdown}
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **escapes)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **escapes,
+    )
     return environment.get_template(name, globals={"code": code, "row": row})
 
 
 def _headline(scores: Sequence[Score], task: str) -> dict[str, Any]:
     """The task's first metric at its largest number of shots, and the scores to compare it with."""
     metric = headline_metrics(scores, task)[0]
-    means = [score for score in mean_over_seeds(scores) if score.setting.task == task and score.metric == metric]
+    means = []
+    for score in mean_over_seeds(scores):
+        if score.setting.task == task and score.metric == metric:
+            means.append(score)
     decoding = main_decoding(score.setting.decoding for score in means)
     means = in_order(score for score in means if score.setting.decoding == decoding)
     plain = [score for score in means if score.setting.series == ""] or means
     best = plain[-1]
-    zero_shot = [score for score in plain[:-1] if score.setting.shots == 0]
+    zero_shot = [_number(score.value) for score in plain[:-1] if score.setting.shots == 0]
     controls = []
     for score in means:
-        if score.setting.control is not None and score.setting.shots == best.setting.shots:
-            controls.append((_number(score.value), score.setting.series))
+        setting = score.setting
+        if setting.control is not None and setting.shots == best.setting.shots:
+            controls.append((_number(score.value), setting.series))
     return {
         "task": task,
         "metric": metric_name(metric),
         "value": _number(best.value),
         "interval": _interval(best),
         "setting": setting_name(best.setting),
-        "zero": _number(zero_shot[0].value) if zero_shot else None,
+        "zero": zero_shot[0] if zero_shot else None,
         "controls": controls,
     }
 
@@ -88,29 +105,37 @@ def _headline(scores: Sequence[Score], task: str) -> dict[str, Any]:
 def _table(scores: Sequence[Score], task: str) -> dict[str, Any]:
     """A row per setting, a column per metric, the rarer the further right; None where it was not computed."""
     means = [score for score in mean_over_seeds(scores) if score.setting.task == task]
-    metrics = [metric for metric, _ in Counter(score.metric for score in means).most_common()]
-    rows: dict[SettingOfTask, dict[str, Score]] = {}
+    counts = Counter(score.metric for score in means)
+    metrics = [metric for metric, _ in counts.most_common()]
+    scores_of: dict[SettingOfTask, dict[str, Score]] = {}
     for score in in_order(means):
-        rows.setdefault(score.setting, {})[score.metric] = score
+        scores_of.setdefault(score.setting, {})[score.metric] = score
+    rows = []
+    for setting, scores_by_metric in scores_of.items():
+        rows.append(_table_row(setting, scores_by_metric, metrics))
     return {
         "task": task,
         "metrics": [metric_name(metric) for metric in metrics],
-        "rows": [_table_row(setting, of_setting, metrics) for setting, of_setting in rows.items()],
+        "rows": rows,
     }
 
 
 def _table_row(setting: SettingOfTask, scores: Mapping[str, Score], metrics: Sequence[str]) -> dict[str, Any]:
-    cells = []
+    cells: list[tuple[str, str | None] | None] = []
     for metric in metrics:
-        score = scores.get(metric)
-        cells.append(None if score is None else (_number(score.value), _interval(score)))
+        if metric in scores:
+            score = scores[metric]
+            cells.append((_number(score.value), _interval(score)))
+        else:
+            cells.append(None)
+    counts = [score.n for score in scores.values() if not score.metric.endswith("_order_std")]
     return {
         "shots": setting.shots,
         "demonstrations": (setting.demonstrations or "none").replace("_", " "),
         "control": setting.control_name,
         "decoding": setting.decoding,
         "cells": cells,
-        "n": _range(score.n for score in scores.values() if not score.metric.endswith("_order_std")),
+        "n": _range(counts),
         "seeds": max(len(score.seeds) for score in scores.values()),
     }
 
@@ -124,13 +149,22 @@ def _range(counts: Iterable[int]) -> str:
     numbers = sorted(set(counts))
     if not numbers:
         return ""
-    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+    if len(numbers) == 1:
+        return str(numbers[0])
+    return f"{numbers[0]} to {numbers[-1]}"
 
 
 def _interval(score: Score) -> str | None:
-    return None if score.ci95 is None else f"{_number(score.ci95[0])} to {_number(score.ci95[1])}"
+    if score.ci95 is None:
+        return None
+    low, high = score.ci95
+    return f"{_number(low)} to {_number(high)}"
 
 
 def as_pictures(figure: Figure) -> tuple[str, ...]:
     """Returns the figure as data URIs, for a light page and for a dark one."""
-    return tuple("data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode() for text in svg(figure))
+    uris = []
+    for text in svg(figure):
+        content = base64.b64encode(text.encode()).decode()
+        uris.append(f"data:image/svg+xml;base64,{content}")
+    return tuple(uris)

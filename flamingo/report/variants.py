@@ -12,7 +12,15 @@ from flamingo.utils.errors import UserError
 from flamingo.utils.run_folder import read_config
 
 #: Keys of a config that say nothing of what was trained.
-_NOT_OF_A_VARIANT = ("output", "seed", "training.seed", "evaluate", "objective", "features.folder", "contents")
+_NOT_OF_A_VARIANT = (
+    "output",
+    "seed",
+    "training.seed",
+    "evaluate",
+    "objective",
+    "features.folder",
+    "contents",
+)
 
 #: Task, shots and metric.
 ScoreKey = tuple[str, int, str]
@@ -102,7 +110,8 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Variant], dict[str, str]]:
     variants = []
     for name, runs in zip(names, groups, strict=True):
         paper = _variant_section(runs[0].config).get("paper")
-        variants.append(Variant(name, tuple(sorted(runs, key=lambda run: run.seed)), paper))
+        runs_by_seed = tuple(sorted(runs, key=lambda run: run.seed))
+        variants.append(Variant(name, runs_by_seed, paper))
     problems |= _missing_scores(groups)
     problems |= _missing_seeds(variants)
     return variants, problems
@@ -118,7 +127,8 @@ def _grouped(folders: Iterable[Path]) -> tuple[list[list[EvaluatedRun]], dict[st
         except UserError as error:
             problems[str(folder)] = str(error)
             continue
-        group = groups.setdefault(json.dumps(_flatten(run.config), sort_keys=True), [])
+        key = json.dumps(_flatten(run.config), sort_keys=True)
+        group = groups.setdefault(key, [])
         twins = [other for other in group if other.seed == run.seed]
         if twins:
             problems[str(folder)] = f"left out: the same config and seed as {twins[0].folder}"
