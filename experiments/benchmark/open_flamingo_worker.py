@@ -43,8 +43,9 @@ def _config(folder: Path, kind: type) -> Any:
 
 
 def _load(model: nn.Module, folder: Path) -> None:
-    unknown = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False).unexpected_keys
-    assert not unknown, unknown
+    weights = load_file(folder / "model.safetensors")
+    result = model.load_state_dict(weights, strict=False)
+    assert not result.unexpected_keys, result
 
 
 class OpenFlamingo:
@@ -57,8 +58,8 @@ class OpenFlamingo:
         vision = CLIPVisionModel(_config(folder / "vision", CLIPVisionConfig))
         _load_vision(vision, folder / "vision")
         trained = torch.load(folder / "openflamingo.pt")
-        gates = [key for key in trained if key.endswith("attn_gate")]
-        every = min(int(key.split(".gated_cross_attn_layer")[0].rpartition(".")[2]) for key in gates) + 1
+        gated_layers = [_layer_of(key) for key in trained if key.endswith("attn_gate")]
+        every = min(gated_layers) + 1
         rows = len(trained["lang_encoder.model.decoder.embed_tokens.weight"])
         extend_instance(language, FlamingoLMMixin)
         language.set_decoder_layers_attr_name(_infer_decoder_layers_attr_name(language))
@@ -70,22 +71,24 @@ class OpenFlamingo:
             rows - 1,
             vis_dim=vision.config.hidden_size,
             cross_attn_every_n_layers=every,
-        ).eval()
-        unknown = self.model.load_state_dict(trained, strict=False).unexpected_keys
-        assert not unknown, unknown
+        )
+        result = self.model.load_state_dict(trained, strict=False)
+        assert not result.unexpected_keys, result
         self.model.requires_grad_(False)
-        for part in (self.model.perceiver, language.gated_cross_attn_layers, language.get_input_embeddings()):
-            part.requires_grad_(True)
-        self.model.to(machine.device)
+        self.model.perceiver.requires_grad_(True)
+        language.gated_cross_attn_layers.requires_grad_(True)
+        language.get_input_embeddings().requires_grad_(True)
+        self.model.eval().to(machine.device)
         self.optimizer: Any = None
 
     def _generate(self, inputs: dict[str, Tensor], **settings: Any) -> Tensor:
         self.model.to(self.machine.dtype)
+        self.model.eval()
         pixels = inputs["pixel_values"].to(self.machine.dtype)
         if pixels.ndim == 5:  # without frames
             pixels = pixels.unsqueeze(2)
         with torch.no_grad():
-            return self.model.eval().generate(
+            return self.model.generate(
                 pixels,
                 inputs["input_ids"],
                 inputs["attention_mask"],
@@ -97,25 +100,44 @@ class OpenFlamingo:
     def few_shot(self, path: str, beams: int, new: int) -> list[int]:
         inputs = self.machine.load(path)
         ids = self._generate(inputs, num_beams=beams, max_new_tokens=new, length_penalty=0.0)
-        return ids[0, inputs["input_ids"].shape[1] :].tolist()
+        prompt_length = inputs["input_ids"].shape[1]
+        return ids[0, prompt_length:].tolist()
 
     def decode(self, path: str, tokens: int) -> float:
-        inputs = {name: tensor[:1] for name, tensor in self.machine.load(path).items()}
+        batch = self.machine.load(path)
+        inputs = {name: tensor[:1] for name, tensor in batch.items()}
         clock = Clock(one_answer=True)
-        self._generate(inputs, max_new_tokens=tokens, eos_token_id=-1, stopping_criteria=StoppingCriteriaList([clock]))
+        self._generate(
+            inputs,
+            max_new_tokens=tokens,
+            eos_token_id=-1,
+            stopping_criteria=StoppingCriteriaList([clock]),
+        )
         return clock.seconds_per_token()
 
     def train_step(self, path: str, steps: int) -> list[float]:
         inputs = self.machine.load(path)
         self.model.train()
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = self.optimizer or torch.optim.AdamW(trained, lr=1e-6, weight_decay=0.1)
+        if self.optimizer is None:
+            self.optimizer = torch.optim.AdamW(trained, lr=1e-6, weight_decay=0.1)
 
         def loss() -> Tensor:
-            images = inputs["pixel_values"].unsqueeze(2)
-            return self.model(images, inputs["input_ids"], inputs["attention_mask"], inputs["labels"])[0]
+            outputs = self.model(
+                inputs["pixel_values"].unsqueeze(2),
+                inputs["input_ids"],
+                inputs["attention_mask"],
+                inputs["labels"],
+            )
+            return outputs[0]
 
         return train(self.model, loss, self.optimizer, steps, self.machine)
+
+
+def _layer_of(key: str) -> int:
+    """Returns the number of the decoder layer before which a gated layer stands."""
+    prefix = key.split(".gated_cross_attn_layer")[0]
+    return int(prefix.rpartition(".")[2])
 
 
 def _load_vision(model: nn.Module, folder: Path) -> None:

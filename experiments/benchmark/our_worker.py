@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from experiments.benchmark.materials import Prompt, image_path
 from experiments.benchmark.worker import Machine, run, seconds_per_token, train
@@ -20,16 +21,20 @@ class Ours:
     """The requests that all implementations answer, and those that only one answers for all of them."""
 
     def __init__(self, folder: Path, machine: Machine) -> None:
-        self.folder, self.machine = folder, machine
-        self.model = FlamingoForConditionalGeneration.from_pretrained(folder / "flamingo").eval().to(machine.device)
+        self.folder = folder
+        self.machine = machine
+        self.model = FlamingoForConditionalGeneration.from_pretrained(folder / "flamingo")
+        self.model.eval().to(machine.device)
         self.processor = FlamingoProcessor.from_pretrained(folder / "flamingo")
         self.optimizer: Any = None
 
     def _document(self, prompt: Prompt) -> Document:
         parts: list[Image | Text] = []
         for number, text in prompt.demonstrations:
-            parts += [Image(image_path(self.folder, number)), Text(text)]
-        parts += [Image(image_path(self.folder, prompt.query)), Text("w4 w5")]
+            parts.append(Image(image_path(self.folder, number)))
+            parts.append(Text(text))
+        parts.append(Image(image_path(self.folder, prompt.query)))
+        parts.append(Text("w4 w5"))
         return Document(parts)
 
     def few_shot(self, prompts: list[dict[str, Any]], batch: int, beams: int, new: int) -> list[str]:
@@ -37,30 +42,38 @@ class Ours:
         keep_memory()
         self.model.to(self.machine.dtype)
         documents = [self._document(Prompt(**prompt)) for prompt in prompts]
-        return FlamingoEngine(self.model, self.processor, batch).generate(documents, new, beams)
+        engine = FlamingoEngine(self.model, self.processor, batch)
+        return engine.generate(documents, max_new_tokens=new, num_beams=beams)
 
     def tensors(self, prompt: dict[str, Any], path: str) -> None:
         """Save the preprocessed prompt for a peer."""
         document = self._document(Prompt(**prompt))
-        torch.save(dict(self.processor.batch([document], prompt=True)), path)
+        batch = self.processor.batch([document], prompt=True)
+        torch.save(dict(batch), path)
 
     def text(self, ids: list[int]) -> str:
         """Returns the text of a peer's output, as :meth:`few_shot` returns texts."""
-        return decode(self.processor.tokenizer, ids, self.processor.end_of_chunk_token_id)
+        end = self.processor.end_of_chunk_token_id
+        return decode(self.processor.tokenizer, ids, end)
 
     @torch.no_grad()
     def score(self, path: str, text: str) -> float:
         """Returns the log-probability of an output."""
         inputs = self.machine.load(path)
-        ids = self.processor.tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
-        ids = ids.to(self.machine.device)
+        encoding = self.processor.tokenizer(text, return_tensors="pt", add_special_tokens=False)
+        ids = encoding.input_ids.to(self.machine.device)
         length = inputs["input_ids"].shape[1]
         last_image = inputs["image_index"][:, -1:].expand(-1, ids.shape[1])
         image_index = torch.cat([inputs["image_index"], last_image], dim=1)
         input_ids = torch.cat([inputs["input_ids"], ids], dim=1)
-        logits = self.model(input_ids, image_index=image_index, pixel_values=inputs["pixel_values"]).logits
-        log_probs = logits[:, length - 1 : -1].log_softmax(-1).gather(-1, ids[:, :, None])
-        return float(log_probs.sum())
+        outputs = self.model(
+            input_ids=input_ids,
+            image_index=image_index,
+            pixel_values=inputs["pixel_values"],
+        )
+        log_probs = outputs.logits[:, length - 1 : -1].log_softmax(dim=-1)
+        log_probs_of_tokens = log_probs.gather(-1, ids[:, :, None])
+        return float(log_probs_of_tokens.sum())
 
     def image_token(self) -> int:
         return self.processor.new_token_ids[1]
@@ -80,8 +93,13 @@ class Ours:
         self.model.train()
         for frozen in (self.model.vision_model, self.model.language_model):
             frozen.to(self.machine.dtype)
-        self.optimizer = self.optimizer or make_optimizer(self.model, AdamWConfig(lr=1e-6))
-        return train(self.model, lambda: self.model(**inputs).loss, self.optimizer, steps, self.machine)
+        if self.optimizer is None:
+            self.optimizer = make_optimizer(self.model, AdamWConfig(lr=1e-6))
+
+        def loss() -> Tensor:
+            return self.model(**inputs).loss
+
+        return train(self.model, loss, self.optimizer, steps, self.machine)
 
 
 if __name__ == "__main__":

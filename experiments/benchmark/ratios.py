@@ -57,13 +57,17 @@ def read_rows(file: Path) -> list[Row]:
 
 def write_rows(output: Path, rows: Sequence[Row], agreement: object, machine: Machine) -> None:
     """Write ``results.json``, ``results.md`` and ``results.png``. The table ends with the agreement of outputs."""
-    write_text(output / "results.json", json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    values = [asdict(row) for row in rows]
+    write_text(output / "results.json", json.dumps(values, indent=1) + "\n")
     write_text(output / "results.md", f"{_table(rows)}\n{agreement}\n\n{_describe(machine)}\n")
     _plot(rows, output / "results.png")
 
 
 def _table(rows: Sequence[Row]) -> str:
-    lines = ["| benchmark | case | peer | ours | theirs | ratio (least to most) |", "|---|---|---|---:|---:|---:|"]
+    lines = [
+        "| benchmark | case | peer | ours | theirs | ratio (least to most) |",
+        "|---|---|---|---:|---:|---:|",
+    ]
     for row in rows:
         low, high = row.spread
         cells = [
@@ -90,21 +94,25 @@ def _plot(rows: Sequence[Row], file: Path) -> None:
     """Plot the ratios, and the time of a training step by images and by tokens."""
     with style():
         compared = [row for row in rows if not row.case.startswith("by ")]
-        figure = new_figure(13.0, max(4.0, 1.5 + 0.34 * len(compared)))
+        height = max(4.0, 1.5 + 0.34 * len(compared))
+        figure = new_figure(13.0, height)
         ratio_axes, image_axes, token_axes = figure.subplots(1, 3, width_ratios=[2, 1, 1])
         _plot_ratios(ratio_axes, compared)
         for axes, kind in ((image_axes, "images"), (token_axes, "tokens")):
-            steps = [row for row in rows if row.benchmark == "train_step" and row.case.startswith(f"by {kind}")]
+            steps = [row for row in rows if row.case.startswith(f"by {kind}")]
             _plot_steps(axes, steps, kind)
         with atomic_file(file, "wb") as stream:
             figure.savefig(stream, format="png", dpi=120)
 
 
 def _plot_ratios(axes: Axes, rows: Sequence[Row]) -> None:
-    names = [f"{row.benchmark}, {row.case}, {row.peer}" for row in rows]
-    ratios = [row.ratio for row in rows]
-    below = [row.ratio - row.spread[0] for row in rows]
-    above = [row.spread[1] - row.ratio for row in rows]
+    names, ratios, below, above = [], [], [], []
+    for row in rows:
+        low, high = row.spread
+        names.append(f"{row.benchmark}, {row.case}, {row.peer}")
+        ratios.append(row.ratio)
+        below.append(row.ratio - low)
+        above.append(high - row.ratio)
     axes.errorbar(ratios, names, xerr=[below, above], fmt="o", color=BLUE)
     axes.axvline(1, color=GREY)
     axes.set(xscale="log", xlabel="theirs / ours")
@@ -116,8 +124,10 @@ def _plot_ratios(axes: Axes, rows: Sequence[Row]) -> None:
 
 def _plot_steps(axes: Axes, rows: Sequence[Row], kind: str) -> None:
     counts = [int(row.case.split()[-1]) for row in rows]
-    axes.plot(counts, [row.ours for row in rows], marker="o", color=BLUE, label="ours")
-    axes.plot(counts, [row.theirs for row in rows], marker="o", color=VERMILION, label="theirs")
+    ours = [row.ours for row in rows]
+    theirs = [row.theirs for row in rows]
+    axes.plot(counts, ours, marker="o", color=BLUE, label="ours")
+    axes.plot(counts, theirs, marker="o", color=VERMILION, label="theirs")
     axes.set(xlabel=f"{kind} a document", ylabel="s a training step", xlim=(0, None), ylim=(0, None))
     axes.set_visible(bool(rows))
     if rows:

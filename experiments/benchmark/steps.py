@@ -13,7 +13,8 @@ from experiments.benchmark.worker import Worker
 
 #: Numbers of images in prompts of equal length.
 DECODED = (1, 8, 32)
-PROMPT_TOKENS, NEW_TOKENS = 512, 24
+PROMPT_TOKENS = 512
+NEW_TOKENS = 24
 #: Updates of a measurement. The first one allocates memory and does not count.
 STEPS = 3
 
@@ -45,11 +46,12 @@ class Steps:
 
     def train_cost(self) -> list[Row]:
         """Returns seconds per training step by images, and by tokens; of ours and the first peer."""
-        images, tokens = self.sizes.train_images, self.sizes.train_tokens
+        images = self.sizes.train_images
+        tokens = self.sizes.train_tokens
         rows = []
-        for number in (images // 4, images // 2, images, 2 * images):
+        for number in _multiples(images):
             rows += self._train_case(f"by images: {number}", number, tokens)
-        for number in (tokens // 4, tokens // 2, tokens, 2 * tokens):
+        for number in _multiples(tokens):
             rows += self._train_case(f"by tokens: {number}", images, number)
         return rows
 
@@ -62,12 +64,14 @@ class Steps:
         """Returns seconds per training step: ours from precomputed features, the peer's from pixels."""
         path = self._save_batch(self.sizes.train_images, self.sizes.train_tokens)
         [peer] = self.peers
-        times: list[list[float]] = [[], []]
+        our_times = []
+        peer_times = []
         for _ in range(self.rounds):
             ours = self.ours.ask("train_step", path=path, steps=STEPS, features=True)
             theirs = peer.ask("train_step", path=path, steps=STEPS)
-            times[0].append(_median_step(ours["result"]))
-            times[1].append(_median_step(theirs["result"]))
+            our_times.append(_median_step(ours["result"]))
+            peer_times.append(_median_step(theirs["result"]))
+        times = [our_times, peer_times]
         return self._rows("train_step_features", self._case(), self.peers, times, "s")
 
     def memory(self) -> list[Row]:
@@ -86,28 +90,41 @@ class Steps:
         for _ in range(self.rounds):
             for worker, times_of_worker in zip(workers, times, strict=True):
                 result = worker.ask(do, **request)["result"]
-                seconds = _median_step(result) if isinstance(result, list) else result
-                times_of_worker.append(seconds)
+                if isinstance(result, list):
+                    result = _median_step(result)
+                times_of_worker.append(result)
         return times
 
     def _rows(
-        self, benchmark: str, case: str, peers: Sequence[Worker], times: Sequence[list[float]], unit: str
+        self,
+        benchmark: str,
+        case: str,
+        peers: Sequence[Worker],
+        times: Sequence[list[float]],
+        unit: str,
     ) -> list[Row]:
         """Returns a row for each peer; the times are first ours, then those of each peer."""
         ours, *theirs = times
         rows = []
         for peer, times_of_peer in zip(peers, theirs, strict=True):
-            rows.append(make_row(benchmark, case, peer.name, ours, times_of_peer, unit))
+            row = make_row(benchmark, case, peer.name, ours, times_of_peer, unit)
+            rows.append(row)
         return rows
 
     def _save_batch(self, images: int, tokens: int) -> str:
         path = self.folder / "batch.pt"
         image_token = self.ours.ask("image_token")["result"]
-        torch.save(make_batch(self.sizes, images, tokens, image_token), path)
+        batch = make_batch(self.sizes, images, tokens, image_token)
+        torch.save(batch, path)
         return str(path)
 
     def _case(self) -> str:
-        return f"{_counted(self.sizes.train_images)}, {self.sizes.train_tokens} tokens"
+        images = _counted(self.sizes.train_images)
+        return f"{images}, {self.sizes.train_tokens} tokens"
+
+
+def _multiples(number: int) -> tuple[int, ...]:
+    return number // 4, number // 2, number, 2 * number
 
 
 def _median_step(seconds: Sequence[float]) -> float:

@@ -62,7 +62,9 @@ class FeatureStore:
             UserError: If the folder has features of another encoder, of other settings or of another dtype, and if it
                 is damaged.
         """
-        self.folder, self.model, self.processor = folder, model, processor
+        self.folder = folder
+        self.model = model
+        self.processor = processor
         self.dtype = dtype or model.vision_model.dtype
         self._check_encoder()
         self._open()
@@ -109,7 +111,10 @@ class FeatureStore:
         Raises:
             UserError: For a broken picture, and for a file that cannot be written.
         """
-        frames = {content_key(frame): frame for image in images for frame in image.frames}
+        frames: dict[str, Frame] = {}
+        for image in images:
+            for frame in image.frames:
+                frames[content_key(frame)] = frame
         if frames.keys() <= self._rows.keys():
             return 0  # without the lock
         with owner(self.folder, wait=True):
@@ -119,9 +124,10 @@ class FeatureStore:
             missing = [key for key in frames if key not in self._rows]
             with tqdm(total=len(missing), desc="features", unit="picture", disable=not missing) as bar:
                 for start in range(0, len(missing), batch_size):
-                    batch = missing[start : start + batch_size]
-                    self._append(batch, self._encode([Image(frames[key]) for key in batch]))
-                    bar.update(len(batch))
+                    keys = missing[start : start + batch_size]
+                    features = self._encode([Image(frames[key]) for key in keys])
+                    self._append(keys, features)
+                    bar.update(len(keys))
         self._open()
         return len(missing)
 
@@ -135,8 +141,10 @@ class FeatureStore:
             return encode_patches(encoder, pixels, self.model.config.vision_features)
 
     def _append(self, keys: list[str], features: Float[Tensor, "images p v"]) -> None:
-        if not (self.folder / "shape.json").exists():
-            write_text(self.folder / "shape.json", json.dumps(list(features.shape[1:])))
+        shape_file = self.folder / "shape.json"
+        if not shape_file.exists():
+            shape = list(features.shape[1:])
+            write_text(shape_file, json.dumps(shape))
         patches = features.to(self.dtype)
         pooled = reduce(features.float(), "images p v -> images v", "mean")
         append(self.folder / "patches.bin", _bytes(patches))
@@ -175,10 +183,12 @@ class FeatureStore:
 
     def _identity(self) -> dict[str, Any]:
         """Everything that the features of a picture depend on."""
-        preparation = {k: v for k, v in self.processor.image_processor.to_dict().items() if not k.startswith("_")}
+        encoder = self.model.vision_model
+        settings = self.processor.image_processor.to_dict()
+        preparation = {key: value for key, value in settings.items() if not key.startswith("_")}
         return {
-            "weights": fingerprint(self.model.vision_model),
-            "precision": str(self.model.vision_model.dtype).removeprefix("torch."),
+            "weights": fingerprint(encoder),
+            "precision": str(encoder.dtype).removeprefix("torch."),
             "vision_features": asdict(self.model.config.vision_features),
             "preparation": json.loads(json.dumps(preparation, default=str)),
             "aspect": self.processor.aspect,
@@ -198,10 +208,11 @@ class FeatureStore:
                 raise self._damaged(path, f"line {row + 1} has no three digests")
             self._rows[key.decode()] = row
             self._digests.append(digests)
-        self._verified = np.zeros((len(lines), len(_FILES)), dtype=bool)
-        p, v = self._shape(len(lines))
-        self._patches = self._map("patches.bin", self.dtype, (len(lines), p, v))
-        self._pooled = self._map("pooled.bin", torch.float32, (len(lines), v))
+        num_rows = len(lines)
+        self._verified = np.zeros((num_rows, len(_FILES)), dtype=bool)
+        p, v = self._shape(num_rows)
+        self._patches = self._map("patches.bin", self.dtype, (num_rows, p, v))
+        self._pooled = self._map("pooled.bin", torch.float32, (num_rows, v))
 
     def _shape(self, rows: int) -> list[int]:
         """Numbers of patches and of features."""
@@ -230,10 +241,12 @@ class FeatureStore:
         """Raises UserError unless these rows of a file are as they were written. Each is compared once."""
         column = _FILES.index(name)
         for row in rows:
-            if not self._verified[row, column]:
-                if _digest(features[row]) != self._digests[row][column].decode():
-                    raise self._damaged(self.folder / name, f"row {row} is not what was written")
-                self._verified[row, column] = True
+            if self._verified[row, column]:
+                continue
+            written = self._digests[row][column].decode()
+            if _digest(features[row]) != written:
+                raise self._damaged(self.folder / name, f"row {row} is not what was written")
+            self._verified[row, column] = True
 
     def _damaged(self, path: Path, reason: str) -> UserError:
         return UserError(f"{path} is damaged ({reason}): remove {self.folder}, and its features are computed again")
@@ -256,18 +269,25 @@ def _bytes(rows: Tensor) -> bytes:
 
 def _digest(row: Tensor) -> str:
     """Of a row's shape and bytes."""
-    return hashlib.sha256(f"{list(row.shape)}".encode() + _bytes(row)).hexdigest()[:16]
+    shape = f"{list(row.shape)}".encode()
+    return _sha256(shape + _bytes(row))[:16]
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def content_key(frame: Frame) -> str:
     """Returns a digest of the content of a picture: the bytes of a file, the pixels of an opened picture."""
     if isinstance(frame, Crop):
         # "view" is an earlier name of a crop: another text would change the keys of all stores.
-        return hashlib.sha256(f"{content_key(frame.frame)} view {frame.number}".encode()).hexdigest()
+        text = f"{content_key(frame.frame)} view {frame.number}"
+        return _sha256(text.encode())
     if isinstance(frame, PILImage.Image):
         picture = open_image(frame)
-        return hashlib.sha256(str(picture.size).encode() + picture.tobytes()).hexdigest()
+        size = str(picture.size).encode()
+        return _sha256(size + picture.tobytes())
     try:
-        return hashlib.sha256(frame_bytes(frame)).hexdigest()
+        return _sha256(frame_bytes(frame))
     except (OSError, ValueError) as error:  # ValueError: a name or a row that holds no bytes
         raise UserError(f"image {frame} cannot be read: {error}") from error

@@ -83,12 +83,13 @@ class FlamingoEngine:
         max_length = self.processor.tokenizer.model_max_length - max_new_tokens
         rows = [self._encode(prompt, max_length, blind) for prompt in prompts]
         # Longest prompts first: out-of-memory shows up in the first batch.
-        order = sorted(range(len(rows)), key=lambda number: -len(rows[number].input_ids))
+        order = sorted(range(len(rows)), key=lambda number: len(rows[number].input_ids), reverse=True)
         prefix = self._shared_prefix(rows)
         texts: dict[int, str] = {}
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
-            outputs = self._continue([rows[number] for number in batch], prefix, max_new_tokens, num_beams)
+            batch_rows = [rows[number] for number in batch]
+            outputs = self._continue(batch_rows, prefix, max_new_tokens, num_beams)
             texts.update(zip(batch, outputs, strict=True))
             if on_progress is not None:
                 on_progress(len(batch))
@@ -97,9 +98,11 @@ class FlamingoEngine:
     def _encode(self, prompt: Document, max_length: int, blind: bool) -> _Prompt:
         example = self.processor.encode(prompt, prompt=True, pixels=False, max_length=max_length)
         if blind:
-            return _Prompt(example.input_ids, torch.full_like(example.image_index, -1), [], [])
+            no_image = torch.full_like(example.image_index, -1)
+            return _Prompt(example.input_ids, no_image, [], [])
         images = [chunk.image for chunk in prompt.chunks() if chunk.image is not None]
-        return _Prompt(example.input_ids, example.image_index, images, [image_key(image) for image in images])
+        keys = [image_key(image) for image in images]
+        return _Prompt(example.input_ids, example.image_index, images, keys)
 
     def _shared_prefix(self, rows: Sequence[_Prompt]) -> PromptCache | None:
         """The language model's cache of the tokens with which all prompts begin, such as equal demonstrations."""
@@ -108,35 +111,52 @@ class FlamingoEngine:
         length = _common_length([row.tokens_with_images() for row in rows])
         if length == 0:
             return None
-        visual_tokens, [image_index] = self._pool_images(rows[:1], slice(length))
-        ids = rows[0].input_ids[:length].to(self.model.device).unsqueeze(0)
+        first = rows[0]
+        visual_tokens, [image_index] = self._pool_images([first], slice(length))
+        ids = first.input_ids[:length].to(self.model.device).unsqueeze(0)
+        image_index = image_index.to(self.model.device).unsqueeze(0)
         with torch.no_grad():
             state = self.model.visual_state(visual_tokens)
-        cache = self.model.prefill(ids, torch.ones_like(ids), image_index.to(ids.device).unsqueeze(0), state)
+        cache = self.model.prefill(ids, torch.ones_like(ids), image_index, state)
         assert isinstance(cache, PromptCache)
         return cache
 
     def _continue(
         self, rows: Sequence[_Prompt], prefix: PromptCache | None, max_new_tokens: int, num_beams: int
     ) -> list[str]:
-        inputs = self._inputs(rows, 0 if prefix is None else prefix.get_seq_length())
+        prefix_length = 0 if prefix is None else prefix.get_seq_length()
+        inputs = self._inputs(rows, prefix_length)
         inputs["past_key_values"] = prefix
-        tokenizer, end = self.processor.tokenizer, self.processor.end_of_chunk_token_id
-        ids = search(self.model, tokenizer, inputs, end=end, max_new_tokens=max_new_tokens, num_beams=num_beams)
+        tokenizer = self.processor.tokenizer
+        end = self.processor.end_of_chunk_token_id
+        ids = search(
+            self.model,
+            tokenizer,
+            inputs,
+            end=end,
+            max_new_tokens=max_new_tokens,
+            num_beams=num_beams,
+        )
         return [decode(tokenizer, row, end) for row in ids.tolist()]
 
     def _inputs(self, rows: Sequence[_Prompt], prefix_length: int) -> dict[str, Any]:
         """The model's arguments for a batch whose first tokens are in a cache."""
-        own = slice(prefix_length, None)
+        rest = slice(prefix_length, None)
         gather = self._pool_images if self._sees_one_image else self._pad_images
-        visual_tokens, image_index = gather(rows, own)
+        visual_tokens, image_index = gather(rows, rest)
         examples = []
         for row, index in zip(rows, image_index, strict=True):
-            examples.append(EncodedExample(row.input_ids[own], index, None, None))
+            examples.append(EncodedExample(row.input_ids[rest], index, None, None))
         inputs: dict[str, Any] = collate(examples, self.processor.tokenizer.pad_token_id, "left")
         # The padding of shorter prompts lies behind the shared prefix; the cache knows which image the prefix sees.
-        for name, fill in (("input_ids", 0), ("attention_mask", 1), ("image_index", -1)):
-            inputs[name] = F.pad(inputs[name], (prefix_length, 0), value=fill).to(self.model.device)
+        fills = {
+            "input_ids": 0,
+            "attention_mask": 1,
+            "image_index": -1,
+        }
+        for name, fill in fills.items():
+            padded = F.pad(inputs[name], (prefix_length, 0), value=fill)
+            inputs[name] = padded.to(self.model.device)
         inputs["input_ids"][:, :prefix_length] = rows[0].input_ids[:prefix_length]
         inputs["visual_tokens"] = visual_tokens
         return inputs
@@ -152,7 +172,8 @@ class FlamingoEngine:
         number_of: dict[ImageKey, int] = {}
         image_index = []
         for row in rows:
-            visible = set(row.image_index[tokens].tolist())
+            row_index = row.image_index[tokens]
+            visible = set(row_index.tolist())
             numbers = []
             for old_number, key in enumerate(row.keys):
                 if old_number in visible:
@@ -161,16 +182,19 @@ class FlamingoEngine:
                 else:
                     numbers.append(-1)
             numbers.append(-1)  # image_index -1: no image
-            image_index.append(torch.tensor(numbers)[row.image_index[tokens]])
-        return self.visual_tokens.get(list(pool.values())).unsqueeze(0), image_index
+            image_index.append(torch.tensor(numbers)[row_index])
+        visual_tokens = self.visual_tokens.get(list(pool.values()))
+        return visual_tokens.unsqueeze(0), image_index
 
     def _pad_images(self, rows: Sequence[_Prompt], tokens: slice) -> tuple[Float[Tensor, "b m r v"], list[Tensor]]:
         """All images of each prompt in their order, for tokens that see all images before them."""
         images: list[Image] = []
         for row in rows:
             images += row.images
-        per_row = self.visual_tokens.get(images).split([len(row.images) for row in rows])
-        return pad_sequence(per_row, batch_first=True), [row.image_index[tokens] for row in rows]
+        num_images = [len(row.images) for row in rows]
+        per_row = self.visual_tokens.get(images).split(num_images)
+        image_index = [row.image_index[tokens] for row in rows]
+        return pad_sequence(per_row, batch_first=True), image_index
 
 
 def _common_length(rows: Sequence[Sequence[object]]) -> int:

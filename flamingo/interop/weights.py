@@ -32,7 +32,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         UserError: Naming the file, unless it holds tensors and nothing else. Pickled code is never run.
     """
     if path.is_dir():
-        files = sorted(path.glob("model*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
+        files = sorted(path.glob("model*.safetensors"))
+        if not files:
+            files = sorted(path.glob("pytorch_model*.bin"))
         if not files:
             raise UserError(f"{path} holds neither model.safetensors nor pytorch_model.bin")
     elif path.is_file():
@@ -58,14 +60,15 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     except MemoryError:
         raise
     except Exception as error:  # a damaged or forged file may raise anything
+        kind = type(error).__name__
         reason = str(error).split("\n")[0]
-        raise UserError(f"{path} cannot be read: {type(error).__name__}: {reason}") from error
+        raise UserError(f"{path} cannot be read: {kind}: {reason}") from error
     if isinstance(loaded, dict) and isinstance(loaded.get("model_state_dict"), dict):
         loaded = loaded["model_state_dict"]
     if not isinstance(loaded, dict):
         raise UserError(f"{path} holds a {type(loaded).__name__}, not a dictionary of tensors")
     for key, value in loaded.items():
-        if not (isinstance(key, str) and isinstance(value, Tensor)):
+        if not isinstance(key, str) or not isinstance(value, Tensor):
             raise UserError(f"{path} holds a {type(value).__name__} under {key!r}, not a tensor")
     return loaded
 
@@ -85,7 +88,10 @@ def _renamed(key: str, table: dict[str, str]) -> str:
 
 def feedforward_patterns(pattern: str, template: str, parts: dict[str, str]) -> dict[str, str]:
     """Returns the rows of a table for the parts of a feed-forward, by our name of each part."""
-    return {rf"{pattern}\.{part}\.(.*)": rf"{template}.{name}.\2" for part, name in parts.items()}
+    rows = {}
+    for part, name in parts.items():
+        rows[rf"{pattern}\.{part}\.(.*)"] = rf"{template}.{name}.\2"
+    return rows
 
 
 def fill(model: nn.Module, weights: dict[str, Tensor], names: Names, source: Path) -> None:
@@ -101,19 +107,22 @@ def fill(model: nn.Module, weights: dict[str, Tensor], names: Names, source: Pat
     if missing or left_over:
         raise UserError(f"{source} does not fit: missing keys {_some(missing)}, left-over keys {_some(left_over)}")
     for key, ours in parameters.items():
-        shape, their_shape = _shape(ours), list(weights[key].shape)
+        shape = _shape(ours)
+        their_shape = list(weights[key].shape)
         if _without_ones(shape) != _without_ones(their_shape):
             raise UserError(f"{source}: {key} has the shape {their_shape}, where {shape} is needed")
     for key, ours in parameters.items():
         lengths = [len(tensor) for tensor in ours]
-        parts = weights[key].reshape(_shape(ours)).split(lengths)
+        concatenated = weights[key].reshape(_shape(ours))
+        parts = concatenated.split(lengths)
         for tensor, part in zip(ours, parts, strict=True):
             tensor.copy_(part)
 
 
 def gathered(model: nn.Module, names: Names) -> dict[str, Tensor]:
     """Returns the model's weights under their names: the inverse of :func:`fill`."""
-    return {key: torch.cat(ours) for key, ours in _by_their_names(model, names).items()}
+    parameters = _by_their_names(model, names)
+    return {key: torch.cat(ours) for key, ours in parameters.items()}
 
 
 def _by_their_names(model: nn.Module, names: Names) -> dict[str, list[Tensor]]:

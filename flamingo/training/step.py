@@ -62,7 +62,11 @@ class Update:
 
     def ids(self) -> list[str]:
         """Returns ``data set: documents`` for every batch."""
-        return [f"{data_set.name}: {', '.join(batch.ids)}" for data_set, batch in self.batches]
+        ids = []
+        for data_set, batch in self.batches:
+            documents = ", ".join(batch.ids)
+            ids.append(f"{data_set.name}: {documents}")
+        return ids
 
     def weighted_loss(self, losses: Mapping[str, float]) -> float:
         """Returns the sum of the data sets' losses by their weights."""
@@ -86,10 +90,12 @@ def next_update(
         UserError: Naming the data set, where it has no label token.
         ValueError: Where a data set ends.
     """
-    selected = data_sets if mixing == "accumulated" else [data_sets[(step - 1) % len(data_sets)]]
+    if mixing == "round_robin":
+        turn = (step - 1) % len(data_sets)
+        data_sets = [data_sets[turn]]
     batches: list[tuple[DataSet, Batch]] = []
     local_tokens: dict[str, float] = {}
-    for data_set in selected:
+    for data_set in data_sets:
         local_tokens[data_set.name] = 0.0
         for _ in range(accumulate):
             batch = next(iterators[data_set.name], None)
@@ -97,7 +103,8 @@ def next_update(
                 raise ValueError(f"data set {data_set.name} ended at step {step}: its batches must be endless")
             batches.append((data_set, batch))
             local_tokens[data_set.name] += batch.label_tokens()
-    tokens = {name: round(number) for name, number in all_reduce_sum(local_tokens, accelerator).items()}
+    all_tokens = all_reduce_sum(local_tokens, accelerator)
+    tokens = {name: round(number) for name, number in all_tokens.items()}
     for name, number in tokens.items():
         if number == 0:
             ids = [batch.ids for data_set, batch in batches if data_set.name == name]
@@ -106,7 +113,11 @@ def next_update(
 
 
 def accumulate_gradients(
-    model: nn.Module, update: Update, accelerator: Accelerator, precision: str, step: int
+    model: nn.Module,
+    update: Update,
+    accelerator: Accelerator,
+    precision: str,
+    step: int,
 ) -> dict[str, float]:
     """Leaves in the parameters the gradients of sum_d weight_d * (mean loss per label token of data set d).
 
@@ -117,14 +128,15 @@ def accumulate_gradients(
         UserError: Naming the step, the data set and the documents, where a loss is not finite.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    device = accelerator.device
     losses: list[Tensor] = []
     for number, (data_set, batch) in enumerate(update.batches, start=1):
-        tensors = {key: value.to(accelerator.device, non_blocking=True) for key, value in batch.tensors.items()}
+        tensors = {key: value.to(device, non_blocking=True) for key, value in batch.tensors.items()}
         tensors = data_set.prepare(tensors)
         # The processes exchange gradients once: after the last batch.
         is_last = number == len(update.batches)
         with nullcontext() if is_last else accelerator.no_sync(model):
-            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 loss = data_set.loss(model, tensors, update.tokens[data_set.name])
             losses.append(loss.detach())
             # DDP takes the mean over the processes, but the losses are to be summed.
@@ -146,7 +158,10 @@ def _mean_losses(update: Update, losses: list[float], accelerator: Accelerator, 
         local[data_set.name] += loss
     means = all_reduce_sum(local, accelerator)
     if not all(math.isfinite(mean) for mean in means.values()):
-        batches = [ids for ids, loss in zip(update.ids(), losses, strict=True) if not math.isfinite(loss)]
+        batches = []
+        for ids, loss in zip(update.ids(), losses, strict=True):
+            if not math.isfinite(loss):
+                batches.append(ids)
         raise non_finite_error("loss", step, batches, accelerator)
     return means
 
@@ -155,9 +170,9 @@ def non_finite_error(quantity: str, step: int, batches: list[str], accelerator: 
     """Returns the error that every process raises, with the batches of all; ``batches`` as from :meth:`Update.ids`."""
     if accelerator.num_processes > 1:
         batches = gather_object(batches)
+    documents = "; ".join(batches)
     return UserError(
-        f"the {quantity} of step {step} is not finite, so the weights stay as they were; "
-        f"documents of {'; '.join(batches)}"
+        f"the {quantity} of step {step} is not finite, so the weights stay as they were; documents of {documents}"
     )
 
 
