@@ -163,14 +163,14 @@ def _check_prediction(row: Row, where: str) -> None:
 
 def _prediction(row: Row) -> Prediction:
     return Prediction(
-        _setting(row),
-        row["seed"],
-        row["query"],
-        tuple(row["demonstration_ids"]),
-        row["prompt"],
-        row["output"],
-        tuple(row["references"]),
-        {metric: float(value) for metric, value in row["scores"].items()},
+        setting=_setting(row),
+        seed=row["seed"],
+        query=row["query"],
+        demonstration_ids=tuple(row["demonstration_ids"]),
+        prompt=row["prompt"],
+        output=row["output"],
+        references=tuple(row["references"]),
+        scores={metric: float(value) for metric, value in row["scores"].items()},
     )
 
 
@@ -219,7 +219,14 @@ def _score(row: Any, where: str) -> Score:
         if len(ci95) != 2 or ci95[0] > ci95[1]:
             raise UserError(f"{where}: 'ci95' must be [low, high], got {ci95!r}")
         interval = (float(ci95[0]), float(ci95[1]))
-    return Score(_setting(row), (row["seed"],), row["metric"], float(value), interval, row["n"])
+    return Score(
+        setting=_setting(row),
+        seeds=(row["seed"],),
+        metric=row["metric"],
+        value=float(value),
+        ci95=interval,
+        n=row["n"],
+    )
 
 
 # ------------------------------------------------------------------------------- history
@@ -281,7 +288,13 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 
 
 def _setting(row: Row) -> SettingOfTask:
-    return SettingOfTask(row["task"], row["shots"], row["demonstrations"], row["control"], row["decoding"])
+    return SettingOfTask(
+        task=row["task"],
+        shots=row["shots"],
+        demonstrations=row["demonstrations"],
+        control=row["control"],
+        decoding=row["decoding"],
+    )
 
 
 def _check(row: Any, types: _Types, where: str) -> None:

@@ -57,26 +57,34 @@ def evaluate(
     corpus_metrics = computable(task.corpus_metrics)
     queries = list(task.queries())[: config.limit]
     jobs = {setting: _jobs(setting, queries, config.num_orders) for setting in settings}
+    predictions_file = output / "predictions.jsonl"
     # Without cpu=True accelerate would take processes without a GPU for single ones, which write the same files.
     state = PartialState(cpu=not torch.accelerator.is_available())
-    rows = _finished_settings(output / "predictions.jsonl", task, jobs) if state.is_main_process else {}
+    rows: dict[Setting, list[Row]] = {}
+    if state.is_main_process:
+        rows = _finished_settings(predictions_file, task, jobs)
     [rows] = broadcast_object_list([rows])
     missing = [setting for setting in settings if setting not in rows]
     if engine is None and any(setting.change.answer is None for setting in missing):
         raise ValueError("an engine is needed: only the control copied_caption has answers without a model")
     if state.is_main_process:
-        save_pictures(output / "pictures", task.name, _pictured(task, queries[: config.pictures], settings))
-    shares = {setting: jobs[setting][state.process_index :: state.num_processes] for setting in missing}
+        examples = _pictured(task, queries[: config.pictures], settings)
+        save_pictures(output / "pictures", task.name, examples)
+    shares = {}
+    for setting in missing:
+        shares[setting] = jobs[setting][state.process_index :: state.num_processes]
     with _progress(shares, on_progress, visible=state.is_main_process) as (bar, advance):
         for setting, share in shares.items():
             bar.set_description(f"{task.name}: {setting}")
-            predictions = gather_object(_predict(engine, task, setting, share, advance))
-            rows[setting] = _in_order(predictions, jobs[setting])
+            share_rows = _predict(engine, task, setting, share, advance)
+            rows[setting] = _in_order(gather_object(share_rows), jobs[setting])
             if state.is_main_process:
-                append_predictions(output / "predictions.jsonl", rows[setting])
+                append_predictions(predictions_file, rows[setting])
                 if on_save is not None:
                     on_save()
-    all_rows = [row for setting in settings for row in rows[setting]]
+    all_rows = []
+    for setting in settings:
+        all_rows += rows[setting]
     score_rows = scores(all_rows, corpus_metrics)
     if state.is_main_process:
         save_scores(output / "scores.json", score_rows)
@@ -95,20 +103,28 @@ def score_predictions(task: Task, predictions: Sequence[Row]) -> list[Row]:
     for row in predictions:
         if row["task"] != task.name or row["query"] not in queries:
             raise UserError(f"{task.name} has no query {row['query']!r} of {row['task']}")
-        rescored.append(_rescore(task, Setting.of_row(row), queries[row["query"]], row))
+        setting = Setting.of_row(row)
+        query = queries[row["query"]]
+        rescored.append(_rescore(task, setting, query, row))
     return rescored
 
 
 def _jobs(setting: Setting, queries: Sequence[Example], num_orders: int) -> list[Job]:
     """Controls, single demonstrations and retrieved ones have one order."""
-    has_orders = setting.demonstrations == "text_only" or (setting.demonstrations == "random" and setting.shots > 1)
-    orders = num_orders if has_orders and setting.control is None else 1
-    return [(order, query) for order in range(orders) for query in queries]
+    has_orders = setting.demonstrations in ("text_only", "random") and setting.shots != 1
+    if setting.control is not None or not has_orders:
+        num_orders = 1
+    jobs = []
+    for order in range(num_orders):
+        jobs += [(order, query) for query in queries]
+    return jobs
 
 
 @contextmanager
 def _progress(
-    shares: Mapping[Setting, Sequence[Job]], on_progress: Callable[[int, int], object] | None, visible: bool
+    shares: Mapping[Setting, Sequence[Job]],
+    on_progress: Callable[[int, int], object] | None,
+    visible: bool,
 ) -> Iterator[tuple[tqdm, Callable[[int], None]]]:
     """A progress bar, and the function that advances it by a number of predictions."""
     total = sum(len(share) for share in shares.values())
@@ -126,7 +142,11 @@ def _progress(
 
 
 def _predict(
-    engine: Engine | None, task: Task, setting: Setting, jobs: Sequence[Job], on_progress: Callable[[int], None]
+    engine: Engine | None,
+    task: Task,
+    setting: Setting,
+    jobs: Sequence[Job],
+    on_progress: Callable[[int], None],
 ) -> list[Row]:
     demonstrations = [prompt_examples(task, query, setting, order) for order, query in jobs]
     if setting.change.answer is not None:
@@ -134,12 +154,16 @@ def _predict(
         on_progress(len(jobs))
     else:
         assert engine is not None
-        prompts = [
-            build_prompt(query, examples, images=setting.demonstrations != "text_only")
-            for (_, query), examples in zip(jobs, demonstrations, strict=True)
-        ]
+        with_images = setting.demonstrations != "text_only"
+        prompts = []
+        for (_, query), examples in zip(jobs, demonstrations, strict=True):
+            prompts.append(build_prompt(query, examples, images=with_images))
         outputs = engine.generate(
-            prompts, task.max_new_tokens, setting.num_beams, blind=setting.change.blind, on_progress=on_progress
+            prompts,
+            task.max_new_tokens,
+            setting.num_beams,
+            blind=setting.change.blind,
+            on_progress=on_progress,
         )
     rows = []
     for (order, query), examples, output in zip(jobs, demonstrations, outputs, strict=True):
@@ -150,6 +174,7 @@ def _predict(
 def _row(task: Task, setting: Setting, order: int, query: Example, examples: Sequence[Example], output: str) -> Row:
     """One row of ``predictions.jsonl``."""
     prompt = build_prompt(query, examples, images=setting.demonstrations != "text_only")
+    scores_by_metric = task.score(query, examples, output)
     row = setting.row(task)
     row["order"] = order
     row["query"] = query.id
@@ -157,7 +182,7 @@ def _row(task: Task, setting: Setting, order: int, query: Example, examples: Seq
     row["prompt"] = render_prompt(prompt)
     row["output"] = output
     row["references"] = list(query.references)
-    row["scores"] = {metric: float(value) for metric, value in task.score(query, examples, output).items()}
+    row["scores"] = {metric: float(value) for metric, value in scores_by_metric.items()}
     return row
 
 
@@ -186,14 +211,22 @@ def _rescore(task: Task, setting: Setting, query: Example, row: Row) -> Row:
 
 def _finished_settings(file: Path, task: Task, jobs: Mapping[Setting, Sequence[Job]]) -> dict[Setting, list[Row]]:
     """The rows of settings whose predictions are complete. Some of each are compared with the task of today."""
-    keys = {setting: setting_key(setting.row(task)) for setting in jobs}
-    expected = {keys[setting]: [(order, query.id) for order, query in jobs[setting]] for setting in jobs}
+    expected = {}
+    for setting, setting_jobs in jobs.items():
+        key = setting_key(setting.row(task))
+        expected[key] = [(order, query.id) for order, query in setting_jobs]
     complete = load_complete_settings(file, expected)
-    finished = {setting: complete[keys[setting]] for setting in jobs if keys[setting] in complete}
-    for setting, rows in finished.items():
+    finished = {}
+    for setting, setting_jobs in jobs.items():
+        key = setting_key(setting.row(task))
+        if key not in complete:
+            continue
+        rows = complete[key]
         step = max(1, len(rows) // _NUM_COMPARED)
-        for (_, query), row in list(zip(jobs[setting], rows, strict=True))[::step]:
+        pairs = list(zip(setting_jobs, rows, strict=True))
+        for (_, query), row in pairs[::step]:
             _rescore(task, setting, query, row)
+        finished[setting] = rows
     return finished
 
 

@@ -28,7 +28,8 @@ def scores(predictions: Sequence[Row], corpus_metrics: Sequence[str]) -> list[Ro
     corpus_metrics = computable(corpus_metrics)
     settings: dict[tuple[Any, ...], dict[int, list[Row]]] = {}
     for row in predictions:
-        settings.setdefault(setting_key(row), {}).setdefault(row["order"], []).append(row)
+        orders = settings.setdefault(setting_key(row), {})
+        orders.setdefault(row["order"], []).append(row)
     groups = []
     for setting, orders in settings.items():
         _check_orders(setting, orders)
@@ -50,7 +51,8 @@ def _with_spread(per_order: Sequence[Mapping[str, Statistic]]) -> Iterator[tuple
         return
     for metric in first:
         if all(metric in statistics for statistics in per_order):
-            yield f"{metric}_order_std", spread([statistics[metric] for statistics in per_order])
+            of_metric = [statistics[metric] for statistics in per_order]
+            yield f"{metric}_order_std", spread(of_metric)
 
 
 def _score_row(setting: tuple[Any, ...], metric: str, statistic: Statistic) -> Row:
@@ -65,9 +67,10 @@ def _score_row(setting: tuple[Any, ...], metric: str, statistic: Statistic) -> R
 
 def _check_orders(setting: tuple[Any, ...], orders: dict[int, list[Row]]) -> None:
     """Raises UserError unless there is order 0, and the predictions of all orders are of the same queries."""
-    queries = [row["query"] for row in orders.get(0, [])]
+    first_queries = [row["query"] for row in orders.get(0, [])]
     for order, rows in orders.items():
-        if [row["query"] for row in rows] != queries:
+        queries = [row["query"] for row in rows]
+        if queries != first_queries:
             raise UserError(f"the predictions of {setting} in order {order} are not of the queries of order 0")
 
 
@@ -86,14 +89,16 @@ def computable(corpus_metrics: Sequence[str]) -> tuple[str, ...]:
 def _statistics(groups: Sequence[Sequence[Row]], corpus_metrics: Sequence[str]) -> list[dict[str, Statistic]]:
     """For each group of predictions its statistics by metric: the task's own, then the corpus metrics."""
     statistics = [_task_statistics(predictions, corpus_metrics) for predictions in groups]
-    if corpus_metrics:
-        captions = []
-        for predictions in groups:
-            outputs = [row["output"] for row in predictions]
-            references = [row["references"] for row in predictions]
-            captions.append(Captions(outputs, references))
-        for of_group, of_corpus in zip(statistics, corpus_statistics(corpus_metrics, captions), strict=True):
-            of_group.update(of_corpus)
+    if not corpus_metrics:
+        return statistics
+    captions = []
+    for predictions in groups:
+        outputs = [row["output"] for row in predictions]
+        references = [row["references"] for row in predictions]
+        captions.append(Captions(outputs, references))
+    of_captions = corpus_statistics(corpus_metrics, captions)
+    for of_group, of_corpus in zip(statistics, of_captions, strict=True):
+        of_group.update(of_corpus)
     return statistics
 
 
@@ -108,5 +113,6 @@ def _task_statistics(predictions: Sequence[Row], corpus_metrics: Sequence[str]) 
         raise ValueError(f"{task} scores {ambiguous[0]} per query, and names it as corpus metric")
     statistics = {}
     for metric in sorted(metrics):
-        statistics[metric] = mean([row["scores"].get(metric) for row in predictions])
+        values = [row["scores"].get(metric) for row in predictions]
+        statistics[metric] = mean(values)
     return statistics

@@ -66,7 +66,13 @@ class Setting:
         return "greedy" if self.num_beams == 1 else f"beam{self.num_beams}"
 
     def __str__(self) -> str:
-        parts = [f"{self.shots} shots", self.demonstrations, self.control, self.decoding, f"seed {self.seed}"]
+        parts = [
+            f"{self.shots} shots",
+            self.demonstrations,
+            self.control,
+            self.decoding,
+            f"seed {self.seed}",
+        ]
         return ", ".join(part for part in parts if part is not None)
 
     def row(self, task: Task) -> Row:
@@ -83,8 +89,15 @@ class Setting:
     @classmethod
     def of_row(cls, row: Row) -> "Setting":
         """Returns the setting of a row of the result files."""
-        num_beams = 1 if row["decoding"] == "greedy" else int(row["decoding"].removeprefix("beam"))
-        return cls(row["shots"], row["demonstrations"], row["control"], num_beams, row["seed"])
+        decoding = row["decoding"]
+        num_beams = 1 if decoding == "greedy" else int(decoding.removeprefix("beam"))
+        return cls(
+            shots=row["shots"],
+            demonstrations=row["demonstrations"],
+            control=row["control"],
+            num_beams=num_beams,
+            seed=row["seed"],
+        )
 
 
 def make_settings(config: EvaluationConfig, task: Task) -> list[Setting]:
@@ -101,7 +114,8 @@ def _plain_settings(config: EvaluationConfig, task: Task, num_beams: int, seed: 
     settings = []
     for shots in config.shots:
         if shots > 0:
-            settings += [Setting(shots, name, None, num_beams, seed) for name in config.demonstrations]
+            for name in config.demonstrations:
+                settings.append(Setting(shots, name, None, num_beams, seed))
         elif seed == config.seeds[0]:
             settings.append(Setting(0, None, None, num_beams, seed))
     if config.text_only and task.text_only:

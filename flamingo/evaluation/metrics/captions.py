@@ -50,7 +50,12 @@ class Bleu(PurePython):
             counts = bleu_counts(group.outputs, group.references)
             of_group = {}
             for n in range(1, 5):
-                of_group[f"BLEU-{n}"] = Statistic(counts, partial(_bleu_n, n), len(counts), group.about())
+                of_group[f"BLEU-{n}"] = Statistic(
+                    parts=counts,
+                    of_sums=partial(_bleu_n, n),
+                    n=len(counts),
+                    about=group.about(),
+                )
             statistics.append(of_group)
         return statistics
 
@@ -59,7 +64,11 @@ class Rouge(PurePython):
     """ROUGE-L."""
 
     def statistics(self, groups: Sequence[Captions]) -> list[dict[str, Statistic]]:
-        return [{"ROUGE-L": mean(rouge(group.outputs, group.references), group.about())} for group in groups]
+        statistics = []
+        for group in groups:
+            values = rouge(group.outputs, group.references)
+            statistics.append({"ROUGE-L": mean(values, group.about())})
+        return statistics
 
 
 class Spice:
@@ -84,8 +93,12 @@ def document_frequency(references: Sequence[Sequence[str]]) -> dict[str, int | s
     """
     images = sorted(sorted(captions) for captions in references)
     num_captions = sum(len(captions) for captions in images)
-    digest = hashlib.sha256(json.dumps(images).encode()).hexdigest()[:16]
-    return {"images": len(images), "captions": num_captions, "digest": digest}
+    digest = hashlib.sha256(json.dumps(images).encode()).hexdigest()
+    return {
+        "images": len(images),
+        "captions": num_captions,
+        "digest": digest[:16],
+    }
 
 
 def cider(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Float[np.ndarray, " queries"]:
@@ -97,7 +110,8 @@ def cider(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Float[
     scorer = _scorer("cider.cider_scorer", "CiderScorer", n=4)
     for output, captions in zip(outputs, references, strict=True):
         scorer += (output, list(captions))
-    return scorer.compute_score()[1]
+    _, values = scorer.compute_score()
+    return values
 
 
 class CiderReward:
@@ -116,10 +130,12 @@ class CiderReward:
         self._tokens: dict[str, str] = {}
         scorer = _scorer("cider.cider_scorer", "CiderScorer", n=4)
         for captions in corpus:
+            tokenized = []
             for caption in captions:
                 if caption not in self._tokens:
                     self._tokens[caption] = tokenize(caption)
-            scorer += (None, [self._tokens[caption] for caption in captions])
+                tokenized.append(self._tokens[caption])
+            scorer += (None, tokenized)
         scorer.compute_doc_freq()
         self._document_frequency = scorer.document_frequency
         self._num_images = len(corpus)
@@ -131,10 +147,12 @@ class CiderReward:
         for start in range(0, len(pairs), self._num_images):
             scorer = _scorer("cider.cider_scorer", "CiderScorer", n=4)
             for output, captions in pairs[start : start + self._num_images]:
-                scorer += (tokenize(output), [self._tokenized(caption) for caption in captions])
+                tokenized = [self._tokenized(caption) for caption in captions]
+                scorer += (tokenize(output), tokenized)
             scorer.document_frequency = self._document_frequency
             # `compute_cider` takes len(crefs) for the size of the corpus: pad it without adding outputs.
-            scorer.crefs += [[]] * (self._num_images - len(scorer.crefs))
+            num_padding = self._num_images - len(scorer.crefs)
+            scorer.crefs += [[]] * num_padding
             rewards += [float(reward) for reward in scorer.compute_cider()]
         return rewards
 
@@ -154,19 +172,26 @@ def bleu_counts(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> 
     rows = []
     for counts in scorer.ctest:
         length = counts["testlen"]
-        closest = min((abs(other - length), other) for other in counts["reflen"])[1]
-        rows.append([length, closest] + list(counts["guess"]) + list(counts["correct"]))
+        _, closest = min((abs(other - length), other) for other in counts["reflen"])
+        lengths = [length, closest]
+        rows.append(lengths + list(counts["guess"]) + list(counts["correct"]))
     return np.array(rows, dtype=float)
 
 
 def bleu(counts: Float[np.ndarray, "*resamples 10"]) -> Float[np.ndarray, "*resamples 4"]:
     """Returns corpus BLEU-1 to BLEU-4 of summed :func:`bleu_counts`, with the constants of coco-caption."""
-    small, tiny = 1e-9, 1e-15
-    num_ngrams, num_correct = counts[..., 2:6], counts[..., 6:10]
-    products = np.cumprod((num_correct + tiny) / (num_ngrams + small), axis=-1)
-    precision = products ** (1 / np.arange(1, 5))
-    ratio = (counts[..., :1] + tiny) / (counts[..., 1:2] + small)
-    return precision * np.exp(np.minimum(0, 1 - 1 / ratio))
+    small = 1e-9
+    tiny = 1e-15
+    output_length = counts[..., :1]
+    reference_length = counts[..., 1:2]
+    num_ngrams = counts[..., 2:6]
+    num_correct = counts[..., 6:10]
+    precisions = (num_correct + tiny) / (num_ngrams + small)
+    exponents = 1 / np.arange(1, 5)
+    mean_precisions = np.cumprod(precisions, axis=-1) ** exponents
+    length_ratio = (output_length + tiny) / (reference_length + small)
+    brevity_penalty = np.exp(np.minimum(0, 1 - 1 / length_ratio))
+    return mean_precisions * brevity_penalty
 
 
 def rouge(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
@@ -175,7 +200,10 @@ def rouge(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[f
     The best recall and the best precision may belong to different references.
     """
     scorer = _scorer("rouge.rouge", "Rouge")
-    return [scorer.calc_score([output], captions) for output, captions in zip(outputs, references, strict=True)]
+    values = []
+    for output, captions in zip(outputs, references, strict=True):
+        values.append(scorer.calc_score([output], captions))
+    return values
 
 
 def spice(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
@@ -190,16 +218,20 @@ def spice(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[f
     output_of = {number: [output] for number, output in enumerate(outputs)}
     references_of = {number: list(captions) for number, captions in enumerate(references)}
     with redirect_stdout(io.StringIO()):
-        _, scores = _scorer("spice.spice", "Spice").compute_score(references_of, output_of)
+        scorer = _scorer("spice.spice", "Spice")
+        _, scores = scorer.compute_score(references_of, output_of)
     return [score["All"]["f"] for score in scores]
 
 
 def _spice_unavailable() -> str | None:
-    folder = Path(_scorer_module("spice.get_stanford_models").SPICEDIR) / "lib"
+    models = _scorer_module("spice.get_stanford_models")
+    folder = Path(models.SPICEDIR) / "lib"
     for name in ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar"):
         if not (folder / name).is_file():
             return f"{folder / name} is missing"
-    return None if shutil.which("java") else "there is no java"
+    if shutil.which("java") is None:
+        return "there is no java"
+    return None
 
 
 def _bleu_n(n: int, counts: np.ndarray) -> np.ndarray:
@@ -207,7 +239,8 @@ def _bleu_n(n: int, counts: np.ndarray) -> np.ndarray:
 
 
 def _scorer(module: str, name: str, **kwargs: int) -> Any:
-    return getattr(_scorer_module(module), name)(**kwargs)
+    scorer = getattr(_scorer_module(module), name)
+    return scorer(**kwargs)
 
 
 def _scorer_module(name: str) -> Any:

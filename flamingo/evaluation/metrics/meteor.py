@@ -13,8 +13,13 @@ from flamingo.evaluation.metrics.corpus import Captions, merge, split
 from flamingo.evaluation.metrics.resampling import Statistic
 from flamingo.utils.errors import UserError
 
-# English, as pycocoevalcap asks for it; the weights are of exact matches, stems, synonyms and paraphrases.
-_ALPHA, _BETA, _GAMMA, _DELTA, _WEIGHTS = 0.85, 0.2, 0.6, 0.75, np.array([1.0, 0.6, 0.8, 0.6])
+# English, as pycocoevalcap asks for it.
+_ALPHA = 0.85
+_BETA = 0.2
+_GAMMA = 0.6
+_DELTA = 0.75
+# Of exact matches, stems, synonyms and paraphrases.
+_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
 # Columns of counts: words (output, reference), function words (likewise), 4 matchers times (content words of the
 # output, of the reference, function words of the output, of the reference), chunks, matched words (output, reference).
 _COLUMNS = 23
@@ -26,14 +31,21 @@ class Meteor:
     def unavailable(self) -> str | None:
         if shutil.which("java") is None:
             return "there is no java"
-        return None if _jar().is_file() else f"{_jar()} is missing"
+        if not _jar().is_file():
+            return f"{_jar()} is missing"
+        return None
 
     def statistics(self, groups: Sequence[Captions]) -> list[dict[str, Statistic]]:
         merged = merge(groups)
         counts = meteor_counts(merged.outputs, merged.references)
         statistics = []
         for group, own_counts in zip(groups, split(counts, groups), strict=True):
-            statistic = Statistic(own_counts, meteor, len(group.outputs), group.about())
+            statistic = Statistic(
+                parts=own_counts,
+                of_sums=meteor,
+                n=len(group.outputs),
+                about=group.about(),
+            )
             statistics.append({"METEOR": statistic})
         return statistics
 
@@ -48,16 +60,26 @@ def meteor_counts(outputs: Sequence[str], references: Sequence[Sequence[str]]) -
     """
     lines = []
     for output, captions in zip(outputs, references, strict=True):
-        lines.append(" ||| ".join(["SCORE"] + list(captions) + [output]) + "\n")
-    command = ["java", "-Dfile.encoding=UTF-8", "-Xmx2G", "-jar", _jar().name, "-", "-", "-stdio", "-l", "en", "-norm"]
-    process = subprocess.run(command, cwd=_jar().parent, input="".join(lines), capture_output=True, encoding="utf-8")
-    rows = process.stdout.splitlines()
+        fields = ["SCORE"] + list(captions) + [output]
+        lines.append(" ||| ".join(fields) + "\n")
+    jar = _jar()
+    process = subprocess.run(
+        ["java", "-Dfile.encoding=UTF-8", "-Xmx2G", "-jar", jar.name, "-", "-", "-stdio", "-l", "en", "-norm"],
+        cwd=jar.parent,
+        input="".join(lines),
+        capture_output=True,
+        encoding="utf-8",
+    )
+    rows = [row.split() for row in process.stdout.splitlines()]
     if process.returncode or len(rows) != len(lines):
         raise RuntimeError(f"METEOR gave {len(rows)} of {len(lines)} answers and ended with: {process.stderr.strip()}")
-    counts = np.array([row.split() for row in rows], dtype=float).reshape(-1, _COLUMNS)
+    counts = np.array(rows, dtype=float).reshape(-1, _COLUMNS)
     # A caption that matches from end to end is not broken into chunks at all.
-    chunks, matched = counts[:, 20], counts[:, 21:]
-    chunks[(chunks == 1) & (matched == counts[:, :2]).all(axis=1)] = 0
+    words = counts[:, :2]
+    chunks = counts[:, 20]
+    matched_words = counts[:, 21:]
+    complete = (matched_words == words).all(axis=1)
+    chunks[(chunks == 1) & complete] = 0
     return counts
 
 
@@ -74,14 +96,20 @@ def meteor(counts: Float[np.ndarray, "*resamples 23"]) -> Float[np.ndarray, "*re
     matched_lengths = _DELTA * content_matches + (1 - _DELTA) * function_matches
     with np.errstate(invalid="ignore", divide="ignore"):  # an output without words has no match
         ratios = matched_lengths / lengths
-        precision, recall = ratios[..., 0], ratios[..., 1]
-        mean = precision * recall / (_ALPHA * precision + (1 - _ALPHA) * recall)
-        fragmentation = (counts[..., 20] / counts[..., 21:].mean(axis=-1)) ** _BETA
-    return np.asarray(np.nan_to_num(mean * (1 - _GAMMA * fragmentation)))
+        precision = ratios[..., 0]
+        recall = ratios[..., 1]
+        weighted_sum = _ALPHA * precision + (1 - _ALPHA) * recall
+        mean = precision * recall / weighted_sum
+        chunks = counts[..., 20]
+        matched_words = counts[..., 21:].mean(axis=-1)
+        fragmentation = (chunks / matched_words) ** _BETA
+        penalty = _GAMMA * fragmentation
+    return np.asarray(np.nan_to_num(mean * (1 - penalty)))
 
 
 def _jar() -> Path:
     package = importlib.util.find_spec("pycocoevalcap")
     if package is None or not package.submodule_search_locations:
         raise UserError("METEOR needs the package pycocoevalcap: pip install pycocoevalcap")
-    return Path(package.submodule_search_locations[0]) / "meteor" / "meteor-1.5.jar"
+    folder = Path(package.submodule_search_locations[0])
+    return folder / "meteor" / "meteor-1.5.jar"

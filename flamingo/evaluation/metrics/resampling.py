@@ -22,7 +22,8 @@ class Statistic:
 
     @property
     def value(self) -> float:
-        return float(self.of_sums(self.parts.sum(axis=0)))
+        sums = self.parts.sum(axis=0)
+        return float(self.of_sums(sums))
 
 
 def mean(values: Sequence[float | None], about: dict[str, Any] | None = None) -> Statistic:
@@ -36,7 +37,9 @@ def mean(values: Sequence[float | None], about: dict[str, Any] | None = None) ->
 
 
 def _quotient(sums: np.ndarray) -> np.ndarray:
-    return np.asarray(sums[..., 0] / sums[..., 1])
+    total = sums[..., 0]
+    count = sums[..., 1]
+    return np.asarray(total / count)
 
 
 def spread(statistics: Sequence[Statistic]) -> Statistic:
@@ -46,8 +49,9 @@ def spread(statistics: Sequence[Statistic]) -> Statistic:
 
     def of_sums(sums: np.ndarray) -> np.ndarray:
         values = []
-        for statistic, columns in zip(statistics, np.split(sums, boundaries, axis=-1), strict=True):
-            values.append(statistic.of_sums(columns))
+        sums_of_scores = np.split(sums, boundaries, axis=-1)
+        for statistic, sums_of_score in zip(statistics, sums_of_scores, strict=True):
+            values.append(statistic.of_sums(sums_of_score))
         return np.asarray(np.std(values, axis=0, ddof=1))
 
     parts = np.hstack([statistic.parts for statistic in statistics])
@@ -60,8 +64,10 @@ def bootstrap(statistic: Statistic, resamples: int = 1000, seed: int = 0) -> tup
     rng = np.random.default_rng(seed)
     sums = []
     for _ in range(resamples):  # one at a time keeps the memory small
-        counts = np.bincount(rng.integers(queries, size=queries), minlength=queries)
+        resample = rng.integers(queries, size=queries)
+        counts = np.bincount(resample, minlength=queries)
         sums.append(counts @ statistic.parts)
     with np.errstate(invalid="ignore"):
-        low, high = np.nanquantile(statistic.of_sums(np.stack(sums)), [0.025, 0.975])
+        values = statistic.of_sums(np.stack(sums))
+        low, high = np.nanquantile(values, [0.025, 0.975])
     return float(low), float(high)

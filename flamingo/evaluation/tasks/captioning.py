@@ -31,7 +31,9 @@ class Excluding(Sequence[Example]):
         return len(self.examples) - len(self.excluded)
 
     def __getitem__(self, index: int) -> Example:  # type: ignore[override]
-        position = index + len(self) if index < 0 else index
+        position = index
+        if index < 0:
+            position += len(self)
         if not 0 <= position < len(self):
             raise IndexError(f"there are {len(self)} examples, no example {index}")
         for excluded in self.excluded:
@@ -114,7 +116,8 @@ class Captioning:
         if self.neighbours is None:
             raise UserError(f"{self.name}: similar demonstrations need features of all images")
         excluded = self._excluded(query)
-        neighbours = self.neighbours[self._query_positions[query.id]].tolist()
+        query_position = self._query_positions[query.id]
+        neighbours = self.neighbours[query_position].tolist()
         positions = [position for position in neighbours if position not in excluded]
         if number > len(positions):
             raise UserError(
@@ -148,7 +151,9 @@ class Captioning:
         """The positions in the pool that are never shown before this query: its own, and its duplicates'."""
         duplicates = self.duplicates.get(query.id, frozenset())
         own_position = self._pool_positions.get(query.id)
-        return duplicates if own_position is None else duplicates | {own_position}
+        if own_position is None:
+            return duplicates
+        return duplicates | {own_position}
 
 
 def _example(record: Record) -> Example:
