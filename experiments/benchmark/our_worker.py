@@ -37,7 +37,13 @@ class Ours:
         parts.append(Text("w4 w5"))
         return Document(parts)
 
-    def few_shot(self, prompts: list[dict[str, Any]], batch: int, beams: int, new: int) -> list[str]:
+    def few_shot(
+        self,
+        prompts: list[dict[str, Any]],
+        batch: int,
+        beams: int,
+        new: int,
+    ) -> list[str]:
         """Returns the outputs of all prompts, from image files, with a new engine."""
         keep_memory()
         self.model.to(self.machine.dtype)
@@ -91,8 +97,8 @@ class Ours:
         inputs = self.machine.load(path)
         inputs.pop("pixel_values" if features else "image_features")
         self.model.train()
-        for frozen in (self.model.vision_model, self.model.language_model):
-            frozen.to(self.machine.dtype)
+        self.model.vision_model.to(self.machine.dtype)
+        self.model.language_model.to(self.machine.dtype)
         if self.optimizer is None:
             self.optimizer = make_optimizer(self.model, AdamWConfig(lr=1e-6))
 
@@ -103,4 +109,13 @@ class Ours:
 
 
 if __name__ == "__main__":
-    run(Ours, "few_shot", "tensors", "text", "score", "image_token", "decode", "train_step")
+    run(
+        Ours,
+        "few_shot",
+        "tensors",
+        "text",
+        "score",
+        "image_token",
+        "decode",
+        "train_step",
+    )

@@ -66,8 +66,10 @@ def collate(examples: Sequence[EncodedExample], pad_token_id: int, padding_side:
         batch["labels"] = _padded(labels, -100, padding_side)
     elif labels:
         raise ValueError("a batch holds either prompts, which have no labels, or training examples; not both")
-    pixels = _padded_images([example.pixel_values for example in examples], "pixel_values")
-    features = _padded_images([example.image_features for example in examples], "image_features")
+    pixels_of_examples = [example.pixel_values for example in examples]
+    features_of_examples = [example.image_features for example in examples]
+    pixels = _padded_images(pixels_of_examples, "pixel_values")
+    features = _padded_images(features_of_examples, "image_features")
     if pixels is not None and features is not None:
         raise ValueError("the images of one batch are either pixels or features, not both")
     if pixels is not None:
@@ -92,9 +94,11 @@ def _padded_images(images: Sequence[Tensor | None], name: str) -> Num[Tensor, "b
         return None
     shapes = {rows.shape[1:] for rows in present}
     if len(shapes) > 1:
-        raise ValueError(f"{name} of one batch must have the same frames and size, got {sorted(map(list, shapes))}")
+        different = sorted(list(shape) for shape in shapes)
+        raise ValueError(f"{name} of one batch must have the same frames and size, got {different}")
     most = max(len(rows) for rows in present)
-    padded = present[0].new_zeros(len(images), most, *shapes.pop())
+    [shape] = shapes
+    padded = present[0].new_zeros(len(images), most, *shape)
     for target, rows in zip(padded, images, strict=True):
         if rows is not None:
             target[: len(rows)] = rows

@@ -34,7 +34,9 @@ def pack(groups: Sequence[Group], length: int, pad_token_id: int) -> dict[str, T
         positions = [torch.arange(tokens) for tokens in lengths]
         document[index, :num_tokens] = numbers.repeat_interleave(torch.tensor(lengths))
         position[index, :num_tokens] = torch.cat(positions)
-    same_document = rearrange(document, "b t -> b 1 t 1") == rearrange(document, "b s -> b 1 1 s")
+    attending = rearrange(document, "b t -> b 1 t 1")
+    attended = rearrange(document, "b s -> b 1 1 s")
+    same_document = attending == attended
     batch["attention_mask"] = same_document.tril()
     batch["position_ids"] = position
     return batch
@@ -72,18 +74,23 @@ def _joined(groups: Sequence[Group]) -> EncodedExample:
             labels_of_document[0] = -100  # would be predicted from another document
             labels.append(labels_of_document)
         num_images += _num_images(group[0])
+    pixels = [group[0].pixel_values for group in groups]
+    features = [group[0].image_features for group in groups]
     return EncodedExample(
         input_ids=torch.cat(input_ids),
         image_index=torch.cat(image_index),
         labels=torch.cat(labels),
-        pixel_values=_concatenated([group[0].pixel_values for group in groups]),
-        image_features=_concatenated([group[0].image_features for group in groups]),
+        pixel_values=_concatenated(pixels),
+        image_features=_concatenated(features),
     )
 
 
 def _num_images(example: EncodedExample) -> int:
-    images = example.image_features if example.pixel_values is None else example.pixel_values
-    return 0 if images is None else len(images)
+    if example.pixel_values is not None:
+        return len(example.pixel_values)
+    if example.image_features is not None:
+        return len(example.image_features)
+    return 0
 
 
 def _concatenated(images: Sequence[Tensor | None]) -> Tensor | None:

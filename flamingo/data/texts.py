@@ -95,7 +95,13 @@ class TextDocuments:
     Each iteration makes the same documents, one at a time: memory does not grow with ``epochs``.
     """
 
-    def __init__(self, texts: Sequence[TextItem], epochs: int, seed: int, num_similar: int = 64) -> None:
+    def __init__(
+        self,
+        texts: Sequence[TextItem],
+        epochs: int,
+        seed: int,
+        num_similar: int = 64,
+    ) -> None:
         """Finds the similar images.
 
         Args:
@@ -148,7 +154,9 @@ class TextDocuments:
 
 
 def similar_images(
-    captions: Sequence[Sequence[str]], number: int, max_compared: int = 40_000
+    captions: Sequence[Sequence[str]],
+    number: int,
+    max_compared: int = 40_000,
 ) -> Int[Tensor, "images number"]:
     """Returns for each image the indices of the images with the most similar captions, the most similar first.
 

@@ -171,14 +171,16 @@ class FeatureStore:
                 names = {entry.name for entry in self.folder.iterdir()}
                 if names <= {"encoder.json", LOCK, HEARTBEAT}:
                     write_text(path, json.dumps(identity, indent=1))
-        stored = kept_identity(self.folder)
-        if stored is None:
+        stored_identity = kept_identity(self.folder)
+        if stored_identity is None:
             raise UserError(f"{self.folder} is not empty and holds no features: choose another folder")
-        for name in sorted(identity.keys() | stored.keys()):
-            if identity.get(name) != stored.get(name):
+        for name in sorted(identity.keys() | stored_identity.keys()):
+            stored = stored_identity.get(name)
+            current = identity.get(name)
+            if stored != current:
                 raise UserError(
-                    f"{self.folder} holds features of another encoder: its {name} was {stored.get(name)!r}, "
-                    f"and is {identity.get(name)!r}. Choose another folder, or remove this one"
+                    f"{self.folder} holds features of another encoder: its {name} was {stored!r}, "
+                    f"and is {current!r}. Choose another folder, or remove this one"
                 )
 
     def _identity(self) -> dict[str, Any]:

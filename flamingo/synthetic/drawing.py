@@ -61,7 +61,11 @@ class _Object:
     paint: np.ndarray
 
     def local(
-        self, x: np.ndarray, y: np.ndarray, right: float = 0.0, down: float = 0.0
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        right: float = 0.0,
+        down: float = 0.0,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns the grid of two axes in the coordinates of the object's shape, whose radius is 1.
 
@@ -75,7 +79,13 @@ class _Object:
         v = cos * y - sin * x
         return u, v
 
-    def distance(self, x: np.ndarray, y: np.ndarray, right: float = 0.0, down: float = 0.0) -> np.ndarray:
+    def distance(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        right: float = 0.0,
+        down: float = 0.0,
+    ) -> np.ndarray:
         """Returns the distance to the outline on the grid of two axes, negative inside."""
         u, v = self.local(x, y, right, down)
         distance = DISTANCES[self.kind.shape]
@@ -133,7 +143,8 @@ def masks(scene: Scene, size: int = PICTURE_SIZE) -> np.ndarray:
 
 
 def _axis(size: int) -> np.ndarray:
-    return (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
+    pixels = np.arange(size, dtype=np.float32)
+    return (pixels + 0.5) / size - 0.5
 
 
 def _ground(rng: random.Random, axis: np.ndarray) -> np.ndarray:

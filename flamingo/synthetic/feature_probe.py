@@ -133,7 +133,10 @@ def _accuracy(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> 
 
 @torch.no_grad()
 def _encode_scenes(
-    encode: Encode, seed: int, count: int, split: Split
+    encode: Encode,
+    seed: int,
+    count: int,
+    split: Split,
 ) -> tuple[Float[Tensor, "n p v"], Int[Tensor, "n attributes"]]:
     rng = random.Random(f"probe/{seed}/{split}")
     scenes = [random_scene(rng, split) for _ in range(count)]

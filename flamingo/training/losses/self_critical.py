@@ -34,7 +34,10 @@ class SelfCritical:
     """
 
     def __init__(
-        self, config: SelfCriticalConfig, processor: FlamingoProcessor, make_reward: Callable[[], Reward]
+        self,
+        config: SelfCriticalConfig,
+        processor: FlamingoProcessor,
+        make_reward: Callable[[], Reward],
     ) -> None:
         self.num_captions = config.num_captions
         self.max_new_tokens = config.max_new_tokens
@@ -87,7 +90,10 @@ class SelfCritical:
         return prompts, references
 
     def _generate(
-        self, model: nn.Module, prompts: dict[str, Int[Tensor, "b t"]], images: dict[str, Tensor]
+        self,
+        model: nn.Module,
+        prompts: dict[str, Int[Tensor, "b t"]],
+        images: dict[str, Tensor],
     ) -> tuple[Int[Tensor, "bk s"], Bool[Tensor, "bk s"]]:
         """Returns ``num_captions`` captions of each prompt, and a mask of their tokens up to the end, inclusive."""
         unwrapped: Any = getattr(model, "module", model)  # of DDP's wrapper
@@ -109,7 +115,10 @@ class SelfCritical:
         return captions, ends_before == 0
 
     def _rewards(
-        self, captions: Int[Tensor, "bk s"], mask: Bool[Tensor, "bk s"], references: list[list[str]]
+        self,
+        captions: Int[Tensor, "bk s"],
+        mask: Bool[Tensor, "bk s"],
+        references: list[list[str]],
     ) -> Float[Tensor, "b k"]:
         texts = []
         for ids, is_token in zip(captions, mask, strict=True):
@@ -117,8 +126,8 @@ class SelfCritical:
         references_of_texts = []
         for references_of_image in references:
             references_of_texts += [references_of_image] * self.num_captions
-        rewards = torch.tensor(self.reward(texts, references_of_texts), device=captions.device)
-        return rewards.view(len(references), self.num_captions)
+        rewards = self.reward(texts, references_of_texts)
+        return torch.tensor(rewards, device=captions.device).view(-1, self.num_captions)
 
     def _log_likelihood(
         self,
