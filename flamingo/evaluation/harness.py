@@ -56,7 +56,9 @@ def evaluate(
     check_settings(task, settings, config.limit)
     corpus_metrics = computable(task.corpus_metrics)
     queries = list(task.queries())[: config.limit]
-    jobs = {setting: _jobs(setting, queries, config.num_orders) for setting in settings}
+    jobs = {}
+    for setting in settings:
+        jobs[setting] = _jobs(setting, queries, config.num_orders)
     predictions_file = output / "predictions.jsonl"
     # Without cpu=True accelerate would take processes without a GPU for single ones, which write the same files.
     state = PartialState(cpu=not torch.accelerator.is_available())
@@ -188,7 +190,9 @@ def _row(task: Task, setting: Setting, order: int, query: Example, examples: Seq
 
 def _in_order(rows: Sequence[Row], jobs: Sequence[Job]) -> list[Row]:
     """The rows of all processes in the order of the jobs."""
-    by_job = {(row["order"], row["query"]): row for row in rows}
+    by_job = {}
+    for row in rows:
+        by_job[row["order"], row["query"]] = row
     return [by_job[order, query.id] for order, query in jobs]
 
 

@@ -236,9 +236,12 @@ def _panels(rows: Sequence[VariantScore]) -> list[list[VariantScore]]:
     panels = []
     for task in dict.fromkeys(row.task for row in rows):
         metric = _headline(rows, task)
-        of_metric = [row for row in rows if row.task == task and row.metric == metric]
-        max_shots = max(row.shots for row in of_metric)
-        panels.append([row for row in of_metric if row.shots == max_shots])
+        by_shots: dict[int, list[VariantScore]] = {}
+        for row in rows:
+            if row.task == task and row.metric == metric:
+                by_shots.setdefault(row.shots, []).append(row)
+        max_shots = max(by_shots)
+        panels.append(by_shots[max_shots])
     return panels
 
 
@@ -294,7 +297,12 @@ def _csv(rows: Sequence[VariantScore]) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(COLUMNS + DIFFERENCE)
     for row in rows:
-        cells: list[Any] = [csv_cell(name) for name in (row.variant, row.task, row.shots, row.metric)]
+        cells: list[Any] = [
+            csv_cell(row.variant),
+            csv_cell(row.task),
+            csv_cell(row.shots),
+            csv_cell(row.metric),
+        ]
         cells += _rounded(row.mean, row.interval)
         cells += [len(row.values), row.paper]
         cells += _rounded(row.difference, row.difference_interval)

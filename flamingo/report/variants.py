@@ -163,7 +163,8 @@ def _missing_seeds(variants: Sequence[Variant]) -> dict[str, str]:
         all_seeds.update(run.seed for run in variant.runs)
     problems = {}
     for variant in variants:
-        missing = sorted(all_seeds - {run.seed for run in variant.runs})
+        seeds_of_variant = {run.seed for run in variant.runs}
+        missing = sorted(all_seeds - seeds_of_variant)
         if missing:
             seeds = ", ".join(str(seed) for seed in missing)
             problems[variant.name] = f"missing: seed {seeds}, which other variants have"
@@ -180,9 +181,9 @@ def _names(configs: Sequence[dict[str, Any]]) -> list[str]:
     if None not in names and len(set(names)) == len(names):
         return [str(name) for name in names]
     flat_configs = [_flatten(config) for config in configs]
-    keys: list[str] = []
+    keys: dict[str, None] = {}
     for flat in flat_configs:
-        keys += [key for key in flat if key not in keys]
+        keys.update(dict.fromkeys(flat))
     differing = []
     for key in keys:
         values = {json.dumps(flat.get(key)) for flat in flat_configs}

@@ -30,10 +30,18 @@ def mean(values: Sequence[float | None], about: dict[str, Any] | None = None) ->
     """Returns the mean over the queries that have a value, of which there must be at least one."""
     rows = []
     for value in values:
-        rows.append([0.0, 0.0] if value is None else [value, 1.0])
+        if value is None:
+            rows.append([0.0, 0.0])
+        else:
+            rows.append([value, 1.0])
     parts = np.array(rows)
-    number = int(parts[:, 1].sum())
-    return Statistic(parts, _quotient, number, about or {})
+    counts = parts[:, 1]
+    return Statistic(
+        parts=parts,
+        of_sums=_quotient,
+        n=int(counts.sum()),
+        about=about or {},
+    )
 
 
 def _quotient(sums: np.ndarray) -> np.ndarray:
@@ -54,8 +62,13 @@ def spread(statistics: Sequence[Statistic]) -> Statistic:
             values.append(statistic.of_sums(sums_of_score))
         return np.asarray(np.std(values, axis=0, ddof=1))
 
-    parts = np.hstack([statistic.parts for statistic in statistics])
-    return Statistic(parts, of_sums, len(statistics), statistics[0].about)
+    parts = [statistic.parts for statistic in statistics]
+    return Statistic(
+        parts=np.hstack(parts),
+        of_sums=of_sums,
+        n=len(statistics),
+        about=statistics[0].about,
+    )
 
 
 def bootstrap(statistic: Statistic, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
