@@ -74,12 +74,15 @@ NEEDED = {
 }
 #: Modules of config dataclasses.
 CONFIG_MODULES = (
+    "experiments.schema",
     "flamingo.data.builders",
     "flamingo.evaluation",
     "flamingo.evaluation.tasks",
+    "flamingo.inference",
     "flamingo.model.connectors",
     "flamingo.model.fusion",
     "flamingo.model.vision_features",
+    "flamingo.report",
     "flamingo.synthetic",
     "flamingo.training",
     "flamingo.training.losses",
