@@ -1,7 +1,7 @@
 """A config -> the model, its features, the task, the data sets."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 from experiments.schema import ALL_TASKS, DataConfig, ModelConfig
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor, synthetic
-from flamingo.data.builders import BUILDERS, DocumentsConfig, InterleavedConfig
+from flamingo.data.builders import BUILDERS, DocumentsConfig
 from flamingo.data.document import Image
 from flamingo.data.encode import EncodedDocuments, make_batch
 from flamingo.data.loader import process_loader
@@ -183,7 +183,7 @@ def _check_number(config: DataConfig, records: LazySequence) -> None:
     """Raise UserError for documents, or a loss, that these records are too few for."""
     for name, documents in config.of_records().items():
         with within(f"data.documents.{name}"):
-            _documents(replace(documents, similar_prob=0.0), records, None, 0)
+            _documents(documents.of_size(documents.max_images), records, None, 0)
         loss = config.documents[name].loss
         if len(records) < loss.min_records:
             raise UserError(
@@ -194,7 +194,7 @@ def _check_number(config: DataConfig, records: LazySequence) -> None:
 def images_of(config: DataConfig, records: TrainingRecords) -> list[Image]:
     """Returns all images that documents for training and samples show."""
     images = [record.image for record in records.training.records]
-    num_crops = max(documents.num_crops for documents in config.of_records().values())
+    num_crops = max(documents.num_views for documents in config.of_records().values())
     crops = [image.crop(number) for number in range(num_crops) for image in images]
     return crops + [record.image for record in records.samples.records]
 
@@ -231,9 +231,7 @@ def build_data_sets(
         if entry.of_records:
             assert records is not None
             endless = _documents(documents, records.training.records, features, own_seed)
-            encoded = EncodedDocuments(
-                endless, processor, features, documents.captions_per_image, documents.p_next, own_seed
-            )
+            encoded = EncodedDocuments(endless, processor, features, documents.group_size, documents.p_next, own_seed)
         else:
             # Synthetic images are drawn when they are needed: their features are not kept.
             endless = Shuffled(_synthetic_documents(documents, "training", seed), own_seed)
@@ -253,11 +251,9 @@ def build_samples(config: DataConfig, records: TrainingRecords | None, number: i
         if entry.of_records:
             assert records is not None
             max_images = min(max_images, len(records.samples.records))
-            longest = InterleavedConfig(min_images=max_images, max_images=max_images, batch_size=1)
-            documents = _documents(longest, records.samples.records, None, 0)
+            documents = _documents(entry.documents.of_size(max_images), records.samples.records, None, 0)
         else:
-            longest = replace(entry.documents, min_images=max_images, text_prefix_prob=0.0)
-            documents = _synthetic_documents(longest, "evaluation", 0)
+            documents = _synthetic_documents(entry.documents.of_size(max_images), "evaluation", 0)
         samples += [documents[index] for index in range(number)]
     return samples
 

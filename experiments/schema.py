@@ -24,7 +24,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from flamingo import synthetic
-from flamingo.data.builders import BUILDERS, DocumentsConfig, InterleavedConfig
+from flamingo.data.builders import BUILDERS, DocumentsConfig
 from flamingo.data.transforms import ASPECTS
 from flamingo.evaluation.tasks import TASKS
 from flamingo.inference import DTYPES
@@ -150,7 +150,7 @@ class DataConfig:
             if not isinstance(entry, DataSetConfig):
                 self.documents[name] = load_documents(entry, f"documents.{name}")
 
-    def of_records(self) -> dict[str, InterleavedConfig]:
+    def of_records(self) -> dict[str, DocumentsConfig]:
         """Returns the documents that are made of records."""
         return {name: entry.documents for name, entry in self.documents.items() if entry.of_records}
 
@@ -165,14 +165,15 @@ def check_documents(config: DataConfig, features_folder: str | None) -> None:
         values["features.folder"] = features_folder
         for key, value in values.items():
             if value is not None:
-                raise UserError(f"{key}={value} is for documents of kind=interleaved, and data.documents has none")
+                kinds = ", ".join(BUILDERS)
+                raise UserError(f"{key}={value} is for documents of these kinds, and data.documents has none: {kinds}")
         return
     if config.root is None:
         raise UserError("captioned images are needed: say data.root=FOLDER, FILE or 'SHARDS-*.tar'")
     for name, documents in of_records.items():
         if documents.num_neighbours > 0 and features_folder is None:
             raise UserError(
-                f"data.documents.{name}.similar_prob={documents.similar_prob} compares images by their features: say "
+                f"data.documents.{name} shows similar images, which are found by their features: say "
                 "features.folder=FOLDER"
             )
 

@@ -13,6 +13,10 @@ def initialize(module: nn.Module) -> None:
 
     Connectors and fusion blocks have a ``reset_parameters`` for parameters of their own. The ``init`` functions of
     transformers skip parameters that a checkpoint has filled.
+
+    Raises:
+        NotImplementedError: For a module of another class with parameters of its own, which would stay as memory held
+            them.
     """
     match module:
         case nn.Linear():
@@ -27,3 +31,6 @@ def initialize(module: nn.Module) -> None:
         case NewTokenEmbeddings():
             for rows in module.parameters(recurse=False):
                 init.normal_(rows, std=0.02)
+        case _ if any(True for _ in module.parameters(recurse=False)):
+            name = type(module).__name__
+            raise NotImplementedError(f"{name} has parameters of its own: initialise them in reset_parameters")

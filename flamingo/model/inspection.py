@@ -35,6 +35,8 @@ class Inspection:
     #: [b m k r s] for each attention of the connector: of its latents over the patches of all frames and then, in the
     #: last r of the s columns, over the latents. None if the connector did not run, empty if it has no attention.
     connector_attention: tuple[Tensor, ...] | None
+    #: The patches of all frames of an image. None if the connector did not run.
+    num_patches: int | None
     #: [bn k t m r] for each gated layer: sums to 1 over the images that a token sees; 0 for other images, and for all
     #: images of a token that sees none.
     cross_attention: dict[int, Tensor]
@@ -47,13 +49,16 @@ class Inspection:
         """:func:`rollout` of the connector; ``p`` counts the patches of all frames.
 
         Raises:
-            ValueError: If the connector did not run.
+            ValueError: If the connector did not run, and if it mixes patches in another way than by attention.
         """
         if self.connector_attention is None or self.visual_tokens is None:
             raise ValueError("only images that are given as pixel_values or image_features have patches to look at")
         if self.connector_attention:
             return rollout(self.connector_attention)
-        b, m, r, _ = self.visual_tokens.shape  # each token is made of its own patch
+        b, m, r, _ = self.visual_tokens.shape
+        if r != self.num_patches:
+            raise ValueError(f"the connector makes {r} visual tokens of {self.num_patches} patches without attention")
+        # Each token is made of its own patch.
         return repeat(torch.eye(r).to(self.visual_tokens), "r p -> b m r p", b=b, m=m)
 
     def words_over_patches(self, layer: int) -> Float[Tensor, "b k t m p"]:
@@ -85,12 +90,13 @@ def inspect(model: FlamingoForConditionalGeneration, **inputs: Any) -> Inspectio
     ):
         outputs = model(**inputs)
     visual_tokens = inputs.get("visual_tokens")
-    connector_attention = None
+    connector_attention = num_patches = None
     if connector_calls:
         _, (_, keys, _, image_index), _ = block_calls[0]
         documents, images = keys.shape[:2]
         seen = seen_images(image_index, documents, images, model.config.fusion.attend)
-        _, _, connector_output = connector_calls[0]
+        _, (features,), connector_output = connector_calls[0]
+        num_patches = features.shape[2] * features.shape[3]
         visual_tokens = _per_image(connector_output.flatten(0, 1), seen)
         weights = [_connector_attention(*call) for call in attention_calls]
         connector_attention = tuple(_per_image(layer_weights, seen) for layer_weights in weights)
@@ -101,7 +107,7 @@ def inspect(model: FlamingoForConditionalGeneration, **inputs: Any) -> Inspectio
     for name, parameter in model.gated_layers.named_parameters():
         if name.endswith("_gate"):
             gates[name.removesuffix("_gate")] = parameter.detach().tanh()
-    return Inspection(outputs, visual_tokens, connector_attention, cross_attention, gates)
+    return Inspection(outputs, visual_tokens, connector_attention, num_patches, cross_attention, gates)
 
 
 @contextmanager

@@ -4,7 +4,8 @@
 ``documents`` makes interleaved documents of both. Everything is a pure function of a seed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from flamingo.data.builders import DocumentsConfig
 from flamingo.evaluation.tasks import TaskConfig
@@ -23,6 +24,9 @@ class SyntheticDocumentsConfig(DocumentsConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         probability("text_prefix_prob", self.text_prefix_prob)
+
+    def of_size(self, num_images: int) -> Self:
+        return replace(super().of_size(num_images), text_prefix_prob=0.0)
 
 
 BUILDERS: Kinds = {

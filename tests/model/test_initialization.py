@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from flamingo import FlamingoConfig, FlamingoForConditionalGeneration
+from flamingo.model.initialization import initialize
 from tests import tiny
 
 
@@ -37,3 +38,9 @@ def test_composing_and_initialising_leave_the_backbones_as_they_were(backbones):
     for ours, theirs in ((model.language_model, language_model), (model.vision_model, vision_model)):
         assert ours.state_dict().keys() == theirs.state_dict().keys()
         assert all(torch.equal(value, ours.state_dict()[key]) for key, value in theirs.state_dict().items())
+
+
+def test_a_module_whose_parameters_nobody_initialises_is_refused():
+    with pytest.raises(NotImplementedError, match="Conv2d"):
+        initialize(torch.nn.Conv2d(2, 2, 3))
+    initialize(torch.nn.Sequential(torch.nn.GELU()))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from einops import einsum, rearrange
 
-from flamingo.model.inspection import inspect, receptive_fields, rollout, without_layers
+from flamingo.model.inspection import Inspection, inspect, receptive_fields, rollout, without_layers
 from tests import tiny
 
 
@@ -211,3 +211,12 @@ def test_without_a_layer_is_as_if_its_gates_were_closed(gpt2, batch):
 def test_a_layer_without_a_block_is_refused_by_number(gpt2):
     with pytest.raises(ValueError, match=r"layer 0.*1.*3"), without_layers(gpt2, [0]):
         pass
+
+
+def test_a_connector_that_mixes_patches_without_attention_has_no_map_of_patches():
+    tokens = torch.zeros(1, 1, 3, 8)
+    inspection = Inspection(None, tokens, (), 5, {}, {})
+    with pytest.raises(ValueError, match=r"3 visual tokens of 5 patches"):
+        _ = inspection.latents_over_patches
+    same = Inspection(None, torch.zeros(1, 1, 5, 8), (), 5, {}, {})
+    assert torch.equal(same.latents_over_patches[0, 0], torch.eye(5))

@@ -1,6 +1,7 @@
 """Records -> documents."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from flamingo.utils.checks import positive, probability, whole
 from flamingo.utils.kinds import Kinds
@@ -34,6 +35,20 @@ class DocumentsConfig:
         """The nearest neighbours of each record that the builder needs."""
         return 0
 
+    @property
+    def num_views(self) -> int:
+        """The crops of each image that documents show, the image itself included."""
+        return 1
+
+    @property
+    def group_size(self) -> int:
+        """The documents in a row that show the same images."""
+        return 1
+
+    def of_size(self, num_images: int) -> Self:
+        """Returns the config of documents that all have ``num_images`` images, chosen at random."""
+        return replace(self, min_images=num_images, max_images=num_images)
+
 
 @dataclass(kw_only=True)
 class InterleavedConfig(DocumentsConfig):
@@ -57,8 +72,21 @@ class InterleavedConfig(DocumentsConfig):
     def num_neighbours(self) -> int:
         return self.max_images - 1 if self.similar_prob > 0 else 0
 
+    @property
+    def num_views(self) -> int:
+        return self.num_crops
 
-#: A builder is called with its config, the records, and a seed.
+    @property
+    def group_size(self) -> int:
+        return self.captions_per_image
+
+    def of_size(self, num_images: int) -> Self:
+        documents = super().of_size(num_images)
+        return replace(documents, similar_prob=0.0, num_crops=1, captions_per_image=1)
+
+
+#: A builder is called with its config, the records, a seed and the neighbours of the records, if it needs any. It is
+#: an endless sequence of documents, and raises UserError for too few records.
 BUILDERS: Kinds = {
     "interleaved": (InterleavedConfig, "flamingo.data.builders.interleaved:Interleaved"),
 }
