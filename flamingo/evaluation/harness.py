@@ -56,9 +56,7 @@ def evaluate(
     check_settings(task, settings, config.limit)
     corpus_metrics = computable(task.corpus_metrics)
     queries = list(task.queries())[: config.limit]
-    jobs = {}
-    for setting in settings:
-        jobs[setting] = _jobs(setting, queries, config.num_orders)
+    jobs = {setting: _jobs(setting, queries, config.num_orders) for setting in settings}
     predictions_file = output / "predictions.jsonl"
     # Without cpu=True accelerate would take processes without a GPU for single ones, which write the same files.
     state = PartialState(cpu=not torch.accelerator.is_available())
@@ -72,9 +70,7 @@ def evaluate(
     if state.is_main_process:
         examples = _pictured(task, queries[: config.pictures], settings)
         save_pictures(output / "pictures", task.name, examples)
-    shares = {}
-    for setting in missing:
-        shares[setting] = jobs[setting][state.process_index :: state.num_processes]
+    shares = {setting: jobs[setting][state.process_index :: state.num_processes] for setting in missing}
     with _progress(shares, on_progress, visible=state.is_main_process) as (bar, advance):
         for setting, share in shares.items():
             bar.set_description(f"{task.name}: {setting}")

@@ -39,11 +39,7 @@ COLUMNS = (
     "paper",
 )
 #: The further columns of the CSV.
-DIFFERENCE = (
-    "difference",
-    "difference_low",
-    "difference_high",
-)
+DIFFERENCE = ("difference", "difference_low", "difference_high")
 
 
 @dataclass(frozen=True)
