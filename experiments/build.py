@@ -14,11 +14,11 @@ from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcess
 from flamingo.data.builders import BUILDERS, DocumentsConfig
 from flamingo.data.document import Image
 from flamingo.data.encode import EncodedDocuments, make_batch
+from flamingo.data.fitting import fitting
 from flamingo.data.loader import process_loader
 from flamingo.data.order import Endless, Shuffled
 from flamingo.data.record import LazySequence
 from flamingo.data.sources import SourceSplit, read_split
-from flamingo.data.usable import usable
 from flamingo.evaluation.metrics.captions import CiderReward
 from flamingo.evaluation.protocol import Task
 from flamingo.evaluation.tasks import TaskConfig
@@ -143,15 +143,15 @@ class TrainingRecords:
     samples: SourceSplit
 
 
-def build_records(config: DataConfig, processor: FlamingoProcessor, opens: bool) -> TrainingRecords | None:
+def build_records(config: DataConfig, processor: FlamingoProcessor, open_images: bool) -> TrainingRecords | None:
     """Returns the records of a config's data; None if no documents are made of records.
 
-    Records whose captions the documents cannot hold are left out: see :func:`flamingo.data.usable.usable`.
+    Records whose captions the documents cannot hold are left out: see :func:`flamingo.data.fitting.fitting`.
 
     Args:
         config: The data.
         processor: Counts the tokens of captions.
-        opens: See :func:`flamingo.data.sources.read_split`.
+        open_images: See :func:`flamingo.data.sources.read_split`.
 
     Raises:
         UserError: For a source that cannot be read, and where too few records are left.
@@ -166,9 +166,9 @@ def build_records(config: DataConfig, processor: FlamingoProcessor, opens: bool)
     root = config.root
 
     def read(split: str | None) -> SourceSplit:
-        source = read_split(root, config.images, config.format, split, opens)
+        source = read_split(root, config.images, config.format, split, open_images)
         try:
-            records, skipped = usable(source.records, processor, max_images, new_tokens)
+            records, skipped = fitting(source.records, processor, max_images, new_tokens)
         except UserError as error:
             raise UserError(f"data.documents.{longest}.max_images: {error}") from error
         return SourceSplit(records, source.skipped | skipped, source.listed)
@@ -312,7 +312,7 @@ def build_training(
     """
     torch.manual_seed(seed)
     model, processor = build_model(model_config)
-    records = build_records(data, processor, opens=features_config.folder is None)
+    records = build_records(data, processor, open_images=features_config.folder is None)
     samples = build_samples(data, records, num_samples)
     max_length = processor.tokenizer.model_max_length - sample_tokens
     for sample in samples:

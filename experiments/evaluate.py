@@ -23,13 +23,13 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import MISSING, DictConfig
 
 from experiments.build import add_features, build_features, build_task, stored_dtype
-from experiments.schema import CONF, JSON, Entry, command, load, record
+from experiments.schema import CONF, JSON, Entry, as_recorded, command, load
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
-from flamingo.data.contents import contents as data_contents
+from flamingo.data.data_checksums import data_checksums
 from flamingo.data.document import PROMPT
+from flamingo.data.fitting import fitting
 from flamingo.data.record import LazySequence, Record
 from flamingo.data.sources import read_split
-from flamingo.data.usable import usable
 from flamingo.evaluation import EvaluationConfig
 from flamingo.evaluation.harness import evaluate
 from flamingo.evaluation.preflight import check_prompts, check_settings
@@ -50,7 +50,7 @@ from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
 from flamingo.utils.names import file_name
 from flamingo.utils.processes import keep_memory
-from flamingo.utils.run_folder import Kind, Run, model_contents, read_config, run_folder
+from flamingo.utils.run_folder import Run, RunFiles, model_contents, read_config, run_folder
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +86,8 @@ def _in_file_names(task: Task) -> str:
     return file_name(task.name.replace("/", "-"))
 
 
-def _kind(task: Task) -> Kind:
-    return Kind(
+def _kind(task: Task) -> RunFiles:
+    return RunFiles(
         results=("predictions.jsonl", "scores.json", "pictures"),
         saved=("predictions.jsonl",),
         descriptions=("evaluate-*.yaml", "images-*.json"),
@@ -145,7 +145,7 @@ def contents(
     if not FlamingoConfig.from_pretrained(checkpoint).backbones_included:
         found |= {part: model_contents(getattr(model, part).name_or_path) for part in BACKBONES}
     if isinstance(task, Captioning):
-        found |= {"query": data_contents(task.query_records), "support": data_contents(task.pool)}
+        found |= {"query": data_checksums(task.query_records), "support": data_checksums(task.pool)}
     # Rounded features lead to other captions; exact ones do not, nor does their folder.
     if features is not None and features.dtype != model.vision_model.dtype:
         found["features"] = str(features.dtype)
@@ -165,7 +165,7 @@ def folders(config: EvaluateConfig) -> tuple[Path, Path]:
     return Path(config.checkpoint), Path(config.output)
 
 
-def _within(output: Path, features: FeaturesConfig) -> FeaturesConfig:
+def _features_in(output: Path, features: FeaturesConfig) -> FeaturesConfig:
     """The folder of features is counted from the folder of results; those of a run are used as they are."""
     if features.folder is None:
         return features
@@ -204,7 +204,7 @@ def check_outputs(plans: Sequence[Plan], trained: Path) -> None:
     for planned in plans:
         kind = _kind(planned.task)
         _, output = folders(planned.config)
-        values = record(planned.config)
+        values = as_recorded(planned.config)
         earlier = first.setdefault((output, kind.config_file), values)
         if different := differences(earlier, values, ("output", "overwrite") + kind.may_change):
             raise UserError(
@@ -222,7 +222,7 @@ def with_usable_pool(planned: Plan, processor: FlamingoProcessor) -> Plan:
         return planned
     new_tokens = processor.chunk_length(PROMPT) + task.max_new_tokens
     assert isinstance(task.pool, LazySequence)
-    pool, skipped = usable(task.pool, processor, images=1, new_tokens=new_tokens)
+    pool, skipped = fitting(task.pool, processor, images=1, new_tokens=new_tokens)
     return replace(planned, task=replace(task, pool=pool, skipped=dict(task.skipped) | skipped))
 
 
@@ -248,7 +248,7 @@ def carry_out(planned: Plan) -> None:
     """Evaluate as planned, once there is a checkpoint."""
     checkpoint, output = folders(planned.config)
     check_checkpoint(checkpoint)
-    with run_folder(output, record(planned.config), _kind(planned.task)) as run:
+    with run_folder(output, as_recorded(planned.config), _kind(planned.task)) as run:
         rows = _in_folder(run, planned, checkpoint)
     for row in rows:
         names = (row["demonstrations"], row["control"], row["decoding"], f"seed {row['seed']}")
@@ -267,7 +267,7 @@ def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
     check_lengths(planned, (None, "text_only", "random"), processor)
     features = None
     if isinstance(task, Captioning):
-        features = build_features(_within(output, config.features), model, processor)
+        features = build_features(_features_in(output, config.features), model, processor)
     found = contents(checkpoint, model, features, task)
     if run.has_results and not config.overwrite:
         check_same_checkpoint(output, found["checkpoint"])
@@ -305,7 +305,7 @@ def _trained_on(run: Path) -> Sequence[Record]:
     data = read_config(run / "config.yaml")["data"]
     if data.get("root") is None:
         return []
-    return read_split(data["root"], data["images"], data["format"], data["split"], opens=False).records
+    return read_split(data["root"], data["images"], data["format"], data["split"], open_images=False).records
 
 
 @command("evaluate")

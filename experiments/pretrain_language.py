@@ -26,10 +26,10 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from experiments.schema import command, load
 from flamingo.data.loader import process_loader
 from flamingo.data.order import Shuffled
+from flamingo.data.pretraining.texts import TextDocuments, TextItem, read_texts
+from flamingo.data.pretraining.token_blocks import TokenBlocks, collate_blocks, encode_texts
+from flamingo.data.pretraining.tokenizer import train_tokenizer
 from flamingo.data.record import by_reason
-from flamingo.data.texts import TextDocuments, TextItem, read_texts
-from flamingo.data.token_blocks import TokenBlocks, collate_blocks, encode_texts
-from flamingo.data.tokenizer import train_tokenizer
 from flamingo.model.architecture import Fields, build_architecture, check_architecture
 from flamingo.report.model_card import KIND, CardTexts, save_backbone
 from flamingo.synthetic.documents import SyntheticTexts

@@ -26,13 +26,13 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from experiments.schema import command, load
 from flamingo.data.collate import Batch
-from flamingo.data.contents import contents
+from flamingo.data.data_checksums import data_checksums
 from flamingo.data.document import Image
 from flamingo.data.loader import process_loader
 from flamingo.data.order import Shuffled
+from flamingo.data.pretraining.tokenizer import END_OF_TEXT, train_tokenizer
 from flamingo.data.record import Record, by_reason
 from flamingo.data.sources import read_split
-from flamingo.data.tokenizer import END_OF_TEXT, train_tokenizer
 from flamingo.data.transforms.pictures import open_image
 from flamingo.model.architecture import Fields, build_architecture, check_architecture
 from flamingo.model.contrastive import ImageTextContrast, ImageTower, TextTower
@@ -170,7 +170,7 @@ def pretrain(config: PretrainVisionConfig, output: Path) -> None:
         else:
             pairs, tokenizer, skipped = read_pairs(config.pairs)
             groups = [[pair] for pair in pairs]
-            run.begin({"pairs": contents(_as_records(pairs))})
+            run.begin({"pairs": data_checksums(_as_records(pairs))})
             write_text(output / "skipped.json", json.dumps(skipped, indent=1) + "\n")
         _train(config, groups, tokenizer, run)
 

@@ -189,7 +189,7 @@ _store_kinds(OPTIMIZERS, "optimizer", "optimizer")
 _store_kinds(ALL_TASKS, "task", "task")
 
 
-def record(config: Any) -> JSON:
+def as_recorded(config: Any) -> JSON:
     """Returns a config as its ``config.yaml`` records it: mappings, with the keys that the command line has."""
     values = asdict(config)
     for name, entry in values.get("data", {}).get("documents", {}).items():

@@ -39,16 +39,16 @@ from experiments.schema import (
     Entry,
     ModelConfig,
     WandbConfig,
+    as_recorded,
     check_documents,
     command,
     load,
-    record,
 )
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor
-from flamingo.data.contents import contents as data_contents
+from flamingo.data.data_checksums import data_checksums
 from flamingo.data.sources import list_split
 from flamingo.data.transforms.pictures import open_image
-from flamingo.evaluation.objective import ObjectiveConfig, check_objective, objective
+from flamingo.evaluation.search_objective import ObjectiveConfig, check_objective, objective
 from flamingo.inference import FeaturesConfig
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.model import BACKBONES
@@ -64,14 +64,14 @@ from flamingo.utils.checksums import digest_of
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import atomic_folder, write_text
 from flamingo.utils.processes import keep_memory
-from flamingo.utils.run_folder import STATES, WRITING, Kind, Run, failure_recorded, model_contents, run_folder
+from flamingo.utils.run_folder import STATES, WRITING, Run, RunFiles, failure_recorded, model_contents, run_folder
 
 log = logging.getLogger(__name__)
 
 _TRAINED = ("state", "history.jsonl", "checkpoint", "wandb", "skipped.json")
 #: Results of the evaluations that follow: they belong to the same weights.
 _EVALUATED = ("scores.json", "predictions.jsonl", "pictures")
-_KIND = Kind(
+_KIND = RunFiles(
     results=_TRAINED + _EVALUATED,
     saved=STATES + ("checkpoint",),
     descriptions=("overrides.yaml", "failure.txt", "evaluate-*.yaml", "images-*.json"),
@@ -131,7 +131,7 @@ def run_training(config: TrainConfig, output: Path, overrides: Sequence[str] = (
     Raises:
         UserError: For whatever a user can mend.
     """
-    with run_folder(output, record(config), _KIND) as run, failure_recorded(run):
+    with run_folder(output, as_recorded(config), _KIND) as run, failure_recorded(run):
         check_config(config)
         plans = [evaluate.plan(evaluate.compose_evaluation(entry, output)) for entry in config.evaluate]
         evaluate.check_outputs(plans, output)
@@ -179,7 +179,7 @@ def check_data(config: DataConfig, run: Run) -> None:
     if config.of_records():
         assert config.root is not None
         listed = list_split(config.root, config.images, config.format, config.split)
-        run.check_contents({"data": data_contents(listed)})
+        run.check_contents({"data": data_checksums(listed)})
 
 
 def contents(parts: TrainingParts, config: ModelConfig) -> JSON:
@@ -190,7 +190,7 @@ def contents(parts: TrainingParts, config: ModelConfig) -> JSON:
     if parts.features is not None:  # the folder of features decides no result
         checksums["features"] = str(parts.features.dtype)
     if parts.records is not None:
-        checksums["data"] = data_contents(parts.records.training.listed)
+        checksums["data"] = data_checksums(parts.records.training.listed)
         checksums["images"] = digest_of(record.id for record in parts.records.training.records)
     return checksums
 
@@ -208,7 +208,7 @@ def train_model(parts: TrainingParts, config: TrainConfig, run: Run, overrides: 
     data_sets = build_data_sets(
         config.data, parts.records, processor, parts.features, config.training.seed, config.num_workers
     )
-    tracker = Tracker(config.wandb, record(config), run.output, main_process)
+    tracker = Tracker(config.wandb, as_recorded(config), run.output, main_process)
     failed = True
     try:
         train(

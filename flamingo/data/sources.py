@@ -91,7 +91,7 @@ def list_split(root: str, images: str | None, format: str | None, split: str | N
 
 
 def read_split(
-    root: str, images: str | None = None, format: str | None = None, split: str | None = None, opens: bool = True
+    root: str, images: str | None = None, format: str | None = None, split: str | None = None, open_images: bool = True
 ) -> SourceSplit:
     """Returns the records of a source, or of one split of it, whose images can be opened.
 
@@ -103,7 +103,7 @@ def read_split(
         images: The folder of the images; None: it is searched.
         format: The format of the captions; None: it is recognised.
         split: None: all of them.
-        opens: Whether images beside a file of captions are opened, too. Computing features opens all of them.
+        open_images: Whether images beside a file of captions are opened, too. Computing features opens all of them.
 
     Raises:
         UserError: For a source that cannot be read, and for an image that cannot be opened.
@@ -113,7 +113,7 @@ def read_split(
     if _in_shards(listed):
         records, broken = readable(listed)
         skipped = skipped | broken
-    elif opens:
+    elif open_images:
         check_pictures(listed)
     name = "all splits" if split is None else f"split {split}"
     log.info("%s: %d images of %s, %d left out", root, len(records), name, len(skipped))

@@ -14,8 +14,8 @@ from transformers import AutoConfig
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.interop.weights import Names, feedforward_patterns, fill, read_weights, renamed
 from flamingo.model.config import FlamingoConfig
-from flamingo.model.encoders import load_vision_model
 from flamingo.model.modeling import FlamingoForConditionalGeneration
+from flamingo.model.vision_loading import load_vision_model
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 from flamingo.utils.io import json_object

@@ -18,9 +18,9 @@ from transformers.utils.hub import cached_file
 
 from flamingo.model import BACKBONES
 from flamingo.model.config import FlamingoConfig
-from flamingo.model.encoders import load_vision_model
 from flamingo.model.language import load_text_model
-from flamingo.model.loading import is_quantised
+from flamingo.model.vision_loading import load_vision_model
+from flamingo.model.weights_loading import is_quantised
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 

@@ -10,8 +10,8 @@ from transformers import Cache, DynamicCache, GenerationMixin
 
 from flamingo.model.cache import PromptCache
 from flamingo.model.fusion.cross_attention import VisualContext, VisualState
-from flamingo.model.images import IMAGE_ARGUMENTS
 from flamingo.model.language import has_plain_cache
+from flamingo.model.visual_tokens import IMAGE_ARGUMENTS
 
 #: Settings by which transformers runs the prompt itself, with a row for each beam: another kind of cache, or drafts.
 #: It also does if the language model's cache is not plain.

@@ -24,7 +24,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from flamingo.model.layers import repeated_layers
-from flamingo.model.loading import hub_arguments, load_weights
+from flamingo.model.weights_loading import hub_arguments, load_weights
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 

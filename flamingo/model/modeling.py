@@ -15,14 +15,14 @@ from flamingo.model.cache import PromptCache
 from flamingo.model.checkpoints import FlamingoCheckpoints
 from flamingo.model.config import FlamingoConfig
 from flamingo.model.connectors import CONNECTORS
-from flamingo.model.encoders import make_vision_model
 from flamingo.model.fusion.cross_attention import GatedCrossAttentionBlock, Splice, VisualContext, VisualState
 from flamingo.model.generation import FlamingoGeneration
-from flamingo.model.images import FlamingoImages
 from flamingo.model.initialization import initialize
 from flamingo.model.language import NewTokenEmbeddings, check_interface, forward_arguments, make_text_model
 from flamingo.model.parts import FlamingoParts
 from flamingo.model.vision import feature_width
+from flamingo.model.vision_loading import make_vision_model
+from flamingo.model.visual_tokens import FlamingoImages
 from flamingo.utils.errors import UserError
 from flamingo.utils.kinds import class_of
 

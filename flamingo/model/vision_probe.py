@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from flamingo.model.loading import is_quantised
 from flamingo.model.vision import (
     PatchLayout,
     check_pictures,
@@ -20,6 +19,7 @@ from flamingo.model.vision import (
     transformer_blocks,
 )
 from flamingo.model.vision_features import VisionFeaturesConfig
+from flamingo.model.weights_loading import is_quantised
 from flamingo.utils.errors import UserError
 
 #: A difference counts above this share of the largest value, in float32 and in 16 bits or quantised.

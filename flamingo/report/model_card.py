@@ -12,12 +12,12 @@ import yaml
 from flamingo.report.escaping import code_block, markdown, row
 from flamingo.results import read_history
 from flamingo.utils.io import atomic_folder, write_text
-from flamingo.utils.run_folder import STATES, WRITING, Kind
+from flamingo.utils.run_folder import STATES, WRITING, RunFiles
 
 log = logging.getLogger(__name__)
 
 #: What a pretraining run leaves in its folder.
-KIND = Kind(
+KIND = RunFiles(
     results=("state", "history.jsonl", "model", "scores.json", "skipped.json"),
     saved=STATES + ("model",),
     descriptions=("failure.txt",),

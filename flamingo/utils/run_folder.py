@@ -54,7 +54,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Kind:
+class RunFiles:
     """What a command leaves in its folder."""
 
     #: Names of results.
@@ -72,7 +72,7 @@ class Kind:
 class Run:
     """A folder that this process owns, or whose owner is another process of the same run."""
 
-    def __init__(self, output: Path, config: dict[str, Any], kind: Kind) -> None:
+    def __init__(self, output: Path, config: dict[str, Any], kind: RunFiles) -> None:
         self.output, self.config, self.kind = output, config, kind
         self.has_begun = False
 
@@ -143,7 +143,7 @@ class Run:
 
 
 @contextmanager
-def run_folder(output: Path, config: dict[str, Any], kind: Kind) -> Iterator[Run]:
+def run_folder(output: Path, config: dict[str, Any], kind: RunFiles) -> Iterator[Run]:
     """Own a run's folder inside the block.
 
     With the config's ``overwrite`` the run that is there moves to ``OUTPUT/.previous`` when the new one begins. It is

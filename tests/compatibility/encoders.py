@@ -20,8 +20,8 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
 
 from flamingo import FlamingoForConditionalGeneration
-from flamingo.model.encoders import make_vision_model, vision_config
 from flamingo.model.vision import encode_tokens, image_size, num_channels
+from flamingo.model.vision_loading import make_vision_model, vision_config
 from flamingo.utils.errors import UserError
 from tests import tiny
 from tests.compatibility.encoder_configs import settle, tiny_encoder_config

@@ -16,7 +16,7 @@ from experiments.evaluate import EvaluateConfig, compose_evaluation
 from experiments.pretrain_language import PretrainLanguageConfig
 from experiments.pretrain_vision import PretrainVisionConfig
 from experiments.report import ReportConfig
-from experiments.schema import load, record
+from experiments.schema import as_recorded, load
 from experiments.train import TrainConfig, check_config
 from experiments.word_attention import WordAttentionConfig
 from flamingo.data.builders import InterleavedConfig
@@ -132,7 +132,7 @@ def test_kinds_in_a_config_are_their_dataclasses():
 def test_the_recorded_config_has_the_keys_of_the_command_line():
     overrides = ("experiment=captions", *NEEDED["experiment=captions"])
     config = composed("train", *overrides)
-    recorded = record(config)
+    recorded = as_recorded(config)
     assert recorded["data"]["documents"]["pairs"]["loss"] == {"kind": "next_token"}
     assert recorded["data"]["documents"]["pairs"]["num_crops"] == 4
     composition = compose_config("train", *overrides)

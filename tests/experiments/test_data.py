@@ -34,7 +34,7 @@ def parts(shards, backbones, tmp_path):
     config = training(shards, backbones, tmp_path, *pairs)
     model, processor = build_model(config.model)
     tiny.open_gates(model, 0.7)
-    records = build_records(config.data, processor, opens=True)
+    records = build_records(config.data, processor, open_images=True)
     [data] = build_data_sets(config.data, records, processor, None, seed=0, num_workers=0)
     return model.eval(), data
 
@@ -68,7 +68,7 @@ def test_batches_depend_neither_on_workers_nor_on_global_random_states(shards, b
     synthetic = composed("train", "data=synthetic", *small)
     config = training(shards, backbones, tmp_path, *settings) if kind == "images" else synthetic
     _, processor = build_model(config.model)
-    records = build_records(config.data, processor, opens=True)
+    records = build_records(config.data, processor, open_images=True)
 
     def drawn(num_workers, state):
         random.seed(state), np.random.seed(state), torch.manual_seed(state)
@@ -113,7 +113,7 @@ def test_data_sets_of_one_run_differ_in_their_order(shards, backbones, tmp_path)
     )
     config = training(shards, backbones, tmp_path, *same)
     _, processor = build_model(config.model)
-    records = build_records(config.data, processor, opens=True)
+    records = build_records(config.data, processor, open_images=True)
     sets = build_data_sets(config.data, records, processor, None, seed=0, num_workers=0)
     first, second = ([name.split()[0] for name in next(iter(data.batches)).ids] for data in sets)
     assert len(first) == len(second) == 7
@@ -163,7 +163,7 @@ def test_packed_batches_have_the_loss_of_padded_ones(shards, backbones, tmp_path
         torch.manual_seed(0)
         model, processor = build_model(config.model)
         tiny.open_gates(model, 0.7)
-        records = build_records(config.data, processor, opens=True)
+        records = build_records(config.data, processor, open_images=True)
         [data] = build_data_sets(config.data, records, processor, None, seed=0, num_workers=0)
         batch = next(iter(data.batches))
         with torch.no_grad():

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from experiments import evaluate, train
 from experiments.evaluate import run_evaluation
 from experiments.train import run_training
-from flamingo.data.contents import contents
+from flamingo.data.data_checksums import data_checksums
 from flamingo.data.sources import open_source
 from flamingo.results import append_predictions
 from flamingo.training.state import StateFolder
@@ -212,10 +212,10 @@ def test_data_are_the_same_wherever_and_whenever_they_were_written(own_shards, t
     shutil.copytree(own_shards, tmp_path / "elsewhere", copy_function=shutil.copyfile)
     for file in (tmp_path / "elsewhere").iterdir():
         os.utime(file, (1, 1))
-    found = contents(open_source(str(own_shards)))
-    assert contents(open_source(str(tmp_path / "elsewhere"))) == found
+    found = data_checksums(open_source(str(own_shards)))
+    assert data_checksums(open_source(str(tmp_path / "elsewhere"))) == found
     (tmp_path / "elsewhere" / "dev-000000.tar").rename(tmp_path / "elsewhere" / "dev-000007.tar")
-    assert contents(open_source(str(tmp_path / "elsewhere")))["files"] != found["files"]
+    assert data_checksums(open_source(str(tmp_path / "elsewhere")))["files"] != found["files"]
 
 
 # ------------------------------------------------------------------------------- owners and overwriting

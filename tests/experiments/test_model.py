@@ -9,7 +9,7 @@ from transformers.models.yolos.image_processing_pil_yolos import YolosImageProce
 
 from experiments.build import build_model
 from flamingo.data.document import Image
-from flamingo.model.encoders import make_vision_model
+from flamingo.model.vision_loading import make_vision_model
 from flamingo.utils.errors import UserError
 from tests import tiny
 from tests.helpers.configs import composed

@@ -13,10 +13,10 @@ from PIL import Image as PILImage
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from experiments import pretrain_language, pretrain_vision
+from flamingo.data.pretraining.texts import TextDocuments
+from flamingo.data.pretraining.token_blocks import TokenBlocks, encode_texts
+from flamingo.data.pretraining.tokenizer import train_tokenizer
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.data.texts import TextDocuments
-from flamingo.data.token_blocks import TokenBlocks, encode_texts
-from flamingo.data.tokenizer import train_tokenizer
 from flamingo.report.model_card import CardTexts, save_backbone
 from flamingo.utils.errors import UserError
 from tests.helpers.configs import composed

@@ -14,9 +14,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from experiments.build import build_model
 from experiments.evaluate import plan
 from experiments.report import ReportConfig, run_report
-from experiments.schema import folder_arguments, record, sweep_run_name
+from experiments.schema import as_recorded, folder_arguments, sweep_run_name
 from experiments.train import run_training
-from flamingo.evaluation.objective import ObjectiveConfig, check_objective, objective
+from flamingo.evaluation.search_objective import ObjectiveConfig, check_objective, objective
 from flamingo.report import VariantConfig
 from flamingo.utils.errors import UserError
 from tests.helpers.configs import CONF, composed
@@ -219,7 +219,7 @@ def test_the_sweep_runs_every_ablation_once():
 def test_no_two_ablations_are_alike_but_in_their_names():
     configs = {name: composed("train", "experiment=ablation", f"ablation={name}") for name in ablations()}
     assert len({config.variant.name for config in configs.values()}) == len(configs)
-    settings = [json.dumps(record(replace(config, variant=VariantConfig()))) for config in configs.values()]
+    settings = [json.dumps(as_recorded(replace(config, variant=VariantConfig()))) for config in configs.values()]
     assert len(set(settings)) == len(settings)
     assert configs["pairs_only"].data.documents.keys() == {"pairs"}
     assert configs["interleaved_only"].data.documents.keys() == {"captions", "binding"}

@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
 
 from flamingo import FlamingoConfig, FlamingoForConditionalGeneration
 from flamingo.model.checkpoints import fingerprint
-from flamingo.model.encoders import load_vision_model
 from flamingo.model.language import without_dropout
+from flamingo.model.vision_loading import load_vision_model
 from flamingo.synthetic import backbones as shipped
 from flamingo.utils.errors import UserError
 from tests import tiny

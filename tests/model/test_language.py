@@ -17,8 +17,8 @@ from transformers import (
 )
 
 from flamingo import FlamingoForConditionalGeneration
-from flamingo.model.encoders import load_vision_model
 from flamingo.model.language import has_plain_cache, load_text_model
+from flamingo.model.vision_loading import load_vision_model
 from flamingo.utils.errors import UserError
 from tests import tiny
 from tests.compatibility.decoders import save_language_model

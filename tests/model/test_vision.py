@@ -5,9 +5,9 @@ import torch
 from transformers import AutoConfig, AutoModel, BlipConfig, BlipModel
 
 from flamingo import FlamingoForConditionalGeneration
-from flamingo.model.encoders import load_vision_model, make_vision_model
 from flamingo.model.vision import encode_patches, feature_width
 from flamingo.model.vision_features import VisionFeaturesConfig
+from flamingo.model.vision_loading import load_vision_model, make_vision_model
 from flamingo.utils.errors import UserError
 from tests import tiny
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from flamingo.model.encoders import make_vision_model
 from flamingo.model.vision import encode_patches, feature_width, image_size
 from flamingo.model.vision_features import VisionFeaturesConfig
+from flamingo.model.vision_loading import make_vision_model
 from flamingo.model.vision_probe import check_encoder
 from flamingo.utils.errors import UserError
 from tests import tiny

@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from flamingo.utils.errors import UserError
-from flamingo.utils.run_folder import Kind, run_folder
+from flamingo.utils.run_folder import RunFiles, run_folder
 
 CONFIG = {"training": {"steps": 3}, "data": {"a": {"batch": 1}}, "overwrite": False, "num_workers": 0}
 CONTENTS = {"data": {"captions": "0a", "files": "0b"}}
-KIND = Kind(
+KIND = RunFiles(
     results=("state", "scores.json"),
     saved=("state/step-*[0-9]", "scores.json"),
     descriptions=("overrides.yaml", "evaluate-*.yaml"),

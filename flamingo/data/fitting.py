@@ -13,7 +13,7 @@ from flamingo.utils.errors import UserError
 log = logging.getLogger(__name__)
 
 
-def usable(
+def fitting(
     source: LazySequence, processor: FlamingoProcessor, images: int, new_tokens: int = 0
 ) -> tuple[LazySequence, dict[str, str]]:
     """Returns the images that any document may hold, and by id the reasons why others are left out.

@@ -11,7 +11,7 @@ from flamingo.utils.checksums import digest_of, sampled_checksum
 from flamingo.utils.io import regular_file
 
 
-def contents(images: Sequence[Record]) -> dict[str, str]:
+def data_checksums(images: Sequence[Record]) -> dict[str, str]:
     """Returns two checksums of captioned images.
 
     Returns:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from flamingo.data.texts import TextDocuments, read_texts, similar_images
+from flamingo.data.pretraining.texts import TextDocuments, read_texts, similar_images
 from flamingo.utils.checksums import digest_of
 from flamingo.utils.errors import UserError
 

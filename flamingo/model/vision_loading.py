@@ -7,7 +7,7 @@ from typing import Any
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING, MODEL_MAPPING
 
-from flamingo.model.loading import hub_arguments, load_weights
+from flamingo.model.weights_loading import hub_arguments, load_weights
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 

@@ -10,8 +10,8 @@ from transformers import AutoTokenizer
 
 from flamingo import Document, FlamingoProcessor, Text
 from flamingo.data.document import PROMPT, Image
+from flamingo.data.fitting import fitting
 from flamingo.data.record import Record, RecordList
-from flamingo.data.usable import usable
 from flamingo.utils.errors import UserError
 
 WORD = " dog"
@@ -36,7 +36,7 @@ def test_an_image_with_a_special_token_in_one_of_its_captions_is_left_out(specia
     processor = FlamingoProcessor(processor.image_processor, tokenizer)
     images = source(["a dog"], ["a cat", f"a{special}cat"], ["a </ s> bird"], [f"{special}"])
     with caplog.at_level(logging.WARNING):
-        kept, skipped = usable(images, processor, images=2)
+        kept, skipped = fitting(images, processor, images=2)
     assert [image.id for image in kept] == ["0", "2"]
     assert skipped == dict.fromkeys(("1", "3"), f"a caption has a special token: {special}")
     assert "(2, the first 1)" in caplog.text
@@ -50,7 +50,7 @@ def test_what_stays_fits_into_any_document_and_no_more_than_that_is_left_out(pro
     images = source(*([WORD * n, "x"] for n in lengths))
     limit = processor.tokenizer.model_max_length
     for most, new_tokens in ((1, 0), (2, 0), (3, 0), (3, 40), (4, 20), (8, 0)):
-        kept, skipped = usable(images, processor, most, new_tokens)
+        kept, skipped = fitting(images, processor, most, new_tokens)
         shown = [image for image in images if image.id not in skipped]
         assert [image.id for image in kept] == [image.id for image in shown]
 
@@ -67,7 +67,7 @@ def test_what_stays_fits_into_any_document_and_no_more_than_that_is_left_out(pro
 
 def test_nothing_is_left_out_where_all_fit_and_an_error_says_so_where_none_does(processor):
     images = source(["a dog"], ["a cat", "cats"])
-    kept, skipped = usable(images, processor, images=2)
+    kept, skipped = fitting(images, processor, images=2)
     assert list(kept) == list(images) and skipped == {}
     with pytest.raises(UserError, match="100 images"):
-        usable(source(*[[WORD * 100]] * 100), processor, images=100)
+        fitting(source(*[[WORD * 100]] * 100), processor, images=100)

@@ -1,0 +1,1 @@
+"""Texts -> tokens, to pretrain a language model on."""
