@@ -115,9 +115,6 @@ class TrainConfig:
 ConfigStore.instance().store("train_schema", TrainConfig)
 
 
-# ------------------------------------------------------------------------------------ a run
-
-
 def run_training(config: TrainConfig, output: Path, overrides: Sequence[str] = ()) -> float:
     """Trains and evaluates; returns the objective.
 
@@ -243,9 +240,6 @@ def _compute_features(parts: TrainingParts, config: DataConfig, output: Path) ->
     if parts.features is not None:
         keep_memory()
         add_features(parts.features, images_of(config, parts.records))
-
-
-# --------------------------------------------------------------------------------- tracking
 
 
 class Tracker:

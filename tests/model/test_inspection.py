@@ -3,6 +3,7 @@
 import pytest
 import torch
 from einops import einsum, rearrange
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from flamingo.model.inspection import Inspection, inspect, receptive_fields, rollout, without_layers
 from tests import tiny
@@ -215,8 +216,8 @@ def test_a_layer_without_a_block_is_refused_by_number(gpt2):
 
 def test_a_connector_that_mixes_patches_without_attention_has_no_map_of_patches():
     tokens = torch.zeros(1, 1, 3, 8)
-    inspection = Inspection(None, tokens, (), 5, {}, {})
+    inspection = Inspection(CausalLMOutputWithPast(), tokens, (), 5, {}, {})
     with pytest.raises(ValueError, match=r"3 visual tokens of 5 patches"):
         _ = inspection.latents_over_patches
-    same = Inspection(None, torch.zeros(1, 1, 5, 8), (), 5, {}, {})
+    same = Inspection(CausalLMOutputWithPast(), torch.zeros(1, 1, 5, 8), (), 5, {}, {})
     assert torch.equal(same.latents_over_patches[0, 0], torch.eye(5))
