@@ -1,1 +1,1 @@
-"""Ours beside its peers: the same weights, inputs and outputs, measured in turn."""
+"""Measures our implementation and its peers in turn, with the same weights, inputs and outputs."""

@@ -95,15 +95,15 @@ def read_split(
 ) -> SourceSplit:
     """Returns the records of a source, or of one split of it, whose images can be opened.
 
-    Nobody repairs one of millions of samples: broken images in shards are left out. One beside a file of captions is an
-    error.
+    Broken images in shards are left out, since nobody repairs one of millions of samples. A broken image that a file of
+    captions names is an error.
 
     Args:
         root: A folder, a file, or a glob of shards.
         images: The folder of the images; None: it is searched.
         format: The format of the captions; None: it is recognised.
         split: None: all of them.
-        open_images: Whether images beside a file of captions are opened, too. Computing features opens all of them.
+        open_images: Whether images that a file of captions names are opened, too. Computing features opens all.
 
     Raises:
         UserError: For a source that cannot be read, and for an image that cannot be opened.

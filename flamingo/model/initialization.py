@@ -15,8 +15,7 @@ def initialize(module: nn.Module) -> None:
     transformers skip parameters that a checkpoint has filled.
 
     Raises:
-        NotImplementedError: For a module of another class with parameters of its own, which would stay as memory held
-            them.
+        NotImplementedError: For a module of another class with parameters of its own, which would stay uninitialised.
     """
     match module:
         case nn.Linear():

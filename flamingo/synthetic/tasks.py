@@ -44,7 +44,7 @@ class SyntheticTask(ABC):
 
     @classmethod
     def from_config(cls, config: SyntheticTaskConfig, open_images: bool = True) -> "SyntheticTask":
-        """Returns the task of a config; ``open_images`` says nothing here, where images are drawn."""
+        """Returns the task of a config. Synthetic images are drawn, so ``open_images`` has no effect."""
         return cls(config.num_queries)
 
     @property

@@ -220,11 +220,6 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink()
 
 
-def is_leftover(path: Path) -> bool:
-    """Whether the file or folder has the name of something unfinished."""
-    return _LEFTOVER.fullmatch(path.name) is not None
-
-
 def _temporary(path: Path, kind: str) -> Path:
     """Another name for ``path`` in the same folder, which no other process uses."""
     return path.with_name(f"{path.name[:200]}.{secrets.token_hex(4)}.{kind}")

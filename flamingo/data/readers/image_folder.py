@@ -1,4 +1,4 @@
-"""Hugging Face's image folder: metadata.jsonl or metadata.csv beside the images."""
+"""Hugging Face's image folder: metadata.jsonl or metadata.csv in the folder of the images."""
 
 from dataclasses import replace
 from pathlib import Path

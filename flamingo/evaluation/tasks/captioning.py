@@ -67,7 +67,7 @@ class Captioning:
 
         Args:
             config: The sources of queries and support, and the metrics.
-            open_images: Whether images beside a file of captions are opened, so that broken ones are found now.
+            open_images: Whether images that a file of captions names are opened, so that broken ones are found now.
 
         Raises:
             UserError: For a metric that is not there, and for a source that cannot be read.
