@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from flamingo.evaluation.controls import CONTROLS
+from flamingo.evaluation.selection import RANDOM, names_with_images
 from flamingo.utils.checks import one_of, seed, whole
 
 
@@ -10,8 +11,8 @@ from flamingo.utils.checks import one_of, seed, whole
 class EvaluationConfig:
     """The settings of an evaluation, and how much of it is run."""
 
-    #: How demonstrations are chosen: random, rices.
-    demonstrations: list[str] = field(default_factory=lambda: ["random"])
+    #: How demonstrations are selected: names of :data:`flamingo.evaluation.selection.SELECTIONS`, with images.
+    demonstrations: list[str] = field(default_factory=lambda: [RANDOM])
     #: Numbers of demonstrations; 0: nothing before the query.
     shots: list[int] = field(default_factory=lambda: [0, 1, 2, 4, 8])
     #: Whether 0 shots are also evaluated with two demonstrations without their images (Flamingo, section 3.1).
@@ -33,7 +34,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         for name in self.demonstrations:
-            one_of("demonstrations", name, ("random", "rices"))
+            one_of("demonstrations", name, names_with_images())
         for name in self.controls:
             one_of("controls", name, CONTROLS)
         for number in self.shots:

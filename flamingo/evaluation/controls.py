@@ -6,8 +6,8 @@ A control shows what the score of the plain setting rests on.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from flamingo.evaluation.demonstrations import query_rng, with_caption
 from flamingo.evaluation.protocol import Example, Task
+from flamingo.evaluation.random_draws import query_rng
 from flamingo.utils.errors import UserError
 
 #: Draws of a caption from another query's support before the control gives up.
@@ -62,7 +62,7 @@ def shuffled_captions(task: Task, query: Example, demonstrations: Sequence[Examp
                 return rng.choice(example.references)
         raise UserError(f"{task.name} has no other caption to replace those of {query.id}")
 
-    return [with_caption(example, draw_caption()) for example in demonstrations]
+    return [example.with_caption(draw_caption()) for example in demonstrations]
 
 
 def last_caption(demonstrations: Sequence[Example]) -> str:

@@ -1,40 +1,36 @@
-"""Demonstrations: random or retrieved, a pure function of the seed, the query and its support."""
+"""Query and setting -> the demonstrations that the prompt shows, random or retrieved: a pure function of both."""
 
-import hashlib
-import json
-import random
 from collections.abc import Sequence
-from dataclasses import replace
 
 from flamingo.evaluation.protocol import Example, RetrievalTask, Task
+from flamingo.evaluation.random_draws import draw_positions, query_rng
+from flamingo.evaluation.settings import Setting
 from flamingo.utils.errors import UserError
 
 
-def query_rng(seed: int, query: Example, *purpose: str | int) -> random.Random:
-    """Returns a generator that depends on its arguments alone, on every machine and in every process.
+def prompt_examples(task: Task, query: Example, setting: Setting, order: int = 0) -> list[Example]:
+    """Returns the demonstrations as the prompt shows them: with images or captions replaced by the control.
 
     Args:
-        seed: The seed of the setting.
-        query: Only its id counts.
-        purpose: What is drawn. These texts are data: another text draws other numbers.
+        task: The task, which has the query's support.
+        query: The query.
+        setting: How many demonstrations are selected, in which way, and the control.
+        order: The number of a random order; every order has the same demonstrations.
+
+    Raises:
+        UserError: For a setting that the task cannot give.
     """
-    digest = hashlib.sha256(json.dumps([seed, query.id] + list(purpose)).encode()).digest()
-    return random.Random(int.from_bytes(digest))
-
-
-def sample(rng: random.Random, n: int, k: int) -> list[int]:
-    """Returns ``k`` different numbers below ``n`` in random order, in O(k) time and memory.
-
-    The sample of ``k`` is the beginning of the sample of ``k + 1`` by an equal ``rng``. It is a Fisher-Yates shuffle
-    that stops after ``k`` swaps and keeps only the positions that were swapped.
-    """
-    swapped: dict[int, int] = {}
-    numbers = []
-    for position in range(k):
-        other = rng.randrange(position, n)
-        numbers.append(swapped.get(other, other))
-        swapped[other] = swapped.get(position, position)
-    return numbers
+    if setting.selection is None:
+        return []
+    if not setting.selection.images and not task.text_only:
+        raise UserError(f"{task.name} has no 0-shot variant with text-only demonstrations")
+    if setting.selection.retrieved:
+        demonstrations = retrieve_demonstrations(task, query, setting.num_demonstrations, setting.seed)
+    else:
+        demonstrations = sample_demonstrations(task, query, setting.num_demonstrations, setting.seed, order)
+    if setting.change.replacement is not None:
+        return setting.change.replacement(task, query, demonstrations, setting.seed)
+    return demonstrations
 
 
 def shots_per_group(task: Task, query: Example, groups: Sequence[Sequence[Example]], shots: int) -> int:
@@ -75,7 +71,7 @@ def sample_demonstrations(task: Task, query: Example, shots: int, seed: int, ord
     for number, group in enumerate(groups):
         # The size of the group is part of the seed: another pool gives other demonstrations, which the harness notices.
         rng = query_rng(seed, query, "group", number, len(group))
-        demonstrations += [group[position] for position in sample(rng, len(group), per_group)]
+        demonstrations += [group[position] for position in draw_positions(rng, len(group), per_group)]
     assert query.id not in {example.id for example in demonstrations}, f"the support of {query.id} contains it"
     query_rng(seed, query, "order", order).shuffle(demonstrations)
     return [_with_random_caption(example, query, seed) for example in demonstrations]
@@ -95,11 +91,6 @@ def retrieve_demonstrations(task: Task, query: Example, shots: int, seed: int) -
     return [_with_random_caption(example, query, seed) for example in reversed(nearest_first)]
 
 
-def with_caption(example: Example, caption: str) -> Example:
-    """Returns the example with a single reference."""
-    return replace(example, references=(caption,))
-
-
 def _with_random_caption(example: Example, query: Example, seed: int) -> Example:
     rng = query_rng(seed, query, "caption", example.id)
-    return with_caption(example, rng.choice(example.references))
+    return example.with_caption(rng.choice(example.references))

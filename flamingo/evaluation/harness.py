@@ -10,13 +10,14 @@ from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
 from flamingo.evaluation import EvaluationConfig
+from flamingo.evaluation.demonstrations import prompt_examples
 from flamingo.evaluation.preflight import check_settings
 from flamingo.evaluation.prompts import build_prompt, render_prompt
 from flamingo.evaluation.protocol import Example, Task
 from flamingo.evaluation.resuming import load_complete_settings
 from flamingo.evaluation.saved_pictures import save_pictures
 from flamingo.evaluation.scores import computable, scores
-from flamingo.evaluation.settings import Setting, prompt_examples
+from flamingo.evaluation.settings import Setting
 from flamingo.inference.engine import Engine
 from flamingo.results import Row, append_predictions, save_scores, setting_key
 from flamingo.utils.errors import UserError
@@ -109,7 +110,7 @@ def score_predictions(task: Task, predictions: Sequence[Row]) -> list[Row]:
 
 def _jobs(setting: Setting, queries: Sequence[Example], num_orders: int) -> list[Job]:
     """Controls, single demonstrations and retrieved ones have one order."""
-    has_orders = setting.demonstrations in ("text_only", "random") and setting.shots != 1
+    has_orders = setting.num_demonstrations > 1 and not setting.is_retrieved
     if setting.control is not None or not has_orders:
         num_orders = 1
     jobs = []
@@ -152,10 +153,9 @@ def _predict(
         on_progress(len(jobs))
     else:
         assert engine is not None
-        with_images = setting.demonstrations != "text_only"
         prompts = []
         for (_, query), examples in zip(jobs, demonstrations, strict=True):
-            prompts.append(build_prompt(query, examples, images=with_images))
+            prompts.append(build_prompt(query, examples, images=setting.with_images))
         outputs = engine.generate(
             prompts,
             task.max_new_tokens,
@@ -171,7 +171,7 @@ def _predict(
 
 def _row(task: Task, setting: Setting, order: int, query: Example, examples: Sequence[Example], output: str) -> Row:
     """One row of ``predictions.jsonl``."""
-    prompt = build_prompt(query, examples, images=setting.demonstrations != "text_only")
+    prompt = build_prompt(query, examples, images=setting.with_images)
     scores_by_metric = task.score(query, examples, output)
     row = setting.row(task)
     row["order"] = order

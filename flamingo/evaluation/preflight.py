@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from flamingo.data.document import Document
-from flamingo.evaluation.demonstrations import shots_per_group
+from flamingo.evaluation.demonstrations import prompt_examples, shots_per_group
 from flamingo.evaluation.metrics.corpus import check_metrics
 from flamingo.evaluation.prompts import build_prompt
 from flamingo.evaluation.protocol import RetrievalTask, Task
-from flamingo.evaluation.settings import TEXT_ONLY_DEMONSTRATIONS, Setting, prompt_examples
+from flamingo.evaluation.settings import Setting
 from flamingo.utils.errors import UserError
 
 
@@ -25,12 +25,14 @@ def check_settings(task: Task, settings: Sequence[Setting], limit: int | None = 
     _check_unique(task, "query", [query.id for query in queries])
     check_metrics(task.corpus_metrics)
     for setting in settings:
-        if setting.demonstrations == "text_only" and not task.text_only:
+        if setting.selection is None:
+            continue
+        if not setting.selection.images and not task.text_only:
             raise UserError(f"{task.name} has no 0-shot variant with text-only demonstrations")
-        if setting.demonstrations == "rices" and not isinstance(task, RetrievalTask):
+        if setting.selection.retrieved and not isinstance(task, RetrievalTask):
             raise UserError(f"{task.name} has no similar demonstrations: only random ones")
-    sampled = [setting for setting in settings if setting.demonstrations in ("random", "text_only")]
-    for shots in {_num_sampled(setting) for setting in sampled}:
+    sampled = [setting for setting in settings if setting.num_demonstrations > 0 and not setting.is_retrieved]
+    for shots in {setting.num_demonstrations for setting in sampled}:
         for query in queries[:limit]:
             shots_per_group(task, query, task.support(query), shots)
 
@@ -57,11 +59,7 @@ def check_prompts(
     for setting in longest.values():
         for query in task.queries()[:limit]:
             demonstrations = prompt_examples(task, query, setting)
-            check(build_prompt(query, demonstrations, images=setting.demonstrations != "text_only"))
-
-
-def _num_sampled(setting: Setting) -> int:
-    return TEXT_ONLY_DEMONSTRATIONS if setting.demonstrations == "text_only" else setting.shots
+            check(build_prompt(query, demonstrations, images=setting.with_images))
 
 
 def _check_unique(task: Task, what: str, names: Iterable[str]) -> None:

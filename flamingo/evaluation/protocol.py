@@ -1,7 +1,7 @@
 """What a task of few-shot evaluation is."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from flamingo.data.document import PROMPT, Image
@@ -18,6 +18,10 @@ class Example:
     image: Image
     references: tuple[str, ...]
     prompt: str = PROMPT
+
+    def with_caption(self, caption: str) -> "Example":
+        """Returns the example with a single reference."""
+        return replace(self, references=(caption,))
 
 
 @runtime_checkable

@@ -6,8 +6,10 @@ from pathlib import Path
 from statistics import fmean
 
 from flamingo.evaluation import EvaluationConfig
+from flamingo.evaluation.demonstrations import prompt_examples
 from flamingo.evaluation.protocol import Task
-from flamingo.evaluation.settings import Setting, make_settings, prompt_examples
+from flamingo.evaluation.selection import RANDOM
+from flamingo.evaluation.settings import Setting, make_settings
 from flamingo.results import SettingOfTask, read_history, read_scores
 from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError
@@ -61,7 +63,7 @@ def check_objective(config: ObjectiveConfig, evaluations: Sequence[tuple[Task, E
 
 
 def _is_plain(setting: Setting | SettingOfTask) -> bool:
-    return setting.control is None and setting.demonstrations in (None, "random")
+    return setting.control is None and setting.demonstrations in (None, RANDOM)
 
 
 def _metrics(task: Task, evaluation: EvaluationConfig, setting: Setting) -> set[str]:

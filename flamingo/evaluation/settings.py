@@ -4,14 +4,11 @@ from dataclasses import dataclass
 
 from flamingo.evaluation import EvaluationConfig
 from flamingo.evaluation.controls import CONTROLS, Control
-from flamingo.evaluation.demonstrations import retrieve_demonstrations, sample_demonstrations
-from flamingo.evaluation.protocol import Example, Task
+from flamingo.evaluation.protocol import Task
+from flamingo.evaluation.selection import NUM_TEXT_ONLY, SELECTIONS, TEXT_ONLY, Selection
 from flamingo.results import Row
 from flamingo.utils import checks
 from flamingo.utils.errors import UserError
-
-#: Of the paper's "zero-shot" prompts (Flamingo, section 3.1).
-TEXT_ONLY_DEMONSTRATIONS = 2
 
 #: The plain setting, in which nothing is missing or wrong.
 _NO_CONTROL = Control()
@@ -23,8 +20,7 @@ class Setting:
 
     Attributes:
         shots: The number of demonstrations with images.
-        demonstrations: None (nothing before the query), ``text_only`` (two without their images), ``random``, or
-            ``rices`` (the most similar to the query).
+        demonstrations: A name of :data:`flamingo.evaluation.selection.SELECTIONS`; None: nothing before the query.
         control: A name of :data:`flamingo.evaluation.controls.CONTROLS`, or None.
         num_beams: 1 is greedy decoding.
         seed: Of the demonstrations, their captions and their order.
@@ -40,7 +36,7 @@ class Setting:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        checks.one_of("demonstrations", self.demonstrations, (None, "text_only", "random", "rices"))
+        checks.one_of("demonstrations", self.demonstrations, (None, *SELECTIONS))
         checks.one_of("control", self.control, (None, *CONTROLS))
         checks.whole("shots", self.shots, least=0)
         checks.whole("num_beams", self.num_beams, least=1)
@@ -53,7 +49,22 @@ class Setting:
     @property
     def with_images(self) -> bool:
         """Whether there are demonstrations with their images."""
-        return self.demonstrations in ("random", "rices")
+        return self.selection is not None and self.selection.images
+
+    @property
+    def is_retrieved(self) -> bool:
+        """Whether the demonstrations are those most similar to the query."""
+        return self.selection is not None and self.selection.retrieved
+
+    @property
+    def num_demonstrations(self) -> int:
+        """The number of demonstrations, with or without images."""
+        return NUM_TEXT_ONLY if self.selection is not None and not self.selection.images else self.shots
+
+    @property
+    def selection(self) -> Selection | None:
+        """How demonstrations are selected; None: there are none."""
+        return None if self.demonstrations is None else SELECTIONS[self.demonstrations]
 
     @property
     def change(self) -> Control:
@@ -119,7 +130,7 @@ def _plain_settings(config: EvaluationConfig, task: Task, num_beams: int, seed: 
         elif seed == config.seeds[0]:
             settings.append(Setting(0, None, None, num_beams, seed))
     if config.text_only and task.text_only:
-        settings.append(Setting(0, "text_only", None, num_beams, seed))
+        settings.append(Setting(0, TEXT_ONLY, None, num_beams, seed))
     return settings
 
 
@@ -133,20 +144,3 @@ def _control_settings(config: EvaluationConfig, num_beams: int, seed: int) -> li
                 if CONTROLS[control].answer is None or num_beams == config.num_beams[0]:
                     settings.append(Setting(shots, name, control, num_beams, seed))
     return settings
-
-
-def prompt_examples(task: Task, query: Example, setting: Setting, order: int = 0) -> list[Example]:
-    """Returns the demonstrations as the prompt shows them: a pure function of its arguments."""
-    if setting.demonstrations is None:
-        return []
-    if setting.demonstrations == "text_only":
-        if not task.text_only:
-            raise UserError(f"{task.name} has no 0-shot variant with text-only demonstrations")
-        return sample_demonstrations(task, query, TEXT_ONLY_DEMONSTRATIONS, setting.seed, order)
-    if setting.demonstrations == "rices":
-        demonstrations = retrieve_demonstrations(task, query, setting.shots, setting.seed)
-    else:
-        demonstrations = sample_demonstrations(task, query, setting.shots, setting.seed, order)
-    if setting.change.replacement is not None:
-        return setting.change.replacement(task, query, demonstrations, setting.seed)
-    return demonstrations

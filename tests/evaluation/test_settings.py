@@ -2,8 +2,11 @@
 
 import pytest
 
-from flamingo.evaluation.demonstrations import sample_demonstrations
-from flamingo.evaluation.settings import Setting, prompt_examples
+from flamingo.evaluation import EvaluationConfig
+from flamingo.evaluation.demonstrations import prompt_examples, sample_demonstrations
+from flamingo.evaluation.preflight import check_settings
+from flamingo.evaluation.selection import SELECTIONS, Selection
+from flamingo.evaluation.settings import Setting, make_settings
 from flamingo.utils.errors import UserError
 from tests.evaluation.fake import SETTINGS, FakeTask
 
@@ -47,3 +50,32 @@ def test_controls_change_what_they_say_and_nothing_else():
     task.text_only = False
     with pytest.raises(UserError, match=r"fake/captions.*0-shot"):
         prompt_examples(task, query, Setting(0, "text_only"))
+
+
+class RetrievalFakeTask(FakeTask):
+    """The candidates in their order are the most similar to each query."""
+
+    def similar(self, query, number):
+        return self._support[0][:number]
+
+
+@pytest.mark.parametrize("selection", [Selection(), Selection(retrieved=True)], ids=["random", "retrieved"])
+def test_a_new_selection_is_its_entry_in_the_dict(monkeypatch, selection):
+    monkeypatch.setitem(SELECTIONS, "new", selection)
+    config = EvaluationConfig(demonstrations=["new"], shots=[3], text_only=False)
+    task = RetrievalFakeTask()
+    [setting] = make_settings(config, task)
+    check_settings(task, [setting])
+    query = task.queries()[0]
+    shown = [shown_example.id for shown_example in prompt_examples(task, query, setting)]
+    if selection.retrieved:
+        assert shown == ["support/2", "support/1", "support/0"]
+        with pytest.raises(UserError, match="fake/captions"):
+            check_settings(FakeTask(), [setting])
+    else:
+        assert shown == [sampled.id for sampled in sample_demonstrations(task, query, 3, seed=0)]
+
+
+def test_a_config_refuses_a_selection_without_images():
+    with pytest.raises(UserError, match=r"^demonstrations .*random, rices"):
+        EvaluationConfig(demonstrations=["text_only"])

@@ -5,8 +5,9 @@ import pytest
 
 from flamingo.data.document import Image
 from flamingo.data.record import Record
+from flamingo.evaluation.demonstrations import prompt_examples
 from flamingo.evaluation.protocol import Example, RetrievalTask, Task
-from flamingo.evaluation.settings import Setting, prompt_examples
+from flamingo.evaluation.settings import Setting
 from flamingo.evaluation.tasks.captioning import Captioning
 from flamingo.utils.errors import UserError
 
