@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig
 from transformers import AutoConfig
 
-from experiments.schema import command, load
+from experiments.command import Job, command
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.interop import flamingo_mini, idefics, openflamingo
 from flamingo.model.composition import check_composition
@@ -26,7 +24,7 @@ from flamingo.utils.io import atomic_file, atomic_folder
 log = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ConvertConfig:
     """A checkpoint, and two formats, one of which is ours."""
 
@@ -35,16 +33,13 @@ class ConvertConfig:
     #: flamingo, or openflamingo.
     target: str = "flamingo"
     #: A file, or a folder that save_pretrained has left.
-    checkpoint: str = MISSING
+    checkpoint: str
     #: The backbones that the checkpoint was trained with: folders or names on the hub. A checkpoint of IDEFICS contains
     #: them; these keys then name a tokenizer and an image processor, if its folder has none.
     language: str | None = None
     vision: str | None = None
     #: A folder that does not exist yet.
-    output: str = MISSING
-
-
-ConfigStore.instance().store("convert_schema", ConvertConfig)
+    output: str
 
 
 def run_conversion(config: ConvertConfig) -> None:
@@ -140,9 +135,9 @@ def _check_no_backbones(config: ConvertConfig) -> None:
             raise UserError(f"{key}={name} is not needed: this checkpoint contains or names its backbones")
 
 
-@command("convert")
-def main(config: DictConfig) -> None:
-    run_conversion(load(config))
+@command("convert", ConvertConfig)
+def main(job: Job[ConvertConfig]) -> None:
+    run_conversion(job.load())
 
 
 if __name__ == "__main__":

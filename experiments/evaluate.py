@@ -11,19 +11,15 @@ added without repeating those that are done.
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from accelerate import PartialState
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import MISSING, DictConfig
 
 from experiments.build import add_features, build_features, build_task, stored_dtype
-from experiments.schema import CONF, JSON, Entry, as_recorded, command, load
+from experiments.command import Job, command
+from experiments.schema import JSON, Entry, as_recorded
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.data_checksums import data_checksums
 from flamingo.data.document import PROMPT
@@ -55,7 +51,7 @@ from flamingo.utils.run_folder import Run, RunFiles, model_contents, read_config
 log = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class EvaluateConfig(EvaluationConfig):
     """What is evaluated, and in which settings: all of them with each seed and each number of beams."""
 
@@ -67,12 +63,10 @@ class EvaluateConfig(EvaluationConfig):
     #: Removes the results of all tasks in `output` first.
     overwrite: bool = False
     #: Set by the group task.
-    task: TaskConfig = MISSING
+    task: TaskConfig
     #: Of captioned images, in the folder where results go unless it says otherwise; what is there keeps its dtype.
     features: FeaturesConfig = field(default_factory=lambda: FeaturesConfig(folder="features"))
 
-
-ConfigStore.instance().store("evaluate_schema", EvaluateConfig)
 
 #: These may change between evaluations into the same folder: the harness knows which settings are there already, and
 #: the contents of the checkpoint and of the data, wherever they lie, what they were made with.
@@ -109,13 +103,11 @@ def compose_evaluation(entry: Mapping[str, Entry], run: Path) -> EvaluateConfig:
     keys = dict(entry)
     if "kind" not in keys:
         raise UserError(f"evaluate: an entry needs kind, the name of a task of conf/task; got {keys}")
-    overrides = [f"task={keys.pop('kind')}"]
-    # Hydra is initialised within a command, but not in a program that calls run_training.
-    is_initialised = GlobalHydra.instance().is_initialized()
-    with nullcontext() if is_initialised else initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("evaluate", overrides=overrides)
-    config.merge_with(keys)
-    config.run = str(run)
+    # Only an entry of `evaluate` needs Hydra: a program may call this module without it.
+    from experiments.hydra_config import compose_config, load
+
+    task = keys.pop("kind")
+    config = compose_config("evaluate", [f"task={task}"], keys | {"run": str(run)})
     with within("evaluate"):
         return load(config)
 
@@ -308,10 +300,10 @@ def _trained_on(run: Path) -> Sequence[Record]:
     return read_split(data["root"], data["images"], data["format"], data["split"], open_images=False).records
 
 
-@command("evaluate")
-def main(config: DictConfig) -> None:
+@command("evaluate", EvaluateConfig)
+def main(job: Job[EvaluateConfig]) -> None:
     keep_memory()
-    run_evaluation(load(config))
+    run_evaluation(job.load())
 
 
 if __name__ == "__main__":

@@ -17,13 +17,10 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import MISSING, DictConfig
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from experiments.schema import command, load
+from experiments.command import Job, command
 from flamingo.data.loader import process_loader
 from flamingo.data.order import Shuffled
 from flamingo.data.pretraining.texts import TextDocuments, TextItem, read_texts
@@ -52,11 +49,11 @@ log = logging.getLogger(__name__)
 _TOKENIZER_TEXTS = 50_000
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PretrainLanguageConfig:
     """The language model, its texts, and its training."""
 
-    output: str = MISSING
+    output: str
     overwrite: bool = False
     model: Fields = field(default_factory=dict)
     #: Null: `documents` documents of the synthetic benchmark.
@@ -65,13 +62,13 @@ class PretrainLanguageConfig:
     #: How often texts are read; captions of an image are in other documents each time.
     epochs: int = 1
     #: Of the tokenizer, byte-level BPE on the first 50,000 texts.
-    vocab_size: int = MISSING
+    vocab_size: int
     #: Tokens that the model sees at once: documents are concatenated and cut into blocks of this length.
-    seq_len: int = MISSING
-    batch_size: int = MISSING
+    seq_len: int
+    batch_size: int
     #: Set by the group optimizer.
-    optimizer: OptimizerConfig = MISSING
-    training: TrainingConfig = MISSING
+    optimizer: OptimizerConfig
+    training: TrainingConfig
 
     def __post_init__(self) -> None:
         if self.texts is None:
@@ -86,9 +83,6 @@ class PretrainLanguageConfig:
         whole("seq_len", self.seq_len, least=2)
         whole("batch_size", self.batch_size, least=1)
         check_warmup(self.optimizer, self.training.steps)
-
-
-ConfigStore.instance().store("pretrain_language_schema", PretrainLanguageConfig)
 
 
 def pretrain(config: PretrainLanguageConfig, output: Path) -> None:
@@ -159,9 +153,9 @@ def _model_fields(config: PretrainLanguageConfig, tokenizer: PreTrainedTokenizer
     return fields | config.model
 
 
-@command("pretrain_language")
-def main(config: DictConfig) -> None:
-    pretrain(load(config), Path(HydraConfig.get().runtime.output_dir))
+@command("pretrain_language", PretrainLanguageConfig)
+def main(job: Job[PretrainLanguageConfig]) -> None:
+    pretrain(job.load(), job.output)
 
 
 if __name__ == "__main__":

@@ -16,15 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import MISSING, DictConfig
 from PIL import Image as PILImage
 from torch import Tensor
 from transformers import AutoModel, PreTrainedTokenizerFast
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from experiments.schema import command, load
+from experiments.command import Job, command
 from flamingo.data.collate import Batch
 from flamingo.data.data_checksums import data_checksums
 from flamingo.data.document import Image
@@ -62,35 +59,32 @@ _MAX_LENGTH, _VOCAB_SIZE = 77, 8192
 _TOKENIZER_GROUPS = 1000
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PretrainVisionConfig:
     """The encoder, the pairs that it learns from, and its training."""
 
-    output: str = MISSING
+    output: str
     overwrite: bool = False
     model: Fields = field(default_factory=dict)
     vision_features: VisionFeaturesConfig = field(default_factory=VisionFeaturesConfig)
-    image_size: int = MISSING
+    image_size: int
     #: Null: scenes of the synthetic benchmark, in groups that differ in one thing each.
     pairs: str | None = None
     #: Groups in a batch, and pairs in a group of the synthetic benchmark.
-    batch_size: int = MISSING
-    group_size: int = MISSING
+    batch_size: int
+    group_size: int
     #: The width of the text tower and of the embeddings that are compared.
-    embed_dim: int = MISSING
-    num_workers: int = MISSING
+    embed_dim: int
+    num_workers: int
     #: Set by the group optimizer.
-    optimizer: OptimizerConfig = MISSING
-    training: TrainingConfig = MISSING
+    optimizer: OptimizerConfig
+    training: TrainingConfig
 
     def __post_init__(self) -> None:
         for key in ("image_size", "batch_size", "group_size", "embed_dim"):
             whole(key, getattr(self, key), least=1)
         whole("num_workers", self.num_workers, least=0)
         check_warmup(self.optimizer, self.training.steps)
-
-
-ConfigStore.instance().store("pretrain_vision_schema", PretrainVisionConfig)
 
 
 class PairBatch(Batch):
@@ -217,9 +211,9 @@ def _probe(encoder: Any, image_processor: Any, config: PretrainVisionConfig) -> 
     return probe_features(encode, config.training.seed)
 
 
-@command("pretrain_vision")
-def main(config: DictConfig) -> None:
-    pretrain(load(config), Path(HydraConfig.get().runtime.output_dir))
+@command("pretrain_vision", PretrainVisionConfig)
+def main(job: Job[PretrainVisionConfig]) -> None:
+    pretrain(job.load(), job.output)
 
 
 if __name__ == "__main__":

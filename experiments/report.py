@@ -11,10 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig
-
-from experiments.schema import command, load
+from experiments.command import Job, command
 from flamingo.report.comparison import write_comparison
 from flamingo.report.page import write_report
 from flamingo.report.variants import runs_below
@@ -36,9 +33,6 @@ class ReportConfig:
     baseline: str | None = None
     #: The comparison's files, without suffix; null: "comparison" in the folder that the pattern begins with.
     output: str | None = None
-
-
-ConfigStore.instance().store("report_schema", ReportConfig)
 
 
 def run_report(config: ReportConfig) -> list[Path]:
@@ -66,9 +60,9 @@ def _last_folder(pattern: str) -> Path:
     return Path(before_wildcard + "x").parent
 
 
-@command("report")
-def main(config: DictConfig) -> None:
-    for path in run_report(load(config)):
+@command("report", ReportConfig)
+def main(job: Job[ReportConfig]) -> None:
+    for path in run_report(job.load()):
         log.info("%s", path)
 
 

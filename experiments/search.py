@@ -16,15 +16,12 @@ from pathlib import Path
 
 import optuna
 from accelerate import PartialState
-from hydra import compose
-from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import MISSING, DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from experiments.schema import command, load
+from experiments.command import Job, command
+from experiments.hydra_config import compose_config, load
 from experiments.train import run_training
 from flamingo.utils.checks import finite, flag, one_of, positive, seed, whole, within
 from flamingo.utils.errors import UserError
@@ -37,9 +34,9 @@ log = logging.getLogger(__name__)
 class IntervalConfig:
     """Any number from ``low`` to ``high``, for one key of the training's config."""
 
-    key: str = MISSING
-    low: float = MISSING
-    high: float = MISSING
+    key: str
+    low: float
+    high: float
     #: Whether the logarithm of the number is sampled uniformly.
     log: bool = False
 
@@ -56,9 +53,9 @@ class IntervalConfig:
 class ChoiceConfig:
     """One of some values, for one key or group of the training's config."""
 
-    key: str = MISSING
+    key: str
     #: As on a command line.
-    values: list[str] = MISSING
+    values: list[str]
 
     def __post_init__(self) -> None:
         if not self.values:
@@ -82,8 +79,6 @@ class SearchConfig:
         seed("seed", self.seed)
         one_of("direction", self.direction, ("minimize", "maximize"))
 
-
-ConfigStore.instance().store("search_schema", SearchConfig, package="search")
 
 #: The values of a trial by key. Choices are texts, as on a command line.
 Params = dict[str, float | str]
@@ -132,7 +127,7 @@ def run_trial(arguments: list[str], params: Params, folder: Path) -> float | Non
         UserError: For an error of the config or of the folder, which all trials have.
     """
     overrides = arguments + [f"{key}={value}" for key, value in params.items()]
-    config = load(compose("search", overrides=overrides))
+    config = load(compose_config("search", overrides))
     train_overrides = [override for override in overrides if not override.startswith("search.")]
     try:
         return run_training(config, folder, train_overrides)
@@ -154,21 +149,17 @@ def write_trials(output: Path, study: optuna.Study) -> None:
         write_text(output / "trials.json", json.dumps(rows, indent=1) + "\n")
 
 
-@command("search")
-def main(config: DictConfig) -> None:
-    job = HydraConfig.get()
-    output = Path(job.runtime.output_dir)
-    arguments = list(job.overrides.task)
+@command("search", SearchConfig)
+def main(job: Job[SearchConfig]) -> None:
     with within("search"):
-        settings = OmegaConf.to_object(config.search)
-    assert isinstance(settings, SearchConfig)
+        config: SearchConfig = load(compose_config("search", job.overrides).search)
     study = search(
-        settings,
-        lambda number, params: run_trial(arguments, params, output / f"trial-{number}"),
-        lambda study: write_trials(output, study),
+        config,
+        lambda number, params: run_trial(job.overrides, params, job.output / f"trial-{number}"),
+        lambda study: write_trials(job.output, study),
     )
     if all(trial.state == TrialState.FAIL for trial in study.trials):
-        raise UserError(f"every trial of {output} failed: see the failure.txt of each")
+        raise UserError(f"every trial of {job.output} failed: see the failure.txt of each")
     log.info("best: %s -> %s", study.best_params, study.best_value)
 
 

@@ -10,18 +10,13 @@ of a sweep each run in a folder below it. A run may be evaluated as soon as it i
 
 import json
 import logging
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import wandb
 import yaml
 from accelerate import PartialState
-from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import MISSING, DictConfig
 
 from experiments import evaluate
 from experiments.build import (
@@ -31,8 +26,8 @@ from experiments.build import (
     build_data_sets,
     build_training,
     images_of,
-    sample_prompt,
 )
+from experiments.command import Job, command
 from experiments.schema import (
     JSON,
     DataConfig,
@@ -41,16 +36,11 @@ from experiments.schema import (
     WandbConfig,
     as_recorded,
     check_documents,
-    command,
-    load,
 )
-from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.data_checksums import data_checksums
 from flamingo.data.sources import list_split
-from flamingo.data.transforms.pictures import open_image
 from flamingo.evaluation.search_objective import ObjectiveConfig, check_objective, objective
 from flamingo.inference import FeaturesConfig
-from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.model import BACKBONES
 from flamingo.report import VariantConfig
 from flamingo.training import TrainingConfig
@@ -79,15 +69,13 @@ _KIND = RunFiles(
 )
 #: Documents of each data set whose last answers are logged while training, and the tokens of an answer.
 _NUM_SAMPLES, _SAMPLE_TOKENS = 4, 40
-#: What wandb would else write into the user's home.
-_WANDB_FOLDERS = {"WANDB_CACHE_DIR": "cache", "WANDB_DATA_DIR": "data", "WANDB_ARTIFACT_DIR": "artifacts"}
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TrainConfig:
     """Everything that a training run is made of."""
 
-    output: str = MISSING
+    output: str
     overwrite: bool = False
     #: Of all random numbers: weights, documents, their order.
     seed: int = 0
@@ -95,12 +83,12 @@ class TrainConfig:
     num_workers: int = 0
     #: Whether the checkpoint holds the frozen backbones, or only names them.
     include_backbones: bool = False
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig
     data: DataConfig = field(default_factory=DataConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     #: Set by the group optimizer.
-    optimizer: OptimizerConfig = MISSING
-    training: TrainingConfig = MISSING
+    optimizer: OptimizerConfig
+    training: TrainingConfig
     wandb: WandbConfig = field(default_factory=WandbConfig)
     variant: VariantConfig = field(default_factory=VariantConfig)
     #: Evaluations of the trained run: each has `kind`, an option of conf/task, and keys of the evaluation's config.
@@ -110,9 +98,6 @@ class TrainConfig:
     def __post_init__(self) -> None:
         seed("seed", self.seed)
         whole("num_workers", self.num_workers, least=0)
-
-
-ConfigStore.instance().store("train_schema", TrainConfig)
 
 
 def run_training(config: TrainConfig, output: Path, overrides: Sequence[str] = ()) -> float:
@@ -205,30 +190,36 @@ def train_model(parts: TrainingParts, config: TrainConfig, run: Run, overrides: 
     data_sets = build_data_sets(
         config.data, parts.records, processor, parts.features, config.training.seed, config.num_workers
     )
-    tracker = Tracker(config.wandb, as_recorded(config), run.output, main_process)
-    failed = True
-    try:
-        train(
-            model,
-            data_sets,
-            config.optimizer,
-            config.training,
-            run.output,
-            Callbacks(
-                measures=[gate_values],
-                on_log=lambda values: tracker.log(flatten_record(values), values["step"]),
-                on_sample=sampler(parts.samples, model, processor, tracker),
-                on_save=run.keep,
-            ),
-        )
-        failed = False
-    finally:
-        tracker.finish(failed)
+    with _callbacks(parts, config, run) as callbacks:
+        train(model, data_sets, config.optimizer, config.training, run.output, callbacks)
     if main_process:
         with atomic_folder(run.output / "checkpoint") as folder:
             model.save_pretrained(folder, include_backbones=config.include_backbones)
             processor.save_pretrained(folder)
         log.info("trained: %s", run.output / "checkpoint")
+
+
+@contextmanager
+def _callbacks(parts: TrainingParts, config: TrainConfig, run: Run) -> Iterator[Callbacks]:
+    """Yields what a training calls. Records and samples go to wandb, whose run ends with the block."""
+    if config.wandb.mode == "disabled":
+        yield Callbacks(measures=[gate_values], on_save=run.keep)
+        return
+    # A program may train without wandb.
+    from experiments.tracking import Tracker, flatten_record, sampler
+
+    tracker = Tracker(config.wandb, as_recorded(config), run.output, PartialState().is_main_process)
+    failed = True
+    try:
+        yield Callbacks(
+            measures=[gate_values],
+            on_log=lambda values: tracker.log(flatten_record(values), values["step"]),
+            on_sample=sampler(parts.samples, parts.model, parts.processor, tracker, _SAMPLE_TOKENS),
+            on_save=run.keep,
+        )
+        failed = False
+    finally:
+        tracker.finish(failed)
 
 
 def _compute_features(parts: TrainingParts, config: DataConfig, output: Path) -> None:
@@ -242,104 +233,11 @@ def _compute_features(parts: TrainingParts, config: DataConfig, output: Path) ->
         add_features(parts.features, images_of(config, parts.records))
 
 
-class Tracker:
-    """A run of wandb. Its first failure is logged as a warning, and training continues."""
-
-    def __init__(self, config: WandbConfig, values: Mapping[str, Any], output: Path, main_process: bool) -> None:
-        """Start it.
-
-        Args:
-            config: The mode, the project and the group.
-            values: The run's config, which wandb shows.
-            output: The run's folder, which gets everything that wandb writes.
-            main_process: Whether this process logs; the others of a run do not.
-        """
-        self._run: Any = None
-        self._has_failed = False
-        self._environment = _wandb_environment(output / "wandb")
-        os.environ.update(self._environment)
-
-        def start() -> None:
-            self._run = wandb.init(
-                mode=config.mode if main_process else "disabled",  # type: ignore[arg-type]  # checked by WandbConfig
-                project=config.project,
-                group=config.group,
-                name=output.name,
-                dir=output,
-                config=dict(values),
-                settings=wandb.Settings(silent=True),
-            )
-
-        self.attempt("wandb", start)
-
-    def log(self, values: JSON, step: int) -> None:
-        """Log values of a step."""
-        if self._run is not None:
-            self.attempt("wandb", lambda: self._run.log(values, step=step))
-
-    def finish(self, failed: bool) -> None:
-        """End the run of wandb."""
-        if self._run is not None:
-            self.attempt("wandb", lambda: self._run.finish(exit_code=int(failed)))
-        if self._has_failed:
-            self.attempt("wandb", wandb.teardown)  # else it fails once more, with a trace, at the end of the process
-        for name in self._environment:
-            os.environ.pop(name, None)
-
-    def attempt(self, what: str, work: Callable[[], None]) -> None:
-        """Do something that training does not need: its first error is logged, and later ones are not."""
-        try:
-            work()
-        except Exception as error:
-            if not self._has_failed:
-                log.warning("%s has failed, and training continues: %s: %s", what, type(error).__name__, error)
-            self._has_failed = True
-
-
-def _wandb_environment(folder: Path) -> dict[str, str]:
-    """Returns environment variables that let wandb write below ``folder``, apart from those that the user has set."""
-    folders = {name: str(folder / below) for name, below in _WANDB_FOLDERS.items()}
-    if not Path("~/.config/wandb").expanduser().is_dir():  # else it has settings of the user, such as a server
-        folders["WANDB_CONFIG_DIR"] = str(folder / "config")
-    return {name: value for name, value in folders.items() if name not in os.environ}
-
-
-def flatten_record(record: JSON) -> JSON:
-    """Returns a record of the history with ``gates/<layer>.<part>`` for what is nested."""
-    gates = {f"gates/{name}": value for name, value in record["gates"].items()}
-    return {key: value for key, value in record.items() if key not in ("gates", "step")} | gates
-
-
-def sampler(
-    documents: Sequence[Document],
-    model: FlamingoForConditionalGeneration,
-    processor: FlamingoProcessor,
-    tracker: Tracker,
-) -> Callable[[int], None]:
-    """Returns a function that logs the model's last answer to each document, with the images."""
-    prompts = [sample_prompt(document) for document in documents]
-
-    def sample(step: int) -> None:
-        outputs = FlamingoEngine(model, processor, batch_size=len(prompts)).generate(prompts, _SAMPLE_TOKENS)
-        table = wandb.Table(columns=["document", "picture", "prompt", "output", "reference"])
-        for prompt, document, output in zip(prompts, documents, outputs, strict=True):
-            image = prompt.chunks()[-1].image
-            question, answer = document.chunks()[-1].texts
-            assert image is not None
-            picture = wandb.Image(open_image(image.frames[0]))
-            table.add_data(document.id, picture, question.text, output, answer.text.strip())
-        tracker.log({"predictions": table}, step)
-
-    return lambda step: tracker.attempt("a sample", lambda: sample(step))
-
-
-@command("train")
-def main(config: DictConfig) -> float:
-    job = HydraConfig.get()
-    output = Path(job.runtime.output_dir)
-    with failure_recorded(Run(output, {}, _KIND)):
-        values: TrainConfig = load(config)
-    return run_training(values, output, list(job.overrides.task))
+@command("train", TrainConfig)
+def main(job: Job[TrainConfig]) -> float:
+    with failure_recorded(Run(job.output, {}, _KIND)):
+        config = job.load()
+    return run_training(config, job.output, job.overrides)
 
 
 if __name__ == "__main__":

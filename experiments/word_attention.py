@@ -13,12 +13,10 @@ from pathlib import Path
 
 import numpy as np
 from einops import reduce
-from hydra.core.config_store import ConfigStore
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from omegaconf import DictConfig
 
-from experiments.schema import command, load
+from experiments.command import Job, command
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.document import Image
 from flamingo.model.inspection import receptive_fields
@@ -51,9 +49,6 @@ class WordAttentionConfig:
         whole("scenes", self.scenes, least=1)
         seed("seed", self.seed)
         whole("batch_size", self.batch_size, least=1)
-
-
-ConfigStore.instance().store("word_attention_schema", WordAttentionConfig)
 
 
 def run_word_attention(config: WordAttentionConfig) -> list[Path]:
@@ -101,9 +96,9 @@ def _draw_example(scene: Scene, words: Sequence[Word], maps: Maps, fields: Float
     )
 
 
-@command("word_attention")
-def main(config: DictConfig) -> None:
-    for path in run_word_attention(load(config)):
+@command("word_attention", WordAttentionConfig)
+def main(job: Job[WordAttentionConfig]) -> None:
+    for path in run_word_attention(job.load()):
         log.info("%s", path)
 
 

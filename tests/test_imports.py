@@ -104,3 +104,15 @@ def test_a_name_of_the_package_is_imported_when_it_is_used():
     )
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout.startswith("flamingo ")
+
+
+def test_commands_are_imported_and_build_their_configs_without_hydra_omegaconf_and_wandb():
+    program = (
+        "import sys; sys.modules |= dict.fromkeys(['hydra', 'omegaconf', 'wandb']);"
+        "from experiments import build, convert, evaluate, pretrain_language, pretrain_vision, report, train;"
+        "from flamingo.synthetic import SyntheticBindingConfig as BindingConfig;"
+        "task = BindingConfig(kind='synthetic_binding', num_queries=4, num_ways=2);"
+        "print(evaluate.EvaluateConfig(task=task).task.kind)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout == "synthetic_binding\n"

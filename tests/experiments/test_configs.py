@@ -6,17 +6,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf.errors import ConfigKeyError
 
 import experiments.search  # noqa: F401  # registers its schema
+from experiments import hydra_config
 from experiments.convert import ConvertConfig
 from experiments.evaluate import EvaluateConfig, compose_evaluation
+from experiments.hydra_config import CONF, load
 from experiments.pretrain_language import PretrainLanguageConfig
 from experiments.pretrain_vision import PretrainVisionConfig
 from experiments.report import ReportConfig
-from experiments.schema import as_recorded, load
+from experiments.schema import as_recorded
 from experiments.train import TrainConfig, check_config
 from experiments.word_attention import WordAttentionConfig
 from flamingo.data.builders import InterleavedConfig
@@ -25,7 +26,7 @@ from flamingo.model.connectors import MLPConfig
 from flamingo.training.losses import NextTokenConfig
 from flamingo.training.optim import MuonConfig
 from flamingo.utils.errors import UserError
-from tests.helpers.configs import CONF, compose_config, composed
+from tests.helpers.configs import compose_config, composed
 
 TRAIN_GROUPS = (
     "model/vision",
@@ -176,11 +177,8 @@ def test_a_misspelt_key_and_a_value_of_the_wrong_type_are_errors_that_name_them(
 
 
 def test_what_is_needed_and_missing_is_named():
-    with (
-        initialize_config_dir(str(CONF), version_base="1.3"),
-        pytest.raises(UserError, match=r"for checkpoint, output$"),
-    ):
-        load(compose("convert"))
+    with pytest.raises(UserError, match=r"for checkpoint, output$"):
+        load(hydra_config.compose_config("convert"))
 
 
 @pytest.mark.parametrize(

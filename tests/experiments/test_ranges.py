@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import experiments.benchmark.__main__ as benchmark
-from experiments.schema import load
+from experiments.hydra_config import load
 from flamingo.model.connectors import PerceiverConfig
 from flamingo.synthetic import SyntheticDocumentsConfig, SyntheticTaskConfig
 from flamingo.training.optim import AdamWConfig

@@ -10,7 +10,8 @@ import time
 import pytest
 
 from experiments import train
-from experiments.schema import termination, user_errors
+from experiments.command import termination
+from experiments.hydra_config import user_errors
 from flamingo.utils.errors import Stopped, UserError
 
 

@@ -9,7 +9,8 @@ import pytest
 import wandb
 
 from experiments.schema import WandbConfig
-from experiments.train import Tracker, run_training
+from experiments.tracking import Tracker
+from experiments.train import run_training
 from tests.experiments.test_demo import SMALL
 from tests.helpers.configs import composed
 

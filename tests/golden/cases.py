@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from experiments.evaluate import run_evaluation
-from experiments.train import Tracker, run_training
+from experiments.train import run_training
 from flamingo import FlamingoForConditionalGeneration
 from flamingo.interop import flamingo_mini, idefics, openflamingo
+from flamingo.results import History
 from tests import tiny
 from tests.golden.scenes import write_scenes
 from tests.golden.values import Values
@@ -122,12 +123,15 @@ def resumed_losses(folder: Path) -> Values:
     """A training that fails at step 12 and continues from its state at step 10."""
     overrides = [*_synthetic(list(KINDS), "fp32"), "training.save_every=5"]
 
-    def fail(tracker: Tracker, record: dict[str, Any], step: int) -> None:
-        if step == 12:
+    append = History.append
+
+    def fail(history: History, record: dict[str, Any]) -> None:
+        if record["step"] == 12:
             raise _StopError
+        append(history, record)
 
     with pytest.MonkeyPatch.context() as monkeypatch, contextlib.suppress(_StopError):
-        monkeypatch.setattr(Tracker, "log", fail)
+        monkeypatch.setattr(History, "append", fail)
         _losses(folder, "resumed", overrides)
     assert not (folder / "resumed" / "checkpoint").exists()
     return {"fp32": _losses(folder, "resumed", overrides)}

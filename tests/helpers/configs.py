@@ -1,9 +1,7 @@
 """The commands' configs, composed as on a command line."""
 
-from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 import experiments.convert
@@ -13,10 +11,9 @@ import experiments.pretrain_vision
 import experiments.report
 import experiments.search
 import experiments.train
-import experiments.word_attention  # noqa: F401  # each registers its schema
-from experiments.schema import load
+import experiments.word_attention  # noqa: F401  # each has its schema
+from experiments import hydra_config
 
-CONF = Path(__file__).parents[2] / "conf"
 #: The overrides that a command needs.
 REQUIRED = {
     "evaluate": ("run=somewhere",),
@@ -28,10 +25,9 @@ REQUIRED = {
 
 def compose_config(command: str, *overrides: str) -> DictConfig:
     """Returns the config as Hydra composes it, before it becomes a dataclass."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(command, overrides=[*REQUIRED.get(command, ()), *overrides])
+    return hydra_config.compose_config(command, REQUIRED.get(command, ()) + overrides)
 
 
 def composed(command: str, *overrides: str) -> Any:
     """Returns the config of a command as its dataclass."""
-    return load(compose_config(command, *overrides))
+    return hydra_config.load(compose_config(command, *overrides))

@@ -18,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 import experiments.evaluate
 import experiments.pretrain_language
 import experiments.train  # noqa: F401
-from experiments.schema import user_errors
+from experiments.hydra_config import user_errors
 from flamingo.data.sources import read_split
 from flamingo.data.transforms.pictures import open_image
 from tests.data.malformed import Malformed, files

@@ -1,0 +1,187 @@
+"""Configs as Hydra composes them, and commands as Hydra runs them."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.command import SCHEMAS, Job, termination
+from experiments.schema import ALL_TASKS, Entry
+from flamingo.model.connectors import CONNECTORS
+from flamingo.training.optim import OPTIMIZERS
+from flamingo.utils.checks import within
+from flamingo.utils.errors import UserError
+from flamingo.utils.io import USER_ERRNOS, sentence_of
+from flamingo.utils.kinds import Kinds
+from flamingo.utils.names import file_name
+
+CONF = Path(__file__).parents[1] / "conf"
+_EXCLUDE_KEYS = "hydra.job.config.override_dirname.exclude_keys"
+
+
+def register_schemas() -> None:
+    """Let ``conf/`` name the dataclasses of the imported commands, ``NAME_schema``, and those of the kinds."""
+    for name, schema in SCHEMAS.items():
+        ConfigStore.instance().store(f"{name}_schema", schema)
+    _register_kinds(CONNECTORS, "model/connector", "model.connector")
+    _register_kinds(OPTIMIZERS, "optimizer", "optimizer")
+    _register_kinds(ALL_TASKS, "task", "task")
+
+
+def _register_kinds(kinds: Kinds, group: str, package: str) -> None:
+    """Let the options of a group name the config dataclass of a kind in their defaults, as ``KIND_schema``."""
+    for kind, (config_class, _) in kinds.items():
+        ConfigStore.instance().store(f"{kind}_schema", config_class, group=group, package=package)
+
+
+def compose_config(name: str, overrides: Sequence[str] = (), values: Mapping[str, Entry] | None = None) -> DictConfig:
+    """Returns the config of a command, as Hydra composes it.
+
+    Args:
+        name: Of the command.
+        overrides: As on a command line.
+        values: Keys that are set in the composed config.
+    """
+    register_schemas()
+    # Hydra is initialised within a command, but not in a program that calls what a command stands on.
+    is_initialised = GlobalHydra.instance().is_initialized()
+    with nullcontext() if is_initialised else initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose(name, overrides=list(overrides))
+    config.merge_with(values or {})
+    return config
+
+
+def load(config: DictConfig) -> Any:
+    """Returns the dataclass that a composed config was typed by, with everything resolved.
+
+    Raises:
+        UserError: For mandatory values that are missing, and for a value that a dataclass refuses, by its full key.
+    """
+    # Top-level keys first: other values may refer to them and cannot be resolved before.
+    missing = [str(key) for key in config if OmegaConf.is_missing(config, str(key))] or OmegaConf.missing_keys(config)
+    if missing:
+        raise UserError(f"the config needs a value for {', '.join(sorted(missing))}")
+    _check_sections(config)
+    return OmegaConf.to_object(config)
+
+
+def _check_sections(config: DictConfig) -> None:
+    """Make the dataclass of each section: an error of one names the keys that lead to it."""
+    for key, value in config.items():
+        if isinstance(value, DictConfig) and is_dataclass(OmegaConf.get_type(value)):
+            with within(str(key)):
+                _check_sections(value)
+                OmegaConf.to_object(value)
+
+
+def run_command(name: str, function: Callable[[Job[Any]], Any]) -> None:
+    """Run a command whose config is ``conf/NAME.yaml``, with the overrides of the command line.
+
+    A user's error ends the command with one sentence and exit status 2: a :class:`UserError`, one of Hydra's about
+    keys, groups, types and syntax, and a system error that the user can mend, such as a full disk.
+    """
+
+    def job(config: DictConfig) -> Any:
+        logging.raiseExceptions = False  # a log file on a full disk would print a trace for each line
+        run = HydraConfig.get()
+        with user_errors(), termination():
+            return function(Job(Path(run.runtime.output_dir), list(run.overrides.task), lambda: load(config)))
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would else print, shortened
+    logging.raiseExceptions = False  # a log file on a full disk prints no traces: the run's own write fails
+    sys.argv += folder_arguments(sys.argv[1:], CONF)
+    register_schemas()
+    application = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)
+    with user_errors(), termination():
+        application()
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Print a user's error as one sentence and exit with status 2; after Ctrl-C exit with 130, after SIGTERM with 143.
+
+    Within a job of a sweep the error is printed and raised again: Hydra runs the other jobs before it fails.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (sentence := _sentence(error)) is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+        if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        sys.exit(2)
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "Stopped: start the same command again to continue.", file=sys.stderr)
+        sys.exit(128 + getattr(interrupt, "signal", signal.SIGINT))
+
+
+def _sentence(error: Exception) -> str | None:
+    """What a user's error says; None for any other."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in USER_ERRNOS:
+        return sentence_of(error)
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return None
+    cause = f" {error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
+    return " ".join(f"{error}{cause}".split())
+
+
+def sweep_run_name(overrides: str) -> str:
+    """Return the name of a run's folder below that of its sweep; none where it has no overrides of its own."""
+    return file_name(overrides) if overrides else ""
+
+
+OmegaConf.register_new_resolver("run_folder", sweep_run_name, replace=True)
+
+
+def folder_arguments(arguments: Sequence[str], conf: Path) -> list[str]:
+    """Return arguments to add to a command's own, which say what the names of a sweep's folders leave out.
+
+    They leave out what ``conf/run.yaml`` lists, unless it is swept, and every path that is not swept: data may be
+    moved, and a sweep that was stopped continues.
+    """
+    overrides = [override for argument in arguments for override in _parsed(argument)]
+    swept = {override.key_or_group for override in overrides if override.is_sweep_override()}
+    if _EXCLUDE_KEYS in {override.key_or_group for override in overrides}:
+        return []
+    run = yaml.safe_load((conf / "run.yaml").read_text(encoding="utf-8"))
+    listed = run["hydra"]["job"]["config"]["override_dirname"]["exclude_keys"]
+    paths = [override.key_or_group for override in overrides if _names_path(override)]
+    left_out = [key for key in dict.fromkeys(listed + paths) if key not in swept or key == "output"]
+    return [f"{_EXCLUDE_KEYS}=[{','.join(left_out)}]"] if left_out != listed else []
+
+
+def _parsed(argument: str) -> list[Override]:
+    """The argument as an override; nothing for an option, and for what Hydra is going to refuse."""
+    if argument.startswith("-") or "=" not in argument:
+        return []
+    try:
+        return [OverridesParser.create().parse_override(argument)]
+    except HydraException:
+        return []
+
+
+def _names_path(override: Override) -> bool:
+    if override.is_sweep_override() or override.key_or_group.startswith("hydra"):
+        return False
+    return "/" in override.get_value_element_as_str()
