@@ -1,24 +1,17 @@
 """A folder, file or pattern -> its format, recognised by names and contents, and the files to read."""
 
+import fnmatch
 import glob
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from flamingo.data.readers import READERS
-from flamingo.data.readers.flickr import flickr_kind
-from flamingo.data.readers.image_folder import metadata_files
-from flamingo.data.rows import lines, read_json
+from flamingo.data.readers.candidate import Candidate
 from flamingo.utils.errors import UserError
-from flamingo.utils.io import parse_json
+from flamingo.utils.kinds import import_name
 
 #: A format, and the files to read; the folder for an image folder.
 FormatAndFiles = tuple[str, list[Path]]
-
-#: Files of captions in folders of their own, as they are distributed.
-_BELOW = ("annotations/captions_*.json", "Flickr8k_text/*.token.txt")
-_TAR = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")  # The reader refuses compressed ones.
-_SUFFIXES = _TAR + (".parquet", ".json", ".jsonl", ".txt", ".csv", ".token")
 
 
 def recognise(root: str, format: str | None) -> FormatAndFiles:
@@ -56,21 +49,20 @@ def _file_or_glob(root: str, format: str | None) -> FormatAndFiles:
     if name is None:
         raise UserError(_not_understood(str(files[0]), format))
     if len(files) > 1 and not READERS[name].sharded:
-        raise UserError(f"{root} names {len(files)} files, which only tar and parquet shards may be; these are {name}")
-    return name, [files[0].parent] if name == "image_folder" else files
+        sharded = " and ".join(name for name, reader in READERS.items() if reader.sharded)
+        raise UserError(f"{root} names {len(files)} files, which only {sharded} shards may be; these are {name}")
+    return name, [files[0].parent] if READERS[name].is_folder else files
 
 
 def _inside(folder: Path) -> dict[str, FormatAndFiles]:
     """Returns the data sets of a folder. Its shards of one format are one data set: their names tell splits apart."""
     candidates: dict[str, FormatAndFiles] = {}
-    if metadata_files(folder):
-        candidates[str(folder)] = "image_folder", [folder]
-    files = list(folder.iterdir())
-    for pattern in _BELOW:
-        files += folder.glob(pattern)
-    for file in _without_superfluous(files):
+    for file in _without_superfluous(_named_as_any(folder)):
         name = recognised(file)
         if name is None:
+            continue
+        if READERS[name].is_folder:
+            candidates[str(folder)] = name, [folder]
             continue
         label = str(file.with_name(f"*{file.suffix}") if READERS[name].sharded else file)
         _, files_of_label = candidates.setdefault(label, (name, []))
@@ -78,14 +70,27 @@ def _inside(folder: Path) -> dict[str, FormatAndFiles]:
     return candidates
 
 
+def _named_as_any(folder: Path) -> set[Path]:
+    """Returns the files of a folder whose names any format may have."""
+    # The folder may have a million images: it is listed once for all patterns.
+    names = [path.name for path in folder.iterdir()]
+    files: set[Path] = set()
+    for format in READERS.values():
+        for pattern in format.files:
+            if "/" in pattern:
+                files.update(folder.glob(pattern))
+            else:
+                files.update(folder / name for name in fnmatch.filter(names, pattern))
+    return files
+
+
 def _without_superfluous(files: Iterable[Path]) -> list[Path]:
-    """Returns the files that may hold captions, without those that others make superfluous.
+    """Returns the files without folders, and without those that others make superfluous, sorted.
 
     img2dataset writes for ``00000.tar`` also ``00000.parquet``, the list of its addresses, and ``00000_stats.json``.
-    Flickr8k has its captions a second time, in lemmas.
+    Flickr8k has its captions a second time, in lemmas. An image folder may have further files ``metadata.*``.
     """
-    candidates = {file for file in files if file.name.endswith(_SUFFIXES)}
-    candidates = {file for file in candidates if file.stem != "metadata" and not file.is_dir()}
+    candidates = {file for file in files if not file.is_dir()}
     superfluous: set[Path] = set()
     for file in candidates:
         shard = file.with_name(file.name.removesuffix("_stats.json"))
@@ -93,43 +98,25 @@ def _without_superfluous(files: Iterable[Path]) -> list[Path]:
             superfluous |= {file, shard.with_name(f"{shard.name}.parquet")}
         if file.name == "Flickr8k.token.txt":
             superfluous.add(file.with_name("Flickr8k.lemma.token.txt"))
+        if file.stem == "metadata" and not _has_name_of("image_folder", file):
+            superfluous.add(file)
     return sorted(candidates - superfluous)
 
 
 def recognised(file: Path) -> str | None:
-    """Returns a file's format, by its content where the suffix leaves it open; None where it is none of ours."""
-    if file.name.endswith(_TAR):
-        return "tar"
-    if file.suffix == ".parquet":
-        return "parquet"
-    if file.stem == "metadata":
-        return "image_folder"
-    if file.suffix == ".json":
-        return _json_format(read_json(file))
-    try:
-        _, line = next(lines(file), ("", ""))
-        if flickr_kind(line):
-            return "flickr"
-        return "jsonl" if has_fields(parse_json(line, str(file)), "image") else None
-    except UserError:  # neither text nor JSON
-        return None
+    """Returns a file's format, by its content where no name decides; None where it is none of :data:`READERS`."""
+    for name, format in READERS.items():
+        if format.recognise is None and _has_name_of(name, file):
+            return name
+    candidate = Candidate(file)
+    for name, format in READERS.items():
+        if format.recognise is not None and import_name(format.recognise)(candidate):
+            return name
+    return None
 
 
-def _json_format(content: Any) -> str | None:
-    if _first_has_field(content, "annotations", "caption"):
-        return "coco"
-    return "karpathy" if _first_has_field(content, "images", "sentences") else None
-
-
-def _first_has_field(content: Any, key: str, field: str) -> bool:
-    """Whether a JSON object has a list under ``key`` whose first element has the field."""
-    elements = content.get(key) if isinstance(content, dict) else None
-    return isinstance(elements, list) and len(elements) > 0 and has_fields(elements[0], field)
-
-
-def has_fields(value: object, *fields: str) -> bool:
-    """Whether a value is a JSON object with these fields."""
-    return isinstance(value, dict) and all(field in value for field in fields)
+def _has_name_of(name: str, file: Path) -> bool:
+    return any(file.match(pattern) for pattern in READERS[name].files)
 
 
 def _not_understood(root: str, format: str | None) -> str:

@@ -31,38 +31,64 @@ class Format:
     looks: str
     #: "module:function" of the :data:`Reader`.
     reader: str
+    #: Patterns of the names that its files may have in a folder.
+    files: tuple[str, ...]
+    #: "module:function" that tells from a :class:`flamingo.data.readers.candidate.Candidate` whether the file has this
+    #: format. Every other file that might have captions is shown to it, too. None: the name decides.
+    recognise: str | None = None
     #: Whether the images lie in the files themselves, or where these say.
     has_images: bool = False
     #: Whether a data set may be several files.
     sharded: bool = False
+    #: Whether the reader gets the folder instead of the files.
+    is_folder: bool = False
 
 
 READERS = {
-    "coco": Format("COCO's captions_*.json", "flamingo.data.readers.coco:coco"),
-    "karpathy": Format("Karpathy's dataset_*.json", "flamingo.data.readers.karpathy:karpathy"),
+    "coco": Format(
+        "COCO's captions_*.json",
+        "flamingo.data.readers.coco:coco",
+        files=("*.json", "annotations/captions_*.json"),
+        recognise="flamingo.data.readers.coco:is_coco",
+    ),
+    "karpathy": Format(
+        "Karpathy's dataset_*.json",
+        "flamingo.data.readers.karpathy:karpathy",
+        files=("*.json",),
+        recognise="flamingo.data.readers.karpathy:is_karpathy",
+    ),
     "flickr": Format(
         "Flickr8k's captions.txt or Flickr8k.token.txt, Flickr30k's captions.txt, results.csv or "
         "results_20130124.token",
         "flamingo.data.readers.flickr:flickr",
+        files=("*.txt", "*.csv", "*.token", "Flickr8k_text/*.token.txt"),
+        recognise="flamingo.data.readers.flickr:is_flickr",
     ),
     "jsonl": Format(
         'rows {"image": NAME, "captions": [...]} in a .jsonl',
         "flamingo.data.readers.jsonl:jsonl",
+        files=("*.jsonl",),
+        recognise="flamingo.data.readers.jsonl:is_jsonl",
     ),
     "image_folder": Format(
         "a folder with metadata.jsonl or metadata.csv, file_name and text in each row",
         "flamingo.data.readers.image_folder:image_folder",
+        files=("metadata.jsonl", "metadata.csv", "*/metadata.jsonl", "*/metadata.csv"),
         has_images=True,
+        is_folder=True,
     ),
     "tar": Format(
         "WebDataset's .tar shards, KEY.jpg with KEY.json or KEY.txt",
         "flamingo.data.readers.tar_shards:tar",
+        # The reader refuses compressed ones.
+        files=("*.tar", "*.tgz", "*.tar.gz", "*.tar.bz2", "*.tar.xz", "*.tar.zst"),
         has_images=True,
         sharded=True,
     ),
     "parquet": Format(
         ".parquet shards with the columns image and captions, caption or text",
         "flamingo.data.readers.parquet_shards:parquet",
+        files=("*.parquet",),
         has_images=True,
         sharded=True,
     ),

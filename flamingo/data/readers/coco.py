@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from flamingo.data.readers import Location
+from flamingo.data.readers.candidate import Candidate, has_field
 from flamingo.data.readers.entries import Entry, check_entries, field_of
 from flamingo.data.record import LazySequence
 from flamingo.data.rows import read_json
@@ -12,6 +13,11 @@ from flamingo.utils.errors import UserError
 def coco(location: Location) -> LazySequence:
     """Reads COCO's ``captions_*.json``. An image's id is COCO's; the file names no splits."""
     return check_entries(location, _entries(location.files[0]))
+
+
+def is_coco(candidate: Candidate) -> bool:
+    """Returns whether the file is JSON with a list of ``annotations`` that have a ``caption``."""
+    return has_field(candidate.first_element("annotations"), "caption")
 
 
 def _entries(file: Path) -> list[Entry]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from flamingo.data.readers import Location
+from flamingo.data.readers.candidate import Candidate
 from flamingo.data.readers.entries import Entry, check_entries
 from flamingo.data.record import LazySequence
 from flamingo.data.rows import cells, lines
@@ -52,7 +53,12 @@ def _entries(file: Path) -> list[Entry]:
     return entries
 
 
-def flickr_kind(line: str) -> Literal["csv", "numbered csv", "bars", "token"] | None:
+def is_flickr(candidate: Candidate) -> bool:
+    """Returns whether the file begins as one of Flickr's files."""
+    return _kind(candidate.first_line) is not None
+
+
+def _kind(line: str) -> Literal["csv", "numbered csv", "bars", "token"] | None:
     """Return how a file is written that begins with this line; None if it is not Flickr's."""
     header = line.replace(" ", "").strip()
     if header == "image,caption":
@@ -67,7 +73,7 @@ def flickr_kind(line: str) -> Literal["csv", "numbered csv", "bars", "token"] | 
 def _rows(file: Path) -> Iterator[tuple[str, str, str | None, str]]:
     """Each caption's place, image, number (in a CSV file it has none) and text."""
     _, first = next(lines(file), ("", ""))
-    match flickr_kind(first):
+    match _kind(first):
         case "csv":
             for origin, row in islice(cells(file), 1, None):
                 if len(row) != 2:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from flamingo.data.readers import Location
+from flamingo.data.readers import READERS, Location
 from flamingo.data.readers.entries import Entry, captions_in, check_entries, field_of
 from flamingo.data.record import LazySequence
 from flamingo.data.rows import rows
@@ -24,16 +24,11 @@ def image_folder(location: Location) -> LazySequence:
     return check_entries(replace(location, images=folder), entries)
 
 
-def metadata_files(folder: Path) -> list[Path]:
-    """Returns the metadata files of an image folder, sorted."""
-    files: list[Path] = []
-    for pattern in ("metadata.jsonl", "metadata.csv", "*/metadata.jsonl", "*/metadata.csv"):
-        files += folder.glob(pattern)
-    return sorted(files)
-
-
 def _entries(folder: Path) -> list[Entry]:
-    files = metadata_files(folder)
+    files: list[Path] = []
+    for pattern in READERS["image_folder"].files:
+        files += folder.glob(pattern)
+    files.sort()
     if not files:
         raise UserError(f"{folder} has neither metadata.jsonl nor metadata.csv, nor has a folder in it")
     holders = [file.parent for file in files]

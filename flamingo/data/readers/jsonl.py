@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from flamingo.data.readers import Location
+from flamingo.data.readers.candidate import Candidate, has_field
 from flamingo.data.readers.entries import Entry, captions_in, check_entries, field_of
 from flamingo.data.record import LazySequence
 from flamingo.data.rows import rows
@@ -17,6 +18,11 @@ def jsonl(location: Location) -> LazySequence:
     They may also have ``"id"``, by default the image's name, and ``"split"``.
     """
     return check_entries(location, _entries(location.files[0]))
+
+
+def is_jsonl(candidate: Candidate) -> bool:
+    """Returns whether the first line is a JSON object that has an ``image``."""
+    return has_field(candidate.first_row, "image")
 
 
 def _entries(file: Path) -> list[Entry]:

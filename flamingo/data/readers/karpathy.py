@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from flamingo.data.readers import Location
+from flamingo.data.readers.candidate import Candidate, has_field
 from flamingo.data.readers.entries import Entry, check_entries, field_of
 from flamingo.data.record import LazySequence
 from flamingo.data.rows import read_json
@@ -15,6 +16,11 @@ def karpathy(location: Location) -> LazySequence:
     null or empty count as absent.
     """
     return check_entries(location, _entries(location.files[0]))
+
+
+def is_karpathy(candidate: Candidate) -> bool:
+    """Returns whether the file is JSON with a list of ``images`` that have ``sentences``."""
+    return has_field(candidate.first_element("images"), "sentences")
 
 
 def _entries(file: Path) -> list[Entry]:

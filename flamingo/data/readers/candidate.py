@@ -1,0 +1,54 @@
+"""A file that may hold captions, as a reader's function looks at it to recognise its layout."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from flamingo.data.rows import lines, read_json
+from flamingo.utils.errors import UserError
+from flamingo.utils.io import parse_json
+
+
+class Candidate:
+    """A file whose content is read when a function asks for it, once for all functions."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def json(self) -> Any:
+        """The content of a ``.json`` file; None for any other file.
+
+        Raises:
+            UserError: For a ``.json`` file that cannot be read.
+        """
+        return read_json(self.path) if self.path.suffix == ".json" else None
+
+    @cached_property
+    def first_line(self) -> str:
+        """The first line that is not blank; empty for a ``.json`` file, and for a file that is no text."""
+        if self.path.suffix == ".json":
+            return ""
+        try:
+            _, line = next(lines(self.path), ("", ""))
+        except UserError:
+            return ""
+        return line
+
+    @cached_property
+    def first_row(self) -> Any:
+        """The first line as JSON; None where it is no JSON."""
+        try:
+            return parse_json(self.first_line, str(self.path))
+        except UserError:
+            return None
+
+    def first_element(self, key: str) -> Any:
+        """Returns the first element of the list that the ``.json`` file has under ``key``; None where there is none."""
+        elements = self.json.get(key) if isinstance(self.json, dict) else None
+        return elements[0] if isinstance(elements, list) and elements else None
+
+
+def has_field(value: Any, field: str) -> bool:
+    """Returns whether a value is a JSON object with this field."""
+    return isinstance(value, dict) and field in value
