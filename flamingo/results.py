@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from flamingo.utils.errors import UserError
-from flamingo.utils.io import append, complete_lines, json_object, parse_json, sync, write_text
+from flamingo.utils.io import append, sync, write_text
+from flamingo.utils.reading import complete_rows, read_json, rows
 
 Row = dict[str, Any]
 """A row of predictions or of scores."""
@@ -118,18 +119,16 @@ def read_prediction_rows(path: Path) -> list[Row]:
     Raises:
         UserError: For a line that is no prediction.
     """
-    rows = []
-    for number, line in enumerate(complete_lines(path), start=1):
-        where = f"{path}, line {number}"
-        row = json_object(line, where)
+    predictions = []
+    for where, row in complete_rows(path):
         _check_prediction(row, where)
-        rows.append(row)
-    return rows
+        predictions.append(row)
+    return predictions
 
 
 def read_predictions(path: Path) -> Iterator[Prediction]:
     """Yields the predictions with the first order of the demonstrations: the file may be larger than memory."""
-    for where, row in _lines(path):
+    for where, row in rows(path):
         _check_prediction(row, where)
         if row["order"] == 0:
             yield _prediction(row)
@@ -180,7 +179,7 @@ def _prediction(row: Row) -> Prediction:
 def save_scores(path: Path, rows: Sequence[Row]) -> None:
     """Adds rows to ``scores.json``, in place of earlier scores of the same settings."""
     replaced = {setting_key(row) for row in rows}
-    earlier = parse_json(path.read_bytes(), str(path)) if path.exists() else []
+    earlier = read_json(path) if path.exists() else []
     kept = [row for row in earlier if setting_key(row) not in replaced]
     lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in list(kept) + list(rows)]
     write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
@@ -190,11 +189,10 @@ def read_scores(path: Path) -> list[Score]:
     """Returns the scores of ``scores.json``.
 
     Raises:
-        UserError: For a missing or malformed field, and for two rows of the same setting and metric.
+        UserError: For a file that cannot be read, a missing or malformed field, and two rows of the same setting and
+            metric.
     """
-    if not path.is_file():
-        raise UserError(f"{path} does not exist")
-    rows = parse_json(path.read_bytes(), str(path))
+    rows = read_json(path)
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{path} must be a list of at least one score")
     scores = [_score(row, f"{path}, row {number}") for number, row in enumerate(rows)]
@@ -240,7 +238,7 @@ class History:
 
     def append(self, record: dict[str, Any]) -> None:
         """Adds a record; it is in the page cache when this returns."""
-        append(self.path, f"{json.dumps(record)}\n".encode(), sync=False)
+        append(self.path, _record_line(record).encode(), sync=False)
 
     def sync(self) -> None:
         """Writes the records from the page cache to disk, before a state that counts on them is saved."""
@@ -258,20 +256,22 @@ class History:
             write_text(self.path, "".join(self._lines_until(step)))
 
     def _lines_until(self, step: int) -> Iterator[str]:
-        for number, line in enumerate(complete_lines(self.path), start=1):
-            where = f"{self.path}, line {number}"
-            record = json_object(line, where)
+        for where, record in complete_rows(self.path):
             if not isinstance(record.get("step"), int):
                 raise UserError(f"{where} is not a record of a training run: it has no step")
             if record["step"] > step:
                 return
-            yield f"{line.decode()}\n"
+            yield _record_line(record)
+
+
+def _record_line(record: dict[str, Any]) -> str:
+    return f"{json.dumps(record)}\n"
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
     """Returns the records of a training, in the order of their steps; one without ``gates`` gets an empty dict."""
     records = []
-    for where, record in _lines(path):
+    for where, record in rows(path):
         _check(record, RECORD, where)
         gates = record.setdefault("gates", {})
         if not isinstance(gates, dict):
@@ -306,13 +306,3 @@ def _check(row: Any, types: _Types, where: str) -> None:
             raise UserError(f"{where} lacks {name!r}")
         if not isinstance(row[name], allowed):
             raise UserError(f"{where}: {name!r} must not be {row[name]!r:.80}")
-
-
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a file of JSON lines, each with where it stands."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist")
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            where = f"{path}, line {number}"
-            yield where, json_object(line, where)

@@ -8,7 +8,7 @@ from pathlib import Path
 from flamingo.data.document import Frame
 from flamingo.data.record import Record
 from flamingo.utils.checksums import digest_of, sampled_checksum
-from flamingo.utils.io import regular_file
+from flamingo.utils.reading import regular_file
 
 
 def data_checksums(images: Sequence[Record]) -> dict[str, str]:

@@ -24,8 +24,9 @@ from flamingo.model.checkpoints import fingerprint
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.model.vision import encode_patches
 from flamingo.utils.errors import UserError
-from flamingo.utils.io import append, complete_lines, json_object, remove_leftovers, write_text
+from flamingo.utils.io import append, remove_leftovers, write_text
 from flamingo.utils.lock import HEARTBEAT, LOCK, owner
+from flamingo.utils.reading import complete_lines, json_object
 
 #: The dtypes of stored features.
 PRECISIONS = {name: getattr(torch, name) for name in DTYPES}

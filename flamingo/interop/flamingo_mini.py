@@ -18,7 +18,7 @@ from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.model.vision_loading import load_vision_model
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
-from flamingo.utils.io import json_object
+from flamingo.utils.reading import json_object
 
 END_OF_CHUNK = "<EOC>"
 

@@ -22,7 +22,8 @@ from flamingo.training.step import DataSet, Update
 from flamingo.utils.checksums import checksum
 from flamingo.utils.differences import differences
 from flamingo.utils.errors import UserError
-from flamingo.utils.io import atomic_file, file_errors, json_object, sync_folder, write_text
+from flamingo.utils.io import atomic_file, file_errors, sync_folder, write_text
+from flamingo.utils.reading import json_object
 
 _CHECKSUMS = "checksums.json"
 

@@ -1,4 +1,4 @@
-"""Reads and writes files. Every write of the project goes through here, and is complete or absent after a kill.
+"""Writes files. Every write of the project goes through here, and is complete or absent after a kill.
 
 A file or folder is written under the name ``NAME.<8 hex digits>.tmp``, and renamed when it is complete.
 :func:`remove_leftovers` removes files that a kill has left under such names.
@@ -6,12 +6,10 @@ A file or folder is written under the name ``NAME.<8 hex digits>.tmp``, and rena
 
 import errno
 import io
-import json
 import os
 import re
 import secrets
 import shutil
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -287,55 +285,3 @@ def sync_folder(folder: Path) -> None:
         pass  # some network file systems cannot sync a folder
     finally:
         os.close(descriptor)
-
-
-# ------------------------------------------------------------------------------- reading
-
-#: Kinds of files other than regular ones.
-_KINDS = {
-    stat.S_IFDIR: "a directory",
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
-
-
-def regular_file(path: Path) -> Path:
-    """Returns ``path`` if it names a regular file, or a link to one. Opening a named pipe would block forever.
-
-    Raises:
-        OSError: If it names something else, or nothing.
-    """
-    kind = stat.S_IFMT(path.stat().st_mode)
-    if kind != stat.S_IFREG:
-        raise OSError(f"it is {_KINDS.get(kind, 'something else')}, not a regular file")
-    return path
-
-
-def parse_json(text: str | bytes, where: str) -> Any:
-    """Returns the value of a JSON text.
-
-    Raises:
-        UserError: With ``where``, for a text that is no JSON, or is nested too deeply for Python's parser.
-    """
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is no JSON: {error}") from error
-
-
-def json_object(text: str | bytes, where: str) -> dict[str, Any]:
-    """A JSON object. Raises UserError, naming ``where`` it stands, for anything else."""
-    value = parse_json(text, where)
-    if not isinstance(value, dict):
-        raise UserError(f"{where} is no JSON object: {text[:80]!r}")
-    return value
-
-
-def complete_lines(path: Path) -> list[bytes]:
-    """The lines of a file that is appended to, without a last one that a kill has cut off; none if it is missing."""
-    if not path.exists():
-        return []
-    *lines, _ = path.read_bytes().split(b"\n")
-    return lines

@@ -17,9 +17,10 @@ from transformers import AutoConfig
 from flamingo.utils.checksums import folder_checksums, sampled_checksum
 from flamingo.utils.differences import differences
 from flamingo.utils.errors import UserError
-from flamingo.utils.io import complete_lines, file_errors, remove_leftovers, write_text
+from flamingo.utils.io import file_errors, remove_leftovers, write_text
 from flamingo.utils.lock import owner
 from flamingo.utils.processes import start_processes
+from flamingo.utils.reading import complete_lines
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import pytest
 
 from flamingo.data.readers import READERS, Format, candidate
 from flamingo.data.recognition import recognise, recognised
-from flamingo.data.rows import read_json
 from flamingo.utils.errors import UserError
+from flamingo.utils.reading import read_json
 from tests.data.shelf import write
 
 KARPATHY = {"images": [{"filename": "a.png", "sentences": [{"raw": "A."}]}]}

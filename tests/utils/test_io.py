@@ -132,15 +132,3 @@ def test_two_writers_of_one_file_leave_one_of_both(tmp_path):
         second.write("2" * 10)
     assert path.read_text() == "1" * 100_000
     assert [left.name for left in tmp_path.iterdir()] == ["file"]
-
-
-@pytest.mark.parametrize("text", ["no", "[1]", '{"a"', "[" * 100_000])
-def test_what_is_no_json_object_is_named(text):
-    with pytest.raises(UserError, match=r"^f\.jsonl, line 3"):
-        io.json_object(text, "f.jsonl, line 3")
-
-
-def test_a_cut_off_last_line_is_not_read(tmp_path):
-    (tmp_path / "lines").write_bytes(b"one\ntwo\nthr")
-    assert io.complete_lines(tmp_path / "lines") == [b"one", b"two"]
-    assert io.complete_lines(tmp_path / "none") == []

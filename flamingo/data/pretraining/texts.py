@@ -17,9 +17,9 @@ from flamingo.data.pretraining.tokenizer import END_OF_TEXT
 from flamingo.data.readers.entries import Entry, captions_in, usable_captions
 from flamingo.data.recognition import recognised
 from flamingo.data.record import by_reason
-from flamingo.data.rows import lines, rows
 from flamingo.data.sources import open_source
 from flamingo.utils.errors import UserError
+from flamingo.utils.reading import lines, rows
 
 #: Words that the similarity of captions is computed from: the most frequent ones. Others hardly ever occur twice.
 _VOCAB_SIZE = 2048

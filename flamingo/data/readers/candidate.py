@@ -4,9 +4,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from flamingo.data.rows import lines, read_json
 from flamingo.utils.errors import UserError
-from flamingo.utils.io import parse_json
+from flamingo.utils.reading import lines, parse_json, read_json
 
 
 class Candidate:

@@ -6,8 +6,8 @@ from flamingo.data.readers import Location
 from flamingo.data.readers.candidate import Candidate, has_field
 from flamingo.data.readers.entries import Entry, check_entries, field_of
 from flamingo.data.record import LazySequence
-from flamingo.data.rows import read_json
 from flamingo.utils.errors import UserError
+from flamingo.utils.reading import read_json
 
 
 def coco(location: Location) -> LazySequence:

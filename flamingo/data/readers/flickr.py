@@ -11,8 +11,8 @@ from flamingo.data.readers import Location
 from flamingo.data.readers.candidate import Candidate
 from flamingo.data.readers.entries import Entry, check_entries
 from flamingo.data.record import LazySequence
-from flamingo.data.rows import cells, lines
 from flamingo.utils.errors import UserError
+from flamingo.utils.reading import cells, lines
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from flamingo.data.readers import Location
 from flamingo.data.readers.candidate import Candidate, has_field
 from flamingo.data.readers.entries import Entry, check_entries, field_of
 from flamingo.data.record import LazySequence
-from flamingo.data.rows import read_json
+from flamingo.utils.reading import read_json
 
 
 def karpathy(location: Location) -> LazySequence:

@@ -10,7 +10,7 @@ from flamingo.data.readers import Location
 from flamingo.data.readers.shards import Broken, Sample, Shards
 from flamingo.data.record import captions_of, split_named
 from flamingo.utils.errors import UserError
-from flamingo.utils.io import regular_file
+from flamingo.utils.reading import regular_file
 
 
 def parquet(location: Location) -> Shards:

@@ -11,7 +11,7 @@ from flamingo.data.readers import Location
 from flamingo.data.readers.shards import Broken, Sample, Shards
 from flamingo.data.record import captions_of, split_named
 from flamingo.utils.errors import UserError
-from flamingo.utils.io import parse_json, regular_file
+from flamingo.utils.reading import parse_json, regular_file
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}

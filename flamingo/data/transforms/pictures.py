@@ -14,7 +14,7 @@ from PIL import ImageOps, ImageStat, UnidentifiedImageError
 
 from flamingo.data.document import Crop, Frame, Readable
 from flamingo.utils.errors import UserError
-from flamingo.utils.io import regular_file
+from flamingo.utils.reading import regular_file
 
 Aspect = Literal["as_is", "pad", "crop"]
 
