@@ -1,3 +1,5 @@
+from importlib import import_module
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 from transformers.models.yolos.image_processing_pil_yolos import YolosImageProcessorPil
 
-from flamingo.data.transforms.pixels import normalized, resized
+from flamingo.data.transforms.pixels import USUAL, normalized, resized
 from flamingo.utils.errors import UserError
 
 #: Each with the bytes or floats that its pictures become.
@@ -54,6 +56,78 @@ def test_pixels_are_those_of_the_image_processor(name, width, height):
     difference = (found - expected).abs()
     assert difference.max() < 2.01 * level
     assert difference.mean() < 0.2 * level
+
+
+#: The module of each image processor that is done by the library.
+USUAL_MODULES = {
+    "BitImageProcessorPil": "bit",
+    "BlipImageProcessorPil": "blip",
+    "CLIPImageProcessorPil": "clip",
+    "ChameleonImageProcessorPil": "chameleon",
+    "ChineseCLIPImageProcessorPil": "chinese_clip",
+    "DeiTImageProcessorPil": "deit",
+    "MobileNetV1ImageProcessorPil": "mobilenet_v1",
+    "OwlViTImageProcessorPil": "owlvit",
+    "PPChart2TableImageProcessorPil": "pp_chart2table",
+    "PvtImageProcessorPil": "pvt",
+    "SiglipImageProcessorPil": "siglip",
+    "ViTImageProcessorPil": "vit",
+}
+
+
+@pytest.mark.parametrize("name", sorted(USUAL))
+def test_each_image_processor_that_is_replaced_makes_the_same_pixels(name):
+    module = import_module(f"transformers.models.{USUAL_MODULES[name]}.image_processing_pil_{USUAL_MODULES[name]}")
+    kind = getattr(module, name)
+    noise = np.random.default_rng(0).integers(0, 256, (2, 30, 40, 3), dtype=np.uint8)
+    pictures = [PILImage.fromarray(noise[0]).resize((97, 53)), PILImage.fromarray(noise[1]).resize((301, 640))]
+    for size in (kind.size, {"height": 40, "width": 50}, {"shortest_edge": 44}):
+        image_processor = kind(size=size, resample=PILImage.Resampling.BICUBIC, do_center_crop=True, crop_size=40)
+        for picture in pictures:
+            pixels = resized(image_processor, [picture])
+            assert pixels.dtype == torch.uint8
+            expected = image_processor([picture], return_tensors="pt")["pixel_values"]
+            level = image_processor.rescale_factor / min(image_processor.image_std)
+            difference = (normalized(image_processor, pixels) - expected).abs()
+            assert difference.max() < 3.01 * level  # both round twice
+            assert difference.mean() < 0.2 * level
+
+
+class Nearest(CLIPImageProcessorPil):
+    """Resizes in another way."""
+
+    def resize(self, image, size, resample=None, **kwargs):
+        return super().resize(image, size, resample=PILImage.Resampling.NEAREST, **kwargs)
+
+
+class Brighter(CLIPImageProcessorPil):
+    """Normalizes in another way."""
+
+    def normalize(self, image, mean, std, **kwargs):
+        return super().normalize(image, mean, std, **kwargs) + 1
+
+
+class Described(CLIPImageProcessorPil):
+    """Does the same, which its class does not show."""
+
+    def described(self):
+        return "the same"
+
+
+@pytest.mark.parametrize("kind", [Nearest, Brighter, Described])
+def test_a_subclass_makes_its_own_floats(kind):
+    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
+    pictures = [PILImage.fromarray(noise)]
+    expected = kind()(pictures, return_tensors="pt")["pixel_values"]
+    pixels = resized(kind(), pictures)
+    torch.testing.assert_close(pixels, expected, atol=0, rtol=0)
+    assert normalized(kind(), pixels) is pixels
+
+
+def test_a_foreign_class_of_the_same_name_makes_its_own_floats():
+    same_name = type("CLIPImageProcessorPil", (Nearest,), {"__module__": "transformers_modules.own"})
+    pixels = resized(same_name(), [PILImage.new("RGB", (60, 40), "red")])
+    assert pixels.dtype == torch.float32
 
 
 @pytest.mark.parametrize("width, height", [(900, 61), (61, 900), (1001, 40), (777, 10)])
