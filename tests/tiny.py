@@ -75,6 +75,14 @@ PATCH_CONNECTORS: dict[str, dict[str, Any]] = {
     "transformer": {"kind": "transformer", "depth": 2, "num_heads": 2, "head_dim": 12},
     "mlp": {"kind": "mlp", "depth": 2},
     "identity": {"kind": "identity"},
+    "linear": {"kind": "linear"},
+    "mlp_projector": {"kind": "mlp_projector"},
+}
+
+#: Connectors with fewer visual tokens than the 16 patches.
+POOLING_CONNECTORS: dict[str, dict[str, Any]] = {
+    "mlp_projector": {"kind": "mlp_projector", "pool": 2},
+    "qformer": {"kind": "qformer", "depth": 3, "num_query_tokens": 3, "width": 16, "num_heads": 2},
 }
 
 #: Generation settings as checkpoints ship them; each changes what the tiny models decode.

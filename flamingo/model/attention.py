@@ -12,10 +12,9 @@ from transformers.activations import ACT2FN
 
 
 class Attention(nn.Module):
-    """Attention from queries of one width to a context of another, without biases.
+    """Attention from queries of one width to a context of another.
 
     Keys and values are computed by a method of their own, so that a caller can compute them once and keep them.
-    ``qk_norm`` makes a norm of queries and keys for the width of a head (OBELICS, section 4).
     """
 
     def __init__(
@@ -25,13 +24,27 @@ class Attention(nn.Module):
         num_heads: int,
         head_dim: int,
         qk_norm: Callable[[int], nn.Module] = nn.Identity,
+        bias: bool = False,
+        context: str | None = None,
     ) -> None:
+        """Makes the projections.
+
+        Args:
+            query_width: Of the queries and the outputs.
+            context_width: Of the context.
+            num_heads: Attention heads.
+            head_dim: Width of a head.
+            qk_norm: Makes a norm of queries and keys for the width of a head (OBELICS, section 4).
+            bias: Whether the projections have biases.
+            context: In a connector whose layers differ in their context, "patches" or "latents": inspection reads it.
+        """
         super().__init__()
         self.num_heads = num_heads
-        self.to_q = nn.Linear(query_width, num_heads * head_dim, bias=False)
-        self.to_k = nn.Linear(context_width, num_heads * head_dim, bias=False)
-        self.to_v = nn.Linear(context_width, num_heads * head_dim, bias=False)
-        self.to_out = nn.Linear(num_heads * head_dim, query_width, bias=False)
+        self.context = context
+        self.to_q = nn.Linear(query_width, num_heads * head_dim, bias=bias)
+        self.to_k = nn.Linear(context_width, num_heads * head_dim, bias=bias)
+        self.to_v = nn.Linear(context_width, num_heads * head_dim, bias=bias)
+        self.to_out = nn.Linear(num_heads * head_dim, query_width, bias=bias)
         self.q_norm = qk_norm(head_dim)
         self.k_norm = qk_norm(head_dim)
 

@@ -33,7 +33,8 @@ class Inspection:
     #: [b m r v], 0 for images that no token sees. None without images, and for images given as ``visual_state``.
     visual_tokens: Tensor | None
     #: [b m k r s] for each attention of the connector: of its latents over the patches of all frames and then, in the
-    #: last r of the s columns, over the latents. None if the connector did not run, empty if it has no attention.
+    #: last r of the s columns, over the latents. Columns that a layer does not attend to are 0; a transformer, whose
+    #: latents are the patches, has r columns. None if the connector did not run, empty if it has no attention.
     connector_attention: tuple[Tensor, ...] | None
     #: The patches of all frames of an image. None if the connector did not run.
     num_patches: int | None
@@ -98,7 +99,7 @@ def inspect(model: FlamingoForConditionalGeneration, **inputs: Any) -> Inspectio
         _, (features,), connector_output = connector_calls[0]
         num_patches = features.shape[2] * features.shape[3]
         visual_tokens = _per_image(connector_output.flatten(0, 1), seen)
-        weights = [_connector_attention(*call) for call in attention_calls]
+        weights = [_connector_attention(attention, args, num_patches) for attention, args, _ in attention_calls]
         connector_attention = tuple(_per_image(layer_weights, seen) for layer_weights in weights)
     cross_attention = {}
     for index, call in zip(model.gated_layers, block_calls, strict=True):
@@ -124,9 +125,15 @@ def _recorded(modules: Iterable[nn.Module], calls: list[Call]) -> Iterator[None]
 
 
 @torch.no_grad()
-def _connector_attention(attention: Attention, args: tuple, output: Tensor) -> Float[Tensor, "images k r s"]:
+def _connector_attention(attention: Attention, args: tuple, num_patches: int) -> Float[Tensor, "images k r s"]:
+    """Returns the weights over patches and latents, also of a layer that attends to one of the two."""
     x, keys, _ = args
-    return attention_weights(attention.queries(x), keys)
+    weights = attention_weights(attention.queries(x), keys)
+    if attention.context == "latents":
+        return nn.functional.pad(weights, (num_patches, 0))
+    if attention.context == "patches":
+        return nn.functional.pad(weights, (0, x.shape[1]))
+    return weights
 
 
 @torch.no_grad()

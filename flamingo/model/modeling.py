@@ -62,8 +62,8 @@ class FlamingoForConditionalGeneration(
         if config.vision_width is None:
             config.vision_width = feature_width(self.vision_model, config.vision_features)
         connector_class = class_of(CONNECTORS, config.connector.kind)
-        self.connector = connector_class(config.vision_width, config.connector)
         text_width = config.text_config.hidden_size
+        self.connector = connector_class(config.connector, config.vision_width, text_width)
         self.gated_layers = nn.ModuleDict()
         for index in config.gated_layer_indices:
             block = GatedCrossAttentionBlock(text_width, self.connector.width, config.fusion)

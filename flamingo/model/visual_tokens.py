@@ -53,10 +53,9 @@ class FlamingoImages:
             return self.no_visual_tokens(len(image_features))
         return self.connector(image_features.to(self._connector_weight().dtype))
 
-    def no_visual_tokens(self, documents: int) -> Float[Tensor, "b 0 r width"]:
-        """Returns empty visual tokens. ``r`` is a placeholder of 1 where the connector keeps all patches."""
-        r = self.connector.num_tokens(patches=1, frames=1)
-        return self._connector_weight().new_zeros(documents, 0, r, self.connector.width)
+    def no_visual_tokens(self, documents: int) -> Float[Tensor, "b 0 1 width"]:
+        """Returns the visual tokens of documents without images. No image says how many tokens it would have."""
+        return self._connector_weight().new_zeros(documents, 0, 1, self.connector.width)
 
     def visual_state(self, visual_tokens: Float[Tensor, "b m r width"]) -> VisualState:
         """Returns the keys and values of all images for each gated block, which are kept while decoding."""

@@ -145,7 +145,7 @@ def test_words_look_at_patches_through_the_latents(backbones, batch, kind):
     inspection = inspect(model, **batch)
     latents = inspection.latents_over_patches
     assert latents.shape == (2, 3, 5 if kind == "perceiver" else 16, 16)
-    if kind in ("mlp", "identity"):
+    if kind in ("mlp", "identity", "linear", "mlp_projector"):
         torch.testing.assert_close(latents[1, 2], torch.eye(16))
     words = inspection.words_over_patches(3)
     assert words.shape == (2, 2, 14, 3, 16)
@@ -154,6 +154,25 @@ def test_words_look_at_patches_through_the_latents(backbones, batch, kind):
     assert not words[0, 1, 7, [0, 2]].any() and not words[0, 1, 0].any()
     mass = words.sum((-2, -1))[batch["image_index"][:, None].expand(2, 2, 14) >= 0]
     assert (mass < 0.99).all() if kind == "perceiver" else torch.allclose(mass, torch.ones(()))
+
+
+def test_a_qformer_has_weights_over_latents_and_patches_by_turns(backbones, batch):
+    model = tiny.flamingo(backbones, connector=tiny.POOLING_CONNECTORS["qformer"])
+    inspection = inspect(model, **batch)
+    over_patches = [bool(weights[..., :16].any()) for weights in inspection.connector_attention]
+    over_latents = [bool(weights[..., 16:].any()) for weights in inspection.connector_attention]
+    # Layers 0 and 2 of 3 attend to the patches, after their self-attention.
+    assert over_patches == [False, True, False, False, True]
+    assert over_latents == [True, False, True, True, False]
+    sums = inspection.connector_attention[1][0, 0].sum(-1)
+    torch.testing.assert_close(sums, torch.ones_like(sums))
+    first = inspection.connector_attention[1][0, 0].mean(dim=0)[:, :16] / 2  # the latents begin without patches
+    mixed = inspection.connector_attention[2][0, 0].mean(dim=0)[:, 16:]
+    mixed_again = inspection.connector_attention[3][0, 0].mean(dim=0)[:, 16:]
+    share = (first + mixed @ first) / 2
+    share = (share + mixed_again @ share) / 2
+    share = (share + inspection.connector_attention[4][0, 0].mean(dim=0)[:, :16]) / 2
+    torch.testing.assert_close(inspection.latents_over_patches[0, 0], share)
 
 
 def test_what_has_no_patches_says_so(gpt2, batch):

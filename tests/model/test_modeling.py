@@ -312,9 +312,9 @@ def test_images_that_no_token_sees_are_not_encoded(backbones, attend, given):
     assert len(resampled) == 1
 
 
-@pytest.mark.parametrize("kind", tiny.PATCH_CONNECTORS)
-def test_other_connectors_than_the_perceiver_compose_save_and_load(backbones, tmp_path, kind):
-    model = tiny.flamingo(backbones, connector=tiny.PATCH_CONNECTORS[kind])
+@pytest.mark.parametrize("connector", [*tiny.PATCH_CONNECTORS.values(), *tiny.POOLING_CONNECTORS.values()], ids=str)
+def test_other_connectors_than_the_perceiver_compose_save_and_load(backbones, tmp_path, connector):
+    model = tiny.flamingo(backbones, connector=connector)
     inputs = tiny.inputs()
     logits = model(**inputs).logits
     blind = model(**inputs | {"image_index": torch.full_like(inputs["image_index"], -1)}).logits

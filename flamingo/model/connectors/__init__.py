@@ -106,9 +106,59 @@ class IdentityConfig(ConnectorConfig):
     kind: str = "identity"
 
 
+@dataclass
+class LinearConfig(ConnectorConfig):
+    """A linear map of each patch to the width of the language model (Frozen, LLaVA): one visual token per patch."""
+
+    kind: str = "linear"
+
+
+@dataclass
+class MLPProjectorConfig(ConnectorConfig):
+    """Linear map, GELU, linear map of each patch (LLaVA-1.5, section 3.2), to the width of the language model."""
+
+    kind: str = "mlp_projector"
+    #: Patches are averaged over squares of ``pool`` x ``pool`` first; 1: none.
+    pool: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("pool", self.pool, least=1)
+
+
+@dataclass
+class QFormerConfig(ConnectorConfig):
+    """Q-Former (BLIP-2, section 3.1): learned queries attend to one another and, in some layers, to the patches."""
+
+    kind: str = "qformer"
+    depth: int = 12
+    #: The number of visual tokens per image.
+    num_query_tokens: int = 32
+    #: The width of the layers and of the visual tokens.
+    width: int = 768
+    num_heads: int = 12
+    mlp_ratio: int = 4
+    activation: str = "gelu"
+    #: The first of each ``cross_attention_every`` layers attends to the patches.
+    cross_attention_every: int = 2
+    #: Of the queries and of the outputs of attention and feed-forward.
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("depth", "num_query_tokens", "width", "num_heads", "mlp_ratio", "cross_attention_every"):
+            whole(key, getattr(self, key), least=1)
+        if self.width % self.num_heads != 0:
+            raise UserError(f"width must be a multiple of num_heads, {self.num_heads}, got {self.width}")
+        below_one("dropout", self.dropout)
+
+
 CONNECTORS: Kinds = {
     "perceiver": (PerceiverConfig, "flamingo.model.connectors.perceiver:PerceiverResampler"),
     "transformer": (TransformerConfig, "flamingo.model.connectors.transformer:TransformerConnector"),
     "mlp": (MLPConfig, "flamingo.model.connectors.mlp:MLPConnector"),
     "identity": (IdentityConfig, "flamingo.model.connectors.identity:IdentityConnector"),
+    "linear": (LinearConfig, "flamingo.model.connectors.linear:LinearConnector"),
+    "mlp_projector": (MLPProjectorConfig, "flamingo.model.connectors.mlp_projector:MLPProjector"),
+    "qformer": (QFormerConfig, "flamingo.model.connectors.qformer:QFormer"),
 }

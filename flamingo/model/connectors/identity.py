@@ -11,10 +11,10 @@ from flamingo.model.connectors.patches import single_frame
 class IdentityConnector(nn.Module):
     """Normalises the patches of each image."""
 
-    def __init__(self, width: int, config: IdentityConfig) -> None:
+    def __init__(self, config: IdentityConfig, vision_width: int, text_width: int) -> None:
         super().__init__()
-        self.width = width
-        self.norm = nn.LayerNorm(width)
+        self.width = vision_width
+        self.norm = nn.LayerNorm(vision_width)
 
     def reset_parameters(self) -> None:
         """Sets nothing: the class owns no parameters besides those of its norm."""

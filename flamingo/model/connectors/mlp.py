@@ -15,14 +15,14 @@ from flamingo.model.connectors.patches import single_frame
 class MLPConnector(nn.Module):
     """Passes each patch through ``config.depth`` residual feed-forwards."""
 
-    def __init__(self, width: int, config: MLPConfig) -> None:
+    def __init__(self, config: MLPConfig, vision_width: int, text_width: int) -> None:
         super().__init__()
-        self.width = width
+        self.width = vision_width
         self.layers = nn.ModuleList(
-            FeedForward(nn.LayerNorm(width), width, config.mlp_ratio * width, config.activation)
+            FeedForward(nn.LayerNorm(vision_width), vision_width, config.mlp_ratio * vision_width, config.activation)
             for _ in range(config.depth)
         )
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(vision_width)
         self.dropout = nn.Dropout(config.dropout)
 
     def reset_parameters(self) -> None:

@@ -41,14 +41,16 @@ class PerceiverLayer(GradientCheckpointingLayer):
 class PerceiverResampler(nn.Module):
     """Compresses the features of each image into ``config.num_latents`` visual tokens."""
 
-    def __init__(self, width: int, config: PerceiverConfig) -> None:
-        """``width`` is that of the encoder's features, and of the visual tokens."""
+    def __init__(self, config: PerceiverConfig, vision_width: int, text_width: int) -> None:
+        """The visual tokens are as wide as the encoder's features, ``vision_width``."""
         super().__init__()
-        self.width = width
-        self.latents = nn.Parameter(torch.empty(config.num_latents, width))
-        self.frame_embeddings = nn.Parameter(torch.empty(config.num_frames, width)) if config.num_frames else None
-        self.layers = nn.ModuleList(PerceiverLayer(width, config) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(width)
+        self.width = vision_width
+        self.latents = nn.Parameter(torch.empty(config.num_latents, vision_width))
+        self.frame_embeddings = None
+        if config.num_frames > 0:
+            self.frame_embeddings = nn.Parameter(torch.empty(config.num_frames, vision_width))
+        self.layers = nn.ModuleList(PerceiverLayer(vision_width, config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(vision_width)
         self.dropout = nn.Dropout(config.dropout)
 
     def reset_parameters(self) -> None:

@@ -34,11 +34,11 @@ class TransformerLayer(GradientCheckpointingLayer):
 class TransformerConnector(nn.Module):
     """Lets the patches of each image attend to each other in ``config.depth`` layers."""
 
-    def __init__(self, width: int, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, vision_width: int, text_width: int) -> None:
         super().__init__()
-        self.width = width
-        self.layers = nn.ModuleList(TransformerLayer(width, config) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(width)
+        self.width = vision_width
+        self.layers = nn.ModuleList(TransformerLayer(vision_width, config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(vision_width)
         self.dropout = nn.Dropout(config.dropout)
 
     def reset_parameters(self) -> None:

@@ -17,7 +17,8 @@ SIZES = {
 
 def make(kind, **config):
     values = {"kind": kind} | SIZES[kind] | config
-    return randomize(class_of(CONNECTORS, kind)(12, load_kind(CONNECTORS, values, "connector")))
+    config = load_kind(CONNECTORS, values, "connector")
+    return randomize(class_of(CONNECTORS, kind)(config, vision_width=12, text_width=8))
 
 
 def transformer(x, connector):
@@ -80,5 +81,5 @@ def test_a_connector_owns_no_parameter_besides_those_of_its_layers(kind):
 def test_keys_of_one_kind_under_the_name_of_another_are_refused():
     with pytest.raises(UserError, match=r"^kind is mlp.*PerceiverConfig"):
         PerceiverConfig(kind="mlp")
-    with pytest.raises(UserError, match=r"^kind .*'qformer'"):
-        PerceiverConfig(kind="qformer")
+    with pytest.raises(UserError, match=r"^kind .*'resampler'"):
+        PerceiverConfig(kind="resampler")

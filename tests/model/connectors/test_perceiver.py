@@ -11,7 +11,11 @@ from tests.helpers.references import attention, feedforward, layer_norm, randomi
 
 
 def make(**config):
-    return randomize(PerceiverResampler(12, PerceiverConfig(depth=2, num_latents=3, num_heads=2, head_dim=4, **config)))
+    return randomize(
+        PerceiverResampler(
+            PerceiverConfig(depth=2, num_latents=3, num_heads=2, head_dim=4, **config), vision_width=12, text_width=8
+        )
+    )
 
 
 def reference(connector, features, activation, qk_norm):
