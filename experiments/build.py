@@ -37,6 +37,7 @@ from flamingo.utils.checks import within
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 from flamingo.utils.kinds import class_of
+from flamingo.utils.token_ids import TokenIds
 
 
 def backbone_names(config: ModelConfig) -> dict[str, str]:
@@ -206,6 +207,7 @@ def build_data_sets(
     features: FeatureStore | None,
     seed: int,
     num_workers: int,
+    known_ids: TokenIds | None = None,
 ) -> list[DataSet]:
     """Returns a data set for each of the config's ``documents``.
 
@@ -216,6 +218,7 @@ def build_data_sets(
         features: Features of the records' images, instead of pixels.
         seed: Of everything that is drawn.
         num_workers: Processes that encode documents.
+        known_ids: The token ids that the model has embeddings for: see :func:`flamingo.data.encode.make_batch`.
     """
 
     @cache
@@ -236,7 +239,12 @@ def build_data_sets(
             # Synthetic images are drawn when they are needed: their features are not kept.
             endless = Shuffled(_synthetic_documents(documents, "training", seed), own_seed)
             encoded = EncodedDocuments(endless, processor, p_next=documents.p_next, seed=own_seed)
-        collate = partial(make_batch, pad_token_id=processor.tokenizer.pad_token_id, pack_to=documents.pack_to)
+        collate = partial(
+            make_batch,
+            pad_token_id=processor.tokenizer.pad_token_id,
+            pack_to=documents.pack_to,
+            known_ids=known_ids,
+        )
         loader = process_loader(encoded, collate, documents.batch_size, num_workers)
         loss = class_of(LOSSES, entry.loss.kind)(entry.loss, processor, make_reward)
         data_sets.append(DataSet(name, loader, documents.weight, processor.normalized, loss))

@@ -87,13 +87,6 @@ class PretrainVisionConfig:
         check_warmup(self.optimizer, self.training.steps)
 
 
-class PairBatch(Batch):
-    """A batch whose loss is a mean over pairs, not over tokens."""
-
-    def label_tokens(self) -> int:
-        return len(self.ids)
-
-
 @dataclass
 class CollatePairs:
     """Groups of pairs -> pixel values, token ids, and which captions are equal."""
@@ -101,7 +94,7 @@ class CollatePairs:
     image_processor: Any
     tokenizer: Any
 
-    def __call__(self, groups: list[list[Pair]]) -> PairBatch:
+    def __call__(self, groups: list[list[Pair]]) -> Batch:
         pairs = [pair for group in groups for pair in group]
         captions = [caption for _, caption in pairs]
         images = [open_image(image.frames[0]) for image, _ in pairs]
@@ -111,7 +104,8 @@ class CollatePairs:
         tensors = dict(self.tokenizer(texts, padding=True, return_tensors="pt"))
         tensors["pixel_values"] = self.image_processor(images, return_tensors="pt")["pixel_values"]
         tensors["same"] = caption_numbers[:, None] == caption_numbers
-        return PairBatch(tensors, captions)
+        # The loss is a mean over pairs, not over tokens.
+        return Batch(tensors, captions, label_tokens=len(pairs))
 
 
 def read_pairs(name: str) -> tuple[list[Pair], PreTrainedTokenizerFast, dict[str, str]]:

@@ -188,7 +188,13 @@ def train_model(parts: TrainingParts, config: TrainConfig, run: Run, overrides: 
     log.info("parameters: %s", counts)
     _compute_features(parts, config.data, run.output)
     data_sets = build_data_sets(
-        config.data, parts.records, processor, parts.features, config.training.seed, config.num_workers
+        config.data,
+        parts.records,
+        processor,
+        parts.features,
+        config.training.seed,
+        config.num_workers,
+        model.new_tokens.known_ids,
     )
     with _callbacks(parts, config, run) as callbacks:
         train(model, data_sets, config.optimizer, config.training, run.output, callbacks)

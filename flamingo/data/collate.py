@@ -1,7 +1,7 @@
 """Examples of different lengths and numbers of images -> one batch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -24,18 +24,36 @@ class EncodedExample:
     pixel_values: Float[Tensor, "m f c h w"] | UInt8[Tensor, "m f c h w"] | None
     #: The frozen encoder's features, in the place of pixels.
     image_features: Float[Tensor, "m f p v"] | None = None
+    #: The tokens of the document's last text; None if they are not learnt.
+    last_text: range | None = None
 
 
 @dataclass
 class Batch:
-    """The arguments of the model's ``forward``, with ``labels``, and the ids of the documents for error messages."""
+    """The input of a loss: tensors, which move to the model's device, and numbers, which stay on the host."""
 
+    #: The arguments of the model's ``forward``, with ``labels``.
     tensors: dict[str, Tensor]
+    #: Of the documents, for error messages.
     ids: list[str]
+    #: The number of tokens that the loss counts.
+    label_tokens: int
+    #: Of each row the tokens of its document's last text; None if they are not learnt, and in packed rows.
+    last_texts: Sequence[range | None] = ()
 
-    def label_tokens(self) -> int:
-        """Returns the number of tokens that the loss counts: the first of a row is predicted from nothing."""
-        return int((self.tensors["labels"][:, 1:] != -100).sum())
+    def to(self, device: torch.device) -> "Batch":
+        """Returns the batch with its tensors on a device. The host does not wait for a copy of pinned memory."""
+        tensors = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors.items()}
+        return replace(self, tensors=tensors)
+
+    def pin_memory(self) -> "Batch":
+        """Returns the batch in pinned memory; a ``DataLoader`` with ``pin_memory`` calls this."""
+        return replace(self, tensors={name: tensor.pin_memory() for name, tensor in self.tensors.items()})
+
+
+def count_label_tokens(labels: Int[Tensor, "b t"]) -> int:
+    """Returns the number of tokens that the loss counts: the first of a row is predicted from nothing."""
+    return int((labels[:, 1:] != -100).sum())
 
 
 def collate(examples: Sequence[EncodedExample], pad_token_id: int, padding_side: PaddingSide) -> dict[str, Tensor]:
@@ -77,6 +95,21 @@ def collate(examples: Sequence[EncodedExample], pad_token_id: int, padding_side:
     if features is not None:
         batch["image_features"] = features
     return batch
+
+
+def image_places(image_index: Int[Tensor, "bn t"], documents: int, images: int) -> Int[Tensor, " places"]:
+    """Returns the places among ``documents * images`` that hold an image, document by document.
+
+    A document's places end with the last image that one of its tokens sees; the places behind it are padding.
+
+    Raises:
+        ValueError: If a token sees an image that is not there.
+    """
+    last_image = image_index.reshape(documents, -1).amax(dim=1)
+    if int(last_image.max()) >= images:
+        raise ValueError(f"image_index names image {int(last_image.max())}, but each document has {images}")
+    holds_image = torch.arange(images) <= last_image[:, None]
+    return holds_image.flatten().nonzero().squeeze(1)
 
 
 def _padded(rows: list[Tensor], value: int, side: PaddingSide) -> Int[Tensor, "b t"]:

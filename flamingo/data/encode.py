@@ -5,15 +5,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from flamingo.data.collate import Batch, EncodedExample, collate
+from flamingo.data.collate import Batch, EncodedExample, collate, count_label_tokens, image_places
 from flamingo.data.document import Document, Image
 from flamingo.data.order import Endless
 from flamingo.data.packing import pack
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.utils.checks import probability
+from flamingo.utils.token_ids import TokenIds
+
+#: A batch has its images under one of these names, or has none.
+_IMAGES = ("pixel_values", "image_features")
 
 
 @runtime_checkable
@@ -77,7 +81,9 @@ class EncodedDocuments:
         return replace(example, image_features=self.features.stacked(images))
 
 
-def make_batch(groups: Sequence[EncodedGroup], pad_token_id: int, pack_to: int = 0) -> Batch:
+def make_batch(
+    groups: Sequence[EncodedGroup], pad_token_id: int, pack_to: int = 0, known_ids: TokenIds | None = None
+) -> Batch:
     """Returns a batch of all documents of the groups, on the right padded or packed into rows.
 
     Args:
@@ -85,14 +91,33 @@ def make_batch(groups: Sequence[EncodedGroup], pad_token_id: int, pack_to: int =
         pad_token_id: Pads the rows.
         pack_to: Tokens of a row that several documents share; 0: each document has its own row. The images of a group
             then stand in the batch once: row ``i`` of the images belongs to the documents of group ``i``.
+        known_ids: The ids that the model has embeddings for. The batch is checked here and gets ``image_places``, so
+            that the model reads nothing back from its device. None: the model checks it.
+
+    Raises:
+        UserError: For an id that is not among ``known_ids``.
     """
     ids = [group.id for group in groups]
+    last_texts: list[range | None] = []
     if pack_to:
-        return Batch(pack([group.examples for group in groups], pack_to, pad_token_id), ids)
-    examples = [example for group in groups for example in group.examples]
-    tensors = collate(examples, pad_token_id, "right")
-    documents_per_group = len(examples) // len(groups)
-    for name in ("pixel_values", "image_features"):
+        tensors = pack([group.examples for group in groups], pack_to, pad_token_id)
+    else:
+        examples = [example for group in groups for example in group.examples]
+        last_texts = [example.last_text for example in examples]
+        tensors = collate(examples, pad_token_id, "right")
+        documents_per_group = len(examples) // len(groups)
+        for name in _IMAGES:
+            if name in tensors:
+                tensors[name] = tensors[name][::documents_per_group]  # the other rows have no images of their own
+    if known_ids is not None:
+        known_ids.check(tensors["input_ids"])
+        tensors["image_places"] = _image_places(tensors)
+    return Batch(tensors, ids, count_label_tokens(tensors["labels"]), last_texts)
+
+
+def _image_places(tensors: dict[str, Tensor]) -> Int[Tensor, " places"]:
+    for name in _IMAGES:
         if name in tensors:
-            tensors[name] = tensors[name][::documents_per_group]  # the other rows have no images of their own
-    return Batch(tensors, ids)
+            documents, images = tensors[name].shape[:2]
+            return image_places(tensors["image_index"], documents, images)
+    return image_places(tensors["image_index"], documents=1, images=0)

@@ -33,6 +33,7 @@ class Loader:
         num_workers: int = 0,
         rank: int = 0,
         num_ranks: int = 1,
+        pin_memory: bool = False,
     ) -> None:
         """Makes the loader of one process.
 
@@ -43,6 +44,7 @@ class Loader:
             num_workers: Processes that make batches ahead of time; 0: none, each is made when asked for.
             rank: The number of this process.
             num_ranks: How many processes train together.
+            pin_memory: Whether batches lie in pinned memory, from which copies to a GPU do not block the host.
 
         Raises:
             UserError: For a number out of range.
@@ -55,6 +57,7 @@ class Loader:
         self.batches = _Batches(items, collate)
         self.batch_size, self.num_workers = batch_size, num_workers
         self.rank, self.num_ranks = rank, num_ranks
+        self.pin_memory = pin_memory
         self.position = 0
 
     def __iter__(self) -> Iterator[Any]:
@@ -68,6 +71,7 @@ class Loader:
             num_workers=self.num_workers,
             collate_fn=_unchanged,
             generator=generator,
+            pin_memory=self.pin_memory,
             multiprocessing_context=_START_METHOD if self.num_workers > 0 else None,
             worker_init_fn=_outlive_a_signal,
         )
@@ -90,7 +94,15 @@ def process_loader(
 ) -> Loader:
     """Returns the :class:`Loader` of this process, which shares the items with all processes of the training."""
     processes = PartialState()
-    return Loader(items, collate, batch_size, num_workers, processes.process_index, processes.num_processes)
+    return Loader(
+        items,
+        collate,
+        batch_size,
+        num_workers,
+        rank=processes.process_index,
+        num_ranks=processes.num_processes,
+        pin_memory=processes.device.type == "cuda",
+    )
 
 
 class _Batches(Dataset[Any]):

@@ -13,7 +13,7 @@ from transformers import AddedToken, AutoConfig, AutoTokenizer, BatchFeature, Pr
 
 from flamingo.data.collate import EncodedExample, PaddingSide, collate
 from flamingo.data.document import Chunk, Document, Image
-from flamingo.data.text_markers import IMAGE_TOKEN, Piece, marker_pieces, pieces_of_text, texts_and_images
+from flamingo.data.text_markers import IMAGE_TOKEN, Piece, learnt_span, marker_pieces, pieces_of_text, texts_and_images
 from flamingo.data.transforms.image_processors import load_image_processor
 from flamingo.data.transforms.pictures import Aspect
 from flamingo.data.transforms.pixels import normalized, resized
@@ -164,13 +164,15 @@ class FlamingoProcessor(ProcessorMixin):
         Raises:
             UserError: Naming the document, for a text with a special token, a broken image, or too many tokens.
         """
-        pieces, images = self._render(document, prompt, next_image, leading_space)
-        ids, image_index, labels = self._tokenize(pieces, str(document), max_length)
+        pieces, images, last_text = self._render(document, prompt, next_image, leading_space)
+        ids, piece_of_token = self._tokenize(pieces, str(document), max_length)
+        labels = [token if piece.train else -100 for token, piece in zip(ids, piece_of_token, strict=True)]
         return EncodedExample(
             input_ids=torch.tensor(ids),
-            image_index=torch.tensor(image_index),
+            image_index=torch.tensor([piece.image for piece in piece_of_token]),
             labels=None if prompt else torch.tensor(labels),
             pixel_values=self.pixel_values(images, str(document), as_bytes) if images and pixels else None,
+            last_text=learnt_span(last_text, piece_of_token),
         )
 
     def batch(
@@ -209,7 +211,7 @@ class FlamingoProcessor(ProcessorMixin):
 
     def _render(
         self, document: Document, prompt: bool, next_image: bool, leading_space: bool
-    ) -> tuple[list[Piece], list[Image]]:
+    ) -> tuple[list[Piece], list[Image], Piece | None]:
         images: list[Image] = []
         pieces: list[Piece] = []
         chunks = document.chunks(next_image)
@@ -218,13 +220,14 @@ class FlamingoProcessor(ProcessorMixin):
                 pieces += marker_pieces(self.image_marker, pieces[-1] if pieces else None, len(images))
                 images.append(chunk.image)
             image = -1 if chunk.image is None else len(images) - 1
-            pieces += self._text_pieces(document, chunk, image, leading_space)
+            texts = self._text_pieces(document, chunk, image, leading_space)
+            pieces += texts
             if not prompt or chunk is not chunks[-1]:
                 train = bool(chunk.texts) and chunk.texts[-1].train
                 pieces.append(Piece(self.end_of_chunk, image, train))
         if self.eos and not prompt and self.tokenizer.eos_token:
             pieces.append(Piece(self.tokenizer.eos_token, pieces[-1].image, pieces[-1].train))
-        return pieces, images
+        return pieces, images, texts[-1] if texts else None
 
     def _text_pieces(self, document: Document, chunk: Chunk, image: int, leading_space: bool) -> list[Piece]:
         pieces = []
@@ -291,38 +294,33 @@ class FlamingoProcessor(ProcessorMixin):
 
     def _prompt(self, text: str, images: list[Image], name: str) -> EncodedExample:
         pieces = pieces_of_text(text, len(images), self.image_marker, name)
-        ids, image_index, _ = self._tokenize(pieces, name, max_length=None)
+        ids, piece_of_token = self._tokenize(pieces, name, max_length=None)
+        image_index = torch.tensor([piece.image for piece in piece_of_token])
         pixels = self.pixel_values(images, name) if images else None
-        return EncodedExample(torch.tensor(ids), torch.tensor(image_index), None, pixels)
+        return EncodedExample(torch.tensor(ids), image_index, None, pixels)
 
-    def _tokenize(
-        self, pieces: list[Piece], name: str, max_length: int | None
-    ) -> tuple[list[int], list[int], list[int]]:
-        """Returns ids, image_index and labels. The text is tokenized whole, as in the model's pretraining."""
+    def _tokenize(self, pieces: list[Piece], name: str, max_length: int | None) -> tuple[list[int], list[Piece]]:
+        """Returns the ids and the piece of each token. The text is tokenized whole, as in the model's pretraining."""
         text = "".join(piece.text for piece in pieces)
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         piece_of_character: list[Piece] = []
         for piece in pieces:
             piece_of_character += [piece] * len(piece.text)
         ids: list[int] = []
-        image_index: list[int] = []
-        labels: list[int] = []
+        piece_of_token: list[Piece] = []
         if self.bos and self.tokenizer.bos_token_id is not None:
             ids.append(self.tokenizer.bos_token_id)
-            image_index.append(-1)
-            labels.append(-100)
-        for token, (_, end) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
+            piece_of_token.append(Piece("", -1, train=False))
+        ids += encoding["input_ids"]
+        for _, end in encoding["offset_mapping"]:
             # The last character, which is there even where a tokenizer's offsets leave out a token's spaces.
-            piece = piece_of_character[max(end - 1, 0)]
-            ids.append(token)
-            image_index.append(piece.image)
-            labels.append(token if piece.train else -100)
+            piece_of_token.append(piece_of_character[max(end - 1, 0)])
         if not ids:
             raise UserError(f"{name} has no token")
         limit = self.tokenizer.model_max_length if max_length is None else max_length
         if len(ids) > limit:
             raise UserError(f"{name} has {len(ids)} tokens, more than the {limit} that fit")
-        return ids, image_index, labels
+        return ids, piece_of_token
 
 
 def special_tokens(tokenizer: Any) -> list[str]:

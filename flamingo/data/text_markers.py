@@ -27,6 +27,14 @@ def marker_pieces(image_marker: str, previous: Piece | None, image: int) -> list
     return [Piece(lead, -1 if previous is None else previous.image, train=False), marker]
 
 
+def learnt_span(text: Piece | None, piece_of_token: list[Piece]) -> range | None:
+    """Returns the tokens of a piece of text; None if they are not learnt."""
+    if text is None or not text.train:
+        return None
+    tokens = [token for token, piece in enumerate(piece_of_token) if piece is text]
+    return range(tokens[0], tokens[-1] + 1) if tokens else None
+
+
 def pieces_of_text(text: str, num_images: int, image_marker: str, name: str) -> list[Piece]:
     """Returns the pieces of a text with markers. Raises ValueError unless it has a marker for each image."""
     head, *chunks = text.split(IMAGE_TOKEN)

@@ -70,6 +70,7 @@ class FlamingoGeneration(GenerationMixin):
             raise ValueError("generate needs input_ids: the prompt, if only the marker of an image")
         if kwargs.get("assistant_model") is not None:
             raise ValueError("an assistant_model would not see the images; prompt_lookup_num_tokens drafts without one")
+        self.new_tokens.known_ids.check(input_ids)
         if not kwargs["attention_mask"][:, -1].all():
             raise ValueError("prompts of different lengths are padded on the left, so that all have the same end")
         checkpointed = any(getattr(layer, "gradient_checkpointing", False) for layer in self.language_model.modules())
@@ -122,7 +123,11 @@ class FlamingoGeneration(GenerationMixin):
         """Returns the language model's cache of these tokens.
 
         ``prefix`` is the cache of the first of these tokens, with one row for all prompts.
+
+        Raises:
+            UserError: For an id without an embedding.
         """
+        self.new_tokens.known_ids.check(input_ids)
         start = 0
         if prefix is not None:
             start = prefix.get_seq_length()

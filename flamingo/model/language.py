@@ -27,6 +27,7 @@ from flamingo.model.layers import repeated_layers
 from flamingo.model.weights_loading import hub_arguments, load_weights
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
+from flamingo.utils.token_ids import TokenIds
 
 #: The name of the part in errors.
 _PART = "language model"
@@ -181,6 +182,7 @@ class NewTokenEmbeddings(nn.Module):
         super().__init__()
         self.vocabulary = vocabulary
         self.ids_end = max(token_ids, default=-1) + 1
+        self.known_ids = TokenIds(vocabulary, tuple(token_ids))
         self.register_buffer("token_ids", torch.tensor(token_ids, dtype=torch.long))
         self.input_rows = nn.Parameter(torch.empty(len(token_ids), input_width))
         self.output_rows = None if tied else nn.Parameter(torch.empty(len(token_ids), output_width))
@@ -195,17 +197,11 @@ class NewTokenEmbeddings(nn.Module):
     def embed(self, ids: Int[Tensor, "bn t"], embedding: nn.Embedding) -> Float[Tensor, "bn t d"]:
         """Returns the embeddings of ``ids``: the language model's rows, and ours for the new tokens, scaled like them.
 
-        Raises:
-            UserError: For an id that neither has (on the CPU; on an accelerator the lookup fails).
+        ``ids`` are among :attr:`known_ids`.
         """
         is_token = torch.eq(ids.unsqueeze(-1), self.token_ids)
         is_new = is_token.any(dim=-1)
         own_ids = ids.masked_fill(is_new, 0)
-        if not ids.is_cuda and (own_ids >= self.vocabulary).any():
-            raise UserError(
-                f"token id {int(own_ids.max())} is beyond the language model's vocabulary of {self.vocabulary} "
-                f"and not among new_token_ids {self.token_ids.tolist()}"
-            )
         embedded = embedding(own_ids)
         if len(self.token_ids) == 0:
             return embedded

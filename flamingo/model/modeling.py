@@ -139,6 +139,7 @@ class FlamingoForConditionalGeneration(
         past_key_values: Any = None,
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: int | Tensor | None = None,
+        image_places: Int[Tensor, " places"] | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Returns the logits and, with ``labels``, the mean next-token loss over the labels that are not -100.
@@ -148,6 +149,10 @@ class FlamingoForConditionalGeneration(
         :meth:`visual_state`. An ``attention_mask`` with four axes is that of packed documents
         (:mod:`flamingo.data.packing`), or prepared by transformers for a cache of fixed size. For
         ``num_items_in_batch`` see :func:`next_token_loss`. Further arguments go to the language model.
+
+        ``image_places``, those of ``[b m]`` that hold an image, come with a batch that the collation has checked: the
+        forward pass then reads nothing back from the device. Without them ids and ``image_index`` are checked here,
+        unless earlier tokens are cached.
 
         Raises:
             ValueError: If the arguments do not fit together.
@@ -160,7 +165,10 @@ class FlamingoForConditionalGeneration(
             "visual_tokens": visual_tokens,
             "visual_state": visual_state,
         }
-        context = self.visual_context(input_ids, image_index, images)
+        check = image_places is None and past_key_values is None
+        if check:
+            self.new_tokens.known_ids.check(input_ids)
+        context = self.visual_context(input_ids, image_index, images, image_places, check)
         if position_ids is None and isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
             position_ids = _positions(attention_mask)[:, -input_ids.shape[1] :]
         if past_key_values is None and isinstance(attention_mask, Tensor) and attention_mask.ndim == 4:

@@ -61,13 +61,22 @@ class FlamingoImages:
         """Returns the keys and values of all images for each gated block, which are kept while decoding."""
         return [block.keys_values(visual_tokens) for block in self.gated_layers.values()]
 
-    def visual_context(self, input_ids: Tensor, image_index: Tensor | None, images: Mapping[str, Any]) -> VisualContext:
+    def visual_context(
+        self,
+        input_ids: Tensor,
+        image_index: Tensor | None,
+        images: Mapping[str, Any],
+        image_places: Tensor | None = None,
+        check: bool = True,
+    ) -> VisualContext:
         """Returns the keys and values of all images, and an ``image_index`` that fits them.
 
         Args:
             input_ids: [bn t].
             image_index: [bn t], the image that each token sees; None only without images.
             images: The values of :data:`IMAGE_ARGUMENTS`, at most one of which is not None.
+            image_places: See ``forward``.
+            check: Whether ``image_index`` is read on the host and checked.
 
         Raises:
             ValueError: If these do not fit together.
@@ -85,20 +94,19 @@ class FlamingoImages:
             )
         state = images.get("visual_state")
         if state is None:
-            state = self.visual_state(self._visual_tokens(image_index, images))
+            state = self.visual_state(self._visual_tokens(image_index, images, image_places))
         documents, m = state[0][0].shape[:2]
         if len(input_ids) % documents:
             raise ValueError(f"{len(input_ids)} rows of text cannot share the images of {documents} documents evenly")
-        # On an accelerator this comparison would wait for the device; there the lookup itself fails.
-        if not image_index.is_cuda and int(image_index.max()) >= m:
+        if check and int(image_index.max()) >= m:
             raise ValueError(f"image_index names image {int(image_index.max())}, but each document has {m}")
         return VisualContext(state, image_index)
 
-    def _visual_tokens(self, image_index: Tensor, images: Mapping[str, Any]) -> Tensor:
+    def _visual_tokens(self, image_index: Tensor, images: Mapping[str, Any], image_places: Tensor | None) -> Tensor:
         if images.get("pixel_values") is not None:
-            tokens = self._encode_seen(self.encode_images, images["pixel_values"], image_index)
+            tokens = self._encode_seen(self.encode_images, images["pixel_values"], image_index, image_places)
         elif images.get("image_features") is not None:
-            tokens = self._encode_seen(self.resample, images["image_features"], image_index)
+            tokens = self._encode_seen(self.resample, images["image_features"], image_index, image_places)
         elif images.get("visual_tokens") is not None:
             tokens = images["visual_tokens"]
         else:
@@ -108,16 +116,26 @@ class FlamingoImages:
             raise ValueError(f"visual_tokens are {tokens.shape[-1]} wide, but the connector makes them {width} wide")
         return tokens
 
-    def _encode_seen(self, encode: Callable[[Tensor], Tensor], images: Tensor, image_index: Tensor) -> Tensor:
+    def _encode_seen(
+        self,
+        encode: Callable[[Tensor], Tensor],
+        images: Tensor,
+        image_index: Tensor,
+        image_places: Tensor | None,
+    ) -> Tensor:
         """Returns the visual tokens of the images that some token sees; zeros for the others, such as padding."""
         b, m = images.shape[:2]
         if len(image_index) % b:
             return encode(images)  # visual_context refuses them
-        seen = seen_images(image_index, b, m, self.config.fusion.attend)
-        if seen.all():
+        if image_places is None:
+            seen = seen_images(image_index, b, m, self.config.fusion.attend)
+            image_places = seen.flatten().nonzero().squeeze(1)
+        if len(image_places) == b * m:
             return encode(images)
-        tokens = encode(images[seen].unsqueeze(0))[0]
-        return tokens.new_zeros(b, m, *tokens.shape[1:]).index_put((seen,), tokens)
+        encoded = images.flatten(0, 1).index_select(0, image_places)
+        tokens = encode(encoded.unsqueeze(0))[0]
+        all_tokens = tokens.new_zeros(b * m, *tokens.shape[1:]).index_copy(0, image_places, tokens)
+        return all_tokens.unflatten(0, (b, m))
 
     def _connector_weight(self) -> Tensor:
         """Returns a parameter of the connector, which has its dtype and device."""

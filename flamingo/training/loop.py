@@ -1,6 +1,5 @@
 """The training loop: next batches -> gradients -> step, with a history, samples, and a state to resume from."""
 
-import math
 import signal
 import time
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm.auto import tqdm
@@ -18,19 +17,14 @@ from tqdm.auto import tqdm
 from flamingo.results import History
 from flamingo.training import TrainingConfig
 from flamingo.training.callbacks import NO_CALLBACKS, Callbacks
+from flamingo.training.guard import Guard
+from flamingo.training.host_sums import host_sums
 from flamingo.training.interrupt import Interrupt, deferred_interrupt
 from flamingo.training.optim import OptimizerConfig
 from flamingo.training.optim.groups import make_optimizer
 from flamingo.training.optim.schedule import lr_factor, make_schedule
 from flamingo.training.state import Progress, StateFolder, untouched_random_states
-from flamingo.training.step import (
-    DataSet,
-    Update,
-    accumulate_gradients,
-    all_reduce_sum,
-    next_update,
-    non_finite_error,
-)
+from flamingo.training.step import DataSet, accumulate_gradients, next_update
 from flamingo.utils.errors import Stopped, UserError
 
 #: Every process has the whole model: a state has the parameters of one process only.
@@ -66,8 +60,8 @@ def train(
 
     Raises:
         Stopped: After the first signal, with a state saved.
-        UserError: For data sets or a state that do not fit. Also, before the weights change, for a loss or a gradient
-            that is not finite.
+        UserError: For data sets or a state that do not fit. Also for a loss or a gradient that is not finite: its step
+            and later ones change nothing, and the run stops at the next record, sample or state, before it is written.
     """
     # This module enters autocast itself: accelerate would fix one precision for all runs of a process.
     accelerator = accelerator or Accelerator(mixed_precision="no")
@@ -83,26 +77,34 @@ def train(
 
     parts.optimizer.zero_grad()  # of whatever was done with the model before
     model.train()
+    guard = Guard(model, accelerator)
     with bar, deferred_interrupt() as interrupt:
         # Iterators start inside the guard, so that the workers of a data loader survive Ctrl-C, too.
         iterators = {data_set.name: iter(data_set.batches) for data_set in data_sets}
         while progress.step < config.steps:
             step = progress.step + 1
             update = next_update(data_sets, iterators, step, config.accumulate, config.mixing, accelerator)
-            losses = accumulate_gradients(parts.parallel, update, accelerator, config.precision, step)
-            norm = _optimizer_step(model, parts, optimizer_config, update, step, accelerator)
-            progress = progress.after(update, losses, time.monotonic() - start)
-            loss = update.weighted_loss(losses)
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            guard.begin()
+            losses = accumulate_gradients(parts.parallel, update, accelerator, config.precision)
+            norm = _clip(model, optimizer_config, accelerator)
+            guard.end(step, update, losses, norm)
+            _optimizer_step(parts, guard)
+            progress = progress.after(update, time.monotonic() - start)
             bar.update()
-            if main_process and config.due(config.log_every, step):
+            if config.due(config.log_every, step):
+                progress = progress.with_losses(guard.read())
+                loss = update.weighted_loss(progress.losses)
+                bar.set_postfix(loss=f"{loss:.3f}")
                 lr = optimizer_config.lr * lr_factor(optimizer_config, step, config.steps)
-                _log(history, callbacks, model, progress, loss, {"lr": lr, "gradient_norm": norm})
+                if main_process:
+                    _log(history, callbacks, model, progress, loss, {"lr": lr, "gradient_norm": guard.gradient_norm})
             if callbacks.on_sample is not None and config.due(config.sample_every, step):
+                progress = progress.with_losses(guard.read())
                 _sample(model, callbacks, step, accelerator)
             # Saving comes last: a resumed run repeats what a killed run has not finished.
             stops = _any_interrupted(interrupt, accelerator)
             if stops or config.due(config.save_every, step):
+                progress = progress.with_losses(guard.read())
                 folder = _save(parts.states, progress, history, callbacks, accelerator)
             if stops:
                 raise _stopped(step, folder, interrupt)
@@ -135,23 +137,17 @@ def _open_history(output: Path, progress: Progress, accelerator: Accelerator) ->
     return history
 
 
-def _optimizer_step(
-    model: nn.Module,
-    parts: _Parts,
-    config: OptimizerConfig,
-    update: Update,
-    step: int,
-    accelerator: Accelerator,
-) -> float:
-    """Clips the gradient, changes the weights, and returns the norm before clipping."""
+def _clip(model: nn.Module, config: OptimizerConfig, accelerator: Accelerator) -> Tensor:
+    """Clips the gradient, and returns its norm before that."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    norm = float(accelerator.clip_grad_norm_(parameters, config.max_grad_norm))
-    if not math.isfinite(norm):
-        raise non_finite_error("gradient", step, update.ids(), accelerator)
+    return accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
+
+
+def _optimizer_step(parts: _Parts, guard: Guard) -> None:
+    parts.optimizer.found_inf = guard.found  # type: ignore[attr-defined]  # missing in the stubs of torch
     parts.optimizer.step()
     parts.schedule.step()
     parts.optimizer.zero_grad()
-    return norm
 
 
 def _log(
@@ -201,7 +197,7 @@ def _save(
 def _any_interrupted(interrupt: Interrupt, accelerator: Accelerator) -> bool:
     """Whether a signal has reached any of the processes, which then stop together."""
     interrupted = float(interrupt.signal is not None)
-    return all_reduce_sum({"interrupted": interrupted}, accelerator)["interrupted"] > 0
+    return host_sums({"interrupted": interrupted}, accelerator)["interrupted"] > 0
 
 
 def _stopped(step: int, folder: Path, interrupt: Interrupt) -> Stopped:

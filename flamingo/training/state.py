@@ -5,7 +5,7 @@ import random
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,13 @@ class Progress:
     seconds: float = 0.0
     losses: dict[str, float] = field(default_factory=dict)
 
-    def after(self, update: Update, losses: Mapping[str, float], seconds: float) -> "Progress":
-        """Returns the progress after one more step."""
-        return Progress(self.step + 1, self.tokens + sum(update.tokens.values()), seconds, self.losses | dict(losses))
+    def after(self, update: Update, seconds: float) -> "Progress":
+        """Returns the progress after one more step, whose losses are still on the device."""
+        return Progress(self.step + 1, self.tokens + sum(update.tokens.values()), seconds, self.losses)
+
+    def with_losses(self, losses: Mapping[str, float]) -> "Progress":
+        """Returns the progress with the losses that were read from the device."""
+        return replace(self, losses=self.losses | dict(losses))
 
 
 @dataclass

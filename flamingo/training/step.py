@@ -3,20 +3,22 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from flamingo.data.collate import Batch
+from flamingo.training.host_sums import host_sums
 from flamingo.training.losses.next_token import next_token
 from flamingo.utils.errors import UserError
 
-#: From the model, a batch's tensors and the label tokens of the whole update to what the batch adds to the mean loss.
-Loss = Callable[[nn.Module, dict[str, Tensor], int], Tensor]
+#: From the model, a batch on its device, and the label tokens of the whole update, to what the batch adds to the mean
+#: loss.
+Loss = Callable[[nn.Module, Batch, int], Tensor]
 
 
 @runtime_checkable
@@ -102,8 +104,8 @@ def next_update(
             if batch is None:
                 raise ValueError(f"data set {data_set.name} ended at step {step}: its batches must be endless")
             batches.append((data_set, batch))
-            local_tokens[data_set.name] += batch.label_tokens()
-    all_tokens = all_reduce_sum(local_tokens, accelerator)
+            local_tokens[data_set.name] += batch.label_tokens
+    all_tokens = host_sums(local_tokens, accelerator)
     tokens = {name: round(number) for name, number in all_tokens.items()}
     for name, number in tokens.items():
         if number == 0:
@@ -117,69 +119,32 @@ def accumulate_gradients(
     update: Update,
     accelerator: Accelerator,
     precision: str,
-    step: int,
-) -> dict[str, float]:
+) -> list[Float[Tensor, ""]]:
     """Leaves in the parameters the gradients of sum_d weight_d * (mean loss per label token of data set d).
 
     Returns:
-        Each data set's mean loss (nats) over the batches of all processes.
-
-    Raises:
-        UserError: Naming the step, the data set and the documents, where a loss is not finite.
+        What each batch adds to the mean loss (nats) of its data set, on the device.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     device = accelerator.device
     losses: list[Tensor] = []
     for number, (data_set, batch) in enumerate(update.batches, start=1):
-        tensors = {key: value.to(device, non_blocking=True) for key, value in batch.tensors.items()}
-        tensors = data_set.prepare(tensors)
+        on_device = batch.to(device)
+        prepared = replace(on_device, tensors=data_set.prepare(on_device.tensors))
         # The processes exchange gradients once: after the last batch.
         is_last = number == len(update.batches)
         with nullcontext() if is_last else accelerator.no_sync(model):
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                loss = data_set.loss(model, tensors, update.tokens[data_set.name])
+                loss = data_set.loss(model, prepared, update.tokens[data_set.name])
             losses.append(loss.detach())
             # DDP takes the mean over the processes, but the losses are to be summed.
             weighted = loss * data_set.weight * accelerator.num_processes
             if accelerator.num_processes > 1:
                 # DDP waits for every parameter, also for those that a batch without images does not use.
-                weighted = weighted + 0.0 * sum(parameter.sum() for parameter in trained)
+                weighted = weighted + sum(parameter.flatten()[:0].sum() for parameter in trained)
             accelerator.backward(weighted)
     for parameter in trained:
         # A parameter that no batch uses gets a gradient of zero, as above: the optimizer treats both cases alike.
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    return _mean_losses(update, torch.stack(losses).tolist(), accelerator, step)
-
-
-def _mean_losses(update: Update, losses: list[float], accelerator: Accelerator, step: int) -> dict[str, float]:
-    local = dict.fromkeys(update.tokens, 0.0)
-    for (data_set, _), loss in zip(update.batches, losses, strict=True):
-        local[data_set.name] += loss
-    means = all_reduce_sum(local, accelerator)
-    if not all(math.isfinite(mean) for mean in means.values()):
-        batches = []
-        for ids, loss in zip(update.ids(), losses, strict=True):
-            if not math.isfinite(loss):
-                batches.append(ids)
-        raise non_finite_error("loss", step, batches, accelerator)
-    return means
-
-
-def non_finite_error(quantity: str, step: int, batches: list[str], accelerator: Accelerator) -> UserError:
-    """Returns the error that every process raises, with the batches of all; ``batches`` as from :meth:`Update.ids`."""
-    if accelerator.num_processes > 1:
-        batches = gather_object(batches)
-    documents = "; ".join(batches)
-    return UserError(
-        f"the {quantity} of step {step} is not finite, so the weights stay as they were; documents of {documents}"
-    )
-
-
-def all_reduce_sum(values: Mapping[str, float], accelerator: Accelerator) -> dict[str, float]:
-    """Returns the sum of each value over the processes."""
-    if accelerator.num_processes == 1:
-        return dict(values)
-    local = torch.tensor(list(values.values()), dtype=torch.float64, device=accelerator.device)
-    sums = accelerator.reduce(local, reduction="sum")
-    return dict(zip(values, sums.tolist(), strict=True))
+    return losses

@@ -167,6 +167,6 @@ def test_packed_batches_have_the_loss_of_padded_ones(shards, backbones, tmp_path
         [data] = build_data_sets(config.data, records, processor, None, seed=0, num_workers=0)
         batch = next(iter(data.batches))
         with torch.no_grad():
-            losses.append((batch.ids, batch.label_tokens(), model.eval()(**data.prepare(batch.tensors)).loss))
+            losses.append((batch.ids, batch.label_tokens, model.eval()(**data.prepare(batch.tensors)).loss))
     assert losses[0][:2] == losses[1][:2]
     torch.testing.assert_close(losses[0][2], losses[1][2])

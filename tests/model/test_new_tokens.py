@@ -79,4 +79,4 @@ def test_without_new_tokens_nothing_changes_but_a_warning(backbones, caplog):
 def test_an_unknown_id_is_refused():
     tokens = NewTokenEmbeddings([10, 11], vocabulary=10, input_width=4, output_width=4, tied=True)
     with pytest.raises(UserError, match=r"12.*10.*\[10.*11\]"):
-        tokens.embed(torch.tensor([[10, 12]]), torch.nn.Embedding(10, 4))
+        tokens.known_ids.check(torch.tensor([[10, 12]]))

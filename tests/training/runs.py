@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from flamingo.data.collate import Batch, EncodedExample, collate
+from flamingo.data.collate import Batch, EncodedExample, collate, count_label_tokens
 from flamingo.data.loader import Loader, process_loader
 from flamingo.data.order import Mixture, Shuffled
 from flamingo.training import TrainingConfig
@@ -41,7 +41,8 @@ def example(number: int, images: int) -> EncodedExample:
 
 def batch(numbers: list[int], images: int = 1) -> Batch:
     examples = [example(number, images) for number in numbers]
-    return Batch(collate(examples, 0, "right"), [f"document {number}" for number in numbers])
+    tensors = collate(examples, 0, "right")
+    return Batch(tensors, [f"document {number}" for number in numbers], count_label_tokens(tensors["labels"]))
 
 
 def with_noise(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,11 +1,13 @@
 """Every label token of a data set weighs alike, however its documents are divided into batches."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from accelerate import Accelerator
 from jaxtyping import TypeCheckError
 
-from flamingo.data.collate import Batch
+from flamingo.data.collate import count_label_tokens
 from flamingo.training.step import DataSet, accumulate_gradients, next_update
 from flamingo.utils.errors import UserError
 from tests.training.runs import Listed, batch, make_model
@@ -19,7 +21,10 @@ def update_of(data_sets, accumulate, mixing="accumulated", step=1):
 def gradients(backbones, data_sets, accumulate):
     """Losses, and the gradient of every parameter that trains."""
     model = make_model(backbones)
-    losses = accumulate_gradients(model, update_of(data_sets, accumulate), Accelerator(), "fp32", step=1)
+    update = update_of(data_sets, accumulate)
+    losses = dict.fromkeys(update.tokens, 0.0)
+    for (data_set, _), loss in zip(update.batches, accumulate_gradients(model, update, Accelerator(), "fp32")):
+        losses[data_set.name] += loss.item()
     return losses, {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
 
@@ -53,7 +58,7 @@ def test_data_sets_add_up_by_their_weights_each_with_its_own_mean(backbones):
 def test_what_no_batch_uses_has_a_gradient_of_zero_and_the_frozen_parts_have_none(backbones):
     model = make_model(backbones)
     update = update_of([DataSet("texts", Listed(batch([1], images=0)))], accumulate=1)
-    accumulate_gradients(model, update, Accelerator(), "fp32", step=1)
+    accumulate_gradients(model, update, Accelerator(), "fp32")
     assert not model.connector.latents.grad.any()
     assert model.gated_layers["1"].feedforward_gate.grad.any()
     assert {name for name, p in model.named_parameters() if p.grad is not None} == set(
@@ -71,13 +76,13 @@ def test_data_sets_take_turns():
 
 def test_tokens_are_those_that_are_predicted():
     labels = torch.tensor([[5, 6, -100, 7], [-100, -100, 8, -100]])
-    assert Batch({"labels": labels}, ["a", "b"]).label_tokens() == 3
+    assert count_label_tokens(labels) == 3
 
 
 def untrained(number):
     made = batch([number])
     made.tensors["labels"][:, 1:] = -100  # only a first token, which nothing predicts
-    return made
+    return replace(made, label_tokens=count_label_tokens(made.tensors["labels"]))
 
 
 def test_a_data_set_without_a_token_to_train_on_is_named():

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from flamingo.data.collate import Batch
+from flamingo.data.collate import Batch, count_label_tokens
 from flamingo.utils.errors import UserError
 
 #: Texts that are encoded together.
@@ -54,4 +54,4 @@ def collate_blocks(blocks: list[np.ndarray]) -> Batch:
     """Returns the ids of the blocks [b t], which are the labels, too."""
     input_ids = torch.from_numpy(np.stack(blocks)).long()
     names = [f"a block that begins with the tokens {row[:8]}" for row in input_ids.tolist()]
-    return Batch({"input_ids": input_ids, "labels": input_ids}, names)
+    return Batch({"input_ids": input_ids, "labels": input_ids}, names, count_label_tokens(input_ids))

@@ -88,10 +88,13 @@ def normalized(
     """Of bytes the floats that the encoder takes, on their device; what are floats already stays."""
     if pixels.dtype != torch.uint8:
         return pixels
-    mean = torch.tensor(image_processor.image_mean, device=pixels.device).view(-1, 1, 1)
-    std = torch.tensor(image_processor.image_std, device=pixels.device).view(-1, 1, 1)
+    mean = torch.tensor(image_processor.image_mean).view(-1, 1, 1)
+    std = torch.tensor(image_processor.image_std).view(-1, 1, 1)
     scale = image_processor.rescale_factor
-    return pixels.float().sub_(mean / scale).mul_(scale / std)
+    # The host does not wait for these copies.
+    shift = (mean / scale).to(pixels.device, non_blocking=True)
+    factor = (scale / std).to(pixels.device, non_blocking=True)
+    return pixels.float().sub_(shift).mul_(factor)
 
 
 def _bounded(image_processor: Any, picture: PILImage.Image) -> PILImage.Image:

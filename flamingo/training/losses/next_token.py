@@ -6,17 +6,18 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flamingo.data.collate import Batch
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.training.losses import NextTokenConfig
 
 
-def next_token(model: nn.Module, tensors: dict[str, Tensor], count: int) -> Float[Tensor, ""]:
+def next_token(model: nn.Module, batch: Batch, count: int) -> Float[Tensor, ""]:
     """Returns the model's own loss: the sum over the batch's label tokens, divided by ``count``."""
-    return model(**tensors, num_items_in_batch=count).loss
+    return model(**batch.tensors, num_items_in_batch=count).loss
 
 
 def make_next_token(
     config: NextTokenConfig, processor: FlamingoProcessor, make_reward: Callable[[], Any]
-) -> Callable[[nn.Module, dict[str, Tensor], int], Tensor]:
+) -> Callable[[nn.Module, Batch, int], Tensor]:
     """Returns :func:`next_token`, which needs neither settings, processor nor reward."""
     return next_token

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from flamingo.data.collate import Batch
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.model.beam_search import decode, search
 from flamingo.training.losses import SelfCriticalConfig
@@ -44,14 +45,15 @@ class SelfCritical:
         self.processor = processor
         self.reward = make_reward()
 
-    def __call__(self, model: nn.Module, tensors: dict[str, Tensor], count: int) -> Float[Tensor, ""]:
+    def __call__(self, model: nn.Module, batch: Batch, count: int) -> Float[Tensor, ""]:
         """Returns minus the mean reward. Documents weigh by their label tokens, of which the update has ``count``.
 
         Its gradient is that of the expected reward (policy gradient). Dropout is off while captions are generated.
         """
+        tensors = batch.tensors
         images = {name: tensors[name] for name in _IMAGES if name in tensors}
         b = max(len(rows) for rows in images.values())
-        prompts, references = self._prompts(tensors, b)
+        prompts, references = self._prompts(batch, b)
         captions, mask = self._generate(model, prompts, images)
         rewards = self._rewards(captions, mask, references)
         sum_of_others = rewards.sum(dim=1, keepdim=True) - rewards
@@ -65,18 +67,17 @@ class SelfCritical:
         labels = labels_of_documents.unflatten(0, (b, -1)).sum(dim=1)
         return -(expected * labels).sum() / count
 
-    def _prompts(self, tensors: dict[str, Tensor], b: int) -> tuple[dict[str, Int[Tensor, "b t"]], list[list[str]]]:
+    def _prompts(self, batch: Batch, b: int) -> tuple[dict[str, Int[Tensor, "b t"]], list[list[str]]]:
         """Returns the documents without their last captions, padded on the left, and the references of each."""
-        ids = tensors["input_ids"]
-        labelled = tensors["labels"] != -100
-        starts = _last_starts(labelled)
+        starts = []
         captions = []
-        for row, row_labelled, start in zip(ids, labelled, starts, strict=True):
-            end_of_row = row[start:]
-            is_caption = row_labelled[start:]
-            captions.append(self._text(end_of_row[is_caption]))
-        documents_per_image = len(ids) // b
-        first_rows = range(0, len(ids), documents_per_image)
+        for row, caption in zip(batch.tensors["input_ids"], batch.last_texts, strict=True):
+            if caption is None:
+                raise UserError("loss.kind=self_critical needs a text to learn after the last image of each document")
+            starts.append(caption.start)
+            captions.append(self._text(row[caption.start : caption.stop]))
+        documents_per_image = len(captions) // b
+        first_rows = range(0, len(captions), documents_per_image)
         references = [captions[first : first + documents_per_image] for first in first_rows]
         padding = {
             "input_ids": self.processor.tokenizer.pad_token_id,
@@ -85,7 +86,7 @@ class SelfCritical:
         }
         prompts = {}
         for name, value in padding.items():
-            rows = [tensors[name][first, : starts[first]] for first in first_rows]
+            rows = [batch.tensors[name][first, : starts[first]] for first in first_rows]
             prompts[name] = pad_sequence(rows, batch_first=True, padding_value=value, padding_side="left")
         return prompts, references
 
@@ -162,13 +163,3 @@ class SelfCritical:
     def _text(self, ids: Int[Tensor, " t"]) -> str:
         end = self.processor.end_of_chunk_token_id
         return decode(self.processor.tokenizer, ids.tolist(), end)
-
-
-def _last_starts(labelled: Bool[Tensor, "b t"]) -> list[int]:
-    """Returns for each row the position of the first token of its last labelled stretch, which is its last caption."""
-    labelled_before = F.pad(labelled, (1, 0))[:, :-1]
-    starts = labelled & ~labelled_before
-    if not starts.any(dim=1).all():
-        raise UserError("loss.kind=self_critical needs a text to learn after the last image of each document")
-    positions = torch.arange(labelled.shape[1], device=labelled.device)
-    return (starts * positions).argmax(dim=1).tolist()

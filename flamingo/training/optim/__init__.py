@@ -53,7 +53,8 @@ class MuonConfig(OptimizerConfig):
     kind: str = "muon"
 
 
-#: An optimizer is called with the parameter groups and its config.
+#: An optimizer is called with the parameter groups and its config. Its step changes neither parameters nor state where
+#: its attribute ``found_inf``, a number on the device, is 1; the fused optimizers of torch have this attribute.
 OPTIMIZERS: Kinds = {
     "adamw": (AdamWConfig, "flamingo.training.optim.adamw:adamw"),
     "muon": (MuonConfig, "flamingo.training.optim.muon:MuonAndAdamW"),

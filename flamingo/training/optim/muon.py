@@ -2,11 +2,44 @@
 
 from typing import Any
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
 from torch.optim import AdamW, Muon, Optimizer
+from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
 
 from flamingo.training.optim import MuonConfig
 from flamingo.training.optim.groups import MATRICES, ParameterGroup
 from flamingo.utils.errors import UserError
+
+
+class SkippingMuon(Muon):
+    """torch's Muon, bit for bit, but with ``found_inf``: see :data:`flamingo.training.optim.OPTIMIZERS`."""
+
+    found_inf: Float[Tensor, ""] | None = None
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        assert closure is None, "closures are not supported"
+        for group in self.param_groups:
+            parameters: list[Tensor] = []
+            gradients: list[Tensor] = []
+            momenta: list[Tensor] = []
+            self._init_group(group, parameters, gradients, momenta)
+            for parameter, gradient, momentum in zip(parameters, gradients, momenta, strict=True):
+                self._step_one(group, parameter, gradient, momentum)
+
+    def _step_one(self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, momentum: Tensor) -> None:
+        decay = torch.full((), 1 - group["lr"] * group["weight_decay"], device=parameter.device)
+        skips = torch.zeros_like(decay, dtype=torch.bool) if self.found_inf is None else self.found_inf > 0
+        # A skipped step moves the momentum towards itself, and the parameter by nothing.
+        gradient = torch.where(skips, momentum, gradient)
+        momentum.lerp_(gradient, 1 - group["momentum"])
+        nesterov = gradient.lerp(momentum, group["momentum"])
+        update = _zeropower_via_newtonschulz(nesterov, group["ns_coefficients"], group["ns_steps"], group["eps"])
+        parameter.mul_(decay.masked_fill(skips, 1.0))
+        lr = _adjust_lr(group["lr"], group["adjust_lr_fn"], parameter.shape)
+        parameter.add_(update.masked_fill(skips, 0.0), alpha=-lr)
 
 
 class MuonAndAdamW(Optimizer):
@@ -15,6 +48,8 @@ class MuonAndAdamW(Optimizer):
     Muon's updates are scaled to the root mean square of AdamW's, so that one learning rate serves both (Moonlight,
     arXiv 2502.16982, section 2.2). Matrices must have two axes.
     """
+
+    found_inf: Float[Tensor, ""] | None = None
 
     def __init__(self, groups: list[ParameterGroup], config: MuonConfig) -> None:
         """Raises UserError for a model without matrices, or with nothing else."""
@@ -25,13 +60,14 @@ class MuonAndAdamW(Optimizer):
             raise UserError("optimizer.kind=muon needs a model with matrices and with other parameters")
         # The parts share the groups of this optimizer, so that a schedule reaches all of them here.
         self.parts: dict[str, Optimizer] = {
-            "muon": Muon(matrices, adjust_lr_fn="match_rms_adamw"),
+            "muon": SkippingMuon(matrices, adjust_lr_fn="match_rms_adamw"),
             "adamw": AdamW(others, betas=config.betas, fused=True),
         }
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         assert closure is None, "closures are not supported"
         for part in self.parts.values():
+            part.found_inf = self.found_inf  # type: ignore[attr-defined]  # missing in the stubs of torch
             part.step()
 
     def state_dict(self) -> dict[str, Any]:

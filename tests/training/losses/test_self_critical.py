@@ -7,7 +7,7 @@ from PIL import Image as PILImage
 from transformers import GenerationConfig
 
 from flamingo import Document, Image, Text
-from flamingo.data.collate import Batch, collate
+from flamingo.data.encode import EncodedGroup, make_batch
 from flamingo.training.losses import SelfCriticalConfig
 from flamingo.training.losses.self_critical import SelfCritical
 from flamingo.training.step import DataSet, accumulate_gradients, next_update
@@ -41,10 +41,11 @@ def document(colours, version):
 
 def batch(processor, shown=SHOWN):
     """Two versions of each document, of which the first has the images."""
-    examples = [processor.encode(document(colours, version)) for colours in shown for version in (0, 1)]
-    tensors = collate(examples, processor.tokenizer.pad_token_id, "right")
-    tensors["pixel_values"] = tensors["pixel_values"][::2]
-    return Batch(tensors, [", ".join(colours) for colours in shown])
+    groups = []
+    for colours in shown:
+        versions = [processor.encode(document(colours, version)) for version in (0, 1)]
+        groups.append(EncodedGroup(versions, ", ".join(colours)))
+    return make_batch(groups, processor.tokenizer.pad_token_id)
 
 
 def length(outputs, references):
@@ -56,7 +57,7 @@ def loss_of(parts, reward=length, shown=SHOWN, count=None):
     model, processor = parts
     made = batch(processor, shown)
     objective = SelfCritical(SelfCriticalConfig(num_captions=CAPTIONS, max_new_tokens=NEW), processor, lambda: reward)
-    return objective(model, made.tensors, count or made.label_tokens())
+    return objective(model, made, count or made.label_tokens)
 
 
 def found_alone(parts, colours):
@@ -118,7 +119,7 @@ def test_the_gradient_is_that_of_the_reward_over_the_mean_of_the_others(parts):
     model, processor = parts
     model.train_parts(["connector", "gated_layers", "new_tokens"])
     made = batch(processor)
-    count = made.label_tokens() + 5  # of other batches of the same update
+    count = made.label_tokens + 5  # of other batches of the same update
     objective = value = 0.0
     for number, colours in enumerate(SHOWN):
         prompt, rows = found_alone(parts, colours)
@@ -165,7 +166,8 @@ def test_training_raises_the_reward_and_leaves_the_mode(parts):
     model.train()
     for step in range(1, 31):
         update = next_update([data], {"pairs": iter(data.batches)}, step, 1, "accumulated", Accelerator())
-        losses.append(accumulate_gradients(model, update, Accelerator(), "fp32", step)["pairs"])
+        [loss] = accumulate_gradients(model, update, Accelerator(), "fp32")
+        losses.append(loss.item())
         optimizer.step()
         optimizer.zero_grad()
     assert model.training and not model.vision_model.training

@@ -1,0 +1,27 @@
+"""The token ids that a language model has embeddings for."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Int
+from torch import Tensor
+
+from flamingo.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class TokenIds:
+    """The ids below ``vocabulary`` and those of ``new_token_ids``."""
+
+    vocabulary: int
+    new_token_ids: tuple[int, ...]
+
+    def check(self, ids: Int[Tensor, "b t"]) -> None:
+        """Raises UserError for an id without an embedding. The check reads ``ids`` on the host."""
+        is_unknown = ids >= self.vocabulary
+        for token_id in self.new_token_ids:
+            is_unknown &= ids != token_id
+        if is_unknown.any():
+            raise UserError(
+                f"token id {int(ids[is_unknown].max())} is beyond the language model's vocabulary of "
+                f"{self.vocabulary} and not among new_token_ids {list(self.new_token_ids)}"
+            )
