@@ -19,7 +19,8 @@ from flamingo.data.order import Mixture, Shuffled
 from flamingo.training import TrainingConfig
 from flamingo.training.callbacks import Callbacks
 from flamingo.training.loop import train
-from flamingo.training.optim import AdamWConfig
+from flamingo.training.losses.next_token import next_token
+from flamingo.training.optim import AdamWConfig, OptimizerConfig
 from flamingo.training.step import DataSet
 from flamingo.utils.errors import UserError
 from tests import tiny
@@ -132,6 +133,30 @@ def one_of_two(rank: int, port: int, backbones: Path, output: Path, break_rank: 
         torch.save(trained(model), output / f"final-{rank}.pt")
     except UserError as error:
         (output / f"error-{rank}.txt").write_text(str(error))
+    accelerator.end_training()
+
+
+def one_of_two_spoiled(rank: int, port: int, backbones: Path, output: Path, optimizer: OptimizerConfig) -> None:
+    """A process of two. In rank 1 the loss of step 3 is infinite, with a gradient that is finite in both."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    model = make_model(backbones)
+    steps = []
+
+    def spoiled(model: torch.nn.Module, batch: Batch, count: int) -> Tensor:
+        steps.append(len(steps) + 1)
+        loss = next_token(model, batch, count)
+        return loss + float("inf") if rank == 1 and steps[-1] == 3 else loss
+
+    documents = Listed(*(batch([10 * rank + number]) for number in range(1, 6)))
+    config = TrainingConfig(steps=8, log_every=5, save_every=2)
+    try:
+        train(model, [DataSet("pairs", documents, loss=spoiled)], optimizer, config, output, accelerator=accelerator)
+    except UserError as error:
+        (output / f"error-{rank}.txt").write_text(str(error))
+    torch.save({"steps": steps, "weights": trained(model)}, output / f"final-{rank}.pt")
     accelerator.end_training()
 
 

@@ -10,7 +10,7 @@ import torch
 
 from flamingo.training import TrainingConfig
 from flamingo.training.loop import train
-from flamingo.training.optim import AdamWConfig
+from flamingo.training.optim import AdamWConfig, MuonConfig
 from flamingo.training.step import DataSet
 from flamingo.utils.errors import UserError
 from tests.training import runs
@@ -122,6 +122,23 @@ def test_two_processes_are_one_with_both_their_batches(backbones, tmp_path):
     ]
     with pytest.raises(UserError, match=r"processes.*2.*1"):
         train(model, sets, AdamWConfig(lr=1e-3), TrainingConfig(steps=2), two)
+
+
+@pytest.mark.parametrize("optimizer", [AdamWConfig(lr=1e-3), MuonConfig(lr=1e-3)], ids=lambda config: config.kind)
+def test_an_infinite_loss_of_one_process_holds_the_weights_of_all(backbones, tmp_path, optimizer):
+    """Of step 3, with finite gradients; found before the state of step 4."""
+    port = runs.free_port()
+    arguments = [(rank, port, backbones, tmp_path, optimizer) for rank in (0, 1)]
+    assert in_processes(runs.one_of_two_spoiled, *arguments) == [0, 0]
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-00000002"]
+    saved = torch.load(tmp_path / "state" / "step-00000002" / "common.pt", weights_only=True)["parameters"]
+    for rank in (0, 1):
+        error = (tmp_path / f"error-{rank}.txt").read_text()
+        assert error.startswith("the loss of step 3 is not finite")
+        assert error.endswith("documents of pairs: document 13")
+        final = torch.load(tmp_path / f"final-{rank}.pt", weights_only=True)
+        assert final["steps"] == [1, 2, 3, 4]
+        assert all(torch.equal(weight, saved[name]) for name, weight in final["weights"].items())
 
 
 def test_all_processes_stop_at_what_is_not_finite_in_one_and_name_its_documents(backbones, tmp_path):

@@ -1,0 +1,149 @@
+"""A training step reads nothing back from the device between two lines of the history."""
+
+from functools import partial
+
+import pytest
+import torch
+from PIL import Image as PILImage
+
+from flamingo import Document, Image, Text
+from flamingo.data.encode import EncodedDocuments, make_batch
+from flamingo.data.loader import Loader
+from flamingo.training import TrainingConfig, loop
+from flamingo.training.guard import Guard
+from flamingo.training.optim import AdamWConfig, MuonConfig
+from flamingo.training.step import DataSet
+from tests.evaluation.fake import model_and_processor
+from tests.helpers.host_reads import HostReads
+
+TENSOR = torch.arange(3)
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda: TENSOR[1].item(),
+        lambda: float(TENSOR[1]),
+        lambda: bool((TENSOR > 1).any()),
+        lambda: TENSOR.tolist(),
+        lambda: TENSOR.numpy(),
+        lambda: TENSOR.cpu(),
+        lambda: TENSOR[TENSOR > 1],
+        lambda: TENSOR.clone().index_put_((TENSOR > 1,), torch.zeros((), dtype=torch.long)),
+        lambda: TENSOR.nonzero(),
+        lambda: TENSOR.masked_select(TENSOR > 1),
+        lambda: torch.equal(TENSOR, TENSOR + 1),
+        lambda: TENSOR.unique(),
+        lambda: TENSOR.repeat_interleave(TENSOR),
+        lambda: torch.tensor([1, 2], device="cpu"),
+    ],
+)
+def test_whatever_waits_is_found(monkeypatch, wait):
+    with HostReads(monkeypatch) as reads:
+        wait()
+    assert sum(reads.found["others"].values()) >= 1
+
+
+@pytest.mark.parametrize(
+    "go_on",
+    [
+        lambda: TENSOR[torch.tensor([0, 2])],
+        lambda: TENSOR.repeat_interleave(TENSOR, output_size=3),
+        lambda: TENSOR.repeat_interleave(2),
+        lambda: torch.where(TENSOR > 1, TENSOR, 0).sort(),
+    ],
+)
+def test_what_does_not_wait_is_not_found(monkeypatch, go_on):
+    with HostReads(monkeypatch) as reads:
+        go_on()
+    assert not any(reads.found.values())
+
+
+class Captions:
+    """Documents with ``least`` to ``most`` captioned images."""
+
+    def __init__(self, least, most):
+        self.least, self.most = least, most
+
+    def __getitem__(self, position):
+        number_of_images = self.least + position % (self.most - self.least + 1)
+        parts = []
+        for number in range(number_of_images):
+            colour = (40 * number, 10 * position % 256, 200)
+            parts += [Image(PILImage.new("RGB", (20, 16), colour)), Text("a dog runs" + " on the grass" * number)]
+        return Document(parts or [Text("two dogs on the mat")])
+
+
+class Features:
+    """Features of any images."""
+
+    def stacked(self, images):
+        return torch.randn(len(images), 1, 16, 24, generator=torch.Generator().manual_seed(0))
+
+
+def data_set(model, processor, name, least, most, features=None, pack_to=0):
+    collate = partial(
+        make_batch,
+        pad_token_id=processor.tokenizer.pad_token_id,
+        pack_to=pack_to,
+        known_ids=model.new_tokens.known_ids,
+    )
+    loader = Loader(EncodedDocuments(Captions(least, most), processor, features), collate, batch_size=3)
+    return DataSet(name, loader, prepare=processor.normalized)
+
+
+#: The data sets of each case: the arguments of :func:`data_set` after the model and the processor.
+PIXELS = {"name": "pixels", "least": 1, "most": 3}
+ONE_EACH = {"name": "one image each", "least": 1, "most": 1}
+FEATURES = {"name": "features", "least": 1, "most": 3, "features": Features()}
+PACKED = {"name": "packed", "least": 1, "most": 3, "pack_to": 60}
+TEXTS = {"name": "texts", "least": 0, "most": 0}
+
+
+@pytest.mark.parametrize(
+    ("sets", "config", "optimizer"),
+    [
+        ([PIXELS], {}, AdamWConfig()),
+        ([ONE_EACH], {}, AdamWConfig()),
+        ([FEATURES], {"precision": "bf16"}, AdamWConfig()),
+        ([PACKED], {}, MuonConfig()),
+        ([TEXTS], {}, AdamWConfig()),
+        ([PIXELS, TEXTS, PACKED], {"accumulate": 2}, AdamWConfig()),
+        ([FEATURES, TEXTS], {"mixing": "round_robin", "precision": "bf16"}, MuonConfig()),
+    ],
+    ids=["pixels", "one image each", "features", "packed", "texts", "accumulated", "round robin"],
+)
+def test_ten_steps_between_two_records_wait_for_nothing_but_the_masks_of_transformers(
+    backbones, tmp_path, monkeypatch, sets, config, optimizer
+):
+    """Counted from the transfer of the batches to the end of the optimizer's step, and until the next batches."""
+    model, processor = model_and_processor(backbones)
+    made = [data_set(model, processor, **arguments) for arguments in sets]
+    with HostReads(monkeypatch) as reads:
+        reads.counts = False
+        steps = []
+        next_update, read = loop.next_update, Guard.read
+
+        def counting_from_here(*args):
+            reads.counts = False
+            update = next_update(*args)
+            steps.append(update)
+            reads.counts = True
+            return update
+
+        def counting_to_here(guard):
+            reads.counts = False
+            return read(guard)
+
+        monkeypatch.setattr(loop, "next_update", counting_from_here)
+        monkeypatch.setattr(Guard, "read", counting_to_here)
+        loop.train(model, made, optimizer, TrainingConfig(steps=10, log_every=10, **config), tmp_path)
+    assert len(steps) == 10
+    assert not reads.found["ours"]
+    assert not reads.found["others"]
+    # transformers asks whether an attention mask with two axes is all ones, and again if not; that of packed documents
+    # has four axes.
+    assert {place.split(":")[0] for place in reads.found["transformers"]} <= {"masking_utils.py"}
+    masks = [batch.tensors["attention_mask"] for update in steps for _, batch in update.batches]
+    questions = sum(1 if mask.all() else 2 for mask in masks if mask.ndim == 2)
+    assert sum(reads.found["transformers"].values()) == questions
