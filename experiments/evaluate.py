@@ -22,17 +22,14 @@ from experiments.command import Job, command
 from experiments.schema import JSON, Entry, as_recorded
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.data_checksums import data_checksums
-from flamingo.data.document import PROMPT
-from flamingo.data.fitting import fitting
-from flamingo.data.record import LazySequence, Record
+from flamingo.data.record import Record
 from flamingo.data.sources import read_split
 from flamingo.evaluation import EvaluationConfig
 from flamingo.evaluation.harness import evaluate
 from flamingo.evaluation.preflight import check_prompts, check_settings
-from flamingo.evaluation.protocol import Task
+from flamingo.evaluation.protocol import RecordTask, Task
 from flamingo.evaluation.settings import Setting, make_settings
 from flamingo.evaluation.tasks import TaskConfig
-from flamingo.evaluation.tasks.captioning import Captioning
 from flamingo.inference import FeaturesConfig
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.flamingo_engine import FlamingoEngine
@@ -64,7 +61,7 @@ class EvaluateConfig(EvaluationConfig):
     overwrite: bool = False
     #: Set by the group task.
     task: TaskConfig
-    #: Of captioned images, in the folder where results go unless it says otherwise; what is there keeps its dtype.
+    #: Of the images of records, in the folder where results go unless it says otherwise; what is there keeps its dtype.
     features: FeaturesConfig = field(default_factory=lambda: FeaturesConfig(folder="features"))
 
 
@@ -136,8 +133,8 @@ def contents(
     found: JSON = {"checkpoint": folder_checksums(checkpoint, whole_weights=True)}
     if not FlamingoConfig.from_pretrained(checkpoint).backbones_included:
         found |= {part: model_contents(getattr(model, part).name_or_path) for part in BACKBONES}
-    if isinstance(task, Captioning):
-        found |= {"query": data_checksums(task.query_records), "support": data_checksums(task.pool)}
+    if isinstance(task, RecordTask):
+        found |= {"query": data_checksums(task.query_records), "support": data_checksums(task.support_records)}
     # Rounded features lead to other captions; exact ones do not, nor does their folder.
     if features is not None and features.dtype != model.vision_model.dtype:
         found["features"] = str(features.dtype)
@@ -179,8 +176,11 @@ def plan(config: EvaluateConfig) -> Plan:
     folders(config)
     task = build_task(config.task, open_images=config.features.folder is None)
     settings = make_settings(config, task)
-    if any(setting.demonstrations == "rices" for setting in settings) and config.features.folder is None:
-        raise UserError("demonstrations=rices compares images by their features: say features.folder=FOLDER")
+    for setting in settings:
+        if setting.is_retrieved and config.features.folder is None:
+            raise UserError(
+                f"demonstrations={setting.demonstrations} compares images by their features: say features.folder=FOLDER"
+            )
     check_settings(task, settings, config.limit)
     return Plan(config, task, settings)
 
@@ -207,28 +207,24 @@ def check_outputs(plans: Sequence[Plan], trained: Path) -> None:
             Run(output, values, kind).check()
 
 
-def with_usable_pool(planned: Plan, processor: FlamingoProcessor) -> Plan:
-    """Return the plan without the images of the pool that no prompt can show, as one of their captions is unusable."""
-    task = planned.task
-    if not isinstance(task, Captioning):
+def with_usable_support(planned: Plan, processor: FlamingoProcessor) -> Plan:
+    """Return the plan without the records of the support that no prompt can show."""
+    if not isinstance(planned.task, RecordTask):
         return planned
-    new_tokens = processor.chunk_length(PROMPT) + task.max_new_tokens
-    assert isinstance(task.pool, LazySequence)
-    pool, skipped = fitting(task.pool, processor, images=1, new_tokens=new_tokens)
-    return replace(planned, task=replace(task, pool=pool, skipped=dict(task.skipped) | skipped))
+    return replace(planned, task=planned.task.fitting(processor))
 
 
-def check_lengths(planned: Plan, kinds: Sequence[str | None], processor: FlamingoProcessor) -> None:
-    """Raise UserError for a prompt that leaves no room to answer, in settings whose demonstrations are of ``kinds``."""
+def check_lengths(planned: Plan, processor: FlamingoProcessor, retrieved: bool) -> None:
+    """Raise UserError for a prompt that leaves no room to answer, in settings with or without retrieval."""
     task, room = planned.task, processor.tokenizer.model_max_length - planned.task.max_new_tokens
     encode = partial(processor.encode, prompt=True, pixels=False, max_length=room)
-    chosen = [setting for setting in planned.settings if setting.demonstrations in kinds]
+    chosen = [setting for setting in planned.settings if setting.is_retrieved == retrieved]
     check_prompts(task, chosen, encode, planned.config.limit)
 
 
 def check_planned_lengths(planned: Plan, processor: FlamingoProcessor) -> None:
     """Raise UserError for prompts that are too long, as far as they are known before features are computed."""
-    check_lengths(with_usable_pool(planned, processor), (None, "text_only", "random"), processor)
+    check_lengths(with_usable_support(planned, processor), processor, retrieved=False)
 
 
 def run_evaluation(config: EvaluateConfig) -> None:
@@ -254,30 +250,30 @@ def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
     model = FlamingoForConditionalGeneration.from_pretrained(checkpoint).eval()
     processor = FlamingoProcessor.from_pretrained(checkpoint)
     processor.limit_length(model.config.text_config)
-    planned = with_usable_pool(planned, processor)
+    planned = with_usable_support(planned, processor)
     config, task = planned.config, planned.task
-    check_lengths(planned, (None, "text_only", "random"), processor)
+    check_lengths(planned, processor, retrieved=False)
     features = None
-    if isinstance(task, Captioning):
+    if isinstance(task, RecordTask):
         features = build_features(_features_in(output, config.features), model, processor)
     found = contents(checkpoint, model, features, task)
     if run.has_results and not config.overwrite:
         check_same_checkpoint(output, found["checkpoint"])
     run.begin(found)
-    if isinstance(task, Captioning):
+    if isinstance(task, RecordTask):
         _index_images(planned, task, features)
-        check_lengths(planned, ("rices",), processor)
+        check_lengths(planned, processor, retrieved=True)
     engine = FlamingoEngine(model, processor, config.batch_size, features)
     return evaluate(engine, task, planned.settings, output, config, on_save=run.keep)
 
 
-def _index_images(planned: Plan, task: Captioning, features: FeatureStore | None) -> None:
+def _index_images(planned: Plan, task: RecordTask, features: FeatureStore | None) -> None:
     """Find duplicates and, for retrieval, similar images; write them, and what was left out of shards, as a report."""
     near_duplicates = None
     if features is not None:
-        retrieved_shots = [setting.shots for setting in planned.settings if setting.demonstrations == "rices"]
+        retrieved_shots = [setting.shots for setting in planned.settings if setting.is_retrieved]
         training_records = [] if planned.config.run is None else _trained_on(Path(planned.config.run))
-        records = list(task.query_records) + list(task.pool) + list(training_records)
+        records = list(task.query_records) + list(task.support_records) + list(training_records)
         add_features(features, [record.image for record in records])
         near_duplicates = task.index(features, max(retrieved_shots, default=0), training_records)
         for where, pairs in near_duplicates.items():

@@ -1,10 +1,16 @@
 """What a task of few-shot evaluation is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from flamingo.data.document import PROMPT, Image
+
+if TYPE_CHECKING:  # configs import this module, and need no torch
+    from flamingo.data.processor import FlamingoProcessor
+    from flamingo.data.record import Record
+    from flamingo.inference.features import FeatureStore
+    from flamingo.inference.retrieval import NamedPair
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,19 @@ class Task(Protocol):
     #: Metrics of all outputs together, of ``metrics.CORPUS_METRICS``; or none.
     corpus_metrics: tuple[str, ...]
 
+    @classmethod
+    def from_config(cls, config: Any, open_images: bool = True) -> "Task":
+        """Returns the task of its config dataclass.
+
+        Args:
+            config: The config of this kind of task.
+            open_images: Whether image files are opened, so that broken ones are found now.
+
+        Raises:
+            UserError: For data that cannot be read.
+        """
+        ...
+
     def queries(self) -> Sequence[Example]:
         """All queries, always in the same order; their ids are unique."""
         ...
@@ -64,4 +83,38 @@ class RetrievalTask(Task, Protocol):
 
     def similar(self, query: Example, number: int) -> Sequence[Example]:
         """The candidates most similar to the query, the most similar first; never its duplicates."""
+        ...
+
+
+@runtime_checkable
+class RecordTask(RetrievalTask, Protocol):
+    """A task whose queries and demonstrations are made of records, such as photographs with captions.
+
+    The evaluation records checksums of its data, leaves out unusable records, and computes features of its images.
+    """
+
+    #: The records of the queries.
+    query_records: "Sequence[Record]"
+    #: The records that demonstrations are made of.
+    support_records: "Sequence[Record]"
+    #: For each record that was left out its id, and the reason.
+    skipped: Mapping[str, str]
+
+    def fitting(self, processor: "FlamingoProcessor") -> "RecordTask":
+        """Returns the task without the records of the support that no prompt can show, which are skipped."""
+        ...
+
+    def index(
+        self, features: "FeatureStore", num_neighbours: int, training_records: "Sequence[Record]"
+    ) -> "dict[str, list[NamedPair]]":
+        """Finds the duplicates of the queries, which are never shown, and what :meth:`similar` returns.
+
+        Args:
+            features: The features of the images of all records, which were added before.
+            num_neighbours: The number of similar candidates for each query; 0: only duplicates are searched.
+            training_records: The records that the model was trained on.
+
+        Returns:
+            The near-duplicates of queries: in the support, among the queries, and in the training records.
+        """
         ...

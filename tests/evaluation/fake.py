@@ -37,6 +37,10 @@ class FakeTask:
         support = [example("support", i) for i in range(12)]
         self._support = [support[i::groups] for i in range(groups)]
 
+    @classmethod
+    def from_config(cls, config, open_images=True):
+        return cls(queries=config.num_queries)
+
     def queries(self):
         return self._queries
 

@@ -8,13 +8,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from experiments.evaluate import check_outputs, plan, run_evaluation
+from experiments.schema import ALL_TASKS
 from experiments.train import run_training
+from flamingo.inference import FeaturesConfig
 from flamingo.report.page import write_report
 from flamingo.utils.errors import UserError
 from tests.experiments.conftest import photograph, shard
+from tests.experiments.first_words import FirstWordsConfig
 from tests.helpers.configs import composed
 
 
@@ -187,6 +191,28 @@ def test_a_checkpoint_is_evaluated_on_shards_without_its_run(run, shards, tmp_pa
     there = ("run=null", f"checkpoint={run / 'checkpoint'}", f"output={tmp_path}")
     run_evaluation(evaluation(shards, *there))
     assert (tmp_path / "scores.json").read_text() == (run / "scores.json").read_text()
+
+
+def test_another_task_of_photographs_is_evaluated_by_the_protocol_alone(run, shards, tmp_path, monkeypatch):
+    """With checksums, features, retrieval and left-out records, like captioning."""
+    monkeypatch.setitem(ALL_TASKS, "first_words", (FirstWordsConfig, "tests.experiments.first_words:FirstWords"))
+    task = FirstWordsConfig(query=f"{shards}/dev-*.tar", support=f"{shards}/train-*.tar")
+    config = evaluation(shards, f"run={run}", f"output={tmp_path}", "demonstrations=[rices]", "controls=[]")
+    config = replace(config, task=task)
+    run_evaluation(config)
+    recorded = yaml.safe_load((tmp_path / "evaluate-first_words.yaml").read_text())
+    assert recorded["contents"]["query"].keys() == {"captions", "files"}
+    assert recorded["contents"]["support"] != recorded["contents"]["query"]
+    looked = json.loads((tmp_path / "images-first_words.json").read_text())
+    assert list(looked["skipped"].values()) == ["it is the first"]
+    assert looked["near_duplicates"] == {"training": [{"query": "none", "image": "14"}]}
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    retrieved = [row["demonstration_ids"] for row in rows if row["demonstrations"] == "rices"]
+    assert len(rows) == 2 * len(retrieved) == 8
+    assert all(len(set(ids)) == 2 and not set(ids) & looked["skipped"].keys() for ids in retrieved)
+    assert (tmp_path / "features" / "keys.txt").exists()
+    with pytest.raises(UserError, match=r"rices.*features\.folder"):
+        run_evaluation(replace(config, features=FeaturesConfig(folder=None)))
 
 
 def test_broken_pictures_in_shards_are_left_out_counted_and_named(shards, backbones, run, tmp_path):

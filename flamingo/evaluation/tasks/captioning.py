@@ -1,14 +1,16 @@
 """Captioning: queries and demonstrations from records of captioned images."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from jaxtyping import Int
 
 from flamingo.data.document import PROMPT
-from flamingo.data.record import Record
+from flamingo.data.fitting import fitting
+from flamingo.data.processor import FlamingoProcessor
+from flamingo.data.record import LazySequence, Record
 from flamingo.data.sources import read_split
 from flamingo.evaluation.metrics.corpus import check_metrics
 from flamingo.evaluation.protocol import Example
@@ -44,11 +46,11 @@ class Excluding(Sequence[Example]):
 
 @dataclass
 class Captioning:
-    """Captions of the query records; demonstrations come from a pool of records."""
+    """Captions of the query records; demonstrations come from the pool of support records."""
 
     name: str
     query_records: Sequence[Record]
-    pool: Sequence[Record]
+    support_records: Sequence[Record]
     #: The records that were left out, and the reason, by id.
     skipped: Mapping[str, str] = field(default_factory=dict)
     #: For each query the positions in the pool of the images most similar to it, the most similar first.
@@ -94,7 +96,7 @@ class Captioning:
 
     @cached_property
     def _candidates(self) -> list[Example]:
-        return [_example(record) for record in self.pool]
+        return [_example(record) for record in self.support_records]
 
     @cached_property
     def _pool_positions(self) -> dict[str, int]:
@@ -129,6 +131,17 @@ class Captioning:
         """Captions are scored all together: see ``corpus_metrics``."""
         return {}
 
+    def fitting(self, processor: FlamingoProcessor) -> "Captioning":
+        """Returns the task without the images of the pool that no prompt can show, as a caption is unusable.
+
+        Raises:
+            UserError: If no image is left.
+        """
+        new_tokens = processor.chunk_length(PROMPT) + self.max_new_tokens
+        assert isinstance(self.support_records, LazySequence)
+        usable, skipped = fitting(self.support_records, processor, images=1, new_tokens=new_tokens)
+        return replace(self, support_records=usable, skipped=dict(self.skipped) | skipped)
+
     def index(
         self, features: FeatureStore, num_neighbours: int, training_records: Sequence[Record] = ()
     ) -> dict[str, list[NamedPair]]:
@@ -142,10 +155,10 @@ class Captioning:
         Returns:
             The near-duplicates of queries in the support, among the queries, and in the training records.
         """
-        index = index_neighbours(features, self.query_records, self.pool, num_neighbours)
+        index = index_neighbours(features, self.query_records, self.support_records, num_neighbours)
         self.duplicates = index.duplicates
         self.neighbours = index.neighbours
-        return duplicate_report(features, index, self.query_records, self.pool, training_records)
+        return duplicate_report(features, index, self.query_records, self.support_records, training_records)
 
     def _excluded(self, query: Example) -> frozenset[int]:
         """The positions in the pool that are never shown before this query: its own, and its duplicates'."""

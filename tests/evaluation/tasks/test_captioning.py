@@ -6,7 +6,7 @@ import pytest
 from flamingo.data.document import Image
 from flamingo.data.record import Record
 from flamingo.evaluation.demonstrations import prompt_examples
-from flamingo.evaluation.protocol import Example, RetrievalTask, Task
+from flamingo.evaluation.protocol import Example, RecordTask, RetrievalTask, Task
 from flamingo.evaluation.settings import Setting
 from flamingo.evaluation.tasks.captioning import Captioning
 from flamingo.utils.errors import UserError
@@ -29,9 +29,10 @@ def task(**arguments):
     return Captioning("photos", ASKED, POOL, **{"neighbours": NEIGHBOURS, **arguments})
 
 
-def test_it_is_a_task_that_can_retrieve():
+def test_it_is_a_task_of_records_that_can_retrieve():
     assert isinstance(task(), Task)
     assert isinstance(task(), RetrievalTask)
+    assert isinstance(task(), RecordTask)
     query = task().queries()[0]
     assert query.references == ("q0 0", "q0 1", "q0 2", "q0 3", "q0 4")
     assert query.prompt == "Output:"
