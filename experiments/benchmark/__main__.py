@@ -20,11 +20,12 @@ from pathlib import Path
 
 import torch
 
-from experiments.benchmark import flops, image_loading
+from experiments.benchmark import image_loading
 from experiments.benchmark.few_shot import NEAR_TIE, Agreement, FewShot
 from experiments.benchmark.materials import SHAPES, Sizes, build
 from experiments.benchmark.ratios import Row, read_rows, write_rows
 from experiments.benchmark.steps import Steps
+from experiments.benchmark.utilisation import utilisation
 from experiments.benchmark.worker import Machine, Worker
 from flamingo.utils.io import write_text
 
@@ -136,7 +137,7 @@ def _write_utilisation(rows: list[Row], settings: Settings, peak_tflops: float) 
     seconds = {"ours": rows[0].ours}
     for row in rows:
         seconds[row.peer] = row.theirs
-    text = flops.utilisation(settings.sizes, seconds, peak_tflops)
+    text = utilisation(settings.sizes, seconds, peak_tflops)
     write_text(settings.output / "utilisation.md", text)
     print(text)
 

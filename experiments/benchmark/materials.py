@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image as PILImage
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import CLIPVisionConfig, CLIPVisionModel, OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers import CLIPVisionModel, OPTForCausalLM
 
+from experiments.shapes import Shape
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.interop import openflamingo
 
@@ -42,7 +41,25 @@ class Sizes:
 
     @property
     def patches(self) -> int:
-        return (self.image_size // self.patch) ** 2
+        return self.shape().patches
+
+    def shape(self) -> Shape:
+        """Returns the shape of the models, whose trained parts are OpenFlamingo's."""
+        return Shape(
+            width=self.width,
+            layers=self.layers,
+            heads=self.heads,
+            vocabulary=self.vocabulary,
+            vision_width=self.vision_width,
+            vision_layers=self.vision_layers,
+            image_size=self.image_size,
+            patch=self.patch,
+            every=self.every,
+            num_heads=openflamingo.CROSS_ATTENTION["num_heads"],
+            head_dim=openflamingo.CROSS_ATTENTION["head_dim"],
+            resampler_depth=openflamingo.PERCEIVER["depth"],
+            num_latents=openflamingo.PERCEIVER["num_latents"],
+        )
 
 
 #: "3b" is Flamingo-3B: a language model of 1.3 billion parameters, and CLIP ViT-L/14.
@@ -63,8 +80,8 @@ class Prompt:
 def build(folder: Path, sizes: Sizes) -> None:
     """Save backbones, our checkpoint, the same weights as OpenFlamingo's checkpoint, and images."""
     torch.manual_seed(0)
-    _save_language(folder / "language", sizes)
-    _save_vision(folder / "vision", sizes)
+    _save_language(folder / "language", sizes.shape())
+    _save_vision(folder / "vision", sizes.shape())
     _save_flamingo(folder, sizes)
     (folder / "pictures").mkdir(exist_ok=True)
     for number in range(sizes.support + sizes.queries):
@@ -73,33 +90,14 @@ def build(folder: Path, sizes: Sizes) -> None:
         PILImage.fromarray(noise).resize((500, 375)).save(image_path(folder, number), quality=90)
 
 
-def _save_language(folder: Path, sizes: Sizes) -> None:
-    config = OPTConfig(
-        hidden_size=sizes.width,
-        num_hidden_layers=sizes.layers,
-        num_attention_heads=sizes.heads,
-        ffn_dim=4 * sizes.width,
-        word_embed_proj_dim=sizes.width,
-        vocab_size=sizes.vocabulary,
-        dropout=0.0,
-        attention_dropout=0.0,
-    )
-    OPTForCausalLM(config).save_pretrained(folder)
-    _tokenizer(sizes.vocabulary - 7).save_pretrained(folder)
+def _save_language(folder: Path, shape: Shape) -> None:
+    OPTForCausalLM(shape.language_config()).save_pretrained(folder)
+    shape.tokenizer().save_pretrained(folder)
 
 
-def _save_vision(folder: Path, sizes: Sizes) -> None:
-    config = CLIPVisionConfig(
-        hidden_size=sizes.vision_width,
-        intermediate_size=4 * sizes.vision_width,
-        num_hidden_layers=sizes.vision_layers,
-        num_attention_heads=max(1, sizes.vision_width // 64),
-        image_size=sizes.image_size,
-        patch_size=sizes.patch,
-    )
-    CLIPVisionModel(config).save_pretrained(folder)
-    square = {"height": sizes.image_size, "width": sizes.image_size}
-    CLIPImageProcessorPil(size=square, crop_size=square).save_pretrained(folder)
+def _save_vision(folder: Path, shape: Shape) -> None:
+    CLIPVisionModel(shape.vision_config()).save_pretrained(folder)
+    shape.image_processor().save_pretrained(folder)
 
 
 def _save_flamingo(folder: Path, sizes: Sizes) -> None:
@@ -125,23 +123,6 @@ def image_path(folder: Path, number: int) -> Path:
     return folder / "pictures" / f"{number}.jpg"
 
 
-def _tokenizer(words: int) -> PreTrainedTokenizerFast:
-    """Returns a tokenizer with a token for each word, so that the lengths of texts are known."""
-    vocabulary = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}
-    for token_id in range(4, words):
-        vocabulary[f"w{token_id}"] = token_id
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="</s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        model_max_length=2048,
-    )
-
-
 def make_prompts(sizes: Sizes, shots: int, shared: bool) -> list[Prompt]:
     """Returns a prompt for each query. With ``shared`` all have the same demonstrations."""
     prompts = []
@@ -158,7 +139,8 @@ def make_prompts(sizes: Sizes, shots: int, shared: bool) -> list[Prompt]:
 def _text_of_image(sizes: Sizes, number: int) -> str:
     rng = random.Random(f"text {number}")
     num_words = sizes.text - 2  # the image marker and the end of the chunk are tokens, too
-    return " ".join(f"w{rng.randrange(4, sizes.vocabulary - 7)}" for _ in range(num_words))
+    words = sizes.shape().words
+    return " ".join(f"w{rng.randrange(words.start, words.stop)}" for _ in range(num_words))
 
 
 def make_batch(sizes: Sizes, images: int, tokens: int, image_token: int, seed: int = 0) -> dict[str, Tensor]:
@@ -166,7 +148,8 @@ def make_batch(sizes: Sizes, images: int, tokens: int, image_token: int, seed: i
     generator = torch.Generator().manual_seed(seed)
     shape = (sizes.train_batch, tokens)
     image_index = (torch.arange(tokens) * images // tokens).expand(shape).contiguous()
-    ids = torch.randint(4, sizes.vocabulary - 7, shape, generator=generator)
+    words = sizes.shape().words
+    ids = torch.randint(words.start, words.stop, shape, generator=generator)
     is_marker = torch.cat([torch.ones(shape[0], 1, dtype=torch.bool), image_index.diff(dim=1) > 0], dim=1)
     ids[is_marker] = image_token
     pixels_shape = (sizes.train_batch, images, 3, sizes.image_size, sizes.image_size)

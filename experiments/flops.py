@@ -1,0 +1,160 @@
+"""The arithmetic that a model needs, by its shape, and the peaks of devices."""
+
+from dataclasses import dataclass
+
+from experiments.shapes import MLP_RATIO, Shape
+
+#: Dense bf16 products in TFLOP/s by a part of the device's name; the first that fits.
+_PEAKS = {"H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.0, "H200": 989.0, "A100": 312.0}
+
+
+def peak_tflops(device_name: str) -> float | None:
+    """Returns the peak of a device by its name, as CUDA has it; None where it is not known."""
+    for name, peak in _PEAKS.items():
+        if name in device_name:
+            return peak
+    return None
+
+
+def training_step(shape: Shape, rows: int, tokens: int, images: int) -> dict[str, float]:
+    """Returns floating-point operations by part. A product of matrices [a b] and [b c] has 2abc of them.
+
+    They are those that the model needs, while torch's FlopCounterMode counts those that an implementation does, with
+    padding, masked images, recomputation and both halves of causal attention. In the backward pass a product costs the
+    same again for the gradient of its input, which the frozen encoder does not need, and again for the gradient of a
+    weight that trains, or of the other factor in attention. So a weight and a token have 2 operations in the encoder, 4
+    in the language model, through which gradients flow, and 6 in the parts that train.
+
+    Args:
+        shape: The model.
+        rows: Of the batch.
+        tokens: Of a row.
+        images: Of a row.
+    """
+    all_tokens = rows * tokens
+    all_images = rows * images
+    gated_blocks = _num_blocks(shape) * (
+        all_tokens * _gated_block_per_token(shape) + all_images * _gated_block_per_image(shape)
+    )
+    context = tokens / 2  # tokens that a token attends to on average
+    language_attention = all_tokens * shape.layers * _attention(context, shape.width)
+    return {
+        "vision encoder, forward": all_images * encoder(shape),
+        "connector, x 3": 3 * all_images * resampler(shape),
+        "gated blocks, x 3": 3 * gated_blocks,
+        "language model's weights, x 2": 2 * all_tokens * _language_weights(shape),
+        "language model's attention, x 3": 3 * language_attention,
+    }
+
+
+@dataclass(frozen=True)
+class Queries:
+    """The sizes of an evaluation: a query has a prompt of ``shots`` demonstrations and its own image."""
+
+    shots: int
+    prompt_tokens: int
+    new_tokens: int
+    beams: int
+
+
+def naive_query(shape: Shape, queries: Queries) -> float:
+    """Returns the operations of a query where each beam runs the prompt and encodes all images.
+
+    Each pass, also that of a new token, computes the keys and values of all images again.
+    """
+    images = queries.beams * (queries.shots + 1)
+    passes = 1 + queries.new_tokens
+    encoding = encoder(shape) + resampler(shape)
+    return (
+        images * (encoding + passes * keys_values(shape))
+        + queries.beams * prompt(shape, queries.prompt_tokens)
+        + queries.beams * queries.new_tokens * _text_token(shape, queries.prompt_tokens)
+    )
+
+
+def shared_query(shape: Shape, queries: Queries) -> float:
+    """Returns the operations of a query whose demonstrations' images are encoded already, and whose prompt runs once.
+
+    The image of the query is encoded; the keys and values of all images are computed once.
+    """
+    return (
+        encoder(shape)
+        + resampler(shape)
+        + (queries.shots + 1) * keys_values(shape)
+        + prompt(shape, queries.prompt_tokens)
+        + queries.beams * queries.new_tokens * _text_token(shape, queries.prompt_tokens)
+    )
+
+
+def prompt(shape: Shape, tokens: int) -> float:
+    """Returns the operations of a forward pass of a prompt's text."""
+    return tokens * _text_token(shape, tokens / 2)
+
+
+def encoder(shape: Shape) -> float:
+    """Returns the operations of a forward pass of one image."""
+    tokens = shape.patches + 1
+    layer = _transformer_weights(shape.vision_width) + _attention(tokens, shape.vision_width)
+    patch_embedding = _product(shape.patches, 3 * shape.patch**2, shape.vision_width)
+    return tokens * shape.vision_layers * layer + patch_embedding
+
+
+def resampler(shape: Shape) -> float:
+    """Returns the operations of a forward pass of one image."""
+    width, inner, latents = shape.vision_width, shape.inner, shape.num_latents
+    context = shape.patches + latents
+    queries_and_output = 2 * _product(latents, width, inner)
+    keys_and_values = 2 * _product(context, width, inner)
+    attention = latents * _attention(context, inner)
+    layer = queries_and_output + keys_and_values + attention + latents * _mlp(width)
+    return shape.resampler_depth * layer
+
+
+def keys_values(shape: Shape) -> float:
+    """Returns the operations of the keys and values of one image in all gated blocks."""
+    return _num_blocks(shape) * _gated_block_per_image(shape)
+
+
+def _num_blocks(shape: Shape) -> int:
+    return shape.layers // shape.every
+
+
+def _text_token(shape: Shape, context: float) -> float:
+    """Returns the operations of a forward pass of one token that attends to ``context`` tokens."""
+    blocks = _num_blocks(shape) * _gated_block_per_token(shape)
+    return _language_weights(shape) + blocks + shape.layers * _attention(context, shape.width)
+
+
+def _language_weights(shape: Shape) -> float:
+    """Returns the operations of all weights of the language model and one token."""
+    return shape.layers * _transformer_weights(shape.width) + _product(1, shape.width, shape.vocabulary)
+
+
+def _product(a: float, b: float, c: float) -> float:
+    """Returns the operations of a product of matrices [a b] and [b c]."""
+    return 2 * a * b * c
+
+
+def _mlp(width: int) -> float:
+    """Returns the operations of a feed-forward of one token."""
+    return 2 * _product(1, width, MLP_RATIO * width)
+
+
+def _transformer_weights(width: int) -> float:
+    """Returns the operations of queries, keys, values, output and feed-forward of one token in a layer."""
+    return 4 * _product(1, width, width) + _mlp(width)
+
+
+def _attention(context: float, width: int) -> float:
+    """Returns the operations of the logits and the weighted sum of one token that attends to ``context`` tokens."""
+    return 2 * _product(1, width, context)
+
+
+def _gated_block_per_token(shape: Shape) -> float:
+    queries_and_output = 2 * _product(1, shape.width, shape.inner)
+    return queries_and_output + _attention(shape.num_latents, shape.inner) + _mlp(shape.width)
+
+
+def _gated_block_per_image(shape: Shape) -> float:
+    """Returns the operations of keys and values."""
+    return 2 * _product(shape.num_latents, shape.vision_width, shape.inner)
