@@ -19,7 +19,7 @@ from flamingo.data.loader import process_loader
 from flamingo.data.order import Endless, Shuffled
 from flamingo.data.record import LazySequence
 from flamingo.data.sources import SourceSplit, read_split
-from flamingo.evaluation.metrics.captions import CiderReward
+from flamingo.evaluation.metrics.cider import CiderReward
 from flamingo.evaluation.protocol import Task
 from flamingo.evaluation.tasks import TaskConfig
 from flamingo.inference import FeaturesConfig

@@ -41,9 +41,10 @@ LEAVES: dict[str, set[str]] = {
     "evaluation/metrics/resampling.py": set(),
     "evaluation/metrics/corpus.py": {"flamingo.evaluation.metrics.ptb", "flamingo.evaluation.metrics.resampling"},
     "evaluation/metrics/meteor.py": {"flamingo.evaluation.metrics.corpus", "flamingo.evaluation.metrics.resampling"},
+    "evaluation/metrics/cider.py": {"flamingo.evaluation.metrics.ptb"},
     "evaluation/metrics/captions.py": {
+        "flamingo.evaluation.metrics.cider",
         "flamingo.evaluation.metrics.corpus",
-        "flamingo.evaluation.metrics.ptb",
         "flamingo.evaluation.metrics.resampling",
     },
 }

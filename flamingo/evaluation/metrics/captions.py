@@ -1,4 +1,4 @@
-"""CIDEr, BLEU, ROUGE-L and SPICE of captions, by the scorers of pycocoevalcap."""
+"""CIDEr of captions, and BLEU, ROUGE-L and SPICE by the scorers of pycocoevalcap."""
 
 import hashlib
 import importlib
@@ -14,22 +14,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from flamingo.evaluation.metrics.cider import CiderCorpus
 from flamingo.evaluation.metrics.corpus import Captions, merge, split
-from flamingo.evaluation.metrics.ptb import tokenize
 from flamingo.evaluation.metrics.resampling import Statistic, mean
 from flamingo.utils.errors import UserError
 
 
-class PurePython:
-    """What the metrics without Java share."""
+class Cider:
+    """CIDEr-D, with the document frequencies of each group's references."""
 
     def unavailable(self) -> str | None:
-        _scorer_module("cider.cider_scorer")
         return None
-
-
-class Cider(PurePython):
-    """CIDEr-D, with the document frequencies of each group's references."""
 
     def statistics(self, groups: Sequence[Captions]) -> list[dict[str, Statistic]]:
         statistics = []
@@ -41,8 +36,12 @@ class Cider(PurePython):
         return statistics
 
 
-class Bleu(PurePython):
+class Bleu:
     """BLEU-1 to BLEU-4."""
+
+    def unavailable(self) -> str | None:
+        _scorer_module("bleu.bleu_scorer")
+        return None
 
     def statistics(self, groups: Sequence[Captions]) -> list[dict[str, Statistic]]:
         statistics = []
@@ -60,8 +59,12 @@ class Bleu(PurePython):
         return statistics
 
 
-class Rouge(PurePython):
+class Rouge:
     """ROUGE-L."""
+
+    def unavailable(self) -> str | None:
+        _scorer_module("rouge.rouge")
+        return None
 
     def statistics(self, groups: Sequence[Captions]) -> list[dict[str, Statistic]]:
         statistics = []
@@ -107,57 +110,11 @@ def cider(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Float[
     Document frequencies are those of all references given here. Scores of subsets therefore do not compare, and a
     single query has 0. Resampling of queries leaves the frequencies as they are.
     """
-    scorer = _scorer("cider.cider_scorer", "CiderScorer", n=4)
+    corpus = CiderCorpus(references)
+    values = []
     for output, captions in zip(outputs, references, strict=True):
-        scorer += (output, list(captions))
-    _, values = scorer.compute_score()
-    return values
-
-
-class CiderReward:
-    """A reward for training: CIDEr-D of captions, with the document frequencies of a fixed corpus."""
-
-    def __init__(self, corpus: Sequence[Sequence[str]]) -> None:
-        """
-        Args:
-            corpus: The references of each image.
-
-        Raises:
-            UserError: For fewer than two images.
-        """
-        if len(corpus) < 2:
-            raise UserError(f"CIDEr needs the captions of at least 2 images to tell rare words by, got {len(corpus)}")
-        self._tokens: dict[str, str] = {}
-        scorer = _scorer("cider.cider_scorer", "CiderScorer", n=4)
-        for captions in corpus:
-            tokenized = []
-            for caption in captions:
-                if caption not in self._tokens:
-                    self._tokens[caption] = tokenize(caption)
-                tokenized.append(self._tokens[caption])
-            scorer += (None, tokenized)
-        scorer.compute_doc_freq()
-        self._document_frequency = scorer.document_frequency
-        self._num_images = len(corpus)
-
-    def __call__(self, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-        """Returns the reward of each output, given its references; neither is tokenized."""
-        pairs = list(zip(outputs, references, strict=True))
-        rewards: list[float] = []
-        for start in range(0, len(pairs), self._num_images):
-            scorer = _scorer("cider.cider_scorer", "CiderScorer", n=4)
-            for output, captions in pairs[start : start + self._num_images]:
-                tokenized = [self._tokenized(caption) for caption in captions]
-                scorer += (tokenize(output), tokenized)
-            scorer.document_frequency = self._document_frequency
-            # `compute_cider` takes len(crefs) for the size of the corpus: pad it without adding outputs.
-            num_padding = self._num_images - len(scorer.crefs)
-            scorer.crefs += [[]] * num_padding
-            rewards += [float(reward) for reward in scorer.compute_cider()]
-        return rewards
-
-    def _tokenized(self, caption: str) -> str:
-        return self._tokens.get(caption) or tokenize(caption)
+        values.append(corpus.score(output, captions))
+    return np.array(values)
 
 
 def bleu_counts(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Float[np.ndarray, "queries 10"]:
@@ -248,4 +205,4 @@ def _scorer_module(name: str) -> Any:
         with redirect_stdout(io.StringIO()):
             return importlib.import_module(f"pycocoevalcap.{name}")
     except ImportError as error:
-        raise UserError("corpus metrics need the package pycocoevalcap: pip install pycocoevalcap") from error
+        raise UserError("these metrics need the package pycocoevalcap: pip install pycocoevalcap") from error
