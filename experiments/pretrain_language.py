@@ -66,6 +66,8 @@ class PretrainLanguageConfig:
     #: Tokens that the model sees at once: documents are concatenated and cut into blocks of this length.
     seq_len: int
     batch_size: int
+    #: Documents of the synthetic benchmark that the model is scored on; without `texts`.
+    scored_documents: int
     #: Set by the group optimizer.
     optimizer: OptimizerConfig
     training: TrainingConfig
@@ -82,6 +84,7 @@ class PretrainLanguageConfig:
         whole("vocab_size", self.vocab_size, least=257)
         whole("seq_len", self.seq_len, least=2)
         whole("batch_size", self.batch_size, least=1)
+        whole("scored_documents", self.scored_documents, least=1)
         check_warmup(self.optimizer, self.training.steps)
 
 
@@ -131,7 +134,7 @@ def _train(config: PretrainLanguageConfig, texts: Sequence[str] | TextDocuments,
     batches = Shuffled(blocks, config.training.seed)
     data = DataSet("text", process_loader(batches, collate_blocks, config.batch_size))
     train(model, [data], config.optimizer, config.training, run.output, Callbacks(on_save=run.keep))
-    scores = in_context_scores(model, tokenizer) if config.texts is None else None
+    scores = in_context_scores(model, tokenizer, config.scored_documents) if config.texts is None else None
     text_names = ", ".join(config.texts) if config.texts else "the synthetic benchmark"
     card = CardTexts(
         title=f"Language model, {type(model).__name__}, pretrained on text of {text_names}",

@@ -76,6 +76,8 @@ class PretrainVisionConfig:
     #: The width of the text tower and of the embeddings that are compared.
     embed_dim: int
     num_workers: int
+    #: Scenes that the probe of the synthetic benchmark is trained on; without `pairs`.
+    probed_scenes: int
     #: Set by the group optimizer.
     optimizer: OptimizerConfig
     training: TrainingConfig
@@ -84,6 +86,7 @@ class PretrainVisionConfig:
         for key in ("image_size", "batch_size", "group_size", "embed_dim"):
             whole(key, getattr(self, key), least=1)
         whole("num_workers", self.num_workers, least=0)
+        whole("probed_scenes", self.probed_scenes, least=128)
         check_warmup(self.optimizer, self.training.steps)
 
 
@@ -202,7 +205,7 @@ def _probe(encoder: Any, image_processor: Any, config: PretrainVisionConfig) -> 
         return encode_patches(encoder, pixel_values, config.vision_features)
 
     encoder.eval()
-    return probe_features(encode, config.training.seed)
+    return probe_features(encode, config.training.seed, config.probed_scenes)
 
 
 @command("pretrain_vision", PretrainVisionConfig)

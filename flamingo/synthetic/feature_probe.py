@@ -28,7 +28,8 @@ CLASSES = {
 #: The label of an attribute that a scene does not have.
 _NONE = -100
 _BATCH_SIZE = 128
-_TEST_SCENES = 2_000
+#: The probe is trained on as many times more scenes than it is tested on.
+_TRAINING_TO_TEST = 8
 #: Scenes that are drawn and encoded together.
 _ENCODED_AT_ONCE = 200
 
@@ -84,8 +85,8 @@ class FeatureProbe(nn.Module):
         return list(logits.split(num_classes, dim=-1))
 
 
-def probe_features(encode: Encode, seed: int, num_scenes: int = 16_000, epochs: int = 12) -> dict[str, float]:
-    """Returns the accuracy of each attribute on 2,000 scenes of the evaluation split.
+def probe_features(encode: Encode, seed: int, num_scenes: int, epochs: int = 12) -> dict[str, float]:
+    """Returns the accuracy of each attribute on scenes of the evaluation split, an eighth of ``num_scenes``.
 
     Args:
         encode: The frozen encoder.
@@ -95,7 +96,7 @@ def probe_features(encode: Encode, seed: int, num_scenes: int = 16_000, epochs: 
     """
     torch.manual_seed(seed)
     features, labels = _encode_scenes(encode, seed, num_scenes, "training")
-    test_features, test_labels = _encode_scenes(encode, seed + 1, _TEST_SCENES, "evaluation")
+    test_features, test_labels = _encode_scenes(encode, seed + 1, num_scenes // _TRAINING_TO_TEST, "evaluation")
     probe = FeatureProbe(features.shape[-1])
     steps = epochs * (num_scenes // _BATCH_SIZE)
     optimizer = torch.optim.AdamW(probe.parameters(), lr=1e-3, weight_decay=0.01)

@@ -20,7 +20,7 @@ _STREAM = "language model's evaluation"
 
 
 @torch.no_grad()
-def in_context_scores(model: Any, tokenizer: Any, num_documents: int = 300) -> dict[str, float]:
+def in_context_scores(model: Any, tokenizer: Any, num_documents: int) -> dict[str, float]:
     """Returns losses and accuracies on text documents of the evaluation split.
 
     The losses (nats per token) are those of the 1st, 3rd and 9th caption in one dialect. The accuracies are those of
