@@ -6,7 +6,6 @@ from functools import cache, partial
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from transformers import AutoConfig
 
 from experiments.schema import ALL_TASKS, DataConfig, ModelConfig
@@ -23,7 +22,7 @@ from flamingo.evaluation.metrics.cider import CiderReward
 from flamingo.evaluation.protocol import Task
 from flamingo.evaluation.tasks import TaskConfig
 from flamingo.inference import FeaturesConfig
-from flamingo.inference.features import PRECISIONS, FeatureStore, kept_identity
+from flamingo.inference.features import FeatureStore
 from flamingo.inference.image_size import check_image_size
 from flamingo.inference.retrieval import nearest
 from flamingo.model import BACKBONES, TRAINED_PARTS
@@ -34,9 +33,11 @@ from flamingo.synthetic.scenes import Split
 from flamingo.training.losses import LOSSES
 from flamingo.training.step import DataSet
 from flamingo.utils.checks import within
+from flamingo.utils.devices import processes
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 from flamingo.utils.kinds import class_of
+from flamingo.utils.memory import out_of_memory
 from flamingo.utils.token_ids import TokenIds
 
 
@@ -47,8 +48,14 @@ def backbone_names(config: ModelConfig) -> dict[str, str]:
     return {key: str(embedded[key]) if name == "embedded" else name for key, name in names.items()}
 
 
-def build_model(config: ModelConfig) -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor]:
+def build_model(config: ModelConfig, dtype: str = "auto") -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor]:
     """Returns the model of a config, untrained between its backbones, and its processor.
+
+    The model is on the device of this process. Its random weights are drawn on the CPU.
+
+    Args:
+        config: The model.
+        dtype: Of the backbones; auto: as they were saved.
 
     Raises:
         UserError: For backbones that are not there, and for parts that cannot train.
@@ -62,27 +69,43 @@ def build_model(config: ModelConfig) -> tuple[FlamingoForConditionalGeneration, 
     model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
         names["vision"],
         names["language"],
-        dtype=config.dtype,
+        dtype=dtype,
         new_token_ids=processor.new_token_ids,
         vision_features=config.vision_features,
         connector=config.connector,
         fusion=config.fusion,
+        check=False,
     )
+    model.place(processes().device)
+    model.begin_checks(True)
     check_image_size(model, processor, config.image_size)
     if config.from_scratch:
         fresh = make_text_model(model.language_model.config)
         model.language_model.load_state_dict(fresh.state_dict())
-        model.new_tokens.start_from_mean(model.get_input_embeddings(), model.get_output_embeddings())
+        model.new_tokens.start_from_mean(fresh.get_input_embeddings(), fresh.get_output_embeddings())
     if config.init_from is not None:
-        _begin_with(model, config.init_from)
+        _begin_with(model, config.init_from, dtype)
     model.train_parts(config.trainable)
     return model, processor
 
 
-def _begin_with(model: FlamingoForConditionalGeneration, folder: str) -> None:
+def load_model(checkpoint: Path, dtype: str) -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor]:
+    """Returns the model of a checkpoint, on the device of this process in evaluation mode, and its processor.
+
+    Args:
+        checkpoint: The folder.
+        dtype: Of the backbones; auto: that in which the model was trained.
+    """
+    model = FlamingoForConditionalGeneration.from_pretrained(checkpoint, dtype=dtype, check=False)
+    model.place(processes().device)
+    model.begin_checks(True)
+    return model.eval(), FlamingoProcessor.from_pretrained(checkpoint)
+
+
+def _begin_with(model: FlamingoForConditionalGeneration, folder: str, dtype: str) -> None:
     if not (Path(folder) / "config.json").is_file():
         raise UserError(f"model.init_from: there is no checkpoint in {folder}")
-    start = FlamingoForConditionalGeneration.from_pretrained(folder)
+    start = FlamingoForConditionalGeneration.from_pretrained(folder, dtype=dtype)
     for part in BACKBONES:
         if fingerprint(getattr(start, part)) != fingerprint(getattr(model, part)):
             raise UserError(f"model.init_from: {folder} was trained with another {part.replace('_', ' ')}")
@@ -103,20 +126,17 @@ def build_features(
     """
     if config.folder is None:
         return None
-    dtype = None if config.dtype is None else PRECISIONS[config.dtype]
-    with PartialState().main_process_first():
-        return FeatureStore(Path(config.folder), model, processor, dtype)
-
-
-def stored_dtype(folder: Path) -> str | None:
-    """Returns the dtype of the features in a folder; None where there are none."""
-    identity = kept_identity(folder)
-    return None if identity is None else identity["kept_as"]
+    with processes().main_process_first():
+        return FeatureStore(Path(config.folder), model, processor, config.batch_size)
 
 
 def add_features(features: FeatureStore, images: Iterable[Image]) -> None:
-    """Compute missing features in the main process; the other processes find them in the folder."""
-    with PartialState().main_process_first():
+    """Compute missing features in the main process; the other processes find them in the folder.
+
+    Raises:
+        UserError: For a broken picture, and where the device runs out of memory.
+    """
+    with processes().main_process_first(), out_of_memory("features.batch_size"):
         features.add(images)
 
 
@@ -273,7 +293,7 @@ def _documents(
     if config.num_neighbours > 0:
         assert features is not None, "check_documents refuses neighbours without features"
         pooled = features.pooled([record.image for record in records])
-        neighbours = nearest(pooled, pooled, config.num_neighbours).numpy()
+        neighbours = nearest(pooled, pooled, config.num_neighbours).cpu().numpy()
     return class_of(BUILDERS, config.kind)(config, records, seed, neighbours)
 
 
@@ -299,6 +319,7 @@ class TrainingParts:
 
 def build_training(
     model_config: ModelConfig,
+    dtype: str,
     data: DataConfig,
     features_config: FeaturesConfig,
     seed: int,
@@ -309,6 +330,7 @@ def build_training(
 
     Args:
         model_config: The model.
+        dtype: Of its backbones.
         data: The data.
         features_config: The folder of features.
         seed: Of the initial weights.
@@ -319,7 +341,7 @@ def build_training(
         UserError: For whatever the training would fail at later.
     """
     torch.manual_seed(seed)
-    model, processor = build_model(model_config)
+    model, processor = build_model(model_config, dtype)
     records = build_records(data, processor, open_images=features_config.folder is None)
     samples = build_samples(data, records, num_samples)
     max_length = processor.tokenizer.model_max_length - sample_tokens

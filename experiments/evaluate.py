@@ -17,7 +17,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from experiments.build import add_features, build_features, build_task, stored_dtype
+from experiments.build import add_features, build_features, build_task, load_model
 from experiments.command import Job, command
 from experiments.schema import JSON, Entry, as_recorded
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
@@ -36,13 +36,14 @@ from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.model import BACKBONES
 from flamingo.model.config import FlamingoConfig
 from flamingo.results import Row
-from flamingo.utils.checks import within
+from flamingo.utils.checks import one_of, within
 from flamingo.utils.checksums import folder_checksums
+from flamingo.utils.devices import DTYPES, check_device, use_device
 from flamingo.utils.differences import differences
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
+from flamingo.utils.memory import keep_memory, out_of_memory
 from flamingo.utils.names import file_name
-from flamingo.utils.processes import keep_memory
 from flamingo.utils.run_folder import Run, RunFiles, model_contents, read_config, run_folder
 
 log = logging.getLogger(__name__)
@@ -59,10 +60,19 @@ class EvaluateConfig(EvaluationConfig):
     output: str | None = None
     #: Removes the results of all tasks in `output` first.
     overwrite: bool = False
+    #: cpu, mps, cuda or cuda:NUMBER; null: CUDA, else MPS, else the CPU.
+    device: str | None = None
+    #: Of the frozen backbones: float32, bfloat16, float16, or auto, as the model was trained.
+    dtype: str = "auto"
     #: Set by the group task.
     task: TaskConfig
-    #: Of the images of records, in the folder where results go unless it says otherwise; what is there keeps its dtype.
+    #: Of the images of records, in the folder where results go unless it says otherwise.
     features: FeaturesConfig = field(default_factory=lambda: FeaturesConfig(folder="features"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_device("device", self.device)
+        one_of("dtype", self.dtype, DTYPES)
 
 
 #: These may change between evaluations into the same folder: the harness knows which settings are there already, and
@@ -87,12 +97,13 @@ def _kind(task: Task) -> RunFiles:
     )
 
 
-def compose_evaluation(entry: Mapping[str, Entry], run: Path) -> EvaluateConfig:
+def compose_evaluation(entry: Mapping[str, Entry], run: Path, device: str | None = None) -> EvaluateConfig:
     """Returns the config of an evaluation that follows a training.
 
     Args:
         entry: ``kind``, the name of an option of conf/task, and keys of the evaluation's config.
         run: The folder of the training.
+        device: The key ``device`` of the training.
 
     Raises:
         UserError: For an entry without ``kind``, and for a value that is wrong.
@@ -104,7 +115,7 @@ def compose_evaluation(entry: Mapping[str, Entry], run: Path) -> EvaluateConfig:
     from experiments.hydra_config import compose_config, load
 
     task = keys.pop("kind")
-    config = compose_config("evaluate", [f"task={task}"], keys | {"run": str(run)})
+    config = compose_config("evaluate", [f"task={task}"], {"device": device} | keys | {"run": str(run)})
     with within("evaluate"):
         return load(config)
 
@@ -126,18 +137,13 @@ def check_same_checkpoint(output: Path, checkpoint: dict[str, str]) -> None:
             )
 
 
-def contents(
-    checkpoint: Path, model: FlamingoForConditionalGeneration, features: FeatureStore | None, task: Task
-) -> JSON:
+def contents(checkpoint: Path, model: FlamingoForConditionalGeneration, task: Task) -> JSON:
     """Checksums of what the config only names, wherever it lies: the weights, their config, the processor, the data."""
     found: JSON = {"checkpoint": folder_checksums(checkpoint, whole_weights=True)}
     if not FlamingoConfig.from_pretrained(checkpoint).backbones_included:
         found |= {part: model_contents(getattr(model, part).name_or_path) for part in BACKBONES}
     if isinstance(task, RecordTask):
         found |= {"query": data_checksums(task.query_records), "support": data_checksums(task.support_records)}
-    # Rounded features lead to other captions; exact ones do not, nor does their folder.
-    if features is not None and features.dtype != model.vision_model.dtype:
-        found["features"] = str(features.dtype)
     return found
 
 
@@ -155,11 +161,10 @@ def folders(config: EvaluateConfig) -> tuple[Path, Path]:
 
 
 def _features_in(output: Path, features: FeaturesConfig) -> FeaturesConfig:
-    """The folder of features is counted from the folder of results; those of a run are used as they are."""
+    """The folder of features is counted from the folder of results."""
     if features.folder is None:
         return features
-    folder = output / features.folder
-    return FeaturesConfig(str(folder), features.dtype or stored_dtype(folder))
+    return replace(features, folder=str(output / features.folder))
 
 
 @dataclass(frozen=True)
@@ -198,7 +203,7 @@ def check_outputs(plans: Sequence[Plan], trained: Path) -> None:
         _, output = folders(planned.config)
         values = as_recorded(planned.config)
         earlier = first.setdefault((output, kind.config_file), values)
-        if different := differences(earlier, values, ("output", "overwrite") + kind.may_change):
+        if different := differences(earlier, values, ("output", "overwrite", "device") + kind.may_change):
             raise UserError(
                 f"`evaluate` has {planned.task.name} twice for {output}, with different configs "
                 f"({'; '.join(different)}): choose another output=... for one of them"
@@ -236,6 +241,7 @@ def carry_out(planned: Plan) -> None:
     """Evaluate as planned, once there is a checkpoint."""
     checkpoint, output = folders(planned.config)
     check_checkpoint(checkpoint)
+    use_device(planned.config.device)
     with run_folder(output, as_recorded(planned.config), _kind(planned.task)) as run:
         rows = _in_folder(run, planned, checkpoint)
     for row in rows:
@@ -247,8 +253,7 @@ def carry_out(planned: Plan) -> None:
 
 def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
     output = run.output
-    model = FlamingoForConditionalGeneration.from_pretrained(checkpoint).eval()
-    processor = FlamingoProcessor.from_pretrained(checkpoint)
+    model, processor = load_model(checkpoint, planned.config.dtype)
     processor.limit_length(model.config.text_config)
     planned = with_usable_support(planned, processor)
     config, task = planned.config, planned.task
@@ -256,7 +261,7 @@ def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
     features = None
     if isinstance(task, RecordTask):
         features = build_features(_features_in(output, config.features), model, processor)
-    found = contents(checkpoint, model, features, task)
+    found = contents(checkpoint, model, task)
     if run.has_results and not config.overwrite:
         check_same_checkpoint(output, found["checkpoint"])
     run.begin(found)
@@ -264,7 +269,8 @@ def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
         _index_images(planned, task, features)
         check_lengths(planned, processor, retrieved=True)
     engine = FlamingoEngine(model, processor, config.batch_size, features)
-    return evaluate(engine, task, planned.settings, output, config, on_save=run.keep)
+    with out_of_memory("batch_size"):
+        return evaluate(engine, task, planned.settings, output, config, on_save=run.keep)
 
 
 def _index_images(planned: Plan, task: RecordTask, features: FeatureStore | None) -> None:

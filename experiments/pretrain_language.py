@@ -39,8 +39,10 @@ from flamingo.training.optim.schedule import check_warmup
 from flamingo.training.step import DataSet
 from flamingo.utils.checks import whole
 from flamingo.utils.checksums import digest_of
+from flamingo.utils.devices import check_device, use_device
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
+from flamingo.utils.memory import out_of_memory
 from flamingo.utils.run_folder import Run, failure_recorded, run_folder
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,8 @@ class PretrainLanguageConfig:
 
     output: str
     overwrite: bool = False
+    #: cpu, mps, cuda or cuda:NUMBER; null: CUDA, else MPS, else the CPU.
+    device: str | None = None
     model: Fields = field(default_factory=dict)
     #: Null: `documents` documents of the synthetic benchmark.
     texts: list[str] | None = None
@@ -73,6 +77,7 @@ class PretrainLanguageConfig:
     training: TrainingConfig
 
     def __post_init__(self) -> None:
+        check_device("device", self.device)
         if self.texts is None:
             whole("documents", self.documents, least=1)
             if self.epochs != 1:
@@ -90,6 +95,7 @@ class PretrainLanguageConfig:
 
 def pretrain(config: PretrainLanguageConfig, output: Path) -> None:
     """Leaves the model and its tokenizer in ``output / "model"``, and its scores in ``scores.json``."""
+    use_device(config.device)
     with run_folder(output, asdict(config), KIND) as run, failure_recorded(run):
         shape: Fields = {"vocab_size": config.vocab_size, "max_position_embeddings": config.seq_len}
         check_architecture(AutoModelForCausalLM, shape | config.model)
@@ -133,7 +139,8 @@ def _train(config: PretrainLanguageConfig, texts: Sequence[str] | TextDocuments,
     log.info("%s, %.2f million parameters", type(model).__name__, model.num_parameters() / 1e6)
     batches = Shuffled(blocks, config.training.seed)
     data = DataSet("text", process_loader(batches, collate_blocks, config.batch_size))
-    train(model, [data], config.optimizer, config.training, run.output, Callbacks(on_save=run.keep))
+    with out_of_memory("batch_size"):
+        train(model, [data], config.optimizer, config.training, run.output, Callbacks(on_save=run.keep))
     scores = in_context_scores(model, tokenizer, config.scored_documents) if config.texts is None else None
     text_names = ", ".join(config.texts) if config.texts else "the synthetic benchmark"
     card = CardTexts(

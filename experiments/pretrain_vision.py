@@ -45,8 +45,10 @@ from flamingo.training.optim import OptimizerConfig
 from flamingo.training.optim.schedule import check_warmup
 from flamingo.training.step import DataSet
 from flamingo.utils.checks import whole
+from flamingo.utils.devices import check_device, to_device, use_device
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
+from flamingo.utils.memory import out_of_memory
 from flamingo.utils.run_folder import Run, failure_recorded, run_folder
 
 log = logging.getLogger(__name__)
@@ -65,6 +67,8 @@ class PretrainVisionConfig:
 
     output: str
     overwrite: bool = False
+    #: cpu, mps, cuda or cuda:NUMBER; null: CUDA, else MPS, else the CPU.
+    device: str | None = None
     model: Fields = field(default_factory=dict)
     vision_features: VisionFeaturesConfig = field(default_factory=VisionFeaturesConfig)
     image_size: int
@@ -83,6 +87,7 @@ class PretrainVisionConfig:
     training: TrainingConfig
 
     def __post_init__(self) -> None:
+        check_device("device", self.device)
         for key in ("image_size", "batch_size", "group_size", "embed_dim"):
             whole(key, getattr(self, key), least=1)
         whole("num_workers", self.num_workers, least=0)
@@ -151,6 +156,7 @@ def _train_tokenizer(pairs: Iterable[Pair]) -> PreTrainedTokenizerFast:
 
 def pretrain(config: PretrainVisionConfig, output: Path) -> None:
     """Leaves the encoder and its image processor in ``output / "model"``, and its scores in ``scores.json``."""
+    use_device(config.device)
     with run_folder(output, asdict(config), KIND) as run, failure_recorded(run):
         check_architecture(AutoModel, config.model)
         groups: Sequence[list[Pair]]
@@ -187,7 +193,8 @@ def _train(
     batches = Shuffled(groups, config.training.seed)
     collate = CollatePairs(image_processor, tokenizer)
     data = DataSet("pairs", process_loader(batches, collate, config.batch_size, config.num_workers))
-    train(model, [data], config.optimizer, config.training, run.output, Callbacks(on_save=run.keep))
+    with out_of_memory("batch_size"):
+        train(model, [data], config.optimizer, config.training, run.output, Callbacks(on_save=run.keep))
     source = config.pairs or "pictures of the synthetic benchmark"
     card = CardTexts(
         title=f"Vision encoder, {type(encoder).__name__}, pretrained by contrast on {source}",
@@ -202,7 +209,7 @@ def _train(
 def _probe(encoder: Any, image_processor: Any, config: PretrainVisionConfig) -> dict[str, float]:
     def encode(images: list[PILImage.Image]) -> Tensor:
         pixel_values = image_processor(images, return_tensors="pt")["pixel_values"]
-        return encode_patches(encoder, pixel_values, config.vision_features)
+        return encode_patches(encoder, to_device(pixel_values, encoder.device), config.vision_features)
 
     encoder.eval()
     return probe_features(encode, config.training.seed, config.probed_scenes)

@@ -8,7 +8,6 @@ from flamingo import synthetic
 from flamingo.data.builders import BUILDERS, DocumentsConfig
 from flamingo.data.transforms import ASPECTS
 from flamingo.evaluation.tasks import TASKS
-from flamingo.inference import DTYPES
 from flamingo.model import BACKBONES, TRAINED_PARTS
 from flamingo.model.connectors import ConnectorConfig
 from flamingo.model.fusion import CrossAttentionConfig
@@ -47,8 +46,6 @@ class ModelConfig:
     #: Folders or hub names; "embedded" are the two that come with the package.
     vision: str = "embedded"
     language: str = "embedded"
-    #: The dtype of the frozen backbones: float32, bfloat16, float16, or auto, as they were saved.
-    dtype: str = "auto"
     #: Images that are not square: padded, cropped, or as_is, which leaves them to the encoder's image processor.
     aspect: str = "as_is"
     #: The side of images in pixels, if it is not the encoder's own. Convolutional encoders take any.
@@ -65,7 +62,6 @@ class ModelConfig:
     fusion: CrossAttentionConfig = field(default_factory=CrossAttentionConfig)
 
     def __post_init__(self) -> None:
-        one_of("dtype", self.dtype, ("auto",) + DTYPES)
         one_of("aspect", self.aspect, ASPECTS)
         if self.image_size is not None:
             whole("image_size", self.image_size, least=1)

@@ -49,11 +49,12 @@ from flamingo.training.loop import train
 from flamingo.training.optim import OptimizerConfig
 from flamingo.training.optim.groups import make_optimizer
 from flamingo.training.optim.schedule import check_warmup
-from flamingo.utils.checks import seed, whole
+from flamingo.utils.checks import one_of, seed, whole
 from flamingo.utils.checksums import digest_of
+from flamingo.utils.devices import DTYPES, check_device, use_device
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import atomic_folder, write_text
-from flamingo.utils.processes import keep_memory
+from flamingo.utils.memory import keep_memory, out_of_memory
 from flamingo.utils.run_folder import STATES, WRITING, Run, RunFiles, failure_recorded, model_contents, run_folder
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,10 @@ class TrainConfig:
     seed: int = 0
     #: Processes that make and read documents; 0: the training process does.
     num_workers: int = 0
+    #: cpu, mps, cuda or cuda:NUMBER; null: CUDA, else MPS, else the CPU.
+    device: str | None = None
+    #: Of the frozen backbones: float32, bfloat16, float16, or auto, as they were saved.
+    dtype: str = "auto"
     #: Whether the checkpoint holds the frozen backbones, or only names them.
     include_backbones: bool = False
     model: ModelConfig
@@ -98,6 +103,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         seed("seed", self.seed)
         whole("num_workers", self.num_workers, least=0)
+        check_device("device", self.device)
+        one_of("dtype", self.dtype, DTYPES)
 
 
 def run_training(config: TrainConfig, output: Path, overrides: Sequence[str] = ()) -> float:
@@ -113,9 +120,10 @@ def run_training(config: TrainConfig, output: Path, overrides: Sequence[str] = (
     Raises:
         UserError: For whatever a user can mend.
     """
+    use_device(config.device)
     with run_folder(output, as_recorded(config), _KIND) as run, failure_recorded(run):
         check_config(config)
-        plans = [evaluate.plan(evaluate.compose_evaluation(entry, output)) for entry in config.evaluate]
+        plans = [evaluate.plan(evaluate.compose_evaluation(entry, output, config.device)) for entry in config.evaluate]
         evaluate.check_outputs(plans, output)
         if (output / "checkpoint").exists() and not config.overwrite:
             check_data(config.data, run)
@@ -123,7 +131,13 @@ def run_training(config: TrainConfig, output: Path, overrides: Sequence[str] = (
         else:
             check_objective(config.objective, [(plan.task, plan.config) for plan in plans])
             parts = build_training(
-                config.model, config.data, config.features, config.training.seed, _NUM_SAMPLES, _SAMPLE_TOKENS
+                config.model,
+                config.dtype,
+                config.data,
+                config.features,
+                config.training.seed,
+                _NUM_SAMPLES,
+                _SAMPLE_TOKENS,
             )
             make_optimizer(parts.model, config.optimizer)  # refuses a model of which nothing trains
             for plan in plans:
@@ -196,7 +210,8 @@ def train_model(parts: TrainingParts, config: TrainConfig, run: Run, overrides: 
         config.num_workers,
         model.new_tokens.known_ids,
     )
-    with _callbacks(parts, config, run) as callbacks:
+    keys = [f"data.documents.{name}.batch_size" for name in config.data.documents]
+    with _callbacks(parts, config, run) as callbacks, out_of_memory(*keys):
         train(model, data_sets, config.optimizer, config.training, run.output, callbacks)
     if main_process:
         with atomic_folder(run.output / "checkpoint") as folder:

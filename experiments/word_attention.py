@@ -16,6 +16,7 @@ from einops import reduce
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
+from experiments.build import load_model
 from experiments.command import Job, command
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.document import Image
@@ -25,9 +26,11 @@ from flamingo.report.style import png
 from flamingo.synthetic.attention_study import Maps, Word, attention_shares, make_scenes, word_attention
 from flamingo.synthetic.drawing import draw
 from flamingo.synthetic.scenes import Scene
-from flamingo.utils.checks import seed, whole
+from flamingo.utils.checks import one_of, seed, whole
+from flamingo.utils.devices import DTYPES, check_device, use_device
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_bytes, write_text
+from flamingo.utils.memory import out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +47,17 @@ class WordAttentionConfig:
     scenes: int = 200
     seed: int = 0
     batch_size: int = 50
+    #: cpu, mps, cuda or cuda:NUMBER; null: CUDA, else MPS, else the CPU.
+    device: str | None = None
+    #: Of the frozen backbones: float32, bfloat16, float16, or auto, as the model was trained.
+    dtype: str = "auto"
 
     def __post_init__(self) -> None:
         whole("scenes", self.scenes, least=1)
         seed("seed", self.seed)
         whole("batch_size", self.batch_size, least=1)
+        check_device("device", self.device)
+        one_of("dtype", self.dtype, DTYPES)
 
 
 def run_word_attention(config: WordAttentionConfig) -> list[Path]:
@@ -62,12 +71,19 @@ def run_word_attention(config: WordAttentionConfig) -> list[Path]:
     run = Path(config.run)
     if not (run / "checkpoint").is_dir():
         raise UserError(f"{run} holds no checkpoint")
-    model = FlamingoForConditionalGeneration.from_pretrained(run / "checkpoint").eval()
-    processor = FlamingoProcessor.from_pretrained(run / "checkpoint")
+    use_device(config.device)
+    model, processor = load_model(run / "checkpoint", config.dtype)
+    with out_of_memory("batch_size"):
+        return _measure(config, model, processor, run)
 
+
+def _measure(
+    config: WordAttentionConfig, model: FlamingoForConditionalGeneration, processor: FlamingoProcessor, run: Path
+) -> list[Path]:
     pairs = make_scenes(config.scenes, 2, config.seed)
     images = processor.pixel_values([Image(draw(scene)) for scene in pairs[:_FIELD_SCENES]])
-    fields = receptive_fields(model, images[:, 0]).numpy()
+    encoder = model.vision_model
+    fields = receptive_fields(model, images[:, 0].to(encoder.device, encoder.dtype)).float().cpu().numpy()
     words, maps = word_attention(model, processor, pairs, config.batch_size)
     shares = attention_shares(words, maps, pairs, fields)
     example = _draw_example(pairs[0], [word for word in words if word.scene == 0], maps, fields)

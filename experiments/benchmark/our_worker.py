@@ -14,7 +14,7 @@ from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.model.beam_search import decode
 from flamingo.training.optim import AdamWConfig
 from flamingo.training.optim.groups import make_optimizer
-from flamingo.utils.processes import keep_memory
+from flamingo.utils.memory import keep_memory
 
 
 class Ours:

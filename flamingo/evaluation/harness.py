@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
@@ -20,6 +18,7 @@ from flamingo.evaluation.scores import computable, scores
 from flamingo.evaluation.settings import Setting
 from flamingo.inference.engine import Engine
 from flamingo.results import Row, append_predictions, save_scores, setting_key
+from flamingo.utils.devices import processes
 from flamingo.utils.errors import UserError
 
 #: Earlier predictions of a setting whose prompts are compared with today's: to build all of them may take long.
@@ -59,8 +58,7 @@ def evaluate(
     queries = list(task.queries())[: config.limit]
     jobs = {setting: _jobs(setting, queries, config.num_orders) for setting in settings}
     predictions_file = output / "predictions.jsonl"
-    # Without cpu=True accelerate would take processes without a GPU for single ones, which write the same files.
-    state = PartialState(cpu=not torch.accelerator.is_available())
+    state = processes()
     rows: dict[Setting, list[Row]] = {}
     if state.is_main_process:
         rows = _finished_settings(predictions_file, task, jobs)

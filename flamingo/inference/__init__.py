@@ -2,10 +2,7 @@
 
 from dataclasses import dataclass
 
-from flamingo.utils.checks import one_of
-
-#: Names of dtypes that features are kept in.
-DTYPES = ("float32", "bfloat16", "float16")
+from flamingo.utils.checks import whole
 
 
 @dataclass
@@ -14,9 +11,8 @@ class FeaturesConfig:
 
     #: Null: every image is opened and encoded each time.
     folder: str | None = None
-    #: float32, bfloat16 (then computed in it, too) or float16; null: the encoder's own, which changes no result.
-    dtype: str | None = None
+    #: Images that run through the encoder at once.
+    batch_size: int = 32
 
     def __post_init__(self) -> None:
-        if self.dtype is not None:
-            one_of("dtype", self.dtype, DTYPES)
+        whole("batch_size", self.batch_size, least=1)

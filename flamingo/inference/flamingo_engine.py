@@ -19,6 +19,7 @@ from flamingo.model.beam_search import decode, search
 from flamingo.model.cache import PromptCache
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.utils.checks import whole
+from flamingo.utils.devices import to_device
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,8 @@ class FlamingoEngine:
             return None
         first = rows[0]
         visual_tokens, [image_index] = self._pool_images([first], slice(length))
-        ids = first.input_ids[:length].to(self.model.device).unsqueeze(0)
-        image_index = image_index.to(self.model.device).unsqueeze(0)
+        ids = to_device(first.input_ids[:length].unsqueeze(0), self.model.device)
+        image_index = to_device(image_index.unsqueeze(0), self.model.device)
         with torch.no_grad():
             state = self.model.visual_state(visual_tokens)
         cache = self.model.prefill(ids, torch.ones_like(ids), image_index, state)
@@ -155,9 +156,10 @@ class FlamingoEngine:
             "image_index": -1,
         }
         for name, fill in fills.items():
-            padded = F.pad(inputs[name], (prefix_length, 0), value=fill)
-            inputs[name] = padded.to(self.model.device)
+            inputs[name] = F.pad(inputs[name], (prefix_length, 0), value=fill)
         inputs["input_ids"][:, :prefix_length] = rows[0].input_ids[:prefix_length]
+        for name in fills:
+            inputs[name] = to_device(inputs[name], self.model.device)
         inputs["visual_tokens"] = visual_tokens
         return inputs
 

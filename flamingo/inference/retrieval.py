@@ -72,7 +72,7 @@ def index_neighbours(
     if num_neighbours > 0:
         # As many more as are never shown: the query itself, and its duplicates.
         number = min(num_neighbours + _max_hidden(queries, pool, duplicates), len(pool))
-        neighbours = nearest(query_features, pool_features, number).numpy()
+        neighbours = nearest(query_features, pool_features, number).cpu().numpy()
     return NeighbourIndex(neighbours, duplicates, pairs)
 
 
@@ -154,8 +154,10 @@ def near_duplicates(
     """Returns all pairs (row of ``queries``, row of ``pool``, similarity) of at least the similarity ``duplicate``."""
     pairs = []
     for block, similarity in enumerate(_similarities(queries, pool, block_size)):
-        for row, column in (similarity >= duplicate).nonzero().tolist():
-            pairs.append((block * block_size + row, column, similarity[row, column].item()))
+        similar = (similarity >= duplicate).nonzero()
+        values = similarity[tuple(similar.T)]
+        for (row, column), value in zip(similar.tolist(), values.tolist(), strict=True):
+            pairs.append((block * block_size + row, column, value))
     return pairs
 
 

@@ -13,6 +13,7 @@ from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.transforms.pictures import open_image
 from flamingo.inference.features import FeatureStore
 from flamingo.model.modeling import FlamingoForConditionalGeneration
+from flamingo.utils.devices import to_device
 
 #: Images that run through the encoder at once: prompts hold many, and it runs long before the language model.
 _ENCODER_BATCH_SIZE = 32
@@ -64,9 +65,9 @@ class VisualTokenCache:
 
     def _encode(self, images: Sequence[Image]) -> Float[Tensor, "m r v"]:
         if self._features is None:
-            pixels = self._processor.pixel_values(images).to(self._model.device)
+            pixels = to_device(self._processor.pixel_values(images), self._model.device)
             return self._model.encode_images(pixels.unsqueeze(0))[0]
-        features = self._features.stacked(images).to(self._model.device)
+        features = to_device(self._features.stacked(images), self._model.device)
         return self._model.resample(features.unsqueeze(0))[0]
 
     def _drop_least_recent(self, used: Sequence[ImageKey]) -> None:

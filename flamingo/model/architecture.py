@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedModel
 
 from flamingo.utils.checks import one_of
+from flamingo.utils.devices import META
 from flamingo.utils.errors import UserError
 
 #: Fields of a transformers config by name, ``model_type`` among them. Each architecture has fields of its own.
@@ -22,7 +22,7 @@ def check_architecture(auto_class: Any, fields: Mapping[str, Any]) -> None:
     """
     one_of("model.model_type", fields.get("model_type"), CONFIG_MAPPING)
     try:
-        with torch.device("meta"):
+        with META:
             build_architecture(auto_class, fields)
     except MemoryError:
         raise

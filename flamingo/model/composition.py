@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from flamingo.model.text_probe import check_language_model
 from flamingo.model.vision import image_size
 from flamingo.model.vision_probe import check_encoder
+from flamingo.utils.devices import exact_float32, random_devices
 
 #: The seed of the probe.
 _SEED = 0
@@ -62,18 +63,14 @@ def check_record(model: Any) -> dict[str, Any]:
 @contextmanager
 def _state_restored(model: nn.Module) -> Iterator[None]:
     """Restores modes, buffers, cached attributes and the states of all global generators afterwards."""
-    devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.is_cuda})
     python_state = random.getstate()
     numpy_state = np.random.get_state()
     saved = [_SavedModule(module) for module in model.modules()]
-    tensor_float32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     try:
         # TensorFloat-32 would round convolutions of whole prompts, but not the products for one token.
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        with torch.random.fork_rng(devices):
+        with exact_float32(), torch.random.fork_rng(random_devices(model)):
             yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tensor_float32
         random.setstate(python_state)
         np.random.set_state(numpy_state)
         for module in saved:

@@ -25,6 +25,7 @@ from transformers.models.auto.modeling_auto import (
 
 from flamingo.model.layers import repeated_layers
 from flamingo.model.weights_loading import hub_arguments, load_weights
+from flamingo.utils.devices import META
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 from flamingo.utils.token_ids import TokenIds
@@ -103,7 +104,7 @@ def _text_part(whole: PreTrainedModel, text_class: Any) -> PreTrainedModel:
     decoder, head = whole.get_decoder(), whole.get_output_embeddings()
     if isinstance(decoder, text_class):
         return decoder
-    with torch.device("meta"):
+    with META:
         model = text_class._from_config(decoder.config)
     names = [name for name, child in model.named_children() if type(child) is type(decoder)]
     if len(names) != 1 or head is None:

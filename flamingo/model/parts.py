@@ -3,11 +3,13 @@
 from collections.abc import Collection
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from flamingo.model import BACKBONES, TRAINED_PARTS
 from flamingo.model.composition import check_composition, check_record
+from flamingo.model.weights_loading import is_quantised
 
 
 class FlamingoParts:
@@ -70,6 +72,20 @@ class FlamingoParts:
             lines.append(f"{part}: {count:,} parameters{frozen}")
         return "\n".join(lines)
 
+    def place(self, device: torch.device) -> None:
+        """Moves the model. A backbone that is quantised, or was loaded by a ``device_map``, stays where it is."""
+        for part in BACKBONES:
+            backbone = getattr(self, part)
+            if not is_quantised(backbone) and not hasattr(backbone, "hf_device_map"):
+                backbone.to(device)
+        self._follow_language_model()
+
+    def _follow_language_model(self) -> None:
+        """Moves the trained parts to the device of the language model."""
+        device = self.language_model.get_input_embeddings().weight.device
+        for part in TRAINED_PARTS:
+            getattr(self, part).to(device)
+
     # -------------------------------------------------------------------- checks of the composition
 
     def begin_checks(self, check: bool) -> None:
@@ -77,9 +93,7 @@ class FlamingoParts:
 
         Trained parts move to the device of the language model.
         """
-        device = self.language_model.get_input_embeddings().weight.device
-        for part in TRAINED_PARTS:
-            getattr(self, part).to(device)
+        self._follow_language_model()
         if check and self.config.passed_check != check_record(self):
             check_composition(self)
         self._checked = self._backbone_modules() if check else None

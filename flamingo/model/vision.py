@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from flamingo.model.layers import repeated_layers
 from flamingo.model.vision_features import VisionFeaturesConfig
+from flamingo.utils.devices import random_devices
 from flamingo.utils.errors import UserError
 
 #: The names of the encoders' argument for images.
@@ -320,10 +321,9 @@ def _blank(encoder: PreTrainedModel, height: int, width: int) -> Float[Tensor, "
 def evaluating(encoder: nn.Module) -> Iterator[None]:
     """Within it, the encoder is in evaluation mode; afterwards the global generators are restored."""
     modes = {module: module.training for module in encoder.modules()}
-    devices = sorted({parameter.device for parameter in encoder.parameters() if parameter.is_cuda}, key=str)
     encoder.eval()
     try:
-        with torch.random.fork_rng(devices):
+        with torch.random.fork_rng(random_devices(encoder)):
             yield
     finally:
         for module, training in modes.items():

@@ -11,6 +11,7 @@ import yaml
 
 from flamingo.report.escaping import code_block, markdown, row
 from flamingo.results import read_history
+from flamingo.utils.devices import device_title
 from flamingo.utils.io import atomic_folder, write_text
 from flamingo.utils.run_folder import STATES, WRITING, RunFiles
 
@@ -86,7 +87,7 @@ def save_backbone(
         parameters=model.num_parameters() / 1e6,
         command=texts.command,
         minutes=last["seconds"] / 60,
-        device="a GPU" if model.device.type == "cuda" else "CPU",
+        device=device_title(model.device),
         loss=last["loss"],
         unit=texts.unit,
         scores=scores_table,

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from flamingo.synthetic.drawing import draw
 from flamingo.synthetic.scenes import COLOURS, COUNTS, SHAPES, SIZES, Scene, Split, random_scene
+from flamingo.utils.devices import to_device
 
 #: Attributes of scenes, with the number of classes of each. The objects of a pair are in reading order.
 CLASSES = {
@@ -89,7 +90,7 @@ def probe_features(encode: Encode, seed: int, num_scenes: int, epochs: int = 12)
     """Returns the accuracy of each attribute on scenes of the evaluation split, an eighth of ``num_scenes``.
 
     Args:
-        encode: The frozen encoder.
+        encode: The frozen encoder. The probe trains on the device of its features.
         seed: Of the scenes, and of the probe's weights and batches.
         num_scenes: Scenes of the training split that the probe is trained on.
         epochs: How often each is seen.
@@ -97,12 +98,12 @@ def probe_features(encode: Encode, seed: int, num_scenes: int, epochs: int = 12)
     torch.manual_seed(seed)
     features, labels = _encode_scenes(encode, seed, num_scenes, "training")
     test_features, test_labels = _encode_scenes(encode, seed + 1, num_scenes // _TRAINING_TO_TEST, "evaluation")
-    probe = FeatureProbe(features.shape[-1])
+    probe = FeatureProbe(features.shape[-1]).to(features.device)
     steps = epochs * (num_scenes // _BATCH_SIZE)
     optimizer = torch.optim.AdamW(probe.parameters(), lr=1e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
     for _ in tqdm(range(steps), desc="probing", unit="step"):
-        rows = torch.randint(len(features), (_BATCH_SIZE,))
+        rows = to_device(torch.randint(len(features), (_BATCH_SIZE,)), features.device)
         loss = _loss(probe(features[rows]), labels[rows])
         optimizer.zero_grad()
         loss.backward()
@@ -118,7 +119,7 @@ def probe_features(encode: Encode, seed: int, num_scenes: int, epochs: int = 12)
 
 
 def _loss(logits: list[Float[Tensor, "b classes"]], labels: Int[Tensor, "b attributes"]) -> Float[Tensor, ""]:
-    total = torch.zeros(())
+    total = torch.zeros((), device=labels.device)
     for column, attribute_logits in enumerate(logits):
         total = total + F.cross_entropy(attribute_logits, labels[:, column], ignore_index=_NONE)
     return total
@@ -146,5 +147,6 @@ def _encode_scenes(
     for start in tqdm(starts, desc=f"features of {split} scenes", unit="batch"):
         images = [draw(scene) for scene in scenes[start : start + _ENCODED_AT_ONCE]]
         parts.append(encode(images))
-    labels = [scene_labels(scene) for scene in scenes]
-    return torch.cat(parts), torch.tensor(labels)
+    features = torch.cat(parts)
+    labels = torch.tensor([scene_labels(scene) for scene in scenes])
+    return features, to_device(labels, features.device)

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from flamingo.synthetic.documents import TURNS, Description, caption_turns, stream, tell
+from flamingo.utils.devices import to_device
 
 #: Captions of a dialect whose loss is scored, by their number.
 _CAPTIONS = (1, 3, 9)
@@ -58,7 +59,7 @@ def in_context_scores(model: Any, tokenizer: Any, num_documents: int) -> dict[st
 
 def _score_continuation(model: Any, tokenizer: Any, context: str, text: str) -> tuple[float, bool]:
     """Returns the mean loss of the tokens of ``text`` after ``context``, and whether each has the highest logit."""
-    ids = torch.tensor([tokenizer.bos_token_id, *tokenizer(text)["input_ids"]])
+    ids = to_device(torch.tensor([tokenizer.bos_token_id, *tokenizer(text)["input_ids"]]), model.device)
     start = 1 + len(tokenizer(context)["input_ids"])
     logits = model(ids[None]).logits[0, start - 1 : -1]
     targets = ids[start:]

@@ -15,17 +15,17 @@ from accelerate.utils import broadcast_object_list
 from transformers import AutoConfig
 
 from flamingo.utils.checksums import folder_checksums, sampled_checksum
+from flamingo.utils.devices import processes
 from flamingo.utils.differences import differences
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import file_errors, remove_leftovers, write_text
 from flamingo.utils.lock import owner
-from flamingo.utils.processes import start_processes
 from flamingo.utils.reading import complete_lines
 
 log = logging.getLogger(__name__)
 
 #: Keys that say how a run is carried out, and change nothing of its results.
-_NOT_RESULTS = ("overwrite", "num_workers", "wandb")
+_NOT_RESULTS = ("overwrite", "num_workers", "device", "wandb")
 #: Keys of training that say how often it writes, and change nothing of its weights.
 WRITING = ("training.log_every", "training.save_every", "training.sample_every")
 #: Complete states of a training.
@@ -159,7 +159,7 @@ def run_folder(output: Path, config: dict[str, Any], kind: RunFiles) -> Iterator
     Raises:
         UserError: If another process owns the folder, or if it holds a run of another config.
     """
-    start_processes()
+    processes()
     run = Run(output, config, kind)
     with ExitStack() as stack:
 

@@ -170,7 +170,7 @@ def test_evaluations_that_contradict_each_other_are_found_before_training(run, t
         (["model.vision=NONSENSE"], r"model\.vision.*nonsense"),  # a folder with a config of an unknown model type
         (["+data.documents.captions.num_crops=2"], r"data\.documents\.captions\.num_crops.*text_prefix_prob"),
         (["model.init_from=nowhere/at/all"], r"model\.init_from"),
-        (["features.dtype=fp16"], r"features\.dtype"),
+        (["dtype=fp16"], "dtype"),
         (["wandb.mode=of"], r"wandb\.mode"),
     ],
     ids=lambda value: str(value),

@@ -94,6 +94,23 @@ def test_predictions_are_kept_when_only_what_does_not_change_them_is_changed(dem
     assert (tmp_path / "run" / "predictions.jsonl").read_bytes() == before
 
 
+def test_the_dtype_of_the_frozen_parts_belongs_to_an_evaluation_and_the_device_does_not(demo, tmp_path):
+    shutil.copytree(demo, tmp_path / "run")
+    before = (tmp_path / "run" / "predictions.jsonl").read_bytes()
+    run_evaluation(composed("evaluate", f"run={tmp_path / 'run'}", *ONE, "device=cpu"))
+    with pytest.raises(UserError, match=r"dtype was 'auto', is 'bfloat16'"):
+        run_evaluation(composed("evaluate", f"run={tmp_path / 'run'}", *ONE, "dtype=bfloat16"))
+    assert (tmp_path / "run" / "predictions.jsonl").read_bytes() == before
+
+
+def test_the_dtype_of_the_frozen_parts_belongs_to_a_training_and_the_device_does_not(tmp_path, monkeypatch):
+    stopped(composed("train", *SMALL, f"output={tmp_path}"), tmp_path, monkeypatch)
+    with pytest.raises(UserError, match=r"dtype was 'auto', is 'bfloat16'"):
+        run_training(composed("train", *SMALL, f"output={tmp_path}", "dtype=bfloat16"), tmp_path)
+    run_training(composed("train", *SMALL, f"output={tmp_path}", "device=cpu"), tmp_path)
+    assert (tmp_path / "checkpoint").is_dir()
+
+
 # ------------------------------------------------------------------------------- data
 
 

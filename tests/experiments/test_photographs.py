@@ -122,7 +122,7 @@ def test_without_features_captions_and_losses_are_the_same(run, shards, backbone
     output = tmp_path / "pixels"
     kept = tmp_path / "kept"
     # In bf16 the last digits, which depend on what is encoded together, would tip some roundings.
-    anyone = ("data.documents.interleaved.similar_prob=0", "training.precision=fp32")
+    anyone = ("data.documents.interleaved.similar_prob=0", "training.precision=fp32", "dtype=float32")
     run_training(training(shards, backbones, output, "features.folder=null", *anyone), output)
     run_training(training(shards, backbones, kept, *anyone), kept)
     losses = [
@@ -395,7 +395,7 @@ def test_a_folder_with_features_of_another_encoder_is_refused_before_the_run_is_
     folder = tmp_path / "features"
     shutil.copytree(run / "features", folder)
     state = json.loads((folder / "encoder.json").read_text())
-    (folder / "encoder.json").write_text(json.dumps(state | {"kept_as": "float16"}))
+    (folder / "encoder.json").write_text(json.dumps(state | {"dtype": "float16"}))
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match=str(folder)):
         config = training(shards, backbones, run, f"features.folder={folder}", "overwrite=true")

@@ -110,7 +110,7 @@ def test_hydras_errors_are_one_sentence_that_names_the_key(capsys, monkeypatch, 
 def test_memory_that_was_left_is_kept():
     """A page that was given back and comes again is a fault: of 100 MB there would be 24,000 each time."""
     measure = (
-        "import resource, torch; from flamingo.utils.processes import keep_memory; keep_memory()\n"
+        "import resource, torch; from flamingo.utils.memory import keep_memory; keep_memory()\n"
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "torch.ones(25_000_000); before = faults()\n"
         "for _ in range(5): torch.ones(25_000_000)\n"

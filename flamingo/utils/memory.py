@@ -1,19 +1,16 @@
-"""The processes of a run, and the memory that they keep."""
+"""Memory: glibc keeps that of freed tensors, and a device without enough of it is a user's error."""
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-from accelerate import PartialState
+
+from flamingo.utils.errors import UserError
 
 #: Of glibc's malloc.h: how many memory maps malloc may use, and how much it may keep at the end of its heap.
 _M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
-
-
-def start_processes() -> PartialState:
-    """Returns the state of this run's processes; the first call chooses the backend that they communicate with."""
-    # accelerate does not choose the CPU backend by itself where there is no accelerator.
-    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def keep_memory() -> None:
@@ -29,3 +26,12 @@ def keep_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+@contextmanager
+def out_of_memory(*keys: str) -> Iterator[None]:
+    """Where a device runs out of memory inside the block, raises UserError, which names the keys to lower."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"the device has too little memory: lower {' or '.join(keys)}") from error

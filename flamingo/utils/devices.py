@@ -1,0 +1,115 @@
+"""The device of a command's models: the one place that names devices."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+
+from flamingo.utils.errors import UserError
+
+#: Values of the key ``dtype``, the dtype of frozen parts. auto: as they were saved.
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+#: The device of tensors without memory. ``with META:`` builds a model for its structure alone.
+META = torch.device("meta")
+
+
+def check_device(key: str, name: str | None) -> None:
+    """Raises UserError unless the name is null, cpu, mps, cuda or cuda:NUMBER. The device need not be there."""
+    if name is not None and not re.fullmatch(r"cpu|mps|cuda(:[0-9]+)?", str(name)):
+        raise UserError(f"{key} must be null, cpu, mps, cuda or cuda:NUMBER, got {name!r}")
+
+
+def use_device(name: str | None, key: str = "device") -> torch.device:
+    """Returns the device of this process, and hands it to accelerate. A command calls it once, before it loads a model.
+
+    Of several processes each gets the CUDA device of its local rank, or the CPU.
+
+    Args:
+        name: cpu, mps, cuda or cuda:NUMBER; None: CUDA, else MPS, else the CPU.
+        key: The key of the config, for errors.
+
+    Raises:
+        UserError: For a device that is not there.
+    """
+    check_device(key, name)
+    device = _default_device() if name is None else torch.device(name)
+    _check_present(device, f"{key}={'null' if name is None else name}")
+    state = PartialState(cpu=device.type == "cpu")
+    if state.distributed_type == DistributedType.NO:
+        state.device = torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+    elif state.device.type != device.type:
+        raise UserError(f"{key}={name}, but the processes of this run were started on {state.device}")
+    if state.device.type == "cuda":
+        torch.cuda.set_device(state.device)
+    return state.device
+
+
+def processes() -> PartialState:
+    """Returns the state of this run's processes, with their ``device``; the default one, unless a command chose it."""
+    # Without cpu=True accelerate takes processes without a GPU for single ones, which write the same files.
+    return PartialState(cpu=_default_device().type == "cpu")
+
+
+def _default_device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    # Processes on MPS cannot exchange gradients.
+    if torch.backends.mps.is_available() and not _is_launched():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def _is_launched() -> bool:
+    """Returns whether torchrun or accelerate has started this process, perhaps beside others."""
+    return "LOCAL_RANK" in os.environ
+
+
+def _check_present(device: torch.device, setting: str) -> None:
+    if device.type == "mps":
+        if _is_launched():
+            raise UserError(f"{setting} is for a single process, without torchrun")
+        if not torch.backends.mps.is_available():
+            raise UserError(f"{setting}, but this machine has no MPS device")
+    if device.type == "cuda":
+        number = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if number <= (device.index or 0):
+            raise UserError(f"{setting}, but this machine has {number} CUDA devices")
+        if _is_launched() and device.index is not None:
+            raise UserError(f"{setting} names one device, but torchrun gives each process its own: say device=cuda")
+        if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > number:
+            raise UserError(f"{setting}, but this machine has {number} CUDA devices for more processes: say device=cpu")
+
+
+def device_title(device: torch.device) -> str:
+    """Returns the name of a device for people, such as ``NVIDIA H100 80GB HBM3``."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return "CPU" if device.type == "cpu" else device.type.upper()
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Returns the tensor on a device. A CUDA device gets it from pinned memory, and the host does not wait."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def random_devices(module: nn.Module) -> list[int]:
+    """Returns the indices of a module's CUDA devices, whose random states ``torch.random.fork_rng`` is to restore."""
+    return sorted({tensor.device.index for tensor in module.parameters() if tensor.is_cuda})
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Within it, CUDA devices multiply float32 exactly rather than in TensorFloat-32."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
