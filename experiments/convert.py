@@ -97,7 +97,7 @@ def summary(model: FlamingoForConditionalGeneration, notes: list[str]) -> str:
         origin = f"from {' and '.join(part['name'] for part in model.config.backbones.values())}"
     num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     lines = [
-        f"parameters loaded: {', '.join(loaded)}, with blocks before layers {', '.join(model.gated_layers)} of the "
+        f"parameters loaded: {', '.join(loaded)}, with blocks before layers {', '.join(model.fusion.blocks)} of the "
         "language model",
         f"frozen: {', '.join(frozen)}, {origin}",
         f"trains: {num_trained:,} parameters",

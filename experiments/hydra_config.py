@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.command import SCHEMAS, Job, termination
 from experiments.schema import ALL_TASKS, Entry
 from flamingo.model.connectors import CONNECTORS
+from flamingo.model.fusion import FUSIONS
 from flamingo.training.optim import OPTIMIZERS
 from flamingo.utils.checks import within
 from flamingo.utils.errors import UserError
@@ -42,6 +43,7 @@ def register_schemas() -> None:
     for name, schema in SCHEMAS.items():
         ConfigStore.instance().store(f"{name}_schema", schema)
     _register_kinds(CONNECTORS, "model/connector", "model.connector")
+    _register_kinds(FUSIONS, "model/fusion", "model.fusion")
     _register_kinds(OPTIMIZERS, "optimizer", "optimizer")
     _register_kinds(ALL_TASKS, "task", "task")
 

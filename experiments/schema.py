@@ -10,7 +10,7 @@ from flamingo.data.transforms import ASPECTS
 from flamingo.evaluation.tasks import TASKS
 from flamingo.model import BACKBONES, TRAINED_PARTS
 from flamingo.model.connectors import ConnectorConfig
-from flamingo.model.fusion import CrossAttentionConfig
+from flamingo.model.fusion import FusionConfig
 from flamingo.model.vision_features import VisionFeaturesConfig
 from flamingo.training.losses import LOSSES, LossConfig
 from flamingo.utils.checks import one_of, whole, within
@@ -51,7 +51,7 @@ class ModelConfig:
     #: The side of images in pixels, if it is not the encoder's own. Convolutional encoders take any.
     image_size: int | None = None
     #: The parts that train: these, vision_model, language_model. A checkpoint has to hold a backbone that trains.
-    trainable: list[str] = field(default_factory=lambda: ["connector", "gated_layers", "new_tokens"])
+    trainable: list[str] = field(default_factory=lambda: ["connector", "fusion", "new_tokens"])
     #: A checkpoint between the same backbones, whose trained parts this run begins with; null: random ones.
     init_from: str | None = None
     #: Whether the language model begins with random weights instead of its own.
@@ -59,7 +59,8 @@ class ModelConfig:
     vision_features: VisionFeaturesConfig = field(default_factory=VisionFeaturesConfig)
     #: Set by the group model/connector.
     connector: ConnectorConfig
-    fusion: CrossAttentionConfig = field(default_factory=CrossAttentionConfig)
+    #: Set by the group model/fusion.
+    fusion: FusionConfig
 
     def __post_init__(self) -> None:
         one_of("aspect", self.aspect, ASPECTS)

@@ -84,7 +84,7 @@ def _wandb_environment(folder: Path) -> dict[str, str]:
 
 def flatten_record(record: JSON) -> JSON:
     """Returns a record of the history with ``gates/<layer>.<part>`` for what is nested."""
-    gates = {f"gates/{name}": value for name, value in record["gates"].items()}
+    gates = {f"gates/{name}": value for name, value in record.get("gates", {}).items()}
     return {key: value for key, value in record.items() if key not in ("gates", "step")} | gates
 
 

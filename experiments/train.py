@@ -44,7 +44,7 @@ from flamingo.inference import FeaturesConfig
 from flamingo.model import BACKBONES
 from flamingo.report import VariantConfig
 from flamingo.training import TrainingConfig
-from flamingo.training.callbacks import Callbacks, gate_values
+from flamingo.training.callbacks import Callbacks, fusion_measures
 from flamingo.training.loop import train
 from flamingo.training.optim import OptimizerConfig
 from flamingo.training.optim.groups import make_optimizer
@@ -224,7 +224,7 @@ def train_model(parts: TrainingParts, config: TrainConfig, run: Run, overrides: 
 def _callbacks(parts: TrainingParts, config: TrainConfig, run: Run) -> Iterator[Callbacks]:
     """Yields what a training calls. Records and samples go to wandb, whose run ends with the block."""
     if config.wandb.mode == "disabled":
-        yield Callbacks(measures=[gate_values], on_save=run.keep)
+        yield Callbacks(measures=[fusion_measures], on_save=run.keep)
         return
     # A program may train without wandb.
     from experiments.tracking import Tracker, flatten_record, sampler
@@ -233,7 +233,7 @@ def _callbacks(parts: TrainingParts, config: TrainConfig, run: Run) -> Iterator[
     failed = True
     try:
         yield Callbacks(
-            measures=[gate_values],
+            measures=[fusion_measures],
             on_log=lambda values: tracker.log(flatten_record(values), values["step"]),
             on_sample=sampler(parts.samples, parts.model, parts.processor, tracker, _SAMPLE_TOKENS),
             on_save=run.keep,

@@ -51,16 +51,16 @@ _TABLE = {
     r"connector\.layers\.(\d+)\.norm_features\.(.*)": r"flamingo.resampler.layers.\1.0.norm_media.\2",
     r"connector\.layers\.(\d+)\.norm_latents\.(.*)": r"flamingo.resampler.layers.\1.0.norm_latents.\2",
     r"connector\.layers\.(\d+)\.attention\.(.*)": r"flamingo.resampler.layers.\1.0.\2",
-    r"gated_layers\.(\d+)\.attention_gate": r"LAYERS.\1.xattn_block.alpha_attn",
-    r"gated_layers\.(\d+)\.feedforward_gate": r"LAYERS.\1.xattn_block.alpha_ffw",
-    r"gated_layers\.(\d+)\.norm\.(.*)": r"LAYERS.\1.xattn_block.attn.norm.\2",
-    r"gated_layers\.(\d+)\.attention\.to_[kv]\.(.*)": r"LAYERS.\1.xattn_block.attn.to_kv.\2",
-    r"gated_layers\.(\d+)\.attention\.(.*)": r"LAYERS.\1.xattn_block.attn.\2",
+    r"fusion\.blocks\.(\d+)\.attention_gate": r"LAYERS.\1.xattn_block.alpha_attn",
+    r"fusion\.blocks\.(\d+)\.feedforward_gate": r"LAYERS.\1.xattn_block.alpha_ffw",
+    r"fusion\.blocks\.(\d+)\.norm\.(.*)": r"LAYERS.\1.xattn_block.attn.norm.\2",
+    r"fusion\.blocks\.(\d+)\.attention\.to_[kv]\.(.*)": r"LAYERS.\1.xattn_block.attn.to_kv.\2",
+    r"fusion\.blocks\.(\d+)\.attention\.(.*)": r"LAYERS.\1.xattn_block.attn.\2",
 }
 _TABLE |= feedforward_patterns(
     r"connector\.layers\.(\d+)\.feedforward", r"flamingo.resampler.layers.\1.1", _FEEDFORWARD
 )
-_TABLE |= feedforward_patterns(r"gated_layers\.(\d+)\.feedforward", r"LAYERS.\1.xattn_block.ffw", _FEEDFORWARD)
+_TABLE |= feedforward_patterns(r"fusion\.blocks\.(\d+)\.feedforward", r"LAYERS.\1.xattn_block.ffw", _FEEDFORWARD)
 #: Model type of the language model -> the keys of its layers and of its embeddings.
 _FAMILIES = {
     "gpt2": ("flamingo.lm.h", "flamingo.lm.wte.weight"),
@@ -167,6 +167,6 @@ def _names(model: FlamingoForConditionalGeneration, layers: str) -> Names:
     names = renamed(keys, _TABLE)
     for key, name in names.items():
         index = name.removeprefix(f"{layers}.").split(".")[0]
-        block = "lm_block." if index in model.gated_layers else ""  # a layer without a gated block is not wrapped
+        block = "lm_block." if index in model.fusion.blocks else ""  # a layer without a gated block is not wrapped
         names[key] = name.replace("LM_BLOCK.", block).replace("LAYERS", layers)
     return names

@@ -74,14 +74,16 @@ _TABLE = {
     r"connector\.layers\.(\d+)\.attention\.to_out\.(.*)": r"model.perceiver_resampler.blocks.\1.0.output_proj.\2",
     r"connector\.layers\.(\d+)\.attention\.to_(.)\.(.*)": r"model.perceiver_resampler.blocks.\1.0.\2_proj.\3",
     r"connector\.layers\.(\d+)\.attention\.(.)_norm\.(.*)": r"model.perceiver_resampler.blocks.\1.0.\2_layer_norm.\3",
-    r"gated_layers\.(\d+)\.norm\.(.*)": r"model.gated_cross_attn_layers.\1.input_layernorm.\2",
-    r"gated_layers\.(\d+)\.attention_gate": r"model.gated_cross_attn_layers.\1.alpha_cross_attn",
-    r"gated_layers\.(\d+)\.attention\.to_out\.(.*)": r"model.gated_cross_attn_layers.\1.cross_attn.o_proj.\2",
-    r"gated_layers\.(\d+)\.attention\.to_(.)\.(.*)": r"model.gated_cross_attn_layers.\1.cross_attn.\2_proj.\3",
-    r"gated_layers\.(\d+)\.attention\.(.)_norm\.(.*)": r"model.gated_cross_attn_layers.\1.cross_attn.\2_layer_norm.\3",
-    r"gated_layers\.(\d+)\.feedforward_gate": r"model.gated_cross_attn_layers.\1.alpha_dense",
-    r"gated_layers\.(\d+)\.feedforward\.norm\.(.*)": r"model.gated_cross_attn_layers.\1.post_attention_layernorm.\2",
-    r"gated_layers\.(\d+)\.feedforward\.(up|gate|down)\.(.*)": r"model.gated_cross_attn_layers.\1.mlp.\2_proj.\3",
+    r"fusion\.blocks\.(\d+)\.norm\.(.*)": r"model.gated_cross_attn_layers.\1.input_layernorm.\2",
+    r"fusion\.blocks\.(\d+)\.attention_gate": r"model.gated_cross_attn_layers.\1.alpha_cross_attn",
+    r"fusion\.blocks\.(\d+)\.attention\.to_out\.(.*)": r"model.gated_cross_attn_layers.\1.cross_attn.o_proj.\2",
+    r"fusion\.blocks\.(\d+)\.attention\.to_(.)\.(.*)": r"model.gated_cross_attn_layers.\1.cross_attn.\2_proj.\3",
+    r"fusion\.blocks\.(\d+)\.attention\.(.)_norm\.(.*)": (
+        r"model.gated_cross_attn_layers.\1.cross_attn.\2_layer_norm.\3"
+    ),
+    r"fusion\.blocks\.(\d+)\.feedforward_gate": r"model.gated_cross_attn_layers.\1.alpha_dense",
+    r"fusion\.blocks\.(\d+)\.feedforward\.norm\.(.*)": r"model.gated_cross_attn_layers.\1.post_attention_layernorm.\2",
+    r"fusion\.blocks\.(\d+)\.feedforward\.(up|gate|down)\.(.*)": r"model.gated_cross_attn_layers.\1.mlp.\2_proj.\3",
 }
 _TABLE |= feedforward_patterns(
     r"connector\.layers\.(\d+)\.feedforward", r"model.perceiver_resampler.blocks.\1.1", _FEEDFORWARD
@@ -154,6 +156,7 @@ def _config(config: IdeficsConfig, dtype: torch.dtype) -> FlamingoConfig:
             "qk_norm_kind": "layer",
         },
         fusion={
+            "kind": "cross_attention",
             "every": config.cross_layer_interval,
             "num_heads": config.num_attention_heads,
             "head_dim": config.hidden_size // config.num_attention_heads,
@@ -177,9 +180,9 @@ def _names(model: FlamingoForConditionalGeneration, config: IdeficsConfig) -> Na
         left_out |= {"new_tokens.input_rows", "new_tokens.output_rows"}
     names = renamed([key for key in model.state_dict() if key not in left_out], _TABLE)
     for key, name in names.items():
-        if key.startswith("gated_layers."):
+        if key.startswith("fusion.blocks."):
             # Their blocks are counted; ours have the index of the layer that they precede.
-            layer = key.split(".")[1]
+            layer = key.split(".")[2]
             position = int(layer) // config.cross_layer_interval
             names[key] = name.replace(f"_layers.{layer}.", f"_layers.{position}.")
     return names

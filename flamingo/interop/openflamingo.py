@@ -32,6 +32,7 @@ PERCEIVER: dict[str, Any] = {
     "qk_norm": False,
 }
 CROSS_ATTENTION: dict[str, Any] = {
+    "kind": "cross_attention",
     "num_heads": 8,
     "head_dim": 64,
     "mlp_ratio": 4,
@@ -56,16 +57,16 @@ _TABLE = {
     r"connector\.layers\.(\d+)\.norm_latents\.(.*)": r"perceiver.layers.\1.0.norm_latents.\2",
     r"connector\.layers\.(\d+)\.attention\.to_[kv]\.(.*)": r"perceiver.layers.\1.0.to_kv.\2",
     r"connector\.layers\.(\d+)\.attention\.(.*)": r"perceiver.layers.\1.0.\2",
-    r"gated_layers\.(\d+)\.attention_gate": r"LAYERS.\1.gated_cross_attn_layer.attn_gate",
-    r"gated_layers\.(\d+)\.feedforward_gate": r"LAYERS.\1.gated_cross_attn_layer.ff_gate",
-    r"gated_layers\.(\d+)\.norm\.(.*)": r"LAYERS.\1.gated_cross_attn_layer.attn.norm.\2",
-    r"gated_layers\.(\d+)\.attention\.to_[kv]\.(.*)": r"LAYERS.\1.gated_cross_attn_layer.attn.to_kv.\2",
-    r"gated_layers\.(\d+)\.attention\.(.*)": r"LAYERS.\1.gated_cross_attn_layer.attn.\2",
+    r"fusion\.blocks\.(\d+)\.attention_gate": r"LAYERS.\1.gated_cross_attn_layer.attn_gate",
+    r"fusion\.blocks\.(\d+)\.feedforward_gate": r"LAYERS.\1.gated_cross_attn_layer.ff_gate",
+    r"fusion\.blocks\.(\d+)\.norm\.(.*)": r"LAYERS.\1.gated_cross_attn_layer.attn.norm.\2",
+    r"fusion\.blocks\.(\d+)\.attention\.to_[kv]\.(.*)": r"LAYERS.\1.gated_cross_attn_layer.attn.to_kv.\2",
+    r"fusion\.blocks\.(\d+)\.attention\.(.*)": r"LAYERS.\1.gated_cross_attn_layer.attn.\2",
     r"(new_tokens\..*_rows)": r"\1",
 }
 _TABLE |= feedforward_patterns(r"connector\.layers\.(\d+)\.feedforward", r"perceiver.layers.\1.1", _FEEDFORWARD)
 _TABLE |= feedforward_patterns(
-    r"gated_layers\.(\d+)\.feedforward", r"LAYERS.\1.gated_cross_attn_layer.ff", _FEEDFORWARD
+    r"fusion\.blocks\.(\d+)\.feedforward", r"LAYERS.\1.gated_cross_attn_layer.ff", _FEEDFORWARD
 )
 
 

@@ -2,4 +2,4 @@
 
 #: The attributes of a model that hold its parts: frozen by default, and trained.
 BACKBONES = ("vision_model", "language_model")
-TRAINED_PARTS = ("connector", "gated_layers", "new_tokens")
+TRAINED_PARTS = ("connector", "fusion", "new_tokens")

@@ -8,7 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from flamingo.model.connectors import CONNECTORS, ConnectorConfig
-from flamingo.model.fusion import CrossAttentionConfig
+from flamingo.model.fusion import FUSIONS, FusionConfig
 from flamingo.model.vision_features import VisionFeaturesConfig
 from flamingo.utils.checks import one_of
 from flamingo.utils.errors import UserError
@@ -21,7 +21,8 @@ _PARTS = ("vision_features", "connector", "fusion")
 class FlamingoConfig(PreTrainedConfig):
     """Configuration of :class:`flamingo.FlamingoForConditionalGeneration`.
 
-    Every part may be given as a dictionary of its fields. A connector without a ``kind`` is a Perceiver Resampler.
+    Every part may be given as a dictionary of its fields. A connector without a ``kind`` is a Perceiver Resampler, a
+    fusion without one gated cross-attention.
 
     Raises:
         UserError: Naming the key, for unknown keys and values out of range.
@@ -36,7 +37,7 @@ class FlamingoConfig(PreTrainedConfig):
     text_config: Any = None  # PreTrainedConfig
     vision_features: Any = None  # VisionFeaturesConfig
     connector: Any = None  # ConnectorConfig
-    fusion: Any = None  # CrossAttentionConfig
+    fusion: Any = None  # FusionConfig
     #: Ids whose embedding rows are trained: the image marker and the end of chunk. They may lie
     #: beyond the language model's vocabulary or within its padding rows.
     new_token_ids: list[int] = field(default_factory=list)
@@ -58,11 +59,14 @@ class FlamingoConfig(PreTrainedConfig):
             # A copy: transformers resets the attention implementation of this config, and a live model that shares it
             # would lose its causal mask.
             setattr(self, key, deepcopy(value))
-        self.vision_features = _loaded("vision_features", VisionFeaturesConfig, self.vision_features)
-        self.fusion = _loaded("fusion", CrossAttentionConfig, self.fusion)
+        if not isinstance(self.vision_features, VisionFeaturesConfig):
+            self.vision_features = load_config(VisionFeaturesConfig, self.vision_features or {}, "vision_features")
         if not isinstance(self.connector, ConnectorConfig):
             values = {"kind": "perceiver"} | (self.connector or {})
             self.connector = load_kind(CONNECTORS, values, "connector")
+        if not isinstance(self.fusion, FusionConfig):
+            values = {"kind": "cross_attention"} | (self.fusion or {})
+            self.fusion = load_kind(FUSIONS, values, "fusion")
         self._check_activations()
         if not isinstance(self.new_token_ids, list | tuple) or not all(type(i) is int for i in self.new_token_ids):
             raise UserError(f"new_token_ids must be a list of whole numbers, got {self.new_token_ids!r}")
@@ -109,21 +113,3 @@ class FlamingoConfig(PreTrainedConfig):
         text_config = copy(self.text_config)
         text_config.vocab_size = self.vocab_size
         return text_config
-
-    @property
-    def gated_layer_indices(self) -> list[int]:
-        """The indices of the language model's layers that a gated block precedes."""
-        layers = self.text_config.num_hidden_layers
-        indices = list(range(self.fusion.offset, layers, self.fusion.every))
-        if not indices:
-            raise UserError(
-                f"fusion.every={self.fusion.every} with fusion.offset={self.fusion.offset} chooses none of the "
-                f"language model's {layers} layers"
-            )
-        return indices
-
-
-def _loaded(key: str, config_class: type, value: Any) -> Any:
-    if isinstance(value, config_class):
-        return value
-    return load_config(config_class, value or {}, key)

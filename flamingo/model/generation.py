@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from transformers import Cache, DynamicCache, GenerationMixin
 
 from flamingo.model.cache import PromptCache
-from flamingo.model.fusion.cross_attention import VisualContext, VisualState
+from flamingo.model.fusion.base import VisualContext, VisualState
 from flamingo.model.language import has_plain_cache
 from flamingo.model.visual_tokens import IMAGE_ARGUMENTS
 
@@ -31,8 +31,8 @@ class FlamingoGeneration(GenerationMixin):
         """Returns the token ids of prompts and continuations, as in transformers.
 
         The images are given by the arguments of ``forward``. Each image is encoded once and the prompt runs once,
-        whatever the number of beams or samples; after the prompt only the keys and values that the continuation sees
-        are kept. Prompts in a batch are padded on the left. The continuation sees the images that the last token of
+        whatever the number of beams or samples. After the prompt only what the continuation needs of the images is
+        kept. Prompts in a batch are padded on the left. The continuation sees the images that the last token of
         its prompt sees. ``past_key_values`` may be what :meth:`prefill` returned for the tokens that all prompts begin
         with.
 
@@ -55,8 +55,7 @@ class FlamingoGeneration(GenerationMixin):
         if self._can_prefill(generation_config, kwargs):
             if input_ids.shape[1] > 1:
                 kwargs["past_key_values"] = self._prefill_beams(input_ids, context, prefix, generation_config, kwargs)
-            if self.config.fusion.attend == "last":
-                context = keep_last_image(context)
+            context = self.fusion.after_prompt(context)
         else:
             cached = kwargs["attention_mask"].shape[1] - input_ids.shape[1]
             if cached > 0:
@@ -169,18 +168,3 @@ class FlamingoGeneration(GenerationMixin):
         tokens = torch.arange(start, start + prepared["input_ids"].shape[1], device=image_index.device)
         prepared["image_index"] = image_index[:, tokens.clamp(max=image_index.shape[1] - 1)]
         return prepared
-
-
-def keep_last_image(context: VisualContext) -> VisualContext:
-    """Returns the context with only the image that each row's last token sees, as image 0."""
-    image_index = context.image_index
-    documents, images = context.state[0][0].shape[:2]
-    if images == 0:
-        return context
-    rows_per_document = len(image_index) // documents
-    document = torch.arange(len(image_index), device=image_index.device) // rows_per_document
-    last = image_index[:, -1].clamp(min=0)
-    state = []
-    for keys, values in context.state:
-        state.append((keys[document, last].unsqueeze(1), values[document, last].unsqueeze(1)))
-    return VisualContext(state, image_index.clamp(max=0))

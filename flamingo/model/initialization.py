@@ -11,7 +11,7 @@ from flamingo.model.language import NewTokenEmbeddings
 def initialize(module: nn.Module) -> None:
     """Initialises linear maps (they keep the variance of their input), norms, and the rows of new tokens.
 
-    Connectors and fusion blocks have a ``reset_parameters`` for parameters of their own. The ``init`` functions of
+    Modules of this project have a ``reset_parameters`` for parameters of their own. The ``init`` functions of
     transformers skip parameters that a checkpoint has filled.
 
     Raises:
@@ -30,6 +30,8 @@ def initialize(module: nn.Module) -> None:
         case NewTokenEmbeddings():
             for rows in module.parameters(recurse=False):
                 init.normal_(rows, std=0.02)
+        case _ if type(module).__module__.startswith("flamingo.") and hasattr(module, "reset_parameters"):
+            module.reset_parameters()  # type: ignore[operator]
         case _ if any(True for _ in module.parameters(recurse=False)):
             name = type(module).__name__
             raise NotImplementedError(f"{name} has parameters of its own: initialise them in reset_parameters")

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from flamingo.model.attention import Attention, attention_weights
-from flamingo.model.fusion.cross_attention import GatedCrossAttentionBlock, seen_images, visible_images
+from flamingo.model.fusion.cross_attention import CrossAttentionFusion
+from flamingo.model.fusion.gated_block import GatedCrossAttentionBlock, visible_images
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.model.vision import encode_patches
 
@@ -81,11 +82,12 @@ class Inspection:
 def inspect(model: FlamingoForConditionalGeneration, **inputs: Any) -> Inspection:
     """Returns the inspection of ``model(**inputs)``; the outputs are bit for bit those without inspection."""
     attention_modules = [module for module in model.connector.modules() if isinstance(module, Attention)]
+    blocks = _gated_blocks(model)
     block_calls: list[Call] = []
     attention_calls: list[Call] = []
     connector_calls: list[Call] = []
     with (
-        _recorded(model.gated_layers.values(), block_calls),
+        _recorded(blocks.values(), block_calls),
         _recorded(attention_modules, attention_calls),
         _recorded([model.connector], connector_calls),
     ):
@@ -93,22 +95,24 @@ def inspect(model: FlamingoForConditionalGeneration, **inputs: Any) -> Inspectio
     visual_tokens = inputs.get("visual_tokens")
     connector_attention = num_patches = None
     if connector_calls:
-        _, (_, keys, _, image_index), _ = block_calls[0]
-        documents, images = keys.shape[:2]
-        seen = seen_images(image_index, documents, images, model.config.fusion.attend)
+        given = inputs["pixel_values"] if "pixel_values" in inputs else inputs["image_features"]
+        documents, images = given.shape[:2]
+        seen = model.fusion.seen_images(inputs["image_index"], documents, images)
         _, (features,), connector_output = connector_calls[0]
         num_patches = features.shape[2] * features.shape[3]
         visual_tokens = _per_image(connector_output.flatten(0, 1), seen)
         weights = [_connector_attention(attention, args, num_patches) for attention, args, _ in attention_calls]
         connector_attention = tuple(_per_image(layer_weights, seen) for layer_weights in weights)
     cross_attention = {}
-    for index, call in zip(model.gated_layers, block_calls, strict=True):
+    for index, call in zip(blocks, block_calls, strict=True):
         cross_attention[int(index)] = _cross_attention(*call)
-    gates = {}
-    for name, parameter in model.gated_layers.named_parameters():
-        if name.endswith("_gate"):
-            gates[name.removesuffix("_gate")] = parameter.detach().tanh()
+    gates = model.fusion.gates() if isinstance(model.fusion, CrossAttentionFusion) else {}
     return Inspection(outputs, visual_tokens, connector_attention, num_patches, cross_attention, gates)
+
+
+def _gated_blocks(model: FlamingoForConditionalGeneration) -> dict[str, nn.Module]:
+    """Returns the gated block of each layer that has one; none with another fusion than gated cross-attention."""
+    return dict(model.fusion.blocks.items()) if isinstance(model.fusion, CrossAttentionFusion) else {}
 
 
 @contextmanager
@@ -206,10 +210,11 @@ def without_layers(model: FlamingoForConditionalGeneration, layers: Collection[i
     Raises:
         ValueError: For a layer of the language model that has no block.
     """
+    blocks = _gated_blocks(model)
     with ExitStack() as hooks:
         for layer in layers:
-            if str(layer) not in model.gated_layers:
-                raise ValueError(f"layer {layer} has no gated block; these have: {', '.join(model.gated_layers)}")
-            block = model.gated_layers[str(layer)]
+            if str(layer) not in blocks:
+                raise ValueError(f"layer {layer} has no gated block; these have: {', '.join(blocks) or 'none'}")
+            block = blocks[str(layer)]
             hooks.enter_context(block.register_forward_hook(lambda block, args, output: args[0]))
         yield

@@ -1,4 +1,4 @@
-"""The model: vision encoder, connector, gated cross-attention, language model; forward pass."""
+"""The model: vision encoder, connector, fusion, language model; forward pass."""
 
 from typing import Any, ClassVar
 
@@ -15,10 +15,12 @@ from flamingo.model.cache import PromptCache
 from flamingo.model.checkpoints import FlamingoCheckpoints
 from flamingo.model.config import FlamingoConfig
 from flamingo.model.connectors import CONNECTORS
-from flamingo.model.fusion.cross_attention import GatedCrossAttentionBlock, Splice, VisualContext, VisualState
+from flamingo.model.fusion import FUSIONS
+from flamingo.model.fusion.base import VisualContext, VisualState
 from flamingo.model.generation import FlamingoGeneration
 from flamingo.model.initialization import initialize
 from flamingo.model.language import NewTokenEmbeddings, check_interface, forward_arguments, make_text_model
+from flamingo.model.new_token_logits import NewTokenLogits
 from flamingo.model.parts import FlamingoParts
 from flamingo.model.vision import feature_width
 from flamingo.model.vision_loading import make_vision_model
@@ -30,7 +32,7 @@ from flamingo.utils.kinds import class_of
 class FlamingoForConditionalGeneration(
     FlamingoParts, FlamingoCheckpoints, FlamingoImages, PreTrainedModel, FlamingoGeneration, GenerationMixin
 ):
-    """Frozen vision encoder -> connector -> gated cross-attention in a frozen language model."""
+    """Frozen vision encoder -> connector -> fusion with a frozen language model."""
 
     config_class = FlamingoConfig
     main_input_name = "input_ids"
@@ -41,7 +43,7 @@ class FlamingoForConditionalGeneration(
     _supports_attention_backend = True
     # Trained parts and their optimizer state stay in fp32 (Flamingo, appendix B.1.2), whatever the dtype of the frozen
     # parts; `.to(torch.bfloat16)` afterwards converts everything.
-    _keep_in_fp32_modules_strict: ClassVar[list[str]] = ["connector", "gated_layers", "input_rows", "output_rows"]
+    _keep_in_fp32_modules_strict: ClassVar[list[str]] = ["connector", "fusion", "input_rows", "output_rows"]
 
     vision_model: PreTrainedModel
     language_model: PreTrainedModel
@@ -64,10 +66,8 @@ class FlamingoForConditionalGeneration(
         connector_class = class_of(CONNECTORS, config.connector.kind)
         text_width = config.text_config.hidden_size
         self.connector = connector_class(config.connector, config.vision_width, text_width)
-        self.gated_layers = nn.ModuleDict()
-        for index in config.gated_layer_indices:
-            block = GatedCrossAttentionBlock(text_width, self.connector.width, config.fusion)
-            self.gated_layers[str(index)] = block
+        fusion_class = class_of(FUSIONS, config.fusion.kind)
+        self.fusion = fusion_class(config.fusion, self.connector.width, self.language_model)
         # Read now, as a wrapper of the language model (peft) hides its signature.
         self._language_model_arguments = forward_arguments(self.language_model)
         embedding, head = self.get_input_embeddings(), self.get_output_embeddings()
@@ -78,15 +78,12 @@ class FlamingoForConditionalGeneration(
             output_width=head.weight.shape[1],
             tied=getattr(config.text_config, "tie_word_embeddings", False),
         )
-        self.splice = Splice(self.language_model, self.gated_layers, self.new_tokens)
+        self.new_token_logits = NewTokenLogits(self.language_model, self.new_tokens)
         self.post_init()
         self.freeze_backbones()
 
     def _init_weights(self, module: nn.Module) -> None:
-        if module is self.connector or isinstance(module, GatedCrossAttentionBlock):
-            module.reset_parameters()
-        else:
-            initialize(module)
+        initialize(module)
 
     @classmethod
     def is_custom_code(cls) -> bool:
@@ -111,16 +108,15 @@ class FlamingoForConditionalGeneration(
         self, enable: bool = True, gradient_checkpointing_func: Any = torch.utils.checkpoint.checkpoint, **kwargs: Any
     ) -> None:
         if getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant"):
-            raise ValueError(
-                "gradient checkpointing with use_reentrant=True would lose the gradients of the gated blocks"
-            )
-        super()._set_gradient_checkpointing(enable, self.splice.checkpointing(gradient_checkpointing_func), **kwargs)
+            raise ValueError("gradient checkpointing with use_reentrant=True would lose the gradients of the fusion")
+        super()._set_gradient_checkpointing(enable, self.fusion.checkpointing(gradient_checkpointing_func), **kwargs)
         self.train(self.training)  # layers recompute in training mode, also frozen ones
-        # Up to transformers 5.17 a layer's checkpoint contains its hooks, and so the gated block before
-        # it; newer versions leave the hooks outside. Checkpoints must not be nested.
+        # Up to transformers 5.17 a layer's checkpoint contains its hooks, and so what a fusion runs in them; newer
+        # versions leave the hooks outside. Checkpoints must not be nested.
         if "__call__" in vars(GradientCheckpointingLayer):
-            for block in self.gated_layers.values():
-                block.gradient_checkpointing = False
+            for module in self.fusion.modules():
+                if isinstance(module, GradientCheckpointingLayer):
+                    module.gradient_checkpointing = False
 
     # ------------------------------------------------------------------------------ forward pass
 
@@ -206,8 +202,9 @@ class FlamingoForConditionalGeneration(
             arguments["past_key_values"] = past_key_values
         else:  # OpenAI GPT has no cache
             arguments.pop("use_cache", None)
-        with self.splice.forward_pass(context):
-            embeddings = self.new_tokens.embed(input_ids, self.get_input_embeddings())
+        token_embeddings = self.new_tokens.embed(input_ids, self.get_input_embeddings())
+        embeddings = self.fusion.embed(token_embeddings, context)
+        with self.new_token_logits.attached(), self.fusion.attached(context):
             outputs = self.language_model(inputs_embeds=embeddings, **arguments)
         return CausalLMOutputWithPast(
             logits=outputs.logits,
@@ -246,7 +243,7 @@ class FlamingoForConditionalGeneration(
                 "packed documents need a language model that takes position_ids, with sdpa attention over all tokens: "
                 "this one does not; leave documents unpacked (data.documents.*.pack_to=0)"
             )
-        if self.config.fusion.attend != "last":
+        if not self.fusion.sees_by_index:
             raise UserError('packed documents need fusion.attend="last": others would see images of one another')
 
 

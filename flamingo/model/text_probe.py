@@ -1,8 +1,7 @@
 """Probe of a language model: random tokens check what a composition needs of it."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import GenerationConfig, LogitsProcessor
 
+from flamingo.model.layers import repeated_layers
 from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -25,8 +25,6 @@ _IMAGES = 2
 _PATCHES = 4
 #: Subtracted from the log-probabilities of beams that must end.
 _UNLIKELY = 1e4
-#: The value of opened gates.
-_OPEN = 0.5
 #: The largest difference of two equal logits, as a share of the largest logit.
 _FP32_TOLERANCE, _ROUNDED_TOLERANCE = 1e-4, 2e-2
 #: In 16 bits or quantised, a larger difference between two batch shapes is a warning up to this multiple of the
@@ -49,10 +47,10 @@ def check_language_model(model: Any, generator: torch.Generator) -> None:
     """
     probe = _Probe(model, generator)
     try:
-        with _gates_at(model, _OPEN):
+        with model.fusion.opened():
             probe.logits_depend_on_earlier_tokens_alone()
-        probe.closed_gates_give_the_bare_logits()
-        with _gates_at(model, _OPEN):
+        probe.without_images_the_logits_are_the_bare_ones()
+        with model.fusion.opened():
             probe.cached_generation_equals_uncached(num_beams=1)
             probe.cached_generation_equals_uncached(num_beams=_BEAMS)
     except torch.OutOfMemoryError:
@@ -97,11 +95,11 @@ class _Probe:
             return False
         return True
 
-    def closed_gates_give_the_bare_logits(self) -> None:
+    def without_images_the_logits_are_the_bare_ones(self) -> None:
         ids = self.ids[:1]
         mask = torch.ones_like(ids)
         bare = self.language_model(input_ids=ids, attention_mask=mask).logits
-        with _closed(self.model):
+        with self.model.fusion.switched_off():
             logits = self._logits(ids, mask)
         is_own = torch.ones(bare.shape[-1], dtype=torch.bool, device=bare.device)
         new_ids = self.model.new_tokens.token_ids.to(bare.device)
@@ -110,7 +108,7 @@ class _Probe:
         if not torch.equal(own_logits, own_bare):
             difference = _difference(own_logits, own_bare)
             raise UserError(
-                f"{self.name} gives other logits from embeddings and positions than from token ids: with closed gates "
+                f"{self.name} gives other logits from embeddings and positions than from token ids: without images "
                 f"they differ by {difference:.1e} of the largest logit"
             )
 
@@ -219,18 +217,22 @@ class _Probe:
         log.warning("%s; rounding alone changes its logits by %.1e in this precision", sentence, noise)
 
     def _rounding_noise(self) -> float:
-        """Returns how far other roundings of all gated blocks move the logits, as a share of the largest logit."""
+        """Returns how far other roundings of what the layers take move the logits, as a share of the largest logit."""
         ids, mask = self._ragged(_TOKENS)
         generator = torch.Generator().manual_seed(0)
 
-        def rounded(block: nn.Module, args: tuple, output: Tensor) -> Tensor:
-            signs = torch.randint(0, 2, output.shape, generator=generator).to(output) * 2 - 1
-            return output * (1 + self.rounding_unit * signs)
+        def round_otherwise(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            signs = torch.randint(0, 2, hidden.shape, generator=generator).to(hidden) * 2 - 1
+            rounded = hidden * (1 + self.rounding_unit * signs)
+            if args:
+                return (rounded, *args[1:]), kwargs
+            return args, kwargs | {"hidden_states": rounded}
 
         expected = self._logits(ids, mask)
         with ExitStack() as hooks:
-            for block in self.model.gated_layers.values():
-                hooks.enter_context(block.register_forward_hook(rounded))
+            for layer in repeated_layers(self.language_model):
+                hooks.enter_context(layer.register_forward_pre_hook(round_otherwise, with_kwargs=True))
             return _difference(self._logits(ids, mask), expected)
 
 
@@ -283,27 +285,3 @@ def _random_ids(model: Any, generator: torch.Generator, count: int) -> Int[Tenso
     vocabulary = min(model.get_input_embeddings().weight.shape[0], config.vocab_size)
     ordinary = torch.tensor([id_ for id_ in range(vocabulary) if id_ not in special])
     return ordinary[torch.randint(len(ordinary), (count,), generator=generator)]
-
-
-@contextmanager
-def _gates_at(model: Any, value: float) -> Iterator[None]:
-    """Within it, every gate has this value."""
-    gates = [gate for name, gate in model.gated_layers.named_parameters() if name.endswith("_gate")]
-    saved = [gate.detach().clone() for gate in gates]
-    try:
-        for gate in gates:
-            gate.data.fill_(value)
-        yield
-    finally:
-        for gate, old in zip(gates, saved, strict=True):
-            gate.data.copy_(old)
-
-
-@contextmanager
-def _closed(model: Any) -> Iterator[None]:
-    """Within it, every gate is closed; blocks without gates return their inputs."""
-    with _gates_at(model, 0.0), ExitStack() as hooks:
-        if model.config.fusion.gate == "none":
-            for block in model.gated_layers.values():
-                hooks.enter_context(block.register_forward_hook(lambda block, args, output: args[0]))
-        yield

@@ -1,4 +1,4 @@
-"""Images -> visual tokens -> keys and values of the fusion."""
+"""Images -> visual tokens -> what the fusion takes of them."""
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from flamingo.model.fusion.cross_attention import VisualContext, VisualState, seen_images
+from flamingo.model.fusion.base import VisualContext, VisualState
 from flamingo.model.vision import encode_patches
 
 #: The arguments by which images are given, each computed from the one before. A forward pass takes one of them.
@@ -22,7 +22,7 @@ class FlamingoImages:
     config: Any
     vision_model: Any
     connector: Any
-    gated_layers: Any
+    fusion: Any
 
     def encode_images(
         self, pixel_values: Float[Tensor, "b m c h w"] | Float[Tensor, "b m f c h w"]
@@ -58,8 +58,8 @@ class FlamingoImages:
         return self._connector_weight().new_zeros(documents, 0, 1, self.connector.width)
 
     def visual_state(self, visual_tokens: Float[Tensor, "b m r width"]) -> VisualState:
-        """Returns the keys and values of all images for each gated block, which are kept while decoding."""
-        return [block.keys_values(visual_tokens) for block in self.gated_layers.values()]
+        """Returns what the language model takes of all images, which is kept while decoding."""
+        return self.fusion.prepare(visual_tokens)
 
     def visual_context(
         self,
@@ -69,7 +69,7 @@ class FlamingoImages:
         image_places: Tensor | None = None,
         check: bool = True,
     ) -> VisualContext:
-        """Returns the keys and values of all images, and an ``image_index`` that fits them.
+        """Returns what the language model takes of all images, and an ``image_index`` that fits them.
 
         Args:
             input_ids: [bn t].
@@ -128,7 +128,7 @@ class FlamingoImages:
         if len(image_index) % b:
             return encode(images)  # visual_context refuses them
         if image_places is None:
-            seen = seen_images(image_index, b, m, self.config.fusion.attend)
+            seen = self.fusion.seen_images(image_index, b, m)
             image_places = seen.flatten().nonzero().squeeze(1)
         if len(image_places) == b * m:
             return encode(images)

@@ -1,10 +1,9 @@
-"""Functions that a training calls, and the ones that the library has: the values of the gates."""
+"""Functions that a training calls, and the ones that the library has: the values of its fusion."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 
@@ -25,16 +24,7 @@ class Callbacks:
 NO_CALLBACKS = Callbacks()
 
 
-@torch.no_grad()
-def gate_values(model: nn.Module) -> dict[str, Any]:
-    """Returns under ``gates`` tanh of each gate, as ``<layer>.attention`` and ``<layer>.feedforward``.
-
-    A vector's value is its mean magnitude.
-    """
-    values = {}
-    for name, parameter in model.named_parameters():
-        if name.endswith("_gate"):
-            gate = torch.tanh(parameter.float())
-            layer_and_part = name.removeprefix("gated_layers.").removesuffix("_gate")
-            values[layer_and_part] = gate.item() if gate.numel() == 1 else gate.abs().mean().item()
-    return {"gates": values}
+def fusion_measures(model: nn.Module) -> dict[str, Any]:
+    """Returns the values that the model's fusion adds to the history, such as its gates."""
+    fusion: Any = model.fusion
+    return fusion.measures()

@@ -157,7 +157,7 @@ def test_a_trained_model_goes_on_by_reward(run, shards, backbones, tmp_path, mon
     before, after = (load_file(folder / "checkpoint" / "model.safetensors") for folder in (run, tmp_path))
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert {name.split(".")[0] for name in changed} == {"connector", "gated_layers", "new_tokens"}
+    assert {name.split(".")[0] for name in changed} == {"connector", "fusion", "new_tokens"}
 
 
 def test_equal_rewards_change_no_weight(run, shards, backbones, tmp_path, monkeypatch):

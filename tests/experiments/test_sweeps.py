@@ -239,7 +239,7 @@ def test_a_language_model_from_scratch_has_other_weights_and_trains():
     mean = scratch["model.embed_tokens.weight"].mean(0)
     assert chosen["language_from_scratch"].new_tokens.input_rows[0].allclose(mean)
     assert not any(p.requires_grad for p in chosen["new_tokens_frozen"].new_tokens.parameters())
-    assert list(chosen["one_in_the_middle"].gated_layers) == ["2"]
+    assert list(chosen["one_in_the_middle"].fusion.blocks) == ["2"]
 
 
 def test_a_trained_backbone_has_to_be_in_the_checkpoint(tmp_path):

@@ -74,7 +74,7 @@ def all_previous(backbones):
     """A model whose tokens attend to all images before them."""
     model, processor = model_and_processor(backbones)
     model.config.fusion.attend = "previous"
-    for block in model.gated_layers.values():
+    for block in model.fusion.blocks.values():
         block.attend = "previous"
     return model, processor
 
@@ -157,7 +157,7 @@ def test_what_all_prompts_begin_with_runs_once(parts, beams):
 def test_keys_and_values_of_an_image_are_computed_once_for_all_prompts_of_a_batch(parts, prompts):
     model, processor = parts
     computed = []
-    handle = next(iter(model.gated_layers.values())).attention.to_k.register_forward_hook(
+    handle = next(iter(model.fusion.blocks.values())).attention.to_k.register_forward_hook(
         lambda m, args, output: computed.append(args[0].shape[:2])
     )
     with handle:

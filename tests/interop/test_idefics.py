@@ -103,7 +103,7 @@ def test_the_converted_model_is_saved_whole_and_found_again(saved, tmp_path):
     assert loaded.config.fusion == model.config.fusion and loaded.config.connector == model.config.connector
     assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in loaded.state_dict().items())
     assert {name.split(".")[0] for name in loaded.trainable_parameter_names()} == {
-        *("connector", "gated_layers", "new_tokens")
+        *("connector", "fusion", "new_tokens")
     }
 
 

@@ -116,7 +116,7 @@ def test_our_checkpoint_gives_the_same_numbers_there_and_the_same_weights_when_i
     original = peers.open_flamingo(*folders, monkeypatch)
     torch.save(peers.state_dict(original), checkpoint)
     model, processor, _ = convert(checkpoint, folders)
-    for part in (model.connector, model.gated_layers, model.new_tokens):
+    for part in (model.connector, model.fusion.blocks, model.new_tokens):
         for name, parameter in part.named_parameters():
             peers.spread(name, parameter)
     torch.save(openflamingo.export(model, processor), checkpoint)
@@ -196,5 +196,5 @@ def test_the_converted_model_is_saved_without_the_backbones_that_it_names(state,
     loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "ours")
     assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in loaded.state_dict().items())
     assert {name.split(".")[0] for name in model.trainable_parameter_names()} == {
-        *("connector", "gated_layers", "new_tokens")
+        *("connector", "fusion", "new_tokens")
     }

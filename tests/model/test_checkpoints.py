@@ -79,7 +79,7 @@ def test_a_bfloat16_backbone_and_float32_parts_come_back_as_they_were(backbones,
         model.save_pretrained(folder, include_backbones=include_backbones)
         loaded = FlamingoForConditionalGeneration.from_pretrained(folder)
         assert torch.equal(loaded(**tiny.inputs()).logits, expected)
-        assert loaded.gated_layers["1"].attention.to_q.weight.dtype == torch.float32
+        assert loaded.fusion.blocks["1"].attention.to_q.weight.dtype == torch.float32
         assert loaded.language_model.dtype == torch.bfloat16
 
 

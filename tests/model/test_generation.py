@@ -5,7 +5,7 @@ import torch
 from transformers import DynamicCache, GenerationConfig, set_seed
 from transformers.generation.streamers import BaseStreamer
 
-from flamingo.model.fusion import cross_attention, grouped
+from flamingo.model.fusion import gated_block, grouped
 from tests import tiny
 
 GREEDY = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "eos_token_id": 1}
@@ -214,7 +214,7 @@ FULL_ATTENTION = {"gpt2", "opt", "gpt_neox", "llama", "qwen2", "qwen3", "phi"}
 def test_beams_and_samples_share_the_memory_of_their_prompt_where_the_language_model_lets_them(model, family):
     """Sliding windows and ALiBi count places in the cache, and keep a copy of the prompt for each beam."""
     rows, states = [], {"return_dict_in_generate": True, "output_hidden_states": True}
-    model.gated_layers["1"].norm.register_forward_hook(lambda m, args, output: rows.append(tuple(output.shape[:2])))
+    model.fusion.blocks["1"].norm.register_forward_hook(lambda m, args, output: rows.append(tuple(output.shape[:2])))
     out = model.generate(**tiny.inputs(), **BEAMS, **states, use_cache=True)  # MPT's own setting is False
     assert model.shares_prefixes == (family in FULL_ATTENTION)
     assert rows[1] == ((2, 3) if family in FULL_ATTENTION else (6, 1))
@@ -251,7 +251,7 @@ def test_images_are_encoded_once_and_the_prompt_runs_once_for_all_beams(gpt2):
     encoded, tokens, keys = [], [], []
     gpt2.vision_model.register_forward_hook(lambda m, args, output: encoded.append(len(args[0])))
     count_rows(gpt2.language_model.transformer.h[0].ln_1, tokens)
-    count_rows(gpt2.gated_layers["1"].attention.to_k, keys)
+    count_rows(gpt2.fusion.blocks["1"].attention.to_k, keys)
     gpt2.generate(**tiny.inputs(), **{**BEAMS, "num_beams": 5})
     assert encoded == [2 * 3]
     assert keys == [2 * 3]  # documents x images; never again
@@ -267,7 +267,7 @@ def test_while_decoding_each_token_meets_the_visual_tokens_of_one_image(gpt2, mo
         met.append((k.shape[-2], q.shape[-2]))
         return attend(q, k, *rest)
 
-    for module in (grouped, cross_attention):
+    for module in (grouped, gated_block):
         monkeypatch.setattr(module, "attend", counted)
     batch = tiny.inputs()
     gpt2.generate(**batch, **BEAMS)

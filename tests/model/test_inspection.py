@@ -65,7 +65,7 @@ def test_cross_attention_times_values_is_what_the_blocks_found(backbones, batch,
     batch["input_ids"][-1] = batch["input_ids"][-1].flip(0)
     batch["image_index"][-1, 2:5] = 1
     inspection = inspect(model, **batch)
-    blocks = list(model.gated_layers.values())
+    blocks = list(model.fusion.blocks.values())
     found = caught_inputs(model, [block.attention.to_out for block in blocks], lambda: model(**batch))
     sees = batch["image_index"] >= 0
     for block, weights, attended in zip(blocks, inspection.cross_attention.values(), found):
@@ -96,7 +96,7 @@ def test_connector_attention_times_values_is_what_its_layers_found(gpt2, batch):
 
 def test_gates_are_the_values_that_multiply(backbones, batch):
     model = tiny.flamingo(backbones, gates=0.7)
-    model.gated_layers["3"].attention_gate.data.fill_(-0.2)
+    model.fusion.blocks["3"].attention_gate.data.fill_(-0.2)
     gates = {name: gate.item() for name, gate in inspect(model, **batch).gates.items()}
     half = 0.6043678  # tanh(0.7)
     assert gates == pytest.approx(
@@ -117,7 +117,7 @@ def test_nothing_is_left_on_the_model(gpt2, batch):
     inspect(gpt2, **batch)
     with pytest.raises(ValueError, match="image_index names image 7"):
         inspect(gpt2, **batch | {"image_index": batch["image_index"] + 5})
-    watched = [gpt2.connector, *gpt2.connector.modules(), *gpt2.gated_layers.modules()]
+    watched = [gpt2.connector, *gpt2.connector.modules(), *gpt2.fusion.blocks.modules()]
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in watched)
 
 
@@ -223,7 +223,7 @@ def test_without_a_layer_is_as_if_its_gates_were_closed(gpt2, batch):
         with without_layers(gpt2, [1]):
             without = gpt2(**batch).logits
         assert torch.equal(gpt2(**batch).logits, whole)
-        tiny.open_gates(gpt2.gated_layers["1"], 0.0)
+        tiny.open_gates(gpt2.fusion.blocks["1"], 0.0)
         closed = gpt2(**batch).logits
     assert torch.equal(without, closed) and (without - whole).abs().max() > 0.01
 

@@ -55,10 +55,10 @@ def test_without_any_image_the_gated_feedforward_still_applies(model):
     blind = {**inputs, "image_index": torch.full_like(inputs["image_index"], -1)}
     no_images = model(inputs["input_ids"], inputs["attention_mask"]).logits
     assert torch.equal(model(**blind).logits, no_images)
-    for block in model.gated_layers.values():
+    for block in model.fusion.blocks.values():
         block.attention_gate.data.zero_()
     assert torch.equal(model(inputs["input_ids"], inputs["attention_mask"]).logits, no_images)
-    for block in model.gated_layers.values():
+    for block in model.fusion.blocks.values():
         block.feedforward_gate.data.zero_()
     assert (model(inputs["input_ids"], inputs["attention_mask"]).logits - no_images).abs().max() > 1e-2
 
@@ -167,7 +167,7 @@ def test_frozen_weights_stay_and_all_named_parameters_train(model):
         optimizer.zero_grad()
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == set(names)
-    assert {name.split(".")[0] for name in names} == {"connector", "gated_layers", "new_tokens"}
+    assert {name.split(".")[0] for name in names} == {"connector", "fusion", "new_tokens"}
 
 
 def test_training_mode_gives_the_evaluation_modes_logits(model):
@@ -197,7 +197,7 @@ def test_gradients_are_the_same_with_activation_checkpointing(model):
     model.train()
     expected = gradients(model, inputs)
     recomputed = []
-    block = next(iter(model.gated_layers.values()))
+    block = next(iter(model.fusion.blocks.values()))
     block.feedforward.register_forward_hook(lambda *_: recomputed.append(1))
     model.gradient_checkpointing_enable()
     actual = gradients(model, inputs)
@@ -231,7 +231,7 @@ def test_reentrant_checkpointing_is_refused(gpt2):
 
 def test_parameters_are_counted_by_part_and_shown(gpt2):
     counts = gpt2.parameter_counts()
-    assert list(counts) == ["vision_model", "language_model", "connector", "gated_layers", "new_tokens"]
+    assert list(counts) == ["vision_model", "language_model", "connector", "fusion", "new_tokens"]
     assert sum(counts.values()) == gpt2.num_parameters()
     assert counts["new_tokens"] == 2 * 32  # tied: one row each
     assert f"connector: {counts['connector']:,} parameters" in repr(gpt2)
@@ -325,7 +325,7 @@ def test_other_connectors_than_the_perceiver_compose_save_and_load(backbones, tm
     assert torch.equal(type(model).from_pretrained(tmp_path)(**inputs).logits, logits)
 
 
-@pytest.mark.parametrize("parts", [["connector"], ["gated_layers", "language_model"], ["vision_model"]])
+@pytest.mark.parametrize("parts", [["connector"], ["fusion", "language_model"], ["vision_model"]])
 def test_the_chosen_parts_get_gradients_and_no_others(backbones, parts):
     model = tiny.flamingo(backbones)
     model.train_parts(parts)

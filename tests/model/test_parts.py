@@ -40,7 +40,7 @@ def test_a_frozen_router_draws_no_noise_in_training(phimoe):
     state = torch.get_rng_state()
     assert torch.equal(phimoe(**batch).logits, expected)
     assert torch.equal(torch.get_rng_state(), state)
-    assert phimoe.training and phimoe.gated_layers["1"].training and phimoe.connector.training
+    assert phimoe.training and phimoe.fusion.blocks["1"].training and phimoe.connector.training
     assert not any([*modes(phimoe.language_model).values(), *modes(phimoe.vision_model).values()])
 
 

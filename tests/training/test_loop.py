@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from flamingo.training import TrainingConfig
-from flamingo.training.callbacks import Callbacks, gate_values
+from flamingo.training.callbacks import Callbacks, fusion_measures
 from flamingo.training.loop import train
 from flamingo.training.optim import AdamWConfig
 from flamingo.training.step import DataSet
@@ -27,7 +27,7 @@ def pairs(*numbers, name="pairs", images=1, weight=1.0):
 
 def run(model, output, data_sets=None, optimizer=OPTIMIZER, on_log=None, on_sample=None, **config):
     config = TrainingConfig(**{"steps": 4, "log_every": 1, **config})
-    train(model, data_sets or [pairs()], optimizer, config, output, Callbacks([gate_values], on_log, on_sample))
+    train(model, data_sets or [pairs()], optimizer, config, output, Callbacks([fusion_measures], on_log, on_sample))
 
 
 def test_the_steps_are_those_of_adamw_written_out(backbones, tmp_path):
@@ -74,7 +74,7 @@ def test_records_have_the_losses_of_all_data_sets_the_gates_and_the_tokens_so_fa
     assert list(records[0]) == [
         *("step", "loss", "loss/pairs", "loss/texts", "lr", "gradient_norm", "gates", "tokens", "seconds")
     ]
-    assert records[-1]["gates"] == gate_values(model)["gates"]
+    assert records[-1]["gates"] == fusion_measures(model)["gates"]
     assert 0 < records[0]["seconds"] < records[1]["seconds"]
     (first,) = (run(make_model(backbones), tmp_path / "first", sets, steps=1), history(tmp_path / "first"))[1]
     assert first["loss/pairs"] == pytest.approx(expected[1])
@@ -84,14 +84,14 @@ def test_records_have_the_losses_of_all_data_sets_the_gates_and_the_tokens_so_fa
 
 def test_gates_are_read_through_their_tanh(backbones):
     model = make_model(backbones)
-    model.gated_layers["3"].attention_gate.data.fill_(-1.0)
+    model.fusion.blocks["3"].attention_gate.data.fill_(-1.0)
     low, high = math.tanh(0.3), math.tanh(-1.0)
-    assert gate_values(model)["gates"] == pytest.approx(
+    assert fusion_measures(model)["gates"] == pytest.approx(
         {"1.attention": low, "1.feedforward": low, "3.attention": high, "3.feedforward": low}
     )
     vectors = tiny.flamingo(backbones, fusion={"gate": "vector"})
-    vectors.gated_layers["1"].attention_gate.data[::2] = -0.7
-    assert gate_values(vectors)["gates"]["1.attention"] == pytest.approx(math.tanh(0.7))
+    vectors.fusion.blocks["1"].attention_gate.data[::2] = -0.7
+    assert fusion_measures(vectors)["gates"]["1.attention"] == pytest.approx(math.tanh(0.7))
 
 
 def test_round_robin_each_record_has_the_last_loss_of_each_data_set(backbones, tmp_path):
@@ -232,7 +232,7 @@ def test_a_finished_run_is_restored_and_nothing_more(backbones, tmp_path):
 
 def test_in_bf16_the_new_parts_their_gradients_and_their_optimizer_stay_in_float32(backbones, tmp_path):
     model, computed = make_model(backbones), []
-    model.gated_layers["1"].feedforward.up.register_forward_hook(lambda *args: computed.append(args[-1].dtype))
+    model.fusion.blocks["1"].feedforward.up.register_forward_hook(lambda *args: computed.append(args[-1].dtype))
     forward = model.forward
     run(model, tmp_path / "bf16", precision="bf16", steps=3)
     assert set(computed) == {torch.bfloat16}

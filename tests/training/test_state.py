@@ -82,8 +82,8 @@ def test_the_state_of_another_model_is_refused_with_the_parameters_that_differ(b
     with pytest.raises(UserError) as error:
         run(other, finished)
     assert "parameters.connector.latents was 'float32 [5, 24]', is 'float32 [6, 24]'" in str(error.value)
-    assert "parameters.gated_layers.0.attention_gate was 'absent', is 'float32 [1]'" in str(error.value)
-    assert "parameters.gated_layers.3.attention_gate was 'float32 [1]', is 'absent'" in str(error.value)
+    assert "parameters.fusion.blocks.0.attention_gate was 'absent', is 'float32 [1]'" in str(error.value)
+    assert "parameters.fusion.blocks.3.attention_gate was 'float32 [1]', is 'absent'" in str(error.value)
 
 
 def test_how_often_a_run_writes_may_change_when_it_is_resumed(backbones, finished):

@@ -39,7 +39,7 @@ def test_unequal_batches_have_the_gradient_of_one_batch_with_all_their_documents
         torch.testing.assert_close(actual[name], expected[name], rtol=1e-4, atol=1e-6)
     _, first = gradients(backbones, [DataSet("pairs", Listed(batch([3, 7, 11])))], accumulate=1)
     _, last = gradients(backbones, [DataSet("pairs", Listed(batch([4])))], accumulate=1)
-    name = "gated_layers.1.feedforward.up.weight"
+    name = "fusion.blocks.1.feedforward.up.weight"
     assert not torch.allclose((first[name] + last[name]) / 2, expected[name], rtol=1e-2)
 
 
@@ -60,7 +60,7 @@ def test_what_no_batch_uses_has_a_gradient_of_zero_and_the_frozen_parts_have_non
     update = update_of([DataSet("texts", Listed(batch([1], images=0)))], accumulate=1)
     accumulate_gradients(model, update, Accelerator(), "fp32")
     assert not model.connector.latents.grad.any()
-    assert model.gated_layers["1"].feedforward_gate.grad.any()
+    assert model.fusion.blocks["1"].feedforward_gate.grad.any()
     assert {name for name, p in model.named_parameters() if p.grad is not None} == set(
         model.trainable_parameter_names()
     )

@@ -1,8 +1,10 @@
-"""Fusion: visual tokens -> language model. Config of the gated cross-attention."""
+"""Fusion: visual tokens -> language model. Configs, and the dict of kinds."""
 
 from dataclasses import dataclass
 
 from flamingo.utils.checks import below_one, flag, one_of, positive, whole
+from flamingo.utils.errors import UserError
+from flamingo.utils.kinds import Kinds
 
 GATES = ("scalar", "vector", "none")
 NORMS = ("layer", "rms")
@@ -10,9 +12,23 @@ ATTENDS = ("last", "previous")
 
 
 @dataclass
-class CrossAttentionConfig:
+class FusionConfig:
+    """Base of the configs of :data:`FUSIONS`."""
+
+    kind: str
+
+    def __post_init__(self) -> None:
+        one_of("kind", self.kind, FUSIONS)
+        config_class, _ = FUSIONS[self.kind]
+        if type(self) is not config_class:
+            raise UserError(f"kind is {self.kind}, which has other keys than {type(self).__name__}")
+
+
+@dataclass
+class CrossAttentionConfig(FusionConfig):
     """GATED XATTN-DENSE blocks (Flamingo, section 2.2): before layer i where i % every == offset."""
 
+    kind: str = "cross_attention"
     every: int = 1
     offset: int = 0
     num_heads: int = 8
@@ -39,6 +55,7 @@ class CrossAttentionConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         whole("every", self.every, least=1)
         whole("offset", self.offset, least=0, most=self.every - 1)
         whole("num_heads", self.num_heads, least=1)
@@ -54,3 +71,22 @@ class CrossAttentionConfig:
         one_of("norm", self.norm, NORMS)
         one_of("gate", self.gate, GATES)
         one_of("attend", self.attend, ATTENDS)
+
+    def layer_indices(self, layers: int) -> list[int]:
+        """Returns the indices of a language model's layers that a gated block precedes.
+
+        Raises:
+            UserError: If there is none.
+        """
+        indices = list(range(self.offset, layers, self.every))
+        if not indices:
+            raise UserError(
+                f"fusion.every={self.every} with fusion.offset={self.offset} chooses none of the language model's "
+                f"{layers} layers"
+            )
+        return indices
+
+
+FUSIONS: Kinds = {
+    "cross_attention": (CrossAttentionConfig, "flamingo.model.fusion.cross_attention:CrossAttentionFusion"),
+}

@@ -5,8 +5,8 @@ import torch
 from einops import repeat
 from torch.nn import functional as F
 
-from flamingo.model.fusion import CrossAttentionConfig, cross_attention, grouped
-from flamingo.model.fusion.cross_attention import GatedCrossAttentionBlock, visible_images
+from flamingo.model.fusion import CrossAttentionConfig, gated_block, grouped
+from flamingo.model.fusion.gated_block import GatedCrossAttentionBlock, visible_images
 from flamingo.model.fusion.grouped import grouped_attention, token_groups
 from tests.helpers.references import normed, randomize, rms_norm
 
@@ -135,7 +135,7 @@ def test_the_number_of_scores_hardly_grows_with_the_images(monkeypatch):
         scores[images] = scores.get(images, 0) + queries[..., 0].numel() * keys.shape[-2]
         return attend(queries, keys, *rest)
 
-    for module in (grouped, cross_attention):
+    for module in (grouped, gated_block):
         monkeypatch.setattr(module, "attend", counted)
     for images in (1, 2, 8):
         index = torch.arange(tokens).unsqueeze(0) * images // tokens

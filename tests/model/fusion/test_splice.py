@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from flamingo.model.fusion.cross_attention import VisualContext
+from flamingo.model.fusion.base import VisualContext
 from flamingo.model.layers import repeated_layers
 from flamingo.utils.errors import UserError
 from tests import tiny
@@ -51,7 +51,7 @@ def test_called_by_itself_the_language_model_is_the_bare_one(backbones, model, f
 def test_blocks_stand_before_every_nth_layer_from_the_offset(backbones):
     for every, offset, expected in [(1, 0, [0, 1, 2, 3]), (2, 1, [1, 3]), (3, 0, [0, 3]), (4, 2, [2])]:
         model = tiny.flamingo(backbones, fusion={"every": every, "offset": offset})
-        assert [int(index) for index in model.gated_layers] == expected
+        assert [int(index) for index in model.fusion.blocks] == expected
         # A block's place shows in the layers' outputs: the first that it changes is that of its layer.
         outputs: list[list[torch.Tensor]] = [[] for _ in range(4)]
         for layer, mine in zip(repeated_layers(model.language_model), outputs):
@@ -87,14 +87,14 @@ def test_a_block_that_was_replaced_is_the_one_that_acts(gpt2):
             return self.block(self.block(hidden, *rest), *rest)
 
     before = gpt2(**tiny.inputs()).logits
-    gpt2.gated_layers["3"] = Twice(gpt2.gated_layers["3"])
+    gpt2.fusion.blocks["3"] = Twice(gpt2.fusion.blocks["3"])
     assert (gpt2(**tiny.inputs()).logits - before).abs().max() > 1e-2
 
 
 def test_nothing_stays_visible_after_an_error(gpt2):
     state = gpt2.visual_state(torch.randn(1, 1, 5, 24))
     context = VisualContext(state, torch.zeros(1, 3, dtype=torch.long))
-    with pytest.raises(RuntimeError, match="stop"), gpt2.splice.attached(context):
+    with pytest.raises(RuntimeError, match="stop"), gpt2.fusion.attached(context), gpt2.new_token_logits.attached():
         raise RuntimeError("stop")
     bare = gpt2.language_model(torch.tensor([[5, 6, 7]])).logits
     assert bare.shape[-1] == tiny.VOCABULARY

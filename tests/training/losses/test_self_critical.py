@@ -117,7 +117,7 @@ def test_captions_do_not_depend_on_the_generation_config_of_the_checkpoint(parts
 
 def test_the_gradient_is_that_of_the_reward_over_the_mean_of_the_others(parts):
     model, processor = parts
-    model.train_parts(["connector", "gated_layers", "new_tokens"])
+    model.train_parts(["connector", "fusion", "new_tokens"])
     made = batch(processor)
     count = made.label_tokens + 5  # of other batches of the same update
     objective = value = 0.0
@@ -146,7 +146,7 @@ def test_the_gradient_is_that_of_the_reward_over_the_mean_of_the_others(parts):
 
 
 def test_equal_rewards_teach_nothing(parts):
-    parts[0].train_parts(["gated_layers"])
+    parts[0].train_parts(["fusion"])
     loss_of(parts, lambda outputs, references: [2.5] * len(outputs)).backward()
     assert all(not p.grad.any() for p in parts[0].parameters() if p.requires_grad)
 
@@ -154,7 +154,7 @@ def test_equal_rewards_teach_nothing(parts):
 def test_training_raises_the_reward_and_leaves_the_mode(parts):
     """Of captions that have the letter e more often."""
     model, processor = parts
-    model.train_parts(["connector", "gated_layers", "new_tokens"])
+    model.train_parts(["connector", "fusion", "new_tokens"])
 
     def reward(outputs, references):
         return [float(output.count("e")) for output in outputs]

@@ -22,16 +22,16 @@ CONNECTOR_MATRICES = {
         "feedforward.down",
     )
 }
-GATED_MATRICES = {name.replace("connector.layers.0", f"gated_layers.{layer}") for layer in (1, 3) for name in
+GATED_MATRICES = {name.replace("connector.layers.0", f"fusion.blocks.{layer}") for layer in (1, 3) for name in
                   CONNECTOR_MATRICES if ".0." in name}  # fmt: skip
-GATES = {f"gated_layers.{layer}.{part}_gate" for layer in (1, 3) for part in ("attention", "feedforward")}
+GATES = {f"fusion.blocks.{layer}.{part}_gate" for layer in (1, 3) for part in ("attention", "feedforward")}
 NORMS = {
     f"{norm}.{kind}"
     for kind in ("weight", "bias")
     for norm in (
         "connector.norm",
         *(f"connector.layers.{i}.{n}" for i in (0, 1) for n in ("norm_features", "norm_latents", "feedforward.norm")),
-        *(f"gated_layers.{i}.{n}" for i in (1, 3) for n in ("norm", "feedforward.norm")),
+        *(f"fusion.blocks.{i}.{n}" for i in (1, 3) for n in ("norm", "feedforward.norm")),
     )
 }
 ROWS = {"new_tokens.input_rows", "new_tokens.output_rows", "connector.latents", "connector.frame_embeddings"}
