@@ -108,7 +108,7 @@ def test_gates_are_the_values_that_multiply(backbones, batch):
 def test_a_text_without_images_sees_nothing(gpt2, batch):
     ids = batch["input_ids"]
     inspection = inspect(gpt2, input_ids=ids)
-    assert inspection.cross_attention[1].shape == (2, 2, 14, 0, 5)
+    assert inspection.cross_attention[1].shape == (2, 2, 14, 0, 1)
     assert inspection.visual_tokens is None and inspection.connector_attention is None
 
 
