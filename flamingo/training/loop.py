@@ -79,7 +79,7 @@ def train(
     model.train()
     guard = Guard(model, accelerator)
     with bar, deferred_interrupt() as interrupt:
-        # Iterators start inside the guard, so that the workers of a data loader survive Ctrl-C, too.
+        # Iterators start after signals are deferred, so that the workers of a data loader survive Ctrl-C, too.
         iterators = {data_set.name: iter(data_set.batches) for data_set in data_sets}
         while progress.step < config.steps:
             step = progress.step + 1
@@ -89,22 +89,22 @@ def train(
             norm = _clip(model, optimizer_config, accelerator)
             guard.end(step, update, losses, norm)
             _optimizer_step(parts, guard)
-            progress = progress.after(update, time.monotonic() - start)
+            progress = progress.after(update)
             bar.update()
             if config.due(config.log_every, step):
-                progress = progress.with_losses(guard.read())
+                progress = progress.measured(guard.read(), time.monotonic() - start)
                 loss = update.weighted_loss(progress.losses)
                 bar.set_postfix(loss=f"{loss:.3f}")
                 lr = optimizer_config.lr * lr_factor(optimizer_config, step, config.steps)
                 if main_process:
                     _log(history, callbacks, model, progress, loss, {"lr": lr, "gradient_norm": guard.gradient_norm})
             if callbacks.on_sample is not None and config.due(config.sample_every, step):
-                progress = progress.with_losses(guard.read())
+                progress = progress.measured(guard.read(), time.monotonic() - start)
                 _sample(model, callbacks, step, accelerator)
             # Saving comes last: a resumed run repeats what a killed run has not finished.
             stops = _any_interrupted(interrupt, accelerator)
             if stops or config.due(config.save_every, step):
-                progress = progress.with_losses(guard.read())
+                progress = progress.measured(guard.read(), time.monotonic() - start)
                 folder = _save(parts.states, progress, history, callbacks, accelerator)
             if stops:
                 raise _stopped(step, folder, interrupt)

@@ -37,13 +37,13 @@ class Progress:
     seconds: float = 0.0
     losses: dict[str, float] = field(default_factory=dict)
 
-    def after(self, update: Update, seconds: float) -> "Progress":
-        """Returns the progress after one more step, whose losses are still on the device."""
-        return Progress(self.step + 1, self.tokens + sum(update.tokens.values()), seconds, self.losses)
+    def after(self, update: Update) -> "Progress":
+        """Returns the progress after one more step, which the device may still compute."""
+        return replace(self, step=self.step + 1, tokens=self.tokens + sum(update.tokens.values()))
 
-    def with_losses(self, losses: Mapping[str, float]) -> "Progress":
-        """Returns the progress with the losses that were read from the device."""
-        return replace(self, losses=self.losses | dict(losses))
+    def measured(self, losses: Mapping[str, float], seconds: float) -> "Progress":
+        """Returns the progress with losses that were read from the device, and the seconds until then."""
+        return replace(self, losses=self.losses | dict(losses), seconds=seconds)
 
 
 @dataclass

@@ -7,12 +7,14 @@ import signal
 import time
 from collections import Counter
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from flamingo.data.loader import Loader
+from flamingo.data import loader as loader_module
+from flamingo.data.loader import Loader, process_loader
 from flamingo.data.order import Mixture, Shuffled
 from flamingo.utils.errors import UserError
 
@@ -23,6 +25,24 @@ def batches(number, start=0, items=ITEMS, **settings):
     loader = Loader(items, list, **{"batch_size": 3, **settings})
     loader.position = start
     return list(islice(loader, number))
+
+
+@pytest.mark.parametrize(("device", "pins"), [("cuda", True), ("cpu", False), ("mps", False)])
+def test_batches_lie_in_pinned_memory_where_they_are_copied_to_cuda(monkeypatch, device, pins):
+    settings = []
+
+    class Recorded:
+        def __init__(self, *args, **kwargs):
+            settings.append(kwargs)
+
+        def __iter__(self):
+            return iter([[0]])
+
+    processes = SimpleNamespace(process_index=0, num_processes=1, device=torch.device(device))
+    monkeypatch.setattr(loader_module, "PartialState", lambda: processes)
+    monkeypatch.setattr(loader_module, "DataLoader", Recorded)
+    next(iter(process_loader(ITEMS, list, 3)))
+    assert [one["pin_memory"] for one in settings] == [pins]
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3])

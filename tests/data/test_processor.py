@@ -110,6 +110,25 @@ def test_texts_that_are_not_trained_on_have_no_labels(processor, pictures):
     assert spelled(processor, example, lambda _, trained: trained) == "a dog<|endofchunk|>"  # and no EOS
 
 
+@pytest.mark.parametrize("bos", [True, False])
+def test_the_tokens_of_the_last_text_are_told_if_they_are_learnt(processor, pictures, monkeypatch, bos):
+    monkeypatch.setattr(processor, "bos", bos)
+
+    def last_text(*parts, **settings):
+        example = processor.encode(Document(parts), **settings)
+        tokens = example.last_text
+        return None if tokens is None else processor.tokenizer.decode(example.input_ids[tokens.start : tokens.stop])
+
+    asked = (pictures[0], Text("a dog"), pictures[1], Text("Output:", train=False))
+    assert last_text(*asked, Text(" two dogs")) == " two dogs"
+    assert last_text(pictures[0], Text("two"), Text(" dogs")) == " dogs"
+    assert last_text(Text("a dog")) == "a dog"
+    assert last_text(*asked) is None
+    assert last_text(Text("a dog"), pictures[0]) is None
+    assert last_text(pictures[0], Text("a dog"), next_image=True) == "a dog"
+    assert last_text(Text("a dog"), pictures[0], next_image=True) == "a dog"
+
+
 def test_text_only_documents_and_texts_whose_images_were_left_out(processor):
     example = processor.encode(Document([Text("a dog"), EndOfChunk(), Text("two dogs")]))
     assert processor.tokenizer.decode(example.input_ids) == "<s>a dog<|endofchunk|>two dogs<|endofchunk|></s>"

@@ -87,6 +87,59 @@ def test_muon_moves_matrices_along_all_their_directions_alike_and_adamw_the_rest
     torch.testing.assert_close(model.bias.detach(), before["bias"] - 0.01 * model.bias.grad.sign())
 
 
+def test_muon_is_that_of_torch_bit_for_bit():
+    torch.manual_seed(0)
+    ours, theirs = torch.nn.Linear(8, 6), torch.nn.Linear(8, 6)
+    theirs.load_state_dict(ours.state_dict())
+    optimizer = make_optimizer(ours, MuonConfig(lr=0.01, weight_decay=0.5))
+    reference = torch.optim.Muon([theirs.weight], lr=0.01, weight_decay=0.5, adjust_lr_fn="match_rms_adamw")
+    for step in range(4):
+        gradient = torch.randn(6, 8)
+        ours.weight.grad, theirs.weight.grad = gradient.clone(), gradient.clone()
+        ours.bias.grad = torch.zeros(6)
+        optimizer.found_inf = None if step < 2 else torch.zeros(())
+        optimizer.step()
+        reference.step()
+        assert torch.equal(ours.weight, theirs.weight)
+    momentum = optimizer.parts["muon"].state[ours.weight]["momentum_buffer"]
+    assert torch.equal(momentum, reference.state[theirs.weight]["momentum_buffer"])
+
+
+@pytest.mark.parametrize("config", [AdamWConfig(lr=0.1), MuonConfig(lr=0.1)], ids=lambda config: config.kind)
+@pytest.mark.parametrize("steps_before", [0, 3])
+@pytest.mark.parametrize("gradient", [1.0, float("nan"), float("inf")])
+def test_a_step_with_found_inf_changes_neither_parameters_nor_state(config, steps_before, gradient):
+    """Also the first one, which makes the state."""
+
+    def after(found):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(8, 6)
+        optimizer = make_optimizer(model, config)
+        for step_found in found:
+            for parameter in model.parameters():
+                parameter.grad = torch.full_like(parameter, gradient if step_found else 0.5)
+            optimizer.found_inf = torch.tensor(float(step_found))
+            optimizer.step()
+        return copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+
+    weights, state = after([0] * steps_before + [1, 1])
+    expected_weights, expected_state = after([0] * steps_before)
+    for name, weight in expected_weights.items():
+        assert torch.equal(weights[name], weight)
+    if steps_before == 0:
+        moments = [value for part in _parts(state) for one in part.values() for value in one.values()]
+        assert len(moments) >= 4 and not any(value.any() for value in moments)
+    else:
+        for part, expected_part in zip(_parts(state), _parts(expected_state), strict=True):
+            for number, expected in expected_part.items():
+                for name, value in expected.items():
+                    assert torch.equal(part[number][name], value)
+
+
+def _parts(state):
+    return [state["state"]] if "state" in state else [part["state"] for part in state.values()]
+
+
 def test_muon_goes_on_from_its_state_with_its_schedule():
     def trained(steps, state=None):
         torch.manual_seed(1)
