@@ -91,6 +91,9 @@ def test_the_model_encodes_the_images_of_these_places_as_if_it_had_looked_itself
     assert encoded == [(1, 4)]
     assert torch.equal(actual.loss, expected.loss)
     assert torch.equal(actual.logits, expected.logits)
+    apart = {name: tensors[name] for name in ("input_ids", "attention_mask", "image_index")}
+    of_all = model(**apart, visual_tokens=encode(tensors["pixel_values"]))
+    torch.testing.assert_close(actual.logits, of_all.logits)
 
 
 def test_a_batch_is_pinned_and_moved_as_a_whole(monkeypatch):
