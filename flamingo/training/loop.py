@@ -9,7 +9,7 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm.auto import tqdm
@@ -24,7 +24,7 @@ from flamingo.training.optim import OptimizerConfig
 from flamingo.training.optim.groups import make_optimizer
 from flamingo.training.optim.schedule import lr_factor, make_schedule
 from flamingo.training.state import Progress, StateFolder, untouched_random_states
-from flamingo.training.step import DataSet, accumulate_gradients, next_update
+from flamingo.training.step import DataSet, Update, accumulate_gradients, next_update
 from flamingo.utils.errors import Stopped, UserError
 
 #: Every process has the whole model: a state has the parameters of one process only.
@@ -74,8 +74,6 @@ def train(
     history = _open_history(output, progress, accelerator)
     start = time.monotonic() - progress.seconds
     bar = tqdm(total=config.steps, initial=progress.step, unit="step", disable=not main_process)
-
-    parts.optimizer.zero_grad()  # of whatever was done with the model before
     model.train()
     guard = Guard(model, accelerator)
     with bar, deferred_interrupt() as interrupt:
@@ -84,19 +82,15 @@ def train(
         while progress.step < config.steps:
             step = progress.step + 1
             update = next_update(data_sets, iterators, step, config.accumulate, config.mixing, accelerator)
-            guard.begin()
-            losses = accumulate_gradients(parts.parallel, update, accelerator, config.precision)
-            norm = _clip(model, optimizer_config, accelerator)
-            guard.end(step, update, losses, norm)
-            _optimizer_step(parts, guard)
+            _take_step(model, parts, guard, step, update, optimizer_config.max_grad_norm, config.precision, accelerator)
             progress = progress.after(update)
             bar.update()
             if config.due(config.log_every, step):
                 progress = progress.measured(guard.read(), time.monotonic() - start)
                 loss = update.weighted_loss(progress.losses)
                 bar.set_postfix(loss=f"{loss:.3f}")
-                lr = optimizer_config.lr * lr_factor(optimizer_config, step, config.steps)
                 if main_process:
+                    lr = optimizer_config.lr * lr_factor(optimizer_config, step, config.steps)
                     _log(history, callbacks, model, progress, loss, {"lr": lr, "gradient_norm": guard.gradient_norm})
             if callbacks.on_sample is not None and config.due(config.sample_every, step):
                 progress = progress.measured(guard.read(), time.monotonic() - start)
@@ -122,6 +116,7 @@ def _prepare(
     _check(data_sets, accelerator)
     set_seed(config.seed, device_specific=True)
     optimizer = make_optimizer(model, optimizer_config)
+    optimizer.zero_grad()  # of whatever was done with the model before
     schedule = make_schedule(optimizer, optimizer_config, config.steps)
     parallel, _ = accelerator.prepare(model, optimizer)
     identity = _identity(data_sets, optimizer_config, config)
@@ -137,13 +132,22 @@ def _open_history(output: Path, progress: Progress, accelerator: Accelerator) ->
     return history
 
 
-def _clip(model: nn.Module, config: OptimizerConfig, accelerator: Accelerator) -> Tensor:
-    """Clips the gradient, and returns its norm before that."""
+def _take_step(
+    model: nn.Module,
+    parts: _Parts,
+    guard: Guard,
+    step: int,
+    update: Update,
+    max_grad_norm: float,
+    precision: str,
+    accelerator: Accelerator,
+) -> None:
+    """Changes the weights by the clipped gradient of an update, without waiting for the device."""
+    guard.begin()
+    losses = accumulate_gradients(parts.parallel, update, accelerator, precision)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
-
-
-def _optimizer_step(parts: _Parts, guard: Guard) -> None:
+    norm = accelerator.clip_grad_norm_(parameters, max_grad_norm)
+    guard.end(step, update, losses, norm)
     parts.optimizer.found_inf = guard.found  # type: ignore[attr-defined]  # missing in the stubs of torch
     parts.optimizer.step()
     parts.schedule.step()

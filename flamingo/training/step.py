@@ -140,7 +140,8 @@ def accumulate_gradients(
             # DDP takes the mean over the processes, but the losses are to be summed.
             weighted = loss * data_set.weight * accelerator.num_processes
             if accelerator.num_processes > 1:
-                # DDP waits for every parameter, also for those that a batch without images does not use.
+                # DDP waits for every parameter, also for those that a batch without images does not use. An empty part
+                # of each adds nothing to the loss.
                 weighted = weighted + sum(parameter.flatten()[:0].sum() for parameter in trained)
             accelerator.backward(weighted)
     for parameter in trained:
