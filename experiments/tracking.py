@@ -8,7 +8,7 @@ from typing import Any
 
 import wandb
 
-from experiments.build import sample_prompt
+from experiments.build_data import sample_prompt
 from experiments.schema import JSON, WandbConfig
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.transforms.pictures import open_image

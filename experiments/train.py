@@ -19,14 +19,8 @@ import yaml
 from accelerate import PartialState
 
 from experiments import evaluate
-from experiments.build import (
-    TrainingParts,
-    add_features,
-    backbone_names,
-    build_data_sets,
-    build_training,
-    images_of,
-)
+from experiments.build import TrainingParts, add_features, backbone_names, build_training
+from experiments.build_data import build_data_sets, images_of
 from experiments.command import Job, command
 from experiments.schema import (
     JSON,

@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 
 from experiments.benchmark.materials import Sizes, image_path
 from experiments.benchmark.ratios import Row, make_row
-from experiments.build import TrainingRecords, build_data_sets
+from experiments.build_data import TrainingRecords, build_data_sets
 from experiments.schema import DataConfig, DataSetConfig
 from flamingo import FlamingoProcessor
 from flamingo.data.builders import InterleavedConfig

@@ -8,7 +8,8 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from experiments.build import build_data_sets, build_model, build_records
+from experiments.build import build_model
+from experiments.build_data import build_data_sets, build_records
 from experiments.schema import DataConfig, DataSetConfig
 from experiments.train import run_training
 from flamingo.data.encode import EncodedDocuments

@@ -150,7 +150,7 @@ def test_a_trained_model_goes_on_by_reward(run, shards, backbones, tmp_path, mon
     def longer(outputs, references):
         return [len(output) + number / 1000 for number, output in enumerate(outputs)]
 
-    monkeypatch.setattr("experiments.build.CiderReward", lambda captions: longer)
+    monkeypatch.setattr("experiments.build_data.CiderReward", lambda captions: longer)
     run_training(by_reward(run, shards, backbones, tmp_path), tmp_path)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert len(losses) == 4 and all(loss < 0 for loss in losses)
@@ -161,7 +161,7 @@ def test_a_trained_model_goes_on_by_reward(run, shards, backbones, tmp_path, mon
 
 
 def test_equal_rewards_change_no_weight(run, shards, backbones, tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.build.CiderReward", lambda captions: lambda outputs, _: [0.0] * len(outputs))
+    monkeypatch.setattr("experiments.build_data.CiderReward", lambda captions: lambda outputs, _: [0.0] * len(outputs))
     run_training(by_reward(run, shards, backbones, tmp_path), tmp_path)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert losses == [0.0] * 4

@@ -1,4 +1,4 @@
-"""What build.py asks of the config of any kind of documents."""
+"""What build_data.py asks of the config of any kind of documents."""
 
 from flamingo.data.builders import InterleavedConfig
 from flamingo.synthetic import SyntheticDocumentsConfig

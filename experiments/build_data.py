@@ -1,0 +1,176 @@
+"""A config of data -> the records, the data sets of a training, the documents of its samples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+
+from experiments.schema import DataConfig
+from flamingo import Document, FlamingoProcessor, synthetic
+from flamingo.data.builders import BUILDERS, DocumentsConfig
+from flamingo.data.document import Image
+from flamingo.data.encode import EncodedDocuments, make_batch
+from flamingo.data.fitting import fitting
+from flamingo.data.loader import process_loader
+from flamingo.data.order import Endless, Shuffled
+from flamingo.data.record import LazySequence
+from flamingo.data.sources import SourceSplit, read_split
+from flamingo.evaluation.metrics.cider import CiderReward
+from flamingo.inference.features import FeatureStore
+from flamingo.inference.retrieval import nearest
+from flamingo.synthetic.scenes import Split
+from flamingo.training.losses import LOSSES
+from flamingo.training.step import DataSet
+from flamingo.utils.checks import within
+from flamingo.utils.errors import UserError
+from flamingo.utils.kinds import class_of
+from flamingo.utils.token_ids import TokenIds
+
+
+@dataclass
+class TrainingRecords:
+    """The records that documents for training are made of, and those of the samples that are logged."""
+
+    training: SourceSplit
+    samples: SourceSplit
+
+
+def build_records(config: DataConfig, processor: FlamingoProcessor, open_images: bool) -> TrainingRecords | None:
+    """Returns the records of a config's data; None if no documents are made of records.
+
+    Records whose captions the documents cannot hold are left out: see :func:`flamingo.data.fitting.fitting`.
+
+    Args:
+        config: The data.
+        processor: Counts the tokens of captions.
+        open_images: See :func:`flamingo.data.sources.read_split`.
+
+    Raises:
+        UserError: For a source that cannot be read, and where too few records are left.
+    """
+    of_records = config.of_records()
+    if not of_records:
+        return None
+    longest = max(of_records, key=lambda name: of_records[name].max_images)
+    max_images = of_records[longest].max_images
+    new_tokens = max(config.documents[name].loss.tokens_to_generate() for name in of_records)
+    assert config.root is not None
+    root = config.root
+
+    def read(split: str | None) -> SourceSplit:
+        source = read_split(root, config.images, config.format, split, open_images)
+        try:
+            records, skipped = fitting(source.records, processor, max_images, new_tokens)
+        except UserError as error:
+            raise UserError(f"data.documents.{longest}.max_images: {error}") from error
+        return SourceSplit(records, source.skipped | skipped, source.listed)
+
+    training = read(config.split)
+    samples = training if config.sample_split is None else read(config.sample_split)
+    _check_number(config, training.records)
+    return TrainingRecords(training, samples)
+
+
+def _check_number(config: DataConfig, records: LazySequence) -> None:
+    """Raise UserError for documents, or a loss, that these records are too few for."""
+    for name, documents in config.of_records().items():
+        with within(f"data.documents.{name}"):
+            _documents(documents.of_size(documents.max_images), records, None, 0)
+        loss = config.documents[name].loss
+        if len(records) < loss.min_records:
+            raise UserError(
+                f"data.documents.{name}.loss.kind={loss.kind} needs the captions of {loss.min_records} images or more"
+            )
+
+
+def images_of(config: DataConfig, records: TrainingRecords) -> list[Image]:
+    """Returns all images that documents for training and samples show."""
+    images = [record.image for record in records.training.records]
+    num_crops = max(documents.num_views for documents in config.of_records().values())
+    crops = [image.crop(number) for number in range(num_crops) for image in images]
+    return crops + [record.image for record in records.samples.records]
+
+
+def build_data_sets(
+    config: DataConfig,
+    records: TrainingRecords | None,
+    processor: FlamingoProcessor,
+    features: FeatureStore | None,
+    seed: int,
+    num_workers: int,
+    known_ids: TokenIds | None = None,
+) -> list[DataSet]:
+    """Returns a data set for each of the config's ``documents``.
+
+    Args:
+        config: The data.
+        records: Of :func:`build_records`.
+        processor: Encodes the documents.
+        features: Features of the records' images, instead of pixels.
+        seed: Of everything that is drawn.
+        num_workers: Processes that encode documents.
+        known_ids: The token ids that the model has embeddings for: see :func:`flamingo.data.encode.make_batch`.
+    """
+
+    @cache
+    def make_reward() -> CiderReward:
+        assert records is not None
+        return CiderReward([record.captions for record in records.training.records])
+
+    data_sets = []
+    for name, entry in config.documents.items():
+        documents = entry.documents
+        # Data sets of one run differ in their order, and in what they draw.
+        own_seed = f"{seed} {name}"
+        if entry.of_records:
+            assert records is not None
+            endless = _documents(documents, records.training.records, features, own_seed)
+            encoded = EncodedDocuments(endless, processor, features, documents.group_size, documents.p_next, own_seed)
+        else:
+            # Synthetic images are drawn when they are needed: their features are not kept.
+            endless = Shuffled(_synthetic_documents(documents, "training", seed), own_seed)
+            encoded = EncodedDocuments(endless, processor, p_next=documents.p_next, seed=own_seed)
+        collate = partial(
+            make_batch,
+            pad_token_id=processor.tokenizer.pad_token_id,
+            pack_to=documents.pack_to,
+            known_ids=known_ids,
+        )
+        loader = process_loader(encoded, collate, documents.batch_size, num_workers)
+        loss = class_of(LOSSES, entry.loss.kind)(entry.loss, processor, make_reward)
+        data_sets.append(DataSet(name, loader, documents.weight, processor.normalized, loss))
+    return data_sets
+
+
+def build_samples(config: DataConfig, records: TrainingRecords | None, number: int) -> list[Document]:
+    """Returns ``number`` documents of each data set, with as many images as it allows."""
+    samples: list[Document] = []
+    for entry in config.documents.values():
+        max_images = entry.documents.max_images
+        if entry.of_records:
+            assert records is not None
+            max_images = min(max_images, len(records.samples.records))
+            documents = _documents(entry.documents.of_size(max_images), records.samples.records, None, 0)
+        else:
+            documents = _synthetic_documents(entry.documents.of_size(max_images), "evaluation", 0)
+        samples += [documents[index] for index in range(number)]
+    return samples
+
+
+def sample_prompt(sample: Document) -> Document:
+    """Returns a document without its last answer."""
+    return Document(sample.parts[:-1], sample.id)
+
+
+def _documents(
+    config: DocumentsConfig, records: LazySequence, features: FeatureStore | None, seed: int | str
+) -> Endless[Document]:
+    neighbours = None
+    if config.num_neighbours > 0:
+        assert features is not None, "check_documents refuses neighbours without features"
+        pooled = features.pooled([record.image for record in records])
+        neighbours = nearest(pooled, pooled, config.num_neighbours).cpu().numpy()
+    return class_of(BUILDERS, config.kind)(config, records, seed, neighbours)
+
+
+def _synthetic_documents(config: DocumentsConfig, split: Split, seed: int) -> Sequence[Document]:
+    return class_of(synthetic.BUILDERS, config.kind).from_config(config, split, seed)
