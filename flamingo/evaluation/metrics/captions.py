@@ -1,10 +1,11 @@
-"""CIDEr of captions, and BLEU, ROUGE-L and SPICE by the scorers of pycocoevalcap."""
+"""CIDEr and BLEU of captions, and ROUGE-L and SPICE by the scorers of pycocoevalcap."""
 
 import hashlib
 import importlib
 import io
 import json
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from flamingo.evaluation.metrics.cider import CiderCorpus
+from flamingo.evaluation.metrics.cider import LONGEST, CiderCorpus, Ngram, ngram_counts
 from flamingo.evaluation.metrics.corpus import Captions, merge, split
 from flamingo.evaluation.metrics.resampling import Statistic, mean
 from flamingo.utils.errors import UserError
@@ -40,7 +41,6 @@ class Bleu:
     """BLEU-1 to BLEU-4."""
 
     def unavailable(self) -> str | None:
-        _scorer_module("bleu.bleu_scorer")
         return None
 
     def statistics(self, groups: Sequence[Captions]) -> list[dict[str, Statistic]]:
@@ -123,16 +123,25 @@ def bleu_counts(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> 
     The columns are the words of the output, the words of the closest reference, the n-grams of the output for n = 1..4,
     and those of them that occur in a reference.
     """
-    scorer = _scorer("bleu.bleu_scorer", "BleuScorer", n=4)
-    for output, captions in zip(outputs, references, strict=True):
-        scorer += (output, list(captions))
     rows = []
-    for counts in scorer.ctest:
-        length = counts["testlen"]
-        _, closest = min((abs(other - length), other) for other in counts["reflen"])
-        lengths = [length, closest]
-        rows.append(lengths + list(counts["guess"]) + list(counts["correct"]))
+    for output, captions in zip(outputs, references, strict=True):
+        rows.append(_bleu_counts(output, captions))
     return np.array(rows, dtype=float)
+
+
+def _bleu_counts(output: str, references: Sequence[str]) -> list[int]:
+    length = len(output.split())
+    reference_lengths = [len(reference.split()) for reference in references]
+    _, closest = min((abs(reference_length - length), reference_length) for reference_length in reference_lengths)
+    # An n-gram counts as often as in the reference that has it most often.
+    most: Counter[Ngram] = Counter()
+    for reference in references:
+        most |= ngram_counts(reference)
+    num_ngrams = [max(0, length - n + 1) for n in range(1, LONGEST + 1)]
+    num_correct = [0] * LONGEST
+    for ngram, count in ngram_counts(output).items():
+        num_correct[len(ngram) - 1] += min(count, most[ngram])
+    return [length, closest] + num_ngrams + num_correct
 
 
 def bleu(counts: Float[np.ndarray, "*resamples 10"]) -> Float[np.ndarray, "*resamples 4"]:
@@ -195,9 +204,8 @@ def _bleu_n(n: int, counts: np.ndarray) -> np.ndarray:
     return bleu(counts)[..., n - 1]
 
 
-def _scorer(module: str, name: str, **kwargs: int) -> Any:
-    scorer = getattr(_scorer_module(module), name)
-    return scorer(**kwargs)
+def _scorer(module: str, name: str) -> Any:
+    return getattr(_scorer_module(module), name)()
 
 
 def _scorer_module(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,10 @@ import numpy as np
 from flamingo.evaluation.metrics.ptb import tokenize
 from flamingo.utils.errors import UserError
 
-#: The longest n-grams, and the width of the penalty for another length.
-_LONGEST, _SIGMA = 4, 6.0
+#: The longest n-grams that are counted.
+LONGEST = 4
+#: The width of the penalty for another length.
+_SIGMA = 6.0
 
 Ngram = tuple[str, ...]
 
@@ -36,24 +38,24 @@ class CiderCorpus:
         for captions in references:
             ngrams: set[Ngram] = set()
             for caption in captions:
-                ngrams.update(_ngrams(caption))
+                ngrams.update(ngram_counts(caption))
             self._frequency.update(ngrams)
             self._num_images += 1
 
     def score(self, output: str, references: Sequence[str]) -> float:
         """Returns CIDEr-D of a tokenized output; 1.0 is 100 in the papers' tables."""
         vector = self._vector(output)
-        similarities = np.zeros(_LONGEST)
+        similarities = np.zeros(LONGEST)
         for reference in references:
             similarities += _similarities(vector, self._vector(reference))
         return 10.0 * (float(np.mean(similarities)) / len(references))
 
     def _vector(self, caption: str) -> _Vector:
         log_images = np.log(float(self._num_images))
-        weights: list[dict[Ngram, float]] = [{} for _ in range(_LONGEST)]
-        squares = [0.0] * _LONGEST
+        weights: list[dict[Ngram, float]] = [{} for _ in range(LONGEST)]
+        squares = [0.0] * LONGEST
         length = 0
-        for ngram, count in _ngrams(caption).items():
+        for ngram, count in ngram_counts(caption).items():
             n = len(ngram) - 1
             weight = count * (log_images - np.log(max(1.0, self._frequency[ngram])))
             weights[n][ngram] = weight
@@ -96,8 +98,8 @@ class CiderReward:
 def _similarities(output: _Vector, reference: _Vector) -> np.ndarray:
     """Returns the clipped cosine similarity for each length of n-grams, lowered where the captions differ in length."""
     penalty = np.e ** (-((output.length - reference.length) ** 2) / (2 * _SIGMA**2))
-    similarities = np.zeros(_LONGEST)
-    for n in range(_LONGEST):
+    similarities = np.zeros(LONGEST)
+    for n in range(LONGEST):
         total = 0.0
         for ngram, weight in output.weights[n].items():
             in_reference = reference.weights[n].get(ngram, 0.0)
@@ -108,11 +110,11 @@ def _similarities(output: _Vector, reference: _Vector) -> np.ndarray:
     return similarities
 
 
-def _ngrams(caption: str) -> Mapping[Ngram, int]:
+def ngram_counts(caption: str) -> Counter[Ngram]:
     """Returns the counts of a tokenized caption's n-grams."""
     words = caption.split()
     counts: Counter[Ngram] = Counter()
-    for n in range(1, _LONGEST + 1):
+    for n in range(1, LONGEST + 1):
         for start in range(len(words) - n + 1):
             counts[tuple(words[start : start + n])] += 1
     return counts

@@ -182,7 +182,7 @@ def test_bleu_of_resampled_queries_is_bleu_of_those_queries():
 def test_an_unknown_metric_and_a_missing_package_are_named(monkeypatch):
     with pytest.raises(UserError, match=r"CIDEr, BLEU-1.*'BLEU-5'"):
         scored(("BLEU-5",), OUTPUTS, REFERENCES)
-    monkeypatch.setitem(sys.modules, "pycocoevalcap.bleu.bleu_scorer", None)
-    for ask in (lambda: scored(("BLEU-1",), OUTPUTS, REFERENCES), lambda: unavailable(["BLEU-1"])):
+    monkeypatch.setitem(sys.modules, "pycocoevalcap.rouge.rouge", None)
+    for ask in (lambda: scored(("ROUGE-L",), OUTPUTS, REFERENCES), lambda: unavailable(["ROUGE-L"])):
         with pytest.raises(UserError, match="pycocoevalcap"):
             ask()
