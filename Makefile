@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: help demo test test-all coverage stress lint pytest benchmark clean
+.PHONY: help demo test test-all coverage stress lint pytest benchmark gpu-check clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ stress: .venv/installed  ## kills, two processes at once, full disks, malformed 
 
 benchmark: .venv/installed .peers/installed  ## speed and memory beside peers: an hour or two on 2 cores that do nothing else
 	$(OFFLINE) $(BIN)/python -m experiments.benchmark
+
+gpu-check:  ## everything on one GPU, with PYTHON and its packages as they are: outputs/gpu/report.md, in 8 minutes
+	$(OFFLINE) $(PYTHON) -m experiments.gpu_check
 
 .peers/installed: experiments/benchmark/peers.txt
 	$(PYTHON) -m venv .peers

@@ -4,14 +4,11 @@ import json
 
 import pytest
 
-from flamingo.data.pretraining.texts import read_texts
 from flamingo.data.readers import READERS, Format, candidate
-from flamingo.data.readers.entries import Entry, check_entries
 from flamingo.data.recognition import recognise, recognised
-from flamingo.data.sources import open_source
 from flamingo.utils.errors import UserError
-from flamingo.utils.reading import lines, read_json
-from tests.data.shelf import photographs, shows, write
+from flamingo.utils.reading import read_json
+from tests.data.shelf import write
 
 KARPATHY = {"images": [{"filename": "a.png", "sentences": [{"raw": "A."}]}]}
 
@@ -19,23 +16,6 @@ KARPATHY = {"images": [{"filename": "a.png", "sentences": [{"raw": "A."}]}]}
 def is_bars(found):
     """Whether the first line has a bar."""
     return "|" in found.first_line
-
-
-def bars(location):
-    """Reads lines NAME|CAPTION."""
-    entries = []
-    for origin, line in lines(location.files[0]):
-        name, caption = line.split("|")
-        entries.append(Entry(origin, name, name, [caption]))
-    return check_entries(location, entries)
-
-
-BARS = Format(
-    "lines NAME|CAPTION",
-    "tests.data.test_recognition:bars",
-    files=("*.txt", "texts/*.txt"),
-    recognise="tests.data.test_recognition:is_bars",
-)
 
 
 @pytest.mark.parametrize(
@@ -60,23 +40,6 @@ def test_files_of_a_format_below_the_folder_are_found_too(monkeypatch, tmp_path)
     files = [write(tmp_path / "texts" / name, "a") for name in ("a.tsv", "b.tsv")]
     write(tmp_path / "c.tsv", "a")
     assert recognise(str(tmp_path), None) == ("new", files)
-
-
-def test_the_images_of_a_new_format_are_found_next_to_its_folder(monkeypatch, tmp_path):
-    photographs(tmp_path / "pictures", "a.png")
-    write(tmp_path / "texts" / "captions.txt", "a.png|A.\n")
-    monkeypatch.setitem(READERS, "new", BARS)
-    for root in (tmp_path, tmp_path / "texts", tmp_path / "texts" / "captions.txt"):
-        [record] = open_source(str(root))
-        assert record.captions == ("A.",)
-        assert shows(record, "a.png")
-
-
-def test_texts_of_a_new_format_are_captions_to_pretrain_on(monkeypatch, tmp_path):
-    file = write(tmp_path / "captions.txt", "a.png|A.\n")
-    assert read_texts(str(file)) == (["a.png|A."], {})
-    monkeypatch.setitem(READERS, "new", BARS)
-    assert read_texts(str(file)) == ([("A.",)], {})
 
 
 def test_names_decide_before_contents(tmp_path):

@@ -36,8 +36,8 @@ def read_texts(name: str) -> tuple[list[TextItem], dict[str, str]]:
     """Returns the texts of a file, or the captions of each image of a source; and reasons for items that are left out.
 
     A row of a ``.jsonl`` file has a ``text``, ``captions`` or a ``caption``. A line of a ``.txt`` file is a document,
-    unless a reader recognises the file, such as Flickr's captions. Both may be compressed (``.gz``). Every other name
-    is read as ``data.root``, without the images. Empty items and items with an end-of-text token are left out.
+    unless the file is one of Flickr's caption files. Both may be compressed (``.gz``). Every other name is read as
+    ``data.root``, without the images. Empty items and items with an end-of-text token are left out.
 
     Raises:
         UserError: For a file that cannot be read, for a row without a text, by its line, and if nothing is left.
@@ -48,7 +48,7 @@ def read_texts(name: str) -> tuple[list[TextItem], dict[str, str]]:
     items: Sequence[tuple[str, TextItem]]
     if file_name.endswith(".jsonl"):
         items, skipped = _read_rows(path)
-    elif file_name.endswith(".txt") and recognised(path) is None:
+    elif file_name.endswith(".txt") and recognised(path) != "flickr":
         items = list(lines(path))
     else:
         source = open_source(name, captions_only=True)

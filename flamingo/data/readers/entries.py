@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flamingo.data.document import Image
-from flamingo.data.readers import READERS, Location
+from flamingo.data.readers import Location
 from flamingo.data.readers.listings import Listings
 from flamingo.data.record import Record, RecordList, by_reason, captions_of, check_id, split_named
 from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
+#: Folders of captions, as they are distributed, that lie next to the folders of their images.
+_NEXT_TO_IMAGES = ("annotations", "Flickr8k_text")
 #: How errors name the types of fields.
 _TYPE_NAMES = {str: "a text", list: "a list"}
 
@@ -101,7 +103,7 @@ def _split(entry: Entry) -> str | None:
 def _folder_around(file: Path, name: str, listings: Listings) -> Path:
     """Returns the file's folder, or the folder in it, that has the image; for some folders also one next to it."""
     parents = [file.parent]
-    if file.parent.name in _folders_of_captions():
+    if file.parent.name in _NEXT_TO_IMAGES:
         parents.append(file.parent.parent)
     folders = list(parents)
     for parent in parents:
@@ -116,19 +118,6 @@ def _folder_around(file: Path, name: str, listings: Listings) -> Path:
     names = ", ".join(sorted(map(str, holders.values())))
     places = f"is in {names}" if holders else "no folder around it has"
     raise UserError(f"{file} begins with the image {name!r}, which {places}; say which folder has the images")
-
-
-def _folders_of_captions() -> set[str]:
-    """Returns the names of the folders of captions in READERS, next to which lie the folders of their images."""
-    folders: set[str] = set()
-    for format in READERS.values():
-        if format.has_images:
-            continue
-        for pattern in format.files:
-            folder, slash, _ = pattern.rpartition("/")
-            if slash:
-                folders.add(folder)
-    return folders
 
 
 def field_of(record: Any, name: str, kind: Any, origin: str | Path) -> Any:

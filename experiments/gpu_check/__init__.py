@@ -1,0 +1,1 @@
+"""Checks on one GPU that everything runs there, and measures how fast: ``make gpu-check``."""

@@ -1,0 +1,66 @@
+"""The parts of the check in the order of their start, each with its time limit, and what a part is given."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+#: JSON values by name.
+JSON = dict[str, Any]
+#: Folders in OUTPUT: recorded values, printed output, runs of the commands. A check removes those of an earlier one.
+FOLDERS = (RECORDED, LOGS, RUNS) = ("parts", "logs", "runs")
+#: Records the values of a part and its section of the report, in Markdown. A later call replaces an earlier one.
+Save = Callable[[JSON, str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all parts are given."""
+
+    #: The folder of the report.
+    output: Path
+    #: The device of all parts; None: the best that there is.
+    device: str | None
+    #: Whether sizes are tiny, so that all parts run on a CPU within a minute.
+    small: bool
+
+    def run_folder(self, name: str) -> Path:
+        """Returns the folder of a run of a command."""
+        return self.output / RUNS / name
+
+
+class SkippedError(Exception):
+    """Ends a part that cannot run here, with the reason."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the check. It runs in a process of its own."""
+
+    name: str
+    #: "module:function" of a function of :class:`Settings` and :data:`Save`.
+    location: str
+    #: Seconds after which it is ended.
+    limit: int
+    #: Whether it measures speed, and so runs alone; others that stand together run at once.
+    measures: bool
+
+
+_HERE = "experiments.gpu_check"
+
+#: In the order in which they are started.
+PARTS = (
+    Part("machine", f"{_HERE}.machine:measure", 40, measures=True),
+    Part("training_step", f"{_HERE}.training_step:measure", 90, measures=True),
+    Part("few_shot", f"{_HERE}.few_shot_speed:measure", 90, measures=True),
+    Part("profile", f"{_HERE}.step_profile:measure", 60, measures=True),
+    Part("cuda_tests", f"{_HERE}.cuda_tests:run", 180, measures=False),
+    Part("demo", f"{_HERE}.demo:run", 180, measures=False),
+    Part("captioning", f"{_HERE}.photograph_runs:captioning", 120, measures=False),
+    Part("reward", f"{_HERE}.photograph_runs:reward", 120, measures=False),
+    Part("pretrain_vision", f"{_HERE}.short_pretraining:vision", 120, measures=False),
+    Part("pretrain_language", f"{_HERE}.short_pretraining:language", 120, measures=False),
+    Part("open_flamingo", f"{_HERE}.open_flamingo_step:measure", 90, measures=True),
+)
+#: Seconds of all parts together.
+TOTAL = 8 * 60

@@ -1,0 +1,145 @@
+"""Part: few-shot captioning with Flamingo-3B: queries a second and memory, beside the arithmetic of a naive way."""
+
+import random
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from experiments.flops import Queries, naive_query, peak_tflops, shared_query
+from experiments.gpu_check.big_model import FLAMINGO_3B, TINY, build_model, build_processor
+from experiments.gpu_check.check_parts import JSON, Save, Settings
+from experiments.gpu_check.check_report import table
+from experiments.gpu_check.drawn_photographs import draw_photographs
+from experiments.gpu_check.marks import forget_peak_memory, peak_memory, synchronize
+from experiments.shapes import Shape
+from flamingo.data.document import Document, Image, Text
+from flamingo.inference.flamingo_engine import FlamingoEngine
+from flamingo.utils.devices import use_device
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The sizes of an evaluation."""
+
+    shape: Shape
+    shots: tuple[int, ...]
+    #: Images that demonstrations are drawn from.
+    support: int
+    queries: int
+    #: Words of a demonstration.
+    words: int
+    new_tokens: int
+    beams: int
+    batch_size: int
+    picture_size: int
+
+
+FULL = Evaluation(
+    FLAMINGO_3B, (8, 32), support=64, queries=32, words=22, new_tokens=20, beams=3, batch_size=16, picture_size=320
+)
+SMALL = Evaluation(TINY, (1, 3), support=4, queries=3, words=4, new_tokens=3, beams=2, batch_size=2, picture_size=32)
+
+
+def measure(settings: Settings, save: Save) -> None:
+    """Captions all queries for each number of shots, from image files to texts, with a new engine."""
+    evaluation = SMALL if settings.small else FULL
+    device = use_device(settings.device)
+    processor = build_processor(evaluation.shape)
+    model = build_model(evaluation.shape, processor, device, torch.bfloat16)
+    # As `dtype=bfloat16` of an evaluation: without autocast products of fp32 weights run on slower units.
+    model.to(torch.bfloat16).eval()
+    measured: list[JSON] = []
+    with tempfile.TemporaryDirectory() as folder:
+        number = evaluation.support + evaluation.queries
+        images = draw_photographs(Path(folder) / "pictures", number, evaluation.picture_size, seed=0)
+        # The first call loads kernels.
+        warm_up = FlamingoEngine(model, processor, evaluation.batch_size)
+        warm_up.generate(_prompts(evaluation, images, evaluation.shots[0])[:2], 2, evaluation.beams)
+        for shots in evaluation.shots:
+            prompts = _prompts(evaluation, images, shots)
+            engine = FlamingoEngine(model, processor, evaluation.batch_size)
+            synchronize(device)
+            forget_peak_memory(device)
+            begin = time.perf_counter()
+            engine.generate(prompts, evaluation.new_tokens, evaluation.beams)
+            synchronize(device)
+            seconds = (time.perf_counter() - begin) / evaluation.queries
+            tokens = len(processor.encode(prompts[0], prompt=True, pixels=False).input_ids)
+            measured.append(_values(evaluation, shots, tokens, seconds, device))
+            save({"settings": measured}, _text(evaluation, measured))
+
+
+def _prompts(evaluation: Evaluation, images: list[Path], shots: int) -> list[Document]:
+    """Returns a prompt for each query, whose demonstrations are drawn from the support."""
+    support, queries = images[: evaluation.support], images[evaluation.support :]
+    prompts = []
+    for number, query in enumerate(queries):
+        rng = random.Random(number)
+        parts: list[Image | Text] = []
+        for image in rng.sample(support, shots):
+            words = rng.choices(evaluation.shape.words, k=evaluation.words)
+            parts.append(Image(image))
+            parts.append(Text(" ".join(f"w{word}" for word in words)))
+        parts.append(Image(query))
+        parts.append(Text(f"w{evaluation.shape.words[0]}"))
+        prompts.append(Document(parts))
+    return prompts
+
+
+def _values(evaluation: Evaluation, shots: int, tokens: int, seconds: float, device: torch.device) -> JSON:
+    queries = Queries(shots, tokens, evaluation.new_tokens, evaluation.beams)
+    naive = naive_query(evaluation.shape, queries) / 1e12
+    shared = shared_query(evaluation.shape, queries) / 1e12
+    peak = peak_tflops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    return {
+        "shots": shots,
+        "prompt_tokens": tokens,
+        "queries_per_second": 1 / seconds,
+        "peak_memory_gb": peak_memory(device),
+        "naive_tflop": naive,
+        "shared_tflop": shared,
+        "tflops": shared / seconds,
+        "peak_share": None if peak is None else shared / seconds / peak,
+        "naive_queries_per_second_at_400_tflops": 400 / naive,
+    }
+
+
+def _text(evaluation: Evaluation, measured: list[JSON]) -> str:
+    rows = []
+    for values in measured:
+        memory = values["peak_memory_gb"]
+        share = values["peak_share"]
+        rows.append(
+            (
+                values["shots"],
+                values["prompt_tokens"],
+                f"{values['queries_per_second']:.3g}",
+                "-" if memory is None else f"{memory:.1f}",
+                f"{values['shared_tflop']:.3g}",
+                f"{values['tflops']:.3g}" + ("" if share is None else f" ({share:.1%})"),
+                f"{values['naive_tflop']:.3g}",
+                f"{values['naive_queries_per_second_at_400_tflops']:.3g}",
+            )
+        )
+    header = (
+        "shots",
+        "prompt tokens",
+        "queries/s",
+        "peak memory, GB",
+        "TFLOP a query",
+        "TFLOP/s (of the peak)",
+        "naive: TFLOP a query",
+        "naive: queries/s at 400 TFLOP/s",
+    )
+    return (
+        f"{evaluation.queries} queries from image files to texts, {evaluation.beams} beams, "
+        f"{evaluation.new_tokens} new tokens, {evaluation.batch_size} prompts at once, {evaluation.support} images to "
+        "draw demonstrations from, all in bf16.\n\n"
+        + table(header, rows)
+        + "\nTFLOP a query: the image of the query is encoded, the prompt runs once. Naive is an estimate, not a "
+        "measurement: each beam encodes all images and runs the prompt, and each pass computes the keys and values of "
+        "all images.\n"
+    )

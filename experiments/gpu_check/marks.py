@@ -1,0 +1,99 @@
+"""Marks in the work of a device: the time between them, its waits for the host, and its memory."""
+
+import time
+import traceback
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_ROOT = Path(__file__).parent.parent.parent
+
+
+class Marks:
+    """Names, each with the time at which the device reaches the work that follows it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._marks: list[tuple[str, Any]] = []
+
+    def add(self, name: str) -> None:
+        """Marks the beginning of work that is called ``name``; no host waits."""
+        if self._device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._marks.append((name, event))
+        else:
+            self._marks.append((name, time.perf_counter()))
+
+    def seconds(self) -> list[tuple[str, float]]:
+        """Returns each name with the seconds up to the next mark, after a wait for the device."""
+        synchronize(self._device)
+        intervals = []
+        for (name, begin), (_, end) in zip(self._marks, self._marks[1:], strict=False):
+            seconds = begin.elapsed_time(end) / 1e3 if self._device.type == "cuda" else end - begin
+            intervals.append((name, seconds))
+        return intervals
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits until a CUDA device has done all of its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def forget_peak_memory(device: torch.device) -> None:
+    """Begins a new measurement of :func:`peak_memory`."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: torch.device) -> float | None:
+    """Returns the largest memory of all tensors in GB (1e9 bytes); None where there is no CUDA device."""
+    return torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
+
+
+class Synchronisations:
+    """Where the host has waited for a CUDA device, as ``torch.cuda.set_sync_debug_mode`` tells, and how often."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        #: By the innermost line of this project, and the line of a library that it called.
+        self.places: Counter[str] = Counter()
+        self._caught = warnings.catch_warnings()
+
+    def start(self) -> None:
+        """Begins to count; does nothing where there is no CUDA device."""
+        if self._device.type == "cuda":
+            self._caught.__enter__()
+            warnings.simplefilter("always")
+            warnings.showwarning = self._record  # type: ignore[assignment]  # takes any arguments
+            torch.cuda.set_sync_debug_mode("warn")
+
+    def stop(self) -> None:
+        """Ends what :meth:`start` has begun."""
+        if self._device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
+            self._caught.__exit__(None, None, None)
+
+    def _record(self, message: Any, *others: Any) -> None:
+        if "synchroniz" in str(message):
+            self.places[_place(traceback.extract_stack()[:-1])] += 1
+
+
+def _place(stack: list[traceback.FrameSummary]) -> str:
+    """Returns the innermost frame of this project and, where it is another one, the innermost frame at all."""
+    innermost = _location(stack[-1])
+    for frame in reversed(stack):
+        if Path(frame.filename).is_relative_to(_ROOT) and "site-packages" not in frame.filename:
+            own = _location(frame)
+            return own if own == innermost else f"{own} -> {innermost}"
+    return innermost
+
+
+def _location(frame: traceback.FrameSummary) -> str:
+    path = Path(frame.filename)
+    name = path.relative_to(_ROOT) if path.is_relative_to(_ROOT) else Path(*path.parts[-3:])
+    return f"{name}:{frame.lineno} {frame.name}"

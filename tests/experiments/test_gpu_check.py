@@ -1,0 +1,263 @@
+"""The GPU check runs small on a CPU, without the packages that a GPU machine may lack, and leaves a report when cut."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.flops import peak_tflops
+from experiments.gpu_check import demo
+from experiments.gpu_check.check_parts import PARTS, TOTAL, Part, Settings
+from experiments.gpu_check.check_report import has_failed, write_report
+from experiments.gpu_check.marks import Marks, Synchronisations
+from experiments.gpu_check.measured_training import fitting_rows
+from experiments.gpu_check.running import Result, Runner
+from experiments.gpu_check.step_profile import Work, kind_of, summary
+from experiments.gpu_check.training_step import FULL, SMALL, measure
+from experiments.schema import as_recorded
+from tests.helpers.configs import composed
+
+ROOT = Path(__file__).parent.parent.parent
+#: What a GPU machine may lack: experiments/gpu_check runs without these.
+MISSING = ("hydra", "omegaconf", "wandb", "datasets", "grain", "pycocoevalcap", "torchdata", "beartype")
+#: What a command of the check takes from the configs of the commands, and where it lies.
+HOW_IT_IS_RUN = ("output", "run", "device", "wandb")
+
+
+def check(*arguments, **kwargs):
+    """Runs the check's command in small on the CPU."""
+    command = [sys.executable, "-m", "experiments.gpu_check", "--small", "--device", "cpu", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **kwargs)
+
+
+def without(values, keys):
+    return {key: value for key, value in values.items() if key not in keys}
+
+
+# ------------------------------------------------------------------------------------- configs
+
+
+def test_the_demo_is_the_one_that_hydra_composes(tmp_path):
+    training = as_recorded(demo.training_config(tmp_path))
+    assert without(training, HOW_IT_IS_RUN) == without(as_recorded(composed("train", "experiment=demo")), HOW_IT_IS_RUN)
+    evaluation = as_recorded(demo.evaluation_config(tmp_path))
+    assert without(evaluation, HOW_IT_IS_RUN) == without(as_recorded(composed("evaluate")), HOW_IT_IS_RUN)
+
+
+def test_an_update_holds_16k_tokens_and_the_check_at_most_8_minutes():
+    assert FULL.size.rows * FULL.size.tokens == 2**14 and FULL.size.images == 3
+    assert TOTAL <= 480 and all(part.limit < TOTAL for part in PARTS)
+
+
+# ------------------------------------------------------------------------------------- the runs
+
+
+def test_a_part_runs_without_the_packages_that_a_gpu_machine_may_lack(tmp_path):
+    program = (
+        f"import sys; sys.modules |= dict.fromkeys({MISSING!r});"
+        "from importlib import import_module;"
+        "from pathlib import Path;"
+        "from experiments.gpu_check.check_parts import PARTS, Settings;"
+        "modules = {part.name: import_module(part.location.partition(':')[0]) for part in PARTS};"
+        f"settings = Settings(Path({str(tmp_path)!r}), 'cpu', True);"
+        "modules['reward'].reward(settings, lambda values, text: print(len(values['losses'])))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout.splitlines()[-1:] == ["2"], run.stderr
+
+
+@pytest.mark.full
+def test_all_parts_run_small_on_a_cpu(tmp_path):
+    run = check("--output", tmp_path)
+    results = json.loads((tmp_path / "report.json").read_text())
+    assert [result["part"] for result in results] == [part.name for part in PARTS]
+    assert {result["status"] for result in results} == {"done"}, run.stdout
+    assert run.returncode == 0
+    page = (tmp_path / "report.md").read_text()
+    for result in results:
+        assert f"## {result['part']}" in page and result["values"]
+
+
+def test_a_training_step_is_measured(tmp_path):
+    saved = []
+    measure(Settings(tmp_path, "cpu", small=True), lambda values, text: saved.append((values, text)))
+    [(values, text)] = saved
+    assert values["seconds"] == pytest.approx(sum(values["seconds_of_parts"].values()), rel=0.5)
+    tokens = SMALL.size.rows * SMALL.size.tokens
+    assert values["tokens_per_second"] == pytest.approx(tokens / values["seconds"])
+    assert values["tflops"] == pytest.approx(values["tflop"] / values["seconds"])
+    assert {"vision encoder", "connector", "optimizer", "loss, backward, clipping"} <= values["seconds_of_parts"].keys()
+    assert values["mfu"] is None and values["batches"] == 1 and values["rows_that_do_not_fit"] == []
+    assert "MFU is the arithmetic over the time" in text
+    assert not list(tmp_path.rglob("state"))
+
+
+# ------------------------------------------------------------------------------------- the runner
+
+
+def fake(function, limit=60, measures=True, name=None):
+    return Part(name or function, f"tests.experiments.fake_parts:{function}", limit, measures)
+
+
+def run_parts(parts, output, total=300):
+    """Returns the results by the part's name, and what the report's files held at each call."""
+    reports = []
+
+    def report(results, changed):
+        write_report(results, output)
+        rows = json.loads((output / "report.json").read_text())
+        reports.append({row["part"]: row["status"] for row in rows})
+
+    runner = Runner(parts, Settings(output, "cpu", small=True), total, report)
+    runner.run()
+    return {result.part: result for result in runner.results}, reports
+
+
+def is_running(process_id):
+    """Whether a process is there, and is no zombie."""
+    try:
+        return Path(f"/proc/{process_id}/stat").read_text().split(")")[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_part_that_fails_hangs_or_crashes_does_not_end_the_others(tmp_path):
+    parts = [fake("skip"), fake("save_and_fail"), fake("hang", limit=6), fake("crash"), fake("finish", measures=False)]
+    results, _ = run_parts(parts, tmp_path)
+    statuses = {name: result.status for name, result in results.items()}
+    assert statuses == {
+        "skip": "skipped",
+        "save_and_fail": "failed",
+        "hang": "out of time",
+        "crash": "failed",
+        "finish": "done",
+    }
+    assert results["skip"].reason == "it is not there"
+    assert results["save_and_fail"].values == {"number": 1} and "no second half" in results["save_and_fail"].reason
+    assert "exit status -11" in results["crash"].reason
+    assert results["finish"].values == {"device": "cpu", "small": True}
+    assert not is_running(results["hang"].values["child"])
+    page = (tmp_path / "report.md").read_text()
+    for text in ("the first half", "no second half", "before it hangs", "all of it", "skipped: it is not there"):
+        assert text in page
+
+
+def test_a_report_is_there_at_any_time(tmp_path):
+    _, reports = run_parts([fake("finish"), fake("skip")], tmp_path)
+    assert reports == [
+        {"finish": "running", "skip": "waiting"},
+        {"finish": "done", "skip": "waiting"},
+        {"finish": "done", "skip": "running"},
+        {"finish": "done", "skip": "skipped"},
+    ]
+
+
+def test_no_part_is_started_when_the_time_of_all_is_over(tmp_path):
+    results, _ = run_parts([fake("hang"), fake("finish")], tmp_path, total=6)
+    assert results["hang"].status == "out of time" and 4 < results["hang"].seconds < 60
+    assert results["finish"].status == "not started"
+
+
+def test_parts_that_do_not_measure_run_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    parts = [fake("finish", name=name, measures=False) for name in ("first", "second", "third")]
+    _, reports = run_parts(parts, tmp_path)
+    running = [list(report.values()).count("running") for report in reports]
+    assert max(running) == 2 and reports[-1] == dict.fromkeys(("first", "second", "third"), "done")
+
+
+def test_ctrl_c_ends_what_runs(tmp_path):
+    def interrupt(results, changed):
+        if changed.status == "running":
+            raise KeyboardInterrupt
+
+    runner = Runner([fake("hang"), fake("finish")], Settings(tmp_path, "cpu", small=True), 300, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run()
+    assert not (tmp_path / "parts").exists()
+
+
+def test_the_exit_status_says_whether_a_part_failed(tmp_path):
+    assert check("--output", tmp_path, "--only", "machine", "--seconds", "120").returncode == 0
+    assert has_failed([Result("a", "done"), Result("b", "out of time")])
+    assert not has_failed([Result("a", "done"), Result("b", "skipped"), Result("c", "not started")])
+
+
+# ------------------------------------------------------------------------------------- measuring
+
+
+def test_an_update_that_does_not_fit_is_made_of_several_batches():
+    tried = []
+
+    def run(rows, batches):
+        tried.append((rows, batches))
+        if rows > 16:
+            raise torch.OutOfMemoryError
+
+    assert fitting_rows(64, run) == [64, 32]
+    assert tried == [(64, 1), (32, 2), (16, 4)]
+    with pytest.raises(torch.OutOfMemoryError):
+        fitting_rows(8, lambda rows, batches: run(64, 1))
+
+
+def test_marks_tell_the_time_up_to_the_next_one(monkeypatch):
+    times = iter([1.0, 1.5, 4.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(times))
+    marks = Marks(torch.device("cpu"))
+    for name in ("first", "second", "end"):
+        marks.add(name)
+    assert marks.seconds() == [("first", 0.5), ("second", 2.5)]
+
+
+def test_waits_are_counted_by_the_line_of_this_project_that_waits():
+    waits = Synchronisations(torch.device("cpu"))
+    for _ in range(2):
+        waits._record("called a synchronizing CUDA operation (Triggered internally at ...)", UserWarning, "file", 1)
+    waits._record("something else", UserWarning, "file", 1)
+    [(place, number)] = waits.places.items()
+    assert number == 2 and place.startswith("tests/experiments/test_gpu_check.py:")
+
+
+def test_a_profile_says_what_is_dear_and_how_long_the_device_is_idle():
+    """Two steps of 2 ms: in each 1 ms of products, overlapped by a copy, then a gap, then 0.2 ms of an addition."""
+    work = []
+    for begin in (0.0, 2000.0):
+        work += [Work("sm90_gemm", begin, begin + 1000), Work("Memcpy HtoD", begin + 500, begin + 1200)]
+        work.append(Work("vectorized_elementwise_kernel<add>", begin + 1800, begin + 2000))
+    values = summary(work, steps=2)
+    assert values["ms"] == 2.0 and values["busy_ms"] == pytest.approx(1.4)
+    assert values["idle_share"] == pytest.approx(0.3)
+    assert values["gaps_above_20_us"] == 1 and values["longest_gaps_ms"] == pytest.approx([0.6, 0.6])
+    assert [kernel["name"] for kernel in values["dearest"]] == [
+        "sm90_gemm",
+        "Memcpy HtoD",
+        "vectorized_elementwise_kernel<add>",
+    ]
+    assert values["dearest"][0] == {"name": "sm90_gemm", "ms": 1.0, "calls": 1.0}
+    assert values["ms_by_kind"] == pytest.approx({"products": 1.0, "copies and casts": 0.7, "pointwise": 0.2})
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("nvjet_hsh_256x128_64x4_1x2_h_bz_coopA_NNT", "products"),
+        ("void pytorch_flash::flash_fwd_kernel<...>", "attention"),
+        ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop", "attention"),
+        ("void at::native::multi_tensor_apply_kernel<FusedAdamMathFunctor>", "optimizer"),
+        ("void at::native::vectorized_layer_norm_kernel<float>", "norms and reductions"),
+        ("void at::native::index_elementwise_kernel<...>", "indexing and sorting"),
+    ],
+)
+def test_kinds_of_kernels(name, kind):
+    assert kind_of(name) == kind
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [("NVIDIA H100 80GB HBM3", 989.0), ("NVIDIA H200", 989.0), ("NVIDIA H100 PCIe", 756.0), ("NVIDIA GeForce", None)],
+)
+def test_peaks(name, peak):
+    assert peak_tflops(name) == peak
