@@ -29,7 +29,18 @@ def run(settings: Settings, save: Save) -> None:
     device = use_device(settings.device)
     report = settings.output / "cuda_tests.txt"
     tests = FEW_TESTS if settings.small else TESTS
-    command = [sys.executable, "-m", "pytest", "--device", device.type, "-q", "-rfE", "--tb=short", "--continue-on-collection-errors", *tests]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--device",
+        device.type,
+        "-q",
+        "-rfE",
+        "--tb=short",
+        "--continue-on-collection-errors",
+        *tests,
+    ]
     if not settings.small and find_spec("xdist") is not None:
         command += ["-n", str(_PROCESSES)]
     with report.open("w", encoding="utf-8") as stream:
