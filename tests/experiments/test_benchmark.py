@@ -15,7 +15,7 @@ from experiments.benchmark.utilisation import utilisation
 from experiments.benchmark.worker import Machine
 from experiments.flops import training_step
 from flamingo import FlamingoForConditionalGeneration
-from flamingo.model.fusion import cross_attention
+from flamingo.model.fusion import gated_block
 
 SMALL = Sizes(shots=[3], support=6, queries=5, text=8, vocabulary=500, train_images=3, train_tokens=12, image_size=32)
 
@@ -93,7 +93,7 @@ def test_a_batch_has_its_markers_where_its_images_begin():
 
 def test_the_arithmetic_of_a_step_is_what_torch_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        cross_attention, "checkpointed", lambda function, *tensors: function(*tensors)
+        gated_block, "checkpointed", lambda function, *tensors: function(*tensors)
     )  # twice is not needed
     # 32 tokens an image, so that blocks of cross-attention are full.
     small = Sizes(**{**vars(SMALL), "width": 64, "layers": 2, "heads": 2, "vision_width": 64, "vision_layers": 2})
