@@ -61,7 +61,7 @@ class Guard:
         not_finite = (~values.isfinite().all()).float()
         if self._accelerator.num_processes > 1:
             # A loss may be infinite in one process alone. NCCL does this on the devices: no host waits.
-            not_finite = self._accelerator.reduce(not_finite, reduction="max")
+            not_finite = self._accelerator.reduce(not_finite, reduction="sum").clamp(max=1)
         self.found = torch.maximum(self.found, not_finite)
         for buffer, before in zip(self._buffers, self._before, strict=True):
             buffer.copy_(torch.where(self.found > 0, before, buffer))
