@@ -7,10 +7,10 @@ from itertools import count
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch.utils.data import DataLoader, Dataset
 
 from flamingo.data.order import Endless
+from flamingo.utils.devices import pins_memory, processes
 from flamingo.utils.errors import UserError
 
 #: A forked worker ends when its parent, the training process, is killed. A worker of a fork server, the default of
@@ -93,15 +93,15 @@ def process_loader(
     items: Endless[Any], collate: Callable[[list[Any]], Any], batch_size: int, num_workers: int = 0
 ) -> Loader:
     """Returns the :class:`Loader` of this process, which shares the items with all processes of the training."""
-    processes = PartialState()
+    state = processes()
     return Loader(
         items,
         collate,
         batch_size,
         num_workers,
-        rank=processes.process_index,
-        num_ranks=processes.num_processes,
-        pin_memory=processes.device.type == "cuda",
+        rank=state.process_index,
+        num_ranks=state.num_processes,
+        pin_memory=pins_memory(state.device),
     )
 
 

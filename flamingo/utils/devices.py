@@ -99,6 +99,11 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+def pins_memory(device: torch.device) -> bool:
+    """Returns whether the host need not wait for copies to the device from pinned memory."""
+    return device.type == "cuda"
+
+
 def random_devices(module: nn.Module) -> list[int]:
     """Returns the indices of a module's CUDA devices, whose random states ``torch.random.fork_rng`` is to restore."""
     return sorted({tensor.device.index for tensor in module.parameters() if tensor.is_cuda})

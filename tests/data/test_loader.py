@@ -38,8 +38,8 @@ def test_batches_lie_in_pinned_memory_where_they_are_copied_to_cuda(monkeypatch,
         def __iter__(self):
             return iter([[0]])
 
-    processes = SimpleNamespace(process_index=0, num_processes=1, device=torch.device(device))
-    monkeypatch.setattr(loader_module, "PartialState", lambda: processes)
+    state = SimpleNamespace(process_index=0, num_processes=1, device=torch.device(device))
+    monkeypatch.setattr(loader_module, "processes", lambda: state)
     monkeypatch.setattr(loader_module, "DataLoader", Recorded)
     next(iter(process_loader(ITEMS, list, 3)))
     assert [one["pin_memory"] for one in settings] == [pins]

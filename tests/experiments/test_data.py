@@ -106,6 +106,23 @@ def test_a_run_resumed_with_another_number_of_workers_has_the_same_checkpoint(tm
     assert first.read_bytes() == second.read_bytes()
 
 
+def test_the_batches_of_a_training_are_checked_by_the_loader(shards, backbones, tmp_path, monkeypatch):
+    """So that the model need not read them back from its device."""
+    made = []
+
+    def keep(model, data_sets, *args, **kwargs):
+        made.extend(next(iter(data_set.batches)) for data_set in data_sets)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("experiments.train.train", keep)
+    with pytest.raises(KeyboardInterrupt):
+        run_training(training(shards, backbones, tmp_path), tmp_path / "run")
+    assert len(made) == 2
+    for batch in made:
+        documents, images = batch.tensors["image_features"].shape[:2]
+        assert 1 <= len(batch.tensors["image_places"]) <= documents * images
+
+
 def test_data_sets_of_one_run_differ_in_their_order(shards, backbones, tmp_path):
     same = (
         "data.documents.pairs.batch_size=7",
