@@ -142,7 +142,7 @@ def _connector_attention(attention: Attention, args: tuple, num_patches: int) ->
 
 @torch.no_grad()
 def _cross_attention(block: GatedCrossAttentionBlock, args: tuple, output: Tensor) -> Float[Tensor, "bn k t m r"]:
-    hidden, keys, _, image_index = args
+    hidden, keys, _, image_index, _ = args
     b, m, _, r, _ = keys.shape
     queries = block.attention.queries(block.norm(hidden.to(block.norm.weight.dtype)))
     visible = repeat(visible_images(image_index, m, block.attend), "(b n) t m -> b 1 (n t) (m r)", b=b, r=r)

@@ -7,6 +7,7 @@ the language model is the bare one.
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,11 +20,19 @@ from transformers import PreTrainedModel
 from flamingo.model.fusion import CrossAttentionConfig
 from flamingo.model.fusion.base import Fusion, VisualContext, VisualState
 from flamingo.model.fusion.gated_block import GatedCrossAttentionBlock, visible_images
+from flamingo.model.fusion.grouped import TokenGroups, group_tokens
 from flamingo.model.layers import repeated_layers
 from flamingo.utils.errors import UserError
 
 #: The value of opened gates.
 _OPEN = 0.5
+
+
+@dataclass(frozen=True)
+class _GroupedContext(VisualContext):
+    """The images of one forward pass, with the tokens in groups by image, once for all blocks."""
+
+    groups: TokenGroups | None
 
 
 class CrossAttentionFusion(Fusion):
@@ -36,7 +45,7 @@ class CrossAttentionFusion(Fusion):
         super().__init__()
         self.attend = config.attend
         self.sees_by_index = config.attend == "last"
-        self._context: VisualContext | None = None
+        self._context: _GroupedContext | None = None
         #: The layers whose hooks ran in the current forward pass.
         self._called: set[str] = set()
         self._name = type(language_model).__name__
@@ -66,7 +75,7 @@ class CrossAttentionFusion(Fusion):
         outer_called = self._called
         self._called = set()
         try:
-            with self._with_context(context):
+            with self._with_context(self._grouped(context)):
                 yield
             missing = [index for index in self.blocks if index not in self._called]
             if missing:
@@ -77,8 +86,16 @@ class CrossAttentionFusion(Fusion):
         finally:
             self._called = outer_called
 
+    def _grouped(self, context: VisualContext) -> _GroupedContext:
+        """Returns the context with the groups of its tokens, where the blocks attend in groups."""
+        b, m = context.state[0][0].shape[:2]
+        groups = None
+        if m > 1 and self.attend == "last":
+            groups = group_tokens(rearrange(context.image_index, "(b n) t -> b n t", b=b), m)
+        return _GroupedContext(context.state, context.image_index, groups)
+
     @contextmanager
-    def _with_context(self, context: VisualContext | None) -> Iterator[None]:
+    def _with_context(self, context: _GroupedContext | None) -> Iterator[None]:
         outer_context = self._context
         self._context = context
         try:
@@ -93,7 +110,7 @@ class CrossAttentionFusion(Fusion):
     def _checkpointed(self, checkpoint: Callable, layer: Callable, *args: Any) -> Any:
         return checkpoint(partial(self._run_in_context, self._context, layer), *args)
 
-    def _run_in_context(self, context: VisualContext | None, layer: Callable, *args: Any) -> Any:
+    def _run_in_context(self, context: _GroupedContext | None, layer: Callable, *args: Any) -> Any:
         with self._with_context(context):
             return layer(*args)
 
@@ -112,7 +129,7 @@ class CrossAttentionFusion(Fusion):
                 f"one vector for each token: {list(expected)}"
             )
         # Looked up at each call, so that a replaced or wrapped block is the one that acts.
-        hidden = self.blocks[index](hidden, keys, values, self._context.image_index)
+        hidden = self.blocks[index](hidden, keys, values, self._context.image_index, self._context.groups)
         if args:
             return (hidden, *args[1:]), kwargs
         return args, kwargs | {"hidden_states": hidden}

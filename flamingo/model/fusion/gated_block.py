@@ -14,7 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from flamingo.model.attention import Attention, FeedForward, attend, checkpointed
 from flamingo.model.fusion import CrossAttentionConfig
-from flamingo.model.fusion.grouped import grouped_attention
+from flamingo.model.fusion.grouped import TokenGroups, group_tokens, grouped_attention
 
 
 class GatedCrossAttentionBlock(GradientCheckpointingLayer):
@@ -65,19 +65,23 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
         keys: Float[Tensor, "b m k r e"],
         values: Float[Tensor, "b m k r e"],
         image_index: Int[Tensor, "bn t"],
+        groups: TokenGroups | None = None,
     ) -> Float[Tensor, "bn t d"]:
         """Returns the hidden states with what they take from the images.
 
-        ``hidden`` and ``image_index`` may hold n rows per document (beams), which share its images.
+        ``hidden`` and ``image_index`` may hold n rows per document (beams), which share its images. ``groups`` are
+        those of :func:`group_tokens`, the same for all blocks; None: they are computed here.
         """
         x = hidden.to(self.norm.weight.dtype)
-        attended = self._cross_attention(x, keys, values, image_index)
+        attended = self._cross_attention(x, keys, values, image_index, groups)
         x = x + _gated(self.attention_gate, self.dropout(attended))
         if self.feedforward is not None:
             x = x + _gated(self.feedforward_gate, self.dropout(self.feedforward(x)))
         return x.to(hidden.dtype)
 
-    def _cross_attention(self, x: Tensor, keys: Tensor, values: Tensor, image_index: Tensor) -> Tensor:
+    def _cross_attention(
+        self, x: Tensor, keys: Tensor, values: Tensor, image_index: Tensor, groups: TokenGroups | None
+    ) -> Tensor:
         b, m = keys.shape[:2]
         if m == 0:
             return torch.zeros_like(x)
@@ -85,7 +89,8 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
         index = rearrange(image_index, "(b n) t -> b n t", b=b)
         if m > 1 and self.grouped:
             # Recomputed in the backward pass: the keys and values of all groups are many times those of the images.
-            attended = checkpointed(grouped_attention, queries, keys, values, index)
+            slot, image_of_group = groups or group_tokens(index, m)
+            attended = checkpointed(grouped_attention, queries, keys, values, slot, image_of_group)
         else:
             attended = masked_attention(queries, keys, values, visible_images(index, m, self.attend))
         attended = self.attention.output(rearrange(attended, "b n t k e -> (b n) k t e"))

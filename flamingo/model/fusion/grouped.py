@@ -13,22 +13,30 @@ from flamingo.model.attention import attend
 #: Tokens per group: the fastest of 16 to 128, for 5 and for 33 images on a CPU.
 GROUP_SIZE = 32
 
+#: The slot of each token in groups of slots, and the image of each group.
+TokenGroups = tuple[Tensor, Tensor]
+
 
 def grouped_attention(
     queries: Float[Tensor, "b n t k e"],
     keys: Float[Tensor, "b m k r e"],
     values: Float[Tensor, "b m k r e"],
-    image_index: Int[Tensor, "b n t"],
+    slot: Int[Tensor, " tokens"],
+    image_of_group: Int[Tensor, " groups"],
 ) -> Float[Tensor, "b n t k e"]:
     """Returns the attention output of each token over the visual tokens of its image.
 
     The output of a token without an image (index -1) is arbitrary, but finite.
+
+    Args:
+        queries: Of the tokens.
+        keys: Of the images.
+        values: Of the images.
+        slot: Of :func:`group_tokens`.
+        image_of_group: Of :func:`group_tokens`.
     """
-    b, m, k = keys.shape[:3]
-    first_image = m * torch.arange(b, device=image_index.device)
-    image = torch.where(image_index >= 0, image_index + first_image[:, None, None], b * m).flatten()
-    size = min(GROUP_SIZE, image.numel())
-    slot, image_of_group = token_groups(image, b * m, size)
+    k = keys.shape[2]
+    size = _group_size(len(slot))
     flat_queries = rearrange(queries, "b n t k e -> (b n t) (k e)")
     slots = flat_queries.new_zeros(len(image_of_group) * size, flat_queries.shape[1])
     slots = slots.index_copy(0, slot, flat_queries)
@@ -36,7 +44,27 @@ def grouped_attention(
     group_keys = keys.flatten(0, 1)[image_of_group]
     group_values = values.flatten(0, 1)[image_of_group]
     attended = attend(group_queries, group_keys, group_values)
-    return rearrange(attended, "group k t e -> (group t) k e")[slot].view_as(queries)
+    # No slot occurs twice: the gradient of index_select needs no sorting, as that of indexing does.
+    return rearrange(attended, "group k t e -> (group t) k e").index_select(0, slot).view_as(queries)
+
+
+def group_tokens(
+    image_index: Int[Tensor, "b n t"], images: int
+) -> tuple[Int[Tensor, " tokens"], Int[Tensor, " groups"]]:
+    """Returns the slot of each token and the image of each group, of :func:`token_groups`, for all blocks.
+
+    Args:
+        image_index: The image of each token among those of its document, -1 for none.
+        images: Of each document.
+    """
+    b = len(image_index)
+    first_image = images * torch.arange(b, device=image_index.device)
+    image = torch.where(image_index >= 0, image_index + first_image[:, None, None], b * images).flatten()
+    return token_groups(image, b * images, _group_size(len(image)))
+
+
+def _group_size(tokens: int) -> int:
+    return min(GROUP_SIZE, tokens)
 
 
 def token_groups(image: Int[Tensor, " n"], images: int, size: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " groups"]]:

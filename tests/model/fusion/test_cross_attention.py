@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from flamingo.model.fusion import CrossAttentionConfig, gated_block, grouped
 from flamingo.model.fusion.gated_block import GatedCrossAttentionBlock, visible_images
-from flamingo.model.fusion.grouped import grouped_attention, token_groups
+from flamingo.model.fusion.grouped import group_tokens, grouped_attention, token_groups
 from tests.helpers.references import normed, randomize, rms_norm
 
 IMAGE_INDEX = torch.tensor([[-1, 0, 0, 2, 2], [1, 1, -1, 0, 2]])
@@ -110,6 +110,10 @@ def masked_down(queries, keys, values, index):
     return torch.einsum("bnktmr,bmkre->bntke", weights, values)
 
 
+def in_groups(queries, keys, values, index):
+    return grouped_attention(queries, keys, values, *group_tokens(index, keys.shape[1]))
+
+
 @pytest.mark.parametrize("rows", [1, 3])
 def test_attending_to_one_image_in_groups_equals_masking_all_others_in_values_and_gradients(rows):
     """Runs longer and shorter than a group, in any order, and an image that nobody sees."""
@@ -119,7 +123,7 @@ def test_attending_to_one_image_in_groups_equals_masking_all_others_in_values_an
     inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
     seen = (index >= 0)[..., None, None]
     outputs, gradients = [], []
-    for attend in (grouped_attention, masked_down):
+    for attend in (in_groups, masked_down):
         out = attend(*inputs, index) * seen
         outputs.append(out)
         gradients.append(torch.autograd.grad((out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum(), inputs))
@@ -160,9 +164,9 @@ def test_the_example_of_the_docstring():
 
 def test_the_masked_path_gives_what_the_grouped_one_gives():
     block, x, visual_tokens = make(), torch.randn(2, 5, 10), torch.randn(2, 3, 4, 12)
-    in_groups = block(x, *block.keys_values(visual_tokens), IMAGE_INDEX)
+    by_group = block(x, *block.keys_values(visual_tokens), IMAGE_INDEX)
     block.grouped = False
-    torch.testing.assert_close(block(x, *block.keys_values(visual_tokens), IMAGE_INDEX), in_groups)
+    torch.testing.assert_close(block(x, *block.keys_values(visual_tokens), IMAGE_INDEX), by_group)
 
 
 def test_reset_parameters_closes_the_gates_and_changes_nothing_else():

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from flamingo.model.fusion import cross_attention, gated_block
 from flamingo.model.fusion.base import VisualContext
 from flamingo.model.layers import repeated_layers
 from flamingo.utils.errors import UserError
@@ -134,3 +135,14 @@ def test_checkpointed_layers_count_as_called(gpt2):
     gpt2.train()
     gpt2.gradient_checkpointing_enable()
     gpt2(**tiny.inputs(), labels=tiny.inputs()["input_ids"]).loss.backward()
+
+
+def test_tokens_are_grouped_by_image_once_for_all_blocks(gpt2, monkeypatch):
+    """Also for the backward pass, which computes the attention in groups again."""
+    grouped = []
+    group_tokens = cross_attention.group_tokens
+    for module in (cross_attention, gated_block):
+        monkeypatch.setattr(module, "group_tokens", lambda *args: grouped.append(args) or group_tokens(*args))
+    inputs = tiny.inputs()
+    gpt2(**inputs, labels=inputs["input_ids"]).loss.backward()
+    assert len(grouped) == 1 and len(gpt2.fusion.blocks) > 1
