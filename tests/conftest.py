@@ -23,8 +23,23 @@ import torch
 
 from flamingo import FlamingoForConditionalGeneration
 from tests import tiny
+from tests.helpers import devices
 
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="of models and their inputs: cpu, cuda, mps, or pretend")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    devices.start(config.getoption("--device"))
+
+
+@pytest.fixture
+def device() -> torch.device:
+    """The device that ``--device`` names."""
+    return devices.DEVICE
 
 
 @pytest.fixture(autouse=True)

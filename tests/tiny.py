@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from flamingo import FlamingoForConditionalGeneration
+from tests.helpers import devices
 
 VOCABULARY = 300
 NEW_TOKEN_IDS = [VOCABULARY, VOCABULARY + 1]
@@ -170,6 +171,7 @@ def flamingo(
         str(folder / vision), str(folder / language), **parts
     ).eval()
     open_gates(model, gates)
+    model.place(devices.DEVICE)
     return model
 
 
@@ -186,9 +188,10 @@ def inputs(documents: int = 2) -> dict[str, torch.Tensor]:
     ids = torch.randint(2, VOCABULARY, image_index.shape, generator=generator)
     ids[:, [2, 6, 9]] = NEW_TOKEN_IDS[1]
     ids[:, [5, 8]] = NEW_TOKEN_IDS[0]
-    return {
+    batch = {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "image_index": image_index,
         "pixel_values": torch.randn(documents, 3, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator),
     }
+    return devices.moved(batch)
