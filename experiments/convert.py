@@ -17,6 +17,7 @@ from experiments.command import Job, command
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.interop import flamingo_mini, idefics, openflamingo
 from flamingo.model.composition import check_composition
+from flamingo.utils.devices import check_device, use_device
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 from flamingo.utils.io import atomic_file, atomic_folder
@@ -40,6 +41,11 @@ class ConvertConfig:
     vision: str | None = None
     #: A folder that does not exist yet.
     output: str
+    #: Where a converted model is checked: cpu, mps, cuda or cuda:NUMBER; null: CUDA, else MPS, else the CPU.
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        check_device("device", self.device)
 
 
 def run_conversion(config: ConvertConfig) -> None:
@@ -57,6 +63,7 @@ def run_conversion(config: ConvertConfig) -> None:
         return
     model, processor, notes = _convert(config, checkpoint)
     processor.limit_length(model.config.text_config)
+    model.place(use_device(config.device))
     check_composition(model)
     with atomic_folder(output) as folder:
         model.save_pretrained(folder, include_backbones=model.config.backbones is None)

@@ -16,7 +16,7 @@ from PIL import Image as PILImage
 from torch import Tensor
 from tqdm import tqdm
 
-from flamingo.data.document import Crop, Frame, Image
+from flamingo.data.document import Crop, Frame, Image, Readable
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.transforms.pictures import frame_bytes, open_image
 from flamingo.model.checkpoints import fingerprint
@@ -64,6 +64,7 @@ class FeatureStore:
         self.model = model
         self.processor = processor
         self.batch_size = batch_size
+        self._keys = ContentKeys()
         self.dtype = model.vision_model.dtype
         self._check_encoder()
         self._open()
@@ -71,7 +72,7 @@ class FeatureStore:
     # ------------------------------------------------------------------------------- reading
 
     def __contains__(self, image: Image) -> bool:
-        return all(content_key(frame) in self._rows for frame in image.frames)
+        return all(self._keys.of(frame) in self._rows for frame in image.frames)
 
     def __getitem__(self, image: Image) -> Float[Tensor, "f p v"]:
         """Returns the features of every frame. Raises UserError for a frame that was not added."""
@@ -99,7 +100,7 @@ class FeatureStore:
         """The row of each frame."""
         rows = []
         for frame in image.frames:
-            row = self._rows.get(content_key(frame))
+            row = self._rows.get(self._keys.of(frame))
             if row is None:
                 raise UserError(f"{self.folder} has no features of {frame}: it was not added, or has changed since")
             rows.append(row)
@@ -116,7 +117,7 @@ class FeatureStore:
         frames: dict[str, Frame] = {}
         for image in images:
             for frame in image.frames:
-                frames[content_key(frame)] = frame
+                frames[self._keys.of(frame)] = frame
         if frames.keys() <= self._rows.keys():
             return 0  # without the lock
         with owner(self.folder, wait=True):
@@ -277,17 +278,41 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def content_key(frame: Frame) -> str:
-    """Returns a digest of the content of a picture: the bytes of a file, the pixels of an opened picture."""
-    if isinstance(frame, Crop):
-        # "view" is an earlier name of a crop: another text would change the keys of all stores.
-        text = f"{content_key(frame.frame)} view {frame.number}"
-        return _sha256(text.encode())
-    if isinstance(frame, PILImage.Image):
-        picture = open_image(frame)
-        size = str(picture.size).encode()
-        return _sha256(size + picture.tobytes())
-    try:
-        return _sha256(frame_bytes(frame))
-    except (OSError, ValueError) as error:  # ValueError: a name or a row that holds no bytes
-        raise UserError(f"image {frame} cannot be read: {error}") from error
+class ContentKeys:
+    """Digests of pictures by their content: the bytes of a file, the pixels of an opened picture.
+
+    A file is read again where its size or the time of its last change differs from those at the last read. A change
+    that keeps both is not seen. A picture in a larger file, such as a shard, is read once per process.
+    """
+
+    def __init__(self) -> None:
+        #: By the name of a file, or of a place in one: its version at the last read, and the digest.
+        self._known: dict[str, tuple[tuple[int, ...], str]] = {}
+
+    def of(self, frame: Frame) -> str:
+        """Returns the digest of a frame. Raises UserError for a file that cannot be read."""
+        if isinstance(frame, Crop):
+            # "view" is an earlier name of a crop: another text would change the keys of all stores.
+            text = f"{self.of(frame.frame)} view {frame.number}"
+            return _sha256(text.encode())
+        if isinstance(frame, PILImage.Image):
+            picture = open_image(frame)
+            size = str(picture.size).encode()
+            return _sha256(size + picture.tobytes())
+        try:
+            version = _version(frame)
+            known = self._known.get(str(frame))
+            if known is None or known[0] != version:
+                known = (version, _sha256(frame_bytes(frame)))
+                self._known[str(frame)] = known
+        except (OSError, ValueError) as error:  # ValueError: a name or a row that holds no bytes
+            raise UserError(f"image {frame} cannot be read: {error}") from error
+        return known[1]
+
+
+def _version(frame: Readable | str) -> tuple[int, ...]:
+    """Returns the size and the time of the last change of a picture's own file; nothing for a place in a larger one."""
+    if not isinstance(frame, str | Path):
+        return ()
+    status = Path(frame).stat()
+    return (status.st_size, status.st_mtime_ns)

@@ -94,7 +94,7 @@ def device_title(device: torch.device) -> str:
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Returns the tensor on a device. A CUDA device gets it from pinned memory, and the host does not wait."""
-    if device.type != "cuda" or tensor.device.type != "cpu":
+    if not pins_memory(device) or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 

@@ -1,4 +1,4 @@
-"""The device that the tests of models run on: ``pytest --device cuda``, or ``pretend``, which needs no other hardware."""
+"""The device of the tests of models: ``pytest --device cuda``, or ``pretend``, which needs no other hardware."""
 
 import os
 

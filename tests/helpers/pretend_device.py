@@ -1,4 +1,4 @@
-"""A device that is none: tensors on it lie in the CPU's memory, and no operation mixes them with others, as on a GPU."""
+"""A pretended device: its tensors lie in the CPU's memory, and as on a GPU no operation mixes them with others."""
 
 from contextlib import nullcontext
 from typing import Any

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from PIL import Image as PILImage
 from flamingo import Document, FlamingoProcessor, Image, Text
 from flamingo.data.collate import collate
 from flamingo.data.transforms.pictures import open_image
-from flamingo.inference.features import FeatureStore, content_key
+from flamingo.inference import features
+from flamingo.inference.features import ContentKeys, FeatureStore
 from flamingo.utils.errors import UserError
 from flamingo.utils.lock import LOCK
 from tests import tiny
@@ -115,9 +117,35 @@ def test_a_changed_picture_is_not_taken_for_what_it_was(parts, paths, tmp_path):
 
 
 def test_opened_pictures_are_known_by_their_pixels():
-    assert content_key(picture(1)) == content_key(picture(1)) != content_key(picture(2))
+    key = ContentKeys().of
+    assert key(picture(1)) == key(picture(1)) != key(picture(2))
     flat = PILImage.new("RGB", (6, 4)), PILImage.new("RGB", (4, 6))
-    assert content_key(flat[0]) != content_key(flat[1])
+    assert key(flat[0]) != key(flat[1])
+
+
+def test_a_file_is_read_once_until_it_changes(parts, paths, tmp_path, monkeypatch):
+    """A step of a training looks up the features of many pictures, and of their crops."""
+    read = []
+    frame_bytes = features.frame_bytes
+    monkeypatch.setattr(features, "frame_bytes", lambda frame: read.append(Path(frame).name) or frame_bytes(frame))
+    store = FeatureStore(tmp_path / "features", *parts)
+    images = [Image(path).crop(number) for path in paths[:2] for number in (0, 1)]
+    store.add(images)
+    assert read == ["0.png", "1.png"]
+    for _ in range(2):
+        store.stacked(images), store.pooled(images)
+        assert images[0] in store and Image(str(paths[0])) in store
+    assert read == ["0.png", "1.png"]
+    earlier = paths[0].stat()
+    # Bytes behind the end of a PNG are not read as pixels, but the file is another one.
+    paths[0].write_bytes(paths[0].read_bytes()[:-1] + b"x")
+    os.utime(paths[0], ns=(earlier.st_atime_ns, earlier.st_mtime_ns + 1))
+    assert paths[0].stat().st_size == earlier.st_size
+    assert Image(paths[0]) not in store
+    assert read == ["0.png", "1.png", "0.png"]
+    paths[0].unlink()
+    with pytest.raises(UserError, match=r"0\.png cannot be read"):
+        store[Image(paths[0])]
 
 
 def test_features_are_computed_and_kept_in_the_dtype_of_the_encoder(parts, paths, tmp_path, backbones):

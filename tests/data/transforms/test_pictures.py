@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 
 from flamingo.data.document import Crop, Image
 from flamingo.data.transforms.pictures import open_image, shaped
-from flamingo.inference.features import content_key
+from flamingo.inference.features import ContentKeys
 from flamingo.utils.errors import UserError
 
 
@@ -226,7 +226,7 @@ def test_only_regular_files_are_opened(tmp_path):
     PILImage.new("RGB", (4, 3), "red").save(tmp_path / "real.png")
     (tmp_path / "good.jpg").symlink_to(tmp_path / "real.png")
     for frame in (tmp_path / "pipe.jpg", str(tmp_path / "link.jpg"), tmp_path / "folder.jpg", "/dev/zero"):
-        for read in (open_image, content_key):
+        for read in (open_image, ContentKeys().of):
             with pytest.raises(UserError, match=f"image {frame} "):
                 read(frame)
     assert open_image(tmp_path / "good.jpg").size == (4, 3)

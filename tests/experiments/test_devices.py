@@ -1,0 +1,130 @@
+"""Commands on a device: what moves there, and one sentence where its memory does not suffice."""
+
+import multiprocessing
+
+import pytest
+import torch
+
+from experiments import evaluate, pretrain_language, pretrain_vision, train, word_attention
+from experiments.build import build_model, load_model
+from experiments.evaluate import run_evaluation
+from experiments.train import run_training
+from flamingo.inference.features import FeatureStore
+from flamingo.inference.flamingo_engine import FlamingoEngine
+from flamingo.utils.devices import META
+from flamingo.utils.errors import UserError
+from tests.experiments.test_demo import SMALL
+from tests.experiments.test_identity import ONE, demo, in_process  # noqa: F401  # demo is a fixture
+from tests.experiments.test_photographs import training
+from tests.helpers.configs import composed
+
+
+def exhausted(*args, **kwargs):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+
+def test_a_training_names_the_batch_sizes_of_its_documents(tmp_path, monkeypatch):
+    monkeypatch.setattr("flamingo.training.loop.accumulate_gradients", exhausted)
+    with pytest.raises(UserError, match=r"data\.documents\.captions\.batch_size") as caught:
+        run_training(composed("train", *SMALL, f"output={tmp_path}"), tmp_path)
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+    assert "data.documents.captions.batch_size" in (tmp_path / "failure.txt").read_text()
+
+
+def test_a_pass_of_features_names_its_batch_size(shards, backbones, tmp_path, monkeypatch):
+    monkeypatch.setattr(FeatureStore, "_encode", exhausted)
+    with pytest.raises(UserError, match=r"features\.batch_size"):
+        run_training(training(shards, backbones, tmp_path), tmp_path)
+
+
+def test_an_evaluation_names_its_batch_size(demo, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(FlamingoEngine, "_continue", exhausted)
+    with pytest.raises(UserError, match=r"lower batch_size$"):
+        run_evaluation(composed("evaluate", f"run={demo}", f"output={tmp_path}", *ONE))
+
+
+@pytest.mark.parametrize("command", [pretrain_language, pretrain_vision], ids=["language", "vision"])
+def test_a_pretraining_names_its_batch_size(tmp_path, monkeypatch, command):
+    monkeypatch.setattr(command, "train", exhausted)
+    name = command.__name__.split(".")[-1]
+    small = ["documents=20"] if command is pretrain_language else []
+    config = composed(name, *small, "training.steps=2", "optimizer.warmup_steps=1", f"output={tmp_path}")
+    with pytest.raises(UserError, match=r"lower batch_size$"):
+        command.pretrain(config, tmp_path)
+
+
+def test_the_command_ends_with_the_sentence_and_status_2(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("flamingo.training.loop.accumulate_gradients", exhausted)
+    arguments = (train.main, *SMALL, f"output={tmp_path}")
+    process = multiprocessing.get_context("fork").Process(target=in_process, args=arguments)
+    process.start()
+    process.join()
+    assert process.exitcode == 2
+    said = capfd.readouterr().err
+    assert "error: the device has too little memory: lower data.documents.captions.batch_size" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("command", [train, evaluate, word_attention, pretrain_language, pretrain_vision])
+def test_each_command_takes_the_device_that_its_config_names(demo, tmp_path, monkeypatch, command):  # noqa: F811
+    class TakenError(Exception):
+        pass
+
+    def use_device(name):
+        assert name == "cuda:5"
+        raise TakenError
+
+    monkeypatch.setattr(command, "use_device", use_device)
+    name = command.__name__.split(".")[-1]
+    output = tmp_path / "run"
+    needed = {"evaluate": [f"run={demo}"], "word_attention": [f"run={demo}"]}.get(name, [f"output={output}"])
+    config = composed(name, *needed, "device=cuda:5")
+    with pytest.raises(TakenError):
+        if command is train:
+            run_training(config, output)
+        elif command is evaluate:
+            run_evaluation(config)
+        elif command is word_attention:
+            word_attention.run_word_attention(config)
+        else:
+            command.pretrain(config, output)
+    assert not output.exists()
+
+
+def test_the_evaluations_of_a_training_are_on_its_device_unless_they_name_another():
+    entry = {"kind": "synthetic_captions"}
+    assert evaluate.compose_evaluation(entry, "somewhere", "cuda:1").device == "cuda:1"
+    assert evaluate.compose_evaluation(entry | {"device": "cpu"}, "somewhere", "cuda:1").device == "cpu"
+
+
+@pytest.fixture
+def moves(monkeypatch):
+    """The devices that models are placed on."""
+    from flamingo import FlamingoForConditionalGeneration
+
+    placed = []
+    monkeypatch.setattr(FlamingoForConditionalGeneration, "place", lambda self, device: placed.append(device))
+    monkeypatch.setattr("experiments.build.processes", lambda: type("State", (), {"device": META}))
+    return placed
+
+
+def test_models_move_when_they_are_built_and_when_they_are_loaded(demo, moves):  # noqa: F811
+    """Before the composition is checked, and before any other work."""
+    build_model(composed("train", *SMALL).model)
+    load_model(demo / "checkpoint", "auto")
+    assert moves == [META, META]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_dtype_is_that_of_the_frozen_parts_alone(demo, dtype):  # noqa: F811
+    for model, _ in (build_model(composed("train", *SMALL).model, dtype), load_model(demo / "checkpoint", dtype)):
+        expected = getattr(torch, dtype)
+        assert {p.dtype for part in (model.vision_model, model.language_model) for p in part.parameters()} == {expected}
+        assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+
+
+def test_an_evaluation_loads_a_checkpoint_in_the_dtype_that_it_was_trained_with(tmp_path):
+    run_training(composed("train", *SMALL, f"output={tmp_path}", "dtype=bfloat16"), tmp_path)
+    for dtype, expected in {"auto": torch.bfloat16, "float32": torch.float32}.items():
+        model, _ = load_model(tmp_path / "checkpoint", dtype)
+        assert model.language_model.dtype == model.vision_model.dtype == expected
