@@ -17,6 +17,7 @@ from experiments.gpu_check.marks import forget_peak_memory, peak_memory, synchro
 from experiments.shapes import Shape
 from flamingo.data.document import Document, Image, Text
 from flamingo.inference.flamingo_engine import FlamingoEngine
+from flamingo.model import TRAINED_PARTS
 from flamingo.utils.devices import use_device
 
 
@@ -44,12 +45,14 @@ SMALL = Evaluation(TINY, (1, 3), support=4, queries=3, words=4, new_tokens=3, be
 
 
 def measure(settings: Settings, save: Save) -> None:
-    """Captions all queries for each number of shots, from image files to texts, with a new engine."""
+    """Captions all queries for each number of shots, from image files to texts, with a new engine.
+
+    First with all weights in bf16, then with the trained parts in fp32, as ``experiments.evaluate`` has them.
+    """
     evaluation = SMALL if settings.small else FULL
     device = use_device(settings.device)
     processor = build_processor(evaluation.shape)
     model = build_model(evaluation.shape, processor, device, torch.bfloat16)
-    # As `dtype=bfloat16` of an evaluation: without autocast products of fp32 weights run on slower units.
     model.to(torch.bfloat16).eval()
     measured: list[JSON] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -58,18 +61,23 @@ def measure(settings: Settings, save: Save) -> None:
         # The first call loads kernels.
         warm_up = FlamingoEngine(model, processor, evaluation.batch_size)
         warm_up.generate(_prompts(evaluation, images, evaluation.shots[0])[:2], 2, evaluation.beams)
-        for shots in evaluation.shots:
-            prompts = _prompts(evaluation, images, shots)
-            engine = FlamingoEngine(model, processor, evaluation.batch_size)
-            synchronize(device)
-            forget_peak_memory(device)
-            begin = time.perf_counter()
-            engine.generate(prompts, evaluation.new_tokens, evaluation.beams)
-            synchronize(device)
-            seconds = (time.perf_counter() - begin) / evaluation.queries
-            tokens = len(processor.encode(prompts[0], prompt=True, pixels=False).input_ids)
-            measured.append(_values(evaluation, shots, tokens, seconds, device))
-            save({"settings": measured}, _text(evaluation, measured))
+        for trained in (torch.bfloat16, torch.float32):
+            for part in TRAINED_PARTS:
+                getattr(model, part).to(trained)
+            for shots in evaluation.shots:
+                prompts = _prompts(evaluation, images, shots)
+                engine = FlamingoEngine(model, processor, evaluation.batch_size)
+                synchronize(device)
+                forget_peak_memory(device)
+                begin = time.perf_counter()
+                engine.generate(prompts, evaluation.new_tokens, evaluation.beams)
+                synchronize(device)
+                seconds = (time.perf_counter() - begin) / evaluation.queries
+                tokens = len(processor.encode(prompts[0], prompt=True, pixels=False).input_ids)
+                values = _values(evaluation, shots, tokens, seconds, device)
+                values["trained_parts"] = str(trained).removeprefix("torch.")
+                measured.append(values)
+                save({"settings": measured}, _text(evaluation, measured))
 
 
 def _prompts(evaluation: Evaluation, images: list[Path], shots: int) -> list[Document]:
@@ -114,6 +122,7 @@ def _text(evaluation: Evaluation, measured: list[JSON]) -> str:
         share = values["peak_share"]
         rows.append(
             (
+                values["trained_parts"],
                 values["shots"],
                 values["prompt_tokens"],
                 f"{values['queries_per_second']:.3g}",
@@ -125,6 +134,7 @@ def _text(evaluation: Evaluation, measured: list[JSON]) -> str:
             )
         )
     header = (
+        "trained parts",
         "shots",
         "prompt tokens",
         "queries/s",
@@ -137,7 +147,7 @@ def _text(evaluation: Evaluation, measured: list[JSON]) -> str:
     return (
         f"{evaluation.queries} queries from image files to texts, {evaluation.beams} beams, "
         f"{evaluation.new_tokens} new tokens, {evaluation.batch_size} prompts at once, {evaluation.support} images to "
-        "draw demonstrations from, all in bf16.\n\n"
+        "draw demonstrations from; frozen weights are in bf16.\n\n"
         + table(header, rows)
         + "\nTFLOP a query: the image of the query is encoded, the prompt runs once. Naive is an estimate, not a "
         "measurement: each beam encodes all images and runs the prompt, and each pass computes the keys and values of "

@@ -1,5 +1,6 @@
 """Runs steps of the training loop on one batch, with a mark where each part of a step begins."""
 
+import gc
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from flamingo.training import TrainingConfig
 from flamingo.training.loop import train
 from flamingo.training.optim import AdamWConfig
 from flamingo.training.step import DataSet
+from flamingo.utils.devices import pins_memory
 
 #: Names of the parts of a step. The first begins where the loop asks for the step's batches.
 BATCHES, ENCODER, CONNECTOR, KEYS_VALUES, LANGUAGE, BACKWARD, OPTIMIZER, REST = (
@@ -77,6 +79,8 @@ def run_steps(
     """
     config = TrainingConfig(steps=_NEVER, accumulate=accumulate, precision="bf16", log_every=_NEVER, save_every=_NEVER)
     optimizer = AdamWConfig(lr=1e-6)
+    if pins_memory(model.device):
+        batch = batch.pin_memory()
     data_set = DataSet("batch", _OneBatch(batch, accumulate, steps, on_step), prepare=processor.normalized)
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -138,5 +142,6 @@ def fitting_rows(rows: int, run: Callable[[int, int], None]) -> list[int]:
 
 def release_memory() -> None:
     """Gives memory that no tensor uses back to the device."""
+    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

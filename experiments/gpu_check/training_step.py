@@ -102,7 +102,8 @@ def _values(update: Update, marks: Marks, waits: Synchronisations, device: torch
         "tflops": tflop / seconds,
         "peak_tflops": peak,
         "mfu": None if peak is None else tflop / seconds / peak,
-        "synchronisations_per_step": sum(waits.places.values()) / update.watched,
+        # There is none to count on a CPU: a test counts what would be one.
+        "synchronisations_per_step": sum(waits.places.values()) / update.watched if device.type == "cuda" else None,
         "synchronisations_by_place": {place: number / update.watched for place, number in waits.places.items()},
     }
 
@@ -124,6 +125,7 @@ def describe(update: Update, measured: JSON) -> str:
     if measured["mfu"] is not None:
         mfu = f"{measured['mfu']:.1%} of {measured['peak_tflops']:g} TFLOP/s"
     memory = measured["peak_memory_gb"]
+    synchronisations = measured["synchronisations_per_step"]
     least, most = measured["fastest_and_slowest"]
     rows: list[tuple[object, ...]] = [
         ("seconds a step, median (least to most)", f"{measured['seconds']:.4f} ({least:.4f} to {most:.4f})"),
@@ -135,7 +137,7 @@ def describe(update: Update, measured: JSON) -> str:
         ("peak memory, GB", "-" if memory is None else f"{memory:.1f}"),
         ("batches of an update", measured["batches"]),
         ("rows of a batch that do not fit", measured["rows_that_do_not_fit"] or "-"),
-        ("synchronisations a step", f"{measured['synchronisations_per_step']:g}"),
+        ("synchronisations a step", "-" if synchronisations is None else f"{synchronisations:g}"),
     ]
     text = (
         f"An update of {size.rows} rows of {size.tokens} tokens and {size.images} images, "
