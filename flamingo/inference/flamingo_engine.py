@@ -19,7 +19,7 @@ from flamingo.model.beam_search import decode, search
 from flamingo.model.cache import PromptCache
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.utils.checks import whole
-from flamingo.utils.devices import to_device
+from flamingo.utils.devices import products_in, to_device
 
 
 @dataclass(frozen=True)
@@ -85,15 +85,17 @@ class FlamingoEngine:
         rows = [self._encode(prompt, max_length, blind) for prompt in prompts]
         # Longest prompts first: out-of-memory shows up in the first batch.
         order = sorted(range(len(rows)), key=lambda number: len(rows[number].input_ids), reverse=True)
-        prefix = self._shared_prefix(rows)
         texts: dict[int, str] = {}
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            batch_rows = [rows[number] for number in batch]
-            outputs = self._continue(batch_rows, prefix, max_new_tokens, num_beams)
-            texts.update(zip(batch, outputs, strict=True))
-            if on_progress is not None:
-                on_progress(len(batch))
+        # With frozen weights of 16 bits the trained ones, in fp32, are multiplied in 16 bits, too.
+        with products_in(self.model.language_model.dtype, self.model.device):
+            prefix = self._shared_prefix(rows)
+            for start in range(0, len(order), self.batch_size):
+                batch = order[start : start + self.batch_size]
+                batch_rows = [rows[number] for number in batch]
+                outputs = self._continue(batch_rows, prefix, max_new_tokens, num_beams)
+                texts.update(zip(batch, outputs, strict=True))
+                if on_progress is not None:
+                    on_progress(len(batch))
         return [texts[number] for number in range(len(prompts))]
 
     def _encode(self, prompt: Document, max_length: int, blind: bool) -> _Prompt:

@@ -7,6 +7,7 @@ from transformers import GenerationConfig
 
 from flamingo import Document, Image, Text
 from flamingo.evaluation.prompts import build_prompt
+from flamingo.inference import flamingo_engine
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.utils.errors import UserError
 from tests.evaluation.fake import example, model_and_processor
@@ -47,6 +48,21 @@ def test_outputs_do_not_depend_on_the_batch_or_on_the_cache_and_keep_their_order
         engine = FlamingoEngine(*parts, batch_size)
         assert engine.generate(prompts, NEW, beams) == expected
         assert engine.generate(prompts[::-1], NEW, beams) == expected[::-1]  # now all from the cache
+
+
+def test_all_that_the_model_computes_may_be_multiplied_in_16_bits(parts, prompts, monkeypatch):
+    """As on a GPU with frozen weights of 16 bits: the connector, prefixes that are shared, prompts, and new tokens."""
+    model, processor = parts
+    monkeypatch.setattr(flamingo_engine, "products_in", lambda dtype, device: torch.autocast("cpu", torch.bfloat16))
+    dtypes = []
+
+    def note(module, args, output):
+        dtypes.append(output.dtype)
+
+    connector, block = model.connector.layers[0], next(iter(model.fusion.blocks.values()))
+    with connector.attention.to_q.register_forward_hook(note), block.attention.to_q.register_forward_hook(note):
+        FlamingoEngine(model, processor, 2).generate([prompts[0], prompts[0]], NEW)
+    assert set(dtypes) == {torch.bfloat16} and len(dtypes) > NEW
 
 
 def test_each_picture_is_encoded_once_even_where_it_is_made_anew(parts, prompts, tmp_path, monkeypatch):

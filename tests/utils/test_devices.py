@@ -14,6 +14,7 @@ from flamingo.utils.devices import (
     device_title,
     exact_float32,
     processes,
+    products_in,
     random_devices,
     to_device,
     use_device,
@@ -171,3 +172,18 @@ def test_devices_have_names_for_people(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU number {device.index}")
     assert [device_title(torch.device(name)) for name in ("cpu", "mps", "cuda:3")] == ["CPU", "MPS", "GPU number 3"]
     assert random_devices(nn.Linear(2, 2)) == []
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "enabled"),
+    [("cuda:1", "bfloat16", True), ("mps", "float16", True), ("cuda", "float32", False), ("cpu", "bfloat16", False)],
+)
+def test_fp32_weights_are_multiplied_in_16_bits_on_a_gpu_alone(monkeypatch, device, dtype, enabled):
+    class Noted(torch.autocast):
+        def __init__(self, *args, **kwargs):
+            self.arguments = args, kwargs
+
+    monkeypatch.setattr(torch, "autocast", Noted)
+    dtype = getattr(torch, dtype)
+    device = torch.device(device)
+    assert products_in(dtype, device).arguments == ((device.type, dtype), {"enabled": enabled})
