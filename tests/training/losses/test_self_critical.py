@@ -8,8 +8,11 @@ from transformers import GenerationConfig
 
 from flamingo import Document, Image, Text
 from flamingo.data.encode import EncodedGroup, make_batch
+from flamingo.training import TrainingConfig
+from flamingo.training.loop import train
 from flamingo.training.losses import SelfCriticalConfig
 from flamingo.training.losses.self_critical import SelfCritical
+from flamingo.training.optim import AdamWConfig
 from flamingo.training.step import DataSet, accumulate_gradients, next_update
 from flamingo.utils.errors import UserError
 from tests.evaluation.fake import model_and_processor
@@ -172,6 +175,38 @@ def test_training_raises_the_reward_and_leaves_the_mode(parts):
         optimizer.zero_grad()
     assert model.training and not model.vision_model.training
     assert losses[-1] < losses[0] - 0.5
+
+
+def test_a_reward_that_is_not_finite_changes_nothing_and_ends_the_run(parts, tmp_path):
+    """Of step 2, found after step 4; captions are generated in all four."""
+    model, processor = parts
+    model.train_parts(["fusion"])
+    rewarded, weights = [], []
+
+    def reward(outputs, references):
+        weights.append([p.detach().clone() for p in model.parameters() if p.requires_grad])
+        rewarded.append(outputs)
+        return [float("nan")] * len(outputs) if len(rewarded) == 2 else length(outputs, references)
+
+    objective = SelfCritical(SelfCriticalConfig(num_captions=CAPTIONS, max_new_tokens=NEW), processor, lambda: reward)
+    data = DataSet("pairs", Listed(batch(processor, [["red"], ["blue"]])), loss=objective)
+    with pytest.raises(UserError, match=r"the loss of step 2 is not finite.*pairs: red, blue"):
+        train(model, [data], AdamWConfig(lr=1e-2), TrainingConfig(steps=4), tmp_path)
+    assert len(rewarded) == 4
+    before, *after = weights[1:]
+    assert any(not torch.equal(a, b) for a, b in zip(weights[0], before, strict=True))
+    after.append([p for p in model.parameters() if p.requires_grad])
+    for later in after:
+        assert all(torch.equal(a, b) for a, b in zip(before, later, strict=True))
+
+
+def test_a_document_whose_last_text_is_not_learnt_is_refused(parts):
+    model, processor = parts
+    unlearnt = document(["red"], 0).parts[:-1]
+    groups = [EncodedGroup([processor.encode(Document(unlearnt))] * 2, "red")]
+    objective = SelfCritical(SelfCriticalConfig(num_captions=CAPTIONS, max_new_tokens=NEW), processor, lambda: length)
+    with pytest.raises(UserError, match=r"loss\.kind=self_critical"):
+        objective(model, make_batch(groups, processor.tokenizer.pad_token_id), 1)
 
 
 def test_one_caption_has_no_others():
