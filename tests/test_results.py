@@ -14,6 +14,7 @@ from flamingo.results import (
     save_scores,
 )
 from flamingo.utils.errors import UserError
+from tests.helpers.result_rows import row, setting
 from tests.report import fake
 
 
@@ -21,18 +22,6 @@ def scores(tmp_path, *rows):
     path = tmp_path / "scores.json"
     path.write_text(json.dumps(rows))
     return read_scores(path)
-
-
-def row(query, shots=4, order=0, output="ein Hund \u2028 läuft"):
-    return {
-        "task": "t", "shots": shots, "demonstrations": "random", "control": None, "decoding": "greedy", "seed": 0,
-        "order": order, "query": query, "demonstration_ids": [], "prompt": "p", "output": output, "references": ["r"],
-        "scores": {},
-    }  # fmt: skip
-
-
-def setting(shots):
-    return ("t", shots, "random", None, "greedy", 0)
 
 
 def test_predictions_are_read_as_they_were_written_without_a_torn_end(tmp_path):

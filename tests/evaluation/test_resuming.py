@@ -5,7 +5,7 @@ import pytest
 from flamingo.evaluation.resuming import load_complete_settings
 from flamingo.results import append_predictions, read_prediction_rows
 from flamingo.utils.errors import UserError
-from tests.test_results import row, setting
+from tests.helpers.result_rows import row, setting
 
 
 def test_only_whole_settings_are_kept_and_others_left_alone(tmp_path):

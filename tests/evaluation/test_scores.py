@@ -8,7 +8,7 @@ import pytest
 from flamingo.evaluation.scores import scores
 from flamingo.results import read_scores
 from flamingo.utils.errors import UserError
-from tests.test_results import row
+from tests.helpers.result_rows import row
 
 
 def scored(query, order=0, shots=4, output="a dog", references=("a dog",), **values):

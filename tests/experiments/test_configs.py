@@ -11,22 +11,17 @@ from omegaconf.errors import ConfigKeyError
 
 import experiments.search  # noqa: F401  # registers its schema
 from experiments import hydra_config
-from experiments.convert import ConvertConfig
-from experiments.evaluate import EvaluateConfig, compose_evaluation
+from experiments.evaluate import compose_evaluation
 from experiments.hydra_config import CONF, load
-from experiments.pretrain_language import PretrainLanguageConfig
-from experiments.pretrain_vision import PretrainVisionConfig
-from experiments.report import ReportConfig
 from experiments.schema import as_recorded
-from experiments.train import TrainConfig, check_config
-from experiments.word_attention import WordAttentionConfig
+from experiments.train import check_config
 from flamingo.data.builders import InterleavedConfig
 from flamingo.evaluation.tasks import CaptioningConfig
 from flamingo.model.connectors import MLPConfig
 from flamingo.training.losses import NextTokenConfig
 from flamingo.training.optim import MuonConfig
 from flamingo.utils.errors import UserError
-from tests.helpers.configs import compose_config, composed
+from tests.helpers.configs import CONFIGS, compose_config, composed
 
 TRAIN_GROUPS = (
     "model/vision",
@@ -41,27 +36,16 @@ TRAIN_GROUPS = (
     "sweep",
     "debug",
 )
-#: The commands, with what they must be told, and the groups that each chooses from.
-COMMANDS = {
-    "search": ((), ()),
-    "train": ((), TRAIN_GROUPS),
-    "evaluate": (("run=somewhere",), ("task",)),
-    "report": (("run=somewhere",), ()),
-    "word_attention": (("run=somewhere",), ()),
-    "convert": (("checkpoint=somewhere", "output=elsewhere"), ()),
-    "pretrain_vision": ((), ()),
-    "pretrain_language": ((), ("text",)),
-}
-SCHEMAS = {
-    "train": TrainConfig,
-    # A search's config is a training's, and `search` beside it.
-    "search": TrainConfig,
-    "evaluate": EvaluateConfig,
-    "word_attention": WordAttentionConfig,
-    "pretrain_vision": PretrainVisionConfig,
-    "pretrain_language": PretrainLanguageConfig,
-    "convert": ConvertConfig,
-    "report": ReportConfig,
+#: The groups that each command chooses from.
+GROUPS = {
+    "search": (),
+    "train": TRAIN_GROUPS,
+    "evaluate": ("task",),
+    "report": (),
+    "word_attention": (),
+    "convert": (),
+    "pretrain_vision": (),
+    "pretrain_language": ("text",),
 }
 #: What options must be told besides.
 NEEDED = {
@@ -93,21 +77,21 @@ CONFIG_MODULES = (
 _PACKAGES = {"loss": "loss@data.documents.pairs.loss"}
 OPTIONS = [
     (command, f"{_PACKAGES.get(group, group)}={path.stem}")
-    for command, (_, groups) in COMMANDS.items()
+    for command, groups in GROUPS.items()
     for group in groups
     for path in sorted((CONF / group).glob("*.yaml"))
 ]
 
 
 def test_no_config_is_left_out():
-    tested = {path.relative_to(CONF) for command in COMMANDS for path in [CONF / f"{command}.yaml"]}
+    tested = {path.relative_to(CONF) for command in GROUPS for path in [CONF / f"{command}.yaml"]}
     for _, option in OPTIONS:
         group, _, name = option.partition("=")
         tested.add(Path(group.partition("@")[0], f"{name}.yaml"))
     assert tested | {Path("run.yaml")} == {path.relative_to(CONF) for path in CONF.rglob("*.yaml")}
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", GROUPS)
 def test_every_command_has_a_complete_config(command):
     composed(command)
 
@@ -117,9 +101,9 @@ def test_every_option_composes(command, option):
     composed(command, option, *NEEDED.get(option, ()))
 
 
-@pytest.mark.parametrize("command", SCHEMAS)
+@pytest.mark.parametrize("command", CONFIGS)
 def test_a_config_is_the_dataclass_of_its_command(command):
-    assert type(composed(command)) is SCHEMAS[command]
+    assert type(composed(command)) is CONFIGS[command]
 
 
 def test_kinds_in_a_config_are_their_dataclasses():

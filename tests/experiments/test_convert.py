@@ -15,8 +15,8 @@ from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.interop import openflamingo
 from flamingo.utils.errors import UserError
 from tests import tiny
+from tests.helpers import flamingo_mini_checkpoint, idefics_checkpoint
 from tests.helpers.configs import composed
-from tests.interop import test_flamingo_mini, test_idefics
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,7 +70,7 @@ def test_ours_to_openflamingo_and_back_has_the_same_weights(ours, checkpoint, fo
 
 
 def test_an_idefics_is_converted_whole(tmp_path, caplog):
-    test_idefics.save(test_idefics.make(), tmp_path / "idefics")
+    idefics_checkpoint.save(idefics_checkpoint.make(), tmp_path / "idefics")
     with caplog.at_level(logging.INFO):
         run_conversion(
             composed("convert", "source=idefics", f"checkpoint={tmp_path / 'idefics'}", f"output={tmp_path / 'out'}")
@@ -81,7 +81,7 @@ def test_an_idefics_is_converted_whole(tmp_path, caplog):
 
 
 def test_a_tokenizer_that_is_not_there_is_one_sentence(tmp_path):
-    test_idefics.make().save_pretrained(tmp_path / "idefics")
+    idefics_checkpoint.make().save_pretrained(tmp_path / "idefics")
     with pytest.raises(UserError, match="idefics") as caught:
         run_conversion(
             composed("convert", "source=idefics", f"checkpoint={tmp_path / 'idefics'}", f"output={tmp_path / 'out'}")
@@ -91,10 +91,10 @@ def test_a_tokenizer_that_is_not_there_is_one_sentence(tmp_path):
 
 
 def test_a_flamingo_mini_is_converted_whole(backbones, folders, tmp_path):
-    _, state = test_flamingo_mini.make("opt", backbones, tied=False)
+    _, state = flamingo_mini_checkpoint.make("opt", backbones, tied=False)
     (tmp_path / "mini").mkdir()
     torch.save(state, tmp_path / "mini" / "pytorch_model.bin")
-    (tmp_path / "mini" / "config.json").write_text(json.dumps(test_flamingo_mini.SETTINGS))
+    (tmp_path / "mini" / "config.json").write_text(json.dumps(flamingo_mini_checkpoint.SETTINGS))
     run_conversion(
         composed(
             "convert", "source=flamingo_mini", f"checkpoint={tmp_path / 'mini'}", f"output={tmp_path / 'out'}", *folders

@@ -18,9 +18,8 @@ from flamingo.synthetic.documents import SyntheticDocuments
 from flamingo.training.losses import NextTokenConfig
 from flamingo.training.state import StateFolder
 from tests import tiny
-from tests.experiments.test_photographs import training
-from tests.experiments.test_sweeps import SMALL
 from tests.helpers.configs import composed
+from tests.helpers.small_runs import TWO_STEPS, photograph_training
 
 VERSIONS = 2
 
@@ -32,7 +31,7 @@ def parts(shards, backbones, tmp_path):
         "data.documents.pairs.pack_to=0",
         "~data.documents.interleaved",
     )
-    config = training(shards, backbones, tmp_path, *pairs)
+    config = photograph_training(shards, backbones, tmp_path, *pairs)
     model, processor = build_model(config.model)
     tiny.open_gates(model, 0.7)
     records = build_records(config.data, processor, open_images=True)
@@ -67,7 +66,7 @@ def test_batches_depend_neither_on_workers_nor_on_global_random_states(shards, b
     )
     small = [f"data.documents.{name}.batch_size=1" for name in ("captions", "binding", "questions")]
     synthetic = composed("train", "data=synthetic", *small)
-    config = training(shards, backbones, tmp_path, *settings) if kind == "images" else synthetic
+    config = photograph_training(shards, backbones, tmp_path, *settings) if kind == "images" else synthetic
     _, processor = build_model(config.model)
     records = build_records(config.data, processor, open_images=True)
 
@@ -87,7 +86,9 @@ def test_batches_depend_neither_on_workers_nor_on_global_random_states(shards, b
 
 def test_a_run_resumed_with_another_number_of_workers_has_the_same_checkpoint(tmp_path, monkeypatch):
     def run(name, workers):
-        run_training(composed("train", *SMALL, f"num_workers={workers}", f"output={tmp_path / name}"), tmp_path / name)
+        run_training(
+            composed("train", *TWO_STEPS, f"num_workers={workers}", f"output={tmp_path / name}"), tmp_path / name
+        )
 
     run("never stopped", 1)
     save = StateFolder.save
@@ -129,7 +130,7 @@ def test_data_sets_of_one_run_differ_in_their_order(shards, backbones, tmp_path)
         "data.documents.interleaved.batch_size=7",
         "data.documents.interleaved.similar_prob=0",
     )
-    config = training(shards, backbones, tmp_path, *same)
+    config = photograph_training(shards, backbones, tmp_path, *same)
     _, processor = build_model(config.model)
     records = build_records(config.data, processor, open_images=True)
     sets = build_data_sets(config.data, records, processor, None, seed=0, num_workers=0)
@@ -177,7 +178,7 @@ def test_packed_batches_have_the_loss_of_padded_ones(shards, backbones, tmp_path
             "data.documents.pairs.batch_size=3",
             "~data.documents.interleaved",
         )
-        config = training(shards, backbones, tmp_path, *overrides)
+        config = photograph_training(shards, backbones, tmp_path, *overrides)
         torch.manual_seed(0)
         model, processor = build_model(config.model)
         tiny.open_gates(model, 0.7)

@@ -10,14 +10,7 @@ from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.report.page import write_report
 from flamingo.utils.errors import UserError
 from tests.helpers.configs import composed
-
-TINY = (
-    "data.documents.captions.batch_size=2",
-    "data.documents.captions.min_images=2",
-    "data.documents.captions.max_images=3",
-)
-SMALL = ("experiment=demo", "debug=quick", *TINY, "wandb.mode=disabled")
-
+from tests.helpers.small_runs import SMALL_DEMO
 
 SMALL_EVALUATION = ("task.num_queries=4", "shots=[0,2]", "control_shots=[2]", "seeds=[0,1]", "batch_size=4")
 
@@ -29,7 +22,7 @@ def evaluation(run, *overrides):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "demo"
-    run_training(composed("train", *SMALL, f"output={output}"), output)
+    run_training(composed("train", *SMALL_DEMO, f"output={output}"), output)
     run_evaluation(evaluation(output))
     write_report(output)
     return output
@@ -69,7 +62,7 @@ def test_a_checkpoint_is_evaluated_wherever_it_lies(run, tmp_path):
 
 def test_a_second_run_over_the_same_folder_changes_nothing(run):
     before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
-    run_training(composed("train", *SMALL, f"output={run}"), run)
+    run_training(composed("train", *SMALL_DEMO, f"output={run}"), run)
     run_evaluation(evaluation(run))
     write_report(run)
     assert {path: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
@@ -77,7 +70,7 @@ def test_a_second_run_over_the_same_folder_changes_nothing(run):
 
 def test_another_config_in_the_same_folder_is_refused(run):
     with pytest.raises(UserError, match=r"optimizer\.lr.*0\.001.*0\.5.*overwrite=true"):
-        run_training(composed("train", *SMALL, f"output={run}", "optimizer.lr=0.5"), run)
+        run_training(composed("train", *SMALL_DEMO, f"output={run}", "optimizer.lr=0.5"), run)
     with pytest.raises(UserError, match=r"task\.num_queries.*4.*5"):
         run_evaluation(evaluation(run, "task.num_queries=5"))
 
@@ -131,7 +124,7 @@ BINDING = {"kind": "synthetic_binding", "task": {"num_queries": 2}}
     ids=["more shots than candidates", "a prompt longer than the context", "3 shots of 2 groups", "rices"],
 )
 def test_a_mistake_in_an_evaluation_is_found_before_the_training_that_it_follows(tmp_path, entry, named):
-    config = composed("train", *SMALL)
+    config = composed("train", *SMALL_DEMO)
     config.evaluate = [CAPTIONS, entry]
     with pytest.raises(UserError, match=named):
         run_training(config, tmp_path / "run")
@@ -139,7 +132,7 @@ def test_a_mistake_in_an_evaluation_is_found_before_the_training_that_it_follows
 
 
 def test_evaluations_that_contradict_each_other_are_found_before_training(run, tmp_path):
-    config = composed("train", *SMALL)
+    config = composed("train", *SMALL_DEMO)
     config.evaluate = [CAPTIONS, CAPTIONS | {"task": {"num_queries": 5}}]
     with pytest.raises(UserError, match=r"synthetic_captions.*task\.num_queries.*4.*5"):
         run_training(config, tmp_path / "run")
@@ -180,7 +173,7 @@ def test_a_mistake_is_found_before_the_finished_run_is_removed(run, tmp_path, ov
     (tmp_path / "config.json").write_text('{"model_type": "nonsense"}')
     overrides = [override.replace("NONSENSE", str(tmp_path)) for override in overrides]
     with pytest.raises(UserError, match=named):
-        run_training(composed("train", *SMALL, f"output={run}", "overwrite=true", *overrides), run)
+        run_training(composed("train", *SMALL_DEMO, f"output={run}", "overwrite=true", *overrides), run)
     assert contents(run) == before
 
 

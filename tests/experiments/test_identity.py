@@ -23,9 +23,8 @@ from flamingo.results import append_predictions
 from flamingo.training.state import StateFolder
 from flamingo.utils.errors import UserError
 from tests.experiments.conftest import shard
-from tests.experiments.test_demo import SMALL
-from tests.experiments.test_photographs import training
 from tests.helpers.configs import composed
+from tests.helpers.small_runs import SMALL_DEMO, photograph_training
 
 #: One setting, which takes a second.
 ONE = ("task.num_queries=2", "shots=[0]", "text_only=false", "controls=[]")
@@ -34,7 +33,7 @@ ONE = ("task.num_queries=2", "shots=[0]", "text_only=false", "controls=[]")
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "demo"
-    run_training(composed("train", *SMALL, f"output={output}"), output)
+    run_training(composed("train", *SMALL_DEMO, f"output={output}"), output)
     run_evaluation(composed("evaluate", f"run={output}", *ONE))
     return output
 
@@ -104,10 +103,10 @@ def test_the_dtype_of_the_frozen_parts_belongs_to_an_evaluation_and_the_device_d
 
 
 def test_the_dtype_of_the_frozen_parts_belongs_to_a_training_and_the_device_does_not(tmp_path, monkeypatch):
-    stopped(composed("train", *SMALL, f"output={tmp_path}"), tmp_path, monkeypatch)
+    stopped(composed("train", *SMALL_DEMO, f"output={tmp_path}"), tmp_path, monkeypatch)
     with pytest.raises(UserError, match=r"dtype was 'auto', is 'bfloat16'"):
-        run_training(composed("train", *SMALL, f"output={tmp_path}", "dtype=bfloat16"), tmp_path)
-    run_training(composed("train", *SMALL, f"output={tmp_path}", "device=cpu"), tmp_path)
+        run_training(composed("train", *SMALL_DEMO, f"output={tmp_path}", "dtype=bfloat16"), tmp_path)
+    run_training(composed("train", *SMALL_DEMO, f"output={tmp_path}", "device=cpu"), tmp_path)
     assert (tmp_path / "checkpoint").is_dir()
 
 
@@ -161,7 +160,7 @@ def test_a_training_that_was_stopped_does_not_continue_with_other_data(
     own_shards, backbones, tmp_path, monkeypatch, change, named
 ):
     output = tmp_path / "run"
-    config = training(
+    config = photograph_training(
         own_shards, backbones, output, "features.folder=null", "data.documents.interleaved.similar_prob=0"
     )
     stopped(config, output, monkeypatch)
@@ -182,7 +181,7 @@ def test_a_finished_training_says_that_its_data_changed_and_opens_no_picture(
             member.size = len(content)
             file.addfile(member, io.BytesIO(content))
     output = tmp_path / "run"
-    config = training(
+    config = photograph_training(
         own_shards, backbones, output, "features.folder=null", "data.documents.interleaved.similar_prob=0"
     )
     run_training(config, output)
@@ -205,11 +204,11 @@ def test_a_training_that_was_moved_with_its_features_continues_and_not_without_t
 ):
     here, there = tmp_path / "here", tmp_path / "there"
     anyone = "data.documents.interleaved.similar_prob=0"
-    stopped(training(own_shards, backbones, here, anyone), here, monkeypatch)
+    stopped(photograph_training(own_shards, backbones, here, anyone), here, monkeypatch)
     here.rename(there)
     with pytest.raises(UserError, match=r"contents\.features"):
-        run_training(training(own_shards, backbones, there, anyone, "features.folder=null"), there)
-    run_training(training(own_shards, backbones, there, anyone), there)
+        run_training(photograph_training(own_shards, backbones, there, anyone, "features.folder=null"), there)
+    run_training(photograph_training(own_shards, backbones, there, anyone), there)
     assert (there / "checkpoint").is_dir()
 
 
@@ -218,7 +217,7 @@ def test_a_training_that_was_stopped_does_not_continue_with_another_backbone(bac
     shutil.copytree(backbones / "gpt2", language)
     output = tmp_path / "run"
     short = ("data.documents.captions.min_images=1", "data.documents.captions.max_images=1")
-    config = composed("train", *SMALL, *short, f"output={output}", f"model.language={language}")
+    config = composed("train", *SMALL_DEMO, *short, f"output={output}", f"model.language={language}")
     stopped(config, output, monkeypatch)
     one_weight_changed(language / "model.safetensors")
     with pytest.raises(UserError, match=r"contents\.language\.model\.safetensors"):
@@ -250,7 +249,7 @@ def test_of_two_processes_with_one_output_one_runs_and_the_other_is_told(demo, t
     output = tmp_path / "run"
     if main is evaluate.main:
         shutil.copytree(demo, output)
-    own = (f"run={output}", *ONE, "shots=[0,2]") if main is evaluate.main else (*SMALL, f"output={output}")
+    own = (f"run={output}", *ONE, "shots=[0,2]") if main is evaluate.main else (*SMALL_DEMO, f"output={output}")
     processes = multiprocessing.get_context("fork")
     started = [processes.Process(target=in_process, args=(main, *own)) for _ in range(2)]
     for process in started:
@@ -275,7 +274,7 @@ def test_a_finished_run_comes_back_if_the_one_that_overwrites_it_ends_before_its
 ):
     shutil.copytree(demo, tmp_path / "run")
     before = files(tmp_path / "run")
-    config = composed("train", *SMALL, f"output={tmp_path / 'run'}", "overwrite=true", "optimizer.lr=0.02")
+    config = composed("train", *SMALL_DEMO, f"output={tmp_path / 'run'}", "overwrite=true", "optimizer.lr=0.02")
 
     def diverged(*_):
         assert not (tmp_path / "run" / "checkpoint").exists()
@@ -314,7 +313,7 @@ def test_a_training_that_overwrites_another_stays_from_its_first_state_on(demo, 
     """It ends when the state is complete and the earlier run is still set aside."""
     output = tmp_path / "run"
     shutil.copytree(demo, output)
-    config = composed("train", *SMALL, f"output={output}", "overwrite=true", "optimizer.lr=0.02")
+    config = composed("train", *SMALL_DEMO, f"output={output}", "overwrite=true", "optimizer.lr=0.02")
     stopped(config, output, monkeypatch)
     assert not (output / ".previous").exists() and not (output / "checkpoint").exists()
     assert len(list((output / "state").glob("step-*[0-9]"))) == 1

@@ -20,25 +20,14 @@ from flamingo.utils.errors import UserError
 from tests.experiments.conftest import photograph, shard
 from tests.experiments.first_words import FirstWordsConfig
 from tests.helpers.configs import composed
-
-
-def training(shards, backbones, output, *overrides):
-    return composed(
-        "train",
-        *("experiment=captions", "debug=quick", *common(shards, backbones, output)),
-        *("data.documents.pairs.batch_size=2", "data.documents.interleaved.batch_size=2"),
-        *("data.documents.interleaved.min_images=3", "data.documents.interleaved.max_images=3"),
-        "data.documents.interleaved.num_crops=2",
-        "data.documents.pairs.captions_per_image=3",
-        *overrides,
-    )
+from tests.helpers.small_runs import photograph_overrides, photograph_training
 
 
 def by_reward(run, shards, backbones, output, *overrides):
     """The training that goes on from ``run``."""
     return composed(
         "train",
-        *("experiment=captions_reward", "debug=quick", *common(shards, backbones, output)),
+        *("experiment=captions_reward", "debug=quick", *photograph_overrides(shards, backbones, output)),
         *(
             "data.documents.pairs.batch_size=3",
             "data.documents.pairs.num_crops=2",
@@ -48,14 +37,6 @@ def by_reward(run, shards, backbones, output, *overrides):
         "data.documents.interleaved.num_crops=2",
         *(f"model.init_from={run / 'checkpoint'}", f"features.folder={run / 'features'}"),
         *overrides,
-    )
-
-
-def common(shards, backbones, output):
-    return (
-        *("wandb.mode=disabled", f"data.root={shards}", f"output={output}", "model.connector.num_heads=2"),
-        *(f"model.vision={backbones / 'mobilenet_v2'}", f"model.language={backbones / 'gpt2'}"),
-        "model.image_size=null",
     )
 
 
@@ -77,7 +58,7 @@ def evaluation(shards, *overrides):
 @pytest.fixture(scope="module")
 def run(shards, backbones, tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "photographs"
-    run_training(training(shards, backbones, output), output)
+    run_training(photograph_training(shards, backbones, output), output)
     run_evaluation(evaluation(shards, f"run={output}"))
     write_report(output)
     return output
@@ -123,8 +104,8 @@ def test_without_features_captions_and_losses_are_the_same(run, shards, backbone
     kept = tmp_path / "kept"
     # In bf16 the last digits, which depend on what is encoded together, would tip some roundings.
     anyone = ("data.documents.interleaved.similar_prob=0", "training.precision=fp32", "dtype=float32")
-    run_training(training(shards, backbones, output, "features.folder=null", *anyone), output)
-    run_training(training(shards, backbones, kept, *anyone), kept)
+    run_training(photograph_training(shards, backbones, output, "features.folder=null", *anyone), output)
+    run_training(photograph_training(shards, backbones, kept, *anyone), kept)
     losses = [
         [json.loads(line)["loss"] for line in (folder / "history.jsonl").read_text().splitlines()]
         for folder in (output, kept)
@@ -225,7 +206,7 @@ def test_broken_pictures_in_shards_are_left_out_counted_and_named(shards, backbo
             member.size = len(content)
             file.addfile(member, io.BytesIO(content))
     shard(folder / "train-000002.tar", range(5, 8))
-    run_training(training(folder, backbones, tmp_path / "run", "data.sample_split=null"), tmp_path / "run")
+    run_training(photograph_training(folder, backbones, tmp_path / "run", "data.sample_split=null"), tmp_path / "run")
     skipped = json.loads((tmp_path / "run" / "skipped.json").read_text())
     assert skipped.keys() == {"0009", "0010"}
     assert "0009.png cannot be read" in skipped["0009"]
@@ -256,7 +237,7 @@ def test_a_broken_photograph_beside_captions_is_named_before_training(beside_cap
     output = tmp_path / "run"
     overrides = ("features.folder=null", "data.split=null", "data.sample_split=null", "~data.documents.interleaved")
     with pytest.raises(UserError, match=r"3\.png cannot be read.*2 of 6"):
-        run_training(training(beside_captions, backbones, output, *overrides), output)
+        run_training(photograph_training(beside_captions, backbones, output, *overrides), output)
     assert [path.name for path in output.iterdir()] == ["failure.txt"]
 
 
@@ -283,7 +264,7 @@ def test_captions_that_no_document_can_hold_are_left_out_of_training_and_evaluat
     del settings["model_max_length"]
     (tmp_path / "opt" / "tokenizer_config.json").write_text(json.dumps(settings))
     overrides = (f"model.language={tmp_path / 'opt'}", "data.sample_split=null", "training.steps=12")
-    run_training(training(folder, backbones, tmp_path / "run", *overrides), tmp_path / "run")
+    run_training(photograph_training(folder, backbones, tmp_path / "run", *overrides), tmp_path / "run")
     assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 12
     skipped = json.loads((tmp_path / "run" / "skipped.json").read_text())
     assert skipped.keys() == {"0003", "0004", "0009", "0011"}
@@ -385,7 +366,7 @@ def test_a_task_may_have_any_name(run, shards, tmp_path, name):
 def test_mistakes_are_found_before_features_are_computed(shards, backbones, tmp_path, overrides, named):
     output = tmp_path / "run"
     with pytest.raises(UserError, match=named):
-        run_training(training(shards, backbones, output, *overrides), output)
+        run_training(photograph_training(shards, backbones, output, *overrides), output)
     assert [path.name for path in output.iterdir()] == ["failure.txt"]
 
 
@@ -398,7 +379,7 @@ def test_a_folder_with_features_of_another_encoder_is_refused_before_the_run_is_
     (folder / "encoder.json").write_text(json.dumps(state | {"dtype": "float16"}))
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match=str(folder)):
-        config = training(shards, backbones, run, f"features.folder={folder}", "overwrite=true")
+        config = photograph_training(shards, backbones, run, f"features.folder={folder}", "overwrite=true")
         run_training(config, run)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 

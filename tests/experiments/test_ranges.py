@@ -10,13 +10,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import experiments.benchmark.__main__ as benchmark
+from experiments.command import SCHEMAS
 from experiments.hydra_config import load
 from flamingo.model.connectors import PerceiverConfig
+from flamingo.model.fusion import CrossAttentionConfig
 from flamingo.synthetic import SyntheticDocumentsConfig, SyntheticTaskConfig
 from flamingo.training.optim import AdamWConfig
 from flamingo.utils.errors import UserError
-from tests.experiments.test_configs import COMMANDS, SCHEMAS
-from tests.helpers.configs import compose_config
+from tests.helpers.configs import CONFIGS, compose_config
 
 #: The fields that may be -1.
 MAY_BE_NEGATIVE = {
@@ -41,8 +42,13 @@ def numbers(cls, prefix=""):
 
 
 #: Fields that a group sets, with the dataclass of its default.
-KINDS = {"model.connector": PerceiverConfig, "optimizer": AdamWConfig, "task": SyntheticTaskConfig}
-FIELDS = [(command, key, hint) for command, cls in SCHEMAS.items() for key, hint in numbers(cls)]
+KINDS = {
+    "model.connector": PerceiverConfig,
+    "model.fusion": CrossAttentionConfig,
+    "optimizer": AdamWConfig,
+    "task": SyntheticTaskConfig,
+}
+FIELDS = [(command, key, hint) for command, cls in CONFIGS.items() for key, hint in numbers(cls)]
 
 
 def load_with(command, key, value):
@@ -53,7 +59,7 @@ def load_with(command, key, value):
 
 
 def test_no_command_and_no_kind_of_field_is_left_out():
-    assert SCHEMAS.keys() == COMMANDS.keys()
+    assert CONFIGS.keys() == SCHEMAS.keys()
     keys = {key for _, key, _ in FIELDS}
     for expected in ("data.documents.captions.p_next", "model.fusion.mlp_width", "optimizer.betas"):
         assert expected in keys

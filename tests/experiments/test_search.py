@@ -9,7 +9,7 @@ from hydra.errors import ConfigCompositionException
 from experiments.hydra_config import compose_config
 from experiments.search import ChoiceConfig, IntervalConfig, SearchConfig, run_trial, search, write_trials
 from flamingo.utils.errors import UserError
-from tests.experiments.test_sweeps import SMALL, files
+from tests.helpers.small_runs import TWO_STEPS, files_of
 
 CONFIG = SearchConfig(
     intervals=[
@@ -83,11 +83,11 @@ def test_a_trial_that_fails_has_no_value_and_the_search_continues(tmp_path):
 
 
 def test_a_finished_run_returns_its_value_and_stays_as_it_is(tmp_path):
-    arguments, params = [*SMALL, "search.n_trials=2"], {"optimizer.lr": 2e-3, "model.connector.num_latents": "4"}
+    arguments, params = [*TWO_STEPS, "search.n_trials=2"], {"optimizer.lr": 2e-3, "model.connector.num_latents": "4"}
     value = run_trial(arguments, params, tmp_path)
-    before = files(tmp_path)
+    before = files_of(tmp_path)
     assert run_trial(arguments, params, tmp_path) == value
-    assert files(tmp_path) == before
+    assert files_of(tmp_path) == before
     with pytest.raises(UserError, match=r"training\.steps"):
         run_trial([*arguments, "training.steps=3"], params, tmp_path)
     overrides = (tmp_path / "overrides.yaml").read_text()
@@ -97,10 +97,10 @@ def test_a_finished_run_returns_its_value_and_stays_as_it_is(tmp_path):
 def test_a_loss_that_is_not_finite_fails_a_trial_and_a_wrong_value_ends_the_search(tmp_path):
     diverging = {"optimizer.lr": 1e30, "optimizer.gate_lr": 1e30}
     for _ in range(2):
-        assert run_trial([*SMALL, "training.steps=3"], diverging, tmp_path / "a") is None
+        assert run_trial([*TWO_STEPS, "training.steps=3"], diverging, tmp_path / "a") is None
     assert "not finite" in (tmp_path / "a" / "failure.txt").read_text()
     with pytest.raises(UserError, match="warmup"):
-        run_trial(list(SMALL), {"optimizer.warmup_steps": 9}, tmp_path / "b")
+        run_trial(list(TWO_STEPS), {"optimizer.warmup_steps": 9}, tmp_path / "b")
 
 
 @pytest.mark.parametrize(

@@ -21,36 +21,27 @@ from flamingo.evaluation.search_objective import ObjectiveConfig, check_objectiv
 from flamingo.report import VariantConfig
 from flamingo.utils.errors import UserError
 from tests.helpers.configs import composed
+from tests.helpers.small_runs import TWO_STEPS, files_of
 
-SMALL = (
-    *("experiment=demo", "debug=quick", "wandb.mode=disabled", "training.steps=2", "optimizer.warmup_steps=1"),
-    *("training.save_every=1", "training.sample_every=0", "data.documents.captions.batch_size=1"),
-    *("data.documents.captions.min_images=2", "data.documents.captions.max_images=2"),
-)
 EVALUATION = "evaluate=[{kind:synthetic_captions,task:{num_queries:2},shots:[0,2],controls:[],text_only:false}]"
 ROOT = Path(__file__).parents[2]
 
 
 def sweep(*overrides):
-    command = [sys.executable, "-m", "experiments.train", "-m", *SMALL, *overrides]
+    command = [sys.executable, "-m", "experiments.train", "-m", *TWO_STEPS, *overrides]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def files(folder):
-    """What a run left, but for logs and the state's file times."""
-    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".log"}
-
-
 def test_a_run_is_trained_and_evaluated_at_once_and_done_again_changes_nothing(tmp_path):
-    config = composed("train", *SMALL, EVALUATION, f"output={tmp_path}", "objective.task=synthetic_captions")
+    config = composed("train", *TWO_STEPS, EVALUATION, f"output={tmp_path}", "objective.task=synthetic_captions")
     value = run_training(config, tmp_path, ["seed=0"])
     rows = json.loads((tmp_path / "scores.json").read_text())
     assert {row["shots"] for row in rows} == {0, 2}
     assert value == next(row["value"] for row in rows if (row["shots"], row["metric"]) == (0, "exact_match"))
     assert yaml.safe_load((tmp_path / "overrides.yaml").read_text()) == ["seed=0"]
-    before = files(tmp_path)
+    before = files_of(tmp_path)
     assert run_training(config, tmp_path, ["seed=0"]) == value
-    assert files(tmp_path) == before
+    assert files_of(tmp_path) == before
 
 
 def test_the_objective_is_the_last_losses_or_the_score_that_is_named(tmp_path):
@@ -89,7 +80,7 @@ CAPTIONS_TASK = "objective.task=synthetic_captions"
 )
 def test_an_objective_that_no_evaluation_gives_is_found_before_training(tmp_path, overrides, named):
     with pytest.raises(UserError, match=named):
-        run_training(composed("train", *SMALL, EVALUATION, *overrides), tmp_path)
+        run_training(composed("train", *TWO_STEPS, EVALUATION, *overrides), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["failure.txt"]
 
 
@@ -119,16 +110,16 @@ def test_every_metric_that_a_task_gives_can_be_an_objective_and_no_other(task, s
 
 
 def test_a_run_that_fails_leaves_its_reason_until_it_is_tried_again(tmp_path):
-    broken = composed("train", *SMALL, "data.root=somewhere")
+    broken = composed("train", *TWO_STEPS, "data.root=somewhere")
     with pytest.raises(UserError, match=r"data\.root.*somewhere"):
         run_training(broken, tmp_path)
     assert (tmp_path / "failure.txt").read_text().startswith("UserError: ")
-    run_training(composed("train", *SMALL), tmp_path)
+    run_training(composed("train", *TWO_STEPS), tmp_path)
     assert not (tmp_path / "failure.txt").exists()
 
 
 def test_a_mistake_in_an_evaluation_is_found_before_training(tmp_path):
-    config = composed("train", *SMALL, "evaluate=[{kind:synthetic_captions,shot:[0]}]")
+    config = composed("train", *TWO_STEPS, "evaluate=[{kind:synthetic_captions,shot:[0]}]")
     with pytest.raises(Exception, match="shot"):
         run_training(config, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["failure.txt"]
@@ -144,10 +135,10 @@ def test_parallel_processes_go_on_after_one_fails_and_the_table_lists_it(tmp_pat
     markdown, *_ = run_report(ReportConfig(runs=f"{tmp_path}/*"))
     assert markdown.parent == tmp_path
     assert f"- `{failed}`: failed: UserError: training.precision must be" in markdown.read_text()
-    before = files(done)
+    before = files_of(done)
     second = sweep(*overrides, "training.precision=fp32", "seed=0")
     assert second.returncode == 0, second.stderr
-    assert files(done) == before
+    assert files_of(done) == before
 
 
 def test_a_sweeps_folders_are_not_nested_and_leave_out_the_paths_that_are_the_same_for_all(tmp_path):
@@ -243,6 +234,6 @@ def test_a_language_model_from_scratch_has_other_weights_and_trains():
 
 
 def test_a_trained_backbone_has_to_be_in_the_checkpoint(tmp_path):
-    config = composed("train", *SMALL, "include_backbones=false", "model.trainable=[connector,vision_model]")
+    config = composed("train", *TWO_STEPS, "include_backbones=false", "model.trainable=[connector,vision_model]")
     with pytest.raises(UserError, match=r"vision_model changes, .* include_backbones=true"):
         run_training(config, tmp_path)

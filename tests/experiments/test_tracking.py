@@ -11,15 +11,15 @@ import wandb
 from experiments.schema import WandbConfig
 from experiments.tracking import Tracker
 from experiments.train import run_training
-from tests.experiments.test_demo import SMALL
 from tests.helpers.configs import composed
+from tests.helpers.small_runs import SMALL_DEMO
 
 CONFIG = WandbConfig("offline", "tests")
 
 
 def train_offline(output):
     os.environ["HOME"] = "/dev/null/home"
-    config = composed("train", *SMALL, "wandb.mode=offline", "training.sample_every=2", f"output={output}")
+    config = composed("train", *SMALL_DEMO, "wandb.mode=offline", "training.sample_every=2", f"output={output}")
     run_training(config, output)
 
 

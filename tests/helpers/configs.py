@@ -4,16 +4,28 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-import experiments.convert
-import experiments.evaluate
-import experiments.pretrain_language
-import experiments.pretrain_vision
-import experiments.report
-import experiments.search
-import experiments.train
-import experiments.word_attention  # noqa: F401  # each has its schema
+import experiments.search  # noqa: F401  # has its schema
 from experiments import hydra_config
+from experiments.convert import ConvertConfig
+from experiments.evaluate import EvaluateConfig
+from experiments.pretrain_language import PretrainLanguageConfig
+from experiments.pretrain_vision import PretrainVisionConfig
+from experiments.report import ReportConfig
+from experiments.train import TrainConfig
+from experiments.word_attention import WordAttentionConfig
 
+#: The config of each command.
+CONFIGS = {
+    "train": TrainConfig,
+    # A search's config is a training's, and `search` beside it.
+    "search": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "word_attention": WordAttentionConfig,
+    "pretrain_vision": PretrainVisionConfig,
+    "pretrain_language": PretrainLanguageConfig,
+    "convert": ConvertConfig,
+    "report": ReportConfig,
+}
 #: The overrides that a command needs.
 REQUIRED = {
     "evaluate": ("run=somewhere",),

@@ -19,7 +19,7 @@ from flamingo.inference.features import ContentKeys, FeatureStore
 from flamingo.utils.errors import UserError
 from flamingo.utils.lock import LOCK
 from tests import tiny
-from tests.utils.test_io import full_disk
+from tests.helpers.disk import full_disk
 
 
 def picture(seed, size=(20, 24)):

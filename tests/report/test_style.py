@@ -1,8 +1,11 @@
 """Labels that don't overlap, settings that don't leak, figures as files."""
 
+import io
+
 import matplotlib
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from flamingo.report.style import BLUE, Label, label_ends, png, spread_labels, style, svg
 
@@ -61,4 +64,5 @@ def test_the_dark_picture_has_other_colours_and_the_same_lines():
 
 
 def test_the_picture_for_papers_is_white_behind():
-    assert png(Figure(facecolor="none")).startswith(b"\x89PNG")
+    picture = Image.open(io.BytesIO(png(Figure(facecolor="none")))).convert("RGBA")
+    assert picture.getcolors() == [(picture.width * picture.height, (255, 255, 255, 255))]

@@ -28,8 +28,8 @@ from flamingo.training.step import DataSet
 from flamingo.utils.checksums import checksum
 from flamingo.utils.errors import UserError
 from tests import tiny
+from tests.helpers.disk import full_disk
 from tests.training.runs import Listed, batch, history, make_model, trained
-from tests.utils.test_io import full_disk
 
 CONFIG = {"steps": 4, "log_every": 1, "save_every": 2}
 

@@ -1,6 +1,5 @@
 """Files and folders that are complete or absent, and errors that name them."""
 
-import errno
 import os
 
 import pytest
@@ -11,21 +10,7 @@ from safetensors.torch import save_file
 from flamingo.utils import io
 from flamingo.utils.errors import UserError
 from tests import tiny
-
-
-def full_disk(calls):
-    """A :func:`flamingo.utils.io.write` that fails at one of its calls."""
-    left = [calls]
-
-    def write(descriptor, content):
-        left[0] -= 1
-        if left[0] == 0:
-            os.write(descriptor, bytes(content)[: len(content) // 2])  # what still fitted
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return os.write(descriptor, content)
-
-    return write
-
+from tests.helpers.disk import full_disk
 
 WRITERS = {
     "text": lambda path: io.write_text(path, "new" * 1000),

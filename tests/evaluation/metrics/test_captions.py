@@ -18,16 +18,9 @@ from flamingo.evaluation.metrics.corpus import Captions, corpus_statistics, unav
 from flamingo.evaluation.metrics.ptb import tokenize
 from flamingo.evaluation.metrics.resampling import bootstrap
 from flamingo.utils.errors import UserError
+from tests.helpers.captions import OUTPUTS, REFERENCES
 
 METRICS = ("CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
-OUTPUTS = ["A dog runs on the grass.", "two dogs play", "a red ball on a mat", "", "a cat sits on the red mat"]
-REFERENCES = [
-    ["a dog runs on green grass", "the dog is running"],
-    ["two dogs play with a ball", "Two dogs, playing!"],
-    ["a red ball lies on a mat", "red ball"],
-    ["a man", "a man stands there"],
-    ["a cat sits on a red mat", "one cat"],
-]
 
 
 #: With five references each, and everything that a tokenizer can get wrong.

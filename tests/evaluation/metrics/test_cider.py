@@ -13,7 +13,7 @@ from flamingo.evaluation.metrics.captions import bleu_counts, cider
 from flamingo.evaluation.metrics.cider import CiderReward
 from flamingo.evaluation.metrics.ptb import tokenize
 from flamingo.utils.errors import UserError
-from tests.evaluation.metrics.test_captions import OUTPUTS, REFERENCES
+from tests.helpers.captions import OUTPUTS, REFERENCES
 
 
 def random_caption(rng):
