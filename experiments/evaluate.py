@@ -87,7 +87,7 @@ def _in_file_names(task: Task) -> str:
     return file_name(task.name.replace("/", "-"))
 
 
-def _kind(task: Task) -> RunFiles:
+def _run_files(task: Task) -> RunFiles:
     return RunFiles(
         results=("predictions.jsonl", "scores.json", "pictures"),
         saved=("predictions.jsonl",),
@@ -139,12 +139,12 @@ def check_same_checkpoint(output: Path, checkpoint: dict[str, str]) -> None:
 
 def contents(checkpoint: Path, model: FlamingoForConditionalGeneration, task: Task) -> JSON:
     """Checksums of what the config only names, wherever it lies: the weights, their config, the processor, the data."""
-    found: JSON = {"checkpoint": folder_checksums(checkpoint, whole_weights=True)}
+    checksums: JSON = {"checkpoint": folder_checksums(checkpoint, whole_weights=True)}
     if not FlamingoConfig.from_pretrained(checkpoint).backbones_included:
-        found |= {part: model_contents(getattr(model, part).name_or_path) for part in BACKBONES}
+        checksums |= {part: model_contents(getattr(model, part).name_or_path) for part in BACKBONES}
     if isinstance(task, RecordTask):
-        found |= {"query": data_checksums(task.query_records), "support": data_checksums(task.support_records)}
-    return found
+        checksums |= {"query": data_checksums(task.query_records), "support": data_checksums(task.support_records)}
+    return checksums
 
 
 def folders(config: EvaluateConfig) -> tuple[Path, Path]:
@@ -199,17 +199,17 @@ def check_outputs(plans: Sequence[Plan], trained: Path) -> None:
     """
     first: dict[tuple[Path, str], JSON] = {}
     for planned in plans:
-        kind = _kind(planned.task)
+        files = _run_files(planned.task)
         _, output = folders(planned.config)
         values = as_recorded(planned.config)
-        earlier = first.setdefault((output, kind.config_file), values)
-        if different := differences(earlier, values, ("output", "overwrite", "device") + kind.may_change):
+        earlier = first.setdefault((output, files.config_file), values)
+        if different := differences(earlier, values, ("output", "overwrite", "device") + files.may_change):
             raise UserError(
                 f"`evaluate` has {planned.task.name} twice for {output}, with different configs "
                 f"({'; '.join(different)}): choose another output=... for one of them"
             )
         if output != trained:
-            Run(output, values, kind).check()
+            Run(output, values, files).check()
 
 
 def with_usable_support(planned: Plan, processor: FlamingoProcessor) -> Plan:
@@ -223,8 +223,8 @@ def check_lengths(planned: Plan, processor: FlamingoProcessor, retrieved: bool) 
     """Raise UserError for a prompt that leaves no room to answer, in settings with or without retrieval."""
     task, room = planned.task, processor.tokenizer.model_max_length - planned.task.max_new_tokens
     encode = partial(processor.encode, prompt=True, pixels=False, max_length=room)
-    chosen = [setting for setting in planned.settings if setting.is_retrieved == retrieved]
-    check_prompts(task, chosen, encode, planned.config.limit)
+    settings = [setting for setting in planned.settings if setting.is_retrieved == retrieved]
+    check_prompts(task, settings, encode, planned.config.limit)
 
 
 def check_planned_lengths(planned: Plan, processor: FlamingoProcessor) -> None:
@@ -242,7 +242,7 @@ def carry_out(planned: Plan) -> None:
     checkpoint, output = folders(planned.config)
     check_checkpoint(checkpoint)
     use_device(planned.config.device)
-    with run_folder(output, as_recorded(planned.config), _kind(planned.task)) as run:
+    with run_folder(output, as_recorded(planned.config), _run_files(planned.task)) as run:
         rows = _in_folder(run, planned, checkpoint)
     for row in rows:
         names = (row["demonstrations"], row["control"], row["decoding"], f"seed {row['seed']}")
@@ -261,10 +261,10 @@ def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
     features = None
     if isinstance(task, RecordTask):
         features = build_features(_features_in(output, config.features), model, processor)
-    found = contents(checkpoint, model, task)
+    checksums = contents(checkpoint, model, task)
     if run.has_results and not config.overwrite:
-        check_same_checkpoint(output, found["checkpoint"])
-    run.begin(found)
+        check_same_checkpoint(output, checksums["checkpoint"])
+    run.begin(checksums)
     if isinstance(task, RecordTask):
         _index_images(planned, task, features)
         check_lengths(planned, processor, retrieved=True)
@@ -282,9 +282,9 @@ def _index_images(planned: Plan, task: RecordTask, features: FeatureStore | None
         records = list(task.query_records) + list(task.support_records) + list(training_records)
         add_features(features, [record.image for record in records])
         near_duplicates = task.index(features, max(retrieved_shots, default=0), training_records)
-        for where, pairs in near_duplicates.items():
+        for split, pairs in near_duplicates.items():
             example = f", e.g. {pairs[0]}" if pairs else ""
-            log.info("near-duplicates of queries among %s: %d%s", where, len(pairs), example)
+            log.info("near-duplicates of queries among %s: %d%s", split, len(pairs), example)
     content = {"near_duplicates": near_duplicates, "skipped": task.skipped}
     if PartialState().is_main_process:
         _, output = folders(planned.config)

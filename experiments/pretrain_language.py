@@ -28,7 +28,7 @@ from flamingo.data.pretraining.token_blocks import TokenBlocks, collate_blocks, 
 from flamingo.data.pretraining.tokenizer import train_tokenizer
 from flamingo.data.record import by_reason
 from flamingo.model.architecture import Fields, build_architecture, check_architecture
-from flamingo.report.model_card import KIND, CardTexts, save_backbone
+from flamingo.report.model_card import BACKBONE_FILES, CardTexts, save_backbone
 from flamingo.synthetic.documents import SyntheticTexts
 from flamingo.synthetic.language_scores import in_context_scores
 from flamingo.training import TrainingConfig
@@ -96,7 +96,7 @@ class PretrainLanguageConfig:
 def pretrain(config: PretrainLanguageConfig, output: Path) -> None:
     """Leaves the model and its tokenizer in ``output / "model"``, and its scores in ``scores.json``."""
     use_device(config.device)
-    with run_folder(output, asdict(config), KIND) as run, failure_recorded(run):
+    with run_folder(output, asdict(config), BACKBONE_FILES) as run, failure_recorded(run):
         shape: Fields = {"vocab_size": config.vocab_size, "max_position_embeddings": config.seq_len}
         check_architecture(AutoModelForCausalLM, shape | config.model)
         if config.texts is None:

@@ -35,7 +35,7 @@ from flamingo.model.architecture import Fields, build_architecture, check_archit
 from flamingo.model.contrastive import ImageTextContrast, ImageTower, TextTower
 from flamingo.model.vision import encode_patches
 from flamingo.model.vision_features import VisionFeaturesConfig
-from flamingo.report.model_card import KIND, CardTexts, save_backbone
+from flamingo.report.model_card import BACKBONE_FILES, CardTexts, save_backbone
 from flamingo.synthetic.documents import SyntheticContrasts
 from flamingo.synthetic.feature_probe import probe_features
 from flamingo.training import TrainingConfig
@@ -157,7 +157,7 @@ def _train_tokenizer(pairs: Iterable[Pair]) -> PreTrainedTokenizerFast:
 def pretrain(config: PretrainVisionConfig, output: Path) -> None:
     """Leaves the encoder and its image processor in ``output / "model"``, and its scores in ``scores.json``."""
     use_device(config.device)
-    with run_folder(output, asdict(config), KIND) as run, failure_recorded(run):
+    with run_folder(output, asdict(config), BACKBONE_FILES) as run, failure_recorded(run):
         check_architecture(AutoModel, config.model)
         groups: Sequence[list[Pair]]
         if config.pairs is None:

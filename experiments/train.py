@@ -56,7 +56,7 @@ log = logging.getLogger(__name__)
 _TRAINED = ("state", "history.jsonl", "checkpoint", "wandb", "skipped.json")
 #: Results of the evaluations that follow: they belong to the same weights.
 _EVALUATED = ("scores.json", "predictions.jsonl", "pictures")
-_KIND = RunFiles(
+_FILES = RunFiles(
     results=_TRAINED + _EVALUATED,
     saved=STATES + ("checkpoint",),
     descriptions=("overrides.yaml", "failure.txt", "evaluate-*.yaml", "images-*.json"),
@@ -115,7 +115,7 @@ def run_training(config: TrainConfig, output: Path, overrides: Sequence[str] = (
         UserError: For whatever a user can mend.
     """
     use_device(config.device)
-    with run_folder(output, as_recorded(config), _KIND) as run, failure_recorded(run):
+    with run_folder(output, as_recorded(config), _FILES) as run, failure_recorded(run):
         check_config(config)
         plans = [evaluate.plan(evaluate.compose_evaluation(entry, output, config.device)) for entry in config.evaluate]
         evaluate.check_outputs(plans, output)
@@ -250,7 +250,7 @@ def _compute_features(parts: TrainingParts, config: DataConfig, output: Path) ->
 
 @command("train", TrainConfig)
 def main(job: Job[TrainConfig]) -> float:
-    with failure_recorded(Run(job.output, {}, _KIND)):
+    with failure_recorded(Run(job.output, {}, _FILES)):
         config = job.load()
     return run_training(config, job.output, job.overrides)
 

@@ -120,16 +120,16 @@ def read_prediction_rows(path: Path) -> list[Row]:
         UserError: For a line that is no prediction.
     """
     predictions = []
-    for where, row in complete_rows(path):
-        _check_prediction(row, where)
+    for origin, row in complete_rows(path):
+        _check_prediction(row, origin)
         predictions.append(row)
     return predictions
 
 
 def read_predictions(path: Path) -> Iterator[Prediction]:
     """Yields the predictions with the first order of the demonstrations: the file may be larger than memory."""
-    for where, row in rows(path):
-        _check_prediction(row, where)
+    for origin, row in rows(path):
+        _check_prediction(row, origin)
         if row["order"] == 0:
             yield _prediction(row)
 
@@ -150,14 +150,14 @@ def _prediction_lines(rows: Sequence[Row]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
-def _check_prediction(row: Row, where: str) -> None:
-    _check(row, SETTING, where)
-    _check(row, PREDICTION, where)
+def _check_prediction(row: Row, origin: str) -> None:
+    _check(row, SETTING, origin)
+    _check(row, PREDICTION, origin)
     texts = row["demonstration_ids"] + row["references"]
     if not all(isinstance(text, str) for text in texts):
-        raise UserError(f"{where}: 'demonstration_ids' and 'references' must hold strings")
+        raise UserError(f"{origin}: 'demonstration_ids' and 'references' must hold strings")
     if not all(isinstance(value, _NUMBER) for value in row["scores"].values()):
-        raise UserError(f"{where}: 'scores' must hold numbers, got {row['scores']!r:.80}")
+        raise UserError(f"{origin}: 'scores' must hold numbers, got {row['scores']!r:.80}")
 
 
 def _prediction(row: Row) -> Prediction:
@@ -205,17 +205,17 @@ def read_scores(path: Path) -> list[Score]:
     return scores
 
 
-def _score(row: Any, where: str) -> Score:
-    _check(row, SETTING, where)
-    _check(row, SCORE, where)
+def _score(row: Any, origin: str) -> Score:
+    _check(row, SETTING, origin)
+    _check(row, SCORE, origin)
     value, ci95 = row["value"], row["ci95"]
     numbers = [value] if ci95 is None else [*ci95, value]
     if not all(isinstance(number, _NUMBER) and math.isfinite(number) for number in numbers):
-        raise UserError(f"{where}: 'value' and 'ci95' must be finite numbers, got {value!r} and {ci95!r}")
+        raise UserError(f"{origin}: 'value' and 'ci95' must be finite numbers, got {value!r} and {ci95!r}")
     interval = None
     if ci95 is not None:
         if len(ci95) != 2 or ci95[0] > ci95[1]:
-            raise UserError(f"{where}: 'ci95' must be [low, high], got {ci95!r}")
+            raise UserError(f"{origin}: 'ci95' must be [low, high], got {ci95!r}")
         interval = (float(ci95[0]), float(ci95[1]))
     return Score(
         setting=_setting(row),
@@ -256,9 +256,9 @@ class History:
             write_text(self.path, "".join(self._lines_until(step)))
 
     def _lines_until(self, step: int) -> Iterator[str]:
-        for where, record in complete_rows(self.path):
+        for origin, record in complete_rows(self.path):
             if not isinstance(record.get("step"), int):
-                raise UserError(f"{where} is not a record of a training run: it has no step")
+                raise UserError(f"{origin} is not a record of a training run: it has no step")
             if record["step"] > step:
                 return
             yield _record_line(record)
@@ -271,15 +271,15 @@ def _record_line(record: dict[str, Any]) -> str:
 def read_history(path: Path) -> list[dict[str, Any]]:
     """Returns the records of a training, in the order of their steps; one without ``gates`` gets an empty dict."""
     records = []
-    for where, record in rows(path):
-        _check(record, RECORD, where)
+    for origin, record in rows(path):
+        _check(record, RECORD, origin)
         gates = record.setdefault("gates", {})
         if not isinstance(gates, dict):
-            raise UserError(f"{where}: 'gates' must not be {gates!r:.80}")
+            raise UserError(f"{origin}: 'gates' must not be {gates!r:.80}")
         losses = {name: value for name, value in record.items() if name.startswith("loss")}
         for name, value in list(gates.items()) + list(losses.items()):
             if not isinstance(value, _NUMBER):
-                raise UserError(f"{where}: {name!r} must be a number, got {value!r}")
+                raise UserError(f"{origin}: {name!r} must be a number, got {value!r}")
         records.append(record)
     return records
 
@@ -297,12 +297,12 @@ def _setting(row: Row) -> SettingOfTask:
     )
 
 
-def _check(row: Any, types: _Types, where: str) -> None:
+def _check(row: Any, types: _Types, origin: str) -> None:
     """Raises UserError unless the row has these fields with these types."""
     if not isinstance(row, dict):
-        raise UserError(f"{where}: an object is needed, got {row!r:.80}")
+        raise UserError(f"{origin}: an object is needed, got {row!r:.80}")
     for name, allowed in types.items():
         if name not in row:
-            raise UserError(f"{where} lacks {name!r}")
+            raise UserError(f"{origin} lacks {name!r}")
         if not isinstance(row[name], allowed):
-            raise UserError(f"{where}: {name!r} must not be {row[name]!r:.80}")
+            raise UserError(f"{origin}: {name!r} must not be {row[name]!r:.80}")

@@ -111,12 +111,12 @@ def split_named(value: Any) -> str | None:
     return value
 
 
-def check_id(id: str, where: str) -> None:
+def check_id(id: str, origin: str) -> None:
     """Raise UserError for an id with half a character, which no file of results could hold."""
     try:
         id.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{where}: the id {id!r} is no text of Unicode") from error
+        raise UserError(f"{origin}: the id {id!r} is no text of Unicode") from error
 
 
 def by_reason(skipped: Mapping[str, str]) -> str:

@@ -179,11 +179,11 @@ class NewTokenEmbeddings(nn.Module):
 
     token_ids: Tensor
 
-    def __init__(self, token_ids: list[int], vocabulary: int, input_width: int, output_width: int, tied: bool) -> None:
+    def __init__(self, token_ids: list[int], vocab_size: int, input_width: int, output_width: int, tied: bool) -> None:
         super().__init__()
-        self.vocabulary = vocabulary
+        self.vocab_size = vocab_size
         self.ids_end = max(token_ids, default=-1) + 1
-        self.known_ids = TokenIds(vocabulary, tuple(token_ids))
+        self.known_ids = TokenIds(vocab_size, tuple(token_ids))
         self.register_buffer("token_ids", torch.tensor(token_ids, dtype=torch.long))
         self.input_rows = nn.Parameter(torch.empty(len(token_ids), input_width))
         self.output_rows = None if tied else nn.Parameter(torch.empty(len(token_ids), output_width))

@@ -73,7 +73,7 @@ class FlamingoForConditionalGeneration(
         embedding, head = self.get_input_embeddings(), self.get_output_embeddings()
         self.new_tokens = NewTokenEmbeddings(
             config.new_token_ids,
-            vocabulary=embedding.weight.shape[0],
+            vocab_size=embedding.weight.shape[0],
             input_width=embedding.weight.shape[1],
             output_width=head.weight.shape[1],
             tied=getattr(config.text_config, "tie_word_embeddings", False),

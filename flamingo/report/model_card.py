@@ -18,14 +18,14 @@ from flamingo.utils.run_folder import STATES, WRITING, RunFiles
 log = logging.getLogger(__name__)
 
 #: What a pretraining run leaves in its folder.
-KIND = RunFiles(
+BACKBONE_FILES = RunFiles(
     results=("state", "history.jsonl", "model", "scores.json", "skipped.json"),
     saved=STATES + ("model",),
     descriptions=("failure.txt",),
     may_change=WRITING,
 )
 #: Keys of a config that are not part of a recipe.
-_NO_RECIPE = ("output", "overwrite", "num_workers")
+_NO_RECIPE = ("output", "overwrite", "num_workers", "device")
 
 _TEMPLATE = """---
 license: apache-2.0

@@ -82,23 +82,23 @@ def read_json(file: Path) -> Any:
         return parse_json(stream.read(), str(file))
 
 
-def parse_json(text: str | bytes, where: str) -> Any:
+def parse_json(text: str | bytes, origin: str) -> Any:
     """Returns the value of a JSON text.
 
     Raises:
-        UserError: With ``where``, for a text that is no JSON, or is nested too deeply for Python's parser.
+        UserError: With ``origin``, for a text that is no JSON, or is nested too deeply for Python's parser.
     """
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is no JSON: {error}") from error
+        raise UserError(f"{origin} is no JSON: {error}") from error
 
 
-def json_object(text: str | bytes, where: str) -> dict[str, Any]:
-    """A JSON object. Raises UserError, naming ``where`` it stands, for anything else."""
-    value = parse_json(text, where)
+def json_object(text: str | bytes, origin: str) -> dict[str, Any]:
+    """A JSON object. Raises UserError, with ``origin``, for anything else."""
+    value = parse_json(text, origin)
     if not isinstance(value, dict):
-        raise UserError(f"{where} is no JSON object: {text[:80]!r}")
+        raise UserError(f"{origin} is no JSON object: {text[:80]!r}")
     return value
 
 

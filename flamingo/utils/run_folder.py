@@ -73,30 +73,30 @@ class RunFiles:
 class Run:
     """A folder that this process owns, or whose owner is another process of the same run."""
 
-    def __init__(self, output: Path, config: dict[str, Any], kind: RunFiles) -> None:
-        self.output, self.config, self.kind = output, config, kind
+    def __init__(self, output: Path, config: dict[str, Any], files: RunFiles) -> None:
+        self.output, self.config, self.files = output, config, files
         self.has_begun = False
 
     @property
     def is_new(self) -> bool:
         """Whether no run has begun in the folder."""
-        return not (self.output / self.kind.config_file).exists()
+        return not (self.output / self.files.config_file).exists()
 
     @property
     def has_results(self) -> bool:
         """Whether a run has left more than its config: one that failed before may be started with another."""
-        return any((self.output / name).exists() for name in self.kind.results)
+        return any((self.output / name).exists() for name in self.files.results)
 
     def check(self) -> None:
         """Raise UserError, with what differs, for a folder with the results of another config, unless overwritten."""
         if self.has_results and not self.is_new and not self.config.get("overwrite"):
-            earlier = read_config(self.output / self.kind.config_file)
+            earlier = read_config(self.output / self.files.config_file)
             earlier.pop("contents", None)
             self._compare(earlier, self._decisive())
 
     def check_contents(self, contents: dict[str, Any]) -> None:
         """Raise UserError, with what differs, where the folder's run has other contents under these keys."""
-        earlier = read_config(self.output / self.kind.config_file).get("contents") or {}
+        earlier = read_config(self.output / self.files.config_file).get("contents") or {}
         recorded = {key: earlier.get(key) for key in contents}
         self._compare({"contents": recorded}, {"contents": contents})
 
@@ -119,24 +119,24 @@ class Run:
 
     def _begin(self, contents: dict[str, Any]) -> None:
         if self.has_results and self.config.get("overwrite"):
-            _move_aside(self.output, self._patterns(), self.kind.saved)
+            _move_aside(self.output, self._patterns(), self.files.saved)
         elif self.has_results and not self.is_new:
-            earlier = read_config(self.output / self.kind.config_file)
+            earlier = read_config(self.output / self.files.config_file)
             self._compare({"contents": earlier.get("contents")}, {"contents": contents})
-        if _FAILURE in self.kind.descriptions:
+        if _FAILURE in self.files.descriptions:
             (self.output / _FAILURE).unlink(missing_ok=True)
         described = self._decisive() | {"contents": contents}
-        write_text(self.output / self.kind.config_file, yaml.safe_dump(described, sort_keys=False))
+        write_text(self.output / self.files.config_file, yaml.safe_dump(described, sort_keys=False))
 
     def _patterns(self) -> list[str]:
-        return list(self.kind.results + self.kind.descriptions) + [self.kind.config_file]
+        return list(self.files.results + self.files.descriptions) + [self.files.config_file]
 
     def _decisive(self) -> dict[str, Any]:
         return {key: value for key, value in self.config.items() if key not in _NOT_RESULTS}
 
     def _compare(self, earlier: dict[str, Any], now: dict[str, Any]) -> None:
         # Where the folder lies may always change.
-        if different := differences(earlier, now, ("output",) + self.kind.may_change):
+        if different := differences(earlier, now, ("output",) + self.files.may_change):
             raise UserError(
                 f"{self.output} holds a run with another config or other data ({'; '.join(different)}): "
                 "choose another output=..., or overwrite it with overwrite=true"
@@ -144,7 +144,7 @@ class Run:
 
 
 @contextmanager
-def run_folder(output: Path, config: dict[str, Any], kind: RunFiles) -> Iterator[Run]:
+def run_folder(output: Path, config: dict[str, Any], files: RunFiles) -> Iterator[Run]:
     """Own a run's folder inside the block.
 
     With the config's ``overwrite`` the run that is there moves to ``OUTPUT/.previous`` when the new one begins. It is
@@ -154,13 +154,13 @@ def run_folder(output: Path, config: dict[str, Any], kind: RunFiles) -> Iterator
     Args:
         output: The folder.
         config: The resolved config.
-        kind: Which command's it is.
+        files: What the command leaves there.
 
     Raises:
         UserError: If another process owns the folder, or if it holds a run of another config.
     """
     processes()
-    run = Run(output, config, kind)
+    run = Run(output, config, files)
     with ExitStack() as stack:
 
         def enter() -> None:
@@ -226,7 +226,10 @@ def _keep_one(output: Path) -> None:
             return
         log.warning("%s: the run that was to be overwritten comes back", output)
         for path in _matching(output, names["made"]):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
         previous.rename(moving)
     if moving.exists():
         for path in moving.iterdir():

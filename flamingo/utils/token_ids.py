@@ -10,18 +10,18 @@ from flamingo.utils.errors import UserError
 
 @dataclass(frozen=True)
 class TokenIds:
-    """The ids below ``vocabulary`` and those of ``new_token_ids``."""
+    """The ids below ``vocab_size`` and those of ``new_token_ids``."""
 
-    vocabulary: int
+    vocab_size: int
     new_token_ids: tuple[int, ...]
 
     def check(self, ids: Int[Tensor, "b t"]) -> None:
         """Raises UserError for an id without an embedding. The check reads ``ids`` on the host."""
-        is_unknown = ids >= self.vocabulary
+        is_unknown = ids >= self.vocab_size
         for token_id in self.new_token_ids:
             is_unknown &= ids != token_id
         if is_unknown.any():
             raise UserError(
                 f"token id {int(ids[is_unknown].max())} is beyond the language model's vocabulary of "
-                f"{self.vocabulary} and not among new_token_ids {list(self.new_token_ids)}"
+                f"{self.vocab_size} and not among new_token_ids {list(self.new_token_ids)}"
             )

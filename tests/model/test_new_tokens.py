@@ -77,6 +77,6 @@ def test_without_new_tokens_nothing_changes_but_a_warning(backbones, caplog):
 
 
 def test_an_unknown_id_is_refused():
-    tokens = NewTokenEmbeddings([10, 11], vocabulary=10, input_width=4, output_width=4, tied=True)
+    tokens = NewTokenEmbeddings([10, 11], vocab_size=10, input_width=4, output_width=4, tied=True)
     with pytest.raises(UserError, match=r"12.*10.*\[10.*11\]"):
         tokens.known_ids.check(torch.tensor([[10, 12]]))

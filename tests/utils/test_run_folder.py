@@ -13,7 +13,7 @@ from flamingo.utils.run_folder import RunFiles, run_folder
 
 CONFIG = {"training": {"steps": 3}, "data": {"a": {"batch": 1}}, "overwrite": False, "num_workers": 0}
 CONTENTS = {"data": {"captions": "0a", "files": "0b"}}
-KIND = RunFiles(
+FILES = RunFiles(
     results=("state", "scores.json"),
     saved=("state/step-*[0-9]", "scores.json"),
     descriptions=("overrides.yaml", "evaluate-*.yaml"),
@@ -22,7 +22,7 @@ KIND = RunFiles(
 
 
 def start(output, config=CONFIG, contents=CONTENTS, results=True, keep=True):
-    with run_folder(output, config, KIND) as run:
+    with run_folder(output, config, FILES) as run:
         run.begin(contents)
         if results:
             (output / "state" / "step-1").mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def test_another_config_is_refused_before_anything_with_what_differs_and_how_to_
     entered = False
     with (
         pytest.raises(UserError, match=r"training\.steps was 3, is 4\).*overwrite=true") as caught,
-        run_folder(tmp_path, other, KIND),
+        run_folder(tmp_path, other, FILES),
     ):
         entered = True
     assert not entered
@@ -90,7 +90,7 @@ def test_a_damaged_config_is_named(tmp_path):
 
 
 def hold(output, ready):
-    with run_folder(output, CONFIG, KIND):
+    with run_folder(output, CONFIG, FILES):
         ready.send(None)
         time.sleep(60)
 
@@ -134,7 +134,7 @@ def test_overwriting_removes_what_the_earlier_run_made_and_nothing_else(tmp_path
 def test_the_earlier_run_lies_in_previous_until_the_new_one_has_saved_something(tmp_path):
     earlier_run(tmp_path)
     before = contents(tmp_path)
-    with run_folder(tmp_path, NEW, KIND) as run:
+    with run_folder(tmp_path, NEW, FILES) as run:
         assert contents(tmp_path) == before
         run.begin(CONTENTS)
         of_the_run = {name: text for name, text in before.items() if name != "notes.txt"}
@@ -148,7 +148,7 @@ def test_the_earlier_run_lies_in_previous_until_the_new_one_has_saved_something(
 def test_the_earlier_run_comes_back_if_the_new_one_ends_before_it_has_saved_something(tmp_path, error):
     earlier_run(tmp_path)
     before = contents(tmp_path)
-    with pytest.raises(error), run_folder(tmp_path, NEW, KIND) as run:
+    with pytest.raises(error), run_folder(tmp_path, NEW, FILES) as run:
         run.begin(CONTENTS)
         (tmp_path / "state").mkdir()
         (tmp_path / "state" / "half").touch()
@@ -158,7 +158,7 @@ def test_the_earlier_run_comes_back_if_the_new_one_ends_before_it_has_saved_some
 
 def test_the_new_run_stays_if_it_ends_after_it_has_saved_something(tmp_path):
     earlier_run(tmp_path)
-    with pytest.raises(ZeroDivisionError), run_folder(tmp_path, NEW, KIND) as run:
+    with pytest.raises(ZeroDivisionError), run_folder(tmp_path, NEW, FILES) as run:
         run.begin(CONTENTS)
         (tmp_path / "state").mkdir()
         run.keep()
@@ -195,7 +195,7 @@ def test_a_kill_at_any_moment_of_overwriting_leaves_the_one_run_or_the_other(tmp
         earlier_run(output)
         before = contents(output)
         status = killed_after(renames, start, output, NEW)
-        with run_folder(output, CONFIG | {"overwrite": True}, KIND):
+        with run_folder(output, CONFIG | {"overwrite": True}, FILES):
             after = contents(output)
         assert not [path.name for path in output.iterdir() if path.name.startswith(".previous")]
         outcomes.append(after == before)
@@ -207,7 +207,7 @@ def test_a_kill_at_any_moment_of_overwriting_leaves_the_one_run_or_the_other(tmp
 
 
 def enter(output):
-    with run_folder(output, CONFIG, KIND):
+    with run_folder(output, CONFIG, FILES):
         pass
 
 
@@ -218,7 +218,7 @@ def test_a_kill_while_the_earlier_run_comes_back_is_mended_at_the_next_start(tmp
         before = contents(output)
         assert killed_after(7, start, output, NEW) == 9
         killed_after(renames, enter, output)
-        with run_folder(output, CONFIG, KIND):
+        with run_folder(output, CONFIG, FILES):
             assert contents(output) == before
 
 
@@ -242,12 +242,12 @@ def test_a_run_that_was_killed_after_its_first_state_keeps_its_place(tmp_path, n
     earlier_run(tmp_path)
     before = contents(tmp_path)
     if (pid := os.fork()) == 0:
-        with run_folder(tmp_path, NEW, KIND) as run:
+        with run_folder(tmp_path, NEW, FILES) as run:
             run.begin(CONTENTS)
             work(tmp_path / name)
             os._exit(9)
     os.waitpid(pid, 0)
-    with run_folder(tmp_path, NEW, KIND):
+    with run_folder(tmp_path, NEW, FILES):
         assert not (tmp_path / ".previous").exists()
         assert (contents(tmp_path) == before) == (not is_saved)
         if is_saved:
@@ -256,7 +256,7 @@ def test_a_run_that_was_killed_after_its_first_state_keeps_its_place(tmp_path, n
 
 def test_the_new_run_stays_if_it_is_interrupted_between_its_first_state_and_the_removal_of_the_earlier_one(tmp_path):
     earlier_run(tmp_path)
-    with pytest.raises(KeyboardInterrupt), run_folder(tmp_path, NEW, KIND) as run:
+    with pytest.raises(KeyboardInterrupt), run_folder(tmp_path, NEW, FILES) as run:
         run.begin(CONTENTS)
         make(tmp_path / "state" / "step-00000001")
         raise KeyboardInterrupt

@@ -27,7 +27,7 @@ class Sample(NamedTuple):
     id: str
     captions: tuple[str, ...]
     #: Where in the file the picture lies.
-    place: tuple[Any, ...]
+    location: tuple[Any, ...]
     #: None where the data name no split.
     split: str | None
 
@@ -58,7 +58,7 @@ class Shards(LazySequence):
         Args:
             files: The shards.
             samples: Yields the samples of a file.
-            frame: Makes of a file and a sample's ``place`` the image to open.
+            frame: Makes of a file and a sample's ``location`` the image to open.
 
         Raises:
             UserError: For a file that cannot be read, an id twice in a split, and if no sample is whole.
@@ -102,8 +102,8 @@ class Shards(LazySequence):
 
     def item(self, index: int) -> Record:
         text = self._index[self._ends[index] : self._ends[index + 1]]
-        number, id, captions, place, split = json.loads(text)
-        image = Image(self._frame(self.files[number], *place))
+        number, id, captions, location, split = json.loads(text)
+        image = Image(self._frame(self.files[number], *location))
         return Record(id, image, tuple(captions), split or self.splits[number])
 
 
