@@ -117,7 +117,7 @@ def test_the_batches_of_a_training_are_checked_by_the_loader(shards, backbones, 
 
     monkeypatch.setattr("experiments.train.train", keep)
     with pytest.raises(KeyboardInterrupt):
-        run_training(training(shards, backbones, tmp_path), tmp_path / "run")
+        run_training(photograph_training(shards, backbones, tmp_path), tmp_path / "run")
     assert len(made) == 2
     for batch in made:
         documents, images = batch.tensors["image_features"].shape[:2]
