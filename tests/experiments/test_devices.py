@@ -13,10 +13,9 @@ from flamingo.inference.features import FeatureStore
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.utils.devices import META
 from flamingo.utils.errors import UserError
-from tests.experiments.test_demo import SMALL
 from tests.experiments.test_identity import ONE, demo, in_process  # noqa: F401  # demo is a fixture
-from tests.experiments.test_photographs import training
 from tests.helpers.configs import composed
+from tests.helpers.small_runs import SMALL_DEMO, photograph_training
 
 
 def exhausted(*args, **kwargs):
@@ -26,7 +25,7 @@ def exhausted(*args, **kwargs):
 def test_a_training_names_the_batch_sizes_of_its_documents(tmp_path, monkeypatch):
     monkeypatch.setattr("flamingo.training.loop.accumulate_gradients", exhausted)
     with pytest.raises(UserError, match=r"data\.documents\.captions\.batch_size") as caught:
-        run_training(composed("train", *SMALL, f"output={tmp_path}"), tmp_path)
+        run_training(composed("train", *SMALL_DEMO, f"output={tmp_path}"), tmp_path)
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
     assert "data.documents.captions.batch_size" in (tmp_path / "failure.txt").read_text()
 
@@ -34,7 +33,7 @@ def test_a_training_names_the_batch_sizes_of_its_documents(tmp_path, monkeypatch
 def test_a_pass_of_features_names_its_batch_size(shards, backbones, tmp_path, monkeypatch):
     monkeypatch.setattr(FeatureStore, "_encode", exhausted)
     with pytest.raises(UserError, match=r"features\.batch_size"):
-        run_training(training(shards, backbones, tmp_path), tmp_path)
+        run_training(photograph_training(shards, backbones, tmp_path), tmp_path)
 
 
 def test_an_evaluation_names_its_batch_size(demo, tmp_path, monkeypatch):  # noqa: F811
@@ -55,7 +54,7 @@ def test_a_pretraining_names_its_batch_size(tmp_path, monkeypatch, command):
 
 def test_the_command_ends_with_the_sentence_and_status_2(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("flamingo.training.loop.accumulate_gradients", exhausted)
-    arguments = (train.main, *SMALL, f"output={tmp_path}")
+    arguments = (train.main, *SMALL_DEMO, f"output={tmp_path}")
     process = multiprocessing.get_context("fork").Process(target=in_process, args=arguments)
     process.start()
     process.join()
@@ -110,21 +109,21 @@ def moves(monkeypatch):
 
 def test_models_move_when_they_are_built_and_when_they_are_loaded(demo, moves):  # noqa: F811
     """Before the composition is checked, and before any other work."""
-    build_model(composed("train", *SMALL).model)
+    build_model(composed("train", *SMALL_DEMO).model)
     load_model(demo / "checkpoint", "auto")
     assert moves == [META, META]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_the_dtype_is_that_of_the_frozen_parts_alone(demo, dtype):  # noqa: F811
-    for model, _ in (build_model(composed("train", *SMALL).model, dtype), load_model(demo / "checkpoint", dtype)):
+    for model, _ in (build_model(composed("train", *SMALL_DEMO).model, dtype), load_model(demo / "checkpoint", dtype)):
         expected = getattr(torch, dtype)
         assert {p.dtype for part in (model.vision_model, model.language_model) for p in part.parameters()} == {expected}
         assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
 
 
 def test_an_evaluation_loads_a_checkpoint_in_the_dtype_that_it_was_trained_with(tmp_path):
-    run_training(composed("train", *SMALL, f"output={tmp_path}", "dtype=bfloat16"), tmp_path)
+    run_training(composed("train", *SMALL_DEMO, f"output={tmp_path}", "dtype=bfloat16"), tmp_path)
     for dtype, expected in {"auto": torch.bfloat16, "float32": torch.float32}.items():
         model, _ = load_model(tmp_path / "checkpoint", dtype)
         assert model.language_model.dtype == model.vision_model.dtype == expected
