@@ -18,6 +18,8 @@ from flamingo.utils.token_ids import TokenIds
 
 #: A batch has its images under one of these names, or has none.
 _IMAGES = ("pixel_values", "image_features")
+#: Seeds random numbers: another text draws other values of ``next_image``.
+_STREAM = "next image"
 
 
 @runtime_checkable
@@ -67,7 +69,7 @@ class EncodedDocuments:
     def __getitem__(self, position: int) -> EncodedGroup:
         start = position * self.captions_per_image
         documents = [self.documents[start + number] for number in range(self.captions_per_image)]
-        next_image = random.Random(f"next image {self.seed} {position}").random() < self.p_next
+        next_image = random.Random(f"{_STREAM} {self.seed} {position}").random() < self.p_next
         examples = [self._with_images(documents[0], next_image)]
         for document in documents[1:]:
             examples.append(self.processor.encode(document, next_image=next_image, pixels=False))

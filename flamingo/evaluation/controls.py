@@ -10,6 +10,8 @@ from flamingo.evaluation.protocol import Example, Task
 from flamingo.evaluation.random_draws import query_rng
 from flamingo.utils.errors import UserError
 
+#: These seed random numbers: another text draws other images and captions.
+_IMAGE_STREAM, _CAPTION_STREAM = "shuffled_images", "shuffled_captions"
 #: Draws of a caption from another query's support before the control gives up.
 _MAX_DRAWS = 1000
 
@@ -34,7 +36,7 @@ class Control:
 def shuffled_images(task: Task, query: Example, demonstrations: Sequence[Example], seed: int) -> list[Example]:
     """Returns the demonstrations with their images permuted uniformly; some may keep theirs."""
     images = [example.image for example in demonstrations]
-    query_rng(seed, query, "shuffled_images").shuffle(images)
+    query_rng(seed, query, _IMAGE_STREAM).shuffle(images)
     return [replace(example, image=image) for example, image in zip(demonstrations, images, strict=True)]
 
 
@@ -44,7 +46,7 @@ def shuffled_captions(task: Task, query: Example, demonstrations: Sequence[Examp
     Raises:
         UserError: Where there is no such caption.
     """
-    rng = query_rng(seed, query, "shuffled_captions")
+    rng = query_rng(seed, query, _CAPTION_STREAM)
     queries = task.queries()
     excluded = {query.id}
     excluded.update(example.id for example in demonstrations)

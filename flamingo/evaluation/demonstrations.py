@@ -7,6 +7,9 @@ from flamingo.evaluation.random_draws import draw_positions, query_rng
 from flamingo.evaluation.settings import Setting
 from flamingo.utils.errors import UserError
 
+#: These seed random numbers: another text draws other demonstrations, another order, other captions.
+_GROUP_STREAM, _ORDER_STREAM, _CAPTION_STREAM = "group", "order", "caption"
+
 
 def prompt_examples(task: Task, query: Example, setting: Setting, order: int = 0) -> list[Example]:
     """Returns the demonstrations as the prompt shows them: with images or captions replaced by the control.
@@ -70,10 +73,10 @@ def sample_demonstrations(task: Task, query: Example, shots: int, seed: int, ord
     demonstrations: list[Example] = []
     for number, group in enumerate(groups):
         # The size of the group is part of the seed: another pool gives other demonstrations, which the harness notices.
-        rng = query_rng(seed, query, "group", number, len(group))
+        rng = query_rng(seed, query, _GROUP_STREAM, number, len(group))
         demonstrations += [group[position] for position in draw_positions(rng, len(group), per_group)]
     assert query.id not in {example.id for example in demonstrations}, f"the support of {query.id} contains it"
-    query_rng(seed, query, "order", order).shuffle(demonstrations)
+    query_rng(seed, query, _ORDER_STREAM, order).shuffle(demonstrations)
     return [_with_random_caption(example, query, seed) for example in demonstrations]
 
 
@@ -92,5 +95,5 @@ def retrieve_demonstrations(task: Task, query: Example, shots: int, seed: int) -
 
 
 def _with_random_caption(example: Example, query: Example, seed: int) -> Example:
-    rng = query_rng(seed, query, "caption", example.id)
+    rng = query_rng(seed, query, _CAPTION_STREAM, example.id)
     return example.with_caption(rng.choice(example.references))

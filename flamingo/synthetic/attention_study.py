@@ -23,6 +23,8 @@ from flamingo.synthetic.scenes import Scene, random_scene
 from flamingo.utils.devices import to_device
 
 ATTRIBUTES = ("colour", "shape")
+#: Seeds random numbers: another text draws other scenes.
+_STREAM = "attention"
 
 #: For each gated layer the attention of each head and word over the patches.
 Maps = dict[int, Float[np.ndarray, "k words p"]]
@@ -70,7 +72,7 @@ class AttentionShare:
 
 def make_scenes(count: int, objects: int, seed: int) -> list[Scene]:
     """Returns scenes of the evaluation split with two objects, or with one object near the centre."""
-    rng = random.Random(f"attention/{objects}/{seed}")
+    rng = random.Random(f"{_STREAM}/{objects}/{seed}")
     pairs = 1.0 if objects == 2 else 0.0
     scenes: list[Scene] = []
     while len(scenes) < count:

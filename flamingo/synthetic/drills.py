@@ -21,8 +21,10 @@ SYLLABLES = [consonant + vowel for consonant, vowel in product("BDFGKLMNPRSTVZ",
 #: embeddings became equal (cosine 0.998), and no question about them was answered.
 WORDS = list(chain(SYLLABLES, *SIZE_WORDS, NUMBERS, *PLACES.values()))
 
+#: Seeds random numbers: another text changes the order of the syllables.
+_STREAM = "chant"
 #: A fixed order of all syllables; the first one follows the last one.
-_ROUND = random.Random("chant").sample(SYLLABLES, len(SYLLABLES))
+_ROUND = random.Random(_STREAM).sample(SYLLABLES, len(SYLLABLES))
 _NEXT = dict(zip(_ROUND, _ROUND[1:] + _ROUND[:1], strict=True))
 
 

@@ -31,6 +31,8 @@ _NONE = -100
 _BATCH_SIZE = 128
 #: The probe is trained on as many times more scenes than it is tested on.
 _TRAINING_TO_TEST = 8
+#: Seeds random numbers: another text draws other scenes.
+_STREAM = "probe"
 #: Scenes that are drawn and encoded together.
 _ENCODED_AT_ONCE = 200
 
@@ -140,7 +142,7 @@ def _encode_scenes(
     count: int,
     split: Split,
 ) -> tuple[Float[Tensor, "n p v"], Int[Tensor, "n attributes"]]:
-    rng = random.Random(f"probe/{seed}/{split}")
+    rng = random.Random(f"{_STREAM}/{seed}/{split}")
     scenes = [random_scene(rng, split) for _ in range(count)]
     parts = []
     starts = range(0, count, _ENCODED_AT_ONCE)

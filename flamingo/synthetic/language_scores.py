@@ -16,7 +16,7 @@ _ACCURACIES: dict[str, tuple[str, int, Description]] = {
     "names of what captions describe, accuracy": ("binding", 16, "caption"),
     "questions about what captions describe, accuracy": ("questions", 5, "caption"),
 }
-#: Seeds random numbers.
+#: Seeds random numbers: another text draws other documents.
 _STREAM = "language model's evaluation"
 
 
