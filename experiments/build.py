@@ -15,7 +15,7 @@ from flamingo.evaluation.protocol import Task
 from flamingo.evaluation.tasks import TaskConfig
 from flamingo.inference import FeaturesConfig
 from flamingo.inference.features import FeatureStore
-from flamingo.inference.image_size import check_image_size
+from flamingo.inference.image_size import checked_image_size
 from flamingo.model import BACKBONES, TRAINED_PARTS
 from flamingo.model.checkpoints import fingerprint
 from flamingo.model.language import make_text_model
@@ -57,6 +57,7 @@ def build_model(config: ModelConfig, dtype: str = "auto") -> tuple[FlamingoForCo
         names["language"],
         dtype=dtype,
         new_token_ids=processor.new_token_ids,
+        image_token_id=processor.image_token_id,
         vision_features=config.vision_features,
         connector=config.connector,
         fusion=config.fusion,
@@ -64,7 +65,8 @@ def build_model(config: ModelConfig, dtype: str = "auto") -> tuple[FlamingoForCo
     )
     model.place(processes().device)
     model.begin_checks(True)
-    check_image_size(model, processor, config.image_size)
+    height, width = checked_image_size(model, processor, config.image_size)
+    processor.tokens_per_image = model.tokens_per_image(height, width)
     if config.from_scratch:
         fresh = make_text_model(model.language_model.config)
         model.language_model.load_state_dict(fresh.state_dict())

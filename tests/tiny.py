@@ -86,6 +86,15 @@ POOLING_CONNECTORS: dict[str, dict[str, Any]] = {
     "qformer": {"kind": "qformer", "depth": 3, "num_query_tokens": 3, "width": 16, "num_heads": 2},
 }
 
+#: Visual tokens in the language model's input, by LLaVA's projector: 4 for each image. The test's language models have
+#: embeddings of width 32, but OPT's are 16 wide.
+PREFIX: dict[str, Any] = {
+    "fusion": {"kind": "prefix"},
+    "connector": {"kind": "mlp_projector", "pool": 2},
+    "image_token_id": NEW_TOKEN_IDS[1],
+}
+TOKENS_PER_IMAGE = 4
+
 #: Generation settings as checkpoints ship them; each changes what the tiny models decode.
 POISONED: list[dict[str, Any]] = [
     {"repetition_penalty": 5.0},
@@ -195,3 +204,12 @@ def inputs(documents: int = 2) -> dict[str, torch.Tensor]:
         "pixel_values": torch.randn(documents, 3, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator),
     }
     return devices.moved(batch)
+
+
+def prefix_inputs(documents: int = 2, tokens_per_image: int = TOKENS_PER_IMAGE) -> dict[str, torch.Tensor]:
+    """:func:`inputs` with ``tokens_per_image`` markers for each image."""
+    batch = inputs(documents)
+    repeats = torch.where(batch["input_ids"][0] == NEW_TOKEN_IDS[1], tokens_per_image, 1)
+    for key in ("input_ids", "attention_mask", "image_index"):
+        batch[key] = batch[key].repeat_interleave(repeats, dim=1)
+    return batch

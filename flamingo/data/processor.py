@@ -17,6 +17,7 @@ from flamingo.data.text_markers import IMAGE_TOKEN, Piece, learnt_span, marker_p
 from flamingo.data.transforms.image_processors import load_image_processor
 from flamingo.data.transforms.pictures import Aspect
 from flamingo.data.transforms.pixels import normalized, resized
+from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 
@@ -43,6 +44,7 @@ class FlamingoProcessor(ProcessorMixin):
         new_tokens: Sequence[str] = (END_OF_CHUNK_TOKEN, IMAGE_TOKEN),
         end_of_chunk: str = END_OF_CHUNK_TOKEN,
         image_marker: str = IMAGE_TOKEN,
+        tokens_per_image: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(image_processor, tokenizer, **kwargs)
@@ -60,6 +62,9 @@ class FlamingoProcessor(ProcessorMixin):
         #: whose part before ``<image>`` sees the image before it. Checkpoints of other projects have other ones: see
         #: :mod:`flamingo.interop`.
         self.new_tokens, self.end_of_chunk, self.image_marker = list(new_tokens), end_of_chunk, image_marker
+        #: The number of markers that stand for an image, where visual tokens take their places; 0: one marker.
+        self.tokens_per_image = tokens_per_image
+        whole("tokens_per_image", tokens_per_image, least=0)
         tokens = [AddedToken(t, special=True, normalized=False) for t in new_tokens]
         tokenizer.add_tokens(tokens, special_tokens=True)
         if tokenizer.pad_token is None:
@@ -132,7 +137,10 @@ class FlamingoProcessor(ProcessorMixin):
         return self._length(f"{self.image_marker}{text}{self.end_of_chunk}")
 
     def _length(self, text: str) -> int:
-        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if self.tokens_per_image == 0:
+            return len(ids)
+        return len(ids) + (self.tokens_per_image - 1) * ids.count(self.image_token_id)
 
     @property
     def new_token_ids(self) -> list[int]:
@@ -311,16 +319,24 @@ class FlamingoProcessor(ProcessorMixin):
         if self.bos and self.tokenizer.bos_token_id is not None:
             ids.append(self.tokenizer.bos_token_id)
             piece_of_token.append(Piece("", -1, train=False))
-        ids += encoding["input_ids"]
-        for _, end in encoding["offset_mapping"]:
+        for token, (_, end) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
             # The last character, which is there even where a tokenizer's offsets leave out a token's spaces.
-            piece_of_token.append(piece_of_character[max(end - 1, 0)])
+            piece = piece_of_character[max(end - 1, 0)]
+            positions = self._positions(token)
+            ids += [token] * positions
+            piece_of_token += [piece] * positions
         if not ids:
             raise UserError(f"{name} has no token")
         limit = self.tokenizer.model_max_length if max_length is None else max_length
         if len(ids) > limit:
             raise UserError(f"{name} has {len(ids)} tokens, more than the {limit} that fit")
         return ids, piece_of_token
+
+    def _positions(self, token: int) -> int:
+        """Returns the number of positions that a token of the text takes."""
+        if self.tokens_per_image == 0 or token != self.image_token_id:
+            return 1
+        return self.tokens_per_image
 
 
 def special_tokens(tokenizer: Any) -> list[str]:

@@ -112,6 +112,7 @@ class FlamingoEngine:
         if len(rows) < 2 or not self._sees_one_image or not self.model.shares_prefixes:
             return None
         length = _common_length([row.tokens_with_images() for row in rows])
+        length = self._to_whole_images(rows[0].input_ids, length)
         if length == 0:
             return None
         first = rows[0]
@@ -123,6 +124,13 @@ class FlamingoEngine:
         cache = self.model.prefill(ids, torch.ones_like(ids), image_index, state)
         assert isinstance(cache, PromptCache)
         return cache
+
+    def _to_whole_images(self, ids: Int[Tensor, " t"], length: int) -> int:
+        """Returns ``length``, or less where it would end among the positions of an image."""
+        if self.processor.tokens_per_image == 0:
+            return length
+        is_marker = ids[:length] == self.processor.image_token_id
+        return length - int(is_marker.sum()) % self.processor.tokens_per_image
 
     def _continue(
         self, rows: Sequence[_Prompt], prefix: PromptCache | None, max_new_tokens: int, num_beams: int
@@ -168,7 +176,7 @@ class FlamingoEngine:
     @property
     def _sees_one_image(self) -> bool:
         """Whether a token sees one image only, rather than all before it."""
-        return self.model.config.fusion.attend == "last"
+        return self.model.fusion.sees_by_index
 
     def _pool_images(self, rows: Sequence[_Prompt], tokens: slice) -> tuple[Float[Tensor, "1 m r v"], list[Tensor]]:
         """The images that ``tokens`` of any prompt see, each once; and for each prompt the numbers among these."""

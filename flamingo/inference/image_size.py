@@ -11,8 +11,10 @@ from flamingo.model.vision_probe import check_encoder
 from flamingo.utils.errors import UserError
 
 
-def check_image_size(model: FlamingoForConditionalGeneration, processor: FlamingoProcessor, side: int | None) -> None:
-    """Checks that the encoder takes images of the size that its image processor makes.
+def checked_image_size(
+    model: FlamingoForConditionalGeneration, processor: FlamingoProcessor, side: int | None
+) -> tuple[int, int]:
+    """Returns the height and width of the images that the image processor makes, which the encoder takes.
 
     Args:
         model: The model.
@@ -20,7 +22,7 @@ def check_image_size(model: FlamingoForConditionalGeneration, processor: Flaming
         side: The side of images in pixels that the config sets; None: the encoder's own.
 
     Raises:
-        UserError: With the key ``model.image_size``, if it does not.
+        UserError: With the key ``model.image_size``, if it does not take them.
     """
     usual = image_size(model.vision_model.config)
     height, width = usual if side is None else (side, side)
@@ -31,8 +33,9 @@ def check_image_size(model: FlamingoForConditionalGeneration, processor: Flaming
         name = type(processor.image_processor).__name__
         raise UserError(f"model.image_size is {side}, but {name} makes pictures of {made[0]} x {made[1]} pixels")
     if made == usual:
-        return
+        return made
     try:
         check_encoder(model.vision_model, model.config.vision_features, made, torch.Generator().manual_seed(0))
     except UserError as error:
         raise UserError(f"model.image_size: {error}; its own pictures have {usual[0]} x {usual[1]} pixels") from error
+    return made

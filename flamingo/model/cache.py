@@ -65,6 +65,8 @@ class PromptCache(Cache):
 
     def __init__(self, layers: int) -> None:
         super().__init__(layers=[GrowingLayer() for _ in range(layers)])
+        #: Which of the cached tokens later ones may attend to; None for all. Set where the cache is made.
+        self.visible: Int[Tensor, "b s"] | None = None
         #: Which of the cached tokens are the prefix of each beam; None before :meth:`fork`.
         self.prefix_mask: Bool[Tensor, "b n s"] | None = None
         self._prompt_length = 0
@@ -100,11 +102,16 @@ class PromptCache(Cache):
     def forked(self) -> bool:
         return self.prefix_mask is not None
 
-    def append_mask(self) -> Bool[Tensor, "b 1 n s"]:
-        """Returns the attention mask of the next token of every beam: the prefix of the beam and the token itself."""
+    def append_mask(self, visible: Int[Tensor, "b n"] | None = None) -> Bool[Tensor, "b 1 n s"]:
+        """Returns the attention mask of the next token of every beam: the prefix of the beam and the token itself.
+
+        ``visible`` is 0 where neither this token nor later ones may attend to it; None: all are 1.
+        """
         assert self.prefix_mask is not None
         b, n, _ = self.prefix_mask.shape
         itself = torch.eye(n, dtype=torch.bool, device=self.prefix_mask.device).expand(b, n, n)
+        if visible is not None:
+            itself = itself & visible.bool().unsqueeze(1)
         self.prefix_mask = torch.cat([self.prefix_mask, itself], dim=-1)
         return self.prefix_mask.unsqueeze(1)
 

@@ -41,6 +41,8 @@ class FlamingoConfig(PreTrainedConfig):
     #: Ids whose embedding rows are trained: the image marker and the end of chunk. They may lie
     #: beyond the language model's vocabulary or within its padding rows.
     new_token_ids: list[int] = field(default_factory=list)
+    #: The id of the image marker. Fusions that put visual tokens in its place need it.
+    image_token_id: int | None = None
     #: Width v of the vision features; measured when the backbones are composed.
     vision_width: int | None = None
     #: The source of each backbone that a checkpoint may leave out; None if they were not loaded by name.

@@ -11,6 +11,7 @@ from transformers import Cache, DynamicCache, GenerationMixin
 from flamingo.model.cache import PromptCache
 from flamingo.model.fusion.base import VisualContext, VisualState
 from flamingo.model.language import has_plain_cache
+from flamingo.model.masks import positions, without_hidden
 from flamingo.model.visual_tokens import IMAGE_ARGUMENTS
 
 #: Settings by which transformers runs the prompt itself, with a row for each beam: another kind of cache, or drafts.
@@ -44,23 +45,33 @@ class FlamingoGeneration(GenerationMixin):
             kwargs["attention_mask"] = torch.ones_like(input_ids)
         self._check_prompts(input_ids, kwargs)
         images = {name: kwargs.pop(name, None) for name in IMAGE_ARGUMENTS}
-        context = self.visual_context(input_ids, kwargs.pop("image_index", None), images)
+        context = self.visual_context(
+            input_ids, kwargs.pop("image_index", None), images, visual_index=kwargs.pop("visual_index", None)
+        )
         prefix = kwargs.get("past_key_values")
         if isinstance(prefix, PromptCache):
             kwargs.pop("past_key_values")
         else:
             prefix = None
+        visible = _visible(kwargs["attention_mask"], context, prefix)
         if "past_key_values" not in self._language_model_arguments:
             kwargs["use_cache"] = False
         if self._can_prefill(generation_config, kwargs):
             if input_ids.shape[1] > 1:
-                kwargs["past_key_values"] = self._prefill_beams(input_ids, context, prefix, generation_config, kwargs)
+                kwargs["past_key_values"] = self._prefill_beams(
+                    input_ids, context, prefix, visible, generation_config, kwargs
+                )
             context = self.fusion.after_prompt(context)
         else:
             cached = kwargs["attention_mask"].shape[1] - input_ids.shape[1]
             if cached > 0:
                 # The tokens in the caller's own cache have no input ids, but they have an image index.
-                context = VisualContext(context.state, F.pad(context.image_index, (cached, 0), value=-1))
+                context = _padded(context, cached)
+        if context.visual_index is not None:
+            # Positions count hidden tokens, too, which the mask leaves out.
+            kwargs.setdefault("position_ids", positions(kwargs["attention_mask"]))
+            kwargs["attention_mask"] = visible
+            kwargs["visual_index"] = context.visual_index
         kwargs |= {"visual_state": context.state, "image_index": context.image_index}
         return super().generate(input_ids, generation_config=generation_config, **kwargs)
 
@@ -95,6 +106,7 @@ class FlamingoGeneration(GenerationMixin):
         input_ids: Tensor,
         context: VisualContext,
         prefix: PromptCache | None,
+        visible: Tensor,
         generation_config: Any,
         kwargs: dict[str, Any],
     ) -> Cache:
@@ -103,9 +115,10 @@ class FlamingoGeneration(GenerationMixin):
         num_sequences = self._setting("num_return_sequences", generation_config, kwargs) or 1
         beams = max(num_beams, num_sequences)
         mask = kwargs["attention_mask"][:, :-1]
-        cache = self.prefill(input_ids[:, :-1], mask, context.image_index[:, :-1], context.state, prefix)
+        visual_index = None if context.visual_index is None else context.visual_index[:, :-1]
+        cache = self.prefill(input_ids[:, :-1], mask, context.image_index[:, :-1], context.state, prefix, visual_index)
         if isinstance(cache, PromptCache):
-            cache.fork(mask, beams)
+            cache.fork(visible[:, :-1], beams)
         else:
             cache.batch_repeat_interleave(beams)
         return cache
@@ -118,15 +131,20 @@ class FlamingoGeneration(GenerationMixin):
         image_index: Int[Tensor, "bn t"],
         visual_state: VisualState,
         prefix: PromptCache | None = None,
+        visual_index: Int[Tensor, "bn t"] | None = None,
     ) -> Cache:
         """Returns the language model's cache of these tokens.
 
-        ``prefix`` is the cache of the first of these tokens, with one row for all prompts.
+        ``prefix`` is the cache of the first of these tokens, with one row for all prompts. ``visual_index`` is that of
+        ``forward``.
 
         Raises:
             UserError: For an id without an embedding.
         """
         self.new_tokens.known_ids.check(input_ids)
+        images = {"visual_state": visual_state}
+        context = self.visual_context(input_ids, image_index, images, visual_index=visual_index)
+        visible = _visible(attention_mask, context, prefix)
         start = 0
         if prefix is not None:
             start = prefix.get_seq_length()
@@ -138,13 +156,17 @@ class FlamingoGeneration(GenerationMixin):
         if start < input_ids.shape[1]:
             self(
                 input_ids[:, start:],
-                attention_mask,
+                visible,
                 image_index[:, start:],
                 visual_state=visual_state,
+                visual_index=None if context.visual_index is None else context.visual_index[:, start:],
+                position_ids=positions(attention_mask)[:, start:],
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
             )
+        if isinstance(cache, PromptCache):
+            cache.visible = visible
         return cache
 
     @property
@@ -157,14 +179,45 @@ class FlamingoGeneration(GenerationMixin):
         return self.language_model._supports_default_dynamic_cache()
 
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, image_index: Tensor | None = None, **kwargs: Any
+        self,
+        input_ids: Tensor,
+        image_index: Tensor | None = None,
+        visual_index: Tensor | None = None,
+        **kwargs: Any,
     ) -> dict[str, Any]:
-        """Adds the ``image_index`` of the current tokens: that of the prompt, and its last one for all that follow."""
+        """Adds the ``image_index`` of the current tokens: that of the prompt, and its last one for all that follow.
+
+        All that follow is text, also a generated image marker: its ``visual_index`` is -1.
+        """
         kwargs.pop("tokenizer", None)  # of stopping strings; transformers hands it on to the model
         prepared = super().prepare_inputs_for_generation(input_ids, **kwargs)
         assert image_index is not None
         cache = kwargs.get("past_key_values")
         start = 0 if cache is None else int(cache.get_seq_length())
         tokens = torch.arange(start, start + prepared["input_ids"].shape[1], device=image_index.device)
-        prepared["image_index"] = image_index[:, tokens.clamp(max=image_index.shape[1] - 1)]
+        prompt_tokens = tokens.clamp(max=image_index.shape[1] - 1)
+        prepared["image_index"] = image_index[:, prompt_tokens]
+        if visual_index is not None:
+            follows = tokens != prompt_tokens
+            prepared["visual_index"] = visual_index[:, prompt_tokens].masked_fill(follows, -1)
         return prepared
+
+
+def _visible(
+    attention_mask: Int[Tensor, "bn s"], context: VisualContext, prefix: PromptCache | None
+) -> Int[Tensor, "bn s"]:
+    """Returns the mask without hidden visual tokens. The cache of a prefix knows its own."""
+    t = context.image_index.shape[1]
+    visible = without_hidden(attention_mask, context.hidden(positions(attention_mask)[:, -t:]))
+    if context.visual_index is None or prefix is None or prefix.visible is None:
+        return visible
+    rest = visible[:, prefix.get_seq_length() :]
+    return torch.cat([prefix.visible.expand(len(rest), -1), rest], dim=1)
+
+
+def _padded(context: VisualContext, cached: int) -> VisualContext:
+    """Returns the context of the tokens of the caller's own cache, which have no ids here, and of those that follow."""
+    visual_index = context.visual_index
+    if visual_index is not None:
+        visual_index = F.pad(visual_index, (cached, 0), value=-1)
+    return VisualContext(context.state, F.pad(context.image_index, (cached, 0), value=-1), visual_index)

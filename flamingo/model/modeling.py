@@ -20,6 +20,7 @@ from flamingo.model.fusion.base import VisualContext, VisualState
 from flamingo.model.generation import FlamingoGeneration
 from flamingo.model.initialization import initialize
 from flamingo.model.language import NewTokenEmbeddings, check_interface, forward_arguments, make_text_model
+from flamingo.model.masks import positions, without_hidden
 from flamingo.model.new_token_logits import NewTokenLogits
 from flamingo.model.parts import FlamingoParts
 from flamingo.model.vision import feature_width
@@ -67,7 +68,7 @@ class FlamingoForConditionalGeneration(
         text_width = config.text_config.hidden_size
         self.connector = connector_class(config.connector, config.vision_width, text_width)
         fusion_class = class_of(FUSIONS, config.fusion.kind)
-        self.fusion = fusion_class(config.fusion, self.connector.width, self.language_model)
+        self.fusion = fusion_class(config.fusion, self.connector.width, self.language_model, config.image_token_id)
         # Read now, as a wrapper of the language model (peft) hides its signature.
         self._language_model_arguments = forward_arguments(self.language_model)
         embedding, head = self.get_input_embeddings(), self.get_output_embeddings()
@@ -136,6 +137,7 @@ class FlamingoForConditionalGeneration(
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: int | Tensor | None = None,
         image_places: Int[Tensor, " places"] | None = None,
+        visual_index: Int[Tensor, "bn t"] | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Returns the logits and, with ``labels``, the mean next-token loss over the labels that are not -100.
@@ -149,6 +151,11 @@ class FlamingoForConditionalGeneration(
         ``image_places``, those of ``[b m]`` that hold an image, come with a batch that the collation has checked: the
         forward pass then reads nothing back from the device. Without them ids and ``image_index`` are checked here,
         unless earlier tokens are cached.
+
+        ``visual_index`` is the visual token that stands at each position, -1 for text, where the fusion puts visual
+        tokens in the place of image markers. Without it the markers are counted, so that ``input_ids`` must begin with
+        text or with the first marker of an image. Positions of images that are not seen (an ``image_index`` of -1) are
+        hidden from all text.
 
         Raises:
             ValueError: If the arguments do not fit together.
@@ -164,14 +171,20 @@ class FlamingoForConditionalGeneration(
         check = image_places is None and past_key_values is None
         if check:
             self.new_tokens.known_ids.check(input_ids)
-        context = self.visual_context(input_ids, image_index, images, image_places, check)
+        context = self.visual_context(input_ids, image_index, images, image_places, check, visual_index)
+        if attention_mask is None and context.visual_index is not None:
+            cached = 0 if past_key_values is None else past_key_values.get_seq_length()
+            attention_mask = F.pad(torch.ones_like(input_ids), (cached, 0), value=1)
         if position_ids is None and isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
-            position_ids = _positions(attention_mask)[:, -input_ids.shape[1] :]
+            position_ids = positions(attention_mask)[:, -input_ids.shape[1] :]
         if past_key_values is None and isinstance(attention_mask, Tensor) and attention_mask.ndim == 4:
             self._check_packing()
+            assert position_ids is not None or context.visual_index is None, "packed documents have position_ids"
         if isinstance(past_key_values, PromptCache) and past_key_values.forked:
-            outputs = self._forward_beams(past_key_values, input_ids, position_ids, context, kwargs)
+            outputs = self._forward_beams(past_key_values, input_ids, attention_mask, position_ids, context, kwargs)
         else:
+            if context.visual_index is not None and position_ids is not None:
+                attention_mask = without_hidden(attention_mask, context.hidden(position_ids))
             outputs = self._forward_text(
                 input_ids, attention_mask, position_ids, past_key_values, logits_to_keep, context, kwargs
             )
@@ -217,19 +230,22 @@ class FlamingoForConditionalGeneration(
         self,
         cache: PromptCache,
         input_ids: Tensor,
+        attention_mask: Tensor | None,
         position_ids: Tensor | None,
         context: VisualContext,
         kwargs: dict[str, Any],
     ) -> CausalLMOutputWithPast:
         """Returns the outputs for one token of every beam; the beams of a prompt share a row of the cache."""
         assert position_ids is not None
+        visible = None if attention_mask is None else cache.merge_beams(attention_mask[:, -1:])
+        visual_index = None if context.visual_index is None else cache.merge_beams(context.visual_index)
         outputs = self._forward_text(
             cache.merge_beams(input_ids),
-            cache.append_mask(),
+            cache.append_mask(visible),
             cache.merge_beams(position_ids),
             cache,
             0,
-            VisualContext(context.state, cache.merge_beams(context.image_index)),
+            VisualContext(context.state, cache.merge_beams(context.image_index), visual_index),
             kwargs,
         )
         outputs.logits = cache.split_beams(outputs.logits)
@@ -259,8 +275,3 @@ def next_token_loss(
     targets = F.pad(labels[:, 1:], (0, 1), value=-100).flatten()
     total = F.cross_entropy(logits.flatten(0, 1).float(), targets, ignore_index=-100, reduction="sum")
     return total / ((targets != -100).sum().clamp(min=1) if count is None else count)
-
-
-def _positions(attention_mask: Int[Tensor, "bn s"]) -> Int[Tensor, "bn s"]:
-    """Returns positions that count real tokens only, so that padding on the left does not matter."""
-    return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)

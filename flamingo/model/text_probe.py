@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from transformers import GenerationConfig, LogitsProcessor
 
 from flamingo.model.layers import repeated_layers
+from flamingo.model.vision import image_size, num_patches
 from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -20,9 +21,9 @@ _TOKENS = 16
 #: The number of tokens that are appended to the cache.
 _NEW_TOKENS = 2
 _BEAMS = 2
-#: Images per prompt, and patches per image.
+#: Images per prompt, and the most visual tokens of each.
 _IMAGES = 2
-_PATCHES = 4
+_VISUAL_TOKENS = 3
 #: Subtracted from the log-probabilities of beams that must end.
 _UNLIKELY = 1e4
 #: The largest difference of two equal logits, as a share of the largest logit.
@@ -77,16 +78,19 @@ class _Probe:
         self.model, self.language_model = model, language_model
         self.name = type(language_model).__name__
         self.device = model.get_input_embeddings().weight.device
-        self.ids = _random_ids(model, generator, 2 * _TOKENS).view(2, _TOKENS).to(self.device)
-        features = torch.randn(1, _IMAGES, 1, _PATCHES, model.config.vision_width, generator=generator)
-        self.visual_tokens = model.resample(features.to(self.device))
+        self.text = _random_ids(model, generator, 2 * _TOKENS).view(2, _TOKENS).to(self.device)
+        encoder = model.vision_model
+        patches = num_patches(encoder, model.config.vision_features, *image_size(encoder.config))
+        features = torch.randn(1, _IMAGES, 1, patches, model.config.vision_width, generator=generator)
+        self.visual_tokens = model.resample(features.to(self.device))[:, :, :_VISUAL_TOKENS]
+        self.ids = self._with_markers(self.text)
         self.tolerance, self.rounding_unit = _precision(language_model)
         self.rounds = self.tolerance != _FP32_TOLERANCE
 
     def needs_token_ids(self) -> bool:
         """Returns whether the bare language model runs from token ids, but not from their embeddings."""
-        embeddings = self.model.get_input_embeddings()(self.ids)
-        return self._runs(input_ids=self.ids) and not self._runs(inputs_embeds=embeddings)
+        embeddings = self.model.get_input_embeddings()(self.text)
+        return self._runs(input_ids=self.text) and not self._runs(inputs_embeds=embeddings)
 
     def _runs(self, **inputs: Tensor) -> bool:
         try:
@@ -96,7 +100,7 @@ class _Probe:
         return True
 
     def without_images_the_logits_are_the_bare_ones(self) -> None:
-        ids = self.ids[:1]
+        ids = self.text[:1]
         mask = torch.ones_like(ids)
         bare = self.language_model(input_ids=ids, attention_mask=mask).logits
         with self.model.fusion.switched_off():
@@ -180,6 +184,16 @@ class _Probe:
             visual_tokens=self.visual_tokens.expand(len(ids), -1, -1, -1),
             use_cache=False,
         ).logits
+
+    def _with_markers(self, ids: Int[Tensor, "b t"]) -> Int[Tensor, "b t"]:
+        """Returns the texts with positions for visual tokens at the beginning of each image, if these need any."""
+        positions = self.model.fusion.tokens_per_image(self.visual_tokens.shape[2])
+        ids = ids.clone()
+        for image in range(_IMAGES):
+            start = 1 + 3 * image
+            if positions > 0:
+                ids[:, start : start + positions] = self.model.config.image_token_id
+        return ids
 
     def _image_index(self, mask: Int[Tensor, "b t"]) -> Int[Tensor, "b t"]:
         """Returns each token's image: none for the first, the first for the next three, the second for all others."""

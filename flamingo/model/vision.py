@@ -283,6 +283,13 @@ def feature_width(encoder: PreTrainedModel, config: VisionFeaturesConfig) -> int
 
 
 @torch.no_grad()
+def num_patches(encoder: PreTrainedModel, config: VisionFeaturesConfig, height: int, width: int) -> int:
+    """Returns the number of patches p of an image of this size, measured on a blank one."""
+    with evaluating(encoder):
+        return encode_patches(encoder, _blank(encoder, height, width), config).shape[1]
+
+
+@torch.no_grad()
 def check_pictures(encoder: PreTrainedModel, height: int, width: int) -> None:
     """Raises UserError, naming the reason, for a model that cannot encode images of this size."""
     name = type(encoder).__name__

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flamingo.model.fusion.base import VisualContext, VisualState
-from flamingo.model.vision import encode_patches
+from flamingo.model.vision import encode_patches, num_patches
 
 #: The arguments by which images are given, each computed from the one before. A forward pass takes one of them.
 IMAGE_ARGUMENTS = ("pixel_values", "image_features", "visual_tokens", "visual_state")
@@ -53,6 +53,13 @@ class FlamingoImages:
             return self.no_visual_tokens(len(image_features))
         return self.connector(image_features.to(self._connector_weight().dtype))
 
+    def tokens_per_image(self, height: int, width: int) -> int:
+        """Returns the positions of an image of this size in a text: ``processor.tokens_per_image``."""
+        if self.fusion.tokens_per_image(1) == 0:
+            return 0
+        patches = num_patches(self.vision_model, self.config.vision_features, height, width)
+        return self.fusion.tokens_per_image(self.connector.num_tokens(patches, frames=1))
+
     def no_visual_tokens(self, documents: int) -> Float[Tensor, "b 0 1 width"]:
         """Returns the visual tokens of documents without images. No image says how many tokens it would have."""
         return self._connector_weight().new_zeros(documents, 0, 1, self.connector.width)
@@ -68,6 +75,7 @@ class FlamingoImages:
         images: Mapping[str, Any],
         image_places: Tensor | None = None,
         check: bool = True,
+        visual_index: Tensor | None = None,
     ) -> VisualContext:
         """Returns what the language model takes of all images, and an ``image_index`` that fits them.
 
@@ -77,6 +85,7 @@ class FlamingoImages:
             images: The values of :data:`IMAGE_ARGUMENTS`, at most one of which is not None.
             image_places: See ``forward``.
             check: Whether ``image_index`` is read on the host and checked.
+            visual_index: See ``forward``.
 
         Raises:
             ValueError: If these do not fit together.
@@ -100,7 +109,9 @@ class FlamingoImages:
             raise ValueError(f"{len(input_ids)} rows of text cannot share the images of {documents} documents evenly")
         if check and int(image_index.max()) >= m:
             raise ValueError(f"image_index names image {int(image_index.max())}, but each document has {m}")
-        return VisualContext(state, image_index)
+        if visual_index is None:
+            visual_index = self.fusion.visual_index(input_ids, image_index, state, check=image_places is None)
+        return VisualContext(state, image_index, visual_index)
 
     def _visual_tokens(self, image_index: Tensor, images: Mapping[str, Any], image_places: Tensor | None) -> Tensor:
         if images.get("pixel_values") is not None:

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import debug_launcher
@@ -67,10 +68,13 @@ SETTINGS = [
 ]
 
 
-def model_and_processor(backbones: Path):
+def model_and_processor(backbones: Path, **config: Any):
+    """Returns a model of these parts on GPT-2, and its processor."""
     torch.manual_seed(0)
     processor = FlamingoProcessor.from_vision_text_pretrained(backbones / "clip_vision_model", backbones / "gpt2")
-    return tiny.flamingo(backbones, language="gpt2"), processor
+    model = tiny.flamingo(backbones, language="gpt2", **config)
+    processor.tokens_per_image = model.tokens_per_image(tiny.IMAGE_SIZE, tiny.IMAGE_SIZE)
+    return model, processor
 
 
 def evaluate_two(backbones: Path, output: Path) -> None:

@@ -11,7 +11,7 @@ from flamingo.inference import flamingo_engine
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.utils.errors import UserError
 from tests.evaluation.fake import example, model_and_processor
-from tests.tiny import POISONED
+from tests.tiny import POISONED, PREFIX
 
 NEW = 5
 
@@ -19,6 +19,11 @@ NEW = 5
 @pytest.fixture(scope="module")
 def parts(backbones):
     return model_and_processor(backbones)
+
+
+@pytest.fixture(scope="module", params=[{}, PREFIX], ids=["cross_attention", "prefix"])
+def each_fusion(backbones, request):
+    return model_and_processor(backbones, **request.param)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +46,8 @@ def alone(parts, prompt, **kwargs):
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_outputs_do_not_depend_on_the_batch_or_on_the_cache_and_keep_their_order(parts, prompts, beams):
+def test_outputs_do_not_depend_on_the_batch_or_on_the_cache_and_keep_their_order(each_fusion, prompts, beams):
+    parts = each_fusion
     expected = [alone(parts, prompt, num_beams=beams, length_penalty=0.0) for prompt in prompts]
     assert len(set(expected)) > 3
     for batch_size in (1, 4):
@@ -88,11 +94,7 @@ def test_each_picture_is_encoded_once_even_where_it_is_made_anew(parts, prompts,
 
 def all_previous(backbones):
     """A model whose tokens attend to all images before them."""
-    model, processor = model_and_processor(backbones)
-    model.config.fusion.attend = "previous"
-    for block in model.fusion.blocks.values():
-        block.attend = "previous"
-    return model, processor
+    return model_and_processor(backbones, fusion={"attend": "previous"})
 
 
 @pytest.mark.parametrize("attend", ["last", "previous"])
@@ -150,8 +152,22 @@ def tokens_run(model):
     return counts, handle
 
 
+def test_a_shared_beginning_ends_where_an_image_ends(backbones):
+    """All prompts begin with the same image, and two have nothing else."""
+    model, processor = model_and_processor(backbones, **PREFIX)
+    shown = example("query", 0).image
+    prompts = [Document([shown]), Document([shown, Text("Output:")]), Document([shown])]
+    expected = [alone((model, processor), prompt) for prompt in prompts]
+    assert FlamingoEngine(model, processor, 3).generate(prompts, NEW) == expected
+    assert expected[0] != expected[1]
+    blind = FlamingoEngine(model, processor, 3).generate([*prompts, *alike(2)], NEW, blind=True)
+    assert blind == FlamingoEngine(model, processor, 1).generate([*prompts, *alike(2)], NEW, blind=True)
+    assert blind[3] == blind[4] != FlamingoEngine(model, processor, 3).generate(alike(2), NEW)[0]
+
+
 @pytest.mark.parametrize("beams", [1, 3])
-def test_what_all_prompts_begin_with_runs_once(parts, beams):
+def test_what_all_prompts_begin_with_runs_once(each_fusion, beams):
+    parts = each_fusion
     model, processor = parts
     prompts = alike(5)
     prompts[3] = Document([*prompts[3].parts, Text(" a")])  # one that is longer than the others
@@ -189,7 +205,8 @@ def test_a_model_that_attends_to_all_previous_images_is_given_them_in_their_orde
     assert FlamingoEngine(model, processor, 3).generate(some, NEW, 3) == expected
 
 
-def test_a_blind_model_says_the_same_to_every_picture(parts):
+def test_a_blind_model_says_the_same_to_every_picture(each_fusion):
+    parts = each_fusion
     text = Text("Output:")
     prompts = [Document([example("query", i).image, text]) for i in range(6)]
     engine = FlamingoEngine(*parts, 3)

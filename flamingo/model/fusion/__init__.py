@@ -87,6 +87,14 @@ class CrossAttentionConfig(FusionConfig):
         return indices
 
 
+@dataclass
+class PrefixConfig(FusionConfig):
+    """Visual tokens in the language model's input, in the place of image markers (Frozen, LLaVA, BLIP-2)."""
+
+    kind: str = "prefix"
+
+
 FUSIONS: Kinds = {
     "cross_attention": (CrossAttentionConfig, "flamingo.model.fusion.cross_attention:CrossAttentionFusion"),
+    "prefix": (PrefixConfig, "flamingo.model.fusion.prefix:PrefixFusion"),
 }

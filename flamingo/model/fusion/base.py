@@ -20,13 +20,25 @@ class VisualContext:
 
     state: VisualState
     image_index: Tensor  # [bn t]
+    #: [bn t], the visual token that stands at each position, -1 for text; None if visual tokens take no positions.
+    visual_index: Tensor | None = None
+
+    def hidden(self, position_ids: Int[Tensor, "bn t"]) -> Bool[Tensor, "bn t"] | None:
+        """Returns the positions that no token may attend to: those of images that are not seen.
+
+        The first position of a text is never hidden, as each token needs one to attend to. It has the embedding of the
+        image marker.
+        """
+        if self.visual_index is None:
+            return None
+        return (self.visual_index >= 0) & (self.image_index < 0) & (position_ids > 0)
 
 
 class Fusion(nn.Module):
     """Brings visual tokens into a frozen language model.
 
-    A fusion is built from its config, the width of the visual tokens and the language model, of which it may hook
-    modules and must register none. The parameters of the fusion train.
+    A fusion is built from its config, the width of the visual tokens, the language model, of which it may hook modules
+    and must register none, and the id of the image marker. The parameters of the fusion train.
     """
 
     #: Whether tokens find their image by ``image_index`` alone, so that other images may stand beside it in any order.
@@ -49,6 +61,22 @@ class Fusion(nn.Module):
         """Returns which images at least one token of their document sees, in any of its rows."""
         index = rearrange(image_index, "(b n) t -> b (n t) 1", b=documents)
         return (index == torch.arange(images, device=index.device)).any(dim=1)
+
+    def visual_index(
+        self, input_ids: Int[Tensor, "bn t"], image_index: Int[Tensor, "bn t"], state: VisualState, check: bool
+    ) -> Int[Tensor, "bn t"] | None:
+        """Returns the visual token that stands at each position, -1 for text; None if visual tokens take no positions.
+
+        Args:
+            input_ids: Texts from their beginning.
+            image_index: The image that each token sees, -1 for none.
+            state: Of all images.
+            check: Whether the values are read on the host and checked.
+
+        Raises:
+            ValueError: If an image has another number of positions than of visual tokens.
+        """
+        return None
 
     def embed(self, embeddings: Float[Tensor, "bn t d"], context: VisualContext) -> Float[Tensor, "bn t d"]:
         """Returns the language model's input, given the embeddings of the token ids."""

@@ -7,7 +7,7 @@ the language model is the bare one.
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -32,7 +32,7 @@ _OPEN = 0.5
 class _GroupedContext(VisualContext):
     """The images of one forward pass, with the tokens in groups by image, once for all blocks."""
 
-    groups: TokenGroups | None
+    groups: TokenGroups | None = None
 
 
 class CrossAttentionFusion(Fusion):
@@ -41,7 +41,13 @@ class CrossAttentionFusion(Fusion):
     Its state has the keys and values [b m k r e] of all images, one pair per block.
     """
 
-    def __init__(self, config: CrossAttentionConfig, visual_width: int, language_model: PreTrainedModel) -> None:
+    def __init__(
+        self,
+        config: CrossAttentionConfig,
+        visual_width: int,
+        language_model: PreTrainedModel,
+        image_token_id: int | None,
+    ) -> None:
         super().__init__()
         self.attend = config.attend
         self.sees_by_index = config.attend == "last"
@@ -92,7 +98,7 @@ class CrossAttentionFusion(Fusion):
         groups = None
         if m > 1 and self.attend == "last":
             groups = group_tokens(rearrange(context.image_index, "(b n) t -> b n t", b=b), m)
-        return _GroupedContext(context.state, context.image_index, groups)
+        return _GroupedContext(context.state, context.image_index, groups=groups)
 
     @contextmanager
     def _with_context(self, context: _GroupedContext | None) -> Iterator[None]:
@@ -149,7 +155,7 @@ class CrossAttentionFusion(Fusion):
         state: VisualState = []
         for keys, values in context.state:
             state.append((keys[document, last].unsqueeze(1), values[document, last].unsqueeze(1)))
-        return VisualContext(state, image_index.clamp(max=0))
+        return replace(context, state=state, image_index=image_index.clamp(max=0))
 
     # ------------------------------------------------------------------------------------ gates
 

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from flamingo.data.collate import Batch
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.model.beam_search import decode, search
+from flamingo.model.fusion.visual_index import index_of_markers
 from flamingo.training.losses import SelfCriticalConfig
 from flamingo.utils.errors import UserError
 
@@ -141,11 +142,19 @@ class SelfCritical:
         """Returns the log-likelihood of each caption after its prompt."""
         rows = {name: tensor.repeat_interleave(self.num_captions, dim=0) for name, tensor in prompts.items()}
         last_image = rows["image_index"][:, -1:].expand_as(captions)
+        visual_index = None
+        if self.processor.tokens_per_image > 0:
+            prompt_index = index_of_markers(
+                rows["input_ids"], self.processor.image_token_id, self.processor.tokens_per_image
+            )
+            # A generated image marker is text.
+            visual_index = F.pad(prompt_index, (0, captions.shape[1]), value=-1)
         caption_mask = mask.to(rows["attention_mask"].dtype)
         outputs = model(
             input_ids=torch.cat([rows["input_ids"], captions], dim=1),
             attention_mask=torch.cat([rows["attention_mask"], caption_mask], dim=1),
             image_index=torch.cat([rows["image_index"], last_image], dim=1),
+            visual_index=visual_index,
             **images,
             logits_to_keep=captions.shape[1] + 1,
             use_cache=False,
