@@ -67,6 +67,8 @@ class FlamingoProcessor(ProcessorMixin):
         whole("tokens_per_image", tokens_per_image, least=0)
         tokens = [AddedToken(t, special=True, normalized=False) for t in new_tokens]
         tokenizer.add_tokens(tokens, special_tokens=True)
+        if tokens_per_image > 0 and IMAGE_TOKEN not in tokenizer.get_vocab():
+            raise UserError(f"tokens_per_image is {tokens_per_image}, but {IMAGE_TOKEN} is no token of the tokenizer")
         if tokenizer.pad_token is None:
             # Any token may pad: the attention mask tells padding.
             tokenizer.pad_token = tokenizer.eos_token or end_of_chunk

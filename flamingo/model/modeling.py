@@ -230,7 +230,7 @@ class FlamingoForConditionalGeneration(
         self,
         cache: PromptCache,
         input_ids: Tensor,
-        attention_mask: Tensor | None,
+        attention_mask: Any,
         position_ids: Tensor | None,
         context: VisualContext,
         kwargs: dict[str, Any],

@@ -392,3 +392,51 @@ def test_pictures_of_another_size_are_shown_the_same(backbones, tmp_path):
             pixels = make(tmp_path, backbones / "gpt2", side).pixel_values([Image(picture)])
             assert pixels.shape[-2:] == (side or 32, side or 32)
             assert (pixels[..., 0].max() > 1) == brightest
+
+
+# ------------------------------------------------------------------- positions for visual tokens
+
+
+@pytest.fixture(scope="module")
+def prefixed(backbones):
+    """A processor whose images take three positions each."""
+    return FlamingoProcessor.from_vision_text_pretrained(
+        backbones / "clip_vision_model", backbones / "gpt2", tokens_per_image=3
+    )
+
+
+def test_an_image_takes_its_number_of_positions(processor, prefixed, pictures):
+    document = Document([pictures[0], Text("a dog"), pictures[1], Text("Output:", train=False), Text(" a cat")])
+    expected = []
+    for token, image, trained in rows(processor, processor.encode(document)):
+        expected += [(token, image, trained)] * (3 if token == "<image>" else 1)
+    assert rows(prefixed, prefixed.encode(document)) == expected
+    assert [row for row in expected if row[0] == "<image>"] == [("<image>", 0, False)] * 3 + [("<image>", 1, False)] * 3
+    last_text = prefixed.encode(document).last_text
+    learnt = prefixed.encode(document).input_ids[last_text.start : last_text.stop]
+    assert prefixed.tokenizer.decode(learnt) == " a cat"
+    text = processor(images=[pictures[0].frames[0]], text="<image>a")["input_ids"]
+    assert prefixed(images=[pictures[0].frames[0]], text="<image>a")["input_ids"].shape[1] == text.shape[1] + 2
+
+
+def test_lengths_and_limits_count_all_positions(processor, prefixed, pictures):
+    document = Document([pictures[0], Text("a dog"), pictures[1], Text("a cat")])
+    length = len(processor.encode(document).input_ids) + 4
+    assert len(prefixed.encode(document, max_length=length).input_ids) == length
+    with pytest.raises(UserError, match=str(length - 1)):
+        prefixed.encode(document, max_length=length - 1)
+    assert prefixed.chunk_length("a dog") == processor.chunk_length("a dog") + 2
+    assert prefixed.room == processor.room
+
+
+def test_the_number_of_positions_is_saved(prefixed, tmp_path):
+    prefixed.save_pretrained(tmp_path)
+    assert FlamingoProcessor.from_pretrained(tmp_path).tokens_per_image == 3
+
+
+def test_a_marker_of_plain_text_takes_the_place_of_no_visual_tokens(processor):
+    tokenizer = tiny.tokenizer()
+    with pytest.raises(UserError, match=r"tokens_per_image is 3.*<image>"):
+        FlamingoProcessor(processor.image_processor, tokenizer, new_tokens=["<|endofchunk|>"], tokens_per_image=3)
+    with pytest.raises(UserError, match=r"tokens_per_image .*-1"):
+        FlamingoProcessor(processor.image_processor, tokenizer, tokens_per_image=-1)

@@ -15,6 +15,7 @@ from flamingo.training.optim import AdamWConfig, MuonConfig
 from flamingo.training.step import DataSet
 from tests.evaluation.fake import model_and_processor
 from tests.helpers.host_reads import HostReads
+from tests.tiny import PREFIX
 
 TENSOR = torch.arange(3)
 
@@ -101,23 +102,24 @@ TEXTS = {"name": "texts", "least": 0, "most": 0}
 
 
 @pytest.mark.parametrize(
-    ("sets", "config", "optimizer"),
+    ("parts", "sets", "config", "optimizer"),
     [
-        ([PIXELS], {}, AdamWConfig()),
-        ([ONE_EACH], {}, AdamWConfig()),
-        ([FEATURES], {"precision": "bf16"}, AdamWConfig()),
-        ([PACKED], {}, MuonConfig()),
-        ([TEXTS], {}, AdamWConfig()),
-        ([PIXELS, TEXTS, PACKED], {"accumulate": 2}, AdamWConfig()),
-        ([FEATURES, TEXTS], {"mixing": "round_robin", "precision": "bf16"}, MuonConfig()),
+        ({}, [PIXELS], {}, AdamWConfig()),
+        (PREFIX, [PIXELS, PACKED, TEXTS], {}, AdamWConfig()),
+        ({}, [ONE_EACH], {}, AdamWConfig()),
+        ({}, [FEATURES], {"precision": "bf16"}, AdamWConfig()),
+        ({}, [PACKED], {}, MuonConfig()),
+        ({}, [TEXTS], {}, AdamWConfig()),
+        ({}, [PIXELS, TEXTS, PACKED], {"accumulate": 2}, AdamWConfig()),
+        ({}, [FEATURES, TEXTS], {"mixing": "round_robin", "precision": "bf16"}, MuonConfig()),
     ],
-    ids=["pixels", "one image each", "features", "packed", "texts", "accumulated", "round robin"],
+    ids=["pixels", "prefix", "one image each", "features", "packed", "texts", "accumulated", "round robin"],
 )
 def test_ten_steps_between_two_records_wait_for_nothing_but_the_masks_of_transformers(
-    backbones, tmp_path, monkeypatch, sets, config, optimizer
+    backbones, tmp_path, monkeypatch, parts, sets, config, optimizer
 ):
     """Counted from the transfer of the batches to the end of the optimizer's step, and until the next batches."""
-    model, processor = model_and_processor(backbones)
+    model, processor = model_and_processor(backbones, **parts)
     made = [data_set(model, processor, **arguments) for arguments in sets]
     with HostReads(monkeypatch) as reads:
         reads.counts = False
