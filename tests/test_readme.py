@@ -14,7 +14,7 @@ README = (ROOT / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README + (ROOT / "docs/model.md").read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=["captions", "configurations", "pretrained", "large"])
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=["captions", "configurations", "pretrained", "large", "prefix"])
 def test_its_code_runs(snippet, backbones, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("dog", "cat"):

@@ -16,8 +16,11 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from flamingo.model.attention import Attention, attention_weights
+from flamingo.model.connectors.mlp_projector import MLPProjector
 from flamingo.model.fusion.cross_attention import CrossAttentionFusion
 from flamingo.model.fusion.gated_block import GatedCrossAttentionBlock, visible_images
+from flamingo.model.fusion.prefix import PrefixFusion
+from flamingo.model.fusion.visual_index import index_of_markers
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.model.vision import encode_patches
 
@@ -39,12 +42,15 @@ class Inspection:
     connector_attention: tuple[Tensor, ...] | None
     #: The patches of all frames of an image. None if the connector did not run.
     num_patches: int | None
-    #: [bn k t m r] for each gated layer: sums to 1 over the images that a token sees; 0 for other images, and for all
-    #: images of a token that sees none.
-    cross_attention: dict[int, Tensor]
+    #: [bn k t m r] for each layer, the attention to visual tokens. Of gated cross-attention, for each gated layer: sums
+    #: to 1 over the images that a token sees; 0 for other images, and for all images of a token that sees none. Of a
+    #: visual prefix, for every layer: the part of the language model's own attention that goes to visual tokens.
+    image_attention: dict[int, Tensor]
     #: [1] or [d] for each "<layer>.attention" and "<layer>.feedforward": the tanh of the gate, which multiplies their
     #: outputs. Empty if there are no gates.
     gates: dict[str, Tensor]
+    #: [r p], the share of each patch in each visual token of a connector that averages patches; else None.
+    patch_shares: Tensor | None = None
 
     @property
     def latents_over_patches(self) -> Float[Tensor, "b m r p"]:
@@ -58,13 +64,15 @@ class Inspection:
         if self.connector_attention:
             return rollout(self.connector_attention)
         b, m, r, _ = self.visual_tokens.shape
+        if self.patch_shares is not None:
+            return repeat(self.patch_shares, "r p -> b m r p", b=b, m=m)
         if r != self.num_patches:
             raise ValueError(f"the connector makes {r} visual tokens of {self.num_patches} patches without attention")
         # Each token is made of its own patch.
         return repeat(torch.eye(r).to(self.visual_tokens), "r p -> b m r p", b=b, m=m)
 
     def words_over_patches(self, layer: int) -> Float[Tensor, "b k t m p"]:
-        """Returns the cross-attention of a layer over patches: through the visual tokens to the patches they attend to.
+        """Returns the attention of a layer over patches: through the visual tokens to the patches they attend to.
 
         The map shows where a word's information can come from, not how the word uses it. A weight is no measure of
         the information: values may be small, or cancel. A patch's features depend on more than its own pixels, up to
@@ -73,10 +81,10 @@ class Inspection:
         in the learned latents, which do not depend on the image.
         """
         latents = self.latents_over_patches
-        cross = self.cross_attention[layer]
-        if len(cross) != len(latents):
-            raise ValueError(f"{len(cross)} rows of text share the images of {len(latents)} documents: inspect one")
-        return einsum(cross, latents, "b k t m r, b m r p -> b k t m p")
+        attention = self.image_attention[layer]
+        if len(attention) != len(latents):
+            raise ValueError(f"{len(attention)} rows of text share the images of {len(latents)} documents: inspect one")
+        return einsum(attention, latents, "b k t m r, b m r p -> b k t m p")
 
 
 def inspect(model: FlamingoForConditionalGeneration, **inputs: Any) -> Inspection:
@@ -103,11 +111,16 @@ def inspect(model: FlamingoForConditionalGeneration, **inputs: Any) -> Inspectio
         visual_tokens = _per_image(connector_output.flatten(0, 1), seen)
         weights = [_connector_attention(attention, args, num_patches) for attention, args, _ in attention_calls]
         connector_attention = tuple(_per_image(layer_weights, seen) for layer_weights in weights)
-    cross_attention = {}
+    patch_shares = None
+    if num_patches is not None and isinstance(model.connector, MLPProjector):
+        patch_shares = model.connector.patch_shares(num_patches)
+    image_attention = {}
     for index, call in zip(blocks, block_calls, strict=True):
-        cross_attention[int(index)] = _cross_attention(*call)
+        image_attention[int(index)] = _cross_attention(*call)
+    if isinstance(model.fusion, PrefixFusion) and visual_tokens is not None:
+        image_attention = _attention_to_prefix(model, inputs, visual_tokens)
     gates = model.fusion.gates() if isinstance(model.fusion, CrossAttentionFusion) else {}
-    return Inspection(outputs, visual_tokens, connector_attention, num_patches, cross_attention, gates)
+    return Inspection(outputs, visual_tokens, connector_attention, num_patches, image_attention, gates, patch_shares)
 
 
 def _gated_blocks(model: FlamingoForConditionalGeneration) -> dict[str, nn.Module]:
@@ -150,6 +163,31 @@ def _cross_attention(block: GatedCrossAttentionBlock, args: tuple, output: Tenso
         rearrange(queries, "(b n) k t e -> b k (n t) e", b=b), rearrange(keys, "b m k r e -> b k (m r) e"), visible
     )
     return rearrange(weights, "b k (n t) (m r) -> (b n) k t m r", t=hidden.shape[1], r=r)
+
+
+@torch.no_grad()
+def _attention_to_prefix(
+    model: FlamingoForConditionalGeneration, inputs: dict[str, Any], visual_tokens: Float[Tensor, "b m r width"]
+) -> dict[int, Float[Tensor, "bn k t m r"]]:
+    """Returns each layer's attention to the positions of visual tokens, by a second pass without fused attention."""
+    language_model = model.language_model
+    implementation = language_model.config._attn_implementation
+    language_model.set_attn_implementation("eager")
+    try:
+        attentions = model(**inputs, output_attentions=True).attentions
+    finally:
+        language_model.set_attn_implementation(implementation)
+    m, r = visual_tokens.shape[1:3]
+    index = index_of_markers(inputs["input_ids"], model.config.image_token_id, r)
+    is_seen = (index >= 0) & (inputs["image_index"] >= 0)
+    place = torch.where(is_seen, inputs["image_index"] * r + index, m * r)  # text is collected behind all images
+    image_attention = {}
+    for layer, weights in enumerate(attentions):
+        bn, k, t, _ = weights.shape
+        by_place = weights.new_zeros(bn, k, t, m * r + 1)
+        by_place.scatter_add_(-1, repeat(place, "bn s -> bn k t s", k=k, t=t), weights)
+        image_attention[layer] = rearrange(by_place[..., :-1], "bn k t (m r) -> bn k t m r", r=r)
+    return image_attention
 
 
 def _per_image(values: Float[Tensor, "images ..."], seen: Bool[Tensor, "b m"]) -> Float[Tensor, "b m ..."]:

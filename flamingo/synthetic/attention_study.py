@@ -125,7 +125,7 @@ def word_attention(
             batch_words += named_words(scenes[scene_index], scene_index, tokens)
         rows = [word.scene - start for word in batch_words]
         columns = [word.token for word in batch_words]
-        for layer in inspection.cross_attention:
+        for layer in inspection.image_attention:
             over_patches = inspection.words_over_patches(layer)[rows, :, columns, 0]
             by_head = over_patches.transpose(0, 1).cpu()
             maps.setdefault(layer, []).append(by_head)

@@ -39,7 +39,7 @@ def test_the_outputs_are_those_of_the_model_by_itself(model, batch):
 @pytest.mark.parametrize("attend", ["last", "previous"])
 def test_weights_sum_to_one_over_what_a_token_sees_and_are_zero_elsewhere(backbones, batch, attend):
     model = tiny.flamingo(backbones, fusion={"attend": attend})
-    cross_attention = inspect(model, **batch).cross_attention
+    cross_attention = inspect(model, **batch).image_attention
     assert list(cross_attention) == [1, 3]
     for weights in cross_attention.values():
         assert weights.shape == (2, 2, 14, 3, 5)
@@ -68,7 +68,7 @@ def test_cross_attention_times_values_is_what_the_blocks_found(backbones, batch,
     blocks = list(model.fusion.blocks.values())
     found = caught_inputs(model, [block.attention.to_out for block in blocks], lambda: model(**batch))
     sees = batch["image_index"] >= 0
-    for block, weights, attended in zip(blocks, inspection.cross_attention.values(), found):
+    for block, weights, attended in zip(blocks, inspection.image_attention.values(), found):
         _, values = block.keys_values(inspection.visual_tokens)
         again = einsum(weights, values.repeat_interleave(rows, 0), "b k t m r, b m k r e -> b t k e").flatten(2)
         torch.testing.assert_close(again[sees], attended[sees])
@@ -108,7 +108,7 @@ def test_gates_are_the_values_that_multiply(backbones, batch):
 def test_a_text_without_images_sees_nothing(gpt2, batch):
     ids = batch["input_ids"]
     inspection = inspect(gpt2, input_ids=ids)
-    assert inspection.cross_attention[1].shape == (2, 2, 14, 0, 1)
+    assert inspection.image_attention[1].shape == (2, 2, 14, 0, 1)
     assert inspection.visual_tokens is None and inspection.connector_attention is None
 
 
@@ -149,7 +149,7 @@ def test_words_look_at_patches_through_the_latents(backbones, batch, kind):
         torch.testing.assert_close(latents[1, 2], torch.eye(16))
     words = inspection.words_over_patches(3)
     assert words.shape == (2, 2, 14, 3, 16)
-    cross = inspection.cross_attention[3]
+    cross = inspection.image_attention[3]
     torch.testing.assert_close(words[0, 1, 7, 1], cross[0, 1, 7, 1] @ latents[0, 1])
     assert not words[0, 1, 7, [0, 2]].any() and not words[0, 1, 0].any()
     mass = words.sum((-2, -1))[batch["image_index"][:, None].expand(2, 2, 14) >= 0]
@@ -240,3 +240,39 @@ def test_a_connector_that_mixes_patches_without_attention_has_no_map_of_patches(
         _ = inspection.latents_over_patches
     same = Inspection(CausalLMOutputWithPast(), torch.zeros(1, 1, 5, 8), (), 5, {}, {})
     assert torch.equal(same.latents_over_patches[0, 0], torch.eye(5))
+
+
+# --------------------------------------------------------------------------------- visual prefix
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_attention_to_a_visual_prefix_is_the_language_models_own(backbones, family):
+    model = tiny.flamingo(backbones, language=family, **tiny.PREFIX)
+    batch = tiny.prefix_inputs()
+    batch["image_index"][1] = batch["image_index"][1].masked_fill(batch["image_index"][1] == 0, -1)
+    with torch.no_grad():
+        alone, inspection = model(**batch), inspect(model, **batch)
+    assert torch.equal(alone.logits, inspection.outputs.logits)
+    assert torch.equal(model(**batch).logits, alone.logits)
+    assert inspection.gates == {} and list(inspection.image_attention) == [0, 1, 2, 3]
+    model.language_model.set_attn_implementation("eager")
+    attentions = model(**batch, output_attentions=True).attentions
+    is_marker = batch["input_ids"][0] == tiny.NEW_TOKEN_IDS[1]
+    for layer, weights in inspection.image_attention.items():
+        assert weights.shape == (2, 4, 26 - 3, 3, 4)
+        torch.testing.assert_close(weights[0].flatten(-2), attentions[layer][0][..., is_marker])
+        assert not weights[1, ..., 0, :].any(), "a hidden image gets no attention"
+        assert (weights[0].sum((-1, -2)) < 1).all() and weights[0, :, -1].sum((-1, -2)).min() > 0
+    words = inspection.words_over_patches(2)
+    assert words.shape == (2, 4, 23, 3, 16)
+    torch.testing.assert_close(words.sum(-1), inspection.image_attention[2].sum(-1))
+    # The first visual token is the mean of the upper left square of four patches.
+    share = inspection.image_attention[2][..., 0] / 4
+    for patch in (0, 1, 4, 5):
+        torch.testing.assert_close(words[..., patch], share)
+
+
+def test_a_visual_prefix_has_no_gated_blocks_to_leave_out(backbones):
+    model = tiny.flamingo(backbones, **tiny.PREFIX)
+    with pytest.raises(ValueError, match=r"layer 0.*none"), without_layers(model, [0]):
+        pass

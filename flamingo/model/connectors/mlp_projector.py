@@ -5,6 +5,7 @@ Source: LLaVA-1.5 (arXiv 2310.03744), section 3.2: linear map, GELU, linear map,
 
 import math
 
+import torch
 from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -45,15 +46,21 @@ class MLPProjector(nn.Module):
             UserError: For several frames, and for patches that do not divide into squares of ``pool`` x ``pool``.
         """
         b, m = features.shape[:2]
-        patches = single_frame(features)
-        if self.pool > 1:
-            side = self._side(patches.shape[1])
-            grid = rearrange(patches, "images (row column) v -> images row column v", row=side)
-            patches = reduce(
-                grid, "images (row i) (column j) v -> images (row column) v", "mean", i=self.pool, j=self.pool
-            )
+        patches = self._pooled(single_frame(features))
         tokens = self.linear_2(self.activation(self.linear_1(patches)))
         return rearrange(tokens, "(b m) r d -> b m r d", b=b, m=m)
+
+    def patch_shares(self, patches: int) -> Float[Tensor, "r p"]:
+        """Returns the share of each patch in each visual token."""
+        weight = self.linear_1.weight
+        return self._pooled(torch.eye(patches, device=weight.device, dtype=weight.dtype).unsqueeze(0))[0]
+
+    def _pooled(self, patches: Float[Tensor, "images p v"]) -> Float[Tensor, "images r v"]:
+        if self.pool == 1:
+            return patches
+        side = self._side(patches.shape[1])
+        grid = rearrange(patches, "images (row column) v -> images row column v", row=side)
+        return reduce(grid, "images (row i) (column j) v -> images (row column) v", "mean", i=self.pool, j=self.pool)
 
     def _side(self, patches: int) -> int:
         """Returns the patches of a row of a square grid."""
