@@ -43,3 +43,11 @@ def test_links_between_its_pages_lead_somewhere():
             assert linked.exists(), f"{page.name}: {target}"
             headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE) if anchor else []
             assert not anchor or anchor in {h.lower().replace(" ", "-") for h in headings}, f"{page.name}: {anchor}"
+
+
+def test_the_tests_that_the_architectures_page_names_are_there():
+    page = (ROOT / "docs/architectures.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)`", page))
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
+    defined = set(re.findall(r"^def (test_\w+)", "\n".join(sources), re.MULTILINE))
+    assert named and not named - defined

@@ -41,7 +41,7 @@ def test_the_checkpoint_knows_its_fusion_and_its_number_of_positions(run):
     processor = FlamingoProcessor.from_pretrained(run / "checkpoint")
     assert model.config.fusion.kind == "prefix"
     assert model.config.image_token_id == processor.image_token_id
-    assert processor.tokens_per_image == 16  # 8 x 8 patches in squares of 2 x 2
+    assert processor.tokens_per_image == 4  # 4 x 4 patches in squares of 2 x 2
     assert model.parameter_counts()["fusion"] == 0  # the projector already has the language model's width
 
 

@@ -19,6 +19,7 @@ from flamingo.inference.features import ContentKeys, FeatureStore
 from flamingo.utils.errors import UserError
 from flamingo.utils.lock import LOCK
 from tests import tiny
+from tests.evaluation.fake import model_and_processor
 from tests.helpers.disk import full_disk
 
 
@@ -43,8 +44,9 @@ def paths(tmp_path):
     return found
 
 
-def test_losses_and_captions_are_those_of_the_pixels(parts, paths, tmp_path):
-    model, processor = parts
+@pytest.mark.parametrize("parts_of_fusion", [{}, tiny.PREFIX], ids=["cross_attention", "prefix"])
+def test_losses_and_captions_are_those_of_the_pixels(backbones, paths, tmp_path, parts_of_fusion):
+    model, processor = model_and_processor(backbones, **parts_of_fusion)
     images = [Image(path) for path in paths]
     store = FeatureStore(tmp_path / "features", model, processor)
     store.add(images)

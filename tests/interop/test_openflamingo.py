@@ -138,6 +138,9 @@ def test_what_openflamingo_cannot_express_is_not_exported(backbones):
     theirs = {"connector": openflamingo.PERCEIVER, "fusion": {**openflamingo.CROSS_ATTENTION, "every": 2, "offset": 0}}
     with pytest.raises(UserError, match=r"fusion\.offset=0.*1"):
         openflamingo.export(tiny.flamingo(backbones, **theirs), processor)
+    prefix = {"fusion": {"kind": "prefix"}, "image_token_id": 301}
+    with pytest.raises(UserError, match=r"fusion\.kind=prefix.*cross_attention"):
+        openflamingo.export(tiny.flamingo(backbones, **theirs | prefix), processor)
     theirs["fusion"]["offset"] = 1
     with pytest.raises(UserError, match=r"300.*new_token_ids.*\[301, 300\]"):
         openflamingo.export(tiny.flamingo(backbones, **theirs, new_token_ids=[301, 300]), processor)
