@@ -11,17 +11,18 @@ from experiments.word_attention import WordAttentionConfig, run_word_attention
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.report.page import write_report
 from flamingo.results import read_history
-from tests.experiments.test_demo import SMALL, evaluation
 from tests.helpers.configs import composed
+from tests.helpers.small_runs import SMALL_DEMO
 
 PREFIX = ("model/fusion=prefix", "model/connector=mlp_projector")
+SMALL_EVALUATION = ("task.num_queries=4", "shots=[0,2]", "control_shots=[2]", "seeds=[0]", "batch_size=4")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "prefix"
-    run_training(composed("train", *SMALL, *PREFIX, f"output={output}"), output)
-    run_evaluation(evaluation(output, "seeds=[0]"))
+    run_training(composed("train", *SMALL_DEMO, *PREFIX, f"output={output}"), output)
+    run_evaluation(composed("evaluate", f"run={output}", *SMALL_EVALUATION))
     write_report(output)
     run_word_attention(WordAttentionConfig(run=str(output), scenes=4, batch_size=4))
     return output
@@ -55,6 +56,6 @@ def test_a_history_without_gates_is_read(run):
 
 def test_a_fusion_that_is_none_and_keys_of_another_are_refused():
     with pytest.raises(Exception, match="no_such"):
-        composed("train", *SMALL, "model/fusion=no_such")
+        composed("train", *SMALL_DEMO, "model/fusion=no_such")
     with pytest.raises(Exception, match="every"):
-        composed("train", *SMALL, *PREFIX, "model.fusion.every=2")
+        composed("train", *SMALL_DEMO, *PREFIX, "model.fusion.every=2")

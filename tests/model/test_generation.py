@@ -7,9 +7,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from flamingo.model.fusion import gated_block, grouped
 from tests import tiny
-
-GREEDY = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "eos_token_id": 1}
-BEAMS = {**GREEDY, "num_beams": 3, "num_return_sequences": 2}
+from tests.helpers.model_calls import BEAMS, FULL_ATTENTION, GREEDY, alone
 
 
 def ragged():
@@ -22,14 +20,6 @@ def ragged():
     batch["pixel_values"][1, 1:] = 0
     batch["pixel_values"][2] = 0
     return batch
-
-
-def alone(batch, row):
-    """One document of the batch without its padding and without its empty places."""
-    real = batch["attention_mask"][row].bool()
-    images = int(batch["image_index"][row].max()) + 1
-    single = {key: batch[key][row : row + 1, real] for key in ("input_ids", "attention_mask", "image_index")}
-    return single | ({"pixel_values": batch["pixel_values"][row : row + 1, :images]} if images else {})
 
 
 @pytest.mark.parametrize("settings", [GREEDY, BEAMS], ids=["greedy", "beams"])
@@ -206,9 +196,6 @@ def test_a_row_that_generates_the_image_marker_takes_nothing_from_the_others(gpt
 
 def count_rows(module, counts):
     module.register_forward_hook(lambda m, args, output: counts.append(output.shape[0] * output.shape[1]))
-
-
-FULL_ATTENTION = {"gpt2", "opt", "gpt_neox", "llama", "qwen2", "qwen3", "phi"}
 
 
 def test_beams_and_samples_share_the_memory_of_their_prompt_where_the_language_model_lets_them(model, family):

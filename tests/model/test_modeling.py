@@ -8,13 +8,7 @@ from flamingo import FlamingoConfig, FlamingoForConditionalGeneration
 from flamingo.model.modeling import next_token_loss
 from flamingo.utils.errors import UserError
 from tests import tiny
-
-
-def with_image(inputs, image, value=0.0):
-    """The inputs with one image of every document replaced."""
-    pixels = inputs["pixel_values"].clone()
-    pixels[:, image] = value + torch.randn_like(pixels[:, image])
-    return {**inputs, "pixel_values": pixels}
+from tests.helpers.model_calls import gradients, with_image
 
 
 def test_a_later_image_never_changes_an_earlier_logit(model):
@@ -184,12 +178,6 @@ def test_the_frozen_encoders_batch_norms_do_not_move(backbones):
     logits = model(**inputs).logits
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.vision_model.named_buffers())
     torch.testing.assert_close(model.eval()(**inputs).logits, logits)
-
-
-def gradients(model, inputs):
-    model.zero_grad()
-    model(**inputs, labels=inputs["input_ids"], use_cache=False).loss.backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def test_gradients_are_the_same_with_activation_checkpointing(model):

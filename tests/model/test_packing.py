@@ -7,6 +7,7 @@ from flamingo.data.collate import EncodedExample, collate
 from flamingo.data.packing import pack
 from flamingo.utils.errors import UserError
 from tests import tiny
+from tests.helpers.model_calls import loss_and_gradients
 
 #: Attention over a sliding window, or by distance: no mask or positions can be told.
 NOT = {"mpt", "mistral", "gemma2", "gemma3_text"}
@@ -21,13 +22,6 @@ def examples():
         pixels = torch.randn(images, 1, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE) if images else None
         made.append(EncodedExample(ids, index, ids, pixels))
     return made
-
-
-def loss_and_gradients(model, batch):
-    model.zero_grad()
-    loss = model(**batch).loss
-    loss.backward()
-    return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("family", sorted(set(tiny.LANGUAGE_MODELS) - NOT))

@@ -9,9 +9,15 @@ from flamingo.data.collate import EncodedExample, collate
 from flamingo.data.packing import pack
 from flamingo.model.composition import check_composition
 from tests import tiny
-from tests.model.test_generation import BEAMS, FULL_ATTENTION, GREEDY, alone
-from tests.model.test_modeling import gradients, with_image
-from tests.model.test_packing import loss_and_gradients
+from tests.helpers.model_calls import (
+    BEAMS,
+    FULL_ATTENTION,
+    GREEDY,
+    alone,
+    gradients,
+    loss_and_gradients,
+    with_image,
+)
 
 MARKER = tiny.NEW_TOKEN_IDS[1]
 #: The default suite runs two families, one of them with a sliding window.
