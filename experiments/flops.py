@@ -127,7 +127,7 @@ def _text_token(shape: Shape, context: float) -> float:
 
 def _language_weights(shape: Shape) -> float:
     """Returns the operations of all weights of the language model and one token."""
-    return shape.layers * _transformer_weights(shape.width) + _product(1, shape.width, shape.vocabulary)
+    return shape.layers * _transformer_weights(shape.width) + _product(1, shape.width, shape.vocab_size)
 
 
 def _product(a: float, b: float, c: float) -> float:

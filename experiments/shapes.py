@@ -20,7 +20,7 @@ class Shape:
     width: int
     layers: int
     heads: int
-    vocabulary: int
+    vocab_size: int
     vision_width: int
     vision_layers: int
     image_size: int
@@ -45,7 +45,7 @@ class Shape:
     @property
     def words(self) -> range:
         """The token ids of random texts."""
-        return range(_FIRST_WORD, self.vocabulary - _LAST_IDS)
+        return range(_FIRST_WORD, self.vocab_size - _LAST_IDS)
 
     def language_config(self) -> OPTConfig:
         """Returns the config of the decoder, without dropout."""
@@ -55,7 +55,7 @@ class Shape:
             num_attention_heads=self.heads,
             ffn_dim=MLP_RATIO * self.width,
             word_embed_proj_dim=self.width,
-            vocab_size=self.vocabulary,
+            vocab_size=self.vocab_size,
             dropout=0.0,
             attention_dropout=0.0,
         )

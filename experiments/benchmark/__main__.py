@@ -2,7 +2,7 @@ r"""Measures speed and memory of our implementation and its peers, with the same
 
 make benchmark                                            all of it: about an hour and a half on 2 idle cores
 python -m experiments.benchmark --only few_shot decode    some benchmarks
-python -m experiments.benchmark --width 64 --layers 2 --heads 2 --vocabulary 500 --vision_width 64 --vision_layers 2 \
+python -m experiments.benchmark --width 64 --layers 2 --heads 2 --vocab_size 500 --vision_width 64 --vision_layers 2 \
     --shots 2 --support 4 --queries 4 --new 5 --train_tokens 48 --rounds 1      a minute, to see whether it runs
 python -m experiments.benchmark --shape 3b --device cuda --precision bf16 --peak_tflops 989    on an H100 or H200
 

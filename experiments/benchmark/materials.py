@@ -22,7 +22,7 @@ class Sizes:
     width: int = 768
     layers: int = 12
     heads: int = 12
-    vocabulary: int = 50272
+    vocab_size: int = 50272
     vision_width: int = 768
     vision_layers: int = 12
     image_size: int = 224
@@ -49,7 +49,7 @@ class Sizes:
             width=self.width,
             layers=self.layers,
             heads=self.heads,
-            vocabulary=self.vocabulary,
+            vocab_size=self.vocab_size,
             vision_width=self.vision_width,
             vision_layers=self.vision_layers,
             image_size=self.image_size,

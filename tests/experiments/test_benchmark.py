@@ -17,7 +17,7 @@ from experiments.flops import training_step
 from flamingo import FlamingoForConditionalGeneration
 from flamingo.model.fusion import gated_block
 
-SMALL = Sizes(shots=[3], support=6, queries=5, text=8, vocabulary=500, train_images=3, train_tokens=12, image_size=32)
+SMALL = Sizes(shots=[3], support=6, queries=5, text=8, vocab_size=500, train_images=3, train_tokens=12, image_size=32)
 
 
 class Told:
