@@ -13,7 +13,6 @@ from flamingo.data.sources import open_source, readable
 from flamingo.data.transforms.pictures import open_image
 from flamingo.interop import weights
 from flamingo.report import variants
-from flamingo.training.losses.self_critical import SelfCritical
 from flamingo.utils.errors import UserError
 from tests.experiments.conftest import shard
 
@@ -77,16 +76,3 @@ def test_an_error_of_our_own_is_no_run_that_failed(tmp_path, monkeypatch):
     monkeypatch.setattr(variants, "read_run", raising(ValueError("a bug")))
     with pytest.raises(ValueError, match="a bug"):
         variants.read_runs([tmp_path])
-
-
-def test_a_document_without_a_text_to_learn_is_the_users(monkeypatch):
-    tensors = {
-        "input_ids": torch.tensor([[5, 6, 7], [5, 6, 7]]),
-        "attention_mask": torch.ones(2, 3, dtype=torch.long),
-        "image_index": torch.zeros(2, 3, dtype=torch.long),
-        "labels": torch.tensor([[-100, -100, 7], [-100, -100, -100]]),
-        "pixel_values": torch.zeros(1, 1, 3, 4, 4),
-    }
-    objective = SelfCritical.__new__(SelfCritical)
-    with pytest.raises(UserError, match=r"loss\.kind=self_critical"):
-        objective._prompts(tensors, 1)

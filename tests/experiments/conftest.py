@@ -1,4 +1,4 @@
-"""Shards of captioned pictures, as people have them."""
+"""Shards of captioned pictures, as people have them, and a short run of the demo."""
 
 import io
 import json
@@ -7,6 +7,11 @@ import tarfile
 import numpy as np
 import pytest
 from PIL import Image as PILImage
+
+from experiments.evaluate import run_evaluation
+from experiments.train import run_training
+from tests.helpers.configs import composed
+from tests.helpers.small_runs import ONE_SETTING, SMALL_DEMO
 
 COLOURS = ("red", "green", "blue", "white", "black", "yellow")
 
@@ -38,3 +43,11 @@ def shards(tmp_path_factory):
     shard(folder / "train-000001.tar", range(8, 14))
     shard(folder / "dev-000000.tar", [20, 21, 22, 3], keys=range(100, 104))  # the last is in training, too
     return folder
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    output = tmp_path_factory.mktemp("runs") / "demo"
+    run_training(composed("train", *SMALL_DEMO, f"output={output}"), output)
+    run_evaluation(composed("evaluate", f"run={output}", *ONE_SETTING))
+    return output

@@ -13,9 +13,8 @@ from flamingo.inference.features import FeatureStore
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.utils.devices import META
 from flamingo.utils.errors import UserError
-from tests.experiments.test_identity import ONE, demo, in_process  # noqa: F401  # demo is a fixture
 from tests.helpers.configs import composed
-from tests.helpers.small_runs import SMALL_DEMO, photograph_training
+from tests.helpers.small_runs import ONE_SETTING, SMALL_DEMO, call_command, photograph_training
 
 
 def exhausted(*args, **kwargs):
@@ -36,10 +35,10 @@ def test_a_pass_of_features_names_its_batch_size(shards, backbones, tmp_path, mo
         run_training(photograph_training(shards, backbones, tmp_path), tmp_path)
 
 
-def test_an_evaluation_names_its_batch_size(demo, tmp_path, monkeypatch):  # noqa: F811
+def test_an_evaluation_names_its_batch_size(demo, tmp_path, monkeypatch):
     monkeypatch.setattr(FlamingoEngine, "_continue", exhausted)
     with pytest.raises(UserError, match=r"lower batch_size$"):
-        run_evaluation(composed("evaluate", f"run={demo}", f"output={tmp_path}", *ONE))
+        run_evaluation(composed("evaluate", f"run={demo}", f"output={tmp_path}", *ONE_SETTING))
 
 
 @pytest.mark.parametrize("command", [pretrain_language, pretrain_vision], ids=["language", "vision"])
@@ -55,7 +54,7 @@ def test_a_pretraining_names_its_batch_size(tmp_path, monkeypatch, command):
 def test_the_command_ends_with_the_sentence_and_status_2(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("flamingo.training.loop.accumulate_gradients", exhausted)
     arguments = (train.main, *SMALL_DEMO, f"output={tmp_path}")
-    process = multiprocessing.get_context("fork").Process(target=in_process, args=arguments)
+    process = multiprocessing.get_context("fork").Process(target=call_command, args=arguments)
     process.start()
     process.join()
     assert process.exitcode == 2
@@ -65,7 +64,7 @@ def test_the_command_ends_with_the_sentence_and_status_2(tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("command", [train, evaluate, word_attention, pretrain_language, pretrain_vision])
-def test_each_command_takes_the_device_that_its_config_names(demo, tmp_path, monkeypatch, command):  # noqa: F811
+def test_each_command_takes_the_device_that_its_config_names(demo, tmp_path, monkeypatch, command):
     class TakenError(Exception):
         pass
 
@@ -107,7 +106,7 @@ def moves(monkeypatch):
     return placed
 
 
-def test_models_move_when_they_are_built_and_when_they_are_loaded(demo, moves):  # noqa: F811
+def test_models_move_when_they_are_built_and_when_they_are_loaded(demo, moves):
     """Before the composition is checked, and before any other work."""
     build_model(composed("train", *SMALL_DEMO).model)
     load_model(demo / "checkpoint", "auto")
@@ -115,7 +114,7 @@ def test_models_move_when_they_are_built_and_when_they_are_loaded(demo, moves): 
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_the_dtype_is_that_of_the_frozen_parts_alone(demo, dtype):  # noqa: F811
+def test_the_dtype_is_that_of_the_frozen_parts_alone(demo, dtype):
     for model, _ in (build_model(composed("train", *SMALL_DEMO).model, dtype), load_model(demo / "checkpoint", dtype)):
         expected = getattr(torch, dtype)
         assert {p.dtype for part in (model.vision_model, model.language_model) for p in part.parameters()} == {expected}

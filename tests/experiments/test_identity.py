@@ -5,13 +5,11 @@ import json
 import multiprocessing
 import os
 import shutil
-import sys
 import tarfile
 from dataclasses import replace
 from functools import partial
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from experiments import evaluate, train
@@ -24,18 +22,7 @@ from flamingo.training.state import StateFolder
 from flamingo.utils.errors import UserError
 from tests.experiments.conftest import shard
 from tests.helpers.configs import composed
-from tests.helpers.small_runs import SMALL_DEMO, photograph_training
-
-#: One setting, which takes a second.
-ONE = ("task.num_queries=2", "shots=[0]", "text_only=false", "controls=[]")
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    output = tmp_path_factory.mktemp("runs") / "demo"
-    run_training(composed("train", *SMALL_DEMO, f"output={output}"), output)
-    run_evaluation(composed("evaluate", f"run={output}", *ONE))
-    return output
+from tests.helpers.small_runs import ONE_SETTING, SMALL_DEMO, call_command, photograph_training
 
 
 def edited(file, change):
@@ -67,7 +54,7 @@ def test_an_evaluation_with_another_checkpoint_is_refused_by_the_file_that_chang
     CHANGES[name](tmp_path / "run" / "checkpoint" / name)
     before = (tmp_path / "run" / "scores.json").read_bytes()
     with pytest.raises(UserError, match=rf"checkpoint\.{name} was"):
-        run_evaluation(composed("evaluate", f"run={tmp_path / 'run'}", *ONE, "seeds=[0,1]"))
+        run_evaluation(composed("evaluate", f"run={tmp_path / 'run'}", *ONE_SETTING, "seeds=[0,1]"))
     assert (tmp_path / "run" / "scores.json").read_bytes() == before
 
 
@@ -76,7 +63,7 @@ def test_another_task_with_another_checkpoint_is_refused_in_the_same_folder(demo
     shutil.copytree(demo, tmp_path / "run")
     one_weight_changed(tmp_path / "run" / "checkpoint" / "model.safetensors")
     before = (tmp_path / "run" / "scores.json").read_bytes()
-    other = ("evaluate", f"run={tmp_path / 'run'}", *ONE, "task=synthetic_questions")
+    other = ("evaluate", f"run={tmp_path / 'run'}", *ONE_SETTING, "task=synthetic_questions")
     with pytest.raises(UserError, match=r"evaluate-synthetic_captions\.yaml.*model\.safetensors was"):
         run_evaluation(composed(*other))
     assert (tmp_path / "run" / "scores.json").read_bytes() == before
@@ -89,16 +76,16 @@ def test_another_task_with_another_checkpoint_is_refused_in_the_same_folder(demo
 def test_predictions_are_kept_when_only_what_does_not_change_them_is_changed(demo, tmp_path):
     shutil.copytree(demo, tmp_path / "run")
     before = (tmp_path / "run" / "predictions.jsonl").read_bytes()
-    run_evaluation(composed("evaluate", f"run={tmp_path / 'run'}", *ONE, "batch_size=1", "pictures=1"))
+    run_evaluation(composed("evaluate", f"run={tmp_path / 'run'}", *ONE_SETTING, "batch_size=1", "pictures=1"))
     assert (tmp_path / "run" / "predictions.jsonl").read_bytes() == before
 
 
 def test_the_dtype_of_the_frozen_parts_belongs_to_an_evaluation_and_the_device_does_not(demo, tmp_path):
     shutil.copytree(demo, tmp_path / "run")
     before = (tmp_path / "run" / "predictions.jsonl").read_bytes()
-    run_evaluation(composed("evaluate", f"run={tmp_path / 'run'}", *ONE, "device=cpu"))
+    run_evaluation(composed("evaluate", f"run={tmp_path / 'run'}", *ONE_SETTING, "device=cpu"))
     with pytest.raises(UserError, match=r"dtype was 'auto', is 'bfloat16'"):
-        run_evaluation(composed("evaluate", f"run={tmp_path / 'run'}", *ONE, "dtype=bfloat16"))
+        run_evaluation(composed("evaluate", f"run={tmp_path / 'run'}", *ONE_SETTING, "dtype=bfloat16"))
     assert (tmp_path / "run" / "predictions.jsonl").read_bytes() == before
 
 
@@ -237,21 +224,14 @@ def test_data_are_the_same_wherever_and_whenever_they_were_written(own_shards, t
 # ------------------------------------------------------------------------------- owners and overwriting
 
 
-def in_process(main, *arguments):
-    """Exit status of a command in a process of its own."""
-    torch.set_num_threads(1)
-    sys.argv = ["command", *arguments]
-    main()
-
-
 @pytest.mark.parametrize("main", [train.main, evaluate.main], ids=["train", "evaluate"])
 def test_of_two_processes_with_one_output_one_runs_and_the_other_is_told(demo, tmp_path, capfd, main):
     output = tmp_path / "run"
     if main is evaluate.main:
         shutil.copytree(demo, output)
-    own = (f"run={output}", *ONE, "shots=[0,2]") if main is evaluate.main else (*SMALL_DEMO, f"output={output}")
+    own = (f"run={output}", *ONE_SETTING, "shots=[0,2]") if main is evaluate.main else (*SMALL_DEMO, f"output={output}")
     processes = multiprocessing.get_context("fork")
-    started = [processes.Process(target=in_process, args=(main, *own)) for _ in range(2)]
+    started = [processes.Process(target=call_command, args=(main, *own)) for _ in range(2)]
     for process in started:
         process.start()
     for process in started:
@@ -294,7 +274,7 @@ def test_results_come_back_if_the_evaluation_that_overwrites_them_ends_before_it
 ):
     shutil.copytree(demo, tmp_path / "run")
     before = files(tmp_path / "run")
-    again = composed("evaluate", f"run={tmp_path / 'run'}", *ONE, "task.num_queries=3", "overwrite=true")
+    again = composed("evaluate", f"run={tmp_path / 'run'}", *ONE_SETTING, "task.num_queries=3", "overwrite=true")
 
     def interrupt(*_):
         assert not (tmp_path / "run" / "predictions.jsonl").exists()
@@ -324,7 +304,7 @@ def test_a_training_that_overwrites_another_stays_from_its_first_state_on(demo, 
 def test_an_evaluation_that_overwrites_another_stays_from_its_first_predictions_on(demo, tmp_path, monkeypatch):
     output = tmp_path / "run"
     shutil.copytree(demo, output)
-    again = composed("evaluate", f"run={output}", *ONE, "task.num_queries=3", "overwrite=true")
+    again = composed("evaluate", f"run={output}", *ONE_SETTING, "task.num_queries=3", "overwrite=true")
 
     def append_and_end(file, rows):
         append_predictions(file, rows)

@@ -1,5 +1,9 @@
 """Configs of short runs of the commands, and what a run has left."""
 
+import sys
+
+import torch
+
 from tests.helpers.configs import composed
 
 _SMALL_DOCUMENTS = (
@@ -15,6 +19,15 @@ TWO_STEPS = (
     *("training.save_every=1", "training.sample_every=0", "data.documents.captions.batch_size=1"),
     *("data.documents.captions.min_images=2", "data.documents.captions.max_images=2"),
 )
+#: Overrides of an evaluation of one setting, which takes a second.
+ONE_SETTING = ("task.num_queries=2", "shots=[0]", "text_only=false", "controls=[]")
+
+
+def call_command(main, *arguments):
+    """Calls a command's main on one thread with the arguments of a command line: for a process of its own."""
+    torch.set_num_threads(1)
+    sys.argv = ["command", *arguments]
+    main()
 
 
 def photograph_overrides(shards, backbones, output):
