@@ -80,7 +80,8 @@ class Synchronisations:
 
     def _record(self, message: Any, *others: Any) -> None:
         if "synchroniz" in str(message):
-            self.places[_place(traceback.extract_stack()[:-1])] += 1
+            stack = [frame for frame in traceback.extract_stack()[:-1] if frame.filename != warnings.__file__]
+            self.places[_place(stack)] += 1
 
 
 def _place(stack: list[traceback.FrameSummary]) -> str:

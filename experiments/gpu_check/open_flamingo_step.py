@@ -47,8 +47,9 @@ def measure(settings: Settings, save: Save) -> None:
     Raises:
         SkippedError: Where the package open_flamingo is not there.
     """
-    if find_spec("open_flamingo") is None:
-        raise SkippedError("the package open_flamingo is not there")
+    for package in ("open_flamingo", "einops_exts"):
+        if find_spec(package) is None:
+            raise SkippedError(f"the package {package} is not there")
     shape = TINY if settings.small else FLAMINGO_3B
     shape = replace(shape, num_heads=8, head_dim=64, resampler_depth=6, num_latents=64)
     measured: dict[str, JSON] = {}

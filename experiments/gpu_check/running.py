@@ -115,6 +115,8 @@ class Runner:
         module = "experiments.gpu_check.part_process"
         command = [sys.executable, "-m", module, part.name, part.location, str(self._settings.output), device, size]
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "TQDM_MININTERVAL": "10"}
+        if not part.measures:
+            environment.setdefault("OMP_NUM_THREADS", str(_CORES_OF_PART))
         with log.open("wb") as stream:
             process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from experiments.flops import peak_tflops
 from experiments.gpu_check import demo
 from experiments.gpu_check.check_parts import PARTS, TOTAL, Part, Settings
 from experiments.gpu_check.check_report import has_failed, write_report
+from experiments.gpu_check.cuda_tests import outcome_of
 from experiments.gpu_check.marks import Marks, Synchronisations
 from experiments.gpu_check.measured_training import fitting_rows
 from experiments.gpu_check.running import Result, Runner
@@ -186,6 +188,22 @@ def test_the_exit_status_says_whether_a_part_failed(tmp_path):
     assert not has_failed([Result("a", "done"), Result("b", "skipped"), Result("c", "not started")])
 
 
+@pytest.mark.parametrize(
+    ("line", "tested"),
+    [
+        ("tests/a.py::t PASSED                       [ 42%]", ("tests/a.py::t", "PASSED")),
+        ("tests/a.py::t[a PASSED b] FAILED           [100%]", ("tests/a.py::t[a PASSED b]", "FAILED")),
+        ("tests/a.py::t SKIPPED (there is no java)   [  1%]", ("tests/a.py::t", "SKIPPED")),
+        ("[gw12] [  3%] FAILED tests/a.py::t[keys and values] ", ("tests/a.py::t[keys and values]", "FAILED")),
+        ("ERROR tests/model/test_adapters.py", ("tests/model/test_adapters.py", "ERROR")),
+        ("FAILED tests/a.py::t - AssertionError: x", None),  # of the summary
+        ("E   AssertionError: tests/a.py", None),
+    ],
+)
+def test_outcomes_of_tests_are_read_while_they_run(line, tested):
+    assert outcome_of(line + "\n") == tested
+
+
 # ------------------------------------------------------------------------------------- measuring
 
 
@@ -212,13 +230,23 @@ def test_marks_tell_the_time_up_to_the_next_one(monkeypatch):
     assert marks.seconds() == [("first", 0.5), ("second", 2.5)]
 
 
-def test_waits_are_counted_by_the_line_of_this_project_that_waits():
-    waits = Synchronisations(torch.device("cpu"))
-    for _ in range(2):
-        waits._record("called a synchronizing CUDA operation (Triggered internally at ...)", UserWarning, "file", 1)
-    waits._record("something else", UserWarning, "file", 1)
-    [(place, number)] = waits.places.items()
-    assert number == 2 and place.startswith("tests/experiments/test_gpu_check.py:")
+def test_waits_are_counted_by_the_line_of_this_project_that_waits(monkeypatch):
+    modes = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    waits = Synchronisations(torch.device("cuda"))
+
+    def wait():
+        warnings.warn("called a synchronizing CUDA operation (Triggered internally at ...)", stacklevel=1)
+
+    waits.start()
+    wait()
+    wait()
+    warnings.warn("something else", stacklevel=1)
+    json.loads("{}", object_hook=lambda _: wait())
+    waits.stop()
+    assert modes == ["warn", "default"]
+    line = wait.__code__.co_firstlineno + 1
+    assert waits.places == {f"tests/experiments/test_gpu_check.py:{line} wait": 3}
 
 
 def test_a_profile_says_what_is_dear_and_how_long_the_device_is_idle():

@@ -9,6 +9,8 @@ from flamingo import FlamingoForConditionalGeneration
 from flamingo.utils.errors import UserError
 from tests import tiny
 
+pytest.importorskip("bitsandbytes")  # a GPU machine may lack it
+
 INT8 = {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
 #: The tiny model has large weights, which carry small differences far.
 CLOSE = 0.15
