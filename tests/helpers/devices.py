@@ -1,15 +1,21 @@
 """The device of the tests of models: ``pytest --device cuda``, or ``pretend``, which needs no other hardware."""
 
 import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
+from torch.overrides import TorchFunctionMode
 
 from flamingo.utils.devices import use_device
 
 #: What ``--device`` names. Processes that a test starts inherit it.
 _VARIABLE = "FLAMINGO_TEST_DEVICE"
 DEVICE = torch.device("cpu")
+_TESTS = str(Path(__file__).parents[1])
 
 
 def start(name: str | None = None) -> None:
@@ -21,6 +27,7 @@ def start(name: str | None = None) -> None:
 
         DEVICE = pretend_device.start()
         PartialState(cpu=True).device = DEVICE
+        _TensorsOfTests().__enter__()
         return
     # Equal inputs give equal outputs: no kernel that adds in another order each time, and no rounding to TF32.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -28,8 +35,28 @@ def start(name: str | None = None) -> None:
     DEVICE = use_device(name)
     if DEVICE.type != "cpu":
         torch.use_deterministic_algorithms(True, warn_only=True)
+        _TensorsOfTests().__enter__()
 
 
-def moved(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Returns the tensors of a batch on the device of the tests."""
-    return {name: value.to(DEVICE) for name, value in values.items()}
+class _TensorsOfTests(TorchFunctionMode):
+    """Moves the tensors that a test makes to the device. They are drawn on the CPU, so that their values are the same.
+
+    Those that the library makes, or a test with a generator, stay where they are made.
+    """
+
+    factories = (torch.tensor, torch.zeros, torch.ones, torch.full, torch.arange, torch.eye, torch.linspace)
+    random = (torch.rand, torch.randn, torch.randint)
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        caller = sys._getframe(1).f_code.co_filename
+        made_by_test = function in self.factories + self.random and caller.startswith(_TESTS)
+        if not made_by_test or kwargs.keys() & {"device", "generator"}:
+            return function(*args, **kwargs)
+        requires_grad = kwargs.pop("requires_grad", False)
+        return function(*args, **kwargs).to(DEVICE).requires_grad_(requires_grad)
+
+
+def moved(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a batch with its tensors on the device of the tests."""
+    return {name: value.to(DEVICE) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from tests.helpers import devices
+
 
 def layer_norm(x, norm):
     deviation = torch.sqrt(x.var(-1, keepdim=True, unbiased=False) + 1e-5)
@@ -45,4 +47,4 @@ def randomize(module, std=0.5):
     for name, parameter in module.named_parameters():
         is_norm_weight = "norm" in name and name.endswith("weight")
         parameter.data.normal_(mean=1.0 if is_norm_weight else 0.0, std=std)
-    return module
+    return module.to(devices.DEVICE)

@@ -11,6 +11,7 @@ from flamingo.inference import flamingo_engine
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.utils.errors import UserError
 from tests.evaluation.fake import example, model_and_processor
+from tests.helpers.devices import moved
 from tests.tiny import POISONED, PREFIX
 
 NEW = 5
@@ -37,7 +38,7 @@ def prompts():
 def alone(parts, prompt, **kwargs):
     """By the model's own interface, from pixels, one prompt at a time."""
     model, processor = parts
-    inputs = processor.batch([prompt], prompt=True)
+    inputs = moved(processor.batch([prompt], prompt=True))
     ids = model.generate(
         **inputs, max_new_tokens=NEW, do_sample=False, eos_token_id=processor.end_of_chunk_token_id, **kwargs
     )
@@ -134,7 +135,8 @@ def test_visual_tokens_are_those_of_the_model(parts):
     model, processor = parts
     images = [example("query", i).image for i in (1, 0, 2, 1)]
     tokens = FlamingoEngine(model, processor, 1).visual_tokens.get(images)
-    expected = model.encode_images(processor.pixel_values(images).unsqueeze(0))[0]
+    pixels = processor.pixel_values(images).to(model.device)
+    expected = model.encode_images(pixels.unsqueeze(0))[0]
     torch.testing.assert_close(tokens, expected, rtol=1e-4, atol=1e-5)
     assert FlamingoEngine(model, processor, 1).visual_tokens.get([]).shape == (0, 1, 24)
 
@@ -212,7 +214,7 @@ def test_a_blind_model_says_the_same_to_every_picture(each_fusion):
     engine = FlamingoEngine(*parts, 3)
     assert len(set(engine.generate(prompts, NEW))) > 1
     assert len(set(engine.generate(prompts, NEW, blind=True))) == 1
-    blinded = parts[1].batch(prompts[:1], prompt=True)
+    blinded = moved(parts[1].batch(prompts[:1], prompt=True))
     blinded["image_index"].fill_(-1)
     ids = parts[0].generate(**blinded, max_new_tokens=NEW, do_sample=False, eos_token_id=parts[1].end_of_chunk_token_id)
     said = parts[1].tokenizer.decode(ids[0, blinded["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -245,7 +247,7 @@ def test_outputs_do_not_depend_on_the_generation_config_of_the_checkpoint(parts,
 def test_generate_itself_honours_the_generation_config_of_the_checkpoint(parts, prompts, monkeypatch):
     model, processor = parts
     plain = alone(parts, prompts[0])
-    inputs = processor.batch(prompts[:1], prompt=True)
+    inputs = moved(processor.batch(prompts[:1], prompt=True))
     first = model.generate(**inputs, max_new_tokens=1, do_sample=False)[0, -1].item()
     monkeypatch.setattr(model, "generation_config", GenerationConfig(suppress_tokens=[first]))
     assert model.generate(**inputs, max_new_tokens=1, do_sample=False)[0, -1].item() != first

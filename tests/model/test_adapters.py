@@ -7,6 +7,7 @@ from peft import LoraConfig, get_peft_model
 from flamingo import FlamingoForConditionalGeneration
 from flamingo.utils.errors import UserError
 from tests import tiny
+from tests.helpers import devices
 
 
 def adapted(model):
@@ -53,5 +54,5 @@ def test_merged_it_is_saved_with_the_model(model, tmp_path):
     model.language_model = model.language_model.merge_and_unload()
     torch.testing.assert_close(model(**inputs).logits, expected, atol=1e-4, rtol=1e-4)
     model.save_pretrained(tmp_path)
-    loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path)
+    loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path).to(devices.DEVICE)
     torch.testing.assert_close(loaded(**inputs).logits, expected, atol=1e-4, rtol=1e-4)

@@ -15,13 +15,14 @@ from flamingo.model.vision_loading import load_vision_model
 from flamingo.synthetic import backbones as shipped
 from flamingo.utils.errors import UserError
 from tests import tiny
+from tests.helpers import devices
 
 
 @pytest.mark.parametrize("include_backbones", [True, False])
 def test_loaded_logits_are_identical(model, tmp_path, include_backbones):
     expected = model(**tiny.inputs()).logits
     model.save_pretrained(tmp_path, include_backbones=include_backbones)
-    loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path)
+    loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path).to(devices.DEVICE)
     assert not loaded.training
     assert torch.equal(loaded(**tiny.inputs()).logits, expected)
     assert loaded.trainable_parameter_names() == model.trainable_parameter_names()
@@ -33,13 +34,13 @@ def test_loaded_logits_are_identical(model, tmp_path, include_backbones):
     }
     # And a second time, whichever way round.
     loaded.save_pretrained(tmp_path / "again", include_backbones=not include_backbones)
-    again = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "again")
+    again = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "again").to(devices.DEVICE)
     assert torch.equal(again(**tiny.inputs()).logits, expected)
 
 
 def test_a_configuration_in_memory_does_not_hide_that_backbones_are_left_out(gpt2, tmp_path):
     gpt2.save_pretrained(tmp_path, include_backbones=False)
-    loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path, config=gpt2.config)
+    loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path, config=gpt2.config).to(devices.DEVICE)
     assert loaded.config is not gpt2.config
     assert torch.equal(loaded(**tiny.inputs()).logits, gpt2(**tiny.inputs()).logits)
 
@@ -56,10 +57,10 @@ def test_settings_of_generation_come_along(gpt2, tmp_path, include_backbones):
 @pytest.mark.parametrize("include_backbones", [True, False])
 def test_autoclasses_find_it(gpt2, tmp_path, include_backbones):
     gpt2.save_pretrained(tmp_path, include_backbones=include_backbones)
-    half = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    half = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.bfloat16).to(devices.DEVICE)
     assert half.language_model.dtype == torch.bfloat16
     assert isinstance(AutoConfig.from_pretrained(tmp_path), FlamingoConfig)
-    loaded = AutoModel.from_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path).to(devices.DEVICE)
     assert isinstance(loaded, FlamingoForConditionalGeneration)
     assert torch.equal(loaded(**tiny.inputs()).logits, gpt2(**tiny.inputs()).logits)
     assert not any(p.requires_grad for p in loaded.language_model.parameters())
@@ -67,7 +68,7 @@ def test_autoclasses_find_it(gpt2, tmp_path, include_backbones):
 
 def test_loading_reports_no_key_missing_or_left_over(gpt2, tmp_path):
     gpt2.save_pretrained(tmp_path)
-    _, info = FlamingoForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    _, info = FlamingoForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True).to(devices.DEVICE)
     assert not any(info.values())
 
 
@@ -77,7 +78,7 @@ def test_a_bfloat16_backbone_and_float32_parts_come_back_as_they_were(backbones,
     for include_backbones in (True, False):
         folder = tmp_path / str(include_backbones)
         model.save_pretrained(folder, include_backbones=include_backbones)
-        loaded = FlamingoForConditionalGeneration.from_pretrained(folder)
+        loaded = FlamingoForConditionalGeneration.from_pretrained(folder).to(devices.DEVICE)
         assert torch.equal(loaded(**tiny.inputs()).logits, expected)
         assert loaded.fusion.blocks["1"].attention.to_q.weight.dtype == torch.float32
         assert loaded.language_model.dtype == torch.bfloat16
@@ -90,11 +91,11 @@ def test_other_backbones_than_those_trained_with_are_refused(backbones, tmp_path
         backbones / "clip_vision_model", tmp_path / "lm", new_token_ids=[300, 301], **tiny.PARTS
     )
     model.save_pretrained(tmp_path / "flamingo", include_backbones=False)
-    FlamingoForConditionalGeneration.from_pretrained(tmp_path / "flamingo")
+    FlamingoForConditionalGeneration.from_pretrained(tmp_path / "flamingo").to(devices.DEVICE)
     gpt2.language_model.transformer.h[2].mlp.c_fc.weight.data[0, 0] += 0.5
     gpt2.language_model.save_pretrained(tmp_path / "lm")
     with pytest.raises(UserError, match=r"lm \(revision None\)"):
-        FlamingoForConditionalGeneration.from_pretrained(tmp_path / "flamingo")
+        FlamingoForConditionalGeneration.from_pretrained(tmp_path / "flamingo").to(devices.DEVICE)
 
 
 @pytest.mark.parametrize("composed", [torch.float16, torch.float32])
@@ -103,7 +104,7 @@ def test_float16_is_no_reason_to_refuse(backbones, tmp_path, composed):
     model = tiny.flamingo(backbones, dtype=composed)
     model.save_pretrained(tmp_path, include_backbones=False)
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
-        loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path, dtype=dtype)
+        loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path, dtype=dtype).to(devices.DEVICE)
         assert loaded.language_model.dtype == dtype
     assert FlamingoForConditionalGeneration.from_pretrained(tmp_path).language_model.dtype == composed
 
@@ -141,7 +142,7 @@ def test_shapes_that_do_not_fit_are_named(gpt2, tmp_path, include_backbones):
     state["connector.latents"] = state["connector.latents"][:4].clone()
     save_file(state, path, metadata={"format": "pt"})
     with pytest.raises((ValueError, RuntimeError), match="mismatch"):
-        FlamingoForConditionalGeneration.from_pretrained(tmp_path)
+        FlamingoForConditionalGeneration.from_pretrained(tmp_path).to(devices.DEVICE)
 
 
 def test_keys_of_a_whole_checkpoint_that_do_not_fit_are_named(gpt2, tmp_path):
@@ -151,7 +152,7 @@ def test_keys_of_a_whole_checkpoint_that_do_not_fit_are_named(gpt2, tmp_path):
     state["connector.latens"] = state.pop("connector.latents")
     save_file(state, path, metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"missing_keys.*connector\.latents.*unexpected_keys.*connector\.latens"):
-        FlamingoForConditionalGeneration.from_pretrained(tmp_path)
+        FlamingoForConditionalGeneration.from_pretrained(tmp_path).to(devices.DEVICE)
 
 
 def test_keys_that_do_not_fit_are_named(gpt2, tmp_path):
@@ -161,13 +162,13 @@ def test_keys_that_do_not_fit_are_named(gpt2, tmp_path):
     state["connector.latens"] = state.pop("connector.latents")
     save_file(state, path, metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"\['connector.latents'\].*\['connector.latens'\]"):
-        FlamingoForConditionalGeneration.from_pretrained(tmp_path)
+        FlamingoForConditionalGeneration.from_pretrained(tmp_path).to(devices.DEVICE)
 
 
 def test_an_argument_that_would_be_ignored_is_refused(gpt2, tmp_path):
     gpt2.save_pretrained(tmp_path, include_backbones=False)
     with pytest.raises(ValueError, match=r"\['device_map'\]"):
-        FlamingoForConditionalGeneration.from_pretrained(tmp_path, device_map="auto")
+        FlamingoForConditionalGeneration.from_pretrained(tmp_path, device_map="auto").to(devices.DEVICE)
 
 
 def test_a_composition_generates_by_the_language_models_settings(backbones, tmp_path):
@@ -211,7 +212,7 @@ def test_precision_and_attention_can_be_chosen_at_loading(gpt2, tmp_path, includ
     gpt2.save_pretrained(tmp_path, include_backbones=include_backbones)
     loaded = FlamingoForConditionalGeneration.from_pretrained(
         tmp_path, dtype=torch.bfloat16, attn_implementation="eager"
-    )
+    ).to(devices.DEVICE)
     assert (loaded.vision_model.dtype, loaded.language_model.dtype) == (torch.bfloat16, torch.bfloat16)
     assert loaded.language_model.config._attn_implementation == "eager"
     assert {p.dtype for p in loaded.parameters() if p.requires_grad} == {torch.float32}
@@ -257,17 +258,17 @@ def moved(backbones, tmp_path, monkeypatch):
 
 
 def test_backbones_are_found_from_another_working_directory(moved, tmp_path):
-    loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "one/runs/flamingo")
+    loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "one/runs/flamingo").to(devices.DEVICE)
     assert torch.equal(loaded(**tiny.inputs()).logits, moved(**tiny.inputs()).logits)
 
 
 def test_backbones_are_found_when_they_are_moved_with_the_checkpoint(moved, tmp_path):
     (tmp_path / "one").rename(tmp_path / "two")
-    loaded = FlamingoForConditionalGeneration.from_pretrained("two/runs/flamingo")
+    loaded = FlamingoForConditionalGeneration.from_pretrained("two/runs/flamingo").to(devices.DEVICE)
     assert torch.equal(loaded(**tiny.inputs()).logits, moved(**tiny.inputs()).logits)
     loaded.save_pretrained("three", include_backbones=False)
     assert loaded.config.backbones["language_model"]["name"] == str(tmp_path / "two/language")
-    FlamingoForConditionalGeneration.from_pretrained("three")
+    FlamingoForConditionalGeneration.from_pretrained("three").to(devices.DEVICE)
 
 
 @pytest.mark.parametrize(
@@ -277,8 +278,8 @@ def test_a_backbone_that_was_moved_alone_is_named_with_what_to_pass(moved, tmp_p
     (tmp_path / "one" / folder).rename(tmp_path / "elsewhere")
     checkpoint = tmp_path / "one/runs/flamingo"
     with pytest.raises(ValueError, match=rf"{folder} .*{tmp_path}/one/{folder}, .*pass {argument}=FOLDER"):
-        FlamingoForConditionalGeneration.from_pretrained(checkpoint)
-    loaded = FlamingoForConditionalGeneration.from_pretrained(checkpoint, **{argument: "elsewhere"})
+        FlamingoForConditionalGeneration.from_pretrained(checkpoint).to(devices.DEVICE)
+    loaded = FlamingoForConditionalGeneration.from_pretrained(checkpoint, **{argument: "elsewhere"}).to(devices.DEVICE)
     assert torch.equal(loaded(**tiny.inputs()).logits, moved(**tiny.inputs()).logits)
     backbone = getattr(loaded, f"{folder}_model")
     next(iter(backbone.parameters())).data += 1
@@ -299,7 +300,7 @@ def test_shipped_backbones_are_found_wherever_the_package_is_installed(tmp_path)
     (tmp_path / "run").rename(tmp_path / "moved")
     (tmp_path / "deeper").mkdir()
     (tmp_path / "moved").rename(tmp_path / "deeper" / "run")
-    FlamingoForConditionalGeneration.from_pretrained(tmp_path / "deeper" / "run")
+    FlamingoForConditionalGeneration.from_pretrained(tmp_path / "deeper" / "run").to(devices.DEVICE)
 
 
 def test_a_name_on_the_hub_stays_one(gpt2, tmp_path):
@@ -307,7 +308,7 @@ def test_a_name_on_the_hub_stays_one(gpt2, tmp_path):
     gpt2.save_pretrained(tmp_path, include_backbones=False)
     assert FlamingoConfig.from_pretrained(tmp_path).backbones["language_model"]["name"] == "someone/gpt2"
     with pytest.raises(ValueError, match="language model someone/gpt2: there is no such folder"):
-        FlamingoForConditionalGeneration.from_pretrained(tmp_path)
+        FlamingoForConditionalGeneration.from_pretrained(tmp_path).to(devices.DEVICE)
 
 
 def test_a_damaged_checkpoint_is_named(gpt2, tmp_path):
@@ -316,4 +317,4 @@ def test_a_damaged_checkpoint_is_named(gpt2, tmp_path):
         path = tmp_path / "model.safetensors"
         path.write_bytes(path.read_bytes()[:-1000])
         with pytest.raises(UserError, match=str(tmp_path)):
-            FlamingoForConditionalGeneration.from_pretrained(tmp_path)
+            FlamingoForConditionalGeneration.from_pretrained(tmp_path).to(devices.DEVICE)

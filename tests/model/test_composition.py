@@ -12,6 +12,7 @@ from flamingo import FlamingoConfig, FlamingoForConditionalGeneration
 from flamingo.model import composition
 from flamingo.utils.errors import UserError
 from tests import tiny
+from tests.helpers import devices
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def test_a_checkpoint_that_passed_is_not_checked_again(gpt2, backbones, tmp_path
     assert len(checked) == 1
     for include_backbones in (True, False):
         model.save_pretrained(tmp_path, include_backbones=include_backbones)
-        loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path)
+        loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path).to(devices.DEVICE)
         assert loaded.config.passed_check == model.config.passed_check
     assert len(checked) == 1
 
@@ -115,9 +116,9 @@ def test_a_checkpoint_that_passed_is_not_checked_again(gpt2, backbones, tmp_path
 def test_a_checkpoint_is_checked_again_in_other_circumstances(backbones, tmp_path, checked, other):
     tiny.flamingo(backbones, check=True).save_pretrained(tmp_path, include_backbones=False)
     checked.clear()
-    FlamingoForConditionalGeneration.from_pretrained(tmp_path, **other)
+    FlamingoForConditionalGeneration.from_pretrained(tmp_path, **other).to(devices.DEVICE)
     assert len(checked) == 1
-    FlamingoForConditionalGeneration.from_pretrained(tmp_path, **other, check=False)
+    FlamingoForConditionalGeneration.from_pretrained(tmp_path, **other, check=False).to(devices.DEVICE)
     assert len(checked) == 1
 
 
@@ -126,7 +127,7 @@ def test_a_checkpoint_is_checked_again_with_other_features(backbones, tmp_path, 
     checked.clear()
     config = FlamingoConfig.from_pretrained(tmp_path)
     config.vision_features.hidden_state = -2
-    FlamingoForConditionalGeneration.from_pretrained(tmp_path, config=config)
+    FlamingoForConditionalGeneration.from_pretrained(tmp_path, config=config).to(devices.DEVICE)
     assert len(checked) == 1
 
 
@@ -139,10 +140,10 @@ def test_a_checkpoint_is_checked_again_with_another_version(backbones, tmp_path,
     tiny.flamingo(backbones, check=False).save_pretrained(tmp_path / "unchecked")
     tiny.flamingo(backbones, check=True).save_pretrained(tmp_path / "checked")
     checked.clear()
-    FlamingoForConditionalGeneration.from_pretrained(tmp_path / "unchecked")
+    FlamingoForConditionalGeneration.from_pretrained(tmp_path / "unchecked").to(devices.DEVICE)
     assert len(checked) == 1
     monkeypatch.setattr(composition.transformers, "__version__", "5.99.0")
-    loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "checked")
+    loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "checked").to(devices.DEVICE)
     assert len(checked) == 2
     assert loaded.config.passed_check["transformers"] == "5.99.0"
 
@@ -173,4 +174,4 @@ def test_an_adapter_that_is_put_into_a_backbone_is_checked_before_it_trains(back
 def test_another_model_whose_layers_have_no_hooks_is_refused(backbones):
     model = tiny.flamingo(backbones, language="llama", check=True)
     with pytest.raises(UserError, match=r"LlamaForCausalLM.* layer 1, 3"):
-        model.language_model = AutoModelForCausalLM.from_pretrained(backbones / "llama")
+        model.language_model = AutoModelForCausalLM.from_pretrained(backbones / "llama").to(devices.DEVICE)

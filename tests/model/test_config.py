@@ -10,6 +10,7 @@ from flamingo.model.fusion import CrossAttentionConfig
 from flamingo.model.vision_features import VisionFeaturesConfig
 from flamingo.utils.errors import UserError
 from tests import tiny
+from tests.helpers import devices
 
 
 def test_it_survives_a_round_trip(tmp_path, gpt2):
@@ -69,15 +70,15 @@ def test_a_key_that_is_none_is_not_kept_silently(backbones):
 
 def test_the_configuration_of_another_model_is_refused(backbones):
     with pytest.raises(UserError, match=r"gpt2.*flamingo"):
-        FlamingoForConditionalGeneration.from_pretrained(backbones / "gpt2")
+        FlamingoForConditionalGeneration.from_pretrained(backbones / "gpt2").to(devices.DEVICE)
 
 
 def test_a_live_models_configuration_is_copied_not_changed(backbones):
     """transformers would take its attention implementation away, and with it the causal mask."""
-    language_model = AutoModelForCausalLM.from_pretrained(backbones / "llama").eval()
+    language_model = AutoModelForCausalLM.from_pretrained(backbones / "llama").eval().to(devices.DEVICE)
     ids = torch.tensor([[3, 4, 5, 6]])
     expected = language_model(ids).logits
-    vision_model = AutoModel.from_pretrained(backbones / "clip_vision_model")
+    vision_model = AutoModel.from_pretrained(backbones / "clip_vision_model").to(devices.DEVICE)
     config = FlamingoConfig(vision_config=vision_model.config, text_config=language_model.config, **tiny.PARTS)
     model = FlamingoForConditionalGeneration(config, vision_model, language_model).eval()
     assert torch.equal(language_model(ids).logits, expected)

@@ -6,6 +6,7 @@ import torch
 from flamingo import FlamingoConfig, FlamingoForConditionalGeneration
 from flamingo.model.initialization import initialize
 from tests import tiny
+from tests.helpers import devices
 
 
 @pytest.fixture
@@ -33,8 +34,8 @@ def test_composing_and_initialising_leave_the_backbones_as_they_were(backbones):
     from transformers import AutoModel, AutoModelForCausalLM
 
     model = tiny.flamingo(backbones, language="llama")
-    language_model = AutoModelForCausalLM.from_pretrained(backbones / "llama")
-    vision_model = AutoModel.from_pretrained(backbones / "clip_vision_model")
+    language_model = AutoModelForCausalLM.from_pretrained(backbones / "llama").to(devices.DEVICE)
+    vision_model = AutoModel.from_pretrained(backbones / "clip_vision_model").to(devices.DEVICE)
     for ours, theirs in ((model.language_model, language_model), (model.vision_model, vision_model)):
         assert ours.state_dict().keys() == theirs.state_dict().keys()
         assert all(torch.equal(value, ours.state_dict()[key]) for key, value in theirs.state_dict().items())

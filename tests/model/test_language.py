@@ -22,6 +22,7 @@ from flamingo.model.vision_loading import load_vision_model
 from flamingo.utils.errors import UserError
 from tests import tiny
 from tests.compatibility.decoders import save_language_model
+from tests.helpers import devices
 
 BEAMS = {"max_new_tokens": 5, "num_beams": 3, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
 
@@ -81,7 +82,7 @@ def test_what_has_no_causal_language_model_is_refused(backbones, tmp_path):
 def test_of_a_multimodal_model_the_text_model_is_taken(tmp_path, family, text):
     """Of Mllama's text model transformers' automatic classes know nothing."""
     save_language_model(family, tmp_path)
-    whole = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    whole = AutoModelForImageTextToText.from_pretrained(tmp_path).to(devices.DEVICE)
     model = load_text_model(tmp_path)
     assert type(model).__name__ == text
     ids = torch.arange(3, 13).unsqueeze(0)
@@ -94,7 +95,7 @@ def test_a_multimodal_models_text_is_saved_and_loaded_in_a_checkpoint(backbones,
     expected = model(**tiny.inputs()).logits
     for include_backbones in (True, False):
         model.save_pretrained(tmp_path / "flamingo", include_backbones=include_backbones)
-        loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "flamingo")
+        loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "flamingo").to(devices.DEVICE)
         assert torch.equal(loaded(**tiny.inputs()).logits, expected)
 
 
@@ -103,7 +104,7 @@ def test_buffers_that_a_backbone_does_not_save_are_those_of_its_config(backbones
     save_language_model("falcon_h1", tmp_path / "language")
     model = composed(backbones, tmp_path / "language", check=False)
     model.save_pretrained(tmp_path / "flamingo")
-    loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "flamingo", check=False)
+    loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "flamingo", check=False).to(devices.DEVICE)
     buffers = dict(loaded.named_buffers())
     assert any("mup_vector" in name for name in buffers)
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in model.named_buffers())

@@ -8,6 +8,8 @@ from flamingo import FlamingoConfig, FlamingoForConditionalGeneration
 from flamingo.model.modeling import next_token_loss
 from flamingo.utils.errors import UserError
 from tests import tiny
+from tests.helpers import devices
+from tests.helpers.devices import moved
 from tests.helpers.model_calls import gradients, with_image
 
 
@@ -91,14 +93,15 @@ def test_pixels_visual_tokens_and_cache_are_three_ways_to_say_the_same(model):
 
 
 def test_places_for_no_image_at_all_are_no_images(gpt2):
-    inputs = {**tiny.inputs(), "image_index": torch.full((2, 14), -1)}
-    none = gpt2(**{**inputs, "pixel_values": torch.zeros(2, 0, 3, 16, 16)}).logits
+    inputs = tiny.inputs()
+    inputs["image_index"].fill_(-1)
+    none = gpt2(**{**inputs, "pixel_values": torch.zeros(2, 0, 3, 16, 16).to(gpt2.device)}).logits
     assert torch.equal(none, gpt2(inputs["input_ids"], inputs["attention_mask"]).logits)
 
 
-def test_videos_need_frame_embeddings_and_their_frames_count(backbones):
+def test_videos_need_frame_embeddings_and_their_frames_count(backbones, device):
     inputs = tiny.inputs()
-    pixels = torch.randn(2, 3, 4, 3, 16, 16)
+    pixels = torch.randn(2, 3, 4, 3, 16, 16).to(device)
     with pytest.raises(UserError, match=r"4 frames.*connector\.num_frames"):
         tiny.flamingo(backbones)(**{**inputs, "pixel_values": pixels})
     model = tiny.flamingo(backbones, connector={"num_frames": 2})  # fewer than given: interpolated
@@ -173,7 +176,7 @@ def test_training_mode_gives_the_evaluation_modes_logits(model):
 
 def test_the_frozen_encoders_batch_norms_do_not_move(backbones):
     model = tiny.flamingo(backbones, vision="mobilenet_v2").train()
-    inputs = {**tiny.inputs(), "pixel_values": torch.randn(2, 3, 3, 64, 64)}
+    inputs = {**tiny.inputs(), "pixel_values": torch.randn(2, 3, 3, 64, 64).to(model.device)}
     before = {name: buffer.clone() for name, buffer in model.vision_model.named_buffers()}
     logits = model(**inputs).logits
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.vision_model.named_buffers())
@@ -230,17 +233,19 @@ def test_a_model_can_be_made_from_configurations_alone(gpt2):
     config = FlamingoConfig.from_dict(gpt2.config.to_dict())
     config.text_config.attn_pdrop = config.text_config.resid_pdrop = 0.3
     model = FlamingoForConditionalGeneration(config).eval()
+    model.place(gpt2.device)
     logits = model(**tiny.inputs()).logits
     assert torch.equal(model.train()(**tiny.inputs()).logits, logits)  # without dropout, as when loaded
     assert logits.shape == (2, 14, tiny.VOCABULARY + 2)
-    assert torch.equal(logits, model(**{**tiny.inputs(), "pixel_values": torch.randn(2, 3, 3, 16, 16)}).logits)
+    others = torch.randn(2, 3, 3, 16, 16).to(gpt2.device)
+    assert torch.equal(logits, model(**{**tiny.inputs(), "pixel_values": others}).logits)
 
 
 def test_bfloat16_autocast_reaches_the_new_parts(gpt2):
     expected = gpt2(**tiny.inputs()).logits
     cache = gpt2.visual_state(gpt2.encode_images(tiny.inputs()["pixel_values"]))
     inputs = {key: value for key, value in tiny.inputs().items() if key != "pixel_values"}
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(gpt2.device.type, torch.bfloat16):
         inside = gpt2(**tiny.inputs()).logits
         cached = gpt2(**inputs, visual_state=cache).logits  # keys and values from outside, in float32
     for logits in (inside, cached):
@@ -274,7 +279,7 @@ def test_new_parts_stay_in_float32_beside_a_bfloat16_language_model(backbones):
 )
 def test_inputs_that_do_not_fit_are_refused(gpt2, change, message):
     with pytest.raises(ValueError, match=message):
-        gpt2(**{**tiny.inputs(), **change})
+        gpt2(**moved({**tiny.inputs(), **change}))
 
 
 @pytest.mark.parametrize("attend", ["last", "previous"])
@@ -287,7 +292,7 @@ def test_images_that_no_token_sees_are_not_encoded(backbones, attend, given):
     inputs["image_index"][2] = torch.tensor([-1] * 5 + [1] * 9)  # the second, not the first
     if given == "image_features":
         inputs.pop("pixel_values")
-        inputs["image_features"] = torch.randn(3, 3, 1, 16, 24)
+        inputs["image_features"] = torch.randn(3, 3, 1, 16, 24).to(model.device)
     tokens = {"pixel_values": model.encode_images, "image_features": model.resample}[given](inputs[given])
     rest = {key: value for key, value in inputs.items() if key != given}
     expected = model(**rest, visual_tokens=tokens).logits
@@ -310,7 +315,8 @@ def test_other_connectors_than_the_perceiver_compose_save_and_load(backbones, tm
     unseen = inputs | {"image_index": inputs["image_index"].clamp(max=0)}
     assert torch.equal(model(**unseen).logits[:, :6], logits[:, :6])
     model.save_pretrained(tmp_path)
-    assert torch.equal(type(model).from_pretrained(tmp_path)(**inputs).logits, logits)
+    loaded = type(model).from_pretrained(tmp_path).to(devices.DEVICE)
+    assert torch.equal(loaded(**inputs).logits, logits)
 
 
 @pytest.mark.parametrize("parts", [["connector"], ["fusion", "language_model"], ["vision_model"]])

@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM
 from flamingo.model.language import NewTokenEmbeddings
 from flamingo.utils.errors import UserError
 from tests import tiny
+from tests.helpers import devices
 
 TIED = {"gpt2", "opt", "mpt", "qwen2", "gemma2", "gemma3_text"}
 
@@ -14,7 +15,7 @@ TIED = {"gpt2", "opt", "mpt", "qwen2", "gemma2", "gemma3_text"}
 def test_a_new_row_acts_as_the_same_row_in_the_vocabulary_would(backbones, family):
     """The bare model with the row written over id 7, against the Flamingo that reads and scores a new id."""
     model = tiny.flamingo(backbones, language=family, gates=0.0)
-    bare = AutoModelForCausalLM.from_pretrained(backbones / family).eval()
+    bare = AutoModelForCausalLM.from_pretrained(backbones / family).eval().to(devices.DEVICE)
     row = torch.randn_like(model.new_tokens.input_rows[0])
     model.new_tokens.input_rows.data[0] = row
     bare.get_input_embeddings().weight.data[7] = row

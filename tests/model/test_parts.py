@@ -6,8 +6,12 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from flamingo import FlamingoForConditionalGeneration
+from flamingo.model import BACKBONES, TRAINED_PARTS
+from flamingo.utils.devices import META
 from tests import tiny
 from tests.compatibility.decoders import save_language_model
+
+PARTS = BACKBONES + TRAINED_PARTS
 
 
 def modes(module):
@@ -83,3 +87,28 @@ def test_a_backbone_that_trains_is_in_training_mode_but_for_its_batch_norms(phim
         assert module.training is not isinstance(module, nn.BatchNorm2d)
     phimoe.train_parts(["connector"])
     assert not any(modes(getattr(phimoe, part)).values())
+
+
+def test_models_and_inputs_of_the_tests_are_on_the_device_of_the_command_line(gpt2, device):
+    assert {parameter.device.type for parameter in gpt2.parameters()} == {device.type}
+    assert {tensor.device.type for tensor in tiny.inputs().values()} == {device.type}
+    assert torch.zeros(2).device.type == torch.tensor([1]).device.type == device.type
+    gpt2(**tiny.inputs(), labels=tiny.inputs()["input_ids"]).loss.backward()
+    assert {parameter.grad.device.type for parameter in gpt2.parameters() if parameter.requires_grad} == {device.type}
+
+
+def test_a_placed_model_moves_but_for_backbones_that_are_quantised_or_mapped(backbones, device):
+    def placed(**marks):
+        model = tiny.flamingo(backbones)
+        for mark, part in marks.items():
+            setattr(getattr(model, part), mark, {})
+        model.place(META)
+        return {part: {tensor.is_meta for tensor in getattr(model, part).parameters()} for part in PARTS}
+
+    assert placed() == {part: {True} for part in PARTS}
+    language = placed(hf_quantizer="language_model")
+    assert language["vision_model"] == {True}
+    # The trained parts stay beside the language model.
+    assert [language[part] for part in PARTS if part != "vision_model"] == [{False}] * (len(PARTS) - 1)
+    vision = placed(hf_device_map="vision_model")
+    assert [part for part in PARTS if vision[part] == {False}] == ["vision_model"]

@@ -10,6 +10,7 @@ from flamingo.model.vision_features import VisionFeaturesConfig
 from flamingo.model.vision_loading import load_vision_model, make_vision_model
 from flamingo.utils.errors import UserError
 from tests import tiny
+from tests.helpers import devices
 
 #: Tokens that are no patches.
 TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0, "dinov2": 1, "dinov2_with_registers": 3, "vit": 1}
@@ -18,7 +19,7 @@ GRIDS = {"mobilenet_v2": 1280, "resnet": 24, "convnext": 24}
 
 @pytest.fixture(params=TOKENS)
 def transformer(request, backbones):
-    return AutoModel.from_pretrained(backbones / request.param).eval(), TOKENS[request.param]
+    return AutoModel.from_pretrained(backbones / request.param).eval().to(devices.DEVICE), TOKENS[request.param]
 
 
 @torch.no_grad()
@@ -52,7 +53,7 @@ def test_the_final_norm_is_applied_on_request_only(transformer):
 @torch.no_grad()
 @pytest.mark.parametrize("kind", GRIDS)
 def test_a_convolutional_grid_is_read_row_by_row(backbones, kind):
-    encoder = AutoModel.from_pretrained(backbones / kind).eval()
+    encoder = AutoModel.from_pretrained(backbones / kind).eval().to(devices.DEVICE)
     pixels = torch.randn(2, 3, 64, 64)
     width = GRIDS[kind]
     features = encode_patches(encoder, pixels, VisionFeaturesConfig(class_token="none"))
@@ -182,7 +183,7 @@ def test_pictures_in_one_sequence_are_told_apart():
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["siglip_vision_model", "clip_vision_model", "vit"])
 def test_position_embeddings_are_interpolated_for_pictures_of_another_size(backbones, kind):
-    encoder = AutoModel.from_pretrained(backbones / kind).eval()
+    encoder = AutoModel.from_pretrained(backbones / kind).eval().to(devices.DEVICE)
     pixels = torch.randn(2, 3, 24, 16)
     expected = encoder(pixels, output_hidden_states=True, interpolate_pos_encoding=True).hidden_states[-1]
     features = encode_patches(encoder, pixels, VisionFeaturesConfig(class_token="keep" if TOKENS[kind] else "none"))
@@ -211,7 +212,7 @@ def test_a_tower_that_the_automatic_classes_do_not_know_is_taken_and_found_again
     expected = blip.vision_model(pixels, output_hidden_states=True).hidden_states[-1][:, 1:]
     for include_backbones in (True, False):
         model.save_pretrained(tmp_path / "flamingo", include_backbones=include_backbones)
-        loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "flamingo")
+        loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "flamingo").to(devices.DEVICE)
         features = encode_patches(loaded.vision_model, pixels, loaded.config.vision_features)
         assert torch.equal(features, expected)
 

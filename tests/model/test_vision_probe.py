@@ -10,6 +10,7 @@ from flamingo.model.vision_loading import make_vision_model
 from flamingo.model.vision_probe import check_encoder
 from flamingo.utils.errors import UserError
 from tests import tiny
+from tests.helpers import devices
 
 _NO_TOKENS = VisionFeaturesConfig(class_token="none")
 
@@ -34,7 +35,7 @@ def altering(module, function):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", tiny.VISION_MODELS)
 def test_every_tiny_encoder_passes(backbones, kind, dtype):
-    encoder = AutoModel.from_pretrained(backbones / kind, dtype=dtype)
+    encoder = AutoModel.from_pretrained(backbones / kind, dtype=dtype).to(devices.DEVICE)
     has_token = kind in ("clip_vision_model", "dinov2", "dinov2_with_registers", "vit")
     for hidden_state in (-1, -2):
         check(encoder, VisionFeaturesConfig(hidden_state, "drop" if has_token else "none"))

@@ -16,6 +16,7 @@ from flamingo.training.optim import AdamWConfig
 from flamingo.training.step import DataSet
 from flamingo.utils.errors import Stopped, UserError
 from tests import tiny
+from tests.helpers.devices import moved
 from tests.training.runs import Listed, batch, history, make_model, trained
 
 OPTIMIZER = AdamWConfig(lr=1e-3)
@@ -39,7 +40,7 @@ def test_the_steps_are_those_of_adamw_written_out(backbones, tmp_path):
     moments = dict.fromkeys(plain.trainable_parameter_names(), (0.0, 0.0))
     norms = []
     for t in (1, 2, 3):
-        (0.7 * plain(**batch([[3, 4, 3][t - 1]]).tensors).loss).backward()
+        (0.7 * plain(**moved(batch([[3, 4, 3][t - 1]]).tensors)).loss).backward()
         parameters = {name: p for name, p in plain.named_parameters() if p.requires_grad}
         norms.append(math.sqrt(sum(p.grad.square().sum().item() for p in parameters.values())))
         for name, p in parameters.items():
@@ -64,7 +65,7 @@ def test_the_steps_are_those_of_adamw_written_out(backbones, tmp_path):
 
 def test_records_have_the_losses_of_all_data_sets_the_gates_and_the_tokens_so_far(backbones, tmp_path):
     model, seen = make_model(backbones), []
-    expected = {n: make_model(backbones)(**batch([3], n).tensors).loss.item() for n in (1, 0)}
+    expected = {n: make_model(backbones)(**moved(batch([3], n).tensors)).loss.item() for n in (1, 0)}
     sets = [pairs(weight=0.5), pairs(name="texts", images=0, weight=0.2)]
     run(model, tmp_path, sets, on_log=seen.append, steps=5, log_every=3)
     records = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
@@ -249,7 +250,7 @@ def test_in_bf16_the_new_parts_their_gradients_and_their_optimizer_stay_in_float
 
 def test_gradients_from_before_do_not_count(backbones, tmp_path):
     model, clean = make_model(backbones), make_model(backbones)
-    model(**batch([5]).tensors).loss.backward()
+    model(**moved(batch([5]).tensors)).loss.backward()
     run(model, tmp_path / "model")
     run(clean, tmp_path / "clean")
     assert history(tmp_path / "model") == history(tmp_path / "clean")

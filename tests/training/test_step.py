@@ -10,6 +10,7 @@ from jaxtyping import TypeCheckError
 from flamingo.data.collate import count_label_tokens
 from flamingo.training.step import DataSet, accumulate_gradients, next_update
 from flamingo.utils.errors import UserError
+from tests.helpers.devices import moved
 from tests.training.runs import Listed, batch, make_model
 
 
@@ -46,7 +47,9 @@ def test_unequal_batches_have_the_gradient_of_one_batch_with_all_their_documents
 def test_data_sets_add_up_by_their_weights_each_with_its_own_mean(backbones):
     pairs, texts = Listed(batch([3, 7, 11])), Listed(batch([1], images=0))
     model = make_model(backbones)
-    objective = 0.5 * model(**batch([3, 7, 11]).tensors).loss + 0.2 * model(**batch([1], images=0).tensors).loss
+    objective = (
+        0.5 * model(**moved(batch([3, 7, 11]).tensors)).loss + 0.2 * model(**moved(batch([1], images=0).tensors)).loss
+    )
     objective.backward()
     losses, actual = gradients(backbones, [DataSet("pairs", pairs, 0.5), DataSet("texts", texts, 0.2)], accumulate=1)
     assert 0.5 * losses["pairs"] + 0.2 * losses["texts"] == pytest.approx(objective.item())

@@ -9,6 +9,7 @@ from flamingo.model.connectors import LinearConfig, MLPProjectorConfig
 from flamingo.model.connectors.linear import LinearConnector
 from flamingo.model.connectors.mlp_projector import MLPProjector
 from flamingo.utils.errors import UserError
+from tests.helpers import devices
 from tests.helpers.references import randomize
 
 
@@ -29,7 +30,7 @@ def test_the_mlp_projector_equals_that_of_transformers_llava():
     connector = projector()
     config = LlavaConfig()
     config.vision_config.hidden_size, config.text_config.hidden_size = 12, 8
-    theirs = LlavaMultiModalProjector(config)
+    theirs = LlavaMultiModalProjector(config).to(devices.DEVICE)
     theirs.load_state_dict(connector.state_dict())
     features = torch.randn(2, 3, 1, 5, 12)
     torch.testing.assert_close(connector(features), theirs(features[:, :, 0]))

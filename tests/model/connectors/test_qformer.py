@@ -7,6 +7,7 @@ from transformers import Blip2QFormerConfig, Blip2QFormerModel
 from flamingo.model.connectors import QFormerConfig
 from flamingo.model.connectors.qformer import QFormer
 from flamingo.utils.errors import UserError
+from tests.helpers import devices
 from tests.helpers.references import layer_norm, randomize
 
 #: Names of the weights of a layer: ours and theirs.
@@ -42,7 +43,7 @@ def theirs_with_weights_of(connector, every):
         cross_attention_frequency=every,
         use_qformer_text_input=False,
     )
-    model = Blip2QFormerModel(config).eval()
+    model = Blip2QFormerModel(config).eval().to(devices.DEVICE)
     weights = {f"layernorm.{kind}": getattr(connector.norm_queries, kind) for kind in ("weight", "bias")}
     for name, value in connector.layers.state_dict().items():
         index, _, rest = name.partition(".")

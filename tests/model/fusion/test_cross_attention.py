@@ -192,7 +192,7 @@ def test_a_token_without_an_image_takes_nothing_from_any_and_gives_them_no_gradi
 
 
 def test_gates_start_closed_and_their_gradient_is_not():
-    block = GatedCrossAttentionBlock(10, 12, CrossAttentionConfig(num_heads=2, head_dim=4))
+    block = GatedCrossAttentionBlock(10, 12, CrossAttentionConfig(num_heads=2, head_dim=4)).to(IMAGE_INDEX.device)
     x, visual_tokens = torch.randn(1, 5, 10), torch.randn(1, 3, 4, 12)
     out = block(x, *block.keys_values(visual_tokens), IMAGE_INDEX[:1])
     assert torch.equal(out, x)

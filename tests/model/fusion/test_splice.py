@@ -12,12 +12,13 @@ from flamingo.model.fusion.base import VisualContext
 from flamingo.model.layers import repeated_layers
 from flamingo.utils.errors import UserError
 from tests import tiny
+from tests.helpers import devices
 
 
 @pytest.mark.parametrize("gate", ["scalar", "vector"])
 def test_with_gates_at_zero_the_logits_are_the_bare_language_models_bit_for_bit(backbones, family, gate):
     model = tiny.flamingo(backbones, language=family, gates=0.0, fusion={"gate": gate, "every": 1, "offset": 0})
-    bare = AutoModelForCausalLM.from_pretrained(backbones / family).eval()
+    bare = AutoModelForCausalLM.from_pretrained(backbones / family).eval().to(devices.DEVICE)
     inputs = tiny.inputs()
     inputs["input_ids"] %= tiny.VOCABULARY  # the bare model knows no new tokens
     expected = bare(inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
@@ -29,7 +30,7 @@ def test_with_gates_at_zero_the_logits_are_the_bare_language_models_bit_for_bit(
 
 def test_with_gates_at_zero_and_padding_on_both_sides_the_logits_are_the_bare_models(backbones, family):
     model = tiny.flamingo(backbones, language=family, gates=0.0)
-    bare = AutoModelForCausalLM.from_pretrained(backbones / family).eval()
+    bare = AutoModelForCausalLM.from_pretrained(backbones / family).eval().to(devices.DEVICE)
     inputs = tiny.inputs()
     inputs["input_ids"] %= tiny.VOCABULARY
     inputs["attention_mask"][0, :3] = 0
@@ -42,7 +43,7 @@ def test_with_gates_at_zero_and_padding_on_both_sides_the_logits_are_the_bare_mo
 
 
 def test_called_by_itself_the_language_model_is_the_bare_one(backbones, model, family):
-    bare = AutoModelForCausalLM.from_pretrained(backbones / family).eval()
+    bare = AutoModelForCausalLM.from_pretrained(backbones / family).eval().to(devices.DEVICE)
     ids = tiny.inputs()["input_ids"] % tiny.VOCABULARY
     model(**tiny.inputs())
     assert torch.equal(model.language_model(ids).logits, bare(ids).logits)
@@ -123,9 +124,10 @@ def test_a_forward_pass_without_one_of_the_blocks_is_refused(gpt2, change, messa
     if change == "skipped":
         gpt2.language_model.transformer.h = nn.ModuleList([layers[0], layers[2], layers[3]])
     elif change == "replaced":
-        gpt2.language_model.transformer.h = type(gpt2.language_model)(gpt2.language_model.config).transformer.h
+        other = type(gpt2.language_model)(gpt2.language_model.config).to(gpt2.device)
+        gpt2.language_model.transformer.h = other.transformer.h
     else:
-        gpt2.language_model.set_output_embeddings(nn.Linear(32, tiny.VOCABULARY, bias=False))
+        gpt2.language_model.set_output_embeddings(nn.Linear(32, tiny.VOCABULARY, bias=False).to(gpt2.device))
     with pytest.raises(ValueError, match=message):
         gpt2(**tiny.inputs())
 

@@ -16,6 +16,7 @@ from flamingo.training.optim import AdamWConfig
 from flamingo.training.step import DataSet, accumulate_gradients, next_update
 from flamingo.utils.errors import UserError
 from tests.evaluation.fake import model_and_processor
+from tests.helpers.devices import moved
 from tests.tiny import NEW_TOKEN_IDS, POISONED, PREFIX
 from tests.training.runs import Listed
 
@@ -72,7 +73,7 @@ def found_alone(parts, colours):
     """Token ids of the captions that beam search finds for one prompt, with their ends where they have one."""
     model, processor = parts
     whole = document(colours, 0)
-    prompt = processor.batch([Document(whole.parts[:-1])], prompt=True)
+    prompt = moved(processor.batch([Document(whole.parts[:-1])], prompt=True))
     end = processor.end_of_chunk_token_id
     ids = model.generate(
         **prompt,
