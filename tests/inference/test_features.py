@@ -20,6 +20,7 @@ from flamingo.utils.errors import UserError
 from flamingo.utils.lock import LOCK
 from tests import tiny
 from tests.evaluation.fake import model_and_processor
+from tests.helpers.devices import moved
 from tests.helpers.disk import full_disk
 
 
@@ -54,8 +55,8 @@ def test_losses_and_captions_are_those_of_the_pixels(backbones, paths, tmp_path,
     both = zip(images, texts, strict=True)
     document = Document([part for image, text in both for part in (image, Text(text))])
     example = processor.encode(document, pixels=False)
-    kept = collate([replace(example, image_features=store.stacked(images))], 0, "right")
-    fresh = collate([processor.encode(document)], 0, "right")
+    kept = moved(collate([replace(example, image_features=store.stacked(images))], 0, "right"))
+    fresh = moved(collate([processor.encode(document)], 0, "right"))
     assert "pixel_values" not in kept
     torch.testing.assert_close(model(**kept).loss, model(**fresh).loss, rtol=1e-6, atol=0)
     other = {**kept, "image_features": kept["image_features"].flip(1)}
@@ -299,7 +300,7 @@ def test_pooled_features_are_means(parts, paths, tmp_path):
     store = FeatureStore(tmp_path / "features", *parts)
     image = Image(*paths[:2])
     store.add([image])
-    torch.testing.assert_close(store.pooled([image])[0], store[image].mean(dim=(0, 1)))
+    torch.testing.assert_close(store.pooled([image])[0].cpu(), store[image].mean(dim=(0, 1)))
 
 
 def test_the_folder_says_whose_features_it_holds(parts, tmp_path):

@@ -24,6 +24,7 @@ from flamingo.training.optim import AdamWConfig, OptimizerConfig
 from flamingo.training.step import DataSet
 from flamingo.utils.errors import UserError
 from tests import tiny
+from tests.helpers import devices
 
 #: For each of two data sets: its name, the number of images of its documents, and its weight.
 DATA = {"pairs": (1, 0.5), "texts": (0, 0.2)}
@@ -93,6 +94,7 @@ def history(output: Path) -> list[dict]:
 def mixed_run(backbones: Path, output: Path, kill_at: int | None = None, num_workers: int = 0) -> None:
     """Eight steps that keep a state every three; its final weights go to ``output / final.pt``."""
     torch.set_num_threads(1)
+    devices.start()
 
     def kill(record: dict) -> None:
         if record["step"] == kill_at:

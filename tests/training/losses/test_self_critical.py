@@ -64,7 +64,7 @@ def length(outputs, references):
 
 def loss_of(parts, reward=length, shown=SHOWN, count=None):
     model, processor = parts
-    made = batch(processor, shown)
+    made = batch(processor, shown).to(model.device)
     objective = SelfCritical(SelfCriticalConfig(num_captions=CAPTIONS, max_new_tokens=NEW), processor, lambda: reward)
     return objective(model, made, count or made.label_tokens)
 
