@@ -23,7 +23,7 @@ import torch
 from experiments.benchmark import image_loading
 from experiments.benchmark.few_shot import NEAR_TIE, Agreement, FewShot
 from experiments.benchmark.materials import SHAPES, Sizes, build
-from experiments.benchmark.ratios import Row, read_rows, write_rows
+from experiments.benchmark.ratios import Ratio, read_ratios, write_ratios
 from experiments.benchmark.steps import Steps
 from experiments.benchmark.utilisation import utilisation
 from experiments.benchmark.worker import Machine, Worker
@@ -76,7 +76,7 @@ def main() -> None:
             changed_sizes[field.name] = getattr(arguments, field.name)
     output: Path = arguments.output
     output.mkdir(parents=True, exist_ok=True)
-    rows = read_rows(output / "results.json")
+    rows = read_ratios(output / "results.json")
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(
             sizes=replace(SHAPES[arguments.shape], **changed_sizes),
@@ -94,13 +94,13 @@ def main() -> None:
             print(f"{name} ...", file=sys.stderr, flush=True)
             earlier = [row for row in rows if row.benchmark != name]
             rows = earlier + _measure(name, settings)
-            write_rows(output, rows, settings.agreement, settings.machine)
+            write_ratios(output, rows, settings.agreement, settings.machine)
     print((output / "results.md").read_text())
     if settings.agreement.different:
         sys.exit(f"outputs differ: {settings.agreement.different}")
 
 
-def _measure(name: str, settings: Settings) -> list[Row]:
+def _measure(name: str, settings: Settings) -> list[Ratio]:
     """Returns the rows of a benchmark, whose implementations run meanwhile."""
     sizes, folder, rounds = settings.sizes, settings.folder, settings.rounds
     if name == "loader":
@@ -133,7 +133,7 @@ def _start(name: str, settings: Settings) -> Worker:
     return Worker(name, python, MODULES[name], settings.folder, settings.machine)
 
 
-def _write_utilisation(rows: list[Row], settings: Settings, peak_tflops: float) -> None:
+def _write_utilisation(rows: list[Ratio], settings: Settings, peak_tflops: float) -> None:
     seconds = {"ours": rows[0].ours}
     for row in rows:
         seconds[row.peer] = row.theirs

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from experiments.benchmark.materials import Sizes, make_prompts
-from experiments.benchmark.ratios import Row, make_row
+from experiments.benchmark.ratios import Ratio, make_ratio
 from experiments.benchmark.worker import Worker
 
 #: Two continuations whose log-probabilities differ by less are equal up to rounding.
@@ -47,7 +47,7 @@ class FewShot:
     peer_queries: int
     agreement: Agreement
 
-    def run(self, name: str, shared: bool) -> list[Row]:
+    def run(self, name: str, shared: bool) -> list[Ratio]:
         """Returns seconds per query for each number of shots.
 
         Args:
@@ -56,7 +56,7 @@ class FewShot:
         """
         return [self._measure(name, shots, shared) for shots in self.sizes.shots]
 
-    def _measure(self, name: str, shots: int, shared: bool) -> Row:
+    def _measure(self, name: str, shots: int, shared: bool) -> Ratio:
         prompts = [asdict(prompt) for prompt in make_prompts(self.sizes, shots, shared)]
         path = str(self.folder / "prompt.pt")
         our_times = []
@@ -74,7 +74,7 @@ class FewShot:
                 peer_text = self.ours.ask("text", ids=peer_answer["result"])["result"]
                 self._compare(path, answer["result"][query], peer_text, f"{name}, {shots} shots, query {query}")
             peer_times.append(seconds / self.peer_queries)
-        return make_row(name, f"{shots} shots", self.peer.name, our_times, peer_times, "s/query")
+        return make_ratio(name, f"{shots} shots", self.peer.name, our_times, peer_times, "s/query")
 
     def _compare(self, path: str, our_text: str, peer_text: str, location: str) -> None:
         if our_text == peer_text:

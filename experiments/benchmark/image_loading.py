@@ -8,7 +8,7 @@ import torch
 from PIL import Image as PILImage
 
 from experiments.benchmark.materials import Sizes, image_path
-from experiments.benchmark.ratios import Row, make_row
+from experiments.benchmark.ratios import Ratio, make_ratio
 from experiments.build_data import TrainingRecords, build_data_sets
 from experiments.schema import DataConfig, DataSetConfig
 from flamingo import FlamingoProcessor
@@ -22,7 +22,7 @@ from flamingo.training.losses import NextTokenConfig
 PASSES = 8
 
 
-def measure(sizes: Sizes, folder: Path, processes: int, rounds: int) -> list[Row]:
+def measure(sizes: Sizes, folder: Path, processes: int, rounds: int) -> list[Ratio]:
     """Returns seconds per image: of training documents with one image each, and of images that are read and resized.
 
     Both end with bytes. Ours become floats on the device of the model.
@@ -33,7 +33,7 @@ def measure(sizes: Sizes, folder: Path, processes: int, rounds: int) -> list[Row
     for turn in range(rounds):
         our_times.append(_measure_ours(paths, folder, processes, turn))
         times.append(_measure_pillow(paths, sizes.image_size, processes))
-    return [make_row("loader", f"{processes} processes", "pillow", our_times, times, "s/image")]
+    return [make_ratio("loader", f"{processes} processes", "pillow", our_times, times, "s/image")]
 
 
 def _measure_ours(paths: list[Path], folder: Path, processes: int, seed: int) -> float:

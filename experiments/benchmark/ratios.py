@@ -19,7 +19,7 @@ from flamingo.utils.io import atomic_file, write_text
 
 
 @dataclass
-class Row:
+class Ratio:
     """A case of a benchmark: the medians of both implementations, and the ratio of a peer to ours."""
 
     benchmark: str
@@ -33,10 +33,12 @@ class Row:
     spread: list[float]
 
 
-def make_row(benchmark: str, case: str, peer: str, ours: Sequence[float], theirs: Sequence[float], unit: str) -> Row:
+def make_ratio(
+    benchmark: str, case: str, peer: str, ours: Sequence[float], theirs: Sequence[float], unit: str
+) -> Ratio:
     """Returns the row of measurements that were taken in alternation."""
     ratios = [peer_value / our_value for our_value, peer_value in zip(ours, theirs, strict=True)]
-    return Row(
+    return Ratio(
         benchmark=benchmark,
         case=case,
         peer=peer,
@@ -48,14 +50,14 @@ def make_row(benchmark: str, case: str, peer: str, ours: Sequence[float], theirs
     )
 
 
-def read_rows(file: Path) -> list[Row]:
+def read_ratios(file: Path) -> list[Ratio]:
     """Returns the rows of an earlier run; none if there was none."""
     if not file.exists():
         return []
-    return [Row(**values) for values in json.loads(file.read_text())]
+    return [Ratio(**values) for values in json.loads(file.read_text())]
 
 
-def write_rows(output: Path, rows: Sequence[Row], agreement: object, machine: Machine) -> None:
+def write_ratios(output: Path, rows: Sequence[Ratio], agreement: object, machine: Machine) -> None:
     """Write ``results.json``, ``results.md`` and ``results.png``. The table ends with the agreement of outputs."""
     values = [asdict(row) for row in rows]
     write_text(output / "results.json", json.dumps(values, indent=1) + "\n")
@@ -63,7 +65,7 @@ def write_rows(output: Path, rows: Sequence[Row], agreement: object, machine: Ma
     _plot(rows, output / "results.png")
 
 
-def _table(rows: Sequence[Row]) -> str:
+def _table(rows: Sequence[Ratio]) -> str:
     lines = [
         "| benchmark | case | peer | ours | theirs | ratio (least to most) |",
         "|---|---|---|---:|---:|---:|",
@@ -90,7 +92,7 @@ def _describe(machine: Machine) -> str:
     return f"{device}, {machine.precision}, torch {torch.__version__}, {date.today():%B %Y}"
 
 
-def _plot(rows: Sequence[Row], file: Path) -> None:
+def _plot(rows: Sequence[Ratio], file: Path) -> None:
     """Plot the ratios, and the time of a training step by images and by tokens."""
     with style():
         compared = [row for row in rows if not row.case.startswith("by ")]
@@ -105,7 +107,7 @@ def _plot(rows: Sequence[Row], file: Path) -> None:
             figure.savefig(stream, format="png", dpi=120)
 
 
-def _plot_ratios(axes: Axes, rows: Sequence[Row]) -> None:
+def _plot_ratios(axes: Axes, rows: Sequence[Ratio]) -> None:
     names, ratios, below, above = [], [], [], []
     for row in rows:
         low, high = row.spread
@@ -122,7 +124,7 @@ def _plot_ratios(axes: Axes, rows: Sequence[Row]) -> None:
     axes.invert_yaxis()
 
 
-def _plot_steps(axes: Axes, rows: Sequence[Row], kind: str) -> None:
+def _plot_steps(axes: Axes, rows: Sequence[Ratio], kind: str) -> None:
     counts = [int(row.case.split()[-1]) for row in rows]
     ours = [row.ours for row in rows]
     theirs = [row.theirs for row in rows]

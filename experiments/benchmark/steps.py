@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from experiments.benchmark.materials import Sizes, make_batch
-from experiments.benchmark.ratios import Row, make_row
+from experiments.benchmark.ratios import Ratio, make_ratio
 from experiments.benchmark.worker import Worker
 
 #: Numbers of images in prompts of equal length.
@@ -29,7 +29,7 @@ class Steps:
     folder: Path
     rounds: int
 
-    def decode(self) -> list[Row]:
+    def decode(self) -> list[Ratio]:
         """Returns seconds per token after prompts that differ in the number of images alone."""
         rows = []
         for images in DECODED:
@@ -38,13 +38,13 @@ class Steps:
             rows += self._rows("decode", _counted(images), self.peers, times, "s/token")
         return rows
 
-    def train_step(self) -> list[Row]:
+    def train_step(self) -> list[Ratio]:
         """Returns seconds per training step."""
         path = self._save_batch(self.sizes.train_images, self.sizes.train_tokens)
         times = self._alternate(self.peers, "train_step", path=path, steps=STEPS)
         return self._rows("train_step", self._case(), self.peers, times, "s")
 
-    def train_cost(self) -> list[Row]:
+    def train_cost(self) -> list[Ratio]:
         """Returns seconds per training step by images, and by tokens; of ours and the first peer."""
         images = self.sizes.train_images
         tokens = self.sizes.train_tokens
@@ -55,12 +55,12 @@ class Steps:
             rows += self._train_case(f"by tokens: {number}", images, number)
         return rows
 
-    def _train_case(self, case: str, images: int, tokens: int) -> list[Row]:
+    def _train_case(self, case: str, images: int, tokens: int) -> list[Ratio]:
         path = self._save_batch(images, tokens)
         times = self._alternate(self.peers[:1], "train_step", path=path, steps=STEPS)
         return self._rows("train_step", case, self.peers[:1], times, "s")
 
-    def train_step_features(self) -> list[Row]:
+    def train_step_features(self) -> list[Ratio]:
         """Returns seconds per training step: ours from precomputed features, the peer's from pixels."""
         path = self._save_batch(self.sizes.train_images, self.sizes.train_tokens)
         [peer] = self.peers
@@ -74,7 +74,7 @@ class Steps:
         times = [our_times, peer_times]
         return self._rows("train_step_features", self._case(), self.peers, times, "s")
 
-    def memory(self) -> list[Row]:
+    def memory(self) -> list[Ratio]:
         """Returns the peak memory of each training process: model, optimizer, activations, libraries."""
         path = self._save_batch(self.sizes.train_images, self.sizes.train_tokens)
         peaks = []
@@ -102,12 +102,12 @@ class Steps:
         peers: Sequence[Worker],
         times: Sequence[list[float]],
         unit: str,
-    ) -> list[Row]:
+    ) -> list[Ratio]:
         """Returns a row for each peer; the times are first ours, then those of each peer."""
         ours, *theirs = times
         rows = []
         for peer, times_of_peer in zip(peers, theirs, strict=True):
-            row = make_row(benchmark, case, peer.name, ours, times_of_peer, unit)
+            row = make_ratio(benchmark, case, peer.name, ours, times_of_peer, unit)
             rows.append(row)
         return rows
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from flamingo.report.style import BLUE, GREY, INK, MUTED, VERMILION, frame, new_figure, style
 
 #: A row of attention.json.
-Row = dict[str, Any]
+AttentionRow = dict[str, Any]
 
 
 def attention_figure(
@@ -78,12 +78,12 @@ _SERIES = {
 }
 
 
-def share_figure(rows: Sequence[Row]) -> Figure:
+def share_figure(rows: Sequence[AttentionRow]) -> Figure:
     """Returns a figure of the rows of ``attention.json``: a panel for each number of objects and attribute.
 
     Small points are heads, large points means over the heads of a layer. Shares have 95% intervals.
     """
-    panels: dict[tuple[int, str], list[Row]] = {}
+    panels: dict[tuple[int, str], list[AttentionRow]] = {}
     for row in rows:
         panel = (row["objects"], row["words"])
         panels.setdefault(panel, []).append(row)
@@ -110,7 +110,7 @@ def share_figure(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def _draw_panel(axes: Axes, rows: Sequence[Row]) -> None:
+def _draw_panel(axes: Axes, rows: Sequence[AttentionRow]) -> None:
     axes.axhline(
         100 * rows[0]["uniform"],
         color=INK,
@@ -159,7 +159,7 @@ def _draw_panel(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_xlim(-0.2, len(layers) - 0.1)
 
 
-def _draw_points(axes: Axes, key: str, x: Sequence[float], rows: Sequence[Row], look: dict[str, Any]) -> None:
+def _draw_points(axes: Axes, key: str, x: Sequence[float], rows: Sequence[AttentionRow], look: dict[str, Any]) -> None:
     """Draws the values of a key, which all rows of a panel have or none, and the intervals of shares."""
     values = [row[key] for row in rows]
     if None in values:

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.benchmark.few_shot import Agreement, FewShot
 from experiments.benchmark.materials import Sizes, build, make_batch, make_prompts
-from experiments.benchmark.ratios import Row, make_row, write_rows
+from experiments.benchmark.ratios import Ratio, make_ratio, write_ratios
 from experiments.benchmark.steps import Steps
 from experiments.benchmark.utilisation import utilisation
 from experiments.benchmark.worker import Machine
@@ -38,8 +38,8 @@ class Told:
 
 
 def test_a_row_has_the_median_of_the_ratios_of_runs_that_were_taken_in_turn():
-    row = make_row("decode", "1 image", "idefics", [1.0, 2.0, 4.0], [3.0, 4.0, 40.0], "s")
-    assert row == Row(
+    row = make_ratio("decode", "1 image", "idefics", [1.0, 2.0, 4.0], [3.0, 4.0, 40.0], "s")
+    assert row == Ratio(
         benchmark="decode",
         case="1 image",
         peer="idefics",
@@ -65,7 +65,7 @@ def test_outputs_are_the_same_or_nearly_tied_or_reported(tmp_path, difference, o
     asked = [request["prompt"] for do, request in ours.asked if do == "tensors"]
     # Other queries in each round.
     assert asked == [asdict(prompt) for prompt in make_prompts(SMALL, 3, shared=False)[:3]]
-    write_rows(tmp_path, [row], agreement, Machine(2, "cpu", "fp32"))
+    write_ratios(tmp_path, [row], agreement, Machine(2, "cpu", "fp32"))
     assert "| few_shot | 3 shots | open-flamingo |" in (tmp_path / "results.md").read_text()
     assert (tmp_path / "results.png").stat().st_size > 1000
 
