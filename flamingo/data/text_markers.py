@@ -65,7 +65,10 @@ def texts_and_images(text: str | Sequence[str] | None, images: Any) -> tuple[lis
         rows = [[] for _ in texts] if images is None else images
     if len(rows) != len(texts) or not all(isinstance(row, list) for row in rows):
         raise ValueError(f"{len(texts)} texts need {len(texts)} lists of images")
-    return texts, [[_as_image(image) for image in row] for row in rows]
+    images_of_texts = []
+    for row in rows:
+        images_of_texts.append([_as_image(image) for image in row])
+    return texts, images_of_texts
 
 
 def _as_list(images: Any) -> list[Any]:
