@@ -9,7 +9,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from experiments.gpu_check.big_model import BatchSize, build_model, build_processor, make_training_batch
-from experiments.gpu_check.check_parts import JSON, Save, Settings
+from experiments.gpu_check.check_parts import JSON, Save, Settings, SkippedError
 from experiments.gpu_check.check_report import table
 from experiments.gpu_check.marks import synchronize
 from experiments.gpu_check.measured_training import fitting_rows, run_steps
@@ -67,6 +67,8 @@ def measure(settings: Settings, save: Save) -> None:
         recorded.extend(_work(profiler, device))
 
     fitting_rows(size.rows, run)
+    if not recorded:
+        raise SkippedError("the profiler has recorded no work of the device")
     values = summary(recorded, _PROFILED)
     save(values, _text(values, device))
 
