@@ -13,6 +13,7 @@ from flamingo.data.encode import EncodedGroup, make_batch
 from flamingo.model.config import FlamingoConfig
 from flamingo.model.connectors import PerceiverConfig
 from flamingo.model.fusion import CrossAttentionConfig
+from flamingo.utils.token_ids import TokenIds
 
 #: A decoder like OPT-1.3B, CLIP's ViT-L/14, a block before every layer; the heads are Flamingo's (appendix A.1.1).
 FLAMINGO_3B = Shape(
@@ -100,7 +101,10 @@ def build_model(
 
 
 def make_training_batch(shape: Shape, processor: FlamingoProcessor, size: BatchSize) -> Batch:
-    """Returns a batch of random words and random pixels, as bytes; the images stand at equal distances in a row."""
+    """Returns a batch of random words and random pixels, as bytes; the images stand at equal distances in a row.
+
+    It is checked, as the batches of a training are: the step reads nothing back from the device.
+    """
     rng = random.Random(0)
     generator = torch.Generator().manual_seed(0)
     picture = (size.images, 1, 3, shape.image_size, shape.image_size)
@@ -117,4 +121,5 @@ def make_training_batch(shape: Shape, processor: FlamingoProcessor, size: BatchS
             pixel_values=torch.randint(256, picture, generator=generator, dtype=torch.uint8),
         )
         groups.append(EncodedGroup([example], f"row {row}"))
-    return make_batch(groups, processor.tokenizer.pad_token_id)
+    known_ids = TokenIds(shape.vocab_size, tuple(processor.new_token_ids))
+    return make_batch(groups, processor.tokenizer.pad_token_id, known_ids=known_ids)

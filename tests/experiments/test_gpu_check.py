@@ -11,16 +11,18 @@ import torch
 
 from experiments.flops import peak_tflops
 from experiments.gpu_check import demo
+from experiments.gpu_check.big_model import TINY, build_model, build_processor, make_training_batch
 from experiments.gpu_check.check_parts import PARTS, TOTAL, Part, Settings
 from experiments.gpu_check.check_report import has_failed, write_report
 from experiments.gpu_check.cuda_tests import outcome_of
 from experiments.gpu_check.marks import Marks, Synchronisations
-from experiments.gpu_check.measured_training import fitting_rows
+from experiments.gpu_check.measured_training import fitting_rows, run_steps
 from experiments.gpu_check.running import Result, Runner
 from experiments.gpu_check.step_profile import Work, kind_of, summary
 from experiments.gpu_check.training_step import FULL, SMALL, measure
 from experiments.schema import as_recorded
 from tests.helpers.configs import composed
+from tests.helpers.host_reads import HostReads
 
 ROOT = Path(__file__).parent.parent.parent
 #: What a GPU machine may lack: experiments/gpu_check runs without these.
@@ -95,6 +97,21 @@ def test_a_training_step_is_measured(tmp_path):
     assert values["mfu"] is None and values["batches"] == 1 and values["rows_that_do_not_fit"] == []
     assert "MFU is the arithmetic over the time" in text
     assert not list(tmp_path.rglob("state"))
+
+
+def test_the_measured_step_waits_for_nothing_but_the_masks_of_transformers(monkeypatch):
+    processor = build_processor(TINY)
+    model = build_model(TINY, processor, torch.device("cpu"), torch.bfloat16)
+    batch = make_training_batch(TINY, processor, SMALL.size)
+    with HostReads(monkeypatch) as reads:
+        reads.counts = False
+
+        def on_step(step):
+            reads.counts = step in (1, 2)  # of four
+
+        run_steps(model, processor, batch, 2, 4, on_step)
+    assert not reads.found["ours"] and not reads.found["others"]
+    assert all(place.startswith("masking_utils.py") for place in reads.found["transformers"])
 
 
 # ------------------------------------------------------------------------------------- the runner
