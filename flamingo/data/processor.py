@@ -11,9 +11,18 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from transformers import AddedToken, AutoConfig, AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
 
+from flamingo.data.coins import check_coin, flip
 from flamingo.data.collate import EncodedExample, PaddingSide, collate
 from flamingo.data.document import Chunk, Document, Image
-from flamingo.data.text_markers import IMAGE_TOKEN, Piece, learnt_span, marker_pieces, pieces_of_text, texts_and_images
+from flamingo.data.text_markers import (
+    IMAGE_TOKEN,
+    Piece,
+    learnt_span,
+    marker_pieces,
+    pieces_at,
+    pieces_of_text,
+    texts_and_images,
+)
 from flamingo.data.transforms.image_processors import load_image_processor
 from flamingo.data.transforms.pictures import Aspect
 from flamingo.data.transforms.pixels import normalized, resized
@@ -140,9 +149,7 @@ class FlamingoProcessor(ProcessorMixin):
 
     def _length(self, text: str) -> int:
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if self.tokens_per_image == 0:
-            return len(ids)
-        return len(ids) + (self.tokens_per_image - 1) * ids.count(self.image_token_id)
+        return sum(self._positions(token) for token in ids)
 
     @property
     def new_token_ids(self) -> list[int]:
@@ -201,12 +208,12 @@ class FlamingoProcessor(ProcessorMixin):
         ``p_next`` and ``p_space`` are the probabilities of ``next_image`` and ``leading_space`` of :meth:`encode`,
         drawn from ``rng`` for each document.
         """
-        _check_coin("p_next", p_next, rng)
-        _check_coin("p_space", p_space, rng)
+        check_coin("p_next", p_next, rng)
+        check_coin("p_space", p_space, rng)
         examples = []
         for document in documents:
-            next_image = _flip(p_next, rng)
-            leading_space = _flip(p_space, rng)
+            next_image = flip(p_next, rng)
+            leading_space = flip(p_space, rng)
             examples.append(
                 self.encode(
                     document,
@@ -313,17 +320,13 @@ class FlamingoProcessor(ProcessorMixin):
         """Returns the ids and the piece of each token. The text is tokenized whole, as in the model's pretraining."""
         text = "".join(piece.text for piece in pieces)
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        piece_of_character: list[Piece] = []
-        for piece in pieces:
-            piece_of_character += [piece] * len(piece.text)
         ids: list[int] = []
         piece_of_token: list[Piece] = []
         if self.bos and self.tokenizer.bos_token_id is not None:
             ids.append(self.tokenizer.bos_token_id)
             piece_of_token.append(Piece("", -1, train=False))
-        for token, (_, end) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
-            # The last character, which is there even where a tokenizer's offsets leave out a token's spaces.
-            piece = piece_of_character[max(end - 1, 0)]
+        owners = pieces_at(pieces, encoding["offset_mapping"])
+        for token, piece in zip(encoding["input_ids"], owners, strict=True):
             positions = self._positions(token)
             ids += [token] * positions
             piece_of_token += [piece] * positions
@@ -345,18 +348,3 @@ def special_tokens(tokenizer: Any) -> list[str]:
     """Returns all special tokens of a tokenizer, also those without a role."""
     added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     return list(dict.fromkeys(tokenizer.all_special_tokens + list(added)))
-
-
-def _check_coin(name: str, probability: float, rng: random.Random | None) -> None:
-    if not 0 <= probability <= 1:
-        raise ValueError(f"{name} must lie in [0, 1], got {probability}")
-    if 0 < probability < 1 and rng is None:
-        raise ValueError(f"{name}={probability} needs a random generator: give an rng")
-
-
-def _flip(probability: float, rng: random.Random | None) -> bool:
-    """Returns True with a probability; nothing is drawn where it is 0 or 1."""
-    if probability in (0, 1):
-        return probability == 1
-    assert rng is not None
-    return rng.random() < probability

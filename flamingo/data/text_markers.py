@@ -27,6 +27,15 @@ def marker_pieces(image_marker: str, previous: Piece | None, image: int) -> list
     return [Piece(lead, -1 if previous is None else previous.image, train=False), marker]
 
 
+def pieces_at(pieces: Sequence[Piece], offsets: Sequence[tuple[int, int]]) -> list[Piece]:
+    """Returns the piece of each token, given the offsets of the tokens in the joined texts of the pieces."""
+    piece_of_character: list[Piece] = []
+    for piece in pieces:
+        piece_of_character += [piece] * len(piece.text)
+    # The last character, which is there even where a tokenizer's offsets leave out a token's spaces.
+    return [piece_of_character[max(end - 1, 0)] for _, end in offsets]
+
+
 def learnt_span(text: Piece | None, piece_of_token: list[Piece]) -> range | None:
     """Returns the tokens of a piece of text; None if they are not learnt."""
     if text is None or not text.train:

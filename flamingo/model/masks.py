@@ -24,6 +24,12 @@ def without_hidden(attention_mask: Any, hidden: Bool[Tensor, "bn t"] | None) -> 
     return attention_mask & ~hidden[:, None, None, :]
 
 
+def full_mask(input_ids: Int[Tensor, "bn t"], cache: Any) -> Int[Tensor, "bn s"]:
+    """Returns the mask of texts without padding whose first tokens may lie in a cache of transformers."""
+    cached = 0 if cache is None else cache.get_seq_length()
+    return F.pad(torch.ones_like(input_ids), (cached, 0), value=1)
+
+
 def positions(attention_mask: Int[Tensor, "bn s"]) -> Int[Tensor, "bn s"]:
     """Returns positions that count real tokens only, so that padding on the left does not matter."""
     return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)

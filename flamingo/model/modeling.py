@@ -20,12 +20,12 @@ from flamingo.model.fusion.base import VisualContext, VisualState
 from flamingo.model.generation import FlamingoGeneration
 from flamingo.model.initialization import initialize
 from flamingo.model.language import NewTokenEmbeddings, check_interface, forward_arguments, make_text_model
-from flamingo.model.masks import positions, without_hidden
+from flamingo.model.masks import full_mask, positions, without_hidden
 from flamingo.model.new_token_logits import NewTokenLogits
 from flamingo.model.parts import FlamingoParts
 from flamingo.model.vision import feature_width
 from flamingo.model.vision_loading import make_vision_model
-from flamingo.model.visual_tokens import FlamingoImages
+from flamingo.model.visual_tokens import IMAGE_ARGUMENTS, FlamingoImages
 from flamingo.utils.errors import UserError
 from flamingo.utils.kinds import class_of
 
@@ -152,39 +152,29 @@ class FlamingoForConditionalGeneration(
         forward pass then reads nothing back from the device. Without them ids and ``image_index`` are checked here,
         unless earlier tokens are cached.
 
-        ``visual_index`` is the visual token that stands at each position, -1 for text, where the fusion puts visual
-        tokens in the place of image markers. Without it the markers are counted, so that ``input_ids`` must begin with
-        text or with the first marker of an image. Positions of images that are not seen (an ``image_index`` of -1) are
-        hidden from all text.
+        ``visual_index`` is the visual token at each position, -1 for text, where these take the place of image markers.
+        Without it the markers are counted, and ``input_ids`` must begin with text or with an image's first marker.
 
         Raises:
             ValueError: If the arguments do not fit together.
         """
         if labels is not None:
             kwargs.setdefault("use_cache", False)
-        images = {
-            "pixel_values": pixel_values,
-            "image_features": image_features,
-            "visual_tokens": visual_tokens,
-            "visual_state": visual_state,
-        }
+        given = (pixel_values, image_features, visual_tokens, visual_state)
+        images = dict(zip(IMAGE_ARGUMENTS, given, strict=True))
         check = image_places is None and past_key_values is None
         if check:
             self.new_tokens.known_ids.check(input_ids)
         context = self.visual_context(input_ids, image_index, images, image_places, check, visual_index)
         if attention_mask is None and context.visual_index is not None:
-            cached = 0 if past_key_values is None else past_key_values.get_seq_length()
-            attention_mask = F.pad(torch.ones_like(input_ids), (cached, 0), value=1)
-        if position_ids is None and isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
-            position_ids = positions(attention_mask)[:, -input_ids.shape[1] :]
-        if past_key_values is None and isinstance(attention_mask, Tensor) and attention_mask.ndim == 4:
+            attention_mask = full_mask(input_ids, past_key_values)
+        if isinstance(attention_mask, Tensor) and attention_mask.ndim == 4 and past_key_values is None:
             self._check_packing()
-            assert position_ids is not None or context.visual_index is None, "packed documents have position_ids"
+        elif isinstance(attention_mask, Tensor) and attention_mask.ndim == 2 and position_ids is None:
+            position_ids = positions(attention_mask)[:, -input_ids.shape[1] :]
         if isinstance(past_key_values, PromptCache) and past_key_values.forked:
             outputs = self._forward_beams(past_key_values, input_ids, attention_mask, position_ids, context, kwargs)
         else:
-            if context.visual_index is not None and position_ids is not None:
-                attention_mask = without_hidden(attention_mask, context.hidden(position_ids))
             outputs = self._forward_text(
                 input_ids, attention_mask, position_ids, past_key_values, logits_to_keep, context, kwargs
             )
@@ -208,6 +198,9 @@ class FlamingoForConditionalGeneration(
         unknown = kwargs.keys() - known
         if unknown:
             raise ValueError(f"neither Flamingo nor its language model has the argument {', '.join(sorted(unknown))}")
+        if context.visual_index is not None:
+            assert position_ids is not None, "packed documents have position_ids"
+            attention_mask = without_hidden(attention_mask, context.hidden(position_ids))
         arguments = kwargs | {"attention_mask": attention_mask, "logits_to_keep": logits_to_keep}
         if "position_ids" in self._language_model_arguments:  # MPT has none
             arguments["position_ids"] = position_ids

@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def index_of_markers(input_ids: Int[Tensor, "bn t"], image_token_id: int, tokens_per_image: int) -> Int[Tensor, "bn t"]:
@@ -22,10 +23,12 @@ def whole_images(
     index: Int[Tensor, "bn t"], image_index: Int[Tensor, "bn t"], tokens_per_image: int
 ) -> Bool[Tensor, " bn"]:
     """Returns for each row whether all markers of an image follow one another and have the same ``image_index``."""
-    first = index == 0
-    last = index == tokens_per_image - 1
-    follows = (index[:, 1:] == index[:, :-1] + 1) & (image_index[:, 1:] == image_index[:, :-1])
-    has_next = torch.cat([follows & (index[:, :-1] >= 0), torch.zeros_like(first[:, :1])], dim=1)
-    has_previous = torch.cat([torch.zeros_like(first[:, :1]), follows & (index[:, :-1] >= 0)], dim=1)
     is_text = index < 0
-    return (is_text | ((first | has_previous) & (last | has_next))).all(dim=1)
+    counts_on = index[:, 1:] == index[:, :-1] + 1
+    same_image = image_index[:, 1:] == image_index[:, :-1]
+    continues = counts_on & same_image & ~is_text[:, :-1]
+    begins = index == 0
+    ends = index == tokens_per_image - 1
+    has_previous = begins | F.pad(continues, (1, 0), value=False)
+    has_next = ends | F.pad(continues, (0, 1), value=False)
+    return (is_text | (has_previous & has_next)).all(dim=1)
