@@ -6,6 +6,7 @@ from transformers import AutoConfig, CLIPVisionConfig, LlavaConfig, LlavaForCond
 
 from flamingo import FlamingoConfig, FlamingoForConditionalGeneration
 from tests import tiny
+from tests.helpers.devices import DEVICE
 
 MARKER = tiny.NEW_TOKEN_IDS[1]
 
@@ -60,6 +61,8 @@ def test_logits_are_llavas(side):
     """Three images in each document, one of which is shorter."""
     original = llava()
     model = ours_of(original)
+    original.to(DEVICE)
+    model.place(DEVICE)
     batch = tiny.prefix_inputs(documents=2, tokens_per_image=16)
     lost = slice(-3, None)
     for key, fill in (("input_ids", 5), ("attention_mask", 0), ("image_index", -1)):

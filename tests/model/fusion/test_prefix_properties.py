@@ -9,6 +9,7 @@ from flamingo.data.collate import EncodedExample, collate
 from flamingo.data.packing import pack
 from flamingo.model.composition import check_composition
 from tests import tiny
+from tests.helpers.devices import DEVICE, moved
 from tests.helpers.model_calls import (
     BEAMS,
     FULL_ATTENTION,
@@ -66,7 +67,7 @@ def test_the_ragged_batch_has_whole_images():
 
 
 def test_without_images_the_logits_are_the_bare_language_models_bit_for_bit(backbones, model, family):
-    bare = AutoModelForCausalLM.from_pretrained(backbones / family).eval()
+    bare = AutoModelForCausalLM.from_pretrained(backbones / family).eval().to(DEVICE)
     inputs = tiny.inputs()
     inputs["input_ids"] %= tiny.VOCABULARY
     expected = bare(inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
@@ -108,7 +109,7 @@ def test_images_that_are_not_seen_keep_their_positions_and_are_masked(model):
     assert (model(**inputs).logits - logits)[is_text][8:].abs().max() > 1e-3
     arguments = {"attention_mask": is_text.long()}
     if "position_ids" in model._language_model_arguments:
-        arguments["position_ids"] = torch.arange(is_text.shape[1]).expand_as(inputs["input_ids"])
+        arguments["position_ids"] = torch.arange(is_text.shape[1], device=DEVICE).expand_as(inputs["input_ids"])
     embeddings = model.new_tokens.embed(inputs["input_ids"], model.get_input_embeddings())
     expected = model.language_model(inputs_embeds=embeddings, **arguments).logits
     torch.testing.assert_close(logits[is_text][:, : tiny.VOCABULARY], expected[is_text], atol=2e-5, rtol=1e-4)
@@ -250,8 +251,8 @@ def examples(blind=False):
 def test_packed_documents_are_to_the_model_what_they_are_apart(model, family, blind):
     if family not in FULL_ATTENTION:
         pytest.skip("packing needs attention to all tokens")
-    apart, expected = loss_and_gradients(model, collate(examples(blind), 0, "right"))
-    packed = pack([[example] for example in examples(blind)], 34, 0)
+    apart, expected = loss_and_gradients(model, moved(collate(examples(blind), 0, "right")))
+    packed = moved(pack([[example] for example in examples(blind)], 34, 0))
     assert len(packed["input_ids"]) == 2
     together, gradients = loss_and_gradients(model, packed)
     torch.testing.assert_close(together, apart)
@@ -266,6 +267,7 @@ def test_the_model_saves_and_loads(llama, tmp_path):
     for include_backbones in (True, False):
         llama.save_pretrained(tmp_path, include_backbones=include_backbones)
         loaded = type(llama).from_pretrained(tmp_path)
+        loaded.place(DEVICE)
         assert loaded.config.fusion == llama.config.fusion and loaded.config.image_token_id == MARKER
         assert torch.equal(loaded(**inputs).logits, expected)
 
@@ -361,18 +363,19 @@ def test_what_all_prompts_begin_with_may_be_run_before_them_and_once(llama, sett
     start = 15  # behind the text of the second image
     batch["input_ids"][:, :start] = batch["input_ids"][0, :start]
     assert (batch["input_ids"][:, start : start + 4] == MARKER).all()
-    batch["image_index"][:, start:] = torch.tensor([2, 3, 4]).unsqueeze(1)
-    batch["input_ids"] = torch.cat(
-        [batch["input_ids"][:, :start], torch.full((3, 2), 7), batch["input_ids"][:, start:]], 1
-    )
+    own = torch.full((3, 2), 7, device=DEVICE)
+    batch["image_index"][:, start:] = torch.tensor([2, 3, 4], device=DEVICE).unsqueeze(1)
+    batch["input_ids"] = torch.cat([batch["input_ids"][:, :start], own, batch["input_ids"][:, start:]], 1)
     batch["image_index"] = torch.cat(
-        [batch["image_index"][:, :start], torch.full((3, 2), 1), batch["image_index"][:, start:]], 1
+        [batch["image_index"][:, :start], torch.ones_like(own), batch["image_index"][:, start:]], 1
     )
     batch["attention_mask"] = torch.ones_like(batch["input_ids"])
     batch["attention_mask"][2, start : start + 2] = 0
     if blind:
         batch["image_index"] = torch.full_like(batch["image_index"], -1)
-    pixels = torch.cat([batch.pop("pixel_values")[:1, :2], torch.randn(1, 3, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE)], 1)
+    pixels = torch.cat(
+        [batch.pop("pixel_values")[:1, :2], torch.randn(1, 3, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, device=DEVICE)], 1
+    )
     state = llama.visual_state(llama.encode_images(pixels))
     expected = llama.generate(**batch, **settings, visual_state=state, use_cache=False)
     first = {key: batch[key][:1, :start] for key in ("input_ids", "attention_mask", "image_index")}
