@@ -177,11 +177,13 @@ def test_pixels_visual_tokens_and_their_embeddings_are_three_ways_to_say_the_sam
 
 def test_images_that_no_token_sees_are_not_encoded(llama):
     inputs = ragged()
+    inputs["image_index"][1][inputs["image_index"][1] == 0] = 1  # the second image, not the first
     resampled = []
     llama.connector.register_forward_pre_hook(lambda module, args: resampled.append(args[0].shape[:2]))
     logits = llama(**inputs).logits
     assert resampled == [(1, 4)]
-    inputs["pixel_values"][1, 1:] = inputs["pixel_values"][2] = 0
+    inputs["pixel_values"][1, [0, 2]] = 0
+    inputs["pixel_values"][2] = 0
     torch.testing.assert_close(llama(**inputs).logits, logits)
 
 
@@ -421,3 +423,15 @@ def test_images_are_encoded_once_and_the_prompt_runs_once_for_all_beams(llama):
 def test_the_composition_passes_its_check(backbones, family, connector):
     settings = tiny.PREFIX if connector == "mlp_projector" else tiny.PREFIX | {"connector": tiny.PARTS["connector"]}
     check_composition(tiny.flamingo(backbones, language=family, **settings))
+
+
+def test_the_check_of_a_composition_has_visual_tokens_in_its_prompts(llama, monkeypatch):
+    lengths, embed = [], llama.fusion.embed
+
+    def recorded(embeddings, context):
+        lengths.append(((context.visual_index >= 0) & (context.image_index >= 0)).sum(dim=1).max())
+        return embed(embeddings, context)
+
+    monkeypatch.setattr(llama.fusion, "embed", recorded)
+    check_composition(llama)
+    assert max(lengths) == 2 * 3  # two images, of which the first three visual tokens
