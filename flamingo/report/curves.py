@@ -213,20 +213,26 @@ def _label_text_only(ax: Axes, y: float, top: float, color: str) -> None:
 def training_figure(history: Sequence[dict[str, Any]]) -> Figure:
     """Returns the loss over steps, in all and per data set, and tanh of the attention and feed-forward gates by layer.
 
-    Lines of more than 100 records are running means, with the records faint behind them.
+    A history without gates has the loss alone. Lines of more than 100 records are running means, with the records faint
+    behind them.
     """
     if not history:
         raise UserError("a history of at least one record is needed")
     last_step = max(record["step"] for record in history) or 1
     with style():
-        figure = new_figure(13.5, 3.7)
-        loss, attention, feedforward = figure.subplots(1, 3)
-        feedforward.sharey(attention)
-        labels = [
-            (loss, _draw_losses(loss, history)),
-            (attention, _draw_gates(attention, history, "attention")),
-            (feedforward, _draw_gates(feedforward, history, "feedforward")),
-        ]
+        if any(record["gates"] for record in history):
+            figure = new_figure(13.5, 3.7)
+            loss, attention, feedforward = figure.subplots(1, 3)
+            feedforward.sharey(attention)
+            labels = [
+                (loss, _draw_losses(loss, history)),
+                (attention, _draw_gates(attention, history, "attention")),
+                (feedforward, _draw_gates(feedforward, history, "feedforward")),
+            ]
+        else:
+            figure = new_figure(5.0, 3.7)
+            loss = figure.subplots()
+            labels = [(loss, _draw_losses(loss, history))]
         for ax, ends in labels:  # when all limits are known: two axes share theirs
             ax.set_xlabel("step")
             ax.locator_params(axis="x", nbins=5)  # more of them run into each other

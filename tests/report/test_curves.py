@@ -115,6 +115,11 @@ def record(step, gates, **losses):
     return {"step": step, "loss": sum(losses.values()), "gates": gates} | {f"loss/{k}": v for k, v in losses.items()}
 
 
+def test_a_history_without_gates_has_the_loss_alone():
+    [loss] = training_figure([record(10, {}, captions=3.0), record(20, {}, captions=1.0)]).axes
+    assert [line.tolist() for line in drawn(loss)] == [[[10, 3], [20, 1]]]
+
+
 def test_losses_and_gates_over_steps():
     history = [
         record(10, {"0.attention": 0.0, "2.attention": 0.1, "0.feedforward": 0.2}, captions=3.0, pages=4.0),
