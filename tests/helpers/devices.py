@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from accelerate import PartialState
 from torch.overrides import TorchFunctionMode
@@ -60,3 +61,9 @@ class _TensorsOfTests(TorchFunctionMode):
 def moved(batch: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a batch with its tensors on the device of the tests."""
     return {name: value.to(DEVICE) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+
+
+def skip_unless_forked_processes_compute() -> None:
+    """Skips a test that forks: CUDA does not work in a process that was forked after its first use."""
+    if DEVICE.type == "cuda":
+        pytest.skip("a forked process cannot use CUDA")

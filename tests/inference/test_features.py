@@ -20,7 +20,7 @@ from flamingo.utils.errors import UserError
 from flamingo.utils.lock import LOCK
 from tests import tiny
 from tests.evaluation.fake import model_and_processor
-from tests.helpers.devices import moved
+from tests.helpers.devices import moved, skip_unless_forked_processes_compute
 from tests.helpers.disk import full_disk
 
 
@@ -244,6 +244,7 @@ def fill(folder, parts, paths, start):
 
 def test_two_processes_that_fill_one_folder_at_once_leave_right_features(parts, tmp_path):
     """In opposite orders, a picture at a time."""
+    skip_unless_forked_processes_compute()
     paths = [tmp_path / f"{seed}.png" for seed in range(30)]
     for seed, path in enumerate(paths):
         picture(seed).save(path)

@@ -16,6 +16,7 @@ from flamingo.training.optim import AdamWConfig
 from flamingo.training.step import DataSet
 from flamingo.utils.errors import Stopped, UserError
 from tests import tiny
+from tests.helpers import devices
 from tests.helpers.devices import moved
 from tests.training.runs import Listed, batch, history, make_model, trained
 
@@ -204,14 +205,17 @@ def test_a_second_ctrl_c_ends_at_once(backbones, tmp_path):
 
 def test_a_second_sigterm_ends_at_once_and_the_next_start_continues(backbones, tmp_path):
     """Handlers of C are as they were, so that it is the kernel that ends the process."""
+    devices.skip_unless_forked_processes_compute()
 
     def twice(_):
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
 
     if (pid := os.fork()) == 0:
-        run(make_model(backbones), tmp_path, on_log=twice)
-        os._exit(0)
+        try:
+            run(make_model(backbones), tmp_path, on_log=twice)
+        finally:
+            os._exit(0)  # no exception may leave the copy of this process to run further tests
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
     assert not (tmp_path / "state").exists()
     run(make_model(backbones), tmp_path)
