@@ -1,18 +1,31 @@
 """The whole way from pictures to captions learns: what is said depends on what is shown."""
 
+import pytest
 import torch
 from PIL import Image as PILImage
 from transformers import get_cosine_schedule_with_warmup
 
 from flamingo import Document, FlamingoProcessor, Image, Text
+from flamingo.model import TRAINED_PARTS
 from tests import tiny
 
 CAPTIONS = {"red": "a red ball", "green": "a dog runs", "blue": "two dogs"}
 
 
-def test_it_learns_to_name_three_pictures_from_their_pixels_alone(backbones):
+@pytest.mark.parametrize(
+    ("parts", "trainable"),
+    [
+        ({"fusion": {"every": 1, "offset": 0}}, TRAINED_PARTS),
+        # A frozen language model with random weights says nothing sensible, whatever stands in its input.
+        (tiny.PREFIX, (*TRAINED_PARTS, "language_model")),
+    ],
+    ids=["cross_attention", "prefix"],
+)
+def test_it_learns_to_name_three_pictures_from_their_pixels_alone(backbones, parts, trainable):
     processor = FlamingoProcessor.from_vision_text_pretrained(backbones / "clip_vision_model", backbones / "gpt2")
-    model = tiny.flamingo(backbones, gates=0.0, fusion={"every": 1, "offset": 0})
+    model = tiny.flamingo(backbones, gates=0.0, **parts)
+    model.train_parts(trainable)
+    processor.tokens_per_image = model.tokens_per_image(tiny.IMAGE_SIZE, tiny.IMAGE_SIZE)
     pictures = {colour: Image(PILImage.new("RGB", (20, 20), colour)) for colour in CAPTIONS}
     batch = processor.batch(
         [Document([pictures[colour], Text(f"Output: {caption}")]) for colour, caption in CAPTIONS.items()]
