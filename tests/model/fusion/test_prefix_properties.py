@@ -436,3 +436,19 @@ def test_the_check_of_a_composition_has_visual_tokens_in_its_prompts(llama, monk
     monkeypatch.setattr(llama.fusion, "embed", recorded)
     check_composition(llama)
     assert max(lengths) == 2 * 3  # two images, of which the first three visual tokens
+
+
+@pytest.mark.parametrize(
+    "connector",
+    [tiny.PARTS["connector"], *tiny.PATCH_CONNECTORS.values(), *tiny.POOLING_CONNECTORS.values()],
+    ids=str,
+)
+def test_every_connector_makes_a_prefix_of_its_number_of_tokens(backbones, connector):
+    model = tiny.flamingo(backbones, **tiny.PREFIX | {"connector": connector})
+    tokens = model.tokens_per_image(tiny.IMAGE_SIZE, tiny.IMAGE_SIZE)
+    inputs = tiny.prefix_inputs(tokens_per_image=tokens)
+    assert tokens == model.encode_images(inputs["pixel_values"]).shape[2]
+    logits = model(**inputs).logits
+    assert (model(**with_image(inputs, 1)).logits - logits).abs().max() > 1e-3
+    with pytest.raises(ValueError, match=rf"{tokens} visual tokens"):
+        model(**tiny.prefix_inputs(tokens_per_image=tokens + 1))
