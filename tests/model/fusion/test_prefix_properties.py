@@ -390,6 +390,21 @@ def test_what_all_prompts_begin_with_may_be_run_before_them_and_once(llama, sett
         assert torch.equal(generated, expected)
 
 
+def test_a_second_turn_continues_behind_the_cache_of_the_first(llama):
+    """With the whole text given, and with its new part alone, which begins with an image."""
+    batch = tiny.prefix_inputs()
+    state = llama.visual_state(llama.encode_images(batch.pop("pixel_values")))
+    expected = llama.generate(**batch, visual_state=state, **GREEDY)
+    start = 15
+    assert (batch["input_ids"][:, start : start + 4] == MARKER).all()
+    for new in (slice(None), slice(start, None)):
+        first = {key: value[:, :start] for key, value in batch.items()}
+        past = llama(**first, visual_state=state, use_cache=True).past_key_values
+        rest = {**batch, "input_ids": batch["input_ids"][:, new], "image_index": batch["image_index"][:, new]}
+        out = llama.generate(**rest, visual_state=state, past_key_values=past, **GREEDY)
+        assert torch.equal(out[:, -8:], expected[:, -8:])
+
+
 def test_a_generated_image_marker_is_text(llama):
     batch = tiny.prefix_inputs()
     expected = llama.generate(**batch, **GREEDY)
