@@ -18,13 +18,16 @@ from flamingo.utils.devices import use_device
 
 _PROFILED = 3
 _DEAREST = 10
+#: Characters of a kernel's name: templates make them long.
+_NAME_LENGTH = 150
 #: Kinds of kernels by patterns of their names; the first that fits.
 _KINDS = {
-    "attention": r"flash|fmha|sdpa|attention|softmax",
-    "products": r"gemm|cutlass|nvjet|cublas|matmul|splitk|::mm|addmm|bmm",
-    "optimizer": r"adam|multi_tensor|foreach",
+    "attention": r"flash|fmha|sdpa|attention",
+    "loss": r"softmax|nll_loss|cross_entropy",
+    "products": r"gemm|cutlass|nvjet|cublas|splitk|linear|conv|addmm|\bb?mm",
+    "optimizer and clipping": r"adam|multi_tensor|foreach",
     "indexing and sorting": r"index|gather|scatter|sort|radix|embedding",
-    "norms and reductions": r"norm|reduce",
+    "norms and reductions": r"norm|gammabeta|reduce",
     "copies and casts": r"memcpy|memset|copy|cat",
     "pointwise": r"elementwise|pointwise|add|mul|where|relu|gelu|tanh",
 }
@@ -134,7 +137,8 @@ def _text(values: JSON, device: torch.device) -> str:
     what = "kernel" if device.type == "cuda" else "operator"
     kernels = []
     for kernel in values["dearest"]:
-        kernels.append((f"`{kernel['name'][:100]}`", f"{kernel['ms']:.2f}", f"{kernel['calls']:g}"))
+        name = kernel["name"].replace("|", "/")[:_NAME_LENGTH]
+        kernels.append((f"`{name}`", f"{kernel['ms']:.2f}", f"{kernel['calls']:g}"))
     kinds = [(kind, f"{ms:.2f}", f"{ms / values['busy_ms']:.0%}") for kind, ms in values["ms_by_kind"].items()]
     longest = ", ".join(f"{gap:.2f}" for gap in values["longest_gaps_ms"])
     return (
