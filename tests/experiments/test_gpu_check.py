@@ -1,8 +1,12 @@
 """The GPU check runs small on a CPU, without the packages that a GPU machine may lack, and leaves a report when cut."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -189,14 +193,25 @@ def test_parts_that_do_not_measure_run_at_once(tmp_path, monkeypatch):
 
 
 def test_ctrl_c_ends_what_runs(tmp_path):
-    def interrupt(results, changed):
-        if changed.status == "running":
-            raise KeyboardInterrupt
+    runner = Runner(
+        [fake("hang", limit=20), fake("finish")],
+        Settings(tmp_path, "cpu", small=True),
+        300,
+        lambda results, changed: None,
+    )
+    recorded = tmp_path / "parts" / "hang.json"
 
-    runner = Runner([fake("hang"), fake("finish")], Settings(tmp_path, "cpu", small=True), 300, interrupt)
+    def interrupt():
+        while not recorded.exists():
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         runner.run()
-    assert not (tmp_path / "parts").exists()
+    # Ended by the signal, not at its limit, with the process that it has started.
+    assert [result.status for result in runner.results] == ["failed", "waiting"]
+    assert not is_running(json.loads(recorded.read_text())["values"]["child"])
 
 
 def test_the_exit_status_says_whether_a_part_failed(tmp_path):
