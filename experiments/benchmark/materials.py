@@ -10,7 +10,7 @@ from PIL import Image as PILImage
 from torch import Tensor
 from transformers import CLIPVisionModel, OPTForCausalLM
 
-from experiments.shapes import Shape
+from experiments.benchmark.shapes import Shape
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.interop import openflamingo
 

@@ -1,7 +1,7 @@
 """The share of the hardware's peak that a training step reaches."""
 
+from experiments.benchmark.flops import training_step
 from experiments.benchmark.materials import Sizes
-from experiments.flops import training_step
 
 
 def utilisation(sizes: Sizes, seconds: dict[str, float], peak: float) -> str:

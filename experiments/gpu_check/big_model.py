@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from transformers import CLIPVisionModel, OPTForCausalLM
 
-from experiments.shapes import Shape
+from experiments.benchmark.shapes import Shape
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.collate import Batch, EncodedExample
 from flamingo.data.encode import EncodedGroup, make_batch

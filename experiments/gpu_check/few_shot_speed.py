@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from experiments.flops import Queries, naive_query, peak_tflops, shared_query
+from experiments.benchmark.flops import Queries, naive_query, peak_tflops, shared_query
+from experiments.benchmark.shapes import Shape
 from experiments.gpu_check.big_model import FLAMINGO_3B, TINY, build_model, build_processor
 from experiments.gpu_check.check_parts import JSON, Save, Settings
 from experiments.gpu_check.check_report import table
 from experiments.gpu_check.drawn_photographs import draw_photographs
 from experiments.gpu_check.marks import forget_peak_memory, peak_memory, synchronize
-from experiments.shapes import Shape
 from flamingo.data.document import Document, Image, Text
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.model import TRAINED_PARTS

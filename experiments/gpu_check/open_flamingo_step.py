@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionModel, OPTForCausalLM
 
+from experiments.benchmark.flops import training_step
+from experiments.benchmark.shapes import Shape
 from experiments.benchmark.worker import Machine, train
-from experiments.flops import training_step
 from experiments.gpu_check.big_model import (
     FLAMINGO_3B,
     TINY,
@@ -27,7 +28,6 @@ from experiments.gpu_check.check_report import table
 from experiments.gpu_check.marks import forget_peak_memory, peak_memory
 from experiments.gpu_check.measured_training import fitting_rows
 from experiments.gpu_check.training_step import FULL, SMALL
-from experiments.shapes import Shape
 from flamingo import FlamingoProcessor
 from flamingo.training.optim import AdamWConfig
 from flamingo.training.optim.groups import make_optimizer

@@ -8,12 +8,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.benchmark.few_shot import Agreement, FewShot
+from experiments.benchmark.flops import training_step
 from experiments.benchmark.materials import Sizes, build, make_batch, make_prompts
 from experiments.benchmark.ratios import Ratio, make_ratio, write_ratios
 from experiments.benchmark.steps import Steps
 from experiments.benchmark.utilisation import utilisation
 from experiments.benchmark.worker import Machine
-from experiments.flops import training_step
 from flamingo import FlamingoForConditionalGeneration
 from flamingo.model.fusion import gated_block
 

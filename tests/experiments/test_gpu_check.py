@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.flops import peak_tflops
+from experiments.benchmark.flops import peak_tflops
 from experiments.gpu_check import demo
 from experiments.gpu_check.big_model import TINY, build_model, build_processor, make_training_batch
 from experiments.gpu_check.check_parts import PARTS, TOTAL, Part, Settings

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from experiments.shapes import MLP_RATIO, Shape
+from experiments.benchmark.shapes import MLP_RATIO, Shape
 
 #: Dense bf16 products in TFLOP/s by a part of the device's name; the first that fits.
 _PEAKS = {"H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.0, "H200": 989.0, "A100": 312.0}
