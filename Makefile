@@ -23,13 +23,13 @@ lint: .venv/installed  ## style and types
 	$(BIN)/mypy
 
 pytest: .venv/installed  ## the tests, on all cores
-	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/pytest -n auto
+	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/pytest -n auto --dist worksteal
 
 test-all: lint .venv/installed  ## the tests with their full matrices: up to 45 minutes
-	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/pytest -n auto -m ''
+	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/pytest -n auto --dist worksteal -m ''
 
 coverage: .venv/installed  ## the number of tests and the lines that they run
-	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/pytest -n auto --cov=flamingo --cov=experiments
+	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/pytest -n auto --dist worksteal --cov=flamingo --cov=experiments
 	$(OFFLINE) $(BIN)/pytest --collect-only --ignore=tests/test_imports.py | tail -1
 
 stress: .venv/installed  ## kills, two processes at once, full disks, malformed files: up to 20 minutes
