@@ -39,8 +39,8 @@ END_OF_CHUNK_TOKEN = "<|endofchunk|>"
 class FlamingoProcessor(ProcessorMixin):
     """An image processor and a tokenizer, to which the two tokens of Flamingo are added.
 
-    A document becomes ``BOS <image>text<|endofchunk|> ... EOS`` (Flamingo, section 2.4). Which
-    image a token sees is decided here, in ``image_index``; the model never looks for markers.
+    A document becomes ``BOS <image>text<|endofchunk|> ... EOS`` (Flamingo, section 2.4). The processor decides which
+    image a token sees, in ``image_index``. With ``tokens_per_image`` the marker takes as many positions.
     """
 
     def __init__(
