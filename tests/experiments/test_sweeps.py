@@ -125,6 +125,7 @@ def test_a_mistake_in_an_evaluation_is_found_before_training(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["failure.txt"]
 
 
+@pytest.mark.full
 def test_parallel_processes_go_on_after_one_fails_and_the_table_lists_it(tmp_path):
     overrides = (f"output={tmp_path}", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", EVALUATION)
     first = sweep(*overrides, "training.precision=fp32,fp8", "seed=0")
@@ -187,6 +188,7 @@ def test_a_key_that_is_usually_left_out_is_named_where_it_is_swept():
     assert "experiment" not in argument and "workers" in argument and "output" in argument
 
 
+@pytest.mark.full
 def test_submitit_runs_jobs_of_their_own(tmp_path):
     result = sweep(f"output={tmp_path}", "hydra/launcher=submitit_local", "seed=3")
     assert result.returncode == 0, result.stderr
