@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 #: A forward and a backward pass; few-shot decoding from pictures; an update of two data sets; features of pictures.
 RUN_THERE = (
@@ -38,6 +40,7 @@ def test_tensors_of_both_devices_in_one_operation_are_refused():
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.full
 def test_models_train_decode_and_encode_on_the_pretended_device():
     result = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "--device", "pretend", *RUN_THERE)
     assert result.returncode == 0, result.stdout

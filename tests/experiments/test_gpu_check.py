@@ -178,6 +178,7 @@ def test_a_report_is_there_at_any_time(tmp_path):
     ]
 
 
+@pytest.mark.full
 def test_no_part_is_started_when_the_time_of_all_is_over(tmp_path):
     results, _ = run_parts([fake("hang"), fake("finish")], tmp_path, total=6)
     assert results["hang"].status == "out of time" and 4 < results["hang"].seconds < 60
