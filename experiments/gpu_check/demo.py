@@ -5,11 +5,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.evaluate import EvaluateConfig, run_evaluation
+from experiments.run_evaluation import EvaluateConfig, run_evaluation
 from experiments.gpu_check.check_parts import JSON, Save, Settings
 from experiments.gpu_check.check_report import table
 from experiments.schema import DataConfig, DataSetConfig, ModelConfig, WandbConfig
-from experiments.train import TrainConfig, run_training
+from experiments.run_training import TrainConfig, run_training
 from flamingo.model.connectors import PerceiverConfig
 from flamingo.model.fusion import CrossAttentionConfig
 from flamingo.model.vision_features import VisionFeaturesConfig

@@ -4,11 +4,11 @@ import json
 import time
 from pathlib import Path
 
-from experiments import pretrain_language, pretrain_vision
+from experiments import run_language_pretraining, run_vision_pretraining
 from experiments.gpu_check.check_parts import JSON, Save, Settings
 from experiments.gpu_check.check_report import table
-from experiments.pretrain_language import PretrainLanguageConfig
-from experiments.pretrain_vision import PretrainVisionConfig
+from experiments.run_language_pretraining import PretrainLanguageConfig
+from experiments.run_vision_pretraining import PretrainVisionConfig
 from flamingo.model.architecture import Fields
 from flamingo.model.vision_features import VisionFeaturesConfig
 from flamingo.results import read_history
@@ -47,7 +47,7 @@ def vision(settings: Settings, save: Save) -> None:
         training=_training(small),
     )
     begin = time.monotonic()
-    pretrain_vision.pretrain(config, output)
+    run_vision_pretraining.pretrain(config, output)
     _save(output, time.monotonic() - begin, config.training.steps, save)
 
 
@@ -81,7 +81,7 @@ def language(settings: Settings, save: Save) -> None:
         training=_training(small, "bf16"),
     )
     begin = time.monotonic()
-    pretrain_language.pretrain(config, output)
+    run_language_pretraining.pretrain(config, output)
     _save(output, time.monotonic() - begin, config.training.steps, save)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import TypeCheckError
 from experiments.build import build_model
 from experiments.build_data import build_data_sets, build_records
 from experiments.schema import DataConfig, DataSetConfig
-from experiments.train import run_training
+from experiments.run_training import run_training
 from flamingo.data.encode import EncodedDocuments
 from flamingo.synthetic import SyntheticDocumentsConfig
 from flamingo.synthetic.documents import SyntheticDocuments
@@ -115,7 +115,7 @@ def test_the_batches_of_a_training_are_checked_by_the_loader(shards, backbones, 
         made.extend(next(iter(data_set.batches)) for data_set in data_sets)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("experiments.train.train", keep)
+    monkeypatch.setattr("experiments.run_training.train", keep)
     with pytest.raises(KeyboardInterrupt):
         run_training(photograph_training(shards, backbones, tmp_path), tmp_path / "run")
     assert len(made) == 2

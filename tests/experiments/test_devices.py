@@ -7,8 +7,8 @@ import torch
 
 from experiments import evaluate, pretrain_language, pretrain_vision, train, word_attention
 from experiments.build import build_model, load_model
-from experiments.evaluate import run_evaluation
-from experiments.train import run_training
+from experiments.run_evaluation import run_evaluation
+from experiments.run_training import run_training
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.utils.devices import META

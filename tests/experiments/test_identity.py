@@ -13,8 +13,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from experiments import evaluate, train
-from experiments.evaluate import run_evaluation
-from experiments.train import run_training
+from experiments.run_evaluation import run_evaluation
+from experiments.run_training import run_training
 from flamingo.data.data_checksums import data_checksums
 from flamingo.data.sources import open_source
 from flamingo.results import append_predictions

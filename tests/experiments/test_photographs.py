@@ -11,9 +11,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from experiments.evaluate import check_outputs, plan, run_evaluation
+from experiments.run_evaluation import check_outputs, plan, run_evaluation
 from experiments.schema import ALL_TASKS
-from experiments.train import run_training
+from experiments.run_training import run_training
 from flamingo.inference import FeaturesConfig
 from flamingo.report.page import write_report
 from flamingo.utils.errors import UserError
@@ -314,7 +314,7 @@ def test_metrics_without_java_are_named_before_the_model_is_loaded(run, shards, 
         raise LoadedError
 
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr("experiments.evaluate.FlamingoForConditionalGeneration.from_pretrained", load)
+    monkeypatch.setattr("experiments.run_evaluation.FlamingoForConditionalGeneration.from_pretrained", load)
     with pytest.raises(LoadedError):
         run_evaluation(evaluation(shards, f"run={run}", f"output={tmp_path}", "task.metrics=[CIDEr,METEOR]"))
     assert [message for message in caplog.messages if "METEOR" in message]

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from experiments.evaluate import run_evaluation
+from experiments.run_evaluation import run_evaluation
 from experiments.tracking import flatten_record
-from experiments.train import run_training
-from experiments.word_attention import WordAttentionConfig, run_word_attention
+from experiments.run_training import run_training
+from experiments.run_word_attention import WordAttentionConfig, run_word_attention
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.report.page import write_report
 from flamingo.results import read_history

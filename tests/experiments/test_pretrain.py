@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from PIL import Image as PILImage
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from experiments import pretrain_language, pretrain_vision
+from experiments import run_language_pretraining, run_vision_pretraining
 from flamingo.data.pretraining.texts import TextDocuments
 from flamingo.data.pretraining.token_blocks import TokenBlocks, encode_texts
 from flamingo.data.pretraining.tokenizer import train_tokenizer
@@ -47,7 +47,7 @@ def pairs(tmp_path):
 def test_a_vision_encoder_is_pretrained_on_captioned_files(pairs, tmp_path):
     output = tmp_path / "vision"
     config = composed("pretrain_vision", f"pairs={pairs}", *SMALL_ENCODER, "batch_size=4", *SHORT)
-    pretrain_vision.pretrain(config, output)
+    run_vision_pretraining.pretrain(config, output)
     encoder = AutoModel.from_pretrained(output / "model")
     assert encoder(torch.zeros(1, 3, 32, 32)).last_hidden_state.shape == (1, 32, 4, 4)
     # The running statistics of batch norms have moved, and are in the state that a stopped run goes on from.
@@ -62,7 +62,7 @@ def test_a_vision_encoder_is_pretrained_on_captioned_files(pairs, tmp_path):
 def test_a_broken_photograph_is_named_before_an_encoder_is_pretrained(pairs, tmp_path):
     (tmp_path / "blue.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"blue\.png cannot be read"):
-        pretrain_vision.read_pairs(str(pairs))
+        run_vision_pretraining.read_pairs(str(pairs))
 
 
 def test_a_card_shows_names_as_they_are(tmp_path, backbones):
@@ -87,12 +87,12 @@ def test_captions_that_the_text_tower_cannot_read_are_left_out_and_named(pairs, 
     rows = [{"image": "red.png", "captions": ["all red", "red <|endoftext|> red", words]}]
     rows += [{"image": "blue.png", "caption": "all blue"}, {"image": "green.png", "caption": ""}]
     pairs.write_text("\n".join(map(json.dumps, rows)))
-    read, tokenizer, skipped = pretrain_vision.read_pairs(str(pairs))
+    read, tokenizer, skipped = run_vision_pretraining.read_pairs(str(pairs))
     assert [caption for _, caption in read] == ["all red", "all blue"]
     assert skipped.keys() == {"green.png", "red.png, caption 1", "red.png, caption 2"}
     assert tokenizer.model_max_length == 77
     config = composed("pretrain_vision", f"pairs={pairs}", *SMALL_ENCODER, "batch_size=2", *SHORT)
-    pretrain_vision.pretrain(config, tmp_path / "vision")
+    run_vision_pretraining.pretrain(config, tmp_path / "vision")
     assert json.loads((tmp_path / "vision" / "skipped.json").read_text()) == skipped
 
 
@@ -107,7 +107,7 @@ def test_a_language_model_is_pretrained_on_texts(tmp_path):
     config = composed(
         "pretrain_language", "text=captions", f"texts=[{texts}]", "model.num_hidden_layers=1", *small, *SHORT
     )
-    pretrain_language.pretrain(config, output)
+    run_language_pretraining.pretrain(config, output)
     model, tokenizer = (c.from_pretrained(output / "model") for c in (AutoModelForCausalLM, AutoTokenizer))
     assert model.config.vocab_size == len(tokenizer) <= 280
     assert tokenizer.decode(tokenizer(" a dog\n")["input_ids"]) == " a dog\n"
@@ -133,7 +133,7 @@ def test_mistakes_are_found_before_the_earlier_language_model_is_removed(tmp_pat
     (tmp_path / "config.yaml").write_text("{}")
     (tmp_path / "model").mkdir()
     with pytest.raises(UserError, match=named):
-        pretrain_language.pretrain(composed("pretrain_language", "overwrite=true", *overrides), tmp_path)
+        run_language_pretraining.pretrain(composed("pretrain_language", "overwrite=true", *overrides), tmp_path)
     assert (tmp_path / "model").is_dir()
 
 
@@ -151,7 +151,7 @@ def test_mistakes_are_found_before_the_earlier_encoder_is_removed(tmp_path, over
     (tmp_path / "config.yaml").write_text("{}")
     (tmp_path / "model").mkdir()
     with pytest.raises(UserError, match=named):
-        pretrain_vision.pretrain(composed("pretrain_vision", "overwrite=true", *overrides), tmp_path)
+        run_vision_pretraining.pretrain(composed("pretrain_vision", "overwrite=true", *overrides), tmp_path)
     assert (tmp_path / "model").is_dir()
 
 

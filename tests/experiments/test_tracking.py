@@ -10,7 +10,7 @@ import wandb
 
 from experiments.schema import WandbConfig
 from experiments.tracking import Tracker
-from experiments.train import run_training
+from experiments.run_training import run_training
 from tests.helpers.configs import composed
 from tests.helpers.small_runs import SMALL_DEMO
 

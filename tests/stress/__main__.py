@@ -15,9 +15,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-import experiments.evaluate
-import experiments.pretrain_language
-import experiments.train  # noqa: F401
+import experiments.run_evaluation
+import experiments.run_language_pretraining
+import experiments.run_training  # noqa: F401
 from experiments.hydra_config import user_errors
 from flamingo.data.sources import read_split
 from flamingo.data.transforms.pictures import open_image

@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 
 from experiments.command import Job, command
 from experiments.hydra_config import compose_config, load
-from experiments.train import run_training
+from experiments.run_training import run_training
 from flamingo.utils.checks import finite, flag, one_of, positive, seed, whole, within
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text

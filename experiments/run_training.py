@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 from accelerate import PartialState
 
-from experiments import evaluate
+from experiments import run_evaluation
 from experiments.build import TrainingParts, add_features, backbone_names, build_training
 from experiments.build_data import build_data_sets, images_of
 from experiments.command import Job, command
@@ -117,8 +117,8 @@ def run_training(config: TrainConfig, output: Path, overrides: Sequence[str] = (
     use_device(config.device)
     with run_folder(output, as_recorded(config), _FILES) as run, failure_recorded(run):
         check_config(config)
-        plans = [evaluate.plan(evaluate.compose_evaluation(entry, output, config.device)) for entry in config.evaluate]
-        evaluate.check_outputs(plans, output)
+        plans = [run_evaluation.plan(run_evaluation.compose_evaluation(entry, output, config.device)) for entry in config.evaluate]
+        run_evaluation.check_outputs(plans, output)
         if (output / "checkpoint").exists() and not config.overwrite:
             check_data(config.data, run)
             log.info("%s is trained already; overwrite=true trains it again", output)
@@ -135,10 +135,10 @@ def run_training(config: TrainConfig, output: Path, overrides: Sequence[str] = (
             )
             make_optimizer(parts.model, config.optimizer)  # refuses a model of which nothing trains
             for plan in plans:
-                evaluate.check_planned_lengths(plan, parts.processor)
+                run_evaluation.check_planned_lengths(plan, parts.processor)
             train_model(parts, config, run, overrides)
         for plan in plans:
-            evaluate.carry_out(plan)
+            run_evaluation.carry_out(plan)
         return objective(output, config.objective)
 
 
