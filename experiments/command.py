@@ -1,20 +1,16 @@
-"""The decorator that makes a function of a config a command."""
+"""What a command is: its config, what it runs, and how it ends by a signal."""
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from flamingo.utils.errors import Stopped
 
 Config = TypeVar("Config")
-
-#: The config dataclasses of the commands by name; a command adds its own when its module is imported.
-SCHEMAS: dict[str, type] = {}
 
 
 @dataclass(frozen=True)
@@ -28,24 +24,45 @@ class Job(Generic[Config]):
     load: Callable[[], Config]
 
 
-def command(name: str, schema: type[Config]) -> Callable[[Callable[[Job[Config]], Any]], Callable[[], None]]:
-    """Decorator: a function of a job as the command whose config is ``conf/NAME.yaml``, typed by ``schema``.
+@dataclass(frozen=True)
+class Command:
+    """A command, whose config is ``conf/NAME.yaml``."""
+
+    name: str
+    #: The dataclass of the config.
+    schema: type
+    #: ``"module:function"``, which is called with a :class:`Job`. It may need torch: the command line needs none.
+    run: str
+    #: Raises UserError, with the key, for values of the config that contradict each other.
+    check: Callable[[Any], object]
+    #: Whether ``-m`` runs it with several values of a key, each in a folder of its own.
+    sweeps: bool
+
+
+#: The commands by name; a command is added when its module is imported.
+COMMANDS: dict[str, Command] = {}
+
+
+def command(
+    name: str,
+    schema: type[Config],
+    run: str,
+    check: Callable[[Config], object] = lambda config: None,
+    sweeps: bool = False,
+) -> Callable[[], None]:
+    """Returns the main function of a command, whose arguments are those of :class:`Command`.
 
     A user's error ends the command with one sentence and exit status 2; every other exception keeps its trace.
     """
-    SCHEMAS[name] = schema
+    COMMANDS[name] = Command(name, schema, run, check, sweeps)
 
-    def decorate(function: Callable[[Job[Config]], Any]) -> Callable[[], None]:
-        @wraps(function)
-        def main() -> None:
-            # A program may import a command and call what it stands on without Hydra.
-            from experiments.hydra_config import run_command
+    def main() -> None:
+        # A program may import a command and call what it stands on without Hydra.
+        from experiments.hydra_config import run_command
 
-            run_command(name, function)
+        run_command(COMMANDS[name])
 
-        return main
-
-    return decorate
+    return main
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.command import SCHEMAS, Job, termination
+from experiments.command import COMMANDS, Command, Job, termination
 from experiments.schema import ALL_TASKS, Entry
 from flamingo.model.connectors import CONNECTORS
 from flamingo.model.fusion import FUSIONS
@@ -31,7 +31,7 @@ from flamingo.training.optim import OPTIMIZERS
 from flamingo.utils.checks import within
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import USER_ERRNOS, sentence_of
-from flamingo.utils.kinds import Kinds
+from flamingo.utils.kinds import Kinds, import_name
 from flamingo.utils.names import file_name
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -40,8 +40,8 @@ _EXCLUDE_KEYS = "hydra.job.config.override_dirname.exclude_keys"
 
 def register_schemas() -> None:
     """Let ``conf/`` name the dataclasses of the imported commands, ``NAME_schema``, and those of the kinds."""
-    for name, schema in SCHEMAS.items():
-        ConfigStore.instance().store(f"{name}_schema", schema)
+    for name, command in COMMANDS.items():
+        ConfigStore.instance().store(f"{name}_schema", command.schema)
     _register_kinds(CONNECTORS, "model/connector", "model.connector")
     _register_kinds(FUSIONS, "model/fusion", "model.fusion")
     _register_kinds(OPTIMIZERS, "optimizer", "optimizer")
@@ -94,8 +94,8 @@ def _check_sections(config: DictConfig) -> None:
                 OmegaConf.to_object(value)
 
 
-def run_command(name: str, function: Callable[[Job[Any]], Any]) -> None:
-    """Run a command whose config is ``conf/NAME.yaml``, with the overrides of the command line.
+def run_command(command: Command) -> None:
+    """Run a command with the overrides of the command line.
 
     A user's error ends the command with one sentence and exit status 2: a :class:`UserError`, one of Hydra's about
     keys, groups, types and syntax, and a system error that the user can mend, such as a full disk.
@@ -105,13 +105,14 @@ def run_command(name: str, function: Callable[[Job[Any]], Any]) -> None:
         logging.raiseExceptions = False  # a log file on a full disk would print a trace for each line
         run = HydraConfig.get()
         with user_errors(), termination():
-            return function(Job(Path(run.runtime.output_dir), list(run.overrides.task), lambda: load(config)))
+            run_job = import_name(command.run)
+            return run_job(Job(Path(run.runtime.output_dir), list(run.overrides.task), lambda: load(config)))
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would else print, shortened
     logging.raiseExceptions = False  # a log file on a full disk prints no traces: the run's own write fails
     sys.argv += folder_arguments(sys.argv[1:], CONF)
     register_schemas()
-    application = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)
+    application = hydra.main(version_base="1.3", config_path=str(CONF), config_name=command.name)(job)
     with user_errors(), termination():
         application()
 

@@ -1,51 +1,22 @@
-"""Converts checkpoints of other projects to ours, and ours to OpenFlamingo's.
-
-python -m experiments.convert source=openflamingo checkpoint=checkpoint.pt language=NAME vision=NAME output=FOLDER
-python -m experiments.convert source=flamingo_mini checkpoint=FOLDER language=NAME vision=NAME output=FOLDER
-python -m experiments.convert source=idefics checkpoint=FOLDER output=FOLDER
-python -m experiments.convert target=openflamingo checkpoint=FOLDER output=FOLDER
-"""
+"""Reads a checkpoint in one format and writes it in another."""
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig
 
-from experiments.command import Job, command
+from experiments.command import Job
+from experiments.convert import ConvertConfig
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.interop import flamingo_mini, idefics, openflamingo
 from flamingo.model.composition import check_composition
-from flamingo.utils.devices import check_device, use_device
+from flamingo.utils.devices import use_device
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 from flamingo.utils.io import atomic_file, atomic_folder
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(kw_only=True)
-class ConvertConfig:
-    """A checkpoint, and two formats, one of which is ours."""
-
-    #: openflamingo, idefics, flamingo_mini, or ours: flamingo.
-    source: str = "flamingo"
-    #: flamingo, or openflamingo.
-    target: str = "flamingo"
-    #: A file, or a folder that save_pretrained has left.
-    checkpoint: str
-    #: The backbones that the checkpoint was trained with: folders or names on the hub. A checkpoint of IDEFICS contains
-    #: them; these keys then name a tokenizer and an image processor, if its folder has none.
-    language: str | None = None
-    vision: str | None = None
-    #: A folder that does not exist yet.
-    output: str
-    #: Where a converted model is checked: cpu, mps, cuda or cuda:NUMBER; null: CUDA, else MPS, else the CPU.
-    device: str | None = None
-
-    def __post_init__(self) -> None:
-        check_device("device", self.device)
 
 
 def run_conversion(config: ConvertConfig) -> None:
@@ -142,10 +113,6 @@ def _check_no_backbones(config: ConvertConfig) -> None:
             raise UserError(f"{key}={name} is not needed: this checkpoint contains or names its backbones")
 
 
-@command("convert", ConvertConfig)
-def main(job: Job[ConvertConfig]) -> None:
+def run_job(job: Job[ConvertConfig]) -> None:
+    """Converts what the command line asks for."""
     run_conversion(job.load())
-
-
-if __name__ == "__main__":
-    main()

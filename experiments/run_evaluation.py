@@ -1,44 +1,35 @@
-"""Few-shot evaluation of a trained model: shots, seeds, controls -> predictions.jsonl and scores.json.
-
-python -m experiments.evaluate run=outputs/demo
-python -m experiments.evaluate run=outputs/demo task=synthetic_questions shots=[0,4] num_beams=[1,3] seeds=[0,1,2]
-python -m experiments.evaluate run=outputs/own task=flickr8k task.support='DIR/train-*.tar' task.query='DIR/dev-*.tar'
-
-Several tasks may be evaluated into the same folder; one that was stopped goes on, and settings are
-added without repeating those that are done.
-"""
+"""An evaluation in its three stages: what is checked before the model is loaded, features, and scores."""
 
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from accelerate import PartialState
 
 from experiments.build import add_features, build_features, build_task, load_model
-from experiments.command import Job, command
+from experiments.command import Job
+from experiments.evaluate import EvaluateConfig, folders
 from experiments.schema import JSON, Entry, as_recorded
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.data_checksums import data_checksums
 from flamingo.data.record import Record
 from flamingo.data.sources import read_split
-from flamingo.evaluation import EvaluationConfig
 from flamingo.evaluation.harness import evaluate
 from flamingo.evaluation.preflight import check_prompts, check_settings
 from flamingo.evaluation.protocol import RecordTask, Task
 from flamingo.evaluation.settings import Setting, make_settings
-from flamingo.evaluation.tasks import TaskConfig
 from flamingo.inference import FeaturesConfig
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.model import BACKBONES
 from flamingo.model.config import FlamingoConfig
 from flamingo.results import Row
-from flamingo.utils.checks import one_of, within
+from flamingo.utils.checks import within
 from flamingo.utils.checksums import folder_checksums
-from flamingo.utils.devices import DTYPES, check_device, use_device
+from flamingo.utils.devices import use_device
 from flamingo.utils.differences import differences
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
@@ -47,32 +38,6 @@ from flamingo.utils.names import file_name
 from flamingo.utils.run_folder import Run, RunFiles, model_contents, read_config, run_folder
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(kw_only=True)
-class EvaluateConfig(EvaluationConfig):
-    """What is evaluated, and in which settings: all of them with each seed and each number of beams."""
-
-    #: A folder that experiments.train has left. Its checkpoint is evaluated and results go there, too, unless
-    #: the next two say otherwise; with both of them there need not be a run.
-    run: str | None = None
-    checkpoint: str | None = None
-    output: str | None = None
-    #: Removes the results of all tasks in `output` first.
-    overwrite: bool = False
-    #: cpu, mps, cuda or cuda:NUMBER; null: CUDA, else MPS, else the CPU.
-    device: str | None = None
-    #: Of the frozen backbones: float32, bfloat16, float16, or auto, as the model was trained.
-    dtype: str = "auto"
-    #: Set by the group task.
-    task: TaskConfig
-    #: Of the images of records, in the folder where results go unless it says otherwise.
-    features: FeaturesConfig = field(default_factory=lambda: FeaturesConfig(folder="features"))
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_device("device", self.device)
-        one_of("dtype", self.dtype, DTYPES)
 
 
 #: These may change between evaluations into the same folder: the harness knows which settings are there already, and
@@ -145,19 +110,6 @@ def contents(checkpoint: Path, model: FlamingoForConditionalGeneration, task: Ta
     if isinstance(task, RecordTask):
         checksums |= {"query": data_checksums(task.query_records), "support": data_checksums(task.support_records)}
     return checksums
-
-
-def folders(config: EvaluateConfig) -> tuple[Path, Path]:
-    """Returns the folders of the checkpoint and of the results.
-
-    Raises:
-        UserError: For a config that does not name them.
-    """
-    if config.run is not None:
-        return Path(config.checkpoint or f"{config.run}/checkpoint"), Path(config.output or config.run)
-    if config.checkpoint is None or config.output is None:
-        raise UserError("what is to be evaluated? Say run=FOLDER, or checkpoint=FOLDER and output=FOLDER")
-    return Path(config.checkpoint), Path(config.output)
 
 
 def _features_in(output: Path, features: FeaturesConfig) -> FeaturesConfig:
@@ -302,11 +254,7 @@ def _trained_on(run: Path) -> Sequence[Record]:
     return read_split(data["root"], data["images"], data["format"], data["split"], open_images=False).records
 
 
-@command("evaluate", EvaluateConfig)
-def main(job: Job[EvaluateConfig]) -> None:
+def run_job(job: Job[EvaluateConfig]) -> None:
+    """Evaluates what the command line asks for."""
     keep_memory()
     run_evaluation(job.load())
-
-
-if __name__ == "__main__":
-    main()

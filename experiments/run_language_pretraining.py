@@ -1,18 +1,9 @@
-"""Pretrains a causal language model and its tokenizer on text.
-
-python -m experiments.pretrain_language                              the synthetic benchmark's language model
-python -m experiments.pretrain_language text=captions texts=[captions.jsonl,'DIR/train-*.tar']
-
-`texts` names files with a document in each line (plain text, or JSON with a "text"), files with the captions of an
-image in each line (JSON with "captions" or a "caption"), and sources of captioned images as experiments.train takes
-them; the images are not read. `skipped.json` lists what is left out, with reasons.
-`model` has the fields of the config.json of any causal language model of transformers.
-"""
+"""Pretrains a tokenizer and a causal language model, and saves and scores both."""
 
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
@@ -20,27 +11,24 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from experiments.command import Job, command
+from experiments.command import Job
+from experiments.pretrain_language import PretrainLanguageConfig
 from flamingo.data.loader import process_loader
 from flamingo.data.order import Shuffled
 from flamingo.data.pretraining.texts import TextDocuments, TextItem, read_texts
 from flamingo.data.pretraining.token_blocks import TokenBlocks, collate_blocks, encode_texts
 from flamingo.data.pretraining.tokenizer import train_tokenizer
 from flamingo.data.record import by_reason
-from flamingo.model.architecture import Fields, build_architecture, check_architecture
+from flamingo.model import Fields
+from flamingo.model.architecture import build_architecture, check_architecture
 from flamingo.report.model_card import BACKBONE_FILES, CardTexts, save_backbone
 from flamingo.synthetic.documents import SyntheticTexts
 from flamingo.synthetic.language_scores import in_context_scores
-from flamingo.training import TrainingConfig
 from flamingo.training.callbacks import Callbacks
 from flamingo.training.loop import train
-from flamingo.training.optim import OptimizerConfig
-from flamingo.training.optim.schedule import check_warmup
 from flamingo.training.step import DataSet
-from flamingo.utils.checks import whole
 from flamingo.utils.checksums import digest_of
-from flamingo.utils.devices import check_device, use_device
-from flamingo.utils.errors import UserError
+from flamingo.utils.devices import use_device
 from flamingo.utils.io import write_text
 from flamingo.utils.memory import out_of_memory
 from flamingo.utils.run_folder import Run, failure_recorded, run_folder
@@ -49,48 +37,6 @@ log = logging.getLogger(__name__)
 
 #: Texts that the tokenizer is trained on: the first ones. More texts hardly change it and take longer.
 _TOKENIZER_TEXTS = 50_000
-
-
-@dataclass(kw_only=True)
-class PretrainLanguageConfig:
-    """The language model, its texts, and its training."""
-
-    output: str
-    overwrite: bool = False
-    #: cpu, mps, cuda or cuda:NUMBER; null: CUDA, else MPS, else the CPU.
-    device: str | None = None
-    model: Fields = field(default_factory=dict)
-    #: Null: `documents` documents of the synthetic benchmark.
-    texts: list[str] | None = None
-    documents: int | None = None
-    #: How often texts are read; captions of an image are in other documents each time.
-    epochs: int = 1
-    #: Of the tokenizer, byte-level BPE on the first 50,000 texts.
-    vocab_size: int
-    #: Tokens that the model sees at once: documents are concatenated and cut into blocks of this length.
-    seq_len: int
-    batch_size: int
-    #: Documents of the synthetic benchmark that the model is scored on; without `texts`.
-    scored_documents: int
-    #: Set by the group optimizer.
-    optimizer: OptimizerConfig
-    training: TrainingConfig
-
-    def __post_init__(self) -> None:
-        check_device("device", self.device)
-        if self.texts is None:
-            whole("documents", self.documents, least=1)
-            if self.epochs != 1:
-                raise UserError(f"epochs is {self.epochs}, but documents of the synthetic benchmark are read once")
-        elif not self.texts:
-            raise UserError("texts names no file")
-        whole("epochs", self.epochs, least=1)
-        # A token for each byte, and the end of the text.
-        whole("vocab_size", self.vocab_size, least=257)
-        whole("seq_len", self.seq_len, least=2)
-        whole("batch_size", self.batch_size, least=1)
-        whole("scored_documents", self.scored_documents, least=1)
-        check_warmup(self.optimizer, self.training.steps)
 
 
 def pretrain(config: PretrainLanguageConfig, output: Path) -> None:
@@ -163,10 +109,6 @@ def _model_fields(config: PretrainLanguageConfig, tokenizer: PreTrainedTokenizer
     return fields | config.model
 
 
-@command("pretrain_language", PretrainLanguageConfig)
-def main(job: Job[PretrainLanguageConfig]) -> None:
+def run_job(job: Job[PretrainLanguageConfig]) -> None:
+    """Pretrains what the command line asks for."""
     pretrain(job.load(), job.output)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,38 +1,17 @@
-"""Makes pages of results.
-
-python -m experiments.report run=outputs/demo                   few_shot.png and report.html of one run, in its folder
-python -m experiments.report runs='outputs/ablations/*'         comparison.md, .csv, .html and .png of many runs in
-                                                                their parent folder: means over seeds, differences
-"""
+"""Writes the pages of one run or of many."""
 
 import glob
 import logging
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.command import Job, command
+from experiments.command import Job
+from experiments.report import ReportConfig, check_config
 from flamingo.report.comparison import write_comparison
 from flamingo.report.page import write_report
 from flamingo.report.variants import runs_below
-from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class ReportConfig:
-    """One run, or many."""
-
-    run: str | None = None
-    #: Of the run's page; null: the folder's name.
-    title: str | None = None
-    #: A pattern of folders, in quotes.
-    runs: str | None = None
-    #: The variant that the others are compared with; null: the variant "baseline", or the first one.
-    baseline: str | None = None
-    #: The comparison's files, without suffix; null: "comparison" in the folder that the pattern begins with.
-    output: str | None = None
 
 
 def run_report(config: ReportConfig) -> list[Path]:
@@ -41,10 +20,10 @@ def run_report(config: ReportConfig) -> list[Path]:
     Raises:
         UserError: Unless the config has either ``run`` or ``runs``.
     """
-    if config.run is not None and config.runs is None:
+    check_config(config)
+    if config.run is not None:
         return write_report(Path(config.run), config.title)
-    if config.runs is None or config.run is not None:
-        raise UserError("the config needs either run=FOLDER, or runs='FOLDER/*' for many")
+    assert config.runs is not None
     folders = []
     # Unlike Path.glob it takes absolute patterns, and skips hidden folders such as a launcher's.
     for path in sorted(glob.glob(config.runs)):  # noqa: PTH207
@@ -60,11 +39,7 @@ def _last_folder(pattern: str) -> Path:
     return Path(before_wildcard + "x").parent
 
 
-@command("report", ReportConfig)
-def main(job: Job[ReportConfig]) -> None:
+def run_job(job: Job[ReportConfig]) -> None:
+    """Writes what the command line asks for."""
     for path in run_report(job.load()):
         log.info("%s", path)
-
-
-if __name__ == "__main__":
-    main()

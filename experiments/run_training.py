@@ -1,18 +1,9 @@
-"""Trains a Flamingo: the connector, the gated blocks and the new tokens between two frozen backbones.
-
-python -m experiments.train experiment=demo                     a few minutes on 2 cores
-python -m experiments.train experiment=demo debug=quick         a few steps, to see whether all fits together
-python -m experiments.train -m experiment=synthetic model.fusion.every=1,2,4 seed=0,1,2      a sweep of nine runs
-
-Leaves in `output`: config.yaml, overrides.yaml, history.jsonl, state/ (to resume from) and, when done, checkpoint/;
-of a sweep each run in a folder below it. A run may be evaluated as soon as it is trained: see `evaluate`.
-"""
+"""A training run: checks, training, the evaluations that follow, and their objective."""
 
 import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -21,32 +12,22 @@ from accelerate import PartialState
 from experiments import run_evaluation
 from experiments.build import TrainingParts, add_features, backbone_names, build_training
 from experiments.build_data import build_data_sets, images_of
-from experiments.command import Job, command
+from experiments.command import Job
 from experiments.schema import (
     JSON,
     DataConfig,
-    Entry,
     ModelConfig,
-    WandbConfig,
     as_recorded,
-    check_documents,
 )
+from experiments.train import TrainConfig, check_config
 from flamingo.data.data_checksums import data_checksums
 from flamingo.data.sources import list_split
-from flamingo.evaluation.search_objective import ObjectiveConfig, check_objective, objective
-from flamingo.inference import FeaturesConfig
-from flamingo.model import BACKBONES
-from flamingo.report import VariantConfig
-from flamingo.training import TrainingConfig
+from flamingo.evaluation.search_objective import check_objective, objective
 from flamingo.training.callbacks import Callbacks, fusion_measures
 from flamingo.training.loop import train
-from flamingo.training.optim import OptimizerConfig
 from flamingo.training.optim.groups import make_optimizer
-from flamingo.training.optim.schedule import check_warmup
-from flamingo.utils.checks import one_of, seed, whole
 from flamingo.utils.checksums import digest_of
-from flamingo.utils.devices import DTYPES, check_device, use_device
-from flamingo.utils.errors import UserError
+from flamingo.utils.devices import use_device
 from flamingo.utils.io import atomic_folder, write_text
 from flamingo.utils.memory import keep_memory, out_of_memory
 from flamingo.utils.run_folder import STATES, WRITING, Run, RunFiles, failure_recorded, model_contents, run_folder
@@ -66,41 +47,6 @@ _FILES = RunFiles(
 _NUM_SAMPLES, _SAMPLE_TOKENS = 4, 40
 
 
-@dataclass(kw_only=True)
-class TrainConfig:
-    """Everything that a training run is made of."""
-
-    output: str
-    overwrite: bool = False
-    #: Of all random numbers: weights, documents, their order.
-    seed: int = 0
-    #: Processes that make and read documents; 0: the training process does.
-    num_workers: int = 0
-    #: cpu, mps, cuda or cuda:NUMBER; null: CUDA, else MPS, else the CPU.
-    device: str | None = None
-    #: Of the frozen backbones: float32, bfloat16, float16, or auto, as they were saved.
-    dtype: str = "auto"
-    #: Whether the checkpoint holds the frozen backbones, or only names them.
-    include_backbones: bool = False
-    model: ModelConfig
-    data: DataConfig = field(default_factory=DataConfig)
-    features: FeaturesConfig = field(default_factory=FeaturesConfig)
-    #: Set by the group optimizer.
-    optimizer: OptimizerConfig
-    training: TrainingConfig
-    wandb: WandbConfig = field(default_factory=WandbConfig)
-    variant: VariantConfig = field(default_factory=VariantConfig)
-    #: Evaluations of the trained run: each has `kind`, an option of conf/task, and keys of the evaluation's config.
-    evaluate: list[Entry] = field(default_factory=list)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-
-    def __post_init__(self) -> None:
-        seed("seed", self.seed)
-        whole("num_workers", self.num_workers, least=0)
-        check_device("device", self.device)
-        one_of("dtype", self.dtype, DTYPES)
-
-
 def run_training(config: TrainConfig, output: Path, overrides: Sequence[str] = ()) -> float:
     """Trains and evaluates; returns the objective.
 
@@ -117,7 +63,8 @@ def run_training(config: TrainConfig, output: Path, overrides: Sequence[str] = (
     use_device(config.device)
     with run_folder(output, as_recorded(config), _FILES) as run, failure_recorded(run):
         check_config(config)
-        plans = [run_evaluation.plan(run_evaluation.compose_evaluation(entry, output, config.device)) for entry in config.evaluate]
+        evaluations = [run_evaluation.compose_evaluation(entry, output, config.device) for entry in config.evaluate]
+        plans = [run_evaluation.plan(evaluation) for evaluation in evaluations]
         run_evaluation.check_outputs(plans, output)
         if (output / "checkpoint").exists() and not config.overwrite:
             check_data(config.data, run)
@@ -140,25 +87,6 @@ def run_training(config: TrainConfig, output: Path, overrides: Sequence[str] = (
         for plan in plans:
             run_evaluation.carry_out(plan)
         return objective(output, config.objective)
-
-
-def check_config(config: TrainConfig) -> None:
-    """Raise UserError, naming the key, for values that contradict each other."""
-    check_warmup(config.optimizer, config.training.steps)
-    changed = _changed_backbones(config.model)
-    if changed and not config.include_backbones:
-        names = " and ".join(changed)
-        raise UserError(f"the {names} changes, so the checkpoint has to hold it: say include_backbones=true")
-    if config.features.folder and "vision_model" in config.model.trainable:
-        raise UserError("features.folder keeps what a frozen encoder sees, but model.trainable has the vision_model")
-    check_documents(config.data, config.features.folder)
-
-
-def _changed_backbones(config: ModelConfig) -> list[str]:
-    changed = [str(part) for part in BACKBONES if part in config.trainable]
-    if config.from_scratch and "language_model" not in changed:
-        changed.append("language_model")
-    return changed
 
 
 def check_data(config: DataConfig, run: Run) -> None:
@@ -248,12 +176,8 @@ def _compute_features(parts: TrainingParts, config: DataConfig, output: Path) ->
         add_features(parts.features, images_of(config, parts.records))
 
 
-@command("train", TrainConfig)
-def main(job: Job[TrainConfig]) -> float:
+def run_job(job: Job[TrainConfig]) -> float:
+    """Trains what the command line asks for."""
     with failure_recorded(Run(job.output, {}, _FILES)):
         config = job.load()
     return run_training(config, job.output, job.overrides)
-
-
-if __name__ == "__main__":
-    main()

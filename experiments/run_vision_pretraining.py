@@ -1,17 +1,9 @@
-"""Pretrains a vision encoder by contrast with captions (CLIP, arXiv 2103.00020), and probes its features.
-
-python -m experiments.pretrain_vision                                    the synthetic benchmark's encoder
-python -m experiments.pretrain_vision pairs=captions.jsonl image_size=128 training.steps=20000
-
-`pairs` are captioned images as experiments.train takes them: each is paired with each of its captions. `model` has the
-fields of the config.json of any vision encoder of transformers. Only the encoder is saved, without the text tower and
-the two projections.
-"""
+"""Pretrains a vision encoder by contrast, and saves and probes it."""
 
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +13,8 @@ from torch import Tensor
 from transformers import AutoModel, PreTrainedTokenizerFast
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from experiments.command import Job, command
+from experiments.command import Job
+from experiments.pretrain_vision import PretrainVisionConfig
 from flamingo.data.collate import Batch
 from flamingo.data.data_checksums import data_checksums
 from flamingo.data.document import Image
@@ -31,21 +24,16 @@ from flamingo.data.pretraining.tokenizer import END_OF_TEXT, train_tokenizer
 from flamingo.data.record import Record, by_reason
 from flamingo.data.sources import read_split
 from flamingo.data.transforms.pictures import open_image
-from flamingo.model.architecture import Fields, build_architecture, check_architecture
+from flamingo.model.architecture import build_architecture, check_architecture
 from flamingo.model.contrastive import ImageTextContrast, ImageTower, TextTower
 from flamingo.model.vision import encode_patches
-from flamingo.model.vision_features import VisionFeaturesConfig
 from flamingo.report.model_card import BACKBONE_FILES, CardTexts, save_backbone
 from flamingo.synthetic.documents import SyntheticContrasts
 from flamingo.synthetic.feature_probe import probe_features
-from flamingo.training import TrainingConfig
 from flamingo.training.callbacks import Callbacks
 from flamingo.training.loop import train
-from flamingo.training.optim import OptimizerConfig
-from flamingo.training.optim.schedule import check_warmup
 from flamingo.training.step import DataSet
-from flamingo.utils.checks import whole
-from flamingo.utils.devices import check_device, to_device, use_device
+from flamingo.utils.devices import to_device, use_device
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
 from flamingo.utils.memory import out_of_memory
@@ -59,40 +47,6 @@ Pair = tuple[Image, str]
 _MAX_LENGTH, _VOCAB_SIZE = 77, 8192
 #: Groups of the synthetic benchmark whose captions the tokenizer is trained on.
 _TOKENIZER_GROUPS = 1000
-
-
-@dataclass(kw_only=True)
-class PretrainVisionConfig:
-    """The encoder, the pairs that it learns from, and its training."""
-
-    output: str
-    overwrite: bool = False
-    #: cpu, mps, cuda or cuda:NUMBER; null: CUDA, else MPS, else the CPU.
-    device: str | None = None
-    model: Fields = field(default_factory=dict)
-    vision_features: VisionFeaturesConfig = field(default_factory=VisionFeaturesConfig)
-    image_size: int
-    #: Null: scenes of the synthetic benchmark, in groups that differ in one thing each.
-    pairs: str | None = None
-    #: Groups in a batch, and pairs in a group of the synthetic benchmark.
-    batch_size: int
-    group_size: int
-    #: The width of the text tower and of the embeddings that are compared.
-    embed_dim: int
-    num_workers: int
-    #: Scenes that the probe of the synthetic benchmark is trained on; without `pairs`.
-    probed_scenes: int
-    #: Set by the group optimizer.
-    optimizer: OptimizerConfig
-    training: TrainingConfig
-
-    def __post_init__(self) -> None:
-        check_device("device", self.device)
-        for key in ("image_size", "batch_size", "group_size", "embed_dim"):
-            whole(key, getattr(self, key), least=1)
-        whole("num_workers", self.num_workers, least=0)
-        whole("probed_scenes", self.probed_scenes, least=128)
-        check_warmup(self.optimizer, self.training.steps)
 
 
 @dataclass
@@ -215,10 +169,6 @@ def _probe(encoder: Any, image_processor: Any, config: PretrainVisionConfig) -> 
     return probe_features(encode, config.training.seed, config.probed_scenes)
 
 
-@command("pretrain_vision", PretrainVisionConfig)
-def main(job: Job[PretrainVisionConfig]) -> None:
+def run_job(job: Job[PretrainVisionConfig]) -> None:
+    """Pretrains what the command line asks for."""
     pretrain(job.load(), job.output)
-
-
-if __name__ == "__main__":
-    main()

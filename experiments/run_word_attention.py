@@ -1,14 +1,9 @@
-"""Measures how much attention of words falls inside the objects that they name, in scenes of the synthetic benchmark.
-
-python -m experiments.word_attention run=outputs/synthetic
-
-Writes attention.json, attention.png (its plot) and attention_words.png (an example) into the run's folder.
-"""
+"""Attention of words in scenes of the synthetic benchmark, as numbers and plots."""
 
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +12,8 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from experiments.build import load_model
-from experiments.command import Job, command
+from experiments.command import Job
+from experiments.word_attention import WordAttentionConfig, check_config
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.document import Image
 from flamingo.model.inspection import receptive_fields
@@ -26,8 +22,7 @@ from flamingo.report.style import png
 from flamingo.synthetic.attention_study import Maps, Word, attention_shares, make_scenes, word_attention
 from flamingo.synthetic.drawing import draw
 from flamingo.synthetic.scenes import Scene
-from flamingo.utils.checks import one_of, seed, whole
-from flamingo.utils.devices import DTYPES, check_device, use_device
+from flamingo.utils.devices import use_device
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_bytes, write_text
 from flamingo.utils.memory import out_of_memory
@@ -38,36 +33,14 @@ log = logging.getLogger(__name__)
 _FIELD_SCENES = 64
 
 
-@dataclass
-class WordAttentionConfig:
-    """Which run is inspected, and on how many scenes of each kind."""
-
-    run: str | None = None
-    #: Scenes with two objects, and as many with one.
-    scenes: int = 200
-    seed: int = 0
-    batch_size: int = 50
-    #: cpu, mps, cuda or cuda:NUMBER; null: CUDA, else MPS, else the CPU.
-    device: str | None = None
-    #: Of the frozen backbones: float32, bfloat16, float16, or auto, as the model was trained.
-    dtype: str = "auto"
-
-    def __post_init__(self) -> None:
-        whole("scenes", self.scenes, least=1)
-        seed("seed", self.seed)
-        whole("batch_size", self.batch_size, least=1)
-        check_device("device", self.device)
-        one_of("dtype", self.dtype, DTYPES)
-
-
 def run_word_attention(config: WordAttentionConfig) -> list[Path]:
     """Returns the paths of the files that are written.
 
     Raises:
         UserError: For a folder without a checkpoint.
     """
-    if config.run is None:
-        raise UserError("the config needs run=FOLDER, a run whose model is inspected")
+    check_config(config)
+    assert config.run is not None
     run = Path(config.run)
     if not (run / "checkpoint").is_dir():
         raise UserError(f"{run} holds no checkpoint")
@@ -112,11 +85,7 @@ def _draw_example(scene: Scene, words: Sequence[Word], maps: Maps, fields: Float
     )
 
 
-@command("word_attention", WordAttentionConfig)
-def main(job: Job[WordAttentionConfig]) -> None:
+def run_job(job: Job[WordAttentionConfig]) -> None:
+    """Measures what the command line asks for."""
     for path in run_word_attention(job.load()):
         log.info("%s", path)
-
-
-if __name__ == "__main__":
-    main()

@@ -5,11 +5,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.run_evaluation import EvaluateConfig, run_evaluation
+from experiments.evaluate import EvaluateConfig
 from experiments.gpu_check.check_parts import JSON, Save, Settings
 from experiments.gpu_check.check_report import table
+from experiments.run_evaluation import run_evaluation
+from experiments.run_training import run_training
 from experiments.schema import DataConfig, DataSetConfig, ModelConfig, WandbConfig
-from experiments.run_training import TrainConfig, run_training
+from experiments.train import TrainConfig
 from flamingo.model.connectors import PerceiverConfig
 from flamingo.model.fusion import CrossAttentionConfig
 from flamingo.model.vision_features import VisionFeaturesConfig

@@ -7,9 +7,9 @@ from pathlib import Path
 from experiments import run_language_pretraining, run_vision_pretraining
 from experiments.gpu_check.check_parts import JSON, Save, Settings
 from experiments.gpu_check.check_report import table
-from experiments.run_language_pretraining import PretrainLanguageConfig
-from experiments.run_vision_pretraining import PretrainVisionConfig
-from flamingo.model.architecture import Fields
+from experiments.pretrain_language import PretrainLanguageConfig
+from experiments.pretrain_vision import PretrainVisionConfig
+from flamingo.model import Fields
 from flamingo.model.vision_features import VisionFeaturesConfig
 from flamingo.results import read_history
 from flamingo.training import TrainingConfig

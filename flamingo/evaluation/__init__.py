@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from flamingo.evaluation.controls import CONTROLS
 from flamingo.evaluation.selection import RANDOM, names_with_images
 from flamingo.utils.checks import one_of, seed, whole
+from flamingo.utils.errors import UserError
 
 
 @dataclass
@@ -50,3 +51,18 @@ class EvaluationConfig:
         whole("pictures", self.pictures, least=0)
         if self.limit is not None:
             whole("limit", self.limit, least=1)
+
+
+@dataclass
+class ObjectiveConfig:
+    """A score of the run's evaluations with plain demonstrations; or, where `task` is null, the loss at the end."""
+
+    task: str | None = None
+    shots: int = 0
+    metric: str = "exact_match"
+
+    def __post_init__(self) -> None:
+        whole("shots", self.shots, least=0)
+        for key, unset in (("shots", 0), ("metric", "exact_match")):
+            if self.task is None and getattr(self, key) != unset:
+                raise UserError(f"{key} is {getattr(self, key)}, but without task=NAME the objective is the loss")

@@ -1,33 +1,16 @@
 """The objective of a search: a score of a run's evaluations, or its loss at the end."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from flamingo.evaluation import EvaluationConfig
+from flamingo.evaluation import EvaluationConfig, ObjectiveConfig
 from flamingo.evaluation.demonstrations import prompt_examples
 from flamingo.evaluation.protocol import Task
 from flamingo.evaluation.selection import RANDOM
 from flamingo.evaluation.settings import Setting, make_settings
 from flamingo.results import SettingOfTask, read_history, read_scores
-from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError
-
-
-@dataclass
-class ObjectiveConfig:
-    """A score of the run's evaluations with plain demonstrations; or, where `task` is null, the loss at the end."""
-
-    task: str | None = None
-    shots: int = 0
-    metric: str = "exact_match"
-
-    def __post_init__(self) -> None:
-        whole("shots", self.shots, least=0)
-        for key, unset in (("shots", 0), ("metric", "exact_match")):
-            if self.task is None and getattr(self, key) != unset:
-                raise UserError(f"{key} is {getattr(self, key)}, but without task=NAME the objective is the loss")
 
 
 def check_objective(config: ObjectiveConfig, evaluations: Sequence[tuple[Task, EvaluationConfig]]) -> None:

@@ -9,9 +9,6 @@ from flamingo.utils.checks import one_of
 from flamingo.utils.devices import META
 from flamingo.utils.errors import UserError
 
-#: Fields of a transformers config by name, ``model_type`` among them. Each architecture has fields of its own.
-Fields = dict[str, Any]
-
 
 def check_architecture(auto_class: Any, fields: Mapping[str, Any]) -> None:
     """Raise UserError unless transformers can build a model of these fields. No memory for weights is needed.

@@ -1,7 +1,6 @@
 """The device of a command's models: the one place that names devices."""
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,18 +9,11 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
+from flamingo.utils.device_names import check_device
 from flamingo.utils.errors import UserError
 
-#: Values of the key ``dtype``, the dtype of frozen parts. auto: as they were saved.
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 #: The device of tensors without memory. ``with META:`` builds a model for its structure alone.
 META = torch.device("meta")
-
-
-def check_device(key: str, name: str | None) -> None:
-    """Raises UserError unless the name is null, cpu, mps, cuda or cuda:NUMBER. The device need not be there."""
-    if name is not None and not re.fullmatch(r"cpu|mps|cuda(:[0-9]+)?", str(name)):
-        raise UserError(f"{key} must be null, cpu, mps, cuda or cuda:NUMBER, got {name!r}")
 
 
 def use_device(name: str | None, key: str = "device") -> torch.device:

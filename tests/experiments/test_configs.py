@@ -9,12 +9,12 @@ import pytest
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf.errors import ConfigKeyError
 
-import experiments.run_search  # noqa: F401  # registers its schema
+import experiments.search  # noqa: F401  # registers its schema
 from experiments import hydra_config
-from experiments.run_evaluation import compose_evaluation
 from experiments.hydra_config import CONF, load
+from experiments.run_evaluation import compose_evaluation
 from experiments.schema import as_recorded
-from experiments.run_training import check_config
+from experiments.train import check_config
 from flamingo.data.builders import InterleavedConfig
 from flamingo.evaluation.tasks import CaptioningConfig
 from flamingo.model.connectors import MLPConfig

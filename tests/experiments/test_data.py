@@ -10,8 +10,8 @@ from jaxtyping import TypeCheckError
 
 from experiments.build import build_model
 from experiments.build_data import build_data_sets, build_records
-from experiments.schema import DataConfig, DataSetConfig
 from experiments.run_training import run_training
+from experiments.schema import DataConfig, DataSetConfig
 from flamingo.data.encode import EncodedDocuments
 from flamingo.synthetic import SyntheticDocumentsConfig
 from flamingo.synthetic.documents import SyntheticDocuments

@@ -5,10 +5,15 @@ import multiprocessing
 import pytest
 import torch
 
-from experiments import evaluate, pretrain_language, pretrain_vision, train, word_attention
+from experiments import (
+    run_evaluation,
+    run_language_pretraining,
+    run_training,
+    run_vision_pretraining,
+    run_word_attention,
+    train,
+)
 from experiments.build import build_model, load_model
-from experiments.run_evaluation import run_evaluation
-from experiments.run_training import run_training
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.utils.devices import META
@@ -24,7 +29,7 @@ def exhausted(*args, **kwargs):
 def test_a_training_names_the_batch_sizes_of_its_documents(tmp_path, monkeypatch):
     monkeypatch.setattr("flamingo.training.loop.accumulate_gradients", exhausted)
     with pytest.raises(UserError, match=r"data\.documents\.captions\.batch_size") as caught:
-        run_training(composed("train", *SMALL_DEMO, f"output={tmp_path}"), tmp_path)
+        run_training.run_training(composed("train", *SMALL_DEMO, f"output={tmp_path}"), tmp_path)
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
     assert "data.documents.captions.batch_size" in (tmp_path / "failure.txt").read_text()
 
@@ -32,20 +37,23 @@ def test_a_training_names_the_batch_sizes_of_its_documents(tmp_path, monkeypatch
 def test_a_pass_of_features_names_its_batch_size(shards, backbones, tmp_path, monkeypatch):
     monkeypatch.setattr(FeatureStore, "_encode", exhausted)
     with pytest.raises(UserError, match=r"features\.batch_size"):
-        run_training(photograph_training(shards, backbones, tmp_path), tmp_path)
+        run_training.run_training(photograph_training(shards, backbones, tmp_path), tmp_path)
 
 
 def test_an_evaluation_names_its_batch_size(demo, tmp_path, monkeypatch):
     monkeypatch.setattr(FlamingoEngine, "_continue", exhausted)
     with pytest.raises(UserError, match=r"lower batch_size$"):
-        run_evaluation(composed("evaluate", f"run={demo}", f"output={tmp_path}", *ONE_SETTING))
+        run_evaluation.run_evaluation(composed("evaluate", f"run={demo}", f"output={tmp_path}", *ONE_SETTING))
 
 
-@pytest.mark.parametrize("command", [pretrain_language, pretrain_vision], ids=["language", "vision"])
-def test_a_pretraining_names_its_batch_size(tmp_path, monkeypatch, command):
+PRETRAININGS = {"pretrain_language": run_language_pretraining, "pretrain_vision": run_vision_pretraining}
+
+
+@pytest.mark.parametrize("name", PRETRAININGS)
+def test_a_pretraining_names_its_batch_size(tmp_path, monkeypatch, name):
+    command = PRETRAININGS[name]
     monkeypatch.setattr(command, "train", exhausted)
-    name = command.__name__.split(".")[-1]
-    small = ["documents=20"] if command is pretrain_language else []
+    small = ["documents=20"] if name == "pretrain_language" else []
     config = composed(name, *small, "training.steps=2", "optimizer.warmup_steps=1", f"output={tmp_path}")
     with pytest.raises(UserError, match=r"lower batch_size$"):
         command.pretrain(config, tmp_path)
@@ -63,8 +71,17 @@ def test_the_command_ends_with_the_sentence_and_status_2(tmp_path, monkeypatch, 
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("command", [train, evaluate, word_attention, pretrain_language, pretrain_vision])
-def test_each_command_takes_the_device_that_its_config_names(demo, tmp_path, monkeypatch, command):
+COMMANDS = PRETRAININGS | {
+    "train": run_training,
+    "evaluate": run_evaluation,
+    "word_attention": run_word_attention,
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_takes_the_device_that_its_config_names(demo, tmp_path, monkeypatch, name):
+    command = COMMANDS[name]
+
     class TakenError(Exception):
         pass
 
@@ -73,17 +90,16 @@ def test_each_command_takes_the_device_that_its_config_names(demo, tmp_path, mon
         raise TakenError
 
     monkeypatch.setattr(command, "use_device", use_device)
-    name = command.__name__.split(".")[-1]
     output = tmp_path / "run"
     needed = {"evaluate": [f"run={demo}"], "word_attention": [f"run={demo}"]}.get(name, [f"output={output}"])
     config = composed(name, *needed, "device=cuda:5")
     with pytest.raises(TakenError):
-        if command is train:
-            run_training(config, output)
-        elif command is evaluate:
-            run_evaluation(config)
-        elif command is word_attention:
-            word_attention.run_word_attention(config)
+        if name == "train":
+            run_training.run_training(config, output)
+        elif name == "evaluate":
+            run_evaluation.run_evaluation(config)
+        elif name == "word_attention":
+            run_word_attention.run_word_attention(config)
         else:
             command.pretrain(config, output)
     assert not output.exists()
@@ -91,8 +107,8 @@ def test_each_command_takes_the_device_that_its_config_names(demo, tmp_path, mon
 
 def test_the_evaluations_of_a_training_are_on_its_device_unless_they_name_another():
     entry = {"kind": "synthetic_captions"}
-    assert evaluate.compose_evaluation(entry, "somewhere", "cuda:1").device == "cuda:1"
-    assert evaluate.compose_evaluation(entry | {"device": "cpu"}, "somewhere", "cuda:1").device == "cpu"
+    assert run_evaluation.compose_evaluation(entry, "somewhere", "cuda:1").device == "cuda:1"
+    assert run_evaluation.compose_evaluation(entry | {"device": "cpu"}, "somewhere", "cuda:1").device == "cpu"
 
 
 @pytest.fixture
@@ -122,7 +138,7 @@ def test_the_dtype_is_that_of_the_frozen_parts_alone(demo, dtype):
 
 
 def test_an_evaluation_loads_a_checkpoint_in_the_dtype_that_it_was_trained_with(tmp_path):
-    run_training(composed("train", *SMALL_DEMO, f"output={tmp_path}", "dtype=bfloat16"), tmp_path)
+    run_training.run_training(composed("train", *SMALL_DEMO, f"output={tmp_path}", "dtype=bfloat16"), tmp_path)
     for dtype, expected in {"auto": torch.bfloat16, "float32": torch.float32}.items():
         model, _ = load_model(tmp_path / "checkpoint", dtype)
         assert model.language_model.dtype == model.vision_model.dtype == expected

@@ -12,8 +12,8 @@ import yaml
 from safetensors.torch import load_file
 
 from experiments.run_evaluation import check_outputs, plan, run_evaluation
-from experiments.schema import ALL_TASKS
 from experiments.run_training import run_training
+from experiments.schema import ALL_TASKS
 from flamingo.inference import FeaturesConfig
 from flamingo.report.page import write_report
 from flamingo.utils.errors import UserError

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import experiments.benchmark.__main__ as benchmark
-from experiments.command import SCHEMAS
+from experiments.command import COMMANDS
 from experiments.hydra_config import load
 from flamingo.model.connectors import PerceiverConfig
 from flamingo.model.fusion import CrossAttentionConfig
@@ -59,7 +59,7 @@ def load_with(command, key, value):
 
 
 def test_no_command_and_no_kind_of_field_is_left_out():
-    assert CONFIGS.keys() == SCHEMAS.keys()
+    assert CONFIGS.keys() == COMMANDS.keys()
     keys = {key for _, key, _ in FIELDS}
     for expected in ("data.documents.captions.p_next", "model.fusion.mlp_width", "optimizer.betas"):
         assert expected in keys

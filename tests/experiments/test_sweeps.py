@@ -12,12 +12,14 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from experiments.build import build_model
-from experiments.run_evaluation import plan
 from experiments.hydra_config import CONF, folder_arguments, sweep_run_name
-from experiments.run_report import ReportConfig, run_report
-from experiments.schema import as_recorded
+from experiments.report import ReportConfig
+from experiments.run_evaluation import plan
+from experiments.run_report import run_report
 from experiments.run_training import run_training
-from flamingo.evaluation.search_objective import ObjectiveConfig, check_objective, objective
+from experiments.schema import as_recorded
+from flamingo.evaluation import ObjectiveConfig
+from flamingo.evaluation.search_objective import check_objective, objective
 from flamingo.report import VariantConfig
 from flamingo.utils.errors import UserError
 from tests.helpers.configs import composed

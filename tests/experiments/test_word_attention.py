@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.run_word_attention import WordAttentionConfig, run_word_attention
+from experiments.run_word_attention import run_word_attention
+from experiments.word_attention import WordAttentionConfig
 from flamingo.data.document import PROMPT
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.model.modeling import FlamingoForConditionalGeneration

@@ -4,15 +4,15 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-import experiments.run_search  # noqa: F401  # has its schema
+import experiments.search  # noqa: F401  # has its schema
 from experiments import hydra_config
-from experiments.run_conversion import ConvertConfig
-from experiments.run_evaluation import EvaluateConfig
-from experiments.run_language_pretraining import PretrainLanguageConfig
-from experiments.run_vision_pretraining import PretrainVisionConfig
-from experiments.run_report import ReportConfig
-from experiments.run_training import TrainConfig
-from experiments.run_word_attention import WordAttentionConfig
+from experiments.convert import ConvertConfig
+from experiments.evaluate import EvaluateConfig
+from experiments.pretrain_language import PretrainLanguageConfig
+from experiments.pretrain_vision import PretrainVisionConfig
+from experiments.report import ReportConfig
+from experiments.train import TrainConfig
+from experiments.word_attention import WordAttentionConfig
 
 #: The config of each command.
 CONFIGS = {

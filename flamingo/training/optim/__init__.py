@@ -53,6 +53,12 @@ class MuonConfig(OptimizerConfig):
     kind: str = "muon"
 
 
+def check_warmup(config: OptimizerConfig, steps: int) -> None:
+    """Raises UserError if no step is left after the warm-up."""
+    if config.warmup_steps >= steps:
+        raise UserError(f"optimizer.warmup_steps must be less than training.steps, {steps}, got {config.warmup_steps}")
+
+
 #: An optimizer is called with the parameter groups and its config. Its step changes neither parameters nor state where
 #: its attribute ``found_inf``, a number on the device, is 1; the fused optimizers of torch have this attribute.
 OPTIMIZERS: Kinds = {

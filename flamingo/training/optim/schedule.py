@@ -5,8 +5,7 @@ import math
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from flamingo.training.optim import OptimizerConfig
-from flamingo.utils.errors import UserError
+from flamingo.training.optim import OptimizerConfig, check_warmup
 
 
 def lr_factor(config: OptimizerConfig, step: int, steps: int) -> float:
@@ -17,12 +16,6 @@ def lr_factor(config: OptimizerConfig, step: int, steps: int) -> float:
         return 1.0
     progress = (step - config.warmup_steps) / (steps - config.warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def check_warmup(config: OptimizerConfig, steps: int) -> None:
-    """Raises UserError if no step is left after the warm-up."""
-    if config.warmup_steps >= steps:
-        raise UserError(f"optimizer.warmup_steps must be less than training.steps, {steps}, got {config.warmup_steps}")
 
 
 def make_schedule(optimizer: Optimizer, config: OptimizerConfig, steps: int) -> LambdaLR:

@@ -1,0 +1,65 @@
+"""Few-shot evaluation of a trained model: shots, seeds, controls -> predictions.jsonl and scores.json.
+
+python -m experiments.evaluate run=outputs/demo
+python -m experiments.evaluate run=outputs/demo task=synthetic_questions shots=[0,4] num_beams=[1,3] seeds=[0,1,2]
+python -m experiments.evaluate run=outputs/own task=flickr8k task.support='DIR/train-*.tar' task.query='DIR/dev-*.tar'
+
+Several tasks may be evaluated into the same folder; one that was stopped goes on, and settings are
+added without repeating those that are done.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from experiments.command import command
+from flamingo.evaluation import EvaluationConfig
+from flamingo.evaluation.tasks import TaskConfig
+from flamingo.inference import FeaturesConfig
+from flamingo.utils.checks import one_of
+from flamingo.utils.device_names import DTYPES, check_device
+from flamingo.utils.errors import UserError
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig(EvaluationConfig):
+    """What is evaluated, and in which settings: all of them with each seed and each number of beams."""
+
+    #: A folder that experiments.train has left. Its checkpoint is evaluated and results go there, too, unless
+    #: the next two say otherwise; with both of them there need not be a run.
+    run: str | None = None
+    checkpoint: str | None = None
+    output: str | None = None
+    #: Removes the results of all tasks in `output` first.
+    overwrite: bool = False
+    #: cpu, mps, cuda or cuda:NUMBER; null: CUDA, else MPS, else the CPU.
+    device: str | None = None
+    #: Of the frozen backbones: float32, bfloat16, float16, or auto, as the model was trained.
+    dtype: str = "auto"
+    #: Set by the group task.
+    task: TaskConfig
+    #: Of the images of records, in the folder where results go unless it says otherwise.
+    features: FeaturesConfig = field(default_factory=lambda: FeaturesConfig(folder="features"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_device("device", self.device)
+        one_of("dtype", self.dtype, DTYPES)
+
+
+def folders(config: EvaluateConfig) -> tuple[Path, Path]:
+    """Returns the folders of the checkpoint and of the results.
+
+    Raises:
+        UserError: For a config that does not name them.
+    """
+    if config.run is not None:
+        return Path(config.checkpoint or f"{config.run}/checkpoint"), Path(config.output or config.run)
+    if config.checkpoint is None or config.output is None:
+        raise UserError("what is to be evaluated? Say run=FOLDER, or checkpoint=FOLDER and output=FOLDER")
+    return Path(config.checkpoint), Path(config.output)
+
+
+main = command("evaluate", EvaluateConfig, "experiments.run_evaluation:run_job", folders)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Pretrains a causal language model and its tokenizer on text.
+
+python -m experiments.pretrain_language                              the synthetic benchmark's language model
+python -m experiments.pretrain_language text=captions texts=[captions.jsonl,'DIR/train-*.tar']
+
+`texts` names files with a document in each line (plain text, or JSON with a "text"), files with the captions of an
+image in each line (JSON with "captions" or a "caption"), and sources of captioned images as experiments.train takes
+them; the images are not read. `skipped.json` lists what is left out, with reasons.
+`model` has the fields of the config.json of any causal language model of transformers.
+"""
+
+from dataclasses import dataclass, field
+
+from experiments.command import command
+from flamingo.model import Fields
+from flamingo.training import TrainingConfig
+from flamingo.training.optim import OptimizerConfig, check_warmup
+from flamingo.utils.checks import whole
+from flamingo.utils.device_names import check_device
+from flamingo.utils.errors import UserError
+
+
+@dataclass(kw_only=True)
+class PretrainLanguageConfig:
+    """The language model, its texts, and its training."""
+
+    output: str
+    overwrite: bool = False
+    #: cpu, mps, cuda or cuda:NUMBER; null: CUDA, else MPS, else the CPU.
+    device: str | None = None
+    model: Fields = field(default_factory=dict)
+    #: Null: `documents` documents of the synthetic benchmark.
+    texts: list[str] | None = None
+    documents: int | None = None
+    #: How often texts are read; captions of an image are in other documents each time.
+    epochs: int = 1
+    #: Of the tokenizer, byte-level BPE on the first 50,000 texts.
+    vocab_size: int
+    #: Tokens that the model sees at once: documents are concatenated and cut into blocks of this length.
+    seq_len: int
+    batch_size: int
+    #: Documents of the synthetic benchmark that the model is scored on; without `texts`.
+    scored_documents: int
+    #: Set by the group optimizer.
+    optimizer: OptimizerConfig
+    training: TrainingConfig
+
+    def __post_init__(self) -> None:
+        check_device("device", self.device)
+        if self.texts is None:
+            whole("documents", self.documents, least=1)
+            if self.epochs != 1:
+                raise UserError(f"epochs is {self.epochs}, but documents of the synthetic benchmark are read once")
+        elif not self.texts:
+            raise UserError("texts names no file")
+        whole("epochs", self.epochs, least=1)
+        # A token for each byte, and the end of the text.
+        whole("vocab_size", self.vocab_size, least=257)
+        whole("seq_len", self.seq_len, least=2)
+        whole("batch_size", self.batch_size, least=1)
+        whole("scored_documents", self.scored_documents, least=1)
+        check_warmup(self.optimizer, self.training.steps)
+
+
+main = command("pretrain_language", PretrainLanguageConfig, "experiments.run_language_pretraining:run_job", sweeps=True)
+
+if __name__ == "__main__":
+    main()

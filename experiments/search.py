@@ -1,0 +1,71 @@
+"""Searches over a training's config values with Optuna.
+
+python -m experiments.search experiment=demo
+python -m experiments.search experiment=demo search.n_trials=24 'search.choices=[{key: seed, values: [0, 1]}]'
+
+A trial is a training run in `OUTPUT/trial-NUMBER`. Its value is the run's `objective`. The sampler's seed and the
+values of earlier trials decide what a trial tries, and a run that is trained returns its value at once. The same
+command therefore continues a search that was stopped, and a larger `search.n_trials` extends it.
+"""
+
+from dataclasses import dataclass, field
+
+from experiments.command import command
+from flamingo.utils.checks import finite, flag, one_of, positive, seed, whole
+from flamingo.utils.errors import UserError
+
+
+@dataclass
+class IntervalConfig:
+    """Any number from ``low`` to ``high``, for one key of the training's config."""
+
+    key: str
+    low: float
+    high: float
+    #: Whether the logarithm of the number is sampled uniformly.
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        check_bound = positive if self.log else finite
+        check_bound("low", self.low)
+        check_bound("high", self.high)
+        flag("log", self.log)
+        if self.low >= self.high:
+            raise UserError(f"low must be below high, got {self.low} and {self.high} for {self.key}")
+
+
+@dataclass
+class ChoiceConfig:
+    """One of some values, for one key or group of the training's config."""
+
+    key: str
+    #: As on a command line.
+    values: list[str]
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise UserError(f"values has none for {self.key}")
+
+
+@dataclass
+class SearchConfig:
+    """What is searched, and for how long."""
+
+    intervals: list[IntervalConfig] = field(default_factory=list)
+    choices: list[ChoiceConfig] = field(default_factory=list)
+    n_trials: int = 12
+    #: Of the sampler, a tree-structured Parzen estimator.
+    seed: int = 0
+    #: minimize, for a loss; maximize, for a score.
+    direction: str = "minimize"
+
+    def __post_init__(self) -> None:
+        whole("n_trials", self.n_trials, least=1)
+        seed("seed", self.seed)
+        one_of("direction", self.direction, ("minimize", "maximize"))
+
+
+main = command("search", SearchConfig, "experiments.run_search:run_job")
+
+if __name__ == "__main__":
+    main()

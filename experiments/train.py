@@ -1,0 +1,83 @@
+"""Trains a Flamingo: the connector, the gated blocks and the new tokens between two frozen backbones.
+
+python -m experiments.train experiment=demo                     a few minutes on 2 cores
+python -m experiments.train experiment=demo debug=quick         a few steps, to see whether all fits together
+python -m experiments.train -m experiment=synthetic model.fusion.every=1,2,4 seed=0,1,2      a sweep of nine runs
+
+Leaves in `output`: config.yaml, overrides.yaml, history.jsonl, state/ (to resume from) and, when done, checkpoint/;
+of a sweep each run in a folder below it. A run may be evaluated as soon as it is trained: see `evaluate`.
+"""
+
+from dataclasses import dataclass, field
+
+from experiments.command import command
+from experiments.schema import DataConfig, Entry, ModelConfig, WandbConfig, check_documents
+from flamingo.evaluation import ObjectiveConfig
+from flamingo.inference import FeaturesConfig
+from flamingo.model import BACKBONES
+from flamingo.report import VariantConfig
+from flamingo.training import TrainingConfig
+from flamingo.training.optim import OptimizerConfig, check_warmup
+from flamingo.utils.checks import one_of, seed, whole
+from flamingo.utils.device_names import DTYPES, check_device
+from flamingo.utils.errors import UserError
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """Everything that a training run is made of."""
+
+    output: str
+    overwrite: bool = False
+    #: Of all random numbers: weights, documents, their order.
+    seed: int = 0
+    #: Processes that make and read documents; 0: the training process does.
+    num_workers: int = 0
+    #: cpu, mps, cuda or cuda:NUMBER; null: CUDA, else MPS, else the CPU.
+    device: str | None = None
+    #: Of the frozen backbones: float32, bfloat16, float16, or auto, as they were saved.
+    dtype: str = "auto"
+    #: Whether the checkpoint holds the frozen backbones, or only names them.
+    include_backbones: bool = False
+    model: ModelConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    #: Set by the group optimizer.
+    optimizer: OptimizerConfig
+    training: TrainingConfig
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    variant: VariantConfig = field(default_factory=VariantConfig)
+    #: Evaluations of the trained run: each has `kind`, an option of conf/task, and keys of the evaluation's config.
+    evaluate: list[Entry] = field(default_factory=list)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+
+    def __post_init__(self) -> None:
+        seed("seed", self.seed)
+        whole("num_workers", self.num_workers, least=0)
+        check_device("device", self.device)
+        one_of("dtype", self.dtype, DTYPES)
+
+
+def check_config(config: TrainConfig) -> None:
+    """Raise UserError, naming the key, for values that contradict each other."""
+    check_warmup(config.optimizer, config.training.steps)
+    changed = _changed_backbones(config.model)
+    if changed and not config.include_backbones:
+        names = " and ".join(changed)
+        raise UserError(f"the {names} changes, so the checkpoint has to hold it: say include_backbones=true")
+    if config.features.folder and "vision_model" in config.model.trainable:
+        raise UserError("features.folder keeps what a frozen encoder sees, but model.trainable has the vision_model")
+    check_documents(config.data, config.features.folder)
+
+
+def _changed_backbones(config: ModelConfig) -> list[str]:
+    changed = [str(part) for part in BACKBONES if part in config.trainable]
+    if config.from_scratch and "language_model" not in changed:
+        changed.append("language_model")
+    return changed
+
+
+main = command("train", TrainConfig, "experiments.run_training:run_job", check_config, sweeps=True)
+
+if __name__ == "__main__":
+    main()

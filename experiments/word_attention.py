@@ -1,0 +1,47 @@
+"""Measures how much attention of words falls inside the objects that they name, in scenes of the synthetic benchmark.
+
+python -m experiments.word_attention run=outputs/synthetic
+
+Writes attention.json, attention.png (its plot) and attention_words.png (an example) into the run's folder.
+"""
+
+from dataclasses import dataclass
+
+from experiments.command import command
+from flamingo.utils.checks import one_of, seed, whole
+from flamingo.utils.device_names import DTYPES, check_device
+from flamingo.utils.errors import UserError
+
+
+@dataclass
+class WordAttentionConfig:
+    """Which run is inspected, and on how many scenes of each kind."""
+
+    run: str | None = None
+    #: Scenes with two objects, and as many with one.
+    scenes: int = 200
+    seed: int = 0
+    batch_size: int = 50
+    #: cpu, mps, cuda or cuda:NUMBER; null: CUDA, else MPS, else the CPU.
+    device: str | None = None
+    #: Of the frozen backbones: float32, bfloat16, float16, or auto, as the model was trained.
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        whole("scenes", self.scenes, least=1)
+        seed("seed", self.seed)
+        whole("batch_size", self.batch_size, least=1)
+        check_device("device", self.device)
+        one_of("dtype", self.dtype, DTYPES)
+
+
+def check_config(config: WordAttentionConfig) -> None:
+    """Raise UserError for a config that names no run."""
+    if config.run is None:
+        raise UserError("the config needs run=FOLDER, a run whose model is inspected")
+
+
+main = command("word_attention", WordAttentionConfig, "experiments.run_word_attention:run_job", check_config)
+
+if __name__ == "__main__":
+    main()
