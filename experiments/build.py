@@ -20,7 +20,7 @@ from flamingo.model import BACKBONES, TRAINED_PARTS
 from flamingo.model.checkpoints import fingerprint
 from flamingo.model.language import make_text_model
 from flamingo.synthetic import backbones
-from flamingo.utils.devices import processes
+from flamingo.utils.devices import main_process_first, processes
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 from flamingo.utils.kinds import class_of
@@ -114,7 +114,7 @@ def build_features(
     """
     if config.folder is None:
         return None
-    with processes().main_process_first():
+    with main_process_first():
         return FeatureStore(Path(config.folder), model, processor, config.batch_size)
 
 
@@ -124,7 +124,7 @@ def add_features(features: FeatureStore, images: Iterable[Image]) -> None:
     Raises:
         UserError: For a broken picture, and where the device runs out of memory.
     """
-    with processes().main_process_first(), out_of_memory("features.batch_size"):
+    with main_process_first(), out_of_memory("features.batch_size"):
         features.add(images)
 
 

@@ -45,7 +45,7 @@ SMALL = Evaluation(TINY, (1, 3), support=4, queries=3, words=4, new_tokens=3, be
 
 
 def measure(settings: Settings, save: Save) -> None:
-    """Captions all queries for each number of shots, from image files to texts, with a new engine.
+    """Captions all queries for each number of shots, from image files to texts, with a new engine, after a warm-up.
 
     First with all weights in bf16, then with the trained parts in fp32, as ``experiments.evaluate`` has them.
     """
@@ -58,14 +58,15 @@ def measure(settings: Settings, save: Save) -> None:
     with tempfile.TemporaryDirectory() as folder:
         number = evaluation.support + evaluation.queries
         images = draw_photographs(Path(folder) / "pictures", number, evaluation.picture_size, seed=0)
-        # The first call loads kernels.
-        warm_up = FlamingoEngine(model, processor, evaluation.batch_size)
-        warm_up.generate(_prompts(evaluation, images, evaluation.shots[0])[:2], 2, evaluation.beams)
         for trained in (torch.bfloat16, torch.float32):
             for part in TRAINED_PARTS:
                 getattr(model, part).to(trained)
             for shots in evaluation.shots:
                 prompts = _prompts(evaluation, images, shots)
+                # The first batch of a size and a dtype loads kernels and gets memory. The engine keeps its images.
+                warm_up = FlamingoEngine(model, processor, evaluation.batch_size)
+                warm_up.generate(prompts[: evaluation.batch_size], evaluation.new_tokens, evaluation.beams)
+                del warm_up
                 engine = FlamingoEngine(model, processor, evaluation.batch_size)
                 synchronize(device)
                 forget_peak_memory(device)

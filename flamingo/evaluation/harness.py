@@ -18,7 +18,7 @@ from flamingo.evaluation.scores import computable, scores
 from flamingo.evaluation.settings import Setting
 from flamingo.inference.engine import Engine
 from flamingo.results import Row, append_predictions, save_scores, setting_key
-from flamingo.utils.devices import processes
+from flamingo.utils.devices import processes, wait_for_processes
 from flamingo.utils.errors import UserError
 
 #: Earlier predictions of a setting whose prompts are compared with today's: to build all of them may take long.
@@ -85,7 +85,7 @@ def evaluate(
     score_rows = scores(all_rows, corpus_metrics)
     if state.is_main_process:
         save_scores(output / "scores.json", score_rows)
-    state.wait_for_everyone()
+    wait_for_processes()
     return score_rows
 
 

@@ -25,6 +25,7 @@ from flamingo.training.optim.groups import make_optimizer
 from flamingo.training.optim.schedule import lr_factor, make_schedule
 from flamingo.training.state import Progress, StateFolder, untouched_random_states
 from flamingo.training.step import DataSet, Update, accumulate_gradients, next_update
+from flamingo.utils.devices import wait_for_processes
 from flamingo.utils.errors import Stopped, UserError
 
 #: Every process has the whole model: a state has the parameters of one process only.
@@ -183,7 +184,7 @@ def _sample(model: nn.Module, callbacks: Callbacks, step: int, accelerator: Acce
         with untouched_random_states():
             callbacks.on_sample(step)
         model.train()
-    accelerator.wait_for_everyone()
+    wait_for_processes()
 
 
 def _save(

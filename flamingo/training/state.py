@@ -20,6 +20,7 @@ from flamingo.model.checkpoints import fingerprint_of
 from flamingo.training.optim.groups import check_shapes
 from flamingo.training.step import DataSet, Update
 from flamingo.utils.checksums import checksum
+from flamingo.utils.devices import wait_for_processes
 from flamingo.utils.differences import differences
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import atomic_file, file_errors, sync_folder, write_text
@@ -91,9 +92,9 @@ class StateFolder:
                 "positions": {data_set.name: data_set.batches.position for data_set in self.data_sets},
             }
             _save(common, unfinished / "common.pt")
-        self.accelerator.wait_for_everyone()
+        wait_for_processes()
         _save({"random": random_states()}, unfinished / self._process_file())
-        self.accelerator.wait_for_everyone()
+        wait_for_processes()
         if main_process:
             checksums = {path.name: checksum(path) for path in sorted(unfinished.glob("*.pt"))}
             write_text(unfinished / _CHECKSUMS, json.dumps(checksums, indent=1))
@@ -102,7 +103,7 @@ class StateFolder:
                 sync_folder(self.folder)
             for older in self._complete()[:-1]:
                 shutil.rmtree(older, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
+        wait_for_processes()
         return folder
 
     def restore(self) -> Progress:
@@ -115,7 +116,7 @@ class StateFolder:
         if self.accelerator.is_main_process:
             for unfinished in self.folder.glob("step-*.tmp"):
                 shutil.rmtree(unfinished)
-        self.accelerator.wait_for_everyone()
+        wait_for_processes()
         complete = self._complete()
         if not complete:
             return Progress()

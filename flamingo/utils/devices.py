@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from flamingo.utils.device_names import check_device
 from flamingo.utils.errors import UserError
@@ -45,6 +45,27 @@ def processes() -> PartialState:
     """Returns the state of this run's processes, with their ``device``; the default one, unless a command chose it."""
     # Without cpu=True accelerate takes processes without a GPU for single ones, which write the same files.
     return PartialState(cpu=_default_device().type == "cpu")
+
+
+def wait_for_processes() -> None:
+    """Waits until all processes of this run are here."""
+    state = processes()
+    if state.distributed_type == DistributedType.MULTI_CPU:
+        # accelerate names the GPU of the process's number for it, which a machine with fewer GPUs does not have.
+        distributed.barrier()
+    else:
+        state.wait_for_everyone()
+
+
+@contextmanager
+def main_process_first() -> Iterator[None]:
+    """Within it, the main process works before the other processes of this run do."""
+    is_main_process = processes().is_main_process
+    if not is_main_process:
+        wait_for_processes()
+    yield
+    if is_main_process:
+        wait_for_processes()
 
 
 def _default_device() -> torch.device:

@@ -60,7 +60,11 @@ def test_outputs_do_not_depend_on_the_batch_or_on_the_cache_and_keep_their_order
 def test_all_that_the_model_computes_may_be_multiplied_in_16_bits(parts, prompts, monkeypatch):
     """As on a GPU with frozen weights of 16 bits: the connector, prefixes that are shared, prompts, and new tokens."""
     model, processor = parts
-    monkeypatch.setattr(flamingo_engine, "products_in", lambda dtype, device: torch.autocast("cpu", torch.bfloat16))
+
+    def in_16_bits(dtype, device):
+        return torch.autocast(device.type, torch.bfloat16)
+
+    monkeypatch.setattr(flamingo_engine, "products_in", in_16_bits)
     dtypes = []
 
     def note(module, args, output):

@@ -4,12 +4,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from flamingo.model.attention import FeedForward
+from tests.helpers import devices
 
 
 @pytest.mark.parametrize("glu", [False, True])
 def test_a_feedforward_keeps_nothing_of_behind_its_activation_and_has_the_same_gradients(glu):
     torch.manual_seed(0)
-    feedforward = FeedForward(nn.LayerNorm(6), 6, 50, "gelu", glu)
+    feedforward = FeedForward(nn.LayerNorm(6), 6, 50, "gelu", glu).to(devices.DEVICE)
     x = torch.randn(3, 6, requires_grad=True)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):

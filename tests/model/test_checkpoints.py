@@ -252,6 +252,7 @@ def moved(backbones, tmp_path, monkeypatch):
     model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
         "vision", "language", new_token_ids=tiny.NEW_TOKEN_IDS, **tiny.PARTS
     ).eval()
+    model.place(devices.DEVICE)
     model.save_pretrained("runs/flamingo", include_backbones=False)
     monkeypatch.chdir(tmp_path)
     return model

@@ -80,7 +80,7 @@ def test_a_live_models_configuration_is_copied_not_changed(backbones):
     expected = language_model(ids).logits
     vision_model = AutoModel.from_pretrained(backbones / "clip_vision_model").to(devices.DEVICE)
     config = FlamingoConfig(vision_config=vision_model.config, text_config=language_model.config, **tiny.PARTS)
-    model = FlamingoForConditionalGeneration(config, vision_model, language_model).eval()
+    model = FlamingoForConditionalGeneration(config, vision_model, language_model).eval().to(devices.DEVICE)
     assert torch.equal(language_model(ids).logits, expected)
     assert torch.equal(model(ids).logits, expected)
 

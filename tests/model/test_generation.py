@@ -301,4 +301,5 @@ def test_text_streams_while_it_is_made(gpt2):
     heard, batch = Heard(), {key: value[:1] for key, value in tiny.inputs().items()}
     ids = gpt2.generate(**batch, **GREEDY, streamer=heard)
     assert heard.ended and len(heard.pieces) == 1 + 8
-    assert torch.equal(torch.cat([piece.flatten() for piece in heard.pieces]), ids[0])
+    # transformers hands a streamer tokens on the CPU.
+    assert torch.cat([piece.flatten() for piece in heard.pieces]).tolist() == ids[0].tolist()

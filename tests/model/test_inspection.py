@@ -200,7 +200,7 @@ def test_a_patch_is_made_of_the_pixels_that_its_features_depend_on(backbones):
     cells = rearrange(fields, "(gh gw) (i h) (j w) -> gh gw i j h w", gh=4, i=4, j=4)
     for i in range(4):
         for j in range(4):
-            assert (cells[i, j, i, j] > 0).all() and cells[i, j, i, j].sum() == pytest.approx(1.0)
+            assert (cells[i, j, i, j] > 0).all() and cells[i, j, i, j].sum().item() == pytest.approx(1.0)
     later = receptive_fields(tiny.flamingo(backbones), pictures)
     assert (later > 0).all()
 
@@ -211,7 +211,7 @@ def test_what_a_convolution_pads_on_both_sides_moves_its_patches(backbones):
     fields = receptive_fields(model, torch.randn(8, 3, 128, 128))
     assert len(fields) == 16**2
     rows = (fields[8 * 16 + 8].sum(1) * (torch.arange(128) + 0.5)).sum()
-    assert rows == pytest.approx(64.5, abs=1.5)
+    assert rows.item() == pytest.approx(64.5, abs=1.5)
 
 
 # ------------------------------------------------------------------------------ without layers

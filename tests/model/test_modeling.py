@@ -313,7 +313,8 @@ def test_other_connectors_than_the_perceiver_compose_save_and_load(backbones, tm
     blind = model(**inputs | {"image_index": torch.full_like(inputs["image_index"], -1)}).logits
     assert (logits - blind)[:, 2:].abs().max() > 1e-3
     unseen = inputs | {"image_index": inputs["image_index"].clamp(max=0)}
-    assert torch.equal(model(**unseen).logits[:, :6], logits[:, :6])
+    # With fewer images to encode.
+    devices.assert_same(model(**unseen).logits[:, :6], logits[:, :6])
     model.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path).to(devices.DEVICE)
     assert torch.equal(loaded(**inputs).logits, logits)

@@ -7,6 +7,7 @@ from flamingo.data.collate import EncodedExample, collate
 from flamingo.data.packing import pack
 from flamingo.utils.errors import UserError
 from tests import tiny
+from tests.helpers.devices import moved
 from tests.helpers.model_calls import loss_and_gradients
 
 #: Attention over a sliding window, or by distance: no mask or positions can be told.
@@ -14,12 +15,15 @@ NOT = {"mpt", "mistral", "gemma2", "gemma3_text"}
 
 
 def examples():
+    """Documents on the CPU, where batches are made."""
     torch.manual_seed(0)
     made = []
     for length, images in ((7, 2), (4, 1), (9, 3), (5, 0)):
-        ids = torch.randint(3, 290, (length,))
-        index = (torch.arange(length) * (images + 1) // length) - 1
-        pixels = torch.randn(images, 1, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE) if images else None
+        ids = torch.randint(3, 290, (length,), device="cpu")
+        index = (torch.arange(length, device="cpu") * (images + 1) // length) - 1
+        pixels = None
+        if images:
+            pixels = torch.randn(images, 1, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, device="cpu")
         made.append(EncodedExample(ids, index, ids, pixels))
     return made
 
@@ -27,8 +31,8 @@ def examples():
 @pytest.mark.parametrize("family", sorted(set(tiny.LANGUAGE_MODELS) - NOT))
 def test_loss_and_gradients_are_those_of_separate_rows(backbones, family):
     model = tiny.flamingo(backbones, family)
-    apart, expected = loss_and_gradients(model, collate(examples(), 0, "right"))
-    packed = pack([[example] for example in examples()], 16, 0)
+    apart, expected = loss_and_gradients(model, moved(collate(examples(), 0, "right")))
+    packed = moved(pack([[example] for example in examples()], 16, 0))
     assert len(packed["input_ids"]) == 2
     together, gradients = loss_and_gradients(model, packed)
     torch.testing.assert_close(together, apart)
@@ -41,10 +45,10 @@ def test_loss_and_gradients_are_those_of_separate_rows(backbones, family):
 def test_a_language_model_that_would_look_over_the_edge_is_refused(backbones, family):
     model = tiny.flamingo(backbones, family)
     with pytest.raises(UserError, match="pack_to=0"):
-        model(**pack([[example] for example in examples()], 16, 0))
+        model(**moved(pack([[example] for example in examples()], 16, 0)))
 
 
 def test_seeing_all_previous_images_is_refused(backbones):
     model = tiny.flamingo(backbones, fusion={"attend": "previous"})
     with pytest.raises(UserError, match=r"fusion\.attend"):
-        model(**pack([[example] for example in examples()], 16, 0))
+        model(**moved(pack([[example] for example in examples()], 16, 0)))

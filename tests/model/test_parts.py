@@ -10,6 +10,7 @@ from flamingo.model import BACKBONES, TRAINED_PARTS
 from flamingo.utils.devices import META
 from tests import tiny
 from tests.compatibility.decoders import save_language_model
+from tests.helpers import devices
 
 PARTS = BACKBONES + TRAINED_PARTS
 
@@ -30,6 +31,7 @@ def phimoe(backbones, tmp_path):
     )
     model.language_model.config.router_jitter_noise = 0.5
     tiny.open_gates(model, 0.7)
+    model.place(devices.DEVICE)
     return model
 
 

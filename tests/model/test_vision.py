@@ -112,7 +112,7 @@ def test_a_config_that_does_not_fit_the_encoder_is_refused_at_once(backbones, ki
 
 
 def make(model_type, **settings):
-    return make_vision_model(AutoConfig.for_model(model_type, **settings)).eval()
+    return make_vision_model(AutoConfig.for_model(model_type, **settings)).eval().to(devices.DEVICE)
 
 
 @torch.no_grad()
@@ -202,7 +202,7 @@ def test_a_norm_that_does_nothing_is_no_final_norm():
 def test_a_tower_that_the_automatic_classes_do_not_know_is_taken_and_found_again(tmp_path, backbones):
     vision = {**tiny.VISION_MODELS["vit"], "hidden_size": 32}
     text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    blip = BlipModel(BlipConfig(vision_config=vision, text_config=text)).eval()
+    blip = BlipModel(BlipConfig(vision_config=vision, text_config=text)).eval().to(devices.DEVICE)
     blip.save_pretrained(tmp_path / "blip")
     assert type(load_vision_model(tmp_path / "blip")).__name__ == "BlipVisionModel"
     model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
@@ -221,8 +221,9 @@ def test_the_vision_tower_of_a_two_tower_model_is_taken(tmp_path):
     from transformers import CLIPConfig, CLIPModel
 
     text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    clip = CLIPModel(CLIPConfig(vision_config=tiny.VISION_MODELS["clip_vision_model"], text_config=text)).eval()
+    config = CLIPConfig(vision_config=tiny.VISION_MODELS["clip_vision_model"], text_config=text)
+    clip = CLIPModel(config).eval().to(devices.DEVICE)
     clip.save_pretrained(tmp_path)
-    encoder = load_vision_model(tmp_path)
+    encoder = load_vision_model(tmp_path).to(devices.DEVICE)
     pixels = torch.randn(1, 3, 16, 16)
     assert torch.equal(encoder(pixels).last_hidden_state, clip.vision_model(pixels).last_hidden_state)

@@ -20,7 +20,7 @@ def check(encoder, config=None, size=None):
 
 
 def make(model_type, **settings):
-    return make_vision_model(AutoConfig.for_model(model_type, **settings)).eval()
+    return make_vision_model(AutoConfig.for_model(model_type, **settings)).eval().to(devices.DEVICE)
 
 
 def vit(kind="vit", **settings):

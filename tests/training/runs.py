@@ -138,6 +138,16 @@ def one_of_two(rank: int, port: int, backbones: Path, output: Path, break_rank: 
     accelerator.end_training()
 
 
+def one_with_both(backbones: Path, output: Path) -> None:
+    """A single process with what :func:`one_of_two` has in two, on the CPU as these."""
+    torch.set_num_threads(1)
+    model = make_model(backbones)
+    sets = [DataSet(name, Listed(*share), weight) for name, share, weight in two_shares()]
+    config = TrainingConfig(steps=2, accumulate=2, log_every=1)
+    train(model, sets, AdamWConfig(lr=1e-3), config, output, accelerator=Accelerator(cpu=True))
+    torch.save(trained(model), output / "final.pt")
+
+
 def one_of_two_spoiled(rank: int, port: int, backbones: Path, output: Path, optimizer: OptimizerConfig) -> None:
     """A process of two. In rank 1 the loss of step 3 is infinite, with a gradient that is finite in both."""
     torch.set_num_threads(1)

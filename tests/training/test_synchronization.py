@@ -27,7 +27,7 @@ TENSOR = torch.arange(3)
         lambda: float(TENSOR[1]),
         lambda: bool((TENSOR > 1).any()),
         lambda: TENSOR.tolist(),
-        lambda: TENSOR.numpy(),
+        lambda: TENSOR.numpy(force=True),
         lambda: TENSOR.cpu(),
         lambda: TENSOR[TENSOR > 1],
         lambda: TENSOR.clone().index_put_((TENSOR > 1,), torch.zeros((), dtype=torch.long)),

@@ -13,11 +13,13 @@ from flamingo.utils.devices import (
     check_device,
     device_title,
     exact_float32,
+    main_process_first,
     processes,
     products_in,
     random_devices,
     to_device,
     use_device,
+    wait_for_processes,
 )
 from flamingo.utils.errors import UserError
 
@@ -129,6 +131,23 @@ def test_several_processes_without_cuda_run_on_the_cpu(monkeypatch):
     try:
         assert use_device(None).type == "cpu"
         assert str(processes().distributed_type) == "DistributedType.MULTI_CPU"
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_processes_on_the_cpu_wait_for_one_another_on_a_machine_with_fewer_gpus(monkeypatch):
+    """The GPU of the process's number, which accelerate names when it waits, is not there."""
+    for name, value in {"LOCAL_RANK": "9", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "10"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(torch._C, "_get_accelerator", lambda: torch.device("cuda"))
+    try:
+        assert use_device("cpu").type == "cpu"
+        wait_for_processes()
+        with main_process_first():
+            assert processes().is_main_process
     finally:
         torch.distributed.destroy_process_group()
 

@@ -12,6 +12,7 @@ from flamingo.training.optim.schedule import make_schedule
 from flamingo.utils.errors import UserError
 from flamingo.utils.kinds import load_kind
 from tests import tiny
+from tests.helpers import devices
 
 CONNECTOR_MATRICES = {
     f"connector.layers.{layer}.{part}.weight"
@@ -70,7 +71,7 @@ def test_a_model_of_which_nothing_trains_is_refused():
 
 def test_muon_moves_matrices_along_all_their_directions_alike_and_adamw_the_rest():
     torch.manual_seed(0)
-    model = torch.nn.Linear(8, 6)
+    model = torch.nn.Linear(8, 6).to(devices.DEVICE)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     config = MuonConfig(lr=0.01, weight_decay=0.5)
     optimizer = make_optimizer(model, config)
@@ -82,14 +83,14 @@ def test_muon_moves_matrices_along_all_their_directions_alike_and_adamw_the_rest
     singular = torch.linalg.svdvals(moved)
     assert singular.min() > 0.5 * singular.max()
     # The root mean square of AdamW's first steps, times 0.2 (Moonlight, equation 4), up to Muon's approximation.
-    assert moved.square().mean().sqrt() == pytest.approx(0.01 * 0.2, rel=0.2)
+    assert moved.square().mean().sqrt().item() == pytest.approx(0.01 * 0.2, rel=0.2)
     assert (moved * model.weight.grad).sum() > 0
     torch.testing.assert_close(model.bias.detach(), before["bias"] - 0.01 * model.bias.grad.sign())
 
 
 def test_muon_is_that_of_torch_bit_for_bit():
     torch.manual_seed(0)
-    ours, theirs = torch.nn.Linear(8, 6), torch.nn.Linear(8, 6)
+    ours, theirs = torch.nn.Linear(8, 6).to(devices.DEVICE), torch.nn.Linear(8, 6).to(devices.DEVICE)
     theirs.load_state_dict(ours.state_dict())
     optimizer = make_optimizer(ours, MuonConfig(lr=0.01, weight_decay=0.5))
     reference = torch.optim.Muon([theirs.weight], lr=0.01, weight_decay=0.5, adjust_lr_fn="match_rms_adamw")
@@ -113,7 +114,7 @@ def test_a_step_with_found_inf_changes_neither_parameters_nor_state(config, step
 
     def after(found):
         torch.manual_seed(0)
-        model = torch.nn.Linear(8, 6)
+        model = torch.nn.Linear(8, 6).to(devices.DEVICE)
         optimizer = make_optimizer(model, config)
         for step_found in found:
             for parameter in model.parameters():
@@ -158,7 +159,7 @@ def test_muon_goes_on_from_its_state_with_its_schedule():
         return copy.deepcopy((model.state_dict(), optimizer.state_dict(), schedule.state_dict()))
 
     def tiny_regression():
-        return torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.Linear(6, 3))
+        return torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.Linear(6, 3)).to(devices.DEVICE)
 
     config = MuonConfig(lr=0.01, warmup_steps=2, schedule="cosine")
     half = trained(range(3))
