@@ -50,7 +50,11 @@ def build_model(config: ModelConfig, dtype: str = "auto") -> tuple[FlamingoForCo
     for key, name in names.items():
         from_pretrained(AutoConfig, name, f"model.{key}")
     processor = FlamingoProcessor.from_vision_text_pretrained(
-        names["vision"], names["language"], config.image_size, aspect=config.aspect
+        names["vision"],
+        names["language"],
+        config.image_size,
+        aspect=config.aspect,
+        caption_template=config.caption_template,
     )
     model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
         names["vision"],
@@ -180,7 +184,7 @@ def build_training(
     torch.manual_seed(seed)
     model, processor = build_model(model_config, dtype)
     records = build_records(data, processor, open_images=features_config.folder is None)
-    samples = build_samples(data, records, num_samples)
+    samples = build_samples(data, records, processor.template, num_samples)
     max_length = processor.tokenizer.model_max_length - sample_tokens
     for sample in samples:
         processor.encode(sample_prompt(sample), prompt=True, pixels=False, max_length=max_length)

@@ -7,6 +7,7 @@ from functools import cache, partial
 from experiments.schema import DataConfig
 from flamingo import Document, FlamingoProcessor, synthetic
 from flamingo.data.builders import BUILDERS, DocumentsConfig
+from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.document import Image
 from flamingo.data.encode import EncodedDocuments, make_batch
 from flamingo.data.fitting import fitting
@@ -66,15 +67,15 @@ def build_records(config: DataConfig, processor: FlamingoProcessor, open_images:
 
     training = read(config.split)
     samples = training if config.sample_split is None else read(config.sample_split)
-    _check_number(config, training.records)
+    _check_number(config, training.records, processor.template)
     return TrainingRecords(training, samples)
 
 
-def _check_number(config: DataConfig, records: LazySequence) -> None:
+def _check_number(config: DataConfig, records: LazySequence, template: CaptionTemplate) -> None:
     """Raise UserError for documents, or a loss, that these records are too few for."""
     for name, documents in config.of_records().items():
         with within(f"data.documents.{name}"):
-            _documents(documents.of_size(documents.max_images), records, None, 0)
+            _documents(documents.of_size(documents.max_images), records, None, 0, template)
         loss = config.documents[name].loss
         if len(records) < loss.min_records:
             raise UserError(
@@ -123,11 +124,11 @@ def build_data_sets(
         own_seed = f"{seed} {name}"
         if entry.of_records:
             assert records is not None
-            endless = _documents(documents, records.training.records, features, own_seed)
+            endless = _documents(documents, records.training.records, features, own_seed, processor.template)
             encoded = EncodedDocuments(endless, processor, features, documents.group_size, documents.p_next, own_seed)
         else:
             # Synthetic images are drawn when they are needed: their features are not kept.
-            endless = Shuffled(_synthetic_documents(documents, "training", seed), own_seed)
+            endless = Shuffled(_synthetic_documents(documents, "training", seed, processor.template), own_seed)
             encoded = EncodedDocuments(endless, processor, p_next=documents.p_next, seed=own_seed)
         collate = partial(
             make_batch,
@@ -141,7 +142,9 @@ def build_data_sets(
     return data_sets
 
 
-def build_samples(config: DataConfig, records: TrainingRecords | None, number: int) -> list[Document]:
+def build_samples(
+    config: DataConfig, records: TrainingRecords | None, template: CaptionTemplate, number: int
+) -> list[Document]:
     """Returns ``number`` documents of each data set, with as many images as it allows."""
     samples: list[Document] = []
     for entry in config.documents.values():
@@ -149,9 +152,9 @@ def build_samples(config: DataConfig, records: TrainingRecords | None, number: i
         if entry.of_records:
             assert records is not None
             max_images = min(max_images, len(records.samples.records))
-            documents = _documents(entry.documents.of_size(max_images), records.samples.records, None, 0)
+            documents = _documents(entry.documents.of_size(max_images), records.samples.records, None, 0, template)
         else:
-            documents = _synthetic_documents(entry.documents.of_size(max_images), "evaluation", 0)
+            documents = _synthetic_documents(entry.documents.of_size(max_images), "evaluation", 0, template)
         samples += [documents[index] for index in range(number)]
     return samples
 
@@ -162,15 +165,21 @@ def sample_prompt(sample: Document) -> Document:
 
 
 def _documents(
-    config: DocumentsConfig, records: LazySequence, features: FeatureStore | None, seed: int | str
+    config: DocumentsConfig,
+    records: LazySequence,
+    features: FeatureStore | None,
+    seed: int | str,
+    template: CaptionTemplate,
 ) -> Endless[Document]:
     neighbours = None
     if config.num_neighbours > 0:
         assert features is not None, "check_documents refuses neighbours without features"
         pooled = features.pooled([record.image for record in records])
         neighbours = nearest(pooled, pooled, config.num_neighbours).cpu().numpy()
-    return class_of(BUILDERS, config.kind)(config, records, seed, neighbours)
+    return class_of(BUILDERS, config.kind)(config, records, seed, neighbours, template)
 
 
-def _synthetic_documents(config: DocumentsConfig, split: Split, seed: int) -> Sequence[Document]:
-    return class_of(synthetic.BUILDERS, config.kind).from_config(config, split, seed)
+def _synthetic_documents(
+    config: DocumentsConfig, split: Split, seed: int, template: CaptionTemplate
+) -> Sequence[Document]:
+    return class_of(synthetic.BUILDERS, config.kind).from_config(config, split, seed, template)

@@ -14,6 +14,7 @@ from experiments.command import Job
 from experiments.evaluate import EvaluateConfig, folders
 from experiments.schema import JSON, Entry, as_recorded
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
+from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.data_checksums import data_checksums
 from flamingo.data.record import Record
 from flamingo.data.sources import read_split
@@ -42,7 +43,10 @@ log = logging.getLogger(__name__)
 
 #: These may change between evaluations into the same folder: the harness knows which settings are there already, and
 #: the contents of the checkpoint and of the data, wherever they lie, what they were made with.
-_SETTINGS = ("shots", "text_only", "controls", "control_shots", "num_beams", "seeds", "batch_size", "pictures")
+_SETTINGS = (
+    *("shots", "text_only", "controls", "control_shots", "num_beams", "temperature", "top_p", "template", "seeds"),
+    *("batch_size", "pictures"),
+)
 #: Predictions that are there are scored again by other metrics.
 _MAY_CHANGE = _SETTINGS + ("run", "checkpoint", "demonstrations", "features", "task.metrics")
 
@@ -127,6 +131,15 @@ class Plan:
     task: Task
     settings: list[Setting]
 
+    @property
+    def max_new_tokens(self) -> int:
+        """The largest number of tokens of an output."""
+        return self.config.max_new_tokens or self.task.max_new_tokens
+
+    def template(self, processor: FlamingoProcessor) -> CaptionTemplate:
+        """Returns the template of captions: the config's own, or else the checkpoint's."""
+        return processor.template if self.config.template is None else CaptionTemplate(self.config.template)
+
 
 def plan(config: EvaluateConfig) -> Plan:
     """Read the task's data, and raise UserError for whatever the evaluation would fail at later."""
@@ -168,15 +181,16 @@ def with_usable_support(planned: Plan, processor: FlamingoProcessor) -> Plan:
     """Return the plan without the records of the support that no prompt can show."""
     if not isinstance(planned.task, RecordTask):
         return planned
-    return replace(planned, task=planned.task.fitting(processor))
+    usable = planned.task.fitting(processor, planned.template(processor), planned.max_new_tokens)
+    return replace(planned, task=usable)
 
 
 def check_lengths(planned: Plan, processor: FlamingoProcessor, retrieved: bool) -> None:
     """Raise UserError for a prompt that leaves no room to answer, in settings with or without retrieval."""
-    task, room = planned.task, processor.tokenizer.model_max_length - planned.task.max_new_tokens
+    room = processor.tokenizer.model_max_length - planned.max_new_tokens
     encode = partial(processor.encode, prompt=True, pixels=False, max_length=room)
     settings = [setting for setting in planned.settings if setting.is_retrieved == retrieved]
-    check_prompts(task, settings, encode, planned.config.limit)
+    check_prompts(planned.task, settings, encode, planned.config.limit, processor.template)
 
 
 def check_planned_lengths(planned: Plan, processor: FlamingoProcessor) -> None:
@@ -197,7 +211,7 @@ def carry_out(planned: Plan) -> None:
     with run_folder(output, as_recorded(planned.config), _run_files(planned.task)) as run:
         rows = _in_folder(run, planned, checkpoint)
     for row in rows:
-        names = (row["demonstrations"], row["control"], row["decoding"], f"seed {row['seed']}")
+        names = (row["demonstrations"], row["control"], row["template"], row["decoding"], f"seed {row['seed']}")
         log.info(
             "%2d shots  %-28s %-40s %.3f", row["shots"], row["metric"], ", ".join(filter(None, names)), row["value"]
         )
@@ -220,9 +234,10 @@ def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
     if isinstance(task, RecordTask):
         _index_images(planned, task, features)
         check_lengths(planned, processor, retrieved=True)
+    log.info("template of captions: %r", planned.template(processor).text)
     engine = FlamingoEngine(model, processor, config.batch_size, features)
     with out_of_memory("batch_size"):
-        return evaluate(engine, task, planned.settings, output, config, on_save=run.keep)
+        return evaluate(engine, task, planned.settings, output, config, on_save=run.keep, template=processor.template)
 
 
 def _index_images(planned: Plan, task: RecordTask, features: FeatureStore | None) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from flamingo import synthetic
 from flamingo.data.builders import BUILDERS, DocumentsConfig
+from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.transforms import ASPECTS
 from flamingo.evaluation.tasks import TASKS
 from flamingo.model import BACKBONES, TRAINED_PARTS
@@ -50,6 +51,8 @@ class ModelConfig:
     aspect: str = "as_is"
     #: The side of images in pixels, if it is not the encoder's own. Convolutional encoders take any.
     image_size: int | None = None
+    #: The text after each image, which ends with {caption}: in training, and in the prompts of what is trained.
+    caption_template: str = CaptionTemplate().text
     #: The parts that train: these, vision_model, language_model. A checkpoint has to hold a backbone that trains.
     trainable: list[str] = field(default_factory=lambda: ["connector", "fusion", "new_tokens"])
     #: A checkpoint between the same backbones, whose trained parts this run begins with; null: random ones.
@@ -66,6 +69,7 @@ class ModelConfig:
         one_of("aspect", self.aspect, ASPECTS)
         if self.image_size is not None:
             whole("image_size", self.image_size, least=1)
+        CaptionTemplate(self.caption_template)
         for part in self.trainable:
             one_of("trainable", part, BACKBONES + TRAINED_PARTS)
 

@@ -28,6 +28,7 @@ SETTING: _Types = {
     "shots": (int,),
     "demonstrations": _OPTIONAL_TEXT,
     "control": _OPTIONAL_TEXT,
+    "template": _OPTIONAL_TEXT,
     "decoding": (str,),
     "seed": (int,),
 }
@@ -65,6 +66,8 @@ class SettingOfTask:
     shots: int
     demonstrations: str | None
     control: str | None
+    #: The template of captions; None: that of the checkpoint.
+    template: str | None
     decoding: str
 
     @property
@@ -74,8 +77,9 @@ class SettingOfTask:
 
     @property
     def series(self) -> str:
-        """The curve that this setting lies on: empty for the plain one, with random demonstrations."""
+        """The curve that this setting lies on: empty for random demonstrations without control and own template."""
         names = [self.control_name, _SERIES_NAMES.get(self.demonstrations, str(self.demonstrations))]
+        names.append(self.template or "")
         return ", ".join(name for name in names if name)
 
 
@@ -293,6 +297,7 @@ def _setting(row: Row) -> SettingOfTask:
         shots=row["shots"],
         demonstrations=row["demonstrations"],
         control=row["control"],
+        template=row["template"],
         decoding=row["decoding"],
     )
 

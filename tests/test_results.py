@@ -44,7 +44,7 @@ def test_a_broken_line_elsewhere_is_named(tmp_path, line):
 
 def test_scores_take_the_place_of_earlier_ones_of_the_same_settings(tmp_path):
     def score(shots, metric, value):
-        own = dict(zip(("task", "shots", "demonstrations", "control", "decoding", "seed"), setting(shots)))
+        own = dict(zip(("task", "shots", "demonstrations", "control", "template", "decoding", "seed"), setting(shots)))
         return {**own, "metric": metric, "value": value, "ci95": [0.0, 1.0], "n": 3}
 
     file = tmp_path / "scores.json"

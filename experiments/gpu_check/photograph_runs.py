@@ -52,12 +52,12 @@ def captioning(settings: Settings, save: Save) -> None:
         shots=[2] if small else [0, 4],
         text_only=False,
         num_beams=[2] if small else [3],
+        max_new_tokens=5 if small else 20,
         task=CaptioningConfig(
             kind="captioning",
             name="photographs",
             query=str(folder / "dev"),
             support=str(folder / "train"),
-            max_new_tokens=5 if small else 20,
             metrics=["CIDEr"],
         ),
     )

@@ -27,9 +27,6 @@ class Crop:
 
 Frame = PILImage.Image | Readable | str | Crop
 
-#: What the text of an image begins with that is to be captioned (Flamingo, section 3.1 and appendix B).
-PROMPT = "Output:"
-
 
 @dataclass(frozen=True)
 class Text:

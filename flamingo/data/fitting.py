@@ -5,7 +5,7 @@ import logging
 import numpy as np
 from jaxtyping import Int
 
-from flamingo.data.document import PROMPT
+from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.record import LazySequence, Record, Subset, by_reason
 from flamingo.utils.errors import UserError
@@ -14,7 +14,11 @@ log = logging.getLogger(__name__)
 
 
 def fitting(
-    source: LazySequence, processor: FlamingoProcessor, images: int, new_tokens: int = 0
+    source: LazySequence,
+    processor: FlamingoProcessor,
+    images: int,
+    new_tokens: int = 0,
+    template: CaptionTemplate | None = None,
 ) -> tuple[LazySequence, dict[str, str]]:
     """Returns the images that any document may hold, and by id the reasons why others are left out.
 
@@ -27,12 +31,13 @@ def fitting(
         processor: Its tokenizer determines special tokens, and the number of tokens of a document.
         images: The largest number of images of a document.
         new_tokens: Tokens that are generated after a document.
+        template: The template of the captions; None: the processor's.
 
     Raises:
         UserError: If fewer images are left than a document has.
     """
     room = processor.room - new_tokens
-    lengths, reasons = _lengths(source, processor)
+    lengths, reasons = _lengths(source, processor, template or processor.template)
     for index in _too_long(lengths, images, room):
         reasons[index] = (
             f"a caption is too long: documents of {images} images with {lengths[index]} tokens each, as this one has, "
@@ -57,7 +62,9 @@ def _special_token(record: Record, processor: FlamingoProcessor) -> str | None:
     return None
 
 
-def _lengths(source: LazySequence, processor: FlamingoProcessor) -> tuple[Int[np.ndarray, " n"], dict[int, str]]:
+def _lengths(
+    source: LazySequence, processor: FlamingoProcessor, template: CaptionTemplate
+) -> tuple[Int[np.ndarray, " n"], dict[int, str]]:
     """Returns the tokens of each image with its longest caption, and by index the images with a special token."""
     lengths = np.zeros(len(source), dtype=np.int64)
     reasons: dict[int, str] = {}
@@ -66,7 +73,7 @@ def _lengths(source: LazySequence, processor: FlamingoProcessor) -> tuple[Int[np
         if special_token is not None:
             reasons[index] = f"a caption has a special token: {special_token}"
         else:
-            lengths[index] = max(processor.chunk_length(f"{PROMPT} {caption}") for caption in record.captions)
+            lengths[index] = max(processor.chunk_length(template.filled(caption)) for caption in record.captions)
     return lengths, reasons
 
 

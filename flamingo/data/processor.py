@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from transformers import AddedToken, AutoConfig, AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
 
+from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.coins import check_coin, flip
 from flamingo.data.collate import EncodedExample, PaddingSide, collate
 from flamingo.data.document import Chunk, Document, Image
@@ -21,12 +22,13 @@ from flamingo.data.text_markers import (
     marker_pieces,
     pieces_at,
     pieces_of_text,
+    special_tokens,
     texts_and_images,
 )
 from flamingo.data.transforms.image_processors import load_image_processor
 from flamingo.data.transforms.pictures import Aspect
 from flamingo.data.transforms.pixels import normalized, resized
-from flamingo.utils.checks import whole
+from flamingo.utils.checks import one_of, whole
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 
@@ -54,13 +56,13 @@ class FlamingoProcessor(ProcessorMixin):
         end_of_chunk: str = END_OF_CHUNK_TOKEN,
         image_marker: str = IMAGE_TOKEN,
         tokens_per_image: int = 0,
+        caption_template: str = CaptionTemplate().text,
         **kwargs: Any,
     ) -> None:
         super().__init__(image_processor, tokenizer, **kwargs)
         if not tokenizer.is_fast:
             raise UserError(f"{type(tokenizer).__name__} gives no offsets; a fast tokenizer is needed")
-        if aspect not in get_args(Aspect):
-            raise UserError(f"aspect must be one of {', '.join(get_args(Aspect))}, got {aspect!r}")
+        one_of("aspect", aspect, get_args(Aspect))
         #: Whether documents begin with the tokenizer's BOS and end with its EOS, where it has them.
         self.bos, self.eos = bos, eos
         #: How a picture is made square; see :func:`flamingo.data.transforms.pictures.shaped`.
@@ -74,6 +76,8 @@ class FlamingoProcessor(ProcessorMixin):
         #: The number of markers that stand for an image, where visual tokens take their places; 0: one marker.
         self.tokens_per_image = tokens_per_image
         whole("tokens_per_image", tokens_per_image, least=0)
+        #: The template with which captions are trained and asked for; its text is saved.
+        self.caption_template, self.template = caption_template, CaptionTemplate(caption_template)
         tokens = [AddedToken(t, special=True, normalized=False) for t in new_tokens]
         tokenizer.add_tokens(tokens, special_tokens=True)
         if tokens_per_image > 0 and IMAGE_TOKEN not in tokenizer.get_vocab():
@@ -342,9 +346,3 @@ class FlamingoProcessor(ProcessorMixin):
         if self.tokens_per_image == 0 or token != self.image_token_id:
             return 1
         return self.tokens_per_image
-
-
-def special_tokens(tokenizer: Any) -> list[str]:
-    """Returns all special tokens of a tokenizer, also those without a role."""
-    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    return list(dict.fromkeys(tokenizer.all_special_tokens + list(added)))

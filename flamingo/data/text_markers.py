@@ -88,3 +88,9 @@ def _as_list(images: Any) -> list[Any]:
 
 def _as_image(image: Frame | Image) -> Image:
     return image if isinstance(image, Image) else Image(image)
+
+
+def special_tokens(tokenizer: Any) -> list[str]:
+    """Returns all special tokens of a tokenizer, also those without a role."""
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return list(dict.fromkeys(tokenizer.all_special_tokens + list(added)))

@@ -1,10 +1,12 @@
 """Engine, task, settings -> predictions -> scores."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from flamingo.data.caption_template import CaptionTemplate
 from flamingo.evaluation.controls import CONTROLS
 from flamingo.evaluation.selection import RANDOM, names_with_images
-from flamingo.utils.checks import one_of, seed, whole
+from flamingo.utils.checks import one_of, positive, positive_probability, seed, whole
 from flamingo.utils.errors import UserError
 
 
@@ -23,6 +25,17 @@ class EvaluationConfig:
     control_shots: list[int] = field(default_factory=list)
     #: 1 is greedy.
     num_beams: list[int] = field(default_factory=lambda: [1])
+    #: Tokens are sampled at this temperature, by one beam; null: the likeliest outputs are searched.
+    temperature: float | None = None
+    #: When tokens are sampled: the least probable are left out, as long as the others have this probability together.
+    top_p: float = 1.0
+    #: The largest number of tokens of an output; null: the task's.
+    max_new_tokens: int | None = None
+    #: The smallest number of tokens of an output.
+    min_new_tokens: int = 0
+    #: The template of captions, a text that ends with {caption}; null: the checkpoint's.
+    template: str | None = None
+    #: Of the demonstrations, their captions and their order, and of sampled tokens.
     seeds: list[int] = field(default_factory=lambda: [0])
     #: Orders of the same demonstrations; above 1, the standard deviation over orders is scored, too.
     num_orders: int = 1
@@ -44,6 +57,9 @@ class EvaluationConfig:
             whole("control_shots", number, least=0)
         for number in self.num_beams:
             whole("num_beams", number, least=1)
+        check_decoding(self.num_beams, self.temperature, self.top_p, self.max_new_tokens, self.min_new_tokens)
+        if self.template is not None:
+            CaptionTemplate(self.template)
         for number in self.seeds:
             seed("seeds", number)
         whole("num_orders", self.num_orders, least=1)
@@ -66,3 +82,24 @@ class ObjectiveConfig:
         for key, unset in (("shots", 0), ("metric", "exact_match")):
             if self.task is None and getattr(self, key) != unset:
                 raise UserError(f"{key} is {getattr(self, key)}, but without task=NAME the objective is the loss")
+
+
+def check_decoding(
+    num_beams: Sequence[int],
+    temperature: float | None,
+    top_p: float,
+    max_new_tokens: int | None,
+    min_new_tokens: int,
+) -> None:
+    """Raises UserError, naming the key, for values of decoding that are out of range or do not fit together."""
+    positive_probability("top_p", top_p)
+    whole("min_new_tokens", min_new_tokens, least=0)
+    if max_new_tokens is not None:
+        whole("max_new_tokens", max_new_tokens, least=max(1, min_new_tokens))
+    if temperature is None:
+        if top_p < 1:
+            raise UserError(f"top_p={top_p} is for sampled tokens: say temperature, too")
+        return
+    positive("temperature", temperature)
+    if list(num_beams) != [1]:
+        raise UserError(f"num_beams must be 1 where temperature={temperature} samples, got {num_beams}")

@@ -7,6 +7,8 @@ from pathlib import Path
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
+from flamingo.data.caption_template import CaptionTemplate
+from flamingo.data.document import Document
 from flamingo.evaluation import EvaluationConfig
 from flamingo.evaluation.demonstrations import prompt_examples
 from flamingo.evaluation.preflight import check_settings
@@ -17,6 +19,7 @@ from flamingo.evaluation.saved_pictures import save_pictures
 from flamingo.evaluation.scores import computable, scores
 from flamingo.evaluation.settings import Setting
 from flamingo.inference.engine import Engine
+from flamingo.model.sampling import Sampling
 from flamingo.results import Row, append_predictions, save_scores, setting_key
 from flamingo.utils.devices import processes, wait_for_processes
 from flamingo.utils.errors import UserError
@@ -36,6 +39,7 @@ def evaluate(
     config: EvaluationConfig,
     on_progress: Callable[[int, int], object] | None = None,
     on_save: Callable[[], object] | None = None,
+    template: CaptionTemplate | None = None,
 ) -> list[Row]:
     """Predicts and scores a task in all settings; returns their rows of ``scores.json``.
 
@@ -46,14 +50,16 @@ def evaluate(
         task: The task.
         settings: See :func:`flamingo.evaluation.settings.make_settings`.
         output: The folder of the result files.
-        config: ``limit``, ``num_orders`` and ``pictures`` are used here.
+        config: ``limit``, ``num_orders``, ``pictures``, and the limits of new tokens are used here.
         on_progress: Called with the number of this process's predictions so far, and their total.
         on_save: Called when the predictions of a setting are saved.
+        template: The template of captions of settings without one, which is the checkpoint's; None: the default one.
 
     Raises:
         UserError: For settings that do not fit the task, and where ``output`` has predictions of other queries.
     """
     check_settings(task, settings, config.limit)
+    template = template or CaptionTemplate()
     corpus_metrics = computable(task.corpus_metrics)
     queries = list(task.queries())[: config.limit]
     jobs = {setting: _jobs(setting, queries, config.num_orders) for setting in settings}
@@ -61,7 +67,7 @@ def evaluate(
     state = processes()
     rows: dict[Setting, list[Row]] = {}
     if state.is_main_process:
-        rows = _finished_settings(predictions_file, task, jobs)
+        rows = _finished_settings(predictions_file, task, jobs, template)
     [rows] = broadcast_object_list([rows])
     missing = [setting for setting in settings if setting not in rows]
     if engine is None and any(setting.change.answer is None for setting in missing):
@@ -73,7 +79,7 @@ def evaluate(
     with _progress(shares, on_progress, visible=state.is_main_process) as (bar, advance):
         for setting, share in shares.items():
             bar.set_description(f"{task.name}: {setting}")
-            share_rows = _predict(engine, task, setting, share, advance)
+            share_rows = _predict(engine, task, setting, share, config, template, advance)
             rows[setting] = _in_order(gather_object(share_rows), jobs[setting])
             if state.is_main_process:
                 append_predictions(predictions_file, rows[setting])
@@ -89,8 +95,10 @@ def evaluate(
     return score_rows
 
 
-def score_predictions(task: Task, predictions: Sequence[Row]) -> list[Row]:
+def score_predictions(task: Task, predictions: Sequence[Row], template: CaptionTemplate | None = None) -> list[Row]:
     """Returns the same predictions with the task's metrics of today, for :func:`scores`; no model is needed.
+
+    ``template`` is that of settings without one; None: the default one.
 
     Raises:
         UserError: For predictions that do not fit the task's queries and demonstrations.
@@ -102,7 +110,7 @@ def score_predictions(task: Task, predictions: Sequence[Row]) -> list[Row]:
             raise UserError(f"{task.name} has no query {row['query']!r} of {row['task']}")
         setting = Setting.of_row(row)
         query = queries[row["query"]]
-        rescored.append(_rescore(task, setting, query, row))
+        rescored.append(_rescore(task, setting, query, row, template or CaptionTemplate()))
     return rescored
 
 
@@ -143,8 +151,11 @@ def _predict(
     task: Task,
     setting: Setting,
     jobs: Sequence[Job],
+    config: EvaluationConfig,
+    template: CaptionTemplate,
     on_progress: Callable[[int], None],
 ) -> list[Row]:
+    template = setting.caption_template(template)
     demonstrations = [prompt_examples(task, query, setting, order) for order, query in jobs]
     if setting.change.answer is not None:
         outputs = [setting.change.answer(examples) for examples in demonstrations]
@@ -153,23 +164,39 @@ def _predict(
         assert engine is not None
         prompts = []
         for (_, query), examples in zip(jobs, demonstrations, strict=True):
-            prompts.append(build_prompt(query, examples, images=setting.with_images))
+            prompts.append(build_prompt(query, examples, setting.with_images, template))
         outputs = engine.generate(
             prompts,
-            task.max_new_tokens,
+            config.max_new_tokens or task.max_new_tokens,
             setting.num_beams,
             blind=setting.change.blind,
             on_progress=on_progress,
+            min_new_tokens=config.min_new_tokens,
+            sampling=_sampling(setting),
         )
     rows = []
     for (order, query), examples, output in zip(jobs, demonstrations, outputs, strict=True):
-        rows.append(_row(task, setting, order, query, examples, output))
+        prompt = build_prompt(query, examples, setting.with_images, template)
+        rows.append(_row(task, setting, order, query, examples, prompt, output))
     return rows
 
 
-def _row(task: Task, setting: Setting, order: int, query: Example, examples: Sequence[Example], output: str) -> Row:
+def _sampling(setting: Setting) -> Sampling | None:
+    if setting.temperature is None:
+        return None
+    return Sampling(setting.temperature, setting.top_p, setting.seed)
+
+
+def _row(
+    task: Task,
+    setting: Setting,
+    order: int,
+    query: Example,
+    examples: Sequence[Example],
+    prompt: Document,
+    output: str,
+) -> Row:
     """One row of ``predictions.jsonl``."""
-    prompt = build_prompt(query, examples, images=setting.with_images)
     scores_by_metric = task.score(query, examples, output)
     row = setting.row(task)
     row["order"] = order
@@ -190,14 +217,15 @@ def _in_order(rows: Sequence[Row], jobs: Sequence[Job]) -> list[Row]:
     return [by_job[order, query.id] for order, query in jobs]
 
 
-def _rescore(task: Task, setting: Setting, query: Example, row: Row) -> Row:
+def _rescore(task: Task, setting: Setting, query: Example, row: Row, template: CaptionTemplate) -> Row:
     """The row with scores of today.
 
     Raises:
         UserError: Where the task has changed since the prediction.
     """
     examples = prompt_examples(task, query, setting, row["order"])
-    new = _row(task, setting, row["order"], query, examples, row["output"])
+    prompt = build_prompt(query, examples, setting.with_images, setting.caption_template(template))
+    new = _row(task, setting, row["order"], query, examples, prompt, row["output"])
     for field in ("demonstration_ids", "prompt", "references"):
         if row[field] != new[field]:
             raise UserError(
@@ -207,7 +235,9 @@ def _rescore(task: Task, setting: Setting, query: Example, row: Row) -> Row:
     return new
 
 
-def _finished_settings(file: Path, task: Task, jobs: Mapping[Setting, Sequence[Job]]) -> dict[Setting, list[Row]]:
+def _finished_settings(
+    file: Path, task: Task, jobs: Mapping[Setting, Sequence[Job]], template: CaptionTemplate
+) -> dict[Setting, list[Row]]:
     """The rows of settings whose predictions are complete. Some of each are compared with the task of today."""
     expected = {}
     for setting, setting_jobs in jobs.items():
@@ -223,7 +253,7 @@ def _finished_settings(file: Path, task: Task, jobs: Mapping[Setting, Sequence[J
         step = max(1, len(rows) // _NUM_COMPARED)
         pairs = list(zip(setting_jobs, rows, strict=True))
         for (_, query), row in pairs[::step]:
-            _rescore(task, setting, query, row)
+            _rescore(task, setting, query, row, template)
         finished[setting] = rows
     return finished
 

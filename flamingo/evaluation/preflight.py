@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
+from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.document import Document
 from flamingo.evaluation.demonstrations import prompt_examples, shots_per_group
 from flamingo.evaluation.metrics.corpus import check_metrics
@@ -38,12 +39,16 @@ def check_settings(task: Task, settings: Sequence[Setting], limit: int | None = 
 
 
 def check_prompts(
-    task: Task, settings: Sequence[Setting], check: Callable[[Document], object], limit: int | None = None
+    task: Task,
+    settings: Sequence[Setting],
+    check: Callable[[Document], object],
+    limit: int | None = None,
+    template: CaptionTemplate | None = None,
 ) -> None:
     """Calls ``check`` on the longest prompts of all settings, for all queries.
 
     Fewer shots are a subset of more shots, with the same captions, so the longest prompt of a kind stands for all
-    shorter ones.
+    shorter ones. ``template`` is that of settings without one; None: the default one.
 
     Raises:
         UserError: Where a task has no caption for a control.
@@ -59,7 +64,8 @@ def check_prompts(
     for setting in longest.values():
         for query in task.queries()[:limit]:
             demonstrations = prompt_examples(task, query, setting)
-            check(build_prompt(query, demonstrations, images=setting.with_images))
+            own_template = setting.caption_template(template or CaptionTemplate())
+            check(build_prompt(query, demonstrations, setting.with_images, own_template))
 
 
 def _check_unique(task: Task, what: str, names: Iterable[str]) -> None:

@@ -2,25 +2,30 @@
 
 from collections.abc import Sequence
 
+from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.document import Document, EndOfChunk, Part, Text
 from flamingo.data.processor import END_OF_CHUNK_TOKEN, IMAGE_TOKEN
 from flamingo.evaluation.protocol import Example
 
 
-def build_prompt(query: Example, demonstrations: Sequence[Example], images: bool = True) -> Document:
+def build_prompt(
+    query: Example, demonstrations: Sequence[Example], images: bool = True, template: CaptionTemplate | None = None
+) -> Document:
     """Returns the document that the model continues.
 
     Args:
         query: The query, which keeps its image.
         demonstrations: Each shows the first of its references.
         images: Whether the demonstrations have their images.
+        template: The template of captions; None: the default one.
     """
+    template = template or CaptionTemplate()
     parts: list[Part] = []
     for example in demonstrations:
         parts.append(example.image if images else EndOfChunk())
-        parts.append(Text(f"{example.prompt} {example.references[0]}"))
+        parts.append(Text(example.answered(template)))
     parts.append(query.image)
-    parts.append(Text(query.prompt))
+    parts.append(Text(query.question(template)))
     return Document(parts, id=query.id)
 
 

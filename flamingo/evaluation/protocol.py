@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from flamingo.data.document import PROMPT, Image
+from flamingo.data.caption_template import CaptionTemplate
+from flamingo.data.document import Image
 
 if TYPE_CHECKING:  # configs import this module, and need no torch
     from flamingo.data.processor import FlamingoProcessor
@@ -17,13 +18,23 @@ if TYPE_CHECKING:  # configs import this module, and need no torch
 class Example:
     """A picture with what may be said of it: a query, or a demonstration, which says the first of its references.
 
-    ``prompt`` is what the text after the image begins with: ``Output:``, ``Question: ...? Answer:``.
+    ``prompt`` is what the text after the image begins with, such as ``Question: ...? Answer:``. None: the reference is
+    a caption, and the template of captions has the prompt.
     """
 
     id: str
     image: Image
     references: tuple[str, ...]
-    prompt: str = PROMPT
+    prompt: str | None = None
+
+    def question(self, template: CaptionTemplate) -> str:
+        """Returns the text that the model continues."""
+        return template.prompt if self.prompt is None else self.prompt
+
+    def answered(self, template: CaptionTemplate) -> str:
+        """Returns the text with the first of the references."""
+        answer = self.references[0]
+        return template.filled(answer) if self.prompt is None else f"{self.prompt} {answer}"
 
     def with_caption(self, caption: str) -> "Example":
         """Returns the example with a single reference."""
@@ -36,6 +47,7 @@ class Task(Protocol):
 
     #: As in the score files: ``synthetic_captions``, ``flickr8k``, ...
     name: str
+    #: The largest number of tokens of an output, unless the evaluation says otherwise.
     max_new_tokens: int
     #: Whether the 0-shot variant makes sense that shows two demonstrations without their images
     #: (Flamingo, section 3.1).
@@ -100,8 +112,14 @@ class RecordTask(RetrievalTask, Protocol):
     #: For each record that was left out its id, and the reason.
     skipped: Mapping[str, str]
 
-    def fitting(self, processor: "FlamingoProcessor") -> "RecordTask":
-        """Returns the task without the records of the support that no prompt can show, which are skipped."""
+    def fitting(self, processor: "FlamingoProcessor", template: CaptionTemplate, max_new_tokens: int) -> "RecordTask":
+        """Returns the task without the records of the support that no prompt can show, which are skipped.
+
+        Args:
+            processor: Counts tokens.
+            template: The template of captions.
+            max_new_tokens: The tokens that are generated after a prompt.
+        """
         ...
 
     def index(

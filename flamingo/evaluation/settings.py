@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from flamingo.data.caption_template import CaptionTemplate
 from flamingo.evaluation import EvaluationConfig
 from flamingo.evaluation.controls import CONTROLS, Control
 from flamingo.evaluation.protocol import Task
@@ -23,7 +24,10 @@ class Setting:
         demonstrations: A name of :data:`flamingo.evaluation.selection.SELECTIONS`; None: nothing before the query.
         control: A name of :data:`flamingo.evaluation.controls.CONTROLS`, or None.
         num_beams: 1 is greedy decoding.
-        seed: Of the demonstrations, their captions and their order.
+        seed: Of the demonstrations, their captions and their order, and of sampled tokens.
+        template: The text of the template of captions; None: the checkpoint's.
+        temperature: Of sampled tokens; None: the likeliest outputs are searched.
+        top_p: The probability that the tokens which may be sampled have together.
 
     Raises:
         UserError: For values that do not fit together.
@@ -34,6 +38,9 @@ class Setting:
     control: str | None = None
     num_beams: int = 1
     seed: int = 0
+    template: str | None = None
+    temperature: float | None = None
+    top_p: float = 1.0
 
     def __post_init__(self) -> None:
         checks.one_of("demonstrations", self.demonstrations, (None, *SELECTIONS))
@@ -41,6 +48,8 @@ class Setting:
         checks.whole("shots", self.shots, least=0)
         checks.whole("num_beams", self.num_beams, least=1)
         checks.seed("seed", self.seed)
+        if self.temperature is not None and self.num_beams > 1:
+            raise UserError(f"{self}: sampling has one beam, got num_beams={self.num_beams}")
         if (self.shots > 0) != self.with_images:
             raise UserError(f"{self}: random and retrieved demonstrations need shots, other settings have 0")
         if self.control is not None and self.change.needs_demonstrations and not self.with_images:
@@ -73,14 +82,22 @@ class Setting:
 
     @property
     def decoding(self) -> str:
-        """As in the result files: ``greedy``, ``beam3``."""
+        """As in the result files: ``greedy``, ``beam3``, ``temperature0.7``, ``temperature0.7,top_p0.9``."""
+        if self.temperature is not None:
+            name = f"temperature{float(self.temperature)}"
+            return name if self.top_p == 1 else f"{name},top_p{float(self.top_p)}"
         return "greedy" if self.num_beams == 1 else f"beam{self.num_beams}"
+
+    def caption_template(self, default: CaptionTemplate) -> CaptionTemplate:
+        """Returns the setting's own template of captions, or else the default."""
+        return default if self.template is None else CaptionTemplate(self.template)
 
     def __str__(self) -> str:
         parts = [
             f"{self.shots} shots",
             self.demonstrations,
             self.control,
+            self.template,
             self.decoding,
             f"seed {self.seed}",
         ]
@@ -93,6 +110,7 @@ class Setting:
             "shots": self.shots,
             "demonstrations": self.demonstrations,
             "control": self.control,
+            "template": self.template,
             "decoding": self.decoding,
             "seed": self.seed,
         }
@@ -100,15 +118,27 @@ class Setting:
     @classmethod
     def of_row(cls, row: Row) -> "Setting":
         """Returns the setting of a row of the result files."""
-        decoding = row["decoding"]
-        num_beams = 1 if decoding == "greedy" else int(decoding.removeprefix("beam"))
+        num_beams, temperature, top_p = _decoding(row["decoding"])
         return cls(
             shots=row["shots"],
             demonstrations=row["demonstrations"],
             control=row["control"],
             num_beams=num_beams,
             seed=row["seed"],
+            template=row["template"],
+            temperature=temperature,
+            top_p=top_p,
         )
+
+
+def _decoding(name: str) -> tuple[int, float | None, float]:
+    """The number of beams, the temperature and top-p of the name of a decoding."""
+    if name == "greedy":
+        return 1, None, 1.0
+    if name.startswith("beam"):
+        return int(name.removeprefix("beam")), None, 1.0
+    temperature, _, top_p = name.removeprefix("temperature").partition(",top_p")
+    return 1, float(temperature), float(top_p or 1.0)
 
 
 def make_settings(config: EvaluationConfig, task: Task) -> list[Setting]:
@@ -126,11 +156,11 @@ def _plain_settings(config: EvaluationConfig, task: Task, num_beams: int, seed: 
     for shots in config.shots:
         if shots > 0:
             for name in config.demonstrations:
-                settings.append(Setting(shots, name, None, num_beams, seed))
-        elif seed == config.seeds[0]:
-            settings.append(Setting(0, None, None, num_beams, seed))
+                settings.append(_setting(config, shots, name, None, num_beams, seed))
+        elif seed == config.seeds[0] or config.temperature is not None:
+            settings.append(_setting(config, 0, None, None, num_beams, seed))
     if config.text_only and task.text_only:
-        settings.append(Setting(0, TEXT_ONLY, None, num_beams, seed))
+        settings.append(_setting(config, 0, TEXT_ONLY, None, num_beams, seed))
     return settings
 
 
@@ -142,5 +172,21 @@ def _control_settings(config: EvaluationConfig, num_beams: int, seed: int) -> li
             for control in config.controls:
                 # An answer without the model is the same for any number of beams.
                 if CONTROLS[control].answer is None or num_beams == config.num_beams[0]:
-                    settings.append(Setting(shots, name, control, num_beams, seed))
+                    settings.append(_setting(config, shots, name, control, num_beams, seed))
     return settings
+
+
+def _setting(
+    config: EvaluationConfig, shots: int, demonstrations: str | None, control: str | None, num_beams: int, seed: int
+) -> Setting:
+    """A setting with what a config says for all of them."""
+    return Setting(
+        shots,
+        demonstrations,
+        control,
+        num_beams,
+        seed,
+        template=config.template,
+        temperature=config.temperature,
+        top_p=config.top_p,
+    )

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flamingo.data.document import PROMPT, Document, Frame, Image, Part, Text
+from flamingo.data.caption_template import CaptionTemplate
+from flamingo.data.document import Document, Frame, Image, Part, Text
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.inference.flamingo_engine import FlamingoEngine
+from flamingo.inference.visual_token_cache import image_key
 from flamingo.model.modeling import FlamingoForConditionalGeneration
+from flamingo.model.sampling import Sampling
 
 
 @dataclass
@@ -30,18 +33,27 @@ class Captioner:
         self,
         images: Iterable[Frame | Image],
         demonstrations: Sequence[tuple[Frame | Image, str]] = (),
-        prompt: str = PROMPT,
+        template: str | None = None,
         max_new_tokens: int = 30,
         num_beams: int = 3,
+        min_new_tokens: int = 0,
+        temperature: float | None = None,
+        top_p: float = 1.0,
+        seed: int = 0,
     ) -> list[str]:
         """Returns a caption for each image.
 
         Args:
             images: Paths, opened pictures, or an :class:`Image` of several frames each.
             demonstrations: Images with their captions, shown before each image in this order.
-            prompt: The beginning of the text of every image.
+            template: The text after each image, which ends with ``{caption}``; None: the checkpoint's.
             max_new_tokens: The largest number of tokens of a caption.
-            num_beams: 1 is greedy decoding.
+            num_beams: 1 is greedy decoding. Sampling has one beam, whatever is said here.
+            min_new_tokens: The smallest number of tokens of a caption.
+            temperature: Of sampled tokens; None: the likeliest caption is searched.
+            top_p: The probability that the tokens which may be sampled have together.
+            seed: Of sampled tokens. They depend on the seed and the image's path, or the pixels of an opened picture,
+                and not on the other images.
 
         Raises:
             UserError: For an image that cannot be read, and for more demonstrations than the language model's context
@@ -49,12 +61,40 @@ class Captioner:
         """
         if isinstance(images, Frame | Image):
             raise TypeError(f"images must be a list, got a single one: {images!r}")
-        prefix: list[Part] = []
-        for image, caption in demonstrations:
-            prefix += [_image(image), Text(f"{prompt} {caption}")]
-        prompts = [Document([*prefix, _image(image), Text(prompt)]) for image in images]
+        own_template = self.processor.template if template is None else CaptionTemplate(template)
+        prompts = []
+        for image in images:
+            prompts.append(caption_prompt(_image(image), demonstrations, own_template))
         engine = FlamingoEngine(self.model, self.processor, self.batch_size)
-        return engine.generate(prompts, max_new_tokens, num_beams)
+        sampling = None if temperature is None else Sampling(temperature, top_p, seed)
+        return engine.generate(
+            prompts,
+            max_new_tokens,
+            num_beams if sampling is None else 1,
+            min_new_tokens=min_new_tokens,
+            sampling=sampling,
+        )
+
+
+def caption_prompt(
+    image: Image,
+    demonstrations: Sequence[tuple[Frame | Image, str]],
+    template: CaptionTemplate,
+    id: str | None = None,
+) -> Document:
+    """Returns the document that a caption of the image continues.
+
+    Args:
+        image: The image.
+        demonstrations: Images with their captions, shown before it in this order.
+        template: The text of each image.
+        id: Of the document, by which tokens are sampled; None: the paths of the image's frames, or digests of pictures.
+    """
+    parts: list[Part] = []
+    for demonstration, caption in demonstrations:
+        parts += [_image(demonstration), Text(template.filled(caption))]
+    parts += [image, Text(template.prompt)]
+    return Document(parts, id=" ".join(image_key(image)) if id is None else id)
 
 
 def _image(image: Frame | Image) -> Image:

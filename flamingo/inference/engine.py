@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from flamingo.data.document import Document
+from flamingo.model.sampling import Sampling
 
 
 @runtime_checkable
@@ -17,15 +18,19 @@ class Engine(Protocol):
         num_beams: int = 1,
         blind: bool = False,
         on_progress: Callable[[int], object] | None = None,
+        min_new_tokens: int = 0,
+        sampling: Sampling | None = None,
     ) -> list[str]:
         """Returns the continuation of each prompt.
 
         Args:
-            prompts: Documents that end where the continuation begins.
+            prompts: Documents that end where the continuation begins. Sampling draws by their ids.
             max_new_tokens: The largest number of tokens of a continuation.
             num_beams: 1 is greedy decoding.
             blind: Whether no token attends to any image; the prompts keep their image markers.
             on_progress: Called with the size of each batch that is done.
+            min_new_tokens: The smallest number of tokens of a continuation.
+            sampling: How tokens are drawn; None: the likeliest continuation is searched. Sampling has one beam.
 
         Raises:
             UserError: For a broken image, and for a prompt that leaves no room for ``max_new_tokens``.

@@ -18,8 +18,10 @@ from flamingo.inference.visual_token_cache import ImageKey, VisualTokenCache, im
 from flamingo.model.beam_search import decode, search
 from flamingo.model.cache import PromptCache
 from flamingo.model.modeling import FlamingoForConditionalGeneration
+from flamingo.model.sampling import Sampling
 from flamingo.utils.checks import whole
 from flamingo.utils.devices import products_in, to_device
+from flamingo.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class _Prompt:
     #: In the order of their numbers.
     images: list[Image]
     keys: list[ImageKey]
+    #: Of the document.
+    id: str
 
     def tokens_with_images(self) -> list[tuple[int, ImageKey | None]]:
         """For each token its id and its image."""
@@ -76,11 +80,15 @@ class FlamingoEngine:
         num_beams: int = 1,
         blind: bool = False,
         on_progress: Callable[[int], object] | None = None,
+        min_new_tokens: int = 0,
+        sampling: Sampling | None = None,
     ) -> list[str]:
         """Returns the continuation of each prompt, up to ``<|endofchunk|>`` and without leading blanks.
 
         See :meth:`flamingo.inference.engine.Engine.generate`.
         """
+        if sampling is not None and num_beams > 1:
+            raise UserError(f"sampling has one beam: num_beams is {num_beams}, temperature {sampling.temperature}")
         max_length = self.processor.tokenizer.model_max_length - max_new_tokens
         rows = [self._encode(prompt, max_length, blind) for prompt in prompts]
         # Longest prompts first: out-of-memory shows up in the first batch.
@@ -92,7 +100,7 @@ class FlamingoEngine:
             for start in range(0, len(order), self.batch_size):
                 batch = order[start : start + self.batch_size]
                 batch_rows = [rows[number] for number in batch]
-                outputs = self._continue(batch_rows, prefix, max_new_tokens, num_beams)
+                outputs = self._continue(batch_rows, prefix, max_new_tokens, num_beams, min_new_tokens, sampling)
                 texts.update(zip(batch, outputs, strict=True))
                 if on_progress is not None:
                     on_progress(len(batch))
@@ -102,10 +110,10 @@ class FlamingoEngine:
         example = self.processor.encode(prompt, prompt=True, pixels=False, max_length=max_length)
         if blind:
             no_image = torch.full_like(example.image_index, -1)
-            return _Prompt(example.input_ids, no_image, [], [])
+            return _Prompt(example.input_ids, no_image, [], [], prompt.id)
         images = [chunk.image for chunk in prompt.chunks() if chunk.image is not None]
         keys = [image_key(image) for image in images]
-        return _Prompt(example.input_ids, example.image_index, images, keys)
+        return _Prompt(example.input_ids, example.image_index, images, keys, prompt.id)
 
     def _shared_prefix(self, rows: Sequence[_Prompt]) -> PromptCache | None:
         """The language model's cache of the tokens with which all prompts begin, such as equal demonstrations."""
@@ -133,13 +141,22 @@ class FlamingoEngine:
         return length - int(is_marker.sum()) % self.processor.tokens_per_image
 
     def _continue(
-        self, rows: Sequence[_Prompt], prefix: PromptCache | None, max_new_tokens: int, num_beams: int
+        self,
+        rows: Sequence[_Prompt],
+        prefix: PromptCache | None,
+        max_new_tokens: int,
+        num_beams: int,
+        min_new_tokens: int,
+        sampling: Sampling | None,
     ) -> list[str]:
         prefix_length = 0 if prefix is None else prefix.get_seq_length()
         inputs = self._inputs(rows, prefix_length)
         inputs["past_key_values"] = prefix
         tokenizer = self.processor.tokenizer
         end = self.processor.end_of_chunk_token_id
+        processors = None
+        if sampling is not None:
+            processors = sampling.processors([row.id for row in rows], inputs["input_ids"].shape[1])
         ids = search(
             self.model,
             tokenizer,
@@ -147,6 +164,8 @@ class FlamingoEngine:
             end=end,
             max_new_tokens=max_new_tokens,
             num_beams=num_beams,
+            min_new_tokens=min_new_tokens,
+            processors=processors,
         )
         return [decode(tokenizer, row, end) for row in ids.tolist()]
 

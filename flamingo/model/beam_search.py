@@ -1,11 +1,11 @@
-"""Greedy and beam search with the same settings for every language model."""
+"""Greedy search, beam search and sampling with the same settings for every language model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxtyping import Int
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 
 
 def search(
@@ -17,6 +17,8 @@ def search(
     max_new_tokens: int,
     num_beams: int = 1,
     num_return_sequences: int = 1,
+    min_new_tokens: int = 0,
+    processors: LogitsProcessorList | None = None,
 ) -> Int[Tensor, "bn s"]:
     """Returns the token ids of the most likely continuations, padded behind their ``end``.
 
@@ -32,6 +34,9 @@ def search(
         max_new_tokens: The largest number of tokens in a continuation.
         num_beams: 1 is greedy search.
         num_return_sequences: The number of continuations of each prompt, the most likely first.
+        min_new_tokens: The number of tokens before ``end``, at least.
+        processors: Change the logits of each step, in this order; those of a
+            :class:`flamingo.model.sampling.Sampling` make greedy search draw.
     """
     config = GenerationConfig(
         do_sample=False,
@@ -40,6 +45,7 @@ def search(
         # Beams are compared by the sum of their log-probabilities, as in OpenFlamingo's evaluation.
         length_penalty=0.0 if num_beams > 1 else None,
         max_new_tokens=max_new_tokens,
+        min_new_tokens=min_new_tokens or None,
         eos_token_id=end,
         pad_token_id=tokenizer.pad_token_id,
         use_cache=True,
@@ -47,7 +53,7 @@ def search(
     shipped = model.generation_config
     model.generation_config = GenerationConfig()
     try:
-        ids = model.generate(**inputs, generation_config=config)
+        ids = model.generate(**inputs, generation_config=config, logits_processor=processors)
     finally:
         model.generation_config = shipped
     return ids[:, inputs["input_ids"].shape[1] :]

@@ -131,13 +131,19 @@ def _table_row(setting: SettingOfTask, scores: Mapping[str, Score], metrics: Seq
     counts = [score.n for score in scores.values() if not score.metric.endswith("_order_std")]
     return {
         "shots": setting.shots,
-        "demonstrations": (setting.demonstrations or "none").replace("_", " "),
+        "demonstrations": _demonstrations(setting),
         "control": setting.control_name,
         "decoding": setting.decoding,
         "cells": cells,
         "n": _range(counts),
         "seeds": max(len(score.seeds) for score in scores.values()),
     }
+
+
+def _demonstrations(setting: SettingOfTask) -> str:
+    """The demonstrations, and the template if it is not the checkpoint's."""
+    name = (setting.demonstrations or "none").replace("_", " ")
+    return name if setting.template is None else f"{name}, {setting.template}"
 
 
 def _number(value: float) -> str:

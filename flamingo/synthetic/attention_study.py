@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flamingo.data.document import PROMPT
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.evaluation.metrics.resampling import bootstrap, mean
 from flamingo.model.inspection import inspect
@@ -82,13 +81,16 @@ def make_scenes(count: int, objects: int, seed: int) -> list[Scene]:
     return scenes
 
 
-def named_words(scene: Scene, scene_index: int, tokens: Sequence[str]) -> list[Word]:
-    """Returns the colour and shape words of the plain caption at the end of a document's tokens, in reading order."""
+def named_words(scene: Scene, scene_index: int, tokens: Sequence[str], prompt: str) -> list[Word]:
+    """Returns the colour and shape words of the plain caption after the last ``prompt`` of a document's tokens.
+
+    They are in reading order.
+    """
     text = "".join(tokens)
     lengths = [len(token) for token in tokens]
     starts = list(accumulate(lengths, initial=0))
     words = []
-    position = text.rindex(PROMPT)
+    position = text.rindex(prompt)
     for object_index, kind in enumerate(scene.kinds):
         for attribute in ATTRIBUTES:
             word = getattr(kind, attribute)
@@ -108,8 +110,8 @@ def word_attention(
     """Returns the words of the scenes' plain captions, and their attention over the patches; without demonstrations."""
     documents = []
     for scene in scenes:
-        turn = Turn(scene, PROMPT, caption(scene))
-        documents.append(show([turn]))
+        turn = Turn(scene, None, caption(scene))
+        documents.append(show([turn], template=processor.template))
     words: list[Word] = []
     maps: dict[int, list[Tensor]] = {}
     for start in range(0, len(scenes), batch_size):
@@ -122,7 +124,7 @@ def word_attention(
             token_ids = ids[is_token].tolist()
             tokens = [processor.tokenizer.decode([token_id]) for token_id in token_ids]
             scene_index = start + row
-            batch_words += named_words(scenes[scene_index], scene_index, tokens)
+            batch_words += named_words(scenes[scene_index], scene_index, tokens, processor.template.prompt)
         rows = [word.scene - start for word in batch_words]
         columns = [word.token for word in batch_words]
         for layer in inspection.image_attention:

@@ -6,10 +6,11 @@ images of it. :func:`tell` makes a text of it, which a language model is pretrai
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from flamingo.data.document import PROMPT, Document, Image, Part, Text
+from flamingo.data.caption_template import CaptionTemplate
+from flamingo.data.document import Document, Image, Part, Text
 from flamingo.synthetic import SyntheticDocumentsConfig
 from flamingo.synthetic.drawing import draw
 from flamingo.synthetic.drills import SYLLABLES, chant, recital
@@ -26,12 +27,19 @@ class Turn:
     """A scene of a document."""
 
     scene: Scene
-    prompt: str
+    #: None: that of the template of captions.
+    prompt: str | None
     answer: str
     #: Whether the scene and earlier turns determine the answer.
     answerable: bool = True
     #: The word of the scene's plain caption that determines the answer, if one word does.
     keyword: str | None = None
+
+    def texts(self, template: CaptionTemplate) -> tuple[str, str]:
+        """Returns the text after the image up to the answer, and the answer with the blanks before it."""
+        if self.prompt is None:
+            return template.prompt, template.answer(self.answer)
+        return self.prompt, f" {self.answer}"
 
 
 # ----------------------------------------------------------------------------------- kinds
@@ -41,7 +49,7 @@ def caption_turns(rng: random.Random, split: Split, count: int, dialect: Dialect
     """Returns captions in one dialect, by default a random one."""
     dialect = dialect or random_dialect(rng, split)
     scenes = [random_scene(rng, split) for _ in range(count)]
-    return [Turn(scene, PROMPT, caption(scene, dialect)) for scene in scenes]
+    return [Turn(scene, None, caption(scene, dialect)) for scene in scenes]
 
 
 def binding_turns(rng: random.Random, split: Split, count: int) -> list[Turn]:
@@ -53,7 +61,7 @@ def binding_turns(rng: random.Random, split: Split, count: int) -> list[Turn]:
         name = rng.choice(list(meanings))
         meaning = meanings[name]
         is_known = name in earlier_names
-        turns.append(Turn(meaning.random_scene(rng), PROMPT, name, answerable=is_known, keyword=meaning.value))
+        turns.append(Turn(meaning.random_scene(rng), None, name, answerable=is_known, keyword=meaning.value))
         earlier_names.add(name)
     return turns
 
@@ -147,7 +155,9 @@ TURNS: dict[str, Callable[[random.Random, Split, int], list[Turn]]] = {
 }
 
 
-def show(turns: Sequence[Turn], id: str = "", num_text_turns: int = 0) -> Document:
+def show(
+    turns: Sequence[Turn], id: str = "", num_text_turns: int = 0, template: CaptionTemplate | None = None
+) -> Document:
     """Returns an interleaved document: for each turn its image, its prompt, and its answer, which is trained on.
 
     Args:
@@ -155,15 +165,17 @@ def show(turns: Sequence[Turn], id: str = "", num_text_turns: int = 0) -> Docume
         id: Of the document.
         num_text_turns: The first turns that are lines of text, as in a language model's pretraining. The keyword
             stands for the image, or a plain caption if more than one word determines the answer.
+        template: Of turns without a prompt of their own; None: the default one.
     """
     parts: list[Part] = []
     for number, turn in enumerate(turns):
-        answer = Text(" " + turn.answer, train=turn.answerable)
+        prompt, answer_text = turn.texts(template or CaptionTemplate())
+        answer = Text(answer_text, train=turn.answerable)
         if number < num_text_turns:
             description = turn.keyword or caption(turn.scene, PLAIN)
-            parts += [Text(f"{description} {turn.prompt}", train=False), answer, Text("\n", train=False)]
+            parts += [Text(f"{description} {prompt}", train=False), answer, Text("\n", train=False)]
         else:
-            parts += [Image(draw(turn.scene)), Text(turn.prompt, train=False), answer]
+            parts += [Image(draw(turn.scene)), Text(prompt, train=False), answer]
     return Document(parts, id)
 
 
@@ -173,7 +185,11 @@ Description = Literal["caption", "keyword"]
 
 def tell(turns: Sequence[Turn], description: Description | None) -> str:
     """Returns the turns as lines of text, with a description of each image, or without."""
-    return "".join(f"{_describe(turn, description)}{turn.prompt} {turn.answer}\n" for turn in turns)
+    lines = []
+    for turn in turns:
+        prompt, answer = turn.texts(CaptionTemplate())
+        lines.append(f"{_describe(turn, description)}{prompt}{answer}\n")
+    return "".join(lines)
 
 
 def _describe(turn: Turn, description: Description | None) -> str:
@@ -210,6 +226,7 @@ class SyntheticDocuments(Sequence[Document]):
     #: The probability that a document begins with lines of text: its first turn, or more, but not all.
     text_prefix_prob: float = 0.0
     length: int = 1_000_000
+    template: CaptionTemplate = field(default_factory=CaptionTemplate)
 
     def __post_init__(self) -> None:
         if self.kind not in TURNS:
@@ -221,10 +238,13 @@ class SyntheticDocuments(Sequence[Document]):
             raise UserError(f"text_prefix_prob is a probability, got {self.text_prefix_prob}")
 
     @classmethod
-    def from_config(cls, config: SyntheticDocumentsConfig, split: Split, seed: int) -> "SyntheticDocuments":
+    def from_config(
+        cls, config: SyntheticDocumentsConfig, split: Split, seed: int, template: CaptionTemplate
+    ) -> "SyntheticDocuments":
         """Returns the documents of an entry of a config's ``data.documents``."""
         kind = config.kind.removeprefix("synthetic_")
-        return cls(kind, split, seed, config.min_images, config.max_images, config.text_prefix_prob)
+        sizes = (config.min_images, config.max_images)
+        return cls(kind, split, seed, *sizes, config.text_prefix_prob, template=template)
 
     def __len__(self) -> int:
         return self.length
@@ -236,7 +256,7 @@ class SyntheticDocuments(Sequence[Document]):
         num_text_turns = 0
         if len(turns) > 1 and rng.random() < self.text_prefix_prob:
             num_text_turns = rng.randint(1, len(turns) - 1)
-        return show(turns, name, num_text_turns)
+        return show(turns, name, num_text_turns, self.template)
 
 
 # ---------------------------------------------------------------------------- for pretraining

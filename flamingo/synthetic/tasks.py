@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from flamingo.data.document import PROMPT, Image
+from flamingo.data.document import Image
 from flamingo.evaluation.protocol import Example
 from flamingo.synthetic import SyntheticBindingConfig, SyntheticTaskConfig
 from flamingo.synthetic.documents import Turn, caption_turns, question_turns, random_names, stream
@@ -133,10 +133,10 @@ class SyntheticBinding(SyntheticTask):
         meanings = random_names(rng, "evaluation", self.num_ways)
         support = []
         for word, meaning in meanings.items():
-            turns = [Turn(meaning.random_scene(rng), PROMPT, word) for _ in range(CANDIDATES_PER_NAME)]
+            turns = [Turn(meaning.random_scene(rng), None, word) for _ in range(CANDIDATES_PER_NAME)]
             support.append(_examples(turns, f"{name}/{word}"))
         query_name = rng.choice(list(meanings))
-        turn = Turn(meanings[query_name].random_scene(rng), PROMPT, query_name)
+        turn = Turn(meanings[query_name].random_scene(rng), None, query_name)
         [query] = _examples([turn], name)
         return Episode(query, support, turn.scene)
 

@@ -47,6 +47,12 @@ def probability(key: str, value: Any) -> None:
         raise UserError(f"{key} must be a number in [0, 1], got {value!r}")
 
 
+def positive_probability(key: str, value: Any) -> None:
+    """A number above 0, and at most 1."""
+    if not (_is_finite(value) and 0 < value <= 1):
+        raise UserError(f"{key} must be a number in (0, 1], got {value!r}")
+
+
 def below_one(key: str, value: Any) -> None:
     """A number from 0 to less than 1."""
     if not (_is_finite(value) and 0 <= value < 1):

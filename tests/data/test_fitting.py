@@ -9,7 +9,8 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from flamingo import Document, FlamingoProcessor, Text
-from flamingo.data.document import PROMPT, Image
+from flamingo.data.caption_template import CaptionTemplate
+from flamingo.data.document import Image
 from flamingo.data.fitting import fitting
 from flamingo.data.record import Record, RecordList
 from flamingo.utils.errors import UserError
@@ -55,7 +56,9 @@ def test_what_stays_fits_into_any_document_and_no_more_than_that_is_left_out(pro
         assert [image.id for image in kept] == [image.id for image in shown]
 
         def length(some):
-            parts = [part for image in some for part in (image.image, Text(f"{PROMPT} {image.captions[0]}"))]
+            parts = [
+                part for image in some for part in (image.image, Text(CaptionTemplate().filled(image.captions[0])))
+            ]
             return len(processor.encode(Document(parts), pixels=False, max_length=10_000).input_ids)
 
         assert all(length(some) + new_tokens <= limit for some in itertools.combinations(shown, min(most, len(shown))))

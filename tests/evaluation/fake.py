@@ -68,6 +68,10 @@ SETTINGS = [
 ]
 
 
+#: What :func:`evaluate_two` runs.
+TWO_PROCESSES = [SETTINGS[0], SETTINGS[2], Setting(0, None, seed=1, temperature=1.5, top_p=0.95)]
+
+
 def model_and_processor(backbones: Path, **config: Any):
     """Returns a model of these parts on GPT-2, and its processor."""
     torch.manual_seed(0)
@@ -81,7 +85,7 @@ def evaluate_two(backbones: Path, output: Path) -> None:
     evaluate(
         FlamingoEngine(*model_and_processor(backbones), batch_size=2),
         FakeTask(),
-        [SETTINGS[0], SETTINGS[2]],
+        TWO_PROCESSES,
         output,
         EvaluationConfig(num_orders=2),
     )

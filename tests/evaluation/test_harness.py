@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image as PILImage
 
+from flamingo.data.caption_template import CaptionTemplate
 from flamingo.evaluation import EvaluationConfig
 from flamingo.evaluation.harness import evaluate, score_predictions
 from flamingo.evaluation.scores import scores
@@ -16,7 +17,7 @@ from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.results import read_prediction_rows, setting_key
 from flamingo.utils.errors import UserError
 from flamingo.utils.names import picture_path
-from tests.evaluation.fake import SETTINGS, FakeTask, example, model_and_processor
+from tests.evaluation.fake import SETTINGS, TWO_PROCESSES, FakeTask, example, model_and_processor
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +40,8 @@ def test_rows_of_predictions_hold_all_that_a_report_needs(run):
     task = FakeTask()
     for row in rows:
         assert list(row) == [
-            "task", "shots", "demonstrations", "control", "decoding", "seed", "order", "query", "demonstration_ids",
-            "prompt", "output", "references", "scores",
+            "task", "shots", "demonstrations", "control", "template", "decoding", "seed", "order", "query",
+            "demonstration_ids", "prompt", "output", "references", "scores",
         ]  # fmt: skip
         assert row["references"] == list(task.queries()[int(row["query"][-1])].references)
         assert row["scores"]["shown"] == len(row["demonstration_ids"])
@@ -72,13 +73,25 @@ def test_scores_are_those_of_the_predictions_and_no_two_rows_are_of_the_same(run
     folder, returned = run
     rows = json.loads((folder / "scores.json").read_text())
     assert rows == returned
-    names = ["task", "shots", "demonstrations", "control", "decoding", "seed", "metric", "value", "ci95", "n"]
+    names = [
+        "task",
+        "shots",
+        "demonstrations",
+        "control",
+        "template",
+        "decoding",
+        "seed",
+        "metric",
+        "value",
+        "ci95",
+        "n",
+    ]
     assert all(list(row)[: len(names)] == names for row in rows)
     more = {row["metric"]: set(row) - set(names) for row in rows}
     assert more["CIDEr"] == {"references", "document_frequency"} and more["length"] == set()
-    assert len({tuple(row[name] for name in names[:7]) for row in rows}) == len(rows)
+    assert len({tuple(row[name] for name in names[:8]) for row in rows}) == len(rows)
     predictions = read_prediction_rows(folder / "predictions.jsonl")
-    greedy = [p for p in predictions if setting_key(p) == ("fake/captions", 3, "random", None, "greedy", 0)]
+    greedy = [p for p in predictions if setting_key(p) == ("fake/captions", 3, "random", None, None, "greedy", 0)]
     found = {row["metric"]: row for row in rows if setting_key(row) == setting_key(greedy[0])}
     assert {"length", "CIDEr", "BLEU-1", "length_order_std", "CIDEr_order_std"} <= found.keys()
     lengths = [[len(p["output"]) for p in greedy if p["order"] == order] for order in (0, 1)]
@@ -215,6 +228,69 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+#: Sampled, with and without demonstrations, in a template of their own.
+SAMPLED = [
+    Setting(0, None, seed=1, temperature=1.5, top_p=0.95),
+    Setting(3, "random", seed=1, template="A photo of {caption}", temperature=1.5, top_p=0.95),
+]
+
+
+@pytest.fixture(scope="module")
+def sampled(parts, tmp_path_factory):
+    """(folder, predictions): sampled outputs, one prompt at a time."""
+    folder = tmp_path_factory.mktemp("sampled")
+    evaluate(FlamingoEngine(*parts, batch_size=1), FakeTask(), SAMPLED, folder, EvaluationConfig(num_orders=2))
+    return folder, read_prediction_rows(folder / "predictions.jsonl")
+
+
+def test_a_setting_has_a_template_of_its_own_and_sampled_outputs(sampled):
+    _, rows = sampled
+    assert {row["prompt"] for row in rows[:6]} == {"<image>Output:"}
+    assert all(row["prompt"].count("<image>A photo of ") == 3 for row in rows[6:])
+    assert all(row["prompt"].endswith("<image>A photo of") for row in rows[6:])
+    assert {row["decoding"] for row in rows} == {"temperature1.5,top_p0.95"}
+    assert len({row["output"] for row in rows[:6]}) > 3
+
+
+def test_sampled_outputs_do_not_depend_on_the_batch_or_the_order_of_queries(parts, sampled, tmp_path):
+    class Reversed(FakeTask):
+        def queries(self):
+            return self._queries[::-1]
+
+    for task, folder in ((FakeTask(), tmp_path / "four"), (Reversed(), tmp_path / "reversed")):
+        evaluate(FlamingoEngine(*parts, batch_size=4), task, SAMPLED, folder, EvaluationConfig(num_orders=2))
+        rows = read_prediction_rows(folder / "predictions.jsonl")
+        outputs = {(row["shots"], row["order"], row["query"]): row["output"] for row in rows}
+        assert outputs == {(row["shots"], row["order"], row["query"]): row["output"] for row in sampled[1]}
+
+
+def test_sampled_outputs_of_a_killed_run_are_those_of_an_uninterrupted_one(parts, sampled, tmp_path):
+    whole = (sampled[0] / "predictions.jsonl").read_text()
+    lines = whole.splitlines(keepends=True)
+    (tmp_path / "predictions.jsonl").write_text("".join(lines[:9]) + lines[9][:20])
+    evaluate(FlamingoEngine(*parts, batch_size=4), FakeTask(), SAMPLED, tmp_path, EvaluationConfig(num_orders=2))
+    assert (tmp_path / "predictions.jsonl").read_text() == whole
+
+
+def test_limits_of_new_tokens_and_the_checkpoints_template_reach_the_engine(parts, tmp_path):
+    config = EvaluationConfig(max_new_tokens=9, min_new_tokens=2)
+    asked = []
+
+    class Recording:
+        def generate(self, prompts, max_new_tokens, *args, min_new_tokens, **kwargs):
+            asked.append((max_new_tokens, min_new_tokens))
+            return ["x"] * len(prompts)
+
+    template = CaptionTemplate("Caption: {caption}")
+    evaluate(Recording(), FakeTask(), SETTINGS[2:3], tmp_path, config, template=template)
+    assert asked == [(9, 2)]
+    rows = read_prediction_rows(tmp_path / "predictions.jsonl")
+    assert rows[0]["prompt"].count("<image>Caption: ") == 3 and rows[0]["template"] is None
+    assert score_predictions(FakeTask(), rows, template) == rows
+    with pytest.raises(UserError, match="prompt"):
+        score_predictions(FakeTask(), rows)
+
+
 def test_two_processes_make_the_same_files_as_one(parts, backbones, tmp_path):
     command = [sys.executable, "-m", "tests.evaluation.fake", str(backbones), str(tmp_path / "two")]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
@@ -222,12 +298,12 @@ def test_two_processes_make_the_same_files_as_one(parts, backbones, tmp_path):
     evaluate(
         FlamingoEngine(*parts, batch_size=4),
         FakeTask(),
-        [SETTINGS[0], SETTINGS[2]],
+        TWO_PROCESSES,
         tmp_path / "one",
         EvaluationConfig(num_orders=2),
     )
     for name in ("predictions.jsonl", "scores.json"):
         assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
-    assert len(read_prediction_rows(tmp_path / "two" / "predictions.jsonl")) == 18
-    # Each process did half of the 18, of which the first shows its progress.
-    assert "9/9 [" in done.stderr and "/18 [" not in done.stderr
+    assert len(read_prediction_rows(tmp_path / "two" / "predictions.jsonl")) == 24
+    # Each process did half of the 24, of which the first shows its progress.
+    assert "12/12 [" in done.stderr and "/24 [" not in done.stderr

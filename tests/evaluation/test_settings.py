@@ -21,6 +21,7 @@ from tests.evaluation.fake import SETTINGS, FakeTask
         ({"shots": 0, "demonstrations": None, "control": "copied_caption"}, "^0 shots, copied_caption"),
         ({"shots": 0, "demonstrations": "text_only", "control": "shuffled_images"}, "text_only, shuffled_images"),
         ({"shots": 4, "demonstrations": "random", "num_beams": 0}, "^num_beams .*0"),
+        ({"shots": 0, "demonstrations": None, "num_beams": 2, "temperature": 1.0}, r"temperature1\.0.*num_beams=2"),
     ],
 )
 def test_what_does_not_go_together_is_refused(arguments, message):
@@ -32,6 +33,46 @@ def test_a_row_tells_its_setting():
     for setting in [*SETTINGS, Setting(8, "random", num_beams=3, seed=5)]:
         assert Setting.of_row(setting.row(FakeTask())) == setting
     assert Setting(8, "random", num_beams=3).row(FakeTask())["decoding"] == "beam3"
+
+
+@pytest.mark.parametrize(
+    ("setting", "decoding"),
+    [
+        (Setting(0, None, temperature=0.7), "temperature0.7"),
+        (Setting(0, None, temperature=1.0, top_p=0.95), "temperature1.0,top_p0.95"),
+        (Setting(0, None, temperature=1e-05), "temperature1e-05"),
+        (Setting(4, "random", template="A photo of {caption}"), "greedy"),
+    ],
+)
+def test_a_row_tells_template_and_sampling(setting, decoding):
+    row = setting.row(FakeTask())
+    assert (row["decoding"], row["template"]) == (decoding, setting.template)
+    assert Setting.of_row(row) == setting
+
+
+def test_sampled_settings_without_demonstrations_have_all_seeds():
+    config = EvaluationConfig(
+        shots=[0, 2], text_only=False, seeds=[0, 1], temperature=0.5, top_p=0.9, template="{caption}"
+    )
+    settings = make_settings(config, FakeTask())
+    assert [(setting.shots, setting.seed) for setting in settings] == [(0, 0), (2, 0), (0, 1), (2, 1)]
+    assert {(setting.temperature, setting.top_p, setting.template) for setting in settings} == {(0.5, 0.9, "{caption}")}
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"temperature": 0.0}, "^temperature"),
+        ({"top_p": 0.0}, "^top_p"),
+        ({"top_p": 0.9}, "temperature"),
+        ({"temperature": 1.0, "num_beams": [1, 3]}, "^num_beams"),
+        ({"max_new_tokens": 3, "min_new_tokens": 4}, "^max_new_tokens"),
+        ({"template": "A photo"}, r"\{caption\}.*'A photo'"),
+    ],
+)
+def test_decoding_and_template_are_checked(keys, named):
+    with pytest.raises(UserError, match=named):
+        EvaluationConfig(**keys)
 
 
 def test_controls_change_what_they_say_and_nothing_else():

@@ -50,7 +50,7 @@ class FirstWords:
         position = [record.id for record in self.query_records].index(query.id)
         return [_example(self.support_records[neighbour]) for neighbour in self.neighbours[position][:number]]
 
-    def fitting(self, processor):
+    def fitting(self, processor, template, max_new_tokens):
         """All but the first photograph can be shown."""
         first, *others = self.support_records
         return FirstWords(self.query_records, others, {first.id: "it is the first"})

@@ -44,6 +44,7 @@ GROUPS = {
     "report": (),
     "word_attention": (),
     "convert": (),
+    "caption": (),
     "pretrain_vision": (),
     "pretrain_language": ("text",),
 }

@@ -47,7 +47,7 @@ def evaluation(shards, *overrides):
             "task=flickr8k",
             f"task.support={shards}/train-*.tar",
             f"task.query={shards}/dev-*.tar",
-            "task.max_new_tokens=4",
+            "max_new_tokens=4",
         ),
         "task.metrics=[CIDEr,BLEU-1]",
         *("shots=[0,2]", "num_beams=[2]", "control_shots=[2]", "batch_size=4"),
@@ -302,8 +302,8 @@ def test_metrics_may_be_changed_and_score_the_predictions_that_are_there(run, sh
     run_evaluation(evaluation(shards, *here, "task.metrics=[CIDEr,BLEU-4]"))
     assert (tmp_path / "predictions.jsonl").read_bytes() == predictions
     assert {row["metric"] for row in json.loads((tmp_path / "scores.json").read_text())} == {"CIDEr", "BLEU-4"}
-    with pytest.raises(UserError, match=r"task\.max_new_tokens"):
-        run_evaluation(evaluation(shards, *here, "task.max_new_tokens=3"))
+    with pytest.raises(UserError, match=r"max_new_tokens"):
+        run_evaluation(evaluation(shards, *here, "max_new_tokens=3"))
 
 
 def test_metrics_without_java_are_named_before_the_model_is_loaded(run, shards, tmp_path, monkeypatch, caplog):

@@ -8,7 +8,6 @@ import torch
 
 from experiments.run_word_attention import run_word_attention
 from experiments.word_attention import WordAttentionConfig
-from flamingo.data.document import PROMPT
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.synthetic.attention_study import Word, attention_shares, make_scenes, named_words, word_attention
@@ -52,9 +51,9 @@ def test_scenes_have_as_many_objects_and_are_of_the_evaluation_split(objects):
 
 def test_words_are_said_from_the_token_before_them(processor):
     for scene in make_scenes(40, 2, seed=0):
-        ids = processor.encode(show([Turn(scene, PROMPT, caption(scene))])).input_ids
+        ids = processor.encode(show([Turn(scene, None, caption(scene))])).input_ids
         tokens = [processor.tokenizer.decode([i]) for i in ids.tolist()]
-        words = named_words(scene, 3, tokens)
+        words = named_words(scene, 3, tokens, "Output:")
         first, second = scene.kinds
         assert [word.text for word in words] == [first.colour, first.shape, second.colour, second.shape]
         assert [(word.object, word.attribute) for word in words] == [
@@ -68,8 +67,8 @@ def test_words_are_said_from_the_token_before_them(processor):
 def test_a_word_of_several_tokens_is_said_from_before_the_first():
     (scene,) = make_scenes(1, 1, seed=0)
     (kind,) = scene.kinds
-    tokens = ["<image>", PROMPT, " a", f" {kind.colour[:2]}", kind.colour[2:], f" {kind.shape}"]
-    assert [word.token for word in named_words(scene, 0, tokens)] == [2, 4]
+    tokens = ["<image>", "Output:", " a", f" {kind.colour[:2]}", kind.colour[2:], f" {kind.shape}"]
+    assert [word.token for word in named_words(scene, 0, tokens, "Output:")] == [2, 4]
 
 
 def test_shares_by_hand():

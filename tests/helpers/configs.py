@@ -6,6 +6,7 @@ from omegaconf import DictConfig
 
 import experiments.search  # noqa: F401  # has its schema
 from experiments import hydra_config
+from experiments.caption import CaptionConfig
 from experiments.convert import ConvertConfig
 from experiments.evaluate import EvaluateConfig
 from experiments.pretrain_language import PretrainLanguageConfig
@@ -24,6 +25,7 @@ CONFIGS = {
     "pretrain_vision": PretrainVisionConfig,
     "pretrain_language": PretrainLanguageConfig,
     "convert": ConvertConfig,
+    "caption": CaptionConfig,
     "report": ReportConfig,
 }
 #: The overrides that a command needs.
@@ -32,6 +34,7 @@ REQUIRED = {
     "report": ("run=somewhere",),
     "word_attention": ("run=somewhere",),
     "convert": ("checkpoint=somewhere", "output=elsewhere"),
+    "caption": ("checkpoint=somewhere", "images=somewhere", "output=captions.jsonl"),
 }
 
 

@@ -24,7 +24,6 @@ def test_captions_are_those_of_the_same_prompts_in_evaluation(captioner):
         captions = captioner(
             [query.image for query in queries],
             [(one.image, one.references[0]) for one in demonstrations],
-            queries[0].prompt,
             max_new_tokens=5,
         )
         assert captions == expected

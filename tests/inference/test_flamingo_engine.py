@@ -9,6 +9,7 @@ from flamingo import Document, Image, Text
 from flamingo.evaluation.prompts import build_prompt
 from flamingo.inference import flamingo_engine
 from flamingo.inference.flamingo_engine import FlamingoEngine
+from flamingo.model.sampling import Sampling
 from flamingo.utils.errors import UserError
 from tests.evaluation.fake import example, model_and_processor
 from tests.helpers.devices import moved
@@ -55,6 +56,44 @@ def test_outputs_do_not_depend_on_the_batch_or_on_the_cache_and_keep_their_order
         engine = FlamingoEngine(*parts, batch_size)
         assert engine.generate(prompts, NEW, beams) == expected
         assert engine.generate(prompts[::-1], NEW, beams) == expected[::-1]  # now all from the cache
+
+
+def test_sampled_outputs_depend_on_seed_and_id_and_not_on_batch_or_order(each_fusion, prompts):
+    sampling = Sampling(temperature=1.5, top_p=0.95, seed=1)
+    expected = []
+    for prompt in prompts:
+        expected += FlamingoEngine(*each_fusion, 1).generate([prompt], NEW, sampling=sampling)
+    assert len(set(expected)) > 3
+    engine = FlamingoEngine(*each_fusion, 4)
+    assert engine.generate(prompts, NEW, sampling=sampling) == expected
+    assert engine.generate(prompts[::-1], NEW, sampling=sampling) == expected[::-1]
+    assert engine.generate(prompts, NEW, sampling=Sampling(1.5, 0.95, seed=2)) != expected
+    assert engine.generate(prompts, NEW) != expected
+    renamed = [Document(prompt.parts, id=f"other {prompt.id}") for prompt in prompts]
+    assert engine.generate(renamed, NEW, sampling=sampling) != expected
+
+
+def test_a_temperature_near_zero_takes_the_likeliest_tokens(parts, prompts):
+    engine = FlamingoEngine(*parts, 4)
+    assert engine.generate(prompts, NEW, sampling=Sampling(1e-6)) == engine.generate(prompts, NEW)
+    with pytest.raises(UserError, match="num_beams is 2"):
+        engine.generate(prompts, NEW, 2, sampling=Sampling())
+
+
+def test_outputs_have_at_least_as_many_tokens_as_asked(parts, prompts, monkeypatch):
+    model, processor = parts
+    end = processor.end_of_chunk_token_id
+
+    def likes_the_end(module, args, output):
+        output.logits[..., end] = 1e4
+
+    engine = FlamingoEngine(model, processor, 4)
+    with model.register_forward_hook(likes_the_end):
+        assert engine.generate(prompts, NEW) == [""] * len(prompts)
+        for sampling in (None, Sampling()):
+            texts = engine.generate(prompts, NEW, min_new_tokens=3, sampling=sampling)
+            lengths = [len(processor.tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
+            assert all(texts) and max(lengths) <= 3
 
 
 def test_all_that_the_model_computes_may_be_multiplied_in_16_bits(parts, prompts, monkeypatch):

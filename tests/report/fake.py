@@ -23,7 +23,7 @@ TASKS = {
 
 
 def row(task="synthetic_captions", shots=4, demonstrations="random", control=None, decoding="greedy", seed=0, **rest):
-    fields = {"task": task, "shots": shots, "demonstrations": demonstrations, "control": control}
+    fields = {"task": task, "shots": shots, "demonstrations": demonstrations, "control": control, "template": None}
     return fields | {"decoding": decoding, "seed": seed} | rest
 
 

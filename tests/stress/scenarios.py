@@ -82,7 +82,7 @@ def scenarios(inputs: Inputs) -> dict[str, Scenario]:
             f"output={output}",
             f"task.support={inputs.shards}/train-*.tar",
             f"task.query={inputs.shards}/dev-*.tar",
-            "task.max_new_tokens=4",
+            "max_new_tokens=4",
             "task.metrics=[CIDEr,BLEU-1]",
             "shots=[0,2]",
             "num_beams=[2]",

@@ -11,7 +11,6 @@ from PIL import Image as PILImage
 from flamingo import Image, Text
 from flamingo.synthetic import documents
 from flamingo.synthetic.documents import (
-    PROMPT,
     TURNS,
     SyntheticContrasts,
     SyntheticDocuments,
@@ -99,7 +98,7 @@ def test_captions_of_a_document_share_their_dialect(spy):
         assert len(turns) == 7 and len(set(noted.dialects)) == 1
         (dialect,) = set(noted.dialects)
         assert [turn.answer for turn in turns] == [caption(turn.scene, dialect) for turn in turns]
-        assert all(turn.answerable and turn.prompt == "Output:" for turn in turns)
+        assert all(turn.answerable and turn.prompt is None for turn in turns)
         seen.add(dialect)
     assert len(seen) == 60
     given = caption_turns(random.Random(0), "evaluation", 3, Dialect(order=1))
@@ -116,7 +115,7 @@ def test_a_name_stands_for_one_shape_or_one_colour_and_the_rest_varies():
         objects, gists = defaultdict(list), defaultdict(set)
         for turn in turns:
             (kind,) = turn.scene.kinds
-            assert turn.scene.count == 1 and turn.prompt == PROMPT
+            assert turn.scene.count == 1 and turn.prompt is None
             assert re.fullmatch("[BDFGKLMNPRSTVZ][aeiou] [BDFGKLMNPRSTVZ][aeiou]", turn.answer)
             assert turn.keyword in (kind.shape, kind.colour)
             objects[turn.answer].append(kind)

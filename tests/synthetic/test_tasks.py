@@ -113,7 +113,7 @@ def test_the_dialect_of_a_query_is_that_of_its_support():
     task = TASKS[0]
     for query in task.queries():
         episode = task.episodes[query.id]
-        assert query.references == (caption(episode.scene, episode.dialect),) and query.prompt == "Output:"
+        assert query.references == (caption(episode.scene, episode.dialect),) and query.prompt is None
         for example in members(task, query):
             (text,) = example.references
             assert text == caption(scene_said(text), episode.dialect)

@@ -85,8 +85,8 @@ class InterleavedConfig(DocumentsConfig):
         return replace(documents, similar_prob=0.0, num_crops=1, captions_per_image=1)
 
 
-#: A builder is called with its config, the records, a seed and the neighbours of the records, if it needs any. It is
-#: an endless sequence of documents, and raises UserError for too few records.
+#: A builder is called with its config, the records, a seed, the neighbours of the records, if it needs any, and the
+#: template of captions. It is an endless sequence of documents, and raises UserError for too few records.
 BUILDERS: Kinds = {
     "interleaved": (InterleavedConfig, "flamingo.data.builders.interleaved:Interleaved"),
 }

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Int
 
 from flamingo.data.builders import InterleavedConfig
-from flamingo.data.document import PROMPT, Document, Part, Text
+from flamingo.data.caption_template import CaptionTemplate
+from flamingo.data.document import Document, Part, Text
 from flamingo.data.order import index_at
 from flamingo.data.record import Record
 from flamingo.utils.errors import UserError
@@ -29,6 +30,7 @@ class Interleaved:
         records: Sequence[Record],
         seed: int | str,
         neighbours: Int[np.ndarray, "images k"] | None = None,
+        template: CaptionTemplate | None = None,
     ) -> None:
         """Makes the data set.
 
@@ -38,6 +40,7 @@ class Interleaved:
             seed: Of everything that is drawn.
             neighbours: For each image the indices of others, the most similar first. Documents of neighbours have
                 them in rising order of similarity, as prompts with retrieved demonstrations (RICES).
+            template: The text of each image; None: the default one.
 
         Raises:
             UserError: For too few images, and where neighbours are missing.
@@ -48,6 +51,7 @@ class Interleaved:
         if config.similar_prob > 0 and (neighbours is None or neighbours.shape[1] < most - 1):
             raise UserError(f"documents of neighbours with up to {most} images need {most - 1} of each")
         self.config, self.records, self.seed, self.neighbours = config, records, seed, neighbours
+        self.template = template or CaptionTemplate()
 
     def __getitem__(self, position: int) -> Document:
         config = self.config
@@ -61,7 +65,7 @@ class Interleaved:
             captions = rng.sample(record.captions, len(record.captions))
             caption = captions[version % len(captions)]
             image = record.image.crop(rng.randrange(config.num_crops))
-            parts += [image, Text(PROMPT, train=False), Text(f" {caption}")]
+            parts += [image, Text(self.template.prompt, train=False), Text(self.template.answer(caption))]
         return Document(parts, id=f"{self.records[last].id} and {num_images - 1} others, no. {position}")
 
     def _before(self, last: int, num_images: int, rng: random.Random) -> list[int]:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from flamingo.data.document import PROMPT
+from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.pretraining.tokenizer import END_OF_TEXT
 from flamingo.data.readers.entries import Entry, captions_in, usable_captions
 from flamingo.data.recognition import recognised
@@ -150,7 +150,8 @@ class TextDocuments:
                 prompt_lines.append(rng.choice(captions))
             case "random images":
                 prompt_lines = [rng.choice(rng.choice(self._captions)) for _ in captions]
-        return "".join(f"{PROMPT} {line}\n" for line in prompt_lines)
+        template = CaptionTemplate()
+        return "".join(f"{template.filled(line)}\n" for line in prompt_lines)
 
 
 def similar_images(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from flamingo.evaluation.metrics import METRICS
-from flamingo.utils.checks import one_of, whole
+from flamingo.utils.checks import one_of
 from flamingo.utils.kinds import Kinds
 
 
@@ -23,7 +23,6 @@ class CaptioningConfig(TaskConfig):
     #: The queries, and the pool of demonstrations: a folder, a file, or a pattern of shards in quotes.
     query: str
     support: str
-    max_new_tokens: int
     #: Names of :data:`flamingo.evaluation.metrics.METRICS`.
     metrics: list[str]
     #: Null: all splits.
@@ -35,7 +34,6 @@ class CaptioningConfig(TaskConfig):
     format: str | None = None
 
     def __post_init__(self) -> None:
-        whole("max_new_tokens", self.max_new_tokens, least=1)
         for metric in self.metrics:
             one_of("metrics", metric, METRICS)
 

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Int
 
-from flamingo.data.document import PROMPT
+from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.fitting import fitting
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.record import LazySequence, Record
@@ -82,7 +82,6 @@ class Captioning:
             query.records,
             support.records,
             query.skipped | support.skipped,
-            max_new_tokens=config.max_new_tokens,
             corpus_metrics=computable(config.metrics),
         )
 
@@ -131,15 +130,15 @@ class Captioning:
         """Captions are scored all together: see ``corpus_metrics``."""
         return {}
 
-    def fitting(self, processor: FlamingoProcessor) -> "Captioning":
+    def fitting(self, processor: FlamingoProcessor, template: CaptionTemplate, max_new_tokens: int) -> "Captioning":
         """Returns the task without the images of the pool that no prompt can show, as a caption is unusable.
 
         Raises:
             UserError: If no image is left.
         """
-        new_tokens = processor.chunk_length(PROMPT) + self.max_new_tokens
+        new_tokens = processor.chunk_length(template.prompt) + max_new_tokens
         assert isinstance(self.support_records, LazySequence)
-        usable, skipped = fitting(self.support_records, processor, images=1, new_tokens=new_tokens)
+        usable, skipped = fitting(self.support_records, processor, images=1, new_tokens=new_tokens, template=template)
         return replace(self, support_records=usable, skipped=dict(self.skipped) | skipped)
 
     def index(
@@ -170,4 +169,4 @@ class Captioning:
 
 
 def _example(record: Record) -> Example:
-    return Example(record.id, record.image, record.captions, PROMPT)
+    return Example(record.id, record.image, record.captions)

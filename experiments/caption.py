@@ -1,0 +1,86 @@
+"""Captions a folder of images: a JSON line for each image, and a contact sheet.
+
+python -m experiments.caption checkpoint=outputs/demo images=DIR output=captions.jsonl
+python -m experiments.caption checkpoint=outputs/demo images=DIR output=captions.jsonl demonstrations=FILE.jsonl
+python -m experiments.caption checkpoint=outputs/demo images='DIR/*.jpg' output=captions.jsonl temperature=0.8 top_p=0.9
+
+Leaves captions.jsonl, captions.html, captions.skipped.json (why images have no caption) and captions.yaml (the config).
+Started again, it captions the images that have no caption yet.
+"""
+
+from dataclasses import dataclass
+
+from experiments.command import command
+from flamingo.data.caption_template import CaptionTemplate
+from flamingo.evaluation import check_decoding
+from flamingo.utils.checks import one_of, seed, whole
+from flamingo.utils.device_names import DTYPES, check_device
+from flamingo.utils.errors import UserError
+
+#: The beams of a search that a config leaves open.
+_NUM_BEAMS = 3
+
+
+@dataclass(kw_only=True)
+class CaptionConfig:
+    """Which images are captioned, by which model, and how."""
+
+    #: The folder of a run or of a checkpoint, or a name on the hub.
+    checkpoint: str
+    #: A folder, which is searched with all below it, a file, or a pattern in quotes.
+    images: str
+    #: The file of captions, JSON lines. The contact sheet and other files lie beside it.
+    output: str
+    #: JSON lines with `image` and `caption`: images that the model is shown before each image, in this order.
+    demonstrations: str | None = None
+    #: The text after each image, which ends with {caption}; null: the checkpoint's.
+    template: str | None = None
+    #: Beams of the search; null: 3, and 1 where tokens are sampled.
+    num_beams: int | None = None
+    #: Tokens are sampled at this temperature; null: the likeliest captions are searched.
+    temperature: float | None = None
+    #: When tokens are sampled: the least probable are left out, as long as the others have this probability together.
+    top_p: float = 1.0
+    #: Of sampled tokens.
+    seed: int = 0
+    #: The largest number of tokens of a caption.
+    max_new_tokens: int = 30
+    #: The smallest number of tokens of a caption.
+    min_new_tokens: int = 0
+    #: Images that are captioned at once.
+    batch_size: int = 16
+    #: Images of the contact sheet, the first ones.
+    sheet_images: int = 200
+    #: Removes the earlier captions first.
+    overwrite: bool = False
+    #: cpu, mps, cuda or cuda:NUMBER; null: CUDA, else MPS, else the CPU.
+    device: str | None = None
+    #: Of the frozen backbones: float32, bfloat16, float16, or auto, as the model was trained.
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.output.endswith(".jsonl"):
+            raise UserError(f"output must be a file that ends in .jsonl, got {self.output!r}")
+        if self.template is not None:
+            CaptionTemplate(self.template)
+        if self.num_beams is not None:
+            whole("num_beams", self.num_beams, least=1)
+        check_decoding([self.beams], self.temperature, self.top_p, self.max_new_tokens, self.min_new_tokens)
+        seed("seed", self.seed)
+        whole("batch_size", self.batch_size, least=1)
+        whole("sheet_images", self.sheet_images, least=0)
+        check_device("device", self.device)
+        one_of("dtype", self.dtype, DTYPES)
+
+    @property
+    def beams(self) -> int:
+        """The number of beams."""
+        if self.num_beams is not None:
+            return self.num_beams
+        return 1 if self.temperature is not None else _NUM_BEAMS
+
+
+main = command("caption", CaptionConfig, "experiments.run_captioning:run_job")
+
+if __name__ == "__main__":
+    main()

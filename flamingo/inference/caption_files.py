@@ -1,0 +1,110 @@
+"""Image files -> a file of captions, a JSON line for each; a second call captions those that are missing."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from accelerate.utils import broadcast_object_list, gather_object
+from PIL import Image as PILImage
+from tqdm.auto import tqdm
+
+from flamingo.data.document import Image
+from flamingo.data.image_files import ImageFiles
+from flamingo.data.record import by_reason
+from flamingo.data.transforms.pictures import open_image
+from flamingo.utils.devices import processes
+from flamingo.utils.errors import UserError
+from flamingo.utils.io import append, write_text
+from flamingo.utils.reading import complete_rows
+
+log = logging.getLogger(__name__)
+
+#: Images by name -> captions.
+Caption = Callable[[Mapping[str, Image]], Sequence[str]]
+
+
+def caption_files(
+    files: ImageFiles, output: Path, caption: Caption, batch_size: int, on_save: Callable[[], object]
+) -> dict[str, str]:
+    """Captions the images that have no row in ``output`` yet; returns by name why others have none.
+
+    A row is ``{"image": NAME, "caption": TEXT}``. Rows are on the disk after each batch, in the order of the names.
+    Several processes share each batch. A broken file is tried again by the next call.
+
+    Args:
+        files: The images.
+        output: The file of captions.
+        caption: Captions opened pictures.
+        batch_size: Images of each process that are captioned at once.
+        on_save: Called when rows are saved.
+
+    Raises:
+        UserError: For a line of ``output`` that is no caption.
+    """
+    state = processes()
+    captioned: list[str] = []
+    if state.is_main_process:
+        captioned = list(read_captions(output))
+        write_rows(output, read_captions(output))
+    [captioned] = broadcast_object_list([captioned])
+    done = set(captioned)
+    missing = [name for name in files.names if name not in done]
+    skipped: dict[str, str] = {}
+    size = batch_size * state.num_processes
+    with tqdm(total=len(missing), unit=" images", disable=not state.is_main_process) as bar:
+        for start in range(0, len(missing), size):
+            names = missing[start : start + size]
+            pictures, broken = _opened(files.folder, names[state.process_index :: state.num_processes])
+            pairs = list(zip(pictures, caption(pictures), strict=True)) if pictures else []
+            captions = dict(gather_object(pairs))
+            skipped |= dict(gather_object(list(broken.items())))
+            if state.is_main_process and captions:
+                append(output, _lines({name: captions[name] for name in names if name in captions}).encode())
+                on_save()
+            bar.update(len(names))
+    if skipped:
+        log.warning("left out %d images: %s", len(skipped), by_reason(skipped))
+    return {name: skipped[name] for name in files.names if name in skipped}
+
+
+def read_captions(output: Path) -> dict[str, str]:
+    """Returns the caption of each image of a file, without a last line that a kill has cut off.
+
+    Raises:
+        UserError: For a line that is no caption.
+    """
+    captions = {}
+    for origin, row in complete_rows(output):
+        if not (isinstance(row.get("image"), str) and isinstance(row.get("caption"), str)):
+            raise UserError(f"{origin} is no caption: it needs the texts 'image' and 'caption'")
+        captions[row["image"]] = row["caption"]
+    return captions
+
+
+def write_rows(output: Path, captions: Mapping[str, str]) -> None:
+    """Replaces the content of a file of captions, if it has another."""
+    text = _lines(captions)
+    if output.exists() and output.read_text(encoding="utf-8", errors="replace") != text:
+        write_text(output, text)
+
+
+def _lines(captions: Mapping[str, str]) -> str:
+    rows = [{"image": name, "caption": caption} for name, caption in captions.items()]
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _opened(folder: Path, names: Sequence[str]) -> tuple[dict[str, Image], dict[str, str]]:
+    """Returns the pictures that can be opened, and why others cannot."""
+    pictures: dict[str, Image] = {}
+    broken: dict[str, str] = {}
+    for name in names:
+        try:
+            name.encode()
+            picture: PILImage.Image = open_image(folder / name)
+            pictures[name] = Image(picture)
+        except UnicodeEncodeError:
+            broken[name] = "the name is no text of Unicode"
+        except UserError as error:
+            broken[name] = f"the picture cannot be opened: {error}"
+    return pictures, broken
