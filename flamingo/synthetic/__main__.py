@@ -39,7 +39,7 @@ def sheet(seed: int) -> PILImage.Image:
 
 def _wrapped(turn: Turn) -> str:
     """Returns the question, if there is one, and the answer."""
-    prompt = turn.prompt.removeprefix("Question: ").removesuffix("Answer:").removesuffix("Output:").strip()
+    prompt = (turn.prompt or "").removeprefix("Question: ").removesuffix("Answer:").strip()
     return "\n".join(wrap(f"{prompt} {turn.answer}".strip(), width=26))
 
 
