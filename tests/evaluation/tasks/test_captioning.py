@@ -35,7 +35,7 @@ def test_it_is_a_task_of_records_that_can_retrieve():
     assert isinstance(task(), RecordTask)
     query = task().queries()[0]
     assert query.references == ("q0 0", "q0 1", "q0 2", "q0 3", "q0 4")
-    assert query.prompt == "Output:"
+    assert query.prompt is None
 
 
 def test_the_most_similar_stands_last_with_one_of_its_captions():
