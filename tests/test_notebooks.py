@@ -36,15 +36,37 @@ def sources(notebook):
     return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
 
 
+@pytest.fixture(scope="session")
+def prefix_run(tmp_path_factory):
+    """The demo with a visual prefix after a few steps."""
+    output = tmp_path_factory.mktemp("runs") / "prefix"
+    architecture = ("model/fusion=prefix", "model/connector=mlp_projector")
+    run_training(composed("train", *SMALL_DEMO, *architecture, f"output={output}"), output)
+    return output
+
+
 def test_it_runs(notebook, run, tmp_path, monkeypatch):
+    execute(notebook, run, tmp_path, monkeypatch)
+    shown = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert any("image/png" in output for output in shown), "its figures are not displayed"
+
+
+@pytest.mark.full
+def test_the_inside_of_a_model_with_a_visual_prefix_is_shown(prefix_run, tmp_path, monkeypatch):
+    notebook = nbformat.read(FOLDER / "2_inside_the_model.ipynb", as_version=4)
+    execute(notebook, prefix_run, tmp_path, monkeypatch)
+    texts = [output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert any("without ()" in text for text in texts)
+
+
+def execute(notebook, run, tmp_path, monkeypatch):
+    """Executes a notebook in place, on a run."""
     monkeypatch.setenv("FLAMINGO_RUN", str(run))
     for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "TMPDIR"):  # it leaves nothing elsewhere
         monkeypatch.setenv(name, str(tmp_path))
     # Without the kernels that are installed on the machine there is one left: this Python.
     kernel = AsyncKernelManager(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
     NotebookClient(notebook, timeout=600, km=kernel, resources={"metadata": {"path": str(FOLDER)}}).execute()
-    shown = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert any("image/png" in output for output in shown), "its figures are not displayed"
 
 
 def test_it_is_saved_without_what_a_run_leaves(notebook):
