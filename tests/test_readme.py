@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from experiments.build import build_model
 from tests import layout, tiny
-from tests.evaluation.fake import model_and_processor
+from tests.helpers.configs import composed
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -19,8 +20,9 @@ def test_its_code_runs(snippet, backbones, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("dog", "cat"):
         Image.new("RGB", (50, 40), "brown").save(f"{name}.jpg")
-    for part in model_and_processor(backbones):
-        part.save_pretrained(tmp_path / "trained")
+    model, processor = build_model(composed("train", "experiment=demo").model)
+    model.save_pretrained(tmp_path / "trained", include_backbones=True)
+    processor.save_pretrained(tmp_path / "trained")
     tiny.flamingo(backbones, language="opt").save_pretrained("my-flamingo", include_backbones=False)
     here = {
         "CHECKPOINT": '"trained"',
