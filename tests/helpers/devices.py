@@ -70,7 +70,7 @@ def moved(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def assert_same(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    """Results of batches of different sizes: equal bits on the CPU; a GPU adds in an order that depends on the size."""
+    """Results of two calls: equal bits on the CPU; a GPU adds in another order by size, and may by chance."""
     if DEVICE.type == "cpu":
         assert torch.equal(actual, expected)
     else:
