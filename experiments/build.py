@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig
 
-from experiments.build_data import TrainingRecords, build_records, build_samples, sample_prompt
+from experiments.build_data import TrainingRecords, build_records, build_samples
 from experiments.schema import ALL_TASKS, DataConfig, ModelConfig
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.document import Image
@@ -184,9 +184,7 @@ def build_training(
     torch.manual_seed(seed)
     model, processor = build_model(model_config, dtype)
     records = build_records(data, processor, open_images=features_config.folder is None)
-    samples = build_samples(data, records, processor.template, num_samples)
     max_length = processor.tokenizer.model_max_length - sample_tokens
-    for sample in samples:
-        processor.encode(sample_prompt(sample), prompt=True, pixels=False, max_length=max_length)
+    samples = build_samples(data, records, num_samples, processor, max_length)
     features = None if records is None else build_features(features_config, model, processor)
     return TrainingParts(model, processor, records, samples, features)

@@ -1,7 +1,8 @@
 """A config of data -> the records, the data sets of a training, the documents of its samples."""
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 from experiments.schema import DataConfig
@@ -14,17 +15,20 @@ from flamingo.data.fitting import fitting
 from flamingo.data.loader import process_loader
 from flamingo.data.order import Endless, Shuffled
 from flamingo.data.record import LazySequence
+from flamingo.data.shortening import encode_shortened
 from flamingo.data.sources import SourceSplit, read_split
+from flamingo.data.text_checks import sample_captions, tokenizer_problems
 from flamingo.evaluation.metrics.cider import CiderReward
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.retrieval import nearest
 from flamingo.synthetic.scenes import Split
 from flamingo.training.losses import LOSSES
 from flamingo.training.step import DataSet
-from flamingo.utils.checks import within
 from flamingo.utils.errors import UserError
 from flamingo.utils.kinds import class_of
 from flamingo.utils.token_ids import TokenIds
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -38,7 +42,8 @@ class TrainingRecords:
 def build_records(config: DataConfig, processor: FlamingoProcessor, open_images: bool) -> TrainingRecords | None:
     """Returns the records of a config's data; None if no documents are made of records.
 
-    Records whose captions the documents cannot hold are left out: see :func:`flamingo.data.fitting.fitting`.
+    Captions that no document can hold are cut, or their images are left out: see
+    :func:`flamingo.data.fitting.fitting`.
 
     Args:
         config: The data.
@@ -51,31 +56,36 @@ def build_records(config: DataConfig, processor: FlamingoProcessor, open_images:
     of_records = config.of_records()
     if not of_records:
         return None
-    longest = max(of_records, key=lambda name: of_records[name].max_images)
-    max_images = of_records[longest].max_images
     new_tokens = max(config.documents[name].loss.tokens_to_generate() for name in of_records)
     assert config.root is not None
     root = config.root
 
     def read(split: str | None) -> SourceSplit:
-        source = read_split(root, config.images, config.format, split, open_images)
+        source = read_split(root, config, split, open_images)
         try:
-            records, skipped = fitting(source.records, processor, max_images, new_tokens)
+            fitted = fitting(source.records, processor, new_tokens, config.too_long)
         except UserError as error:
-            raise UserError(f"data.documents.{longest}.max_images: {error}") from error
-        return SourceSplit(records, source.skipped | skipped, source.listed)
+            raise UserError(f"data.root={root}: {error}") from error
+        return SourceSplit(fitted.records, source.skipped | fitted.skipped, source.listed, fitted.shortened)
 
     training = read(config.split)
+    for problem in tokenizer_problems(sample_captions(training.records), processor.tokenizer):
+        log.warning("data.root=%s: %s", root, problem)
     samples = training if config.sample_split is None else read(config.sample_split)
-    _check_number(config, training.records, processor.template)
+    _check_number(config, training.records)
     return TrainingRecords(training, samples)
 
 
-def _check_number(config: DataConfig, records: LazySequence, template: CaptionTemplate) -> None:
-    """Raise UserError for documents, or a loss, that these records are too few for."""
+def _check_number(config: DataConfig, records: LazySequence) -> None:
+    """Log documents that have fewer images than they might; raise UserError for a loss with too few records."""
     for name, documents in config.of_records().items():
-        with within(f"data.documents.{name}"):
-            _documents(documents.of_size(documents.max_images), records, None, 0, template)
+        if documents.max_images > len(records):
+            log.warning(
+                "data.documents.%s.max_images is %d; there are %d images, so that documents have at most as many",
+                name,
+                documents.max_images,
+                len(records),
+            )
         loss = config.documents[name].loss
         if len(records) < loss.min_records:
             raise UserError(
@@ -113,9 +123,9 @@ def build_data_sets(
     """
 
     @cache
-    def make_reward() -> CiderReward:
+    def make_reward(language: str) -> CiderReward:
         assert records is not None
-        return CiderReward([record.captions for record in records.training.records])
+        return CiderReward([record.captions for record in records.training.records], language)
 
     data_sets = []
     for name, entry in config.documents.items():
@@ -125,7 +135,10 @@ def build_data_sets(
         if entry.of_records:
             assert records is not None
             endless = _documents(documents, records.training.records, features, own_seed, processor.template)
-            encoded = EncodedDocuments(endless, processor, features, documents.group_size, documents.p_next, own_seed)
+            shorten_to = processor.tokenizer.model_max_length - entry.loss.tokens_to_generate()
+            encoded = EncodedDocuments(
+                endless, processor, features, documents.group_size, documents.p_next, own_seed, shorten_to
+            )
         else:
             # Synthetic images are drawn when they are needed: their features are not kept.
             endless = Shuffled(_synthetic_documents(documents, "training", seed, processor.template), own_seed)
@@ -143,19 +156,42 @@ def build_data_sets(
 
 
 def build_samples(
-    config: DataConfig, records: TrainingRecords | None, template: CaptionTemplate, number: int
+    config: DataConfig,
+    records: TrainingRecords | None,
+    number: int,
+    processor: FlamingoProcessor,
+    max_length: int,
 ) -> list[Document]:
-    """Returns ``number`` documents of each data set, with as many images as it allows."""
+    """Returns ``number`` documents of each data set, with as many images as it allows.
+
+    Args:
+        config: The data.
+        records: Of :func:`build_records`.
+        number: Documents of each data set.
+        processor: Counts the tokens of their prompts.
+        max_length: Tokens of a prompt, at most. A document of records that has more loses its first images.
+
+    Raises:
+        UserError: For a document of the synthetic benchmark that is too long.
+    """
+
+    def checked(documents: Sequence[Document]) -> Document:
+        processor.encode(sample_prompt(documents[0]), prompt=True, pixels=False, max_length=max_length)
+        return documents[0]
+
     samples: list[Document] = []
     for entry in config.documents.values():
-        max_images = entry.documents.max_images
+        largest = entry.documents.of_size(entry.documents.max_images)
         if entry.of_records:
             assert records is not None
-            max_images = min(max_images, len(records.samples.records))
-            documents = _documents(entry.documents.of_size(max_images), records.samples.records, None, 0, template)
+            documents = _documents(largest, records.samples.records, None, 0, processor.template)
         else:
-            documents = _synthetic_documents(entry.documents.of_size(max_images), "evaluation", 0, template)
-        samples += [documents[index] for index in range(number)]
+            documents = _synthetic_documents(largest, "evaluation", 0, processor.template)
+        for index in range(number):
+            sample = documents[index]
+            if entry.of_records:
+                sample, _ = encode_shortened([sample], checked)
+            samples.append(checked([sample]))
     return samples
 
 
@@ -171,12 +207,19 @@ def _documents(
     seed: int | str,
     template: CaptionTemplate,
 ) -> Endless[Document]:
+    config = _of_different_images(config, len(records))
     neighbours = None
     if config.num_neighbours > 0:
         assert features is not None, "check_documents refuses neighbours without features"
         pooled = features.pooled([record.image for record in records])
         neighbours = nearest(pooled, pooled, config.num_neighbours).cpu().numpy()
     return class_of(BUILDERS, config.kind)(config, records, seed, neighbours, template)
+
+
+def _of_different_images(config: DocumentsConfig, num_records: int) -> DocumentsConfig:
+    """Returns the config of documents with at most as many images as there are records: the images of one differ."""
+    max_images = min(config.max_images, num_records)
+    return replace(config, min_images=min(config.min_images, max_images), max_images=max_images)
 
 
 def _synthetic_documents(

@@ -17,7 +17,9 @@ from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.data_checksums import data_checksums
 from flamingo.data.record import Record
+from flamingo.data.source_config import SourceConfig
 from flamingo.data.sources import read_split
+from flamingo.data.splits import SplitsConfig
 from flamingo.evaluation.harness import evaluate
 from flamingo.evaluation.preflight import check_prompts, check_settings
 from flamingo.evaluation.protocol import RecordTask, Task
@@ -34,6 +36,7 @@ from flamingo.utils.devices import use_device
 from flamingo.utils.differences import differences
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
+from flamingo.utils.kinds import load_config
 from flamingo.utils.memory import keep_memory, out_of_memory
 from flamingo.utils.names import file_name
 from flamingo.utils.run_folder import Run, RunFiles, model_contents, read_config, run_folder
@@ -266,7 +269,10 @@ def _trained_on(run: Path) -> Sequence[Record]:
     data = read_config(run / "config.yaml")["data"]
     if data.get("root") is None:
         return []
-    return read_split(data["root"], data["images"], data["format"], data["split"], open_images=False).records
+    values = {name: data[name] for name in ("images", "format", "broken_images", "too_long")}
+    values["splits"] = load_config(SplitsConfig, data["splits"], "data.splits")
+    source = load_config(SourceConfig, values, "data")
+    return read_split(data["root"], source, data["split"], open_images=False).records
 
 
 def run_job(job: Job[EvaluateConfig]) -> None:

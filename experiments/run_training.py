@@ -96,7 +96,7 @@ def check_data(config: DataConfig, run: Run) -> None:
     """
     if config.of_records():
         assert config.root is not None
-        listed = list_split(config.root, config.images, config.format, config.split)
+        listed = list_split(config.root, config, config.split)
         run.check_contents({"data": data_checksums(listed)})
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from flamingo import synthetic
 from flamingo.data.builders import BUILDERS, DocumentsConfig
 from flamingo.data.caption_template import CaptionTemplate
+from flamingo.data.source_config import SourceConfig
 from flamingo.data.transforms import ASPECTS
 from flamingo.evaluation.tasks import TASKS
 from flamingo.model import BACKBONES, TRAINED_PARTS
@@ -101,16 +102,12 @@ def load_documents(entry: Mapping[str, Entry], key: str) -> DataSetConfig:
     return DataSetConfig(documents, loss)
 
 
-@dataclass
-class DataConfig:
+@dataclass(kw_only=True)
+class DataConfig(SourceConfig):
     """Captioned images, where there are any, and the documents that are made of them or of the synthetic benchmark."""
 
-    #: A folder, a file, or a pattern of shards in quotes.
+    #: A folder, a file, a pattern of shards in quotes, or hf://datasets/OWNER/NAME.
     root: str | None = None
-    #: The folder of the images, where the captions' file lies elsewhere.
-    images: str | None = None
-    #: The format of the captions; null: recognised by the files.
-    format: str | None = None
     #: Null: all splits.
     split: str | None = None
     #: The split of the documents whose last answers are logged while training.
@@ -119,6 +116,7 @@ class DataConfig:
     documents: dict[str, Entry] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, entry in self.documents.items():
             if not isinstance(entry, DataSetConfig):
                 self.documents[name] = load_documents(entry, f"documents.{name}")

@@ -49,7 +49,8 @@ SCORE: _Types = {
     "ci95": (list, type(None)),
     "n": (int,),
 }
-#: The fields of a record of the history. There are also ``loss/NAME`` for each data set, and ``gates``.
+#: The fields of a record of the history. There are also ``loss/NAME`` for each data set, ``gates``, and
+#: ``dropped_images`` where documents had too many tokens.
 RECORD: _Types = {
     "step": (int,),
     "loss": _NUMBER,

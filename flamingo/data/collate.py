@@ -40,6 +40,8 @@ class Batch:
     label_tokens: int
     #: Of each row the tokens of its document's last text; None if they are not learnt, and in packed rows.
     last_texts: Sequence[range | None] = ()
+    #: Images that documents lost since they had too many tokens, counted once where documents share their images.
+    dropped_images: int = 0
 
     def to(self, device: torch.device) -> "Batch":
         """Returns the batch with its tensors on a device. The host does not wait for a copy of pinned memory."""

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
@@ -13,6 +14,7 @@ from flamingo.data.document import Document, Image
 from flamingo.data.order import Endless
 from flamingo.data.packing import pack
 from flamingo.data.processor import FlamingoProcessor
+from flamingo.data.shortening import encode_shortened
 from flamingo.utils.checks import probability
 from flamingo.utils.token_ids import TokenIds
 
@@ -35,6 +37,8 @@ class EncodedGroup:
 
     examples: list[EncodedExample]
     id: str
+    #: The images that each of the documents lost, as it had too many tokens.
+    dropped_images: int = 0
 
 
 class EncodedDocuments:
@@ -48,6 +52,7 @@ class EncodedDocuments:
         captions_per_image: int = 1,
         p_next: float = 0.0,
         seed: int | str = 0,
+        shorten_to: int | None = None,
     ) -> None:
         """Makes the data set.
 
@@ -58,6 +63,8 @@ class EncodedDocuments:
             captions_per_image: Documents of a group.
             p_next: The probability that the texts of a group belong to the image after them.
             seed: Of what ``p_next`` decides.
+            shorten_to: Tokens of a document, at most: one with more of them loses its first images until it fits. None:
+                a document with more tokens than the tokenizer's ``model_max_length`` is an error.
 
         Raises:
             UserError: If ``p_next`` is no probability.
@@ -65,20 +72,32 @@ class EncodedDocuments:
         probability("p_next", p_next)
         self.documents, self.processor, self.features = documents, processor, features
         self.captions_per_image, self.p_next, self.seed = captions_per_image, p_next, seed
+        self.shorten_to = shorten_to
 
     def __getitem__(self, position: int) -> EncodedGroup:
         start = position * self.captions_per_image
         documents = [self.documents[start + number] for number in range(self.captions_per_image)]
         next_image = random.Random(f"{_STREAM} {self.seed} {position}").random() < self.p_next
-        examples = [self._with_images(documents[0], next_image)]
+        encode = partial(self._encode, next_image=next_image)
+        if self.shorten_to is None:
+            return EncodedGroup(encode(documents), documents[0].id)
+        examples, dropped_images = encode_shortened(documents, encode)
+        return EncodedGroup(examples, documents[0].id, dropped_images)
+
+    def _encode(self, documents: Sequence[Document], next_image: bool) -> list[EncodedExample]:
+        # The documents without pixels first: one that does not fit costs no decoding of pictures.
+        others = []
         for document in documents[1:]:
-            examples.append(self.processor.encode(document, next_image=next_image, pixels=False))
-        return EncodedGroup(examples, documents[0].id)
+            others.append(self._without_pixels(document, next_image))
+        return [self._with_images(documents[0], next_image)] + others
+
+    def _without_pixels(self, document: Document, next_image: bool) -> EncodedExample:
+        return self.processor.encode(document, next_image=next_image, max_length=self.shorten_to, pixels=False)
 
     def _with_images(self, document: Document, next_image: bool) -> EncodedExample:
         if self.features is None:
-            return self.processor.encode(document, next_image=next_image, as_bytes=True)
-        example = self.processor.encode(document, next_image=next_image, pixels=False)
+            return self.processor.encode(document, next_image=next_image, max_length=self.shorten_to, as_bytes=True)
+        example = self._without_pixels(document, next_image)
         images = [chunk.image for chunk in document.chunks() if chunk.image is not None]
         return replace(example, image_features=self.features.stacked(images))
 
@@ -114,7 +133,8 @@ def make_batch(
     if known_ids is not None:
         known_ids.check(tensors["input_ids"])
         tensors["image_places"] = _image_places(tensors)
-    return Batch(tensors, ids, count_label_tokens(tensors["labels"]), last_texts)
+    dropped_images = sum(group.dropped_images for group in groups)
+    return Batch(tensors, ids, count_label_tokens(tensors["labels"]), last_texts, dropped_images)
 
 
 def _image_places(tensors: dict[str, Tensor]) -> Int[Tensor, " places"]:

@@ -1,9 +1,10 @@
-"""Finds the images whose captions cannot stand in a document: special tokens in them, or too many tokens."""
+"""Fits captions into documents: a caption with too many tokens is cut at a sentence, or its image is left out."""
 
 import logging
-
-import numpy as np
-from jaxtyping import Int
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.processor import FlamingoProcessor
@@ -12,45 +13,119 @@ from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
+#: The end of a sentence: marks and the quotes or brackets behind them, before a blank; full-width marks need none.
+_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s)|[。！？｡]+[」』”’）]*")  # noqa: RUF001
+
+
+@dataclass(frozen=True)
+class FittedRecords:
+    """Records whose captions fit into a document with one image."""
+
+    records: LazySequence
+    #: By id the reasons why other images are left out.
+    skipped: dict[str, str]
+    #: By id the reasons why captions of images that are kept are cut, or left out.
+    shortened: dict[str, str]
+
 
 def fitting(
     source: LazySequence,
     processor: FlamingoProcessor,
-    images: int,
     new_tokens: int = 0,
+    too_long: str = "cut",
     template: CaptionTemplate | None = None,
-) -> tuple[LazySequence, dict[str, str]]:
-    """Returns the images that any document may hold, and by id the reasons why others are left out.
+) -> FittedRecords:
+    """Returns the images with captions that a document of one image can hold.
 
-    An image with a special token in a caption is left out. Of the others the longest are left out until any ``images``
-    of those that remain, with any of their captions, fit into one document. No document is then too long when it is
-    drawn, hours later.
+    An image with a special token in a caption is left out. A document of several images that is too long loses its
+    first ones when it is encoded: see :class:`flamingo.data.encode.EncodedDocuments`.
 
     Args:
         source: The images.
         processor: Its tokenizer determines special tokens, and the number of tokens of a document.
-        images: The largest number of images of a document.
         new_tokens: Tokens that are generated after a document.
+        too_long: What is done with a caption that has too many tokens: ``cut``, behind the last sentence that fits, or
+            left out where none does; or ``skip``, which leaves the image out.
         template: The template of the captions; None: the processor's.
 
     Raises:
-        UserError: If fewer images are left than a document has.
+        UserError: If no image is left.
     """
+    filled = (template or processor.template).filled
+
+    def length(caption: str) -> int:
+        return processor.chunk_length(filled(caption))
+
     room = processor.room - new_tokens
-    lengths, reasons = _lengths(source, processor, template or processor.template)
-    for index in _too_long(lengths, images, room):
-        reasons[index] = (
-            f"a caption is too long: documents of {images} images with {lengths[index]} tokens each, as this one has, "
-            f"would have more than the {room} that fit"
-        )
-    skipped = {source[index].id: reason for index, reason in reasons.items()}
-    left = len(source) - len(skipped)
-    if left < min(images, len(source)):  # of a source with fewer images than a document, all may be left
-        why = by_reason(skipped)
-        raise UserError(f"{left} of {len(source)} images are left for documents of {images} images: {why}")
-    if skipped:
-        log.warning("left out %d images: %s", len(skipped), by_reason(skipped))
-    return Subset(source, [index for index in range(len(source)) if index not in reasons]), skipped
+    skipped: dict[str, str] = {}
+    shortened: dict[str, str] = {}
+    kept: list[int] = []
+    captions_of: dict[int, tuple[str, ...]] = {}
+    for index, record in enumerate(source):
+        special_token = _special_token(record, processor)
+        if special_token is not None:
+            skipped[record.id] = f"a caption has a special token: {special_token}"
+            continue
+        captions, tokens = _fitted(record.captions, length, room, too_long)
+        reason = f"{tokens} tokens with its image, and {room} fit"
+        if captions != record.captions:
+            if not captions or too_long == "skip":
+                skipped[record.id] = f"a caption is too long: {reason}"
+                continue
+            shortened[record.id] = f"a caption is cut at a sentence: {reason}"
+            captions_of[len(kept)] = captions
+        kept.append(index)
+    if not kept:
+        raise UserError(f"0 of {len(source)} images are left: {by_reason(skipped)}")
+    for what, reasons in (("left out", skipped), ("shortened the captions of", shortened)):
+        if reasons:
+            log.warning("%s %d images: %s", what, len(reasons), by_reason(reasons))
+    subset = Subset(source, kept)
+    return FittedRecords(Recaptioned(subset, captions_of) if captions_of else subset, skipped, shortened)
+
+
+class Recaptioned(LazySequence):
+    """The records of a source, some of them with other captions."""
+
+    def __init__(self, source: LazySequence, captions: Mapping[int, tuple[str, ...]]) -> None:
+        """``captions`` are the new ones by the index of the record."""
+        self.source, self.skipped, self.captions = source, source.skipped, captions
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def item(self, index: int) -> Record:
+        record = self.source[index]
+        return replace(record, captions=self.captions.get(index, record.captions))
+
+
+def cut_at_sentence(caption: str, length: Callable[[str], int], room: int) -> str | None:
+    """Returns the sentences at the beginning of a caption that fit into ``room``; None if the first does not.
+
+    Args:
+        caption: The caption.
+        length: Returns the tokens of a caption with its image.
+        room: Tokens, at most.
+    """
+    ends = [match.end() for match in _SENTENCE_END.finditer(caption)]
+    fitting_ends = bisect_right(ends, room, key=lambda end: length(caption[:end]))
+    return caption[: ends[fitting_ends - 1]] if fitting_ends > 0 else None
+
+
+def _fitted(
+    captions: tuple[str, ...], length: Callable[[str], int], room: int, too_long: str
+) -> tuple[tuple[str, ...], int]:
+    """Returns the captions that fit, some of them cut, and the tokens of the longest one with its image."""
+    lengths = [length(caption) for caption in captions]
+    fitted = []
+    for caption, tokens in zip(captions, lengths, strict=True):
+        if tokens <= room:
+            fitted.append(caption)
+        elif too_long == "cut":
+            sentences = cut_at_sentence(caption, length, room)
+            if sentences is not None:
+                fitted.append(sentences)
+    return tuple(fitted), max(lengths)
 
 
 def _special_token(record: Record, processor: FlamingoProcessor) -> str | None:
@@ -60,28 +135,3 @@ def _special_token(record: Record, processor: FlamingoProcessor) -> str | None:
         if special_token is not None:
             return special_token
     return None
-
-
-def _lengths(
-    source: LazySequence, processor: FlamingoProcessor, template: CaptionTemplate
-) -> tuple[Int[np.ndarray, " n"], dict[int, str]]:
-    """Returns the tokens of each image with its longest caption, and by index the images with a special token."""
-    lengths = np.zeros(len(source), dtype=np.int64)
-    reasons: dict[int, str] = {}
-    for index, record in enumerate(source):
-        special_token = _special_token(record, processor)
-        if special_token is not None:
-            reasons[index] = f"a caption has a special token: {special_token}"
-        else:
-            lengths[index] = max(processor.chunk_length(template.filled(caption)) for caption in record.captions)
-    return lengths, reasons
-
-
-def _too_long(lengths: np.ndarray, images: int, room: int) -> list[int]:
-    """Returns the indices to leave out so that any ``images`` of the others have at most ``room`` tokens together."""
-    longest_first = np.argsort(-lengths, kind="stable")
-    sums = np.concatenate([[0], np.cumsum(lengths[longest_first])])
-    ends = np.minimum(np.arange(len(lengths)) + images, len(lengths))
-    fits = sums[ends] - sums[:-1] <= room
-    left_out = int(fits.argmax()) if fits.any() else len(lengths)
-    return longest_first[:left_out].tolist()

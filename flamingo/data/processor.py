@@ -15,6 +15,7 @@ from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.coins import check_coin, flip
 from flamingo.data.collate import EncodedExample, PaddingSide, collate
 from flamingo.data.document import Chunk, Document, Image
+from flamingo.data.shortening import TooManyTokensError
 from flamingo.data.text_markers import (
     IMAGE_TOKEN,
     Piece,
@@ -317,8 +318,7 @@ class FlamingoProcessor(ProcessorMixin):
         pieces = pieces_of_text(text, len(images), self.image_marker, name)
         ids, piece_of_token = self._tokenize(pieces, name, max_length=None)
         image_index = torch.tensor([piece.image for piece in piece_of_token])
-        pixels = self.pixel_values(images, name) if images else None
-        return EncodedExample(torch.tensor(ids), image_index, None, pixels)
+        return EncodedExample(torch.tensor(ids), image_index, None, self.pixel_values(images, name) if images else None)
 
     def _tokenize(self, pieces: list[Piece], name: str, max_length: int | None) -> tuple[list[int], list[Piece]]:
         """Returns the ids and the piece of each token. The text is tokenized whole, as in the model's pretraining."""
@@ -338,7 +338,7 @@ class FlamingoProcessor(ProcessorMixin):
             raise UserError(f"{name} has no token")
         limit = self.tokenizer.model_max_length if max_length is None else max_length
         if len(ids) > limit:
-            raise UserError(f"{name} has {len(ids)} tokens, more than the {limit} that fit")
+            raise TooManyTokensError(f"{name} has {len(ids)} tokens, more than the {limit} that fit")
         return ids, piece_of_token
 
     def _positions(self, token: int) -> int:

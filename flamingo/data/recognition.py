@@ -59,7 +59,7 @@ def _inside(folder: Path) -> dict[str, FormatAndFiles]:
     candidates: dict[str, FormatAndFiles] = {}
     for file in _without_superfluous(_named_as_any(folder)):
         name = recognised(file)
-        if name is None:
+        if name is None or not _may_lie(name, file, folder):
             continue
         if READERS[name].is_folder:
             candidates[str(folder)] = name, [folder]
@@ -82,6 +82,13 @@ def _named_as_any(folder: Path) -> set[Path]:
             else:
                 files.update(folder / name for name in fnmatch.filter(names, pattern))
     return files
+
+
+def _may_lie(name: str, file: Path, folder: Path) -> bool:
+    """Returns whether a file of this format may lie there: in the folder, or below it where a pattern says so."""
+    if file.parent == folder:
+        return True
+    return any("/" in pattern and file.match(pattern) for pattern in READERS[name].files)
 
 
 def _without_superfluous(files: Iterable[Path]) -> list[Path]:

@@ -2,15 +2,18 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
+from flamingo.data.hub_datasets import downloaded, is_hub_dataset
 from flamingo.data.readers import READERS, Location
 from flamingo.data.readers.shards import Shards
 from flamingo.data.recognition import recognise
 from flamingo.data.record import LazySequence, Subset, by_reason
+from flamingo.data.source_config import SourceConfig
+from flamingo.data.splits import MadeSplits, of_split, with_splits
 from flamingo.data.transforms.pictures import open_image
 from flamingo.utils.errors import UserError
 from flamingo.utils.kinds import import_name
@@ -24,7 +27,7 @@ def open_source(
     """Returns the records of a folder, a file or a glob of shards, in one of the formats of :data:`READERS`.
 
     Args:
-        root: The folder, file or glob.
+        root: The folder, file or glob, or a data set of the hub: ``hf://datasets/OWNER/NAME``.
         images: The folder of the images; by default it is searched around the file of captions.
         format: By default it is recognised.
         captions_only: Whether only captions are needed: a file of captions is then read without its images.
@@ -34,23 +37,14 @@ def open_source(
     """
     if format is not None and format not in READERS:
         raise UserError(f"format must be one of {', '.join(READERS)}, got {format!r}")
-    name, files = recognise(root, format)
+    place = downloaded(root) if is_hub_dataset(root) else root
+    name, files = recognise(place, format)
     reader = READERS[name]
     log.info("%s is read as %s: %s", root, name, reader.looks)
     if images is not None and reader.has_images:
         raise UserError(f"images={images} is of no use: the format {name} says where its images are")
     location = Location(tuple(files), Path(images) if images else None, captions_only)
     return import_name(reader.reader)(location)
-
-
-def of_split(source: LazySequence, split: str) -> LazySequence:
-    """Returns the records of one split. Raises UserError, with the known splits, where there are none."""
-    splits = [record.split for record in source]
-    if split not in splits:
-        names = {name for name in splits if name is not None}
-        known = ", ".join(sorted(names)) or "none"
-        raise UserError(f"there is no split {split!r}; there are: {known}")
-    return Subset(source, [index for index, name in enumerate(splits) if name == split])
 
 
 def readable(source: LazySequence) -> tuple[LazySequence, dict[str, str]]:
@@ -67,7 +61,10 @@ def check_pictures(source: LazySequence) -> None:
     broken = list(_broken(source))
     if broken:
         _, first = broken[0]
-        raise UserError(f"{first}; {len(broken)} of {len(source)} images cannot be opened: repair or remove them")
+        raise UserError(
+            f"{first}; {len(broken)} of {len(source)} images cannot be opened: repair or remove them, or say "
+            "broken_images=skip"
+        )
 
 
 @dataclass
@@ -78,41 +75,45 @@ class SourceSplit:
     skipped: dict[str, str]
     #: All records that the source, or the split, names, before any image was opened.
     listed: LazySequence
+    #: By id how captions of the records were shortened.
+    shortened: dict[str, str] = field(default_factory=dict)
 
 
-def list_split(root: str, images: str | None, format: str | None, split: str | None) -> LazySequence:
+def list_split(root: str, config: SourceConfig, split: str | None) -> LazySequence:
     """Returns the records that a source, or one split of it, names. No image is opened.
 
     Raises:
         UserError: For a source that cannot be read.
     """
-    source = open_source(root, images, format)
-    return source if split is None else of_split(source, split)
+    source = open_source(root, config.images, config.format)
+    return source if split is None else of_split(with_splits(source, config.splits), split)
 
 
 def read_split(
-    root: str, images: str | None = None, format: str | None = None, split: str | None = None, open_images: bool = True
+    root: str, config: SourceConfig | None = None, split: str | None = None, open_images: bool = True
 ) -> SourceSplit:
     """Returns the records of a source, or of one split of it, whose images can be opened.
 
-    Broken images in shards are left out, since nobody repairs one of millions of samples. A broken image that a file of
-    captions names is an error.
+    Broken images in shards are left out, since nobody repairs one of millions of samples. Any other broken image is an
+    error, unless the config says that it is skipped.
 
     Args:
-        root: A folder, a file, or a glob of shards.
-        images: The folder of the images; None: it is searched.
-        format: The format of the captions; None: it is recognised.
+        root: A folder, a file, a glob of shards, or a data set of the hub.
+        config: How it is read; None: by default.
         split: None: all of them.
-        open_images: Whether images that a file of captions names are opened, too. Computing features opens all.
+        open_images: Whether images outside shards are opened, too. Computing features opens all.
 
     Raises:
         UserError: For a source that cannot be read, and for an image that cannot be opened.
     """
-    listed = list_split(root, images, format, split)
+    config = config or SourceConfig()
+    listed = list_split(root, config, split)
     records, skipped = listed, listed.skipped
-    if _in_shards(listed):
+    if _in_shards(listed) or config.broken_images == "skip":
         records, broken = readable(listed)
         skipped = skipped | broken
+        if not records:
+            raise UserError(f"{root}: none of {len(listed)} images can be opened: {by_reason(broken)}")
     elif open_images:
         check_pictures(listed)
     name = "all splits" if split is None else f"split {split}"
@@ -121,7 +122,9 @@ def read_split(
 
 
 def _in_shards(listed: LazySequence) -> bool:
-    source = listed.source if isinstance(listed, Subset) else listed
+    source = listed
+    while isinstance(source, Subset | MadeSplits):
+        source = source.source
     return isinstance(source, Shards)
 
 

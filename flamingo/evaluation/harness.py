@@ -60,7 +60,7 @@ def evaluate(
     """
     check_settings(task, settings, config.limit)
     template = template or CaptionTemplate()
-    corpus_metrics = computable(task.corpus_metrics)
+    corpus_metrics = computable(task.corpus_metrics, task.language)
     queries = list(task.queries())[: config.limit]
     jobs = {setting: _jobs(setting, queries, config.num_orders) for setting in settings}
     predictions_file = output / "predictions.jsonl"
@@ -88,7 +88,7 @@ def evaluate(
     all_rows = []
     for setting in settings:
         all_rows += rows[setting]
-    score_rows = scores(all_rows, corpus_metrics)
+    score_rows = scores(all_rows, corpus_metrics, task.language)
     if state.is_main_process:
         save_scores(output / "scores.json", score_rows)
     wait_for_processes()

@@ -54,6 +54,8 @@ class Task(Protocol):
     text_only: bool
     #: Metrics of all outputs together, of ``metrics.CORPUS_METRICS``; or none.
     corpus_metrics: tuple[str, ...]
+    #: The code of the language of the captions, such as ``en``, by which corpus metrics choose their tokens.
+    language: str
 
     @classmethod
     def from_config(cls, config: Any, open_images: bool = True) -> "Task":

@@ -12,20 +12,25 @@ from flamingo.utils.errors import UserError
 log = logging.getLogger(__name__)
 
 
-def scores(predictions: Sequence[Row], corpus_metrics: Sequence[str]) -> list[Row]:
+def scores(predictions: Sequence[Row], corpus_metrics: Sequence[str], language: str = "en") -> list[Row]:
     """Returns for each setting and metric the score of order 0, and the standard deviation over several orders.
 
     The rows are those of ``scores.json``. The interval is the 95% bootstrap interval over queries, equal for equal
     rows. A metric that no query has, or that no query of some order has, has no row. Rows of corpus metrics also have
-    ``references``, the smallest and the largest number of a query; those of CIDEr have ``document_frequency``, what its
-    document frequencies were counted in: only values where that is equal compare. A corpus metric that is unavailable
-    is left out and logged.
+    ``references``, the smallest and the largest number of a query, and ``language``; those of CIDEr have
+    ``document_frequency``, what its document frequencies were counted in: only values where that is equal compare. A
+    corpus metric that is unavailable is left out and logged.
+
+    Args:
+        predictions: Rows of ``predictions.jsonl``.
+        corpus_metrics: Names of metrics of all outputs of a setting together.
+        language: Of the captions: it chooses the tokens that corpus metrics compare.
 
     Raises:
         UserError: For an unknown corpus metric.
         ValueError: For a corpus metric that has the name of a metric of the task.
     """
-    corpus_metrics = computable(corpus_metrics)
+    corpus_metrics = computable(corpus_metrics, language)
     settings: dict[tuple[Any, ...], dict[int, list[Row]]] = {}
     for row in predictions:
         orders = settings.setdefault(setting_key(row), {})
@@ -34,7 +39,7 @@ def scores(predictions: Sequence[Row], corpus_metrics: Sequence[str]) -> list[Ro
     for setting, orders in settings.items():
         _check_orders(setting, orders)
         groups += [orders[order] for order in sorted(orders)]
-    statistics = iter(_statistics(groups, corpus_metrics))
+    statistics = iter(_statistics(groups, corpus_metrics, language))
     rows = []
     for setting, orders in settings.items():
         per_order = [next(statistics) for _ in orders]
@@ -74,19 +79,21 @@ def _check_orders(setting: tuple[Any, ...], orders: dict[int, list[Row]]) -> Non
             raise UserError(f"the predictions of {setting} in order {order} are not of the queries of order 0")
 
 
-def computable(corpus_metrics: Sequence[str]) -> tuple[str, ...]:
-    """Returns the corpus metrics that are available on this machine; logs the others with the reason.
+def computable(corpus_metrics: Sequence[str], language: str = "en") -> tuple[str, ...]:
+    """Returns the corpus metrics that are available on this machine for the language; logs the others with the reason.
 
     Raises:
         UserError: For an unknown name, and if pycocoevalcap is not installed.
     """
-    missing = unavailable(corpus_metrics)
+    missing = unavailable(corpus_metrics, language)
     for metric, reason in missing.items():
         log.warning("%s is left out: %s", metric, reason)
     return tuple(metric for metric in corpus_metrics if metric not in missing)
 
 
-def _statistics(groups: Sequence[Sequence[Row]], corpus_metrics: Sequence[str]) -> list[dict[str, Statistic]]:
+def _statistics(
+    groups: Sequence[Sequence[Row]], corpus_metrics: Sequence[str], language: str
+) -> list[dict[str, Statistic]]:
     """For each group of predictions its statistics by metric: the task's own, then the corpus metrics."""
     statistics = [_task_statistics(predictions, corpus_metrics) for predictions in groups]
     if not corpus_metrics:
@@ -95,7 +102,7 @@ def _statistics(groups: Sequence[Sequence[Row]], corpus_metrics: Sequence[str]) 
     for predictions in groups:
         outputs = [row["output"] for row in predictions]
         references = [row["references"] for row in predictions]
-        captions.append(Captions(outputs, references))
+        captions.append(Captions(outputs, references, language))
     of_captions = corpus_statistics(corpus_metrics, captions)
     for of_group, of_corpus in zip(statistics, of_captions, strict=True):
         of_group.update(of_corpus)

@@ -41,6 +41,7 @@ class SyntheticTask(ABC):
     num_queries: int
     text_only: ClassVar[bool] = True
     corpus_metrics: ClassVar[tuple[str, ...]] = ()
+    language: ClassVar[str] = "en"
 
     @classmethod
     def from_config(cls, config: SyntheticTaskConfig, open_images: bool = True) -> "SyntheticTask":

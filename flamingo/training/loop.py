@@ -171,6 +171,8 @@ def _log(
     for measure in callbacks.measures:
         record.update(measure(model))
     record["tokens"] = progress.tokens
+    if progress.dropped_images > 0:
+        record["dropped_images"] = progress.dropped_images
     record["seconds"] = progress.seconds
     history.append(record)
     if callbacks.on_log is not None:

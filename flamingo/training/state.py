@@ -31,16 +31,19 @@ _CHECKSUMS = "checksums.json"
 
 @dataclass
 class Progress:
-    """Steps done, label tokens of all processes, seconds, and the last loss of each data set."""
+    """Steps done, label tokens and dropped images of all processes, seconds, and the last loss of each data set."""
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
     losses: dict[str, float] = field(default_factory=dict)
+    dropped_images: int = 0
 
     def after(self, update: Update) -> "Progress":
         """Returns the progress after one more step, which the device may still compute."""
-        return replace(self, step=self.step + 1, tokens=self.tokens + sum(update.tokens.values()))
+        tokens = self.tokens + sum(update.tokens.values())
+        dropped_images = self.dropped_images + update.dropped_images
+        return replace(self, step=self.step + 1, tokens=tokens, dropped_images=dropped_images)
 
     def measured(self, losses: Mapping[str, float], seconds: float) -> "Progress":
         """Returns the progress with losses that were read from the device, and the seconds until then."""

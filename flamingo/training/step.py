@@ -16,6 +16,9 @@ from flamingo.training.host_sums import host_sums
 from flamingo.training.losses.next_token import next_token
 from flamingo.utils.errors import UserError
 
+#: Stands among the names of data sets where numbers of all processes are added.
+_DROPPED = "dropped images"
+
 #: From the model, a batch on its device, and the label tokens of the whole update, to what the batch adds to the mean
 #: loss.
 Loss = Callable[[nn.Module, Batch, int], Tensor]
@@ -61,6 +64,8 @@ class Update:
 
     batches: list[tuple[DataSet, Batch]]
     tokens: dict[str, int]
+    #: Images that documents lost since they had too many tokens, in all processes.
+    dropped_images: int = 0
 
     def ids(self) -> list[str]:
         """Returns ``data set: documents`` for every batch."""
@@ -105,13 +110,15 @@ def next_update(
                 raise ValueError(f"data set {data_set.name} ended at step {step}: its batches must be endless")
             batches.append((data_set, batch))
             local_tokens[data_set.name] += batch.label_tokens
-    all_tokens = host_sums(local_tokens, accelerator)
-    tokens = {name: round(number) for name, number in all_tokens.items()}
+    dropped = float(sum(batch.dropped_images for _, batch in batches))
+    sums = host_sums(local_tokens | {_DROPPED: dropped}, accelerator)
+    dropped_images = round(sums.pop(_DROPPED))
+    tokens = {name: round(number) for name, number in sums.items()}
     for name, number in tokens.items():
         if number == 0:
             ids = [batch.ids for data_set, batch in batches if data_set.name == name]
             raise UserError(f"data set {name} has no token to train on at step {step}: documents {ids}")
-    return Update(batches, tokens)
+    return Update(batches, tokens, dropped_images)
 
 
 def accumulate_gradients(

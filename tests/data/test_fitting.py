@@ -1,6 +1,5 @@
-"""Captions that no document can hold are found before the first one is made, left out and counted by reason."""
+"""Captions that no document can hold are found before the first one is made, cut or left out, and counted."""
 
-import itertools
 import logging
 
 import pytest
@@ -11,7 +10,7 @@ from transformers import AutoTokenizer
 from flamingo import Document, FlamingoProcessor, Text
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.document import Image
-from flamingo.data.fitting import fitting
+from flamingo.data.fitting import cut_at_sentence, fitting
 from flamingo.data.record import Record, RecordList
 from flamingo.utils.errors import UserError
 
@@ -37,40 +36,78 @@ def test_an_image_with_a_special_token_in_one_of_its_captions_is_left_out(specia
     processor = FlamingoProcessor(processor.image_processor, tokenizer)
     images = source(["a dog"], ["a cat", f"a{special}cat"], ["a </ s> bird"], [f"{special}"])
     with caplog.at_level(logging.WARNING):
-        kept, skipped = fitting(images, processor, images=2)
-    assert [image.id for image in kept] == ["0", "2"]
-    assert skipped == dict.fromkeys(("1", "3"), f"a caption has a special token: {special}")
+        fitted = fitting(images, processor)
+    assert [image.id for image in fitted.records] == ["0", "2"]
+    assert fitted.shortened == {}
+    assert fitted.skipped == dict.fromkeys(("1", "3"), f"a caption has a special token: {special}")
     assert "(2, the first 1)" in caplog.text
     for caption in images[1].captions[1:]:
         with pytest.raises(UserError, match="special token"):
             processor.encode(Document([Text(caption)]))
 
 
-def test_what_stays_fits_into_any_document_and_no_more_than_that_is_left_out(processor):
-    lengths = [1, 9, 3, 30, 2, 8, 90, 40, 5, 7]
-    images = source(*([WORD * n, "x"] for n in lengths))
+def length(caption, processor):
+    """Tokens of a document of one image with this caption."""
+    document = Document([Image(PILImage.new("RGB", (4, 3))), Text(CaptionTemplate().filled(caption))])
+    return len(processor.encode(document, pixels=False, max_length=10_000).input_ids)
+
+
+def test_a_caption_that_is_too_long_is_cut_behind_the_last_sentence_that_fits(processor, caplog):
     limit = processor.tokenizer.model_max_length
-    for most, new_tokens in ((1, 0), (2, 0), (3, 0), (3, 40), (4, 20), (8, 0)):
-        kept, skipped = fitting(images, processor, most, new_tokens)
-        shown = [image for image in images if image.id not in skipped]
-        assert [image.id for image in kept] == [image.id for image in shown]
+    sentences = [f"A{WORD * 6} {number}." for number in range(40)]
+    images = source([" ".join(sentences), "a dog"], ["a cat"], [WORD * 200], [WORD * 200, "a bird"])
+    for new_tokens in (0, 40):
+        with caplog.at_level(logging.WARNING):
+            fitted = fitting(images, processor, new_tokens)
+        captions = {record.id: record.captions for record in fitted.records}
+        assert captions.keys() == {"0", "1", "3"}
+        assert captions["1"] == ("a cat",) and captions["3"] == ("a bird",)
+        cut, whole = captions["0"]
+        assert whole == "a dog"
+        number = cut.count(".")
+        assert cut == " ".join(sentences[:number])
+        assert length(cut, processor) + new_tokens <= limit
+        assert length(" ".join(sentences[: number + 1]), processor) + new_tokens > limit - 2
+        assert fitted.shortened.keys() == {"0", "3"} and fitted.skipped.keys() == {"2"}
+        assert fitted.skipped["2"].startswith("a caption is too long: ")
+        assert "shortened the captions of 2 images: a caption is cut at a sentence (2, the first 0)" in caplog.text
+        assert "left out 1 images" in caplog.text
 
-        def length(some):
-            parts = [
-                part for image in some for part in (image.image, Text(CaptionTemplate().filled(image.captions[0])))
-            ]
-            return len(processor.encode(Document(parts), pixels=False, max_length=10_000).input_ids)
 
-        assert all(length(some) + new_tokens <= limit for some in itertools.combinations(shown, min(most, len(shown))))
-        if skipped:  # with the shortest of them there would be a document that is too long
-            shortest = min((images[int(id)] for id in skipped), key=lambda image: len(image.captions[0]))
-            longest = sorted(shown, key=lambda image: -len(image.captions[0]))[: most - 1]
-            assert length([shortest, *longest]) + new_tokens > limit - 2
+def test_with_skip_an_image_with_a_caption_that_is_too_long_is_left_out(processor):
+    images = source([f"A dog. {WORD * 200}.", "a dog"], ["a cat"])
+    fitted = fitting(images, processor, too_long="skip")
+    assert [record.captions for record in fitted.records] == [("a cat",)]
+    assert fitted.skipped.keys() == {"0"} and fitted.shortened == {}
+
+
+@pytest.mark.parametrize(
+    ("caption", "sentences"),
+    [
+        ("At 3.5 km. Then", "At 3.5 km."),
+        ('He said "Go!" Then', 'He said "Go!"'),
+        ("一只狗。一只猫", "一只狗。"),
+        ("「犬だ。」猫", "「犬だ。」"),
+        ("Wirklich?! Ja", "Wirklich?!"),
+        ("no end", None),
+    ],
+)
+def test_a_sentence_ends_with_its_marks_and_quotes(caption, sentences):
+    assert cut_at_sentence(f"{caption}{WORD * 200}", len, 30) == sentences
+
+
+def test_the_text_of_the_template_takes_room(processor):
+    caption = f"A.{WORD * 100}."
+    tokens = processor.chunk_length(CaptionTemplate().filled(caption))
+    for words, captions in ((1, (caption,)), (60, ("A.",))):
+        template = CaptionTemplate("dog " * words + "{caption}")
+        fitted = fitting(source([caption]), processor, processor.room - tokens - 20, template=template)
+        assert fitted.records[0].captions == captions
 
 
 def test_nothing_is_left_out_where_all_fit_and_an_error_says_so_where_none_does(processor):
     images = source(["a dog"], ["a cat", "cats"])
-    kept, skipped = fitting(images, processor, images=2)
-    assert list(kept) == list(images) and skipped == {}
-    with pytest.raises(UserError, match="100 images"):
-        fitting(source(*[[WORD * 100]] * 100), processor, images=100)
+    fitted = fitting(images, processor)
+    assert list(fitted.records) == list(images) and fitted.skipped == fitted.shortened == {}
+    with pytest.raises(UserError, match=r"0 of 3 images.*too long"):
+        fitting(source(*[[WORD * 200]] * 3), processor)

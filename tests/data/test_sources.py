@@ -9,7 +9,9 @@ import pytest
 
 from flamingo.data.order import Shuffled
 from flamingo.data.readers import READERS
-from flamingo.data.sources import of_split, open_source, readable
+from flamingo.data.source_config import SourceConfig
+from flamingo.data.sources import open_source, read_split, readable
+from flamingo.data.splits import of_split
 from flamingo.utils.errors import UserError
 from tests.data.shelf import photographs, shows, write
 
@@ -151,6 +153,28 @@ def test_parquet_shards_are_found_too(tmp_path):
     assert shows(source[1], "b.png")
 
 
+def test_the_layout_of_the_hub_is_found_and_its_images_have_the_split_of_the_file(tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    from pyarrow import table
+
+    cells = []
+    for name in ("a.png", "b.png", "c.png"):
+        content = (photographs(tmp_path / "x", name) / name).read_bytes()
+        cells.append({"bytes": content, "path": name})
+    (tmp_path / "hub" / "data").mkdir(parents=True)
+    write(tmp_path / "hub" / "README.md", "---\nconfigs: []\n---\n")
+    captions = {"caption_1": ["A2", "B2"], "caption_0": ["A", "B"], "caption_10": ["A3", None]}
+    pq.write_table(
+        table({"picture": cells[:2], "number": [1, 2], **captions}),
+        tmp_path / "hub" / "data" / "train-00000-of-00001.parquet",
+    )
+    pq.write_table(table({"picture": cells[2:], "text": ["C"]}), tmp_path / "hub" / "data" / "test.parquet")
+    source = open_source(str(tmp_path / "hub"))
+    found = {record.captions: record.split for record in source}
+    assert found == {("C",): "test", ("A", "A2", "A3"): "train", ("B", "B2"): "train"}
+    assert shows(source[0], "c.png") and shows(source[2], "b.png")
+
+
 def test_where_there_are_several_they_are_named_and_one_can_be_said(tmp_path):
     photographs(tmp_path, "a.png", "b.png")
     write(tmp_path / "train.jsonl", ROWS)
@@ -221,6 +245,7 @@ def test_a_split_is_chosen_by_name_and_unknown_ones_are_answered_with_those_ther
         of_split(source, "val")
     with pytest.raises(UserError, match="'train'"):
         of_split(open_source(str(shard(tmp_path / "s.tar", "a.png"))), "train")
+    assert of_split(open_source(str(shard(tmp_path / "train.tar", "a.png"))), "train")
 
 
 def test_pictures_that_cannot_be_opened_are_left_out_on_request(tmp_path, caplog):
@@ -234,6 +259,34 @@ def test_pictures_that_cannot_be_opened_are_left_out_on_request(tmp_path, caplog
     assert list(skipped) == ["b"] and "s.tar:b.png cannot be read" in skipped["b"]
     assert "left out 1 broken images" in caplog.text
     assert readable(kept)[1] == {}
+
+
+def test_a_broken_picture_of_a_folder_is_an_error_or_skipped_by_a_key(tmp_path, caplog):
+    photographs(tmp_path, "a.png", "b.png")
+    write(tmp_path / "mine.jsonl", ROWS)
+    (tmp_path / "b.png").write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"b\.png.*1 of 2.*broken_images=skip"):
+        read_split(str(tmp_path))
+    for open_images in (True, False):
+        with caplog.at_level(logging.WARNING):
+            read = read_split(str(tmp_path), SourceConfig(broken_images="skip"), open_images=open_images)
+        assert [record.id for record in read.records] == ["a.png"] and read.skipped.keys() == {"b.png"}
+        assert "left out 1 broken images" in caplog.text
+        assert len(read.listed) == 2
+    (tmp_path / "a.png").write_bytes(b"broken")
+    with pytest.raises(UserError, match="none of 2 images"):
+        read_split(str(tmp_path), SourceConfig(broken_images="skip"))
+
+
+def test_a_split_of_a_source_without_splits_is_made_by_fraction(tmp_path):
+    names = [f"{number}.png" for number in range(12)]
+    photographs(tmp_path, *names)
+    write(tmp_path / "mine.jsonl", [{"image": name, "caption": "A."} for name in names])
+    sizes = {split: len(read_split(str(tmp_path), None, split).records) for split in ("train", "validation", "test")}
+    assert sizes == {"train": 8, "validation": 2, "test": 2}
+    assert len(read_split(str(tmp_path)).records) == 12
+    with pytest.raises(UserError, match=r"'train'.*splits\.make=true"):
+        read_split(str(shard(tmp_path / "dev-0.tar", "a.png")), None, "train")
 
 
 def test_a_source_can_be_drawn_from(tmp_path):

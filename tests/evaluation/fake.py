@@ -34,6 +34,7 @@ class FakeTask:
 
     def __init__(self, groups: int = 1, corpus_metrics: tuple[str, ...] = ("CIDEr", "BLEU-1"), queries: int = 6):
         self.corpus_metrics = corpus_metrics
+        self.language = "en"
         self._queries = [example("query", i) for i in range(queries)]
         support = [example("support", i) for i in range(12)]
         self._support = [support[i::groups] for i in range(groups)]

@@ -24,6 +24,7 @@ class FirstWords:
     max_new_tokens = 2
     text_only = False
     corpus_metrics = ()
+    language = "en"
 
     def __init__(self, query_records, support_records, skipped):
         self.query_records = query_records

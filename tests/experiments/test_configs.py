@@ -42,6 +42,7 @@ GROUPS = {
     "train": TRAIN_GROUPS,
     "evaluate": ("task",),
     "report": (),
+    "inspect_data": (),
     "word_attention": (),
     "convert": (),
     "caption": (),
@@ -62,6 +63,8 @@ NEEDED = {
 CONFIG_MODULES = (
     "experiments.schema",
     "flamingo.data.builders",
+    "flamingo.data.source_config",
+    "flamingo.data.splits",
     "flamingo.evaluation",
     "flamingo.evaluation.tasks",
     "flamingo.inference",

@@ -1,5 +1,6 @@
 """From a config's data to batches of tensors."""
 
+import json
 import random
 from itertools import islice
 
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import TypeCheckError
 
 from experiments.build import build_model
-from experiments.build_data import build_data_sets, build_records
+from experiments.build_data import build_data_sets, build_records, build_samples
 from experiments.run_training import run_training
 from experiments.schema import DataConfig, DataSetConfig
 from flamingo.data.encode import EncodedDocuments
@@ -18,6 +19,7 @@ from flamingo.synthetic.documents import SyntheticDocuments
 from flamingo.training.losses import NextTokenConfig
 from flamingo.training.state import StateFolder
 from tests import tiny
+from tests.experiments.conftest import photograph, shard
 from tests.helpers.configs import composed
 from tests.helpers.small_runs import TWO_STEPS, photograph_training
 
@@ -122,6 +124,55 @@ def test_the_batches_of_a_training_are_checked_by_the_loader(shards, backbones, 
     for batch in made:
         documents, images = batch.tensors["image_features"].shape[:2]
         assert 1 <= len(batch.tensors["image_places"]) <= documents * images
+
+
+def test_twelve_photographs_without_splits_are_enough_for_the_documents_of_the_default(backbones, tmp_path, caplog):
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for number in range(12):
+        photograph(number).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"a dog {number}\n")
+    overrides = [
+        "data=images",
+        f"data.root={folder}",
+        "data.split=train",
+        "data.sample_split=validation",
+        "data.documents.interleaved.similar_prob=0",
+        f"model.vision={backbones / 'clip_vision_model'}",
+        "model.vision_features.class_token=drop",
+        f"model.language={backbones / 'opt'}",
+    ]
+    config = composed("train", *overrides)
+    assert config.data.documents["interleaved"].documents.max_images == 9
+    _, processor = build_model(config.model)
+    records = build_records(config.data, processor, open_images=True)
+    assert (len(records.training.records), len(records.samples.records)) == (8, 2)
+    assert "data.documents.interleaved.max_images is 9; there are 8 images" in caplog.text
+    sets = build_data_sets(config.data, records, processor, None, seed=0, num_workers=0)
+    batch = next(iter(sets[1].batches))
+    assert batch.tensors["pixel_values"].shape[1] == 8
+    samples = build_samples(config.data, records, 1, processor, processor.tokenizer.model_max_length)
+    assert [len(sample.chunks()) for sample in samples] == [1, 2]
+
+
+def test_documents_of_long_captions_lose_images_in_training_and_the_history_counts_them(backbones, tmp_path):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    said = {number: [f"a dog {number} " + "a cat " * 15] for number in range(12)}
+    shard(folder / "train-000000.tar", range(12), said=said)
+    overrides = (
+        "data.sample_split=null",
+        "~data.documents.pairs",
+        "data.documents.interleaved.min_images=6",
+        "data.documents.interleaved.max_images=6",
+        "data.documents.interleaved.similar_prob=0",
+        "training.log_every=1",
+    )
+    run_training(photograph_training(folder, backbones, tmp_path / "run", *overrides), tmp_path / "run")
+    lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+    counts = [json.loads(line)["dropped_images"] for line in lines]
+    assert 0 < counts[0] < counts[1] < counts[-1]
+    assert json.loads((tmp_path / "run" / "skipped.json").read_text()) == {}
 
 
 def test_data_sets_of_one_run_differ_in_their_order(shards, backbones, tmp_path):

@@ -131,7 +131,7 @@ def test_a_trained_model_goes_on_by_reward(run, shards, backbones, tmp_path, mon
     def longer(outputs, references):
         return [len(output) + number / 1000 for number, output in enumerate(outputs)]
 
-    monkeypatch.setattr("experiments.build_data.CiderReward", lambda captions: longer)
+    monkeypatch.setattr("experiments.build_data.CiderReward", lambda captions, language: longer)
     run_training(by_reward(run, shards, backbones, tmp_path), tmp_path)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert len(losses) == 4 and all(loss < 0 for loss in losses)
@@ -142,7 +142,9 @@ def test_a_trained_model_goes_on_by_reward(run, shards, backbones, tmp_path, mon
 
 
 def test_equal_rewards_change_no_weight(run, shards, backbones, tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.build_data.CiderReward", lambda captions: lambda outputs, _: [0.0] * len(outputs))
+    monkeypatch.setattr(
+        "experiments.build_data.CiderReward", lambda captions, language: lambda outputs, _: [0.0] * len(outputs)
+    )
     run_training(by_reward(run, shards, backbones, tmp_path), tmp_path)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert losses == [0.0] * 4
@@ -353,7 +355,6 @@ def test_a_task_may_have_any_name(run, shards, tmp_path, name):
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        (["data.documents.pairs.max_images=15"], r"data\.documents\.pairs\.max_images"),  # of 14 photographs
         (["features.folder=null"], r"similar.*features\.folder"),
         (["model.language=nowhere/at/all"], r"model\.language.*nowhere/at/all"),
         (["data.split=validation"], "'validation'.*dev, train"),

@@ -9,6 +9,7 @@ from experiments import hydra_config
 from experiments.caption import CaptionConfig
 from experiments.convert import ConvertConfig
 from experiments.evaluate import EvaluateConfig
+from experiments.inspect_data import InspectDataConfig
 from experiments.pretrain_language import PretrainLanguageConfig
 from experiments.pretrain_vision import PretrainVisionConfig
 from experiments.report import ReportConfig
@@ -27,12 +28,14 @@ CONFIGS = {
     "convert": ConvertConfig,
     "caption": CaptionConfig,
     "report": ReportConfig,
+    "inspect_data": InspectDataConfig,
 }
 #: The overrides that a command needs.
 REQUIRED = {
     "evaluate": ("run=somewhere",),
     "report": ("run=somewhere",),
     "word_attention": ("run=somewhere",),
+    "inspect_data": ("data.root=somewhere",),
     "convert": ("checkpoint=somewhere", "output=elsewhere"),
     "caption": ("checkpoint=somewhere", "images=somewhere", "output=captions.jsonl"),
 }

@@ -57,6 +57,15 @@ READERS = {
         files=("*.json",),
         recognise="flamingo.data.readers.karpathy:is_karpathy",
     ),
+    # Before Flickr's, whose reader would open each text.
+    "text_files": Format(
+        "images in a folder, each with a text file of the same name: a.jpg and a.txt",
+        "flamingo.data.readers.text_files:text_files",
+        files=("*.txt", "*/*.txt"),
+        recognise="flamingo.data.readers.text_files:is_text_file",
+        has_images=True,
+        is_folder=True,
+    ),
     "flickr": Format(
         "Flickr8k's captions.txt or Flickr8k.token.txt, Flickr30k's captions.txt, results.csv or "
         "results_20130124.token",
@@ -86,10 +95,18 @@ READERS = {
         sharded=True,
     ),
     "parquet": Format(
-        ".parquet shards with the columns image and captions, caption or text",
+        ".parquet shards with the columns image and captions, caption or text, also in the folder data/",
         "flamingo.data.readers.parquet_shards:parquet",
-        files=("*.parquet",),
+        files=("*.parquet", "data/*.parquet"),
         has_images=True,
         sharded=True,
+    ),
+    "saved_dataset": Format(
+        "a folder that the library datasets saved by save_to_disk, with state.json or dataset_dict.json",
+        "flamingo.data.readers.saved_dataset:saved_dataset",
+        files=("state.json", "dataset_dict.json"),
+        recognise="flamingo.data.readers.saved_dataset:is_saved_dataset",
+        has_images=True,
+        is_folder=True,
     ),
 }

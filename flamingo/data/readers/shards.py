@@ -8,7 +8,7 @@ import json
 import logging
 import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from flamingo.data.document import Image, Readable
 from flamingo.data.record import LazySequence, Record, by_reason
+from flamingo.data.splits import ROLES
 from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Shards(LazySequence):
         files: Iterable[str | Path],
         samples: Callable[[str], Iterator[Sample | Broken]],
         frame: Callable[..., Readable],
+        splits: Mapping[str, str | None] | None = None,
     ) -> None:
         """Indexes all samples of the files.
 
@@ -59,12 +61,13 @@ class Shards(LazySequence):
             files: The shards.
             samples: Yields the samples of a file.
             frame: Makes of a file and a sample's ``location`` the image to open.
+            splits: The split of each file; None: that of its name.
 
         Raises:
             UserError: For a file that cannot be read, an id twice in a split, and if no sample is whole.
         """
         self.files = sorted(map(str, files))
-        self.splits = [split_of(file) for file in self.files]
+        self.splits = [split_of(file) if splits is None else splits[file] for file in self.files]
         self.skipped: dict[str, str] = {}
         self._frame = frame
         self._index, self._ends = bytearray(), array("Q", [0])
@@ -117,6 +120,13 @@ def _with_text_id(sample: Sample | Broken) -> Sample | Broken:
 
 
 def split_of(file: str) -> str | None:
-    """The word before a shard's number: "train" of ``train-000017.tar`` and ``train-00017-of-00100.parquet``."""
-    match = re.match(r"([A-Za-z]+)[-_]\d", Path(file).name)
-    return match[1] if match else None
+    """The word before a shard's number, or a name that is that of a split.
+
+    "train" of ``train-000017.tar``, ``train-00017-of-00100.parquet`` and ``train.parquet``.
+    """
+    name = Path(file).name
+    match = re.match(r"([A-Za-z]+)[-_]\d", name)
+    if match:
+        return match[1]
+    stem = name.partition(".")[0]
+    return stem if stem.lower() in ROLES else None

@@ -19,12 +19,13 @@ from flamingo.evaluation.metrics.cider import LONGEST, CiderCorpus, Ngram, ngram
 from flamingo.evaluation.metrics.corpus import Captions, merge, split
 from flamingo.evaluation.metrics.resampling import Statistic, mean
 from flamingo.utils.errors import UserError
+from flamingo.utils.languages import primary_language
 
 
 class Cider:
     """CIDEr-D, with the document frequencies of each group's references."""
 
-    def unavailable(self) -> str | None:
+    def unavailable(self, language: str) -> str | None:
         return None
 
     def statistics(self, groups: Sequence[Captions]) -> list[dict[str, Statistic]]:
@@ -40,7 +41,7 @@ class Cider:
 class Bleu:
     """BLEU-1 to BLEU-4."""
 
-    def unavailable(self) -> str | None:
+    def unavailable(self, language: str) -> str | None:
         return None
 
     def statistics(self, groups: Sequence[Captions]) -> list[dict[str, Statistic]]:
@@ -62,7 +63,7 @@ class Bleu:
 class Rouge:
     """ROUGE-L."""
 
-    def unavailable(self) -> str | None:
+    def unavailable(self, language: str) -> str | None:
         _scorer_module("rouge.rouge")
         return None
 
@@ -77,7 +78,9 @@ class Rouge:
 class Spice:
     """SPICE, whose Java program runs once for all groups."""
 
-    def unavailable(self) -> str | None:
+    def unavailable(self, language: str) -> str | None:
+        if primary_language(language) != "en":
+            return f"it parses English sentences, and task.language is {language}"
         return _spice_unavailable()
 
     def statistics(self, groups: Sequence[Captions]) -> list[dict[str, Statistic]]:

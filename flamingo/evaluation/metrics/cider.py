@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flamingo.evaluation.metrics.ptb import tokenize
+from flamingo.evaluation.metrics.tokenization import tokenizer_of
 from flamingo.utils.errors import UserError
 
 #: The longest n-grams that are counted.
@@ -68,30 +68,32 @@ class CiderCorpus:
 class CiderReward:
     """A reward for training: CIDEr-D of captions, with the document frequencies of a fixed corpus."""
 
-    def __init__(self, corpus: Sequence[Sequence[str]]) -> None:
+    def __init__(self, corpus: Sequence[Sequence[str]], language: str = "en") -> None:
         """
         Args:
             corpus: The references of each image.
+            language: Chooses the tokens: see :mod:`flamingo.evaluation.metrics.tokenization`.
 
         Raises:
             UserError: For fewer than two images.
         """
         if len(corpus) < 2:
             raise UserError(f"CIDEr needs the captions of at least 2 images to tell rare words by, got {len(corpus)}")
+        self._tokenize = tokenizer_of(language)
         self._tokenized: dict[str, str] = {}
-        self._corpus = CiderCorpus(self._tokenize(captions) for captions in corpus)
+        self._corpus = CiderCorpus(self._references(captions) for captions in corpus)
 
     def __call__(self, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
         """Returns the reward of each output, given its references; neither is tokenized."""
         rewards = []
         for output, captions in zip(outputs, references, strict=True):
-            rewards.append(self._corpus.score(tokenize(output), self._tokenize(captions)))
+            rewards.append(self._corpus.score(self._tokenize(output), self._references(captions)))
         return rewards
 
-    def _tokenize(self, references: Sequence[str]) -> list[str]:
+    def _references(self, references: Sequence[str]) -> list[str]:
         for reference in references:
             if reference not in self._tokenized:
-                self._tokenized[reference] = tokenize(reference)
+                self._tokenized[reference] = self._tokenize(reference)
         return [self._tokenized[reference] for reference in references]
 
 

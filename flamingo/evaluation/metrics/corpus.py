@@ -9,8 +9,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 
 from flamingo.evaluation.metrics import METRICS
-from flamingo.evaluation.metrics.ptb import tokenize
 from flamingo.evaluation.metrics.resampling import Statistic
+from flamingo.evaluation.metrics.tokenization import Tokenize, tokenizer_of
 from flamingo.utils.checks import one_of
 
 Rows = TypeVar("Rows", list[float], np.ndarray)
@@ -22,19 +22,21 @@ class Captions:
 
     outputs: Sequence[str]
     references: Sequence[Sequence[str]]
+    #: Chooses the tokens: see :mod:`flamingo.evaluation.metrics.tokenization`.
+    language: str = "en"
 
     def about(self) -> dict[str, Any]:
-        """What all metrics report: the smallest and the largest number of references of an output."""
+        """What all metrics report: the smallest and the largest number of references of an output, and the language."""
         counts = [len(references) for references in self.references]
-        return {"references": [min(counts), max(counts)]}
+        return {"references": [min(counts), max(counts)], "language": self.language}
 
 
 @runtime_checkable
 class Metric(Protocol):
     """One corpus metric, or several that share their counts. It is constructed without arguments."""
 
-    def unavailable(self) -> str | None:
-        """Returns why it cannot be computed on this machine; None if it can. Nothing is downloaded.
+    def unavailable(self, language: str) -> str | None:
+        """Returns why it cannot be computed here of captions in this language; None if it can. Nothing is downloaded.
 
         Raises:
             UserError: If the package that computes it is not installed.
@@ -49,8 +51,8 @@ class Metric(Protocol):
 def corpus_statistics(metrics: Sequence[str], groups: Sequence[Captions]) -> list[dict[str, Statistic]]:
     """Returns for each group the metrics of all its outputs together.
 
-    The scores equal those of pycocoevalcap, its tokenizer included. Each metric's class is called once for all groups,
-    so that Java, which METEOR and SPICE need, starts once.
+    The scores of English captions equal those of pycocoevalcap, its tokenizer included. Each metric's class is called
+    once for all groups, so that Java, which METEOR and SPICE need, starts once.
 
     Raises:
         UserError: For an unknown name, or if pycocoevalcap is not installed.
@@ -65,8 +67,8 @@ def corpus_statistics(metrics: Sequence[str], groups: Sequence[Captions]) -> lis
     return statistics
 
 
-def unavailable(metrics: Sequence[str]) -> dict[str, str]:
-    """Returns the metrics that cannot be computed on this machine, with the reason.
+def unavailable(metrics: Sequence[str], language: str = "en") -> dict[str, str]:
+    """Returns the metrics that cannot be computed on this machine of captions in this language, with the reason.
 
     Raises:
         UserError: For an unknown name, or if pycocoevalcap is not installed.
@@ -75,7 +77,7 @@ def unavailable(metrics: Sequence[str]) -> dict[str, str]:
         one_of("a corpus metric", metric, METRICS)
     reasons = {}
     for metric in metrics:
-        reason = _make(METRICS[metric]).unavailable()
+        reason = _make(METRICS[metric]).unavailable(language)
         if reason is not None:
             reasons[metric] = reason
     return reasons
@@ -93,7 +95,7 @@ def merge(groups: Sequence[Captions]) -> Captions:
     for group in groups:
         outputs += group.outputs
         references += group.references
-    return Captions(outputs, references)
+    return Captions(outputs, references, groups[0].language)
 
 
 def split(rows: Rows, groups: Sequence[Captions]) -> list[Rows]:
@@ -119,12 +121,13 @@ def _make(location: str) -> Metric:
 
 
 def _tokenized(groups: Sequence[Captions]) -> list[Captions]:
-    tokens = cache(tokenize)
+    tokenizers: dict[str, Tokenize] = {}
     tokenized = []
     for group in groups:
+        tokens = tokenizers.setdefault(group.language, cache(tokenizer_of(group.language)))
         outputs = [tokens(output) for output in group.outputs]
         references = []
         for of_output in group.references:
             references.append([tokens(reference) for reference in of_output])
-        tokenized.append(Captions(outputs, references))
+        tokenized.append(Captions(outputs, references, group.language))
     return tokenized

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from flamingo.evaluation.metrics.corpus import Captions, merge, split
 from flamingo.evaluation.metrics.resampling import Statistic
 from flamingo.utils.errors import UserError
+from flamingo.utils.languages import primary_language
 
 # English, as pycocoevalcap asks for it.
 _ALPHA = 0.85
@@ -28,7 +29,9 @@ _COLUMNS = 23
 class Meteor:
     """METEOR, whose Java program runs once for all groups."""
 
-    def unavailable(self) -> str | None:
+    def unavailable(self, language: str) -> str | None:
+        if primary_language(language) != "en":
+            return f"its stems, synonyms and paraphrases are English, and task.language is {language}"
         if shutil.which("java") is None:
             return "there is no java"
         if not _jar().is_file():

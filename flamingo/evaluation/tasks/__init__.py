@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+from flamingo.data.source_config import SourceConfig
 from flamingo.evaluation.metrics import METRICS
 from flamingo.utils.checks import one_of
 from flamingo.utils.kinds import Kinds
+from flamingo.utils.languages import check_language
 
 
 @dataclass(kw_only=True)
@@ -15,25 +17,27 @@ class TaskConfig:
 
 
 @dataclass(kw_only=True)
-class CaptioningConfig(TaskConfig):
+class CaptioningConfig(TaskConfig, SourceConfig):
     """Captions of images; queries and demonstrations come from captioned images of any known layout."""
 
     #: As in the result files: flickr8k, ...
     name: str
-    #: The queries, and the pool of demonstrations: a folder, a file, or a pattern of shards in quotes.
+    #: The queries, and the pool of demonstrations: a folder, a file, a pattern of shards in quotes, or
+    #: hf://datasets/OWNER/NAME.
     query: str
     support: str
     #: Names of :data:`flamingo.evaluation.metrics.METRICS`.
     metrics: list[str]
     #: Null: all splits.
+    #: The code of the language of the captions, such as en, de or zh: metrics compare words of English (Penn
+    #: Treebank), characters of Chinese and Japanese, and words by Unicode's boundaries of all others.
+    language: str = "en"
     query_split: str | None = None
     support_split: str | None = None
-    #: The folder of the images, where it is not that of the captions.
-    images: str | None = None
-    #: The format of the captions; null: recognised by the files.
-    format: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_language("language", self.language)
         for metric in self.metrics:
             one_of("metrics", metric, METRICS)
 

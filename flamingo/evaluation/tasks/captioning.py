@@ -1,5 +1,6 @@
 """Captioning: queries and demonstrations from records of captioned images."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,6 +13,7 @@ from flamingo.data.fitting import fitting
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.record import LazySequence, Record
 from flamingo.data.sources import read_split
+from flamingo.data.text_checks import sample_captions, script_problem, tokenizer_problems
 from flamingo.evaluation.metrics.corpus import check_metrics
 from flamingo.evaluation.protocol import Example
 from flamingo.evaluation.scores import computable
@@ -19,6 +21,8 @@ from flamingo.evaluation.tasks import CaptioningConfig
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.retrieval import NamedPair, duplicate_report, index_neighbours
 from flamingo.utils.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,11 @@ class Captioning:
     duplicates: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
     max_new_tokens: int = 30
+    #: What is done with captions of the pool that are too long: see :func:`flamingo.data.fitting.fitting`.
+    too_long: str = "cut"
+    language: str = "en"
     text_only: bool = True
-    #: METEOR and SPICE are left out where what they need is not installed.
+    #: METEOR and SPICE are left out where what they need is not installed, and for other languages than English.
     corpus_metrics: tuple[str, ...] = ("CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "METEOR", "SPICE")
 
     @classmethod
@@ -75,14 +82,16 @@ class Captioning:
             UserError: For a metric that is not there, and for a source that cannot be read.
         """
         check_metrics(config.metrics)  # before minutes of reading
-        query = read_split(config.query, config.images, config.format, config.query_split, open_images)
-        support = read_split(config.support, config.images, config.format, config.support_split, open_images)
+        query = read_split(config.query, config, config.query_split, open_images)
+        support = read_split(config.support, config, config.support_split, open_images)
         return cls(
             config.name,
             query.records,
             support.records,
             query.skipped | support.skipped,
-            corpus_metrics=computable(config.metrics),
+            too_long=config.too_long,
+            language=config.language,
+            corpus_metrics=computable(config.metrics, config.language),
         )
 
     @cached_property
@@ -131,15 +140,24 @@ class Captioning:
         return {}
 
     def fitting(self, processor: FlamingoProcessor, template: CaptionTemplate, max_new_tokens: int) -> "Captioning":
-        """Returns the task without the images of the pool that no prompt can show, as a caption is unusable.
+        """Returns the task without the images of the pool that no prompt can show, and with captions that fit.
 
         Raises:
             UserError: If no image is left.
         """
         new_tokens = processor.chunk_length(template.prompt) + max_new_tokens
         assert isinstance(self.support_records, LazySequence)
-        usable, skipped = fitting(self.support_records, processor, images=1, new_tokens=new_tokens, template=template)
-        return replace(self, support_records=usable, skipped=dict(self.skipped) | skipped)
+        self._log_problems(processor)
+        fitted = fitting(self.support_records, processor, new_tokens, self.too_long, template)
+        return replace(self, support_records=fitted.records, skipped=dict(self.skipped) | fitted.skipped)
+
+    def _log_problems(self, processor: FlamingoProcessor) -> None:
+        """Log signs that the captions do not fit the task's language, or the tokenizer of the language model."""
+        captions = sample_captions(self.query_records) + sample_captions(self.support_records)
+        problems = tokenizer_problems(captions, processor.tokenizer)
+        script = script_problem(captions, self.language)
+        for problem in problems if script is None else [script] + problems:
+            log.warning("%s: %s", self.name, problem)
 
     def index(
         self, features: FeatureStore, num_neighbours: int, training_records: Sequence[Record] = ()

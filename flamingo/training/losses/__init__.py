@@ -7,6 +7,7 @@ from flamingo.data.builders import DocumentsConfig, InterleavedConfig
 from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError
 from flamingo.utils.kinds import Kinds
+from flamingo.utils.languages import check_language
 
 
 @dataclass
@@ -40,12 +41,15 @@ class SelfCriticalConfig(LossConfig):
     #: Captions of each image that are compared: the beams of a beam search.
     num_captions: int = 5
     max_new_tokens: int = 30
+    #: The code of the language of the captions, by which CIDEr chooses its tokens: see task.language.
+    language: str = "en"
     #: CIDEr weighs a word by the number of images whose captions have it.
     min_records: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         whole("num_captions", self.num_captions, least=2)
         whole("max_new_tokens", self.max_new_tokens, least=1)
+        check_language("language", self.language)
 
     def tokens_to_generate(self) -> int:
         return self.max_new_tokens
@@ -62,7 +66,7 @@ class SelfCriticalConfig(LossConfig):
             raise UserError(f"p_next is {documents.p_next}, but {needs}")
 
 
-#: A loss is called with its config, the processor, and a function that makes the reward.
+#: A loss is called with its config, the processor, and a function that makes the reward for a language.
 LOSSES: Kinds = {
     "next_token": (NextTokenConfig, "flamingo.training.losses.next_token:make_next_token"),
     "self_critical": (SelfCriticalConfig, "flamingo.training.losses.self_critical:SelfCritical"),

@@ -17,7 +17,7 @@ def next_token(model: nn.Module, batch: Batch, count: int) -> Float[Tensor, ""]:
 
 
 def make_next_token(
-    config: NextTokenConfig, processor: FlamingoProcessor, make_reward: Callable[[], Any]
+    config: NextTokenConfig, processor: FlamingoProcessor, make_reward: Callable[[str], Any]
 ) -> Callable[[nn.Module, Batch, int], Tensor]:
     """Returns :func:`next_token`, which needs neither settings, processor nor reward."""
     return next_token

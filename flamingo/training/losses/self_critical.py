@@ -39,12 +39,12 @@ class SelfCritical:
         self,
         config: SelfCriticalConfig,
         processor: FlamingoProcessor,
-        make_reward: Callable[[], Reward],
+        make_reward: Callable[[str], Reward],
     ) -> None:
         self.num_captions = config.num_captions
         self.max_new_tokens = config.max_new_tokens
         self.processor = processor
-        self.reward = make_reward()
+        self.reward = make_reward(config.language)
 
     def __call__(self, model: nn.Module, batch: Batch, count: int) -> Float[Tensor, ""]:
         """Returns minus the mean reward. Documents weigh by their label tokens, of which the update has ``count``.

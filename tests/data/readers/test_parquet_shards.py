@@ -161,5 +161,5 @@ def test_an_id_that_is_there_twice_names_both_files(tmp_path):
 def test_without_pyarrow_a_sentence_says_what_to_install(tmp_path, monkeypatch):
     file = shard(tmp_path / "a.parquet", [0], text=["x"])
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(ImportError, match="pyarrow"):
+    with pytest.raises(UserError, match=r"flamingo\[parquet\]"):
         parquet([file])

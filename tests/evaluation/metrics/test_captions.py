@@ -15,8 +15,8 @@ from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 from flamingo.evaluation.metrics import meteor as meteor_module
 from flamingo.evaluation.metrics.captions import document_frequency
 from flamingo.evaluation.metrics.corpus import Captions, corpus_statistics, unavailable
-from flamingo.evaluation.metrics.ptb import tokenize
 from flamingo.evaluation.metrics.resampling import bootstrap
+from flamingo.evaluation.metrics.tokenization.ptb import tokenize
 from flamingo.utils.errors import UserError
 from tests.helpers.captions import OUTPUTS, REFERENCES
 

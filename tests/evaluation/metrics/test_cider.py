@@ -11,7 +11,7 @@ from pycocoevalcap.cider.cider_scorer import CiderScorer
 
 from flamingo.evaluation.metrics.captions import bleu_counts, cider
 from flamingo.evaluation.metrics.cider import CiderReward
-from flamingo.evaluation.metrics.ptb import tokenize
+from flamingo.evaluation.metrics.tokenization.ptb import tokenize
 from flamingo.utils.errors import UserError
 from tests.helpers.captions import OUTPUTS, REFERENCES
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from flamingo.evaluation.metrics.ptb import tokenize
+from flamingo.evaluation.metrics.tokenization.ptb import tokenize
 
 #: Made by the Java tokenizer and pycocoevalcap.
 EXPECTED = {

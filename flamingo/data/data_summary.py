@@ -1,0 +1,166 @@
+"""A source of captioned images -> its counts, lengths, sizes, duplicates, and what is left out."""
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image as PILImage
+from tqdm import tqdm
+
+from flamingo.data.document import Image
+from flamingo.data.record import LazySequence
+from flamingo.data.transforms.pictures import frame_bytes, open_image
+from flamingo.utils.errors import UserError
+
+#: The name of the records without a split.
+NO_SPLIT = "no split"
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """Five values of a distribution, each of which occurs in it."""
+
+    least: int
+    #: A twentieth of the values is at most this.
+    low: int
+    median: int
+    #: A twentieth of the values is at least this.
+    high: int
+    greatest: int
+
+
+@dataclass
+class PictureSummary:
+    """The pictures of a source, which were all opened."""
+
+    #: In pixels, upright.
+    width: Quantiles
+    height: Quantiles
+    #: Of a file, or of a picture in a shard.
+    num_bytes: Quantiles
+    #: Pictures by their format: JPEG, PNG, ...
+    formats: dict[str, int]
+    #: The ids of images whose pictures are equal to the last byte.
+    duplicates: list[list[str]]
+    #: The groups of these that have images of several splits.
+    num_across_splits: int
+
+
+@dataclass
+class DataSummary:
+    """What a source is like."""
+
+    num_images: int
+    num_captions: int
+    #: Images by split.
+    splits: dict[str, int]
+    captions_per_image: Quantiles
+    #: Of a caption: characters, words between blanks, and tokens where a tokenizer is given.
+    lengths: dict[str, Quantiles]
+    #: Captions that occur more than once, the most frequent first, with their number.
+    repeated_captions: dict[str, int]
+    #: By id the reason why an image is left out.
+    skipped: dict[str, str] = field(default_factory=dict)
+    #: None where no picture was opened.
+    pictures: PictureSummary | None = None
+
+
+def summarize(
+    source: LazySequence, count_tokens: Callable[[str], int] | None = None, open_images: bool = True
+) -> DataSummary:
+    """Returns the summary of a source.
+
+    Args:
+        source: The records.
+        count_tokens: Returns the tokens of a caption; None: tokens are not counted.
+        open_images: Whether all pictures are opened: those that cannot be opened are left out.
+
+    Raises:
+        UserError: Where no picture can be opened.
+    """
+    counts: Counter[str] = Counter()
+    per_image: list[int] = []
+    splits: Counter[str] = Counter()
+    for record in source:
+        counts.update(record.captions)
+        per_image.append(len(record.captions))
+        splits[record.split or NO_SPLIT] += 1
+    measures: dict[str, Callable[[str], int]] = {"characters": len, "words": lambda caption: len(caption.split())}
+    if count_tokens is not None:
+        measures["tokens"] = count_tokens
+    lengths = {name: _weighted_quantiles(counts, measure) for name, measure in measures.items()}
+    repeated = {caption: number for caption, number in counts.most_common() if number > 1}
+    summary = DataSummary(
+        num_images=len(source),
+        num_captions=sum(per_image),
+        splits=dict(splits),
+        captions_per_image=quantiles(per_image),
+        lengths=lengths,
+        repeated_captions=repeated,
+        skipped=dict(source.skipped),
+    )
+    if open_images:
+        summary.pictures = _summarize_pictures(source, summary.skipped)
+    return summary
+
+
+def quantiles(values: Sequence[int]) -> Quantiles:
+    """Returns the quantiles of at least one value."""
+    found = np.quantile(values, (0, 0.05, 0.5, 0.95, 1), method="nearest").tolist()
+    return Quantiles(*found)
+
+
+def _weighted_quantiles(counts: Mapping[str, int], measure: Callable[[str], int]) -> Quantiles:
+    """Returns the quantiles of a measure of captions, each of which is measured once."""
+    values: list[int] = []
+    for caption, number in counts.items():
+        values += [measure(caption)] * number
+    return quantiles(values)
+
+
+def _summarize_pictures(source: LazySequence, skipped: dict[str, str]) -> PictureSummary:
+    """Opens all pictures; adds to ``skipped`` those that cannot be opened."""
+    sizes: list[tuple[int, int, int]] = []
+    formats: Counter[str] = Counter()
+    holders: dict[bytes, list[int]] = {}
+    for index, record in enumerate(tqdm(source, "opening", unit=" images")):
+        try:
+            size, format, checksum = _measure_picture(record.image)
+        except UserError as error:
+            skipped[record.id] = f"the picture cannot be opened: {error}"
+            continue
+        sizes.append(size)
+        formats[format] += 1
+        holders.setdefault(checksum, []).append(index)
+    if not sizes:
+        raise UserError(f"none of {len(source)} pictures can be opened: {next(iter(skipped.values()))}")
+    duplicates = []
+    num_across_splits = 0
+    for indices in holders.values():
+        if len(indices) > 1:
+            records = [source[index] for index in indices]
+            duplicates.append([record.id for record in records])
+            num_across_splits += len({record.split for record in records}) > 1
+    widths, heights, num_bytes = zip(*sizes, strict=True)
+    return PictureSummary(
+        width=quantiles(widths),
+        height=quantiles(heights),
+        num_bytes=quantiles(num_bytes),
+        formats=dict(formats.most_common()),
+        duplicates=duplicates,
+        num_across_splits=num_across_splits,
+    )
+
+
+def _measure_picture(image: Image) -> tuple[tuple[int, int, int], str, bytes]:
+    """Returns width, height and bytes of the first frame, its format, and a checksum of its bytes."""
+    frame = image.frames[0]
+    picture = open_image(frame)
+    assert not isinstance(frame, PILImage.Image), "the pictures of sources lie in files"
+    content = frame_bytes(frame)  # type: ignore[arg-type]  # no source has crops
+    with PILImage.open(io.BytesIO(content)) as header:
+        format = header.format or "unknown"
+    return (picture.width, picture.height, len(content)), format, hashlib.sha256(content).digest()

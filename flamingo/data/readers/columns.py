@@ -1,0 +1,102 @@
+"""The columns of tables of Arrow, Parquet's too, that hold captioned images, as the hub stores them. Needs pyarrow."""
+
+import re
+from importlib import import_module
+from typing import Any
+
+from flamingo.data.readers.shards import Broken, Sample
+from flamingo.data.record import captions_of, split_named
+from flamingo.utils.errors import UserError
+
+#: A table has one of these columns, or numbered ones such as ``caption_0``.
+_CAPTIONS = ("captions", "caption", "text")
+_NUMBERED = re.compile(r"(?:caption|text)_(\d+)")
+
+
+class Columns:
+    """The columns of a table, by its schema, that make a sample."""
+
+    def __init__(self, schema: Any) -> None:
+        """Finds the columns. Raises UserError for a schema without images, or without captions."""
+        #: The column of images: ``image``, or the only one that the hub would show as images.
+        self.image = _image_column(schema)
+        self._is_struct = not _is_bytes(schema.field(self.image).type)
+        self._captions = _caption_columns(schema)
+        #: The columns that are read while a file is indexed.
+        self.texts = self._captions + [name for name in ("id", "split") if name in schema.names]
+
+    @property
+    def image_bytes(self) -> str:
+        """The name by which ``read_row_group`` finds the bytes of images."""
+        return f"{self.image}.bytes" if self._is_struct else self.image
+
+    def sample(self, row: dict[str, Any], default_id: str, location: tuple[Any, ...]) -> Sample | Broken:
+        """Returns the sample of a row of ``texts``."""
+        id = default_id if row.get("id") is None else str(row["id"])
+        captions = row[self._captions[0]]
+        if len(self._captions) > 1:
+            captions = [row[name] for name in self._captions if row[name] is not None]
+        try:
+            return Sample(id, captions_of(captions), location, split_named(row.get("split")))
+        except UserError as error:
+            return Broken(id, str(error))
+
+
+def image_bytes(cell: Any) -> bytes:
+    """Returns the bytes of a cell of the column of images. Raises UserError where there are none."""
+    content = cell["bytes"] if isinstance(cell, dict) else cell
+    if content is None:
+        raise UserError("there are no bytes in its row")
+    return content
+
+
+def pyarrow_module(name: str) -> Any:
+    """Returns a module of pyarrow.
+
+    Raises:
+        UserError: Where it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise UserError("Parquet and Arrow files need the package pyarrow: pip install 'flamingo[parquet]'") from error
+
+
+def _image_column(schema: Any) -> str:
+    if "image" in schema.names:
+        kind = schema.field("image").type
+        if _is_bytes(kind) or _has_bytes(kind):
+            return "image"
+        raise UserError(f"the column image must be bytes, or a struct with bytes; it is: {kind}")
+    structs = [field.name for field in schema if _has_bytes(field.type)]
+    if len(structs) == 1:
+        return structs[0]
+    raise UserError(
+        f"the column image must be bytes, or a struct with bytes; there is no such column: {_names(schema)}"
+    )
+
+
+def _has_bytes(kind: Any) -> bool:
+    """Whether this type of Arrow is a struct with bytes, as ``datasets`` stores images."""
+    fields = list(kind) if str(kind).startswith("struct<") else []
+    return any(field.name == "bytes" and _is_bytes(field.type) for field in fields)
+
+
+def _is_bytes(kind: Any) -> bool:
+    """Whether this type of Arrow holds bytes: Arrow has three, and dictionaries of them."""
+    held = kind.value_type if str(kind).startswith("dictionary<") else kind
+    return str(held) in ("binary", "large_binary", "binary_view")
+
+
+def _caption_columns(schema: Any) -> list[str]:
+    columns = [name for name in _CAPTIONS if name in schema.names]
+    if len(columns) == 1:
+        return columns
+    numbered = {name: match for name in schema.names if (match := _NUMBERED.fullmatch(name))}
+    if numbered and not columns:
+        return sorted(numbered, key=lambda name: int(numbered[name][1]))
+    raise UserError(f"one column must be {', '.join(_CAPTIONS)}, or numbered as caption_0; there are {_names(schema)}")
+
+
+def _names(schema: Any) -> str:
+    return ", ".join(schema.names)

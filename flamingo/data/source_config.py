@@ -1,0 +1,31 @@
+"""The config of a source: how captioned images are read, wherever they lie."""
+
+from dataclasses import dataclass, field
+
+from flamingo.data.splits import SplitsConfig
+from flamingo.utils.checks import one_of
+
+#: What to do with an image that cannot be opened.
+BROKEN_IMAGES = ("error", "skip")
+#: What to do with a caption that has more tokens than a document.
+TOO_LONG = ("cut", "skip")
+
+
+@dataclass(kw_only=True)
+class SourceConfig:
+    """How captioned images are read."""
+
+    #: The folder of the images, where the file of captions lies elsewhere.
+    images: str | None = None
+    #: The format of the captions; null: recognised by the files.
+    format: str | None = None
+    #: Images that cannot be opened: error, or skip, which leaves them out. Those in shards are always left out.
+    broken_images: str = "error"
+    #: A caption with too many tokens for a document: cut, behind the last sentence that fits, or skip its image.
+    too_long: str = "cut"
+    #: Splits that are made where the data name none.
+    splits: SplitsConfig = field(default_factory=SplitsConfig)
+
+    def __post_init__(self) -> None:
+        one_of("broken_images", self.broken_images, BROKEN_IMAGES)
+        one_of("too_long", self.too_long, TOO_LONG)

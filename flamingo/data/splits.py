@@ -1,0 +1,117 @@
+"""Splits of a source: their roles, and splits that are made by chance where the source names none."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from flamingo.data.record import LazySequence, Record, Subset
+from flamingo.utils.checks import below_one, seed
+from flamingo.utils.errors import UserError
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+#: The role of a split by the names that data sets give it, in small letters.
+ROLES = {
+    "train": TRAIN,
+    "training": TRAIN,
+    "validation": VALIDATION,
+    "valid": VALIDATION,
+    "val": VALIDATION,
+    "dev": VALIDATION,
+    "test": TEST,
+    "testing": TEST,
+}
+#: A made split that is held out has at least this many images: CIDEr cannot tell rare words by one image.
+_FEWEST = 2
+
+
+@dataclass
+class SplitsConfig:
+    """Splits that are made by chance: train, validation and test."""
+
+    #: Whether splits are made: true: in place of the source's own; false: never; null: where the source names none.
+    make: bool | None = None
+    #: The fraction of the images that is the split validation, at least 2 images; 0: there is no such split.
+    validation: float = 0.1
+    #: The fraction of the images that is the split test, at least 2 images; 0: there is no such split.
+    test: float = 0.1
+    #: Of the draw. The split of an image depends on the ids of all images, not on their order.
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        below_one("validation", self.validation)
+        below_one("test", self.test)
+        if self.validation + self.test >= 1:
+            raise UserError(f"validation={self.validation} and test={self.test} leave no image for train")
+        seed("seed", self.seed)
+
+
+class MadeSplits(LazySequence):
+    """The records of a source, each with a split that is drawn."""
+
+    def __init__(self, source: LazySequence, config: SplitsConfig) -> None:
+        """Draws the splits.
+
+        Args:
+            source: The records; their own splits are dropped.
+            config: The fractions and the seed.
+
+        Raises:
+            UserError: Where no image would be left for the split train.
+        """
+        self.source, self.skipped = source, source.skipped
+        number = len(source)
+        num_validation = _num_images(config.validation, number)
+        num_test = _num_images(config.test, number)
+        if num_validation + num_test >= number:
+            raise UserError(
+                f"{number} images are too few for the splits train, validation ({num_validation}) and test "
+                f"({num_test}): say splits.validation=0 or splits.test=0"
+            )
+        order = np.array(_drawn_order(source, config.seed), dtype=np.int64)
+        self._names = np.full(number, TRAIN, dtype=f"<U{len(VALIDATION)}")
+        self._names[order[:num_test]] = TEST
+        self._names[order[num_test : num_test + num_validation]] = VALIDATION
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def item(self, index: int) -> Record:
+        return replace(self.source[index], split=str(self._names[index]))
+
+
+def with_splits(source: LazySequence, config: SplitsConfig) -> LazySequence:
+    """Returns the source with splits that are made, if the config asks for them or the source names none."""
+    make = config.make
+    if make is None:
+        make = all(record.split is None for record in source)
+    return MadeSplits(source, config) if make else source
+
+
+def of_split(source: LazySequence, split: str) -> LazySequence:
+    """Returns the records of one split. Raises UserError, with the known splits, where there are none."""
+    splits = [record.split for record in source]
+    if split not in splits:
+        names = {name for name in splits if name is not None}
+        known = ", ".join(sorted(names)) or "none"
+        raise UserError(
+            f"there is no split {split!r}; there are: {known}; splits.make=true makes train, validation and test of all"
+        )
+    return Subset(source, [index for index, name in enumerate(splits) if name == split])
+
+
+def _num_images(fraction: float, number: int) -> int:
+    """Returns the number of images of a split that is held out."""
+    if fraction == 0:
+        return 0
+    return max(_FEWEST, round(fraction * number))
+
+
+def _drawn_order(source: LazySequence, seed: int) -> Sequence[int]:
+    """Returns the indices of the records in an order that depends on their ids and the seed alone."""
+    keys = []
+    for index, record in enumerate(source):
+        text = f"split {seed} {record.split} {record.id}"
+        keys.append((hashlib.sha256(text.encode()).digest(), index))
+    return [index for _, index in sorted(keys)]
