@@ -50,8 +50,8 @@ _SETTINGS = (
     *("shots", "text_only", "controls", "control_shots", "num_beams", "temperature", "top_p", "template", "seeds"),
     *("batch_size", "pictures"),
 )
-#: Predictions that are there are scored again by other metrics.
-_MAY_CHANGE = _SETTINGS + ("run", "checkpoint", "demonstrations", "features", "task.metrics")
+#: Predictions that are there are scored again by other metrics, and by the tokens of another language.
+_MAY_CHANGE = _SETTINGS + ("run", "checkpoint", "demonstrations", "features", "task.metrics", "task.language")
 
 
 def _in_file_names(task: Task) -> str:

@@ -42,7 +42,7 @@ PREDICTION: _Types = {
     "references": (list,),
     "scores": (dict,),
 }
-#: The further fields of a score. Corpus metrics add ``references``, CIDEr also ``document_frequency``.
+#: The further fields of a score. Corpus metrics add ``references`` and ``language``, CIDEr also ``document_frequency``.
 SCORE: _Types = {
     "metric": (str,),
     "value": _NUMBER,

@@ -88,7 +88,7 @@ def test_scores_are_those_of_the_predictions_and_no_two_rows_are_of_the_same(run
     ]
     assert all(list(row)[: len(names)] == names for row in rows)
     more = {row["metric"]: set(row) - set(names) for row in rows}
-    assert more["CIDEr"] == {"references", "document_frequency"} and more["length"] == set()
+    assert more["CIDEr"] == {"references", "language", "document_frequency"} and more["length"] == set()
     assert len({tuple(row[name] for name in names[:8]) for row in rows}) == len(rows)
     predictions = read_prediction_rows(folder / "predictions.jsonl")
     greedy = [p for p in predictions if setting_key(p) == ("fake/captions", 3, "random", None, None, "greedy", 0)]

@@ -67,11 +67,11 @@ def test_rows_of_corpus_metrics_say_what_they_were_computed_with(tmp_path):
     ] + [scored("b", order, output="two cats", references=["a cat"], x=0.0) for order in (0, 1)]
     rows = scores(predictions, ("CIDEr", "BLEU-1"))
     about = {
-        row["metric"]: {field: row[field] for field in ("references", "document_frequency") if field in row}
+        row["metric"]: {field: row[field] for field in ("references", "language", "document_frequency") if field in row}
         for row in rows
     }
     assert about["x"] == about["x_order_std"] == {}
-    assert about["BLEU-1"] == about["BLEU-1_order_std"] == {"references": [1, 2]}
+    assert about["BLEU-1"] == about["BLEU-1_order_std"] == {"references": [1, 2], "language": "en"}
     assert about["CIDEr"] == about["CIDEr_order_std"] and about["CIDEr"]["references"] == [1, 2]
     frequency = about["CIDEr"]["document_frequency"]
     assert (frequency["images"], frequency["captions"]) == (2, 3)
