@@ -31,18 +31,21 @@ DATA = {"pairs": (1, 0.5), "texts": (0, 0.2)}
 OPTIMIZER = AdamWConfig(lr=1e-3, gate_lr=1e-2, warmup_steps=2, schedule="cosine")
 
 
-def example(number: int, images: int) -> EncodedExample:
-    """Of 5 to 8 tokens, a function of its number; the first two are not trained on."""
+def example(number: int, images: int, markers: int = 0) -> EncodedExample:
+    """Of 5 to 8 tokens, a function of its number; the first two are not trained on. Markers of an image precede them."""
     generator = torch.Generator().manual_seed(number)
     ids = torch.randint(2, tiny.VOCABULARY, (5 + number % 4,), generator=generator)
     labels = ids.clone()
     labels[:2] = -100
+    if images:
+        ids = torch.cat([torch.full((markers,), tiny.NEW_TOKEN_IDS[1]), ids])
+        labels = torch.cat([torch.full((markers,), -100), labels])
     pixels = torch.randn(images, 1, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, generator=generator) if images else None
     return EncodedExample(ids, torch.full_like(ids, images - 1), labels, pixels)
 
 
-def batch(numbers: list[int], images: int = 1) -> Batch:
-    examples = [example(number, images) for number in numbers]
+def batch(numbers: list[int], images: int = 1, markers: int = 0) -> Batch:
+    examples = [example(number, images, markers) for number in numbers]
     tensors = collate(examples, 0, "right")
     return Batch(tensors, [f"document {number}" for number in numbers], count_label_tokens(tensors["labels"]))
 
@@ -76,8 +79,10 @@ class Listed:
             yield self.batches[(self.position - 1) % len(self.batches)]
 
 
-def make_model(backbones: Path):
+def make_model(backbones: Path, fusion: str = "cross_attention"):
     torch.manual_seed(0)
+    if fusion == "prefix":
+        return tiny.flamingo(backbones, **tiny.PREFIX)
     return tiny.flamingo(backbones, gates=0.3)
 
 
@@ -115,7 +120,14 @@ def mixed_run(backbones: Path, output: Path, kill_at: int | None = None, num_wor
     torch.save(trained(model), output / "final.pt")
 
 
-def one_of_two(rank: int, port: int, backbones: Path, output: Path, break_rank: int | None = None) -> None:
+def one_of_two(
+    rank: int,
+    port: int,
+    backbones: Path,
+    output: Path,
+    fusion: str = "cross_attention",
+    break_rank: int | None = None,
+) -> None:
     """A process of two, each with one of two unequal batches per data set; rank 1 has no image at all.
 
     ``break_rank`` gets a connector whose output is not finite.
@@ -125,8 +137,8 @@ def one_of_two(rank: int, port: int, backbones: Path, output: Path, break_rank: 
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     accelerator = Accelerator(cpu=True, mixed_precision="no")
     assert accelerator.num_processes == 2
-    model = make_model(backbones)
-    sets = [DataSet(name, Listed(share[rank]), weight) for name, share, weight in two_shares()]
+    model = make_model(backbones, fusion)
+    sets = [DataSet(name, Listed(share[rank]), weight) for name, share, weight in two_shares(fusion)]
     config = TrainingConfig(steps=2, log_every=1)
     if rank == break_rank:
         model.connector.register_forward_hook(lambda *args: args[-1] * float("nan"))
@@ -138,11 +150,11 @@ def one_of_two(rank: int, port: int, backbones: Path, output: Path, break_rank: 
     accelerator.end_training()
 
 
-def one_with_both(backbones: Path, output: Path) -> None:
+def one_with_both(backbones: Path, output: Path, fusion: str = "cross_attention") -> None:
     """A single process with what :func:`one_of_two` has in two, on the CPU as these."""
     torch.set_num_threads(1)
-    model = make_model(backbones)
-    sets = [DataSet(name, Listed(*share), weight) for name, share, weight in two_shares()]
+    model = make_model(backbones, fusion)
+    sets = [DataSet(name, Listed(*share), weight) for name, share, weight in two_shares(fusion)]
     config = TrainingConfig(steps=2, accumulate=2, log_every=1)
     train(model, sets, AdamWConfig(lr=1e-3), config, output, accelerator=Accelerator(cpu=True))
     torch.save(trained(model), output / "final.pt")
@@ -194,9 +206,10 @@ def one_of_several(rank: int, num_ranks: int, port: int, backbones: Path, output
     accelerator.end_training()
 
 
-def two_shares() -> list[tuple[str, list[Batch], float]]:
+def two_shares(fusion: str = "cross_attention") -> list[tuple[str, list[Batch], float]]:
+    markers = tiny.TOKENS_PER_IMAGE if fusion == "prefix" else 0
     return [
-        ("pairs", [batch([3, 7, 11], images=1), batch([4], images=0)], 0.5),
+        ("pairs", [batch([3, 7, 11], images=1, markers=markers), batch([4], images=0)], 0.5),
         ("texts", [batch([1, 2], images=0), batch([5], images=0)], 0.2),
     ]
 

@@ -94,14 +94,15 @@ def test_one_two_and_four_processes_train_on_the_same_global_batches(backbones, 
             torch.testing.assert_close(weights[num_ranks][name], weight, rtol=0, atol=1e-4)
 
 
-def test_two_processes_are_one_with_both_their_batches(backbones, tmp_path):
+@pytest.mark.parametrize("fusion", ["cross_attention", pytest.param("prefix", marks=pytest.mark.full)])
+def test_two_processes_are_one_with_both_their_batches(fusion, backbones, tmp_path):
     """Of unequal numbers of tokens, and the images all in one of them."""
     two, one = tmp_path / "two", tmp_path / "one"
     port = runs.free_port()
-    codes = in_processes(runs.one_of_two, (0, port, backbones, two), (1, port, backbones, two))
+    codes = in_processes(runs.one_of_two, (0, port, backbones, two, fusion), (1, port, backbones, two, fusion))
     assert codes == [0, 0]
-    assert in_processes(runs.one_with_both, (backbones, one)) == [0]
-    model = runs.make_model(backbones)
+    assert in_processes(runs.one_with_both, (backbones, one, fusion)) == [0]
+    model = runs.make_model(backbones, fusion)
     start = runs.trained(model)
     for a, b in zip(runs.history(two), runs.history(one), strict=True):
         assert a["tokens"] == b["tokens"]
@@ -119,7 +120,7 @@ def test_two_processes_are_one_with_both_their_batches(backbones, tmp_path):
         "process-0.pt",
         "process-1.pt",
     ]
-    sets = [DataSet(name, runs.Listed(*share), weight) for name, share, weight in runs.two_shares()]
+    sets = [DataSet(name, runs.Listed(*share), weight) for name, share, weight in runs.two_shares(fusion)]
     with pytest.raises(UserError, match=r"processes.*2.*1"):
         train(model, sets, AdamWConfig(lr=1e-3), TrainingConfig(steps=2), two)
 
@@ -143,7 +144,8 @@ def test_an_infinite_loss_of_one_process_holds_the_weights_of_all(backbones, tmp
 
 def test_all_processes_stop_at_what_is_not_finite_in_one_and_name_its_documents(backbones, tmp_path):
     port = runs.free_port()
-    codes = in_processes(runs.one_of_two, (0, port, backbones, tmp_path, 0), (1, port, backbones, tmp_path, 0))
+    arguments = [(rank, port, backbones, tmp_path, "cross_attention", 0) for rank in (0, 1)]
+    codes = in_processes(runs.one_of_two, *arguments)
     assert codes == [0, 0]
     errors = [(tmp_path / f"error-{rank}.txt").read_text() for rank in (0, 1)]
     assert errors[0] == errors[1]
