@@ -32,7 +32,7 @@ OPTIMIZER = AdamWConfig(lr=1e-3, gate_lr=1e-2, warmup_steps=2, schedule="cosine"
 
 
 def example(number: int, images: int, markers: int = 0) -> EncodedExample:
-    """Of 5 to 8 tokens, a function of its number; the first two are not trained on. Markers of an image precede them."""
+    """Of 5 to 8 tokens, a function of its number, after the markers of its image; the first two are not trained on."""
     generator = torch.Generator().manual_seed(number)
     ids = torch.randint(2, tiny.VOCABULARY, (5 + number % 4,), generator=generator)
     labels = ids.clone()
