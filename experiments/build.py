@@ -8,7 +8,8 @@ import torch
 from transformers import AutoConfig
 
 from experiments.build_data import TrainingRecords, build_records, build_samples
-from experiments.schema import ALL_TASKS, DataConfig, ModelConfig
+from experiments.build_from_checkpoint import begin_with_checkpoint
+from experiments.schema import ALL_TASKS, CHECKPOINT, DataConfig, ModelConfig
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.document import Image
 from flamingo.evaluation.protocol import Task
@@ -16,26 +17,27 @@ from flamingo.evaluation.tasks import TaskConfig
 from flamingo.inference import FeaturesConfig
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.image_size import checked_image_size
-from flamingo.model import BACKBONES, TRAINED_PARTS
-from flamingo.model.checkpoints import fingerprint
+from flamingo.model import BACKBONES
+from flamingo.model.adapters import add_adapter
 from flamingo.model.language import make_text_model
 from flamingo.synthetic import backbones
+from flamingo.utils.checks import within
 from flamingo.utils.devices import main_process_first, processes
-from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 from flamingo.utils.kinds import class_of
 from flamingo.utils.memory import out_of_memory
 
 
 def backbone_names(config: ModelConfig) -> dict[str, str]:
-    """Returns the folder or the hub name of the backbones ``vision`` and ``language``."""
-    names = {"vision": config.vision, "language": config.language}
+    """Returns the folder or the hub name of the backbones ``vision`` and ``language``, unless a checkpoint has them."""
+    keys = {"vision": config.vision, "language": config.language}
+    names = {key: name for key, name in keys.items() if name != CHECKPOINT}
     embedded = {"vision": backbones.VISION, "language": backbones.LANGUAGE}
     return {key: str(embedded[key]) if name == "embedded" else name for key, name in names.items()}
 
 
 def build_model(config: ModelConfig, dtype: str = "auto") -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor]:
-    """Returns the model of a config, untrained between its backbones, and its processor.
+    """Returns the model of a config, untrained between its backbones or that of a checkpoint, and its processor.
 
     The model is on the device of this process. Its random weights are drawn on the CPU.
 
@@ -49,6 +51,30 @@ def build_model(config: ModelConfig, dtype: str = "auto") -> tuple[FlamingoForCo
     names = backbone_names(config)
     for key, name in names.items():
         from_pretrained(AutoConfig, name, f"model.{key}")
+    if config.init_from is not None:
+        model, processor = begin_with_checkpoint(config, names, dtype)
+    else:
+        model, processor = _untrained(config, names, dtype)
+    if config.adapter is not None and model.config.adapter is None:
+        with within("model"):
+            add_adapter(model, config.adapter)
+        model.begin_checks(True)
+    height, width = checked_image_size(model, processor, config.image_size)
+    processor.tokens_per_image = model.tokens_per_image(height, width)
+    if config.from_scratch:
+        fresh = make_text_model(model.language_model.config)
+        model.language_model.load_state_dict(fresh.state_dict())
+        model.new_tokens.start_from_mean(fresh.get_input_embeddings(), fresh.get_output_embeddings())
+    model.train_parts(config.trainable)
+    for part in BACKBONES:
+        if part in config.trainable:  # updates of a small learning rate are lost in 16 bits
+            getattr(model, part).float()
+    return model, processor
+
+
+def _untrained(
+    config: ModelConfig, names: dict[str, str], dtype: str
+) -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor]:
     processor = FlamingoProcessor.from_vision_text_pretrained(
         names["vision"],
         names["language"],
@@ -69,15 +95,6 @@ def build_model(config: ModelConfig, dtype: str = "auto") -> tuple[FlamingoForCo
     )
     model.place(processes().device)
     model.begin_checks(True)
-    height, width = checked_image_size(model, processor, config.image_size)
-    processor.tokens_per_image = model.tokens_per_image(height, width)
-    if config.from_scratch:
-        fresh = make_text_model(model.language_model.config)
-        model.language_model.load_state_dict(fresh.state_dict())
-        model.new_tokens.start_from_mean(fresh.get_input_embeddings(), fresh.get_output_embeddings())
-    if config.init_from is not None:
-        _begin_with(model, config.init_from, dtype)
-    model.train_parts(config.trainable)
     return model, processor
 
 
@@ -92,20 +109,6 @@ def load_model(checkpoint: Path, dtype: str) -> tuple[FlamingoForConditionalGene
     model.place(processes().device)
     model.begin_checks(True)
     return model.eval(), FlamingoProcessor.from_pretrained(checkpoint)
-
-
-def _begin_with(model: FlamingoForConditionalGeneration, folder: str, dtype: str) -> None:
-    if not (Path(folder) / "config.json").is_file():
-        raise UserError(f"model.init_from: there is no checkpoint in {folder}")
-    start = FlamingoForConditionalGeneration.from_pretrained(folder, dtype=dtype)
-    for part in BACKBONES:
-        if fingerprint(getattr(start, part)) != fingerprint(getattr(model, part)):
-            raise UserError(f"model.init_from: {folder} was trained with another {part.replace('_', ' ')}")
-    try:
-        for part in TRAINED_PARTS:
-            getattr(model, part).load_state_dict(getattr(start, part).state_dict())
-    except RuntimeError as error:  # other shapes, which torch names
-        raise UserError(f"model.init_from: {folder} has another {part.replace('_', ' ')}: {error}") from error
 
 
 def build_features(

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.command import COMMANDS, Command, Job, termination
+from experiments.init_from import take_from_checkpoint
 from experiments.schema import ALL_TASKS, Entry
 from flamingo.model.connectors import CONNECTORS
 from flamingo.model.fusion import FUSIONS
@@ -71,12 +72,17 @@ def compose_config(name: str, overrides: Sequence[str] = (), values: Mapping[str
     return config
 
 
-def load(config: DictConfig) -> Any:
+def load(config: DictConfig, overrides: Sequence[str] = ()) -> Any:
     """Returns the dataclass that a composed config was typed by, with everything resolved.
+
+    Args:
+        config: As Hydra composes it.
+        overrides: Of the command line. Their values beat those of a checkpoint that ``model.init_from`` names.
 
     Raises:
         UserError: For mandatory values that are missing, and for a value that a dataclass refuses, by its full key.
     """
+    take_from_checkpoint(config, overrides)
     # Top-level keys first: other values may refer to them and cannot be resolved before.
     missing = [str(key) for key in config if OmegaConf.is_missing(config, str(key))] or OmegaConf.missing_keys(config)
     if missing:
@@ -105,8 +111,8 @@ def run_command(command: Command) -> None:
         logging.raiseExceptions = False  # a log file on a full disk would print a trace for each line
         run = HydraConfig.get()
         with user_errors(), termination():
-            run_job = import_name(command.run)
-            return run_job(Job(Path(run.runtime.output_dir), list(run.overrides.task), lambda: load(config)))
+            run_job, overrides = import_name(command.run), list(run.overrides.task)
+            return run_job(Job(Path(run.runtime.output_dir), overrides, lambda: load(config, overrides)))
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would else print, shortened
     logging.raiseExceptions = False  # a log file on a full disk prints no traces: the run's own write fails

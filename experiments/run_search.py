@@ -69,7 +69,7 @@ def run_trial(arguments: list[str], params: Params, folder: Path) -> float | Non
         UserError: For an error of the config or of the folder, which all trials have.
     """
     overrides = arguments + [f"{key}={value}" for key, value in params.items()]
-    config = load(compose_config("search", overrides))
+    config = load(compose_config("search", overrides), overrides)
     train_overrides = [override for override in overrides if not override.startswith("search.")]
     try:
         return run_training(config, folder, train_overrides)

@@ -13,6 +13,8 @@ from experiments import run_evaluation
 from experiments.build import TrainingParts, add_features, backbone_names, build_training
 from experiments.build_data import build_data_sets, images_of
 from experiments.command import Job
+from experiments.init_from import checkpoint_folder
+from experiments.longer_training import STEPS, keep_finished, trains_longer
 from experiments.schema import (
     JSON,
     DataConfig,
@@ -20,14 +22,18 @@ from experiments.schema import (
     as_recorded,
 )
 from experiments.train import TrainConfig, check_config
+from flamingo import FlamingoForConditionalGeneration
 from flamingo.data.data_checksums import data_checksums
 from flamingo.data.sources import list_split
 from flamingo.evaluation.search_objective import check_objective, objective
+from flamingo.model import BACKBONES
+from flamingo.model.checkpoints import check_unchanged
 from flamingo.training.callbacks import Callbacks, fusion_measures
 from flamingo.training.loop import train
 from flamingo.training.optim.groups import make_optimizer
 from flamingo.utils.checksums import digest_of
 from flamingo.utils.devices import use_device
+from flamingo.utils.errors import UserError
 from flamingo.utils.io import atomic_folder, write_text
 from flamingo.utils.memory import keep_memory, out_of_memory
 from flamingo.utils.run_folder import STATES, WRITING, Run, RunFiles, failure_recorded, model_contents, run_folder
@@ -40,8 +46,9 @@ _EVALUATED = ("scores.json", "predictions.jsonl", "pictures")
 _FILES = RunFiles(
     results=_TRAINED + _EVALUATED,
     saved=STATES + ("checkpoint",),
-    descriptions=("overrides.yaml", "failure.txt", "evaluate-*.yaml", "images-*.json"),
+    descriptions=("overrides.yaml", "failure.txt", "evaluate-*.yaml", "images-*.json", "*-steps"),
     may_change=("variant", "evaluate", "objective", "features") + WRITING,
+    may_grow=(STEPS,),
 )
 #: Documents of each data set whose last answers are logged while training, and the tokens of an answer.
 _NUM_SAMPLES, _SAMPLE_TOKENS = 4, 40
@@ -66,7 +73,9 @@ def run_training(config: TrainConfig, output: Path, overrides: Sequence[str] = (
         evaluations = [run_evaluation.compose_evaluation(entry, output, config.device) for entry in config.evaluate]
         plans = [run_evaluation.plan(evaluation) for evaluation in evaluations]
         run_evaluation.check_outputs(plans, output)
-        if (output / "checkpoint").exists() and not config.overwrite:
+        is_finished = (output / "checkpoint").exists() and not config.overwrite
+        longer = is_finished and trains_longer(run, config.training.steps)
+        if is_finished and not longer:
             check_data(config.data, run)
             log.info("%s is trained already; overwrite=true trains it again", output)
         else:
@@ -81,12 +90,23 @@ def run_training(config: TrainConfig, output: Path, overrides: Sequence[str] = (
                 _SAMPLE_TOKENS,
             )
             make_optimizer(parts.model, config.optimizer)  # refuses a model of which nothing trains
+            check_saving(parts.model, config.include_backbones)
             for plan in plans:
                 run_evaluation.check_planned_lengths(plan, parts.processor)
-            train_model(parts, config, run, overrides)
+            train_model(parts, config, run, overrides, longer)
         for plan in plans:
             run_evaluation.carry_out(plan)
         return objective(output, config.objective)
+
+
+def check_saving(model: FlamingoForConditionalGeneration, include_backbones: bool) -> None:
+    """Raise UserError where the checkpoint could not be saved after the training, which changes no frozen backbone."""
+    frozen = {part: getattr(model, part) for part in BACKBONES}
+    try:
+        if not include_backbones:
+            check_unchanged(model.config, frozen)
+    except UserError as error:
+        raise UserError(f"include_backbones must be true: {error}") from error
 
 
 def check_data(config: DataConfig, run: Run) -> None:
@@ -104,7 +124,7 @@ def contents(parts: TrainingParts, config: ModelConfig) -> JSON:
     """Returns checksums of what the config only names."""
     checksums: JSON = {key: model_contents(name) for key, name in backbone_names(config).items()}
     if config.init_from is not None:
-        checksums["init_from"] = model_contents(config.init_from)
+        checksums["init_from"] = model_contents(checkpoint_folder(config.init_from))
     if parts.features is not None:  # the folder of features decides no result
         checksums["features"] = str(parts.features.dtype)
     if parts.records is not None:
@@ -113,10 +133,18 @@ def contents(parts: TrainingParts, config: ModelConfig) -> JSON:
     return checksums
 
 
-def train_model(parts: TrainingParts, config: TrainConfig, run: Run, overrides: Sequence[str]) -> None:
-    """Train the parts, and save the checkpoint."""
-    run.begin(contents(parts, config.model))
+def train_model(
+    parts: TrainingParts, config: TrainConfig, run: Run, overrides: Sequence[str], longer: bool = False
+) -> None:
+    """Train the parts, and save the checkpoint; ``longer`` than a run that is finished."""
+    checksums = contents(parts, config.model)
     main_process = PartialState().is_main_process
+    if longer:
+        run.check_contents(checksums)
+        if main_process:
+            keep_finished(run)
+        PartialState().wait_for_everyone()
+    run.begin(checksums)
     if main_process:
         write_text(run.output / "overrides.yaml", yaml.safe_dump(list(overrides)))
     model, processor = parts.model, parts.processor

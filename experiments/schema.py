@@ -11,6 +11,7 @@ from flamingo.data.source_config import SourceConfig
 from flamingo.data.transforms import ASPECTS
 from flamingo.evaluation.tasks import TASKS
 from flamingo.model import BACKBONES, TRAINED_PARTS
+from flamingo.model.adapter_config import AdapterConfig
 from flamingo.model.connectors import ConnectorConfig
 from flamingo.model.fusion import FusionConfig
 from flamingo.model.vision_features import VisionFeaturesConfig
@@ -22,6 +23,9 @@ from flamingo.utils.kinds import load_kind
 #: The library's kinds and the synthetic benchmark's.
 ALL_BUILDERS = BUILDERS | synthetic.BUILDERS
 ALL_TASKS = TASKS | synthetic.TASKS
+
+#: The name of a backbone that comes with the checkpoint of ``model.init_from``.
+CHECKPOINT = "checkpoint"
 
 #: JSON values by name.
 JSON = dict[str, Any]
@@ -45,7 +49,7 @@ class WandbConfig:
 class ModelConfig:
     """The frozen backbones, and the parts that are trained between them."""
 
-    #: Folders or hub names; "embedded" are the two that come with the package.
+    #: Folders or hub names; "embedded" are the two that come with the package, "checkpoint" those of ``init_from``.
     vision: str = "embedded"
     language: str = "embedded"
     #: Images that are not square: padded, cropped, or as_is, which leaves them to the encoder's image processor.
@@ -56,11 +60,14 @@ class ModelConfig:
     caption_template: str = CaptionTemplate().text
     #: The parts that train: these, vision_model, language_model. A checkpoint has to hold a backbone that trains.
     trainable: list[str] = field(default_factory=lambda: ["connector", "fusion", "new_tokens"])
-    #: A checkpoint between the same backbones, whose trained parts this run begins with; null: random ones.
+    #: A run, a checkpoint, or a converted one, whose model this run begins with; null: an untrained one. The checkpoint
+    #: decides all keys of the model but ``trainable`` and ``dropout``, unless the command line names them.
     init_from: str | None = None
     #: Whether the language model begins with random weights instead of its own.
     from_scratch: bool = False
     vision_features: VisionFeaturesConfig = field(default_factory=VisionFeaturesConfig)
+    #: Set by the group model/adapter: peft's layers in a frozen backbone, which train; null: none.
+    adapter: AdapterConfig | None = None
     #: Set by the group model/connector.
     connector: ConnectorConfig
     #: Set by the group model/fusion.
@@ -73,6 +80,10 @@ class ModelConfig:
         CaptionTemplate(self.caption_template)
         for part in self.trainable:
             one_of("trainable", part, BACKBONES + TRAINED_PARTS)
+        if self.init_from is None and CHECKPOINT in (self.vision, self.language):
+            raise UserError(f"init_from needs a value: vision={self.vision} and language={self.language} are of it")
+        if self.init_from is not None and self.from_scratch:
+            raise UserError("from_scratch cannot be set: the language model has the weights of init_from")
 
 
 @dataclass

@@ -67,6 +67,8 @@ def check_config(config: TrainConfig) -> None:
         raise UserError(f"the {names} changes, so the checkpoint has to hold it: say include_backbones=true")
     if config.features.folder and "vision_model" in config.model.trainable:
         raise UserError("features.folder keeps what a frozen encoder sees, but model.trainable has the vision_model")
+    if config.features.folder and config.model.adapter and config.model.adapter.part == "vision_model":
+        raise UserError("features.folder keeps what a frozen encoder sees, but model.adapter.part is vision_model")
     check_documents(config.data, config.features.folder)
 
 

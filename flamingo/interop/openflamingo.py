@@ -231,6 +231,8 @@ def _check_same(tensor: Tensor, weight: Tensor, name: str, language: str) -> Non
 
 def _check_expressible(model: FlamingoForConditionalGeneration, processor: FlamingoProcessor) -> None:
     config: Any = model.config
+    if config.adapter is not None:
+        raise UserError(f"OpenFlamingo cannot express adapter.kind={config.adapter.kind}: merge the adapter first")
     for key, value in PERCEIVER.items():
         _check_value(config.connector, "connector", key, value)
     for key, value in CROSS_ATTENTION.items():

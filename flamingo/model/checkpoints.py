@@ -17,6 +17,14 @@ from transformers.utils import SAFE_WEIGHTS_NAME, logging
 from transformers.utils.hub import cached_file
 
 from flamingo.model import BACKBONES
+from flamingo.model.adapters import (
+    add_adapter,
+    bare_state,
+    is_of_adapter,
+    load_adapter,
+    save_adapter,
+    without_adapter,
+)
 from flamingo.model.config import FlamingoConfig
 from flamingo.model.language import load_text_model
 from flamingo.model.vision_loading import load_vision_model
@@ -80,6 +88,9 @@ class FlamingoCheckpoints:
             logger.warning("no new_token_ids: the embeddings of <image> and <|endofchunk|> are not going to be trained")
         model: Any = cls(config, vision_model, language_model)  # type: ignore[call-arg]
         model.new_tokens.start_from_mean(model.get_input_embeddings(), model.get_output_embeddings())
+        adapter, config.adapter = config.adapter, None
+        if adapter is not None:
+            add_adapter(model, adapter)
         if language_model.generation_config is not None:
             model.generation_config = language_model.generation_config
         model.begin_checks(check)
@@ -119,8 +130,17 @@ class FlamingoCheckpoints:
         if problems:
             raise UserError(f"the weights in {pretrained_model_name_or_path} do not fit: {problems}")
         model.freeze_backbones()
-        model.begin_checks(check)
+        cls._finish_loading(model, pretrained_model_name_or_path, hub, check)
         return (model, info) if with_info else model
+
+    @classmethod
+    def _finish_loading(cls, model: Any, checkpoint: Any, hub: dict[str, Any], check: bool) -> None:
+        """Adds the checkpoint's adapter, if it has one, and checks the composition."""
+        adapter, model.config.adapter = model.config.adapter, None
+        if adapter is not None:
+            load_adapter(model, adapter, checkpoint, **hub)
+        model.begin_checks(check)
+        model.eval()
 
     @classmethod
     def _load_without_backbones(
@@ -150,8 +170,8 @@ class FlamingoCheckpoints:
         config.backbones_included = True
         with suppress(OSError):  # a checkpoint need not have one
             model.generation_config = GenerationConfig.from_pretrained(checkpoint, **hub)
-        model.begin_checks(check)
-        return model.eval()
+        cls._finish_loading(model, checkpoint, hub, check)
+        return model
 
     def save_pretrained(self, save_directory: Any, *args: Any, include_backbones: bool = True, **kwargs: Any) -> None:
         """Saves the model, as in transformers. Without its backbones a checkpoint has their names and fingerprints."""
@@ -160,6 +180,9 @@ class FlamingoCheckpoints:
         backbones = {part: getattr(self, part) for part in BACKBONES}
         if self.config.backbones is not None:
             self.config.backbones = with_locations(self.config.backbones, Path(save_directory))
+        if self.config.adapter is not None:
+            save_adapter(self, Path(save_directory))
+            kwargs["state_dict"] = without_adapter(kwargs.get("state_dict") or model.state_dict())
         if include_backbones:
             for part, backbone in backbones.items():
                 if is_quantised(backbone):
@@ -221,13 +244,14 @@ def with_locations(backbones: dict[str, dict[str, Any]], checkpoint: Path) -> di
 def check_unchanged(config: FlamingoConfig, backbones: dict[str, PreTrainedModel]) -> None:
     """Raises UserError unless a checkpoint can leave these backbones out: their weights are those they are named by."""
     if config.backbones is None:
-        raise ValueError("the backbones of this model were not loaded by name, so a checkpoint cannot leave them out")
+        raise UserError("the backbones of this model were not loaded by name, so a checkpoint cannot leave them out")
     for part, model in backbones.items():
         entry = config.backbones[part]
-        if is_quantised(model):  # its own weights do not train, but those of an adapter do
-            changed = any(parameter.requires_grad for parameter in model.parameters())
+        if is_quantised(model):  # its own weights do not train, but those of an adapter that peft has added do
+            trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+            changed = not all(map(is_of_adapter, trained))
         elif _comparable(str(model.dtype), entry["dtype"]):
-            changed = fingerprint(model) != entry["fingerprint"]
+            changed = fingerprint_of(bare_state(model).values()) != entry["fingerprint"]
         else:
             changed = False
         if changed:

@@ -57,6 +57,8 @@ def check_record(model: Any) -> dict[str, Any]:
             "dtype": str(backbone.dtype).removeprefix("torch."),
             "quantization": None if quantization is None else str(quantization),
         }
+    if model.config.adapter is not None:
+        record["adapter"] = asdict(model.config.adapter)
     return record
 
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from flamingo.model.adapter_config import AdapterConfig
 from flamingo.model.connectors import CONNECTORS, ConnectorConfig
 from flamingo.model.fusion import FUSIONS, FusionConfig
 from flamingo.model.vision_features import VisionFeaturesConfig
@@ -38,6 +39,8 @@ class FlamingoConfig(PreTrainedConfig):
     vision_features: Any = None  # VisionFeaturesConfig
     connector: Any = None  # ConnectorConfig
     fusion: Any = None  # FusionConfig
+    #: The adapter in a backbone (:mod:`flamingo.model.adapters`), which a checkpoint has in a file of its own.
+    adapter: Any = None  # AdapterConfig, or None
     #: Ids whose embedding rows are trained: the image marker and the end of chunk. They may lie
     #: beyond the language model's vocabulary or within its padding rows.
     new_token_ids: list[int] = field(default_factory=list)
@@ -69,6 +72,8 @@ class FlamingoConfig(PreTrainedConfig):
         if not isinstance(self.fusion, FusionConfig):
             values = {"kind": "cross_attention"} | (self.fusion or {})
             self.fusion = load_kind(FUSIONS, values, "fusion")
+        if isinstance(self.adapter, dict):
+            self.adapter = load_config(AdapterConfig, self.adapter, "adapter")
         self._check_activations()
         if not isinstance(self.new_token_ids, list | tuple) or not all(type(i) is int for i in self.new_token_ids):
             raise UserError(f"new_token_ids must be a list of whole numbers, got {self.new_token_ids!r}")
@@ -93,7 +98,8 @@ class FlamingoConfig(PreTrainedConfig):
         return super().from_dict(config_dict, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        parts = {key: asdict(getattr(self, key)) for key in _PARTS}
+        parts: dict[str, Any] = {key: asdict(getattr(self, key)) for key in _PARTS}
+        parts["adapter"] = None if self.adapter is None else asdict(self.adapter)
         return super().to_dict() | parts
 
     @classmethod

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from flamingo.model import BACKBONES, TRAINED_PARTS
+from flamingo.model.adapters import is_of_adapter
 from flamingo.model.composition import check_composition, check_record
 from flamingo.model.weights_loading import is_quantised
 
@@ -16,11 +17,19 @@ class FlamingoParts:
     """The parts of :class:`flamingo.FlamingoForConditionalGeneration`."""
 
     config: Any
+    vision_model: Any
     language_model: Any
     named_parameters: Any
     training: bool
+    #: peft's object for the adapter that was added, if any.
+    adapter_tuner: tuple[Any, ...] = ()
     #: Names of the modules of the backbones at the last check of the composition; None where nothing is checked.
     _checked: frozenset[str] | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The wider precision of the backbones, in which a checkpoint that contains them is loaded."""
+        return torch.promote_types(self.vision_model.dtype, self.language_model.dtype)
 
     def freeze_backbones(self) -> None:
         """Takes the vision encoder and the language model out of training."""
@@ -29,7 +38,7 @@ class FlamingoParts:
         self.train(self.training)
 
     def train_parts(self, parts: Collection[str]) -> None:
-        """Lets these parts train and no others; by default all parts but the backbones train.
+        """Lets these parts and the adapter train and no others; by default all parts but the backbones train.
 
         A checkpoint has to hold a backbone that trains. Batch norms of a vision encoder that trains keep the running
         statistics of the checkpoint.
@@ -41,7 +50,9 @@ class FlamingoParts:
         if unknown:
             raise ValueError(f"parts are {', '.join(BACKBONES + TRAINED_PARTS)}; got {', '.join(sorted(unknown))}")
         for part in BACKBONES + TRAINED_PARTS:
-            getattr(self, part).requires_grad_(part in parts)
+            for name, parameter in getattr(self, part).named_parameters():
+                if not is_of_adapter(name):
+                    parameter.requires_grad_(part in parts)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Any:

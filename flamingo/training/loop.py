@@ -1,5 +1,6 @@
 """The training loop: next batches -> gradients -> step, with a history, samples, and a state to resume from."""
 
+import logging
 import signal
 import time
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 
 from flamingo.results import History
@@ -22,11 +23,13 @@ from flamingo.training.host_sums import host_sums
 from flamingo.training.interrupt import Interrupt, deferred_interrupt
 from flamingo.training.optim import OptimizerConfig
 from flamingo.training.optim.groups import make_optimizer
-from flamingo.training.optim.schedule import lr_factor, make_schedule
+from flamingo.training.optim.schedule import LRFactor, factor_of, lengthen, make_schedule
 from flamingo.training.state import Progress, StateFolder, untouched_random_states
 from flamingo.training.step import DataSet, Update, accumulate_gradients, next_update
 from flamingo.utils.devices import wait_for_processes
 from flamingo.utils.errors import Stopped, UserError
+
+log = logging.getLogger(__name__)
 
 #: Every process has the whole model: a state has the parameters of one process only.
 _SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
@@ -40,8 +43,12 @@ class _Parts:
 
     parallel: nn.Module
     optimizer: Optimizer
-    schedule: LRScheduler
+    schedule: LambdaLR
     states: StateFolder
+
+    @property
+    def lr_factor(self) -> LRFactor:
+        return factor_of(self.schedule)
 
 
 def train(
@@ -54,6 +61,9 @@ def train(
     accelerator: Accelerator | None = None,
 ) -> None:
     """Trains the parameters that have ``requires_grad``, resuming from the newest state in ``output / "state"``.
+
+    The state may be of a training of fewer steps, also of a finished one. With a constant learning rate the result is
+    that of a training which has these steps from its start. With a cosine a new decay begins.
 
     ``model`` is trained in place and left in evaluation mode; the caller saves it. The main process appends records
     to ``output / "history.jsonl"``. The first Ctrl-C or SIGTERM ends the run after its current step, a second one at
@@ -71,6 +81,9 @@ def train(
     if progress.step == config.steps:
         model.eval()
         return
+    if parts.lr_factor.steps < config.steps:
+        log.info("training longer: %d steps are done of now %d", progress.step, config.steps)
+        lengthen(parts.schedule, progress.step, config.steps)
     main_process = accelerator.is_main_process
     history = _open_history(output, progress, accelerator)
     start = time.monotonic() - progress.seconds
@@ -91,8 +104,9 @@ def train(
                 loss = update.weighted_loss(progress.losses)
                 bar.set_postfix(loss=f"{loss:.3f}")
                 if main_process:
-                    lr = optimizer_config.lr * lr_factor(optimizer_config, step, config.steps)
-                    _log(history, callbacks, model, progress, loss, {"lr": lr, "gradient_norm": guard.gradient_norm})
+                    values = _learning_rate(optimizer_config, parts.lr_factor, step)
+                    values["gradient_norm"] = guard.gradient_norm
+                    _log(history, callbacks, model, progress, loss, values)
             if callbacks.on_sample is not None and config.due(config.sample_every, step):
                 progress = progress.measured(guard.read(), time.monotonic() - start)
                 _sample(model, callbacks, step, accelerator)
@@ -153,6 +167,15 @@ def _take_step(
     parts.optimizer.step()
     parts.schedule.step()
     parts.optimizer.zero_grad()
+
+
+def _learning_rate(config: OptimizerConfig, factor: LRFactor, step: int) -> dict[str, float]:
+    """Returns the learning rate of a step, and where its decay began if it is not the first."""
+    values = {"lr": config.lr * factor.at(step)}
+    if factor.decays_again:
+        values["decay_start"] = factor.decay_start
+        values["decay_from_lr"] = config.lr * factor.decay_from
+    return values
 
 
 def _log(

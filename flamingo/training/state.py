@@ -128,7 +128,9 @@ class StateFolder:
         trained, buffers = self._trained(), self._buffers()
         saved_shapes = {"parameters": _shapes(common["parameters"]), "buffers": _shapes(common["buffers"])}
         shapes = {"parameters": _shapes(trained), "buffers": _shapes(buffers)}
-        different = differences(common["identity"] | saved_shapes, self.identity | shapes)
+        is_shorter = common["identity"]["training"]["steps"] < self.identity["training"]["steps"]
+        may_change = ("training.steps",) if is_shorter else ()  # a run may train longer than it was to
+        different = differences(common["identity"] | saved_shapes, self.identity | shapes, may_change)
         if different:
             raise UserError(f"{newest} is the state of another run: {'; '.join(different)}")
         process = _load(newest, self._process_file())

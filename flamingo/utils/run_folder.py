@@ -66,6 +66,8 @@ class RunFiles:
     descriptions: tuple[str, ...] = ()
     #: Keys of the config that may differ when the command is started again.
     may_change: tuple[str, ...] = ()
+    #: Keys whose number may be larger when the command is started again.
+    may_grow: tuple[str, ...] = ()
     #: The file of the resolved config, in which ``contents`` are what the config only names.
     config_file: str = "config.yaml"
 
@@ -136,11 +138,24 @@ class Run:
 
     def _compare(self, earlier: dict[str, Any], now: dict[str, Any]) -> None:
         # Where the folder lies may always change.
-        if different := differences(earlier, now, ("output",) + self.files.may_change):
+        grown = tuple(key for key in self.files.may_grow if _grows(earlier, now, key))
+        if different := differences(earlier, now, ("output",) + self.files.may_change + grown):
             raise UserError(
                 f"{self.output} holds a run with another config or other data ({'; '.join(different)}): "
                 "choose another output=..., or overwrite it with overwrite=true"
             )
+
+
+def value_at(config: Any, key: str) -> Any:
+    """Returns the value of a nested config at a key such as ``training.steps``; None if there is none."""
+    for name in key.split("."):
+        config = config.get(name) if isinstance(config, dict) else None
+    return config
+
+
+def _grows(earlier: dict[str, Any], now: dict[str, Any], key: str) -> bool:
+    before, after = value_at(earlier, key), value_at(now, key)
+    return isinstance(before, int) and isinstance(after, int) and before < after
 
 
 @contextmanager

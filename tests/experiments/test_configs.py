@@ -28,6 +28,7 @@ TRAIN_GROUPS = (
     "model/language",
     "model/connector",
     "model/fusion",
+    "model/adapter",
     "data",
     "loss",
     "optimizer",
@@ -52,7 +53,7 @@ GROUPS = {
 #: What options must be told besides.
 NEEDED = {
     "experiment=captions": ("data.root=somewhere", "model.vision=somewhere"),
-    "experiment=captions_reward": ("data.root=somewhere", "model.vision=somewhere"),
+    "experiment=captions_reward": ("data.root=somewhere", "model.init_from=null"),
     "model/vision=mobilenet": ("model.vision=somewhere",),
     "text=captions": ("texts=[somewhere]",),
     "loss@data.documents.pairs.loss=next_token": ("data=images", "data.root=somewhere"),
@@ -68,6 +69,7 @@ CONFIG_MODULES = (
     "flamingo.evaluation",
     "flamingo.evaluation.tasks",
     "flamingo.inference",
+    "flamingo.model.adapter_config",
     "flamingo.model.connectors",
     "flamingo.model.fusion",
     "flamingo.model.vision_features",

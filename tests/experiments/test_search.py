@@ -89,8 +89,8 @@ def test_a_finished_run_returns_its_value_and_stays_as_it_is(tmp_path):
     before = files_of(tmp_path)
     assert run_trial(arguments, params, tmp_path) == value
     assert files_of(tmp_path) == before
-    with pytest.raises(UserError, match=r"training\.steps"):
-        run_trial([*arguments, "training.steps=3"], params, tmp_path)
+    with pytest.raises(UserError, match=r"training\.accumulate"):
+        run_trial([*arguments, "training.accumulate=3"], params, tmp_path)
     overrides = (tmp_path / "overrides.yaml").read_text()
     assert "optimizer.lr=0.002" in overrides and "search.n_trials" not in overrides
 

@@ -48,4 +48,4 @@ def compose_config(command: str, *overrides: str) -> DictConfig:
 
 def composed(command: str, *overrides: str) -> Any:
     """Returns the config of a command as its dataclass."""
-    return hydra_config.load(compose_config(command, *overrides))
+    return hydra_config.load(compose_config(command, *overrides), overrides)

@@ -100,7 +100,7 @@ def overwrite(
     """Kill a run that overwrites a finished one: the folder then has the one whole, or a state of the other."""
     part = f"overwriting: {scenario.name}"
     shutil.copytree(finished, output)
-    killing = Run(command([*scenario.arguments(output), "training.steps=7", "overwrite=true"]))
+    killing = Run(command([*scenario.arguments(output), "training.steps=9", "overwrite=true"]))
     time.sleep(rng.uniform(0, seconds))
     killing.kill(rng.choice([signal.SIGKILL, signal.SIGTERM]), group=True)
     killed = killing.wait()
@@ -110,9 +110,9 @@ def overwrite(
     if ended.status == 0:
         report.add(part, "earlier run whole")
         report.check_results(part, "the earlier run", scenario, output, expected)
-    elif "training.steps was 7, is 8" in ended.output and (output / "state").is_dir():
+    elif "training.steps was 9, is 8" in ended.output and (output / "state").is_dir():
         report.add(part, "new run has a state")
-        again = run([*scenario.arguments(output), "training.steps=7"])
+        again = run([*scenario.arguments(output), "training.steps=9"])
         if report.check_end(part, "the new run, continued", again, (0,)):
             report.add(part, "new run finished")
     else:

@@ -29,7 +29,7 @@ def load_image_processor(vision_model_name_or_path: str | Path, side: int | None
     if hasattr(image_processor, "data_config"):
         image_processor = _of_timm(vision_model_name_or_path, image_processor.data_config)
     if side is not None:
-        _resize(image_processor, side)
+        resize(image_processor, side)
     return image_processor
 
 
@@ -51,8 +51,12 @@ def _of_timm(name: str | Path, transforms: dict[str, Any]) -> CLIPImageProcessor
     )
 
 
-def _resize(image_processor: Any, side: int) -> None:
-    """Sets the side of the result, and in proportion the size that it is cropped from."""
+def resize(image_processor: Any, side: int) -> None:
+    """Sets the side of the result, in pixels, and in proportion the size that it is cropped from.
+
+    Raises:
+        UserError: If the image processor does not resize.
+    """
     size = dict(getattr(image_processor, "size", None) or {})
     crop = dict(getattr(image_processor, "crop_size", None) or {})
     if not size or not getattr(image_processor, "do_resize", True):

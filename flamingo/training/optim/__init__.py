@@ -15,6 +15,8 @@ class OptimizerConfig:
     lr: float = 1e-4
     #: Learning rate of the gates; None: ``lr``. The gates start closed, and everything that is learnt passes them.
     gate_lr: float | None = None
+    #: Learning rate of the backbones, where they train; None: ``lr``. They are pretrained, so it is often smaller.
+    backbone_lr: float | None = None
     weight_decay: float = 0.1
     #: Of AdamW, also for the parameters that Muon leaves to it.
     betas: tuple[float, float] = (0.9, 0.999)
@@ -28,6 +30,8 @@ class OptimizerConfig:
         positive("lr", self.lr)
         if self.gate_lr is not None:
             positive("gate_lr", self.gate_lr)
+        if self.backbone_lr is not None:
+            positive("backbone_lr", self.backbone_lr)
         not_negative("weight_decay", self.weight_decay)
         self.betas = tuple(self.betas)  # type: ignore[assignment]  # lists come from YAML and JSON
         if len(self.betas) != 2:

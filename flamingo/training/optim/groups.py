@@ -5,6 +5,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from flamingo.model import BACKBONES
+from flamingo.model.adapters import is_of_adapter
 from flamingo.training.optim import OPTIMIZERS, OptimizerConfig
 from flamingo.utils.errors import UserError
 from flamingo.utils.kinds import class_of
@@ -12,29 +14,37 @@ from flamingo.utils.kinds import class_of
 #: A group as torch takes it, with a ``name``.
 ParameterGroup = dict[str, Any]
 
-MATRICES, OTHERS, GATES = "matrices", "others", "gates"
+MATRICES, KERNELS, OTHERS, GATES = "matrices", "kernels", "others", "gates"
+#: Begins the names of the groups of a backbone's own weights.
+_BACKBONE = "backbone_"
+BACKBONE_MATRICES = f"{_BACKBONE}{MATRICES}"
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[ParameterGroup]:
-    """Returns the trained parameters in up to three groups.
+    """Returns the trained parameters in groups.
 
-    ``matrices`` decay. ``gates`` have their own learning rate. ``others`` are biases, norms, embeddings, the latents
-    and frame embeddings of the connector, and the rows of the new tokens.
+    ``matrices`` and ``kernels`` of convolutions decay. ``gates`` have their own learning rate. ``others`` are biases,
+    norms, embeddings, the latents and frame embeddings of the connector, the rows of the new tokens, and all of an
+    adapter. A backbone that trains has groups ``backbone_matrices`` and so on, with their own learning rate.
 
     Raises:
         UserError: If no parameter of the model is trained.
     """
-    members: dict[str, list[tuple[str, nn.Parameter]]] = {MATRICES: [], OTHERS: [], GATES: []}
+    members: dict[str, list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            members[_group_of(model, name, parameter)].append((name, parameter))
+            members.setdefault(_group_of(model, name, parameter), []).append((name, parameter))
     gate_lr = config.lr if config.gate_lr is None else config.gate_lr
-    groups: list[ParameterGroup] = [
-        {"name": MATRICES, "params": members[MATRICES], "lr": config.lr, "weight_decay": config.weight_decay},
-        {"name": OTHERS, "params": members[OTHERS], "lr": config.lr, "weight_decay": 0.0},
-        {"name": GATES, "params": members[GATES], "lr": gate_lr, "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    backbone_lr = config.lr if config.backbone_lr is None else config.backbone_lr
+    groups: list[ParameterGroup] = []
+    for backbone, lr in (("", config.lr), (_BACKBONE, backbone_lr)):
+        groups += [
+            {"name": f"{backbone}{MATRICES}", "lr": lr, "weight_decay": config.weight_decay},
+            {"name": f"{backbone}{KERNELS}", "lr": lr, "weight_decay": config.weight_decay},
+            {"name": f"{backbone}{OTHERS}", "lr": lr, "weight_decay": 0.0},
+        ]
+    groups.append({"name": GATES, "lr": gate_lr, "weight_decay": 0.0})
+    groups = [group | {"params": members[group["name"]]} for group in groups if group["name"] in members]
     if not groups:
         raise UserError("no parameter of the model trains: all have requires_grad=False")
     return groups
@@ -44,10 +54,13 @@ def _group_of(model: nn.Module, name: str, parameter: nn.Parameter) -> str:
     owner, _, attribute = name.rpartition(".")
     if attribute.endswith("_gate"):
         return GATES
-    if attribute != "weight" or parameter.ndim < 2:
+    if is_of_adapter(name):
         return OTHERS
+    backbone = _BACKBONE if name.split(".")[0] in BACKBONES else ""
     is_embedding = isinstance(model.get_submodule(owner), nn.Embedding)
-    return OTHERS if is_embedding else MATRICES
+    if attribute != "weight" or parameter.ndim < 2 or is_embedding:
+        return f"{backbone}{OTHERS}"
+    return f"{backbone}{MATRICES if parameter.ndim == 2 else KERNELS}"
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:

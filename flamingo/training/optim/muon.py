@@ -9,7 +9,7 @@ from torch.optim import AdamW, Muon, Optimizer
 from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
 
 from flamingo.training.optim import MuonConfig
-from flamingo.training.optim.groups import MATRICES, ParameterGroup
+from flamingo.training.optim.groups import BACKBONE_MATRICES, MATRICES, ParameterGroup
 from flamingo.utils.errors import UserError
 
 
@@ -54,8 +54,8 @@ class MuonAndAdamW(Optimizer):
     def __init__(self, groups: list[ParameterGroup], config: MuonConfig) -> None:
         """Raises UserError for a model without matrices, or with nothing else."""
         super().__init__(groups, {})
-        matrices = [group for group in self.param_groups if group["name"] == MATRICES]
-        others = [group for group in self.param_groups if group["name"] != MATRICES]
+        matrices = [group for group in self.param_groups if group["name"] in (MATRICES, BACKBONE_MATRICES)]
+        others = [group for group in self.param_groups if group["name"] not in (MATRICES, BACKBONE_MATRICES)]
         if not matrices or not others:
             raise UserError("optimizer.kind=muon needs a model with matrices and with other parameters")
         # The parts share the groups of this optimizer, so that a schedule reaches all of them here.
@@ -76,5 +76,7 @@ class MuonAndAdamW(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for name, part in self.parts.items():
             part.load_state_dict(state_dict[name])
-        # Loading replaces the groups of the parts.
-        self.param_groups = self.parts["muon"].param_groups + self.parts["adamw"].param_groups
+        # Loading replaces the groups of the parts. A schedule has a learning rate for each, in the order of before.
+        loaded = self.parts["muon"].param_groups + self.parts["adamw"].param_groups
+        order = [group["name"] for group in self.param_groups]
+        self.param_groups = sorted(loaded, key=lambda group: order.index(group["name"]))

@@ -1,0 +1,83 @@
+"""The model and the processor that a training begins with by model.init_from, with the changes of its command line."""
+
+from dataclasses import fields
+
+from experiments.init_from import FREE, SECTIONS, checkpoint_folder
+from experiments.schema import CHECKPOINT, ModelConfig
+from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
+from flamingo.data.transforms.image_processors import resize
+from flamingo.model.checkpoints import LOADERS, NAME_ARGUMENTS, fingerprint
+from flamingo.model.config import FlamingoConfig
+from flamingo.utils.devices import processes
+from flamingo.utils.errors import UserError
+from flamingo.utils.hub import from_pretrained
+
+
+def begin_with_checkpoint(
+    config: ModelConfig, names: dict[str, str], dtype: str
+) -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor]:
+    """Returns the model of ``config.init_from``, on the device of this process, and its processor.
+
+    Args:
+        config: The model. Where it differs from the checkpoint, the command line has said so.
+        names: The backbones ``vision`` and ``language`` that the command line names; those of the checkpoint have to
+            have the same weights.
+        dtype: Of the backbones; auto: as they were saved.
+
+    Raises:
+        UserError: Naming the keys that do not fit the weights.
+    """
+    assert config.init_from is not None
+    folder = checkpoint_folder(config.init_from)
+    wanted = from_pretrained(FlamingoConfig, folder, "model.init_from")
+    changed = _changed(config, wanted)
+    for section in SECTIONS:
+        setattr(wanted, section, getattr(config, section))
+    arguments = {}
+    if not wanted.backbones_included:
+        arguments = {NAME_ARGUMENTS[part]: name for part, name in _named(names).items()}
+    try:
+        model = FlamingoForConditionalGeneration.from_pretrained(
+            folder, config=wanted, dtype=dtype, check=False, **arguments
+        )
+        model.place(processes().device)
+        model.begin_checks(True)
+    except UserError as error:
+        keys = ", ".join(changed) or "model.init_from"
+        if arguments and not changed:
+            keys = ", ".join(f"model.{key}" for key in names)
+        raise UserError(f"{keys}: the checkpoint {folder} does not fit: {error}") from error
+    if wanted.backbones_included:
+        _check_backbones(model, names, dtype)
+    processor = FlamingoProcessor.from_pretrained(folder)
+    processor.aspect = config.aspect
+    if config.image_size is not None:
+        resize(processor.image_processor, config.image_size)
+    processor.limit_length(model.config.text_config)
+    return model, processor
+
+
+def _changed(config: ModelConfig, saved: FlamingoConfig) -> list[str]:
+    """Returns the keys with other values than the checkpoint's, as ``KEY=VALUE (VALUE in the checkpoint)``."""
+    changed = []
+    for section in SECTIONS:
+        now, before = getattr(config, section), getattr(saved, section)
+        for field in fields(now):
+            value, old = getattr(now, field.name), getattr(before, field.name, None)
+            if field.name not in FREE and value != old:
+                changed.append(f"model.{section}.{field.name}={value} ({old} in the checkpoint)")
+    return changed
+
+
+def _named(names: dict[str, str]) -> dict[str, str]:
+    """Returns the names by the parts of a model."""
+    parts = {"vision": "vision_model", "language": "language_model"}
+    return {parts[key]: name for key, name in names.items() if name != CHECKPOINT}
+
+
+def _check_backbones(model: FlamingoForConditionalGeneration, names: dict[str, str], dtype: str) -> None:
+    for part, name in _named(names).items():
+        other = LOADERS[part](name, dtype=dtype)
+        if fingerprint(other) != fingerprint(getattr(model, part)):
+            key = "vision" if part == "vision_model" else "language"
+            raise UserError(f"model.{key}: the {part} of the checkpoint of model.init_from is not that of {name}")

@@ -1,0 +1,165 @@
+"""Adapters by peft in a frozen backbone: adding, saving, loading and merging them.
+
+peft replaces layers by its own, which contain the original as ``base_layer``. A checkpoint has the weights of the
+backbone under their original names, or names the backbone, and those of the adapter in a file of their own.
+"""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from transformers.utils.hub import cached_file
+
+from flamingo.model.adapter_config import AdapterConfig
+from flamingo.utils.checks import one_of
+from flamingo.utils.errors import UserError
+from flamingo.utils.io import atomic_file
+
+#: The name of the adapter inside peft's layers, where all parameters of an adapter have it in their names.
+_NAME = "flamingo_adapter"
+#: The file of a checkpoint with the weights of its adapter.
+ADAPTER_FILE = "adapter.safetensors"
+#: What peft's attribute for an original layer adds to the names of its weights.
+_BASE = ".base_layer"
+
+
+def is_of_adapter(name: str) -> bool:
+    """Returns whether a parameter or buffer of this name belongs to an adapter that :func:`add_adapter` has added."""
+    return _NAME in name.split(".")
+
+
+def add_adapter(model: Any, config: AdapterConfig) -> None:
+    """Wraps layers of a backbone, whose own weights stay frozen. The adapter trains, in float32.
+
+    Args:
+        model: A :class:`flamingo.FlamingoForConditionalGeneration` without an adapter. The caller checks the
+            composition again.
+        config: The adapter.
+
+    Raises:
+        UserError: For a method that does not only wrap layers, and for settings that peft refuses.
+    """
+    assert model.config.adapter is None, "a model has one adapter"
+    backbone = getattr(model, config.part)
+    names = set(backbone.state_dict())
+    settings = _peft_settings(config)
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+    try:
+        tuner = PEFT_TYPE_TO_TUNER_MAPPING[settings.peft_type](backbone, settings, adapter_name=_NAME)
+    except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"adapter.kind={config.kind} does not fit the {config.part}: {_reason(error)}") from error
+    own = [name for name, parameter in backbone.named_parameters() if parameter.requires_grad]
+    others = [name for name in own if not is_of_adapter(name)]
+    if others or not own or bare_state(backbone).keys() != names:
+        trained = f"it trains {others[0]}" if others else "its weights are not in layers that it wraps"
+        raise UserError(f"adapter.kind={config.kind} with these settings does not only wrap layers: {trained}")
+    for name, tensor in [*backbone.named_parameters(), *backbone.named_buffers()]:
+        if is_of_adapter(name) and tensor.is_floating_point():
+            tensor.data = tensor.data.float()
+    # In a tuple, as a module among the attributes would be a part of the model.
+    model.adapter_tuner = (tuner,)
+    model.config.adapter = config
+
+
+def merge_adapter(model: Any) -> None:
+    """Adds the adapter of a model to the weights of its backbone, which becomes a plain one again.
+
+    A checkpoint has to hold the backbone then.
+
+    Raises:
+        UserError: For a method whose weights cannot be merged.
+    """
+    [tuner] = model.adapter_tuner
+    try:
+        tuner.merge_and_unload()
+    except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+        raise UserError(f"adapter.kind={model.config.adapter.kind} cannot be merged: {_reason(error)}") from error
+    model.adapter_tuner = ()
+    model.config.adapter = None
+    model.train(model.training)  # checks the composition again
+
+
+def bare_state(module: nn.Module) -> dict[str, Tensor]:
+    """Returns the state of a module without its adapter, by the names that it has without one."""
+    return without_adapter(module.state_dict())
+
+
+def without_adapter(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns a state without the weights of an adapter, by the names that the others have without one."""
+    return {name.replace(_BASE, ""): tensor for name, tensor in state.items() if not is_of_adapter(name)}
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Writes the weights of the model's adapter into the folder of a checkpoint."""
+    backbone = getattr(model, model.config.adapter.part)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _adapter_state(backbone).items()}
+    with atomic_file(folder / ADAPTER_FILE, "wb") as stream:
+        stream.write(save(tensors))
+
+
+def load_adapter(model: Any, config: AdapterConfig, checkpoint: str | Path, **hub: Any) -> None:
+    """Adds the adapter of a checkpoint to a model that has none.
+
+    Raises:
+        UserError: Naming the file, for weights that are missing, left over or of another shape.
+    """
+    add_adapter(model, config)
+    backbone = getattr(model, config.part)
+    path = cached_file(checkpoint, ADAPTER_FILE, **hub)
+    try:
+        tensors = load_file(path)
+        different = sorted(_adapter_state(backbone).keys() ^ tensors.keys())
+        if different:
+            raise UserError(f"{path}: missing or unexpected keys {different[:5]}")
+        backbone.load_state_dict(tensors, strict=False)
+    except (RuntimeError, SafetensorError) as error:  # wrong shapes, which torch names, or a damaged file
+        raise UserError(f"{path}: {error}") from error
+
+
+def _adapter_state(backbone: nn.Module) -> dict[str, Tensor]:
+    """Returns the tensors of the adapter; one that layers share (VeRA's projections) is there once."""
+    tensors: dict[str, Tensor] = {}
+    seen = set()
+    for name, tensor in backbone.state_dict().items():
+        if is_of_adapter(name) and (tensor.numel() == 0 or tensor.data_ptr() not in seen):
+            seen.add(tensor.data_ptr())
+            tensors[name] = tensor
+    return tensors
+
+
+def _peft_settings(config: AdapterConfig) -> Any:
+    """Returns peft's config of a method that wraps layers."""
+    try:
+        from peft import AdaptionPromptConfig, PromptLearningConfig
+        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+        from peft.tuners.tuners_utils import BaseTuner
+    except ImportError as error:
+        raise UserError("adapters need the package peft: pip install 'flamingo[adapters]'") from error
+    kinds = {kind.value.lower(): kind for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
+    wrapping = [name for name, kind in kinds.items() if issubclass(PEFT_TYPE_TO_TUNER_MAPPING[kind], BaseTuner)]
+    one_of("adapter.kind", config.kind, sorted(kinds))
+    method = PEFT_TYPE_TO_CONFIG_MAPPING[kinds[config.kind]]
+    if config.kind not in wrapping and not issubclass(method, PromptLearningConfig | AdaptionPromptConfig):
+        raise UserError(f"adapter.kind={config.kind} does not only wrap layers: choose one that does, such as lora")
+    if config.kind not in wrapping:
+        raise UserError(
+            f"adapter.kind={config.kind} learns tokens of the prompt, whose positions Flamingo gives to texts and "
+            "images: choose a method that wraps layers, such as lora"
+        )
+    known = inspect.signature(method).parameters
+    for key in config.settings:
+        if key not in known or key in ("peft_type", "task_type", "inference_mode", "modules_to_save"):
+            raise UserError(f"adapter.settings.{key} is no key of the adapter {config.kind}")
+    try:
+        return method(**config.settings)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"adapter.settings: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

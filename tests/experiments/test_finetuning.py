@@ -1,0 +1,131 @@
+"""The recipe of docs/continuing.md: a vision encoder trains on larger images, and what is saved loads again."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from experiments.build import build_model, load_model
+from experiments.run_evaluation import run_evaluation
+from experiments.run_training import run_training
+from flamingo import FlamingoProcessor
+from flamingo.data.document import Image
+from flamingo.training.optim import MuonConfig
+from flamingo.training.optim.groups import make_optimizer
+from tests import tiny
+from tests.experiments.conftest import photograph
+from tests.golden.scenes import write_scenes
+from tests.helpers.configs import composed
+
+PAGE = Path(__file__).parents[2] / "docs" / "continuing.md"
+
+
+def recipe():
+    """The overrides of the command that the page shows for fine-tuning, by key."""
+    commands = re.findall(r"python -m experiments\.train (.*?)\n```", PAGE.read_text(), re.DOTALL)
+    [command] = [command for command in commands if "backbone_lr" in command]
+    return dict(override.split("=", 1) for override in command.replace("\\\n", " ").split())
+
+
+@pytest.fixture(scope="module")
+def start(backbones, tmp_path_factory):
+    """A checkpoint that names its backbones, with an encoder whose position embeddings are interpolated."""
+    folder = tmp_path_factory.mktemp("start")
+    tiny.flamingo(backbones).save_pretrained(folder, include_backbones=False)
+    processor = FlamingoProcessor.from_vision_text_pretrained(backbones / "clip_vision_model", backbones / "gpt2")
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finetuned(start, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finetuned")
+    data = write_scenes(folder / "data", "train", 6)
+    small = {
+        "data.root": data,
+        "model.init_from": start,
+        "output": folder / "run",
+        "model.image_size": 32,
+        "training.steps": 3,
+        "optimizer.warmup_steps": 1,
+        "data.split": "null",
+        "data.sample_split": "null",
+        "wandb.mode": "disabled",
+        "data.documents.pairs.batch_size": 2,
+        "data.documents.interleaved.batch_size": 2,
+        "data.documents.interleaved.min_images": 2,
+        "data.documents.interleaved.max_images": 2,
+    }
+    overrides = [f"{key}={value}" for key, value in (recipe() | small).items()]
+    run_training(composed("train", *overrides), folder / "run")
+    return folder
+
+
+def test_the_encoder_trains_in_float32_and_the_language_model_does_not(start, finetuned):
+    before, _ = load_model(start, "auto")
+    after, _ = load_model(finetuned / "run" / "checkpoint", "auto")
+    assert after.vision_model.dtype == torch.float32
+    parts = {"vision_model": [], "language_model": [], "connector": [], "fusion": []}
+    for name, tensor in after.state_dict().items():
+        part = name.split(".")[0]
+        if part in parts:
+            # The experiment has its frozen backbone in bfloat16.
+            expected = before.state_dict()[name]
+            expected = expected.bfloat16().float() if part == "language_model" else expected
+            parts[part].append(torch.equal(tensor, expected))
+    assert all(parts["language_model"])
+    for part in ("vision_model", "connector", "fusion"):
+        assert not all(parts[part]), part
+    patches = "vision_model.embeddings.patch_embedding.weight"
+    assert not torch.equal(after.state_dict()[patches], before.state_dict()[patches])
+    assert after.config.backbones_included
+
+
+def test_the_checkpoint_takes_the_larger_images_and_is_evaluated(finetuned):
+    model, processor = load_model(finetuned / "run" / "checkpoint", "auto")
+    pixels = processor.pixel_values([Image(photograph(1))])
+    assert pixels.shape[-2:] == (32, 32)
+    with torch.no_grad():
+        assert model.encode_images(pixels[None, :, 0]).isfinite().all()
+    data = finetuned / "data" / "train.jsonl"
+    task = (f"task.query={data}", f"task.support={data}", "task.query_split=null", "task.support_split=null")
+    run = (f"run={finetuned / 'run'}", "limit=2", "shots=[0]", "controls=[]", "task.max_new_tokens=4")
+    run_evaluation(composed("evaluate", "task=flickr8k", *task, *run))
+    assert json.loads((finetuned / "run" / "scores.json").read_text())
+
+
+def test_a_run_begins_with_the_finetuned_model(finetuned):
+    config = composed("train", f"model.init_from={finetuned / 'run'}")
+    assert (config.model.image_size, config.include_backbones) == (32, True)
+    model, _ = build_model(config.model)
+    expected, _ = load_model(finetuned / "run" / "checkpoint", "auto")
+    assert all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_backbone_has_the_learning_rate_of_its_own(finetuned):
+    recorded = yaml.safe_load((finetuned / "run" / "config.yaml").read_text())["optimizer"]
+    assert (recorded["kind"], recorded["lr"], recorded["backbone_lr"]) == ("muon", 1e-4, 1e-5)
+
+
+def test_the_weights_of_a_backbone_are_in_groups_of_their_own(backbones):
+    model = tiny.flamingo(backbones, "llama")
+    model.train_parts(["connector", "fusion", "new_tokens", "vision_model", "language_model"])
+    optimizer = make_optimizer(model, MuonConfig(lr=0.5, backbone_lr=0.25, weight_decay=0.3))
+    groups = {group["name"]: group for group in optimizer.param_groups}
+    rates = {name: (group["lr"], group["weight_decay"]) for name, group in groups.items()}
+    assert rates == {
+        "matrices": (0.5, 0.3),
+        "others": (0.5, 0.0),
+        "backbone_matrices": (0.25, 0.3),
+        "backbone_kernels": (0.25, 0.3),
+        "backbone_others": (0.25, 0.0),
+        "gates": (0.5, 0.0),
+    }
+    assert groups["backbone_kernels"]["param_names"] == ["vision_model.embeddings.patch_embedding.weight"]
+    assert "language_model.model.embed_tokens.weight" in groups["backbone_others"]["param_names"]
+    assert "language_model.model.layers.0.mlp.up_proj.weight" in groups["backbone_matrices"]["param_names"]
+    muon = {name for group in optimizer.parts["muon"].param_groups for name in group["param_names"]}
+    assert muon == {*groups["matrices"]["param_names"], *groups["backbone_matrices"]["param_names"]}
