@@ -114,7 +114,10 @@ def _value(override: Override) -> Any:
 def _leaves(key: str, value: Any) -> list[str]:
     if not isinstance(value, Mapping) or not value:
         return [key]
-    return [leaf for name, below in value.items() for leaf in _leaves(f"{key}.{name}", below)]
+    leaves = []
+    for name, below in value.items():
+        leaves += _leaves(f"{key}.{name}", below)
+    return leaves
 
 
 def _section(
