@@ -5,6 +5,7 @@ from dataclasses import fields
 from experiments.init_from import FREE, SECTIONS, checkpoint_folder
 from experiments.schema import CHECKPOINT, ModelConfig
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
+from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.transforms.image_processors import resize
 from flamingo.model.checkpoints import LOADERS, NAME_ARGUMENTS, fingerprint
 from flamingo.model.config import FlamingoConfig
@@ -51,6 +52,7 @@ def begin_with_checkpoint(
         _check_backbones(model, names, dtype)
     processor = FlamingoProcessor.from_pretrained(folder)
     processor.aspect = config.aspect
+    processor.caption_template, processor.template = config.caption_template, CaptionTemplate(config.caption_template)
     if config.image_size is not None:
         resize(processor.image_processor, config.image_size)
     processor.limit_length(model.config.text_config)

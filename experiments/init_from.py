@@ -14,6 +14,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.schema import CHECKPOINT, JSON
+from flamingo.data.caption_template import CaptionTemplate
 from flamingo.model.adapter_config import AdapterConfig
 from flamingo.model.connectors import CONNECTORS
 from flamingo.model.fusion import FUSIONS
@@ -84,6 +85,7 @@ def take_from_checkpoint(config: DictConfig, overrides: Sequence[str]) -> None:
         "model.vision": CHECKPOINT,
         "model.language": CHECKPOINT,
         "model.aspect": processor.get("aspect", "as_is"),
+        "model.caption_template": processor.get("caption_template", CaptionTemplate().text),
         "model.image_size": _side(processor.get("image_processor", {})),
     }
     if saved.get("backbones_included", True):  # they may differ from those that they were loaded from

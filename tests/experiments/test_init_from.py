@@ -76,8 +76,10 @@ def test_the_command_line_beats_the_checkpoint(demo):
     config = composed("train", *overrides, "model.fusion.dropout=0.25", "model.aspect=crop")
     assert (config.model.image_size, config.model.fusion.dropout, config.model.fusion.every) == (96, 0.25, 2)
     assert config.model.vision_features.hidden_state == -2
-    model, processor = build_model(composed("train", *overrides[:2], "model.fusion.dropout=0.25").model)
+    template = "model.caption_template='It shows {caption}'"
+    model, processor = build_model(composed("train", *overrides[:2], "model.fusion.dropout=0.25", template).model)
     assert model.config.fusion.dropout == 0.25
+    assert processor.template.text == processor.caption_template == "It shows {caption}"
     assert processor.image_processor.size == {"height": 96, "width": 96}
 
 
