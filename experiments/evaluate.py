@@ -3,6 +3,7 @@
 python -m experiments.evaluate run=outputs/demo
 python -m experiments.evaluate run=outputs/demo task=synthetic_questions shots=[0,4] num_beams=[1,3] seeds=[0,1,2]
 python -m experiments.evaluate run=outputs/own task=flickr8k task.support='DIR/train-*.tar' task.query='DIR/dev-*.tar'
+python -m experiments.evaluate run=outputs/own task=captions task.name=holidays task.query=DIR      no demonstrations
 
 Several tasks may be evaluated into the same folder; one that was stopped goes on, and settings are
 added without repeating those that are done.
@@ -35,7 +36,7 @@ class EvaluateConfig(EvaluationConfig):
     device: str | None = None
     #: Of the frozen backbones: float32, bfloat16, float16, or auto, as the model was trained.
     dtype: str = "auto"
-    #: Set by the group task.
+    #: Set by the group task; by default what the run was trained on: see experiments/default_task.py.
     task: TaskConfig
     #: Of the images of records, in the folder where results go unless it says otherwise.
     features: FeaturesConfig = field(default_factory=lambda: FeaturesConfig(folder="features"))

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.command import COMMANDS, Command, Job, termination
+from experiments.default_task import default_task
 from experiments.init_from import take_from_checkpoint
 from experiments.schema import ALL_TASKS, Entry
 from flamingo.model.connectors import CONNECTORS
@@ -116,6 +117,9 @@ def run_command(command: Command) -> None:
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would else print, shortened
     logging.raiseExceptions = False  # a log file on a full disk prints no traces: the run's own write fails
+    if command.name == "evaluate":
+        with user_errors():
+            sys.argv += default_task(given_values(sys.argv[1:]))
     sys.argv += folder_arguments(sys.argv[1:], CONF)
     register_schemas()
     application = hydra.main(version_base="1.3", config_path=str(CONF), config_name=command.name)(job)
@@ -178,6 +182,15 @@ def folder_arguments(arguments: Sequence[str], conf: Path) -> list[str]:
     paths = [override.key_or_group for override in overrides if _names_path(override)]
     left_out = [key for key in dict.fromkeys(listed + paths) if key not in swept or key == "output"]
     return [f"{_EXCLUDE_KEYS}=[{','.join(left_out)}]"] if left_out != listed else []
+
+
+def given_values(arguments: Sequence[str]) -> dict[str, Any]:
+    """Returns the values that arguments set, by key; None for a key that is swept, or deleted."""
+    values = {}
+    for override in [override for argument in arguments for override in _parsed(argument)]:
+        fixed = not override.is_sweep_override() and not override.is_delete()
+        values[override.key_or_group] = override.value() if fixed else None
+    return values
 
 
 def _parsed(argument: str) -> list[Override]:

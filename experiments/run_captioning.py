@@ -163,7 +163,7 @@ class ImageCaptions:
         return [
             self.config.checkpoint,
             f"template “{self.template.text}”",
-            f"{len(self.demonstrations)} demonstrations",
+            f"demonstrations: {len(self.demonstrations)}",
             decoding,
         ]
 
@@ -174,7 +174,7 @@ def _write_sheet(captions: ImageCaptions, files: ImageFiles, outputs: Outputs, s
     for image, caption in captions.demonstrations:
         name = Path(str(image.frames[0])).name
         demonstrations.append(Tile(name, caption, _thumbnail(image)))
-    facts = [f"{len(rows):,} captions", f"{len(skipped):,} left out"] + captions.facts()
+    facts = [f"captions: {len(rows):,}", f"left out: {len(skipped):,}"] + captions.facts()
     shown = list(islice(_tiles(files, rows), captions.config.sheet_images))
     write_contact_sheet(
         outputs.sheet,

@@ -3,43 +3,44 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from accelerate import PartialState
 
-from experiments.build import add_features, build_features, build_task, load_model
+from experiments.build import add_features, build_features, load_model
 from experiments.command import Job
 from experiments.evaluate import EvaluateConfig, folders
+from experiments.evaluation_plan import Plan, plan
 from experiments.schema import JSON, Entry, as_recorded
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
-from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.data_checksums import data_checksums
 from flamingo.data.record import Record
 from flamingo.data.source_config import SourceConfig
 from flamingo.data.sources import read_split
 from flamingo.data.splits import SplitsConfig
 from flamingo.evaluation.harness import evaluate
-from flamingo.evaluation.preflight import check_prompts, check_settings
+from flamingo.evaluation.preflight import check_prompts
 from flamingo.evaluation.protocol import RecordTask, Task
-from flamingo.evaluation.settings import Setting, make_settings
 from flamingo.inference import FeaturesConfig
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.model import BACKBONES
 from flamingo.model.config import FlamingoConfig
-from flamingo.results import Row
+from flamingo.report.score_table import score_table
+from flamingo.results import Row, score_of
 from flamingo.utils.checks import within
 from flamingo.utils.checksums import folder_checksums
-from flamingo.utils.devices import use_device
+from flamingo.utils.devices import processes, use_device
 from flamingo.utils.differences import differences
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
 from flamingo.utils.kinds import load_config
 from flamingo.utils.memory import keep_memory, out_of_memory
 from flamingo.utils.names import file_name
-from flamingo.utils.run_folder import Run, RunFiles, model_contents, read_config, run_folder
+from flamingo.utils.reading import read_config
+from flamingo.utils.run_folder import Run, RunFiles, model_contents, run_folder
 
 log = logging.getLogger(__name__)
 
@@ -126,38 +127,6 @@ def _features_in(output: Path, features: FeaturesConfig) -> FeaturesConfig:
     return replace(features, folder=str(output / features.folder))
 
 
-@dataclass(frozen=True)
-class Plan:
-    """An evaluation whose config was checked as far as it can be without the checkpoint."""
-
-    config: EvaluateConfig
-    task: Task
-    settings: list[Setting]
-
-    @property
-    def max_new_tokens(self) -> int:
-        """The largest number of tokens of an output."""
-        return self.config.max_new_tokens or self.task.max_new_tokens
-
-    def template(self, processor: FlamingoProcessor) -> CaptionTemplate:
-        """Returns the template of captions: the config's own, or else the checkpoint's."""
-        return processor.template if self.config.template is None else CaptionTemplate(self.config.template)
-
-
-def plan(config: EvaluateConfig) -> Plan:
-    """Read the task's data, and raise UserError for whatever the evaluation would fail at later."""
-    folders(config)
-    task = build_task(config.task, open_images=config.features.folder is None)
-    settings = make_settings(config, task)
-    for setting in settings:
-        if setting.is_retrieved and config.features.folder is None:
-            raise UserError(
-                f"demonstrations={setting.demonstrations} compares images by their features: say features.folder=FOLDER"
-            )
-    check_settings(task, settings, config.limit)
-    return Plan(config, task, settings)
-
-
 def check_outputs(plans: Sequence[Plan], trained: Path) -> None:
     """Raise UserError for evaluations that would be refused when their folder is reached.
 
@@ -198,7 +167,7 @@ def check_lengths(planned: Plan, processor: FlamingoProcessor, retrieved: bool) 
 
 def check_planned_lengths(planned: Plan, processor: FlamingoProcessor) -> None:
     """Raise UserError for prompts that are too long, as far as they are known before features are computed."""
-    check_lengths(with_usable_support(planned, processor), processor, retrieved=False)
+    with_usable_support(planned, processor).fitted(partial(check_lengths, processor=processor, retrieved=False))
 
 
 def run_evaluation(config: EvaluateConfig) -> None:
@@ -213,11 +182,10 @@ def carry_out(planned: Plan) -> None:
     use_device(planned.config.device)
     with run_folder(output, as_recorded(planned.config), _run_files(planned.task)) as run:
         rows = _in_folder(run, planned, checkpoint)
-    for row in rows:
-        names = (row["demonstrations"], row["control"], row["template"], row["decoding"], f"seed {row['seed']}")
-        log.info(
-            "%2d shots  %-28s %-40s %.3f", row["shots"], row["metric"], ", ".join(filter(None, names)), row["value"]
-        )
+    if processes().is_main_process:
+        task = planned.task.name
+        scores = [score_of(row, f"a score of {task}") for row in rows]
+        log.info("%s:\n%s\nIn parentheses: 95%% intervals over the queries.", task, score_table(scores, task))
 
 
 def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
@@ -226,7 +194,7 @@ def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
     processor.limit_length(model.config.text_config)
     planned = with_usable_support(planned, processor)
     config, task = planned.config, planned.task
-    check_lengths(planned, processor, retrieved=False)
+    planned = planned.fitted(partial(check_lengths, processor=processor, retrieved=False))
     features = None
     if isinstance(task, RecordTask):
         features = build_features(_features_in(output, config.features), model, processor)
@@ -235,12 +203,19 @@ def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
         check_same_checkpoint(output, checksums["checkpoint"])
     run.begin(checksums)
     if isinstance(task, RecordTask):
-        _index_images(planned, task, features)
-        check_lengths(planned, processor, retrieved=True)
+        planned = planned.fitted(lambda candidate: _index_and_check(candidate, task, features, processor))
     log.info("template of captions: %r", planned.template(processor).text)
     engine = FlamingoEngine(model, processor, config.batch_size, features)
     with out_of_memory("batch_size"):
         return evaluate(engine, task, planned.settings, output, config, on_save=run.keep, template=processor.template)
+
+
+def _index_and_check(
+    planned: Plan, task: RecordTask, features: FeatureStore | None, processor: FlamingoProcessor
+) -> None:
+    """Find similar images, and raise UserError for prompts with them that are too long."""
+    _index_images(planned, task, features)
+    check_lengths(planned, processor, retrieved=True)
 
 
 def _index_images(planned: Plan, task: RecordTask, features: FeatureStore | None) -> None:

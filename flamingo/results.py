@@ -200,7 +200,7 @@ def read_scores(path: Path) -> list[Score]:
     rows = read_json(path)
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{path} must be a list of at least one score")
-    scores = [_score(row, f"{path}, row {number}") for number, row in enumerate(rows)]
+    scores = [score_of(row, f"{path}, row {number}") for number, row in enumerate(rows)]
     seen = set()
     for number, score in enumerate(scores):
         identity = (score.setting, score.seeds, score.metric)
@@ -210,7 +210,8 @@ def read_scores(path: Path) -> list[Score]:
     return scores
 
 
-def _score(row: Any, origin: str) -> Score:
+def score_of(row: Any, origin: str) -> Score:
+    """Returns the score of a row. Raises UserError, with ``origin``, for a missing or malformed field."""
     _check(row, SETTING, origin)
     _check(row, SCORE, origin)
     value, ci95 = row["value"], row["ci95"]

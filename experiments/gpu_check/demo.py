@@ -55,7 +55,6 @@ def evaluation_config(run: Path) -> EvaluateConfig:
     return EvaluateConfig(
         run=str(run),
         controls=["blind", "shuffled_images", "shuffled_captions", "copied_caption"],
-        control_shots=[8],
         task=SyntheticTaskConfig(kind="synthetic_captions", num_queries=200),
     )
 

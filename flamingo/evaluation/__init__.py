@@ -16,13 +16,15 @@ class EvaluationConfig:
 
     #: How demonstrations are selected: names of :data:`flamingo.evaluation.selection.SELECTIONS`, with images.
     demonstrations: list[str] = field(default_factory=lambda: [RANDOM])
-    #: Numbers of demonstrations; 0: nothing before the query.
-    shots: list[int] = field(default_factory=lambda: [0, 1, 2, 4, 8])
+    #: Numbers of demonstrations; 0: nothing before the query. Null: 0, 1, 2, 4 and 8, as far as the support and the
+    #: language model's context hold as many.
+    shots: list[int] | None = None
     #: Whether 0 shots are also evaluated with two demonstrations without their images (Flamingo, section 3.1).
     text_only: bool = True
-    #: Names of :data:`flamingo.evaluation.controls.CONTROLS`, each with these numbers of shots.
+    #: Names of :data:`flamingo.evaluation.controls.CONTROLS`.
     controls: list[str] = field(default_factory=list)
-    control_shots: list[int] = field(default_factory=list)
+    #: Numbers of shots of the controls; null: the largest of `shots`.
+    control_shots: list[int] | None = None
     #: 1 is greedy.
     num_beams: list[int] = field(default_factory=lambda: [1])
     #: Tokens are sampled at this temperature, by one beam; null: the likeliest outputs are searched.
@@ -51,9 +53,9 @@ class EvaluationConfig:
             one_of("demonstrations", name, names_with_images())
         for name in self.controls:
             one_of("controls", name, CONTROLS)
-        for number in self.shots:
+        for number in self.shots or []:
             whole("shots", number, least=0)
-        for number in self.control_shots:
+        for number in self.control_shots or []:
             whole("control_shots", number, least=0)
         for number in self.num_beams:
             whole("num_beams", number, least=1)

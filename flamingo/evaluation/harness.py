@@ -1,5 +1,6 @@
 """Evaluates an engine on a task: settings -> ``predictions.jsonl``, ``scores.json`` and some pictures."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from tqdm.auto import tqdm
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.document import Document
 from flamingo.evaluation import EvaluationConfig
+from flamingo.evaluation.control_clock import ControlClock
 from flamingo.evaluation.demonstrations import prompt_examples
 from flamingo.evaluation.preflight import check_settings
 from flamingo.evaluation.prompts import build_prompt, render_prompt
@@ -23,6 +25,8 @@ from flamingo.model.sampling import Sampling
 from flamingo.results import Row, append_predictions, save_scores, setting_key
 from flamingo.utils.devices import processes, wait_for_processes
 from flamingo.utils.errors import UserError
+
+log = logging.getLogger(__name__)
 
 #: Earlier predictions of a setting whose prompts are compared with today's: to build all of them may take long.
 _NUM_COMPARED = 10
@@ -69,18 +73,20 @@ def evaluate(
     if state.is_main_process:
         rows = _finished_settings(predictions_file, task, jobs, template)
     [rows] = broadcast_object_list([rows])
-    missing = [setting for setting in settings if setting not in rows]
-    if engine is None and any(setting.change.answer is None for setting in missing):
-        raise ValueError("an engine is needed: only the control copied_caption has answers without a model")
+    missing = _missing_settings(engine, settings, rows)
     if state.is_main_process:
         examples = _pictured(task, queries[: config.pictures], settings)
         save_pictures(output / "pictures", task.name, examples)
     shares = {setting: jobs[setting][state.process_index :: state.num_processes] for setting in missing}
+    announce = log.info if state.is_main_process else None
+    clock = ControlClock({setting: len(jobs[setting]) for setting in missing}, announce)
     with _progress(shares, on_progress, visible=state.is_main_process) as (bar, advance):
         for setting, share in shares.items():
             bar.set_description(f"{task.name}: {setting}")
+            clock.begin(setting)
             share_rows = _predict(engine, task, setting, share, config, template, advance)
             rows[setting] = _in_order(gather_object(share_rows), jobs[setting])
+            clock.end(setting)
             if state.is_main_process:
                 append_predictions(predictions_file, rows[setting])
                 if on_save is not None:
@@ -112,6 +118,16 @@ def score_predictions(task: Task, predictions: Sequence[Row], template: CaptionT
         query = queries[row["query"]]
         rescored.append(_rescore(task, setting, query, row, template or CaptionTemplate()))
     return rescored
+
+
+def _missing_settings(
+    engine: Engine | None, settings: Sequence[Setting], rows: Mapping[Setting, Sequence[Row]]
+) -> list[Setting]:
+    """The settings that have no predictions yet. Controls come last: the time that they will take is known by then."""
+    missing = [setting for setting in settings if setting not in rows]
+    if engine is None and any(setting.change.answer is None for setting in missing):
+        raise ValueError("an engine is needed: only the control copied_caption has answers without a model")
+    return sorted(missing, key=lambda setting: setting.control is not None)
 
 
 def _jobs(setting: Setting, queries: Sequence[Example], num_orders: int) -> list[Job]:

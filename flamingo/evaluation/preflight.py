@@ -28,6 +28,10 @@ def check_settings(task: Task, settings: Sequence[Setting], limit: int | None = 
     for setting in settings:
         if setting.selection is None:
             continue
+        if not task.support(queries[0]):
+            raise UserError(
+                f"{task.name} has no support: {setting} needs one for its demonstrations, 0 shots need none"
+            )
         if not setting.selection.images and not task.text_only:
             raise UserError(f"{task.name} has no 0-shot variant with text-only demonstrations")
         if setting.selection.retrieved and not isinstance(task, RetrievalTask):

@@ -1,5 +1,6 @@
 """Settings: the combinations of shots, demonstrations, control, decoding and seed that a task is evaluated in."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flamingo.data.caption_template import CaptionTemplate
@@ -10,6 +11,9 @@ from flamingo.evaluation.selection import NUM_TEXT_ONLY, SELECTIONS, TEXT_ONLY, 
 from flamingo.results import Row
 from flamingo.utils import checks
 from flamingo.utils.errors import UserError
+
+#: The numbers of shots where a config says none.
+DEFAULT_SHOTS = (0, 1, 2, 4, 8)
 
 #: The plain setting, in which nothing is missing or wrong.
 _NO_CONTROL = Control()
@@ -143,17 +147,20 @@ def _decoding(name: str) -> tuple[int, float | None, float]:
 
 def make_settings(config: EvaluationConfig, task: Task) -> list[Setting]:
     """Returns every combination of a config; one that depends on no seed has the first seed only."""
+    shots = list(DEFAULT_SHOTS) if config.shots is None else config.shots
     settings = []
     for num_beams in config.num_beams:
         for seed in config.seeds:
-            settings += _plain_settings(config, task, num_beams, seed)
-            settings += _control_settings(config, num_beams, seed)
+            settings += _plain_settings(config, shots, task, num_beams, seed)
+            settings += _control_settings(config, shots, num_beams, seed)
     return settings
 
 
-def _plain_settings(config: EvaluationConfig, task: Task, num_beams: int, seed: int) -> list[Setting]:
+def _plain_settings(
+    config: EvaluationConfig, all_shots: Sequence[int], task: Task, num_beams: int, seed: int
+) -> list[Setting]:
     settings = []
-    for shots in config.shots:
+    for shots in all_shots:
         if shots > 0:
             for name in config.demonstrations:
                 settings.append(_setting(config, shots, name, None, num_beams, seed))
@@ -164,12 +171,18 @@ def _plain_settings(config: EvaluationConfig, task: Task, num_beams: int, seed: 
     return settings
 
 
-def _control_settings(config: EvaluationConfig, num_beams: int, seed: int) -> list[Setting]:
+def _control_settings(config: EvaluationConfig, all_shots: Sequence[int], num_beams: int, seed: int) -> list[Setting]:
+    controls = list(config.controls)
+    control_shots = config.control_shots
+    if control_shots is None:
+        control_shots = [max(all_shots)] if all_shots else []
+        if control_shots == [0]:  # the others have nothing to change
+            controls = [control for control in controls if not CONTROLS[control].needs_demonstrations]
     settings = []
-    for shots in config.control_shots:
+    for shots in control_shots:
         demonstrations = config.demonstrations if shots > 0 else [None]
         for name in demonstrations:
-            for control in config.controls:
+            for control in controls:
                 # An answer without the model is the same for any number of beams.
                 if CONTROLS[control].answer is None or num_beams == config.num_beams[0]:
                     settings.append(_setting(config, shots, name, control, num_beams, seed))

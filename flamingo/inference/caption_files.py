@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list, gather_object
-from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
 from flamingo.data.document import Image
@@ -65,7 +64,7 @@ def caption_files(
             bar.update(len(names))
     if skipped:
         log.warning("left out %d images: %s", len(skipped), by_reason(skipped))
-    return {name: skipped[name] for name in files.names if name in skipped}
+    return dict(sorted(skipped.items()))
 
 
 def read_captions(output: Path) -> dict[str, str]:
@@ -99,12 +98,12 @@ def _opened(folder: Path, names: Sequence[str]) -> tuple[dict[str, Image], dict[
     pictures: dict[str, Image] = {}
     broken: dict[str, str] = {}
     for name in names:
+        written = name.encode(errors="backslashreplace").decode()
+        if written != name:
+            broken[written] = "the name is no text of Unicode"
+            continue
         try:
-            name.encode()
-            picture: PILImage.Image = open_image(folder / name)
-            pictures[name] = Image(picture)
-        except UnicodeEncodeError:
-            broken[name] = "the name is no text of Unicode"
+            pictures[name] = Image(open_image(folder / name))
         except UserError as error:
             broken[name] = f"the picture cannot be opened: {error}"
     return pictures, broken

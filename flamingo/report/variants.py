@@ -9,7 +9,7 @@ from typing import Any
 from flamingo.report.averages import main_decoding, mean_over_seeds
 from flamingo.results import Score, read_history, read_scores
 from flamingo.utils.errors import UserError
-from flamingo.utils.run_folder import read_config
+from flamingo.utils.reading import read_config
 
 #: Keys of a config that say nothing of what was trained.
 _NOT_OF_A_VARIANT = (

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+import yaml
+
 from flamingo.utils.errors import UserError
 
 #: Kinds of files other than regular ones.
@@ -80,6 +82,21 @@ def read_json(file: Path) -> Any:
     """Return the content of a JSON file."""
     with _opened(file) as stream:
         return parse_json(stream.read(), str(file))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Returns the config that a run or an evaluation has recorded.
+
+    Raises:
+        UserError: For a file that holds no mapping of YAML.
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is not a config: {config!r:.80}")
+    return config
 
 
 def parse_json(text: str | bytes, origin: str) -> Any:

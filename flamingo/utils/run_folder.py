@@ -20,7 +20,7 @@ from flamingo.utils.differences import differences
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import file_errors, remove_leftovers, write_text
 from flamingo.utils.lock import owner
-from flamingo.utils.reading import complete_lines
+from flamingo.utils.reading import complete_lines, read_config
 
 log = logging.getLogger(__name__)
 
@@ -37,21 +37,6 @@ _FAILURE = "failure.txt"
 _MOVING, _PREVIOUS, _REMOVED = ".previous.moving", ".previous", ".previous.removed"
 #: In these folders: the patterns of what a new run makes in the place of the old one, and of what it continues from.
 _NAMES = "names.json"
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Returns the config that a run or an evaluation has recorded.
-
-    Raises:
-        UserError: For a file that holds no mapping of YAML.
-    """
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path} is not a config: {config!r:.80}")
-    return config
 
 
 @dataclass(frozen=True)

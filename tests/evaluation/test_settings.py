@@ -59,6 +59,21 @@ def test_sampled_settings_without_demonstrations_have_all_seeds():
     assert {(setting.temperature, setting.top_p, setting.template) for setting in settings} == {(0.5, 0.9, "{caption}")}
 
 
+def controls_of(**keys):
+    config = EvaluationConfig(text_only=False, controls=["blind", "shuffled_images", "copied_caption"], **keys)
+    return [(one.shots, one.control) for one in make_settings(config, FakeTask()) if one.control is not None]
+
+
+def test_controls_run_at_the_largest_number_of_shots_unless_told_otherwise():
+    at_eight = [(8, "blind"), (8, "shuffled_images"), (8, "copied_caption")]
+    assert controls_of() == controls_of(shots=[8, 0, 2]) == at_eight
+    assert controls_of(shots=[0, 8], control_shots=[2]) == [(2, control) for _, control in at_eight]
+    assert controls_of(shots=[0]) == [(0, "blind")]
+    assert controls_of(shots=[]) == controls_of(control_shots=[]) == []
+    with pytest.raises(UserError, match="0 shots, shuffled_images"):
+        controls_of(shots=[0], control_shots=[0])
+
+
 @pytest.mark.parametrize(
     ("keys", "named"),
     [

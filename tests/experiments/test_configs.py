@@ -58,6 +58,7 @@ NEEDED = {
     "text=captions": ("texts=[somewhere]",),
     "loss@data.documents.pairs.loss=next_token": ("data=images", "data.root=somewhere"),
     "loss@data.documents.pairs.loss=self_critical": ("data=images", "data.root=somewhere"),
+    "task=captions": ("task.name=own", "task.query=somewhere"),
     "task=flickr8k": ("task.query=somewhere", "task.support=somewhere"),
 }
 #: Modules of config dataclasses.

@@ -11,7 +11,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from experiments.run_evaluation import check_outputs, plan, run_evaluation
+from experiments.default_task import default_task
+from experiments.evaluation_plan import plan
+from experiments.hydra_config import compose_config, given_values, load
+from experiments.run_evaluation import check_outputs, run_evaluation
 from experiments.run_training import run_training
 from experiments.schema import ALL_TASKS
 from flamingo.inference import FeaturesConfig
@@ -76,6 +79,24 @@ def test_all_settings_are_scored(run):
     assert {row["task"] for row in rows} == {"flickr8k"}
     assert (run / "report.html").stat().st_size > 0
     assert len(list((run / "pictures" / "flickr8k").iterdir())) > 4
+
+
+def test_a_run_is_evaluated_on_its_own_data_where_nothing_is_said(run, tmp_path, caplog):
+    caplog.set_level("INFO")
+    given = (f"run={run}", f"output={tmp_path}", f"features.folder={run / 'features'}", "task.name=own", "limit=2")
+    given += ("task.metrics=[CIDEr]", "num_beams=[1]", "max_new_tokens=2")
+    run_evaluation(load(compose_config("evaluate", [*given, *default_task(given_values(given))])))
+    predictions = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert {row["query"] for row in predictions} == {"0100", "0101"}
+    assert {id for row in predictions for id in row["demonstration_ids"]} <= {f"{number:04}" for number in range(14)}
+    plain = {row["shots"] for row in predictions if row["control"] is None}
+    most = max(plain)
+    assert plain == {shots for shots in (0, 1, 2, 4, 8) if shots <= most} and most > 1
+    assert {row["shots"] for row in predictions if row["control"] is not None} == {most}
+    controls = "blind, shuffled_images, shuffled_captions, copied_caption"
+    assert f"controls at {most} shots: {controls}; 16 predictions, about " in caplog.text
+    table = caplog.text[caplog.text.index("shots  demonstrations") :].splitlines()
+    assert sum(" to " in line for line in table) == 2 * len(plain) + 8  # text only is at 0 shots, too
 
 
 def test_duplicates_are_reported_and_not_shown(run):

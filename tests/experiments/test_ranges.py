@@ -27,12 +27,18 @@ MAY_BE_NEGATIVE = {
 }
 
 
+def without_none(hint):
+    """The type of an optional list; other types stay."""
+    types = [one for one in get_args(hint) if one is not type(None)]
+    return types[0] if len(types) == 1 and get_origin(types[0]) is list else hint
+
+
 def numbers(cls, prefix=""):
     """The full key of each field of numbers, and its type: of a dictionary of dataclasses the fields of its values."""
     hints = get_type_hints(cls)
     for field in fields(cls):
         key = f"{prefix}{field.name}"
-        hint = KINDS.get(key, hints[field.name])
+        hint = without_none(KINDS.get(key, hints[field.name]))
         if key == "data.documents":
             yield from numbers(SyntheticDocumentsConfig, "data.documents.captions.")
         elif is_dataclass(hint):

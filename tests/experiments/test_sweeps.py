@@ -12,9 +12,9 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from experiments.build import build_model
+from experiments.evaluation_plan import plan
 from experiments.hydra_config import CONF, folder_arguments, sweep_run_name
 from experiments.report import ReportConfig
-from experiments.run_evaluation import plan
 from experiments.run_report import run_report
 from experiments.run_training import run_training
 from experiments.schema import as_recorded

@@ -43,7 +43,10 @@ REQUIRED = {
 
 def compose_config(command: str, *overrides: str) -> DictConfig:
     """Returns the config as Hydra composes it, before it becomes a dataclass."""
-    return hydra_config.compose_config(command, REQUIRED.get(command, ()) + overrides)
+    required = REQUIRED.get(command, ())
+    if command == "evaluate" and not any(override.startswith("task=") for override in overrides):
+        required += ("task=synthetic_captions",)
+    return hydra_config.compose_config(command, required + overrides)
 
 
 def composed(command: str, *overrides: str) -> Any:

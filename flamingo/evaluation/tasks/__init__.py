@@ -23,15 +23,15 @@ class CaptioningConfig(TaskConfig, SourceConfig):
     #: As in the result files: flickr8k, ...
     name: str
     #: The queries, and the pool of demonstrations: a folder, a file, a pattern of shards in quotes, or
-    #: hf://datasets/OWNER/NAME.
+    #: hf://datasets/OWNER/NAME. Without a pool there are no demonstrations.
     query: str
-    support: str
+    support: str | None = None
     #: Names of :data:`flamingo.evaluation.metrics.METRICS`.
     metrics: list[str]
-    #: Null: all splits.
     #: The code of the language of the captions, such as en, de or zh: metrics compare words of English (Penn
     #: Treebank), characters of Chinese and Japanese, and words by Unicode's boundaries of all others.
     language: str = "en"
+    #: Null: all splits.
     query_split: str | None = None
     support_split: str | None = None
 

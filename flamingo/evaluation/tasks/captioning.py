@@ -11,15 +11,16 @@ from jaxtyping import Int
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.fitting import fitting
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.data.record import LazySequence, Record
-from flamingo.data.sources import read_split
+from flamingo.data.record import LazySequence, Record, RecordList
+from flamingo.data.sources import SourceSplit, read_split
 from flamingo.data.text_checks import sample_captions, script_problem, tokenizer_problems
 from flamingo.evaluation.metrics.corpus import check_metrics
 from flamingo.evaluation.protocol import Example
 from flamingo.evaluation.scores import computable
+from flamingo.evaluation.selection import NUM_TEXT_ONLY
 from flamingo.evaluation.tasks import CaptioningConfig
 from flamingo.inference.features import FeatureStore
-from flamingo.inference.retrieval import NamedPair, duplicate_report, index_neighbours
+from flamingo.inference.retrieval import NamedPair, NeighbourIndex, duplicate_report, index_neighbours
 from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,10 @@ class Captioning:
     #: METEOR and SPICE are left out where what they need is not installed, and for other languages than English.
     corpus_metrics: tuple[str, ...] = ("CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "METEOR", "SPICE")
 
+    def __post_init__(self) -> None:
+        # One more than are shown: the query may be among them.
+        self.text_only = self.text_only and len(self.support_records) > NUM_TEXT_ONLY
+
     @classmethod
     def from_config(cls, config: CaptioningConfig, open_images: bool = True) -> "Captioning":
         """Returns the task of a config.
@@ -83,7 +88,9 @@ class Captioning:
         """
         check_metrics(config.metrics)  # before minutes of reading
         query = read_split(config.query, config, config.query_split, open_images)
-        support = read_split(config.support, config, config.support_split, open_images)
+        support = SourceSplit(RecordList([], {}), {}, RecordList([], {}))
+        if config.support is not None:
+            support = read_split(config.support, config, config.support_split, open_images)
         return cls(
             config.name,
             query.records,
@@ -114,7 +121,9 @@ class Captioning:
         return self._queries
 
     def support(self, query: Example) -> Sequence[Sequence[Example]]:
-        """Returns the pool without the query, if it is in there, and without its duplicates."""
+        """Returns the pool without the query, if it is in there, and without its duplicates; none without a pool."""
+        if not self.support_records:
+            return []
         return [Excluding(self._candidates, sorted(self._excluded(query)))]
 
     def similar(self, query: Example, number: int) -> Sequence[Example]:
@@ -145,9 +154,11 @@ class Captioning:
         Raises:
             UserError: If no image is left.
         """
+        self._log_problems(processor)
+        if not self.support_records:
+            return self
         new_tokens = processor.chunk_length(template.prompt) + max_new_tokens
         assert isinstance(self.support_records, LazySequence)
-        self._log_problems(processor)
         fitted = fitting(self.support_records, processor, new_tokens, self.too_long, template)
         return replace(self, support_records=fitted.records, skipped=dict(self.skipped) | fitted.skipped)
 
@@ -172,7 +183,9 @@ class Captioning:
         Returns:
             The near-duplicates of queries in the support, among the queries, and in the training records.
         """
-        index = index_neighbours(features, self.query_records, self.support_records, num_neighbours)
+        index = NeighbourIndex(None, {}, [])
+        if self.support_records:
+            index = index_neighbours(features, self.query_records, self.support_records, num_neighbours)
         self.duplicates = index.duplicates
         self.neighbours = index.neighbours
         return duplicate_report(features, index, self.query_records, self.support_records, training_records)

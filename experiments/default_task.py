@@ -1,0 +1,92 @@
+"""The task of an evaluation that names none: what its run was trained on."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from flamingo import synthetic
+from flamingo.data.builders import BUILDERS
+from flamingo.evaluation.tasks import CaptioningConfig
+from flamingo.utils.reading import read_config
+
+#: Keys of a training's data that have another name, or no meaning, in a task.
+_OF_TRAINING = ("root", "split", "sample_split", "documents")
+
+
+def default_task(given: Mapping[str, Any]) -> list[str]:
+    """Returns arguments of ``experiments.evaluate`` that choose the task; none where they name one, or there is no run.
+
+    A run on captioned images is asked for captions of ``data.sample_split``, with demonstrations of ``data.split``. A
+    run on the synthetic benchmark is asked for its first kind of documents.
+
+    Args:
+        given: The values of the arguments by key.
+    """
+    if "task" in given:
+        return []
+    config = _config_of_run(given)
+    if config is None or "data" not in config:
+        return []
+    data = config["data"]
+    kinds = [documents["kind"] for documents in data["documents"].values()]
+    if any(kind in BUILDERS for kind in kinds):
+        return _captions(data, given)
+    return [f"task={kind}" for kind in kinds if kind in synthetic.TASKS][:1]
+
+
+def _config_of_run(given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The config of the run, or of the run that the checkpoint belongs to."""
+    folders = []
+    if given.get("run"):
+        folders.append(Path(str(given["run"])))
+    elif given.get("checkpoint"):
+        folders.append(Path(str(given["checkpoint"])).parent)
+    for folder in folders:
+        if (folder / "config.yaml").is_file():
+            return read_config(folder / "config.yaml")
+    return None
+
+
+def _captions(data: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """The arguments of a task of captions. Those that are given stay; a source that is given has its own splits."""
+    values: dict[str, Any] = {"name": _name(data["root"])}
+    if "task.query" not in given:
+        values["query"] = data["root"]
+        values["query_split"] = data["sample_split"] or data["split"]
+    if "task.support" not in given:
+        values["support"] = data["root"]
+        values["support_split"] = data["split"]
+    if "task.query" not in given and "task.support" not in given:
+        known = {field.name for field in fields(CaptioningConfig)}
+        for key in data.keys() & known - set(_OF_TRAINING):
+            values[key] = data[key]
+    arguments = ["task=captions"]
+    for key, value in values.items():
+        if f"task.{key}" not in given:
+            arguments.append(f"task.{key}={_literal(value)}")
+    return arguments
+
+
+def _name(root: str) -> str:
+    """The last name of a folder, a file or a data set, before any wildcard and suffix."""
+    before_wildcard = re.split(r"[*?\[]", root)[0]
+    path = Path(before_wildcard)
+    if before_wildcard != root and not before_wildcard.endswith("/"):
+        path = path.parent
+    return re.sub(r"\W+", "_", path.resolve().stem) or "captions"
+
+
+def _literal(value: Any) -> str:
+    """A value as Hydra's command line writes it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        escaped = value.replace("\\'", "\\\\'").replace("'", "\\'")
+        return f"'{escaped}'"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_literal(one)}" for key, one in value.items()) + "}"
+    return str(value)

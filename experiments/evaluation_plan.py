@@ -1,0 +1,81 @@
+"""The plan of an evaluation: its task and settings, checked before the checkpoint is loaded."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from experiments.build import build_task
+from experiments.evaluate import EvaluateConfig, folders
+from flamingo import FlamingoProcessor
+from flamingo.data.caption_template import CaptionTemplate
+from flamingo.evaluation.preflight import check_settings
+from flamingo.evaluation.protocol import Task
+from flamingo.evaluation.settings import DEFAULT_SHOTS, Setting, make_settings
+from flamingo.utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An evaluation whose config was checked as far as it can be without the checkpoint."""
+
+    config: EvaluateConfig
+    task: Task
+    #: The numbers of shots: the config's, or those of the default ones that fit.
+    shots: tuple[int, ...]
+
+    @property
+    def settings(self) -> list[Setting]:
+        """All settings."""
+        return make_settings(replace(self.config, shots=list(self.shots)), self.task)
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The largest number of tokens of an output."""
+        return self.config.max_new_tokens or self.task.max_new_tokens
+
+    def template(self, processor: FlamingoProcessor) -> CaptionTemplate:
+        """Returns the template of captions: the config's own, or else the checkpoint's."""
+        return processor.template if self.config.template is None else CaptionTemplate(self.config.template)
+
+    def fitted(self, check: Callable[["Plan"], object]) -> "Plan":
+        """Returns the plan with those of the default numbers of shots that pass a check.
+
+        Raises:
+            UserError: Of the check, where the config has numbers of its own, and where no demonstration is shown.
+        """
+        plan, reason = self, None
+        while True:
+            try:
+                check(plan)
+            except UserError as error:
+                if self.config.shots is not None or max(plan.shots) == 0:
+                    raise
+                reason = reason or error
+                plan = replace(plan, shots=plan.shots[:-1])
+            else:
+                break
+        if reason is not None:
+            log.info("shots=%s: larger numbers do not fit: %s", list(plan.shots), reason)
+        return plan
+
+
+def plan(config: EvaluateConfig) -> Plan:
+    """Reads the task's data, and raises UserError for whatever the evaluation would fail at later."""
+    folders(config)
+    task = build_task(config.task, open_images=config.features.folder is None)
+    shots = DEFAULT_SHOTS if config.shots is None else tuple(config.shots)
+    planned = Plan(config, task, shots).fitted(_check_settings)
+    log.info("task %s: %d queries", task.name, len(task.queries()[: config.limit]))
+    return planned
+
+
+def _check_settings(planned: Plan) -> None:
+    """Raises UserError for settings that the task cannot give."""
+    for setting in planned.settings:
+        if setting.is_retrieved and planned.config.features.folder is None:
+            raise UserError(
+                f"demonstrations={setting.demonstrations} compares images by their features: say features.folder=FOLDER"
+            )
+    check_settings(planned.task, planned.settings, planned.config.limit)

@@ -1,0 +1,57 @@
+"""Scores -> a table of plain text for a log."""
+
+from collections.abc import Sequence
+
+from flamingo.report.averages import in_order, mean_over_seeds
+from flamingo.report.curves import headline_metrics, metric_name
+from flamingo.results import Score, SettingOfTask
+
+#: Between two columns.
+_GAP = "  "
+
+
+def score_table(scores: Sequence[Score], task: str) -> str:
+    """Returns the scores of a task: a row for each setting, the mean over its seeds; a column for each metric.
+
+    Values are those of the scorers, not times 100. Headline metrics have their 95% intervals.
+    """
+    means = in_order(score for score in mean_over_seeds(scores) if score.setting.task == task)
+    headlines = headline_metrics(means, task)
+    others = dict.fromkeys(score.metric for score in means if score.metric not in headlines)
+    metrics = headlines + list(others)
+    scores_of: dict[SettingOfTask, dict[str, Score]] = {}
+    for score in means:
+        scores_of.setdefault(score.setting, {})[score.metric] = score
+    rows = [["shots", "demonstrations", "control", "decoding"] + [metric_name(metric) for metric in metrics]]
+    for setting, of_setting in scores_of.items():
+        row = _names(setting)
+        for metric in metrics:
+            row.append(_cell(of_setting.get(metric), metric in headlines))
+        rows.append(row)
+    return _aligned(rows)
+
+
+def _names(setting: SettingOfTask) -> list[str]:
+    demonstrations = (setting.demonstrations or "none").replace("_", " ")
+    if setting.template is not None:
+        demonstrations = f"{demonstrations}, {setting.template}"
+    return [str(setting.shots), demonstrations, setting.control_name or "-", setting.decoding]
+
+
+def _cell(score: Score | None, with_interval: bool) -> str:
+    if score is None:
+        return "-"
+    if score.ci95 is None or not with_interval:
+        return f"{score.value:.3f}"
+    low, high = score.ci95
+    return f"{score.value:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """The rows as lines whose columns begin at the same places, below one another."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append(_GAP.join(cells).rstrip())
+    return "\n".join(lines)

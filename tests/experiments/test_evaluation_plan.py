@@ -1,0 +1,51 @@
+"""What is evaluated where the config leaves it open: as many shots as fit, controls at the most of them."""
+
+import pytest
+
+from experiments.evaluation_plan import plan
+from flamingo.utils.errors import UserError
+from tests.helpers.configs import composed
+
+
+@pytest.fixture
+def planned(shards):
+    """The plan of captions of the four pictures of dev, with further keys."""
+
+    def make(*overrides):
+        own = ("task=captions", "task.name=own", f"task.query={shards}/dev-*.tar", "task.metrics=[CIDEr]")
+        return plan(composed("evaluate", *own, *overrides))
+
+    return make
+
+
+def settings(planned, control=None):
+    return [(one.shots, one.demonstrations) for one in planned.settings if one.control == control]
+
+
+def test_a_test_set_without_support_is_evaluated_without_demonstrations(planned):
+    own = planned()
+    assert [str(setting) for setting in own.settings] == ["0 shots, beam3, seed 0", "0 shots, blind, beam3, seed 0"]
+    assert list(own.task.support_records) == []
+    for asked in ("shots=[0,2]", "control_shots=[2]"):
+        with pytest.raises(UserError, match=r"own has no support.*2 shots"):
+            planned("shots=[0]", asked)
+
+
+def test_default_shots_are_those_that_the_support_holds(planned, shards, caplog):
+    caplog.set_level("INFO")
+    both = ["random", "rices"]
+    many = planned(f"task.support={shards}/train-*.tar")
+    plain = [(0, None), *((shots, name) for shots in (1, 2, 4, 8) for name in both), (0, "text_only")]
+    assert settings(many) == plain
+    assert settings(many, "shuffled_images") == [(8, name) for name in both]
+    assert "do not fit" not in caplog.text
+    # The queries are their own support: three others remain.
+    few = planned(f"task.support={shards}/dev-*.tar")
+    assert settings(few) == [(0, None), *((shots, name) for shots in (1, 2) for name in both), (0, "text_only")]
+    assert settings(few, "shuffled_images") == [(2, name) for name in both]
+    assert "shots=[0, 1, 2]: larger numbers do not fit" in caplog.text and "3 examples, 8 are needed" in caplog.text
+
+
+def test_numbers_of_shots_that_are_given_have_to_fit(planned, shards):
+    with pytest.raises(UserError, match=r"own.*3 examples, 4 are needed"):
+        planned(f"task.support={shards}/dev-*.tar", "shots=[0,4]")
