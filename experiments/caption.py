@@ -27,35 +27,35 @@ class CaptionConfig:
 
     #: The folder of a run or of a checkpoint, or a name on the hub.
     checkpoint: str
-    #: A folder, which is searched with all below it, a file, or a pattern in quotes.
+    #: The images: a folder with all below it, a file, or a pattern in quotes.
     images: str
     #: The file of captions, JSON lines. The contact sheet and other files lie beside it.
     output: str
-    #: JSON lines with `image` and `caption`: images that the model is shown before each image, in this order.
+    #: JSON lines with `image` and `caption`, which the model is shown before each image. They are shown in this order.
     demonstrations: str | None = None
     #: The text after each image, which ends with {caption}; null: the checkpoint's.
     template: str | None = None
-    #: Beams of the search; null: 3, and 1 where tokens are sampled.
+    #: Beams of the search; null: 3, and 1 if tokens are sampled.
     num_beams: int | None = None
-    #: Tokens are sampled at this temperature; null: the likeliest captions are searched.
+    #: The temperature of sampled tokens; null: the likeliest captions are searched.
     temperature: float | None = None
-    #: When tokens are sampled: the least probable are left out, as long as the others have this probability together.
+    #: The probability that the tokens to sample from have together, the likeliest first.
     top_p: float = 1.0
-    #: Of sampled tokens.
+    #: The seed of sampled tokens.
     seed: int = 0
-    #: The largest number of tokens of a caption.
+    #: The most tokens of a caption.
     max_new_tokens: int = 30
-    #: The smallest number of tokens of a caption.
+    #: The fewest tokens of a caption.
     min_new_tokens: int = 0
     #: Images that are captioned at once.
     batch_size: int = 16
     #: Images of the contact sheet, the first ones.
     sheet_images: int = 200
-    #: Removes the earlier captions first.
+    #: Whether earlier captions are removed first.
     overwrite: bool = False
-    #: cpu, mps, cuda or cuda:NUMBER; null: CUDA, else MPS, else the CPU.
+    #: The device of the models: cpu, mps, cuda or cuda:NUMBER; null: the best one there is.
     device: str | None = None
-    #: Of the frozen backbones: float32, bfloat16, float16, or auto, as the model was trained.
+    #: The dtype of the frozen backbones; auto: as the model was trained.
     dtype: str = "auto"
 
     def __post_init__(self) -> None:

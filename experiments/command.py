@@ -10,6 +10,10 @@ from typing import Any, Generic, TypeVar
 
 from flamingo.utils.errors import Stopped
 
+_HERE = Path(__file__).parent
+#: The folder of the configs: in the installed package, or beside it in the repository.
+CONF = next(folder for folder in (_HERE / "conf", _HERE.parent / "conf") if folder.is_dir())
+
 Config = TypeVar("Config")
 
 
@@ -47,7 +51,7 @@ def command(
     name: str,
     schema: type[Config],
     run: str,
-    check: Callable[[Config], object] = lambda config: None,
+    check: Callable[[Any], object] = lambda config: None,
     sweeps: bool = False,
 ) -> Callable[[], None]:
     """Returns the main function of a command, whose arguments are those of :class:`Command`.

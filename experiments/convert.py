@@ -16,19 +16,21 @@ from flamingo.utils.device_names import check_device
 class ConvertConfig:
     """A checkpoint, and two formats, one of which is ours."""
 
-    #: openflamingo, idefics, flamingo_mini, or ours: flamingo.
+    #: The format of the checkpoint: openflamingo, flamingo_mini, idefics or ours, flamingo.
     source: str = "flamingo"
-    #: flamingo, or openflamingo.
+    #: The format of the result: flamingo or openflamingo.
     target: str = "flamingo"
-    #: A file, or a folder that save_pretrained has left.
+    #: The checkpoint: a file, or a folder that save_pretrained has left.
     checkpoint: str
-    #: The backbones that the checkpoint was trained with: folders or names on the hub. A checkpoint of IDEFICS contains
-    #: them; these keys then name a tokenizer and an image processor, if its folder has none.
+    #: The language model that the checkpoint was trained with: a folder or a hub name. A checkpoint of IDEFICS contains
+    #: its backbones; the key then names a tokenizer, if its folder has none.
     language: str | None = None
+    #: The vision encoder that the checkpoint was trained with: a folder or a hub name. A checkpoint of IDEFICS contains
+    #: its backbones; the key then names an image processor, if its folder has none.
     vision: str | None = None
-    #: A folder that does not exist yet.
+    #: The folder of the result, which does not exist yet.
     output: str
-    #: Where a converted model is checked: cpu, mps, cuda or cuda:NUMBER; null: CUDA, else MPS, else the CPU.
+    #: The device of the check: cpu, mps, cuda or cuda:NUMBER; null: the best one there is.
     device: str | None = None
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Few-shot evaluation of a trained model: shots, seeds, controls -> predictions.jsonl and scores.json.
+"""Evaluates a model few-shot: shots, seeds, controls -> predictions.jsonl and scores.json.
 
 python -m experiments.evaluate run=outputs/demo
 python -m experiments.evaluate run=outputs/demo task=synthetic_questions shots=[0,4] num_beams=[1,3] seeds=[0,1,2]
@@ -25,16 +25,17 @@ from flamingo.utils.errors import UserError
 class EvaluateConfig(EvaluationConfig):
     """What is evaluated, and in which settings: all of them with each seed and each number of beams."""
 
-    #: A folder that experiments.train has left. Its checkpoint is evaluated and results go there, too, unless
-    #: the next two say otherwise; with both of them there need not be a run.
+    #: The folder of a training: its checkpoint is evaluated, and the results go there.
     run: str | None = None
+    #: The checkpoint, if it is another one than that of the run.
     checkpoint: str | None = None
+    #: The folder of the results, if it is another one than that of the run.
     output: str | None = None
-    #: Removes the results of all tasks in `output` first.
+    #: Whether the results of all tasks in the folder are removed first.
     overwrite: bool = False
-    #: cpu, mps, cuda or cuda:NUMBER; null: CUDA, else MPS, else the CPU.
+    #: The device of the models: cpu, mps, cuda or cuda:NUMBER; null: the best one there is.
     device: str | None = None
-    #: Of the frozen backbones: float32, bfloat16, float16, or auto, as the model was trained.
+    #: The dtype of the frozen backbones; auto: as the model was trained.
     dtype: str = "auto"
     #: Set by the group task; by default what the run was trained on: see experiments/default_task.py.
     task: TaskConfig

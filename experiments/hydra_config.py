@@ -5,14 +5,17 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hydra
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -21,10 +24,14 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from experiments.command import COMMANDS, Command, Job, termination
+from experiments.command import COMMANDS, CONF, Command, Job, termination
+from experiments.command_line import CommandLine
+from experiments.config_nodes import missing_keys, nodes
 from experiments.default_task import default_task
+from experiments.field_lines import field_lines
+from experiments.help_page import help_page
 from experiments.init_from import take_from_checkpoint
 from experiments.schema import ALL_TASKS, Entry
 from flamingo.model.connectors import CONNECTORS
@@ -35,8 +42,8 @@ from flamingo.utils.errors import UserError
 from flamingo.utils.io import USER_ERRNOS, sentence_of
 from flamingo.utils.kinds import Kinds, import_name
 from flamingo.utils.names import file_name
+from flamingo.utils.problems import Problems
 
-CONF = Path(__file__).parents[1] / "conf"
 _EXCLUDE_KEYS = "hydra.job.config.override_dirname.exclude_keys"
 
 
@@ -81,24 +88,46 @@ def load(config: DictConfig, overrides: Sequence[str] = ()) -> Any:
         overrides: Of the command line. Their values beat those of a checkpoint that ``model.init_from`` names.
 
     Raises:
-        UserError: For mandatory values that are missing, and for a value that a dataclass refuses, by its full key.
+        UserError: For mandatory values that are missing, and for values that a dataclass refuses, by their full keys.
     """
     take_from_checkpoint(config, overrides)
-    # Top-level keys first: other values may refer to them and cannot be resolved before.
-    missing = [str(key) for key in config if OmegaConf.is_missing(config, str(key))] or OmegaConf.missing_keys(config)
-    if missing:
-        raise UserError(f"the config needs a value for {', '.join(sorted(missing))}")
-    _check_sections(config)
+    problems_of_values(config).report()
     return OmegaConf.to_object(config)
 
 
-def _check_sections(config: DictConfig) -> None:
-    """Make the dataclass of each section: an error of one names the keys that lead to it."""
-    for key, value in config.items():
-        if isinstance(value, DictConfig) and is_dataclass(OmegaConf.get_type(value)):
-            with within(str(key)):
-                _check_sections(value)
-                OmegaConf.to_object(value)
+def problems_of_values(config: DictConfig) -> Problems:
+    """Returns what is wrong with the values of each section of a composed config, and which values are missing."""
+    problems = Problems()
+    for key in missing_keys(config):
+        section, _, name = key.rpartition(".")
+        config_class = OmegaConf.get_type(config, section) if section else OmegaConf.get_type(config)
+        line = field_lines(config_class).get(name) if is_dataclass(config_class) else None
+        problems.sentences.append(f"{key} needs a value: {line}" if line else f"{key} needs a value")
+    _check_sections(config, "", problems)
+    return problems
+
+
+def _check_sections(config: DictConfig, key: str, problems: Problems) -> None:
+    """Make the dataclass of each section whose values are complete: an error of one names the keys that lead to it."""
+    for name, section in nodes(config):
+        if not isinstance(section, DictConfig) or not is_dataclass(OmegaConf.get_type(section)):
+            continue
+        found = len(problems.sentences)
+        full_key = f"{key}.{name}".lstrip(".")
+        _check_sections(section, full_key, problems)
+        if len(problems.sentences) == found and not list(missing_keys(section)):
+            # A value may refer to one that is missing elsewhere.
+            with problems.collected(), suppress(InterpolationToMissingValueError), within(full_key):
+                OmegaConf.to_object(section)
+
+
+def problems_of(command: Command, config: DictConfig) -> list[str]:
+    """Returns what is wrong with the values of a command's config; with several ones together, if each is right."""
+    problems = problems_of_values(config)
+    if not problems.sentences:
+        with problems.collected():
+            command.check(OmegaConf.to_object(config))
+    return problems.sentences
 
 
 def run_command(command: Command) -> None:
@@ -120,11 +149,65 @@ def run_command(command: Command) -> None:
     if command.name == "evaluate":
         with user_errors():
             sys.argv += default_task(given_values(sys.argv[1:]))
-    sys.argv += folder_arguments(sys.argv[1:], CONF)
     register_schemas()
+    arguments = get_args_parser().parse_args()
+    with user_errors():
+        if arguments.help:
+            _print_page(help_of(command, arguments.overrides, arguments.config_dir))
+            return
+        if not (arguments.cfg or arguments.info or arguments.hydra_help or arguments.shell_completion):
+            check_command_line(command, arguments.overrides, arguments.multirun, arguments.config_dir)
+    sys.argv += folder_arguments(sys.argv[1:], CONF)
     application = hydra.main(version_base="1.3", config_path=str(CONF), config_name=command.name)(job)
     with user_errors(), termination():
         application()
+
+
+def _print_page(page: str) -> None:
+    """Prints a page, whose reader may close the pipe before its end, as ``head`` does."""
+    try:
+        print(page, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def check_command_line(
+    command: Command, overrides: Sequence[str], is_sweep: bool = False, config_folder: str | None = None
+) -> None:
+    """Raise UserError with all problems of a command line, each with its key and what it may be.
+
+    Args:
+        command: The command.
+        overrides: Its arguments.
+        is_sweep: Whether ``-m`` is among its options.
+        config_folder: The value of its option ``--config-dir``.
+    """
+    if is_sweep and not command.sweeps:
+        raise UserError(f"-m is for commands that train: start {command.name} once for each value")
+    with _initialised(config_folder):
+        CommandLine(command, overrides, is_sweep).check(partial(problems_of, command))
+
+
+def help_of(command: Command, overrides: Sequence[str] = (), config_folder: str | None = None) -> str:
+    """Returns the page that ``--help`` prints, with the values of a command line."""
+    with _initialised(config_folder):
+        line = CommandLine(command, overrides, is_sweep=True)
+        config = line.config()
+        return help_page(config, line.base.hydra.help.header, line.groups(), command.sweeps)
+
+
+@contextmanager
+def _initialised(config_folder: str | None) -> Iterator[None]:
+    """Within it, Hydra composes configs of ``conf/`` and of another folder."""
+    register_schemas()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        if config_folder is not None:
+            search_path = create_config_search_path(str(CONF))
+            folder = f"file://{Path(config_folder).absolute()}"
+            search_path.prepend("command-line", folder, anchor="schema")
+            GlobalHydra.instance().clear()
+            Hydra.create_main_hydra2("command", search_path)
+        yield
 
 
 @contextmanager

@@ -24,22 +24,27 @@ from flamingo.utils.errors import UserError
 class PretrainLanguageConfig:
     """The language model, its texts, and its training."""
 
+    #: The folder of the run.
     output: str
+    #: Whether a run that is already in the folder is replaced.
     overwrite: bool = False
-    #: cpu, mps, cuda or cuda:NUMBER; null: CUDA, else MPS, else the CPU.
+    #: The device of the models: cpu, mps, cuda or cuda:NUMBER; null: the best one there is.
     device: str | None = None
+    #: The fields of the config.json of any causal language model of transformers.
     model: Fields = field(default_factory=dict)
-    #: Null: `documents` documents of the synthetic benchmark.
+    #: Files of texts or captions; null: documents of the synthetic benchmark.
     texts: list[str] | None = None
+    #: Documents of the synthetic benchmark to train on.
     documents: int | None = None
-    #: How often texts are read; captions of an image are in other documents each time.
+    #: How often the texts are read. Captions of an image are in other documents each time.
     epochs: int = 1
-    #: Of the tokenizer, byte-level BPE on the first 50,000 texts.
+    #: Tokens of the tokenizer, byte-level BPE on the first 50,000 texts.
     vocab_size: int
-    #: Tokens that the model sees at once: documents are concatenated and cut into blocks of this length.
+    #: Tokens of a row of a batch. Documents are concatenated and cut into rows of this length.
     seq_len: int
+    #: Rows of a batch.
     batch_size: int
-    #: Documents of the synthetic benchmark that the model is scored on; without `texts`.
+    #: Documents of the synthetic benchmark that the model is scored on; without texts.
     scored_documents: int
     #: Set by the group optimizer.
     optimizer: OptimizerConfig

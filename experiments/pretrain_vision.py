@@ -1,4 +1,4 @@
-"""Pretrains a vision encoder by contrast with captions (CLIP, arXiv 2103.00020), and probes its features.
+"""Pretrains a vision encoder by contrast with captions, as CLIP (arXiv 2103.00020).
 
 python -m experiments.pretrain_vision                                    the synthetic benchmark's encoder
 python -m experiments.pretrain_vision pairs=captions.jsonl image_size=128 training.steps=20000
@@ -23,22 +23,29 @@ from flamingo.utils.device_names import check_device
 class PretrainVisionConfig:
     """The encoder, the pairs that it learns from, and its training."""
 
+    #: The folder of the run.
     output: str
+    #: Whether a run that is already in the folder is replaced.
     overwrite: bool = False
-    #: cpu, mps, cuda or cuda:NUMBER; null: CUDA, else MPS, else the CPU.
+    #: The device of the models: cpu, mps, cuda or cuda:NUMBER; null: the best one there is.
     device: str | None = None
+    #: The fields of the config.json of any vision encoder of transformers.
     model: Fields = field(default_factory=dict)
     vision_features: VisionFeaturesConfig = field(default_factory=VisionFeaturesConfig)
+    #: The side of images in pixels.
     image_size: int
-    #: Null: scenes of the synthetic benchmark, in groups that differ in one thing each.
+    #: Captioned images: a folder, a file or shards; null: those of the synthetic benchmark. These scenes come in
+    #: groups that differ in one thing each.
     pairs: str | None = None
-    #: Groups in a batch, and pairs in a group of the synthetic benchmark.
+    #: Groups of a batch.
     batch_size: int
+    #: Pairs of a group of the synthetic benchmark.
     group_size: int
     #: The width of the text tower and of the embeddings that are compared.
     embed_dim: int
+    #: Processes that make batches; 0: the training process makes them.
     num_workers: int
-    #: Scenes that the probe of the synthetic benchmark is trained on; without `pairs`.
+    #: Scenes of the synthetic benchmark that the probe is trained on; without pairs.
     probed_scenes: int
     #: Set by the group optimizer.
     optimizer: OptimizerConfig

@@ -1,4 +1,4 @@
-"""Makes pages of results.
+"""Makes the page of a run, or a comparison of many runs.
 
 python -m experiments.report run=outputs/demo                   few_shot.png and report.html of one run, in its folder
 python -m experiments.report runs='outputs/ablations/*'         comparison.md, .csv, .html and .png of many runs in
@@ -15,14 +15,15 @@ from flamingo.utils.errors import UserError
 class ReportConfig:
     """One run, or many."""
 
+    #: The folder of one run, which gets its page.
     run: str | None = None
-    #: Of the run's page; null: the folder's name.
+    #: The title of the run's page; null: the folder's name.
     title: str | None = None
-    #: A pattern of folders, in quotes.
+    #: The folders of many runs to compare: a pattern in quotes.
     runs: str | None = None
-    #: The variant that the others are compared with; null: the variant "baseline", or the first one.
+    #: The variant that others are compared with; null: "baseline", or the first one.
     baseline: str | None = None
-    #: The comparison's files, without suffix; null: "comparison" in the folder that the pattern begins with.
+    #: The files of the comparison, without suffix; null: "comparison" beside the runs.
     output: str | None = None
 
 

@@ -37,8 +37,11 @@ Entry = Any
 class WandbConfig:
     """offline needs no account and writes into the run's folder; `wandb sync` uploads it later."""
 
+    #: Where scalars and samples go: offline, into the run's folder; online, to the server.
     mode: str = "offline"
+    #: The project of wandb.
     project: str = "flamingo"
+    #: The group of runs in wandb; null: none.
     group: str | None = None
 
     def __post_init__(self) -> None:
@@ -49,19 +52,21 @@ class WandbConfig:
 class ModelConfig:
     """The frozen backbones, and the parts that are trained between them."""
 
-    #: Folders or hub names; "embedded" are the two that come with the package, "checkpoint" those of ``init_from``.
+    #: The vision encoder: embedded, a folder or a hub name; checkpoint: that of init_from. The embedded one comes with
+    #: the package.
     vision: str = "embedded"
+    #: The language model: embedded, a folder or a hub name; checkpoint: that of init_from.
     language: str = "embedded"
-    #: Images that are not square: padded, cropped, or as_is, which leaves them to the encoder's image processor.
+    #: What is done to images that are not square; as_is: what the encoder's processor does.
     aspect: str = "as_is"
-    #: The side of images in pixels, if it is not the encoder's own. Convolutional encoders take any.
+    #: The side of images in pixels; null: the encoder's own. Convolutional encoders take any.
     image_size: int | None = None
-    #: The text after each image, which ends with {caption}: in training, and in the prompts of what is trained.
+    #: The text after each image, which ends with {caption}. In training, and in the prompts of what is trained.
     caption_template: str = CaptionTemplate().text
-    #: The parts that train: these, vision_model, language_model. A checkpoint has to hold a backbone that trains.
+    #: The parts that train. A checkpoint has to hold a backbone that trains.
     trainable: list[str] = field(default_factory=lambda: ["connector", "fusion", "new_tokens"])
-    #: A run, a checkpoint, or a converted one, whose model this run begins with; null: an untrained one. The checkpoint
-    #: decides all keys of the model but ``trainable`` and ``dropout``, unless the command line names them.
+    #: The run or checkpoint, also a converted one, whose model this run begins with. The checkpoint decides all keys of
+    #: the model but ``trainable`` and ``dropout``, unless the command line names them.
     init_from: str | None = None
     #: Whether the language model begins with random weights instead of its own.
     from_scratch: bool = False
@@ -90,7 +95,9 @@ class ModelConfig:
 class DataSetConfig:
     """An entry of ``data.documents``: documents, and the loss that they are trained with."""
 
+    #: The documents.
     documents: DocumentsConfig
+    #: The loss that they are trained with.
     loss: LossConfig
 
     @property
@@ -117,13 +124,14 @@ def load_documents(entry: Mapping[str, Entry], key: str) -> DataSetConfig:
 class DataConfig(SourceConfig):
     """Captioned images, where there are any, and the documents that are made of them or of the synthetic benchmark."""
 
-    #: A folder, a file, a pattern of shards in quotes, or hf://datasets/OWNER/NAME.
+    #: The captioned images: a folder, a file, shards in quotes, or hf://datasets/OWNER/NAME.
     root: str | None = None
-    #: Null: all splits.
+    #: The split that is trained on; null: all splits.
     split: str | None = None
     #: The split of the documents whose last answers are logged while training.
     sample_split: str | None = None
-    #: By name a :class:`DataSetConfig`; in YAML and on the command line the keys of its documents, and ``loss``.
+    #: The kinds of documents by name, each with its loss. As a dataclass, a :class:`DataSetConfig`; in YAML and on the
+    #: command line, the keys of its documents, and ``loss``.
     documents: dict[str, Entry] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

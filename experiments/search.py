@@ -1,4 +1,4 @@
-"""Searches over a training's config values with Optuna.
+"""Searches for the best values of a training's keys, with Optuna.
 
 python -m experiments.search experiment=demo
 python -m experiments.search experiment=demo search.n_trials=24 'search.choices=[{key: seed, values: [0, 1]}]'
@@ -11,6 +11,7 @@ command therefore continues a search that was stopped, and a larger `search.n_tr
 from dataclasses import dataclass, field
 
 from experiments.command import command
+from experiments.train import check_config
 from flamingo.utils.checks import finite, flag, one_of, positive, seed, whole
 from flamingo.utils.errors import UserError
 
@@ -19,8 +20,11 @@ from flamingo.utils.errors import UserError
 class IntervalConfig:
     """Any number from ``low`` to ``high``, for one key of the training's config."""
 
+    #: The key of the training's config.
     key: str
+    #: The smallest number.
     low: float
+    #: The largest number.
     high: float
     #: Whether the logarithm of the number is sampled uniformly.
     log: bool = False
@@ -38,8 +42,9 @@ class IntervalConfig:
 class ChoiceConfig:
     """One of some values, for one key or group of the training's config."""
 
+    #: The key or group of the training's config.
     key: str
-    #: As on a command line.
+    #: The values, as on a command line.
     values: list[str]
 
     def __post_init__(self) -> None:
@@ -51,10 +56,13 @@ class ChoiceConfig:
 class SearchConfig:
     """What is searched, and for how long."""
 
+    #: The numbers to search: a list of {key, low, high, log}.
     intervals: list[IntervalConfig] = field(default_factory=list)
+    #: The choices to search: a list of {key, values}.
     choices: list[ChoiceConfig] = field(default_factory=list)
+    #: Trials: training runs with proposed values.
     n_trials: int = 12
-    #: Of the sampler, a tree-structured Parzen estimator.
+    #: The seed of the sampler, a tree-structured Parzen estimator.
     seed: int = 0
     #: minimize, for a loss; maximize, for a score.
     direction: str = "minimize"
@@ -65,7 +73,7 @@ class SearchConfig:
         one_of("direction", self.direction, ("minimize", "maximize"))
 
 
-main = command("search", SearchConfig, "experiments.run_search:run_job")
+main = command("search", SearchConfig, "experiments.run_search:run_job", check_config)
 
 if __name__ == "__main__":
     main()

@@ -27,15 +27,17 @@ from flamingo.utils.errors import UserError
 class TrainConfig:
     """Everything that a training run is made of."""
 
+    #: The folder of the run.
     output: str
+    #: Whether a run that is already in the folder is replaced.
     overwrite: bool = False
-    #: Of all random numbers: weights, documents, their order.
+    #: The seed of all random numbers: weights, documents and their order.
     seed: int = 0
-    #: Processes that make and read documents; 0: the training process does.
+    #: Processes that make batches; 0: the training process makes them.
     num_workers: int = 0
-    #: cpu, mps, cuda or cuda:NUMBER; null: CUDA, else MPS, else the CPU.
+    #: The device of the models: cpu, mps, cuda or cuda:NUMBER; null: the best one there is.
     device: str | None = None
-    #: Of the frozen backbones: float32, bfloat16, float16, or auto, as they were saved.
+    #: The dtype of the frozen backbones; auto: as they were saved.
     dtype: str = "auto"
     #: Whether the checkpoint holds the frozen backbones, or only names them.
     include_backbones: bool = False
@@ -47,7 +49,7 @@ class TrainConfig:
     training: TrainingConfig
     wandb: WandbConfig = field(default_factory=WandbConfig)
     variant: VariantConfig = field(default_factory=VariantConfig)
-    #: Evaluations of the trained run: each has `kind`, an option of conf/task, and keys of the evaluation's config.
+    #: Evaluations of the trained run: a list of {kind: TASK, keys of experiments.evaluate}.
     evaluate: list[Entry] = field(default_factory=list)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 

@@ -1,4 +1,4 @@
-"""Measures how much attention of words falls inside the objects that they name, in scenes of the synthetic benchmark.
+"""Measures how much attention of words falls inside the objects that they name.
 
 python -m experiments.word_attention run=outputs/synthetic
 
@@ -17,14 +17,17 @@ from flamingo.utils.errors import UserError
 class WordAttentionConfig:
     """Which run is inspected, and on how many scenes of each kind."""
 
+    #: The folder of the run whose model is inspected.
     run: str | None = None
     #: Scenes with two objects, and as many with one.
     scenes: int = 200
+    #: The seed of the scenes.
     seed: int = 0
+    #: Scenes that run through the model at once.
     batch_size: int = 50
-    #: cpu, mps, cuda or cuda:NUMBER; null: CUDA, else MPS, else the CPU.
+    #: The device of the models: cpu, mps, cuda or cuda:NUMBER; null: the best one there is.
     device: str | None = None
-    #: Of the frozen backbones: float32, bfloat16, float16, or auto, as the model was trained.
+    #: The dtype of the frozen backbones; auto: as the model was trained.
     dtype: str = "auto"
 
     def __post_init__(self) -> None:

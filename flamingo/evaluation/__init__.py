@@ -14,38 +14,38 @@ from flamingo.utils.errors import UserError
 class EvaluationConfig:
     """The settings of an evaluation, and how much of it is run."""
 
-    #: How demonstrations are selected: names of :data:`flamingo.evaluation.selection.SELECTIONS`, with images.
+    #: How demonstrations are selected. Names of :data:`flamingo.evaluation.selection.SELECTIONS`, with images.
     demonstrations: list[str] = field(default_factory=lambda: [RANDOM])
-    #: Numbers of demonstrations; 0: nothing before the query. Null: 0, 1, 2, 4 and 8, as far as the support and the
-    #: language model's context hold as many.
+    #: Numbers of demonstrations; 0: none; null: 0, 1, 2, 4 and 8, as far as they fit. The support and the language
+    #: model's context have to hold as many.
     shots: list[int] | None = None
-    #: Whether 0 shots are also evaluated with two demonstrations without their images (Flamingo, section 3.1).
+    #: Whether 0 shots are also run with two demonstrations without their images. See Flamingo, section 3.1.
     text_only: bool = True
-    #: Names of :data:`flamingo.evaluation.controls.CONTROLS`.
+    #: Prompts that are wrong on purpose, run at control_shots. Names of :data:`flamingo.evaluation.controls.CONTROLS`.
     controls: list[str] = field(default_factory=list)
-    #: Numbers of shots of the controls; null: the largest of `shots`.
+    #: Numbers of demonstrations of the controls; null: the largest of shots.
     control_shots: list[int] | None = None
-    #: 1 is greedy.
+    #: Beams of the decoder; 1 is greedy.
     num_beams: list[int] = field(default_factory=lambda: [1])
-    #: Tokens are sampled at this temperature, by one beam; null: the likeliest outputs are searched.
+    #: The temperature of sampled tokens; null: the likeliest outputs are searched.
     temperature: float | None = None
-    #: When tokens are sampled: the least probable are left out, as long as the others have this probability together.
+    #: The probability that the tokens to sample from have together, the likeliest first.
     top_p: float = 1.0
-    #: The largest number of tokens of an output; null: the task's.
+    #: The most tokens of an output; null: as many as the task says.
     max_new_tokens: int | None = None
-    #: The smallest number of tokens of an output.
+    #: The fewest tokens of an output.
     min_new_tokens: int = 0
-    #: The template of captions, a text that ends with {caption}; null: the checkpoint's.
+    #: The template of captions, which ends with {caption}; null: the checkpoint's.
     template: str | None = None
-    #: Of the demonstrations, their captions and their order, and of sampled tokens.
+    #: Seeds of the demonstrations, their captions and their order, and of sampled tokens.
     seeds: list[int] = field(default_factory=lambda: [0])
-    #: Orders of the same demonstrations; above 1, the standard deviation over orders is scored, too.
+    #: Orders of the same demonstrations; above 1, their standard deviation is scored.
     num_orders: int = 1
     #: The number of queries, the first ones; null: all.
     limit: int | None = None
     #: Prompts that are decoded at once.
     batch_size: int = 32
-    #: Queries whose pictures are saved for the report, with those of their demonstrations.
+    #: Queries whose images are saved for the report, with their demonstrations.
     pictures: int = 12
 
     def __post_init__(self) -> None:
@@ -75,8 +75,11 @@ class EvaluationConfig:
 class ObjectiveConfig:
     """A score of the run's evaluations with plain demonstrations; or, where `task` is null, the loss at the end."""
 
+    #: The task whose score is the objective; null: the loss at the end of the training.
     task: str | None = None
+    #: The number of demonstrations of the score.
     shots: int = 0
+    #: The metric of the score.
     metric: str = "exact_match"
 
     def __post_init__(self) -> None:

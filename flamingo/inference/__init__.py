@@ -9,7 +9,7 @@ from flamingo.utils.checks import whole
 class FeaturesConfig:
     """The frozen encoder's features of captioned images, computed once."""
 
-    #: Null: every image is opened and encoded each time.
+    #: The folder of the features; null: images are opened and encoded each time.
     folder: str | None = None
     #: Images that run through the encoder at once.
     batch_size: int = 32

@@ -16,16 +16,16 @@ class VisionFeaturesConfig:
     the encoder's final norm, without the class token.
     """
 
-    #: 0 is the input of the first block, i the output of block i, -1 the last block's output. For encoders without
-    #: one list of blocks (convolutional) -1 is ``last_hidden_state``, or a backbone's last feature map, and i counts
-    #: the ``hidden_states``.
+    #: 0: the input of the first block; i: the output of block i; -1: of the last block. For encoders without one
+    #: list of blocks (convolutional) -1 is ``last_hidden_state``, or a backbone's last feature map, and i counts the
+    #: ``hidden_states``.
     hidden_state: int = -1
-    #: drop, keep or none: whether tokens that are no patches (class token, registers) are dropped or kept. "none"
-    #: states that the encoder has no such tokens (SigLIP, convolutional encoders).
+    #: Whether the class token and registers are dropped or kept; none: there are none. SigLIP and convolutional
+    #: encoders have no such tokens.
     class_token: str = "drop"
     #: Whether the encoder's final norm is applied to the hidden state.
     final_norm: bool = False
-    #: The number of tokens that are no patches and follow the patches (100 in YOLOS); the others precede them.
+    #: Tokens after the patches that are no patches (100 in YOLOS). The others precede them.
     trailing_tokens: int = 0
 
     def __post_init__(self) -> None:

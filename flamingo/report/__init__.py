@@ -9,7 +9,9 @@ from flamingo.utils.checks import finite
 class VariantConfig:
     """Of an ablation: its name in tables, and the score of the paper's counterpart."""
 
+    #: The name in tables; null: by what the run was overridden with.
     name: str | None = None
+    #: The score of the paper's counterpart; null: there is none.
     paper: float | None = None
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from flamingo.utils.kinds import Kinds
 class SyntheticDocumentsConfig(DocumentsConfig):
     """Documents of the synthetic benchmark: captions in one dialect, nonce names, or questions."""
 
-    #: The probability that a document begins with lines of text instead of images.
+    #: Probability that a document begins with lines of text instead of images.
     text_prefix_prob: float = 0.0
 
     def __post_init__(self) -> None:
@@ -40,6 +40,7 @@ BUILDERS: Kinds = {
 class SyntheticTaskConfig(TaskConfig):
     """A task of captions or questions, each query with a support of its own."""
 
+    #: Queries.
     num_queries: int
 
     def __post_init__(self) -> None:

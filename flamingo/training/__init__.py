@@ -9,18 +9,21 @@ from flamingo.utils.checks import one_of, seed, whole
 class TrainingConfig:
     """How long to train, on how much per update, and what to write when."""
 
+    #: Updates of the weights.
     steps: int
     #: Batches of each data set per update.
     accumulate: int = 1
-    #: accumulated: an update has the batches of all data sets; round_robin: of one data set after the other
-    #: (Flamingo, section 2.4 and table 3).
+    #: Data sets of an update: all of them (accumulated), or one after the other. See Flamingo, section 2.4 and table 3.
     mixing: str = "accumulated"
-    #: bf16 is autocast: parameters, gradients and the optimizer's state stay in float32.
+    #: bf16 is autocast: parameters, gradients and the optimizer's state stay in fp32.
     precision: str = "fp32"
+    #: Steps between two lines of history.jsonl.
     log_every: int = 10
+    #: Steps between two states that the run can resume from.
     save_every: int = 500
-    #: 0: never.
+    #: Steps between two logs of sample answers; 0: none.
     sample_every: int = 0
+    #: The seed of documents and their order.
     seed: int = 0
 
     def __post_init__(self) -> None:

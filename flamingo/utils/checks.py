@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from flamingo.utils.errors import UserError
+from flamingo.utils.errors import ChoiceError, UserError
 
 #: Seeds from here on are refused by NumPy.
 _SEEDS = 2**32
@@ -69,7 +69,7 @@ def one_of(key: str, value: Any, choices: Iterable[Any]) -> None:
     """One of some choices, which the error lists."""
     known = list(choices)
     if value not in known:
-        raise UserError(f"{key} must be one of {', '.join(map(str, known))}; got {value!r}")
+        raise ChoiceError(f"{key} must be one of {', '.join(map(str, known))}; got {value!r}", known)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """How a command ends before its work is done: by what a user can fix, or by a signal."""
 
 import signal
+from collections.abc import Sequence
+from typing import Any
 
 
 class UserError(ValueError):
@@ -9,6 +11,14 @@ class UserError(ValueError):
     The message is one sentence that names the key, value or file. The commands print it without a stack trace and exit
     with status 2. Every other exception keeps its trace.
     """
+
+
+class ChoiceError(UserError):
+    """A value that is none of some choices."""
+
+    def __init__(self, message: str, choices: Sequence[Any]) -> None:
+        super().__init__(message)
+        self.choices = choices
 
 
 class Stopped(KeyboardInterrupt):

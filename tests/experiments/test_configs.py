@@ -63,6 +63,7 @@ NEEDED = {
 }
 #: Modules of config dataclasses.
 CONFIG_MODULES = (
+    *(f"experiments.{command}" for command in GROUPS),
     "experiments.schema",
     "flamingo.data.builders",
     "flamingo.data.source_config",
@@ -168,7 +169,7 @@ def test_a_misspelt_key_and_a_value_of_the_wrong_type_are_errors_that_name_them(
 
 
 def test_what_is_needed_and_missing_is_named():
-    with pytest.raises(UserError, match=r"for checkpoint, output$"):
+    with pytest.raises(UserError, match=r"(?s)checkpoint needs a value.*output needs a value"):
         load(hydra_config.compose_config("convert"))
 
 

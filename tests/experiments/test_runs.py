@@ -91,7 +91,7 @@ def test_every_other_error_keeps_its_trace(error):
     ("overrides", "key"),
     [
         (["trainig.steps=3"], "trainig"),  # a key
-        (["model/vision=mobilnet"], "model/vision/mobilnet"),  # a group's choice
+        (["model/vision=mobilnet"], "model/vision=mobilnet"),  # a group's choice
         (["training.steps=many"], "training.steps"),  # a type
         (["training.steps"], "training.steps"),  # syntax
     ],

@@ -11,15 +11,19 @@ from flamingo.utils.kinds import Kinds
 class DocumentsConfig:
     """What all kinds of documents share. A document has ``min_images`` to ``max_images`` images."""
 
+    #: The kind of documents.
     kind: str
+    #: The fewest images of a document.
     min_images: int
+    #: The most images of a document.
     max_images: int
+    #: Documents of a batch.
     batch_size: int
-    #: The probability that a document's texts belong to the image after them, not before (Flamingo, A.3.2).
+    #: Probability that texts belong to the image after them, not before (Flamingo, A.3.2).
     p_next: float = 0.0
-    #: Tokens of a row that several short documents share; 0: each document has its own row.
+    #: Tokens of a row that short documents share; 0: each document has a row of its own.
     pack_to: int = 0
-    #: Factor of the mean loss (lambda in Flamingo, section 2.4).
+    #: The factor of the mean loss (lambda in Flamingo, section 2.4).
     weight: float = 1.0
 
     def __post_init__(self) -> None:
@@ -55,11 +59,11 @@ class InterleavedConfig(DocumentsConfig):
     """Captioned images, one after the other."""
 
     kind: str = "interleaved"
-    #: The probability that the images before the last one are its nearest neighbours.
+    #: Probability that the images before the last one are its nearest neighbours.
     similar_prob: float = 0.0
-    #: Versions in which an image is shown: the image itself and random crops of it, of which half are mirrored.
+    #: Versions of an image: itself and random crops of it, half of them mirrored.
     num_crops: int = 1
-    #: Captions of each image that are learnt at once, in as many documents; this costs little more than one.
+    #: Captions of an image that are learnt at once, in as many documents. This costs little more than one.
     captions_per_image: int = 1
 
     def __post_init__(self) -> None:

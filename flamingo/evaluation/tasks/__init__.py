@@ -13,6 +13,7 @@ from flamingo.utils.languages import check_language
 class TaskConfig:
     """What the configs of all tasks have."""
 
+    #: The kind of task.
     kind: str
 
 
@@ -20,19 +21,20 @@ class TaskConfig:
 class CaptioningConfig(TaskConfig, SourceConfig):
     """Captions of images; queries and demonstrations come from captioned images of any known layout."""
 
-    #: As in the result files: flickr8k, ...
+    #: The name in result files.
     name: str
-    #: The queries, and the pool of demonstrations: a folder, a file, a pattern of shards in quotes, or
-    #: hf://datasets/OWNER/NAME. Without a pool there are no demonstrations.
+    #: Images to caption: a folder, a file, shards in quotes, or hf://datasets/OWNER/NAME.
     query: str
+    #: Demonstrations: a folder, a file, shards in quotes, or hf://datasets/OWNER/NAME. Without them there are 0 shots.
     support: str | None = None
-    #: Names of :data:`flamingo.evaluation.metrics.METRICS`.
+    #: The scores. Names of :data:`flamingo.evaluation.metrics.METRICS`.
     metrics: list[str]
-    #: The code of the language of the captions, such as en, de or zh: metrics compare words of English (Penn
-    #: Treebank), characters of Chinese and Japanese, and words by Unicode's boundaries of all others.
+    #: The language of the captions, as a code: en, de, zh. Metrics compare words of English (Penn Treebank),
+    #: characters of Chinese and Japanese, and words by Unicode's boundaries of all others.
     language: str = "en"
-    #: Null: all splits.
+    #: The split of the queries; null: all splits.
     query_split: str | None = None
+    #: The split of the demonstrations; null: all splits.
     support_split: str | None = None
 
     def __post_init__(self) -> None:

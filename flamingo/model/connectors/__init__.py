@@ -13,6 +13,7 @@ QK_NORMS = ("rms", "layer")
 class ConnectorConfig:
     """Base of the configs of :data:`CONNECTORS`."""
 
+    #: The kind of connector.
     kind: str
 
     def __post_init__(self) -> None:
@@ -27,19 +28,23 @@ class PerceiverConfig(ConnectorConfig):
     """Perceiver Resampler (Flamingo, section 2.1 and appendix A.1.1): a fixed number of visual tokens per image."""
 
     kind: str = "perceiver"
+    #: Layers.
     depth: int = 6
-    #: The number of visual tokens per image.
+    #: Visual tokens of an image.
     num_latents: int = 64
+    #: Attention heads of a layer.
     num_heads: int = 8
+    #: The width of a head.
     head_dim: int = 64
+    #: The width of the feed-forward as a multiple of its input's.
     mlp_ratio: int = 4
-    #: A name of ``transformers.activations.ACT2FN``; "relu2" is the squared ReLU of the paper.
+    #: The activation: relu2 is the squared ReLU of the paper. A name of ``transformers.activations.ACT2FN``.
     activation: str = "relu2"
-    #: Learned frame embeddings (frames seen in training). 0 means none and limits inputs to one frame.
+    #: Learned embeddings of video frames; 0: none, and images have one frame.
     num_frames: int = 0
     #: Whether queries and keys are normalised per head (OBELICS, section 4).
     qk_norm: bool = False
-    #: The norm of queries and keys: rms, or layer as in IDEFICS.
+    #: The norm of queries and keys; IDEFICS has layer.
     qk_norm_kind: str = "rms"
     #: Dropout of the features and of the outputs of attention and feed-forward. The papers have none.
     dropout: float = 0.0
@@ -62,13 +67,21 @@ class TransformerConfig(ConnectorConfig):
     """Self-attention over the patches of an image: one visual token per patch."""
 
     kind: str = "transformer"
+    #: Layers.
     depth: int = 6
+    #: Attention heads of a layer.
     num_heads: int = 8
+    #: The width of a head.
     head_dim: int = 64
+    #: The width of the feed-forward as a multiple of its input's.
     mlp_ratio: int = 4
+    #: The activation: relu2 is the squared ReLU of the paper.
     activation: str = "relu2"
+    #: Whether queries and keys are normalised per head.
     qk_norm: bool = False
+    #: The norm of queries and keys.
     qk_norm_kind: str = "rms"
+    #: Dropout of the features and of the outputs of attention and feed-forward.
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -87,9 +100,13 @@ class MLPConfig(ConnectorConfig):
     """Residual feed-forwards on each patch: one visual token per patch."""
 
     kind: str = "mlp"
+    #: Layers.
     depth: int = 6
+    #: The width of the feed-forward as a multiple of its input's.
     mlp_ratio: int = 4
+    #: The activation: relu2 is the squared ReLU of the paper.
     activation: str = "relu2"
+    #: Dropout of the features and of the outputs of the feed-forward.
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -118,7 +135,7 @@ class MLPProjectorConfig(ConnectorConfig):
     """Linear map, GELU, linear map of each patch (LLaVA-1.5, section 3.2), to the width of the language model."""
 
     kind: str = "mlp_projector"
-    #: Patches are averaged over squares of ``pool`` x ``pool`` first; 1: none.
+    #: Patches are averaged over squares of this side first; 1: none.
     pool: int = 1
 
     def __post_init__(self) -> None:
@@ -131,17 +148,21 @@ class QFormerConfig(ConnectorConfig):
     """Q-Former (BLIP-2, section 3.1): learned queries attend to one another and, in some layers, to the patches."""
 
     kind: str = "qformer"
+    #: Layers.
     depth: int = 12
-    #: The number of visual tokens per image.
+    #: Visual tokens of an image.
     num_query_tokens: int = 32
     #: The width of the layers and of the visual tokens.
     width: int = 768
+    #: Attention heads of a layer.
     num_heads: int = 12
+    #: The width of the feed-forward as a multiple of its input's.
     mlp_ratio: int = 4
+    #: The activation.
     activation: str = "gelu"
-    #: The first of each ``cross_attention_every`` layers attends to the patches.
+    #: The first of each group of this many layers attends to the patches.
     cross_attention_every: int = 2
-    #: Of the queries and of the outputs of attention and feed-forward.
+    #: Dropout of the queries and of the outputs of attention and feed-forward.
     dropout: float = 0.0
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ ATTENDS = ("last", "previous")
 class FusionConfig:
     """Base of the configs of :data:`FUSIONS`."""
 
+    #: The kind of fusion.
     kind: str
 
     def __post_init__(self) -> None:
@@ -29,27 +30,33 @@ class CrossAttentionConfig(FusionConfig):
     """GATED XATTN-DENSE blocks (Flamingo, section 2.2): before layer i where i % every == offset."""
 
     kind: str = "cross_attention"
+    #: A gated block precedes each layer i of the language model where i % every == offset.
     every: int = 1
+    #: The first layer of the language model that a gated block precedes, from 0.
     offset: int = 0
+    #: Attention heads of a block.
     num_heads: int = 8
+    #: The width of a head.
     head_dim: int = 64
-    #: Width of the feed-forward as a multiple of the language model's; 0: no feed-forward ("vanilla" in the paper).
+    #: The width of the feed-forward as a multiple of its input's; 0: no feed-forward. The paper calls a block without
+    #: it "vanilla".
     mlp_ratio: int = 4
-    #: Width of the feed-forward where it is no multiple of the language model's; null: by ``mlp_ratio``.
+    #: The width of the feed-forward, if no multiple of its input's; null: by mlp_ratio.
     mlp_width: int | None = None
-    #: A name of ``transformers.activations.ACT2FN``; "relu2" is the squared ReLU of the paper.
+    #: The activation: relu2 is the squared ReLU of the paper. A name of ``transformers.activations.ACT2FN``.
     activation: str = "relu2"
     #: Whether the activation gates a second projection (GLU). With "silu" it is the SwiGLU of LLaMA and IDEFICS.
     glu: bool = False
-    #: The norm before attention and feed-forward: layer or rms.
+    #: The norm before attention and feed-forward.
     norm: str = "layer"
-    #: Added to the mean square in every RMSNorm; null: the machine epsilon of the dtype.
+    #: Added to the mean square in every RMSNorm; null: the dtype's machine epsilon.
     rms_norm_eps: float | None = None
-    #: The tanh gate: scalar (one number per block and sub-layer), vector (one per channel) or none.
+    #: The tanh gate: scalar (one a block and sub-layer), vector (one a channel) or none.
     gate: str = "scalar"
     #: Whether RMSNorm normalises queries and keys per head (OBELICS, section 4).
     qk_norm: bool = False
-    #: last: a text token attends to the image of its ``image_index``. previous: to that one and all before it.
+    #: The images that a text token attends to: its last one, or all the previous ones. The last one is the image of its
+    #: ``image_index``.
     attend: str = "last"
     #: Dropout of the outputs of attention and feed-forward.
     dropout: float = 0.0

@@ -14,6 +14,7 @@ from flamingo.utils.languages import check_language
 class LossConfig:
     """What all losses share."""
 
+    #: The kind of loss.
     kind: str
     #: Records that the loss needs.
     min_records: ClassVar[int] = 1
@@ -38,8 +39,9 @@ class SelfCriticalConfig(LossConfig):
     """The reward of generated captions of the last image; the other captions of this image are the references."""
 
     kind: str = "self_critical"
-    #: Captions of each image that are compared: the beams of a beam search.
+    #: Captions of an image that are compared: the beams of a beam search.
     num_captions: int = 5
+    #: The most tokens of a caption.
     max_new_tokens: int = 30
     #: The code of the language of the captions, by which CIDEr chooses its tokens: see task.language.
     language: str = "en"

@@ -11,19 +11,23 @@ from flamingo.utils.kinds import Kinds
 class OptimizerConfig:
     """What all optimizers share (Flamingo, appendix B.1.2: lr 1e-4, decay 0.1, norm 1, 5000 warm-up steps)."""
 
+    #: The kind of optimizer.
     kind: str
+    #: The learning rate.
     lr: float = 1e-4
-    #: Learning rate of the gates; None: ``lr``. The gates start closed, and everything that is learnt passes them.
+    #: The learning rate of the gates; null: lr. The gates start closed, and everything that is learnt passes them.
     gate_lr: float | None = None
-    #: Learning rate of the backbones, where they train; None: ``lr``. They are pretrained, so it is often smaller.
+    #: The learning rate of the backbones, where they train; null: lr. They are pretrained, so it is often smaller.
     backbone_lr: float | None = None
+    #: The decoupled weight decay.
     weight_decay: float = 0.1
-    #: Of AdamW, also for the parameters that Muon leaves to it.
+    #: The betas of AdamW, also for the parameters that Muon leaves to it.
     betas: tuple[float, float] = (0.9, 0.999)
-    #: Number of steps in which the learning rate rises linearly.
+    #: Steps in which the learning rate rises linearly.
     warmup_steps: int = 0
+    #: The learning rate after the warm-up.
     schedule: str = "constant"
-    #: The gradient of all parameters is scaled down to this norm if it is larger.
+    #: The norm that larger gradients, of all parameters together, are scaled down to.
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:

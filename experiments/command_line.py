@@ -1,0 +1,245 @@
+"""All wrong keys and values of a command line, found together before anything heavy is imported."""
+
+import re
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import is_dataclass
+from typing import Any
+
+from hydra import compose
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.command import Command
+from experiments.config_nodes import all_keys, is_section
+from experiments.nearest_key import nearest, nearest_keys
+from flamingo.utils.errors import UserError
+from flamingo.utils.problems import Problems
+
+#: The types of values, as OmegaConf and as people call them.
+_TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "valid bool": "true or false"}
+#: The extras that bring options of a group.
+_EXTRAS = {"hydra/launcher": "sweeps"}
+
+
+class CommandLine:
+    """The overrides of a command line, which are tried one by one. Hydra has to be initialised.
+
+    Args:
+        command: The command.
+        texts: The overrides, as they are given.
+        is_sweep: Whether ``-m`` is among the options.
+    """
+
+    def __init__(self, command: Command, texts: Sequence[str], is_sweep: bool) -> None:
+        self.command, self.is_sweep = command, is_sweep
+        self.problems = Problems()
+        self._loader = GlobalHydra.instance().config_loader()
+        #: The overrides; of a key that is swept, those of its first value and those of the other values.
+        self.overrides: list[Override] = []
+        self.swept: list[Override] = []
+        for text in texts:
+            with self.problems.collected():
+                first, *others = self._parsed(text)
+                self.overrides.append(first)
+                self.swept += others
+        self.values = [override for override in self.overrides if not self._is_group(override)]
+        #: The config with the options that are chosen by name.
+        self.base = self._composed()
+
+    def check(self, problems_of: Callable[[DictConfig], list[str]]) -> None:
+        """Raises UserError with all problems, each with its key and what it may be.
+
+        Args:
+            problems_of: Returns what is wrong with the values of a composed config.
+        """
+        known = self._known_values()
+        found: list[str] = []
+        described: list[str] = []
+        while left := [problem for problem in problems_of(with_values(self.base, known)) if problem not in found]:
+            for problem in left:
+                culprit = self._culprit(problem, known, problems_of)
+                known = [override for override in known if override is not culprit]
+                found.append(problem)
+                if culprit is not None and not _is_named(culprit, problem):
+                    problem = f"{culprit.input_line}: {problem}"
+                described.append(problem)
+        for override in self.swept:
+            if not self._is_group(override):
+                with self.problems.collected():
+                    self._apply(override, deepcopy(self.base))
+                    described += problems_of(with_values(self.base, [*known, override]))
+        self.problems.sentences += dict.fromkeys(described)
+        self.problems.report()
+
+    def config(self) -> DictConfig:
+        """Returns the config with all values. Raises UserError for keys that are not known."""
+        known = self._known_values()
+        self.problems.report()
+        return with_values(self.base, known)
+
+    def groups(self) -> dict[str, tuple[str | None, list[str]]]:
+        """Returns each group that the command chooses from: the option that is chosen, and all options."""
+        choices = self.base.hydra.runtime.choices
+        return {
+            group: (choices[group], self._options(group.partition("@")[0]))
+            for group in choices
+            if not group.startswith("hydra/")
+        }
+
+    # --------------------------------------------------------------------------- syntax, options and keys
+
+    def _parsed(self, text: str) -> list[Override]:
+        """Returns the overrides of a text: one, or one for each value that is swept."""
+        parser = OverridesParser.create()
+        try:
+            override = parser.parse_override(text)
+        except HydraException as error:
+            raise UserError(f"{text} cannot be read as KEY=VALUE: {_first_line(error)}") from error
+        if not override.is_sweep_override():
+            return [override]
+        key = override.get_key_element()
+        if not self.is_sweep:
+            values = text.partition("=")[2]
+            for_each = "; -m runs each value" if self.command.sweeps else ""
+            self.problems.sentences.append(f"{text} has several values: {key}=[{values}] is a list{for_each}")
+        return [parser.parse_override(f"{key}={value}") for value in override.sweep_string_iterator()]
+
+    def _is_group(self, override: Override) -> bool:
+        group = override.key_or_group
+        return "." not in group and bool(self._options(group))
+
+    def _options(self, group: str) -> list[str]:
+        options = self._loader.get_group_options(group, ObjectType.CONFIG)
+        return [option for option in options if not option.endswith("_schema")]
+
+    def _composed(self) -> DictConfig:
+        """Returns the config with those options that there are."""
+        groups = []
+        for override in self.overrides + self.swept:
+            if self._is_group(override):
+                with self.problems.collected():
+                    self._check_option(override)
+                    groups.append(override)
+        groups = [override for override in groups if override not in self.swept]
+        try:
+            return compose(self.command.name, _texts(groups), return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException):
+            return self._composed_one_by_one(groups)
+
+    def _composed_one_by_one(self, groups: Sequence[Override]) -> DictConfig:
+        accepted: list[Override] = []
+        base = compose(self.command.name, return_hydra_config=True)
+        for group in groups:
+            try:
+                base = compose(self.command.name, _texts([*accepted, group]), return_hydra_config=True)
+                accepted.append(group)
+            except (HydraException, OmegaConfBaseException) as error:
+                near = nearest_keys(group.key_or_group, list(base.hydra.runtime.choices))
+                self.problems.sentences.append(f"{group.input_line}: {_first_line(error).removesuffix('.')}{near}")
+        return base
+
+    def _check_option(self, override: Override) -> None:
+        options = self._options(override.key_or_group)
+        value = override.value()
+        for name in value if isinstance(value, list) else [value]:
+            if name not in (*options, None):
+                extra = _EXTRAS.get(override.key_or_group)
+                fix = f"; pip install 'flamingo[{extra}]' brings more" if extra else ""
+                near = nearest(str(name), options)
+                raise UserError(
+                    f"{override.key_or_group}={name} is not there{near}; its options: {', '.join(options)}{fix}"
+                )
+
+    def _known_values(self) -> list[Override]:
+        """Returns the overrides of values whose keys are known, and whose types fit."""
+        known = []
+        config = deepcopy(self.base)
+        for override in self.values:
+            with self.problems.collected():
+                self._apply(override, config)
+                known.append(override)
+        return known
+
+    def _apply(self, override: Override, config: DictConfig) -> None:
+        """Changes a config. Raises UserError for a key that is not known, and for a value of another type."""
+        key, value = override.key_or_group, override.get_value_element_as_str()
+        if unknown := _unknown_in(key, config):
+            near = nearest_keys(key, [*all_keys(self.base), *self.groups()])
+            if is_dataclass(OmegaConf.get_type(unknown)):
+                raise UserError(f"{key} is not a key{near}")
+            if not (override.is_add() or override.is_force_add()):
+                raise UserError(f"{key} is not a key{near}; +{key}={value} adds it")
+        group = key.replace(".", "/")
+        options = self._options(group)
+        if options and not isinstance(override.value(), dict):
+            near = nearest(value, options)
+            raise UserError(f"{key} is a section: say {group}=NAME{near}; the names: {', '.join(options)}")
+        section = OmegaConf.select(config, key)
+        if isinstance(section, DictConfig) and not isinstance(override.value(), dict | None):
+            raise UserError(f"{key} is a section: give its keys, such as {key}.{next(all_keys(section), 'KEY')}")
+        try:
+            ConfigLoaderImpl._apply_overrides_to_config([override], config)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(_type_problem(key, value, error)) from error
+
+    # --------------------------------------------------------------------------- values
+
+    def _culprit(
+        self, problem: str, overrides: Sequence[Override], problems_of: Callable[[DictConfig], list[str]]
+    ) -> Override | None:
+        """Returns the override without which a problem is not there; those that it names are tried first."""
+        for override in sorted(overrides, key=lambda override: not _is_named(override, problem)):
+            without = [other for other in overrides if other is not override]
+            if problem not in problems_of(with_values(self.base, without)):
+                return override
+        return None
+
+
+def with_values(base: DictConfig, overrides: Sequence[Override]) -> DictConfig:
+    """Returns a copy of a composed config with other values."""
+    config = deepcopy(base)
+    ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+def _is_named(override: Override, problem: str) -> bool:
+    return re.search(rf"(^|[^.\w]){re.escape(override.key_or_group)}\b", problem) is not None
+
+
+def _texts(overrides: Sequence[Override]) -> list[str]:
+    return [str(override.input_line) for override in overrides]
+
+
+def _unknown_in(key: str, config: DictConfig) -> DictConfig | None:
+    """Returns the section that has no such key as leads on to this one; None for a known key."""
+    node: Any = config
+    for name in key.split("."):
+        if not is_section(node):
+            return None
+        if name not in node.keys():  # noqa: SIM118  # `in` is False for missing values
+            return node
+        node = node._get_node(name)
+    return None
+
+
+def _type_problem(key: str, value: str, error: Exception) -> str:
+    """Returns what is wrong with a value that a key's type does not take."""
+    message = _first_line(error.__cause__ or error)
+    for name, title in _TYPES.items():
+        if f"could not be converted to {name}" in message or f"is not a {name}" in message:
+            return f"{key} must be {title}, got {value}"
+    return f"{key}={value}: {message}"
+
+
+def _first_line(error: BaseException) -> str:
+    """Returns the first line of an error of Hydra or OmegaConf, which says what is wrong."""
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,112 @@
+"""Every wrong key and value of a command line is reported, each with its key, and nothing that is right."""
+
+import pytest
+
+import experiments.search  # noqa: F401  # has its schema
+from experiments.command import COMMANDS
+from experiments.hydra_config import check_command_line
+from flamingo.utils.errors import UserError
+from tests.helpers.configs import REQUIRED
+
+
+def problems(*overrides, command="train", **options):
+    """The problems of a command line."""
+    try:
+        check_command_line(COMMANDS[command], overrides, **options)
+    except UserError as error:
+        first, *others = str(error).split("\n- ")
+        return others or [first]
+    return []
+
+
+def test_all_problems_are_found_together():
+    found = problems(
+        *("trainig.steps=3", "experiment=captoins", "training.steps=many", "foo", "seed=0,1", "overwrite=maybe"),
+        *("model.connector.depth=0", "training.mixing=robin", "optimizer.lr=-1", "num_workers=2", "device=gpu"),
+    )
+    named = (
+        *("foo ", "seed=0,1 ", "experiment=captoins ", "trainig.steps ", "training.steps ", "overwrite "),
+        *("model.connector.depth ", "optimizer.lr ", "training.mixing ", "device "),
+    )
+    assert len(found) == len(named)
+    for key in named:
+        assert [problem for problem in found if problem.startswith(key)], key
+    assert not [problem for problem in found if "num_workers" in problem]
+
+
+@pytest.mark.parametrize(
+    ("override", "suggested"),
+    [
+        ("experiment=captoins", "did you mean captions?"),
+        ("trainig.steps=3", "did you mean training.steps?"),
+        ("steps=3", "did you mean training.steps?"),
+        ("training.lr=3", "did you mean optimizer.lr?"),
+        ("model.visoin=a", "did you mean model.vision?"),
+        ("data.documents.captions.bath_size=3", "did you mean data.documents.captions.batch_size?"),
+        ("model/connecter=mlp", "did you mean model/connector?"),
+        ("model.connector=mlp", "model/connector=NAME: did you mean mlp?"),
+        ("loss=self_critical", "did you mean loss@data.documents.captions.loss?"),
+        ("optimizer.learning=3", "the keys of optimizer are kind, lr, "),
+        ("training=3", "such as training.steps"),
+        ("+training.stepz=3", "did you mean training.steps?"),
+        ("~data.rot", "did you mean data.root?"),
+        ("seed=0,1", "seed=[0,1] is a list; -m runs each value"),
+        ("training.steps=1.5", "must be a whole number"),
+        ("optimizer.lr=fast", "must be a number"),
+        ("model.from_scratch=maybe", "must be true or false"),
+    ],
+)
+def test_a_wrong_key_or_value_comes_with_what_may_be_meant(override, suggested):
+    [problem] = problems(override)
+    key = override.partition("=")[0].lstrip("+~")
+    assert problem.startswith(key) and suggested in problem
+
+
+def test_values_that_are_right_only_together_are_no_problem():
+    together = ("model/connector=qformer", "model.connector.width=90", "model.connector.num_heads=9")
+    assert problems(*together) == []
+    for alone in together[1:]:
+        assert problems(together[0], alone) != []
+    [problem] = problems(*together, "optimizer.lr=-1")
+    assert problem.startswith("optimizer.lr ")
+
+
+def test_values_that_contradict_each_other_are_found_beside_others():
+    found = problems("optimizer.warmup_steps=5000", "trainig.steps=9000")
+    assert len(found) == 2 and "optimizer.warmup_steps" in found[1]
+    assert problems("optimizer.warmup_steps=5000", "training.steps=9000") == []
+
+
+def test_a_value_that_another_key_takes_over_is_named_by_the_key_that_was_given():
+    [problem] = problems("seed=-1")
+    assert problem.startswith("seed=-1: training.seed ")
+
+
+def test_a_missing_value_is_explained_beside_other_problems():
+    found = problems("device=gpu", command="convert")
+    assert [problem.partition(" ")[0] for problem in found] == ["checkpoint", "output"]
+    assert "a folder that save_pretrained has left" in found[0]
+
+
+def test_every_value_of_a_sweep_is_checked():
+    right = ("seed=0,1", "training.precision=fp32,bf16", "experiment=demo,synthetic")
+    assert problems(*right, is_sweep=True) == []
+    found = problems("seed=0,-1,1", "training.precision=fp32,fp8", "experiment=demo,dem", is_sweep=True)
+    assert len(found) == 3
+    assert "experiment=dem" in found[0] and "fp8" in found[1] + found[2] and "-1" in found[1] + found[2]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "report", "convert", "search", "word_attention"])
+def test_a_sweep_of_a_command_that_does_not_train_is_refused(command):
+    [problem] = problems(*REQUIRED.get(command, ()), command=command, is_sweep=True)
+    assert problem.startswith("-m ") and command in problem
+    assert problems(*REQUIRED.get(command, ()), command=command) == []
+
+
+def test_options_of_a_folder_of_ones_own_are_known(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ntraining: {steps: 60}\n")
+    assert problems("experiment=mine") != []
+    assert problems("experiment=mine", "optimizer.warmup_steps=59", config_folder=str(tmp_path)) == []
+    [problem] = problems("experiment=mine", "optimizer.warmup_steps=60", config_folder=str(tmp_path))
+    assert "training.steps, 60" in problem
