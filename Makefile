@@ -47,7 +47,7 @@ gpu-check:  ## everything on one GPU, with PYTHON and its packages as they are: 
 	.peers/bin/pip install --disable-pip-version-check --quiet --no-deps open-flamingo==2.0.1
 	touch $@
 
-.venv/installed: setup.cfg pyproject.toml constraints.txt
+.venv/installed: setup.py setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev]'
 	@# The tests compare with OpenFlamingo's own code; what it says it depends on is of 2023.

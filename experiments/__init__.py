@@ -1,1 +1,1 @@
-"""The commands of the project: ``python -m experiments.NAME --help``."""
+"""The commands of the project: ``flamingo NAME --help``, or ``python -m experiments.NAME --help``."""

@@ -21,7 +21,8 @@ def main() -> None:
         return
     name = sys.argv[1]
     if name not in names:
-        sys.exit(_failure(f"{name} is not a command{nearest(name, names)}; the commands: {', '.join(names)}"))
+        near = nearest(name, names) or "."
+        sys.exit(_failure(f"{name} is not a command{near} The commands: {', '.join(names)}"))
     if importlib.util.find_spec("hydra") is None:
         sys.exit(_failure(f"flamingo {name} needs more packages: pip install 'flamingo[experiments]'"))
     sys.argv[:2] = [f"flamingo {name}"]

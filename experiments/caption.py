@@ -59,8 +59,6 @@ class CaptionConfig:
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
-        if not self.output.endswith(".jsonl"):
-            raise UserError(f"output must be a file that ends in .jsonl, got {self.output!r}")
         if self.template is not None:
             CaptionTemplate(self.template)
         if self.num_beams is not None:
@@ -71,6 +69,8 @@ class CaptionConfig:
         whole("sheet_images", self.sheet_images, least=0)
         check_device("device", self.device)
         one_of("dtype", self.dtype, DTYPES)
+        if not self.output.endswith(".jsonl"):
+            raise UserError(f"output must be a file that ends in .jsonl, got {self.output!r}")
 
     @property
     def beams(self) -> int:

@@ -152,9 +152,9 @@ class CommandLine:
             if name not in (*options, None):
                 extra = _EXTRAS.get(override.key_or_group)
                 fix = f"; pip install 'flamingo[{extra}]' brings more" if extra else ""
-                near = nearest(str(name), options)
+                near = nearest(str(name), options) or "."
                 raise UserError(
-                    f"{override.key_or_group}={name} is not there{near}; its options: {', '.join(options)}{fix}"
+                    f"{override.key_or_group}={name} is not there{near} The options: {', '.join(options)}{fix}"
                 )
 
     def _known_values(self) -> list[Override]:
@@ -179,8 +179,8 @@ class CommandLine:
         group = key.replace(".", "/")
         options = self._options(group)
         if options and not isinstance(override.value(), dict):
-            near = nearest(value, options)
-            raise UserError(f"{key} is a section: say {group}=NAME{near}; the names: {', '.join(options)}")
+            near = nearest(value, options) or "."
+            raise UserError(f"{key} is a section: say {group}=NAME{near} The names: {', '.join(options)}")
         section = OmegaConf.select(config, key)
         if isinstance(section, DictConfig) and not isinstance(override.value(), dict | None):
             raise UserError(f"{key} is a section: give its keys, such as {key}.{next(all_keys(section), 'KEY')}")

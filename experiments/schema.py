@@ -35,7 +35,7 @@ Entry = Any
 
 @dataclass
 class WandbConfig:
-    """offline needs no account and writes into the run's folder; `wandb sync` uploads it later."""
+    """Weights & Biases, which logs scalars and samples. Offline it needs no account; `wandb sync` uploads them later."""
 
     #: Where scalars and samples go: offline, into the run's folder; online, to the server.
     mode: str = "offline"
@@ -122,7 +122,7 @@ def load_documents(entry: Mapping[str, Entry], key: str) -> DataSetConfig:
 
 @dataclass(kw_only=True)
 class DataConfig(SourceConfig):
-    """Captioned images, where there are any, and the documents that are made of them or of the synthetic benchmark."""
+    """Captioned images, and the documents that are made of them or of the synthetic benchmark."""
 
     #: The captioned images: a folder, a file, shards in quotes, or hf://datasets/OWNER/NAME.
     root: str | None = None

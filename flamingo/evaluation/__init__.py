@@ -73,7 +73,7 @@ class EvaluationConfig:
 
 @dataclass
 class ObjectiveConfig:
-    """A score of the run's evaluations with plain demonstrations; or, where `task` is null, the loss at the end."""
+    """What a search compares: a score with plain demonstrations, or the loss at the end of the training."""
 
     #: The task whose score is the objective; null: the loss at the end of the training.
     task: str | None = None

@@ -7,7 +7,7 @@ from flamingo.utils.checks import finite
 
 @dataclass
 class VariantConfig:
-    """Of an ablation: its name in tables, and the score of the paper's counterpart."""
+    """The row of an ablation in tables."""
 
     #: The name in tables; null: by what the run was overridden with.
     name: str | None = None
