@@ -35,7 +35,7 @@ Entry = Any
 
 @dataclass
 class WandbConfig:
-    """Weights & Biases, which logs scalars and samples. Offline it needs no account; `wandb sync` uploads them later."""
+    """Weights & Biases, which logs scalars and samples. `wandb sync` uploads what was logged offline."""
 
     #: Where scalars and samples go: offline, into the run's folder; online, to the server.
     mode: str = "offline"
