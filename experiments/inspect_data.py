@@ -16,9 +16,9 @@ from flamingo.data.source_config import SourceConfig
 class InspectedDataConfig(SourceConfig):
     """The captioned images, as experiments.train reads them."""
 
-    #: A folder, a file, a pattern of shards in quotes, or hf://datasets/OWNER/NAME.
+    #: Captioned images: a folder, a file, shards in quotes, or hf://datasets/OWNER/NAME.
     root: str
-    #: Null: all splits.
+    #: The split that is looked at; null: all splits.
     split: str | None = None
 
 
@@ -27,9 +27,9 @@ class InspectDataConfig:
     """What is looked at."""
 
     data: InspectedDataConfig
-    #: The language model, a folder or a hub name, whose tokens are counted; null: tokens are not counted.
+    #: The language model whose tokens are counted, a folder or a hub name; null: none are.
     tokenizer: str | None = None
-    #: Whether all pictures are opened, which finds broken ones, sizes and duplicates.
+    #: Whether images are opened, which finds broken ones, sizes and duplicates.
     open_images: bool = True
     #: A file that gets the whole report as JSON; null: none.
     output: str | None = None

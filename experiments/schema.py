@@ -124,7 +124,7 @@ def load_documents(entry: Mapping[str, Entry], key: str) -> DataSetConfig:
 class DataConfig(SourceConfig):
     """Captioned images, and the documents that are made of them or of the synthetic benchmark."""
 
-    #: The captioned images: a folder, a file, shards in quotes, or hf://datasets/OWNER/NAME.
+    #: Captioned images: a folder, a file, shards in quotes, or hf://datasets/OWNER/NAME.
     root: str | None = None
     #: The split that is trained on; null: all splits.
     split: str | None = None

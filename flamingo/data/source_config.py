@@ -15,13 +15,14 @@ TOO_LONG = ("cut", "skip")
 class SourceConfig:
     """How captioned images are read."""
 
-    #: The folder of the images, where the file of captions lies elsewhere.
+    #: The folder of the images, if the file of captions lies elsewhere.
     images: str | None = None
     #: The format of the captions; null: recognised by the files.
     format: str | None = None
-    #: Images that cannot be opened: error, or skip, which leaves them out. Those in shards are always left out.
+    #: Images that cannot be opened. Those in shards are always left out.
     broken_images: str = "error"
-    #: A caption with too many tokens for a document: cut, behind the last sentence that fits, or skip its image.
+    #: Captions with too many tokens: cut behind the last sentence that fits, or skipped. A skipped one is left out with
+    #: its image.
     too_long: str = "cut"
     #: Splits that are made where the data name none.
     splits: SplitsConfig = field(default_factory=SplitsConfig)

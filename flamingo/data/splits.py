@@ -30,13 +30,13 @@ _FEWEST = 2
 class SplitsConfig:
     """Splits that are made by chance: train, validation and test."""
 
-    #: Whether splits are made: true: in place of the source's own; false: never; null: where the source names none.
+    #: Whether splits are made; true: even if the source has splits; null: if it has none.
     make: bool | None = None
-    #: The fraction of the images that is the split validation, at least 2 images; 0: there is no such split.
+    #: The fraction of the images in the split validation; 0: there is none. It has at least 2 images.
     validation: float = 0.1
-    #: The fraction of the images that is the split test, at least 2 images; 0: there is no such split.
+    #: The fraction of the images in the split test; 0: there is none. It has at least 2 images.
     test: float = 0.1
-    #: Of the draw. The split of an image depends on the ids of all images, not on their order.
+    #: The seed of the draw. The split of an image depends on the ids of all images, not on their order.
     seed: int = 0
 
     def __post_init__(self) -> None:
