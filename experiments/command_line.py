@@ -176,18 +176,21 @@ class CommandLine:
                 raise UserError(f"{key} is not a key{near}")
             if not (override.is_add() or override.is_force_add()):
                 raise UserError(f"{key} is not a key{near}; +{key}={value} adds it")
-        group = key.replace(".", "/")
-        options = self._options(group)
-        if options and not isinstance(override.value(), dict):
-            near = nearest(value, options) or "."
-            raise UserError(f"{key} is a section: say {group}=NAME{near} The names: {', '.join(options)}")
         section = OmegaConf.select(config, key)
         if isinstance(section, DictConfig) and not isinstance(override.value(), dict | None):
-            raise UserError(f"{key} is a section: give its keys, such as {key}.{next(all_keys(section), 'KEY')}")
+            raise UserError(self._section_problem(key, value, section))
         try:
             ConfigLoaderImpl._apply_overrides_to_config([override], config)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(_type_problem(key, value, error)) from error
+
+    def _section_problem(self, key: str, value: str, section: DictConfig) -> str:
+        """Returns what to write in the place of ``SECTION=VALUE``."""
+        group = key.replace(".", "/")
+        if options := self._options(group):
+            near = nearest(value, options) or "."
+            return f"{key} is a section: say {group}=NAME{near} The names: {', '.join(options)}"
+        return f"{key} is a section: give its keys, such as {key}.{next(all_keys(section), 'KEY')}"
 
     # --------------------------------------------------------------------------- values
 

@@ -62,6 +62,21 @@ def test_a_wrong_key_or_value_comes_with_what_may_be_meant(override, suggested):
     assert problem.startswith(key) and suggested in problem
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("model.vision=DIR/encoder", "model.language=DIR/language", "output=a/b"),
+        ("experiment=captions", "data.root='DIR/train-*.tar'", "data.documents.pairs.num_crops=2"),
+        ("experiment=demo", "debug=quick", "model/connector=mlp", "model.connector.depth=2", "optimizer=muon"),
+        ("data=images", "data.root=DIR", "loss@data.documents.pairs.loss=self_critical", "~data.documents.interleaved"),
+        ("optimizer.betas=[0.9,0.98]", "device=null", "variant.name='a b'", "evaluate=[{kind: synthetic_captions}]"),
+        ("hydra.job.chdir=false", "hydra/job_logging=stdout", "ablation=null", "wandb={mode: disabled}"),
+    ],
+)
+def test_what_is_right_is_no_problem(overrides):
+    assert problems(*overrides) == []
+
+
 def test_values_that_are_right_only_together_are_no_problem():
     together = ("model/connector=qformer", "model.connector.width=90", "model.connector.num_heads=9")
     assert problems(*together) == []

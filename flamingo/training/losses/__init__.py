@@ -43,7 +43,7 @@ class SelfCriticalConfig(LossConfig):
     num_captions: int = 5
     #: The most tokens of a caption.
     max_new_tokens: int = 30
-    #: The code of the language of the captions, by which CIDEr chooses its tokens: see task.language.
+    #: The language of the captions, as a code, by which CIDEr chooses its tokens. See task.language.
     language: str = "en"
     #: CIDEr weighs a word by the number of images whose captions have it.
     min_records: ClassVar[int] = 2
