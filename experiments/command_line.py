@@ -22,8 +22,12 @@ from experiments.nearest_key import nearest, nearest_keys
 from flamingo.utils.errors import UserError
 from flamingo.utils.problems import Problems
 
+#: Returns what is wrong with the values of a composed config, given the overrides that it was composed with.
+FindProblems = Callable[[DictConfig, Sequence[str]], list[str]]
 #: The types of values, as OmegaConf and as people call them.
 _TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "valid bool": "true or false"}
+#: The key whose checkpoint decides other keys, without which they may have no value.
+_DECIDES_OTHERS = "model.init_from"
 #: The extras that bring options of a group.
 _EXTRAS = {"hydra/launcher": "sweeps"}
 
@@ -50,31 +54,33 @@ class CommandLine:
                 self.overrides.append(first)
                 self.swept += others
         self.values = [override for override in self.overrides if not self._is_group(override)]
-        #: The config with the options that are chosen by name.
+        #: The options that are chosen by name, and the config with them.
+        self.groups: list[Override] = []
         self.base = self._composed()
 
-    def check(self, problems_of: Callable[[DictConfig], list[str]]) -> None:
-        """Raises UserError with all problems, each with its key and what it may be.
+    def check(self, problems_of: FindProblems) -> None:
+        """Raises UserError with all problems, each with its key and what it may be."""
 
-        Args:
-            problems_of: Returns what is wrong with the values of a composed config.
-        """
+        def problems_with(values: Sequence[Override]) -> list[str]:
+            return problems_of(with_values(self.base, values), _texts([*self.groups, *values]))
+
         known = self._known_values()
         found: list[str] = []
         described: list[str] = []
-        while left := [problem for problem in problems_of(with_values(self.base, known)) if problem not in found]:
+        while left := [problem for problem in problems_with(known) if problem not in found]:
             for problem in left:
-                culprit = self._culprit(problem, known, problems_of)
-                known = [override for override in known if override is not culprit]
                 found.append(problem)
+                culprit = _culprit(problem, known, problems_with)
                 if culprit is not None and not _is_named(culprit, problem):
                     problem = f"{culprit.input_line}: {problem}"
                 described.append(problem)
+                if culprit is not None and culprit.key_or_group != _DECIDES_OTHERS:
+                    known = [override for override in known if override is not culprit]
         for override in self.swept:
             if not self._is_group(override):
                 with self.problems.collected():
                     self._apply(override, deepcopy(self.base))
-                    described += problems_of(with_values(self.base, [*known, override]))
+                    described += problems_with([*known, override])
         self.problems.sentences += dict.fromkeys(described)
         self.problems.report()
 
@@ -84,7 +90,7 @@ class CommandLine:
         self.problems.report()
         return with_values(self.base, known)
 
-    def groups(self) -> dict[str, tuple[str | None, list[str]]]:
+    def options(self) -> dict[str, tuple[str | None, list[str]]]:
         """Returns each group that the command chooses from: the option that is chosen, and all options."""
         choices = self.base.hydra.runtime.choices
         return {
@@ -92,8 +98,6 @@ class CommandLine:
             for group in choices
             if not group.startswith("hydra/")
         }
-
-    # --------------------------------------------------------------------------- syntax, options and keys
 
     def _parsed(self, text: str) -> list[Override]:
         """Returns the overrides of a text: one, or one for each value that is swept."""
@@ -127,19 +131,19 @@ class CommandLine:
                 with self.problems.collected():
                     self._check_option(override)
                     groups.append(override)
-        groups = [override for override in groups if override not in self.swept]
+        self.groups = [override for override in groups if override not in self.swept]
         try:
-            return compose(self.command.name, _texts(groups), return_hydra_config=True)
+            return compose(self.command.name, _texts(self.groups), return_hydra_config=True)
         except (HydraException, OmegaConfBaseException):
-            return self._composed_one_by_one(groups)
+            return self._composed_one_by_one()
 
-    def _composed_one_by_one(self, groups: Sequence[Override]) -> DictConfig:
-        accepted: list[Override] = []
+    def _composed_one_by_one(self) -> DictConfig:
+        groups, self.groups = self.groups, []
         base = compose(self.command.name, return_hydra_config=True)
         for group in groups:
             try:
-                base = compose(self.command.name, _texts([*accepted, group]), return_hydra_config=True)
-                accepted.append(group)
+                base = compose(self.command.name, _texts([*self.groups, group]), return_hydra_config=True)
+                self.groups.append(group)
             except (HydraException, OmegaConfBaseException) as error:
                 near = nearest_keys(group.key_or_group, list(base.hydra.runtime.choices))
                 self.problems.sentences.append(f"{group.input_line}: {_first_line(error).removesuffix('.')}{near}")
@@ -171,7 +175,7 @@ class CommandLine:
         """Changes a config. Raises UserError for a key that is not known, and for a value of another type."""
         key, value = override.key_or_group, override.get_value_element_as_str()
         if unknown := _unknown_in(key, config):
-            near = nearest_keys(key, [*all_keys(self.base), *self.groups()])
+            near = nearest_keys(key, [*all_keys(self.base), *self.options()])
             if is_dataclass(OmegaConf.get_type(unknown)):
                 raise UserError(f"{key} is not a key{near}")
             if not (override.is_add() or override.is_force_add()):
@@ -192,17 +196,15 @@ class CommandLine:
             return f"{key} is a section: say {group}=NAME{near} The names: {', '.join(options)}"
         return f"{key} is a section: give its keys, such as {key}.{next(all_keys(section), 'KEY')}"
 
-    # --------------------------------------------------------------------------- values
 
-    def _culprit(
-        self, problem: str, overrides: Sequence[Override], problems_of: Callable[[DictConfig], list[str]]
-    ) -> Override | None:
-        """Returns the override without which a problem is not there; those that it names are tried first."""
-        for override in sorted(overrides, key=lambda override: not _is_named(override, problem)):
-            without = [other for other in overrides if other is not override]
-            if problem not in problems_of(with_values(self.base, without)):
-                return override
-        return None
+def _culprit(
+    problem: str, overrides: Sequence[Override], problems_with: Callable[[Sequence[Override]], list[str]]
+) -> Override | None:
+    """Returns the override without which a problem is not there; those that it names are tried first."""
+    for override in sorted(overrides, key=lambda override: not _is_named(override, problem)):
+        if problem not in problems_with([other for other in overrides if other is not override]):
+            return override
+    return None
 
 
 def with_values(base: DictConfig, overrides: Sequence[Override]) -> DictConfig:

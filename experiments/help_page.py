@@ -29,6 +29,7 @@ GROUP_LINES = {
     "model/vision": "The vision encoder",
     "model/language": "The language model",
     "model/connector": "What makes visual tokens of vision features",
+    "model/adapter": "Layers of peft in a frozen backbone",
     "model/fusion": "How the language model sees visual tokens",
     "loss": "The loss of some documents",
     "optimizer": "The optimizer",

@@ -91,20 +91,20 @@ def load(config: DictConfig, overrides: Sequence[str] = ()) -> Any:
         UserError: For mandatory values that are missing, and for values that a dataclass refuses, by their full keys.
     """
     take_from_checkpoint(config, overrides)
-    problems_of_values(config).report()
+    problems = Problems()
+    problems.sentences += _missing_values(config)
+    _check_sections(config, "", problems)
+    problems.report()
     return OmegaConf.to_object(config)
 
 
-def problems_of_values(config: DictConfig) -> Problems:
-    """Returns what is wrong with the values of each section of a composed config, and which values are missing."""
-    problems = Problems()
+def _missing_values(config: DictConfig) -> Iterator[str]:
+    """Yields a sentence for each mandatory value that is missing, with the line of its key."""
     for key in missing_keys(config):
         section, _, name = key.rpartition(".")
         config_class = OmegaConf.get_type(config, section) if section else OmegaConf.get_type(config)
         line = field_lines(config_class).get(name) if is_dataclass(config_class) else None
-        problems.sentences.append(f"{key} needs a value: {line}" if line else f"{key} needs a value")
-    _check_sections(config, "", problems)
-    return problems
+        yield f"{key} needs a value: {line}" if line else f"{key} needs a value"
 
 
 def _check_sections(config: DictConfig, key: str, problems: Problems) -> None:
@@ -121,9 +121,20 @@ def _check_sections(config: DictConfig, key: str, problems: Problems) -> None:
                 OmegaConf.to_object(section)
 
 
-def problems_of(command: Command, config: DictConfig) -> list[str]:
-    """Returns what is wrong with the values of a command's config; with several ones together, if each is right."""
-    problems = problems_of_values(config)
+def problems_of(command: Command, config: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """Returns what is wrong with the values of a command's config, and with all of them together if each is right.
+
+    Args:
+        command: The command.
+        config: As Hydra composes it; it is changed.
+        overrides: Those that it was composed with.
+    """
+    problems = Problems()
+    with problems.collected():
+        take_from_checkpoint(config, overrides)
+    if not problems.sentences:  # else a checkpoint might have had the missing values
+        problems.sentences += _missing_values(config)
+    _check_sections(config, "", problems)
     if not problems.sentences:
         with problems.collected():
             command.check(OmegaConf.to_object(config))
@@ -193,7 +204,7 @@ def help_of(command: Command, overrides: Sequence[str] = (), config_folder: str 
     with _initialised(config_folder):
         line = CommandLine(command, overrides, is_sweep=True)
         config = line.config()
-        return help_page(config, line.base.hydra.help.header, line.groups(), command.sweeps)
+        return help_page(config, line.base.hydra.help.header, line.options(), command.sweeps)
 
 
 @contextmanager

@@ -71,7 +71,7 @@ class ModelConfig:
     #: Whether the language model begins with random weights instead of its own.
     from_scratch: bool = False
     vision_features: VisionFeaturesConfig = field(default_factory=VisionFeaturesConfig)
-    #: Set by the group model/adapter: peft's layers in a frozen backbone, which train; null: none.
+    #: The layers of peft in a frozen backbone, by model/adapter=NAME; null: none.
     adapter: AdapterConfig | None = None
     #: Set by the group model/connector.
     connector: ConnectorConfig

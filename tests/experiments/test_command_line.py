@@ -103,6 +103,12 @@ def test_a_missing_value_is_explained_beside_other_problems():
     assert "a folder that save_pretrained has left" in found[0]
 
 
+def test_a_checkpoint_that_is_missing_is_found_beside_others_and_hides_what_it_would_decide(tmp_path):
+    found = problems("experiment=captions", "data.root=a", f"model.init_from={tmp_path}", "training.steps=0")
+    assert len(found) == 2
+    assert found[0].startswith("model.init_from") and found[1].startswith("training.steps ")
+
+
 def test_every_value_of_a_sweep_is_checked():
     right = ("seed=0,1", "training.precision=fp32,bf16", "experiment=demo,synthetic")
     assert problems(*right, is_sweep=True) == []
