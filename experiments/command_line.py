@@ -101,9 +101,9 @@ class CommandLine:
 
     def _parsed(self, text: str) -> list[Override]:
         """Returns the overrides of a text: one, or one for each value that is swept."""
-        parser = OverridesParser.create()
+        parser = OverridesParser.create(config_loader=self._loader)
         try:
-            override = parser.parse_override(text)
+            [override] = parser.parse_overrides([text])
         except HydraException as error:
             raise UserError(f"{text} cannot be read as KEY=VALUE: {_first_line(error)}") from error
         if not override.is_sweep_override():

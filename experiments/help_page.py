@@ -120,24 +120,31 @@ def help_page(
     return "\n\n".join([*parts, "\n".join(notes)])
 
 
-def sections(node: DictConfig, key: str, groups: set[str]) -> Iterator[Section]:
-    """Yields the section of a node of a config, then those of the nodes below it."""
+def sections(node: DictConfig, key: str, groups: set[str], line: str = "") -> Iterator[Section]:
+    """Yields the section of a node of a config, then those of the nodes below it.
+
+    Args:
+        node: The node.
+        key: Its full key; empty for the whole config.
+        groups: The groups of options.
+        line: What explains the node, if it has no dataclass.
+    """
     config_class = class_at(node, key)
-    kind_is_chosen = key.replace(".", "/") in groups
-    line = first_line(config_class) if config_class and key else ""
-    place = f"{key}, by {key.replace('.', '/')}=NAME" if kind_is_chosen else key
-    section = Section(place or "General", line)
+    group = key.replace(".", "/")
+    if config_class is not None and key:
+        line = first_line(config_class)
+    section = Section(f"{key}, by {group}=NAME" if group in groups else key or "General", line)
     lines = field_lines(config_class) if config_class else {}
     below = []
     for name, child in nodes(node):
         if is_section(child):
-            below.append((f"{key}.{name}".lstrip("."), child))
-        elif not (name == "kind" and kind_is_chosen):
+            below.append((f"{key}.{name}".lstrip("."), child, lines.get(name, "")))
+        elif not (name == "kind" and group in groups):
             choices = choices_of(config_class, node, name, key) if config_class else []
             section.rows.append(Row(name, child, lines.get(name, ""), choices))
     yield section
-    for child_key, child in below:
-        yield from sections(child, child_key, groups)
+    for child_key, child, child_line in below:
+        yield from sections(child, child_key, groups, child_line)
 
 
 def class_at(node: DictConfig, key: str) -> type | None:
@@ -205,4 +212,4 @@ def shown(node: Any) -> str:
         return f"[{','.join(shown(item) for item in value)}]"
     if isinstance(value, dict):
         return "{" + ",".join(f"{name}:{shown(item)}" for name, item in value.items()) + "}"
-    return str(value)
+    return f"'{value}'" if " " in str(value) else str(value)

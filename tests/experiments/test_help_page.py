@@ -131,5 +131,12 @@ def test_a_page_has_a_row_for_each_key_and_says_what_is_needed():
 
 
 def test_values_are_shown_as_they_are_written():
-    config = OmegaConf.create({"a": [1, None, {"b": True}], "c": "${a}", "d": 0.5})
-    assert [shown(config._get_node(name)) for name in "acd"] == ["[1,null,{b:true}]", "${a}", "0.5"]
+    config = OmegaConf.create({"a": [1, None, {"b": True}], "c": "${a}", "d": 0.5, "e": "two words"})
+    written = ["[1,null,{b:true}]", "${a}", "0.5", "'two words'"]
+    assert [shown(config._get_node(name)) for name in "acde"] == written
+
+
+def test_a_mapping_with_keys_of_others_is_explained_as_a_whole():
+    page = help_of(COMMANDS["train"], ["model/adapter=lora"])
+    assert "\nmodel.adapter.settings: Fields of the method's config in peft" in page
+    assert "\n  r=8\n" in page
