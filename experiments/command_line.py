@@ -150,10 +150,14 @@ class CommandLine:
         return base
 
     def _check_option(self, override: Override) -> None:
+        if override.is_delete():
+            return
         options = self._options(override.key_or_group)
         value = override.value()
+        if value is None:
+            raise UserError(f"{override.key_or_group}=null is no option: say ~{override.key_or_group} for none")
         for name in value if isinstance(value, list) else [value]:
-            if name not in (*options, None):
+            if name not in options:
                 extra = _EXTRAS.get(override.key_or_group)
                 fix = f"; pip install 'flamingo[{extra}]' brings more" if extra else ""
                 near = nearest(str(name), options) or "."
@@ -242,6 +246,8 @@ def _type_problem(key: str, value: str, error: Exception) -> str:
     for name, title in _TYPES.items():
         if f"could not be converted to {name}" in message or f"is not a {name}" in message:
             return f"{key} must be {title}, got {value}"
+    if "is not a ListConfig" in message:
+        return f"{key} must be a list, such as {key}=[{value}]"
     return f"{key}={value}: {message}"
 
 

@@ -37,7 +37,7 @@ class EvaluateConfig(EvaluationConfig):
     device: str | None = None
     #: The dtype of the frozen backbones; auto: as the model was trained.
     dtype: str = "auto"
-    #: Set by the group task; by default what the run was trained on: see experiments/default_task.py.
+    #: What the model is asked, by task=NAME; with run=FOLDER, what it was trained on. See experiments/default_task.py.
     task: TaskConfig
     #: Of the images of records, in the folder where results go unless it says otherwise.
     features: FeaturesConfig = field(default_factory=lambda: FeaturesConfig(folder="features"))

@@ -139,12 +139,19 @@ def sections(node: DictConfig, key: str, groups: set[str], line: str = "") -> It
     for name, child in nodes(node):
         if is_section(child):
             below.append((f"{key}.{name}".lstrip("."), child, lines.get(name, "")))
-        elif not (name == "kind" and group in groups):
+        elif not _is_chosen_by_name(name, child, group, groups):
             choices = choices_of(config_class, node, name, key) if config_class else []
             section.rows.append(Row(name, child, lines.get(name, ""), choices))
     yield section
     for child_key, child, child_line in below:
         yield from sections(child, child_key, groups, child_line)
+
+
+def _is_chosen_by_name(name: str, child: Any, group: str, groups: set[str]) -> bool:
+    """Returns whether a group decides a key: the kind of a section, or a section that is not there."""
+    if name == "kind":
+        return group in groups
+    return isinstance(child, DictConfig) and f"{group}/{name}".lstrip("/") in groups
 
 
 def class_at(node: DictConfig, key: str) -> type | None:

@@ -45,6 +45,7 @@ def test_all_problems_are_found_together():
         ("data.documents.captions.bath_size=3", "did you mean data.documents.captions.batch_size?"),
         ("model/connecter=mlp", "did you mean model/connector?"),
         ("model.connector=mlp", "model/connector=NAME: did you mean mlp?"),
+        ("ablation=null", "say ~ablation"),
         ("loss=self_critical", "did you mean loss@data.documents.captions.loss?"),
         ("optimizer.learning=3", "the keys of optimizer are kind, lr, "),
         ("training=3", "such as training.steps"),
@@ -52,6 +53,7 @@ def test_all_problems_are_found_together():
         ("~data.rot", "did you mean data.root?"),
         ("seed=0,1", "seed=[0,1] is a list; -m runs each value"),
         ("training.steps=1.5", "must be a whole number"),
+        ("optimizer.betas=0.9", "such as optimizer.betas=[0.9]"),
         ("optimizer.lr=fast", "must be a number"),
         ("model.from_scratch=maybe", "must be true or false"),
     ],
@@ -70,7 +72,7 @@ def test_a_wrong_key_or_value_comes_with_what_may_be_meant(override, suggested):
         ("experiment=demo", "debug=quick", "model/connector=mlp", "model.connector.depth=2", "optimizer=muon"),
         ("data=images", "data.root=DIR", "loss@data.documents.pairs.loss=self_critical", "~data.documents.interleaved"),
         ("optimizer.betas=[0.9,0.98]", "device=null", "variant.name='a b'", "evaluate=[{kind: synthetic_captions}]"),
-        ("hydra.job.chdir=false", "hydra/job_logging=stdout", "ablation=null", "wandb={mode: disabled}"),
+        ("hydra.job.chdir=false", "hydra/job_logging=stdout", "ablation=baseline", "wandb={mode: disabled}"),
     ],
 )
 def test_what_is_right_is_no_problem(overrides):

@@ -149,14 +149,14 @@ def test_a_sweeps_folders_are_not_nested_and_leave_out_the_paths_that_are_the_sa
     """The runs fail before they load anything; what counts is where."""
     paths = [tmp_path / name / "model" for name in "ab"]
     result = sweep(
-        *(f"output={tmp_path / 'sweep'}", f"model.language={tmp_path}/language", f"model.init_from={tmp_path}/run"),
+        *(f"output={tmp_path / 'sweep'}", f"model.language={tmp_path}/language", f"variant.name={tmp_path}/a"),
         *(f"model.vision={','.join(map(str, paths))}", "optimizer.betas=[0.9,0.98]"),
     )
     assert result.returncode != 0
     folders = [path.parent for path in (tmp_path / "sweep").rglob("failure.txt")]
     assert len(folders) == 2 and {folder.parent for folder in folders} == {tmp_path / "sweep"}, result.stderr
     for folder in folders:
-        assert "model.vision" in folder.name and "language" not in folder.name and "init_from" not in folder.name
+        assert "model.vision" in folder.name and "language" not in folder.name and "variant" not in folder.name
         assert re.fullmatch(r"[A-Za-z0-9_.+-]{1,240}", folder.name)
 
 
