@@ -44,7 +44,8 @@ def test_links_between_its_pages_lead_somewhere():
             linked = page.parent / target if target else page
             assert linked.exists(), f"{page.name}: {target}"
             headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE) if anchor else []
-            assert not anchor or anchor in {h.lower().replace(" ", "-") for h in headings}, f"{page.name}: {anchor}"
+            anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert not anchor or anchor in anchors, f"{page.name}: {anchor}"
 
 
 def test_the_tests_that_the_architectures_page_names_are_there():
