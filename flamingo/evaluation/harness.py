@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list, gather_object
@@ -77,20 +78,13 @@ def evaluate(
     if state.is_main_process:
         examples = _pictured(task, queries[: config.pictures], settings)
         save_pictures(output / "pictures", task.name, examples)
-    shares = {setting: jobs[setting][state.process_index :: state.num_processes] for setting in missing}
-    announce = log.info if state.is_main_process else None
-    clock = ControlClock({setting: len(jobs[setting]) for setting in missing}, announce)
-    with _progress(shares, on_progress, visible=state.is_main_process) as (bar, advance):
-        for setting, share in shares.items():
-            bar.set_description(f"{task.name}: {setting}")
-            clock.begin(setting)
-            share_rows = _predict(engine, task, setting, share, config, template, advance)
-            rows[setting] = _in_order(gather_object(share_rows), jobs[setting])
-            clock.end(setting)
-            if state.is_main_process:
-                append_predictions(predictions_file, rows[setting])
-                if on_save is not None:
-                    on_save()
+    missing_jobs = {setting: jobs[setting] for setting in missing}
+    for setting, rows_of_setting in _predictions(engine, task, missing_jobs, config, template, on_progress):
+        rows[setting] = rows_of_setting
+        if state.is_main_process:
+            append_predictions(predictions_file, rows_of_setting)
+            if on_save is not None:
+                on_save()
     all_rows = []
     for setting in settings:
         all_rows += rows[setting]
@@ -160,6 +154,35 @@ def _progress(
                 on_progress(count, total)
 
         yield bar, advance
+
+
+def _predictions(
+    engine: Engine | None,
+    task: Task,
+    jobs: Mapping[Setting, Sequence[Job]],
+    config: EvaluationConfig,
+    template: CaptionTemplate,
+    on_progress: Callable[[int, int], object] | None,
+) -> Iterator[tuple[Setting, list[Row]]]:
+    """Yields the predictions of each setting, which all processes share, in the order of its jobs."""
+    state = processes()
+    shares = {setting: own_jobs[state.process_index :: state.num_processes] for setting, own_jobs in jobs.items()}
+    numbers = {setting: len(own_jobs) for setting, own_jobs in jobs.items()}
+    with _progress(shares, on_progress, visible=state.is_main_process) as (bar, advance):
+        clock = ControlClock(numbers, partial(_announce, bar) if state.is_main_process else None)
+        for setting, share in shares.items():
+            bar.set_description(f"{task.name}: {setting}")
+            clock.begin(setting)
+            share_rows = _predict(engine, task, setting, share, config, template, advance)
+            rows = _in_order(gather_object(share_rows), jobs[setting])
+            clock.end(setting)
+            yield setting, rows
+
+
+def _announce(bar: tqdm, text: str) -> None:
+    """Logs a line in the place of the bar, which the next prediction draws below it."""
+    bar.clear()
+    log.info(text)
 
 
 def _predict(
