@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image as PILImage
 
-from flamingo import Image
+from flamingo import FlamingoProcessor, Image
 from flamingo.evaluation.prompts import build_prompt
 from flamingo.inference.captioner import Captioner
 from flamingo.inference.flamingo_engine import FlamingoEngine
@@ -40,6 +40,32 @@ def test_images_may_be_paths_or_pictures_and_the_model_a_folder(captioner, tmp_p
     captions = again(images, max_new_tokens=5)
     assert captions == captioner([picture], max_new_tokens=5) * 4
     assert captioner([]) == []
+
+
+def test_the_template_is_the_processors_unless_another_is_given(captioner, backbones, monkeypatch):
+    def recording(self, prompts, max_new_tokens, num_beams, **kwargs):
+        [prompt] = prompts
+        return [[text.text for chunk in prompt.chunks() for text in chunk.texts]]
+
+    monkeypatch.setattr(FlamingoEngine, "generate", recording)
+    picture = PILImage.new("RGB", (9, 7))
+    folders = (backbones / "clip_vision_model", backbones / "gpt2")
+    processor = FlamingoProcessor.from_vision_text_pretrained(*folders, caption_template="Seen: {caption}")
+    own = Captioner(captioner.model, processor)
+    assert own([picture], [(picture, "a dog")]) == [["Seen: a dog", "Seen:"]]
+    assert own([picture], [(picture, "a dog")], template="A photo of {caption}") == [["A photo of a dog", "A photo of"]]
+    with pytest.raises(UserError, match=r"\{caption\}"):
+        own([picture], template="A photo of")
+
+
+def test_sampled_captions_depend_on_the_image_and_the_seed_alone(captioner):
+    pictures = [example("query", i).image for i in range(6)]
+    sampled = {"max_new_tokens": 5, "temperature": 1.5}
+    together = captioner(pictures, **sampled)
+    assert [captioner([picture], **sampled)[0] for picture in pictures[::-1]] == together[::-1]
+    assert len(set(together)) > 3
+    assert captioner(pictures, **sampled, seed=1) != together
+    assert captioner([pictures[0]] * 2, **sampled) == [together[0]] * 2
 
 
 def test_what_cannot_be_captioned_is_refused(captioner, tmp_path):
