@@ -45,15 +45,15 @@ def test_images_may_be_paths_or_pictures_and_the_model_a_folder(captioner, tmp_p
 def test_the_template_is_the_processors_unless_another_is_given(captioner, backbones, monkeypatch):
     def recording(self, prompts, max_new_tokens, num_beams, **kwargs):
         [prompt] = prompts
-        return [[text.text for chunk in prompt.chunks() for text in chunk.texts]]
+        return [" | ".join(text.text for chunk in prompt.chunks() for text in chunk.texts)]
 
     monkeypatch.setattr(FlamingoEngine, "generate", recording)
     picture = PILImage.new("RGB", (9, 7))
     folders = (backbones / "clip_vision_model", backbones / "gpt2")
     processor = FlamingoProcessor.from_vision_text_pretrained(*folders, caption_template="Seen: {caption}")
     own = Captioner(captioner.model, processor)
-    assert own([picture], [(picture, "a dog")]) == [["Seen: a dog", "Seen:"]]
-    assert own([picture], [(picture, "a dog")], template="A photo of {caption}") == [["A photo of a dog", "A photo of"]]
+    assert own([picture], [(picture, "a dog")]) == ["Seen: a dog | Seen:"]
+    assert own([picture], [(picture, "a dog")], template="A photo of {caption}") == ["A photo of a dog | A photo of"]
     with pytest.raises(UserError, match=r"\{caption\}"):
         own([picture], template="A photo of")
 
