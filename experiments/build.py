@@ -4,12 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from transformers import AutoConfig
 
-from experiments.build_data import TrainingRecords, build_records, build_samples
+from experiments.build_data import TrainingRecords
 from experiments.build_from_checkpoint import begin_with_checkpoint
-from experiments.schema import ALL_TASKS, CHECKPOINT, DataConfig, ModelConfig
+from experiments.schema import ALL_TASKS, CHECKPOINT, ModelConfig
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.document import Image
 from flamingo.evaluation.protocol import Task
@@ -158,36 +157,3 @@ class TrainingParts:
     records: TrainingRecords | None
     #: Documents whose last answers are logged while training.
     samples: list[Document]
-    features: FeatureStore | None
-
-
-def build_training(
-    model_config: ModelConfig,
-    dtype: str,
-    data: DataConfig,
-    features_config: FeaturesConfig,
-    seed: int,
-    num_samples: int,
-    sample_tokens: int,
-) -> TrainingParts:
-    """Returns the parts of a training.
-
-    Args:
-        model_config: The model.
-        dtype: Of its backbones.
-        data: The data.
-        features_config: The folder of features.
-        seed: Of the initial weights.
-        num_samples: Samples of each data set.
-        sample_tokens: Tokens that are generated after a sample's prompt.
-
-    Raises:
-        UserError: For whatever the training would fail at later.
-    """
-    torch.manual_seed(seed)
-    model, processor = build_model(model_config, dtype)
-    records = build_records(data, processor, open_images=features_config.folder is None)
-    max_length = processor.tokenizer.model_max_length - sample_tokens
-    samples = build_samples(data, records, num_samples, processor, max_length)
-    features = None if records is None else build_features(features_config, model, processor)
-    return TrainingParts(model, processor, records, samples, features)

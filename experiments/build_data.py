@@ -57,23 +57,36 @@ def build_records(config: DataConfig, processor: FlamingoProcessor, open_images:
     if not of_records:
         return None
     new_tokens = max(config.documents[name].loss.tokens_to_generate() for name in of_records)
-    assert config.root is not None
-    root = config.root
 
     def read(split: str | None) -> SourceSplit:
-        source = read_split(root, config, split, open_images)
+        source = _read(config, split, open_images)
         try:
             fitted = fitting(source.records, processor, new_tokens, config.too_long)
         except UserError as error:
-            raise UserError(f"data.root={root}: {error}") from error
+            raise UserError(f"data.root={config.root}: {error}") from error
         return SourceSplit(fitted.records, source.skipped | fitted.skipped, source.listed, fitted.shortened)
 
     training = read(config.split)
     for problem in tokenizer_problems(sample_captions(training.records), processor.tokenizer):
-        log.warning("data.root=%s: %s", root, problem)
+        log.warning("data.root=%s: %s", config.root, problem)
     samples = training if config.sample_split is None else read(config.sample_split)
     _check_number(config, training.records)
     return TrainingRecords(training, samples)
+
+
+def read_records(config: DataConfig, open_images: bool) -> None:
+    """Raise UserError for data that cannot be read, where there is no processor to measure captions."""
+    if config.of_records():
+        for split in (config.split, config.sample_split):
+            _read(config, split, open_images)
+
+
+def _read(config: DataConfig, split: str | None, open_images: bool) -> SourceSplit:
+    assert config.root is not None
+    try:
+        return read_split(config.root, config, split, open_images)
+    except UserError as error:
+        raise UserError(f"data.root={config.root}: {error}") from error
 
 
 def _check_number(config: DataConfig, records: LazySequence) -> None:
@@ -128,21 +141,18 @@ def build_data_sets(
         return CiderReward([record.captions for record in records.training.records], language)
 
     data_sets = []
+    endless = training_documents(config, records, processor.template, features, seed)
     for name, entry in config.documents.items():
         documents = entry.documents
-        # Data sets of one run differ in their order, and in what they draw.
-        own_seed = f"{seed} {name}"
+        own_seed = _own_seed(seed, name)
         if entry.of_records:
-            assert records is not None
-            endless = _documents(documents, records.training.records, features, own_seed, processor.template)
             shorten_to = processor.tokenizer.model_max_length - entry.loss.tokens_to_generate()
             encoded = EncodedDocuments(
-                endless, processor, features, documents.group_size, documents.p_next, own_seed, shorten_to
+                endless[name], processor, features, documents.group_size, documents.p_next, own_seed, shorten_to
             )
         else:
             # Synthetic images are drawn when they are needed: their features are not kept.
-            endless = Shuffled(_synthetic_documents(documents, "training", seed, processor.template), own_seed)
-            encoded = EncodedDocuments(endless, processor, p_next=documents.p_next, seed=own_seed)
+            encoded = EncodedDocuments(endless[name], processor, p_next=documents.p_next, seed=own_seed)
         collate = partial(
             make_batch,
             pad_token_id=processor.tokenizer.pad_token_id,
@@ -153,6 +163,39 @@ def build_data_sets(
         loss = class_of(LOSSES, entry.loss.kind)(entry.loss, processor, make_reward)
         data_sets.append(DataSet(name, loader, documents.weight, processor.normalized, loss))
     return data_sets
+
+
+def training_documents(
+    config: DataConfig,
+    records: TrainingRecords | None,
+    template: CaptionTemplate,
+    features: FeatureStore | None,
+    seed: int,
+) -> dict[str, Endless[Document]]:
+    """Returns the documents of each data set by its name.
+
+    Args:
+        config: The data.
+        records: Of :func:`build_records`.
+        template: Of the captions.
+        features: Features of the records' images, by which neighbours are found.
+        seed: Of everything that is drawn.
+    """
+    endless: dict[str, Endless[Document]] = {}
+    for name, entry in config.documents.items():
+        if entry.of_records:
+            assert records is not None
+            own_seed = _own_seed(seed, name)
+            endless[name] = _documents(entry.documents, records.training.records, features, own_seed, template)
+        else:
+            synthetic_documents = _synthetic_documents(entry.documents, "training", seed, template)
+            endless[name] = Shuffled(synthetic_documents, _own_seed(seed, name))
+    return endless
+
+
+def _own_seed(seed: int, name: str) -> str:
+    """Data sets of one run differ in their order, and in what they draw."""
+    return f"{seed} {name}"
 
 
 def build_samples(

@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 
-from experiments.init_from import FREE, SECTIONS, checkpoint_folder
+from experiments.init_from_parts import FREE, SECTIONS, checkpoint_folder
 from experiments.schema import CHECKPOINT, ModelConfig
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.caption_template import CaptionTemplate

@@ -61,10 +61,15 @@ class Plan:
         return plan
 
 
-def plan(config: EvaluateConfig) -> Plan:
-    """Reads the task's data, and raises UserError for whatever the evaluation would fail at later."""
+def plan(config: EvaluateConfig, open_images: bool = False) -> Plan:
+    """Reads the task's data, and raises UserError for whatever the evaluation would fail at later.
+
+    Args:
+        config: The evaluation.
+        open_images: Whether all images are opened now. Those whose features are not kept always are.
+    """
     folders(config)
-    task = build_task(config.task, open_images=config.features.folder is None)
+    task = build_task(config.task, open_images or config.features.folder is None)
     shots = DEFAULT_SHOTS if config.shots is None else tuple(config.shots)
     planned = Plan(config, task, shots).fitted(_check_settings)
     log.info("task %s: %d queries", task.name, len(task.queries()[: config.limit]))

@@ -33,6 +33,7 @@ from experiments.default_task import default_task
 from experiments.field_lines import field_lines
 from experiments.help_page import help_page
 from experiments.init_from import take_from_checkpoint
+from experiments.open_keys import with_stand_ins
 from experiments.schema import ALL_TASKS, Entry
 from flamingo.model.connectors import CONNECTORS
 from flamingo.model.fusion import FUSIONS
@@ -91,6 +92,7 @@ def load(config: DictConfig, overrides: Sequence[str] = ()) -> Any:
         UserError: For mandatory values that are missing, and for values that a dataclass refuses, by their full keys.
     """
     take_from_checkpoint(config, overrides)
+    config = with_stand_ins(config)
     problems = Problems()
     problems.sentences += _missing_values(config)
     _check_sections(config, "", problems)
@@ -132,6 +134,8 @@ def problems_of(command: Command, config: DictConfig, overrides: Sequence[str]) 
     problems = Problems()
     with problems.collected():
         take_from_checkpoint(config, overrides)
+    with problems.collected():
+        config = with_stand_ins(config)
     if not problems.sentences:  # else a checkpoint might have had the missing values
         problems.sentences += _missing_values(config)
     _check_sections(config, "", problems)
@@ -168,7 +172,7 @@ def run_command(command: Command) -> None:
             return
         if not (arguments.cfg or arguments.info or arguments.hydra_help or arguments.shell_completion):
             check_command_line(command, arguments.overrides, arguments.multirun, arguments.config_dir)
-    sys.argv += folder_arguments(sys.argv[1:], CONF)
+    sys.argv += folder_arguments(sys.argv[1:], CONF) + dry_run_arguments(sys.argv[1:])
     application = hydra.main(version_base="1.3", config_path=str(CONF), config_name=command.name)(job)
     with user_errors(), termination():
         application()
@@ -285,6 +289,13 @@ def given_values(arguments: Sequence[str]) -> dict[str, Any]:
         fixed = not override.is_sweep_override() and not override.is_delete()
         values[override.key_or_group] = override.value() if fixed else None
     return values
+
+
+def dry_run_arguments(arguments: Sequence[str]) -> list[str]:
+    """Return arguments to add to those of a dry run, by which Hydra makes no folder and writes the log to stdout."""
+    if given_values(arguments).get("dry_run") is True:
+        return ["hydra.run.dir=.", "hydra/job_logging=stdout"]
+    return []
 
 
 def _parsed(argument: str) -> list[Override]:

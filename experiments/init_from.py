@@ -13,11 +13,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.init_from_parts import FREE, SECTIONS, checkpoint_folder
 from experiments.schema import CHECKPOINT, JSON
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.model.adapter_config import AdapterConfig
-from flamingo.model.connectors import CONNECTORS
-from flamingo.model.fusion import FUSIONS
 from flamingo.model.vision_features import VisionFeaturesConfig
 from flamingo.utils.errors import UserError
 from flamingo.utils.kinds import Kinds, load_config, load_kind
@@ -33,24 +32,6 @@ _KEYS_OF_GROUPS = {
     "model/fusion": "model.fusion.kind",
     "model/adapter": "model.adapter.kind",
 }
-#: Sections of the model's config that a checkpoint's config.json has, with their kinds.
-SECTIONS: dict[str, Kinds | None] = {"vision_features": None, "connector": CONNECTORS, "fusion": FUSIONS}
-#: Fields that regularise a training and are no property of the weights: a checkpoint does not decide them.
-FREE = ("dropout",)
-
-
-def checkpoint_folder(init_from: str) -> Path:
-    """Returns the folder of the checkpoint that ``model.init_from`` names: a run's, or the folder itself.
-
-    Raises:
-        UserError: If there is none.
-    """
-    for folder in (Path(init_from) / "checkpoint", Path(init_from)):
-        if (folder / "config.json").is_file():
-            return folder
-    if (Path(init_from) / "state").is_dir():
-        raise UserError(f"model.init_from: the run in {init_from} has no checkpoint yet: it is not trained to its end")
-    raise UserError(f"model.init_from: there is no checkpoint in {init_from}")
 
 
 def take_from_checkpoint(config: DictConfig, overrides: Sequence[str]) -> None:

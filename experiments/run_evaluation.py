@@ -63,7 +63,7 @@ def _in_file_names(task: Task) -> str:
 def _run_files(task: Task) -> RunFiles:
     return RunFiles(
         results=("predictions.jsonl", "scores.json", "pictures"),
-        saved=("predictions.jsonl",),
+        saved=("predictions.jsonl", "scores.json"),
         descriptions=("evaluate-*.yaml", "images-*.json"),
         may_change=_MAY_CHANGE,
         config_file=f"evaluate-{_in_file_names(task)}.yaml",

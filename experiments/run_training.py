@@ -2,62 +2,44 @@
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import yaml
 from accelerate import PartialState
 
 from experiments import run_evaluation
-from experiments.build import TrainingParts, add_features, backbone_names, build_training
+from experiments.build import TrainingParts, add_features, backbone_names, build_features
 from experiments.build_data import build_data_sets, images_of
 from experiments.command import Job
-from experiments.init_from import checkpoint_folder
-from experiments.longer_training import STEPS, keep_finished, trains_longer
-from experiments.schema import (
-    JSON,
-    DataConfig,
-    ModelConfig,
-    as_recorded,
-)
-from experiments.train import TrainConfig, check_config
-from flamingo import FlamingoForConditionalGeneration
+from experiments.dry_run import show_dry_run
+from experiments.init_from_parts import checkpoint_folder
+from experiments.longer_training import keep_finished
+from experiments.preparation import FILES, SAMPLE_TOKENS, prepare
+from experiments.schema import JSON, DataConfig, as_recorded
+from experiments.train import TrainConfig
 from flamingo.data.data_checksums import data_checksums
 from flamingo.data.sources import list_split
-from flamingo.evaluation.search_objective import check_objective, objective
-from flamingo.model import BACKBONES
-from flamingo.model.checkpoints import check_unchanged
+from flamingo.evaluation.search_objective import objective
+from flamingo.inference.features import FeatureStore
 from flamingo.training.callbacks import Callbacks, fusion_measures
 from flamingo.training.loop import train
-from flamingo.training.optim.groups import make_optimizer
 from flamingo.utils.checksums import digest_of
 from flamingo.utils.devices import use_device
-from flamingo.utils.errors import UserError
 from flamingo.utils.io import atomic_folder, write_text
 from flamingo.utils.memory import keep_memory, out_of_memory
-from flamingo.utils.run_folder import STATES, WRITING, Run, RunFiles, failure_recorded, model_contents, run_folder
+from flamingo.utils.run_folder import Run, failure_recorded, model_contents, run_folder
 
 log = logging.getLogger(__name__)
-
-_TRAINED = ("state", "history.jsonl", "checkpoint", "wandb", "skipped.json")
-#: Results of the evaluations that follow: they belong to the same weights.
-_EVALUATED = ("scores.json", "predictions.jsonl", "pictures")
-_FILES = RunFiles(
-    results=_TRAINED + _EVALUATED,
-    saved=STATES + ("checkpoint",),
-    descriptions=("overrides.yaml", "failure.txt", "evaluate-*.yaml", "images-*.json", "*-steps"),
-    may_change=("variant", "evaluate", "objective", "features") + WRITING,
-    may_grow=(STEPS,),
-)
-#: Documents of each data set whose last answers are logged while training, and the tokens of an answer.
-_NUM_SAMPLES, _SAMPLE_TOKENS = 4, 40
 
 
 def run_training(config: TrainConfig, output: Path, overrides: Sequence[str] = ()) -> float:
     """Trains and evaluates; returns the objective.
 
-    A run that was stopped continues. Everything is checked before anything is removed or computed.
+    A run that was stopped continues. Everything is checked before anything is removed or computed. A dry run owns no
+    folder and has no objective: it returns NaN.
 
     Args:
         config: The run.
@@ -68,45 +50,20 @@ def run_training(config: TrainConfig, output: Path, overrides: Sequence[str] = (
         UserError: For whatever a user can mend.
     """
     use_device(config.device)
-    with run_folder(output, as_recorded(config), _FILES) as run, failure_recorded(run):
-        check_config(config)
-        evaluations = [run_evaluation.compose_evaluation(entry, output, config.device) for entry in config.evaluate]
-        plans = [run_evaluation.plan(evaluation) for evaluation in evaluations]
-        run_evaluation.check_outputs(plans, output)
-        is_finished = (output / "checkpoint").exists() and not config.overwrite
-        longer = is_finished and trains_longer(run, config.training.steps)
-        if is_finished and not longer:
+    if config.dry_run:
+        show_dry_run(prepare(config, Run(output, as_recorded(config), FILES)), output)
+        return math.nan
+    with run_folder(output, as_recorded(config), FILES, check=False) as run, failure_recorded(run):
+        prepared = prepare(config, run)
+        config = prepared.config
+        if prepared.parts is None:
             check_data(config.data, run)
             log.info("%s is trained already; overwrite=true trains it again", output)
         else:
-            check_objective(config.objective, [(plan.task, plan.config) for plan in plans])
-            parts = build_training(
-                config.model,
-                config.dtype,
-                config.data,
-                config.features,
-                config.training.seed,
-                _NUM_SAMPLES,
-                _SAMPLE_TOKENS,
-            )
-            make_optimizer(parts.model, config.optimizer)  # refuses a model of which nothing trains
-            check_saving(parts.model, config.include_backbones)
-            for plan in plans:
-                run_evaluation.check_planned_lengths(plan, parts.processor)
-            train_model(parts, config, run, overrides, longer)
-        for plan in plans:
+            train_model(prepared.parts, config, run, overrides, prepared.longer)
+        for plan in prepared.plans:
             run_evaluation.carry_out(plan)
         return objective(output, config.objective)
-
-
-def check_saving(model: FlamingoForConditionalGeneration, include_backbones: bool) -> None:
-    """Raise UserError where the checkpoint could not be saved after the training, which changes no frozen backbone."""
-    frozen = {part: getattr(model, part) for part in BACKBONES}
-    try:
-        if not include_backbones:
-            check_unchanged(model.config, frozen)
-    except UserError as error:
-        raise UserError(f"include_backbones must be true: {error}") from error
 
 
 def check_data(config: DataConfig, run: Run) -> None:
@@ -120,14 +77,14 @@ def check_data(config: DataConfig, run: Run) -> None:
         run.check_contents({"data": data_checksums(listed)})
 
 
-def contents(parts: TrainingParts, config: ModelConfig) -> JSON:
+def contents(parts: TrainingParts, config: TrainConfig) -> JSON:
     """Returns checksums of what the config only names."""
-    checksums: JSON = {key: model_contents(name) for key, name in backbone_names(config).items()}
-    if config.init_from is not None:
-        checksums["init_from"] = model_contents(checkpoint_folder(config.init_from))
-    if parts.features is not None:  # the folder of features decides no result
-        checksums["features"] = str(parts.features.dtype)
+    checksums: JSON = {key: model_contents(name) for key, name in backbone_names(config.model).items()}
+    if config.model.init_from is not None:
+        checksums["init_from"] = model_contents(checkpoint_folder(config.model.init_from))
     if parts.records is not None:
+        if config.features.folder is not None:  # the folder itself decides no result
+            checksums["features"] = str(parts.model.vision_model.dtype)
         checksums["data"] = data_checksums(parts.records.training.listed)
         checksums["images"] = digest_of(record.id for record in parts.records.training.records)
     return checksums
@@ -137,7 +94,7 @@ def train_model(
     parts: TrainingParts, config: TrainConfig, run: Run, overrides: Sequence[str], longer: bool = False
 ) -> None:
     """Train the parts, and save the checkpoint; ``longer`` than a run that is finished."""
-    checksums = contents(parts, config.model)
+    checksums = contents(parts, config)
     main_process = PartialState().is_main_process
     if longer:
         run.check_contents(checksums)
@@ -150,12 +107,12 @@ def train_model(
     model, processor = parts.model, parts.processor
     counts = ", ".join(f"{part} {count / 1e6:.2f}M" for part, count in model.parameter_counts().items())
     log.info("parameters: %s", counts)
-    _compute_features(parts, config.data, run.output)
+    features = _compute_features(parts, config, run.output)
     data_sets = build_data_sets(
         config.data,
         parts.records,
         processor,
-        parts.features,
+        features,
         config.training.seed,
         config.num_workers,
         model.new_tokens.known_ids,
@@ -185,7 +142,7 @@ def _callbacks(parts: TrainingParts, config: TrainConfig, run: Run) -> Iterator[
         yield Callbacks(
             measures=[fusion_measures],
             on_log=lambda values: tracker.log(flatten_record(values), values["step"]),
-            on_sample=sampler(parts.samples, parts.model, parts.processor, tracker, _SAMPLE_TOKENS),
+            on_sample=sampler(parts.samples, parts.model, parts.processor, tracker, SAMPLE_TOKENS),
             on_save=run.keep,
         )
         failed = False
@@ -193,19 +150,24 @@ def _callbacks(parts: TrainingParts, config: TrainConfig, run: Run) -> Iterator[
         tracker.finish(failed)
 
 
-def _compute_features(parts: TrainingParts, config: DataConfig, output: Path) -> None:
+def _compute_features(parts: TrainingParts, config: TrainConfig, output: Path) -> FeatureStore | None:
+    """Returns the features of all images, if they are kept."""
     if parts.records is None:
-        return
+        return None
     if PartialState().is_main_process:
         skipped = parts.records.training.skipped | parts.records.samples.skipped
         write_text(output / "skipped.json", json.dumps(skipped, indent=1) + "\n")
-    if parts.features is not None:
+    features = build_features(config.features, parts.model, parts.processor)
+    if features is not None:
         keep_memory()
-        add_features(parts.features, images_of(config, parts.records))
+        add_features(features, images_of(config.data, parts.records))
+    return features
 
 
 def run_job(job: Job[TrainConfig]) -> float:
     """Trains what the command line asks for."""
-    with failure_recorded(Run(job.output, {}, _FILES)):
+    # The folder of a dry run is the current one: see experiments/hydra_config.py.
+    has_folder = job.output != Path.cwd()
+    with failure_recorded(Run(job.output, {}, FILES)) if has_folder else nullcontext():
         config = job.load()
-    return run_training(config, job.output, job.overrides)
+    return run_training(config, job.output if has_folder else Path(config.output), job.overrides)

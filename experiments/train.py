@@ -31,6 +31,8 @@ class TrainConfig:
     output: str
     #: Whether a run that is already in the folder is replaced.
     overwrite: bool = False
+    #: Whether only to check everything and to show documents, memory and time.
+    dry_run: bool = False
     #: The seed of all random numbers: weights, documents and their order.
     seed: int = 0
     #: Processes that make batches; 0: the training process makes them.
@@ -52,6 +54,8 @@ class TrainConfig:
     #: Evaluations of the trained run: a list of {kind: TASK, keys of experiments.evaluate}.
     evaluate: list[Entry] = field(default_factory=list)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    #: Keys whose values are chosen, as they are ${chosen:}; not to be set by hand.
+    left_open: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         seed("seed", self.seed)

@@ -2,11 +2,10 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,17 +18,16 @@ from tqdm import tqdm
 from flamingo.data.document import Crop, Frame, Image, Readable
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.transforms.pictures import frame_bytes, open_image
-from flamingo.model.checkpoints import fingerprint
+from flamingo.inference.features_folder import ENCODER, KEYS, ROWS, SHAPE, check_folder, features_identity, is_ownerless
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.model.vision import encode_patches
 from flamingo.utils.devices import to_device
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import append, remove_leftovers, write_text
-from flamingo.utils.lock import HEARTBEAT, LOCK, owner
-from flamingo.utils.reading import complete_lines, json_object
+from flamingo.utils.lock import owner
+from flamingo.utils.reading import complete_lines
 
-#: Files with a row for each picture, whose digests follow the picture's in each line of ``keys.txt``.
-_FILES = ("patches.bin", "pooled.bin")
+log = logging.getLogger(__name__)
 
 
 class FeatureStore:
@@ -38,7 +36,7 @@ class FeatureStore:
     ``encoder.json`` says whose features they are, and ``shape.json`` their p and v. ``patches.bin`` and ``pooled.bin``
     have a row of features for each picture, ``keys.txt`` a line: the picture's digest and those of its two rows. A row
     counts once its line is written, so that an interrupted pass continues where it was. One process at a time adds
-    rows, under the folder's lock; others may read meanwhile.
+    rows, under the folder's lock; others may read meanwhile. A folder without a row belongs to no encoder.
     """
 
     def __init__(
@@ -66,7 +64,8 @@ class FeatureStore:
         self.batch_size = batch_size
         self._keys = ContentKeys()
         self.dtype = model.vision_model.dtype
-        self._check_encoder()
+        self._identity = features_identity(model, processor)
+        self._claim()
         self._open()
 
     # ------------------------------------------------------------------------------- reading
@@ -122,6 +121,7 @@ class FeatureStore:
             return 0  # without the lock
         with owner(self.folder, wait=True):
             remove_leftovers(self.folder)
+            self._claim()  # another encoder may have taken it over as long as it had no row
             self._open()
             self._cut_off_unfinished_rows()
             missing = [key for key in frames if key not in self._rows]
@@ -142,7 +142,7 @@ class FeatureStore:
         return encode_patches(encoder, pixels, self.model.config.vision_features)
 
     def _append(self, keys: list[str], features: Float[Tensor, "images p v"]) -> None:
-        shape_file = self.folder / "shape.json"
+        shape_file = self.folder / SHAPE
         if not shape_file.exists():
             shape = list(features.shape[1:])
             write_text(shape_file, json.dumps(shape))
@@ -153,7 +153,7 @@ class FeatureStore:
         lines = []
         for key, patch_row, pooled_row in zip(keys, patches, pooled, strict=True):
             lines.append(f"{key} {_digest(patch_row)} {_digest(pooled_row)}\n")
-        append(self.folder / "keys.txt", "".join(lines).encode())
+        append(self.folder / KEYS, "".join(lines).encode())
 
     def _cut_off_unfinished_rows(self) -> None:
         """Removes the part of a line and the rows without a line that an interrupted pass has left."""
@@ -163,62 +163,44 @@ class FeatureStore:
 
     # ------------------------------------------------------------------------- opening, checking
 
-    def _check_encoder(self) -> None:
-        identity = self._identity()
-        path = self.folder / "encoder.json"
-        if not path.exists():
+    def _claim(self) -> None:
+        """Checks whose features the folder holds, and takes over one that is new or has no row of features."""
+        if is_ownerless(self.folder, self._identity):
             with owner(self.folder, wait=True):
                 remove_leftovers(self.folder)
-                names = {entry.name for entry in self.folder.iterdir()}
-                if names <= {"encoder.json", LOCK, HEARTBEAT}:
-                    write_text(path, json.dumps(identity, indent=1))
-        stored_identity = _stored_identity(path)
-        if stored_identity is None:
-            raise UserError(f"{self.folder} is not empty and holds no features: choose another folder")
-        for name in sorted(identity.keys() | stored_identity.keys()):
-            stored = stored_identity.get(name)
-            current = identity.get(name)
-            if stored != current:
-                raise UserError(
-                    f"{self.folder} holds features of another encoder: its {name} was {stored!r}, "
-                    f"and is {current!r}. Choose another folder, or remove this one"
-                )
+                if is_ownerless(self.folder, self._identity):  # unless another process came first
+                    self._take_over()
+        check_folder(self.folder, self._identity)
 
-    def _identity(self) -> dict[str, Any]:
-        """Everything that the features of a picture depend on."""
-        encoder = self.model.vision_model
-        settings = self.processor.image_processor.to_dict()
-        preparation = {key: value for key, value in settings.items() if not key.startswith("_")}
-        return {
-            "weights": fingerprint(encoder),
-            "dtype": str(encoder.dtype).removeprefix("torch."),
-            "vision_features": asdict(self.model.config.vision_features),
-            "preparation": json.loads(json.dumps(preparation, default=str)),
-            "aspect": self.processor.aspect,
-        }
+    def _take_over(self) -> None:
+        if (self.folder / ENCODER).exists():
+            log.info("%s: it was begun with another encoder and has no row of features: taken over", self.folder)
+        for name in (SHAPE, KEYS, *ROWS):
+            (self.folder / name).unlink(missing_ok=True)
+        write_text(self.folder / ENCODER, json.dumps(self._identity, indent=1))
 
     def _open(self) -> None:
         """Maps the files into memory, without rows that another process is adding."""
-        path = self.folder / "keys.txt"
+        path = self.folder / KEYS
         lines = complete_lines(path)
         self._sizes = {path: sum(len(line) + 1 for line in lines)}
         self._rows: dict[str, int] = {}
         self._digests: list[list[bytes]] = []
         for row, line in enumerate(lines):
             key, *digests = line.split() or [b""]
-            if len(digests) != len(_FILES):
+            if len(digests) != len(ROWS):
                 raise self._damaged(path, f"line {row + 1} has no three digests")
             self._rows[key.decode()] = row
             self._digests.append(digests)
         num_rows = len(lines)
-        self._verified = np.zeros((num_rows, len(_FILES)), dtype=bool)
+        self._verified = np.zeros((num_rows, len(ROWS)), dtype=bool)
         p, v = self._shape(num_rows)
         self._patches = self._map("patches.bin", self.dtype, (num_rows, p, v))
         self._pooled = self._map("pooled.bin", torch.float32, (num_rows, v))
 
     def _shape(self, rows: int) -> list[int]:
         """Numbers of patches and of features."""
-        path = self.folder / "shape.json"
+        path = self.folder / SHAPE
         if not path.exists() and rows == 0:
             return [0, 0]
         try:
@@ -241,7 +223,7 @@ class FeatureStore:
 
     def _verify(self, name: str, features: Tensor, rows: list[int]) -> None:
         """Raises UserError unless these rows of a file are as they were written. Each is compared once."""
-        column = _FILES.index(name)
+        column = ROWS.index(name)
         for row in rows:
             if self._verified[row, column]:
                 continue
@@ -252,16 +234,6 @@ class FeatureStore:
 
     def _damaged(self, path: Path, reason: str) -> UserError:
         return UserError(f"{path} is damaged ({reason}): remove {self.folder}, and its features are computed again")
-
-
-def _stored_identity(path: Path) -> dict[str, Any] | None:
-    """Returns what the features of a folder depend on; None if it has none. Raises UserError for a damaged file."""
-    if not path.exists():
-        return None
-    try:
-        return json_object(path.read_bytes(), str(path))
-    except UserError as error:
-        raise UserError(f"{error}; remove {path.parent}, and its features are computed again") from error
 
 
 def _bytes(rows: Tensor) -> bytes:

@@ -1,5 +1,6 @@
 """The model: vision encoder, connector, fusion, language model; forward pass."""
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -23,7 +24,7 @@ from flamingo.model.language import NewTokenEmbeddings, check_interface, forward
 from flamingo.model.masks import full_mask, positions, without_hidden
 from flamingo.model.new_token_logits import NewTokenLogits
 from flamingo.model.parts import FlamingoParts
-from flamingo.model.vision import feature_width
+from flamingo.model.vision import feature_width, measured_class_token
 from flamingo.model.vision_loading import make_vision_model
 from flamingo.model.visual_tokens import IMAGE_ARGUMENTS, FlamingoImages
 from flamingo.utils.errors import UserError
@@ -62,6 +63,9 @@ class FlamingoForConditionalGeneration(
         # The config objects of the loaded backbones are shared, so that they cannot diverge.
         config.vision_config = self.vision_model.config
         config.text_config = self.language_model.config
+        if config.vision_features.class_token == "auto":
+            class_token = measured_class_token(self.vision_model, config.vision_features)
+            config.vision_features = replace(config.vision_features, class_token=class_token)
         if config.vision_width is None:
             config.vision_width = feature_width(self.vision_model, config.vision_features)
         connector_class = class_of(CONNECTORS, config.connector.kind)

@@ -53,7 +53,7 @@ def encode_patches(
         UserError: Naming the key, if ``config`` does not fit the encoder.
     """
     tokens, layout = encode_tokens(encoder, pixel_values, config)
-    return layout.patches(tokens) if config.class_token == "drop" else tokens
+    return layout.patches(tokens) if config.class_token in ("drop", "auto") else tokens
 
 
 def encode_tokens(
@@ -69,7 +69,7 @@ def encode_tokens(
     else:
         tokens = _one_row_per_image(encoder, states, len(pixel_values))
         layout = token_layout(encoder, tokens.shape[1], pixel_values, config)
-    if (config.class_token == "none") != (layout.others == 0):
+    if config.class_token != "auto" and (config.class_token == "none") != (layout.others == 0):
         name = type(encoder).__name__
         tokens_besides = f"{layout.others} token(s) besides its patches" if layout.others else "none"
         values = "drop or keep" if layout.others else "none"
@@ -280,6 +280,19 @@ def feature_width(encoder: PreTrainedModel, config: VisionFeaturesConfig) -> int
     check_pictures(encoder, *image_size(encoder.config))
     with evaluating(encoder):
         return encode_patches(encoder, _blank(encoder, *image_size(encoder.config)), config).shape[-1]
+
+
+@torch.no_grad()
+def measured_class_token(encoder: PreTrainedModel, config: VisionFeaturesConfig) -> str:
+    """Returns drop where the encoder has tokens that are no patches, else none, measured on one blank image.
+
+    Raises:
+        UserError: Naming the reason, for a model that cannot encode images.
+    """
+    check_pictures(encoder, *image_size(encoder.config))
+    with evaluating(encoder):
+        _, layout = encode_tokens(encoder, _blank(encoder, *image_size(encoder.config)), config)
+    return "drop" if layout.others else "none"
 
 
 @torch.no_grad()

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from flamingo.utils.checks import flag, one_of, whole
 from flamingo.utils.errors import UserError
 
-CLASS_TOKENS = ("drop", "keep", "none")
+CLASS_TOKENS = ("drop", "keep", "none", "auto")
 
 
 @dataclass
 class VisionFeaturesConfig:
-    """Which features of the frozen encoder the connector reads. Nothing is inferred from the encoder.
+    """Which features of the frozen encoder the connector reads. Only ``class_token="auto"`` asks the encoder.
 
     The defaults are those of Flamingo checkpoints on CLIP: patch tokens of the last block, before
     the encoder's final norm, without the class token.
@@ -21,7 +21,7 @@ class VisionFeaturesConfig:
     #: ``hidden_states``.
     hidden_state: int = -1
     #: Whether the class token and registers are dropped or kept; none: there are none. SigLIP and convolutional
-    #: encoders have no such tokens.
+    #: encoders have no such tokens. auto becomes drop or none when the model is composed.
     class_token: str = "drop"
     #: Whether the encoder's final norm is applied to the hidden state.
     final_norm: bool = False

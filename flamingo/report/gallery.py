@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import partial
 from pathlib import Path
+from unicodedata import east_asian_width
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -53,9 +54,9 @@ def prompt_figure(
     """Returns a prompt in its order: demonstrations with their captions, then, framed, the query with the output."""
     tiles = []
     for number, (picture, caption) in enumerate(demonstrations, 1):
-        paragraph = _colored(caption, INK)
+        paragraph = words_of(caption)
         tiles.append(Tile(picture, f"demonstration {number}", (paragraph,)))
-    paragraph = _colored(output, BLUE)
+    paragraph = words_of(output, BLUE)
     tiles.append(Tile(query, "query", (paragraph,), framed=True))
     return tiles_figure(tiles, columns)
 
@@ -64,7 +65,7 @@ def captions_figure(pictures: Sequence[PILImage.Image], captions: Sequence[str],
     """Returns pictures with a caption each."""
     tiles = []
     for picture, caption in zip(pictures, captions, strict=True):
-        paragraph = _colored(caption, INK)
+        paragraph = words_of(caption)
         tiles.append(Tile(picture, "", (paragraph,)))
     return tiles_figure(tiles, columns)
 
@@ -141,6 +142,15 @@ def marked(reference: str, output: str) -> tuple[tuple[Word, ...], tuple[Word, .
     return tuple(marked_reference), tuple(marked_output)
 
 
+def words_of(text: str, color: str = INK) -> tuple[Word, ...]:
+    """Returns the words of a text in one colour. A word that is longer than a line, as in Chinese, is cut."""
+    words: list[Word] = []
+    for word in text.split():
+        letters = _LETTERS * len(word) // _width(word)
+        words += [(word[start : start + letters], color) for start in range(0, len(word), letters)]
+    return tuple(words)
+
+
 def tiles_figure(tiles: Sequence[Tile], columns: int) -> Figure:
     """Returns tiles row by row, each row as high as its longest text needs; a figure that says so if there are none."""
     columns = max(1, min(columns, len(tiles)))
@@ -203,18 +213,19 @@ def _paragraph(words: Sequence[Word]) -> Artist:
     return VPacker(children=lines, sep=3)
 
 
-def _colored(text: str, color: str) -> tuple[Word, ...]:
-    return tuple((word, color) for word in text.split())
-
-
 def _lines(words: Sequence[Word]) -> list[list[Word]]:
     """Lines of as many words as fit, at least one."""
     lines: list[list[Word]] = [[]]
     width = 0
     for word, color in words:
-        if lines[-1] and width + len(word) > _LETTERS:
+        if lines[-1] and width + _width(word) > _LETTERS:
             lines.append([])
             width = 0
         lines[-1].append((word, color))
-        width += len(word) + 1
+        width += _width(word) + 1
     return lines
+
+
+def _width(word: str) -> int:
+    """Returns the width of a word in letters; a Chinese letter is as wide as two others."""
+    return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in word)

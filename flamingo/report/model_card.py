@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 #: What a pretraining run leaves in its folder.
 BACKBONE_FILES = RunFiles(
     results=("state", "history.jsonl", "model", "scores.json", "skipped.json"),
-    saved=STATES + ("model",),
+    saved=STATES + ("model", "scores.json"),
     descriptions=("failure.txt",),
     may_change=WRITING,
 )

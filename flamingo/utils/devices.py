@@ -105,6 +105,15 @@ def device_title(device: torch.device) -> str:
     return "CPU" if device.type == "cpu" else device.type.upper()
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Returns whether the device has instructions that multiply bfloat16, and so does it faster than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Returns the tensor on a device. A CUDA device gets it from pinned memory, and the host does not wait."""
     if not pins_memory(device) or tensor.device.type != "cpu":

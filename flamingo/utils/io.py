@@ -218,6 +218,11 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink()
 
 
+def is_leftover(name: str) -> bool:
+    """Returns whether a file or folder of this name is being written or replaced, or was when its writer was killed."""
+    return _LEFTOVER.fullmatch(name) is not None
+
+
 def _temporary(path: Path, kind: str) -> Path:
     """Another name for ``path`` in the same folder, which no other process uses."""
     return path.with_name(f"{path.name[:200]}.{secrets.token_hex(4)}.{kind}")

@@ -25,7 +25,7 @@ from flamingo.utils.reading import complete_lines, read_config
 log = logging.getLogger(__name__)
 
 #: Keys that say how a run is carried out, and change nothing of its results.
-_NOT_RESULTS = ("overwrite", "num_workers", "device", "wandb")
+_NOT_RESULTS = ("overwrite", "dry_run", "left_open", "num_workers", "device", "wandb")
 #: Keys of training that say how often it writes, and change nothing of its weights.
 WRITING = ("training.log_every", "training.save_every", "training.sample_every")
 #: Complete states of a training.
@@ -45,7 +45,8 @@ class RunFiles:
 
     #: Names of results.
     results: tuple[str, ...]
-    #: Patterns of the results that a later start continues from: folders, and files of lines.
+    #: Patterns of the results by which a folder belongs to a run, which a later start continues from: folders, and
+    #: files of lines.
     saved: tuple[str, ...]
     #: Patterns of files that describe the results.
     descriptions: tuple[str, ...] = ()
@@ -71,12 +72,17 @@ class Run:
 
     @property
     def has_results(self) -> bool:
-        """Whether a run has left more than its config: one that failed before may be started with another."""
+        """Whether a run has left more than its config."""
         return any((self.output / name).exists() for name in self.files.results)
 
+    @property
+    def is_owned(self) -> bool:
+        """Whether the folder belongs to a run: one that has saved something to continue from, or to report."""
+        return not self.is_new and any(_is_saved(path) for path in _matching(self.output, self.files.saved))
+
     def check(self) -> None:
-        """Raise UserError, with what differs, for a folder with the results of another config, unless overwritten."""
-        if self.has_results and not self.is_new and not self.config.get("overwrite"):
+        """Raise UserError, with what differs, for a folder that belongs to another config, unless overwritten."""
+        if self.is_owned and not self.config.get("overwrite"):
             earlier = read_config(self.output / self.files.config_file)
             earlier.pop("contents", None)
             self._compare(earlier, self._decisive())
@@ -89,6 +95,8 @@ class Run:
 
     def begin(self, contents: dict[str, Any]) -> None:
         """Make the folder this run's: from here on it is written to.
+
+        A folder in which nothing is saved belongs to no run: what another config has left there is removed.
 
         Args:
             contents: Checksums of the weights and data that the config only names.
@@ -107,13 +115,27 @@ class Run:
     def _begin(self, contents: dict[str, Any]) -> None:
         if self.has_results and self.config.get("overwrite"):
             _move_aside(self.output, self._patterns(), self.files.saved)
-        elif self.has_results and not self.is_new:
+        elif self.is_owned:
             earlier = read_config(self.output / self.files.config_file)
             self._compare({"contents": earlier.get("contents")}, {"contents": contents})
+        elif not self.is_new:
+            self._take_over(contents)
         if _FAILURE in self.files.descriptions:
             (self.output / _FAILURE).unlink(missing_ok=True)
         described = self._decisive() | {"contents": contents}
         write_text(self.output / self.files.config_file, yaml.safe_dump(described, sort_keys=False))
+
+    def _take_over(self, contents: dict[str, Any]) -> None:
+        """Remove what a run that has saved nothing has left, if its config or its data were others, and log it."""
+        earlier = read_config(self.output / self.files.config_file)
+        if different := differences(earlier, self._decisive() | {"contents": contents}, ("output",)):
+            log.info(
+                "%s: the run there ended before it had saved anything, so this config takes its folder over (%s)",
+                self.output,
+                "; ".join(different),
+            )
+            for path in _matching(self.output, self.files.results):
+                _remove(path)
 
     def _patterns(self) -> list[str]:
         return list(self.files.results + self.files.descriptions) + [self.files.config_file]
@@ -144,7 +166,7 @@ def _grows(earlier: dict[str, Any], now: dict[str, Any], key: str) -> bool:
 
 
 @contextmanager
-def run_folder(output: Path, config: dict[str, Any], files: RunFiles) -> Iterator[Run]:
+def run_folder(output: Path, config: dict[str, Any], files: RunFiles, check: bool = True) -> Iterator[Run]:
     """Own a run's folder inside the block.
 
     With the config's ``overwrite`` the run that is there moves to ``OUTPUT/.previous`` when the new one begins. It is
@@ -155,6 +177,7 @@ def run_folder(output: Path, config: dict[str, Any], files: RunFiles) -> Iterato
         output: The folder.
         config: The resolved config.
         files: What the command leaves there.
+        check: Whether :meth:`Run.check` is called now, not by the block.
 
     Raises:
         UserError: If another process owns the folder, or if it holds a run of another config.
@@ -169,7 +192,8 @@ def run_folder(output: Path, config: dict[str, Any], files: RunFiles) -> Iterato
                 for folder in [output] + list(output.glob("pictures/*/")):
                     remove_leftovers(folder)
                 _keep_one(output)
-            run.check()
+            if check:
+                run.check()
 
         _on_main_process(enter)
         try:
@@ -185,12 +209,12 @@ def run_folder(output: Path, config: dict[str, Any], files: RunFiles) -> Iterato
 def failure_recorded(run: Run) -> Iterator[None]:
     """Leave the error that ends a run in ``failure.txt``, for its sweep's table, until the run is started again.
 
-    Not in the folder of another run, which an error before :meth:`Run.begin` leaves as it is.
+    Not in the folder that belongs to a run already, which an error before :meth:`Run.begin` leaves as it is.
     """
     try:
         yield
     except Exception as error:
-        if PartialState().is_main_process and (run.is_new or run.has_begun):
+        if PartialState().is_main_process and (run.has_begun or not run.is_owned):
             write_text(run.output / _FAILURE, f"{type(error).__name__}: {error}\n")
         raise
 
@@ -226,10 +250,7 @@ def _keep_one(output: Path) -> None:
             return
         log.warning("%s: the run that was to be overwritten comes back", output)
         for path in _matching(output, names["made"]):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            _remove(path)
         previous.rename(moving)
     if moving.exists():
         for path in moving.iterdir():
@@ -247,6 +268,13 @@ def _remove_previous(output: Path) -> None:
     with file_errors(output):
         (output / _PREVIOUS).rename(output / _REMOVED)
     shutil.rmtree(output / _REMOVED, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _matching(output: Path, patterns: Sequence[str]) -> list[Path]:

@@ -52,9 +52,13 @@ GROUPS = {
 }
 #: What options must be told besides.
 NEEDED = {
-    "experiment=captions": ("data.root=somewhere", "model.vision=somewhere"),
+    "experiment=flickr8k": ("data.root=somewhere", "model.vision=somewhere"),
+    "experiment=flickr8k_reward": ("data.root=somewhere", "model.init_from=null"),
+    "experiment=captions": ("data.root=somewhere", "model.vision=somewhere", "model.language=somewhere"),
     "experiment=captions_reward": ("data.root=somewhere", "model.init_from=null"),
     "model/vision=mobilenet": ("model.vision=somewhere",),
+    "model/vision=any": ("model.vision=somewhere",),
+    "model/language=any": ("model.language=somewhere",),
     "text=captions": ("texts=[somewhere]",),
     "loss@data.documents.pairs.loss=next_token": ("data=images", "data.root=somewhere"),
     "loss@data.documents.pairs.loss=self_critical": ("data=images", "data.root=somewhere"),
@@ -115,7 +119,7 @@ def test_a_config_is_the_dataclass_of_its_command(command):
 
 
 def test_kinds_in_a_config_are_their_dataclasses():
-    config = composed("train", "experiment=captions", *NEEDED["experiment=captions"], "model/connector=mlp")
+    config = composed("train", "experiment=flickr8k", *NEEDED["experiment=flickr8k"], "model/connector=mlp")
     pairs = config.data.documents["pairs"]
     assert (type(config.model.connector), type(config.optimizer)) == (MLPConfig, MuonConfig)
     assert (type(pairs.documents), type(pairs.loss)) == (InterleavedConfig, NextTokenConfig)
@@ -123,7 +127,7 @@ def test_kinds_in_a_config_are_their_dataclasses():
 
 
 def test_the_recorded_config_has_the_keys_of_the_command_line():
-    overrides = ("experiment=captions", *NEEDED["experiment=captions"])
+    overrides = ("experiment=flickr8k", *NEEDED["experiment=flickr8k"])
     config = composed("train", *overrides)
     recorded = as_recorded(config)
     assert recorded["data"]["documents"]["pairs"]["loss"] == {"kind": "next_token"}

@@ -52,7 +52,7 @@ def test_a_run_and_its_checkpoint_are_begun_with_alike(demo, name):
 
 def test_the_checkpoint_beats_yaml_and_each_value_that_it_replaces_is_logged(demo, caplog):
     with caplog.at_level(logging.INFO):
-        config = composed("train", "experiment=captions", "data.root=a", f"model.init_from={demo}")
+        config = composed("train", "experiment=flickr8k", "data.root=a", f"model.init_from={demo}")
     expected = composed("train", "experiment=demo")
     # What an untrained model of the demo has, but for the dropout of the experiment.
     assert config.model.fusion.every == expected.model.fusion.every == 2

@@ -30,7 +30,7 @@ def by_reward(run, shards, backbones, output, *overrides):
     """The training that goes on from ``run``."""
     return composed(
         "train",
-        *("experiment=captions_reward", "debug=quick", *photograph_overrides(shards, backbones, output)),
+        *("experiment=flickr8k_reward", "debug=quick", *photograph_overrides(shards, backbones, output)),
         *(
             "data.documents.pairs.batch_size=3",
             "data.documents.pairs.num_crops=2",

@@ -41,7 +41,7 @@ def photograph_overrides(shards, backbones, output):
 def photograph_training(shards, backbones, output, *overrides):
     return composed(
         "train",
-        *("experiment=captions", "debug=quick", *photograph_overrides(shards, backbones, output)),
+        *("experiment=flickr8k", "debug=quick", *photograph_overrides(shards, backbones, output)),
         *("data.documents.pairs.batch_size=2", "data.documents.interleaved.batch_size=2"),
         *("data.documents.interleaved.min_images=3", "data.documents.interleaved.max_images=3"),
         "data.documents.interleaved.num_crops=2",

@@ -181,6 +181,20 @@ def test_features_of_another_encoder_are_refused(parts, paths, tmp_path, backbon
         FeatureStore(tmp_path / "features", model, processor)
 
 
+def test_a_folder_without_a_row_goes_to_the_next_encoder_and_the_log_says_so(parts, paths, tmp_path, backbones, caplog):
+    model, processor = parts
+    first = FeatureStore(tmp_path / "features", model, processor)
+    (tmp_path / "features" / "patches.bin").write_bytes(b"a row without a line")
+    with caplog.at_level("INFO"):
+        half = FeatureStore(tmp_path / "features", tiny.flamingo(backbones, dtype=torch.bfloat16), processor)
+    assert str(tmp_path / "features") in caplog.text
+    half.add([Image(paths[0])])
+    assert half[Image(paths[0])].dtype == torch.bfloat16
+    assert (tmp_path / "features" / "patches.bin").stat().st_size == 16 * 24 * 2
+    with pytest.raises(UserError, match="dtype"):  # the first, which has added nothing, has lost it
+        first.add([Image(paths[1])])
+
+
 def test_a_folder_of_something_else_is_left_alone(parts, tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(UserError, match="no features"):

@@ -1,5 +1,7 @@
 """Which features of which encoder: said by the config, checked against the encoder."""
 
+import json
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel, BlipConfig, BlipModel
@@ -74,6 +76,20 @@ def test_every_encoder_composes(backbones, kind):
     changed = {**inputs, "pixel_values": inputs["pixel_values"].flip(0)}
     assert (model(**inputs).logits - model(**changed).logits).abs().max() > 1e-3
     assert model.config.vision_width == model.connector.latents.shape[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "class_token"), [("dinov2", "drop"), ("siglip_vision_model", "none"), ("resnet", "none")]
+)
+def test_a_class_token_that_is_left_to_the_model_is_measured_and_recorded(backbones, kind, class_token, tmp_path):
+    stated = tiny.flamingo(backbones, vision=kind, vision_features={"class_token": class_token})
+    left_open = tiny.flamingo(backbones, vision=kind, vision_features={"class_token": "auto"})
+    assert left_open.config.vision_features == stated.config.vision_features
+    left_open.config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["vision_features"]["class_token"] == class_token
+    pixels = tiny.inputs()["pixel_values"][0]
+    features = encode_patches(left_open.vision_model, pixels, VisionFeaturesConfig(class_token="auto"))
+    assert torch.equal(features, encode_patches(stated.vision_model, pixels, stated.config.vision_features))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,15 @@ import numpy as np
 from matplotlib.offsetbox import TextArea
 from PIL import Image
 
-from flamingo.report.gallery import captions_figure, failures, failures_figure, marked, outputs_figure, prompt_figure
+from flamingo.report.gallery import (
+    captions_figure,
+    failures,
+    failures_figure,
+    marked,
+    outputs_figure,
+    prompt_figure,
+    words_of,
+)
 from flamingo.report.style import BLUE, GREEN, INK, MUTED, VERMILION, png
 from flamingo.results import read_predictions
 from flamingo.utils.names import picture_path
@@ -47,6 +55,16 @@ def test_long_texts_go_on_in_the_next_line_and_more_pictures_in_the_next_row():
     assert len(starts) == 3, "the first letter of each line stands below the picture's edge"
     assert max(box.x1 for box in boxes) <= picture.x1 + 5
     assert below.y1 < min(starts) < max(starts) < picture.y0
+
+
+def test_words_longer_than_a_line_are_cut():
+    assert [word for word, _ in words_of("一" * 30 + " and")] == ["一" * 12, "一" * 12, "一" * 6, "and"]
+    assert [word for word, _ in words_of("a" * 30)] == ["a" * 25, "a" * 5]
+    figure = captions_figure([RED], ["一" * 30 + " and"])
+    assert words(figure.axes[0]) == ["一" * 12, "一" * 12, "一" * 6, "and"]
+    figure.draw_without_rendering()
+    rows = {round(text.get_window_extent().y0) for text in texts(figure.axes[0])}
+    assert len(rows) == 3
 
 
 def test_words_that_the_other_text_lacks_are_coloured():

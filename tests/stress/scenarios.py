@@ -51,7 +51,7 @@ def scenarios(inputs: Inputs) -> dict[str, Scenario]:
     def training(output: Path, *overrides: str) -> list[str]:
         return [
             "train",
-            "experiment=captions",
+            "experiment=flickr8k",
             "debug=quick",
             "wandb.mode=disabled",
             f"output={output}",

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from flamingo.utils.errors import UserError
-from flamingo.utils.run_folder import RunFiles, run_folder
+from flamingo.utils.run_folder import Run, RunFiles, failure_recorded, run_folder
 
 CONFIG = {"training": {"steps": 3}, "data": {"a": {"batch": 1}}, "overwrite": False, "num_workers": 0}
 CONTENTS = {"data": {"captions": "0a", "files": "0b"}}
@@ -43,6 +43,33 @@ def test_a_run_that_made_nothing_may_be_started_with_another_config(tmp_path):
     start(tmp_path, CONFIG | {"training": {"steps": -1}}, results=False)
     start(tmp_path, CONFIG, {"data": {}})
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["training"] == {"steps": 3}
+
+
+def test_a_run_without_a_state_belongs_to_nobody_and_the_log_says_who_takes_it_over(tmp_path, caplog):
+    start(tmp_path, results=False)
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "step-1.0123abcd.tmp").mkdir()
+    (tmp_path / "notes.txt").touch()
+    with caplog.at_level("INFO"):
+        start(tmp_path, results=False)
+        assert not caplog.text and (tmp_path / "state").exists()  # the same run starts again
+        start(tmp_path, CONFIG | {"training": {"steps": 4}}, results=False)
+    assert f"{tmp_path}" in caplog.text and "training.steps was 3, is 4" in caplog.text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "notes.txt"]
+
+
+def test_a_failure_is_recorded_unless_the_folder_belongs_to_a_run(tmp_path):
+    def fail(config):
+        with pytest.raises(ZeroDivisionError), failure_recorded(Run(tmp_path, config, FILES)):
+            raise ZeroDivisionError
+
+    start(tmp_path, results=False)
+    fail(CONFIG | {"training": {"steps": 4}})
+    assert (tmp_path / "failure.txt").exists()
+    (tmp_path / "failure.txt").unlink()
+    start(tmp_path)
+    fail(CONFIG | {"training": {"steps": 4}})
+    assert not (tmp_path / "failure.txt").exists()
 
 
 def test_another_config_is_refused_before_anything_with_what_differs_and_how_to_overwrite(tmp_path):

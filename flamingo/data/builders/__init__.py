@@ -53,6 +53,10 @@ class DocumentsConfig:
         """Returns the config of documents that all have ``num_images`` images, chosen at random."""
         return replace(self, min_images=num_images, max_images=num_images)
 
+    def without_neighbours(self) -> Self:
+        """Returns the config of documents that show random images where these show neighbours."""
+        return self
+
 
 @dataclass(kw_only=True)
 class InterleavedConfig(DocumentsConfig):
@@ -87,6 +91,9 @@ class InterleavedConfig(DocumentsConfig):
     def of_size(self, num_images: int) -> Self:
         documents = super().of_size(num_images)
         return replace(documents, similar_prob=0.0, num_crops=1, captions_per_image=1)
+
+    def without_neighbours(self) -> Self:
+        return replace(self, similar_prob=0.0)
 
 
 #: A builder is called with its config, the records, a seed, the neighbours of the records, if it needs any, and the

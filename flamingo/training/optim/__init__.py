@@ -61,6 +61,11 @@ class MuonConfig(OptimizerConfig):
     kind: str = "muon"
 
 
+def default_warmup(steps: int) -> int:
+    """Returns the warm-up of a training that sets none: 50 steps, or a tenth of its steps if that is less."""
+    return min(50, steps // 10)
+
+
 def check_warmup(config: OptimizerConfig, steps: int) -> None:
     """Raises UserError if no step is left after the warm-up."""
     if config.warmup_steps >= steps:

@@ -1,0 +1,172 @@
+"""A first run from four keys: what is left open is chosen, all problems are told at once, and a dry run shows it."""
+
+import json
+import logging
+
+import pytest
+import yaml
+from PIL import Image as PILImage
+
+from experiments import choices
+from experiments.choices import with_choices
+from experiments.hydra_config import dry_run_arguments, load
+from experiments.preparation import FILES, prepare
+from experiments.run_training import run_training
+from experiments.schema import as_recorded
+from flamingo.utils.errors import UserError
+from flamingo.utils.problems import Problems
+from flamingo.utils.run_folder import Run
+from tests import tiny
+from tests.experiments.conftest import photograph
+from tests.helpers.configs import compose_config, composed
+
+LONG = "a dog runs on the grass, two dogs run after a red ball"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Fourteen photographs with three captions each, and no splits: 10, 2 and 2 are made."""
+    folder = tmp_path_factory.mktemp("own")
+    rows = []
+    for number in range(14):
+        photograph(number).save(folder / f"{number}.png")
+        rows.append({"image": f"{number}.png", "captions": [f"a dog {number}", LONG, "two dogs"]})
+    (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def four_keys(folder, backbones, *overrides, vision="clip_vision_model", language="gpt2"):
+    return (
+        *("experiment=captions", f"data.root={folder}", "wandb.mode=disabled"),
+        *(f"model.vision={backbones / vision}", f"model.language={backbones / language}"),
+        *overrides,
+    )
+
+
+def chosen(output, *overrides):
+    config = composed("train", *overrides)
+    problems = Problems()
+    config = with_choices(config, Run(output, as_recorded(config), FILES), problems)
+    problems.report()
+    return config
+
+
+def test_a_key_is_left_open_until_it_is_set():
+    given = ("experiment=captions", "data.root=a", "model.vision=b", "model.language=c")
+    config = composed("train", *given, "training.steps=70", "data.documents.pairs.batch_size=3", "data.split=all")
+    assert not {"training.steps", "data.documents.pairs.batch_size", "data.split"} & set(config.left_open)
+    assert {"training.precision", "data.sample_split", "data.documents.interleaved.max_images"} <= set(config.left_open)
+    assert config.optimizer.warmup_steps == 7
+    assert composed("train").left_open == ["optimizer.warmup_steps"]
+    assert composed("train").optimizer.warmup_steps == composed("pretrain_language").optimizer.warmup_steps == 50
+
+
+def test_a_key_that_nothing_can_be_chosen_for_is_not_left_open():
+    with pytest.raises(UserError, match=r"training\.log_every"):
+        load(compose_config("train", "training.log_every=${chosen:}"))
+
+
+def test_values_are_chosen_from_the_data_the_backbones_and_the_device(folder, backbones, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(choices, "multiplies_bfloat16", lambda device: True)
+    with caplog.at_level(logging.INFO):
+        config = chosen(tmp_path, *four_keys(folder, backbones))
+    pairs, interleaved = (config.data.documents[name].documents for name in ("pairs", "interleaved"))
+    assert (config.dtype, config.training.precision) == ("bfloat16", "bf16")
+    assert (config.data.split, config.data.sample_split) == ("train", "validation")
+    assert (pairs.captions_per_image, pairs.batch_size) == (3, 16)
+    # Of 128 positions four are for what stands around; an image has a marker and an end.
+    tokens = len(tiny.tokenizer()(f"Output: {LONG}")["input_ids"]) + 2
+    assert 2 <= interleaved.min_images == interleaved.max_images == 124 // tokens < 9
+    assert interleaved.batch_size == 36 // interleaved.max_images
+    assert (config.training.steps, config.optimizer.warmup_steps) == (200, 20)
+    assert config.model.fusion.every == 1
+    for key in config.left_open:
+        assert f"{key}=" in caplog.text
+    monkeypatch.setattr(choices, "multiplies_bfloat16", lambda device: False)
+    config = chosen(tmp_path, *four_keys(folder, backbones, "training.steps=30", language="opt"))
+    assert (config.dtype, config.training.precision, config.optimizer.warmup_steps) == ("float32", "fp32", 3)
+
+
+def test_the_splits_of_the_data_are_found_by_their_names(shards, backbones, tmp_path):
+    config = chosen(tmp_path, *four_keys(shards, backbones))
+    assert (config.data.split, config.data.sample_split) == ("train", "dev")
+
+
+def test_little_memory_makes_smaller_batches(folder, backbones, tmp_path, monkeypatch):
+    monkeypatch.setattr(choices, "free_memory", lambda: 15_000_000)
+    pairs = chosen(tmp_path, *four_keys(folder, backbones)).data.documents["pairs"].documents
+    assert 1 <= pairs.batch_size < 16
+
+
+def test_a_run_resumes_with_what_was_chosen_when_it_began(folder, backbones, tmp_path, monkeypatch):
+    began = chosen(tmp_path, *four_keys(folder, backbones))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(as_recorded(began)))
+    monkeypatch.setattr(choices, "free_memory", lambda: 15_000_000)
+    assert chosen(tmp_path, *four_keys(folder, backbones)) != began  # nothing is saved there
+    (tmp_path / "state" / "step-1").mkdir(parents=True)
+    assert chosen(tmp_path, *four_keys(folder, backbones)) == began
+    assert chosen(tmp_path, *four_keys(folder, backbones, "overwrite=true")).data != began.data
+
+
+def test_all_problems_of_files_backbones_splits_and_evaluations_are_told_at_once(folder, backbones, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    rows = []
+    for number in range(6):
+        photograph(number).save(broken / f"{number}.png")
+        rows.append(json.dumps({"image": f"{number}.png", "caption": "a dog"}))
+    (broken / "captions.jsonl").write_text("\n".join(rows))
+    for file in broken.glob("*.png"):
+        file.write_bytes(b"no picture")
+    overrides = four_keys(broken, backbones, "evaluate=[{kind:synthetic_captions,shots:[9999]}]", vision="clip")
+    config = composed("train", *overrides, "model.trainable=[vision_model]")
+    with pytest.raises(UserError) as caught:
+        prepare(config, Run(tmp_path / "run", {}, FILES))
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"{len(lines) - 1} problems:"
+    for named in ("model.vision", "png cannot be read", "include_backbones=true", "9999"):
+        assert sum(named in line for line in lines) == 1, (named, lines)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_another_config_is_one_problem_among_others(folder, backbones, tmp_path):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"seed": 1}))
+    (tmp_path / "state" / "step-1").mkdir(parents=True)
+    config = composed("train", *four_keys(folder, backbones, "data.split=night", f"output={tmp_path}"))
+    with pytest.raises(UserError) as caught:
+        run_training(config, tmp_path)
+    assert "overwrite=true" in str(caught.value) and "'night'" in str(caught.value)
+    assert not (tmp_path / "failure.txt").exists()
+
+
+def test_four_keys_and_the_steps_train(folder, backbones, tmp_path):
+    few = ("training.steps=2", "training.save_every=1", "training.log_every=1", "training.sample_every=0")
+    overrides = four_keys(folder, backbones, *few, f"output={tmp_path / 'run'}", vision="dinov2")
+    run_training(composed("train", *overrides), tmp_path / "run")
+    assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 2
+    recorded = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert recorded["data"]["documents"]["pairs"]["captions_per_image"] == 3
+    assert "left_open" not in recorded and "dry_run" not in recorded
+    saved = json.loads((tmp_path / "run" / "checkpoint" / "config.json").read_text())
+    assert saved["vision_features"]["class_token"] == "drop"
+    before = (tmp_path / "run" / "history.jsonl").stat().st_mtime_ns
+    run_training(composed("train", *overrides), tmp_path / "run")  # it is trained already
+    assert (tmp_path / "run" / "history.jsonl").stat().st_mtime_ns == before
+
+
+def test_a_dry_run_shows_documents_and_estimates_and_leaves_a_picture_alone(folder, backbones, tmp_path, caplog):
+    overrides = four_keys(folder, backbones, "dry_run=true", f"output={tmp_path / 'runs' / 'own'}")
+    with caplog.at_level(logging.INFO):
+        run_training(composed("train", *overrides), tmp_path / "runs" / "own")
+    files = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert files == ["own.dry_run.png"]
+    picture = PILImage.open(tmp_path / "runs" / "own.dry_run.png")
+    assert picture.width > picture.height
+    assert "<image>Output: a dog" in caplog.text
+    for named in ("document 3", "left out: 0", "parameters of connector: ", "200 steps of", "memory: ", "12 pictures"):
+        assert named in caplog.text
+
+
+def test_a_dry_run_on_the_command_line_has_no_folder():
+    assert dry_run_arguments(["experiment=captions", "dry_run=true"]) == ["hydra.run.dir=.", "hydra/job_logging=stdout"]
+    assert dry_run_arguments(["experiment=captions", "dry_run=false"]) == []

@@ -1,0 +1,27 @@
+"""Problems are kept, told together, and told once."""
+
+import pytest
+
+from flamingo.utils.errors import UserError
+from flamingo.utils.problems import Problems
+
+
+def test_all_problems_are_told_together_each_once_and_with_its_key():
+    problems = Problems()
+    problems.report()
+    for key, sentence in (("", "steps is 0"), ("data.root", "no such folder"), ("", "steps is 0")):
+        with problems.collected(key):
+            raise UserError(sentence)
+    with pytest.raises(UserError) as caught:
+        problems.report()
+    assert str(caught.value) == "2 problems:\n- steps is 0\n- data.root: no such folder"
+
+
+def test_one_problem_is_its_own_sentence_and_other_errors_are_not_kept():
+    problems = Problems()
+    with pytest.raises(ZeroDivisionError), problems.collected():
+        raise ZeroDivisionError
+    with problems.collected():
+        raise UserError("steps is 0")
+    with pytest.raises(UserError, match=r"^steps is 0$"):
+        problems.report()
