@@ -86,6 +86,8 @@ def test_shards_are_found_by_folder_file_and_glob(tmp_path):
     assert [image.captions for image in of_split(open_source(str(tmp_path)), "dev")] == [("D.",)]
     assert len(of_split(open_source(str(tmp_path)), "train")) == 3
     assert len(open_source(str(tmp_path / "*.tar"))) == 4
+    shard(tmp_path / "hub" / "data" / "train-0.tar", "a.png")  # as on the hub
+    assert [image.split for image in open_source(str(tmp_path / "hub"))] == ["train"]
 
 
 def test_an_output_folder_of_img2dataset_is_one_thing(tmp_path):

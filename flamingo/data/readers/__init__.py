@@ -87,10 +87,10 @@ READERS = {
         is_folder=True,
     ),
     "tar": Format(
-        "WebDataset's .tar shards, KEY.jpg with KEY.json or KEY.txt",
+        "WebDataset's .tar shards, KEY.jpg with KEY.json or KEY.txt, also in the folder data/",
         "flamingo.data.readers.tar_shards:tar",
         # The reader refuses compressed ones.
-        files=("*.tar", "*.tgz", "*.tar.gz", "*.tar.bz2", "*.tar.xz", "*.tar.zst"),
+        files=("*.tar", "data/*.tar", "*.tgz", "*.tar.gz", "*.tar.bz2", "*.tar.xz", "*.tar.zst"),
         has_images=True,
         sharded=True,
     ),
