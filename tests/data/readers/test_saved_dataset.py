@@ -55,7 +55,7 @@ def test_each_folder_of_a_dictionary_is_a_split(tmp_path):
 def test_a_data_set_alone_has_the_split_that_its_state_names_and_a_column_wins(tmp_path):
     saved(tmp_path / "a", [0], state_split="validation", text=["x"])
     assert [record.split for record in open_source(str(tmp_path / "a"))] == ["validation"]
-    saved(tmp_path / "b", [0, 1], state_state_split="train", text=["x", "y"], split=["test", None])
+    saved(tmp_path / "b", [0, 1], state_split="train", text=["x", "y"], split=["test", None])
     assert [record.split for record in open_source(str(tmp_path / "b"))] == ["test", "train"]
 
 

@@ -120,12 +120,12 @@ def test_spice_is_its_f_score_where_it_is_installed(monkeypatch, tmp_path):
 
     monkeypatch.setattr(spice_module, "Spice", Spice)
     statistic = scored(("SPICE",), ["A dog!", "cats"], [["Dogs."], ["a cat's", "cats"]])["SPICE"]
-    assert statistic.value == pytest.approx(0.4) and statistic.n == 2 and statistic.about == {"references": [1, 2]}
+    assert statistic.value == pytest.approx(0.4) and statistic.n == 2 and statistic.about == {"references": [1, 2], "language": "en"}
 
 
 def test_the_document_frequency_is_told_apart_by_its_captions():
     known = scored(("CIDEr", "BLEU-1"), OUTPUTS, REFERENCES)
-    assert known["BLEU-1"].about == {"references": [2, 2]}
+    assert known["BLEU-1"].about == {"references": [2, 2], "language": "en"}
     about = known["CIDEr"].about["document_frequency"]
     assert (about["images"], about["captions"]) == (5, 10) and len(about["digest"]) == 16
     tokenized = [list(map(tokenize, several)) for several in REFERENCES]
