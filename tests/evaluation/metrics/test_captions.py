@@ -120,7 +120,11 @@ def test_spice_is_its_f_score_where_it_is_installed(monkeypatch, tmp_path):
 
     monkeypatch.setattr(spice_module, "Spice", Spice)
     statistic = scored(("SPICE",), ["A dog!", "cats"], [["Dogs."], ["a cat's", "cats"]])["SPICE"]
-    assert statistic.value == pytest.approx(0.4) and statistic.n == 2 and statistic.about == {"references": [1, 2], "language": "en"}
+    assert (
+        statistic.value == pytest.approx(0.4)
+        and statistic.n == 2
+        and statistic.about == {"references": [1, 2], "language": "en"}
+    )
 
 
 def test_the_document_frequency_is_told_apart_by_its_captions():
