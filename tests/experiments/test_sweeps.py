@@ -134,7 +134,7 @@ def test_parallel_processes_go_on_after_one_fails_and_the_table_lists_it(tmp_pat
     first = sweep(*overrides, "model.language=embedded,none", "seed=0")
     assert first.returncode != 0
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2, first.stderr
-    done, failed = (next(tmp_path.glob(f"*language-{name}+seed-0+*")) for name in ("embedded", "none"))
+    done, failed = (next(tmp_path.glob(f"*language-{name}+*seed-0+*")) for name in ("embedded", "none"))
     assert (done / "scores.json").exists() and not (failed / "scores.json").exists()
     markdown, *_ = run_report(ReportConfig(runs=f"{tmp_path}/*"))
     assert markdown.parent == tmp_path
