@@ -26,7 +26,7 @@ from flamingo.utils.problems import Problems
 FindProblems = Callable[[DictConfig, Sequence[str]], list[str]]
 #: The types of values, as OmegaConf and as people call them.
 _TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "valid bool": "true or false"}
-#: The key whose checkpoint decides other keys, without which they may have no value.
+#: The key whose checkpoint decides other keys: without it they may contradict each other.
 _DECIDES_OTHERS = "model.init_from"
 #: The extras that bring options of a group.
 _EXTRAS = {"hydra/launcher": "sweeps"}

@@ -136,8 +136,7 @@ def problems_of(command: Command, config: DictConfig, overrides: Sequence[str]) 
         take_from_checkpoint(config, overrides)
     with problems.collected():
         config = with_stand_ins(config)
-    if not problems.sentences:  # else a checkpoint might have had the missing values
-        problems.sentences += _missing_values(config)
+    problems.sentences += _missing_values(config)
     _check_sections(config, "", problems)
     if not problems.sentences:
         with problems.collected():

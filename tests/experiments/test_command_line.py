@@ -105,10 +105,13 @@ def test_a_missing_value_is_explained_beside_other_problems():
     assert "a folder that save_pretrained has left" in found[0]
 
 
-def test_a_checkpoint_that_is_missing_is_found_beside_others_and_hides_what_it_would_decide(tmp_path):
-    found = problems("experiment=captions", "data.root=a", f"model.init_from={tmp_path}", "training.steps=0")
+def test_what_a_missing_checkpoint_would_decide_is_no_problem(tmp_path):
+    """A checkpoint may hold its backbones, which then may train."""
+    found = problems(f"model.init_from={tmp_path}", "model.trainable=[fusion,vision_model]", "training.accumulate=0")
     assert len(found) == 2
-    assert found[0].startswith("model.init_from") and found[1].startswith("training.steps ")
+    assert found[0].startswith("model.init_from") and found[1].startswith("training.accumulate ")
+    [problem] = problems(f"model.init_from={tmp_path}", "model.trainable=[fusion,vision_model]")
+    assert problem.startswith("model.init_from")
 
 
 def test_every_value_of_a_sweep_is_checked():
