@@ -9,6 +9,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from experiments.config_nodes import is_section, nodes
 from experiments.field_lines import field_lines, first_line
+from experiments.open_keys import OPEN
 from experiments.schema import ALL_BUILDERS, ALL_TASKS
 from flamingo.model.connectors import CONNECTORS
 from flamingo.model.fusion import FUSIONS
@@ -18,6 +19,8 @@ from flamingo.utils.errors import ChoiceError
 from flamingo.utils.kinds import Kinds
 
 _WIDTH = 120
+#: The value of a key that is left open.
+CHOSEN = "(chosen)"
 #: The column in which explanations begin.
 _COLUMN = 36
 #: The characters of an explanation that fits into its line.
@@ -59,9 +62,15 @@ class Row:
     line: str = ""
     choices: Sequence[str] = ()
 
+    @property
+    def value_text(self) -> str:
+        """The value as it is shown."""
+        text = shown(self.value)
+        return CHOSEN if text == OPEN else text
+
     def text(self) -> str:
         """Returns the lines of the page."""
-        setting = f"  {self.key}={shown(self.value)}"
+        setting = f"  {self.key}={self.value_text}"
         explanation = self.line
         if any(choice not in explanation for choice in self.choices):
             explanation += f" [{' | '.join(self.choices)}]"
@@ -116,6 +125,8 @@ def help_page(
         notes.append("A key of a section is given with it: training.steps=100.")
     if sweeps:
         notes.append("-m KEY=A,B runs every combination of the values, each in a folder of its own.")
+    if any(row.value_text == CHOSEN for section in all_sections for row in section.rows):
+        notes.append(f"{CHOSEN}: chosen from the data, the backbones and the device, and logged.")
     notes.append("--cfg job prints the config as YAML; --config-dir FOLDER adds options: FOLDER/GROUP/NAME.yaml.")
     return "\n\n".join([*parts, "\n".join(notes)])
 
@@ -187,7 +198,7 @@ def choices_of(config_class: type, node: DictConfig, name: str, key: str) -> lis
     try:
         config_class(**values | {name: [impossible] if several else impossible})
     except ChoiceError as error:
-        return [str(choice) for choice in error.choices]
+        return [str(choice) for choice in error.choices] if error.key == name else []
     except Exception:  # a check of another key that needs what is missing here
         return []
     return []

@@ -23,7 +23,7 @@ _STAND_INS: dict[str, Any] = {
     "data.documents.*.captions_per_image": 1,
     "model.fusion.every": 1,
     "training.precision": "fp32",
-    "training.steps": 1000,
+    "training.steps": 1_000_000,  # more than any warm-up
 }
 _WARMUP = "optimizer.warmup_steps"
 

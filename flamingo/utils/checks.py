@@ -69,7 +69,7 @@ def one_of(key: str, value: Any, choices: Iterable[Any]) -> None:
     """One of some choices, which the error lists."""
     known = list(choices)
     if value not in known:
-        raise ChoiceError(f"{key} must be one of {', '.join(map(str, known))}; got {value!r}", known)
+        raise ChoiceError(key, value, known)
 
 
 @contextmanager

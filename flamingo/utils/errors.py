@@ -14,11 +14,11 @@ class UserError(ValueError):
 
 
 class ChoiceError(UserError):
-    """A value that is none of some choices."""
+    """A value of a key that is none of the key's choices."""
 
-    def __init__(self, message: str, choices: Sequence[Any]) -> None:
-        super().__init__(message)
-        self.choices = choices
+    def __init__(self, key: str, value: Any, choices: Sequence[Any]) -> None:
+        super().__init__(f"{key} must be one of {', '.join(map(str, choices))}; got {value!r}")
+        self.key, self.choices = key, choices
 
 
 class Stopped(KeyboardInterrupt):

@@ -69,6 +69,7 @@ def test_a_wrong_key_or_value_comes_with_what_may_be_meant(override, suggested):
     [
         ("model.vision=DIR/encoder", "model.language=DIR/language", "output=a/b"),
         ("experiment=captions", "data.root='DIR/train-*.tar'", "data.documents.pairs.num_crops=2"),
+        ("experiment=captions", "data.root=DIR", "optimizer.warmup_steps=5000"),
         ("experiment=demo", "debug=quick", "model/connector=mlp", "model.connector.depth=2", "optimizer=muon"),
         ("data=images", "data.root=DIR", "loss@data.documents.pairs.loss=self_critical", "~data.documents.interleaved"),
         ("optimizer.betas=[0.9,0.98]", "device=null", "variant.name='a b'", "evaluate=[{kind: synthetic_captions}]"),

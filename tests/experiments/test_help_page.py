@@ -83,6 +83,15 @@ def test_keys_have_their_values_lines_and_choices():
     assert "model.connector.kind" not in found, "the group chooses it"
 
 
+def test_keys_that_are_left_open_are_marked():
+    page = help_of(COMMANDS["train"], ["experiment=captions", "training.precision=bf16"])
+    found = rows(page)
+    assert found["training.steps"][0] == found["data.documents.pairs.batch_size"][0] == "(chosen)"
+    assert found["training.precision"][0] == "bf16" and "[auto | float32" in found["dtype"][1]
+    assert "[" not in found["left_open"][1]
+    assert "\n(chosen): " in page and "(chosen)" not in help_of(COMMANDS["train"])
+
+
 def test_help_of_a_wrong_key_names_it():
     with pytest.raises(UserError, match=r"trainig\.steps.*training\.steps"):
         help_of(COMMANDS["train"], ["trainig.steps=77"])
