@@ -89,7 +89,7 @@ def test_keys_that_are_left_open_are_marked():
     assert found["training.steps"][0] == found["data.documents.pairs.batch_size"][0] == "(chosen)"
     assert found["training.precision"][0] == "bf16" and "[auto | float32" in found["dtype"][1]
     assert "[" not in found["left_open"][1]
-    assert "\n(chosen): " in page and "(chosen)" not in help_of(COMMANDS["train"])
+    assert "\n(chosen): " in page and "(chosen)" not in help_of(COMMANDS["report"])
 
 
 def test_help_of_a_wrong_key_names_it():
