@@ -138,8 +138,7 @@ def _take_adapter(config: DictConfig, saved: JSON | None, chosen: set[str], repl
             f"model.adapter cannot be chosen: the checkpoint of model.init_from has an adapter, {saved['kind']} in the "
             f"{saved['part']}, which trains on, or is merged first"
         )
-    if composed is not None:
-        replaced.append(_replacement("model.adapter", saved, composed))
+    replaced.append(_replacement("model.adapter", saved, composed))
     config.model.adapter = OmegaConf.structured(load_config(AdapterConfig, saved, "model.adapter"))
 
 

@@ -13,12 +13,15 @@ from experiments.run_evaluation import run_evaluation
 from experiments.run_training import run_training
 from flamingo import FlamingoProcessor
 from flamingo.data.document import Image
+from flamingo.model.adapters import is_of_adapter, merge_adapter
 from flamingo.training.optim import MuonConfig
 from flamingo.training.optim.groups import make_optimizer
+from flamingo.utils.errors import UserError
 from tests import tiny
 from tests.experiments.conftest import photograph
 from tests.golden.scenes import write_scenes
 from tests.helpers.configs import composed
+from tests.helpers.small_runs import ONE_SETTING, TWO_STEPS
 
 PAGE = Path(__file__).parents[2] / "docs" / "continuing.md"
 
@@ -108,6 +111,35 @@ def test_a_run_begins_with_the_finetuned_model(finetuned):
 def test_the_backbone_has_the_learning_rate_of_its_own(finetuned):
     recorded = yaml.safe_load((finetuned / "run" / "config.yaml").read_text())["optimizer"]
     assert (recorded["kind"], recorded["lr"], recorded["backbone_lr"]) == ("muon", 1e-4, 1e-5)
+
+
+def test_a_run_with_an_adapter_is_evaluated_and_begun_with_and_merges(tmp_path):
+    adapter = ("model/adapter=lora", "model.adapter.settings.r=2")
+    run_training(composed("train", *TWO_STEPS, *adapter, f"output={tmp_path / 'run'}"), tmp_path / "run")
+    run_evaluation(composed("evaluate", f"run={tmp_path / 'run'}", *ONE_SETTING))
+    assert json.loads((tmp_path / "run" / "scores.json").read_text())
+    first, processor = load_model(tmp_path / "run" / "checkpoint", "auto")
+    trained = {name: p for name, p in first.named_parameters() if is_of_adapter(name)}
+    assert {name.split(".")[0] for name in trained} == {"language_model"}
+    assert any(p.abs().max() > 0 for name, p in trained.items() if "lora_B" in name)
+
+    begun = composed("train", *TWO_STEPS, f"model.init_from={tmp_path / 'run'}", f"output={tmp_path / 'next'}")
+    assert (begun.model.adapter.kind, begun.model.adapter.settings["r"]) == ("lora", 2)
+    run_training(begun, tmp_path / "next")
+    second, _ = load_model(tmp_path / "next" / "checkpoint", "auto")
+    changed = [name for name, p in second.named_parameters() if not torch.equal(p, first.get_parameter(name))]
+    assert any(map(is_of_adapter, changed))
+    assert all(is_of_adapter(name) or not name.startswith("language_model") for name in changed)
+    with pytest.raises(UserError, match=r"^model\.adapter .*lora in the language_model"):
+        composed("train", "model/adapter=dora", f"model.init_from={tmp_path / 'run'}")
+
+    merge_adapter(second)
+    second.save_pretrained(tmp_path / "merged")
+    processor.save_pretrained(tmp_path / "merged")
+    merged = composed("train", f"model.init_from={tmp_path / 'merged'}", "model/adapter=ia3")
+    assert (merged.include_backbones, merged.model.adapter.kind) == (True, "ia3")
+    model, _ = build_model(merged.model)
+    assert {name.split(".")[-2] for name in model.trainable_parameter_names() if is_of_adapter(name)} == {"ia3_l"}
 
 
 def test_the_weights_of_a_backbone_are_in_groups_of_their_own(backbones):

@@ -114,3 +114,18 @@ def test_a_placed_model_moves_but_for_backbones_that_are_quantised_or_mapped(bac
     assert [language[part] for part in PARTS if part != "vision_model"] == [{False}] * (len(PARTS) - 1)
     vision = placed(hf_device_map="vision_model")
     assert [part for part in PARTS if vision[part] == {False}] == ["vision_model"]
+
+
+def test_a_checkpoint_of_backbones_in_two_precisions_is_loaded_in_the_wider(backbones, tmp_path):
+    """The language model was trained in float32, the encoder stayed as it was."""
+    model = tiny.flamingo(backbones, dtype=torch.bfloat16)
+    model.language_model.float()
+    for parameter in model.language_model.parameters():
+        parameter.data += 1e-4
+    assert model.dtype == torch.float32
+    model.save_pretrained(tmp_path)
+    loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(
+            loaded.state_dict()[name].cpu(), tensor.cpu().float() if tensor.is_floating_point() else tensor.cpu()
+        )
