@@ -84,6 +84,8 @@ def train(
     if parts.lr_factor.steps < config.steps:
         log.info("training longer: %d steps are done of now %d", progress.step, config.steps)
         lengthen(parts.schedule, progress.step, config.steps)
+        if parts.lr_factor.decays_again:
+            log.info("a new decay begins at the learning rate %g", optimizer_config.lr * parts.lr_factor.decay_from)
     main_process = accelerator.is_main_process
     history = _open_history(output, progress, accelerator)
     start = time.monotonic() - progress.seconds

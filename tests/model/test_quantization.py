@@ -6,6 +6,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import BitsAndBytesConfig
 
 from flamingo import FlamingoForConditionalGeneration
+from flamingo.model.adapter_config import AdapterConfig
+from flamingo.model.adapters import add_adapter, is_of_adapter
 from flamingo.utils.errors import UserError
 from tests import tiny
 
@@ -78,6 +80,19 @@ def test_an_adapter_on_a_quantised_model_is_not_lost_silently(saved, tmp_path):
     model.language_model = get_peft_model(model.language_model, LoraConfig(target_modules=["q_proj"]))
     with pytest.raises(UserError, match="language_model"):
         model.save_pretrained(tmp_path / "adapted", include_backbones=False)
+
+
+def test_an_adapter_by_config_on_a_quantised_model_is_saved_without_the_backbones(saved, tmp_path):
+    model = FlamingoForConditionalGeneration.from_pretrained(saved, text_kwargs=INT8)
+    add_adapter(model, AdapterConfig("lora", settings={"r": 2, "target_modules": ["q_proj"]}))
+    for name, parameter in model.named_parameters():
+        if is_of_adapter(name):
+            parameter.data += 0.1
+    assert difference(FlamingoForConditionalGeneration.from_pretrained(saved, text_kwargs=INT8), model) > 0
+    model.save_pretrained(tmp_path / "adapted", include_backbones=False)
+    again = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "adapted", text_kwargs=INT8)
+    assert difference(model, again) == 0
+    assert quantised(again) == {"language_model"}
 
 
 def test_other_weights_are_recognised_behind_quantised_ones(backbones, saved, monkeypatch):
