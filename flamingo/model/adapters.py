@@ -45,7 +45,7 @@ def add_adapter(model: Any, config: AdapterConfig) -> None:
     """
     assert model.config.adapter is None, "a model has one adapter"
     backbone = getattr(model, config.part)
-    names = set(backbone.state_dict())
+    names, head = set(backbone.state_dict()), backbone.get_output_embeddings()
     settings = _peft_settings(config)
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
@@ -58,6 +58,8 @@ def add_adapter(model: Any, config: AdapterConfig) -> None:
     if others or not own or bare_state(backbone).keys() != names:
         trained = f"it trains {others[0]}" if others else "its weights are not in layers that it wraps"
         raise UserError(f"adapter.kind={config.kind} with these settings does not only wrap layers: {trained}")
+    if backbone.get_output_embeddings() is not head:
+        raise UserError(f"adapter.kind={config.kind} cannot wrap the output head, which the new tokens are attached to")
     for name, tensor in [*backbone.named_parameters(), *backbone.named_buffers()]:
         if is_of_adapter(name) and tensor.is_floating_point():
             tensor.data = tensor.data.float()
