@@ -128,7 +128,7 @@ class StateFolder:
         trained, buffers = self._trained(), self._buffers()
         saved_shapes = {"parameters": _shapes(common["parameters"]), "buffers": _shapes(common["buffers"])}
         shapes = {"parameters": _shapes(trained), "buffers": _shapes(buffers)}
-        is_shorter = common["identity"]["training"]["steps"] < self.identity["training"]["steps"]
+        is_shorter = _planned_steps(common["identity"]) < _planned_steps(self.identity)
         may_change = ("training.steps",) if is_shorter else ()  # a run may train longer than it was to
         different = differences(common["identity"] | saved_shapes, self.identity | shapes, may_change)
         if different:
@@ -161,6 +161,10 @@ class StateFolder:
     def _complete(self) -> list[Path]:
         """Returns the folders of complete states, oldest first."""
         return sorted(path for path in self.folder.glob("step-*") if path.suffix != ".tmp")
+
+
+def _planned_steps(identity: Mapping[str, Any]) -> int:
+    return identity.get("training", {}).get("steps", 0)
 
 
 def _save(content: dict[str, Any], file: Path) -> None:

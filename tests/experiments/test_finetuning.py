@@ -95,7 +95,7 @@ def test_the_checkpoint_takes_the_larger_images_and_is_evaluated(finetuned):
         assert model.encode_images(pixels[None, :, 0]).isfinite().all()
     data = finetuned / "data" / "train.jsonl"
     task = (f"task.query={data}", f"task.support={data}", "task.query_split=null", "task.support_split=null")
-    run = (f"run={finetuned / 'run'}", "limit=2", "shots=[0]", "controls=[]", "task.max_new_tokens=4")
+    run = (f"run={finetuned / 'run'}", "limit=2", "shots=[0]", "controls=[]")
     run_evaluation(composed("evaluate", "task=flickr8k", *task, *run))
     assert json.loads((finetuned / "run" / "scores.json").read_text())
 
