@@ -3,7 +3,7 @@
 import logging
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -161,7 +161,9 @@ class _Captions:
 def _choose_by_data(choices: Choices, language: PreTrainedConfig | None, tokenizer: Any) -> None:
     data = choices.config.data
     assert data.root is not None
-    listed = with_splits(open_source(data.root, data.images, data.format), data.splits)
+    source = open_source(data.root, data.images, data.format)
+    _choose_made_splits(choices, {record.split for record in source})
+    listed = with_splits(source, data.splits)
     splits = [record.split for record in listed]
     train = _split_of_role(splits, TRAIN)
     names = ", ".join(sorted({name for name in splits if name is not None})) or "none"
@@ -173,6 +175,16 @@ def _choose_by_data(choices: Choices, language: PreTrainedConfig | None, tokeniz
         _choose_documents(choices, name, captions, language, tokenizer)
     batch_size = next(iter(data.of_records().values())).batch_size
     _choose_steps(choices, captions.num_images, batch_size)
+
+
+def _choose_made_splits(choices: Choices, names: Set[str | None]) -> None:
+    """Chooses to make splits where the data name one alone, unless the config names it: none would be held out."""
+    named = ", ".join(sorted(name for name in names if name is not None)) or "none"
+    is_alone = len(names) == 1 and None not in names and "data.split" in choices.config.left_open
+    if is_alone:
+        choices.choose("data.splits.make", True, f"the only split of the data is {named}")
+    else:
+        choices.choose("data.splits.make", None, f"splits of the data: {named}")
 
 
 def _split_of_role(splits: Iterable[str | None], role: str) -> str | None:

@@ -17,6 +17,7 @@ _STAND_INS: dict[str, Any] = {
     "dtype": "auto",
     "data.split": None,
     "data.sample_split": None,
+    "data.splits.make": None,
     "data.documents.*.min_images": 1,
     "data.documents.*.max_images": 1,
     "data.documents.*.batch_size": 1,

@@ -17,7 +17,7 @@ from flamingo.utils.errors import UserError
 from flamingo.utils.problems import Problems
 from flamingo.utils.run_folder import Run
 from tests import tiny
-from tests.experiments.conftest import photograph
+from tests.experiments.conftest import photograph, shard
 from tests.helpers.configs import compose_config, composed
 
 LONG = "a dog runs on the grass, two dogs run after a red ball"
@@ -90,6 +90,15 @@ def test_values_are_chosen_from_the_data_the_backbones_and_the_device(folder, ba
 def test_the_splits_of_the_data_are_found_by_their_names(shards, backbones, tmp_path):
     config = chosen(tmp_path, *four_keys(shards, backbones))
     assert (config.data.split, config.data.sample_split) == ("train", "dev")
+
+
+def test_of_data_with_one_split_alone_others_are_held_out_unless_it_is_named(backbones, tmp_path):
+    """As of a folder data/ with train-00000-of-00001.parquet."""
+    shard(tmp_path / "train-000000.tar", range(12))
+    alone = chosen(tmp_path / "run", *four_keys(tmp_path, backbones)).data
+    assert (alone.splits.make, alone.split, alone.sample_split) == (True, "train", "validation")
+    named = chosen(tmp_path / "run", *four_keys(tmp_path, backbones, "data.split=train")).data
+    assert (named.splits.make, named.sample_split) == (None, None)
 
 
 def test_little_memory_makes_smaller_batches(folder, backbones, tmp_path, monkeypatch):
