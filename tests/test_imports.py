@@ -51,8 +51,8 @@ LEAVES: dict[str, set[str]] = {
         "flamingo.evaluation.metrics.resampling",
     },
 }
-#: These appear in experiments/ alone.
-ONLY_IN_EXPERIMENTS = {"hydra", "omegaconf", "wandb"}
+#: These appear in experiments/ alone, which the library does not import either.
+ONLY_IN_EXPERIMENTS = {"experiments", "hydra", "omegaconf", "wandb"}
 
 
 def imported(path: Path) -> set[str]:
