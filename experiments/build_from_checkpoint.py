@@ -1,6 +1,7 @@
 """The model and the processor that a training begins with by model.init_from, with the changes of its command line."""
 
 from dataclasses import fields
+from textwrap import shorten
 
 from experiments.init_from_parts import FREE, SECTIONS, checkpoint_folder
 from experiments.schema import CHECKPOINT, ModelConfig
@@ -12,6 +13,9 @@ from flamingo.model.config import FlamingoConfig
 from flamingo.utils.devices import processes
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
+
+#: Characters of a reason, which may list all weights of a model.
+_REASON = 400
 
 
 def begin_with_checkpoint(
@@ -47,7 +51,7 @@ def begin_with_checkpoint(
         keys = ", ".join(changed) or "model.init_from"
         if arguments and not changed:
             keys = ", ".join(f"model.{key}" for key in names)
-        raise UserError(f"{keys}: the checkpoint {folder} does not fit: {error}") from error
+        raise UserError(f"{keys}: the checkpoint {folder} does not fit: {shorten(str(error), _REASON)}") from error
     if wanted.backbones_included:
         _check_backbones(model, names, dtype)
     processor = FlamingoProcessor.from_pretrained(folder)
