@@ -86,7 +86,7 @@ def attempt(python: str, folder: Path, combination: Combination) -> Outcome:
     trained = _finished([python, *training], folder)
     if trained.status:
         return Outcome(_end_of("training", trained))
-    evaluated = _finished([python, "-m", "experiments.evaluate", *_evaluation(run, combination.data)], folder)
+    evaluated = _finished([python, "-m", "experiments.evaluate", *_evaluation(run)], folder)
     if evaluated.status:
         return Outcome(_end_of("evaluation", evaluated))
     losses = [json.loads(line)["loss"] for line in (run / "history.jsonl").read_text().splitlines()]
@@ -102,8 +102,8 @@ def attempt(python: str, folder: Path, combination: Combination) -> Outcome:
     )
 
 
-def _evaluation(run: Path, data: Path) -> list[str]:
-    return [f"run={run}", "limit=3", "shots=[0,2]", "controls=[]", "task.max_new_tokens=8"]
+def _evaluation(run: Path) -> list[str]:
+    return [f"run={run}", "limit=3", "shots=[0,2]", "controls=[]", "max_new_tokens=8"]
 
 
 def _finished(command: list[str], folder: Path) -> _Finished:
