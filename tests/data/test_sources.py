@@ -165,7 +165,7 @@ def test_the_layout_of_the_hub_is_found_and_its_images_have_the_split_of_the_fil
         cells.append({"bytes": content, "path": name})
     (tmp_path / "hub" / "data").mkdir(parents=True)
     write(tmp_path / "hub" / "README.md", "---\nconfigs: []\n---\n")
-    captions = {"caption_1": ["A2", "B2"], "caption_0": ["A", "B"], "caption_10": ["A3", None]}
+    captions = {"caption_2": ["A2", "B2"], "caption_0": ["A", "B"], "caption_10": ["A3", None]}
     pq.write_table(
         table({"picture": cells[:2], "number": [1, 2], **captions}),
         tmp_path / "hub" / "data" / "train-00000-of-00001.parquet",
