@@ -6,8 +6,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from experiments.command import CONF
-from experiments.nearest_key import nearest
+from experiments.cli.command import CONF
+from experiments.cli.nearest_key import nearest
 
 #: Configs of ``conf/`` that are no command's.
 _SHARED = ("run",)

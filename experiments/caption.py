@@ -10,7 +10,7 @@ Started again, it captions the images that have no caption yet.
 
 from dataclasses import dataclass
 
-from experiments.command import command
+from experiments.cli.command import command
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.evaluation import check_decoding
 from flamingo.utils.checks import one_of, seed, whole
@@ -80,7 +80,7 @@ class CaptionConfig:
         return 1 if self.temperature is not None else _NUM_BEAMS
 
 
-main = command("caption", CaptionConfig, "experiments.run_captioning:run_job")
+main = command("caption", CaptionConfig, "experiments.runs.run_captioning:run_job")
 
 if __name__ == "__main__":
     main()

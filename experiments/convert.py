@@ -8,7 +8,7 @@ python -m experiments.convert target=openflamingo checkpoint=FOLDER output=FOLDE
 
 from dataclasses import dataclass
 
-from experiments.command import command
+from experiments.cli.command import command
 from flamingo.utils.device_names import check_device
 
 
@@ -37,7 +37,7 @@ class ConvertConfig:
         check_device("device", self.device)
 
 
-main = command("convert", ConvertConfig, "experiments.run_conversion:run_job")
+main = command("convert", ConvertConfig, "experiments.runs.run_conversion:run_job")
 
 if __name__ == "__main__":
     main()

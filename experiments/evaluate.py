@@ -12,7 +12,7 @@ added without repeating those that are done.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.command import command
+from experiments.cli.command import command
 from flamingo.evaluation import EvaluationConfig
 from flamingo.evaluation.tasks import TaskConfig
 from flamingo.inference import FeaturesConfig
@@ -37,7 +37,7 @@ class EvaluateConfig(EvaluationConfig):
     device: str | None = None
     #: The dtype of the frozen backbones; auto: as the model was trained.
     dtype: str = "auto"
-    #: What the model is asked, by task=NAME; with run=FOLDER, what it was trained on. See experiments/default_task.py.
+    #: What the model is asked, by task=NAME; with run=FOLDER, what it was trained on (setup/default_task.py).
     task: TaskConfig
     #: Of the images of records, in the folder where results go unless it says otherwise.
     features: FeaturesConfig = field(default_factory=lambda: FeaturesConfig(folder="features"))
@@ -61,7 +61,7 @@ def folders(config: EvaluateConfig) -> tuple[Path, Path]:
     return Path(config.checkpoint), Path(config.output)
 
 
-main = command("evaluate", EvaluateConfig, "experiments.run_evaluation:run_job", folders)
+main = command("evaluate", EvaluateConfig, "experiments.runs.run_evaluation:run_job", folders)
 
 if __name__ == "__main__":
     main()

@@ -8,7 +8,7 @@ python -m experiments.inspect_data data.root=DIR data.split=train tokenizer=NAME
 
 from dataclasses import dataclass
 
-from experiments.command import command
+from experiments.cli.command import command
 from flamingo.data.source_config import SourceConfig
 
 
@@ -35,7 +35,7 @@ class InspectDataConfig:
     output: str | None = None
 
 
-main = command("inspect_data", InspectDataConfig, "experiments.run_inspection:run_job")
+main = command("inspect_data", InspectDataConfig, "experiments.runs.run_inspection:run_job")
 
 if __name__ == "__main__":
     main()

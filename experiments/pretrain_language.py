@@ -11,7 +11,7 @@ them; the images are not read. `skipped.json` lists what is left out, with reaso
 
 from dataclasses import dataclass, field
 
-from experiments.command import command
+from experiments.cli.command import command
 from flamingo.model import Fields
 from flamingo.training import TrainingConfig
 from flamingo.training.optim import OptimizerConfig, check_warmup
@@ -67,7 +67,9 @@ class PretrainLanguageConfig:
         check_warmup(self.optimizer, self.training.steps)
 
 
-main = command("pretrain_language", PretrainLanguageConfig, "experiments.run_language_pretraining:run_job", sweeps=True)
+main = command(
+    "pretrain_language", PretrainLanguageConfig, "experiments.runs.run_language_pretraining:run_job", sweeps=True
+)
 
 if __name__ == "__main__":
     main()

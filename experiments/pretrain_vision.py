@@ -10,7 +10,7 @@ the two projections.
 
 from dataclasses import dataclass, field
 
-from experiments.command import command
+from experiments.cli.command import command
 from flamingo.model import Fields
 from flamingo.model.vision_features import VisionFeaturesConfig
 from flamingo.training import TrainingConfig
@@ -60,7 +60,7 @@ class PretrainVisionConfig:
         check_warmup(self.optimizer, self.training.steps)
 
 
-main = command("pretrain_vision", PretrainVisionConfig, "experiments.run_vision_pretraining:run_job", sweeps=True)
+main = command("pretrain_vision", PretrainVisionConfig, "experiments.runs.run_vision_pretraining:run_job", sweeps=True)
 
 if __name__ == "__main__":
     main()

@@ -7,7 +7,7 @@ python -m experiments.report runs='outputs/ablations/*'         comparison.md, .
 
 from dataclasses import dataclass
 
-from experiments.command import command
+from experiments.cli.command import command
 from flamingo.utils.errors import UserError
 
 
@@ -33,7 +33,7 @@ def check_config(config: ReportConfig) -> None:
         raise UserError("the config needs either run=FOLDER, or runs='FOLDER/*' for many")
 
 
-main = command("report", ReportConfig, "experiments.run_report:run_job", check_config)
+main = command("report", ReportConfig, "experiments.runs.run_report:run_job", check_config)
 
 if __name__ == "__main__":
     main()

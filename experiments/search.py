@@ -10,7 +10,7 @@ command therefore continues a search that was stopped, and a larger `search.n_tr
 
 from dataclasses import dataclass, field
 
-from experiments.command import command
+from experiments.cli.command import command
 from experiments.train import check_config
 from flamingo.utils.checks import finite, flag, one_of, positive, seed, whole
 from flamingo.utils.errors import UserError
@@ -73,7 +73,7 @@ class SearchConfig:
         one_of("direction", self.direction, ("minimize", "maximize"))
 
 
-main = command("search", SearchConfig, "experiments.run_search:run_job", check_config)
+main = command("search", SearchConfig, "experiments.runs.run_search:run_job", check_config)
 
 if __name__ == "__main__":
     main()

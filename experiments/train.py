@@ -10,7 +10,7 @@ of a sweep each run in a folder below it. A run may be evaluated as soon as it i
 
 from dataclasses import dataclass, field
 
-from experiments.command import command
+from experiments.cli.command import command
 from experiments.schema import DataConfig, Entry, ModelConfig, WandbConfig, check_documents
 from flamingo.evaluation import ObjectiveConfig
 from flamingo.inference import FeaturesConfig
@@ -85,7 +85,7 @@ def _changed_backbones(config: ModelConfig) -> list[str]:
     return changed
 
 
-main = command("train", TrainConfig, "experiments.run_training:run_job", check_config, sweeps=True)
+main = command("train", TrainConfig, "experiments.runs.run_training:run_job", check_config, sweeps=True)
 
 if __name__ == "__main__":
     main()

@@ -7,7 +7,7 @@ Writes attention.json, attention.png (its plot) and attention_words.png (an exam
 
 from dataclasses import dataclass
 
-from experiments.command import command
+from experiments.cli.command import command
 from flamingo.utils.checks import one_of, seed, whole
 from flamingo.utils.device_names import DTYPES, check_device
 from flamingo.utils.errors import UserError
@@ -44,7 +44,7 @@ def check_config(config: WordAttentionConfig) -> None:
         raise UserError("the config needs run=FOLDER, a run whose model is inspected")
 
 
-main = command("word_attention", WordAttentionConfig, "experiments.run_word_attention:run_job", check_config)
+main = command("word_attention", WordAttentionConfig, "experiments.runs.run_word_attention:run_job", check_config)
 
 if __name__ == "__main__":
     main()

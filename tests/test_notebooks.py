@@ -9,7 +9,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
-from experiments.run_training import run_training
+from experiments.runs.run_training import run_training
 from tests.helpers.configs import composed
 from tests.helpers.small_runs import SMALL_DEMO
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from experiments.build import build_model
+from experiments.setup.build import build_model
 from tests import layout, tiny
 from tests.helpers.configs import composed
 

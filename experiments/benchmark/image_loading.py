@@ -9,8 +9,8 @@ from PIL import Image as PILImage
 
 from experiments.benchmark.materials import Sizes, image_path
 from experiments.benchmark.ratios import Ratio, make_ratio
-from experiments.build_data import TrainingRecords, build_data_sets
 from experiments.schema import DataConfig, DataSetConfig
+from experiments.setup.build_data import TrainingRecords, build_data_sets
 from flamingo import FlamingoProcessor
 from flamingo.data.builders import InterleavedConfig
 from flamingo.data.document import Image

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.command import termination
+from experiments.cli.command import termination
 from experiments.gpu_check.check_parts import FOLDERS, PARTS, TOTAL, Settings
 from experiments.gpu_check.check_report import has_failed, write_report
 from experiments.gpu_check.running import Result, Runner

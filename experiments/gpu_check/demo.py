@@ -8,8 +8,8 @@ from pathlib import Path
 from experiments.evaluate import EvaluateConfig
 from experiments.gpu_check.check_parts import JSON, Save, Settings
 from experiments.gpu_check.check_report import table
-from experiments.run_evaluation import run_evaluation
-from experiments.run_training import run_training
+from experiments.runs.run_evaluation import run_evaluation
+from experiments.runs.run_training import run_training
 from experiments.schema import DataConfig, DataSetConfig, ModelConfig, WandbConfig
 from experiments.train import TrainConfig
 from flamingo.model.connectors import PerceiverConfig

@@ -8,8 +8,8 @@ from experiments.gpu_check.check_parts import JSON, Save, Settings
 from experiments.gpu_check.check_report import table
 from experiments.gpu_check.demo import score_values, scores_table, small_model, small_optimizer
 from experiments.gpu_check.drawn_photographs import draw_photographs
-from experiments.run_evaluation import run_evaluation
-from experiments.run_training import run_training
+from experiments.runs.run_evaluation import run_evaluation
+from experiments.runs.run_training import run_training
 from experiments.schema import DataConfig, DataSetConfig, WandbConfig
 from experiments.train import TrainConfig
 from flamingo.data.builders import InterleavedConfig

@@ -4,11 +4,11 @@ import json
 import time
 from pathlib import Path
 
-from experiments import run_language_pretraining, run_vision_pretraining
 from experiments.gpu_check.check_parts import JSON, Save, Settings
 from experiments.gpu_check.check_report import table
 from experiments.pretrain_language import PretrainLanguageConfig
 from experiments.pretrain_vision import PretrainVisionConfig
+from experiments.runs import run_language_pretraining, run_vision_pretraining
 from flamingo.model import Fields
 from flamingo.model.vision_features import VisionFeaturesConfig
 from flamingo.results import read_history

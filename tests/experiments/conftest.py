@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from experiments.run_evaluation import run_evaluation
-from experiments.run_training import run_training
+from experiments.runs.run_evaluation import run_evaluation
+from experiments.runs.run_training import run_training
 from tests.helpers.configs import composed
 from tests.helpers.small_runs import ONE_SETTING, SMALL_DEMO
 

@@ -6,7 +6,7 @@ import re
 import pytest
 from PIL import Image as PILImage
 
-from experiments.run_captioning import run_captioning
+from experiments.runs.run_captioning import run_captioning
 from flamingo.inference.captioner import Captioner
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.utils.errors import UserError

@@ -3,8 +3,8 @@
 import pytest
 
 import experiments.search  # noqa: F401  # has its schema
-from experiments.command import COMMANDS
-from experiments.hydra_config import check_command_line
+from experiments.cli.command import COMMANDS
+from experiments.cli.hydra_config import check_command_line
 from flamingo.utils.errors import UserError
 from tests.helpers.configs import REQUIRED
 

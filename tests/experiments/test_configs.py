@@ -10,9 +10,9 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf.errors import ConfigKeyError
 
 import experiments.search  # noqa: F401  # registers its schema
-from experiments import hydra_config
-from experiments.hydra_config import CONF, load
-from experiments.run_evaluation import compose_evaluation
+from experiments.cli import hydra_config
+from experiments.cli.hydra_config import CONF, load
+from experiments.runs.run_evaluation import compose_evaluation
 from experiments.schema import as_recorded
 from experiments.train import check_config
 from flamingo.data.builders import InterleavedConfig

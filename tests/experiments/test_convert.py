@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.run_conversion import run_conversion
+from experiments.runs.run_conversion import run_conversion
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.interop import openflamingo
 from flamingo.utils.errors import UserError

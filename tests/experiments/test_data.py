@@ -9,10 +9,10 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from experiments.build import build_model
-from experiments.build_data import build_data_sets, build_records, build_samples
-from experiments.run_training import run_training
+from experiments.runs.run_training import run_training
 from experiments.schema import DataConfig, DataSetConfig
+from experiments.setup.build import build_model
+from experiments.setup.build_data import build_data_sets, build_records, build_samples
 from flamingo.data.encode import EncodedDocuments
 from flamingo.synthetic import SyntheticDocumentsConfig
 from flamingo.synthetic.documents import SyntheticDocuments
@@ -117,7 +117,7 @@ def test_the_batches_of_a_training_are_checked_by_the_loader(shards, backbones, 
         made.extend(next(iter(data_set.batches)) for data_set in data_sets)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("experiments.run_training.train", keep)
+    monkeypatch.setattr("experiments.runs.run_training.train", keep)
     with pytest.raises(KeyboardInterrupt):
         run_training(photograph_training(shards, backbones, tmp_path), tmp_path / "run")
     assert len(made) == 2

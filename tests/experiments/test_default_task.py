@@ -3,9 +3,9 @@
 import pytest
 import yaml
 
-from experiments.default_task import default_task
-from experiments.hydra_config import compose_config, given_values, load
+from experiments.cli.hydra_config import compose_config, given_values, load
 from experiments.schema import as_recorded
+from experiments.setup.default_task import default_task
 from flamingo.evaluation.tasks import CaptioningConfig
 from tests.helpers.configs import composed
 

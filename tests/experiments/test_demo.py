@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from experiments.run_evaluation import run_evaluation
-from experiments.run_training import run_training
+from experiments.runs.run_evaluation import run_evaluation
+from experiments.runs.run_training import run_training
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.report.page import write_report
 from flamingo.utils.errors import UserError

@@ -5,15 +5,15 @@ import multiprocessing
 import pytest
 import torch
 
-from experiments import (
+from experiments import train
+from experiments.runs import (
     run_evaluation,
     run_language_pretraining,
     run_training,
     run_vision_pretraining,
     run_word_attention,
-    train,
 )
-from experiments.build import build_model, load_model
+from experiments.setup.build import build_model, load_model
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.utils.devices import META
@@ -118,7 +118,7 @@ def moves(monkeypatch):
 
     placed = []
     monkeypatch.setattr(FlamingoForConditionalGeneration, "place", lambda self, device: placed.append(device))
-    monkeypatch.setattr("experiments.build.processes", lambda: type("State", (), {"device": META}))
+    monkeypatch.setattr("experiments.setup.build.processes", lambda: type("State", (), {"device": META}))
     return placed
 
 

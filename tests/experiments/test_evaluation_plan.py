@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.evaluation_plan import plan
+from experiments.setup.evaluation_plan import plan
 from flamingo.utils.errors import UserError
 from tests.helpers.configs import composed
 

@@ -6,9 +6,9 @@ from typing import get_type_hints
 
 import pytest
 
-from experiments.command import COMMANDS, CONF
-from experiments.field_lines import field_lines, first_line
-from experiments.help_page import LONGEST
+from experiments.cli.command import COMMANDS, CONF
+from experiments.cli.field_lines import field_lines, first_line
+from experiments.cli.help_page import LONGEST
 from experiments.schema import ALL_BUILDERS, ALL_TASKS, DataSetConfig
 from experiments.search import ChoiceConfig, IntervalConfig
 from flamingo.model.connectors import CONNECTORS

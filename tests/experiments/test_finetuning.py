@@ -8,9 +8,9 @@ import pytest
 import torch
 import yaml
 
-from experiments.build import build_model, load_model
-from experiments.run_evaluation import run_evaluation
-from experiments.run_training import run_training
+from experiments.runs.run_evaluation import run_evaluation
+from experiments.runs.run_training import run_training
+from experiments.setup.build import build_model, load_model
 from flamingo import FlamingoProcessor
 from flamingo.data.document import Image
 from flamingo.model.adapters import is_of_adapter, merge_adapter

@@ -7,12 +7,12 @@ import pytest
 import yaml
 from PIL import Image as PILImage
 
-from experiments import choices
-from experiments.choices import with_choices
-from experiments.hydra_config import dry_run_arguments, load
-from experiments.preparation import FILES, prepare
-from experiments.run_training import run_training
+from experiments.cli.hydra_config import dry_run_arguments, load
+from experiments.runs.run_training import run_training
 from experiments.schema import as_recorded
+from experiments.setup import choices
+from experiments.setup.choices import with_choices
+from experiments.setup.preparation import FILES, prepare
 from flamingo.utils.errors import UserError
 from flamingo.utils.problems import Problems
 from flamingo.utils.run_folder import Run

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from experiments import __main__ as flamingo_command
-from experiments.command import CONF
+from experiments.cli.command import CONF
 from tests.helpers.configs import CONFIGS
 from tests.helpers.small_runs import ONE_SETTING, SMALL_DEMO
 

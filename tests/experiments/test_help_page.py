@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import pytest
 from omegaconf import MISSING, OmegaConf
 
-from experiments.command import COMMANDS, CONF
-from experiments.help_page import GROUP_LINES, choices_of, help_page, shown
-from experiments.hydra_config import help_of
+from experiments.cli.command import COMMANDS, CONF
+from experiments.cli.help_page import GROUP_LINES, choices_of, help_page, shown
+from experiments.cli.hydra_config import help_of
 from flamingo.model.fusion import CrossAttentionConfig
 from flamingo.utils.checks import one_of
 from flamingo.utils.errors import UserError

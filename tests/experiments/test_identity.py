@@ -13,8 +13,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from experiments import evaluate, train
-from experiments.run_evaluation import run_evaluation
-from experiments.run_training import run_training
+from experiments.runs.run_evaluation import run_evaluation
+from experiments.runs.run_training import run_training
 from flamingo.data.data_checksums import data_checksums
 from flamingo.data.sources import open_source
 from flamingo.results import append_predictions
@@ -174,7 +174,7 @@ def test_a_finished_training_says_that_its_data_changed_and_opens_no_picture(
     run_training(config, output)
     before = files(output)
     monkeypatch.setattr("flamingo.data.sources.open_image", opened)
-    monkeypatch.setattr("experiments.build.build_model", opened)
+    monkeypatch.setattr("experiments.setup.build.build_model", opened)
     run_training(config, output)
     change(own_shards)
     with pytest.raises(UserError, match=rf"contents\.{named}"):

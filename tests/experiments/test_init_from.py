@@ -8,11 +8,11 @@ import pytest
 import torch
 import yaml
 
-from experiments.build import build_model, load_model
-from experiments.init_from import command_line_keys
-from experiments.run_conversion import run_conversion
-from experiments.run_evaluation import run_evaluation
-from experiments.run_training import run_training
+from experiments.runs.run_conversion import run_conversion
+from experiments.runs.run_evaluation import run_evaluation
+from experiments.runs.run_training import run_training
+from experiments.setup.build import build_model, load_model
+from experiments.setup.init_from import command_line_keys
 from flamingo.model.connectors import PerceiverConfig
 from flamingo.model.vision_features import VisionFeaturesConfig
 from flamingo.utils.errors import UserError

@@ -3,7 +3,7 @@
 import json
 import logging
 
-from experiments.run_inspection import run_inspection
+from experiments.runs.run_inspection import run_inspection
 from tests.data.shelf import photographs, write
 from tests.helpers.configs import composed
 

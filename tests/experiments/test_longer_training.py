@@ -7,8 +7,8 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from experiments.run_evaluation import run_evaluation
-from experiments.run_training import run_training
+from experiments.runs.run_evaluation import run_evaluation
+from experiments.runs.run_training import run_training
 from flamingo.utils.errors import UserError
 from tests.helpers.configs import composed
 from tests.helpers.small_runs import ONE_SETTING, TWO_STEPS

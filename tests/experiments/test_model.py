@@ -7,7 +7,7 @@ from transformers import AutoConfig
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.yolos.image_processing_pil_yolos import YolosImageProcessorPil
 
-from experiments.build import build_model
+from experiments.setup.build import build_model
 from flamingo.data.document import Image
 from flamingo.model.vision_loading import make_vision_model
 from flamingo.utils.errors import UserError

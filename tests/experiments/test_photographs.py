@@ -11,12 +11,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from experiments.default_task import default_task
-from experiments.evaluation_plan import plan
-from experiments.hydra_config import compose_config, given_values, load
-from experiments.run_evaluation import check_outputs, run_evaluation
-from experiments.run_training import run_training
+from experiments.cli.hydra_config import compose_config, given_values, load
+from experiments.runs.run_evaluation import check_outputs, run_evaluation
+from experiments.runs.run_training import run_training
 from experiments.schema import ALL_TASKS
+from experiments.setup.default_task import default_task
+from experiments.setup.evaluation_plan import plan
 from flamingo.inference import FeaturesConfig
 from flamingo.report.page import write_report
 from flamingo.utils.errors import UserError
@@ -152,7 +152,7 @@ def test_a_trained_model_goes_on_by_reward(run, shards, backbones, tmp_path, mon
     def longer(outputs, references):
         return [len(output) + number / 1000 for number, output in enumerate(outputs)]
 
-    monkeypatch.setattr("experiments.build_data.CiderReward", lambda captions, language: longer)
+    monkeypatch.setattr("experiments.setup.build_data.CiderReward", lambda captions, language: longer)
     run_training(by_reward(run, shards, backbones, tmp_path), tmp_path)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert len(losses) == 4 and all(loss < 0 for loss in losses)
@@ -164,7 +164,7 @@ def test_a_trained_model_goes_on_by_reward(run, shards, backbones, tmp_path, mon
 
 def test_equal_rewards_change_no_weight(run, shards, backbones, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "experiments.build_data.CiderReward", lambda captions, language: lambda outputs, _: [0.0] * len(outputs)
+        "experiments.setup.build_data.CiderReward", lambda captions, language: lambda outputs, _: [0.0] * len(outputs)
     )
     run_training(by_reward(run, shards, backbones, tmp_path), tmp_path)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "history.jsonl").read_text().splitlines()]
@@ -337,7 +337,7 @@ def test_metrics_without_java_are_named_before_the_model_is_loaded(run, shards, 
         raise LoadedError
 
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr("experiments.run_evaluation.FlamingoForConditionalGeneration.from_pretrained", load)
+    monkeypatch.setattr("experiments.runs.run_evaluation.FlamingoForConditionalGeneration.from_pretrained", load)
     with pytest.raises(LoadedError):
         run_evaluation(evaluation(shards, f"run={run}", f"output={tmp_path}", "task.metrics=[CIDEr,METEOR]"))
     assert [message for message in caplog.messages if "METEOR" in message]

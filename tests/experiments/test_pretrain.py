@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from PIL import Image as PILImage
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from experiments import run_language_pretraining, run_vision_pretraining
+from experiments.runs import run_language_pretraining, run_vision_pretraining
 from flamingo.data.pretraining.texts import TextDocuments
 from flamingo.data.pretraining.token_blocks import TokenBlocks, encode_texts
 from flamingo.data.pretraining.tokenizer import train_tokenizer

@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import experiments.benchmark.__main__ as benchmark
-from experiments.command import COMMANDS
-from experiments.hydra_config import load
+from experiments.cli.command import COMMANDS
+from experiments.cli.hydra_config import load
 from flamingo.model.connectors import PerceiverConfig
 from flamingo.model.fusion import CrossAttentionConfig
 from flamingo.synthetic import SyntheticDocumentsConfig, SyntheticTaskConfig

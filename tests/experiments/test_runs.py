@@ -10,8 +10,8 @@ import time
 import pytest
 
 from experiments import train
-from experiments.command import termination
-from experiments.hydra_config import user_errors
+from experiments.cli.command import termination
+from experiments.cli.hydra_config import user_errors
 from flamingo.utils.errors import Stopped, UserError
 
 

@@ -6,8 +6,8 @@ import math
 import pytest
 from hydra.errors import ConfigCompositionException
 
-from experiments.hydra_config import compose_config
-from experiments.run_search import run_trial, search, write_trials
+from experiments.cli.hydra_config import compose_config
+from experiments.runs.run_search import run_trial, search, write_trials
 from experiments.search import ChoiceConfig, IntervalConfig, SearchConfig
 from flamingo.utils.errors import UserError
 from tests.helpers.small_runs import TWO_STEPS, files_of

@@ -11,13 +11,13 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from experiments.build import build_model
-from experiments.evaluation_plan import plan
-from experiments.hydra_config import CONF, folder_arguments, sweep_run_name
+from experiments.cli.hydra_config import CONF, folder_arguments, sweep_run_name
 from experiments.report import ReportConfig
-from experiments.run_report import run_report
-from experiments.run_training import run_training
+from experiments.runs.run_report import run_report
+from experiments.runs.run_training import run_training
 from experiments.schema import as_recorded
+from experiments.setup.build import build_model
+from experiments.setup.evaluation_plan import plan
 from flamingo.evaluation import ObjectiveConfig
 from flamingo.evaluation.search_objective import check_objective, objective
 from flamingo.report import VariantConfig

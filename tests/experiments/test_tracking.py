@@ -8,9 +8,9 @@ import os
 import pytest
 import wandb
 
-from experiments.run_training import run_training
+from experiments.runs.run_training import run_training
 from experiments.schema import WandbConfig
-from experiments.tracking import Tracker
+from experiments.setup.tracking import Tracker
 from tests.helpers.configs import composed
 from tests.helpers.small_runs import SMALL_DEMO
 

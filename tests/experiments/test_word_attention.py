@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.run_word_attention import run_word_attention
+from experiments.runs.run_word_attention import run_word_attention
 from experiments.word_attention import WordAttentionConfig
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.model.modeling import FlamingoForConditionalGeneration

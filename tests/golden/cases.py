@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from experiments.run_evaluation import run_evaluation
-from experiments.run_training import run_training
+from experiments.runs.run_evaluation import run_evaluation
+from experiments.runs.run_training import run_training
 from flamingo import FlamingoForConditionalGeneration
 from flamingo.interop import flamingo_mini, idefics, openflamingo
 from flamingo.results import History

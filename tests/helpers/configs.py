@@ -5,8 +5,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 import experiments.search  # noqa: F401  # has its schema
-from experiments import hydra_config
 from experiments.caption import CaptionConfig
+from experiments.cli import hydra_config
 from experiments.convert import ConvertConfig
 from experiments.evaluate import EvaluateConfig
 from experiments.inspect_data import InspectDataConfig

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from experiments.report import ReportConfig
-from experiments.run_report import run_report
+from experiments.runs.run_report import run_report
 from flamingo.report.comparison import COLUMNS, compare, student, write_comparison
 from flamingo.report.variants import read_runs, runs_below
 from flamingo.utils.errors import UserError

@@ -15,10 +15,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-import experiments.run_evaluation
-import experiments.run_language_pretraining
-import experiments.run_training  # noqa: F401
-from experiments.hydra_config import user_errors
+import experiments.runs.run_evaluation
+import experiments.runs.run_language_pretraining
+import experiments.runs.run_training  # noqa: F401
+from experiments.cli.hydra_config import user_errors
 from flamingo.data.sources import read_split
 from flamingo.data.transforms.pictures import open_image
 from tests.data.malformed import Malformed, files

@@ -8,8 +8,8 @@ from typing import Any
 
 import wandb
 
-from experiments.build_data import sample_prompt
 from experiments.schema import JSON, WandbConfig
+from experiments.setup.build_data import sample_prompt
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.transforms.pictures import open_image
 from flamingo.inference.flamingo_engine import FlamingoEngine

@@ -16,9 +16,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.command import Command
-from experiments.config_nodes import all_keys, is_section
-from experiments.nearest_key import nearest, nearest_keys
+from experiments.cli.command import Command
+from experiments.cli.config_nodes import all_keys, is_section
+from experiments.cli.nearest_key import nearest, nearest_keys
 from flamingo.utils.errors import UserError
 from flamingo.utils.problems import Problems
 

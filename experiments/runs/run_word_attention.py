@@ -11,8 +11,8 @@ from einops import reduce
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from experiments.build import load_model
-from experiments.command import Job
+from experiments.cli.command import Job
+from experiments.setup.build import load_model
 from experiments.word_attention import WordAttentionConfig, check_config
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.document import Image

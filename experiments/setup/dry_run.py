@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import torch
 
-from experiments.build_data import TrainingRecords, build_data_sets, images_of, training_documents
-from experiments.preparation import Prepared
 from experiments.schema import DataConfig, DataSetConfig
+from experiments.setup.build_data import TrainingRecords, build_data_sets, images_of, training_documents
+from experiments.setup.preparation import Prepared
 from experiments.train import TrainConfig
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.document import Image

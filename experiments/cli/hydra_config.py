@@ -26,15 +26,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from experiments.command import COMMANDS, CONF, Command, Job, termination
-from experiments.command_line import CommandLine
-from experiments.config_nodes import missing_keys, nodes
-from experiments.default_task import default_task
-from experiments.field_lines import field_lines
-from experiments.help_page import help_page
-from experiments.init_from import take_from_checkpoint
-from experiments.open_keys import with_stand_ins
+from experiments.cli.command import COMMANDS, CONF, Command, Job, termination
+from experiments.cli.command_line import CommandLine
+from experiments.cli.config_nodes import missing_keys, nodes
+from experiments.cli.field_lines import field_lines
+from experiments.cli.help_page import help_page
+from experiments.cli.open_keys import with_stand_ins
 from experiments.schema import ALL_TASKS, Entry
+from experiments.setup.default_task import default_task
+from experiments.setup.init_from import take_from_checkpoint
 from flamingo.model.connectors import CONNECTORS
 from flamingo.model.fusion import FUSIONS
 from flamingo.training.optim import OPTIMIZERS

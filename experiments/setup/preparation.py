@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from experiments.build import TrainingParts, backbone_names, build_model
-from experiments.build_data import TrainingRecords, build_records, build_samples, read_records
-from experiments.choices import with_choices
-from experiments.evaluation_plan import Plan, plan
-from experiments.longer_training import STEPS, trains_longer
-from experiments.run_evaluation import check_outputs, check_planned_lengths, compose_evaluation
+from experiments.runs.run_evaluation import check_outputs, check_planned_lengths, compose_evaluation
 from experiments.schema import ModelConfig, as_recorded
+from experiments.setup.build import TrainingParts, backbone_names, build_model
+from experiments.setup.build_data import TrainingRecords, build_records, build_samples, read_records
+from experiments.setup.choices import with_choices
+from experiments.setup.evaluation_plan import Plan, plan
+from experiments.setup.longer_training import STEPS, trains_longer
 from experiments.train import TrainConfig, check_config
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.transforms.image_processors import load_image_processor

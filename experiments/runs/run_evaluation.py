@@ -9,11 +9,11 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from experiments.build import add_features, build_features, load_model
-from experiments.command import Job
+from experiments.cli.command import Job
 from experiments.evaluate import EvaluateConfig, folders
-from experiments.evaluation_plan import Plan, plan
 from experiments.schema import JSON, Entry, as_recorded
+from experiments.setup.build import add_features, build_features, load_model
+from experiments.setup.evaluation_plan import Plan, plan
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.data_checksums import data_checksums
 from flamingo.data.record import Record
@@ -85,7 +85,7 @@ def compose_evaluation(entry: Mapping[str, Entry], run: Path, device: str | None
     if "kind" not in keys:
         raise UserError(f"evaluate: an entry needs kind, the name of a task of conf/task; got {keys}")
     # Only an entry of `evaluate` needs Hydra: a program may call this module without it.
-    from experiments.hydra_config import compose_config, load
+    from experiments.cli.hydra_config import compose_config, load
 
     task = keys.pop("kind")
     config = compose_config("evaluate", [f"task={task}"], {"device": device} | keys | {"run": str(run)})

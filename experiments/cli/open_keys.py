@@ -12,7 +12,7 @@ from flamingo.utils.errors import UserError
 
 #: The value of a key that is left open.
 OPEN = "${chosen:}"
-#: A valid value for each key that may be left open; * is the name of a data set. See experiments/choices.py.
+#: A valid value for each key that may be left open; * is the name of a data set. See experiments/setup/choices.py.
 _STAND_INS: dict[str, Any] = {
     "dtype": "auto",
     "data.split": None,

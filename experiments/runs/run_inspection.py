@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.command import Job
+from experiments.cli.command import Job
 from experiments.inspect_data import InspectDataConfig
 from flamingo.data.data_summary import DataSummary, PictureSummary, Quantiles, summarize
 from flamingo.data.record import by_reason

@@ -3,8 +3,8 @@
 from dataclasses import fields
 from textwrap import shorten
 
-from experiments.init_from_parts import FREE, SECTIONS, checkpoint_folder
 from experiments.schema import CHECKPOINT, ModelConfig
+from experiments.setup.init_from_parts import FREE, SECTIONS, checkpoint_folder
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.transforms.image_processors import resize

@@ -11,9 +11,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from experiments.command import Job
-from experiments.hydra_config import compose_config, load
-from experiments.run_training import run_training
+from experiments.cli.command import Job
+from experiments.cli.hydra_config import compose_config, load
+from experiments.runs.run_training import run_training
 from experiments.search import SearchConfig
 from flamingo.utils.checks import within
 from flamingo.utils.errors import UserError

@@ -4,8 +4,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from experiments.build import build_task
 from experiments.evaluate import EvaluateConfig, folders
+from experiments.setup.build import build_task
 from flamingo import FlamingoProcessor
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.evaluation.preflight import check_settings

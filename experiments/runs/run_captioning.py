@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from experiments.build import load_model
 from experiments.caption import CaptionConfig
-from experiments.command import Job
+from experiments.cli.command import Job
 from experiments.schema import as_recorded
+from experiments.setup.build import load_model
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.document import Image

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from transformers import AutoConfig
 
-from experiments.build_data import TrainingRecords
-from experiments.build_from_checkpoint import begin_with_checkpoint
 from experiments.schema import ALL_TASKS, CHECKPOINT, ModelConfig
+from experiments.setup.build_data import TrainingRecords
+from experiments.setup.build_from_checkpoint import begin_with_checkpoint
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.document import Image
 from flamingo.evaluation.protocol import Task

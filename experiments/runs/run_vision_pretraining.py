@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModel, PreTrainedTokenizerFast
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from experiments.command import Job
+from experiments.cli.command import Job
 from experiments.pretrain_vision import PretrainVisionConfig
 from flamingo.data.collate import Batch
 from flamingo.data.data_checksums import data_checksums

@@ -7,9 +7,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from experiments.config_nodes import is_section, nodes
-from experiments.field_lines import field_lines, first_line
-from experiments.open_keys import OPEN
+from experiments.cli.config_nodes import is_section, nodes
+from experiments.cli.field_lines import field_lines, first_line
+from experiments.cli.open_keys import OPEN
 from experiments.schema import ALL_BUILDERS, ALL_TASKS
 from flamingo.model.connectors import CONNECTORS
 from flamingo.model.fusion import FUSIONS

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from flamingo.utils.errors import Stopped
 
-_HERE = Path(__file__).parent
+_HERE = Path(__file__).parent.parent
 #: The folder of the configs: in the installed package, or beside it in the repository.
 CONF = next(folder for folder in (_HERE / "conf", _HERE.parent / "conf") if folder.is_dir())
 
@@ -62,7 +62,7 @@ def command(
 
     def main() -> None:
         # A program may import a command and call what it stands on without Hydra.
-        from experiments.hydra_config import run_command
+        from experiments.cli.hydra_config import run_command
 
         run_command(COMMANDS[name])
 

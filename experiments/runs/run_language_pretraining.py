@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from experiments.command import Job
+from experiments.cli.command import Job
 from experiments.pretrain_language import PretrainLanguageConfig
 from flamingo.data.loader import process_loader
 from flamingo.data.order import Shuffled

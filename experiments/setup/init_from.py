@@ -1,7 +1,7 @@
 """model.init_from: the checkpoint that a training begins with, and the keys of the config whose values it decides.
 
 A value of the command line beats the checkpoint's, which beats that of the YAML files. What a command line may not
-change is refused here by its key, or by :mod:`experiments.build_from_checkpoint` where only the weights can tell.
+change is refused here by its key, or by :mod:`experiments.setup.build_from_checkpoint` where only the weights can tell.
 """
 
 import logging
@@ -13,8 +13,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.init_from_parts import FREE, SECTIONS, checkpoint_folder
 from experiments.schema import CHECKPOINT, JSON
+from experiments.setup.init_from_parts import FREE, SECTIONS, checkpoint_folder
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.model.adapter_config import AdapterConfig
 from flamingo.model.vision_features import VisionFeaturesConfig

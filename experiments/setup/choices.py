@@ -12,9 +12,9 @@ import psutil
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
-from experiments.build import backbone_names
-from experiments.init_from_parts import checkpoint_folder
 from experiments.schema import DataSetConfig, ModelConfig
+from experiments.setup.build import backbone_names
+from experiments.setup.init_from_parts import checkpoint_folder
 from experiments.train import TrainConfig
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.record import LazySequence

@@ -5,7 +5,7 @@ import logging
 import re
 from pathlib import Path
 
-from experiments.command import Job
+from experiments.cli.command import Job
 from experiments.report import ReportConfig, check_config
 from flamingo.report.comparison import write_comparison
 from flamingo.report.page import write_report

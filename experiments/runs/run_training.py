@@ -10,15 +10,15 @@ from pathlib import Path
 import yaml
 from accelerate import PartialState
 
-from experiments import run_evaluation
-from experiments.build import TrainingParts, add_features, backbone_names, build_features
-from experiments.build_data import build_data_sets, images_of
-from experiments.command import Job
-from experiments.dry_run import show_dry_run
-from experiments.init_from_parts import checkpoint_folder
-from experiments.longer_training import keep_finished
-from experiments.preparation import FILES, SAMPLE_TOKENS, prepare
+from experiments.cli.command import Job
+from experiments.runs import run_evaluation
 from experiments.schema import JSON, DataConfig, as_recorded
+from experiments.setup.build import TrainingParts, add_features, backbone_names, build_features
+from experiments.setup.build_data import build_data_sets, images_of
+from experiments.setup.dry_run import show_dry_run
+from experiments.setup.init_from_parts import checkpoint_folder
+from experiments.setup.longer_training import keep_finished
+from experiments.setup.preparation import FILES, SAMPLE_TOKENS, prepare
 from experiments.train import TrainConfig
 from flamingo.data.data_checksums import data_checksums
 from flamingo.data.sources import list_split
@@ -134,7 +134,7 @@ def _callbacks(parts: TrainingParts, config: TrainConfig, run: Run) -> Iterator[
         yield Callbacks(measures=[fusion_measures], on_save=run.keep)
         return
     # A program may train without wandb.
-    from experiments.tracking import Tracker, flatten_record, sampler
+    from experiments.setup.tracking import Tracker, flatten_record, sampler
 
     tracker = Tracker(config.wandb, as_recorded(config), run.output, PartialState().is_main_process)
     failed = True
@@ -166,7 +166,7 @@ def _compute_features(parts: TrainingParts, config: TrainConfig, output: Path) -
 
 def run_job(job: Job[TrainConfig]) -> float:
     """Trains what the command line asks for."""
-    # The folder of a dry run is the current one: see experiments/hydra_config.py.
+    # The folder of a dry run is the current one: see experiments/cli/hydra_config.py.
     has_folder = job.output != Path.cwd()
     with failure_recorded(Run(job.output, {}, FILES)) if has_folder else nullcontext():
         config = job.load()
