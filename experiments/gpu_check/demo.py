@@ -25,7 +25,7 @@ from flamingo.training.optim import AdamWConfig
 def small_model() -> ModelConfig:
     """Returns the model of the demo: parts for the backbones that come with the package."""
     return ModelConfig(
-        vision_features=VisionFeaturesConfig(class_token="none"),
+        vision_features=VisionFeaturesConfig(class_token="auto"),
         connector=PerceiverConfig(depth=1, num_latents=16, num_heads=4, head_dim=32, qk_norm=True),
         fusion=CrossAttentionConfig(every=2, num_heads=6, head_dim=32, mlp_ratio=2, qk_norm=True),
     )

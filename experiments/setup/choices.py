@@ -8,8 +8,6 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
-import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from experiments.schema import DataSetConfig, ModelConfig
@@ -21,7 +19,7 @@ from flamingo.data.record import LazySequence
 from flamingo.data.sources import open_source
 from flamingo.data.splits import ROLES, TRAIN, VALIDATION, of_split, with_splits
 from flamingo.training.optim import default_warmup
-from flamingo.utils.devices import device_title, multiplies_bfloat16, processes
+from flamingo.utils.devices import device_title, free_memory, multiplies_bfloat16, processes
 from flamingo.utils.hub import from_pretrained
 from flamingo.utils.problems import Problems
 from flamingo.utils.reading import read_config
@@ -239,15 +237,8 @@ def _documents_in_memory(language: PreTrainedConfig | None, tokens: int) -> int:
         return 1
     layers = _LAYER_BYTES * language.hidden_size * language.num_hidden_layers
     logits = _LOGIT_BYTES * language.vocab_size
-    budget = _MEMORY_SHARE * free_memory()
+    budget = _MEMORY_SHARE * free_memory(processes().device)
     return max(1, int(budget / (tokens * (layers + logits))))
-
-
-def free_memory() -> int:
-    """Returns the free bytes of the device's memory."""
-    if processes().device.type == "cuda":
-        return torch.cuda.mem_get_info()[0]
-    return psutil.virtual_memory().available
 
 
 def _choose_steps(choices: Choices, num_images: int, batch_size: int) -> None:

@@ -2,8 +2,6 @@
 
 import logging
 import re
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
-import torch
 
 from experiments.schema import DataConfig, DataSetConfig
 from experiments.setup.build_data import TrainingRecords, build_data_sets, images_of, training_documents
@@ -30,7 +27,7 @@ from flamingo.report.gallery import Tile, tiles_figure, words_of
 from flamingo.report.style import png
 from flamingo.results import read_history
 from flamingo.training.loop import train
-from flamingo.utils.devices import device_title, processes
+from flamingo.utils.devices import device_title, peak_memory, processes
 from flamingo.utils.io import write_bytes
 from flamingo.utils.memory import keep_memory, out_of_memory
 
@@ -226,17 +223,8 @@ def _log_estimates(config: TrainConfig, records: TrainingRecords | None, measure
     )
     device = processes().device
     kept = num_pictures * measured.feature_bytes
-    log.info("memory: %.2f GB of %s", _peak_memory(kept) / _GB, device_title(device))
+    log.info("memory: %.2f GB of %s", peak_memory(device, kept) / _GB, device_title(device))
     log.info("disk: %.2f GB of features, %.2f GB of a state", kept / _GB, measured.state_bytes / _GB)
-
-
-def _peak_memory(features: int) -> int:
-    """Returns the bytes that the training takes at most. The host maps the file of the features into its memory."""
-    device = processes().device
-    if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit + features
 
 
 def duration(seconds: float) -> str:

@@ -9,7 +9,7 @@ from experiments.setup.build import build_task
 from flamingo import FlamingoProcessor
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.evaluation.preflight import check_settings
-from flamingo.evaluation.protocol import Task
+from flamingo.evaluation.protocol import RetrievalTask, Task
 from flamingo.evaluation.settings import DEFAULT_SHOTS, Setting, make_settings
 from flamingo.utils.errors import UserError
 
@@ -71,16 +71,26 @@ def plan(config: EvaluateConfig, open_images: bool = False) -> Plan:
     folders(config)
     task = build_task(config.task, open_images or config.features.folder is None)
     shots = DEFAULT_SHOTS if config.shots is None else tuple(config.shots)
-    planned = Plan(config, task, shots).fitted(_check_settings)
+    planned = Plan(config, task, shots)
+    _check_retrieval(planned)
+    planned = planned.fitted(_check_settings)
     log.info("task %s: %d queries", task.name, len(task.queries()[: config.limit]))
     return planned
 
 
-def _check_settings(planned: Plan) -> None:
-    """Raises UserError for settings that the task cannot give."""
+def _check_retrieval(planned: Plan) -> None:
+    """Raises UserError for retrieved demonstrations that cannot be had, however few."""
     for setting in planned.settings:
-        if setting.is_retrieved and planned.config.features.folder is None:
+        if not setting.is_retrieved:
+            continue
+        if not isinstance(planned.task, RetrievalTask):
+            raise UserError(f"{planned.task.name} has no similar demonstrations: only random ones")
+        if planned.config.features.folder is None:
             raise UserError(
                 f"demonstrations={setting.demonstrations} compares images by their features: say features.folder=FOLDER"
             )
+
+
+def _check_settings(planned: Plan) -> None:
+    """Raises UserError for settings that the task cannot give."""
     check_settings(planned.task, planned.settings, planned.config.limit)

@@ -1,9 +1,12 @@
 """The device of a command's models: the one place that names devices."""
 
 import os
+import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
@@ -112,6 +115,21 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cpu":
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return False
+
+
+def free_memory(device: torch.device) -> int:
+    """Returns the free bytes of the device's memory."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def peak_memory(device: torch.device, mapped: int = 0) -> int:
+    """Returns the most bytes that this process has taken; on the host ``mapped`` more, of files that it will map."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit + mapped
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -102,7 +102,7 @@ def test_of_data_with_one_split_alone_others_are_held_out_unless_it_is_named(bac
 
 
 def test_little_memory_makes_smaller_batches(folder, backbones, tmp_path, monkeypatch):
-    monkeypatch.setattr(choices, "free_memory", lambda: 15_000_000)
+    monkeypatch.setattr(choices, "free_memory", lambda device: 15_000_000)
     pairs = chosen(tmp_path, *four_keys(folder, backbones)).data.documents["pairs"].documents
     assert 1 <= pairs.batch_size < 16
 
@@ -110,7 +110,7 @@ def test_little_memory_makes_smaller_batches(folder, backbones, tmp_path, monkey
 def test_a_run_resumes_with_what_was_chosen_when_it_began(folder, backbones, tmp_path, monkeypatch):
     began = chosen(tmp_path, *four_keys(folder, backbones))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(as_recorded(began)))
-    monkeypatch.setattr(choices, "free_memory", lambda: 15_000_000)
+    monkeypatch.setattr(choices, "free_memory", lambda device: 15_000_000)
     assert chosen(tmp_path, *four_keys(folder, backbones)) != began  # nothing is saved there
     (tmp_path / "state" / "step-1").mkdir(parents=True)
     assert chosen(tmp_path, *four_keys(folder, backbones)) == began

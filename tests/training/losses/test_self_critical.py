@@ -65,7 +65,7 @@ def length(outputs, references):
 def loss_of(parts, reward=length, shown=SHOWN, count=None):
     model, processor = parts
     made = batch(processor, shown).to(model.device)
-    objective = SelfCritical(SelfCriticalConfig(num_captions=CAPTIONS, max_new_tokens=NEW), processor, lambda: reward)
+    objective = SelfCritical(SelfCriticalConfig(num_captions=CAPTIONS, max_new_tokens=NEW), processor, lambda _: reward)
     return objective(model, made, count or made.label_tokens)
 
 
@@ -183,7 +183,7 @@ def test_training_raises_the_reward_and_leaves_the_mode(parts):
     def reward(outputs, references):
         return [float(output.count("e")) for output in outputs]
 
-    objective = SelfCritical(SelfCriticalConfig(max_new_tokens=NEW), processor, lambda: reward)
+    objective = SelfCritical(SelfCriticalConfig(max_new_tokens=NEW), processor, lambda _: reward)
     data = DataSet("pairs", Listed(batch(processor, [["red"], ["blue"]])), loss=objective)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     losses = []
@@ -209,7 +209,7 @@ def test_a_reward_that_is_not_finite_changes_nothing_and_ends_the_run(parts, tmp
         rewarded.append(outputs)
         return [float("nan")] * len(outputs) if len(rewarded) == 2 else length(outputs, references)
 
-    objective = SelfCritical(SelfCriticalConfig(num_captions=CAPTIONS, max_new_tokens=NEW), processor, lambda: reward)
+    objective = SelfCritical(SelfCriticalConfig(num_captions=CAPTIONS, max_new_tokens=NEW), processor, lambda _: reward)
     data = DataSet("pairs", Listed(batch(processor, [["red"], ["blue"]])), loss=objective)
     with pytest.raises(UserError, match=r"the loss of step 2 is not finite.*pairs: red, blue"):
         train(model, [data], AdamWConfig(lr=1e-2), TrainingConfig(steps=4), tmp_path)
@@ -225,7 +225,7 @@ def test_a_document_whose_last_text_is_not_learnt_is_refused(parts):
     model, processor = parts
     unlearnt = document(["red"], 0).parts[:-1]
     groups = [EncodedGroup([processor.encode(Document(unlearnt))] * 2, "red")]
-    objective = SelfCritical(SelfCriticalConfig(num_captions=CAPTIONS, max_new_tokens=NEW), processor, lambda: length)
+    objective = SelfCritical(SelfCriticalConfig(num_captions=CAPTIONS, max_new_tokens=NEW), processor, lambda _: length)
     with pytest.raises(UserError, match=r"loss\.kind=self_critical"):
         objective(model, make_batch(groups, processor.tokenizer.pad_token_id), 1)
 
