@@ -28,7 +28,12 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
+#: The examples that run in `make test`; the others run in `make test-all`.
+QUICK = ("A connector", "A reader", "A metric")
+CASES = [pytest.param(example, marks=[] if example in QUICK else pytest.mark.full) for example in EXAMPLES]
+
+
+@pytest.mark.parametrize("example", CASES)
 def test_the_example_works(copy: Path, example: str):
     commands = []
     for language, name, append, code in BLOCK.findall(EXAMPLES[example]):

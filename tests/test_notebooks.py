@@ -27,7 +27,13 @@ def run(tmp_path_factory):
     return output
 
 
-@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+#: The first one runs in `make test`, all of them in `make test-all`.
+CASES = [
+    pytest.param(path, id=path.stem, marks=[] if path.stem.startswith("1_") else pytest.mark.full) for path in NOTEBOOKS
+]
+
+
+@pytest.fixture(params=CASES)
 def notebook(request):
     return nbformat.read(request.param, as_version=4)
 

@@ -291,6 +291,7 @@ def test_limits_of_new_tokens_and_the_checkpoints_template_reach_the_engine(part
         score_predictions(FakeTask(), rows)
 
 
+@pytest.mark.full
 def test_two_processes_make_the_same_files_as_one(parts, backbones, tmp_path):
     command = [sys.executable, "-m", "tests.evaluation.fake", str(backbones), str(tmp_path / "two")]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)

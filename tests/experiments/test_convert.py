@@ -154,6 +154,7 @@ def test_a_folder_that_is_there_is_not_overwritten(checkpoint, folders, ours):
         )
 
 
+@pytest.mark.full
 def test_the_command_ends_with_one_sentence_and_leaves_nothing(tmp_path):
     command = [sys.executable, "-m", "experiments.convert", "source=idefics", f"checkpoint={tmp_path / 'none'}"]
     done = subprocess.run([*command, f"output={tmp_path / 'out'}"], capture_output=True, text=True, cwd=ROOT)

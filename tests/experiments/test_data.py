@@ -86,6 +86,7 @@ def test_batches_depend_neither_on_workers_nor_on_global_random_states(shards, b
                 assert all(torch.equal(value, wanted.tensors[key]) for key, value in actual.tensors.items())
 
 
+@pytest.mark.full
 def test_a_run_resumed_with_another_number_of_workers_has_the_same_checkpoint(tmp_path, monkeypatch):
     def run(name, workers):
         run_training(

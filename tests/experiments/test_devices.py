@@ -49,6 +49,7 @@ def test_an_evaluation_names_its_batch_size(demo, tmp_path, monkeypatch):
 PRETRAININGS = {"pretrain_language": run_language_pretraining, "pretrain_vision": run_vision_pretraining}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", PRETRAININGS)
 def test_a_pretraining_names_its_batch_size(tmp_path, monkeypatch, name):
     command = PRETRAININGS[name]
@@ -78,7 +79,9 @@ COMMANDS = PRETRAININGS | {
 }
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name", ["train", "word_attention", *PRETRAININGS, pytest.param("evaluate", marks=pytest.mark.full)]
+)
 def test_each_command_takes_the_device_that_its_config_names(demo, tmp_path, monkeypatch, name):
     command = COMMANDS[name]
 

@@ -87,6 +87,7 @@ def test_the_encoder_trains_in_float32_and_the_language_model_does_not(start, fi
     assert after.config.backbones_included
 
 
+@pytest.mark.full
 def test_the_checkpoint_takes_the_larger_images_and_is_evaluated(finetuned):
     model, processor = load_model(finetuned / "run" / "checkpoint", "auto")
     pixels = processor.pixel_values([Image(photograph(1))])

@@ -147,6 +147,7 @@ def is_running(process_id):
         return False
 
 
+@pytest.mark.full
 def test_a_part_that_fails_hangs_or_crashes_does_not_end_the_others(tmp_path):
     parts = [fake("skip"), fake("save_and_fail"), fake("hang", limit=6), fake("crash"), fake("finish", measures=False)]
     results, _ = run_parts(parts, tmp_path)

@@ -137,6 +137,7 @@ def test_groups_mappings_and_added_keys_of_a_command_line_are_its_keys():
     assert command_line_keys(overrides) == {"model.fusion.kind", "model.connector.depth", "a.b", "model.vision"}
 
 
+@pytest.mark.full
 def test_a_converted_checkpoint_trains_with_the_keys_of_the_data_alone(converted, tmp_path):
     """It needed 17 overrides. The number of steps is this test's."""
     data = write_scenes(tmp_path / "data", "train", 12)

@@ -120,6 +120,7 @@ def test_queries_are_no_duplicates_of_themselves(run, shards, tmp_path):
     assert all(row["query"] not in row["demonstration_ids"] for row in rows)
 
 
+@pytest.mark.full
 def test_without_features_captions_and_losses_are_the_same(run, shards, backbones, tmp_path):
     output = tmp_path / "pixels"
     kept = tmp_path / "kept"
@@ -146,6 +147,7 @@ def test_without_features_captions_and_losses_are_the_same(run, shards, backbone
     assert captions[0] == captions[1]
 
 
+@pytest.mark.full
 def test_a_trained_model_goes_on_by_reward(run, shards, backbones, tmp_path, monkeypatch):
     """By a reward that any two captions differ in: no caption of this small model has a CIDEr above 0."""
 
@@ -162,6 +164,7 @@ def test_a_trained_model_goes_on_by_reward(run, shards, backbones, tmp_path, mon
     assert {name.split(".")[0] for name in changed} == {"connector", "fusion", "new_tokens"}
 
 
+@pytest.mark.full
 def test_equal_rewards_change_no_weight(run, shards, backbones, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "experiments.setup.build_data.CiderReward", lambda captions, language: lambda outputs, _: [0.0] * len(outputs)

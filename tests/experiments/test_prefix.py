@@ -29,6 +29,7 @@ def run(tmp_path_factory):
     return output
 
 
+@pytest.mark.full
 def test_training_evaluation_report_and_attention_run(run):
     for name in ("history.jsonl", "predictions.jsonl", "scores.json", "report.html", "attention.json"):
         assert (run / name).stat().st_size > 0

@@ -155,6 +155,7 @@ def test_mistakes_are_found_before_the_earlier_encoder_is_removed(tmp_path, over
     assert (tmp_path / "model").is_dir()
 
 
+@pytest.mark.full
 def test_memory_does_not_grow_with_epochs():
     """Texts and their tokens are made a part at a time."""
     texts = ["a text", *(tuple(f"{name} {i} {i * i}" for i in range(3)) for name in "abcdefgh")] * 50

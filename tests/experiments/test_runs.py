@@ -106,6 +106,7 @@ def test_hydras_errors_are_one_sentence_that_names_the_key(capsys, monkeypatch, 
     assert key in said and "Traceback" not in said
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc")
 def test_memory_that_was_left_is_kept():
     """A page that was given back and comes again is a fault: of 100 MB there would be 24,000 each time."""

@@ -145,6 +145,7 @@ def test_parallel_processes_go_on_after_one_fails_and_the_table_lists_it(tmp_pat
     assert files_of(done) == before
 
 
+@pytest.mark.full
 def test_a_sweeps_folders_are_not_nested_and_leave_out_the_paths_that_are_the_same_for_all(tmp_path):
     """The runs fail before they load anything; what counts is where."""
     paths = [tmp_path / name / "model" for name in "ab"]
@@ -223,6 +224,7 @@ def test_no_two_ablations_are_alike_but_in_their_names():
     assert configs["baseline"].data.documents.keys() == {"captions", "binding", "pairs"}
 
 
+@pytest.mark.full
 def test_a_language_model_from_scratch_has_other_weights_and_trains():
     chosen = {
         name: build_model(composed("train", "experiment=ablation", f"ablation={name}").model)[0]

@@ -23,6 +23,7 @@ def train_offline(output):
     run_training(config, output)
 
 
+@pytest.mark.full
 def test_an_unwritable_home_stops_no_training_and_wandb_writes_below_the_run(tmp_path):
     process = multiprocessing.get_context("fork").Process(target=train_offline, args=(tmp_path / "run",))
     process.start()

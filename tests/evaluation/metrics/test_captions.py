@@ -68,6 +68,7 @@ def test_scores_equal_those_of_pycocoevalcap_from_end_to_end(by_java, capsys):
 
 
 @java
+@pytest.mark.full
 def test_meteor_equals_that_of_pycocoevalcap_for_any_queries(by_java):
     outputs, references, right, said = by_java
     statistic = scored(("METEOR",), outputs, references)["METEOR"]
