@@ -82,10 +82,7 @@ def train(
         model.eval()
         return
     if parts.lr_factor.steps < config.steps:
-        log.info("training longer: %d steps are done of now %d", progress.step, config.steps)
-        lengthen(parts.schedule, progress.step, config.steps)
-        if parts.lr_factor.decays_again:
-            log.info("a new decay begins at the learning rate %g", optimizer_config.lr * parts.lr_factor.decay_from)
+        _lengthen(parts, progress.step, config.steps, optimizer_config.lr)
     main_process = accelerator.is_main_process
     history = _open_history(output, progress, accelerator)
     start = time.monotonic() - progress.seconds
@@ -107,8 +104,7 @@ def train(
                 bar.set_postfix(loss=f"{loss:.3f}")
                 if main_process:
                     values = _learning_rate(optimizer_config, parts.lr_factor, step)
-                    values["gradient_norm"] = guard.gradient_norm
-                    _log(history, callbacks, model, progress, loss, values)
+                    _log(history, callbacks, model, progress, loss, values | {"gradient_norm": guard.gradient_norm})
             if callbacks.on_sample is not None and config.due(config.sample_every, step):
                 progress = progress.measured(guard.read(), time.monotonic() - start)
                 _sample(model, callbacks, step, accelerator)
@@ -139,6 +135,14 @@ def _prepare(
     identity = _identity(data_sets, optimizer_config, config)
     states = StateFolder(output / "state", identity, model, optimizer, schedule, data_sets, accelerator)
     return _Parts(parallel, optimizer, schedule, states)
+
+
+def _lengthen(parts: _Parts, done: int, steps: int, lr: float) -> None:
+    """Gives the schedule of a shorter training more steps."""
+    log.info("training longer: %d steps are done of now %d", done, steps)
+    lengthen(parts.schedule, done, steps)
+    if parts.lr_factor.decays_again:
+        log.info("a new decay begins at the learning rate %g", lr * parts.lr_factor.decay_from)
 
 
 def _open_history(output: Path, progress: Progress, accelerator: Accelerator) -> History:
