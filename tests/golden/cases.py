@@ -149,6 +149,7 @@ def _trained(folder: Path) -> Path:
     output = folder / "trained"
     if not (output / "checkpoint").exists():
         overrides = ["experiment=demo", f"training.steps={TRAINED_STEPS}", "training.sample_every=0"]
+        overrides.append("optimizer.warmup_steps=50")
         run_training(composed("train", *overrides, "wandb.mode=disabled", f"output={output}"), output)
         model = FlamingoForConditionalGeneration.from_pretrained(output / "checkpoint")
         gates = [gate.abs().max().item() for name, gate in model.named_parameters() if name.endswith("_gate")]

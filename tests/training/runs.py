@@ -38,8 +38,8 @@ def example(number: int, images: int, markers: int = 0) -> EncodedExample:
     labels = ids.clone()
     labels[:2] = -100
     if images:
-        ids = torch.cat([torch.full((markers,), tiny.NEW_TOKEN_IDS[1]), ids])
-        labels = torch.cat([torch.full((markers,), -100), labels])
+        ids = torch.cat([ids.new_full((markers,), tiny.NEW_TOKEN_IDS[1]), ids])
+        labels = torch.cat([labels.new_full((markers,), -100), labels])
     pixels = torch.randn(images, 1, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, generator=generator) if images else None
     return EncodedExample(ids, torch.full_like(ids, images - 1), labels, pixels)
 
