@@ -51,6 +51,7 @@ def test_every_setting_is_scored_once(run):
     }
 
 
+@pytest.mark.full
 def test_a_checkpoint_is_evaluated_wherever_it_lies(run, tmp_path):
     checkpoint = ("run=null", f"checkpoint={run / 'checkpoint'}", *SMALL_EVALUATION)
     run_evaluation(composed("evaluate", *checkpoint, f"output={tmp_path / 'there'}"))

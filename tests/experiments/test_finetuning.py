@@ -114,6 +114,7 @@ def test_the_backbone_has_the_learning_rate_of_its_own(finetuned):
     assert (recorded["kind"], recorded["lr"], recorded["backbone_lr"]) == ("muon", 1e-4, 1e-5)
 
 
+@pytest.mark.full
 def test_a_run_with_an_adapter_is_evaluated_and_begun_with_and_merges(tmp_path):
     adapter = ("model/adapter=lora", "model.adapter.settings.r=2")
     run_training(composed("train", *TWO_STEPS, *adapter, f"output={tmp_path / 'run'}"), tmp_path / "run")

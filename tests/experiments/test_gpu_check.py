@@ -63,6 +63,7 @@ def test_an_update_holds_16k_tokens_and_the_check_at_most_8_minutes():
 # ------------------------------------------------------------------------------------- the runs
 
 
+@pytest.mark.full
 def test_a_part_runs_without_the_packages_that_a_gpu_machine_may_lack(tmp_path):
     program = (
         f"import sys; sys.modules |= dict.fromkeys({MISSING!r});"
