@@ -89,6 +89,7 @@ def test_the_dtype_of_the_frozen_parts_belongs_to_an_evaluation_and_the_device_d
     assert (tmp_path / "run" / "predictions.jsonl").read_bytes() == before
 
 
+@pytest.mark.full
 def test_the_dtype_of_the_frozen_parts_belongs_to_a_training_and_the_device_does_not(tmp_path, monkeypatch):
     stopped(composed("train", *SMALL_DEMO, f"output={tmp_path}"), tmp_path, monkeypatch)
     with pytest.raises(UserError, match=r"dtype was 'auto', is 'bfloat16'"):
@@ -186,6 +187,7 @@ def opened(*_):
     raise AssertionError
 
 
+@pytest.mark.full
 def test_a_training_that_was_moved_with_its_features_continues_and_not_without_them(
     own_shards, backbones, tmp_path, monkeypatch
 ):

@@ -276,6 +276,7 @@ def test_a_broken_photograph_beside_captions_is_named_before_an_evaluation(besid
     assert not (tmp_path / "there").exists()
 
 
+@pytest.mark.full
 def test_captions_that_no_document_can_hold_are_left_out_of_training_and_evaluation(shards, backbones, tmp_path):
     """A special token or too many words in one of 24 records once ended training at the step that drew it.
 

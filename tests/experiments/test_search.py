@@ -95,6 +95,7 @@ def test_a_finished_run_returns_its_value_and_stays_as_it_is(tmp_path):
     assert "optimizer.lr=0.002" in overrides and "search.n_trials" not in overrides
 
 
+@pytest.mark.full
 def test_a_loss_that_is_not_finite_fails_a_trial_and_a_wrong_value_ends_the_search(tmp_path):
     diverging = {"optimizer.lr": 1e30, "optimizer.gate_lr": 1e30}
     for _ in range(2):
