@@ -22,6 +22,7 @@ import pytest
 import torch
 
 from flamingo import FlamingoForConditionalGeneration
+from flamingo.inference.flamingo_engine import FlamingoEngine
 from tests import tiny
 from tests.helpers import devices
 
@@ -70,3 +71,17 @@ def model(backbones: Path, family: str) -> FlamingoForConditionalGeneration:
 def gpt2(backbones: Path) -> FlamingoForConditionalGeneration:
     """A Flamingo on one family, where the family does not matter."""
     return tiny.flamingo(backbones, language="gpt2")
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Numbers of prompts that are decoded from here on."""
+    numbers = []
+    call = FlamingoEngine.generate
+
+    def counting(self, prompts, *args, **kwargs):
+        numbers.append(len(prompts))
+        return call(self, prompts, *args, **kwargs)
+
+    monkeypatch.setattr(FlamingoEngine, "generate", counting)
+    return numbers

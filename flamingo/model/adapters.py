@@ -51,6 +51,7 @@ def add_adapter(model: Any, config: AdapterConfig) -> None:
 
     try:
         tuner = PEFT_TYPE_TO_TUNER_MAPPING[settings.peft_type](backbone, settings, adapter_name=_NAME)
+    # peft has no error class of its own: each method raises what its first wrong assumption gives.
     except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"adapter.kind={config.kind} does not fit the {config.part}: {_reason(error)}") from error
     own = [name for name, parameter in backbone.named_parameters() if parameter.requires_grad]

@@ -131,20 +131,6 @@ def test_pictures_of_queries_and_demonstrations_are_saved_as_given(run):
             assert saved.size == original.size and saved.getpixel((5, 5)) == original.getpixel((5, 5))
 
 
-@pytest.fixture
-def asked(monkeypatch):
-    """Numbers of prompts that are decoded from here on."""
-    numbers = []
-    call = FlamingoEngine.generate
-
-    def counting(self, prompts, *args, **kwargs):
-        numbers.append(len(prompts))
-        return call(self, prompts, *args, **kwargs)
-
-    monkeypatch.setattr(FlamingoEngine, "generate", counting)
-    return numbers
-
-
 def test_a_killed_run_goes_on_where_it_was(parts, run, tmp_path, asked):
     whole = (run[0] / "predictions.jsonl").read_text(encoding="utf-8")
     lines = whole.splitlines(keepends=True)

@@ -45,20 +45,6 @@ def captioning(demo, pictures, tmp_path):
     return run
 
 
-@pytest.fixture
-def asked(monkeypatch):
-    """Numbers of prompts that are decoded from here on."""
-    numbers = []
-    call = FlamingoEngine.generate
-
-    def counting(self, prompts, *args, **kwargs):
-        numbers.append(len(prompts))
-        return call(self, prompts, *args, **kwargs)
-
-    monkeypatch.setattr(FlamingoEngine, "generate", counting)
-    return numbers
-
-
 def test_each_image_has_a_row_in_the_order_of_names_with_the_captioners_caption(captioning, demo, pictures, tmp_path):
     rows = captioning()
     assert [row["image"] for row in rows] == NAMES
