@@ -39,7 +39,7 @@ def test_the_layout_page_lists_every_file_with_its_docstring():
 
 
 def test_links_between_its_pages_lead_somewhere():
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")):
         for target, _, anchor in (t.partition("#") for t in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text())):
             linked = page.parent / target if target else page
             assert linked.exists(), f"{page.name}: {target}"
