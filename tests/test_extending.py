@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-#: A block of code: its language; for a file its path, and "append" if the block is the end of an existing file.
-BLOCK = re.compile(r"^```(\w+)(?: (\S+))?( append)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+#: A block of code: its language; for a file its path, and "at the end" if the block is the end of an existing file.
+BLOCK = re.compile(r'^```(\w+)(?: title="([^",]+)(, at the end)?")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 EXAMPLES = dict(re.findall(r"^## ([^\n]*)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 COPIED = ("flamingo", "experiments", "conf", "tests", "setup.cfg")
 
