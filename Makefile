@@ -17,9 +17,10 @@ demo: .venv/installed  ## from nothing to a few-shot curve: trains a Flamingo on
 
 test: lint pytest  ## everything that a change has to pass, from nothing
 
-lint: .venv/installed  ## style and types
+lint: .venv/installed  ## style, types and names of tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m tests.names
 	$(BIN)/mypy
 
 pytest: .venv/installed  ## the tests, on all cores

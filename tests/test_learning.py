@@ -21,7 +21,7 @@ CAPTIONS = {"red": "a red ball", "green": "a dog runs", "blue": "two dogs"}
     ],
     ids=["cross_attention", "prefix"],
 )
-def test_it_learns_to_name_three_pictures_from_their_pixels_alone(backbones, parts, trainable):
+def test_training_learns_to_name_three_images_from_pixels(backbones, parts, trainable):
     processor = FlamingoProcessor.from_vision_text_pretrained(backbones / "clip_vision_model", backbones / "gpt2")
     model = tiny.flamingo(backbones, gates=0.0, **parts)
     model.train_parts(trainable)

@@ -10,9 +10,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 #: A forward and a backward pass; few-shot decoding from pictures; an update of two data sets; features of pictures.
 RUN_THERE = (
-    "tests/model/test_parts.py::test_models_and_inputs_of_the_tests_are_on_the_device_of_the_command_line",
+    "tests/model/test_parts.py::test_test_models_and_inputs_are_on_the_chosen_device",
     "tests/inference/test_flamingo_engine.py::test_a_blind_model_says_the_same_to_every_picture",
-    "tests/training/test_step.py::test_data_sets_add_up_by_their_weights_each_with_its_own_mean",
+    "tests/training/test_step.py::test_data_sets_add_up_by_weight_with_their_own_means",
     "tests/inference/test_features.py::test_pooled_features_are_means",
 )
 MIXES = """

@@ -24,7 +24,7 @@ def scores(tmp_path, *rows):
     return read_scores(path)
 
 
-def test_predictions_are_read_as_they_were_written_without_a_torn_end(tmp_path):
+def test_predictions_are_read_as_written_without_a_torn_end(tmp_path):
     file = tmp_path / "predictions.jsonl"
     assert read_prediction_rows(file) == []
     append_predictions(file, [row("a"), row("b")])
@@ -42,7 +42,7 @@ def test_a_broken_line_elsewhere_is_named(tmp_path, line):
         read_prediction_rows(file)
 
 
-def test_scores_take_the_place_of_earlier_ones_of_the_same_settings(tmp_path):
+def test_scores_replace_earlier_ones_of_the_same_settings(tmp_path):
     def score(shots, metric, value):
         own = dict(zip(("task", "shots", "demonstrations", "control", "template", "decoding", "seed"), setting(shots)))
         return {**own, "metric": metric, "value": value, "ci95": [0.0, 1.0], "n": 3}
@@ -140,7 +140,7 @@ def test_a_malformed_record_is_named(tmp_path, change):
         read_history(tmp_path / "h.jsonl")
 
 
-def test_records_are_appended_and_later_ones_dropped_with_a_half_written_line(tmp_path):
+def test_records_append_and_half_written_ones_are_dropped(tmp_path):
     history = History(tmp_path / "new" / "history.jsonl")
     history.keep_until(0)
     for step in (2, 4, 6):

@@ -45,7 +45,7 @@ def test_the_template_is_saved_with_the_processor(backbones, tmp_path):
         FlamingoProcessor.from_vision_text_pretrained(*folders, caption_template="A photo")
 
 
-def test_documents_have_the_text_of_the_template_and_learn_the_caption_alone():
+def test_a_document_has_the_template_and_trains_on_the_caption():
     config = InterleavedConfig(min_images=1, max_images=1, batch_size=1)
     records = [Record("a", Image("a.jpg"), ("a dog",), None)]
     template = CaptionTemplate("A photo of {caption}")

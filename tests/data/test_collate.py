@@ -33,7 +33,7 @@ def test_padding_is_on_the_given_side_and_nobodys(side):
     assert batch["pixel_values"].amax(dim=(2, 3, 4, 5)).tolist() == [[2, 0, 0], [4, 4, 4], [0, 0, 0]]
 
 
-def test_features_take_the_place_of_pixels_in_their_own_precision():
+def test_features_replace_pixels_in_their_own_precision():
     batch = collate([features(2), features(3, images=2), example(4)], 0, "right")
     assert "pixel_values" not in batch
     assert batch["image_features"].dtype == torch.float16

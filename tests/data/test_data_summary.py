@@ -38,7 +38,7 @@ def test_images_captions_and_splits_are_counted(source):
     assert summarize(source, open_images=False).lengths.keys() == {"characters", "words"}
 
 
-def test_pictures_are_opened_for_their_sizes_formats_and_duplicates(source, tmp_path):
+def test_sizes_formats_and_duplicates_come_from_opened_images(source, tmp_path):
     summary = summarize(source)
     assert summary.skipped.keys() == {"d.png", "e.png"}
     assert summary.skipped["d.png"].startswith("the picture cannot be opened: ")
@@ -55,7 +55,7 @@ def test_quantiles_are_values_that_occur():
     assert quantiles([7]) == Quantiles(7, 7, 7, 7, 7)
 
 
-def test_a_source_without_a_picture_that_can_be_opened_is_an_error(source, tmp_path):
+def test_a_source_without_any_readable_image_is_an_error(source, tmp_path):
     for path in tmp_path.rglob("*.*"):
         if path.suffix in (".png", ".bmp"):
             path.write_bytes(b"broken")

@@ -25,7 +25,7 @@ def made(*groups, **settings):
     return make_batch(encoded, 0, known_ids=KNOWN, **settings)
 
 
-def test_places_end_with_the_last_image_that_a_token_of_the_document_sees():
+def test_places_end_with_the_last_image_that_a_token_sees():
     index = torch.tensor([[-1, 0, 2], [-1, -1, -1], [-1, -1, 0], [0, 1, -1]])
     assert image_places(index, documents=4, images=3).tolist() == [0, 1, 2, 6, 9, 10]
     # Two rows a document, which share its images.
@@ -39,7 +39,7 @@ def test_an_image_that_is_not_there_is_refused(images):
         image_places(torch.tensor([[-1, 2]]), documents=1, images=images)
 
 
-def test_places_are_those_of_the_images_however_documents_share_rows():
+def test_places_are_those_of_the_images_in_any_packing():
     first, second, third = example(0, 1, 2, images=3), example(0, 0, images=1), example(-1)
     assert made([first], [second], [third]).tensors["image_places"].tolist() == [0, 1, 2, 3]
     # The second document of a group has no images of its own.
@@ -58,7 +58,7 @@ def test_tokens_are_counted_as_the_loss_counts_them():
     assert made(*groups, pack_to=9).label_tokens == 2 + 1  # one row, of two documents
 
 
-def test_the_last_texts_are_those_of_the_rows_and_packed_rows_have_none():
+def test_last_texts_are_those_of_rows_and_none_when_packed():
     groups = [example(-1, -1, last_text=range(1, 2)), example(-1)], [example(-1, -1, -1, last_text=range(0, 3))] * 2
     assert made(*groups).last_texts == [range(1, 2), None, range(0, 3), range(0, 3)]
     assert made(*groups, pack_to=9).last_texts == []
@@ -76,7 +76,7 @@ def test_without_known_ids_the_check_is_left_to_the_model():
     assert "image_places" not in batch.tensors
 
 
-def test_the_model_encodes_the_images_of_these_places_as_if_it_had_looked_itself(backbones, monkeypatch):
+def test_the_model_encodes_the_images_of_these_places(backbones, monkeypatch):
     model = tiny.flamingo(backbones, gates=0.3)
     pixels = torch.randn(3, 1, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE)
     known = EncodedExample(torch.arange(5), torch.tensor([-1, 0, 1, 2, 2]), torch.arange(5), pixels)

@@ -29,7 +29,7 @@ def source(*captions):
 
 
 @pytest.mark.parametrize("special", ["</s>", "<s>", "<image>", "<|endofchunk|>", "[PAD]", "<|reserved|>"])
-def test_an_image_with_a_special_token_in_one_of_its_captions_is_left_out(special, backbones, processor, caplog):
+def test_a_special_token_in_a_caption_leaves_its_image_out(special, backbones, processor, caplog):
     """Among them one that pads, and one that the tokenizer knows and gives no role."""
     tokenizer = AutoTokenizer.from_pretrained(backbones / "gpt2", pad_token="[PAD]")
     tokenizer.add_tokens([AddedToken("<|reserved|>", special=True)], special_tokens=True)
@@ -52,7 +52,7 @@ def length(caption, processor):
     return len(processor.encode(document, pixels=False, max_length=10_000).input_ids)
 
 
-def test_a_caption_that_is_too_long_is_cut_behind_the_last_sentence_that_fits(processor, caplog):
+def test_a_long_caption_is_cut_after_the_last_sentence_that_fits(processor, caplog):
     limit = processor.tokenizer.model_max_length
     sentences = [f"A{WORD * 6} {number}." for number in range(40)]
     images = source([" ".join(sentences), "a dog"], ["a cat"], [WORD * 200], [WORD * 200, "a bird"])
@@ -74,7 +74,7 @@ def test_a_caption_that_is_too_long_is_cut_behind_the_last_sentence_that_fits(pr
         assert "left out 1 images" in caplog.text
 
 
-def test_with_skip_an_image_with_a_caption_that_is_too_long_is_left_out(processor):
+def test_skip_leaves_out_an_image_whose_caption_is_too_long(processor):
     images = source([f"A dog. {WORD * 200}.", "a dog"], ["a cat"])
     fitted = fitting(images, processor, too_long="skip")
     assert [record.captions for record in fitted.records] == [("a cat",)]
@@ -105,7 +105,7 @@ def test_the_text_of_the_template_takes_room(processor):
         assert fitted.records[0].captions == captions
 
 
-def test_nothing_is_left_out_where_all_fit_and_an_error_says_so_where_none_does(processor):
+def test_nothing_is_left_out_where_all_fit_and_none_is_an_error(processor):
     images = source(["a dog"], ["a cat", "cats"])
     fitted = fitting(images, processor)
     assert list(fitted.records) == list(images) and fitted.skipped == fitted.shortened == {}

@@ -54,7 +54,7 @@ def test_another_address_is_refused_with_the_form_of_one(root, hub):
     assert hub == []
 
 
-def test_without_a_connection_one_sentence_names_the_data_set_and_the_command(tmp_path, monkeypatch):
+def test_an_unreachable_hub_names_the_data_set_and_the_command(tmp_path, monkeypatch):
     def download(*args, **kwargs):
         raise LocalEntryNotFoundError("Cannot find an appropriate cached snapshot folder\nand a second line")
 

@@ -28,7 +28,7 @@ def batches(number, start=0, items=ITEMS, **settings):
 
 
 @pytest.mark.parametrize(("device", "pins"), [("cuda", True), ("cpu", False), ("mps", False)])
-def test_batches_lie_in_pinned_memory_where_they_are_copied_to_cuda(monkeypatch, device, pins):
+def test_batches_are_pinned_where_they_are_copied_to_cuda(monkeypatch, device, pins):
     settings = []
 
     class Recorded:
@@ -68,7 +68,7 @@ def test_iteration_continues_from_the_position():
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 4])
-def test_global_batches_are_the_same_samples_for_any_number_of_processes(num_ranks):
+def test_global_batches_are_equal_for_any_number_of_processes(num_ranks):
     size = 8 // num_ranks
     ranks = [batches(30, items=Identity(), batch_size=size, rank=r, num_ranks=num_ranks) for r in range(num_ranks)]
     for step, shares in enumerate(zip(*ranks, strict=True)):
@@ -93,7 +93,7 @@ def test_positions_far_out_take_no_longer(num_workers):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_the_random_states_of_the_training_process_are_left_alone(num_workers):
+def test_the_random_states_of_the_training_process_are_kept(num_workers):
     def draw():
         return random.random(), np.random.rand(), torch.rand(()).item()
 

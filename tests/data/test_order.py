@@ -63,7 +63,7 @@ def test_any_number_of_items_takes_no_memory(n):
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5])
-def test_all_permutations_of_few_items_are_equally_frequent_over_seeds(n):
+def test_permutations_of_few_items_are_uniform_over_seeds(n):
     counts = Counter(tuple(epoch_of(n, seed)) for seed in range(1500))
     assert len(counts) == math.factorial(n)
     assert excess(counts, math.factorial(n)) < 4
@@ -71,7 +71,7 @@ def test_all_permutations_of_few_items_are_equally_frequent_over_seeds(n):
 
 @pytest.mark.full
 @pytest.mark.parametrize("n", [6, 7])
-def test_all_permutations_of_more_items_are_equally_frequent_over_epochs(n):
+def test_permutations_of_more_items_are_uniform_over_epochs(n):
     """Also the odd ones, which a Feistel network on bits does not have."""
     counts = Counter(tuple(epoch_of(n, 0, epoch)) for epoch in range(10_000))
     assert len(counts) > 0.8 * math.factorial(n)
@@ -79,7 +79,7 @@ def test_all_permutations_of_more_items_are_equally_frequent_over_epochs(n):
 
 
 @pytest.mark.parametrize("n", [9, 16, 30])
-def test_pairs_of_neighbours_and_first_items_are_uniform_over_seeds(n):
+def test_neighbours_and_first_items_are_uniform_over_seeds(n):
     seeds = range(1500)
     assert excess(Counter(index_at(0, n, seed) for seed in seeds), n) < 4
     for position in (0, n // 2):
@@ -182,6 +182,6 @@ def test_mixtures_that_make_no_sense_are_refused(sources, weights, message):
         Mixture({name: [1] for name in sources}, weights, seed=0)
 
 
-def test_a_source_of_the_smallest_weight_has_one_position_of_a_block():
+def test_the_source_of_least_weight_has_one_position_of_a_block():
     mixture = Mixture({"a": [1], "b": [1]}, {"a": BLOCK - 1.0, "b": 1.0}, seed=0)
     assert mixture.quotas == {"a": BLOCK - 1, "b": 1}

@@ -43,7 +43,7 @@ def spelled(processor, example, what):
 
 
 @pytest.mark.parametrize("family", ["gpt2", "opt", "mpt", "llama"])
-def test_the_language_models_positions_limit_documents_where_its_tokenizer_states_none(family, backbones, tmp_path):
+def test_a_model_limits_documents_where_its_tokenizer_does_not(family, backbones, tmp_path):
     """The last position is used: OPT numbers them from 2. The limit is saved with the tokenizer."""
     shutil.copytree(backbones / family, tmp_path / family)
     settings = json.loads((tmp_path / family / "tokenizer_config.json").read_text())
@@ -89,7 +89,7 @@ def test_each_text_sees_its_own_image_and_leading_text_none(processor, pictures)
     assert spelled(processor, example, lambda image, _: image == 1) == "<image>red<|endofchunk|></s>"
 
 
-def test_with_next_image_the_marker_moves_before_the_text_and_the_rest_sees_none(processor, pictures):
+def test_next_image_moves_the_marker_and_the_last_text_sees_none(processor, pictures):
     document = Document([Text("one"), pictures[0], Text("two"), pictures[1], Text("red")])
     example = processor.encode(document, next_image=True)
     assert spelled(processor, example, lambda image, _: image == 0) == "<image>one<|endofchunk|>"
@@ -129,7 +129,7 @@ def test_the_tokens_of_the_last_text_are_told_if_they_are_learnt(processor, pict
     assert last_text(Text("a dog"), pictures[0], next_image=True) == "a dog"
 
 
-def test_text_only_documents_and_texts_whose_images_were_left_out(processor):
+def test_a_document_of_text_alone_has_no_image_and_no_pixels(processor):
     example = processor.encode(Document([Text("a dog"), EndOfChunk(), Text("two dogs")]))
     assert processor.tokenizer.decode(example.input_ids) == "<s>a dog<|endofchunk|>two dogs<|endofchunk|></s>"
     assert example.image_index.tolist() == [-1] * len(example.input_ids)
@@ -178,7 +178,7 @@ def test_offsets_that_leave_out_spaces_move_no_token(processor, pictures):
         assert arguments.get("prompt") or torch.equal(actual.labels, expected.labels)
 
 
-def test_coins_are_drawn_per_document_with_the_given_probabilities(processor, pictures):
+def test_coins_are_drawn_per_document_with_their_probabilities(processor, pictures):
     document = Document([Text("one"), pictures[0], Text("two")])
 
     def share(**chances):
@@ -327,7 +327,7 @@ def test_pictures_are_made_square_as_asked_and_as_saved(processor, tmp_path):
         FlamingoProcessor(processor.image_processor, processor.tokenizer, aspect="square")
 
 
-def test_a_prompt_without_pixels_opens_no_image_and_they_can_be_made_apart(processor, pictures):
+def test_a_prompt_without_pixels_opens_no_image(processor, pictures):
     document = Document([pictures[0], Text("a dog"), pictures[1], Text("Output:")])
     whole, bare = (processor.encode(document, prompt=True, pixels=pixels) for pixels in (True, False))
     assert bare.pixel_values is None
@@ -338,7 +338,7 @@ def test_a_prompt_without_pixels_opens_no_image_and_they_can_be_made_apart(proce
         processor.pixel_values([Image("not-there.jpg")])
 
 
-def test_other_markers_stand_for_an_image_and_other_tokens_end_a_chunk(processor, pictures, backbones):
+def test_image_markers_and_end_of_chunk_tokens_can_be_others(processor, pictures, backbones):
     """As in IDEFICS: the token around an image stands once between two, and the first still sees the image before."""
     other = FlamingoProcessor(
         processor.image_processor,
@@ -434,7 +434,7 @@ def test_the_number_of_positions_is_saved(prefixed, tmp_path):
     assert FlamingoProcessor.from_pretrained(tmp_path).tokens_per_image == 3
 
 
-def test_a_marker_of_plain_text_takes_the_place_of_no_visual_tokens(processor):
+def test_a_marker_as_plain_text_takes_no_visual_tokens(processor):
     tokenizer = tiny.tokenizer()
     with pytest.raises(UserError, match=r"tokens_per_image is 3.*<image>"):
         FlamingoProcessor(processor.image_processor, tokenizer, new_tokens=["<|endofchunk|>"], tokens_per_image=3)

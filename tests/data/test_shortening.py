@@ -55,7 +55,7 @@ def test_images_are_dropped_until_all_documents_fit_and_no_more():
         encode_shortened([Document([*document(1).parts, *[Text("a")] * 6])], encode)
 
 
-def test_encoded_documents_lose_their_first_images_and_count_them(processor):
+def test_long_documents_lose_their_first_images_and_are_counted(processor):
     length = len(processor.encode(document(3, 4), pixels=False).input_ids)
     documents = [document(3, 4), document(9, 3, 4), document(9, 9, 3, 4)]
     groups = EncodedDocuments(documents, processor, shorten_to=length)
@@ -78,7 +78,7 @@ def test_documents_that_share_images_lose_the_same_ones(processor):
     assert len(group.examples[0].pixel_values) == 2
 
 
-def test_without_a_limit_to_shorten_to_a_long_document_is_an_error(processor):
+def test_a_long_document_without_a_shorter_limit_is_an_error(processor):
     documents = [document(*[9] * 40)]
     with pytest.raises(UserError, match=r"'long' has .* tokens"):
         EncodedDocuments(documents, processor)[0]

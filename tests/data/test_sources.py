@@ -55,7 +55,7 @@ def shard(file, *names, broken=()):
         ("metadata.csv", "file_name,caption\na.png,A.\nb.png,B.\n", ""),
     ],
 )
-def test_known_layouts_are_found_from_their_folder_and_from_their_file(name, content, images, tmp_path):
+def test_known_layouts_are_found_by_folder_and_by_file(name, content, images, tmp_path):
     photographs(tmp_path / images, "a.png", "b.png")
     write(tmp_path / "README.md", "# Not this.")
     write(tmp_path / "licence.txt", "Nor this.")
@@ -155,7 +155,7 @@ def test_parquet_shards_are_found_too(tmp_path):
     assert shows(source[1], "b.png")
 
 
-def test_the_layout_of_the_hub_is_found_and_its_images_have_the_split_of_the_file(tmp_path):
+def test_the_hub_layout_is_found_with_the_split_of_each_file(tmp_path):
     pq = pytest.importorskip("pyarrow.parquet")
     from pyarrow import table
 
@@ -177,7 +177,7 @@ def test_the_layout_of_the_hub_is_found_and_its_images_have_the_split_of_the_fil
     assert shows(source[0], "c.png") and shows(source[2], "b.png")
 
 
-def test_where_there_are_several_they_are_named_and_one_can_be_said(tmp_path):
+def test_several_layouts_are_named_and_one_can_be_chosen(tmp_path):
     photographs(tmp_path, "a.png", "b.png")
     write(tmp_path / "train.jsonl", ROWS)
     write(
@@ -218,7 +218,7 @@ def test_what_would_be_of_no_effect_is_refused(tmp_path):
         open_source(str(tmp_path / "*.jsonl"))
 
 
-def test_a_file_that_was_meant_and_is_broken_says_so_rather_than_being_passed_over(tmp_path):
+def test_a_broken_file_of_the_chosen_layout_is_an_error(tmp_path):
     photographs(tmp_path, "a.png", "b.png")
     write(tmp_path / "captions.json", json.dumps(COCO)[:80])
     with pytest.raises(UserError, match=r"captions\.json.*JSON"):
@@ -235,7 +235,7 @@ def test_a_file_that_was_meant_and_is_broken_says_so_rather_than_being_passed_ov
 # --------------------------------------------------------------------------------- choosing
 
 
-def test_a_split_is_chosen_by_name_and_unknown_ones_are_answered_with_those_there_are(tmp_path):
+def test_an_unknown_split_is_an_error_that_lists_the_known_ones(tmp_path):
     photographs(tmp_path, "a.png", "b.png", "c.png")
     splits = {"a.png": "train", "b.png": "dev", "c.png": "train"}
     rows = [{"image": name, "caption": name, "split": split} for name, split in splits.items()]
@@ -263,7 +263,7 @@ def test_pictures_that_cannot_be_opened_are_left_out_on_request(tmp_path, caplog
     assert readable(kept)[1] == {}
 
 
-def test_a_broken_picture_of_a_folder_is_an_error_or_skipped_by_a_key(tmp_path, caplog):
+def test_a_broken_image_is_an_error_or_skipped_by_a_key(tmp_path, caplog):
     photographs(tmp_path, "a.png", "b.png")
     write(tmp_path / "mine.jsonl", ROWS)
     (tmp_path / "b.png").write_bytes(b"broken")

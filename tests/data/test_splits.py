@@ -29,7 +29,7 @@ def test_the_fractions_are_kept_and_small_splits_have_two_images():
     assert counted(splits(source(12), validation=0.0)) == (10, 0, 2)
 
 
-def test_an_image_keeps_its_split_in_any_order_and_another_seed_draws_another():
+def test_splits_depend_on_id_and_seed_but_not_on_order():
     made = splits(source(100))
     assert splits(source(100, order=-1)) == made
     assert splits(source(100), seed=1) != made

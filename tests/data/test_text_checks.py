@@ -40,7 +40,7 @@ class Tokenizer(namedtuple("Tokenizer", "per_character unknown")):
         ("कुत्ता", "hi", None),
     ],
 )
-def test_over_half_of_the_letters_in_another_script_are_a_problem(caption, language, share):
+def test_over_half_of_the_letters_in_another_script_is_a_problem(caption, language, share):
     problem = script_problem([caption, ""], language)
     if share is None:
         assert problem is None
@@ -48,7 +48,7 @@ def test_over_half_of_the_letters_in_another_script_are_a_problem(caption, langu
         assert share in problem and f"language={language}" in problem
 
 
-def test_unknown_tokens_and_several_tokens_a_character_are_problems():
+def test_unknown_tokens_or_many_tokens_a_character_are_problems():
     assert tokenizer_problems(["abc", "de"], Tokenizer(1, "")) == []
     [unknown] = tokenizer_problems(["abc", "de"], Tokenizer(1, "be"))
     assert "2 of 5 tokens are [UNK]" in unknown

@@ -35,7 +35,7 @@ def announcements(settings, paces, number=60):
     return before
 
 
-def test_the_time_is_that_of_the_plain_setting_with_as_many_shots_and_beams():
+def test_time_is_that_of_the_plain_setting_with_equal_shots():
     paces = {PLAIN[0]: 100.0, PLAIN[1]: 2.0, PLAIN[2]: 5.0, CONTROLS[0]: 1000.0}
     said = announcements(PLAIN + CONTROLS, paces)
     assert [len(texts) for texts in said] == [0, 0, 0, 1, 0, 0]

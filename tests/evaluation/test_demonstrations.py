@@ -25,7 +25,7 @@ def test_a_task_is_recognised_by_what_it_has():
     assert not isinstance(object(), Task)
 
 
-def test_the_same_seed_and_query_give_the_same_demonstrations_in_any_process_and_order():
+def test_demonstrations_depend_on_seed_and_query_alone():
     task = FakeTask()
     forth = {q.id: sample_demonstrations(task, q, 4, seed=7) for q in task.queries()}
     back = {q.id: sample_demonstrations(FakeTask(), q, 4, seed=7) for q in reversed(task.queries()[1:4])}
@@ -36,7 +36,7 @@ def test_the_same_seed_and_query_give_the_same_demonstrations_in_any_process_and
     assert ids(sample_demonstrations(task, task.queries()[0], 4, seed=8)) != ids(forth["query/0"])
 
 
-def test_fewer_demonstrations_are_among_more_with_the_same_captions():
+def test_fewer_demonstrations_are_a_subset_with_equal_captions():
     task = FakeTask()
     for query in task.queries():
         few, more, all_ = (sample_demonstrations(task, query, shots, seed=0) for shots in (2, 5, 12))
@@ -44,7 +44,7 @@ def test_fewer_demonstrations_are_among_more_with_the_same_captions():
         assert sorted(ids(all_)) == sorted(e.id for e in task.support(query)[0])
 
 
-def test_every_candidate_is_as_likely_as_every_other_and_so_is_every_caption():
+def test_candidates_and_their_captions_are_equally_likely():
     task = FakeTask()
     places, captions = Counter(), Counter()
     for seed in range(600):
@@ -71,7 +71,7 @@ class Billion(Sequence):
         return Example(f"support/{place}", Image("one.jpg"), (f"caption {place}",))
 
 
-def test_a_large_support_costs_as_much_as_the_demonstrations_that_are_drawn_of_it():
+def test_the_cost_follows_the_demonstrations_not_the_support():
     group = Billion()
     task = FakeTask()
     task._support = [group]
@@ -85,7 +85,7 @@ def test_a_large_support_costs_as_much_as_the_demonstrations_that_are_drawn_of_i
 
 
 @pytest.mark.parametrize("number", [1, 2, 5])
-def test_all_orders_of_any_number_of_candidates_are_equally_likely(number):
+def test_all_orders_of_candidates_are_equally_likely(number):
     task = FakeTask()
     task._support = [[example("support", i) for i in range(number)]]
     drawn = Counter()
@@ -130,7 +130,7 @@ def test_orders_are_of_the_same_demonstrations():
         assert all(e in orders[0] for e in order)  # with the same captions
 
 
-def test_shuffled_images_are_a_uniform_permutation_with_fixed_points():
+def test_shuffled_images_are_a_uniform_permutation():
     query, shown = example("query", 0), [example("support", i, references=1) for i in range(3)]
     seen = Counter()
     for seed in range(600):
@@ -141,7 +141,7 @@ def test_shuffled_images_are_a_uniform_permutation_with_fixed_points():
     assert shuffled_images(FakeTask(), query, shown, 3) == shuffled_images(FakeTask(), query, shown, 3)
 
 
-def test_shuffled_captions_come_from_other_queries_demonstrations_and_leave_the_images():
+def test_shuffled_captions_come_from_others_and_keep_the_images():
     class OwnSupport(FakeTask):
         def support(self, query):
             return [[example(f"of {query.id}", i) for i in range(5)]]

@@ -69,7 +69,7 @@ def test_rows_of_predictions_hold_all_that_a_report_needs(run):
     assert outputs[0][:6] != outputs[1][:6]
 
 
-def test_scores_are_those_of_the_predictions_and_no_two_rows_are_of_the_same(run):
+def test_scores_are_those_of_the_predictions_without_duplicates(run):
     folder, returned = run
     rows = json.loads((folder / "scores.json").read_text())
     assert rows == returned
@@ -117,7 +117,7 @@ def test_scoring_again_needs_no_model_and_sees_a_changed_task(run):
         score_predictions(other, predictions)
 
 
-def test_pictures_of_queries_and_demonstrations_are_saved_as_given(run):
+def test_images_of_queries_and_demonstrations_are_saved_as_given(run):
     folder, _ = run
     shown = {"query/0", "query/1"}
     for row in read_prediction_rows(folder / "predictions.jsonl"):
@@ -160,7 +160,7 @@ def test_further_settings_and_tasks_join_those_that_are_there(parts, tmp_path, a
     assert len({(*setting_key(row), row["metric"]) for row in rows}) == len(rows)
 
 
-def test_predictions_of_something_else_are_neither_used_nor_thrown_away(parts, tmp_path):
+def test_foreign_predictions_are_neither_used_nor_removed(parts, tmp_path):
     evaluate(FlamingoEngine(*parts, batch_size=6), FakeTask(), SETTINGS[2:3], tmp_path, EvaluationConfig(limit=4))
     before = (tmp_path / "predictions.jsonl").read_bytes()
     with pytest.raises(UserError, match=r"predictions\.jsonl"):
@@ -238,7 +238,7 @@ def test_a_setting_has_a_template_of_its_own_and_sampled_outputs(sampled):
     assert len({row["output"] for row in rows[:6]}) > 3
 
 
-def test_sampled_outputs_do_not_depend_on_the_batch_or_the_order_of_queries(parts, sampled, tmp_path):
+def test_sampled_outputs_do_not_depend_on_batch_or_order(parts, sampled, tmp_path):
     class Reversed(FakeTask):
         def queries(self):
             return self._queries[::-1]
@@ -250,7 +250,7 @@ def test_sampled_outputs_do_not_depend_on_the_batch_or_the_order_of_queries(part
         assert outputs == {(row["shots"], row["order"], row["query"]): row["output"] for row in sampled[1]}
 
 
-def test_sampled_outputs_of_a_killed_run_are_those_of_an_uninterrupted_one(parts, sampled, tmp_path):
+def test_sampled_outputs_survive_a_kill_unchanged(parts, sampled, tmp_path):
     whole = (sampled[0] / "predictions.jsonl").read_text()
     lines = whole.splitlines(keepends=True)
     (tmp_path / "predictions.jsonl").write_text("".join(lines[:9]) + lines[9][:20])
@@ -258,7 +258,7 @@ def test_sampled_outputs_of_a_killed_run_are_those_of_an_uninterrupted_one(parts
     assert (tmp_path / "predictions.jsonl").read_text() == whole
 
 
-def test_limits_of_new_tokens_and_the_checkpoints_template_reach_the_engine(parts, tmp_path):
+def test_token_limits_and_the_saved_template_reach_the_engine(parts, tmp_path):
     config = EvaluationConfig(max_new_tokens=9, min_new_tokens=2)
     asked = []
 

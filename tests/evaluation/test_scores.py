@@ -130,7 +130,7 @@ def test_spice_runs_once_for_all_settings_and_orders(monkeypatch):
     assert len(calls) == 1
 
 
-def test_a_metric_that_cannot_be_computed_here_is_left_out_with_one_line(monkeypatch, caplog):
+def test_a_metric_that_cannot_be_computed_is_left_out_and_logged(monkeypatch, caplog):
     monkeypatch.setenv("PATH", "")
     predictions = [scored("a", shots=shots, output="a dog") for shots in (0, 4, 8)]
     rows = scores(predictions, ("METEOR", "ROUGE-L"))

@@ -64,7 +64,7 @@ def controls_of(**keys):
     return [(one.shots, one.control) for one in make_settings(config, FakeTask()) if one.control is not None]
 
 
-def test_controls_run_at_the_largest_number_of_shots_unless_told_otherwise():
+def test_controls_run_at_the_most_shots_by_default():
     at_eight = [(8, "blind"), (8, "shuffled_images"), (8, "copied_caption")]
     assert controls_of() == controls_of(shots=[8, 0, 2]) == at_eight
     assert controls_of(shots=[0, 8], control_shots=[2]) == [(2, control) for _, control in at_eight]

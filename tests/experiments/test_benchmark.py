@@ -37,7 +37,7 @@ class Told:
         return {"result": answers[do](), "seconds": seconds, "peak": 0.0}
 
 
-def test_a_row_has_the_median_of_the_ratios_of_runs_that_were_taken_in_turn():
+def test_a_row_has_the_median_of_the_ratios_of_paired_runs():
     row = make_ratio("decode", "1 image", "idefics", [1.0, 2.0, 4.0], [3.0, 4.0, 40.0], "s")
     assert row == Ratio(
         benchmark="decode",

@@ -45,7 +45,7 @@ def captioning(demo, pictures, tmp_path):
     return run
 
 
-def test_each_image_has_a_row_in_the_order_of_names_with_the_captioners_caption(captioning, demo, pictures, tmp_path):
+def test_each_image_has_a_row_with_its_caption_in_order_of_names(captioning, demo, pictures, tmp_path):
     rows = captioning()
     assert [row["image"] for row in rows] == NAMES
     captioner = Captioner.from_pretrained(demo / "checkpoint")
@@ -55,7 +55,7 @@ def test_each_image_has_a_row_in_the_order_of_names_with_the_captioners_caption(
     assert list(skipped) == ["2 broken.jpg"] and "2 broken.jpg" in skipped["2 broken.jpg"]
 
 
-def test_the_contact_sheet_holds_pictures_and_captions_and_loads_nothing(captioning, tmp_path):
+def test_the_contact_sheet_holds_its_images_and_loads_nothing(captioning, tmp_path):
     rows = captioning("sheet_images=4")
     page = (tmp_path / "captions.html").read_text(encoding="utf-8")
     assert page.count('<img src="data:image/jpeg;base64,') == 4
@@ -80,7 +80,7 @@ def test_a_killed_captioning_goes_on_where_it_was(captioning, tmp_path, asked):
     assert asked == [] and output.read_text(encoding="utf-8") == whole
 
 
-def test_sampled_captions_do_not_depend_on_the_batch_or_on_a_kill(captioning, tmp_path):
+def test_sampled_captions_do_not_depend_on_batch_or_kill(captioning, tmp_path):
     sampled = ("temperature=1.5", "seed=3")
     rows = captioning(*sampled, "batch_size=1", name="one")
     assert captioning(*sampled, "batch_size=4", name="four") == rows
@@ -141,7 +141,7 @@ def test_a_mistake_is_named_before_anything_is_written(captioning, tmp_path, ove
     assert not list(tmp_path.iterdir())
 
 
-def test_other_settings_into_the_same_file_are_refused_until_it_is_overwritten(captioning, tmp_path):
+def test_other_settings_for_a_file_need_overwrite(captioning, tmp_path):
     before = captioning("num_beams=1")
     with pytest.raises(UserError, match=r"max_new_tokens.*5.*4.*overwrite=true"):
         captioning("num_beams=1", "max_new_tokens=4")

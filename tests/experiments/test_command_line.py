@@ -89,13 +89,13 @@ def test_values_that_are_right_only_together_are_no_problem():
     assert problem.startswith("optimizer.lr ")
 
 
-def test_values_that_contradict_each_other_are_found_beside_others():
+def test_contradicting_values_are_reported_with_other_problems():
     found = problems("optimizer.warmup_steps=5000", "trainig.steps=9000")
     assert len(found) == 2 and "optimizer.warmup_steps" in found[1]
     assert problems("optimizer.warmup_steps=5000", "training.steps=9000") == []
 
 
-def test_a_value_that_another_key_takes_over_is_named_by_the_key_that_was_given():
+def test_a_value_that_another_key_sets_is_named_by_the_given_key():
     [problem] = problems("seed=-1")
     assert problem.startswith("seed=-1: training.seed ")
 

@@ -144,7 +144,7 @@ def test_an_experiment_and_a_debug_option_go_together():
     assert composed("train", "experiment=synthetic").data.documents.keys() == {"captions", "binding", "questions"}
 
 
-def test_an_evaluation_of_a_training_is_the_commands_config_with_other_keys(tmp_path):
+def test_an_evaluation_of_a_training_has_the_commands_config(tmp_path):
     entry = {"kind": "synthetic_binding", "task": {"num_queries": 7}, "shots": [4]}
     config = compose_evaluation(entry, tmp_path)
     expected = composed("evaluate", "task=synthetic_binding", "task.num_queries=7", "shots=[4]", f"run={tmp_path}")
@@ -165,7 +165,7 @@ def test_an_evaluation_that_is_wrong_is_named(tmp_path, entry, error, named):
         compose_evaluation(entry, tmp_path)
 
 
-def test_a_misspelt_key_and_a_value_of_the_wrong_type_are_errors_that_name_them():
+def test_misspelt_keys_and_wrong_types_are_errors_that_name_them():
     with pytest.raises(ConfigCompositionException, match="trainin"):
         composed("train", "trainin.steps=3")
     with pytest.raises(ConfigCompositionException, match=r"training\.steps"):

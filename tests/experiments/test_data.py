@@ -59,7 +59,7 @@ def test_versions_of_a_document_share_its_images(parts):
 
 
 @pytest.mark.parametrize("kind", ["images", "synthetic"])
-def test_batches_depend_neither_on_workers_nor_on_global_random_states(shards, backbones, tmp_path, kind):
+def test_batches_do_not_depend_on_workers_or_global_randomness(shards, backbones, tmp_path, kind):
     """Captions, views, the coin of p_next and drawn scenes are functions of seed and position."""
     settings = (
         "data.documents.pairs.p_next=0.5",
@@ -87,7 +87,7 @@ def test_batches_depend_neither_on_workers_nor_on_global_random_states(shards, b
 
 
 @pytest.mark.full
-def test_a_run_resumed_with_another_number_of_workers_has_the_same_checkpoint(tmp_path, monkeypatch):
+def test_another_number_of_workers_resumes_to_equal_checkpoints(tmp_path, monkeypatch):
     def run(name, workers):
         run_training(
             composed("train", *TWO_STEPS, f"num_workers={workers}", f"output={tmp_path / name}"), tmp_path / name
@@ -127,7 +127,7 @@ def test_the_batches_of_a_training_are_checked_by_the_loader(shards, backbones, 
         assert 1 <= len(batch.tensors["image_places"]) <= documents * images
 
 
-def test_twelve_photographs_without_splits_are_enough_for_the_documents_of_the_default(backbones, tmp_path, caplog):
+def test_twelve_images_without_splits_suffice_for_the_default(backbones, tmp_path, caplog):
     folder = tmp_path / "few"
     folder.mkdir()
     for number in range(12):
@@ -156,7 +156,7 @@ def test_twelve_photographs_without_splits_are_enough_for_the_documents_of_the_d
     assert [len(sample.chunks()) for sample in samples] == [1, 2]
 
 
-def test_documents_of_long_captions_lose_images_in_training_and_the_history_counts_them(backbones, tmp_path):
+def test_images_lost_by_long_captions_are_counted_in_the_history(backbones, tmp_path):
     folder = tmp_path / "shards"
     folder.mkdir()
     said = {number: [f"a dog {number} " + "a cat " * 15] for number in range(12)}
@@ -191,7 +191,7 @@ def test_data_sets_of_one_run_differ_in_their_order(shards, backbones, tmp_path)
     assert first != second
 
 
-def test_the_coin_of_p_next_is_the_documents_own_and_falls_as_often_as_asked(backbones):
+def test_p_next_is_a_coin_of_the_document_with_its_probability(backbones):
     _, processor = build_model(composed("train").model)
     documents = SyntheticDocuments("captions", "training", 0, 2, 2, 0.0)
 
@@ -206,7 +206,7 @@ def test_the_coin_of_p_next_is_the_documents_own_and_falls_as_often_as_asked(bac
     assert half == sees(0.5) and 10 <= sum(half) <= 30
 
 
-def test_what_a_loader_hands_over_as_bytes_becomes_the_processors_pixels():
+def test_bytes_of_a_loader_become_the_pixels_of_the_processor():
     model, processor = build_model(composed("train").model)
     captions = SyntheticDocumentsConfig(kind="synthetic_captions", min_images=2, max_images=2, batch_size=3)
     config = DataConfig(documents={"captions": DataSetConfig(captions, NextTokenConfig())})

@@ -35,7 +35,7 @@ def evaluation(*arguments):
         ("synthetic_interleaved", "synthetic_captions"),
     ],
 )
-def test_a_run_on_the_synthetic_benchmark_is_asked_for_its_first_kind(run, documents, task):
+def test_a_synthetic_run_is_asked_for_its_first_kind(run, documents, task):
     assert evaluation(f"run={run(f'data={documents}')}").task.kind == task
 
 
@@ -49,7 +49,7 @@ def test_a_run_on_names_alone_is_asked_for_names(run):
 PHOTOGRAPHS = ("experiment=captions", 'data.root="somewhere/it\'s mine"', "model.vision=x", "data.split=train")
 
 
-def test_a_run_on_photographs_is_asked_for_captions_of_those_that_it_was_not_trained_on(run):
+def test_a_run_on_images_is_asked_for_held_out_captions(run):
     folder = run(*PHOTOGRAPHS, "data.sample_split=dev", "data.images=pictures", "data.splits.seed=3")
     for arguments in ([f"run={folder}"], [f"checkpoint={folder}/checkpoint", "output=elsewhere"]):
         task = evaluation(*arguments).task

@@ -103,7 +103,7 @@ WRONG_EVALUATIONS = [
 
 
 @pytest.mark.parametrize(("overrides", "named"), WRONG_EVALUATIONS, ids=lambda value: str(value))
-def test_a_mistake_in_an_evaluation_is_found_before_its_results_are_touched(run, overrides, named):
+def test_an_evaluation_error_comes_before_results_are_touched(run, overrides, named):
     before = contents(run)
     with pytest.raises(UserError, match=named):
         run_evaluation(evaluation(run, *overrides, "overwrite=true"))
@@ -124,7 +124,7 @@ BINDING = {"kind": "synthetic_binding", "task": {"num_queries": 2}}
     ],
     ids=["more shots than candidates", "a prompt longer than the context", "3 shots of 2 groups", "rices"],
 )
-def test_a_mistake_in_an_evaluation_is_found_before_the_training_that_it_follows(tmp_path, entry, named):
+def test_an_evaluation_error_comes_before_its_training(tmp_path, entry, named):
     config = composed("train", *SMALL_DEMO)
     config.evaluate = [CAPTIONS, entry]
     with pytest.raises(UserError, match=named):
@@ -132,7 +132,7 @@ def test_a_mistake_in_an_evaluation_is_found_before_the_training_that_it_follows
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["failure.txt"]
 
 
-def test_evaluations_that_contradict_each_other_are_found_before_training(run, tmp_path):
+def test_contradicting_evaluations_are_found_before_training(run, tmp_path):
     config = composed("train", *SMALL_DEMO)
     config.evaluate = [CAPTIONS, CAPTIONS | {"task": {"num_queries": 5}}]
     with pytest.raises(UserError, match=r"synthetic_captions.*task\.num_queries.*4.*5"):

@@ -108,7 +108,7 @@ def test_each_command_takes_the_device_that_its_config_names(demo, tmp_path, mon
     assert not output.exists()
 
 
-def test_the_evaluations_of_a_training_are_on_its_device_unless_they_name_another():
+def test_evaluations_take_the_device_of_their_training():
     entry = {"kind": "synthetic_captions"}
     assert run_evaluation.compose_evaluation(entry, "somewhere", "cuda:1").device == "cuda:1"
     assert run_evaluation.compose_evaluation(entry | {"device": "cpu"}, "somewhere", "cuda:1").device == "cpu"
@@ -125,7 +125,7 @@ def moves(monkeypatch):
     return placed
 
 
-def test_models_move_when_they_are_built_and_when_they_are_loaded(demo, moves):
+def test_models_move_when_they_are_built_and_loaded(demo, moves):
     """Before the composition is checked, and before any other work."""
     build_model(composed("train", *SMALL_DEMO).model)
     load_model(demo / "checkpoint", "auto")
@@ -140,7 +140,7 @@ def test_the_dtype_is_that_of_the_frozen_parts_alone(demo, dtype):
         assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
 
 
-def test_an_evaluation_loads_a_checkpoint_in_the_dtype_that_it_was_trained_with(tmp_path):
+def test_an_evaluation_loads_the_dtype_of_the_training(tmp_path):
     run_training.run_training(composed("train", *SMALL_DEMO, f"output={tmp_path}", "dtype=bfloat16"), tmp_path)
     for dtype, expected in {"auto": torch.bfloat16, "float32": torch.float32}.items():
         model, _ = load_model(tmp_path / "checkpoint", dtype)

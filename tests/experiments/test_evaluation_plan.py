@@ -22,7 +22,7 @@ def settings(planned, control=None):
     return [(one.shots, one.demonstrations) for one in planned.settings if one.control == control]
 
 
-def test_a_test_set_without_support_is_evaluated_without_demonstrations(planned):
+def test_a_test_set_without_support_has_no_demonstrations(planned):
     own = planned()
     assert [str(setting) for setting in own.settings] == ["0 shots, beam3, seed 0", "0 shots, blind, beam3, seed 0"]
     assert list(own.task.support_records) == []

@@ -75,7 +75,7 @@ class Child(Parent):
     size: int = 2
 
 
-def test_the_line_is_the_first_sentence_of_the_comment_above_and_is_inherited():
+def test_a_line_is_the_first_sentence_above_and_is_inherited():
     assert field_lines(Parent) == {"size": "The size of e.g. 3.5 things", "kind": "The kind", "bare": ""}
     assert field_lines(Child) == {"size": "Another size", "kind": "The kind", "bare": ""}
     assert first_line(Parent) == "A config"

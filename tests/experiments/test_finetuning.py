@@ -67,7 +67,7 @@ def finetuned(start, tmp_path_factory):
     return folder
 
 
-def test_the_encoder_trains_in_float32_and_the_language_model_does_not(start, finetuned):
+def test_the_encoder_trains_in_float32_not_the_language_model(start, finetuned):
     before, _ = load_model(start, "auto")
     after, _ = load_model(finetuned / "run" / "checkpoint", "auto")
     assert after.vision_model.dtype == torch.float32
@@ -115,7 +115,7 @@ def test_the_backbone_has_the_learning_rate_of_its_own(finetuned):
 
 
 @pytest.mark.full
-def test_a_run_with_an_adapter_is_evaluated_and_begun_with_and_merges(tmp_path):
+def test_an_adapter_run_is_evaluated_continued_and_merged(tmp_path):
     adapter = ("model/adapter=lora", "model.adapter.settings.r=2")
     run_training(composed("train", *TWO_STEPS, *adapter, f"output={tmp_path / 'run'}"), tmp_path / "run")
     run_evaluation(composed("evaluate", f"run={tmp_path / 'run'}", *ONE_SETTING))

@@ -66,7 +66,7 @@ def test_a_key_that_nothing_can_be_chosen_for_is_not_left_open():
         load(compose_config("train", "training.log_every=${chosen:}"))
 
 
-def test_values_are_chosen_from_the_data_the_backbones_and_the_device(folder, backbones, tmp_path, monkeypatch, caplog):
+def test_values_are_chosen_from_data_backbones_and_device(folder, backbones, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(choices, "multiplies_bfloat16", lambda device: True)
     with caplog.at_level(logging.INFO):
         config = chosen(tmp_path, *four_keys(folder, backbones))
@@ -92,7 +92,7 @@ def test_the_splits_of_the_data_are_found_by_their_names(shards, backbones, tmp_
     assert (config.data.split, config.data.sample_split) == ("train", "dev")
 
 
-def test_of_data_with_one_split_alone_others_are_held_out_unless_it_is_named(backbones, tmp_path):
+def test_data_with_one_split_hold_out_others_unless_it_is_named(backbones, tmp_path):
     """As of a folder data/ with train-00000-of-00001.parquet."""
     shard(tmp_path / "train-000000.tar", range(12))
     alone = chosen(tmp_path / "run", *four_keys(tmp_path, backbones)).data
@@ -117,7 +117,7 @@ def test_a_run_resumes_with_what_was_chosen_when_it_began(folder, backbones, tmp
     assert chosen(tmp_path, *four_keys(folder, backbones, "overwrite=true")).data != began.data
 
 
-def test_all_problems_of_files_backbones_splits_and_evaluations_are_told_at_once(folder, backbones, tmp_path):
+def test_problems_of_files_backbones_and_splits_come_together(folder, backbones, tmp_path):
     broken = tmp_path / "broken"
     broken.mkdir()
     rows = []
@@ -163,7 +163,7 @@ def test_four_keys_and_the_steps_train(folder, backbones, tmp_path):
     assert (tmp_path / "run" / "history.jsonl").stat().st_mtime_ns == before
 
 
-def test_a_dry_run_shows_documents_and_estimates_and_leaves_a_picture_alone(folder, backbones, tmp_path, caplog):
+def test_a_dry_run_shows_documents_and_leaves_an_image_behind(folder, backbones, tmp_path, caplog):
     overrides = four_keys(folder, backbones, "dry_run=true", f"output={tmp_path / 'runs' / 'own'}")
     with caplog.at_level(logging.INFO):
         run_training(composed("train", *overrides), tmp_path / "runs" / "own")

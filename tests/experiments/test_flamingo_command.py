@@ -77,7 +77,7 @@ def installed(tmp_path):
 
 
 @pytest.mark.full
-def test_an_installed_wheel_trains_evaluates_and_reports_from_an_empty_folder(installed, tmp_path):
+def test_an_installed_wheel_trains_evaluates_and_reports(installed, tmp_path):
     folder = tmp_path / "empty"
     folder.mkdir()
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

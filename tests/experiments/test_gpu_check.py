@@ -55,7 +55,7 @@ def test_the_demo_is_the_one_that_hydra_composes(tmp_path):
     assert without(evaluation, HOW_IT_IS_RUN) == without(as_recorded(composed("evaluate")), HOW_IT_IS_RUN)
 
 
-def test_an_update_holds_16k_tokens_and_the_check_at_most_8_minutes():
+def test_an_update_has_16k_tokens_and_the_check_8_minutes():
     assert FULL.size.rows * FULL.size.tokens == 2**14 and FULL.size.images == 3
     assert TOTAL <= 480 and all(part.limit < TOTAL for part in PARTS)
 
@@ -64,7 +64,7 @@ def test_an_update_holds_16k_tokens_and_the_check_at_most_8_minutes():
 
 
 @pytest.mark.full
-def test_a_part_runs_without_the_packages_that_a_gpu_machine_may_lack(tmp_path):
+def test_a_part_needs_no_package_that_a_gpu_machine_may_lack(tmp_path):
     program = (
         f"import sys; sys.modules |= dict.fromkeys({MISSING!r});"
         "from importlib import import_module;"
@@ -104,7 +104,7 @@ def test_a_training_step_is_measured(tmp_path):
     assert not list(tmp_path.rglob("state"))
 
 
-def test_the_measured_step_waits_for_nothing_but_the_masks_of_transformers(monkeypatch):
+def test_the_measured_step_waits_only_for_masks_of_transformers(monkeypatch):
     processor = build_processor(TINY)
     model = build_model(TINY, processor, torch.device("cpu"), torch.bfloat16)
     batch = make_training_batch(TINY, processor, SMALL.size)
@@ -149,7 +149,7 @@ def is_running(process_id):
 
 
 @pytest.mark.full
-def test_a_part_that_fails_hangs_or_crashes_does_not_end_the_others(tmp_path):
+def test_a_part_that_fails_hangs_or_crashes_does_not_end_others(tmp_path):
     parts = [fake("skip"), fake("save_and_fail"), fake("hang", limit=6), fake("crash"), fake("finish", measures=False)]
     results, _ = run_parts(parts, tmp_path)
     statuses = {name: result.status for name, result in results.items()}
@@ -265,7 +265,7 @@ def test_marks_tell_the_time_up_to_the_next_one(monkeypatch):
     assert marks.seconds() == [("first", 0.5), ("second", 2.5)]
 
 
-def test_waits_are_counted_by_the_line_of_this_project_that_waits(monkeypatch):
+def test_waits_are_counted_by_the_projects_line_that_waits(monkeypatch):
     modes = []
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
     waits = Synchronisations(torch.device("cuda"))
@@ -284,7 +284,7 @@ def test_waits_are_counted_by_the_line_of_this_project_that_waits(monkeypatch):
     assert waits.places == {f"tests/experiments/test_gpu_check.py:{line} wait": 3}
 
 
-def test_a_profile_says_what_is_dear_and_how_long_the_device_is_idle():
+def test_a_profile_lists_the_slowest_kernels_and_idle_time():
     """Two steps of 2 ms: in each 1 ms of products, overlapped by a copy, then a gap, then 0.2 ms of an addition."""
     work = []
     for begin in (0.0, 2000.0):

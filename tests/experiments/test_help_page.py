@@ -57,7 +57,7 @@ def test_a_command_of_a_process_of_its_own_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_line_fits_and_every_key_of_a_dataclass_is_explained(name):
+def test_help_lines_fit_and_explain_every_key_of_a_dataclass(name):
     page = help_of(COMMANDS[name])
     for line in page.splitlines():
         assert len(line) <= 120 or re.fullmatch(r"  \S+=\S+", line), line
@@ -123,7 +123,7 @@ class Colours:
             one_of("others", other, ("blue",))
 
 
-def test_choices_are_what_the_dataclass_lists_when_it_refuses_a_value():
+def test_choices_are_those_that_the_dataclass_lists_in_its_error():
     config = OmegaConf.structured(Colours)
     choices = {name: choices_of(Colours, config, name, "") for name in ("size", "colour", "others", "text")}
     assert choices == {"size": [], "colour": ["red", "green"], "others": ["blue"], "text": []}

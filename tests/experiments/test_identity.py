@@ -49,7 +49,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_an_evaluation_with_another_checkpoint_is_refused_by_the_file_that_changed(demo, tmp_path, name):
+def test_another_checkpoint_is_refused_by_its_changed_file(demo, tmp_path, name):
     shutil.copytree(demo, tmp_path / "run")
     CHANGES[name](tmp_path / "run" / "checkpoint" / name)
     before = (tmp_path / "run" / "scores.json").read_bytes()
@@ -58,7 +58,7 @@ def test_an_evaluation_with_another_checkpoint_is_refused_by_the_file_that_chang
     assert (tmp_path / "run" / "scores.json").read_bytes() == before
 
 
-def test_another_task_with_another_checkpoint_is_refused_in_the_same_folder(demo, tmp_path):
+def test_another_task_and_checkpoint_are_refused_in_one_folder(demo, tmp_path):
     """Its scores would stand beside those of the first one."""
     shutil.copytree(demo, tmp_path / "run")
     one_weight_changed(tmp_path / "run" / "checkpoint" / "model.safetensors")
@@ -73,14 +73,14 @@ def test_another_task_with_another_checkpoint_is_refused_in_the_same_folder(demo
     }
 
 
-def test_predictions_are_kept_when_only_what_does_not_change_them_is_changed(demo, tmp_path):
+def test_changes_without_effect_on_predictions_keep_them(demo, tmp_path):
     shutil.copytree(demo, tmp_path / "run")
     before = (tmp_path / "run" / "predictions.jsonl").read_bytes()
     run_evaluation(composed("evaluate", f"run={tmp_path / 'run'}", *ONE_SETTING, "batch_size=1", "pictures=1"))
     assert (tmp_path / "run" / "predictions.jsonl").read_bytes() == before
 
 
-def test_the_dtype_of_the_frozen_parts_belongs_to_an_evaluation_and_the_device_does_not(demo, tmp_path):
+def test_the_dtype_belongs_to_an_evaluation_but_not_the_device(demo, tmp_path):
     shutil.copytree(demo, tmp_path / "run")
     before = (tmp_path / "run" / "predictions.jsonl").read_bytes()
     run_evaluation(composed("evaluate", f"run={tmp_path / 'run'}", *ONE_SETTING, "device=cpu"))
@@ -90,7 +90,7 @@ def test_the_dtype_of_the_frozen_parts_belongs_to_an_evaluation_and_the_device_d
 
 
 @pytest.mark.full
-def test_the_dtype_of_the_frozen_parts_belongs_to_a_training_and_the_device_does_not(tmp_path, monkeypatch):
+def test_the_dtype_belongs_to_a_training_but_not_the_device(tmp_path, monkeypatch):
     stopped(composed("train", *SMALL_DEMO, f"output={tmp_path}"), tmp_path, monkeypatch)
     with pytest.raises(UserError, match=r"dtype was 'auto', is 'bfloat16'"):
         run_training(composed("train", *SMALL_DEMO, f"output={tmp_path}", "dtype=bfloat16"), tmp_path)
@@ -144,9 +144,7 @@ def other_split(folder):
 @pytest.mark.parametrize(
     ("change", "named"), [(other_picture, "data.files"), (other_caption, "data.captions"), (other_split, "data")]
 )
-def test_a_training_that_was_stopped_does_not_continue_with_other_data(
-    own_shards, backbones, tmp_path, monkeypatch, change, named
-):
+def test_a_stopped_training_refuses_other_data(own_shards, backbones, tmp_path, monkeypatch, change, named):
     output = tmp_path / "run"
     config = photograph_training(
         own_shards, backbones, output, "features.folder=null", "data.documents.interleaved.similar_prob=0"
@@ -160,7 +158,7 @@ def test_a_training_that_was_stopped_does_not_continue_with_other_data(
 @pytest.mark.parametrize(
     ("change", "named"), [(other_picture, "data.files"), (other_caption, "data.captions"), (other_split, "data")]
 )
-def test_a_finished_training_says_that_its_data_changed_and_opens_no_picture(
+def test_a_finished_training_reports_changed_data_without_images(
     own_shards, backbones, tmp_path, monkeypatch, change, named
 ):
     with tarfile.open(own_shards / "train-000002.tar", "w") as file:  # it is left out of training
@@ -188,9 +186,7 @@ def opened(*_):
 
 
 @pytest.mark.full
-def test_a_training_that_was_moved_with_its_features_continues_and_not_without_them(
-    own_shards, backbones, tmp_path, monkeypatch
-):
+def test_a_moved_training_continues_only_with_its_features(own_shards, backbones, tmp_path, monkeypatch):
     here, there = tmp_path / "here", tmp_path / "there"
     anyone = "data.documents.interleaved.similar_prob=0"
     stopped(photograph_training(own_shards, backbones, here, anyone), here, monkeypatch)
@@ -201,7 +197,7 @@ def test_a_training_that_was_moved_with_its_features_continues_and_not_without_t
     assert (there / "checkpoint").is_dir()
 
 
-def test_a_training_that_was_stopped_does_not_continue_with_another_backbone(backbones, tmp_path, monkeypatch):
+def test_a_stopped_training_refuses_other_backbones(backbones, tmp_path, monkeypatch):
     language = tmp_path / "language"
     shutil.copytree(backbones / "gpt2", language)
     output = tmp_path / "run"
@@ -213,7 +209,7 @@ def test_a_training_that_was_stopped_does_not_continue_with_another_backbone(bac
         run_training(config, output)
 
 
-def test_data_are_the_same_wherever_and_whenever_they_were_written(own_shards, tmp_path):
+def test_data_are_equal_at_any_place_and_time_of_writing(own_shards, tmp_path):
     shutil.copytree(own_shards, tmp_path / "elsewhere", copy_function=shutil.copyfile)
     for file in (tmp_path / "elsewhere").iterdir():
         os.utime(file, (1, 1))
@@ -227,7 +223,7 @@ def test_data_are_the_same_wherever_and_whenever_they_were_written(own_shards, t
 
 
 @pytest.mark.parametrize("main", [train.main, evaluate.main], ids=["train", "evaluate"])
-def test_of_two_processes_with_one_output_one_runs_and_the_other_is_told(demo, tmp_path, capfd, main):
+def test_the_second_process_with_one_output_is_refused(demo, tmp_path, capfd, main):
     output = tmp_path / "run"
     if main is evaluate.main:
         shutil.copytree(demo, output)
@@ -251,9 +247,7 @@ def files(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_finished_run_comes_back_if_the_one_that_overwrites_it_ends_before_its_first_state(
-    demo, tmp_path, monkeypatch
-):
+def test_a_finished_run_returns_if_its_successor_has_no_state(demo, tmp_path, monkeypatch):
     shutil.copytree(demo, tmp_path / "run")
     before = files(tmp_path / "run")
     config = composed("train", *SMALL_DEMO, f"output={tmp_path / 'run'}", "overwrite=true", "optimizer.lr=0.02")
@@ -271,9 +265,7 @@ def test_a_finished_run_comes_back_if_the_one_that_overwrites_it_ends_before_its
     assert not (tmp_path / "run" / ".previous").exists() and not (tmp_path / "run" / "scores.json").exists()
 
 
-def test_results_come_back_if_the_evaluation_that_overwrites_them_ends_before_its_first_predictions(
-    demo, tmp_path, monkeypatch
-):
+def test_results_return_if_their_successor_has_no_predictions(demo, tmp_path, monkeypatch):
     shutil.copytree(demo, tmp_path / "run")
     before = files(tmp_path / "run")
     again = composed("evaluate", f"run={tmp_path / 'run'}", *ONE_SETTING, "task.num_queries=3", "overwrite=true")
@@ -291,7 +283,7 @@ def test_results_come_back_if_the_evaluation_that_overwrites_them_ends_before_it
     assert len((tmp_path / "run" / "predictions.jsonl").read_text().splitlines()) == 3
 
 
-def test_a_training_that_overwrites_another_stays_from_its_first_state_on(demo, tmp_path, monkeypatch):
+def test_a_new_training_stays_from_its_first_state_on(demo, tmp_path, monkeypatch):
     """It ends when the state is complete and the earlier run is still set aside."""
     output = tmp_path / "run"
     shutil.copytree(demo, output)
@@ -303,7 +295,7 @@ def test_a_training_that_overwrites_another_stays_from_its_first_state_on(demo, 
     assert (output / "checkpoint").is_dir()
 
 
-def test_an_evaluation_that_overwrites_another_stays_from_its_first_predictions_on(demo, tmp_path, monkeypatch):
+def test_a_new_evaluation_stays_from_its_first_predictions_on(demo, tmp_path, monkeypatch):
     output = tmp_path / "run"
     shutil.copytree(demo, output)
     again = composed("evaluate", f"run={output}", *ONE_SETTING, "task.num_queries=3", "overwrite=true")

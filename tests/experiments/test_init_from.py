@@ -51,7 +51,7 @@ def test_a_run_and_its_checkpoint_are_begun_with_alike(demo, name):
     assert processor.image_processor.size["height"] == 64
 
 
-def test_the_checkpoint_beats_yaml_and_each_value_that_it_replaces_is_logged(demo, caplog):
+def test_a_checkpoint_beats_yaml_and_logs_what_it_replaces(demo, caplog):
     with caplog.at_level(logging.INFO):
         config = composed("train", "experiment=flickr8k", "data.root=a", f"model.init_from={demo}")
     expected = composed("train", "experiment=demo")
@@ -132,13 +132,13 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
         composed("train", "model.vision=checkpoint")
 
 
-def test_groups_mappings_and_added_keys_of_a_command_line_are_its_keys():
+def test_groups_mappings_and_added_keys_count_as_overrides():
     overrides = ["model/fusion=prefix", "model.connector={depth: 2}", "+a.b=1", "~c.d", "model/vision=mobilenet"]
     assert command_line_keys(overrides) == {"model.fusion.kind", "model.connector.depth", "a.b", "model.vision"}
 
 
 @pytest.mark.full
-def test_a_converted_checkpoint_trains_with_the_keys_of_the_data_alone(converted, tmp_path):
+def test_a_converted_checkpoint_trains_with_data_keys_alone(converted, tmp_path):
     """It needed 17 overrides. The number of steps is this test's."""
     data = write_scenes(tmp_path / "data", "train", 12)
     output = tmp_path / "run"
@@ -165,7 +165,7 @@ def test_a_converted_checkpoint_trains_with_the_keys_of_the_data_alone(converted
     assert json.loads((output / "scores.json").read_text())
 
 
-def test_backbones_that_are_named_nowhere_else_are_kept_in_the_checkpoint(converted, tmp_path):
+def test_a_checkpoint_keeps_backbones_that_nothing_else_names(converted, tmp_path):
     overrides = (*SMALL_DEMO, f"model.init_from={converted}", f"output={tmp_path}")
     assert composed("train", *overrides).include_backbones
     with pytest.raises(UserError, match=r"^include_backbones"):

@@ -47,7 +47,7 @@ def test_the_checkpoint_is_that_of_a_run_of_this_length(longer, tmp_path):
     assert yaml.safe_load((longer / "config.yaml").read_text())["training"]["steps"] == 4
 
 
-def test_the_shorter_run_and_its_scores_are_kept_as_a_run_that_can_be_evaluated(longer, tmp_path):
+def test_the_shorter_run_and_its_scores_remain_evaluable(longer, tmp_path):
     kept = longer / "2-steps"
     run(tmp_path / "short", 2)
     assert weights(kept / "checkpoint") == weights(tmp_path / "short" / "checkpoint")
@@ -66,7 +66,7 @@ def test_the_shorter_run_and_its_scores_are_kept_as_a_run_that_can_be_evaluated(
     assert evaluated(longer)
 
 
-def test_with_the_same_or_fewer_steps_nothing_is_trained_or_moved(longer, tmp_path):
+def test_the_same_or_fewer_steps_train_and_move_nothing(longer, tmp_path):
     before = weights(longer / "checkpoint")
     run(longer, 4)
     with pytest.raises(UserError, match=r"training\.steps was 4, is 3"):

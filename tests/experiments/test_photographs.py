@@ -81,7 +81,7 @@ def test_all_settings_are_scored(run):
     assert len(list((run / "pictures" / "flickr8k").iterdir())) > 4
 
 
-def test_a_run_is_evaluated_on_its_own_data_where_nothing_is_said(run, tmp_path, caplog):
+def test_a_run_is_evaluated_on_its_own_data_by_default(run, tmp_path, caplog):
     caplog.set_level("INFO")
     given = (f"run={run}", f"output={tmp_path}", f"features.folder={run / 'features'}", "task.name=own", "limit=2")
     given += ("task.metrics=[CIDEr]", "num_beams=[1]", "max_new_tokens=2")
@@ -176,7 +176,7 @@ def test_equal_rewards_change_no_weight(run, shards, backbones, tmp_path, monkey
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_what_cannot_be_learnt_by_reward_or_begun_with_is_refused(run, shards, backbones, tmp_path):
+def test_impossible_training_by_reward_is_refused_beforehand(run, shards, backbones, tmp_path):
     def error(*overrides):
         with pytest.raises(UserError) as caught:
             output = tmp_path / str(len(list(tmp_path.iterdir())))
@@ -200,7 +200,7 @@ def test_a_checkpoint_is_evaluated_on_shards_without_its_run(run, shards, tmp_pa
     assert (tmp_path / "scores.json").read_text() == (run / "scores.json").read_text()
 
 
-def test_another_task_of_photographs_is_evaluated_by_the_protocol_alone(run, shards, tmp_path, monkeypatch):
+def test_another_task_of_images_needs_the_protocol_alone(run, shards, tmp_path, monkeypatch):
     """With checksums, features, retrieval and left-out records, like captioning."""
     monkeypatch.setitem(ALL_TASKS, "first_words", (FirstWordsConfig, "tests.experiments.first_words:FirstWords"))
     task = FirstWordsConfig(query=f"{shards}/dev-*.tar", support=f"{shards}/train-*.tar")
@@ -222,7 +222,7 @@ def test_another_task_of_photographs_is_evaluated_by_the_protocol_alone(run, sha
         run_evaluation(replace(config, features=FeaturesConfig(folder=None)))
 
 
-def test_broken_pictures_in_shards_are_left_out_counted_and_named(shards, backbones, run, tmp_path):
+def test_broken_images_in_shards_are_left_out_and_named(shards, backbones, run, tmp_path):
     folder = tmp_path / "shards"
     folder.mkdir()
     shard(folder / "train-000000.tar", range(1, 5))
@@ -258,7 +258,7 @@ def beside_captions(tmp_path):
     return folder
 
 
-def test_a_broken_photograph_beside_captions_is_named_before_training(beside_captions, backbones, tmp_path):
+def test_a_broken_image_file_is_named_before_training(beside_captions, backbones, tmp_path):
     """It was found when it was first drawn, perhaps after hours."""
     output = tmp_path / "run"
     overrides = ("features.folder=null", "data.split=null", "data.sample_split=null", "~data.documents.interleaved")
@@ -267,7 +267,7 @@ def test_a_broken_photograph_beside_captions_is_named_before_training(beside_cap
     assert [path.name for path in output.iterdir()] == ["failure.txt"]
 
 
-def test_a_broken_photograph_beside_captions_is_named_before_an_evaluation(beside_captions, run, shards, tmp_path):
+def test_a_broken_image_file_is_named_before_an_evaluation(beside_captions, run, shards, tmp_path):
     """Also in the support, of which no evaluation may draw it."""
     here = (f"run={run}", f"output={tmp_path / 'there'}", "demonstrations=[random]", "features.folder=null")
     for key in ("query", "support"):
@@ -277,7 +277,7 @@ def test_a_broken_photograph_beside_captions_is_named_before_an_evaluation(besid
 
 
 @pytest.mark.full
-def test_captions_that_no_document_can_hold_are_left_out_of_training_and_evaluation(shards, backbones, tmp_path):
+def test_captions_that_fit_no_document_are_left_out_everywhere(shards, backbones, tmp_path):
     """A special token or too many words in one of 24 records once ended training at the step that drew it.
 
     The tokenizer states no limit: that of the language model's 128 positions holds.
@@ -314,7 +314,7 @@ def test_captions_that_no_document_can_hold_are_left_out_of_training_and_evaluat
     assert len(shown) == 4
 
 
-def test_metrics_may_be_changed_and_score_the_predictions_that_are_there(run, shards, tmp_path, monkeypatch):
+def test_changed_metrics_score_the_existing_predictions(run, shards, tmp_path, monkeypatch):
     here = (f"run={run}", f"output={tmp_path}", "shots=[0,2]", "controls=[]", "demonstrations=[random]")
     with pytest.raises(UserError, match=r"task\.metrics .*CIDEr.*'cider'"):
         run_evaluation(evaluation(shards, *here, "task.metrics=[cider]"))
@@ -333,7 +333,7 @@ def test_metrics_may_be_changed_and_score_the_predictions_that_are_there(run, sh
         run_evaluation(evaluation(shards, *here, "max_new_tokens=3"))
 
 
-def test_metrics_without_java_are_named_before_the_model_is_loaded(run, shards, tmp_path, monkeypatch, caplog):
+def test_metrics_without_java_are_named_before_the_model_loads(run, shards, tmp_path, monkeypatch, caplog):
     class LoadedError(Exception):
         pass
 
@@ -347,7 +347,7 @@ def test_metrics_without_java_are_named_before_the_model_is_loaded(run, shards, 
     assert [message for message in caplog.messages if "METEOR" in message]
 
 
-def test_queries_that_are_in_the_support_have_as_many_similar_demonstrations_as_others(run, shards, tmp_path):
+def test_queries_in_the_support_get_as_many_similar_examples(run, shards, tmp_path):
     here = (f"run={run}", f"output={tmp_path}", f"task.support={shards}/dev-*.tar", "controls=[]", "text_only=false")
     run_evaluation(evaluation(shards, *here, "demonstrations=[rices]", "shots=[2]", "limit=null"))
     rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
@@ -355,7 +355,7 @@ def test_queries_that_are_in_the_support_have_as_many_similar_demonstrations_as_
     assert all(len(set(row["demonstration_ids"]) - {row["query"]}) == 2 for row in rows)
 
 
-def test_two_tasks_whose_files_would_coincide_are_refused_by_both_names(run, shards, tmp_path):
+def test_tasks_whose_files_coincide_are_refused_by_both_names(run, shards, tmp_path):
     here = (f"run={run}", f"output={tmp_path}", "shots=[0]", "text_only=false", "controls=[]", "limit=1")
     first, second = (evaluation(shards, *here, f"task.name={name}") for name in ("a/b", "a-b"))
     named = r"task\.name was 'a/b', is 'a-b'"
@@ -396,9 +396,7 @@ def test_mistakes_are_found_before_features_are_computed(shards, backbones, tmp_
     assert [path.name for path in output.iterdir()] == ["failure.txt"]
 
 
-def test_a_folder_with_features_of_another_encoder_is_refused_before_the_run_is_removed(
-    run, shards, backbones, tmp_path
-):
+def test_foreign_features_are_refused_before_a_run_is_removed(run, shards, backbones, tmp_path):
     folder = tmp_path / "features"
     shutil.copytree(run / "features", folder)
     state = json.loads((folder / "encoder.json").read_text())

@@ -59,7 +59,7 @@ def test_a_vision_encoder_is_pretrained_on_captioned_files(pairs, tmp_path):
     assert str(pairs) in card and "pretrain_vision" in card and "It was not probed." in card
 
 
-def test_a_broken_photograph_is_named_before_an_encoder_is_pretrained(pairs, tmp_path):
+def test_a_broken_image_is_named_before_an_encoder_trains(pairs, tmp_path):
     (tmp_path / "blue.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"blue\.png cannot be read"):
         run_vision_pretraining.read_pairs(str(pairs))
@@ -81,7 +81,7 @@ def test_a_card_shows_names_as_they_are(tmp_path, backbones):
     assert yaml.safe_load(recipe.content) == {"texts": [evil]} and recipe.info == "yaml"
 
 
-def test_captions_that_the_text_tower_cannot_read_are_left_out_and_named(pairs, tmp_path):
+def test_captions_too_long_for_the_text_tower_are_left_out(pairs, tmp_path):
     """One with a special token would end before its end; one with more tokens than positions would end the training."""
     words = " ".join(f"{i:x}{i * 7919:x}" for i in range(200))
     rows = [{"image": "red.png", "captions": ["all red", "red <|endoftext|> red", words]}]
@@ -129,7 +129,7 @@ def test_a_language_model_is_pretrained_on_texts(tmp_path):
     ],
     ids=str,
 )
-def test_mistakes_are_found_before_the_earlier_language_model_is_removed(tmp_path, overrides, named):
+def test_errors_come_before_the_old_language_model_is_removed(tmp_path, overrides, named):
     (tmp_path / "config.yaml").write_text("{}")
     (tmp_path / "model").mkdir()
     with pytest.raises(UserError, match=named):
@@ -147,7 +147,7 @@ def test_mistakes_are_found_before_the_earlier_language_model_is_removed(tmp_pat
     ],
     ids=str,
 )
-def test_mistakes_are_found_before_the_earlier_encoder_is_removed(tmp_path, overrides, named):
+def test_errors_come_before_the_old_encoder_is_removed(tmp_path, overrides, named):
     (tmp_path / "config.yaml").write_text("{}")
     (tmp_path / "model").mkdir()
     with pytest.raises(UserError, match=named):

@@ -32,7 +32,7 @@ def test_what_the_user_can_mend_is_a_sentence_and_a_status(capsys, error, status
 
 
 @pytest.mark.parametrize(("signals", "status"), [(1, 143), (2, -signal.SIGTERM)])
-def test_sigterm_ends_a_command_as_ctrl_c_does_and_a_second_one_at_once(capfd, signals, status):
+def test_sigterm_ends_a_command_as_ctrl_c_does(capfd, signals, status):
     def work():
         try:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -31,7 +31,7 @@ def run_search(config, run=lambda number, params: cost(params)):
     return [(trial.params, trial.value) for trial in search(config, run, lambda study: None).trials]
 
 
-def test_a_search_that_is_stopped_after_5_of_12_trials_continues_to_the_same_12():
+def test_a_search_stopped_after_5_of_12_trials_ends_the_same():
     uninterrupted = run_search(CONFIG)
     assert len(uninterrupted) == 12
     finished = {}
@@ -56,14 +56,14 @@ def test_a_search_that_is_stopped_after_5_of_12_trials_continues_to_the_same_12(
     assert trained == [5, 6, 7, 8, 9, 10, 11]
 
 
-def test_more_trials_extend_a_search_and_another_seed_proposes_others():
+def test_more_trials_extend_a_search_and_another_seed_differs():
     twelve = run_search(CONFIG)
     longer = SearchConfig(CONFIG.intervals, CONFIG.choices, n_trials=20)
     assert run_search(longer)[:12] == twelve
     assert run_search(SearchConfig(CONFIG.intervals, CONFIG.choices, seed=1)) != twelve
 
 
-def test_values_of_earlier_trials_and_the_direction_decide_what_is_proposed():
+def test_earlier_values_and_the_direction_decide_proposals():
     twenty = SearchConfig(CONFIG.intervals, CONFIG.choices, n_trials=20)
     maximizing = SearchConfig(CONFIG.intervals, CONFIG.choices, n_trials=20, direction="maximize")
     low, high = run_search(twenty), run_search(maximizing)
@@ -71,7 +71,7 @@ def test_values_of_earlier_trials_and_the_direction_decide_what_is_proposed():
     assert sum(value for _, value in low[10:]) < sum(value for _, value in high[10:])
 
 
-def test_a_trial_that_fails_has_no_value_and_the_search_continues(tmp_path):
+def test_a_failed_trial_has_no_value_and_the_search_continues(tmp_path):
     study = search(
         CONFIG,
         lambda number, params: None if number == 1 else cost(params),
@@ -96,7 +96,7 @@ def test_a_finished_run_returns_its_value_and_stays_as_it_is(tmp_path):
 
 
 @pytest.mark.full
-def test_a_loss_that_is_not_finite_fails_a_trial_and_a_wrong_value_ends_the_search(tmp_path):
+def test_diverged_trials_fail_and_wrong_values_end_the_search(tmp_path):
     diverging = {"optimizer.lr": 1e30, "optimizer.gate_lr": 1e30}
     for _ in range(2):
         assert run_trial([*TWO_STEPS, "training.steps=3"], diverging, tmp_path / "a") is None

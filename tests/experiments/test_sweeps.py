@@ -34,7 +34,7 @@ def sweep(*overrides):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_a_run_is_trained_and_evaluated_at_once_and_done_again_changes_nothing(tmp_path):
+def test_a_repeated_run_with_its_evaluation_changes_nothing(tmp_path):
     config = composed("train", *TWO_STEPS, EVALUATION, f"output={tmp_path}", "objective.task=synthetic_captions")
     value = run_training(config, tmp_path, ["seed=0"])
     rows = json.loads((tmp_path / "scores.json").read_text())
@@ -46,7 +46,7 @@ def test_a_run_is_trained_and_evaluated_at_once_and_done_again_changes_nothing(t
     assert files_of(tmp_path) == before
 
 
-def test_the_objective_is_the_last_losses_or_the_score_that_is_named(tmp_path):
+def test_the_objective_is_the_last_loss_or_the_named_score(tmp_path):
     lines = [json.dumps({"step": i, "loss": float(i), "gates": {}}) + "\n" for i in range(40)]
     (tmp_path / "history.jsonl").write_text("".join(lines))
     assert objective(tmp_path, ObjectiveConfig()) == 37.5
@@ -81,7 +81,7 @@ CAPTIONS_TASK = "objective.task=synthetic_captions"
         ),
     ],
 )
-def test_an_objective_that_no_evaluation_gives_is_found_before_training(tmp_path, overrides, named):
+def test_an_impossible_objective_is_found_before_training(tmp_path, overrides, named):
     with pytest.raises(UserError, match=named):
         run_training(composed("train", *TWO_STEPS, EVALUATION, *overrides), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["failure.txt"]
@@ -102,7 +102,7 @@ def test_an_objective_that_no_evaluation_gives_is_found_before_training(tmp_path
         ),
     ],
 )
-def test_every_metric_that_a_task_gives_can_be_an_objective_and_no_other(task, shots, orders, metrics):
+def test_only_a_metric_of_the_task_can_be_an_objective(task, shots, orders, metrics):
     options = (f"shots=[{shots}]", f"num_orders={orders}", "controls=[]", "seeds=[0]", "text_only=false", "run=a")
     planned = plan(composed("evaluate", f"task={task}", "task.num_queries=12", *options))
     evaluations = [(planned.task, planned.config)]
@@ -112,7 +112,7 @@ def test_every_metric_that_a_task_gives_can_be_an_objective_and_no_other(task, s
         check_objective(ObjectiveConfig(planned.task.name, shots, "none"), evaluations)
 
 
-def test_a_run_that_fails_leaves_its_reason_until_it_is_tried_again(tmp_path):
+def test_a_failed_run_keeps_its_reason_until_it_runs_again(tmp_path):
     broken = composed("train", *TWO_STEPS, "data.root=somewhere")
     with pytest.raises(UserError, match=r"data\.root.*somewhere"):
         run_training(broken, tmp_path)
@@ -129,7 +129,7 @@ def test_a_mistake_in_an_evaluation_is_found_before_training(tmp_path):
 
 
 @pytest.mark.full
-def test_parallel_processes_go_on_after_one_fails_and_the_table_lists_it(tmp_path):
+def test_parallel_processes_continue_after_one_fails(tmp_path):
     overrides = (f"output={tmp_path}", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", EVALUATION)
     first = sweep(*overrides, "model.language=embedded,none", "seed=0")
     assert first.returncode != 0
@@ -146,7 +146,7 @@ def test_parallel_processes_go_on_after_one_fails_and_the_table_lists_it(tmp_pat
 
 
 @pytest.mark.full
-def test_a_sweeps_folders_are_not_nested_and_leave_out_the_paths_that_are_the_same_for_all(tmp_path):
+def test_sweep_folders_are_flat_and_leave_out_common_paths(tmp_path):
     """The runs fail before they load anything; what counts is where."""
     paths = [tmp_path / name / "model" for name in "ab"]
     result = sweep(
@@ -180,13 +180,13 @@ def test_what_a_sweeps_folders_leave_out(arguments, left_out, named):
         assert set(left_out) < set(keys) and not set(named) & set(keys) and keys[0] == "output"
 
 
-def test_a_run_without_overrides_of_its_own_has_the_folder_of_the_sweep():
+def test_a_run_without_overrides_has_the_folder_of_the_sweep():
     assert sweep_run_name("") == ""
     assert sweep_run_name("model.fusion.every-2+seed-0") == "model.fusion.every-2+seed-0"
     assert "/" not in sweep_run_name("model.vision-/data/clip") != sweep_run_name("model.vision-_data_clip")
 
 
-def test_a_key_that_is_usually_left_out_is_named_where_it_is_swept():
+def test_a_key_that_is_usually_left_out_is_named_when_swept():
     """Else two runs would share a folder."""
     [argument] = folder_arguments(["-m", "experiment=demo,synthetic", "num_workers=0"], CONF)
     assert "experiment" not in argument and "workers" in argument and "output" in argument
@@ -225,7 +225,7 @@ def test_no_two_ablations_are_alike_but_in_their_names():
 
 
 @pytest.mark.full
-def test_a_language_model_from_scratch_has_other_weights_and_trains():
+def test_a_language_model_from_scratch_has_new_weights():
     chosen = {
         name: build_model(composed("train", "experiment=ablation", f"ablation={name}").model)[0]
         for name in ("baseline", "language_from_scratch", "new_tokens_frozen", "one_in_the_middle")

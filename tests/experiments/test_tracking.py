@@ -24,7 +24,7 @@ def train_offline(output):
 
 
 @pytest.mark.full
-def test_an_unwritable_home_stops_no_training_and_wandb_writes_below_the_run(tmp_path):
+def test_wandb_writes_below_the_run_without_a_writable_home(tmp_path):
     process = multiprocessing.get_context("fork").Process(target=train_offline, args=(tmp_path / "run",))
     process.start()
     process.join()

@@ -42,7 +42,7 @@ def model(processor):
 
 
 @pytest.mark.parametrize("objects", [1, 2])
-def test_scenes_have_as_many_objects_and_are_of_the_evaluation_split(objects):
+def test_scenes_have_the_asked_objects_and_the_evaluation_split(objects):
     scenes = make_scenes(30, objects, seed=0)
     assert len(scenes) == 30 and all(scene.count == objects and scene.split == "evaluation" for scene in scenes)
     assert all((scene.axis is None) == (objects == 1) for scene in scenes)
@@ -94,7 +94,7 @@ def test_shares_by_hand():
         assert row.ci95[0] < row.share < row.ci95[1] and row.scenes == 3
 
 
-def test_attention_of_another_picture_is_that_of_the_same_word_there():
+def test_other_attention_is_that_of_the_same_word_elsewhere():
     scenes = [scene for scene in make_scenes(30, 2, seed=0) if scene.axis == "vertical"][:2]
     fields = np.zeros((2, 32, 32))
     fields[0, :16] = fields[1, 16:] = 1 / 512

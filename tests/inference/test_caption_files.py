@@ -56,7 +56,7 @@ def captioned(folder, output, batch_size=2):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 9])
-def test_rows_are_in_the_order_of_names_and_what_is_broken_is_named(folder, tmp_path, batch_size):
+def test_rows_follow_the_names_and_broken_files_are_listed(folder, tmp_path, batch_size):
     output = tmp_path / "captions.jsonl"
     caption, skipped = captioned(folder, output, batch_size)
     rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]

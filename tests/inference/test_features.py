@@ -151,7 +151,7 @@ def test_a_file_is_read_once_until_it_changes(parts, paths, tmp_path, monkeypatc
         store[Image(paths[0])]
 
 
-def test_features_are_computed_and_kept_in_the_dtype_of_the_encoder(parts, paths, tmp_path, backbones):
+def test_features_have_the_dtype_of_the_encoder(parts, paths, tmp_path, backbones):
     images = [Image(path) for path in paths]
     exact = FeatureStore(tmp_path / "exact", *parts)
     half = FeatureStore(tmp_path / "half", tiny.flamingo(backbones, dtype=torch.bfloat16), parts[1])
@@ -181,7 +181,7 @@ def test_features_of_another_encoder_are_refused(parts, paths, tmp_path, backbon
         FeatureStore(tmp_path / "features", model, processor)
 
 
-def test_a_folder_without_a_row_goes_to_the_next_encoder_and_the_log_says_so(parts, paths, tmp_path, backbones, caplog):
+def test_an_empty_folder_goes_to_the_next_encoder_and_is_logged(parts, paths, tmp_path, backbones, caplog):
     model, processor = parts
     first = FeatureStore(tmp_path / "features", model, processor)
     (tmp_path / "features" / "patches.bin").write_bytes(b"a row without a line")
@@ -235,7 +235,7 @@ def test_a_damaged_small_file_is_named_with_what_to_do(parts, paths, tmp_path, n
 
 
 @pytest.mark.parametrize("name", ["patches.bin", "pooled.bin"])
-def test_a_row_that_is_not_what_was_written_is_refused_when_it_is_read(parts, paths, tmp_path, name):
+def test_a_damaged_row_is_refused_when_it_is_read(parts, paths, tmp_path, name):
     folder, images = tmp_path / "features", [Image(path) for path in paths]
     FeatureStore(folder, *parts).add(images)
     content = bytearray((folder / name).read_bytes())
@@ -256,7 +256,7 @@ def fill(folder, parts, paths, start):
     os._exit(0)
 
 
-def test_two_processes_that_fill_one_folder_at_once_leave_right_features(parts, tmp_path):
+def test_two_processes_in_one_folder_leave_right_features(parts, tmp_path):
     """In opposite orders, a picture at a time."""
     skip_unless_forked_processes_compute()
     paths = [tmp_path / f"{seed}.png" for seed in range(30)]

@@ -48,7 +48,7 @@ def alone(parts, prompt, **kwargs):
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_outputs_do_not_depend_on_the_batch_or_on_the_cache_and_keep_their_order(each_fusion, prompts, beams):
+def test_outputs_do_not_depend_on_batch_or_cache_and_keep_order(each_fusion, prompts, beams):
     parts = each_fusion
     expected = [alone(parts, prompt, num_beams=beams, length_penalty=0.0) for prompt in prompts]
     assert len(set(expected)) > 3
@@ -58,7 +58,7 @@ def test_outputs_do_not_depend_on_the_batch_or_on_the_cache_and_keep_their_order
         assert engine.generate(prompts[::-1], NEW, beams) == expected[::-1]  # now all from the cache
 
 
-def test_sampled_outputs_depend_on_seed_and_id_and_not_on_batch_or_order(each_fusion, prompts):
+def test_sampled_outputs_depend_on_seed_and_id_alone(each_fusion, prompts):
     sampling = Sampling(temperature=1.5, top_p=0.95, seed=1)
     expected = []
     for prompt in prompts:
@@ -98,7 +98,7 @@ def test_outputs_have_at_least_as_many_tokens_as_asked(parts, prompts, monkeypat
             assert ids[-1].shape[1] == 4 and (ids[-1] == end).sum(dim=1).eq(1).all() and (ids[-1][:, 3] == end).all()
 
 
-def test_all_that_the_model_computes_may_be_multiplied_in_16_bits(parts, prompts, monkeypatch):
+def test_all_of_a_models_computation_may_be_in_16_bits(parts, prompts, monkeypatch):
     """As on a GPU with frozen weights of 16 bits: the connector, prefixes that are shared, prompts, and new tokens."""
     model, processor = parts
 
@@ -144,7 +144,7 @@ def all_previous(backbones):
 
 
 @pytest.mark.parametrize("attend", ["last", "previous"])
-def test_a_bound_on_the_memory_of_visual_tokens_changes_no_output(parts, backbones, prompts, attend, monkeypatch):
+def test_a_limit_of_visual_token_memory_changes_no_output(parts, backbones, prompts, attend, monkeypatch):
     model, processor = parts if attend == "last" else all_previous(backbones)
     expected = FlamingoEngine(model, processor, 2).generate(prompts, NEW, 3)
     one = 5 * 24 * 4  # 5 visual tokens of 24 float32 numbers
@@ -233,7 +233,7 @@ def test_what_all_prompts_begin_with_runs_once(each_fusion, beams):
     ]
 
 
-def test_keys_and_values_of_an_image_are_computed_once_for_all_prompts_of_a_batch(parts, prompts):
+def test_keys_and_values_of_an_image_are_computed_once_a_batch(parts, prompts):
     model, processor = parts
     computed = []
     handle = next(iter(model.fusion.blocks.values())).attention.to_k.register_forward_hook(
@@ -244,7 +244,7 @@ def test_keys_and_values_of_an_image_are_computed_once_for_all_prompts_of_a_batc
     assert [b * m for b, m in computed if m] == [8]  # 5 queries and 3 demonstrations, in 11 places
 
 
-def test_a_model_that_attends_to_all_previous_images_is_given_them_in_their_order(backbones, prompts):
+def test_a_model_that_sees_all_images_gets_them_in_order(backbones, prompts):
     model, processor = all_previous(backbones)
     some = [*prompts, *alike(2)]
     expected = [alone((model, processor), prompt, num_beams=3, length_penalty=0.0) for prompt in some]
@@ -266,7 +266,7 @@ def test_a_blind_model_says_the_same_to_every_picture(each_fusion):
     assert engine.generate(prompts[:1], NEW, blind=True) == [said.split("<|endofchunk|>")[0].lstrip()]
 
 
-def test_the_output_ends_at_the_end_of_the_chunk_and_begins_without_blanks(parts, monkeypatch):
+def test_an_output_ends_with_its_chunk_and_begins_without_blanks(parts, monkeypatch):
     model, processor = parts
     said = processor.tokenizer("  a dog <|endofchunk|>a cat", add_special_tokens=False).input_ids
     monkeypatch.setattr(
@@ -276,7 +276,7 @@ def test_the_output_ends_at_the_end_of_the_chunk_and_begins_without_blanks(parts
 
 
 @pytest.mark.parametrize("shipped", POISONED, ids=lambda shipped: next(iter(shipped)))
-def test_outputs_do_not_depend_on_the_generation_config_of_the_checkpoint(parts, prompts, shipped, monkeypatch):
+def test_outputs_ignore_the_checkpoints_generation_config(parts, prompts, shipped, monkeypatch):
     model, processor = parts
     expected = {}
     for beams in (1, 3):
@@ -289,7 +289,7 @@ def test_outputs_do_not_depend_on_the_generation_config_of_the_checkpoint(parts,
     assert expected[1] != expected[3]
 
 
-def test_generate_itself_honours_the_generation_config_of_the_checkpoint(parts, prompts, monkeypatch):
+def test_generate_honours_the_checkpoints_generation_config(parts, prompts, monkeypatch):
     model, processor = parts
     plain = alone(parts, prompts[0])
     inputs = moved(processor.batch(prompts[:1], prompt=True))

@@ -86,7 +86,7 @@ def test_new_tokens_take_padding_rows_of_the_vocabulary(backbones, checkpoint, t
     assert difference(original, model, processor, vocabulary=tiny.VOCABULARY + 2) < 1e-4
 
 
-def test_repeated_keys_of_version_1_and_the_wrapping_of_training_files_are_seen_through(mpt, checkpoint, monkeypatch):
+def test_repeated_keys_and_wrappers_of_training_files_are_read(mpt, checkpoint, monkeypatch):
     original = peers.open_flamingo(*mpt, monkeypatch)
     state = peers.state_dict(original)
     torch.save(state, checkpoint)
@@ -110,9 +110,7 @@ def test_repeated_keys_of_version_1_and_the_wrapping_of_training_files_are_seen_
         convert(checkpoint, mpt)
 
 
-def test_our_checkpoint_gives_the_same_numbers_there_and_the_same_weights_when_it_comes_back(
-    folders, checkpoint, monkeypatch
-):
+def test_a_converted_checkpoint_equals_ours_both_ways(folders, checkpoint, monkeypatch):
     original = peers.open_flamingo(*folders, monkeypatch)
     torch.save(peers.state_dict(original), checkpoint)
     model, processor, _ = convert(checkpoint, folders)
@@ -192,7 +190,7 @@ def test_what_does_not_fit_is_named(state, mpt, checkpoint, change, message):
         convert(checkpoint, mpt)
 
 
-def test_the_converted_model_is_saved_without_the_backbones_that_it_names(state, mpt, checkpoint, tmp_path):
+def test_a_converted_model_is_saved_without_named_backbones(state, mpt, checkpoint, tmp_path):
     torch.save(state, checkpoint)
     model = convert(checkpoint, mpt)[0]
     model.save_pretrained(tmp_path / "ours", include_backbones=False)

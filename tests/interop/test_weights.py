@@ -129,6 +129,6 @@ def test_weights_go_to_where_their_names_say_and_come_back(tmp_path):
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
 
-def test_names_are_made_by_the_first_pattern_that_matches_all_of_a_key():
+def test_a_name_comes_from_the_first_pattern_that_matches_it_all():
     table = {r"a\.(\d)": r"x.\1", r"a\.(.*)": r"y.\1"}
     assert renamed(["a.1", "a.12"], table) == {"a.1": "x.1", "a.12": "y.12"}

@@ -79,7 +79,7 @@ def loaded(folder, **settings):
     return FlamingoForConditionalGeneration.from_pretrained(folder, **settings).to(devices.DEVICE)
 
 
-def test_the_adapter_trains_beside_what_trained_already_and_no_other_weight(backbones, model):
+def test_an_adapter_adds_its_weights_to_those_that_train(backbones, model):
     before = set(tiny.flamingo(backbones, "llama").trainable_parameter_names())
     trained = set(model.trainable_parameter_names())
     assert {name for name in trained if not is_of_adapter(name)} == before
@@ -133,7 +133,7 @@ def test_merged_the_backbone_is_a_plain_one_with_the_same_logits(backbones, mode
     torch.testing.assert_close(logits(loaded(tmp_path)), logits(model), atol=0, rtol=0)
 
 
-def test_images_are_seen_and_beams_with_a_cache_are_those_without(model):
+def test_images_are_seen_and_cached_beams_equal_uncached_ones(model):
     inputs = tiny.inputs()
     other = model(**{**inputs, "pixel_values": inputs["pixel_values"].flip(1)}).logits
     assert (logits(model) - other).abs().max() > 1e-2
@@ -141,7 +141,7 @@ def test_images_are_seen_and_beams_with_a_cache_are_those_without(model):
     assert torch.equal(cached, model.generate(**inputs, max_new_tokens=6, num_beams=2, use_cache=False))
 
 
-def test_packed_documents_have_the_loss_and_the_gradients_of_separate_rows(model):
+def test_packed_documents_have_the_gradients_of_separate_rows(model):
     apart, expected = loss_and_gradients(model, collate(examples(), 0, "right"))
     together, gradients = loss_and_gradients(model, pack([[example] for example in examples()], 16, 0))
     torch.testing.assert_close(together, apart)
@@ -232,7 +232,7 @@ def test_a_model_has_one_adapter(backbones):
         add_adapter(adapted(backbones, config_of("lora")), config_of("lora"))
 
 
-def test_an_adapter_that_peft_wraps_around_the_language_model_trains_and_merges_too(backbones, tmp_path):
+def test_an_adapter_wrapped_by_peft_trains_and_merges(backbones, tmp_path):
     """In one line of Python, without a config."""
     model = tiny.flamingo(backbones, "llama")
     model.language_model = get_peft_model(model.language_model, LoraConfig(target_modules=["q_proj", "v_proj"]))

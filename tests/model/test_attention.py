@@ -8,7 +8,7 @@ from tests.helpers import devices
 
 
 @pytest.mark.parametrize("glu", [False, True])
-def test_a_feedforward_keeps_nothing_of_behind_its_activation_and_has_the_same_gradients(glu):
+def test_a_feedforward_recomputes_its_activation_exactly(glu):
     torch.manual_seed(0)
     feedforward = FeedForward(nn.LayerNorm(6), 6, 50, "gelu", glu).to(devices.DEVICE)
     x = torch.randn(3, 6, requires_grad=True)

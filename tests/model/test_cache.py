@@ -23,7 +23,7 @@ def test_a_layer_holds_what_was_appended_and_rarely_moves():
     assert len(places) < 5
 
 
-def test_rows_that_share_a_beginning_do_not_write_into_it_nor_into_each_other():
+def test_rows_with_a_shared_prefix_do_not_write_into_each_other():
     layer = GrowingLayer()
     layer.update(*states(0, 7, rows=1))
     shared = layer.expand(2)
@@ -33,7 +33,7 @@ def test_rows_that_share_a_beginning_do_not_write_into_it_nor_into_each_other():
     assert torch.equal(layer.keys, states(0, 7, rows=1)[0])
 
 
-def test_each_continuation_sees_its_prompt_and_what_it_goes_on_from():
+def test_a_continuation_sees_its_prompt_and_its_own_prefix():
     cache = PromptCache(layers=1)
     cache.update(*states(0, 3), 0)
     cache.fork(torch.tensor([[1, 1, 1], [0, 1, 1]]), 2)
@@ -49,7 +49,7 @@ def test_each_continuation_sees_its_prompt_and_what_it_goes_on_from():
     assert torch.equal(cache.layers[0].keys, before)
 
 
-def test_tokens_of_continuations_stand_beside_each_other_and_come_apart_again():
+def test_continuations_are_packed_side_by_side_and_split_again():
     cache = PromptCache(layers=1)
     cache.fork(torch.ones(2, 3, dtype=torch.long), 3)
     rows = torch.arange(6).unsqueeze(1)

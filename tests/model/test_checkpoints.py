@@ -38,7 +38,7 @@ def test_loaded_logits_are_identical(model, tmp_path, include_backbones):
     assert torch.equal(again(**tiny.inputs()).logits, expected)
 
 
-def test_a_configuration_in_memory_does_not_hide_that_backbones_are_left_out(gpt2, tmp_path):
+def test_a_config_in_memory_does_not_hide_missing_backbones(gpt2, tmp_path):
     gpt2.save_pretrained(tmp_path, include_backbones=False)
     loaded = FlamingoForConditionalGeneration.from_pretrained(tmp_path, config=gpt2.config).to(devices.DEVICE)
     assert loaded.config is not gpt2.config
@@ -72,7 +72,7 @@ def test_loading_reports_no_key_missing_or_left_over(gpt2, tmp_path):
     assert not any(info.values())
 
 
-def test_a_bfloat16_backbone_and_float32_parts_come_back_as_they_were(backbones, tmp_path):
+def test_bfloat16_backbones_and_float32_parts_keep_their_dtype(backbones, tmp_path):
     model = tiny.flamingo(backbones, dtype=torch.bfloat16)
     expected = model(**tiny.inputs()).logits
     for include_backbones in (True, False):
@@ -119,7 +119,7 @@ def test_backbones_that_were_changed_are_not_left_out(gpt2, tmp_path):
         gpt2.save_pretrained(tmp_path, include_backbones=False, max_shard_size="1MB")
 
 
-def test_a_fingerprint_knows_values_not_names_or_float32_from_bfloat16(gpt2):
+def test_a_fingerprint_depends_on_values_and_dtype_not_on_names(gpt2):
     model = gpt2.language_model.to(torch.bfloat16)
     expected = fingerprint(model)
     assert fingerprint(model.float()) == expected
@@ -263,7 +263,7 @@ def test_backbones_are_found_from_another_working_directory(moved, tmp_path):
     assert torch.equal(loaded(**tiny.inputs()).logits, moved(**tiny.inputs()).logits)
 
 
-def test_backbones_are_found_when_they_are_moved_with_the_checkpoint(moved, tmp_path):
+def test_backbones_that_move_with_the_checkpoint_are_found(moved, tmp_path):
     (tmp_path / "one").rename(tmp_path / "two")
     loaded = FlamingoForConditionalGeneration.from_pretrained("two/runs/flamingo").to(devices.DEVICE)
     assert torch.equal(loaded(**tiny.inputs()).logits, moved(**tiny.inputs()).logits)
@@ -275,7 +275,7 @@ def test_backbones_are_found_when_they_are_moved_with_the_checkpoint(moved, tmp_
 @pytest.mark.parametrize(
     ("folder", "argument"), [("vision", "vision_model_name_or_path"), ("language", "text_model_name_or_path")]
 )
-def test_a_backbone_that_was_moved_alone_is_named_with_what_to_pass(moved, tmp_path, folder, argument):
+def test_a_backbone_moved_alone_is_named_with_what_to_pass(moved, tmp_path, folder, argument):
     (tmp_path / "one" / folder).rename(tmp_path / "elsewhere")
     checkpoint = tmp_path / "one/runs/flamingo"
     with pytest.raises(ValueError, match=rf"{folder} .*{tmp_path}/one/{folder}, .*pass {argument}=FOLDER"):
@@ -289,7 +289,7 @@ def test_a_backbone_that_was_moved_alone_is_named_with_what_to_pass(moved, tmp_p
         FlamingoForConditionalGeneration.from_pretrained(checkpoint, **{argument: tmp_path / "other"})
 
 
-def test_shipped_backbones_are_found_wherever_the_package_is_installed(tmp_path):
+def test_shipped_backbones_are_found_in_any_installation(tmp_path):
     model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
         shipped.VISION, shipped.LANGUAGE, new_token_ids=[1], vision_features={"class_token": "none"}
     )

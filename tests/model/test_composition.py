@@ -131,7 +131,7 @@ def test_a_checkpoint_is_checked_again_with_other_features(backbones, tmp_path, 
     assert len(checked) == 1
 
 
-def test_features_of_another_width_than_the_config_states_are_refused(backbones):
+def test_features_of_another_width_than_the_config_are_refused(backbones):
     with pytest.raises(UserError, match=r"vision_width is 25, but .* CLIPVisionModel are 24 wide"):
         tiny.flamingo(backbones, vision_width=25, check=True)
 
@@ -159,7 +159,7 @@ def test_a_backbone_that_is_replaced_is_checked(backbones, checked):
     assert len(checked) == 3
 
 
-def test_an_adapter_that_is_put_into_a_backbone_is_checked_before_it_trains(backbones, checked):
+def test_an_inserted_adapter_is_checked_before_it_trains(backbones, checked):
     model = tiny.flamingo(backbones, language="llama", check=True)
     model.train()
     assert len(checked) == 1

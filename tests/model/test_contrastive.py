@@ -24,7 +24,7 @@ def inputs(count):
     return torch.zeros(count, 3, 1, 1), tokens, tokens
 
 
-def test_equal_captions_are_no_negatives_and_the_temperature_is_clamped():
+def test_equal_captions_are_no_negatives_and_scale_is_clamped():
     model = ImageTextContrast(Fixed([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), Fixed([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))
     same = torch.tensor([[True, False, True], [False, True, False], [True, False, True]])
     model.log_scale.data.fill_(math.log(2.0))

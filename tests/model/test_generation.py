@@ -100,7 +100,7 @@ def test_samples_are_the_same_with_and_without_cache(gpt2):
 
 
 @pytest.mark.parametrize("settings", [GREEDY, BEAMS], ids=["greedy", "beams"])
-def test_attending_to_all_previous_images_is_kept_up_while_decoding(backbones, settings):
+def test_decoding_keeps_attending_to_all_previous_images(backbones, settings):
     model = tiny.flamingo(backbones, fusion={"attend": "previous"})
     batch = ragged()
     expected = model.generate(**batch, **settings, use_cache=False)
@@ -179,7 +179,7 @@ def test_new_tokens_can_be_generated_and_end_the_text(gpt2):
     assert out.shape[1] < 14 + 8
 
 
-def test_a_row_that_generates_the_image_marker_takes_nothing_from_the_others(gpt2):
+def test_a_generated_image_marker_takes_nothing_from_other_rows(gpt2):
     """OpenFlamingo loses the images of all rows then."""
     batch = tiny.inputs()
     expected = gpt2.generate(**batch, **GREEDY)
@@ -198,7 +198,7 @@ def count_rows(module, counts):
     module.register_forward_hook(lambda m, args, output: counts.append(output.shape[0] * output.shape[1]))
 
 
-def test_beams_and_samples_share_the_memory_of_their_prompt_where_the_language_model_lets_them(model, family):
+def test_beams_and_samples_share_their_prompts_cache(model, family):
     """Sliding windows and ALiBi count places in the cache, and keep a copy of the prompt for each beam."""
     rows, states = [], {"return_dict_in_generate": True, "output_hidden_states": True}
     model.fusion.blocks["1"].norm.register_forward_hook(lambda m, args, output: rows.append(tuple(output.shape[:2])))
@@ -211,7 +211,7 @@ def test_beams_and_samples_share_the_memory_of_their_prompt_where_the_language_m
 
 
 @pytest.mark.parametrize("settings", [GREEDY, BEAMS], ids=["greedy", "beams"])
-def test_what_all_prompts_begin_with_may_be_run_before_them_and_once(backbones, settings):
+def test_a_shared_prefix_may_run_before_its_prompts_and_once(backbones, settings):
     """Two images with text for all, then one more for each; padding on the left of what is their own."""
     model = tiny.flamingo(backbones, language="opt")
     assert model.shares_prefixes  # OPT has full attention
@@ -234,7 +234,7 @@ def test_what_all_prompts_begin_with_may_be_run_before_them_and_once(backbones, 
         assert tokens[0] == 3 * 4  # their own, but for the last
 
 
-def test_images_are_encoded_once_and_the_prompt_runs_once_for_all_beams(gpt2):
+def test_images_and_prompts_run_once_for_all_beams(gpt2):
     encoded, tokens, keys = [], [], []
     gpt2.vision_model.register_forward_hook(lambda m, args, output: encoded.append(len(args[0])))
     count_rows(gpt2.language_model.transformer.h[0].ln_1, tokens)
@@ -246,7 +246,7 @@ def test_images_are_encoded_once_and_the_prompt_runs_once_for_all_beams(gpt2):
     assert set(tokens[1:]) == {2 * 5}  # then one token for each beam
 
 
-def test_while_decoding_each_token_meets_the_visual_tokens_of_one_image(gpt2, monkeypatch):
+def test_while_decoding_a_token_sees_one_images_visual_tokens(gpt2, monkeypatch):
     """The work per token does not grow with the number of images before it."""
     met, attend = [], grouped.attend
 

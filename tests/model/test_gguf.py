@@ -94,7 +94,7 @@ def test_a_gguf_file_is_a_language_model_with_its_tokenizer(backbones, gguf_file
         assert torch.equal(loaded(**tiny.inputs()).logits, model(**tiny.inputs()).logits)
 
 
-def test_without_the_package_that_reads_it_one_sentence_says_what_to_install(gguf_file, backbones, monkeypatch):
+def test_without_the_gguf_package_the_error_says_what_to_install(gguf_file, backbones, monkeypatch):
     monkeypatch.setattr("transformers.utils.import_utils.is_gguf_available", lambda *_: False)
     for name in [name for name in sys.modules if name == "gguf" or name.startswith("gguf.")]:
         monkeypatch.setitem(sys.modules, name, None)

@@ -30,7 +30,7 @@ def test_every_trained_parameter_gets_its_distribution(fresh):
             assert abs(parameter.mean()) < 0.3 * parameter.std(), name
 
 
-def test_composing_and_initialising_leave_the_backbones_as_they_were(backbones):
+def test_composing_and_initialising_keep_backbone_weights(backbones):
     from transformers import AutoModel, AutoModelForCausalLM
 
     model = tiny.flamingo(backbones, language="llama")

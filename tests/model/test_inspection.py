@@ -37,7 +37,7 @@ def test_the_outputs_are_those_of_the_model_by_itself(model, batch):
 
 
 @pytest.mark.parametrize("attend", ["last", "previous"])
-def test_weights_sum_to_one_over_what_a_token_sees_and_are_zero_elsewhere(backbones, batch, attend):
+def test_weights_sum_to_one_over_visible_images_and_else_to_zero(backbones, batch, attend):
     model = tiny.flamingo(backbones, fusion={"attend": attend})
     cross_attention = inspect(model, **batch).image_attention
     assert list(cross_attention) == [1, 3]
@@ -74,7 +74,7 @@ def test_cross_attention_times_values_is_what_the_blocks_found(backbones, batch,
         torch.testing.assert_close(again[sees], attended[sees])
 
 
-def test_connector_attention_times_values_is_what_its_layers_found(gpt2, batch):
+def test_recorded_attention_times_values_is_the_layers_output(gpt2, batch):
     """Images that no token sees are not resampled, and have zeros in their places."""
     inspection = inspect(gpt2, **batch)
     layers = list(gpt2.connector.layers)
@@ -124,7 +124,7 @@ def test_nothing_is_left_on_the_model(gpt2, batch):
 # -------------------------------------------------------------------------- over the patches
 
 
-def test_rollout_counts_what_latents_hold_when_others_attend_to_them():
+def test_rollout_counts_latents_that_others_attend_to():
     """By hand, two latents over three patches: half of a latent is what it was, half what it attends to."""
     first = torch.tensor([[0.5, 0.1, 0.0, 0.3, 0.1], [0.0, 0.0, 1.0, 0.0, 0.0]])
     second = torch.tensor([[0.0, 0.0, 0.0, 0.0, 1.0], [0.2, 0.2, 0.2, 0.4, 0.0]])
@@ -190,7 +190,7 @@ def test_rows_that_share_a_documents_images_are_refused(gpt2):
         inspect(gpt2, **batch).words_over_patches(1)
 
 
-def test_a_patch_is_made_of_the_pixels_that_its_features_depend_on(backbones):
+def test_a_receptive_field_has_the_pixels_a_patch_depends_on(backbones):
     """Before its first layer a ViT's patch knows its own 4 by 4 pixels alone, and knows all of them."""
     model = tiny.flamingo(backbones, vision_features={"hidden_state": 0, "class_token": "drop"})
     pictures = tiny.inputs()["pixel_values"].flatten(0, 1)
@@ -233,7 +233,7 @@ def test_a_layer_without_a_block_is_refused_by_number(gpt2):
         pass
 
 
-def test_a_connector_that_mixes_patches_without_attention_has_no_map_of_patches():
+def test_a_mixing_connector_without_attention_has_no_patch_map():
     tokens = torch.zeros(1, 1, 3, 8)
     inspection = Inspection(CausalLMOutputWithPast(), tokens, (), 5, {}, {})
     with pytest.raises(ValueError, match=r"3 visual tokens of 5 patches"):

@@ -37,7 +37,7 @@ def composed(backbones, folder, **settings):
 
 
 @pytest.mark.parametrize(("family", "plain"), [("qwen3_5_text", False), ("granitemoe", True)])
-def test_generation_is_right_whatever_kind_of_cache_the_language_model_has(backbones, tmp_path, family, plain):
+def test_generation_is_right_with_any_kind_of_cache(backbones, tmp_path, family, plain):
     """Qwen3.5 has layers of linear attention, whose cache cannot be repeated for the beams of a prompt."""
     save_language_model(family, tmp_path)
     model = composed(backbones, tmp_path)
@@ -62,7 +62,7 @@ def test_generation_is_right_whatever_kind_of_cache_the_language_model_has(backb
         ("minimax", "beam search with its cache"),
     ],
 )
-def test_an_architecture_that_cannot_be_composed_is_refused_with_the_reason(backbones, tmp_path, family, reason):
+def test_an_unsupported_architecture_is_refused_with_its_reason(backbones, tmp_path, family, reason):
     save_language_model(family, tmp_path)
     with pytest.raises(UserError, match=rf"^\w+ForCausalLM.*{reason}"):
         composed(backbones, tmp_path)
@@ -90,7 +90,7 @@ def test_of_a_multimodal_model_the_text_model_is_taken(tmp_path, family, text):
     assert torch.equal(model(ids).logits, whole(input_ids=ids).logits)
 
 
-def test_a_multimodal_models_text_is_saved_and_loaded_in_a_checkpoint(backbones, tmp_path):
+def test_a_multimodal_models_text_is_saved_and_loaded_again(backbones, tmp_path):
     save_language_model("gemma3", tmp_path / "language")
     model = composed(backbones, tmp_path / "language")
     expected = model(**tiny.inputs()).logits
@@ -100,7 +100,7 @@ def test_a_multimodal_models_text_is_saved_and_loaded_in_a_checkpoint(backbones,
         assert torch.equal(loaded(**tiny.inputs()).logits, expected)
 
 
-def test_buffers_that_a_backbone_does_not_save_are_those_of_its_config(backbones, tmp_path):
+def test_unsaved_buffers_of_a_backbone_are_those_of_its_config(backbones, tmp_path):
     """transformers did not initialise a module that has no parameters of its own, but fills buffers of others."""
     save_language_model("falcon_h1", tmp_path / "language")
     model = composed(backbones, tmp_path / "language", check=False)
@@ -145,7 +145,7 @@ def llava(folder):
     return model
 
 
-def test_of_a_whole_llava_the_tower_is_an_encoder_and_the_text_a_language_model(backbones, tmp_path):
+def test_a_whole_llava_gives_a_vision_tower_and_a_language_model(backbones, tmp_path):
     whole = llava(tmp_path)
     tower = load_vision_model(tmp_path).state_dict()
     saved = whole.model.vision_tower.state_dict()
@@ -166,7 +166,7 @@ def test_a_tower_whose_weights_have_other_names_is_refused(tmp_path):
         load_vision_model(tmp_path)
 
 
-def test_an_encoder_with_fewer_layers_than_its_weights_is_refused(backbones, tmp_path):
+def test_an_encoder_with_fewer_layers_than_weights_is_refused(backbones, tmp_path):
     load_vision_model(backbones / "vit").save_pretrained(tmp_path)
     config = AutoConfig.from_pretrained(tmp_path)
     config.num_hidden_layers = 2
@@ -176,7 +176,7 @@ def test_an_encoder_with_fewer_layers_than_its_weights_is_refused(backbones, tmp
 
 
 @pytest.mark.parametrize("family", ["clip", "vit"])
-def test_heads_and_text_towers_of_an_encoders_checkpoint_do_no_harm(tmp_path, family):
+def test_heads_and_text_towers_of_a_checkpoint_are_ignored(tmp_path, family):
     sizes = tiny.VISION_MODELS["vit"]
     settings = {"clip": {"vision_config": sizes, "text_config": {**sizes, "vocab_size": 50}}, "vit": sizes}[family]
     kind = {"clip": CLIPModel, "vit": ViTForImageClassification}[family]

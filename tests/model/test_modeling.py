@@ -36,7 +36,7 @@ def test_only_the_image_of_its_index_matters_to_a_token(model):
     assert (changed[:, 2:] - logits[:, 2:]).abs().max() > 1e-3
 
 
-def test_attending_to_all_previous_images_sees_these_and_no_later_one(backbones, family):
+def test_a_token_sees_all_previous_images_and_no_later_one(backbones, family):
     model = tiny.flamingo(backbones, language=family, fusion={"attend": "previous"})
     inputs = tiny.inputs()
     inputs["image_index"] = torch.full_like(inputs["image_index"], 1)
@@ -81,7 +81,7 @@ def test_a_batch_gives_what_its_documents_give_alone(model):
         torch.testing.assert_close(alone[0], together[i], atol=2e-5, rtol=1e-4)
 
 
-def test_pixels_visual_tokens_and_cache_are_three_ways_to_say_the_same(model):
+def test_pixels_visual_tokens_and_cache_give_equal_logits(model):
     inputs = tiny.inputs()
     pixels = inputs.pop("pixel_values")
     expected = model(**inputs, pixel_values=pixels).logits
@@ -253,7 +253,7 @@ def test_bfloat16_autocast_reaches_the_new_parts(gpt2):
         assert F.cosine_similarity(logits.float().flatten(), expected.flatten(), dim=0) > 0.99
 
 
-def test_new_parts_stay_in_float32_beside_a_bfloat16_language_model(backbones):
+def test_new_parts_are_float32_beside_a_bfloat16_language_model(backbones):
     model = tiny.flamingo(backbones, dtype=torch.bfloat16)
     assert {p.dtype for p in model.language_model.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
@@ -306,7 +306,7 @@ def test_images_that_no_token_sees_are_not_encoded(backbones, attend, given):
 
 
 @pytest.mark.parametrize("connector", [*tiny.PATCH_CONNECTORS.values(), *tiny.POOLING_CONNECTORS.values()], ids=str)
-def test_other_connectors_than_the_perceiver_compose_save_and_load(backbones, tmp_path, connector):
+def test_connectors_of_all_kinds_compose_save_and_load(backbones, tmp_path, connector):
     model = tiny.flamingo(backbones, connector=connector)
     inputs = tiny.inputs()
     logits = model(**inputs).logits

@@ -57,7 +57,7 @@ def test_ids_within_the_vocabulary_replace_its_padding_rows(backbones):
     assert not torch.allclose(logits[..., [290, 295]], bare[..., [290, 295]])
 
 
-def test_ids_with_a_gap_behind_the_vocabulary_leave_it_impossible(backbones):
+def test_ids_in_the_gap_behind_the_vocabulary_are_impossible(backbones):
     model = tiny.flamingo(backbones, new_token_ids=[305, 303])
     logits = model(torch.tensor([[3, 303, 305]])).logits
     assert logits.shape[-1] == 306

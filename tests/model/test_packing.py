@@ -42,7 +42,7 @@ def test_loss_and_gradients_are_those_of_separate_rows(backbones, family):
 
 
 @pytest.mark.parametrize("family", sorted(NOT))
-def test_a_language_model_that_would_look_over_the_edge_is_refused(backbones, family):
+def test_a_model_that_attends_across_documents_is_refused(backbones, family):
     model = tiny.flamingo(backbones, family)
     with pytest.raises(UserError, match="pack_to=0"):
         model(**moved(pack([[example] for example in examples()], 16, 0)))

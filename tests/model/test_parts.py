@@ -50,7 +50,7 @@ def test_a_frozen_router_draws_no_noise_in_training(phimoe):
     assert not any([*modes(phimoe.language_model).values(), *modes(phimoe.vision_model).values()])
 
 
-def test_a_frozen_language_model_recomputes_activations_without_noise(phimoe):
+def test_a_frozen_language_model_recomputes_without_dropout(phimoe):
     batch = inputs()
     expected = phimoe.eval()(**batch).logits
     phimoe.train()
@@ -66,7 +66,7 @@ def test_a_frozen_language_model_recomputes_activations_without_noise(phimoe):
     assert not any(modes(phimoe).values())
 
 
-def test_beside_an_adapter_the_modules_that_are_frozen_stay_in_evaluation_mode(phimoe):
+def test_modules_frozen_beside_an_adapter_stay_in_eval_mode(phimoe):
     phimoe.language_model = get_peft_model(
         phimoe.language_model, LoraConfig(target_modules=["q_proj"], lora_dropout=0.5, init_lora_weights=False)
     )
@@ -80,7 +80,7 @@ def test_beside_an_adapter_the_modules_that_are_frozen_stay_in_evaluation_mode(p
 
 
 @pytest.mark.parametrize("part", ["language_model", "vision_model"])
-def test_a_backbone_that_trains_is_in_training_mode_but_for_its_batch_norms(phimoe, part):
+def test_a_trained_backbone_keeps_its_batch_norms_in_eval_mode(phimoe, part):
     phimoe.train()
     phimoe.train_parts([part])
     other = "vision_model" if part == "language_model" else "language_model"
@@ -91,7 +91,7 @@ def test_a_backbone_that_trains_is_in_training_mode_but_for_its_batch_norms(phim
     assert not any(modes(getattr(phimoe, part)).values())
 
 
-def test_models_and_inputs_of_the_tests_are_on_the_device_of_the_command_line(gpt2, device):
+def test_test_models_and_inputs_are_on_the_chosen_device(gpt2, device):
     assert {parameter.device.type for parameter in gpt2.parameters()} == {device.type}
     assert {tensor.device.type for tensor in tiny.inputs().values()} == {device.type}
     assert torch.zeros(2).device.type == torch.tensor([1]).device.type == device.type
@@ -99,7 +99,7 @@ def test_models_and_inputs_of_the_tests_are_on_the_device_of_the_command_line(gp
     assert {parameter.grad.device.type for parameter in gpt2.parameters() if parameter.requires_grad} == {device.type}
 
 
-def test_a_placed_model_moves_but_for_backbones_that_are_quantised_or_mapped(backbones, device):
+def test_a_placed_model_moves_unless_quantised_or_mapped(backbones, device):
     def placed(**marks):
         model = tiny.flamingo(backbones)
         for mark, part in marks.items():
@@ -116,7 +116,7 @@ def test_a_placed_model_moves_but_for_backbones_that_are_quantised_or_mapped(bac
     assert [part for part in PARTS if vision[part] == {False}] == ["vision_model"]
 
 
-def test_a_checkpoint_of_backbones_in_two_precisions_is_loaded_in_the_wider(backbones, tmp_path):
+def test_backbones_in_two_dtypes_are_loaded_in_the_wider(backbones, tmp_path):
     """The language model was trained in float32, the encoder stayed as it was."""
     model = tiny.flamingo(backbones, dtype=torch.bfloat16)
     model.language_model.float()

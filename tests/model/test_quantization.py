@@ -59,7 +59,7 @@ def test_a_checkpoint_meets_its_language_model_quantised(plain, saved):
     assert torch.equal(cached, model.generate(**inputs, max_new_tokens=5, num_beams=2, use_cache=False))
 
 
-def test_what_was_trained_on_quantised_backbones_is_saved_without_them(backbones, tmp_path):
+def test_quantised_backbones_are_left_out_of_checkpoints(backbones, tmp_path):
     names = str(backbones / "clip_vision_model"), str(backbones / "llama")
     model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
         *names, new_token_ids=tiny.NEW_TOKEN_IDS, **tiny.PARTS, text_kwargs=INT8
@@ -82,7 +82,7 @@ def test_an_adapter_on_a_quantised_model_is_not_lost_silently(saved, tmp_path):
         model.save_pretrained(tmp_path / "adapted", include_backbones=False)
 
 
-def test_an_adapter_by_config_on_a_quantised_model_is_saved_without_the_backbones(saved, tmp_path):
+def test_an_adapter_on_a_quantised_model_is_saved_alone(saved, tmp_path):
     model = FlamingoForConditionalGeneration.from_pretrained(saved, text_kwargs=INT8)
     add_adapter(model, AdapterConfig("lora", settings={"r": 2, "target_modules": ["q_proj"]}))
     for name, parameter in model.named_parameters():

@@ -21,7 +21,7 @@ def drawn(sampling, queries, position=0):
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (2.0, 0.8)])
-def test_tokens_are_drawn_with_the_probabilities_of_the_filtered_softmax(temperature, top_p):
+def test_tokens_follow_the_filtered_softmax(temperature, top_p):
     weights = [math.exp(logit / temperature) for logit in LOGITS]
     probabilities = [weight / sum(weights) for weight in weights]
     kept = []
@@ -38,7 +38,7 @@ def test_tokens_are_drawn_with_the_probabilities_of_the_filtered_softmax(tempera
     assert (len(expected) < len(LOGITS)) == (top_p < 1)
 
 
-def test_a_draw_depends_on_seed_query_and_position_and_not_on_the_batch():
+def test_a_draw_depends_on_seed_query_and_position_alone():
     queries = [f"query {number}" for number in range(40)]
     sampling = Sampling(1.5, seed=3)
     together = drawn(sampling, queries)

@@ -72,7 +72,7 @@ def test_each_property_is_checked(backbones, change, message):
         check_composition(broken(backbones, change))
 
 
-def test_embeddings_that_are_read_otherwise_than_token_ids_are_found(gpt2):
+def test_embeddings_that_differ_from_token_ids_are_found(gpt2):
     def double(module, args, kwargs):
         if kwargs.get("inputs_embeds") is not None:
             kwargs["inputs_embeds"] = 2 * kwargs["inputs_embeds"]
@@ -108,9 +108,7 @@ def test_whatever_a_forward_pass_raises_is_one_sentence(gpt2):
         (torch.bfloat16, 4, 3.0, "router"),
     ],
 )
-def test_in_low_precision_a_difference_that_rounding_or_a_router_explains_is_a_warning(
-    backbones, caplog, dtype, experts, shift, outcome
-):
+def test_in_low_precision_a_rounding_difference_is_a_warning(backbones, caplog, dtype, experts, shift, outcome):
     model = broken(
         backbones, lambda x: x + (shift * FIRST * (x.shape[1] == 1)).to(x), part="transformer.ln_f", dtype=dtype
     )

@@ -25,7 +25,7 @@ def transformer(request, backbones):
 
 
 @torch.no_grad()
-def test_patch_tokens_of_any_block_with_and_without_what_is_no_patch(transformer):
+def test_patch_tokens_come_from_any_block_without_extra_tokens(transformer):
     encoder, others = transformer
     pixels = torch.randn(2, 3, 16, 16)
     hidden = encoder(pixels, output_hidden_states=True).hidden_states  # before the final norm for these encoders
@@ -81,7 +81,7 @@ def test_every_encoder_composes(backbones, kind):
 @pytest.mark.parametrize(
     ("kind", "class_token"), [("dinov2", "drop"), ("siglip_vision_model", "none"), ("resnet", "none")]
 )
-def test_a_class_token_that_is_left_to_the_model_is_measured_and_recorded(backbones, kind, class_token, tmp_path):
+def test_a_class_token_left_to_the_model_is_found_and_recorded(backbones, kind, class_token, tmp_path):
     stated = tiny.flamingo(backbones, vision=kind, vision_features={"class_token": class_token})
     left_open = tiny.flamingo(backbones, vision=kind, vision_features={"class_token": "auto"})
     assert left_open.config.vision_features == stated.config.vision_features
@@ -122,7 +122,7 @@ def test_a_class_token_that_is_left_to_the_model_is_measured_and_recorded(backbo
         ("mobilenet_v2", {"hidden_state": -40, "class_token": "none"}, "hidden_state is -40, but MobileNetV2Model has"),
     ],
 )
-def test_a_config_that_does_not_fit_the_encoder_is_refused_at_once(backbones, kind, config, message):
+def test_a_config_that_does_not_fit_the_encoder_is_refused(backbones, kind, config, message):
     with pytest.raises(UserError, match=message):
         tiny.flamingo(backbones, vision=kind, vision_features=config)
 
@@ -170,7 +170,7 @@ def test_a_grid_whose_channels_come_last_is_read_row_by_row():
 
 
 @torch.no_grad()
-def test_a_backbone_without_a_last_hidden_state_gives_its_last_feature_map():
+def test_an_encoder_without_hidden_states_gives_its_feature_map():
     sizes = {"stem_channels": [3, 4, 8], "stage_in_channels": [8, 8, 16, 16], "stage_mid_channels": [4, 4, 4, 4]}
     encoder = make(
         "hgnet_v2",
@@ -198,7 +198,7 @@ def test_pictures_in_one_sequence_are_told_apart():
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["siglip_vision_model", "clip_vision_model", "vit"])
-def test_position_embeddings_are_interpolated_for_pictures_of_another_size(backbones, kind):
+def test_position_embeddings_are_interpolated_for_other_sizes(backbones, kind):
     encoder = AutoModel.from_pretrained(backbones / kind).eval().to(devices.DEVICE)
     pixels = torch.randn(2, 3, 24, 16)
     expected = encoder(pixels, output_hidden_states=True, interpolate_pos_encoding=True).hidden_states[-1]
@@ -215,7 +215,7 @@ def test_a_norm_that_does_nothing_is_no_final_norm():
     assert feature_width(encoder, VisionFeaturesConfig()) == 24
 
 
-def test_a_tower_that_the_automatic_classes_do_not_know_is_taken_and_found_again(tmp_path, backbones):
+def test_a_tower_without_an_automatic_class_is_loaded_and_saved(tmp_path, backbones):
     vision = {**tiny.VISION_MODELS["vit"], "hidden_size": 32}
     text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     blip = BlipModel(BlipConfig(vision_config=vision, text_config=text)).eval().to(devices.DEVICE)

@@ -41,7 +41,7 @@ def test_every_tiny_encoder_passes(backbones, kind, dtype):
         check(encoder, VisionFeaturesConfig(hidden_state, "drop" if has_token else "none"))
 
 
-def test_detection_tokens_after_the_patches_are_named_and_then_dropped():
+def test_detection_tokens_after_patches_are_named_then_dropped():
     encoder = vit("yolos", image_size=[16, 24], num_detection_tokens=5)
     with pytest.raises(UserError, match=r"vision_features\.trailing_tokens is 0, but 5 .*set it to 5"):
         check(encoder)
@@ -54,7 +54,7 @@ def test_detection_tokens_after_the_patches_are_named_and_then_dropped():
     assert torch.equal(encode_patches(encoder, pixels, config), hidden[:, 1 : 1 + 4 * 6])
 
 
-def test_a_class_token_after_the_patches_is_named_and_then_dropped():
+def test_a_class_token_after_patches_is_named_then_dropped():
     sizes = {
         **tiny.VISION_MODELS["vit"],
         "intermediate_size": 96,
@@ -159,7 +159,7 @@ def test_patches_that_are_grouped_are_refused():
         ("qwen2_5_vl_vision", {}, "needs grid_thw"),
     ],
 )
-def test_what_encodes_no_single_pictures_is_refused_by_its_interface(model_type, settings, message):
+def test_an_encoder_of_other_inputs_is_refused_by_its_interface(model_type, settings, message):
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_heads": 2, "depth": 1}
     encoder = make(model_type, **sizes, **settings)
     for run in (check, lambda encoder: feature_width(encoder, VisionFeaturesConfig())):
@@ -167,7 +167,7 @@ def test_what_encodes_no_single_pictures_is_refused_by_its_interface(model_type,
             run(encoder)
 
 
-def test_pictures_of_a_size_that_the_encoder_does_not_take_are_refused():
+def test_image_sizes_that_the_encoder_does_not_take_are_refused():
     encoder = vit("sam_vision_model", window_size=0, global_attn_indexes=[0, 1, 2], output_channels=16)
     check(encoder, _NO_TOKENS)
     with pytest.raises(UserError, match="SamVisionModel cannot encode pictures of 24 x 32 pixels"):

@@ -31,13 +31,13 @@ def test_a_mean_has_no_interval_where_a_seed_has_none(tmp_path):
     assert mean_over_seeds(scores(tmp_path, *rows))[0].ci95 is None
 
 
-def test_settings_that_differ_in_anything_but_the_seed_stay_apart(tmp_path):
+def test_settings_that_differ_in_more_than_the_seed_stay_apart(tmp_path):
     changes = [{"task": "flickr8k"}, {"shots": 2}, {"demonstrations": "rices"}, {"control": "blind"}]
     changes += [{"decoding": "beam3"}, {"metric": "CIDEr"}]
     assert len(mean_over_seeds(scores(tmp_path, fake.score(), *(fake.score(**change) for change in changes)))) == 7
 
 
-def test_plain_settings_come_first_then_controls_as_they_appear_by_shots(tmp_path):
+def test_plain_settings_come_before_controls_each_by_shots(tmp_path):
     found = scores(
         tmp_path,
         fake.score(control="blind", shots=8),

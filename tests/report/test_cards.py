@@ -44,7 +44,7 @@ def full(**kwargs):
     return fake.prediction("q0", DEMONSTRATIONS, PROMPT, shots=3, **kwargs)
 
 
-def test_demonstrations_come_in_the_order_of_the_prompt_of_the_most_shots(make):
+def test_demonstrations_are_those_of_the_prompt_of_most_shots(make):
     short = fake.prediction("q0", ["d/9"], "<image>Output: nine<|endofchunk|><image>Say:", shots=1)
     text_only = fake.prediction("q0", ["d/7", "d/8"], "Output: x<|endofchunk|><image>Say:", shots=0)
     control = fake.prediction(
@@ -81,7 +81,7 @@ def test_outputs_are_told_by_shots_and_controls_at_their_most(make):
     ]
 
 
-def test_cards_are_spread_over_the_tasks_in_the_order_of_the_file(make, tmp_path):
+def test_cards_are_spread_over_tasks_in_file_order(make, tmp_path):
     rows = [fake.prediction(f"{task}-{i}", task=task) for task in "abc" for i in (3, 1, 2)]
     for row in rows:
         picture_path(tmp_path, row["task"], row["query"]).write_bytes(b"")
@@ -99,7 +99,7 @@ def test_a_prompt_that_does_not_fit_its_demonstrations_is_named(make):
         make(full() | {"demonstration_ids": ["d/0", "d/1"]})
 
 
-def test_queries_whose_ids_differ_in_characters_that_no_file_name_holds_have_their_own_pictures(tmp_path):
+def test_queries_whose_ids_need_escaping_have_their_own_images(tmp_path):
     ids = ("a/b", "a_b", "a:b")
     for number, id in enumerate(ids):
         picture = Image(PILImage.new("RGB", (4, 4), (number, 0, 0)))

@@ -77,7 +77,7 @@ def test_one_seed_has_no_interval(folders):
     assert rows[0].difference == pytest.approx(0.3) and rows[0].difference_interval is None
 
 
-def test_what_failed_is_missing_or_incomplete_is_listed_with_its_reason(folders, tmp_path):
+def test_failed_missing_and_incomplete_runs_have_their_reasons(folders, tmp_path):
     (folders[3] / "failure.txt").write_text("FloatingPointError: the loss of step 3 is not finite\n")
     stopped = write_run(tmp_path / "stopped", 0, 0.1, every=3)
     (stopped / "checkpoint").rmdir()
@@ -157,7 +157,7 @@ def test_runs_are_found_however_deep_a_sweep_has_nested_them(below, tmp_path):
     assert "1 variants, 2 runs" in markdown.read_text() and markdown.parent == tmp_path / "sweep"
 
 
-def test_a_baseline_that_is_not_there_and_no_runs_at_all_are_refused(folders, tmp_path):
+def test_a_missing_baseline_and_no_runs_are_refused(folders, tmp_path):
     with pytest.raises(UserError, match=r"'every=3'.*model\.every=1.*model\.every=2"):
         write_comparison(folders, tmp_path / "comparison", "every=3")
     with pytest.raises(UserError, match="nowhere"):

@@ -35,7 +35,7 @@ def texts(ax):
     return {text.get_text() for text in ax.texts}
 
 
-def test_the_curve_is_the_mean_over_seeds_of_greedy_decoding_times_100(read):
+def test_the_curve_is_the_seed_mean_of_greedy_scores_times_100(read):
     scores = read(
         fake.score(shots=0, demonstrations=None, value=0.1, ci95=(0.0, 0.2)),
         fake.score(shots=16, value=0.7, ci95=(0.6, 0.8)),

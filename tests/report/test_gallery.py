@@ -30,7 +30,7 @@ def texts(ax):
     return [text for area in ax.findobj(TextArea) for text in area.get_children()]
 
 
-def test_a_prompt_is_drawn_in_its_order_with_the_query_last_and_framed():
+def test_a_prompt_is_drawn_in_order_with_the_query_framed_last():
     figure = prompt_figure([(RED, "a dog runs."), (WIDE, "a cat.")], BLACK, "a bird sings.")
     assert [ax.get_title("left") for ax in figure.axes] == ["demonstration 1", "demonstration 2", "query"]
     assert [" ".join(words(ax)) for ax in figure.axes] == ["a dog runs.", "a cat.", "a bird sings."]
@@ -43,7 +43,7 @@ def test_a_prompt_is_drawn_in_its_order_with_the_query_last_and_framed():
     assert png(figure).startswith(b"\x89PNG")
 
 
-def test_long_texts_go_on_in_the_next_line_and_more_pictures_in_the_next_row():
+def test_long_texts_wrap_and_more_images_start_new_rows():
     captions = ["a word", "twenty-five-letters-a-line, then more of the same kind", *["x"] * 4]
     figure = prompt_figure([(RED, caption) for caption in captions], BLACK, "")
     tops = [round(ax.get_position(original=True).y1, 6) for ax in figure.axes]
@@ -92,7 +92,7 @@ def failed(query, shots, output="wrong", exact=False, **kwargs):
     return fake.prediction(query, shots=shots, output=output, exact=exact, demonstrations=demonstrations, **kwargs)
 
 
-def test_failures_are_wrong_answers_without_control_each_query_once_at_its_most_shots(tmp_path):
+def test_failures_are_wrong_answers_once_a_query_at_most_shots(tmp_path):
     rows = [
         failed("a", 0),
         failed("b", 1),

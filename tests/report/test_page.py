@@ -115,7 +115,7 @@ def test_tables_hold_means_times_100_with_intervals(tmp_path):
     assert page.of("dt") + page.of("dd") == ["0 shots", "blind", "1.3", "2.1"]
 
 
-def test_the_columns_of_a_table_begin_with_what_all_settings_have(tmp_path):
+def test_table_columns_begin_with_what_all_settings_have(tmp_path):
     scores = [fake.score(shots=8, metric=metric) for metric in ("exact_match", "exact_match_distance_1")]
     scores += [fake.score(shots=k, metric=metric) for k in (0, 8) for metric in ("valid_name_rate",)]
     write_report(small_run(tmp_path, scores=[*scores, fake.score(shots=0)]))
@@ -140,7 +140,7 @@ def test_what_files_say_is_escaped(tmp_path):
         assert evil in page.of(tag)
 
 
-def test_right_and_wrong_are_marked_where_there_is_an_exact_match(page):
+def test_exact_matches_are_marked_right_or_wrong(page):
     marks = [attrs.get("class") for tag, attrs in page.tags if tag == "dd"]
     assert {"right", "wrong", None} == set(marks)
 

@@ -29,7 +29,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(undisturbed, tmp_path):
     assert report.counts["kill: pretraining"]["equal results"] == 1
 
 
-def test_a_full_disk_ends_a_run_with_a_sentence_and_loses_nothing(undisturbed, tmp_path):
+def test_a_full_disk_ends_a_run_with_one_sentence_and_no_loss(undisturbed, tmp_path):
     scenario, _, expected = undisturbed
     report = Report()
     disk.full_disk(scenario, expected, tmp_path / "run", 3, report)
@@ -37,7 +37,7 @@ def test_a_full_disk_ends_a_run_with_a_sentence_and_loses_nothing(undisturbed, t
     assert report.counts["full disk: pretraining"] == {"one sentence": 1, "equal results": 1}
 
 
-def test_a_limited_file_size_ends_a_run_with_a_sentence_and_loses_nothing(undisturbed, tmp_path):
+def test_a_file_size_limit_ends_a_run_with_one_sentence(undisturbed, tmp_path):
     scenario, _, expected = undisturbed
     report = Report()
     disk.limited_size(scenario, expected, tmp_path / "run", 20_000, report)

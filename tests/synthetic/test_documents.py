@@ -108,7 +108,7 @@ def test_captions_of_a_document_share_their_dialect(spy):
 # ---------------------------------------------------------------------------------- binding
 
 
-def test_a_name_stands_for_one_shape_or_one_colour_and_the_rest_varies():
+def test_a_name_means_one_shape_or_colour_and_the_rest_varies():
     bound, ways = Counter(), Counter()
     for seed in range(60):
         turns = binding_turns(random.Random(seed), "training", 120)
@@ -197,7 +197,7 @@ def test_answers_are_right():
 # --------------------------------------------------------------------------- shown and told
 
 
-def test_turns_are_shown_with_their_pictures_and_answers_trained_on():
+def test_turns_are_images_with_answers_that_are_trained_on():
     turns = [Turn(ONE, "Output:", "Be Ru", answerable=False), Turn(BESIDE, "Question: why? Answer:", "red")]
     document = show(turns, "d")
     assert document.id == "d"
@@ -211,7 +211,7 @@ def test_turns_are_shown_with_their_pictures_and_answers_trained_on():
     )
 
 
-def test_the_first_turns_may_be_text_as_the_language_model_knows_it():
+def test_first_turns_may_be_text_that_the_language_model_knows():
     turns = [
         Turn(ONE, "Output:", "Be Ru", answerable=False, keyword="star"),
         Turn(BESIDE, "Output:", "Ba Do"),
@@ -233,7 +233,7 @@ def test_the_first_turns_may_be_text_as_the_language_model_knows_it():
     assert told == tell(turns[:1], "keyword")
 
 
-def test_a_part_of_the_documents_begins_with_text_and_ends_with_pictures():
+def test_some_documents_begin_with_text_and_end_with_images():
     pictures = [
         len([part for part in document.parts if isinstance(part, Image)])
         for document in islice(SyntheticDocuments("binding", "training", 0, 4, 4, text_prefix_prob=0.5), 100)
@@ -256,7 +256,7 @@ def test_turns_are_told_a_line_each():
     assert tell(turns, "keyword") == "star Output: Be Ru\nring Question: why? Answer: red\n"
 
 
-def test_texts_are_of_all_kinds_and_describe_what_names_and_questions_are_about():
+def test_texts_are_of_all_kinds_and_contain_the_answers():
     sorts, turns = Counter(), defaultdict(set)
     for text in islice(SyntheticTexts(3), 2000):
         assert text.endswith("\n")

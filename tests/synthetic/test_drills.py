@@ -19,7 +19,7 @@ def test_no_drill_says_a_name_of_evaluation():
             assert all(split_of("name", " ".join(pair)) == "training" for pair in pairwise(line.split()))
 
 
-def test_a_syllable_of_a_chant_follows_from_the_one_before_the_last_alone():
+def test_a_syllable_of_a_chant_follows_from_its_predecessor():
     following, lengths, verses, before = {}, set(), set(), {}
     for text in drills(chant):
         verses.add(text.count("\n"))
@@ -34,7 +34,7 @@ def test_a_syllable_of_a_chant_follows_from_the_one_before_the_last_alone():
     assert sum(map(len, before.values())) / len(before) > 30
 
 
-def test_a_recital_says_a_line_of_different_words_again_or_backwards():
+def test_a_recital_repeats_a_line_of_words_or_reverses_it():
     times, lengths, words = Counter(), set(), set()
     for text in drills(recital):
         line, *others = [tuple(line.split()) for line in text.splitlines()]

@@ -188,7 +188,7 @@ def test_dialects_are_the_same_exactly_if_they_say_the_same():
     assert frames_times_inner == 124_416
 
 
-def test_a_tenth_of_the_dialects_is_kept_the_same_in_every_process():
+def test_the_same_tenth_of_dialects_is_held_out_everywhere():
     """Literal values: a split that moves makes scores of released backbones worthless."""
     kept = [
         (opening, ending) for opening in range(8) for ending in range(6) if Dialect(opening, ending).split != "training"
@@ -200,7 +200,7 @@ def test_a_tenth_of_the_dialects_is_kept_the_same_in_every_process():
 
 
 @pytest.mark.parametrize("split", ["training", "evaluation"])
-def test_random_dialects_are_of_the_split_canonical_and_of_all_sorts(split):
+def test_random_dialects_have_their_split_and_every_form(split):
     rng = random.Random(0)
     drawn = [random_dialect(rng, split) for _ in range(400)]
     assert all(dialect.split == split and dialect == dialect.canonical for dialect in drawn)

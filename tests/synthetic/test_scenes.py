@@ -21,7 +21,7 @@ def kept(candidates):
     return [scene for scene in candidates if scene.split == "evaluation"]
 
 
-def test_a_tenth_of_the_combinations_is_kept_the_same_in_every_process():
+def test_the_same_tenth_of_combinations_is_held_out_everywhere():
     """Literal values: a split that moves makes scores of released backbones worthless."""
     assert [(s.kinds[0].shape, s.kinds[0].colour, s.count) for s in kept(SINGLES)[:6]] == [
         ("circle", "yellow", 1),
@@ -86,7 +86,7 @@ def changes(scene, other):
     return one_thing + (scene.count != other.count) + (scene.axis != other.axis)
 
 
-def test_neighbours_differ_in_one_thing_and_are_of_the_same_split():
+def test_neighbours_differ_in_one_thing_and_share_the_split():
     rng = random.Random(0)
     for _ in range(150):
         scene = random_scene(rng, rng.choice(("training", "evaluation")))

@@ -86,7 +86,7 @@ def test_queries_and_demonstrations_are_of_the_evaluation_split(kind, scene_of):
 
 
 @pytest.mark.parametrize("ways", [2, 5])
-def test_pictures_show_what_their_name_means_and_the_query_is_of_its_group(ways, scene_of):
+def test_a_name_fits_its_images_and_the_query_its_group(ways, scene_of):
     task, bound = SyntheticBinding(6, ways), set()
     for query in task.queries():
         kinds = {g[0].references: [scene_of(example).kinds[0] for example in g] for g in task.support(query)}
@@ -152,7 +152,7 @@ def test_shots_are_shared_among_the_names():
         assert {shown.count(name) for name in shown} == {4} and len(set(shown)) == task.num_ways
 
 
-def test_a_match_counts_among_valid_names_only_where_there_is_a_valid_name():
+def test_a_match_counts_valid_names_only_if_there_is_one():
     task = TASKS[1]
     query = task.queries()[0]
     (right,) = query.references
@@ -174,7 +174,7 @@ def test_a_match_counts_among_valid_names_only_where_there_is_a_valid_name():
     assert task.score(query, foreign, foreign[0].references[0])["valid_name_rate"] == 1.0
 
 
-def test_a_match_is_told_by_how_long_ago_the_right_name_was_last_shown():
+def test_matches_are_grouped_by_distance_to_the_right_name():
     task = TASKS[2]
     query = task.queries()[0]
     (right,) = query.references

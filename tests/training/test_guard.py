@@ -179,7 +179,7 @@ def test_a_record_has_the_values_of_its_own_step(tmp_path):
     assert statistics.stdev(record["gradient_norm"] for record in records.values()) > 0
 
 
-def test_buffers_of_modules_in_evaluation_mode_and_those_that_no_checkpoint_holds_are_not_copied():
+def test_the_guard_copies_only_saved_buffers_of_training_modules():
     model = make_model()
     model.append(nn.BatchNorm1d(3).eval())
     model.register_buffer("table", torch.zeros(9), persistent=False)

@@ -51,7 +51,7 @@ def assert_equal(one, other):
 
 
 @pytest.mark.parametrize("optimizer", [AdamWConfig(**CONSTANT), MuonConfig(**CONSTANT)], ids=["adamw", "muon"])
-def test_a_constant_rate_ends_as_a_training_of_these_steps_from_the_start(backbones, tmp_path, optimizer):
+def test_a_constant_rate_ends_as_one_training_of_all_steps(backbones, tmp_path, optimizer):
     expected = run(backbones, tmp_path / "long", 6, optimizer)
     shorter = run(backbones, tmp_path / "short", 3, optimizer)
     assert not torch.equal(shorter["connector.latents"], expected["connector.latents"])
@@ -59,7 +59,7 @@ def test_a_constant_rate_ends_as_a_training_of_these_steps_from_the_start(backbo
     assert history(tmp_path / "short") == history(tmp_path / "long")
 
 
-def test_after_a_finished_cosine_a_new_one_begins_at_the_learning_rate_and_the_history_says_so(backbones, tmp_path):
+def test_after_a_finished_cosine_a_new_one_begins_and_is_logged(backbones, tmp_path):
     optimizer = AdamWConfig(**COSINE)
     run(backbones, tmp_path, 4, optimizer)
     run(backbones, tmp_path, 8, optimizer)
@@ -74,7 +74,7 @@ def test_after_a_finished_cosine_a_new_one_begins_at_the_learning_rate_and_the_h
     assert all(record["lr"] >= 0 for record in records)
 
 
-def test_a_cosine_that_is_lengthened_on_its_way_falls_from_the_rate_that_it_had(backbones, tmp_path):
+def test_a_cosine_lengthened_midway_falls_from_its_present_rate(backbones, tmp_path):
     optimizer = AdamWConfig(**COSINE)
     with pytest.raises(_StopError):
         run(backbones, tmp_path, 6, optimizer, stop_at=5)
@@ -95,7 +95,7 @@ def test_a_longer_training_that_is_stopped_continues_bit_for_bit(backbones, tmp_
     assert history(tmp_path / "stopped") == history(tmp_path / "through")
 
 
-def test_the_rate_of_the_next_step_is_set_at_once_for_every_group():
+def test_every_group_has_the_next_steps_rate_at_once():
     def prepared(steps):
         torch.manual_seed(0)
         model = torch.nn.Linear(3, 3)

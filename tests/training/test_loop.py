@@ -64,7 +64,7 @@ def test_the_steps_are_those_of_adamw_written_out(backbones, tmp_path):
             assert torch.equal(actual, expected)
 
 
-def test_records_have_the_losses_of_all_data_sets_the_gates_and_the_tokens_so_far(backbones, tmp_path):
+def test_records_have_losses_gates_and_tokens_so_far(backbones, tmp_path):
     model, seen = make_model(backbones), []
     expected = {n: make_model(backbones)(**moved(batch([3], n).tensors)).loss.item() for n in (1, 0)}
     sets = [pairs(weight=0.5), pairs(name="texts", images=0, weight=0.2)]
@@ -96,7 +96,7 @@ def test_gates_are_read_through_their_tanh(backbones):
     assert fusion_measures(vectors)["gates"]["1.attention"] == pytest.approx(math.tanh(0.7))
 
 
-def test_round_robin_each_record_has_the_last_loss_of_each_data_set(backbones, tmp_path):
+def test_round_robin_records_have_the_last_loss_of_each_set(backbones, tmp_path):
     sets = [pairs(weight=0.5), pairs(name="texts", images=0)]
     run(make_model(backbones), tmp_path, sets, mixing="round_robin")
     a, b, c, _ = history(tmp_path)
@@ -127,14 +127,14 @@ def test_samples_are_taken_in_evaluation_mode_and_change_nothing(backbones, tmp_
         assert torch.equal(weight, trained(model)[name])
 
 
-def test_the_frozen_parts_are_in_the_mode_that_the_model_gives_them(backbones, tmp_path):
+def test_frozen_parts_are_in_the_mode_that_the_model_sets(backbones, tmp_path):
     model, modes = make_model(backbones), []
     run(model, tmp_path, on_log=lambda _: modes.append((model.connector.training, model.vision_model.training)))
     assert modes == [(True, False)] * 4
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_what_is_not_finite_stops_the_run_before_the_weights_change(backbones, tmp_path, what):
+def test_a_value_that_is_not_finite_stops_before_weights_change(backbones, tmp_path, what):
     """At the second batch of step 2; the gradient alone by a hook, with a loss that is finite."""
     model, before = make_model(backbones), []
     bad = batch([7, 8])
@@ -171,7 +171,7 @@ def _ctrl_c_is_heard():
 
 @pytest.mark.usefixtures("_ctrl_c_is_heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_finishes_the_step_and_leaves_a_state_to_continue_from(backbones, tmp_path, number):
+def test_a_signal_finishes_the_step_and_saves_a_state(backbones, tmp_path, number):
     class Interrupted(Listed):
         def __iter__(self):
             for i, made in enumerate(super().__iter__()):
@@ -203,7 +203,7 @@ def test_a_second_ctrl_c_ends_at_once(backbones, tmp_path):
     assert not (tmp_path / "state").exists()
 
 
-def test_a_second_sigterm_ends_at_once_and_the_next_start_continues(backbones, tmp_path):
+def test_a_second_sigterm_ends_at_once_and_the_run_can_resume(backbones, tmp_path):
     """Handlers of C are as they were, so that it is the kernel that ends the process."""
     devices.skip_unless_forked_processes_compute()
 
@@ -235,7 +235,7 @@ def test_a_finished_run_is_restored_and_nothing_more(backbones, tmp_path):
     assert all(torch.equal(weight, trained(again)[name]) for name, weight in trained(model).items())
 
 
-def test_in_bf16_the_new_parts_their_gradients_and_their_optimizer_stay_in_float32(backbones, tmp_path):
+def test_in_bf16_trained_parts_and_their_states_stay_float32(backbones, tmp_path):
     model, computed = make_model(backbones), []
     model.fusion.blocks["1"].feedforward.up.register_forward_hook(lambda *args: computed.append(args[-1].dtype))
     forward = model.forward

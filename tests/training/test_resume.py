@@ -38,9 +38,7 @@ def never_stopped(backbones, tmp_path_factory):
 
 
 @pytest.mark.parametrize("kill_at", [2, 5, 6])
-def test_a_run_killed_at_any_step_and_resumed_ends_bit_for_bit_as_one_never_stopped(
-    backbones, never_stopped, tmp_path, kill_at
-):
+def test_a_killed_run_resumes_bit_for_bit_from_any_step(backbones, never_stopped, tmp_path, kill_at):
     """Before the first state, between two, and after the step but before the state of the second."""
     assert in_processes(runs.mixed_run, (backbones, tmp_path, kill_at)) == [-signal.SIGKILL]
     assert [record["step"] for record in runs.history(tmp_path)] == list(range(1, kill_at + 1))
@@ -63,9 +61,7 @@ def test_a_run_killed_at_any_step_and_resumed_ends_bit_for_bit_as_one_never_stop
         pytest.param(2, 2, marks=pytest.mark.full),
     ],
 )
-def test_a_run_resumed_with_another_number_of_workers_ends_with_the_same_weights(
-    backbones, never_stopped, tmp_path, before, after
-):
+def test_another_number_of_workers_resumes_to_equal_weights(backbones, never_stopped, tmp_path, before, after):
     """Workers that are ahead of the training when it is killed change nothing."""
     assert in_processes(runs.mixed_run, (backbones, tmp_path, 5, before)) == [-signal.SIGKILL]
     assert in_processes(runs.mixed_run, (backbones, tmp_path, None, after)) == [0]
@@ -74,7 +70,7 @@ def test_a_run_resumed_with_another_number_of_workers_ends_with_the_same_weights
 
 
 @pytest.mark.full
-def test_one_two_and_four_processes_train_on_the_same_global_batches(backbones, tmp_path):
+def test_one_two_and_four_processes_train_on_equal_batches(backbones, tmp_path):
     """Steps of the same documents, so that losses and weights differ by rounding alone."""
     weights, documents, losses = {}, {}, {}
     for num_ranks in (1, 2, 4):
@@ -126,7 +122,7 @@ def test_two_processes_are_one_with_both_their_batches(fusion, backbones, tmp_pa
 
 
 @pytest.mark.parametrize("optimizer", [AdamWConfig(lr=1e-3), MuonConfig(lr=1e-3)], ids=lambda config: config.kind)
-def test_an_infinite_loss_of_one_process_holds_the_weights_of_all(backbones, tmp_path, optimizer):
+def test_an_infinite_loss_in_one_process_holds_all_weights(backbones, tmp_path, optimizer):
     """Of step 3, with finite gradients; found before the state of step 4."""
     port = runs.free_port()
     arguments = [(rank, port, backbones, tmp_path, optimizer) for rank in (0, 1)]
@@ -142,7 +138,7 @@ def test_an_infinite_loss_of_one_process_holds_the_weights_of_all(backbones, tmp
         assert all(torch.equal(weight, saved[name]) for name, weight in final["weights"].items())
 
 
-def test_all_processes_stop_at_what_is_not_finite_in_one_and_name_its_documents(backbones, tmp_path):
+def test_all_processes_stop_and_name_the_document_of_one(backbones, tmp_path):
     port = runs.free_port()
     arguments = [(rank, port, backbones, tmp_path, "cross_attention", 0) for rank in (0, 1)]
     codes = in_processes(runs.one_of_two, *arguments)

@@ -46,7 +46,7 @@ def finished(backbones, tmp_path_factory):
     return output
 
 
-def test_only_the_newest_state_is_kept_and_only_what_trains_is_in_it(backbones, finished):
+def test_one_state_is_kept_and_holds_only_what_trains(backbones, finished):
     assert [path.name for path in (finished / "state").iterdir()] == ["step-00000004"]
     state = torch.load(finished / "state" / "step-00000004" / "common.pt", weights_only=True)
     names = make_model(backbones).trainable_parameter_names()
@@ -77,7 +77,7 @@ def test_the_state_of_another_run_is_refused_with_what_differs(backbones, finish
     assert len(history(finished)) == 4
 
 
-def test_the_state_of_another_model_is_refused_with_the_parameters_that_differ(backbones, finished):
+def test_a_state_of_another_model_is_refused_by_its_parameters(backbones, finished):
     other = tiny.flamingo(backbones, connector={"num_latents": 6}, fusion={"offset": 0})
     with pytest.raises(UserError) as error:
         run(other, finished)
@@ -90,7 +90,7 @@ def test_how_often_a_run_writes_may_change_when_it_is_resumed(backbones, finishe
     run(make_model(backbones), finished, log_every=3, save_every=1, sample_every=2)
 
 
-def test_a_half_written_state_is_removed_and_the_one_before_it_taken(backbones, finished, tmp_path):
+def test_a_half_written_state_gives_way_to_the_one_before(backbones, finished, tmp_path):
     state = tmp_path / "state"
     with pytest.raises(RuntimeError, match="disk full"):
         stopping_at(3, backbones, tmp_path)
@@ -159,9 +159,7 @@ def doubled(state, part, name):
         (lambda state: narrower(state["optimizer"]["state"], 0, "exp_avg"), "exp_avg of parameter 0"),
     ],
 )
-def test_tensors_of_another_shape_or_type_are_refused_rather_than_broadcast(
-    backbones, finished, tmp_path, change, said
-):
+def test_tensors_of_another_shape_or_type_are_not_broadcast(backbones, finished, tmp_path, change, said):
     rewritten(finished, tmp_path, change)
     model = make_model(backbones)
     before = trained(model)
@@ -212,7 +210,7 @@ def test_a_full_disk_leaves_the_state_before_it(backbones, tmp_path, monkeypatch
     assert all(torch.equal(whole[name], full[name]) for name in whole)
 
 
-def test_a_state_is_on_the_disk_before_the_one_before_it_is_removed(backbones, tmp_path, monkeypatch):
+def test_a_state_is_on_disk_before_its_predecessor_is_removed(backbones, tmp_path, monkeypatch):
     synced, removed = [], []
 
     def fsync(descriptor):

@@ -29,7 +29,7 @@ def gradients(backbones, data_sets, accumulate):
     return losses, {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
 
-def test_unequal_batches_have_the_gradient_of_one_batch_with_all_their_documents(backbones):
+def test_unequal_batches_have_the_gradient_of_one_large_batch(backbones):
     """Three documents and one; a mean of the means would weigh the last one three times as much."""
     divided = [DataSet("pairs", Listed(batch([3, 7, 11]), batch([4])))]
     whole = [DataSet("pairs", Listed(batch([3, 7, 11, 4])))]
@@ -44,7 +44,7 @@ def test_unequal_batches_have_the_gradient_of_one_batch_with_all_their_documents
     assert not torch.allclose((first[name] + last[name]) / 2, expected[name], rtol=1e-2)
 
 
-def test_data_sets_add_up_by_their_weights_each_with_its_own_mean(backbones):
+def test_data_sets_add_up_by_weight_with_their_own_means(backbones):
     pairs, texts = Listed(batch([3, 7, 11])), Listed(batch([1], images=0))
     model = make_model(backbones)
     objective = (
@@ -58,7 +58,7 @@ def test_data_sets_add_up_by_their_weights_each_with_its_own_mean(backbones):
             torch.testing.assert_close(actual[name], parameter.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_what_no_batch_uses_has_a_gradient_of_zero_and_the_frozen_parts_have_none(backbones):
+def test_unused_parameters_have_zero_gradients_and_frozen_none(backbones):
     model = make_model(backbones)
     update = update_of([DataSet("texts", Listed(batch([1], images=0)))], accumulate=1)
     accumulate_gradients(model, update, Accelerator(), "fp32")

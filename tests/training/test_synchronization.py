@@ -115,7 +115,7 @@ TEXTS = {"name": "texts", "least": 0, "most": 0}
     ],
     ids=["pixels", "prefix", "one image each", "features", "packed", "texts", "accumulated", "round robin"],
 )
-def test_ten_steps_between_two_records_wait_for_nothing_but_the_masks_of_transformers(
+def test_ten_steps_wait_only_for_the_masks_of_transformers(
     backbones, tmp_path, monkeypatch, parts, sets, config, optimizer
 ):
     """Counted from the transfer of the batches to the end of the optimizer's step, and until the next batches."""

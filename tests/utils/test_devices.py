@@ -65,13 +65,13 @@ def free_port():
         (2, True, "cpu", "cpu"),
     ],
 )
-def test_accelerate_and_all_who_ask_get_the_device_that_a_command_names(monkeypatch, cuda, mps, name, device):
+def test_accelerate_and_the_project_share_the_named_device(monkeypatch, cuda, mps, name, device):
     chosen = machine(monkeypatch, cuda, mps)
     assert use_device(name) == processes().device == Accelerator().device == torch.device(device)
     assert chosen == [device] * device.startswith("cuda")
 
 
-def test_a_later_command_of_the_same_process_may_name_another_device(monkeypatch):
+def test_a_later_command_may_name_another_device(monkeypatch):
     machine(monkeypatch, cuda=2)
     for name in ("cpu", "cuda:1", "cpu", "cuda"):
         use_device(name)
@@ -135,7 +135,7 @@ def test_several_processes_without_cuda_run_on_the_cpu(monkeypatch):
         torch.distributed.destroy_process_group()
 
 
-def test_processes_on_the_cpu_wait_for_one_another_on_a_machine_with_fewer_gpus(monkeypatch):
+def test_cpu_processes_wait_for_each_other_beside_fewer_gpus(monkeypatch):
     """The GPU of the process's number, which accelerate names when it waits, is not there."""
     for name, value in {"LOCAL_RANK": "9", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "10"}.items():
         monkeypatch.setenv(name, value)

@@ -25,7 +25,7 @@ def _through_stream(path, save):
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_a_file_is_the_old_one_on_a_full_disk_and_the_error_names_it(tmp_path, monkeypatch, writer):
+def test_a_full_disk_keeps_the_old_file_and_the_error_names_it(tmp_path, monkeypatch, writer):
     path = tmp_path / "file"
     path.write_text("old")
     monkeypatch.setattr(io, "write", full_disk(1))
@@ -63,9 +63,7 @@ def test_a_folder_appears_when_all_of_it_is_written(tmp_path):
 
 
 @pytest.mark.parametrize("renames", [1, 2])
-def test_a_folder_whose_replacement_was_killed_is_the_old_or_the_new_one_at_the_next_start(
-    tmp_path, monkeypatch, renames
-):
+def test_a_killed_replacement_leaves_the_old_or_the_new_folder(tmp_path, monkeypatch, renames):
     target = tmp_path / "checkpoint"
     with io.atomic_folder(target) as folder:
         (folder / "old").touch()

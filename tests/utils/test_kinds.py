@@ -36,6 +36,6 @@ def test_a_kind_becomes_its_dataclass_and_its_class():
         ({"kind": "ring"}, r"shape\.size"),
     ],
 )
-def test_unknown_kinds_and_keys_and_wrong_or_missing_values_are_named(values, names):
+def test_unknown_kinds_and_wrong_or_missing_keys_are_named(values, names):
     with pytest.raises(UserError, match=names):
         load_kind(KINDS, values, "shape")

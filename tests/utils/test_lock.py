@@ -57,7 +57,7 @@ def test_a_second_owner_is_refused_by_folder_host_and_process(tmp_path, monkeypa
         process.join()
 
 
-def test_a_killed_owner_leaves_the_folder_free_on_any_host_though_its_worker_lives(tmp_path, monkeypatch):
+def test_a_killed_owner_frees_the_folder_though_its_worker_lives(tmp_path, monkeypatch):
     process, worker = holder(tmp_path, host="elsewhere", child=True)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
@@ -82,7 +82,7 @@ def test_who_waits_owns_the_folder_when_its_owner_ends(tmp_path, monkeypatch):
     killer.join()
 
 
-def test_a_process_owns_a_folder_several_times_over_and_its_forks_free_nothing(tmp_path):
+def test_a_process_owns_a_folder_repeatedly_and_forks_keep_it(tmp_path):
     with owner(tmp_path):
         with owner(tmp_path / "." / ".." / tmp_path.name):
             pass
@@ -103,7 +103,7 @@ def exits_0_if_refused(folder):
         os._exit(0)
 
 
-def test_without_flock_a_dead_owner_is_known_after_two_minutes_without_a_sign(tmp_path, monkeypatch):
+def test_without_flock_a_silent_owner_is_dead_after_two_minutes(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", no_flock)
     monkeypatch.setattr(lock, "_SETTLE", 0.01)
     process, _ = holder(tmp_path, host="elsewhere")
@@ -121,7 +121,7 @@ def test_without_flock_a_dead_owner_is_known_after_two_minutes_without_a_sign(tm
     assert not list(tmp_path.iterdir())
 
 
-def test_without_flock_an_owner_gives_signs_and_ends_when_another_has_taken_its_place(tmp_path, monkeypatch):
+def test_without_flock_an_owner_signals_and_ends_when_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", no_flock)
     monkeypatch.setattr(lock, "BEAT", 0.05)
     process, _ = holder(tmp_path)

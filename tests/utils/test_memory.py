@@ -7,7 +7,7 @@ from flamingo.utils.errors import UserError
 from flamingo.utils.memory import out_of_memory
 
 
-def test_the_sentence_names_the_keys_and_the_devices_own_message_stays_behind_it():
+def test_out_of_memory_names_the_keys_before_the_device_message():
     named = pytest.raises(UserError, match=r"a\.batch_size or b\.batch_size")
     with named as caught, out_of_memory("a.batch_size", "b.batch_size"):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")

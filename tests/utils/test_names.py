@@ -20,7 +20,7 @@ def test_a_plain_text_is_its_own_name():
         assert file_name(text) == text
 
 
-def test_any_other_text_has_a_name_of_its_own_that_file_systems_hold(tmp_path):
+def test_other_texts_get_unique_names_that_file_systems_hold(tmp_path):
     names = [file_name(text) for text in ALIKE]
     assert len({name.lower() for name in names}) == len(ALIKE)
     assert names == [file_name(text) for text in ALIKE]
@@ -32,7 +32,7 @@ def test_any_other_text_has_a_name_of_its_own_that_file_systems_hold(tmp_path):
 
 
 @pytest.mark.parametrize("task", ["synthetic_captions", "flickr8k", "../other"])
-def test_pictures_of_tasks_with_the_same_ids_lie_in_folders_of_their_own(task):
+def test_tasks_with_equal_ids_keep_images_in_their_own_folders(task):
     paths = {picture_path(Path("pictures"), name, id) for name in (task, "coco") for id in ("1", "2")}
     assert len(paths) == 4
     assert all(path.parent.parent == Path("pictures") and path.suffix == ".png" for path in paths)

@@ -6,7 +6,7 @@ from flamingo.utils.errors import UserError
 from flamingo.utils.problems import Problems
 
 
-def test_all_problems_are_told_together_each_once_and_with_its_key():
+def test_all_problems_are_told_once_with_their_keys():
     problems = Problems()
     problems.report()
     for key, sentence in (("", "steps is 0"), ("data.root", "no such folder"), ("", "steps is 0")):
@@ -17,7 +17,7 @@ def test_all_problems_are_told_together_each_once_and_with_its_key():
     assert str(caught.value) == "2 problems:\n- steps is 0\n- data.root: no such folder"
 
 
-def test_one_problem_is_its_own_sentence_and_other_errors_are_not_kept():
+def test_one_problem_is_one_sentence_and_other_errors_pass():
     problems = Problems()
     with pytest.raises(ZeroDivisionError), problems.collected():
         raise ZeroDivisionError

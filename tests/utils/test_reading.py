@@ -32,7 +32,7 @@ def test_rows_before_a_cut_off_line_have_their_origins(tmp_path):
         list(complete_rows(file))
 
 
-def test_blank_lines_are_counted_and_left_out_also_of_compressed_files(tmp_path):
+def test_blank_lines_are_skipped_but_counted_in_any_compression(tmp_path):
     text = '\ufeff{"a": 1}\r\n\r\n{"a": "\u2028"}\n'
     (tmp_path / "rows.jsonl").write_text(text, encoding="utf-8", newline="")
     with gzip.open(tmp_path / "rows.jsonl.gz", "wt", encoding="utf-8", newline="") as stream:

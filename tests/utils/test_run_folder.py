@@ -39,13 +39,13 @@ def test_the_config_is_kept_and_the_same_run_continues(tmp_path):
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.yaml", "state"]
 
 
-def test_a_run_that_made_nothing_may_be_started_with_another_config(tmp_path):
+def test_a_run_that_made_nothing_may_start_with_another_config(tmp_path):
     start(tmp_path, CONFIG | {"training": {"steps": -1}}, results=False)
     start(tmp_path, CONFIG, {"data": {}})
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["training"] == {"steps": 3}
 
 
-def test_a_run_without_a_state_belongs_to_nobody_and_the_log_says_who_takes_it_over(tmp_path, caplog):
+def test_a_run_without_a_state_is_taken_over_with_a_log_line(tmp_path, caplog):
     start(tmp_path, results=False)
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "step-1.0123abcd.tmp").mkdir()
@@ -58,7 +58,7 @@ def test_a_run_without_a_state_belongs_to_nobody_and_the_log_says_who_takes_it_o
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "notes.txt"]
 
 
-def test_a_failure_is_recorded_unless_the_folder_belongs_to_a_run(tmp_path):
+def test_a_failure_is_recorded_unless_the_folder_holds_a_run(tmp_path):
     def fail(config):
         with pytest.raises(ZeroDivisionError), failure_recorded(Run(tmp_path, config, FILES)):
             raise ZeroDivisionError
@@ -72,7 +72,7 @@ def test_a_failure_is_recorded_unless_the_folder_belongs_to_a_run(tmp_path):
     assert not (tmp_path / "failure.txt").exists()
 
 
-def test_another_config_is_refused_before_anything_with_what_differs_and_how_to_overwrite(tmp_path):
+def test_another_config_is_refused_with_its_differences(tmp_path):
     start(tmp_path)
     other = CONFIG | {"training": {"steps": 4}, "data": {"b": {"batch": 1}}}
     entered = False
@@ -122,7 +122,7 @@ def hold(output, ready):
         time.sleep(60)
 
 
-def test_a_second_start_in_the_same_folder_is_refused_with_the_first_ones_process(tmp_path):
+def test_a_second_start_is_refused_with_the_first_ones_process(tmp_path):
     processes = multiprocessing.get_context("fork")
     mine, theirs = processes.Pipe()
     process = processes.Process(target=hold, args=(tmp_path, theirs))
@@ -151,14 +151,14 @@ def contents(output):
     return {str(path.relative_to(output)): path.read_text() for path in files}
 
 
-def test_overwriting_removes_what_the_earlier_run_made_and_nothing_else(tmp_path):
+def test_overwriting_removes_only_what_the_earlier_run_made(tmp_path):
     earlier_run(tmp_path)
     start(tmp_path, NEW, keep=False)  # ending well keeps it, too
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "notes.txt", "state"]
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["training"] == {"steps": 4}
 
 
-def test_the_earlier_run_lies_in_previous_until_the_new_one_has_saved_something(tmp_path):
+def test_the_earlier_run_is_in_previous_until_the_new_one_saves(tmp_path):
     earlier_run(tmp_path)
     before = contents(tmp_path)
     with run_folder(tmp_path, NEW, FILES) as run:
@@ -172,7 +172,7 @@ def test_the_earlier_run_lies_in_previous_until_the_new_one_has_saved_something(
 
 
 @pytest.mark.parametrize("error", [UserError, KeyboardInterrupt, ZeroDivisionError])
-def test_the_earlier_run_comes_back_if_the_new_one_ends_before_it_has_saved_something(tmp_path, error):
+def test_the_earlier_run_returns_if_the_new_one_saves_nothing(tmp_path, error):
     earlier_run(tmp_path)
     before = contents(tmp_path)
     with pytest.raises(error), run_folder(tmp_path, NEW, FILES) as run:
@@ -183,7 +183,7 @@ def test_the_earlier_run_comes_back_if_the_new_one_ends_before_it_has_saved_some
     assert contents(tmp_path) == before
 
 
-def test_the_new_run_stays_if_it_ends_after_it_has_saved_something(tmp_path):
+def test_the_new_run_stays_if_it_ends_after_a_save(tmp_path):
     earlier_run(tmp_path)
     with pytest.raises(ZeroDivisionError), run_folder(tmp_path, NEW, FILES) as run:
         run.begin(CONTENTS)
@@ -214,7 +214,7 @@ def killing(rename, left):
     return rename_and_perhaps_kill
 
 
-def test_a_kill_at_any_moment_of_overwriting_leaves_the_one_run_or_the_other(tmp_path):
+def test_a_kill_while_overwriting_leaves_one_of_the_runs(tmp_path):
     renames, outcomes = 0, []
     while True:
         renames += 1
@@ -238,7 +238,7 @@ def enter(output):
         pass
 
 
-def test_a_kill_while_the_earlier_run_comes_back_is_mended_at_the_next_start(tmp_path):
+def test_a_kill_during_the_return_is_repaired_at_the_next_start(tmp_path):
     for renames in range(1, 8):
         output = tmp_path / str(renames)
         earlier_run(output)
@@ -264,7 +264,7 @@ def make(path):
         ("scores.json", Path.touch, False),
     ],
 )
-def test_a_run_that_was_killed_after_its_first_state_keeps_its_place(tmp_path, name, work, is_saved):
+def test_a_run_killed_after_its_first_state_keeps_its_place(tmp_path, name, work, is_saved):
     """The kill comes before the earlier run is removed."""
     earlier_run(tmp_path)
     before = contents(tmp_path)
@@ -281,7 +281,7 @@ def test_a_run_that_was_killed_after_its_first_state_keeps_its_place(tmp_path, n
             assert (tmp_path / name).exists() and "steps: 4" in contents(tmp_path)["config.yaml"]
 
 
-def test_the_new_run_stays_if_it_is_interrupted_between_its_first_state_and_the_removal_of_the_earlier_one(tmp_path):
+def test_an_interrupt_after_the_first_state_keeps_the_new_run(tmp_path):
     earlier_run(tmp_path)
     with pytest.raises(KeyboardInterrupt), run_folder(tmp_path, NEW, FILES) as run:
         run.begin(CONTENTS)

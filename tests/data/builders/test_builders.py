@@ -11,7 +11,7 @@ SYNTHETIC = SyntheticDocumentsConfig(
 )
 
 
-def test_documents_of_neighbours_need_all_images_but_the_last_one():
+def test_neighbour_documents_need_all_images_but_the_last():
     assert INTERLEAVED.num_neighbours == 4
     assert INTERLEAVED.of_size(3).num_neighbours == SYNTHETIC.num_neighbours == 0
 

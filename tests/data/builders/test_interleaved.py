@@ -54,7 +54,7 @@ def test_documents_of_any_number_of_images_take_no_memory():
     assert len({image for own in images for image in own}) == 20
 
 
-def test_each_epoch_ends_documents_with_each_image_once_in_an_order_of_its_own():
+def test_each_epoch_shows_each_image_once_in_a_new_order():
     documents = interleaved(3, 1, 5)
     epochs = [[shown(documents[12 * epoch + i])[0][-1] for i in range(12)] for epoch in range(20)]
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
@@ -125,7 +125,7 @@ def test_what_cannot_be_made_is_refused(keys, message):
         interleaved(**{"seed": 0, "least": 1, "most": 3, **keys})
 
 
-def test_versions_of_a_document_show_the_same_images_with_other_captions():
+def test_versions_of_a_document_differ_in_captions_alone():
     one, three = interleaved(0, 2, 2), interleaved(0, 2, 2, captions_per_image=3)
     for index in range(20):
         versions = [shown(three[3 * index + version]) for version in range(3)]
@@ -144,7 +144,7 @@ def test_views_are_the_same_in_all_versions_of_a_document():
     assert images[0] != images[2]
 
 
-def test_all_views_are_shown_equally_often_and_of_any_number_of_images():
+def test_all_crops_are_shown_equally_often_for_any_images():
     documents = interleaved(0, 3, 3, num_crops=4)
     images = [[part for part in documents[i].parts if isinstance(part, Image)] for i in range(300)]
     assert [len(own) for own in images] == [3] * 300

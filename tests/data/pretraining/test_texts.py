@@ -12,7 +12,7 @@ from flamingo.utils.errors import UserError
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_texts_are_a_document_a_line_and_captions_those_of_an_image(compressed, tmp_path):
+def test_a_text_is_one_document_and_captions_those_of_an_image(compressed, tmp_path):
     def written(name, text):
         file = tmp_path / (f"{name}.gz" if compressed else name)
         file.write_bytes(gzip.compress(text.encode()) if compressed else text.encode())
@@ -23,7 +23,7 @@ def test_texts_are_a_document_a_line_and_captions_those_of_an_image(compressed, 
     assert read_texts(written("b.jsonl", rows)) == (["one\n two", ("a", "b"), ("c d",)], {})
 
 
-def test_texts_are_read_by_the_readers_of_captioned_images_and_need_no_photographs(tmp_path):
+def test_readers_of_captioned_images_give_texts_without_images(tmp_path):
     """File names are not learnt, nor the numbers of captions."""
     coco = {"images": [{"id": 1, "file_name": "x.png"}], "annotations": [{"image_id": 1, "caption": "a dog ."}]}
     karpathy = {"images": [{"filename": "x.png", "split": "val", "sentences": [{"raw": "a dog ."}]}]}
@@ -41,7 +41,7 @@ def test_texts_are_read_by_the_readers_of_captioned_images_and_need_no_photograp
 
 
 @pytest.mark.parametrize("text", ["<|endoftext|>", "a dog <|endoftext|> a cat", "", " \n", "\ud83d"])
-def test_texts_that_cannot_be_used_are_left_out_counted_and_named(text, tmp_path):
+def test_unusable_texts_are_left_out_counted_and_named(text, tmp_path):
     file = tmp_path / "a.jsonl"
     rows = [{"text": "one"}, {"text": text}, {"captions": ["a", text]}, {"captions": ["a", "b"]}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -53,7 +53,7 @@ def test_texts_that_cannot_be_used_are_left_out_counted_and_named(text, tmp_path
         read_texts(str(file))
 
 
-def test_captions_are_read_in_new_orders_as_they_stand_in_prompts():
+def test_each_epoch_reads_captions_in_a_new_order_as_in_prompts():
     texts = ["a text", *(tuple(f"{name}{i}" for i in range(3)) for name in "abcd")]
     documents = TextDocuments(texts, epochs=60, seed=0)
     made = list(documents)
@@ -73,12 +73,12 @@ def test_captions_are_read_in_new_orders_as_they_stand_in_prompts():
     assert list(TextDocuments(["one", ("a",), "two"], epochs=1, seed=0)).count("Output: a\n") == 1
 
 
-def test_the_order_of_texts_is_the_same_in_all_versions_of_the_code():
+def test_the_order_of_texts_does_not_change_between_versions():
     texts = ["a text", *(tuple(f"{name}{i}" for i in range(3)) for name in "abcdefgh"), "another"]
     assert digest_of(TextDocuments(texts, epochs=3, seed=0)) == "bcfbec96529c62bd"
 
 
-def test_documents_of_similar_images_end_with_the_image_they_are_similar_to():
+def test_a_document_of_similar_images_ends_with_its_first_image():
     """Texts stand between captions, so that a place among all texts is none among those of images."""
     kinds = [(f"{name}{i} {verb}",) for i in range(12) for name, verb in (("dog", "barks"), ("fish", "swims"))]
     made = TextDocuments(["a text", *kinds, "another"], epochs=30, seed=0, num_similar=11)
@@ -89,7 +89,7 @@ def test_documents_of_similar_images_end_with_the_image_they_are_similar_to():
     assert {document[-1] for document in of_similar} == {f"Output: {kind}" for (kind,) in kinds}
 
 
-def test_images_are_similar_by_the_words_of_all_captions_rare_ones_before_common_ones():
+def test_rare_words_of_captions_weigh_more_in_similarity():
     described = [["the dog", "a red dog"], ["the cat"], ["the dogs", "a dog"], ["the red cat"], ["a red house"]]
     near = similar_images(described, number=4)
     assert near[0].tolist()[0] == 2 and near[1].tolist()[0] == 3 and near[4].tolist()[:2] == [0, 3]

@@ -43,7 +43,7 @@ COCO = {
 }
 
 
-def test_coco_keeps_its_ids_and_gathers_captions_in_the_order_of_annotations(tmp_path):
+def test_coco_keeps_ids_and_the_order_of_annotations(tmp_path):
     photographs(tmp_path / "val", "a.png", "b.png")
     source = coco(write(tmp_path / "captions.json", COCO), tmp_path / "val")
     assert facts(source) == [("42", ('A dog, "Rex" .',), None), ("7", ("A cat .", "A 猫 ."), None)]
@@ -142,7 +142,7 @@ def test_rows_of_ones_own(tmp_path):
     assert all(shows(image, name) for image, name in zip(source, ["a.png", "b.png", "c.png"]))
 
 
-def test_a_byte_order_mark_blank_lines_and_windows_ends_are_no_part_of_it(tmp_path):
+def test_byte_order_mark_blank_lines_and_crlf_are_ignored(tmp_path):
     photographs(tmp_path, "a.png", "b.png")
     text = '\ufeff{"image": "a.png", "caption": "One."}\r\n\r\n{"image": "b.png", "caption": "Two."}'
     (tmp_path / "mine.jsonl").write_bytes(text.encode())
@@ -189,7 +189,7 @@ def test_rows_that_do_not_fit_are_named_by_their_line(row, message, tmp_path):
     [([], "there is no caption"), (["x", "\t"], "a caption is empty"), (["x", "\ud83d"], "half a character")],
     ids=str,
 )
-def test_an_image_with_a_caption_that_cannot_be_used_is_left_out_counted_and_named(wrong, reason, tmp_path, caplog):
+def test_an_unusable_caption_leaves_its_image_out_and_is_named(wrong, reason, tmp_path, caplog):
     """In every layout: the rows of one's own, COCO's and Karpathy's JSON, and the metadata of an image folder."""
     photographs(tmp_path, "a.png", "b.png")
     both = {"a.png": ["A cat."], "b.png": wrong}
@@ -210,7 +210,7 @@ def test_an_image_with_a_caption_that_cannot_be_used_is_left_out_counted_and_nam
     assert caplog.text.count("left out 1: ") == 4 and caplog.text.count("(1, the first b.png)") == 4
 
 
-def test_line_breaks_within_a_caption_are_one_blank_in_every_layout(tmp_path):
+def test_a_line_break_within_a_caption_becomes_one_blank(tmp_path):
     photographs(tmp_path, "a.png")
     write(tmp_path / "metadata.csv", 'file_name,text\na.png,"A dog\n\n runs .\n"\n')
     rows = [{"image": "a.png", "caption": "A dog\r\n runs .\n"}]
@@ -270,7 +270,7 @@ def test_names_are_found_whichever_way_their_accents_are_written(on_disk, tmp_pa
     assert shows(source[0], names[0]) and shows(source[1], names[1])
 
 
-def test_of_two_names_that_differ_in_this_alone_each_finds_its_own(tmp_path):
+def test_names_that_differ_in_this_alone_find_their_own_images(tmp_path):
     names = [normalize(form, "école.png") for form in ("NFC", "NFD")]
     for name, colour in zip(names, ("red", "blue")):
         PILImage.new("RGB", (4, 3), colour).save(tmp_path / name)
@@ -322,7 +322,7 @@ def test_its_sub_folders_are_splits(tmp_path):
     ]
 
 
-def test_a_split_in_the_metadata_wins_over_the_name_of_the_folder(tmp_path):
+def test_the_metadata_split_wins_over_the_folder_name(tmp_path):
     photographs(tmp_path / "train", "a.png", "b.png")
     write(tmp_path / "train" / "metadata.csv", "file_name,text,split\na.png,A.,val\nb.png,B.,\n")
     splits = {image.id: image.split for image in image_folder(tmp_path)}

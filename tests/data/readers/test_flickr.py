@@ -84,7 +84,7 @@ def test_the_row_without_a_delimiter_keeps_its_caption(folder):
         flickr(write(folder / "results.csv", BARS.replace("0| A child", "0   A child")))
 
 
-def test_kaggles_flickr30k_keeps_the_caption_of_that_row_and_leaves_out_an_image_with_an_empty_one(folder, caplog):
+def test_kaggle_flickr30k_skips_images_with_an_empty_caption(folder, caplog):
     """pandas takes "4   A dog ..." for the number of this row, and writes a caption that is missing as nothing."""
     photographs(folder / "Images", "2199200615.jpg")
     rows = "2199200615.jpg, 3, A dog running .\n2199200615.jpg, 4   A dog runs across the grass .,\nc.png,0,\n"

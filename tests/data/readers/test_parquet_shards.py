@@ -43,7 +43,7 @@ def shard(file, images, kind=STRUCT, rows=2, **columns):
 
 @pytest.mark.parametrize("kind", [STRUCT, pa.binary(), pa.large_binary()], ids=str)
 @pytest.mark.parametrize("name", ["captions", "caption", "text"])
-def test_pictures_and_captions_belong_together_across_row_groups_and_files(kind, name, tmp_path):
+def test_images_keep_their_captions_across_row_groups_and_files(kind, name, tmp_path):
     texts = [[f"{i} one", f" {i} two"] if name == "captions" else f"{i} one" for i in range(8)]
     shard(tmp_path / "b.parquet", [5, 6, 7], kind, **{name: texts[5:]})
     shard(tmp_path / "a.parquet", [0, 1, 2, 3, 4], kind, **{name: texts[:5]})
@@ -86,7 +86,7 @@ POLARS = pa.struct([("bytes", pa.large_binary()), ("path", pa.large_string())])
     ],
     ids=str,
 )
-def test_files_of_polars_are_read_whichever_of_arrows_types_they_name(image, caption, tmp_path):
+def test_files_of_polars_are_read_with_any_of_arrows_types(image, caption, tmp_path):
     """polars 1.x writes ``large_*`` types, or views, into the schema that a file carries."""
     content = [picture(value) for value in (3, 4)]
     cells = [{"bytes": cell, "path": None} for cell in content] if pa.types.is_struct(image) else content
@@ -100,7 +100,7 @@ def test_files_of_polars_are_read_whichever_of_arrows_types_they_name(image, cap
     assert [value_of(one) for one in source] == [3, 4]
 
 
-def test_rows_without_a_caption_are_left_out_and_pictures_without_bytes_are_named_when_opened(tmp_path):
+def test_rows_without_captions_or_bytes_are_left_out_or_named(tmp_path):
     file = shard(tmp_path / "a.parquet", [0, 1, None, 3, 4], caption=["x", None, "y", " ", "z"])
     source = parquet([file])
     assert [image.id for image in source] == ["a/0", "a/2", "a/4"]

@@ -31,7 +31,7 @@ def saved(folder, images, batches=2, files=1, state_split=None, **columns):
     return folder
 
 
-def test_pictures_and_captions_belong_together_across_batches_and_files(tmp_path):
+def test_images_keep_their_captions_across_batches_and_files(tmp_path):
     saved(tmp_path / "set", range(7), files=2, captions=[[f"{i} one", f"{i} two"] for i in range(7)])
     source = open_source(str(tmp_path / "set"))
     assert [value_of(record) for record in source] == list(range(7))
@@ -52,14 +52,14 @@ def test_each_folder_of_a_dictionary_is_a_split(tmp_path):
     assert found == {"x": ("train", 0), "y": ("train", 1), "z": ("held_out", 2)}
 
 
-def test_a_data_set_alone_has_the_split_that_its_state_names_and_a_column_wins(tmp_path):
+def test_a_data_set_alone_has_its_states_split_or_its_column(tmp_path):
     saved(tmp_path / "a", [0], state_split="validation", text=["x"])
     assert [record.split for record in open_source(str(tmp_path / "a"))] == ["validation"]
     saved(tmp_path / "b", [0, 1], state_split="train", text=["x", "y"], split=["test", None])
     assert [record.split for record in open_source(str(tmp_path / "b"))] == ["test", "train"]
 
 
-def test_rows_that_cannot_be_used_are_left_out_and_pictures_without_bytes_named_when_opened(tmp_path):
+def test_unusable_rows_are_left_out_and_missing_bytes_named(tmp_path):
     source = open_source(str(saved(tmp_path / "set", [0, 1, None], text=["x", " ", "z"])))
     assert source.skipped == {"data-00000-of-00001/1": "a caption is empty: ' '"}
     with pytest.raises(UserError, match=r"data-00000-of-00001\.arrow, row 2"):

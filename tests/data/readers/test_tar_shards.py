@@ -64,7 +64,7 @@ def two(tmp_path):
 # -------------------------------------------------------------------------- what is there
 
 
-def test_samples_come_in_the_order_of_shards_and_members_with_their_own_pictures(two):
+def test_samples_follow_shards_and_members_with_their_images(two):
     source = tar(two)
     assert len(source) == 5 and source.skipped == {}
     assert [image.id for image in source] == ["a", "b", "c", "d", "e"]
@@ -72,7 +72,7 @@ def test_samples_come_in_the_order_of_shards_and_members_with_their_own_pictures
     assert [image.captions for image in source] == [(f"{key} one", f"{key} two") for key in "abcde"]
 
 
-def test_a_shards_split_is_the_word_before_its_number_and_may_repeat_the_ids_of_another(tmp_path):
+def test_the_split_of_a_shard_is_the_word_before_its_number(tmp_path):
     for value, (name, key) in enumerate((("train-0", "a"), ("train-1", "b"), ("dev-0", "a"), ("cc3m", "c"))):
         shard(tmp_path / f"{name}.tar", sample(key, value))
     source = tar(tmp_path.glob("*.tar"))
@@ -112,7 +112,7 @@ def test_keys_end_at_the_first_dot_of_the_base_name(tmp_path):
     assert source.skipped == {}
 
 
-def test_a_text_member_has_a_caption_a_line_and_a_json_caption_is_one_whatever_its_line_breaks(tmp_path):
+def test_text_members_hold_a_caption_a_line_json_captions_one(tmp_path):
     """CLIP_benchmark joins an image's captions by line breaks, and ends the file without one."""
     five = [f"caption {i} ." for i in range(5)]
     members = [("a.jpg", picture(1, kind="JPEG")), ("a.txt", "\n".join(five))]
@@ -122,7 +122,7 @@ def test_a_text_member_has_a_caption_a_line_and_a_json_caption_is_one_whatever_i
     assert [image.captions for image in source] == [tuple(five), ("one .", "two ."), ("A dog runs .",)]
 
 
-def test_a_split_that_the_json_names_wins_over_the_name_of_the_file(tmp_path):
+def test_the_json_split_wins_over_the_file_name(tmp_path):
     members = sample("a", 1)
     for key, split in (("b", "val"), ("c", None), ("d", ""), ("e", 3)):
         members += [(f"{key}.png", picture(1)), (f"{key}.json", {"caption": "x", "split": split})]
@@ -153,7 +153,7 @@ def test_archives_that_were_put_behind_each_other_are_all_read(format, tmp_path)
     assert [image.id for image in behind] == ["a"] and str(joined) in behind.skipped
 
 
-def test_members_of_a_sample_may_lie_apart_and_the_json_speaks_before_the_text(tmp_path):
+def test_members_of_a_sample_may_be_apart_and_json_wins(tmp_path):
     pictures = [("a.png", picture(1)), ("b.png", picture(2)), ("c.png", picture(3))]
     texts = [("c.txt", "no"), ("b.txt", "from text"), ("a.json", {"captions": ["from JSON"]})]
     rest = [("b.json", {"caption": None, "key": "b"}), ("a.txt", "no"), ("c.json", {"caption": "also JSON"})]
@@ -172,7 +172,7 @@ def test_names_may_be_long_and_of_any_script(format, tmp_path):
     assert (source[0].id, source[0].captions, value_of(source[0])) == (key, ("猫",), 8)
 
 
-def test_pictures_are_frames_that_read_their_own_bytes_and_are_named_uniquely(two):
+def test_a_tar_image_reads_its_bytes_and_has_a_unique_name(two):
     source = tar(two)
     frames = [image.image.frames[0] for image in source]
     assert all(isinstance(frame, Readable) for frame in frames)
@@ -203,7 +203,7 @@ def test_it_can_be_sent_to_another_process(two):
     assert [value_of(image) for image in pickle.loads(pickle.dumps(tar(two)))] == [0, 1, 2, 3, 4]  # noqa: S301
 
 
-def test_a_shard_that_shrank_meanwhile_is_an_error_that_names_the_member(two):
+def test_a_shard_that_shrank_is_an_error_with_the_member(two):
     source = tar(two)
     with open(two[1], "r+b") as stream:  # noqa: PTH123
         stream.truncate(600)
@@ -266,7 +266,7 @@ def test_what_is_no_file_holds_no_sample(tmp_path):
     assert source.skipped == {"x": "no picture among x.txt"}
 
 
-def test_a_shard_that_is_cut_off_keeps_what_is_whole_wherever_it_ends(tmp_path):
+def test_a_truncated_shard_keeps_its_whole_samples(tmp_path):
     whole = shard(tmp_path / "whole.tar", sample("a", 1) + sample("b", 2))
     content, cut = whole.read_bytes(), tmp_path / "cut.tar"
     with tarfile.open(whole) as archive:
@@ -301,7 +301,7 @@ def test_a_damaged_header_loses_the_rest_and_says_so(tmp_path):
         assert source.skipped == {str(file): "it is cut off or damaged behind a.json"}
 
 
-def test_shards_that_cannot_be_read_at_all_are_errors_that_name_them(two, tmp_path):
+def test_unreadable_shards_are_errors_with_their_names(two, tmp_path):
     for mode, name in [("w:gz", "gzip"), ("w:bz2", "bzip2"), ("w:xz", "xz")]:
         with tarfile.open(tmp_path / "s-2.tar", mode) as archive:
             archive.add(two[0], "a.png")
@@ -342,7 +342,7 @@ def test_a_name_that_is_no_utf8_is_left_out_and_named(tmp_path):
     assert list(source.skipped) == ["\\udce9"]
 
 
-def test_an_id_that_is_there_twice_is_an_error_that_names_both_places(two, tmp_path):
+def test_a_repeated_id_is_an_error_with_both_places(two, tmp_path):
     again = shard(tmp_path / "s-2.tar", sample("f", 5) + sample("b", 6))
     with pytest.raises(UserError, match=r"'b'.*s-0\.tar.*s-2\.tar"):
         tar([*two, again])

@@ -27,7 +27,7 @@ def test_each_line_of_the_text_of_an_image_is_a_caption(tmp_path):
     assert records.skipped == {}
 
 
-def test_a_sub_folder_named_as_a_split_is_one_and_any_other_is_none(tmp_path):
+def test_a_split_is_known_by_the_name_of_its_sub_folder(tmp_path):
     for folder in ("train", "val", "cats", ""):
         photographs(tmp_path / folder, "a.png")
         write(tmp_path / folder / "a.txt", f"In {folder}.")
@@ -35,7 +35,7 @@ def test_a_sub_folder_named_as_a_split_is_one_and_any_other_is_none(tmp_path):
     assert splits == {"a.png": None, "cats/a.png": None, "train/a.png": "train", "val/a.png": "val"}
 
 
-def test_what_has_no_counterpart_is_left_out_and_counted_by_reason(tmp_path, caplog):
+def test_files_without_a_counterpart_are_counted_by_reason(tmp_path, caplog):
     photographs(tmp_path, "a.png", "b.png", "c.png", "d.png", "d.bmp")
     write(tmp_path / "a.txt", "Text.")
     write(tmp_path / "b.txt", " \n")
@@ -55,7 +55,7 @@ def test_what_has_no_counterpart_is_left_out_and_counted_by_reason(tmp_path, cap
     assert len(read(tmp_path, captions_only=True)) == 1
 
 
-def test_the_folder_is_recognised_and_other_captions_beside_it_are_a_question(tmp_path):
+def test_other_captions_beside_a_recognised_folder_are_ambiguous(tmp_path):
     photographs(tmp_path, "a.png")
     write(tmp_path / "a.txt", "image,caption\n")  # as Flickr's file begins
     write(tmp_path / "licence.txt", "Free.")
@@ -67,7 +67,7 @@ def test_the_folder_is_recognised_and_other_captions_beside_it_are_a_question(tm
     assert open_source(str(tmp_path), format="jsonl")[0].captions == ("A.",)
 
 
-def test_captions_of_another_format_in_a_sub_folder_are_not_found(tmp_path):
+def test_other_caption_formats_in_sub_folders_are_ignored(tmp_path):
     photographs(tmp_path / "pictures", "a.png")
     write(tmp_path / "pictures" / "captions.txt", "image,caption\na.png,A.\n")
     with pytest.raises(UserError, match="understood"):

@@ -26,7 +26,7 @@ def test_an_encoder_without_an_image_processor_is_refused(tmp_path):
         load_image_processor(tmp_path)
 
 
-def test_a_side_for_an_image_processor_that_does_not_resize_is_refused(tmp_path):
+def test_image_size_is_refused_for_processors_without_a_resize(tmp_path):
     SiglipImageProcessorPil(do_resize=False).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="image_size is 24, but SiglipImageProcessorPil"):
         load_image_processor(tmp_path, 24)

@@ -56,7 +56,7 @@ def test_sixteen_bits_are_scaled_by_their_whole_range(tmp_path):
     assert levels(open_image(big_endian)) == [1, 255]
 
 
-def test_numbers_without_a_known_range_are_spread_from_least_to_greatest(tmp_path):
+def test_numbers_of_unknown_range_are_stretched_from_min_to_max(tmp_path):
     assert levels(open_image(grey([-100, 0, 100_000, 300_000], np.int32))) == [0, 0, 85, 255]
     assert levels(open_image(grey([0.25, 0.5, 0.75], np.float32))) == [0, 128, 255]
     assert levels(open_image(grey([7.5, 7.5], np.float32))) == [0, 0]
@@ -132,7 +132,7 @@ def test_bytes_are_read_from_paths_strings_and_members(tmp_path):
         assert row(open_image(frame)) == [(1, 2, 3)] * 3
 
 
-def test_a_view_is_a_part_of_half_the_picture_or_more_and_always_the_same(tmp_path):
+def test_a_crop_has_half_of_the_image_or_more_and_is_repeatable(tmp_path):
     across, down = np.meshgrid(np.arange(60), np.arange(40))
     pixels = np.stack([across, down, across * 0], axis=-1).astype(np.uint8)
     PILImage.fromarray(pixels).save(tmp_path / "a.png")
@@ -196,7 +196,7 @@ def test_so_are_those_cut_off_too_large_or_missing(tmp_path, monkeypatch):
         open_image(Member(stream.getvalue()))
 
 
-def test_a_long_picture_is_padded_to_a_square_that_fits_into_memory():
+def test_a_long_image_is_padded_to_a_square_that_fits_in_memory():
     for size in ((1, 20_000), (20_000, 3)):
         padded = shaped(PILImage.new("RGB", size, "red"), "pad")
         assert padded.size == (8192, 8192)
@@ -243,7 +243,7 @@ def stripes(size, turned):
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_a_picture_is_padded_with_its_mean_colour_or_its_centre_is_cut_out(turned):
+def test_an_image_is_padded_with_its_mean_colour_or_cropped(turned):
     picture = stripes(10, turned)
 
     def at(square, along, across):

@@ -76,7 +76,7 @@ USUAL_MODULES = {
 
 
 @pytest.mark.parametrize("name", sorted(USUAL))
-def test_each_image_processor_that_is_replaced_makes_the_same_pixels(name):
+def test_replaced_image_processors_make_the_same_pixels(name):
     module = import_module(f"transformers.models.{USUAL_MODULES[name]}.image_processing_pil_{USUAL_MODULES[name]}")
     kind = getattr(module, name)
     noise = np.random.default_rng(0).integers(0, 256, (2, 30, 40, 3), dtype=np.uint8)
@@ -177,7 +177,7 @@ def test_no_picture_is_enlarged_to_gigabytes(name, size, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("resample", ["NEAREST", "LANCZOS", "BOX"])
-def test_a_way_to_resize_that_pytorch_has_not_is_left_to_the_image_processor(resample):
+def test_an_unknown_way_to_resize_is_left_to_the_image_processor(resample):
     image_processor = CLIPImageProcessorPil(resample=PILImage.Resampling[resample])
     noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
     pictures = [PILImage.fromarray(noise)]

@@ -94,7 +94,7 @@ def test_a_java_that_fails_is_an_error_that_says_why(monkeypatch, tmp_path):
         meteor_module.meteor_counts(["a"], [["a"]])
 
 
-def test_what_needs_java_or_models_is_known_beforehand_and_never_downloaded(monkeypatch):
+def test_missing_java_or_models_are_known_and_never_downloaded(monkeypatch):
     def download():
         raise AssertionError("SPICE would be downloaded")
 

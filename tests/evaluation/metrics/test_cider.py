@@ -51,7 +51,7 @@ def test_counts_of_bleu_equal_those_of_pycocoevalcap(seed):
     assert bleu_counts(outputs, references).tolist() == expected
 
 
-def test_the_reward_of_a_caption_does_not_depend_on_what_else_is_scored():
+def test_a_reward_does_not_depend_on_other_scored_captions():
     """It is that of the score over the whole corpus, whose document frequencies stay, for any number of outputs."""
     reward = CiderReward(REFERENCES)
     tokenized = [[tokenize(caption) for caption in captions] for captions in REFERENCES]

@@ -70,7 +70,7 @@ def test_several_frames_are_refused(kind):
 
 
 @pytest.mark.parametrize("kind", SIZES)
-def test_a_connector_owns_no_parameter_besides_those_of_its_layers(kind):
+def test_a_connector_owns_only_the_parameters_of_its_layers(kind):
     connector = make(kind)
     before = [parameter.clone() for parameter in connector.parameters()]
     connector.reset_parameters()

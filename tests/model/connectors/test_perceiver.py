@@ -59,7 +59,7 @@ def test_it_states_the_number_and_the_width_of_its_visual_tokens():
     assert (connector.num_tokens(patches=50, frames=4), connector.width) == (3, 12)
 
 
-def test_frame_embeddings_are_stretched_for_more_frames_and_cut_for_fewer():
+def test_frame_embeddings_are_stretched_or_cut_to_the_frames():
     trained = torch.randn(3, 12)
     assert torch.equal(frame_embeddings_for(trained, 2), trained[:2])
     expected = torch.stack([trained[0], trained[:2].mean(0), trained[1], trained[1:].mean(0), trained[2]])
@@ -71,7 +71,7 @@ def test_several_frames_without_frame_embeddings_are_refused():
         make()(torch.randn(1, 1, 2, 5, 12))
 
 
-def test_dropout_of_features_and_of_layer_outputs_is_for_training_alone():
+def test_dropout_of_features_and_layers_acts_in_training_alone():
     connector, features = make(dropout=0.4), torch.randn(1, 2, 1, 50, 12)
     seen = []
     layer = connector.layers[0]
@@ -88,7 +88,7 @@ def test_dropout_of_features_and_of_layer_outputs_is_for_training_alone():
     assert torch.equal(connector.eval()(features), connector(features))
 
 
-def test_reset_parameters_sets_the_latents_and_frame_embeddings_alone():
+def test_reset_parameters_sets_only_latents_and_frame_embeddings():
     connector = make(num_frames=200)
     before = {name: parameter.clone() for name, parameter in connector.named_parameters()}
     connector.reset_parameters()

@@ -66,7 +66,7 @@ def test_it_equals_the_papers_formulas(config):
             torch.testing.assert_close(out[b, t], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_keys_of_groups_of_tokens_are_not_kept_and_gradients_are_those_of_the_formulas():
+def test_grouped_keys_are_recomputed_with_exact_gradients():
     block = make(qk_norm=True)
     x = torch.randn(2, 5, 10, requires_grad=True)
     visual_tokens = torch.randn(2, 3, 4, 12, requires_grad=True)
@@ -89,7 +89,7 @@ def test_keys_of_groups_of_tokens_are_not_kept_and_gradients_are_those_of_the_fo
 
 
 @pytest.mark.parametrize("attend", ["last", "previous"])
-def test_rows_that_share_a_documents_images_get_what_copies_of_them_would_get(attend):
+def test_rows_that_share_images_get_what_copies_would_get(attend):
     block = make(attend=attend)
     visual_tokens, x = torch.randn(2, 3, 4, 12), torch.randn(6, 5, 10)
     index = torch.randint(-1, 3, (6, 5))
@@ -115,7 +115,7 @@ def in_groups(queries, keys, values, index):
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-def test_attending_to_one_image_in_groups_equals_masking_all_others_in_values_and_gradients(rows):
+def test_grouped_attention_equals_masked_attention(rows):
     """Runs longer and shorter than a group, in any order, and an image that nobody sees."""
     index = torch.tensor([2] * 70 + [0] * 3 + [-1] * 40 + [4] * 32 + [2] * 5 + [0] * 33).repeat(2, rows, 1)
     index[1] = torch.randint(-1, 4, index[1].shape)
@@ -169,7 +169,7 @@ def test_the_masked_path_gives_what_the_grouped_one_gives():
     torch.testing.assert_close(block(x, *block.keys_values(visual_tokens), IMAGE_INDEX), by_group)
 
 
-def test_reset_parameters_closes_the_gates_and_changes_nothing_else():
+def test_reset_parameters_closes_the_gates_and_nothing_else():
     block = make()
     before = {name: parameter.clone() for name, parameter in block.named_parameters()}
     block.reset_parameters()
@@ -178,7 +178,7 @@ def test_reset_parameters_closes_the_gates_and_changes_nothing_else():
     assert not block.attention_gate.any() and not block.feedforward_gate.any()
 
 
-def test_a_token_without_an_image_takes_nothing_from_any_and_gives_them_no_gradient():
+def test_a_token_without_an_image_gets_nothing_and_no_gradient():
     block = make()
     visual_tokens = torch.randn(1, 2, 4, 12, requires_grad=True)
     x = torch.randn(1, 3, 10)
@@ -208,7 +208,7 @@ def test_the_mask_as_a_table():
 
 
 @pytest.mark.parametrize("part", ["attention_gate", "feedforward_gate"])
-def test_dropout_leaves_out_some_of_what_is_added_and_enlarges_the_rest(part):
+def test_dropout_drops_a_part_of_the_sum_and_scales_the_rest(part):
     block = make(dropout=0.4)
     getattr(block, part).data.zero_()  # the other one is looked at
     x, visual_tokens = torch.randn(2, 5, 10), torch.randn(2, 3, 4, 12)

@@ -66,7 +66,7 @@ def test_the_ragged_batch_has_whole_images():
 # ----------------------------------------------------------------------------------- what a text sees
 
 
-def test_without_images_the_logits_are_the_bare_language_models_bit_for_bit(backbones, model, family):
+def test_without_images_the_logits_are_the_language_models(backbones, model, family):
     bare = AutoModelForCausalLM.from_pretrained(backbones / family).eval().to(DEVICE)
     inputs = tiny.inputs()
     inputs["input_ids"] %= tiny.VOCABULARY
@@ -74,7 +74,7 @@ def test_without_images_the_logits_are_the_bare_language_models_bit_for_bit(back
     assert torch.equal(model(**inputs).logits[..., : tiny.VOCABULARY], expected)
 
 
-def test_an_image_changes_all_logits_from_its_first_position_and_none_before(model):
+def test_an_image_changes_all_logits_from_its_place_on(model):
     inputs = tiny.prefix_inputs()
     logits = model(**inputs).logits
     for image in range(3):
@@ -97,7 +97,7 @@ def test_visual_tokens_stand_at_the_markers(model):
 
 
 @torch.no_grad()
-def test_images_that_are_not_seen_keep_their_positions_and_are_masked(model):
+def test_unseen_images_keep_their_positions_and_are_masked(model):
     """Blind: the same as a mask without the markers, at the positions of a text with them."""
     inputs = tiny.prefix_inputs()
     blind = {**inputs, "image_index": torch.full_like(inputs["image_index"], -1)}
@@ -166,7 +166,7 @@ def test_a_batch_gives_what_its_documents_give_alone(model):
         torch.testing.assert_close(single[0], together[i], atol=2e-5, rtol=1e-4)
 
 
-def test_pixels_visual_tokens_and_their_embeddings_are_three_ways_to_say_the_same(model):
+def test_pixels_visual_tokens_and_embeddings_give_equal_logits(model):
     inputs = tiny.prefix_inputs()
     pixels = inputs.pop("pixel_values")
     expected = model(**inputs, pixel_values=pixels).logits
@@ -189,7 +189,7 @@ def test_images_that_no_token_sees_are_not_encoded(llama):
 
 
 @pytest.mark.parametrize("change", ["fewer", "more", "apart", "other image"])
-def test_another_number_of_positions_than_of_visual_tokens_is_refused(llama, change):
+def test_positions_that_differ_from_visual_tokens_are_refused(llama, change):
     inputs = tiny.prefix_inputs()
     if change == "fewer":
         inputs["input_ids"][0, 5] = 7
@@ -206,7 +206,7 @@ def test_another_number_of_positions_than_of_visual_tokens_is_refused(llama, cha
 # --------------------------------------------------------------------------------------- training
 
 
-def test_the_linear_map_trains_and_the_markers_own_embedding_does_not(backbones, family):
+def test_the_linear_map_trains_but_not_the_marker_embedding(backbones, family):
     """Where the connector's width is the language model's there is no map."""
     settings = tiny.PREFIX | {"connector": {"kind": "perceiver", "num_latents": 4, "depth": 1}}
     model = tiny.flamingo(backbones, language=family, **settings)
@@ -360,7 +360,7 @@ def test_other_ways_to_cache_give_the_same_text(llama):
 
 @pytest.mark.parametrize("blind", [False, True])
 @pytest.mark.parametrize("settings", [GREEDY, BEAMS], ids=["greedy", "beams"])
-def test_what_all_prompts_begin_with_may_be_run_before_them_and_once(llama, settings, blind):
+def test_a_shared_prefix_may_run_before_its_prompts_and_once(llama, settings, blind):
     """Two images with text for all, then one more for each; padding on the left of what is their own."""
     batch = tiny.prefix_inputs(documents=3)
     start = 15  # behind the text of the second image
@@ -420,7 +420,7 @@ def test_a_generated_image_marker_is_text(llama):
         assert torch.equal(forced[1], expected[1])
 
 
-def test_images_are_encoded_once_and_the_prompt_runs_once_for_all_beams(llama):
+def test_images_and_prompts_run_once_for_all_beams(llama):
     encoded, tokens = [], []
     llama.vision_model.register_forward_hook(lambda m, args, output: encoded.append(len(args[0])))
     layer = llama.language_model.model.layers[0].input_layernorm
@@ -441,7 +441,7 @@ def test_the_composition_passes_its_check(backbones, family, connector):
     check_composition(tiny.flamingo(backbones, language=family, **settings))
 
 
-def test_the_check_of_a_composition_has_visual_tokens_in_its_prompts(llama, monkeypatch):
+def test_the_composition_check_has_visual_tokens_in_its_prompts(llama, monkeypatch):
     lengths, embed = [], llama.fusion.embed
 
     def recorded(embeddings, context):

@@ -16,7 +16,7 @@ from tests.helpers import devices
 
 
 @pytest.mark.parametrize("gate", ["scalar", "vector"])
-def test_with_gates_at_zero_the_logits_are_the_bare_language_models_bit_for_bit(backbones, family, gate):
+def test_gates_at_zero_give_the_logits_of_the_language_model(backbones, family, gate):
     model = tiny.flamingo(backbones, language=family, gates=0.0, fusion={"gate": gate, "every": 1, "offset": 0})
     bare = AutoModelForCausalLM.from_pretrained(backbones / family).eval().to(devices.DEVICE)
     inputs = tiny.inputs()
@@ -28,7 +28,7 @@ def test_with_gates_at_zero_the_logits_are_the_bare_language_models_bit_for_bit(
     assert not torch.allclose(model(**inputs).logits[..., : tiny.VOCABULARY], expected, atol=1e-2)
 
 
-def test_with_gates_at_zero_and_padding_on_both_sides_the_logits_are_the_bare_models(backbones, family):
+def test_gates_at_zero_and_padding_give_the_bare_models_logits(backbones, family):
     model = tiny.flamingo(backbones, language=family, gates=0.0)
     bare = AutoModelForCausalLM.from_pretrained(backbones / family).eval().to(devices.DEVICE)
     inputs = tiny.inputs()
@@ -102,7 +102,7 @@ def test_nothing_stays_visible_after_an_error(gpt2):
     assert bare.shape[-1] == tiny.VOCABULARY
 
 
-def test_a_language_model_without_one_clear_list_of_layers_is_refused(gpt2):
+def test_a_language_model_without_one_list_of_layers_is_refused(gpt2):
     gpt2.language_model.twin = nn.ModuleList(nn.Identity() for _ in range(4))
     with pytest.raises(UserError, match=r"ModuleList.*num_hidden_layers=4.*transformer.h.*twin"):
         repeated_layers(gpt2.language_model)

@@ -36,7 +36,7 @@ def test_markers_are_counted_in_each_row():
         (".0110", [-1, 0, 1, 1, 1], False),
     ],
 )
-def test_images_with_another_number_of_markers_in_a_row_are_found(markers, images, whole):
+def test_rows_with_another_number_of_markers_are_found(markers, images, whole):
     """Two visual tokens per image; a dot is text."""
     ids = torch.tensor([[TEXT if mark == "." else MARKER for mark in markers]])
     index = index_of_markers(ids, MARKER, 2)

@@ -92,7 +92,7 @@ def text(processor, ids):
     return processor.tokenizer.decode(ids, skip_special_tokens=True).lstrip()
 
 
-def test_each_prompt_is_asked_for_its_last_caption_and_has_all_versions_as_references(each_fusion):
+def test_each_prompt_has_all_captions_of_its_image_as_references(each_fusion):
     parts = each_fusion
     asked = []
 
@@ -110,7 +110,7 @@ def test_each_prompt_is_asked_for_its_last_caption_and_has_all_versions_as_refer
 
 
 @pytest.mark.parametrize("shipped", POISONED, ids=lambda shipped: next(iter(shipped)))
-def test_captions_do_not_depend_on_the_generation_config_of_the_checkpoint(parts, shipped):
+def test_captions_ignore_the_checkpoints_generation_config(parts, shipped):
     captions = []
 
     def reward(outputs, references):
@@ -125,7 +125,7 @@ def test_captions_do_not_depend_on_the_generation_config_of_the_checkpoint(parts
     assert parts[0].generation_config is config
 
 
-def test_the_gradient_is_that_of_the_reward_over_the_mean_of_the_others(each_fusion):
+def test_the_gradient_is_that_of_reward_minus_the_others_mean(each_fusion):
     parts = each_fusion
     model, processor = parts
     model.train_parts(["connector", "fusion", "new_tokens"])
@@ -198,7 +198,7 @@ def test_training_raises_the_reward_and_leaves_the_mode(parts):
     assert losses[-1] < losses[0] - 0.5
 
 
-def test_a_reward_that_is_not_finite_changes_nothing_and_ends_the_run(parts, tmp_path):
+def test_a_reward_that_is_not_finite_ends_the_run_unchanged(parts, tmp_path):
     """Of step 2, found after step 4; captions are generated in all four."""
     model, processor = parts
     model.train_parts(["fusion"])

@@ -51,7 +51,7 @@ def test_matrices_decay_and_gates_have_their_own_rate(backbones, gate):
     assert {group["betas"] for group in optimizer.param_groups} == {(0.8, 0.9)}
 
 
-def test_gates_without_a_rate_of_their_own_have_that_of_all_and_models_without_gates_train(backbones):
+def test_gates_without_a_rate_of_their_own_have_the_common_one(backbones):
     optimizer = make_optimizer(tiny.flamingo(backbones), AdamWConfig(lr=0.5))
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5, 0.5]
     assert len(make_optimizer(tiny.flamingo(backbones, fusion={"gate": "none"}), AdamWConfig()).param_groups) == 2
@@ -69,7 +69,7 @@ def test_a_model_of_which_nothing_trains_is_refused():
         make_optimizer(torch.nn.Linear(2, 2).requires_grad_(False), AdamWConfig())
 
 
-def test_muon_moves_matrices_along_all_their_directions_alike_and_adamw_the_rest():
+def test_muon_orthogonalises_matrices_and_adamw_does_the_rest():
     torch.manual_seed(0)
     model = torch.nn.Linear(8, 6).to(devices.DEVICE)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -109,7 +109,7 @@ def test_muon_is_that_of_torch_bit_for_bit():
 @pytest.mark.parametrize("config", [AdamWConfig(lr=0.1), MuonConfig(lr=0.1)], ids=lambda config: config.kind)
 @pytest.mark.parametrize("steps_before", [0, 3])
 @pytest.mark.parametrize("gradient", [1.0, float("nan"), float("inf")])
-def test_a_step_with_found_inf_changes_neither_parameters_nor_state(config, steps_before, gradient):
+def test_a_step_with_found_inf_keeps_parameters_and_state(config, steps_before, gradient):
     """Also the first one, which makes the state."""
 
     def after(found):
@@ -196,7 +196,7 @@ def test_the_rate_warms_up_from_the_first_step_and_stays():
     assert gates == [2.0, 4.0, 6.0, 8.0, 8.0, 8.0]
 
 
-def test_a_cosine_falls_from_the_end_of_the_warm_up_to_zero_in_the_last_step():
+def test_a_cosine_falls_from_warm_up_to_zero_at_the_last_step():
     weights, _ = rates(AdamWConfig(lr=4.0, warmup_steps=2, schedule="cosine"), 6)
     half = math.sqrt(0.5)
     assert weights == pytest.approx([2.0, 4.0, 2 + 2 * half, 2.0, 2 - 2 * half, 0.0], abs=1e-12)

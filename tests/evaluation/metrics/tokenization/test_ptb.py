@@ -177,7 +177,7 @@ def utf8_java(monkeypatch):
 
 
 @pytest.mark.parametrize("caption", EXPECTED)
-def test_tokens_are_those_of_the_java_tokenizer_as_it_once_gave_them(caption):
+def test_tokens_equal_those_recorded_from_the_java_tokenizer(caption):
     assert tokenize(caption) == EXPECTED[caption]
 
 
