@@ -8,14 +8,18 @@ Leaves captions.jsonl, captions.html, captions.skipped.json (why images have no 
 Started again, it captions the images that have no caption yet.
 """
 
+import glob
 from dataclasses import dataclass
+from pathlib import Path
 
 from experiments.cli.command import command
+from experiments.setup.run_checkpoint import check_checkpoint, check_run
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.evaluation import check_decoding
 from flamingo.utils.checks import one_of, seed, whole
 from flamingo.utils.device_names import DTYPES, check_device
 from flamingo.utils.errors import UserError
+from flamingo.utils.problems import Problems
 
 #: The beams of a search that a config leaves open.
 _NUM_BEAMS = 3
@@ -80,7 +84,27 @@ class CaptionConfig:
         return 1 if self.temperature is not None else _NUM_BEAMS
 
 
-main = command("caption", CaptionConfig, "experiments.runs.run_captioning:run_job")
+def check_config(config: CaptionConfig) -> None:
+    """Raise UserError, with all keys whose files are not there. Images are not listed, and a hub is not asked."""
+    problems = Problems()
+    with problems.collected():
+        _check_checkpoint(config.checkpoint)
+    for key, value in (("images", config.images), ("demonstrations", config.demonstrations)):
+        with problems.collected():
+            if value is not None and not (Path(value).exists() or glob.has_magic(value)):
+                raise UserError(f"{key}={value}: there is no such file or folder")
+    problems.report()
+
+
+def _check_checkpoint(name: str) -> None:
+    """Raise UserError for a folder without a checkpoint. A name with at most one slash may be one of the hub."""
+    if (Path(name) / "checkpoint").is_dir():
+        check_run(name)
+    elif Path(name).exists() or Path(name).is_absolute() or name.count("/") != 1:
+        check_checkpoint(Path(name))
+
+
+main = command("caption", CaptionConfig, "experiments.runs.run_captioning:run_job", check_config)
 
 if __name__ == "__main__":
     main()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments.cli.command import command
+from experiments.setup.run_checkpoint import check_checkpoint, check_run
 from flamingo.evaluation import EvaluationConfig
 from flamingo.evaluation.tasks import TaskConfig
 from flamingo.inference import FeaturesConfig
@@ -61,7 +62,16 @@ def folders(config: EvaluateConfig) -> tuple[Path, Path]:
     return Path(config.checkpoint), Path(config.output)
 
 
-main = command("evaluate", EvaluateConfig, "experiments.runs.run_evaluation:run_job", folders)
+def check_config(config: EvaluateConfig) -> None:
+    """Raise UserError, naming the key, for a config whose run or checkpoint is not there."""
+    checkpoint, _ = folders(config)
+    if config.checkpoint is not None:
+        check_checkpoint(checkpoint)
+    elif config.run is not None:
+        check_run(config.run)
+
+
+main = command("evaluate", EvaluateConfig, "experiments.runs.run_evaluation:run_job", check_config)
 
 if __name__ == "__main__":
     main()

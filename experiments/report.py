@@ -6,8 +6,10 @@ python -m experiments.report runs='outputs/ablations/*'         comparison.md, .
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from experiments.cli.command import command
+from flamingo.utils.checks import folder
 from flamingo.utils.errors import UserError
 
 
@@ -28,9 +30,14 @@ class ReportConfig:
 
 
 def check_config(config: ReportConfig) -> None:
-    """Raise UserError unless the config has either ``run`` or ``runs``."""
+    """Raise UserError unless the config has either ``run``, a folder with scores, or ``runs``."""
     if (config.run is None) == (config.runs is None):
         raise UserError("the config needs either run=FOLDER, or runs='FOLDER/*' for many")
+    if config.run is None:
+        return
+    folder("run", config.run)
+    if not (Path(config.run) / "scores.json").exists():
+        raise UserError(f"run={config.run} has no scores.json: evaluate it first, by experiments.evaluate run=FOLDER")
 
 
 main = command("report", ReportConfig, "experiments.runs.run_report:run_job", check_config)

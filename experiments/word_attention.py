@@ -8,6 +8,7 @@ Writes attention.json, attention.png (its plot) and attention_words.png (an exam
 from dataclasses import dataclass
 
 from experiments.cli.command import command
+from experiments.setup.run_checkpoint import check_run
 from flamingo.utils.checks import one_of, seed, whole
 from flamingo.utils.device_names import DTYPES, check_device
 from flamingo.utils.errors import UserError
@@ -39,9 +40,10 @@ class WordAttentionConfig:
 
 
 def check_config(config: WordAttentionConfig) -> None:
-    """Raise UserError for a config that names no run."""
+    """Raise UserError for a config that names no run with a checkpoint."""
     if config.run is None:
         raise UserError("the config needs run=FOLDER, a run whose model is inspected")
+    check_run(config.run)
 
 
 main = command("word_attention", WordAttentionConfig, "experiments.runs.run_word_attention:run_job", check_config)

@@ -26,8 +26,9 @@ from flamingo.utils.problems import Problems
 FindProblems = Callable[[DictConfig, Sequence[str]], list[str]]
 #: The types of values, as OmegaConf and as people call them.
 _TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "valid bool": "true or false"}
-#: The key whose checkpoint decides other keys: without it they may contradict each other.
-_DECIDES_OTHERS = "model.init_from"
+#: Keys without which others may contradict each other, or be needed: a checkpoint decides other keys, and a run is its
+#: own checkpoint.
+_DECIDE_OTHERS = ("model.init_from", "run", "checkpoint")
 #: The extras that bring options of a group.
 _EXTRAS = {"hydra/launcher": "sweeps"}
 
@@ -74,8 +75,10 @@ class CommandLine:
                 if culprit is not None and not _is_named(culprit, problem):
                     problem = f"{culprit.input_line}: {problem}"
                 described.append(problem)
-                if culprit is not None and culprit.key_or_group != _DECIDES_OTHERS:
-                    known = [override for override in known if override is not culprit]
+                if culprit is not None and culprit.key_or_group not in _DECIDE_OTHERS:
+                    others = [override for override in known if override is not culprit]
+                    if not _needs(culprit, problems_with(others)):
+                        known = others
         for override in self.swept:
             if not self._is_group(override):
                 with self.problems.collected():
@@ -209,6 +212,11 @@ def _culprit(
         if problem not in problems_with([other for other in overrides if other is not override]):
             return override
     return None
+
+
+def _needs(override: Override, problems: Sequence[str]) -> bool:
+    """Returns whether one of the problems is that the key of an override has no value."""
+    return any(problem.startswith(f"{override.key_or_group} needs a value") for problem in problems)
 
 
 def with_values(base: DictConfig, overrides: Sequence[Override]) -> DictConfig:

@@ -40,7 +40,7 @@ from flamingo.model.fusion import FUSIONS
 from flamingo.training.optim import OPTIMIZERS
 from flamingo.utils.checks import within
 from flamingo.utils.errors import UserError
-from flamingo.utils.io import USER_ERRNOS, sentence_of
+from flamingo.utils.io import USER_ERRNOS, check_writable, sentence_of
 from flamingo.utils.kinds import Kinds, import_name
 from flamingo.utils.names import file_name
 from flamingo.utils.problems import Problems
@@ -138,10 +138,18 @@ def problems_of(command: Command, config: DictConfig, overrides: Sequence[str]) 
         config = with_stand_ins(config)
     problems.sentences += _missing_values(config)
     _check_sections(config, "", problems)
+    with problems.collected():
+        _check_output(config)
     if not problems.sentences:
         with problems.collected():
             command.check(OmegaConf.to_object(config))
     return problems.sentences
+
+
+def _check_output(config: DictConfig) -> None:
+    """Raise UserError where nothing can be written at the config's ``output``, if it has a value."""
+    if "output" in config and not OmegaConf.is_missing(config, "output") and config.output is not None:
+        check_writable("output", Path(config.output))
 
 
 def run_command(command: Command) -> None:

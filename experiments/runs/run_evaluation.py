@@ -10,7 +10,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from experiments.cli.command import Job
-from experiments.evaluate import EvaluateConfig, folders
+from experiments.evaluate import EvaluateConfig, check_config, folders
 from experiments.schema import JSON, Entry, as_recorded
 from experiments.setup.build import add_features, build_features, load_model
 from experiments.setup.evaluation_plan import Plan, plan
@@ -93,12 +93,6 @@ def compose_evaluation(entry: Mapping[str, Entry], run: Path, device: str | None
         return load(config)
 
 
-def check_checkpoint(folder: Path) -> None:
-    """Raise UserError unless there is a checkpoint in the folder."""
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(f"there is no checkpoint in {folder}: train one first, or say run=FOLDER or checkpoint=FOLDER")
-
-
 def check_same_checkpoint(output: Path, checkpoint: dict[str, str]) -> None:
     """Raise UserError where another checkpoint was evaluated into the folder, in whatever task."""
     for file in sorted(output.glob("evaluate-*.yaml")):
@@ -177,8 +171,8 @@ def run_evaluation(config: EvaluateConfig) -> None:
 
 def carry_out(planned: Plan) -> None:
     """Evaluate as planned, once there is a checkpoint."""
+    check_config(planned.config)
     checkpoint, output = folders(planned.config)
-    check_checkpoint(checkpoint)
     use_device(planned.config.device)
     with run_folder(output, as_recorded(planned.config), _run_files(planned.task)) as run:
         rows = _in_folder(run, planned, checkpoint)

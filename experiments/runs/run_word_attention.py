@@ -23,7 +23,6 @@ from flamingo.synthetic.attention_study import Maps, Word, attention_shares, mak
 from flamingo.synthetic.drawing import draw
 from flamingo.synthetic.scenes import Scene
 from flamingo.utils.devices import use_device
-from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_bytes, write_text
 from flamingo.utils.memory import out_of_memory
 
@@ -42,8 +41,6 @@ def run_word_attention(config: WordAttentionConfig) -> list[Path]:
     check_config(config)
     assert config.run is not None
     run = Path(config.run)
-    if not (run / "checkpoint").is_dir():
-        raise UserError(f"{run} holds no checkpoint")
     use_device(config.device)
     model, processor = load_model(run / "checkpoint", config.dtype)
     with out_of_memory("batch_size"):

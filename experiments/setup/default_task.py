@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from experiments.setup.run_checkpoint import check_checkpoint, check_run
 from flamingo import synthetic
 from flamingo.data.builders import BUILDERS
 from flamingo.evaluation.tasks import CaptioningConfig
@@ -23,17 +24,31 @@ def default_task(given: Mapping[str, Any]) -> list[str]:
 
     Args:
         given: The values of the arguments by key.
+
+    Raises:
+        UserError: Where there is neither a config of a run nor a checkpoint.
     """
     if "task" in given:
         return []
     config = _config_of_run(given)
-    if config is None or "data" not in config:
+    if config is None:
+        _check_given(given)
+        return []
+    if "data" not in config:
         return []
     data = config["data"]
     kinds = [documents["kind"] for documents in data["documents"].values()]
     if any(kind in BUILDERS for kind in kinds):
         return _captions(data, given)
     return [f"task={kind}" for kind in kinds if kind in synthetic.TASKS][:1]
+
+
+def _check_given(given: Mapping[str, Any]) -> None:
+    """Raise UserError for a checkpoint, or a run, that is not there: without it nobody can tell which task is missing."""
+    if given.get("checkpoint"):
+        check_checkpoint(Path(str(given["checkpoint"])))
+    elif given.get("run"):
+        check_run(str(given["run"]))
 
 
 def _config_of_run(given: Mapping[str, Any]) -> dict[str, Any] | None:

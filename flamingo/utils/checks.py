@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from flamingo.utils.errors import ChoiceError, UserError
@@ -70,6 +71,14 @@ def one_of(key: str, value: Any, choices: Iterable[Any]) -> None:
     known = list(choices)
     if value not in known:
         raise ChoiceError(key, value, known)
+
+
+def folder(key: str, value: str | Path) -> None:
+    """A folder that exists."""
+    if not Path(value).exists():
+        raise UserError(f"{key}={value}: there is no such folder")
+    if not Path(value).is_dir():
+        raise UserError(f"{key}={value} is a file, not a folder")
 
 
 @contextmanager

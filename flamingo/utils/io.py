@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -167,6 +168,19 @@ def append(path: Path, content: bytes, sync: bool = True) -> None:
             raise
         finally:
             os.close(descriptor)
+
+
+def check_writable(key: str, path: Path) -> None:
+    """Raises UserError, with the key, where nothing can be written at ``path``. Its folders may be missing."""
+    folder = path.absolute()
+    while not folder.is_dir():
+        if folder.exists() and folder != path.absolute():
+            raise UserError(f"{key}={path} cannot be written: {folder} is a file, not a folder")
+        folder = folder.parent
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"{key}={path} cannot be written: {folder}: {error.strerror}") from error
 
 
 # ------------------------------------------------------------------------------- folders

@@ -3,20 +3,7 @@
 import pytest
 
 import experiments.search  # noqa: F401  # has its schema
-from experiments.cli.command import COMMANDS
-from experiments.cli.hydra_config import check_command_line
-from flamingo.utils.errors import UserError
-from tests.helpers.configs import REQUIRED
-
-
-def problems(*overrides, command="train", **options):
-    """The problems of a command line."""
-    try:
-        check_command_line(COMMANDS[command], overrides, **options)
-    except UserError as error:
-        first, *others = str(error).split("\n- ")
-        return others or [first]
-    return []
+from tests.helpers.configs import REQUIRED, problems
 
 
 def test_all_problems_are_found_together():
@@ -106,6 +93,11 @@ def test_a_missing_value_is_explained_beside_other_problems():
     assert "a folder that save_pretrained has left" in found[0]
 
 
+def test_a_wrong_value_of_a_key_that_needs_one_is_one_problem():
+    [problem] = problems("checkpoint=a/b", "images=.", "output=captions.json", command="caption")
+    assert problem.startswith("output ")
+
+
 def test_what_a_missing_checkpoint_would_decide_is_no_problem(tmp_path):
     """A checkpoint may hold its backbones, which then may train."""
     found = problems(f"model.init_from={tmp_path}", "model.trainable=[fusion,vision_model]", "training.accumulate=0")
@@ -124,7 +116,11 @@ def test_every_value_of_a_sweep_is_checked():
 
 
 @pytest.mark.parametrize("command", ["evaluate", "report", "convert", "search", "word_attention"])
-def test_a_sweep_of_a_command_that_does_not_train_is_refused(command):
+def test_a_sweep_of_a_command_that_does_not_train_is_refused(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "somewhere" / "checkpoint").mkdir(parents=True)
+    for file in ("scores.json", "checkpoint/model.safetensors"):
+        (tmp_path / "somewhere" / file).touch()
     needed = (*REQUIRED.get(command, ()), *(["task=synthetic_captions"] if command == "evaluate" else []))
     [problem] = problems(*needed, command=command, is_sweep=True)
     assert problem.startswith("-m ") and command in problem

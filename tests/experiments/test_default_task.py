@@ -77,5 +77,7 @@ def test_a_task_is_named_for_the_data(run, root, name):
 
 
 def test_without_a_run_there_is_no_default_task(tmp_path):
-    for given in ({}, {"run": str(tmp_path)}, {"checkpoint": "OWNER/NAME", "output": "there"}):
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "model.safetensors").touch()
+    for given in ({}, {"run": str(tmp_path)}, {"checkpoint": str(tmp_path / "checkpoint"), "output": "there"}):
         assert default_task(given) == []

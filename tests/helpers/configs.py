@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 import experiments.search  # noqa: F401  # has its schema
 from experiments.caption import CaptionConfig
 from experiments.cli import hydra_config
+from experiments.cli.command import COMMANDS
 from experiments.convert import ConvertConfig
 from experiments.evaluate import EvaluateConfig
 from experiments.inspect_data import InspectDataConfig
@@ -15,6 +16,7 @@ from experiments.pretrain_vision import PretrainVisionConfig
 from experiments.report import ReportConfig
 from experiments.train import TrainConfig
 from experiments.word_attention import WordAttentionConfig
+from flamingo.utils.errors import UserError
 
 #: The config of each command.
 CONFIGS = {
@@ -52,3 +54,13 @@ def compose_config(command: str, *overrides: str) -> DictConfig:
 def composed(command: str, *overrides: str) -> Any:
     """Returns the config of a command as its dataclass."""
     return hydra_config.load(compose_config(command, *overrides), overrides)
+
+
+def problems(*overrides: str, command: str = "train", **options: Any) -> list[str]:
+    """Returns the problems of a command line."""
+    try:
+        hydra_config.check_command_line(COMMANDS[command], overrides, **options)
+    except UserError as error:
+        first, *others = str(error).split("\n- ")
+        return others or [first]
+    return []
