@@ -44,7 +44,7 @@ def default_task(given: Mapping[str, Any]) -> list[str]:
 
 
 def _check_given(given: Mapping[str, Any]) -> None:
-    """Raise UserError for a checkpoint, or a run, that is not there: without it nobody can tell which task is missing."""
+    """Raise UserError for a checkpoint, or a run, that is not there: the task that is missing is no problem then."""
     if given.get("checkpoint"):
         check_checkpoint(Path(str(given["checkpoint"])))
     elif given.get("run"):
