@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: help demo test test-all coverage stress lint pytest benchmark gpu-check clean
+.PHONY: help demo test test-all coverage stress lint pytest docs benchmark gpu-check clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,10 @@ test-all: lint .venv/installed  ## the tests with their full matrices: up to 45 
 coverage: .venv/installed  ## the number of tests and the lines that they run
 	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/pytest -n auto --dist worksteal --cov=flamingo --cov=experiments
 	$(OFFLINE) $(BIN)/pytest --collect-only --ignore=tests/test_imports.py | tail -1
+
+docs: .venv/installed  ## the documentation as a site: site/index.html; a broken link or reference fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "Open site/index.html; the search needs a server: $(BIN)/python -m http.server --directory site"
 
 stress: .venv/installed  ## kills, two processes at once, full disks, malformed files: up to 20 minutes
 	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m tests.stress

@@ -22,6 +22,7 @@ RANDOM = "random"
 #: Two random demonstrations without their images.
 TEXT_ONLY = "text_only"
 
+#: The selections by the names that configs and result files have for them.
 SELECTIONS = {
     RANDOM: Selection(),
     TEXT_ONLY: Selection(images=False),

@@ -15,7 +15,7 @@ _FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
 def markdown(value: Any) -> Markup:
     """Return a value as text of Markdown that means nothing else, in a line and in a cell of a table.
 
-    What is :class:`Markup` already, such as the result of :func:`code`, stays as it is.
+    What is ``Markup`` already, such as the result of :func:`code`, stays as it is.
     """
     if isinstance(value, Markup):
         return value

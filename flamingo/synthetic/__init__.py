@@ -29,6 +29,7 @@ class SyntheticDocumentsConfig(DocumentsConfig):
         return replace(super().of_size(num_images), text_prefix_prob=0.0)
 
 
+#: ``kind -> (config dataclass, "module:Class")``.
 BUILDERS: Kinds = {
     "synthetic_captions": (SyntheticDocumentsConfig, "flamingo.synthetic.documents:SyntheticDocuments"),
     "synthetic_binding": (SyntheticDocumentsConfig, "flamingo.synthetic.documents:SyntheticDocuments"),
@@ -59,6 +60,7 @@ class SyntheticBindingConfig(SyntheticTaskConfig):
         whole("num_ways", self.num_ways, least=2, most=len(SHAPES))
 
 
+#: ``kind -> (config dataclass, "module:Class")``.
 TASKS: Kinds = {
     "synthetic_captions": (SyntheticTaskConfig, "flamingo.synthetic.tasks:SyntheticCaptions"),
     "synthetic_binding": (SyntheticBindingConfig, "flamingo.synthetic.tasks:SyntheticBinding"),

@@ -44,6 +44,7 @@ class Format:
     is_folder: bool = False
 
 
+#: The formats by the names that ``data.format`` has for them.
 READERS = {
     "coco": Format(
         "COCO's captions_*.json",

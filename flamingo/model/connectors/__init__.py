@@ -174,6 +174,7 @@ class QFormerConfig(ConnectorConfig):
         below_one("dropout", self.dropout)
 
 
+#: ``kind -> (config dataclass, "module:Class")``.
 CONNECTORS: Kinds = {
     "perceiver": (PerceiverConfig, "flamingo.model.connectors.perceiver:PerceiverResampler"),
     "transformer": (TransformerConfig, "flamingo.model.connectors.transformer:TransformerConnector"),

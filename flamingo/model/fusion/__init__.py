@@ -101,6 +101,7 @@ class PrefixConfig(FusionConfig):
     kind: str = "prefix"
 
 
+#: ``kind -> (config dataclass, "module:Class")``.
 FUSIONS: Kinds = {
     "cross_attention": (CrossAttentionConfig, "flamingo.model.fusion.cross_attention:CrossAttentionFusion"),
     "prefix": (PrefixConfig, "flamingo.model.fusion.prefix:PrefixFusion"),

@@ -1,7 +1,7 @@
 """Gated cross-attention in front of layers of a frozen language model.
 
 The language model is a causal one of transformers, which keeps its class and its state-dict keys: a forward pre-hook on
-a layer applies the block of that layer. The hooks act only within :meth:`CrossAttentionFusion.attached`; outside of it
+a layer applies the block of that layer. The hooks act only within :meth:`Fusion.attached`; outside of it
 the language model is the bare one.
 """
 

@@ -11,7 +11,7 @@ from flamingo.training.optim import OptimizerConfig, check_warmup
 class LRFactor:
     """The factor of all learning rates in a training of a number of steps. A cosine ends at 0.
 
-    Its attributes are numbers and texts, which the state of a :class:`LambdaLR` keeps.
+    Its attributes are numbers and texts, which the state of a ``LambdaLR`` keeps.
     """
 
     def __init__(self, config: OptimizerConfig, steps: int) -> None:

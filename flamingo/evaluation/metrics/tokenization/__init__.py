@@ -15,6 +15,7 @@ TOKENIZERS = {
     "yue": "flamingo.evaluation.metrics.tokenization.characters:tokenize",
     "zh": "flamingo.evaluation.metrics.tokenization.characters:tokenize",
 }
+#: Words by the boundaries of Unicode.
 WORDS = "flamingo.evaluation.metrics.tokenization.unicode_words:tokenize"
 
 
