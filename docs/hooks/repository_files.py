@@ -1,7 +1,7 @@
 """Links from a page to a file of the repository lead to a page of the site that shows the file.
 
 In ``docs/data.md`` a link such as ``../flamingo/data/order.py`` leads somewhere for a reader of the repository. The
-site has its files alone, so it gets a page below ``repository/`` for each file that is linked. MkDocs calls ``on_files``
+site has its own files alone, so each file that is linked gets a page below ``repository/``. MkDocs calls ``on_files``
 and ``on_page_markdown``.
 """
 
