@@ -1,26 +1,31 @@
-"""Flamingo-style few-shot captioning: a frozen vision encoder, a Perceiver Resampler, and gated
-cross-attention inside a frozen language model.
+"""Flamingo-style few-shot captioning: Perceiver Resampler and gated cross-attention between frozen backbones.
 
-Its names are imported when they are first used, so that the dataclasses of configs need neither torch nor transformers.
-``from flamingo import FlamingoProcessor``, or another of its Flamingo classes, registers all of them with transformers:
-``AutoConfig``, ``AutoModel``, ``AutoModelForImageTextToText`` and ``AutoProcessor`` then find them.
+The package imports its names when they are first used, so that the dataclasses of configs need neither torch nor
+transformers. ``from flamingo import FlamingoProcessor``, or another of its Flamingo classes, registers all of them with
+transformers: ``AutoConfig``, ``AutoModel``, ``AutoModelForImageTextToText`` and ``AutoProcessor`` then find them.
 
 The glossary of axes, used in every einops string and every signature:
 
 =======  ==========================================================
 ``b``    document (a row of the batch)
 ``n``    sequence per document (beams, or several returned samples)
+``bn``   all sequences of a batch, document by document
 ``m``    image of a document
 ``f``    frame of an image (1 for photographs)
 ``p``    patch, or cell of a convolutional grid
 ``r``    visual token of an image
 ``t``    text token
+``s``    token that attention sees: a key, in the cache or new
 ``d``    width of the language model
 ``v``    width of the vision encoder
 ``k``    attention head
 ``e``    width of one head
+``q``    query of an attention
 ``c h w``  channels, height and width in pixels
+``gh gw``  rows and columns of a grid of patches
 =======  ==========================================================
+
+An axis that no letter stands for has its noun: ``images``, ``queries``, ``vocabulary``, ``width``, ``classes``.
 """
 
 from importlib import import_module

@@ -1,6 +1,6 @@
-"""The result files predictions.jsonl, scores.json and history.jsonl: their one schema, and all reading and writing.
+"""The result files predictions.jsonl, scores.json and history.jsonl: their schema, and all reading and writing of them.
 
-Rows are JSON objects. Those of predictions and scores begin with the fields of a setting. Every error names the file
+Rows are JSON objects. Rows of predictions and of scores begin with the fields of a setting. Every error names the file
 and the row.
 """
 
@@ -49,7 +49,7 @@ SCORE: _Types = {
     "ci95": (list, type(None)),
     "n": (int,),
 }
-#: The fields of a record of the history. There are also ``loss/NAME`` for each data set, ``gates``, and
+#: The required fields of a record of the history. Optional ones are ``loss/NAME`` for each data set, ``gates``, and
 #: ``dropped_images`` where documents had too many tokens.
 RECORD: _Types = {
     "step": (int,),
@@ -61,24 +61,24 @@ _SERIES_NAMES = {None: "", "random": "", "text_only": "text only", "rices": "RIC
 
 @dataclass(frozen=True)
 class SettingOfTask:
-    """A task in a setting, as the result files identify it, without the seed."""
+    """The setting that a task was evaluated in, as the result files identify it, without the seed."""
 
     task: str
     shots: int
     demonstrations: str | None
     control: str | None
-    #: The template of captions; None: that of the checkpoint.
+    #: The template of captions; None: the checkpoint's.
     template: str | None
     decoding: str
 
     @property
     def control_name(self) -> str:
-        """The control as tables name it; empty for none."""
+        """The control as tables name it; empty if there is none."""
         return (self.control or "").replace("_", " ")
 
     @property
     def series(self) -> str:
-        """The curve that this setting lies on: empty for random demonstrations without control and own template."""
+        """The curve that this setting belongs to; empty for random demonstrations without control and own template."""
         names = [self.control_name, _SERIES_NAMES.get(self.demonstrations, str(self.demonstrations))]
         names.append(self.template or "")
         return ", ".join(name for name in names if name)
@@ -86,7 +86,7 @@ class SettingOfTask:
 
 @dataclass(frozen=True)
 class Score:
-    """A metric's value in a setting, as the scorer gives it, with its 95% interval (None: not estimated)."""
+    """A metric's value over ``n`` queries in a setting, with its 95% interval (None: not estimated)."""
 
     setting: SettingOfTask
     seeds: tuple[int, ...]
@@ -119,10 +119,10 @@ def setting_key(row: Row) -> tuple[Any, ...]:
 
 
 def read_prediction_rows(path: Path) -> list[Row]:
-    """Returns the rows of ``predictions.jsonl``, without a last line that was cut off; none if the file is missing.
+    """Returns the rows of ``predictions.jsonl``, without a last line that was cut off. A missing file has no rows.
 
     Raises:
-        UserError: For a line that is no prediction.
+        UserError: For a line that is not a prediction.
     """
     predictions = []
     for origin, row in complete_rows(path):
@@ -132,7 +132,11 @@ def read_prediction_rows(path: Path) -> list[Row]:
 
 
 def read_predictions(path: Path) -> Iterator[Prediction]:
-    """Yields the predictions with the first order of the demonstrations: the file may be larger than memory."""
+    """Yields the predictions with the first order of the demonstrations. The file may be larger than memory.
+
+    Raises:
+        UserError: For a line that is not a prediction.
+    """
     for origin, row in rows(path):
         _check_prediction(row, origin)
         if row["order"] == 0:
@@ -140,12 +144,12 @@ def read_predictions(path: Path) -> Iterator[Prediction]:
 
 
 def append_predictions(path: Path, rows: Sequence[Row]) -> None:
-    """Adds rows; they are on the disk when this returns."""
+    """Appends rows. They are on disk when the call returns."""
     append(path, _prediction_lines(rows).encode())
 
 
 def write_predictions(path: Path, rows: Sequence[Row]) -> None:
-    """Replaces the file's rows, if it has others."""
+    """Replaces the file's rows if they differ."""
     text = _prediction_lines(rows)
     if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
         write_text(path, text)
@@ -182,7 +186,7 @@ def _prediction(row: Row) -> Prediction:
 
 
 def save_scores(path: Path, rows: Sequence[Row]) -> None:
-    """Adds rows to ``scores.json``, in place of earlier scores of the same settings."""
+    """Adds rows to ``scores.json``, and removes its earlier scores of the same settings."""
     replaced = {setting_key(row) for row in rows}
     earlier = read_json(path) if path.exists() else []
     kept = [row for row in earlier if setting_key(row) not in replaced]
@@ -194,7 +198,7 @@ def read_scores(path: Path) -> list[Score]:
     """Returns the scores of ``scores.json``.
 
     Raises:
-        UserError: For a file that cannot be read, a missing or malformed field, and two rows of the same setting and
+        UserError: If the file cannot be read, a field is missing or malformed, or two rows have the same setting and
             metric.
     """
     rows = read_json(path)
@@ -211,7 +215,15 @@ def read_scores(path: Path) -> list[Score]:
 
 
 def score_of(row: Any, origin: str) -> Score:
-    """Returns the score of a row. Raises UserError, with ``origin``, for a missing or malformed field."""
+    """Returns the score of a row.
+
+    Args:
+        row: The row.
+        origin: The file and the row, for errors.
+
+    Raises:
+        UserError: For a missing or malformed field.
+    """
     _check(row, SETTING, origin)
     _check(row, SCORE, origin)
     value, ci95 = row["value"], row["ci95"]
@@ -238,21 +250,21 @@ def score_of(row: Any, origin: str) -> Score:
 
 @dataclass
 class History:
-    """The writer of ``history.jsonl``. Records are dicts with a ``step``, in rising order."""
+    """The writer of ``history.jsonl``. Records are dicts with a ``step``, in increasing order."""
 
     path: Path
 
     def append(self, record: dict[str, Any]) -> None:
-        """Adds a record; it is in the page cache when this returns."""
+        """Appends a record. It is in the page cache when the call returns."""
         append(self.path, _record_line(record).encode(), sync=False)
 
     def sync(self) -> None:
-        """Writes the records from the page cache to disk, before a state that counts on them is saved."""
+        """Syncs the records to disk, before a state that depends on them is saved."""
         if self.path.exists():
             sync(self.path)
 
     def keep_until(self, step: int) -> None:
-        """Drops later records, and the half line of a killed run: they are written again.
+        """Drops the records after a step, and a line that a kill has cut off. The resumed run writes them again.
 
         Raises:
             UserError: For an earlier record that cannot be read.
@@ -264,7 +276,7 @@ class History:
     def _lines_until(self, step: int) -> Iterator[str]:
         for origin, record in complete_rows(self.path):
             if not isinstance(record.get("step"), int):
-                raise UserError(f"{origin} is not a record of a training run: it has no step")
+                raise UserError(f"{origin} has no 'step'")
             if record["step"] > step:
                 return
             yield _record_line(record)
@@ -275,7 +287,11 @@ def _record_line(record: dict[str, Any]) -> str:
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """Returns the records of a training, in the order of their steps; one without ``gates`` gets an empty dict."""
+    """Returns the records of a training, in the order of their steps. A record without ``gates`` gets an empty dict.
+
+    Raises:
+        UserError: If the file cannot be read, or a record is malformed.
+    """
     records = []
     for origin, record in rows(path):
         _check(record, RECORD, origin)
@@ -305,9 +321,13 @@ def _setting(row: Row) -> SettingOfTask:
 
 
 def _check(row: Any, types: _Types, origin: str) -> None:
-    """Raises UserError unless the row has these fields with these types."""
+    """Checks that the row has these fields with these types.
+
+    Raises:
+        UserError: If a field is missing, or has another type.
+    """
     if not isinstance(row, dict):
-        raise UserError(f"{origin}: an object is needed, got {row!r:.80}")
+        raise UserError(f"{origin} must be a JSON object, got {row!r:.80}")
     for name, allowed in types.items():
         if name not in row:
             raise UserError(f"{origin} lacks {name!r}")

@@ -1,28 +1,28 @@
-"""The template of captions: the text that stands after an image, in training documents and in prompts."""
+"""The template of captions: the text after an image, in training documents and in prompts."""
 
 from dataclasses import dataclass
 
 from flamingo.utils.errors import UserError
 
-#: What the template has in the place of the caption.
+#: The placeholder of the caption.
 _CAPTION = "{caption}"
 
 
 @dataclass(frozen=True)
 class CaptionTemplate:
-    """A text that ends with ``{caption}``, by default that of Flamingo (section 3.1 and appendix B).
+    """A text that ends with ``{caption}``, by default Flamingo's (section 3.1 and appendix B).
 
-    A prompt ends before the blanks in front of the caption: tokenizers join a blank to the word after it.
+    A prompt ends before the spaces in front of the caption: tokenizers join a space to the word after it.
 
     Raises:
-        UserError: Unless ``{caption}`` stands once, at the end.
+        UserError: Unless ``{caption}`` occurs once, at the end.
     """
 
     text: str = "Output: {caption}"
 
     def __post_init__(self) -> None:
         if self.text.count(_CAPTION) != 1 or not self.text.endswith(_CAPTION):
-            raise UserError(f"the template of captions must end with {_CAPTION}, and have it once: got {self.text!r}")
+            raise UserError(f"the template of captions must end with its only {_CAPTION}, got {self.text!r}")
 
     @property
     def prompt(self) -> str:
@@ -30,7 +30,7 @@ class CaptionTemplate:
         return self.text.removesuffix(_CAPTION).rstrip()
 
     def answer(self, caption: str) -> str:
-        """Returns what follows the prompt: the blanks of the template, and the caption."""
+        """Returns the continuation of the prompt: the spaces of the template, and the caption."""
         return self.text.removesuffix(_CAPTION).removeprefix(self.prompt) + caption
 
     def filled(self, caption: str) -> str:

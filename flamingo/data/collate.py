@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int, Num, UInt8
+from jaxtyping import Float, Int, Num, Shaped, UInt8
 from torch import Tensor
 
 PaddingSide = Literal["left", "right"]
@@ -16,15 +16,15 @@ class EncodedExample:
     """One document as tensors, unpadded."""
 
     input_ids: Int[Tensor, " t"]
-    #: For each token the image that it sees, -1 for none.
+    #: The image that each token sees; -1: none.
     image_index: Int[Tensor, " t"]
-    #: What to predict; -100 where the loss does not count. None in a prompt.
+    #: The tokens to predict; -100: not counted by the loss. None: the example is a prompt.
     labels: Int[Tensor, " t"] | None
-    #: Floats, or bytes that are normalized later.
+    #: Floats, or bytes that are normalized later; None: no pixels.
     pixel_values: Float[Tensor, "m f c h w"] | UInt8[Tensor, "m f c h w"] | None
-    #: The frozen encoder's features, in the place of pixels.
+    #: The frozen encoder's features, in place of pixels.
     image_features: Float[Tensor, "m f p v"] | None = None
-    #: The tokens of the document's last text; None if they are not learnt.
+    #: The positions of the document's last text; None if the model is not trained on them.
     last_text: range | None = None
 
 
@@ -32,34 +32,41 @@ class EncodedExample:
 class Batch:
     """The input of a loss: tensors, which move to the model's device, and numbers, which stay on the host."""
 
-    #: The arguments of the model's ``forward``, with ``labels``.
-    tensors: dict[str, Tensor]
-    #: Of the documents, for error messages.
+    #: The arguments of the model's ``forward``, with ``labels``: see :func:`collate` for their shapes.
+    tensors: dict[str, Shaped[Tensor, "..."]]
+    #: The ids of the documents, for errors.
     ids: list[str]
     #: The number of tokens that the loss counts.
     label_tokens: int
-    #: Of each row the tokens of its document's last text; None if they are not learnt, and in packed rows.
+    #: The positions of the last text of each row's document; None if the model is not trained on them. Empty if packed.
     last_texts: Sequence[range | None] = ()
-    #: Images that documents lost since they had too many tokens, counted once where documents share their images.
+    #: Images that documents with too many tokens lost. Documents of a group share their images, which count once.
     dropped_images: int = 0
 
     def to(self, device: torch.device) -> "Batch":
-        """Returns the batch with its tensors on a device. The host does not wait for a copy of pinned memory."""
+        """Returns the batch with its tensors on a device. Copies from pinned memory are asynchronous."""
         tensors = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors.items()}
         return replace(self, tensors=tensors)
 
     def pin_memory(self) -> "Batch":
-        """Returns the batch in pinned memory; a ``DataLoader`` with ``pin_memory`` calls this."""
+        """Returns the batch in pinned memory. A ``DataLoader`` with ``pin_memory`` calls this method."""
         return replace(self, tensors={name: tensor.pin_memory() for name, tensor in self.tensors.items()})
 
 
 def count_label_tokens(labels: Int[Tensor, "b t"]) -> int:
-    """Returns the number of tokens that the loss counts: the first of a row is predicted from nothing."""
+    """Returns the number of tokens that the loss counts. The first token of a row is never predicted."""
     return int((labels[:, 1:] != -100).sum())
 
 
-def collate(examples: Sequence[EncodedExample], pad_token_id: int, padding_side: PaddingSide) -> dict[str, Tensor]:
-    """Pads examples to the longest one and to the largest number of images.
+def collate(
+    examples: Sequence[EncodedExample], pad_token_id: int, padding_side: PaddingSide
+) -> dict[str, Shaped[Tensor, "..."]]:
+    """Returns examples as one batch, padded to the longest one and to the largest number of images.
+
+    Args:
+        examples: The examples: prompts, or training examples with labels.
+        pad_token_id: The id of padding.
+        padding_side: The side of each row that is padded.
 
     Returns:
         ``input_ids``, ``attention_mask`` and ``image_index`` [b t]; ``labels`` [b t] unless the examples are prompts;
@@ -67,7 +74,7 @@ def collate(examples: Sequence[EncodedExample], pad_token_id: int, padding_side:
         without an image are zeros, to which no ``image_index`` points.
 
     Raises:
-        ValueError: For examples that do not fit into one batch.
+        ValueError: If the examples do not fit into one batch.
     """
     if not examples:
         raise ValueError("cannot make a batch of no examples")
@@ -102,10 +109,15 @@ def collate(examples: Sequence[EncodedExample], pad_token_id: int, padding_side:
 def image_places(image_index: Int[Tensor, "bn t"], documents: int, images: int) -> Int[Tensor, " places"]:
     """Returns the places among ``documents * images`` that hold an image, document by document.
 
-    A document's places end with the last image that one of its tokens sees; the places behind it are padding.
+    A document's places end with the last image that one of its tokens sees. The places after it are padding.
+
+    Args:
+        image_index: The image that each token sees; -1: none.
+        documents: The number of documents.
+        images: The number of places for images in each document.
 
     Raises:
-        ValueError: If a token sees an image that is not there.
+        ValueError: If a token sees an image that the batch does not have.
     """
     last_image = image_index.reshape(documents, -1).amax(dim=1)
     if int(last_image.max()) >= images:

@@ -1,4 +1,4 @@
-"""Checksums of a data set, the same wherever its files lie and whenever they were written."""
+"""Checksums of a data set, which do not depend on where its files lie or when they were written."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -12,15 +12,15 @@ from flamingo.utils.reading import regular_file
 
 
 def data_checksums(images: Sequence[Record]) -> dict[str, str]:
-    """Returns two checksums of captioned images.
+    """Returns two checksums of captioned images, ``captions`` and ``files``.
 
     Returns:
-        ``captions``: of ids, captions, splits and the names of the pictures. ``files``: of each picture's file, or of
-        the shard that holds it, the name and the :func:`~flamingo.utils.checksums.sampled_checksum`.
+        ``captions``: the checksum of ids, captions, splits and picture names. ``files``: the checksum of the names and
+        :func:`~flamingo.utils.checksums.sampled_checksum` of the pictures' files, or of the shards that hold them.
     """
     files: dict[str, None] = {}
     captions = digest_of(_rows(images, files))
-    with ThreadPoolExecutor() as pool:  # most of the time goes into reading and hashing, outside Python's lock
+    with ThreadPoolExecutor() as pool:  # reading and hashing take most of the time, and release Python's lock
         described = digest_of(pool.map(_described, files))
     return {"captions": captions, "files": described}
 

@@ -1,4 +1,4 @@
-"""A source of captioned images -> its counts, lengths, sizes, duplicates, and what is left out."""
+"""A source of captioned images -> its counts, lengths, sizes, duplicates, and the images that are left out."""
 
 import hashlib
 import io
@@ -21,50 +21,50 @@ NO_SPLIT = "no split"
 
 @dataclass(frozen=True)
 class Quantiles:
-    """Five values of a distribution, each of which occurs in it."""
+    """Five values of a distribution. Each of them occurs in it."""
 
     least: int
-    #: A twentieth of the values is at most this.
+    #: 5% of the values are at most this.
     low: int
     median: int
-    #: A twentieth of the values is at least this.
+    #: 5% of the values are at least this.
     high: int
     greatest: int
 
 
 @dataclass
 class PictureSummary:
-    """The pictures of a source, which were all opened."""
+    """A summary of a source's pictures, all of which were opened."""
 
-    #: In pixels, upright.
+    #: Of the upright pictures, in pixels.
     width: Quantiles
     height: Quantiles
-    #: Of a file, or of a picture in a shard.
+    #: Of a picture's file, or of its member in a shard.
     num_bytes: Quantiles
-    #: Pictures by their format: JPEG, PNG, ...
+    #: Format (JPEG, PNG, ...) -> the number of pictures.
     formats: dict[str, int]
-    #: The ids of images whose pictures are equal to the last byte.
+    #: Groups of ids whose pictures have the same bytes.
     duplicates: list[list[str]]
-    #: The groups of these that have images of several splits.
+    #: The number of these groups that have images of several splits.
     num_across_splits: int
 
 
 @dataclass
 class DataSummary:
-    """What a source is like."""
+    """The summary of a source."""
 
     num_images: int
     num_captions: int
-    #: Images by split.
+    #: Split -> the number of images.
     splits: dict[str, int]
     captions_per_image: Quantiles
-    #: Of a caption: characters, words between blanks, and tokens where a tokenizer is given.
+    #: Lengths of captions in characters, in words, and in tokens if a tokenizer is given.
     lengths: dict[str, Quantiles]
-    #: Captions that occur more than once, the most frequent first, with their number.
+    #: Caption that occurs more than once -> its number, the most frequent first.
     repeated_captions: dict[str, int]
-    #: By id the reason why an image is left out.
+    #: Id -> the reason why an image is left out.
     skipped: dict[str, str] = field(default_factory=dict)
-    #: None where no picture was opened.
+    #: None if the pictures were not opened.
     pictures: PictureSummary | None = None
 
 
@@ -75,11 +75,11 @@ def summarize(
 
     Args:
         source: The records.
-        count_tokens: Returns the tokens of a caption; None: tokens are not counted.
-        open_images: Whether all pictures are opened: those that cannot be opened are left out.
+        count_tokens: Returns the number of tokens of a caption; None: tokens are not counted.
+        open_images: Whether all pictures are opened. Pictures that cannot be opened are left out.
 
     Raises:
-        UserError: Where no picture can be opened.
+        UserError: If none of the pictures can be opened.
     """
     counts: Counter[str] = Counter()
     per_image: list[int] = []
@@ -108,13 +108,13 @@ def summarize(
 
 
 def quantiles(values: Sequence[int]) -> Quantiles:
-    """Returns the quantiles of at least one value."""
+    """Returns the quantiles of values, of which there is at least one."""
     found = np.quantile(values, (0, 0.05, 0.5, 0.95, 1), method="nearest").tolist()
     return Quantiles(*found)
 
 
 def _weighted_quantiles(counts: Mapping[str, int], measure: Callable[[str], int]) -> Quantiles:
-    """Returns the quantiles of a measure of captions, each of which is measured once."""
+    """Returns the quantiles of a measure of captions. Each different caption is measured once."""
     values: list[int] = []
     for caption, number in counts.items():
         values += [measure(caption)] * number
@@ -122,7 +122,11 @@ def _weighted_quantiles(counts: Mapping[str, int], measure: Callable[[str], int]
 
 
 def _summarize_pictures(source: LazySequence, skipped: dict[str, str]) -> PictureSummary:
-    """Opens all pictures; adds to ``skipped`` those that cannot be opened."""
+    """Returns the summary of all pictures, and adds the pictures that cannot be opened to ``skipped``.
+
+    Raises:
+        UserError: If none of the pictures can be opened.
+    """
     sizes: list[tuple[int, int, int]] = []
     formats: Counter[str] = Counter()
     holders: dict[bytes, list[int]] = {}
@@ -156,11 +160,11 @@ def _summarize_pictures(source: LazySequence, skipped: dict[str, str]) -> Pictur
 
 
 def _measure_picture(image: Image) -> tuple[tuple[int, int, int], str, bytes]:
-    """Returns width, height and bytes of the first frame, its format, and a checksum of its bytes."""
+    """Returns (width, height, bytes) of the first frame, its format, and a checksum of its bytes."""
     frame = image.frames[0]
     picture = open_image(frame)
     assert not isinstance(frame, PILImage.Image), "the pictures of sources lie in files"
-    content = frame_bytes(frame)  # type: ignore[arg-type]  # no source has crops
+    content = frame_bytes(frame)  # type: ignore[arg-type]  # sources have no crops
     with PILImage.open(io.BytesIO(content)) as header:
         format = header.format or "unknown"
     return (picture.width, picture.height, len(content)), format, hashlib.sha256(content).digest()

@@ -9,14 +9,16 @@ from PIL import Image as PILImage
 
 @runtime_checkable
 class Readable(Protocol):
-    """Where a picture's bytes lie: a ``pathlib.Path``, or a place in a larger file, which ``str()`` names uniquely."""
+    """The place of a picture's bytes: a ``pathlib.Path``, or a place in a larger file. ``str()`` names it uniquely."""
 
-    def read_bytes(self) -> bytes: ...
+    def read_bytes(self) -> bytes:
+        """Returns the bytes of the picture's file."""
+        ...
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A random part of a picture, in half of the cases mirrored: a function of the picture and the number."""
+    """A random part of a picture, mirrored in half of the cases. It is a function of the picture and the number."""
 
     frame: "PILImage.Image | Readable | str"
     number: int
@@ -30,7 +32,7 @@ Frame = PILImage.Image | Readable | str | Crop
 
 @dataclass(frozen=True)
 class Text:
-    """A piece of text; ``train`` says whether the loss counts its tokens."""
+    """A piece of text; ``train`` is whether the loss counts its tokens."""
 
     text: str
     train: bool = True
@@ -42,7 +44,7 @@ class Text:
 
 @dataclass(frozen=True, init=False)
 class Image:
-    """A photograph, or a video as its frames: opened pictures, or paths and the like that are opened when needed."""
+    """A photograph, or a video as its frames. A frame is a picture, or a place that it is opened from when needed."""
 
     frames: tuple[Frame, ...]
 
@@ -55,7 +57,14 @@ class Image:
         object.__setattr__(self, "frames", frames)
 
     def crop(self, number: int) -> "Image":
-        """Returns crop 0, the photograph itself, or a part of it. Raises ValueError for a video, and for a crop."""
+        """Returns a random part of the photograph; crop 0 is the photograph itself.
+
+        Args:
+            number: The number of the crop.
+
+        Raises:
+            ValueError: For a video, and for an image that is a crop already.
+        """
         if number == 0:
             return self
         if len(self.frames) > 1 or isinstance(self.frames[0], Crop):
@@ -65,7 +74,7 @@ class Image:
 
 @dataclass(frozen=True)
 class EndOfChunk:
-    """Ends the current chunk where no image does: between texts whose images were left out."""
+    """Ends the current chunk without starting an image: between texts whose images were left out."""
 
 
 Part = Text | Image | EndOfChunk
@@ -100,7 +109,7 @@ class Document:
         return f"document {self.id!r}" if self.id else "a document"
 
     def chunks(self, next_image: bool = False) -> list[Chunk]:
-        """Returns every image with its texts: those after it, or with ``next_image`` those before it.
+        """Returns each image with its texts: the texts after it, or with ``next_image`` the texts before it.
 
         On a web page either may be meant, so training flips a coin per page (Flamingo, appendix A.3.2). Texts without
         an image make a chunk of their own.

@@ -18,9 +18,9 @@ from flamingo.data.shortening import encode_shortened
 from flamingo.utils.checks import probability
 from flamingo.utils.token_ids import TokenIds
 
-#: A batch has its images under one of these names, or has none.
+#: The names of a batch's images; it has one of them, or none.
 _IMAGES = ("pixel_values", "image_features")
-#: Seeds random numbers: another text draws other values of ``next_image``.
+#: Part of the seed: another text draws other values of ``next_image``.
 _STREAM = "next image"
 
 
@@ -28,16 +28,18 @@ _STREAM = "next image"
 class ImageFeatures(Protocol):
     """Precomputed features of images, such as :class:`flamingo.inference.features.FeatureStore`."""
 
-    def stacked(self, images: Sequence[Image]) -> Float[Tensor, "m f p v"]: ...
+    def stacked(self, images: Sequence[Image]) -> Float[Tensor, "m f p v"]:
+        """Returns the features of several images."""
+        ...
 
 
 @dataclass(frozen=True)
 class EncodedGroup:
-    """Documents that show the same images, which the first of them has, and the id of the first."""
+    """Documents with the same images, of which only the first has pixels or features, and the id of the first."""
 
     examples: list[EncodedExample]
     id: str
-    #: The images that each of the documents lost, as it had too many tokens.
+    #: The number of images that each of the documents lost because it had too many tokens.
     dropped_images: int = 0
 
 
@@ -57,17 +59,17 @@ class EncodedDocuments:
         """Makes the data set.
 
         Args:
-            documents: The documents. ``captions_per_image`` documents in a row show the same images.
+            documents: The documents. ``captions_per_image`` consecutive documents show the same images.
             processor: Encodes the documents.
-            features: Features of all images; no image is opened then. None: pixels as bytes.
-            captions_per_image: Documents of a group.
+            features: Features of all images, whose files are then not opened; None: pixels as bytes.
+            captions_per_image: The documents of a group.
             p_next: The probability that the texts of a group belong to the image after them.
-            seed: Of what ``p_next`` decides.
-            shorten_to: Tokens of a document, at most: one with more of them loses its first images until it fits. None:
-                a document with more tokens than the tokenizer's ``model_max_length`` is an error.
+            seed: The seed of ``p_next``.
+            shorten_to: The largest number of tokens: a longer document loses its first images until it fits. None: a
+                document with more tokens than the tokenizer's ``model_max_length`` is an error.
 
         Raises:
-            UserError: If ``p_next`` is no probability.
+            UserError: If ``p_next`` is not a probability.
         """
         probability("p_next", p_next)
         self.documents, self.processor, self.features = documents, processor, features
@@ -85,7 +87,7 @@ class EncodedDocuments:
         return EncodedGroup(examples, documents[0].id, dropped_images)
 
     def _encode(self, documents: Sequence[Document], next_image: bool) -> list[EncodedExample]:
-        # The documents without pixels first: one that does not fit costs no decoding of pictures.
+        # Encode the documents without pixels first: if one is too long, no picture is decoded in vain.
         others = []
         for document in documents[1:]:
             others.append(self._without_pixels(document, next_image))
@@ -105,15 +107,15 @@ class EncodedDocuments:
 def make_batch(
     groups: Sequence[EncodedGroup], pad_token_id: int, pack_to: int = 0, known_ids: TokenIds | None = None
 ) -> Batch:
-    """Returns a batch of all documents of the groups, on the right padded or packed into rows.
+    """Returns a batch of all documents of the groups, padded on the right or packed into rows.
 
     Args:
         groups: Groups with the same number of documents.
-        pad_token_id: Pads the rows.
+        pad_token_id: The id of padding.
         pack_to: Tokens of a row that several documents share; 0: each document has its own row. The images of a group
-            then stand in the batch once: row ``i`` of the images belongs to the documents of group ``i``.
-        known_ids: The ids that the model has embeddings for. The batch is checked here and gets ``image_places``, so
-            that the model reads nothing back from its device. None: the model checks it.
+            are then in the batch once: row ``i`` of the images belongs to the documents of group ``i``.
+        known_ids: The ids that the model has embeddings for. The batch is then checked on the host and gets
+            ``image_places``, so that the model reads nothing back from its device. None: the model checks it.
 
     Raises:
         UserError: For an id that is not among ``known_ids``.
@@ -129,7 +131,7 @@ def make_batch(
         documents_per_group = len(examples) // len(groups)
         for name in _IMAGES:
             if name in tensors:
-                tensors[name] = tensors[name][::documents_per_group]  # the other rows have no images of their own
+                tensors[name] = tensors[name][::documents_per_group]  # only a group's first document has its images
     if known_ids is not None:
         known_ids.check(tensors["input_ids"])
         tensors["image_places"] = _image_places(tensors)

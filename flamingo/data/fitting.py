@@ -13,7 +13,7 @@ from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
-#: The end of a sentence: marks and the quotes or brackets behind them, before a blank; full-width marks need none.
+#: The end of a sentence: marks, and the quotes or brackets after them, before a space. Full-width marks need no space.
 _SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s)|[。！？｡]+[」』”’）]*")  # noqa: RUF001
 
 
@@ -22,9 +22,9 @@ class FittedRecords:
     """Records whose captions fit into a document with one image."""
 
     records: LazySequence
-    #: By id the reasons why other images are left out.
+    #: Id -> the reason why another image is left out.
     skipped: dict[str, str]
-    #: By id the reasons why captions of images that are kept are cut, or left out.
+    #: Id -> the reason why captions of this image are cut or left out.
     shortened: dict[str, str]
 
 
@@ -35,17 +35,17 @@ def fitting(
     too_long: str = "cut",
     template: CaptionTemplate | None = None,
 ) -> FittedRecords:
-    """Returns the images with captions that a document of one image can hold.
+    """Returns the images with captions that fit into a document of one image.
 
     An image with a special token in a caption is left out. A document of several images that is too long loses its
-    first ones when it is encoded: see :class:`flamingo.data.encode.EncodedDocuments`.
+    first images when it is encoded: see :class:`flamingo.data.encode.EncodedDocuments`.
 
     Args:
         source: The images.
         processor: Its tokenizer determines special tokens, and the number of tokens of a document.
         new_tokens: Tokens that are generated after a document.
-        too_long: What is done with a caption that has too many tokens: ``cut``, behind the last sentence that fits, or
-            left out where none does; or ``skip``, which leaves the image out.
+        too_long: The action for a caption with too many tokens. ``cut``: cut it after the last sentence that fits, or
+            leave it out if none fits. ``skip``: leave out its image.
         template: The template of the captions; None: the processor's.
 
     Raises:
@@ -67,7 +67,7 @@ def fitting(
             skipped[record.id] = f"a caption has a special token: {special_token}"
             continue
         captions, tokens = _fitted(record.captions, length, room, too_long)
-        reason = f"{tokens} tokens with its image, and {room} fit"
+        reason = f"{tokens} tokens with its image, of which {room} fit"
         if captions != record.captions:
             if not captions or too_long == "skip":
                 skipped[record.id] = f"a caption is too long: {reason}"
@@ -88,24 +88,30 @@ class Recaptioned(LazySequence):
     """The records of a source, some of them with other captions."""
 
     def __init__(self, source: LazySequence, captions: Mapping[int, tuple[str, ...]]) -> None:
-        """``captions`` are the new ones by the index of the record."""
+        """Makes the sequence.
+
+        Args:
+            source: The records.
+            captions: Index of a record -> its new captions.
+        """
         self.source, self.skipped, self.captions = source, source.skipped, captions
 
     def __len__(self) -> int:
         return len(self.source)
 
     def item(self, index: int) -> Record:
+        """Returns the record at ``index``, which lies in [0, len)."""
         record = self.source[index]
         return replace(record, captions=self.captions.get(index, record.captions))
 
 
 def cut_at_sentence(caption: str, length: Callable[[str], int], room: int) -> str | None:
-    """Returns the sentences at the beginning of a caption that fit into ``room``; None if the first does not.
+    """Returns the sentences at the beginning of a caption that fit; None if the first one does not.
 
     Args:
         caption: The caption.
-        length: Returns the tokens of a caption with its image.
-        room: Tokens, at most.
+        length: Returns the number of tokens of a caption with its image.
+        room: The largest number of tokens.
     """
     ends = [match.end() for match in _SENTENCE_END.finditer(caption)]
     fitting_ends = bisect_right(ends, room, key=lambda end: length(caption[:end]))
@@ -115,7 +121,7 @@ def cut_at_sentence(caption: str, length: Callable[[str], int], room: int) -> st
 def _fitted(
     captions: tuple[str, ...], length: Callable[[str], int], room: int, too_long: str
 ) -> tuple[tuple[str, ...], int]:
-    """Returns the captions that fit, some of them cut, and the tokens of the longest one with its image."""
+    """Returns the captions that fit, some of them cut, and the number of tokens of the longest one with its image."""
     lengths = [length(caption) for caption in captions]
     fitted = []
     for caption, tokens in zip(captions, lengths, strict=True):

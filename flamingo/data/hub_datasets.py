@@ -10,30 +10,29 @@ from flamingo.utils.errors import UserError
 
 _PREFIX = "hf://datasets/"
 _ADDRESS = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([\w./-]+?))?(?:/(.*))?")
-_FORM = f"{_PREFIX}OWNER/NAME, with @REVISION and /FOLDER behind it if wanted"
+_FORM = f"{_PREFIX}OWNER/NAME, optionally followed by @REVISION and /FOLDER"
 
 
 def is_hub_dataset(root: str) -> bool:
-    """Returns whether a name is that of a data set of the hub."""
+    """Returns whether a path is the address of a data set on the hub."""
     return root.startswith("hf:")
 
 
 def downloaded(root: str) -> str:
-    """Returns the folder, the file or the glob in the cache that has the files of a data set of the hub.
+    """Returns the folder, file or pattern in the local cache where the files of a hub data set lie.
 
-    What is in the cache is not downloaded again. Without a connection the cache alone is read.
+    Files in the cache are not downloaded again. Without a connection only the cache is read.
 
     Args:
         root: ``hf://datasets/OWNER/NAME``. ``@REVISION`` may follow, and ``/FOLDER``, ``/FILE`` or ``/PATTERN``: then
-            these files alone are downloaded.
+            only these files are downloaded.
 
     Raises:
-        UserError: For an address of another form, and for a data set that can be neither downloaded nor found in the
-            cache.
+        UserError: If the address has another form, or the data set is not in the cache and cannot be downloaded.
     """
     address = _ADDRESS.fullmatch(root.rstrip("/"))
     if address is None:
-        raise UserError(f"{root} is no address of a data set on the hub: say {_FORM}")
+        raise UserError(f"{root} is not the address of a data set on the hub: use {_FORM}")
     name, revision, path = address.groups()
     patterns = [path, f"{path}/*"] if path else None
     try:

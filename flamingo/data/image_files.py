@@ -18,17 +18,17 @@ class ImageFiles:
     folder: Path
     #: In alphabetical order, with ``/`` between folders.
     names: tuple[str, ...]
-    #: The number of the other files, by suffix.
+    #: Suffix -> the number of files that are not images.
     others: dict[str, int]
 
 
 def find_images(root: str) -> ImageFiles:
-    """Returns the images of a folder and of all folders below it, those that a pattern matches, or one file.
+    """Returns the images below a folder, the images that a pattern matches, or one image file.
 
-    Hidden files and folders are left out.
+    Hidden files and folders are skipped.
 
     Raises:
-        UserError: Where there is no image.
+        UserError: If there is no image.
     """
     if Path(root).is_dir():
         folder, paths = Path(root), _below(root)
@@ -57,7 +57,11 @@ def _below(folder: str) -> list[Path]:
 
 
 def _matching(pattern: str) -> tuple[Path, list[Path]]:
-    """Returns the folder before the first wildcard, and the files."""
+    """Returns the folder before the first wildcard, and the files.
+
+    Raises:
+        UserError: If the pattern matches no file.
+    """
     # pathlib's glob takes no absolute pattern.
     matches = [Path(pattern)] if Path(pattern).exists() else map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207
     files = [path for path in matches if path.is_file()]

@@ -14,15 +14,15 @@ from flamingo.utils.devices import pins_memory, processes
 from flamingo.utils.errors import UserError
 
 #: A forked worker ends when its parent, the training process, is killed. A worker of a fork server, the default of
-#: Python 3.14, has another parent and stays.
+#: Python 3.14, has another parent and would stay alive.
 _START_METHOD = "fork" if sys.platform == "linux" else None
 
 
 class Loader:
-    """Batches of an endless data set, from ``position`` on.
+    """Batches of an endless data set, starting at ``position``.
 
     ``position`` counts the samples that all processes have been given. It is the loader's whole state: to resume,
-    set it. A batch depends on the position alone, not on ``num_workers``.
+    set it. A batch depends on the position, and not on ``num_workers``.
     """
 
     def __init__(
@@ -39,15 +39,16 @@ class Loader:
 
         Args:
             items: The data set. An item must not draw from global random states, which differ between workers.
-            collate: Makes a batch of a list of items; as ``items``, it runs in a worker.
-            batch_size: Samples of this process in a batch; of all processes, ``num_ranks`` times as many.
-            num_workers: Processes that make batches ahead of time; 0: none, each is made when asked for.
+            collate: Makes a batch of a list of items. It runs in a worker, as ``items`` do.
+            batch_size: Samples of this process in a batch. All processes together have ``num_ranks`` times as many.
+            num_workers: Processes that make batches ahead of time; 0: each batch is made when it is asked for.
             rank: The number of this process.
-            num_ranks: How many processes train together.
+            num_ranks: The number of processes that train together.
             pin_memory: Whether batches lie in pinned memory, from which copies to a GPU do not block the host.
 
         Raises:
-            UserError: For a number out of range.
+            UserError: If ``batch_size`` or ``num_workers`` is out of range.
+            ValueError: If ``rank`` is out of range.
         """
         for key, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
             if value < least:
@@ -61,8 +62,12 @@ class Loader:
         self.position = 0
 
     def __iter__(self) -> Iterator[Any]:
-        """Raises UserError where making a batch raises it, in a worker, too."""
-        # Its own generator, since a DataLoader draws a seed for its workers.
+        """Yields batches without end, starting at ``position``, which it advances.
+
+        Raises:
+            UserError: If making a batch raises it, in this process or in a worker.
+        """
+        # A DataLoader draws a seed for its workers: a generator of its own leaves the global one unchanged.
         generator = torch.Generator().manual_seed(0)
         loader: DataLoader[Any] = DataLoader(
             self.batches,
@@ -78,12 +83,12 @@ class Loader:
         for batch in loader:
             if isinstance(batch, UserError):
                 raise batch
-            # Before the batch is handed out: a state that is saved after it starts behind it.
+            # Advance before the batch is yielded: a state that is saved after its step resumes with the next batch.
             self.position += self.batch_size * self.num_ranks
             yield batch
 
     def _positions(self) -> Iterator[range]:
-        """Of each batch of all processes the part of this one: ``batch_size`` positions in a row."""
+        """Yields the ``batch_size`` consecutive positions of this process in each batch of all processes."""
         first = self.position + self.rank * self.batch_size
         for start in count(first, self.batch_size * self.num_ranks):
             yield range(start, start + self.batch_size)
@@ -92,7 +97,7 @@ class Loader:
 def process_loader(
     items: Endless[Any], collate: Callable[[list[Any]], Any], batch_size: int, num_workers: int = 0
 ) -> Loader:
-    """Returns the :class:`Loader` of this process, which shares the items with all processes of the training."""
+    """Returns the :class:`Loader` of this process. The processes of the training share the items."""
     state = processes()
     return Loader(
         items,
@@ -106,7 +111,7 @@ def process_loader(
 
 
 class _Batches(Dataset[Any]):
-    """Whole batches by their positions. A user's error is returned: raised in a worker it becomes a printed trace."""
+    """Whole batches by their positions. A UserError is returned: if a worker raised it, only its trace would arrive."""
 
     def __init__(self, items: Endless[Any], collate: Callable[[list[Any]], Any]) -> None:
         self.items, self.collate = items, collate
@@ -119,7 +124,7 @@ class _Batches(Dataset[Any]):
 
 
 def _outlive_a_signal(_: int) -> None:
-    """Let a worker make batches for 30 more seconds after Ctrl-C or SIGTERM.
+    """Lets a worker make batches for 30 more seconds after Ctrl-C or SIGTERM.
 
     A terminal and a cluster send them to all processes of a job at once. The training process then finishes its step
     and ends its workers itself.

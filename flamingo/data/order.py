@@ -1,7 +1,7 @@
 """The order of draws: which item of a data set comes at each position, as a pure function of seed and position.
 
 A data set is endless: an object whose ``[position]`` is the item of that position. Position p counts the samples of the
-data set since the start of training, over all epochs, processes and workers. Nothing else is needed to resume.
+data set since the start of training, over all epochs, processes and workers. It is all that resuming needs.
 """
 
 import math
@@ -22,15 +22,15 @@ _ROUNDS = 12
 
 @runtime_checkable
 class Endless(Protocol[Item_co]):
-    """A data set without end: the item of a position is a function of that position alone."""
+    """A data set without end: the item at a position is a function of that position alone."""
 
     def __getitem__(self, position: int, /) -> Item_co: ...
 
 
 def index_at(position: int, n: int, seed: int | str) -> int:
-    """Returns the index, below ``n``, of the item at ``position``: each epoch of ``n`` positions has each index once.
+    """Returns the index, below ``n``, of the item at ``position``. Each epoch of ``n`` positions has each index once.
 
-    Takes time and memory that do not depend on ``n`` or ``position``.
+    Time and memory do not depend on ``n`` or ``position``.
     """
     assert n > 0 and position >= 0
     epoch, within = divmod(position, n)
@@ -58,15 +58,19 @@ def _permuted(index: int, n: int, key: str) -> int:
 
 
 def _hash(text: str) -> int:
-    """64 bits, the same on every machine."""
+    """Returns 64 bits that are the same on every machine."""
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 class Shuffled(Generic[Item]):
-    """The items of a sequence, endlessly: each once an epoch, each epoch in an order of its own."""
+    """The items of a sequence, endlessly: each once per epoch, each epoch in its own order."""
 
     def __init__(self, items: Sequence[Item], seed: int | str) -> None:
-        """Raises UserError where there are no items."""
+        """Makes the data set.
+
+        Raises:
+            UserError: If there are no items.
+        """
         if len(items) == 0:
             raise UserError("a data set without items cannot be shuffled")
         self.items, self.seed = items, seed
@@ -78,13 +82,23 @@ class Shuffled(Generic[Item]):
 class Mixture:
     """Items of several endless sources, as often as their weights say.
 
-    Of every 4096 positions each source has a fixed quota, its share rounded by the method of largest remainders. The
-    share of a source is therefore off by less than 1 / 4096. The sources alternate in an order that the seed decides,
-    the same in each block. Each source is read in the order of its own positions.
+    Each block of 4,096 positions has a fixed quota for each source: its share, rounded by the method of largest
+    remainders. The share of a source is therefore off by less than 1 / 4096. The seed decides the order in which the
+    sources alternate, the same in each block. Each source is read in the order of its own positions.
     """
 
     def __init__(self, sources: Mapping[str, Endless[Any]], weights: Mapping[str, float], seed: int | str) -> None:
-        """Raises UserError for a source without a weight, a weight without a source, or a weight too small to count."""
+        """Makes the mixture.
+
+        Args:
+            sources: The sources by name.
+            weights: The weight of each source; weights need not sum to 1.
+            seed: The seed of the order in a block.
+
+        Raises:
+            UserError: If a weight is not positive and finite, or too small for one position in a block.
+            ValueError: If sources and weights have different names.
+        """
         if sources.keys() != weights.keys():
             raise ValueError(f"sources {sorted(sources)} and weights {sorted(weights)} must have the same names")
         for name, weight in weights.items():
@@ -98,7 +112,7 @@ class Mixture:
         self._slots = self._order_in_a_block(seed)
 
     def _order_in_a_block(self, seed: int | str) -> list[tuple[str, int]]:
-        """For each position in a block the source, and how many positions of the block it had before."""
+        """Returns the source of each position in a block, and how many positions that source had before."""
         names = [name for name in sorted(self.quotas) for _ in range(self.quotas[name])]
         had = dict.fromkeys(self.quotas, 0)
         slots = []
@@ -120,7 +134,7 @@ class Mixture:
 
 
 def _quotas(weights: Mapping[str, float]) -> dict[str, int]:
-    """Of :data:`BLOCK` positions those of each source, by the method of largest remainders."""
+    """Returns the number of each source's positions among :data:`BLOCK`, by the method of largest remainders."""
     total = math.fsum(weights.values())
     exact = {name: weights[name] / total * BLOCK for name in sorted(weights)}
     quotas = {name: math.floor(share) for name, share in exact.items()}

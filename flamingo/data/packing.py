@@ -5,26 +5,35 @@ from itertools import chain
 
 import torch
 from einops import rearrange
+from jaxtyping import Shaped
 from torch import Tensor
 
 from flamingo.data.collate import EncodedExample, collate
 
-#: Documents that show the same images, which the first of them has.
+#: Documents with the same images. Only the first of them has the pixels or features.
 Group = Sequence[EncodedExample]
 
 
-def pack(groups: Sequence[Group], length: int, pad_token_id: int) -> dict[str, Tensor]:
-    """Returns a batch as :func:`collate`, whose rows hold as many groups as fit into ``length`` tokens.
+def pack(groups: Sequence[Group], length: int, pad_token_id: int) -> dict[str, Shaped[Tensor, "..."]]:
+    """Returns a batch as :func:`collate`, in whose rows short documents are packed.
 
-    A longer group has its own row. ``attention_mask`` [b 1 t t] is true where a token may attend: back to the beginning
-    of its document. ``position_ids`` [b t] begin with each document. All examples need labels. Raises ValueError as
-    :func:`collate`.
+    Args:
+        groups: Groups of documents with the same images. All examples need labels.
+        length: The tokens of a row. A row holds as many groups as fit; a longer group has its own row.
+        pad_token_id: The id of padding.
+
+    Returns:
+        The tensors of :func:`collate`. ``attention_mask`` [b 1 t t] is true where a token may attend: back to the
+        beginning of its document. ``position_ids`` [b t] begin anew with each document.
+
+    Raises:
+        ValueError: As :func:`collate`.
     """
     rows = _rows(groups, length)
     examples = [_joined(row) for row in rows]
     batch = collate(examples, pad_token_id, padding_side="right")
     shape = batch["input_ids"].shape
-    # The padding of a row counts as a document: it attends to itself, as softmax needs something to attend to.
+    # The padding of a row counts as a document: softmax over no token would be NaN.
     document = torch.full(shape, -1)
     position = torch.zeros(shape, dtype=torch.long)
     for index, row in enumerate(rows):
@@ -43,7 +52,7 @@ def pack(groups: Sequence[Group], length: int, pad_token_id: int) -> dict[str, T
 
 
 def _rows(groups: Sequence[Group], length: int) -> list[list[Group]]:
-    """Returns the groups of each row: the longest groups first, each in the first row that has room."""
+    """Returns the groups of each row: the longest groups first, each in the first row with enough room."""
     rows: list[list[Group]] = []
     for group in sorted(groups, key=_num_tokens, reverse=True):
         for row in rows:
@@ -61,7 +70,7 @@ def _num_tokens(group: Group) -> int:
 
 
 def _joined(groups: Sequence[Group]) -> EncodedExample:
-    """Returns the groups of a row as one example: the images of all, and each token's index among them."""
+    """Returns the groups of a row as one example: all their images, and each token's image among them."""
     input_ids, image_index, labels = [], [], []
     num_images = 0
     for group in groups:
@@ -71,7 +80,7 @@ def _joined(groups: Sequence[Group]) -> EncodedExample:
             index_in_row = example.image_index + num_images
             image_index.append(torch.where(example.image_index >= 0, index_in_row, -1))
             labels_of_document = example.labels.clone()
-            labels_of_document[0] = -100  # would be predicted from another document
+            labels_of_document[0] = -100  # it would be predicted from another document
             labels.append(labels_of_document)
         num_images += _num_images(group[0])
     pixels = [group[0].pixel_values for group in groups]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 from transformers import AddedToken, AutoConfig, AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
 
@@ -33,14 +33,14 @@ from flamingo.utils.checks import one_of, whole
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 
-#: How configs of transformers call the number of positions.
+#: The names of the number of positions in configs of transformers.
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 END_OF_CHUNK_TOKEN = "<|endofchunk|>"
 
 
 class FlamingoProcessor(ProcessorMixin):
-    """An image processor and a tokenizer, to which the two tokens of Flamingo are added.
+    """An image processor, and a tokenizer with the two added tokens of Flamingo.
 
     A document becomes ``BOS <image>text<|endofchunk|> ... EOS`` (Flamingo, section 2.4). The processor decides which
     image a token sees, in ``image_index``. With ``tokens_per_image`` the marker takes as many positions.
@@ -64,27 +64,27 @@ class FlamingoProcessor(ProcessorMixin):
         if not tokenizer.is_fast:
             raise UserError(f"{type(tokenizer).__name__} gives no offsets; a fast tokenizer is needed")
         one_of("aspect", aspect, get_args(Aspect))
-        #: Whether documents begin with the tokenizer's BOS and end with its EOS, where it has them.
+        #: Whether documents begin with the tokenizer's BOS and end with its EOS, if it has them.
         self.bos, self.eos = bos, eos
         #: How a picture is made square; see :func:`flamingo.data.transforms.pictures.shaped`.
         self.aspect = aspect
         if image_marker.count(IMAGE_TOKEN) != 1:
             raise ValueError(f"image_marker must contain {IMAGE_TOKEN} once, got {image_marker!r}")
-        #: Tokens that are added to the tokenizer; the token that ends a chunk; and the text that stands for an image,
-        #: whose part before ``<image>`` sees the image before it. Checkpoints of other projects have other ones: see
+        #: Tokens that are added to the tokenizer; the token that ends a chunk; the text of an image, whose part before
+        #: ``<image>`` sees the image before it. Checkpoints of other projects have other values: see
         #: :mod:`flamingo.interop`.
         self.new_tokens, self.end_of_chunk, self.image_marker = list(new_tokens), end_of_chunk, image_marker
-        #: The number of markers that stand for an image, where visual tokens take their places; 0: one marker.
+        #: The number of markers per image, if visual tokens take their places; 0: one marker.
         self.tokens_per_image = tokens_per_image
         whole("tokens_per_image", tokens_per_image, least=0)
-        #: The template with which captions are trained and asked for; its text is saved.
+        #: The template of captions in training and in prompts. Its text is saved.
         self.caption_template, self.template = caption_template, CaptionTemplate(caption_template)
         tokens = [AddedToken(t, special=True, normalized=False) for t in new_tokens]
         tokenizer.add_tokens(tokens, special_tokens=True)
         if tokens_per_image > 0 and IMAGE_TOKEN not in tokenizer.get_vocab():
-            raise UserError(f"tokens_per_image is {tokens_per_image}, but {IMAGE_TOKEN} is no token of the tokenizer")
+            raise UserError(f"tokens_per_image is {tokens_per_image}, but the tokenizer has no token {IMAGE_TOKEN}")
         if tokenizer.pad_token is None:
-            # Any token may pad: the attention mask tells padding.
+            # Any token may pad: the attention mask excludes padding.
             tokenizer.pad_token = tokenizer.eos_token or end_of_chunk
         self._special = tuple(dict.fromkeys([IMAGE_TOKEN, end_of_chunk] + special_tokens(tokenizer)))
 
@@ -96,16 +96,13 @@ class FlamingoProcessor(ProcessorMixin):
         image_size: int | None = None,
         **kwargs: Any,
     ) -> "FlamingoProcessor":
-        """Returns a processor of the image processor of the one and the tokenizer of the other.
+        """Returns a processor with the image processor of one checkpoint and the tokenizer of another.
 
         Args:
             vision_model_name_or_path: The vision encoder.
             text_model_name_or_path: The language model.
-            image_size: The side, in pixels, of the images that the encoder gets; None: its own.
-            kwargs: Of ``__init__``.
-
-        Raises:
-            UserError: Where the image processor or the tokenizer is missing.
+            image_size: The side, in pixels, of the images that the encoder gets; None: the image processor's own.
+            **kwargs: Arguments of the constructor.
         """
         image_processor = load_image_processor(vision_model_name_or_path, image_size)
         tokenizer = from_pretrained(AutoTokenizer, text_model_name_or_path, "tokenizer")
@@ -116,7 +113,7 @@ class FlamingoProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Loads a processor; a checkpoint's own code runs only with ``trust_remote_code=True``."""
+        """Returns the processor of a checkpoint. The checkpoint's code runs only with ``trust_remote_code=True``."""
         kwargs.setdefault("trust_remote_code", False)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
@@ -132,24 +129,25 @@ class FlamingoProcessor(ProcessorMixin):
 
     @property
     def image_token_id(self) -> int:
+        """The id of the token that marks an image."""
         return self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
 
     @property
     def end_of_chunk_token_id(self) -> int:
-        """The token that ends a caption: the ``eos_token_id`` of ``generate``."""
+        """The id of the token that ends a caption: the ``eos_token_id`` of ``generate``."""
         return self.tokenizer(self.end_of_chunk, add_special_tokens=False)["input_ids"][-1]
 
     def special_token_in(self, text: str) -> str | None:
-        """Returns a special token that the text contains, or None; no document may contain one."""
+        """Returns a special token that the text contains; None if there is none. No document may contain one."""
         return next((token for token in self._special if token in text), None)
 
     @property
     def room(self) -> int:
-        """The largest number of tokens of a document's chunks: the limit without BOS, EOS and the end of a chunk."""
+        """The largest number of tokens in a document's chunks: the limit without BOS, EOS and the end of a chunk."""
         return self.tokenizer.model_max_length - 2 - self._length(self.end_of_chunk)
 
     def chunk_length(self, text: str) -> int:
-        """Returns the number of tokens of an image with this text: of marker, text and end of chunk."""
+        """Returns the number of tokens of an image with this text: its marker, the text and the end of the chunk."""
         return self._length(f"{self.image_marker}{text}{self.end_of_chunk}")
 
     def _length(self, text: str) -> int:
@@ -158,7 +156,7 @@ class FlamingoProcessor(ProcessorMixin):
 
     @property
     def new_token_ids(self) -> list[int]:
-        """Ids of the tokens whose embeddings are trained: ``FlamingoConfig.new_token_ids``."""
+        """The ids of the tokens whose embeddings are trained: ``FlamingoConfig.new_token_ids``."""
         return self.tokenizer.convert_tokens_to_ids(self.new_tokens)
 
     def encode(
@@ -177,14 +175,14 @@ class FlamingoProcessor(ProcessorMixin):
         Args:
             document: The document.
             prompt: Whether the last chunk stays open, to be continued. A prompt has no labels.
-            next_image: See :meth:`Document.chunks`.
+            next_image: Whether texts belong to the image after them: see :meth:`Document.chunks`.
             leading_space: Whether the text of each chunk begins with a space (Flamingo, appendix A.3.2).
             max_length: The largest number of tokens; None: the tokenizer's ``model_max_length``.
-            pixels: Whether images are opened. Features or visual tokens need none.
-            as_bytes: Whether pixels are what :meth:`normalized` takes.
+            pixels: Whether images are opened. Precomputed features need no pixels.
+            as_bytes: Whether pixels stay bytes, for :meth:`normalized`.
 
         Raises:
-            UserError: Naming the document, for a text with a special token, a broken image, or too many tokens.
+            UserError: For a text with a special token, a broken image or too many tokens, by the document's id.
         """
         pieces, images, last_text = self._render(document, prompt, next_image, leading_space)
         ids, piece_of_token = self._tokenize(pieces, str(document), max_length)
@@ -208,10 +206,10 @@ class FlamingoProcessor(ProcessorMixin):
         rng: random.Random | None = None,
         max_length: int | None = None,
     ) -> BatchFeature:
-        """Returns documents as one padded batch: padded on the left for prompts, else on the right.
+        """Returns documents as one padded batch, which :func:`~flamingo.data.collate.collate` describes.
 
-        ``p_next`` and ``p_space`` are the probabilities of ``next_image`` and ``leading_space`` of :meth:`encode`,
-        drawn from ``rng`` for each document.
+        Prompts are padded on the left, other documents on the right. ``p_next`` and ``p_space`` are the probabilities of
+        ``next_image`` and ``leading_space`` of :meth:`encode`, drawn from ``rng`` for each document.
         """
         check_coin("p_next", p_next, rng)
         check_coin("p_space", p_space, rng)
@@ -264,15 +262,13 @@ class FlamingoProcessor(ProcessorMixin):
     def pixel_values(
         self, images: Sequence[Image], owner: str = "a batch", as_bytes: bool = False
     ) -> Float[Tensor, "m f c h w"] | UInt8[Tensor, "m f c h w"]:
-        """Returns the preprocessed images.
+        """Returns the preprocessed images, which have the same number of frames.
 
-        Args:
-            images: Images with the same number of frames.
-            owner: The document or text that errors name.
-            as_bytes: Whether :meth:`normalized` is left to be done, if the image processor allows it.
+        ``owner`` is the document or text that errors name. With ``as_bytes`` pixels stay bytes, for :meth:`normalized`,
+        if the image processor allows it.
 
         Raises:
-            UserError: For a broken image, or for different numbers of frames.
+            UserError: For a broken image, or different numbers of frames.
         """
         frames = {len(image.frames) for image in images}
         if len(frames) > 1:
@@ -283,8 +279,8 @@ class FlamingoProcessor(ProcessorMixin):
             pixels = normalized(self.image_processor, pixels)
         return pixels.unflatten(0, (len(images), frames.pop()))
 
-    def normalized(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Returns a batch with ``pixel_values`` as floats, as the model takes them; others stay as they are."""
+    def normalized(self, tensors: Mapping[str, Shaped[Tensor, "..."]]) -> dict[str, Shaped[Tensor, "..."]]:
+        """Returns a batch with ``pixel_values`` [b m f c h w] as floats. Its other tensors are unchanged."""
         if "pixel_values" not in tensors:
             return dict(tensors)
         batch = dict(tensors)
@@ -299,10 +295,13 @@ class FlamingoProcessor(ProcessorMixin):
         padding_side: PaddingSide = "left",
         return_tensors: str = "pt",
     ) -> BatchFeature:
-        """Returns prompts of texts with ``<image>`` markers and their images, as processors of transformers do.
+        """Returns prompts from texts with ``<image>`` markers and their images, as processors of transformers do.
 
         ``images`` (pictures, paths, or :class:`Image` for videos) is a list for one text, a list of lists for several.
-        All tokens up to the next marker see a marker's image. Raises ValueError where markers and images differ.
+        All tokens up to the next marker see a marker's image.
+
+        Raises:
+            ValueError: If the numbers of markers and images differ, or an argument is not supported.
         """
         if padding not in (True, "longest"):
             raise ValueError(f"prompts are padded to the longest of them; padding={padding!r} is not supported")
@@ -321,7 +320,7 @@ class FlamingoProcessor(ProcessorMixin):
         return EncodedExample(torch.tensor(ids), image_index, None, self.pixel_values(images, name) if images else None)
 
     def _tokenize(self, pieces: list[Piece], name: str, max_length: int | None) -> tuple[list[int], list[Piece]]:
-        """Returns the ids and the piece of each token. The text is tokenized whole, as in the model's pretraining."""
+        # The text is tokenized whole, as in the pretraining of the language model.
         text = "".join(piece.text for piece in pieces)
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids: list[int] = []

@@ -10,19 +10,19 @@ from flamingo.data.readers.candidate import Candidate
 from flamingo.utils.errors import UserError
 from flamingo.utils.kinds import import_name
 
-#: A format, and the files to read; the folder for an image folder.
+#: A format, and the files to read, or the folder if the format is a folder.
 FormatAndFiles = tuple[str, list[Path]]
 
 
 def recognise(root: str, format: str | None) -> FormatAndFiles:
-    """Returns the format of what lies at ``root``, and the files to read.
+    """Returns the format of the data at ``root``, and the files to read.
 
     Args:
         root: A folder, a file, or a glob.
         format: A name of :data:`READERS`; None: any.
 
     Raises:
-        UserError: Where nothing, or more than one thing, is recognised.
+        UserError: If no data set, or more than one, is recognised.
     """
     if not Path(root).is_dir():
         return _file_or_glob(root, format)
@@ -34,9 +34,7 @@ def recognise(root: str, format: str | None) -> FormatAndFiles:
         raise UserError(_not_understood(root, format))
     if len(candidates) > 1:
         labels = ", ".join(f"{label} ({name})" for label, (name, _) in candidates.items())
-        raise UserError(
-            f"{root} has more than one thing to read, {labels}: give one of them, a glob in quotes, or the format"
-        )
+        raise UserError(f"{root} has several data sets, {labels}: name one of them, a glob in quotes, or the format")
     return candidates.popitem()[1]
 
 
@@ -50,12 +48,12 @@ def _file_or_glob(root: str, format: str | None) -> FormatAndFiles:
         raise UserError(_not_understood(str(files[0]), format))
     if len(files) > 1 and not READERS[name].sharded:
         sharded = " and ".join(name for name, reader in READERS.items() if reader.sharded)
-        raise UserError(f"{root} names {len(files)} files, which only {sharded} shards may be; these are {name}")
+        raise UserError(f"{root} names {len(files)} files of the format {name}; only {sharded} may be several files")
     return name, [files[0].parent] if READERS[name].is_folder else files
 
 
 def _inside(folder: Path) -> dict[str, FormatAndFiles]:
-    """Returns the data sets of a folder. Its shards of one format are one data set: their names tell splits apart."""
+    """Returns the data sets of a folder. Its shards of one format are one data set: their names give the splits."""
     candidates: dict[str, FormatAndFiles] = {}
     for file in _without_superfluous(_named_as_any(folder)):
         name = recognised(file)
@@ -71,8 +69,8 @@ def _inside(folder: Path) -> dict[str, FormatAndFiles]:
 
 
 def _named_as_any(folder: Path) -> set[Path]:
-    """Returns the files of a folder whose names any format may have."""
-    # The folder may have a million images: it is listed once for all patterns.
+    """Returns the files of a folder whose names match a format."""
+    # List the folder once for all patterns: it may have a million images.
     names = [path.name for path in folder.iterdir()]
     files: set[Path] = set()
     for format in READERS.values():
@@ -85,17 +83,17 @@ def _named_as_any(folder: Path) -> set[Path]:
 
 
 def _may_lie(name: str, file: Path, folder: Path) -> bool:
-    """Returns whether a file of this format may lie there: in the folder, or below it where a pattern says so."""
+    """Returns whether a file of this format may lie there: in the folder, or below it if a pattern says so."""
     if file.parent == folder:
         return True
     return any("/" in pattern and file.match(pattern) for pattern in READERS[name].files)
 
 
 def _without_superfluous(files: Iterable[Path]) -> list[Path]:
-    """Returns the files without folders, and without those that others make superfluous, sorted.
+    """Returns the files, sorted, without folders and without files that other files make superfluous.
 
-    img2dataset writes for ``00000.tar`` also ``00000.parquet``, the list of its addresses, and ``00000_stats.json``.
-    Flickr8k has its captions a second time, in lemmas. An image folder may have further files ``metadata.*``.
+    img2dataset writes for ``00000.tar`` also ``00000.parquet``, the list of its URLs, and ``00000_stats.json``.
+    Flickr8k has its captions a second time, in lemmas. An image folder may have other files ``metadata.*``.
     """
     candidates = {file for file in files if not file.is_dir()}
     superfluous: set[Path] = set()
@@ -111,7 +109,7 @@ def _without_superfluous(files: Iterable[Path]) -> list[Path]:
 
 
 def recognised(file: Path) -> str | None:
-    """Returns a file's format, by its content where no name decides; None where it is none of :data:`READERS`."""
+    """Returns a file's format, by its content unless its name decides; None if it is none of :data:`READERS`."""
     for name, format in READERS.items():
         if format.recognise is None and _has_name_of(name, file):
             return name
@@ -129,4 +127,4 @@ def _has_name_of(name: str, file: Path) -> bool:
 def _not_understood(root: str, format: str | None) -> str:
     formats = "".join(f"\n  {name}: {reader.looks}" for name, reader in READERS.items())
     wanted = f" as {format}" if format else ""
-    return f"{root} has nothing that is understood{wanted}; that would be{formats}"
+    return f"{root} has no data that can be read{wanted}; the formats are{formats}"

@@ -16,9 +16,10 @@ from flamingo.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Record:
-    """An image with all its captions, in the source's order: at least one, none of them empty.
+    """An image with all its captions, in the source's order. There is at least one caption, and none is empty.
 
-    ``id`` is the source's own, unique within it or within its split. ``split`` is None where the source names none.
+    ``id`` is the source's own, unique within the source or within its split. ``split`` is None if the source names
+    none.
     """
 
     id: str
@@ -30,7 +31,7 @@ class Record:
 class LazySequence(Sequence[Record]):
     """A sequence whose records are made when they are asked for."""
 
-    #: By id the reason why an image was left out; by a file's name the reason why a part of the file was.
+    #: Id -> the reason why an image was left out, and file -> the reason why a part of the file was.
     skipped: dict[str, str]
 
     @abstractmethod
@@ -49,7 +50,7 @@ class LazySequence(Sequence[Record]):
 
 
 class RecordList(LazySequence):
-    """Records that are in memory."""
+    """A sequence of records in memory."""
 
     def __init__(self, records: Sequence[Record], skipped: dict[str, str]) -> None:
         self.records, self.skipped = records, skipped
@@ -58,6 +59,7 @@ class RecordList(LazySequence):
         return len(self.records)
 
     def item(self, index: int) -> Record:
+        """Returns the record at ``index``, which lies in [0, len)."""
         return self.records[index]
 
 
@@ -72,16 +74,17 @@ class Subset(LazySequence):
         return len(self._indices)
 
     def item(self, index: int) -> Record:
+        """Returns the record at ``index``, which lies in [0, len)."""
         return self.source[int(self._indices[index])]
 
 
 def captions_of(value: Any) -> tuple[str, ...]:
-    """Return one caption, or a list of them, as a tuple; blanks around a caption are removed.
+    """Returns one caption, or a list of captions, as a tuple. Spaces around a caption are removed.
 
-    Line breaks within a caption are white space: each becomes one blank.
+    Line breaks in a caption, with the spaces around them, become one space.
 
     Raises:
-        UserError: For no caption, an empty one, half a character, and what is no text. The message begins with the
+        UserError: If there is no caption, or one is empty, half a character, or not a text. The message begins with the
             kind of the fault, up to a colon; see :func:`by_reason`.
     """
     captions = [value] if isinstance(value, str) else value
@@ -93,16 +96,16 @@ def captions_of(value: Any) -> tuple[str, ...]:
         raise UserError(f"a caption is empty: {reprlib.repr(value)}")
     try:
         "".join(captions).encode()
-    except UnicodeEncodeError as error:  # JSON can hold half a character, which no tokenizer takes
+    except UnicodeEncodeError as error:  # JSON can hold an unpaired surrogate, which tokenizers refuse
         raise UserError(f"a caption has half a character: {error}") from error
     return tuple(re.sub(r"\s*[\r\n]\s*", " ", caption.strip()) for caption in captions)
 
 
 def split_named(value: Any) -> str | None:
-    """Return a split as a record names it, None for null and for an empty text.
+    """Returns a split as a record names it; None for null and for an empty text.
 
     Raises:
-        UserError: If it is no text.
+        UserError: If it is not a text.
     """
     if value is None or value == "":
         return None
@@ -112,17 +115,24 @@ def split_named(value: Any) -> str | None:
 
 
 def check_id(id: str, origin: str) -> None:
-    """Raise UserError for an id with half a character, which no file of results could hold."""
+    """Checks that an id can be written into a file of results.
+
+    Raises:
+        UserError: For an id with an unpaired surrogate; the error begins with ``origin``.
+    """
     try:
         id.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{origin}: the id {id!r} is no text of Unicode") from error
+        raise UserError(f"{origin}: the id {id!r} is not valid Unicode") from error
 
 
 def by_reason(skipped: Mapping[str, str]) -> str:
-    """Returns for a log the number of images that were left out for each kind of reason, and an example of each.
+    """Returns a log text: the number of images that were left out for each kind of reason, and an example of each.
 
     A kind is the text before the first colon of a reason.
+
+    Args:
+        skipped: Id -> the reason.
     """
     kinds = {id: reason.partition(": ")[0] for id, reason in skipped.items()}
     examples: dict[str, str] = {}

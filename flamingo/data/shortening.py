@@ -1,4 +1,4 @@
-"""Documents with too many tokens lose their first images until they fit."""
+"""Shortens documents with too many tokens: they lose their first images until they fit."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -10,7 +10,7 @@ Encoded = TypeVar("Encoded")
 
 
 class TooManyTokensError(UserError):
-    """A document has more tokens than fit."""
+    """A document has more tokens than the limit allows."""
 
 
 def encode_shortened(
@@ -19,11 +19,11 @@ def encode_shortened(
     """Returns the encoded documents, and the number of images that each of them lost.
 
     Args:
-        documents: Documents that show the same images.
-        encode: Encodes the documents. Raises TooManyTokensError where one of them does not fit.
+        documents: Documents with the same images.
+        encode: Encodes the documents, and raises TooManyTokensError if one of them does not fit.
 
     Raises:
-        TooManyTokensError: Where documents of one image do not fit.
+        TooManyTokensError: If documents with one image do not fit.
     """
     dropped = 0
     while True:
@@ -37,7 +37,7 @@ def encode_shortened(
 
 
 def without_first_image(document: Document) -> Document:
-    """Returns a document of several images without all that stands before the second one."""
+    """Returns a document of several images without everything before its second image."""
     places = [place for place, part in enumerate(document.parts) if isinstance(part, Image)]
     return Document(document.parts[places[1] :], document.id)
 

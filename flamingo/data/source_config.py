@@ -1,13 +1,13 @@
-"""The config of a source: how captioned images are read, wherever they lie."""
+"""The config of a source: how captioned images are read."""
 
 from dataclasses import dataclass, field
 
 from flamingo.data.splits import SplitsConfig
 from flamingo.utils.checks import one_of
 
-#: What to do with an image that cannot be opened.
+#: Actions for an image that cannot be opened.
 BROKEN_IMAGES = ("error", "skip")
-#: What to do with a caption that has more tokens than a document.
+#: Actions for a caption that has more tokens than a document.
 TOO_LONG = ("cut", "skip")
 
 
@@ -21,8 +21,8 @@ class SourceConfig:
     format: str | None = None
     #: Images that cannot be opened. Those in shards are always left out.
     broken_images: str = "error"
-    #: Captions with too many tokens: cut behind the last sentence that fits, or skipped. A skipped one is left out with
-    #: its image.
+    #: Captions with too many tokens: cut after the last sentence that fits, or skipped. A skipped caption is left out
+    #: with its image.
     too_long: str = "cut"
     #: Splits that are made where the data name none.
     splits: SplitsConfig = field(default_factory=SplitsConfig)

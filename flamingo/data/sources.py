@@ -28,12 +28,12 @@ def open_source(
 
     Args:
         root: The folder, file or glob, or a data set of the hub: ``hf://datasets/OWNER/NAME``.
-        images: The folder of the images; by default it is searched around the file of captions.
-        format: By default it is recognised.
+        images: The folder of the images; None: search around the file of captions.
+        format: The format; None: recognise it.
         captions_only: Whether only captions are needed: a file of captions is then read without its images.
 
     Raises:
-        UserError: Where nothing, or more than one thing, is recognised, and whatever the format's reader raises.
+        UserError: If no data set, or more than one, is recognised, and whatever the format's reader raises.
     """
     if format is not None and format not in READERS:
         raise UserError(f"format must be one of {', '.join(READERS)}, got {format!r}")
@@ -42,13 +42,13 @@ def open_source(
     reader = READERS[name]
     log.info("%s is read as %s: %s", root, name, reader.looks)
     if images is not None and reader.has_images:
-        raise UserError(f"images={images} is of no use: the format {name} says where its images are")
+        raise UserError(f"images={images} has no effect: the format {name} defines where its images are")
     location = Location(tuple(files), Path(images) if images else None, captions_only)
     return import_name(reader.reader)(location)
 
 
 def readable(source: LazySequence) -> tuple[LazySequence, dict[str, str]]:
-    """Returns the records whose images can be opened, and by id why the others cannot. Opens all images once."""
+    """Returns the records whose images can be opened, and id -> the reason for the others. Opens all images once."""
     broken = dict(_broken(source))
     skipped = {source[index].id: f"the picture cannot be opened: {error}" for index, error in broken.items()}
     if skipped:
@@ -57,33 +57,42 @@ def readable(source: LazySequence) -> tuple[LazySequence, dict[str, str]]:
 
 
 def check_pictures(source: LazySequence) -> None:
-    """Raises UserError, with the first file and their number, for images that cannot be opened. Opens all."""
+    """Checks that all images can be opened. Opens all of them.
+
+    Raises:
+        UserError: If some cannot be opened; the error has the first file, and their number.
+    """
     broken = list(_broken(source))
     if broken:
         _, first = broken[0]
         raise UserError(
-            f"{first}; {len(broken)} of {len(source)} images cannot be opened: repair or remove them, or say "
+            f"{first}; {len(broken)} of {len(source)} images cannot be opened: repair or remove them, or set "
             "broken_images=skip"
         )
 
 
 @dataclass
 class SourceSplit:
-    """The records of a source, or of one split of it, and by id why others were left out."""
+    """The records of a source or of one of its splits, and id -> the reason why another image was left out."""
 
     records: LazySequence
     skipped: dict[str, str]
-    #: All records that the source, or the split, names, before any image was opened.
+    #: All records of the source or split, before any image was opened.
     listed: LazySequence
-    #: By id how captions of the records were shortened.
+    #: Id -> the reason why captions of the image were shortened.
     shortened: dict[str, str] = field(default_factory=dict)
 
 
 def list_split(root: str, config: SourceConfig, split: str | None) -> LazySequence:
-    """Returns the records that a source, or one split of it, names. No image is opened.
+    """Returns the records of a source, or of one of its splits. No image is opened.
+
+    Args:
+        root: A folder, a file, a glob of shards, or a data set of the hub.
+        config: How the source is read.
+        split: The split; None: all of them.
 
     Raises:
-        UserError: For a source that cannot be read.
+        UserError: If the source cannot be read, or has no such split.
     """
     source = open_source(root, config.images, config.format)
     return source if split is None else of_split(with_splits(source, config.splits), split)
@@ -92,19 +101,19 @@ def list_split(root: str, config: SourceConfig, split: str | None) -> LazySequen
 def read_split(
     root: str, config: SourceConfig | None = None, split: str | None = None, open_images: bool = True
 ) -> SourceSplit:
-    """Returns the records of a source, or of one split of it, whose images can be opened.
+    """Returns the records of a source, or of one of its splits, whose images can be opened.
 
-    Broken images in shards are left out, since nobody repairs one of millions of samples. Any other broken image is an
-    error, unless the config says that it is skipped.
+    Broken images in shards are left out: nobody repairs one of millions of samples. Any other broken image is an
+    error, unless the config skips it.
 
     Args:
         root: A folder, a file, a glob of shards, or a data set of the hub.
-        config: How it is read; None: by default.
-        split: None: all of them.
-        open_images: Whether images outside shards are opened, too. Computing features opens all.
+        config: How the source is read; None: with the defaults.
+        split: The split; None: all of them.
+        open_images: Whether images outside shards are opened. A later computation of features opens all of them anyway.
 
     Raises:
-        UserError: For a source that cannot be read, and for an image that cannot be opened.
+        UserError: If the source cannot be read, or an image cannot be opened.
     """
     config = config or SourceConfig()
     listed = list_split(root, config, split)

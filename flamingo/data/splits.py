@@ -1,4 +1,4 @@
-"""Splits of a source: their roles, and splits that are made by chance where the source names none."""
+"""Splits of a source: their roles, and random splits for a source that names none."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from flamingo.utils.checks import below_one, seed
 from flamingo.utils.errors import UserError
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
-#: The role of a split by the names that data sets give it, in small letters.
+#: Name of a split in data sets, in lower case -> its role.
 ROLES = {
     "train": TRAIN,
     "training": TRAIN,
@@ -22,19 +22,19 @@ ROLES = {
     "test": TEST,
     "testing": TEST,
 }
-#: A made split that is held out has at least this many images: CIDEr cannot tell rare words by one image.
+#: The fewest images of a random held-out split: CIDEr cannot weight words by rarity on one image.
 _FEWEST = 2
 
 
 @dataclass
 class SplitsConfig:
-    """Splits that are made by chance: train, validation and test."""
+    """Random splits: train, validation and test."""
 
-    #: Whether splits are made; true: even if the source has splits; null: if it has none.
+    #: Whether splits are made; true: even if the source has splits; null: only if it has none.
     make: bool | None = None
-    #: The fraction of the images in the split validation; 0: there is none. It has at least 2 images.
+    #: The fraction of the images in the split validation, which has at least 2 images; 0: no such split.
     validation: float = 0.1
-    #: The fraction of the images in the split test; 0: there is none. It has at least 2 images.
+    #: The fraction of the images in the split test, which has at least 2 images; 0: no such split.
     test: float = 0.1
     #: The seed of the draw. The split of an image depends on the ids of all images, not on their order.
     seed: int = 0
@@ -48,7 +48,7 @@ class SplitsConfig:
 
 
 class MadeSplits(LazySequence):
-    """The records of a source, each with a split that is drawn."""
+    """The records of a source, each in a random split."""
 
     def __init__(self, source: LazySequence, config: SplitsConfig) -> None:
         """Draws the splits.
@@ -58,7 +58,7 @@ class MadeSplits(LazySequence):
             config: The fractions and the seed.
 
         Raises:
-            UserError: Where no image would be left for the split train.
+            UserError: If no image would be left for the split train.
         """
         self.source, self.skipped = source, source.skipped
         number = len(source)
@@ -67,7 +67,7 @@ class MadeSplits(LazySequence):
         if num_validation + num_test >= number:
             raise UserError(
                 f"{number} images are too few for the splits train, validation ({num_validation}) and test "
-                f"({num_test}): say splits.validation=0 or splits.test=0"
+                f"({num_test}): set splits.validation=0 or splits.test=0"
             )
         order = np.array(_drawn_order(source, config.seed), dtype=np.int64)
         self._names = np.full(number, TRAIN, dtype=f"<U{len(VALIDATION)}")
@@ -78,11 +78,12 @@ class MadeSplits(LazySequence):
         return len(self.source)
 
     def item(self, index: int) -> Record:
+        """Returns the record at ``index``, which lies in [0, len)."""
         return replace(self.source[index], split=str(self._names[index]))
 
 
 def with_splits(source: LazySequence, config: SplitsConfig) -> LazySequence:
-    """Returns the source with splits that are made, if the config asks for them or the source names none."""
+    """Returns the source, with random splits if the config asks for them or the source names none."""
     make = config.make
     if make is None:
         make = all(record.split is None for record in source)
@@ -90,7 +91,11 @@ def with_splits(source: LazySequence, config: SplitsConfig) -> LazySequence:
 
 
 def of_split(source: LazySequence, split: str) -> LazySequence:
-    """Returns the records of one split. Raises UserError, with the known splits, where there are none."""
+    """Returns the records of one split.
+
+    Raises:
+        UserError: If there are none; the error lists the known splits.
+    """
     splits = [record.split for record in source]
     if split not in splits:
         names = {name for name in splits if name is not None}
@@ -102,14 +107,14 @@ def of_split(source: LazySequence, split: str) -> LazySequence:
 
 
 def _num_images(fraction: float, number: int) -> int:
-    """Returns the number of images of a split that is held out."""
+    """Returns the number of images of a held-out split."""
     if fraction == 0:
         return 0
     return max(_FEWEST, round(fraction * number))
 
 
 def _drawn_order(source: LazySequence, seed: int) -> Sequence[int]:
-    """Returns the indices of the records in an order that depends on their ids and the seed alone."""
+    """Returns the indices of the records in an order that depends only on their ids and the seed."""
     keys = []
     for index, record in enumerate(source):
         text = f"split {seed} {record.split} {record.id}"

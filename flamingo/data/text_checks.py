@@ -1,4 +1,4 @@
-"""Signs that captions do not fit the language that the config names, or the tokenizer of the language model."""
+"""Signs that captions do not fit the language in the config, or the tokenizer of the language model."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import regex
 from flamingo.data.record import Record
 from flamingo.utils.languages import scripts_of
 
-#: Records of a source whose captions are looked at.
+#: The number of records whose captions are checked.
 _NUM_RECORDS = 1000
 _LETTER = regex.compile(r"\p{L}")
 
@@ -24,7 +24,7 @@ def sample_captions(records: Sequence[Record]) -> list[str]:
 
 
 def script_problem(captions: Sequence[str], language: str) -> str | None:
-    """Returns a sentence where over half of the letters are of another script than the language's, else None."""
+    """Returns a sentence if over half of the letters are not of the language's scripts; otherwise None."""
     scripts = scripts_of(language)
     own_letter = regex.compile("|".join(rf"(?=\p{{scx={script}}})\p{{L}}" for script in scripts))
     text = "".join(captions)
@@ -34,14 +34,14 @@ def script_problem(captions: Sequence[str], language: str) -> str | None:
         return None
     return (
         f"{foreign / letters:.0%} of the letters of the captions are not of the script of language={language} "
-        f"({', '.join(scripts)}): say task.language"
+        f"({', '.join(scripts)}): set task.language"
     )
 
 
 def tokenizer_problems(captions: Sequence[str], tokenizer: Any) -> list[str]:
     """Returns a sentence for each sign that the tokenizer was not made for the captions.
 
-    The signs are unknown tokens, and more than one token a character.
+    The signs are unknown tokens, and more than one token per character.
     """
     problems = []
     num_tokens = num_unknown = 0
@@ -51,13 +51,13 @@ def tokenizer_problems(captions: Sequence[str], tokenizer: Any) -> list[str]:
         num_unknown += ids.count(tokenizer.unk_token_id)
     if num_unknown > 0:
         problems.append(
-            f"the tokenizer of the language model knows no token for parts of the captions: {num_unknown} of "
+            f"the tokenizer of the language model has no token for parts of the captions: {num_unknown} of "
             f"{num_tokens} tokens are {tokenizer.unk_token}"
         )
     num_characters = sum(len(caption) for caption in captions)
     if num_tokens > num_characters:
         problems.append(
-            f"the tokenizer of the language model makes {num_tokens / num_characters:.1f} tokens of a character of the "
-            "captions: its vocabulary is of other languages"
+            f"the tokenizer of the language model makes {num_tokens / num_characters:.1f} tokens per character of the "
+            "captions: its vocabulary is made for other languages"
         )
     return problems

@@ -11,7 +11,7 @@ IMAGE_TOKEN = "<image>"
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of text whose tokens see the same image (-1: none) and are all trained on or not."""
+    """A stretch of text whose tokens see the same image (-1: none), and are either all trained on or all not."""
 
     text: str
     image: int
@@ -19,7 +19,7 @@ class Piece:
 
 
 def marker_pieces(image_marker: str, previous: Piece | None, image: int) -> list[Piece]:
-    """Returns the pieces that stand for an image; the part before ``<image>`` stands once between two images."""
+    """Returns the pieces of an image's marker. The text before ``<image>`` appears once between two images."""
     lead, tail = image_marker.split(IMAGE_TOKEN)
     marker = Piece(IMAGE_TOKEN + tail, image, train=False)
     if not lead or (previous is not None and previous.text.endswith(lead)):
@@ -28,16 +28,21 @@ def marker_pieces(image_marker: str, previous: Piece | None, image: int) -> list
 
 
 def pieces_at(pieces: Sequence[Piece], offsets: Sequence[tuple[int, int]]) -> list[Piece]:
-    """Returns the piece of each token, given the offsets of the tokens in the joined texts of the pieces."""
+    """Returns the piece of each token.
+
+    Args:
+        pieces: The pieces of a text.
+        offsets: The first character of each token in the joined texts, and the one after its last.
+    """
     piece_of_character: list[Piece] = []
     for piece in pieces:
         piece_of_character += [piece] * len(piece.text)
-    # The last character, which is there even where a tokenizer's offsets leave out a token's spaces.
+    # Look up the last character: some tokenizers' offsets exclude the spaces at a token's beginning.
     return [piece_of_character[max(end - 1, 0)] for _, end in offsets]
 
 
 def learnt_span(text: Piece | None, piece_of_token: list[Piece]) -> range | None:
-    """Returns the tokens of a piece of text; None if they are not learnt."""
+    """Returns the positions of a piece's tokens; None if the model is not trained on them."""
     if text is None or not text.train:
         return None
     tokens = [token for token, piece in enumerate(piece_of_token) if piece is text]
@@ -45,7 +50,17 @@ def learnt_span(text: Piece | None, piece_of_token: list[Piece]) -> range | None
 
 
 def pieces_of_text(text: str, num_images: int, image_marker: str, name: str) -> list[Piece]:
-    """Returns the pieces of a text with markers. Raises ValueError unless it has a marker for each image."""
+    """Returns the pieces of a text with markers.
+
+    Args:
+        text: The text, with a marker for each image.
+        num_images: The number of images.
+        image_marker: The marker, which contains ``<image>``.
+        name: What the text is called in errors.
+
+    Raises:
+        ValueError: If the numbers of markers and images differ.
+    """
     head, *chunks = text.split(IMAGE_TOKEN)
     if len(chunks) != num_images:
         raise ValueError(f"{name} has {len(chunks)} <image> markers, but {num_images} images were given")
@@ -58,15 +73,17 @@ def pieces_of_text(text: str, num_images: int, image_marker: str, name: str) -> 
 
 
 def texts_and_images(text: str | Sequence[str] | None, images: Any) -> tuple[list[str], list[list[Image]]]:
-    """Returns the texts, and the images of each, of the forms that transformers' processors take.
+    """Returns the texts and the images of each, from all forms that processors of transformers accept.
 
-    ``images`` is an image or a list for one text, and a list of lists for several texts.
+    Args:
+        text: One text, or several.
+        images: For one text an image or a list of images; for several texts a list of lists; None: no images.
 
     Raises:
-        ValueError: Where there is no text, or where the images are no list for each text.
+        ValueError: If there is no text, or not one list of images for each text.
     """
     if text is None:
-        raise ValueError("a text is needed, if only the marker '<image>'")
+        raise ValueError("a text is needed, with at least the marker '<image>'")
     if isinstance(text, str):
         texts, rows = [text], [_as_list(images)]
     else:
@@ -91,6 +108,6 @@ def _as_image(image: Frame | Image) -> Image:
 
 
 def special_tokens(tokenizer: Any) -> list[str]:
-    """Returns all special tokens of a tokenizer, also those without a role."""
+    """Returns all special tokens of a tokenizer, including those without a role."""
     added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     return list(dict.fromkeys(tokenizer.all_special_tokens + list(added)))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 #: Bytes of a large file that are read at its beginning, middle and end.
 _WINDOW = 1 << 16
-#: Files of weights, which are too large to be read completely. The values of weights are compared elsewhere.
+#: Suffixes of weights, which are too large to be read completely.
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".msgpack", ".h5")
 
 
@@ -19,7 +19,7 @@ def checksum(file: Path) -> str:
 def sampled_checksum(file: Path) -> str:
     """Returns the SHA-256 of a file's size and of its first, middle and last 64 kB.
 
-    A change of other parts is not detected unless it changes the size.
+    A change of other bytes is not detected unless it changes the size.
     """
     with file.open("rb") as stream:
         size = stream.seek(0, 2)
@@ -31,11 +31,11 @@ def sampled_checksum(file: Path) -> str:
 
 
 def folder_checksums(folder: Path, whole_weights: bool = False) -> dict[str, str]:
-    """Returns a checksum for each file of a model's folder except its card.
+    """Returns a checksum for each file of a model's folder except its card, by file name.
 
     Args:
         folder: A folder that ``save_pretrained`` has written.
-        whole_weights: Whether files of weights are read completely; by default they are sampled.
+        whole_weights: Whether files of weights are read completely; otherwise they are sampled.
     """
     checksums = {}
     for path in sorted(folder.iterdir()):
@@ -48,7 +48,7 @@ def folder_checksums(folder: Path, whole_weights: bool = False) -> dict[str, str
 
 
 def digest_of(parts: Iterable[str]) -> str:
-    """Returns a checksum of a sequence of texts."""
+    """Returns the first 16 hex digits of the SHA-256 of a sequence of texts."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(f"{len(part)} {part}".encode())

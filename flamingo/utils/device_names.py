@@ -4,11 +4,15 @@ import re
 
 from flamingo.utils.errors import UserError
 
-#: Values of the key ``dtype``, the dtype of frozen parts. auto: as they were saved.
+#: Values of the key ``dtype``, the dtype of frozen parts. auto: the dtype of the checkpoint.
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def check_device(key: str, name: str | None) -> None:
-    """Raises UserError unless the name is null, cpu, mps, cuda or cuda:NUMBER. The device need not be there."""
+    """Checks the name of a device. The machine need not have the device.
+
+    Raises:
+        UserError: Unless the name is None, cpu, mps, cuda or cuda:NUMBER.
+    """
     if name is not None and not re.fullmatch(r"cpu|mps|cuda(:[0-9]+)?", str(name)):
         raise UserError(f"{key} must be null, cpu, mps, cuda or cuda:NUMBER, got {name!r}")

@@ -10,6 +10,7 @@ import psutil
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
+from jaxtyping import Shaped
 from torch import Tensor, distributed, nn
 
 from flamingo.utils.device_names import check_device
@@ -20,16 +21,16 @@ META = torch.device("meta")
 
 
 def use_device(name: str | None, key: str = "device") -> torch.device:
-    """Returns the device of this process, and hands it to accelerate. A command calls it once, before it loads a model.
+    """Returns the device of this process, and makes it accelerate's. A command calls it once, before it loads a model.
 
-    Of several processes each gets the CUDA device of its local rank, or the CPU.
+    In a distributed run each process gets the CUDA device of its local rank, or the CPU.
 
     Args:
         name: cpu, mps, cuda or cuda:NUMBER; None: CUDA, else MPS, else the CPU.
         key: The key of the config, for errors.
 
     Raises:
-        UserError: For a device that is not there.
+        UserError: If the machine does not have the device.
     """
     check_device(key, name)
     device = _default_device() if name is None else torch.device(name)
@@ -45,16 +46,16 @@ def use_device(name: str | None, key: str = "device") -> torch.device:
 
 
 def processes() -> PartialState:
-    """Returns the state of this run's processes, with their ``device``; the default one, unless a command chose it."""
-    # Without cpu=True accelerate takes processes without a GPU for single ones, which write the same files.
+    """Returns the state of this run's processes. Its ``device`` is the default one, unless a command chose another."""
+    # Without cpu=True accelerate treats each process without a GPU as the main one: all would write the same files.
     return PartialState(cpu=_default_device().type == "cpu")
 
 
 def wait_for_processes() -> None:
-    """Waits until all processes of this run are here."""
+    """Waits until all processes of this run have called this function."""
     state = processes()
     if state.distributed_type == DistributedType.MULTI_CPU:
-        # accelerate names the GPU of the process's number for it, which a machine with fewer GPUs does not have.
+        # accelerate passes the GPU with the process's number to the barrier, and the machine may have fewer GPUs.
         distributed.barrier()
     else:
         state.wait_for_everyone()
@@ -62,7 +63,7 @@ def wait_for_processes() -> None:
 
 @contextmanager
 def main_process_first() -> Iterator[None]:
-    """Within it, the main process works before the other processes of this run do."""
+    """Runs the block in the main process first, and then in the other processes of this run."""
     is_main_process = processes().is_main_process
     if not is_main_process:
         wait_for_processes()
@@ -81,7 +82,7 @@ def _default_device() -> torch.device:
 
 
 def _is_launched() -> bool:
-    """Returns whether torchrun or accelerate has started this process, perhaps beside others."""
+    """Returns whether torchrun or accelerate has started this process, perhaps with others."""
     return "LOCAL_RANK" in os.environ
 
 
@@ -96,20 +97,20 @@ def _check_present(device: torch.device, setting: str) -> None:
         if number <= (device.index or 0):
             raise UserError(f"{setting}, but this machine has {number} CUDA devices")
         if _is_launched() and device.index is not None:
-            raise UserError(f"{setting} names one device, but torchrun gives each process its own: say device=cuda")
+            raise UserError(f"{setting} names one device, but torchrun gives each process its own: use device=cuda")
         if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > number:
-            raise UserError(f"{setting}, but this machine has {number} CUDA devices for more processes: say device=cpu")
+            raise UserError(f"{setting}, but this machine has {number} CUDA devices for more processes: use device=cpu")
 
 
 def device_title(device: torch.device) -> str:
-    """Returns the name of a device for people, such as ``NVIDIA H100 80GB HBM3``."""
+    """Returns the display name of a device, such as ``NVIDIA H100 80GB HBM3``."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return "CPU" if device.type == "cpu" else device.type.upper()
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Returns whether the device has instructions that multiply bfloat16, and so does it faster than float32."""
+    """Returns whether the device has instructions that multiply bfloat16, so that bfloat16 is faster than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
@@ -118,49 +119,55 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def free_memory(device: torch.device) -> int:
-    """Returns the free bytes of the device's memory."""
+    """Returns the free memory of the device in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
 
 
 def peak_memory(device: torch.device, mapped: int = 0) -> int:
-    """Returns the most bytes that this process has taken; on the host ``mapped`` more, of files that it will map."""
+    """Returns the peak memory of this process in bytes: reserved by torch on a GPU, resident on the host.
+
+    Args:
+        device: The device.
+        mapped: Bytes of files that this process will map later; added on the host.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit + mapped
 
 
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Returns the tensor on a device. A CUDA device gets it from pinned memory, and the host does not wait."""
+def to_device(tensor: Shaped[Tensor, "..."], device: torch.device) -> Shaped[Tensor, "..."]:
+    """Returns the tensor on a device. The copy to a CUDA device is asynchronous, from pinned memory."""
     if not pins_memory(device) or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def pins_memory(device: torch.device) -> bool:
-    """Returns whether the host need not wait for copies to the device from pinned memory."""
+    """Returns whether copies from pinned memory to the device are asynchronous."""
     return device.type == "cuda"
 
 
 def products_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:
-    """Within it, a GPU multiplies fp32 weights in a 16-bit ``dtype``, as in training by autocast; a CPU does not.
+    """Returns a context in which a GPU multiplies fp32 weights in a 16-bit ``dtype``, as autocast does in training.
 
-    A GPU multiplies fp32 several times slower, and a CPU as fast or faster.
+    On a CPU the context does nothing: a CPU multiplies fp32 as fast as 16-bit numbers or faster, a GPU several times
+    slower.
     """
     enabled = device.type != "cpu" and dtype in (torch.bfloat16, torch.float16)
     return torch.autocast(device.type, dtype, enabled=enabled)
 
 
 def random_devices(module: nn.Module) -> list[int]:
-    """Returns the indices of a module's CUDA devices, whose random states ``torch.random.fork_rng`` is to restore."""
+    """Returns the indices of a module's CUDA devices, whose random states ``torch.random.fork_rng`` must restore."""
     return sorted({tensor.device.index for tensor in module.parameters() if tensor.is_cuda})
 
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Within it, CUDA devices multiply float32 exactly rather than in TensorFloat-32."""
+    """Makes CUDA devices multiply float32 exactly in the block, without TensorFloat-32."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:

@@ -1,4 +1,4 @@
-"""How a command ends before its work is done: by what a user can fix, or by a signal."""
+"""The exceptions that end a command: an error that a user can fix, or a signal."""
 
 import signal
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ class UserError(ValueError):
 
 
 class ChoiceError(UserError):
-    """A value of a key that is none of the key's choices."""
+    """A value that is not among the choices of its key."""
 
     def __init__(self, key: str, value: Any, choices: Sequence[Any]) -> None:
         super().__init__(f"{key} must be one of {', '.join(map(str, choices))}; got {value!r}")

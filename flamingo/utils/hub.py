@@ -1,4 +1,4 @@
-"""Loads models and processors of transformers by folder or hub name, and never runs their own code."""
+"""Loads models and processors of transformers by folder or hub name, without running code of the checkpoint."""
 
 import struct
 from pathlib import Path
@@ -16,7 +16,7 @@ def from_pretrained(loader: Any, name_or_path: str | Path, part: str, *args: Any
     Args:
         loader: A class of transformers, such as ``AutoConfig``.
         name_or_path: A folder, a name on the hub, or a file ``FOLDER/NAME.gguf``.
-        part: What is loaded, for the error: "language model", say.
+        part: What is loaded, for the error, such as "language model".
         *args: Further arguments of ``from_pretrained``.
         **kwargs: Further keyword arguments. Only ``trust_remote_code=True`` lets the checkpoint's code run.
 

@@ -1,4 +1,4 @@
-"""Writes files. Every write of the project goes through here, and is complete or absent after a kill.
+"""Writes files. Every write of the project goes through this module: after a kill a file is complete or absent.
 
 A file or folder is written under the name ``NAME.<8 hex digits>.tmp``, and renamed when it is complete.
 :func:`remove_leftovers` removes files that a kill has left under such names.
@@ -43,7 +43,11 @@ _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def write(descriptor: int, content: bytes | memoryview) -> int:
-    """Calls ``os.write``. Python code of the project writes to files here only."""
+    """Calls ``os.write``. All Python code of the project writes to files through this function.
+
+    Returns:
+        The number of bytes that were written.
+    """
     return os.write(descriptor, content)
 
 
@@ -58,12 +62,12 @@ def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     the rename. If two processes write the same file, the later one wins. Text is UTF-8.
 
     Args:
-        path: The file. Its folder is made if it is missing.
+        path: The file. A missing folder is created.
         mode: ``"w"`` for text, ``"wb"`` for bytes.
 
     Raises:
         UserError: If the file cannot be written, for example on a full disk. A library that writes to the stream may
-            raise any exception of its own instead.
+            raise an exception of its own instead.
     """
     unfinished = _temporary(path, "tmp")
     with file_errors(path):
@@ -88,7 +92,7 @@ def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 class _Unbuffered(io.RawIOBase):
-    """Writes through :func:`write` and keeps the first error, which torch and other libraries replace by their own."""
+    """A raw stream that keeps its first error: torch and other libraries replace it by errors of their own."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -108,12 +112,12 @@ class _Unbuffered(io.RawIOBase):
             raise
 
     def discard(self) -> None:
-        """Ignore further writes: the file will not be used."""
+        """Ignores further writes: the file will not be used."""
         self._discards = True
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Raise the first error of :meth:`write` instead of a library's exception, or where a library raised none."""
+        """Raises the first error of :meth:`write`, in place of a library's exception or where a library raised none."""
         try:
             yield
         except Exception as error:
@@ -130,26 +134,26 @@ class _Unbuffered(io.RawIOBase):
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the file's content atomically; see :func:`atomic_file`."""
+    """Replaces the file's content atomically; see :func:`atomic_file`."""
     with atomic_file(path) as stream:
         stream.write(text)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace the file's content atomically; see :func:`atomic_file`."""
+    """Replaces the file's content atomically; see :func:`atomic_file`."""
     with atomic_file(path, "wb") as stream:
         stream.write(content)
 
 
 def append(path: Path, content: bytes, sync: bool = True) -> None:
-    """Append to a file. If that fails, the file stays as it was.
+    """Appends to a file. If that fails, the file stays as it was.
 
     A kill can leave a part of ``content``. Only the owner of the file's folder may append.
 
     Args:
         path: The file. It is created if it is missing.
         content: The bytes to append.
-        sync: Whether to wait until the content is on the disk, and not only in the page cache.
+        sync: Whether to wait until the content is on disk; otherwise it is in the page cache.
 
     Raises:
         UserError: If the file cannot be written, for example on a full disk.
@@ -215,7 +219,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove files that killed writers have left in ``folder``, and restore a folder that was being replaced.
+    """Removes files that killed writers have left in ``folder``, and restores a folder that was being replaced.
 
     The caller owns the folder: no other process writes into it.
     """
@@ -233,12 +237,12 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def is_leftover(name: str) -> bool:
-    """Returns whether a file or folder of this name is being written or replaced, or was when its writer was killed."""
+    """Returns whether the name is temporary: a writer uses it for an unfinished or replaced file or folder."""
     return _LEFTOVER.fullmatch(name) is not None
 
 
 def _temporary(path: Path, kind: str) -> Path:
-    """Another name for ``path`` in the same folder, which no other process uses."""
+    """Returns another name for ``path`` in the same folder, which no other process uses."""
     return path.with_name(f"{path.name[:200]}.{secrets.token_hex(4)}.{kind}")
 
 
@@ -247,9 +251,13 @@ def _temporary(path: Path, kind: str) -> Path:
 
 @contextmanager
 def file_errors(path: Path) -> Iterator[None]:
-    """Turn a system error of the block (no space, no permission) into a UserError that names its file, or ``path``.
+    """Turns a system error of the block into a UserError that names its file, or ``path``.
 
-    This includes errors of libraries in other languages: see :func:`system_error`.
+    Examples are a full disk and a missing permission. Errors of libraries in other languages are included: see
+    :func:`system_error`.
+
+    Raises:
+        UserError: For a system error. Other exceptions pass unchanged.
     """
     try:
         yield
@@ -263,7 +271,7 @@ def file_errors(path: Path) -> Iterator[None]:
 
 
 def system_error(error: Exception) -> OSError | None:
-    """Returns the system error that an exception is, or that safetensors or tokenizers raised it for; else None."""
+    """Returns the system error behind an exception, also of safetensors and tokenizers; None if there is none."""
     if isinstance(error, OSError):
         return error
     match = _RUST_ERROR.search(str(error))
@@ -280,7 +288,7 @@ def sentence_of(error: OSError, path: Path | None = None) -> str:
 
 
 def sync_tree(folder: Path) -> None:
-    """Write all files of a folder, and its entries, from the page cache to disk."""
+    """Syncs all files and entries of a folder from the page cache to disk."""
     for path in folder.rglob("*"):
         if path.is_file():
             sync(path)
@@ -290,13 +298,13 @@ def sync_tree(folder: Path) -> None:
 
 
 def sync(file: Path) -> None:
-    """Write a file's content from the page cache to disk."""
+    """Syncs a file's content from the page cache to disk."""
     with file.open("rb") as stream:
         os.fsync(stream.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Write a folder's entries to disk, so that a rename in it survives a crash of the machine."""
+    """Syncs a folder's entries to disk, so that a rename in it survives a crash of the machine."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

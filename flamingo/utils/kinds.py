@@ -15,15 +15,15 @@ Config = TypeVar("Config")
 
 
 def load_config(cls: type[Config], values: Mapping[str, Any], key: str) -> Config:
-    """Returns the dataclass ``cls`` of the values.
+    """Returns the dataclass ``cls`` with the given values. Whole numbers become floats where the field is a float.
 
     Args:
         cls: A config dataclass, which checks its values itself.
-        values: By the names of its fields.
+        values: The values by field name.
         key: The config key that holds the values; errors begin with it.
 
     Raises:
-        UserError: For a key that is no field, a missing one, and a value that the dataclass refuses.
+        UserError: For an unknown key, a missing key, or a value that the dataclass refuses.
     """
     known = fields(cls)  # type: ignore[arg-type]
     names = [field.name for field in known]
@@ -40,7 +40,7 @@ def load_config(cls: type[Config], values: Mapping[str, Any], key: str) -> Confi
 
 
 def _as_float(value: Any) -> Any:
-    """Returns an int as a float: YAML and the command line know 1 where 1.0 is meant."""
+    """Returns an int as a float: YAML and the command line write 1 for 1.0."""
     return float(value) if type(value) is int else value
 
 
@@ -48,7 +48,7 @@ def load_kind(kinds: Kinds, values: Mapping[str, Any], key: str) -> Any:
     """Returns the config dataclass of the kind that ``values`` name under ``kind``.
 
     Raises:
-        UserError: For an unknown kind, which lists the known ones, and for whatever :func:`load_config` refuses.
+        UserError: For an unknown kind, with the list of known ones, and for whatever :func:`load_config` refuses.
     """
     one_of(f"{key}.kind", values.get("kind"), kinds)
     config_class, _ = kinds[values["kind"]]
@@ -56,12 +56,12 @@ def load_kind(kinds: Kinds, values: Mapping[str, Any], key: str) -> Any:
 
 
 def class_of(kinds: Kinds, kind: str) -> Any:
-    """Returns the class of a kind, imported now."""
+    """Returns the class of a kind. It is imported by this call."""
     _, location = kinds[kind]
     return import_name(location)
 
 
 def import_name(location: str) -> Any:
-    """Returns the class or function ``"module:name"``, imported now."""
+    """Returns the class or function of ``"module:name"``. It is imported by this call."""
     module, _, name = location.partition(":")
     return getattr(import_module(module), name)

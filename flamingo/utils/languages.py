@@ -8,7 +8,7 @@ from flamingo.utils.errors import UserError
 _CODE = re.compile(r"([a-z]{2,3})(?:-[A-Za-z0-9]{2,8})*")
 _ARABIC, _CYRILLIC, _DEVANAGARI, _HAN = ("Arabic",), ("Cyrillic",), ("Devanagari",), ("Han", "Bopomofo")
 _LATIN = ("Latin",)
-#: The scripts of the languages that are not written in Latin letters, by Unicode's names.
+#: Language code -> Unicode's names of its scripts, for languages that are not written in Latin letters.
 _SCRIPTS = {
     "am": ("Ethiopic",),
     "ar": _ARABIC,
@@ -61,16 +61,20 @@ _SCRIPTS = {
 
 
 def check_language(key: str, value: Any) -> None:
-    """Raises UserError, beginning with the key, unless the value is the code of a language."""
+    """Checks the code of a language.
+
+    Raises:
+        UserError: Unless the value is such a code; the error begins with the key.
+    """
     if not isinstance(value, str) or _CODE.fullmatch(value) is None:
         raise UserError(f"{key} must be the code of a language, such as en, zh or pt-BR; got {value!r}")
 
 
 def primary_language(code: str) -> str:
-    """Returns the code without script, region and the like: ``zh`` of ``zh-Hans``."""
+    """Returns the code without script, region and other subtags: ``zh`` for ``zh-Hans``."""
     return code.partition("-")[0]
 
 
 def scripts_of(code: str) -> tuple[str, ...]:
-    """Returns Unicode's names of the scripts of a language: Latin, unless it is known to be written otherwise."""
+    """Returns Unicode's names of the scripts of a language; Latin for languages that are not listed."""
     return _SCRIPTS.get(primary_language(code), _LATIN)

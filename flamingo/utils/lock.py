@@ -40,7 +40,7 @@ _held: dict[Path, "_Flock | _Heartbeat"] = {}
 
 @contextmanager
 def owner(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Own ``folder`` inside the block. A missing folder is created, and removed if it stays empty.
+    """Owns ``folder`` inside the block. A missing folder is created, and removed if it stays empty.
 
     The lock is ``flock``, which the kernel frees when the process dies; the next process may run on any host. On a file
     system without ``flock`` the lock is a file that a thread touches every 10 seconds. After 2 minutes without a touch
@@ -51,8 +51,8 @@ def owner(folder: Path, wait: bool = False) -> Iterator[None]:
         wait: Whether to wait until another owner ends.
 
     Raises:
-        UserError: If another process owns the folder and ``wait`` is false, with the process and its host; and if
-            the lock file cannot be created.
+        UserError: If another process owns the folder and ``wait`` is false, with the process and its host; and if the
+            lock file cannot be created.
     """
     key = folder.resolve()
     if key in _held:
@@ -82,7 +82,11 @@ def owner(folder: Path, wait: bool = False) -> Iterator[None]:
 
 
 def _acquired(folder: Path) -> "_Flock | _Heartbeat | None":
-    """Returns the lock, or None while another process holds it."""
+    """Returns the lock, or None while another process holds it.
+
+    Raises:
+        OSError: If the lock file cannot be created.
+    """
     if fcntl is not None:
         try:
             return _flock(folder / LOCK)
@@ -103,7 +107,7 @@ def _owner_of(folder: Path) -> str:
             claim = json.loads((folder / name).read_bytes())
             return f"process {claim['pid']} on {claim['host']}"
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # the file does not exist, or is being written
+            pass  # the file does not exist, or its owner is writing it
     return "another process"
 
 
@@ -115,12 +119,12 @@ class _Flock:
         self.path, self.descriptor = path, descriptor
 
     def release(self) -> None:
-        # Removed before it is unlocked: a process that has opened it sees that it is no longer the folder's file.
+        # Remove the file before it is unlocked: a process that has opened it sees that the folder has another file.
         self.path.unlink(missing_ok=True)
         os.close(self.descriptor)
 
     def forget(self) -> None:
-        """In a forked child: close the copy of the descriptor, so that the lock ends with the parent."""
+        """Closes the copy of the descriptor in a forked child, so that the lock ends with the parent."""
         os.close(self.descriptor)
 
 
@@ -155,7 +159,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _write_claim(descriptor: int) -> None:
-    """Name the owner in the lock file. On a full disk the lock holds without a name."""
+    """Writes the owner into the lock file. On a full disk the lock holds without a name."""
     with suppress(OSError):
         os.write(descriptor, _claim())
 
@@ -187,7 +191,7 @@ class _Heartbeat:
             self.path.unlink()
 
     def forget(self) -> None:
-        """In a forked child: the thread that touches the file is the parent's alone."""
+        """Does nothing in a forked child: the thread that touches the file runs in the parent only."""
 
 
 def _heartbeat(path: Path) -> _Heartbeat | None:
@@ -202,17 +206,17 @@ def _heartbeat(path: Path) -> _Heartbeat | None:
 
 
 def _takes_over(path: Path, claim: bytes) -> bool:
-    """Whether this process has replaced a dead owner."""
+    """Returns whether this process has replaced a dead owner."""
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     temporary.write_bytes(claim)
     try:
-        # Both times are those of the file system: clocks of hosts differ.
+        # Compare two times of the file system: the clocks of hosts differ.
         if temporary.stat().st_mtime - path.stat().st_mtime < STALE:
             return False
         temporary.replace(path)
         time.sleep(_SETTLE)
         return path.read_bytes() == claim
-    except FileNotFoundError:  # the owner has ended meanwhile
+    except FileNotFoundError:  # the owner has ended in the meantime
         return False
     finally:
         temporary.unlink(missing_ok=True)

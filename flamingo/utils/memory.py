@@ -1,4 +1,4 @@
-"""Memory: glibc keeps that of freed tensors, and a device without enough of it is a user's error."""
+"""Memory: glibc keeps that of freed tensors, and a full device is a user's error."""
 
 import ctypes
 import sys
@@ -9,16 +9,16 @@ import torch
 
 from flamingo.utils.errors import UserError
 
-#: Of glibc's malloc.h: how many memory maps malloc may use, and how much it may keep at the end of its heap.
+#: From glibc's malloc.h: the parameters for the number of memory maps, and for the bytes kept at the heap's end.
 _M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
 
 
 def keep_memory() -> None:
-    """Let glibc keep the memory of freed tensors: memory that is returned costs a page fault at the next allocation.
+    """Makes glibc keep the memory of freed tensors: returned memory costs a page fault at the next allocation.
 
     Activations of a batch of long prompts, or of images in a convolutional encoder, take hundreds of megabytes a
-    layer, and page faults take a seventh of the time or more. Small tensors become slightly slower. Allocators of other
-    systems are not changed.
+    layer, and page faults take a seventh of the time or more. Small tensors become slightly slower. Other systems'
+    allocators are not changed.
     """
     if sys.platform != "linux":
         return
@@ -30,7 +30,14 @@ def keep_memory() -> None:
 
 @contextmanager
 def out_of_memory(*keys: str) -> Iterator[None]:
-    """Where a device runs out of memory inside the block, raises UserError, which names the keys to lower."""
+    """Turns a device's lack of memory inside the block into a UserError that names the keys to lower.
+
+    Args:
+        *keys: The keys, with their values where this helps.
+
+    Raises:
+        UserError: If the device runs out of memory.
+    """
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -1,10 +1,10 @@
-"""Names of files and folders for ids, tasks and settings, which may contain any characters."""
+"""File names for ids, tasks and settings, which may contain any characters."""
 
 import hashlib
 import re
 from pathlib import Path
 
-#: The longest name. File systems allow 255 bytes, with the suffix.
+#: The longest name in characters. File systems allow 255 bytes, with the suffix.
 _LONGEST = 240
 
 
@@ -12,8 +12,8 @@ def file_name(text: str) -> str:
     """Returns a file name for a text. Every file system accepts it, and shells need no quotes.
 
     A text of ASCII letters, digits, ``_``, ``.``, ``+`` and ``-`` is its own name, unless it begins with a dot or is
-    too long. Otherwise other characters become ``_``, and the name ends with a digest of the text, so that two texts
-    never share a name.
+    too long. In any other text the other characters become ``_``, and a digest of the text is appended, so that two
+    texts never share a name.
     """
     safe = re.sub(r"^\.|[^A-Za-z0-9_.+-]", "_", text)
     if safe == text and 0 < len(safe) <= _LONGEST:
@@ -23,5 +23,5 @@ def file_name(text: str) -> str:
 
 
 def picture_path(folder: Path, task: str, id: str) -> Path:
-    """Returns the path of the saved image of a query or demonstration of a task."""
+    """Returns the path of the saved picture of a query or demonstration of a task."""
     return folder / file_name(task) / f"{file_name(id)}.png"

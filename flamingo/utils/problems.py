@@ -1,4 +1,4 @@
-"""Problems that several checks find, reported together."""
+"""Collects the problems of several checks, and reports them together."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,14 +7,18 @@ from flamingo.utils.errors import UserError
 
 
 class Problems:
-    """The user's errors of several checks."""
+    """The user errors of several checks."""
 
     def __init__(self) -> None:
         self.sentences: list[str] = []
 
     @contextmanager
     def collected(self, key: str = "") -> Iterator[None]:
-        """Keeps a UserError of the block, and goes on after the block; with a key it begins with ``key: ``."""
+        """Keeps a UserError of the block instead of raising it.
+
+        Args:
+            key: A key that the sentence begins with, followed by a colon; empty: none.
+        """
         try:
             yield
         except UserError as error:
@@ -23,7 +27,11 @@ class Problems:
                 self.sentences.append(sentence)
 
     def report(self) -> None:
-        """Raises one UserError with all problems, a line each, if there are any."""
+        """Raises one UserError with all problems, one a line, if there are any.
+
+        Raises:
+            UserError: If a check has failed.
+        """
         if len(self.sentences) == 1:
             raise UserError(self.sentences[0])
         if self.sentences:

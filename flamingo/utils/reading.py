@@ -1,4 +1,4 @@
-"""Reads text files: lines, rows of JSON lines and CSV, JSON; what cannot be read is a UserError that names its origin.
+"""Reads text files: lines, rows of JSON lines and CSV, JSON. An unreadable file is a UserError that names its origin.
 
 The origin is the file and the line. Files that end in ``.gz`` are decompressed.
 """
@@ -28,7 +28,11 @@ _KINDS = {
 
 
 def lines(file: Path) -> Iterator[tuple[str, str]]:
-    """``("FILE, line NUMBER", line)`` for all lines that are not blank."""
+    """Yields ``("FILE, line NUMBER", line)`` for each line that is not blank.
+
+    Raises:
+        UserError: If the file cannot be read.
+    """
     with _opened(file) as stream:
         for number, line in enumerate(stream, start=1):
             if line.strip():
@@ -36,7 +40,11 @@ def lines(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a JSONL file, or of a CSV file that begins with a header, each with its origin."""
+    """Yields the rows of a JSONL file, or of a CSV file with a header, each with its origin.
+
+    Raises:
+        UserError: If the file cannot be read, or a row is malformed.
+    """
     if file.suffix == ".csv":
         csv_rows = cells(file)
         _, header = next(csv_rows, ("", []))
@@ -50,18 +58,25 @@ def rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def cells(file: Path) -> Iterator[tuple[str, list[str]]]:
-    """The rows of a CSV file, each with its origin; blank lines are none."""
+    """Yields the rows of a CSV file, each with its origin. Blank lines are skipped.
+
+    Raises:
+        UserError: If the file cannot be read, or is not CSV.
+    """
     with _opened(file) as stream:
         reader = csv.reader(stream, strict=True)
         try:
             for row in filter(None, reader):
                 yield f"{file}, line {reader.line_num}", row
         except csv.Error as error:
-            raise UserError(f"{file}, line {reader.line_num} is no CSV: {error}") from error
+            raise UserError(f"{file}, line {reader.line_num} is not CSV: {error}") from error
 
 
 def complete_lines(path: Path) -> list[bytes]:
-    """The lines of a file that is appended to, without a last one that a kill has cut off; none if it is missing."""
+    """Returns the lines of a file that is appended to, without a last line that a kill has cut off.
+
+    A missing file has no lines.
+    """
     if not path.exists():
         return []
     *lines, _ = path.read_bytes().split(b"\n")
@@ -69,9 +84,12 @@ def complete_lines(path: Path) -> list[bytes]:
 
 
 def complete_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a JSONL file that is appended to, each with its origin, without a last one that a kill has cut off.
+    """Yields the rows of a JSONL file that is appended to, without a last row that a kill has cut off.
 
-    There are none if the file is missing.
+    Each row has its origin. A missing file has no rows.
+
+    Raises:
+        UserError: If a complete line is not a JSON object.
     """
     for number, line in enumerate(complete_lines(path), start=1):
         origin = f"{path}, line {number}"
@@ -79,7 +97,11 @@ def complete_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def read_json(file: Path) -> Any:
-    """Return the content of a JSON file."""
+    """Returns the content of a JSON file.
+
+    Raises:
+        UserError: If the file cannot be read, or is not JSON.
+    """
     with _opened(file) as stream:
         return parse_json(stream.read(), str(file))
 
@@ -88,7 +110,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """Returns the config that a run or an evaluation has recorded.
 
     Raises:
-        UserError: For a file that holds no mapping of YAML.
+        UserError: If the file is not a YAML mapping.
     """
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -102,28 +124,40 @@ def read_config(path: Path) -> dict[str, Any]:
 def parse_json(text: str | bytes, origin: str) -> Any:
     """Returns the value of a JSON text.
 
+    Args:
+        text: The text.
+        origin: The file, and the line if any, for errors.
+
     Raises:
-        UserError: With ``origin``, for a text that is no JSON, or is nested too deeply for Python's parser.
+        UserError: If the text is not JSON, or is nested too deeply for Python's parser.
     """
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{origin} is no JSON: {error}") from error
+        raise UserError(f"{origin} is not JSON: {error}") from error
 
 
 def json_object(text: str | bytes, origin: str) -> dict[str, Any]:
-    """A JSON object. Raises UserError, with ``origin``, for anything else."""
+    """Returns the object of a JSON text.
+
+    Args:
+        text: The text.
+        origin: The file, and the line if any, for errors.
+
+    Raises:
+        UserError: If the text is not a JSON object.
+    """
     value = parse_json(text, origin)
     if not isinstance(value, dict):
-        raise UserError(f"{origin} is no JSON object: {text[:80]!r}")
+        raise UserError(f"{origin} is not a JSON object: {text[:80]!r}")
     return value
 
 
 def regular_file(path: Path) -> Path:
-    """Returns ``path`` if it names a regular file, or a link to one. Opening a named pipe would block forever.
+    """Returns ``path`` if it names a regular file or a link to one. Opening a named pipe would block forever.
 
     Raises:
-        OSError: If it names something else, or nothing.
+        OSError: If the path names something else, or nothing.
     """
     kind = stat.S_IFMT(path.stat().st_mode)
     if kind != stat.S_IFREG:
@@ -137,5 +171,5 @@ def _opened(file: Path) -> Iterator[TextIO]:
     try:
         with opened(regular_file(file), "rt", encoding="utf-8-sig", newline="") as stream:
             yield stream
-    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:  # the last two: gzip's, cut off or damaged
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:  # the last two: of a damaged gzip file
         raise UserError(f"{file} cannot be read: {error}") from error

@@ -1,4 +1,4 @@
-"""A run's folder: its one owner, the config and the data that it belongs to, and the run that it replaces."""
+"""A run's folder: its owner, the config and data of the run in it, and the earlier run that a new one replaces."""
 
 import json
 import logging
@@ -24,24 +24,24 @@ from flamingo.utils.reading import complete_lines, read_config
 
 log = logging.getLogger(__name__)
 
-#: Keys that say how a run is carried out, and change nothing of its results.
+#: Keys that do not change a run's results.
 _NOT_RESULTS = ("overwrite", "dry_run", "left_open", "num_workers", "device", "wandb")
-#: Keys of training that say how often it writes, and change nothing of its weights.
+#: Keys of training that set how often it writes. They do not change the weights.
 WRITING = ("training.log_every", "training.save_every", "training.sample_every")
 #: Complete states of a training.
 STATES = ("state/step-*[0-9]",)
 #: The error that ended a run.
 _FAILURE = "failure.txt"
-#: The run that is being replaced: while it is moved there or back, when it waits for the new run's first state, and
-#: when it is being removed. A name tells the next start after a kill what to do.
+#: Folders of the run that is being replaced: while its files move there or back, while it waits for the new run's
+#: first state, and while it is removed. After a kill the next start finds by the name what it has to finish.
 _MOVING, _PREVIOUS, _REMOVED = ".previous.moving", ".previous", ".previous.removed"
-#: In these folders: the patterns of what a new run makes in the place of the old one, and of what it continues from.
+#: A file in these folders: the patterns of a new run's files, and of the files that a later start continues from.
 _NAMES = "names.json"
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What a command leaves in its folder."""
+    """The files of a command in its folder."""
 
     #: Names of results.
     results: tuple[str, ...]
@@ -54,7 +54,7 @@ class RunFiles:
     may_change: tuple[str, ...] = ()
     #: Keys whose number may be larger when the command is started again.
     may_grow: tuple[str, ...] = ()
-    #: The file of the resolved config, in which ``contents`` are what the config only names.
+    #: The file of the resolved config. Its ``contents`` are checksums of the weights and data that the config names.
     config_file: str = "config.yaml"
 
 
@@ -81,34 +81,42 @@ class Run:
         return not self.is_new and any(_is_saved(path) for path in _matching(self.output, self.files.saved))
 
     def check(self) -> None:
-        """Raise UserError, with what differs, for a folder that belongs to another config, unless overwritten."""
+        """Checks that the folder belongs to no run of another config. With the config's ``overwrite`` it may.
+
+        Raises:
+            UserError: If it does; the error lists the differences.
+        """
         if self.is_owned and not self.config.get("overwrite"):
             earlier = read_config(self.output / self.files.config_file)
             earlier.pop("contents", None)
             self._compare(earlier, self._decisive())
 
     def check_contents(self, contents: dict[str, Any]) -> None:
-        """Raise UserError, with what differs, where the folder's run has other contents under these keys."""
+        """Checks that the folder's run has the same contents under these keys.
+
+        Raises:
+            UserError: If a checksum differs; the error lists the differences.
+        """
         earlier = read_config(self.output / self.files.config_file).get("contents") or {}
         recorded = {key: earlier.get(key) for key in contents}
         self._compare({"contents": recorded}, {"contents": contents})
 
     def begin(self, contents: dict[str, Any]) -> None:
-        """Make the folder this run's: from here on it is written to.
+        """Makes the folder this run's. The run writes to the folder only after this call.
 
-        A folder in which nothing is saved belongs to no run: what another config has left there is removed.
+        A folder in which nothing is saved belongs to no run: files of another config in it are removed.
 
         Args:
             contents: Checksums of the weights and data that the config only names.
 
         Raises:
-            UserError: If the folder holds results of other contents, unless they are overwritten.
+            UserError: If the folder holds results of other contents, unless the config's ``overwrite`` is set.
         """
         _on_main_process(lambda: self._begin(contents))
         self.has_begun = True
 
     def keep(self) -> None:
-        """Remove the run that this one replaces: called when this one has saved something to continue from."""
+        """Removes the run that this one replaces. It is called when this run has saved something to continue from."""
         if PartialState().is_main_process and (self.output / _PREVIOUS).exists():
             _remove_previous(self.output)
 
@@ -126,7 +134,7 @@ class Run:
         write_text(self.output / self.files.config_file, yaml.safe_dump(described, sort_keys=False))
 
     def _take_over(self, contents: dict[str, Any]) -> None:
-        """Remove what a run that has saved nothing has left, if its config or its data were others, and log it."""
+        """Removes and logs the files of a run that has saved nothing, if its config or its data were others."""
         earlier = read_config(self.output / self.files.config_file)
         if different := differences(earlier, self._decisive() | {"contents": contents}, ("output",)):
             log.info(
@@ -144,7 +152,7 @@ class Run:
         return {key: value for key, value in self.config.items() if key not in _NOT_RESULTS}
 
     def _compare(self, earlier: dict[str, Any], now: dict[str, Any]) -> None:
-        # Where the folder lies may always change.
+        # A folder may be moved between two starts.
         grown = tuple(key for key in self.files.may_grow if _grows(earlier, now, key))
         if different := differences(earlier, now, ("output",) + self.files.may_change + grown):
             raise UserError(
@@ -167,17 +175,17 @@ def _grows(earlier: dict[str, Any], now: dict[str, Any], key: str) -> bool:
 
 @contextmanager
 def run_folder(output: Path, config: dict[str, Any], files: RunFiles, check: bool = True) -> Iterator[Run]:
-    """Own a run's folder inside the block.
+    """Yields a run whose folder this process owns inside the block.
 
-    With the config's ``overwrite`` the run that is there moves to ``OUTPUT/.previous`` when the new one begins. It is
+    With the config's ``overwrite`` the earlier run moves to ``OUTPUT/.previous`` when the new one begins. It is
     removed when the new one has saved something to continue from. It comes back if the new one ends before that. After
     a kill the next start does the same.
 
     Args:
         output: The folder.
         config: The resolved config.
-        files: What the command leaves there.
-        check: Whether :meth:`Run.check` is called now, not by the block.
+        files: The files of the command in its folder.
+        check: Whether to call :meth:`Run.check` at once; otherwise the block calls it.
 
     Raises:
         UserError: If another process owns the folder, or if it holds a run of another config.
@@ -207,9 +215,9 @@ def run_folder(output: Path, config: dict[str, Any], files: RunFiles, check: boo
 
 @contextmanager
 def failure_recorded(run: Run) -> Iterator[None]:
-    """Leave the error that ends a run in ``failure.txt``, for its sweep's table, until the run is started again.
+    """Records the error that ends a run in ``failure.txt``, for the table of its sweep, until the run is started again.
 
-    Not in the folder that belongs to a run already, which an error before :meth:`Run.begin` leaves as it is.
+    A folder that belongs to a run already does not get the file from an error before :meth:`Run.begin`.
     """
     try:
         yield
@@ -220,7 +228,7 @@ def failure_recorded(run: Run) -> Iterator[None]:
 
 
 def model_contents(name: str | Path) -> dict[str, Any]:
-    """Return what recognises a model: checksums of a folder's files; for a name on the hub, the commit."""
+    """Returns the identity of a model: checksums of a folder's files; for a name on the hub, the commit."""
     path = Path(name)
     if path.is_dir():
         return folder_checksums(path)
@@ -240,7 +248,7 @@ def _move_aside(output: Path, patterns: Sequence[str], saved: Sequence[str]) -> 
 
 
 def _keep_one(output: Path) -> None:
-    """Remove the earlier run if the new one has saved something; else remove the new one and bring the earlier back."""
+    """Removes the earlier run if the new one has saved something. Otherwise restores it and removes the new one."""
     moving, previous = output / _MOVING, output / _PREVIOUS
     shutil.rmtree(output / _REMOVED, ignore_errors=True)
     if previous.exists():
@@ -248,7 +256,7 @@ def _keep_one(output: Path) -> None:
         if any(_is_saved(path) for path in _matching(output, names["saved"])):
             _remove_previous(output)
             return
-        log.warning("%s: the run that was to be overwritten comes back", output)
+        log.warning("%s: the run that was to be overwritten is restored", output)
         for path in _matching(output, names["made"]):
             _remove(path)
         previous.rename(moving)
@@ -260,7 +268,7 @@ def _keep_one(output: Path) -> None:
 
 
 def _is_saved(path: Path) -> bool:
-    """Whether it is a folder, which appears complete, or a file with a complete line."""
+    """Returns whether the path is a folder, which appears complete, or a file with a complete line."""
     return path.is_dir() or bool(complete_lines(path))
 
 
@@ -282,7 +290,7 @@ def _matching(output: Path, patterns: Sequence[str]) -> list[Path]:
 
 
 def _on_main_process(work: Callable[[], None]) -> None:
-    """Do something in the main process of a run; its UserError is raised in all of them."""
+    """Does something in the main process of a run. All processes raise its UserError."""
     failures: list[UserError | None] = [None]
     if PartialState().is_main_process:
         try:

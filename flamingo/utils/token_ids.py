@@ -10,13 +10,17 @@ from flamingo.utils.errors import UserError
 
 @dataclass(frozen=True)
 class TokenIds:
-    """The ids below ``vocab_size`` and those of ``new_token_ids``."""
+    """The ids with embeddings in the language model: those below ``vocab_size``, and those of ``new_token_ids``."""
 
     vocab_size: int
     new_token_ids: tuple[int, ...]
 
     def check(self, ids: Int[Tensor, "b t"]) -> None:
-        """Raises UserError for an id without an embedding. The check reads ``ids`` on the host."""
+        """Checks that each id has an embedding. The check reads ``ids`` on the host, and so waits for a GPU.
+
+        Raises:
+            UserError: For an id without an embedding.
+        """
         is_unknown = ids >= self.vocab_size
         for token_id in self.new_token_ids:
             is_unknown &= ids != token_id

@@ -15,8 +15,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-import experiments.runs.run_evaluation
-import experiments.runs.run_language_pretraining
+import experiments.runs.run_evaluation  # noqa: F401
+import experiments.runs.run_language_pretraining  # noqa: F401
 import experiments.runs.run_training  # noqa: F401
 from experiments.cli.hydra_config import user_errors
 from flamingo.data.sources import read_split

@@ -9,7 +9,7 @@ from flamingo.utils.kinds import Kinds
 
 @dataclass(kw_only=True)
 class DocumentsConfig:
-    """What all kinds of documents share. A document has ``min_images`` to ``max_images`` images."""
+    """The config that all kinds of documents share. A document has ``min_images`` to ``max_images`` images."""
 
     #: The kind of documents.
     kind: str
@@ -21,9 +21,9 @@ class DocumentsConfig:
     batch_size: int
     #: Probability that texts belong to the image after them, not before (Flamingo, A.3.2).
     p_next: float = 0.0
-    #: Tokens of a row that short documents share; 0: each document has a row of its own.
+    #: Tokens of a row that short documents share; 0: each document has its own row.
     pack_to: int = 0
-    #: The factor of the mean loss (lambda in Flamingo, section 2.4).
+    #: The factor of this data set's mean loss (lambda in Flamingo, section 2.4).
     weight: float = 1.0
 
     def __post_init__(self) -> None:
@@ -36,17 +36,17 @@ class DocumentsConfig:
 
     @property
     def num_neighbours(self) -> int:
-        """The nearest neighbours of each record that the builder needs."""
+        """The number of nearest neighbours that the builder needs for each record."""
         return 0
 
     @property
     def num_views(self) -> int:
-        """The crops of each image that documents show, the image itself included."""
+        """The number of crops of each image that documents show, including the image itself."""
         return 1
 
     @property
     def group_size(self) -> int:
-        """The documents in a row that show the same images."""
+        """The number of consecutive documents that show the same images."""
         return 1
 
     def of_size(self, num_images: int) -> Self:
@@ -54,7 +54,7 @@ class DocumentsConfig:
         return replace(self, min_images=num_images, max_images=num_images)
 
     def without_neighbours(self) -> Self:
-        """Returns the config of documents that show random images where these show neighbours."""
+        """Returns the config with random images in place of neighbours."""
         return self
 
 
@@ -67,7 +67,7 @@ class InterleavedConfig(DocumentsConfig):
     similar_prob: float = 0.0
     #: Versions of an image: itself and random crops of it, half of them mirrored.
     num_crops: int = 1
-    #: Captions of an image that are learnt at once, in as many documents. This costs little more than one.
+    #: Captions of an image that are learnt at once, in as many documents. This costs little more than one caption.
     captions_per_image: int = 1
 
     def __post_init__(self) -> None:
@@ -78,26 +78,31 @@ class InterleavedConfig(DocumentsConfig):
 
     @property
     def num_neighbours(self) -> int:
+        """The number of nearest neighbours of each record that precede it in documents of neighbours."""
         return self.max_images - 1 if self.similar_prob > 0 else 0
 
     @property
     def num_views(self) -> int:
+        """The number of crops of each image, including the image itself."""
         return self.num_crops
 
     @property
     def group_size(self) -> int:
+        """The number of documents with the same images and different captions."""
         return self.captions_per_image
 
     def of_size(self, num_images: int) -> Self:
+        """Returns the config of documents with ``num_images`` random images, uncropped and with one caption each."""
         documents = super().of_size(num_images)
         return replace(documents, similar_prob=0.0, num_crops=1, captions_per_image=1)
 
     def without_neighbours(self) -> Self:
+        """Returns the config with random images in place of neighbours."""
         return replace(self, similar_prob=0.0)
 
 
-#: A builder is called with its config, the records, a seed, the neighbours of the records, if it needs any, and the
-#: template of captions. It is an endless sequence of documents, and raises UserError for too few records.
+#: A builder is called with its config, the records, a seed, the neighbours of the records (None if it needs none) and
+#: the template of captions. It is an endless sequence of documents, and raises UserError for too few records.
 BUILDERS: Kinds = {
     "interleaved": (InterleavedConfig, "flamingo.data.builders.interleaved:Interleaved"),
 }

@@ -20,8 +20,8 @@ class Interleaved:
     A document is a pure function of seed and position. In each epoch each image is the last one of one document, in
     the order of :func:`flamingo.data.order.index_at`. The images before it, captions and crops differ between epochs.
 
-    ``captions_per_image`` documents in a row show the same images, each with other captions, as long as there are
-    others.
+    ``captions_per_image`` consecutive documents show the same images. Each has other captions, as long as an image has
+    unused ones.
     """
 
     def __init__(
@@ -35,21 +35,21 @@ class Interleaved:
         """Makes the data set.
 
         Args:
-            config: How many images a document has, and how they are chosen.
+            config: The number of images of a document, and how they are chosen.
             records: The images.
-            seed: Of everything that is drawn.
-            neighbours: For each image the indices of others, the most similar first. Documents of neighbours have
-                them in rising order of similarity, as prompts with retrieved demonstrations (RICES).
-            template: The text of each image; None: the default one.
+            seed: The seed of all random draws.
+            neighbours: For each image the indices of other images, the most similar first. Documents of neighbours have
+                them in increasing order of similarity, as prompts with retrieved demonstrations (RICES).
+            template: The text of each image; None: the default template.
 
         Raises:
-            UserError: For too few images, and where neighbours are missing.
+            UserError: For too few images, and if neighbours are missing.
         """
         most = config.max_images
         if most > len(records):  # all images of a document are different
             raise UserError(f"max_images is {most}, but there are {len(records)} images")
         if config.similar_prob > 0 and (neighbours is None or neighbours.shape[1] < most - 1):
-            raise UserError(f"documents of neighbours with up to {most} images need {most - 1} of each")
+            raise UserError(f"similar_prob with max_images={most} needs {most - 1} neighbours of each image")
         self.config, self.records, self.seed, self.neighbours = config, records, seed, neighbours
         self.template = template or CaptionTemplate()
 
@@ -69,7 +69,7 @@ class Interleaved:
         return Document(parts, id=f"{self.records[last].id} and {num_images - 1} others, no. {position}")
 
     def _before(self, last: int, num_images: int, rng: random.Random) -> list[int]:
-        """Returns the images before the last one: its neighbours, the most similar one at the end, or random ones."""
+        """Returns the images before the last one: its neighbours in increasing similarity, or random images."""
         if rng.random() < self.config.similar_prob:
             assert self.neighbours is not None
             return self.neighbours[last, : num_images - 1][::-1].tolist()

@@ -1,4 +1,4 @@
-"""Files and sources -> texts, and the documents of them that a language model is pretrained on."""
+"""Files and sources -> texts, and the documents that a language model is pretrained on."""
 
 import math
 import random
@@ -21,9 +21,9 @@ from flamingo.data.sources import open_source
 from flamingo.utils.errors import UserError
 from flamingo.utils.reading import lines, rows
 
-#: Words that the similarity of captions is computed from: the most frequent ones. Others hardly ever occur twice.
+#: The number of words, the most frequent ones, that the similarity of captions is computed from. Others are rare.
 _VOCAB_SIZE = 2048
-#: Similar images before the last image of a document, at most.
+#: The largest number of similar images before the last image of a document.
 _MAX_BEFORE = 8
 #: Rows of the similarity matrix in memory at once.
 _ROWS_AT_ONCE = 1024
@@ -33,14 +33,14 @@ TextItem = str | tuple[str, ...]
 
 
 def read_texts(name: str) -> tuple[list[TextItem], dict[str, str]]:
-    """Returns the texts of a file, or the captions of each image of a source; and reasons for items that are left out.
+    """Returns the texts of a file or the captions of a source's images, and location -> the reason for items left out.
 
     A row of a ``.jsonl`` file has a ``text``, ``captions`` or a ``caption``. A line of a ``.txt`` file is a document,
     unless the file is one of Flickr's caption files. Both may be compressed (``.gz``). Every other name is read as
     ``data.root``, without the images. Empty items and items with an end-of-text token are left out.
 
     Raises:
-        UserError: For a file that cannot be read, for a row without a text, by its line, and if nothing is left.
+        UserError: If a file cannot be read, a row has no text, or nothing is left.
     """
     path = Path(name)
     file_name = path.name.removesuffix(".gz")
@@ -62,12 +62,12 @@ def read_texts(name: str) -> tuple[list[TextItem], dict[str, str]]:
             texts.append(item)
     if not texts:
         reasons = f": {by_reason(skipped)}" if skipped else ""
-        raise UserError(f"texts: {name} has nothing to read{reasons}")
+        raise UserError(f"texts: {name} has no text{reasons}")
     return texts, skipped
 
 
 def _read_rows(path: Path) -> tuple[list[tuple[str, TextItem]], dict[str, str]]:
-    """Returns the text or the captions of each row, with its location; and reasons for rows that are left out."""
+    """Returns the location and the text or captions of each row, and location -> the reason for rows left out."""
     texts: dict[str, str] = {}
     entries = []
     for location, row in rows(path):
@@ -87,10 +87,10 @@ def _read_rows(path: Path) -> tuple[list[tuple[str, TextItem]], dict[str, str]]:
 class TextDocuments:
     """Documents of texts and of captions, ``epochs`` times in different orders.
 
-    A text is a document. Captions become documents of lines as in a prompt: a third has all captions of one image, a
-    third those of an image and of similar images, a third those of random images. Earlier lines thus determine the
-    next line, or a part of it, or only its style. (In-Context Pretraining, arXiv 2310.10638, joins related texts, too;
-    here it prepares for RICES demonstrations.)
+    A text is a document. Captions become documents of lines as in a prompt. A third of them has all captions of one
+    image, a third captions of an image and of similar images, a third captions of random images. Earlier lines thus
+    determine the next line, or a part of it, or only its style. (In-Context Pretraining, arXiv 2310.10638, also joins
+    related texts; here it prepares the model for RICES demonstrations.)
 
     Each iteration makes the same documents, one at a time: memory does not grow with ``epochs``.
     """
@@ -106,10 +106,10 @@ class TextDocuments:
 
         Args:
             texts: Texts and captions of images.
-            epochs: How often each is read.
-            seed: Of all random draws.
-            num_similar: Images that those of a document are drawn from. The first few by captions are more similar
-                than neighbours by image features are.
+            epochs: How often each text is read.
+            seed: The seed of all random draws.
+            num_similar: The number of similar images that a document draws from. The first few by captions are more
+                similar than neighbours by image features.
         """
         self._texts = texts
         self._epochs = epochs
@@ -164,10 +164,10 @@ def similar_images(
     The similarity is the cosine of binary bags of words, weighted by inverse document frequency.
 
     Args:
-        captions: Of each image.
-        number: Similar images of each; less than there are images.
-        max_compared: An image is compared with at most this many, which are next to it. The bags of words take 8 kB
-            an image, and the time is quadratic.
+        captions: The captions of each image.
+        number: The number of similar images; smaller than the number of images.
+        max_compared: The largest number of images, next to it in order, that an image is compared with. The bags of
+            words take 8 kB per image, and the time is quadratic.
     """
     num_parts = math.ceil(len(captions) / max_compared) or 1
     neighbours = []

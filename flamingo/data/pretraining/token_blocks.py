@@ -10,7 +10,7 @@ import torch
 from flamingo.data.collate import Batch, count_label_tokens
 from flamingo.utils.errors import UserError
 
-#: Texts that are encoded together.
+#: The number of texts that are encoded together.
 _ENCODED_AT_ONCE = 4096
 
 
@@ -22,8 +22,8 @@ class TokenBlocks(Sequence[np.ndarray]):
 
         Args:
             documents: The token ids of each document.
-            end_token_id: Is appended to each document.
-            seq_len: The tokens of a block. The last tokens that do not fill a block are left out.
+            end_token_id: The id that is appended to each document.
+            seq_len: The tokens of a block. The last tokens, which do not fill a block, are left out.
 
         Raises:
             UserError: If the documents do not fill one block.
@@ -32,7 +32,7 @@ class TokenBlocks(Sequence[np.ndarray]):
         self.tokens = np.fromiter(chain.from_iterable(with_ends), dtype=np.int32)
         self.seq_len = seq_len
         if len(self) == 0:
-            raise UserError(f"{len(self.tokens)} tokens of text do not fill one block of {seq_len}")
+            raise UserError(f"{len(self.tokens)} tokens of text do not fill a block of {seq_len}")
 
     def __len__(self) -> int:
         return len(self.tokens) // self.seq_len
@@ -44,14 +44,14 @@ class TokenBlocks(Sequence[np.ndarray]):
 
 
 def encode_texts(texts: Iterable[str], tokenizer: Any) -> Iterator[list[int]]:
-    """Yields the token ids of each text. Only a part of the texts is in memory at once."""
+    """Yields the token ids of each text. Only 4,096 texts are in memory at once."""
     remaining = iter(texts)
     while part := list(islice(remaining, _ENCODED_AT_ONCE)):
         yield from tokenizer(part, add_special_tokens=False)["input_ids"]
 
 
 def collate_blocks(blocks: list[np.ndarray]) -> Batch:
-    """Returns the ids of the blocks [b t], which are the labels, too."""
+    """Returns the token ids of the blocks [b t], which are also the labels."""
     input_ids = torch.from_numpy(np.stack(blocks)).long()
     names = [f"a block that begins with the tokens {row[:8]}" for row in input_ids.tolist()]
     return Batch({"input_ids": input_ids, "labels": input_ids}, names, count_label_tokens(input_ids))

@@ -12,9 +12,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> P
     """Returns a byte-level BPE tokenizer with one special token, as GPT-2's.
 
     Args:
-        texts: What its merges are learned from.
-        vocab_size: The number of tokens is at most this.
-        max_length: Of a text, in tokens.
+        texts: The texts that the merges are learned from.
+        vocab_size: The largest number of tokens in the vocabulary.
+        max_length: The largest number of tokens of a text.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

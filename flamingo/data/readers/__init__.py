@@ -13,13 +13,13 @@ class Location:
 
     #: The file of captions, the folder of its metadata, or all shards.
     files: tuple[Path, ...]
-    #: The folder of the images; None: it is searched around the file of captions.
+    #: The folder of the images; None: search around the file of captions.
     images: Path | None = None
-    #: Whether only captions are needed: images are not searched then, and need not exist.
+    #: Whether only captions are needed. Images are then not searched, and need not exist.
     captions_only: bool = False
 
 
-#: Returns the records of a data set. Raises UserError, naming file and value, for a data set that cannot be read.
+#: Returns the records of a data set. Raises UserError with the file and value for a data set that cannot be read.
 Reader = Callable[[Location], LazySequence]
 
 
@@ -27,16 +27,16 @@ Reader = Callable[[Location], LazySequence]
 class Format:
     """A layout of captioned images on disk."""
 
-    #: What it looks like, for the errors that list all formats.
+    #: A description of its files, for errors that list all formats.
     looks: str
     #: "module:function" of the :data:`Reader`.
     reader: str
     #: Patterns of the names that its files may have in a folder.
     files: tuple[str, ...]
-    #: "module:function" that tells from a :class:`flamingo.data.readers.candidate.Candidate` whether the file has this
-    #: format. Every other file that might have captions is shown to it, too. None: the name decides.
+    #: "module:function" that returns whether a :class:`flamingo.data.readers.candidate.Candidate` has this format. It
+    #: is called for all files that may hold captions, also of other formats. None: the file's name decides.
     recognise: str | None = None
-    #: Whether the images lie in the files themselves, or where these say.
+    #: Whether the files contain the images, or name the folder of the images.
     has_images: bool = False
     #: Whether a data set may be several files.
     sharded: bool = False
@@ -58,7 +58,7 @@ READERS = {
         files=("*.json",),
         recognise="flamingo.data.readers.karpathy:is_karpathy",
     ),
-    # Before Flickr's, whose reader would open each text.
+    # Before flickr, which would open each text file to recognise it.
     "text_files": Format(
         "images in a folder, each with a text file of the same name: a.jpg and a.txt",
         "flamingo.data.readers.text_files:text_files",

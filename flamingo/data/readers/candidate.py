@@ -1,4 +1,4 @@
-"""A file that may hold captions, as a reader's function looks at it to recognise its layout."""
+"""A file that may hold captions, as readers see it when they recognise its layout."""
 
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +9,7 @@ from flamingo.utils.reading import lines, parse_json, read_json
 
 
 class Candidate:
-    """A file whose content is read when a function asks for it, once for all functions."""
+    """A file whose content is read on first use, once for all readers."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -25,7 +25,7 @@ class Candidate:
 
     @cached_property
     def first_line(self) -> str:
-        """The first line that is not blank; empty for a ``.json`` file, and for a file that is no text."""
+        """The first line that is not blank; empty for a ``.json`` file, and for a file that is not text."""
         if self.path.suffix == ".json":
             return ""
         try:
@@ -36,14 +36,14 @@ class Candidate:
 
     @cached_property
     def first_row(self) -> Any:
-        """The first line as JSON; None where it is no JSON."""
+        """The first line as JSON; None if it is not JSON."""
         try:
             return parse_json(self.first_line, str(self.path))
         except UserError:
             return None
 
     def first_element(self, key: str) -> Any:
-        """Returns the first element of the list that the ``.json`` file has under ``key``; None where there is none."""
+        """Returns the first element of the list under ``key`` of a ``.json`` file; None if there is none."""
         elements = self.json.get(key) if isinstance(self.json, dict) else None
         return elements[0] if isinstance(elements, list) and elements else None
 

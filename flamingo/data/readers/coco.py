@@ -11,7 +11,11 @@ from flamingo.utils.reading import read_json
 
 
 def coco(location: Location) -> LazySequence:
-    """Reads COCO's ``captions_*.json``. An image's id is COCO's; the file names no splits."""
+    """Returns the images of COCO's ``captions_*.json``. An image's id is COCO's; the file names no splits.
+
+    Raises:
+        UserError: For a malformed file, by its row, and as :func:`flamingo.data.readers.entries.check_entries`.
+    """
     return check_entries(location, _entries(location.files[0]))
 
 
@@ -27,7 +31,7 @@ def _entries(file: Path) -> list[Entry]:
         origin = f"{file}, images[{number}]"
         id = field_of(image, "id", int | str, origin)
         if id in entries:
-            raise UserError(f"{origin}: the image {id!r} is there already, at {entries[id].origin}")
+            raise UserError(f"{origin} repeats the image {id!r} of {entries[id].origin}")
         entries[id] = Entry(origin, str(id), field_of(image, "file_name", str, origin), [])
     for number, annotation in enumerate(field_of(data, "annotations", list, file)):
         origin = f"{file}, annotations[{number}]"

@@ -1,4 +1,4 @@
-"""The columns of tables of Arrow, Parquet's too, that hold captioned images, as the hub stores them. Needs pyarrow."""
+"""The columns of Arrow and Parquet tables that hold captioned images, as the hub stores them. Needs pyarrow."""
 
 import re
 from importlib import import_module
@@ -14,11 +14,15 @@ _NUMBERED = re.compile(r"(?:caption|text)_(\d+)")
 
 
 class Columns:
-    """The columns of a table, by its schema, that make a sample."""
+    """The columns of a table that make a sample, found by its schema."""
 
     def __init__(self, schema: Any) -> None:
-        """Finds the columns. Raises UserError for a schema without images, or without captions."""
-        #: The column of images: ``image``, or the only one that the hub would show as images.
+        """Finds the columns.
+
+        Raises:
+            UserError: If the schema has no images, or no captions.
+        """
+        #: The column of images: ``image``, or the only struct with bytes, which the hub shows as images.
         self.image = _image_column(schema)
         self._is_struct = not _is_bytes(schema.field(self.image).type)
         self._captions = _caption_columns(schema)
@@ -27,11 +31,17 @@ class Columns:
 
     @property
     def image_bytes(self) -> str:
-        """The name by which ``read_row_group`` finds the bytes of images."""
+        """The name under which ``read_row_group`` finds the bytes of images."""
         return f"{self.image}.bytes" if self._is_struct else self.image
 
     def sample(self, row: dict[str, Any], default_id: str, location: tuple[Any, ...]) -> Sample | Broken:
-        """Returns the sample of a row of ``texts``."""
+        """Returns the sample of a row.
+
+        Args:
+            row: The values of the columns ``texts``.
+            default_id: The id if the table has no column ``id``.
+            location: The place of the picture, for the sample.
+        """
         id = default_id if row.get("id") is None else str(row["id"])
         captions = row[self._captions[0]]
         if len(self._captions) > 1:
@@ -43,10 +53,14 @@ class Columns:
 
 
 def image_bytes(cell: Any) -> bytes:
-    """Returns the bytes of a cell of the column of images. Raises UserError where there are none."""
+    """Returns the bytes of a cell of the column of images.
+
+    Raises:
+        UserError: If the cell is empty.
+    """
     content = cell["bytes"] if isinstance(cell, dict) else cell
     if content is None:
-        raise UserError("there are no bytes in its row")
+        raise UserError("its row has no bytes")
     return content
 
 
@@ -54,7 +68,7 @@ def pyarrow_module(name: str) -> Any:
     """Returns a module of pyarrow.
 
     Raises:
-        UserError: Where it is not installed.
+        UserError: If pyarrow is not installed.
     """
     try:
         return import_module(name)
@@ -77,13 +91,13 @@ def _image_column(schema: Any) -> str:
 
 
 def _has_bytes(kind: Any) -> bool:
-    """Whether this type of Arrow is a struct with bytes, as ``datasets`` stores images."""
+    """Returns whether this Arrow type is a struct with bytes, as ``datasets`` stores images."""
     fields = list(kind) if str(kind).startswith("struct<") else []
     return any(field.name == "bytes" and _is_bytes(field.type) for field in fields)
 
 
 def _is_bytes(kind: Any) -> bool:
-    """Whether this type of Arrow holds bytes: Arrow has three, and dictionaries of them."""
+    """Returns whether this Arrow type holds bytes: Arrow has three such types, and dictionaries of them."""
     held = kind.value_type if str(kind).startswith("dictionary<") else kind
     return str(held) in ("binary", "large_binary", "binary_view")
 

@@ -1,10 +1,10 @@
 """Entries of a file of captions -> records, with the files of their images.
 
 A reader of such a file returns the entries of the file in its order, unchecked. :func:`check_entries` makes records of
-them. Image files are searched at once and opened when they are needed.
+them. It finds the image files at once; they are opened when they are needed.
 
-A wrong structure, or an image file that does not exist, is a UserError that names file, line and value. An image with
-an unusable caption (empty, or half a character), or with none, is left out, counted and logged.
+A wrong structure, or a missing image file, is a UserError that names file, line and value. An image whose captions are
+missing or unusable (an empty one, or one with half a character) is left out, counted and logged.
 """
 
 import logging
@@ -21,7 +21,7 @@ from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
-#: Folders of captions, as they are distributed, that lie next to the folders of their images.
+#: Folders of captions that are distributed next to the folders of their images.
 _NEXT_TO_IMAGES = ("annotations", "Flickr8k_text")
 #: How errors name the types of fields.
 _TYPE_NAMES = {str: "a text", list: "a list"}
@@ -30,7 +30,7 @@ _TYPE_NAMES = {str: "a text", list: "a list"}
 class Entry(NamedTuple):
     """The unchecked fields of an image in a file of captions."""
 
-    #: The file and the line, or the like, for errors.
+    #: The file and the line or element, for errors.
     origin: str
     id: str
     #: The image's file, relative to the folder of the images.
@@ -42,8 +42,12 @@ class Entry(NamedTuple):
 def check_entries(location: Location, entries: list[Entry]) -> RecordList:
     """Returns the records of a file's entries.
 
+    Args:
+        location: Where the data set lies.
+        entries: The entries of its file of captions.
+
     Raises:
-        UserError: For an image that does not exist, unless only captions are needed, and as :func:`usable_captions`.
+        UserError: If an image does not exist, unless only captions are needed, and as :func:`usable_captions`.
     """
     captions, skipped = usable_captions(location.files[0], entries)
     listings = Listings()
@@ -59,10 +63,10 @@ def check_entries(location: Location, entries: list[Entry]) -> RecordList:
 
 
 def usable_captions(file: Path, entries: list[Entry]) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
-    """Returns by id the captions of each image, and by id the reasons why other images are left out.
+    """Returns id -> the captions of an image, and id -> the reason why another image is left out.
 
     Raises:
-        UserError: For captions that are not texts, an id that occurs twice, and where no image is left.
+        UserError: If captions are not texts, an id occurs twice, or no image is left.
     """
     usable: dict[str, tuple[str, ...]] = {}
     skipped: dict[str, str] = {}
@@ -70,7 +74,7 @@ def usable_captions(file: Path, entries: list[Entry]) -> tuple[dict[str, tuple[s
     for entry in entries:
         check_id(entry.id, entry.origin)
         if entry.id in origins:
-            raise UserError(f"{entry.origin}: the image {entry.id!r} is there already, at {origins[entry.id]}")
+            raise UserError(f"{entry.origin} repeats the image {entry.id!r} of {origins[entry.id]}")
         origins[entry.id] = entry.origin
         if not all(isinstance(caption, str) for caption in entry.captions):
             raise UserError(f"{entry.origin}: captions must be texts, got {reprlib.repr(entry.captions)}")
@@ -89,7 +93,7 @@ def usable_captions(file: Path, entries: list[Entry]) -> tuple[dict[str, tuple[s
 def _image(entry: Entry, folder: Path, listings: Listings) -> Image:
     path = listings.find(folder, entry.name)
     if path is None:
-        raise UserError(f"{entry.origin}: the image {entry.name!r} is not in {folder}, or is no regular file there")
+        raise UserError(f"{entry.origin}: the image {entry.name!r} is not a regular file in {folder}")
     return Image(str(path))
 
 
@@ -101,7 +105,11 @@ def _split(entry: Entry) -> str | None:
 
 
 def _folder_around(file: Path, name: str, listings: Listings) -> Path:
-    """Returns the file's folder, or the folder in it, that has the image; for some folders also one next to it."""
+    """Returns the folder that has the image: the file's own, one in it, or for some folders one next to it.
+
+    Raises:
+        UserError: If no such folder has the image, or several have it.
+    """
     parents = [file.parent]
     if file.parent.name in _NEXT_TO_IMAGES:
         parents.append(file.parent.parent)
@@ -117,11 +125,21 @@ def _folder_around(file: Path, name: str, listings: Listings) -> Path:
         return holders.popitem()[1]
     names = ", ".join(sorted(map(str, holders.values())))
     places = f"is in {names}" if holders else "no folder around it has"
-    raise UserError(f"{file} begins with the image {name!r}, which {places}; say which folder has the images")
+    raise UserError(f"{file} begins with the image {name!r}, which {places}: set images= to the folder of the images")
 
 
 def field_of(record: Any, name: str, kind: Any, origin: str | Path) -> Any:
-    """Returns a field of a JSON object. Raises UserError, with ``origin``, if it is missing or of another type."""
+    """Returns a field of a JSON object.
+
+    Args:
+        record: The object, or whatever the file has in its place.
+        name: The name of the field.
+        kind: The type of the field.
+        origin: The file and the row, for errors.
+
+    Raises:
+        UserError: If the field is missing or of another type.
+    """
     value = record.get(name) if isinstance(record, dict) else None
     if not isinstance(value, kind):
         wanted = _TYPE_NAMES.get(kind, "a number or a text")
@@ -130,9 +148,15 @@ def field_of(record: Any, name: str, kind: Any, origin: str | Path) -> Any:
 
 
 def captions_in(row: dict[str, Any], names: tuple[str, ...], origin: str) -> list[Any]:
-    """Returns the captions in the one of these fields that exists: ``captions`` is a list, the others are one text.
+    """Returns the unchecked captions of a row.
 
-    They are not checked further. Raises UserError, with ``origin``, for none or several of the fields, and other types.
+    Args:
+        row: The row.
+        names: The fields that may hold captions: ``captions`` is a list, any other is one text.
+        origin: The file and the row, for errors.
+
+    Raises:
+        UserError: If the row has none or several of the fields, or one of another type.
     """
     present = [name for name in names if name in row]
     if len(present) != 1:

@@ -18,18 +18,22 @@ log = logging.getLogger(__name__)
 
 #: Flickr8k.token.txt has five captions of an image that was never distributed.
 _NEVER_THERE = "2258277193_586949ec62.jpg.1"
-#: One row of Flickr30k's results.csv lacks a delimiter before its caption: this is its image and its number. Tables
-#: made of that file have an empty caption in this row.
+#: The image and the number of the row of Flickr30k's results.csv that lacks a delimiter before its caption. Tables
+#: made from that file have an empty caption in this row.
 _UNDELIMITED = "2199200615.jpg", "4   A dog runs across the grass ."
 _TOKEN = re.compile(r"([^\t]+)#(\d+)\t(.*)")
 
 
 def flickr(location: Location) -> LazySequence:
-    """Reads Flickr8k's ``Flickr8k.token.txt`` or ``captions.txt``, or Flickr30k's ``results_20130124.token``,
-    ``results.csv`` or ``captions.txt``.
+    """Returns the images of Flickr8k or Flickr30k.
 
-    The ids are the images' file names. Splits are those of ``Flickr_8k.trainImages.txt``, ``devImages`` and
-    ``testImages`` in the same folder; an image that is in none has no split.
+    The file is Flickr8k's ``Flickr8k.token.txt`` or ``captions.txt``, or Flickr30k's ``results_20130124.token``,
+    ``results.csv`` or ``captions.txt``. The ids are the images' file names. Splits are those of
+    ``Flickr_8k.trainImages.txt``, ``devImages`` and ``testImages`` in the same folder; an image in none of them has no
+    split.
+
+    Raises:
+        UserError: For a malformed file, by its line, and as :func:`flamingo.data.readers.entries.check_entries`.
     """
     return check_entries(location, _entries(location.files[0]))
 
@@ -41,11 +45,11 @@ def _entries(file: Path) -> list[Entry]:
         if number is not None:
             if (name, number) in origins:
                 earlier = origins[name, number]
-                raise UserError(f"{origin}: caption {number} of {name} is there already, at {earlier}")
+                raise UserError(f"{origin} repeats caption {number} of {name} of {earlier}")
             origins[name, number] = origin
         captions.setdefault(name, []).append(caption)
     if captions.pop(_NEVER_THERE, None):
-        log.warning("%s: the captions of %s are left out; there never was such an image", file, _NEVER_THERE)
+        log.warning("%s: the captions of %s are left out: the image was never distributed", file, _NEVER_THERE)
     splits = _splits(file.parent, captions)
     entries = []
     for name, captions_of_image in captions.items():
@@ -54,12 +58,12 @@ def _entries(file: Path) -> list[Entry]:
 
 
 def is_flickr(candidate: Candidate) -> bool:
-    """Returns whether the file begins as one of Flickr's files."""
+    """Returns whether the file begins like one of Flickr's files."""
     return _kind(candidate.first_line) is not None
 
 
 def _kind(line: str) -> Literal["csv", "numbered csv", "bars", "token"] | None:
-    """Return how a file is written that begins with this line; None if it is not Flickr's."""
+    """Returns the layout of a file that begins with this line; None if the file is not Flickr's."""
     header = line.replace(" ", "").strip()
     if header == "image,caption":
         return "csv"
@@ -71,7 +75,11 @@ def _kind(line: str) -> Literal["csv", "numbered csv", "bars", "token"] | None:
 
 
 def _rows(file: Path) -> Iterator[tuple[str, str, str | None, str]]:
-    """Each caption's place, image, number (in a CSV file it has none) and text."""
+    """Yields each caption's origin, image, number (None in a CSV file without numbers) and text.
+
+    Raises:
+        UserError: For a malformed line.
+    """
     _, first = next(lines(file), ("", ""))
     match _kind(first):
         case "csv":
@@ -94,11 +102,15 @@ def _rows(file: Path) -> Iterator[tuple[str, str, str | None, str]]:
                     raise UserError(f"{origin} is not IMAGE#NUMBER<tab>CAPTION: {line!r}")
                 yield origin, fields[1], fields[2], fields[3]
         case None:
-            raise UserError(f"{file} begins as none of Flickr's files does: {first!r}")
+            raise UserError(f"{file} does not begin like one of Flickr's files: {first!r}")
 
 
 def _numbered(row: list[str], origin: str) -> tuple[str, str, str]:
-    """The image, the number and the caption of a row."""
+    """Returns the image, the number and the caption of a row.
+
+    Raises:
+        UserError: For a malformed row.
+    """
     cells = [cell.strip() for cell in row]
     if tuple(cells[:2]) == _UNDELIMITED and not any(cells[2:]):
         number, caption = cells[1].split(maxsplit=1)
@@ -119,6 +131,6 @@ def _splits(folder: Path, known: Collection[str]) -> dict[str, str]:
             if name not in known:
                 raise UserError(f"{origin}: the image {name!r} has no captions")
             if splits.get(name, split) != split:
-                raise UserError(f"{origin}: the image {name!r} is of the split {splits[name]}, too")
+                raise UserError(f"{origin}: the image {name!r} is also in the split {splits[name]}")
             splits[name] = split
     return splits

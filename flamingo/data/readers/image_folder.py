@@ -11,11 +11,14 @@ from flamingo.utils.reading import rows
 
 
 def image_folder(location: Location) -> LazySequence:
-    """Reads ``metadata.jsonl`` or ``metadata.csv`` with ``file_name`` and ``text``.
+    """Returns the images of ``metadata.jsonl`` or ``metadata.csv``, whose rows have ``file_name`` and ``text``.
 
-    The file lies in the folder, or in each of its sub-folders, whose names then are the splits; a field ``split``
-    wins. Instead of ``text`` there may be ``caption``, or ``captions``: a list. Further fields are ignored. The ids
-    are the file names, relative to the folder.
+    The file lies in the folder, or in each of its sub-folders, whose names are then the splits. A field ``split``
+    takes precedence. A row may have ``caption``, or a list ``captions``, instead of ``text``. Other fields are ignored.
+    The ids are the file names, relative to the folder.
+
+    Raises:
+        UserError: For missing or malformed files, and as :func:`flamingo.data.readers.entries.check_entries`.
     """
     folder = location.files[0]
     entries = _entries(folder)
@@ -30,10 +33,10 @@ def _entries(folder: Path) -> list[Entry]:
         files += folder.glob(pattern)
     files.sort()
     if not files:
-        raise UserError(f"{folder} has neither metadata.jsonl nor metadata.csv, nor has a folder in it")
+        raise UserError(f"neither {folder} nor a folder in it has metadata.jsonl or metadata.csv")
     holders = [file.parent for file in files]
     if len(set(holders)) < len(files) or (folder in holders and len(files) > 1):
-        raise UserError(f"{folder} has several files of metadata for the same images: {', '.join(map(str, files))}")
+        raise UserError(f"{folder} has several metadata files for the same images: {', '.join(map(str, files))}")
     entries: list[Entry] = []
     for file in files:
         entries += _entries_of_file(file, None if file.parent == folder else file.parent.name)

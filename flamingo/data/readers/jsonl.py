@@ -1,4 +1,4 @@
-"""A file of JSON lines, an image in each."""
+"""A file of JSON lines with one image per line."""
 
 from pathlib import Path
 
@@ -13,9 +13,12 @@ _FIELDS = {"image", "captions", "caption", "id", "split"}
 
 
 def jsonl(location: Location) -> LazySequence:
-    """Reads rows ``{"image": NAME, "captions": [...]}``, or with ``"caption": "..."``.
+    """Returns the images of rows ``{"image": NAME, "captions": [...]}`` or ``{"image": NAME, "caption": "..."}``.
 
-    They may also have ``"id"``, by default the image's name, and ``"split"``.
+    Rows may also have ``"id"``, by default the image's name, and ``"split"``.
+
+    Raises:
+        UserError: For a malformed row, and as :func:`flamingo.data.readers.entries.check_entries`.
     """
     return check_entries(location, _entries(location.files[0]))
 

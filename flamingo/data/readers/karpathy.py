@@ -10,10 +10,13 @@ from flamingo.utils.reading import read_json
 
 
 def karpathy(location: Location) -> LazySequence:
-    """Reads Karpathy's ``dataset_*.json``.
+    """Returns the images of Karpathy's ``dataset_*.json``.
 
-    The ids are COCO's where the file has them, else file names; "restval" stays a split of its own. Fields that are
+    The ids are COCO's if the file has them, otherwise file names. "restval" is a split of its own. Fields that are
     null or empty count as absent.
+
+    Raises:
+        UserError: For a malformed file, by its row, and as :func:`flamingo.data.readers.entries.check_entries`.
     """
     return check_entries(location, _entries(location.files[0]))
 

@@ -1,4 +1,4 @@
-"""Finds the files that a data set names, whichever way a name's accents are encoded."""
+"""Finds the files that a data set names, for both Unicode encodings of accents in names."""
 
 import os
 import unicodedata
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 class Listings:
-    """Looks up regular files in folders, each of which is listed once.
+    """Looks up regular files in folders. Each folder is listed once.
 
-    A name that does not exist as it is written is looked up by its canonical composition (Unicode's NFC): macOS writes
+    A name that does not exist as it is written is looked up by its canonical composition (Unicode's NFC). macOS writes
     "é" as two characters where other systems write one, and a data set may be packed on one and read on another.
     """
 
@@ -18,7 +18,7 @@ class Listings:
         self._folder = cache(self._found_folder)
 
     def find(self, folder: Path, name: str) -> Path | None:
-        """Return the path of the regular file ``name`` in or below ``folder``; None if there is none."""
+        """Returns the path of the regular file ``name`` in or below ``folder``; None if there is none."""
         path = folder / name
         parent = self._folder(path.parent)
         entry = None if parent is None else self._entry(parent, path.name)
@@ -39,7 +39,7 @@ class Listings:
 
 
 def _entries(folder: Path) -> dict[str, os.DirEntry[str]]:
-    """The folder's entries by their names and by the composed forms of these."""
+    """Returns the folder's entries by their names and by the composed forms of their names."""
     entries = list(os.scandir(folder))
     by_form = {_composed(entry.name): entry for entry in entries}
     by_name = {entry.name: entry for entry in entries}

@@ -14,12 +14,17 @@ from flamingo.utils.reading import regular_file
 
 
 def parquet(location: Location) -> Shards:
-    """Rows with ``image``, bytes or a struct of ``bytes`` and ``path``, and ``captions``, ``caption`` or ``text``.
+    """Returns the images of rows with ``image`` and ``captions``, ``caption`` or ``text``.
 
-    Where there is no column ``image``, the only struct with ``bytes`` is it. Captions may also have a column each:
-    ``caption_0``, ``caption_1``, ... An image's id is in the column ``id``, by default ``STEM/ROW`` of the file. A
-    column ``split`` wins over the file's name. Opening a picture reads its whole row group, of which the last four are
-    kept: in a random order that is slow where row groups are large. Raises UserError where pyarrow is missing.
+    ``image`` is bytes, or a struct of ``bytes`` and ``path``. If there is no such column, the only struct with
+    ``bytes`` is used. Captions may also have a column each: ``caption_0``, ``caption_1``, ... An image's id is in the
+    column ``id``, by default ``STEM/ROW`` of the file. A column ``split`` takes precedence over the file's name.
+
+    Opening a picture reads its whole row group, and the last four row groups stay in memory. Random access is therefore
+    slow if row groups are large.
+
+    Raises:
+        UserError: If a file cannot be read, or pyarrow is missing.
     """
     return Shards(location.files, _samples, ParquetCell)
 
@@ -34,6 +39,7 @@ class ParquetCell:
     row: int
 
     def read_bytes(self) -> bytes:
+        """Returns the bytes of the picture's file."""
         return image_bytes(_row_group(self.file, self.column, self.group)[self.row].as_py())
 
     def __str__(self) -> str:
@@ -42,7 +48,7 @@ class ParquetCell:
 
 @lru_cache(maxsize=4)
 def _row_group(file: str, column: str, group: int) -> Any:
-    # Without threads, which do not live on in forked workers.
+    # Threads would not survive in forked workers.
     return _opened(file).read_row_group(group, columns=[column], use_threads=False).column(0)
 
 
@@ -63,5 +69,5 @@ def _samples(file: str) -> Iterator[Sample | Broken]:
                 number += 1
     except MemoryError:
         raise
-    except Exception as error:  # pyarrow's are of many kinds
+    except Exception as error:  # pyarrow raises exceptions of many types
         raise UserError(f"{file} cannot be read: {error}") from error

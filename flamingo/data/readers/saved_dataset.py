@@ -19,11 +19,14 @@ _FILES = "_data_files"
 
 
 def saved_dataset(location: Location) -> Shards:
-    """Reads ``state.json`` with ``data-*.arrow``, or ``dataset_dict.json`` with such a folder for each split.
+    """Returns the images of ``state.json`` with ``data-*.arrow``, or of ``dataset_dict.json`` with a folder per split.
 
     Columns are those of :func:`flamingo.data.readers.parquet_shards.parquet`. An image's id is in the column ``id``,
-    by default ``STEM/ROW`` of the file, with the folder of the split before it. A column ``split`` wins over the
-    folder's split. The files are mapped into memory: a picture is read alone, in any order.
+    by default ``STEM/ROW`` of the file, with the folder of the split before it. A column ``split`` takes precedence
+    over the folder's split. The files are mapped into memory: a picture is read without its neighbours, in any order.
+
+    Raises:
+        UserError: If a file cannot be read, or pyarrow is missing.
     """
     files = _arrow_files(location.files[0])
     splits = {file: split for file, split, _ in files}
@@ -51,6 +54,7 @@ class ArrowCell:
     row: int
 
     def read_bytes(self) -> bytes:
+        """Returns the bytes of the picture's file."""
         return image_bytes(_table(self.file).column(self.column)[self.row].as_py())
 
     def __str__(self) -> str:
@@ -58,7 +62,11 @@ class ArrowCell:
 
 
 def _arrow_files(folder: Path) -> list[tuple[str, str | None, str]]:
-    """Returns each Arrow file in order, with its split and with what the ids of its rows begin with."""
+    """Returns each Arrow file in order, with its split and the prefix of its rows' ids.
+
+    Raises:
+        UserError: For a malformed description of the splits.
+    """
     if not (folder / _SPLITS).is_file():
         return [(str(file), _split_of_state(folder), file.stem) for file in _files_of(folder)]
     splits = read_json(folder / _SPLITS)["splits"]
@@ -86,7 +94,7 @@ def _split_of_state(folder: Path) -> str | None:
 
 @lru_cache(maxsize=64)
 def _table(file: str) -> Any:
-    """Returns the table of a file. Its columns stay on the disk until they are read."""
+    """Returns the table of a file. Its columns stay on disk until they are read."""
     arrow = pyarrow_module("pyarrow")
     stream = arrow.memory_map(str(regular_file(Path(file))))
     return arrow.ipc.open_stream(stream).read_all()
@@ -103,5 +111,5 @@ def _samples(file: str, prefix: str) -> Iterator[Sample | Broken]:
                 number += 1
     except (UserError, MemoryError):
         raise
-    except Exception as error:  # pyarrow's are of many kinds
+    except Exception as error:  # pyarrow raises exceptions of many types
         raise UserError(f"{file} cannot be read: {error}") from error

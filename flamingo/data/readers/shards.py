@@ -1,4 +1,4 @@
-"""Captioned images in shards, indexed once; a picture is read from its shard when it is opened.
+"""Captioned images in shards, indexed once. A picture is read from its shard when it is opened.
 
 Broken samples are left out, counted and logged. A shard that cannot be read at all is a UserError that names it.
 :func:`flamingo.data.sources.readable` finds the pictures that cannot be opened.
@@ -27,14 +27,14 @@ class Sample(NamedTuple):
 
     id: str
     captions: tuple[str, ...]
-    #: Where in the file the picture lies.
+    #: The place of the picture in the file, for its frame.
     location: tuple[Any, ...]
-    #: None where the data name no split.
+    #: None if the sample names no split.
     split: str | None
 
 
 class Broken(NamedTuple):
-    """A sample that is left out; or, with the file's name as ``id``, what is wrong with the file."""
+    """A sample that is left out. With the file's name as ``id`` the reason is a defect of the file."""
 
     id: str
     reason: str
@@ -44,8 +44,8 @@ class Shards(LazySequence):
     """The samples of all files, in the order of the files' names.
 
     ``skipped`` has the reason for each sample that was left out, and for each file that is cut off. The split that
-    the data name wins over that of the file's name. The index is one buffer with one JSON text a sample, of some
-    hundred bytes; forked workers share it.
+    a sample names takes precedence over the split of the file's name. The index is one buffer with one JSON text of
+    some hundred bytes per sample. Forked workers share it.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class Shards(LazySequence):
         Args:
             files: The shards.
             samples: Yields the samples of a file.
-            frame: Makes of a file and a sample's ``location`` the image to open.
+            frame: Makes the image to open from a file and a sample's ``location``.
             splits: The split of each file; None: that of its name.
 
         Raises:
-            UserError: For a file that cannot be read, an id twice in a split, and if no sample is whole.
+            UserError: If a file cannot be read, a split has an id twice, or no sample is complete.
         """
         self.files = sorted(map(str, files))
         self.splits = [split_of(file) if splits is None else splits[file] for file in self.files]
@@ -76,18 +76,22 @@ class Shards(LazySequence):
             self._add(number, file, map(_with_text_id, samples(file)), holders)
         if not len(self):
             reasons = "".join(f"; {id}: {reason}" for id, reason in list(self.skipped.items())[:3])
-            raise UserError(f"there is no whole sample in {', '.join(self.files) or 'no file'}{reasons}")
+            raise UserError(f"there is no complete sample in {', '.join(self.files) or 'no file'}{reasons}")
 
     def _add(
         self, number: int, file: str, samples: Iterator[Sample | Broken], holders: dict[tuple[str | None, str], str]
     ) -> None:
-        """Adds the samples of a file to the index, and to ``holders`` the file by each split and id."""
+        """Adds the samples of a file to the index, and (split, id) -> file to ``holders``.
+
+        Raises:
+            UserError: If a split has an id twice.
+        """
         broken: dict[str, str] = {}
         for sample in samples:
             split = sample.split if isinstance(sample, Sample) else None
             split_and_id = split or self.splits[number], sample.id
             if split_and_id in holders:
-                raise UserError(f"the id {sample.id!r} is in {holders[split_and_id]} and again in {file}")
+                raise UserError(f"the id {sample.id!r} in {file} repeats one in {holders[split_and_id]}")
             holders[split_and_id] = file
             if isinstance(sample, Broken):
                 broken[sample.id] = sample.reason
@@ -104,6 +108,7 @@ class Shards(LazySequence):
         return len(self._ends) - 1
 
     def item(self, index: int) -> Record:
+        """Returns the record at ``index``, which lies in [0, len)."""
         text = self._index[self._ends[index] : self._ends[index + 1]]
         number, id, captions, location, split = json.loads(text)
         image = Image(self._frame(self.files[number], *location))
@@ -111,18 +116,18 @@ class Shards(LazySequence):
 
 
 def _with_text_id(sample: Sample | Broken) -> Sample | Broken:
-    """The sample; a broken one where its id is bytes of another encoding, which no file of results could hold."""
+    """Returns the sample. It is broken if its id has another encoding, which no file of results can hold."""
     try:
         sample.id.encode()
     except UnicodeEncodeError:
-        return Broken(sample.id.encode("utf-8", "backslashreplace").decode(), "its name is no UTF-8")
+        return Broken(sample.id.encode("utf-8", "backslashreplace").decode(), "its name is not UTF-8")
     return sample
 
 
 def split_of(file: str) -> str | None:
-    """The word before a shard's number, or a name that is that of a split.
+    """Returns the split that a shard's name gives: the word before its number, or a name that is a split's.
 
-    "train" of ``train-000017.tar``, ``train-00017-of-00100.parquet`` and ``train.parquet``.
+    "train" for ``train-000017.tar``, ``train-00017-of-00100.parquet`` and ``train.parquet``; None for other names.
     """
     name = Path(file).name
     match = re.match(r"([A-Za-z]+)[-_]\d", name)

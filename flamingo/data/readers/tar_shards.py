@@ -18,18 +18,22 @@ _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\x
 
 
 def tar(location: Location) -> Shards:
-    """``KEY.jpg`` (or ``jpeg``, ``png``, ``webp``) with ``KEY.json`` or ``KEY.txt``; an image's id is its KEY.
+    """Returns the images ``KEY.jpg`` (or ``jpeg``, ``png``, ``webp``) with ``KEY.json`` or ``KEY.txt``.
 
-    A key ends at the first dot of the base name. The JSON has ``captions``, a list, or ``caption``, and may have
-    ``split``, which wins over the file's name. Where it has no caption, each line of the text file is one
-    (CLIP_benchmark's layout). Members with other suffixes are ignored. Archives may follow one another in a file.
+    An image's id is its KEY, which ends at the first dot of the base name. The JSON has a list ``captions``, or
+    ``caption``, and may have ``split``, which takes precedence over the file's name. If it has no caption, each line of
+    the text file is one (CLIP_benchmark's layout). Members with other suffixes are ignored. A file may contain several
+    archives in a row.
+
+    Raises:
+        UserError: If a file cannot be read, or is compressed.
     """
     return Shards(location.files, _samples, TarMember)
 
 
 @dataclass(frozen=True)
 class TarMember:
-    """A picture in a tar file. Each read opens the file, so that processes share no position."""
+    """A picture in a tar file. Each read opens the file, so that processes do not share a position in it."""
 
     file: str
     name: str
@@ -37,6 +41,11 @@ class TarMember:
     size: int
 
     def read_bytes(self) -> bytes:
+        """Returns the bytes of the member.
+
+        Raises:
+            OSError: If the file cannot be read, or ends before the member does.
+        """
         with regular_file(Path(self.file)).open("rb") as stream:
             return _read(stream, (self.name, self.offset, self.size))
 
@@ -66,7 +75,11 @@ _Member = tuple[str, int, int]
 
 
 def _members(file: str, stream: BinaryIO) -> tuple[list[_Member], str | None]:
-    """Returns the complete members of all archives in the file, and the damage of the file, or None."""
+    """Returns the complete members of all archives in the file, and the damage of the file, or None.
+
+    Raises:
+        UserError: If the file is compressed, or is not a tar file.
+    """
     start = stream.read(6)
     for magic, name in _COMPRESSED.items():
         if start.startswith(magic):
@@ -80,14 +93,18 @@ def _members(file: str, stream: BinaryIO) -> tuple[list[_Member], str | None]:
         return members, None
     except (tarfile.TarError, ValueError, OverflowError) as error:
         if not members:
-            raise UserError(f"{file} is no tar file: {error}") from error
-    return members, f"it is cut off or damaged behind {members[-1][0]}"
+            raise UserError(f"{file} is not a tar file: {error}") from error
+    return members, f"it is cut off or damaged after {members[-1][0]}"
 
 
 def _archive(stream: BinaryIO, beginning: int, members: list[_Member]) -> int:
-    """Append the members of the archive that begins at this offset; return the offset of the zeros that end it.
+    """Adds the members of the archive that begins at this offset to ``members``.
 
-    Raises TarError where a member or the end is missing.
+    Returns:
+        The offset of the zeros that end the archive.
+
+    Raises:
+        ReadError: If a member or the end is missing.
     """
     size = os.fstat(stream.fileno()).st_size
     stream.seek(beginning)
@@ -96,7 +113,7 @@ def _archive(stream: BinaryIO, beginning: int, members: list[_Member]) -> int:
         archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep all of them
         if member.isreg() and not member.issparse():
             members.append((member.name, member.offset_data, member.size))
-    # At a broken header tarfile stops as it does at the end, which is a block of zeros.
+    # tarfile also stops at a broken header. The end of an archive is a block of zeros.
     stream.seek(archive.offset)
     if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError("it is cut off or damaged")
@@ -104,7 +121,7 @@ def _archive(stream: BinaryIO, beginning: int, members: list[_Member]) -> int:
 
 
 def _next_archive(stream: BinaryIO, end: int) -> int | None:
-    """The offset of the first block behind ``end`` that is not all zeros; None at the end of the file."""
+    """Returns the offset of the first block after ``end`` that is not all zeros; None at the end of the file."""
     stream.seek(end)
     while block := stream.read(tarfile.BLOCKSIZE):
         if any(block):
@@ -113,7 +130,11 @@ def _next_archive(stream: BinaryIO, end: int) -> int | None:
 
 
 def _grouped(file: str, members: Iterable[_Member]) -> dict[str, dict[str, _Member]]:
-    """Returns for each key its members by suffix."""
+    """Returns the members of each key by suffix.
+
+    Raises:
+        UserError: If a key has two members with the same suffix.
+    """
     samples: dict[str, dict[str, _Member]] = {}
     for member in members:
         folder, slash, base = member[0].rpartition("/")
@@ -136,7 +157,11 @@ def _picture(parts: dict[str, _Member]) -> _Member:
 
 
 def _metadata(stream: BinaryIO, parts: dict[str, _Member]) -> dict[str, Any]:
-    """Returns the content of a sample's JSON, which may be missing."""
+    """Returns the content of a sample's JSON; empty if the sample has none.
+
+    Raises:
+        UserError: If the JSON is not an object.
+    """
     if "json" not in parts:
         return {}
     metadata = parse_json(_read(stream, parts["json"]), "its metadata")
@@ -159,11 +184,15 @@ def _captions(stream: BinaryIO, parts: dict[str, _Member], metadata: dict[str, A
 
 
 def _lines(content: bytes) -> list[str]:
-    """Returns the lines that are not blank. Other line separators of Unicode are part of a caption."""
+    """Returns the lines that are not blank. Unicode's other line separators are part of a caption.
+
+    Raises:
+        UserError: If the text is not UTF-8.
+    """
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
-        raise UserError(f"its text is no UTF-8: {error}") from error
+        raise UserError(f"its text is not UTF-8: {error}") from error
     return [line for line in text.split("\n") if line.strip()]
 
 

@@ -14,17 +14,20 @@ from flamingo.utils.reading import lines
 
 log = logging.getLogger(__name__)
 
-#: The suffixes of images, in small letters.
+#: The suffixes of images, in lower case.
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _TEXT = ".txt"
 
 
 def text_files(location: Location) -> LazySequence:
-    """Reads ``NAME.jpg`` (or ``png``, ``webp``, ...) with ``NAME.txt``, in which each line is a caption.
+    """Returns the images ``NAME.jpg`` (or ``png``, ``webp``, ...) with ``NAME.txt``, in which each line is a caption.
 
     The files lie in the folder or in its sub-folders. A sub-folder with the name of a split, such as ``train``,
     ``val`` or ``test``, is this split. The ids are the names of the images, relative to the folder. An image without
     a text, and a text without an image, is left out, counted and logged.
+
+    Raises:
+        UserError: If no image has a text, and as :func:`flamingo.data.readers.entries.check_entries`.
     """
     folder = location.files[0]
     entries, skipped = _entries(folder)
@@ -46,7 +49,7 @@ def is_text_file(candidate: Candidate) -> bool:
 
 
 def _entries(folder: Path) -> tuple[list[Entry], dict[str, str]]:
-    """Returns an entry for each image with a text, and by name the reason why other images and texts are left out."""
+    """Returns an entry for each image with a text, and name -> the reason why another image or text is left out."""
     entries: list[Entry] = []
     skipped: dict[str, str] = {}
     below = sorted(path for path in folder.iterdir() if path.is_dir())
@@ -56,7 +59,7 @@ def _entries(folder: Path) -> tuple[list[Entry], dict[str, str]]:
         for stem, names in images.items():
             relative = [str((holder / name).relative_to(folder)) for name in names]
             if stem not in texts:
-                skipped.update(dict.fromkeys(relative, "there is no text file of its name"))
+                skipped.update(dict.fromkeys(relative, "it has no text file"))
             elif len(names) > 1:
                 skipped.update(dict.fromkeys(relative, f"several images have one text file: {', '.join(names)}"))
             else:
@@ -65,12 +68,12 @@ def _entries(folder: Path) -> tuple[list[Entry], dict[str, str]]:
                 entries.append(Entry(str(text), relative[0], relative[0], captions, split))
         for stem, name in texts.items():
             if stem not in images:
-                skipped[str((holder / name).relative_to(folder))] = "there is no image of its name"
+                skipped[str((holder / name).relative_to(folder))] = "it has no image"
     return entries, skipped
 
 
 def _named_alike(folder: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Returns by stem the name of the text file, and by stem the names of the images, of a folder."""
+    """Returns stem -> the name of the text file, and stem -> the names of the images, of a folder."""
     texts: dict[str, str] = {}
     images: dict[str, list[str]] = {}
     for path in sorted(folder.iterdir()):

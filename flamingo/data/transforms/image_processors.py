@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image as PILImage
 
-# By its full name: transformers 5.17 hides the one at the top where torchvision is not installed.
+# Imported by its full name: without torchvision transformers 5.17 hides the class at its top level.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -19,12 +19,12 @@ def load_image_processor(vision_model_name_or_path: str | Path, side: int | None
 
     Args:
         vision_model_name_or_path: The encoder's folder, or its name on the hub.
-        side: Height and width, in pixels, of the images that the encoder gets; None: its own.
+        side: Height and width, in pixels, of the images that the encoder gets; None: the image processor's own.
 
     Raises:
-        UserError: If the encoder comes without one, or ``side`` cannot be set.
+        UserError: If the encoder comes without an image processor, or ``side`` cannot be set.
     """
-    # Not every machine has torchvision; Pillow's resizing is also what the encoders were trained with.
+    # Pillow's resizing needs no torchvision, and most encoders were trained with it.
     image_processor = from_pretrained(AutoImageProcessor, vision_model_name_or_path, "image processor", backend="pil")
     if hasattr(image_processor, "data_config"):
         image_processor = _of_timm(vision_model_name_or_path, image_processor.data_config)
@@ -34,7 +34,11 @@ def load_image_processor(vision_model_name_or_path: str | Path, side: int | None
 
 
 def _of_timm(name: str | Path, transforms: dict[str, Any]) -> CLIPImageProcessorPil:
-    """Returns timm's transforms in a form that can be saved: TimmWrapperImageProcessor loads only from an encoder."""
+    """Returns timm's transforms in a form that can be saved: TimmWrapperImageProcessor loads only from an encoder.
+
+    Raises:
+        UserError: If the transforms crop in another way than the image processor can.
+    """
     _, height, width = transforms["input_size"]
     part, mode = transforms["crop_pct"], transforms["crop_mode"]
     if mode not in ("center", "squash") or (mode == "center" and height != width):
@@ -52,7 +56,7 @@ def _of_timm(name: str | Path, transforms: dict[str, Any]) -> CLIPImageProcessor
 
 
 def resize(image_processor: Any, side: int) -> None:
-    """Sets the side of the result, in pixels, and in proportion the size that it is cropped from.
+    """Sets the side of the result in pixels, and scales the size that it is cropped from in proportion.
 
     Raises:
         UserError: If the image processor does not resize.

@@ -1,4 +1,4 @@
-"""Pictures of any kind -> upright RGB pictures, square if wanted."""
+"""Pictures of any kind -> upright RGB pictures, made square on request."""
 
 import io
 import math
@@ -18,15 +18,19 @@ from flamingo.utils.reading import regular_file
 
 Aspect = Literal["as_is", "pad", "crop"]
 
-#: Of a picture that is padded to a square, in pixels: the square takes 200 MB then.
+#: The longest side, in pixels, of a picture that is padded to a square. The square then takes 200 MB.
 _LONGEST_SIDE = 8192
 
 
 def open_image(frame: Frame) -> PILImage.Image:
-    """Returns an upright RGB picture; transparent parts are white.
+    """Returns an upright RGB picture. Transparent parts are white.
 
     16-bit greys are divided by 257. 32-bit integers and floats have no fixed range: the picture's least value becomes
-    black, its greatest white. Raises UserError, naming the file or member, if it is missing or broken.
+    black, its greatest white.
+
+    Raises:
+        UserError: If the picture is missing or broken; the error names the file or the member of the shard.
+        MemoryError: If the picture does not fit into memory.
     """
     if isinstance(frame, Crop):
         return _part(open_image(frame.frame), frame.number)
@@ -38,17 +42,17 @@ def open_image(frame: Frame) -> PILImage.Image:
             return _rgb(picture)
     except FileNotFoundError as error:
         raise UserError(f"image file {frame} does not exist") from error
-    except UnidentifiedImageError as error:  # whose own words name a buffer in memory
-        raise UserError(f"image {frame} cannot be read: it is no picture, or of a format unknown here") from error
+    except UnidentifiedImageError as error:  # Pillow's message names a buffer in memory
+        raise UserError(f"image {frame} cannot be read: it is not a picture in a supported format") from error
     except MemoryError:
         raise
-    except Exception as error:  # Broken files make decoders raise nearly anything: SyntaxError, RuntimeError, ...
+    except Exception as error:  # decoders raise nearly anything for broken files: SyntaxError, RuntimeError, ...
         raise UserError(f"image {frame} cannot be read: {error}") from error
 
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Returns Pillow's formats, the common ones first, without EPS, for which it would run Ghostscript on the file."""
+    """Returns Pillow's formats, the common ones first, without EPS, for which Pillow would run Ghostscript."""
     PILImage.init()
     formats = ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"]
     for name in PILImage.ID:
@@ -58,16 +62,21 @@ def _formats() -> tuple[str, ...]:
 
 
 def frame_bytes(frame: Readable | str) -> bytes:
-    """Returns the content of a picture's file. Raises OSError where it is missing, or no regular file."""
+    """Returns the content of a picture's file.
+
+    Raises:
+        OSError: If the file is missing, or is not a regular file.
+    """
     if isinstance(frame, str | Path):
         return regular_file(Path(frame)).read_bytes()
     return frame.read_bytes()
 
 
 def shaped(picture: PILImage.Image, aspect: Aspect) -> PILImage.Image:
-    """Returns a picture ``as_is``, or square: with borders of its mean colour (``pad``), or its centre (``crop``).
+    """Returns the picture ``as_is``, or a square: padded with its mean colour (``pad``), or its centre (``crop``).
 
-    A picture that is longer than 8,192 pixels is scaled to this length first: a larger square would fill the memory.
+    ``pad`` first scales a picture that is longer than 8,192 pixels to this length: a larger square would fill the
+    memory.
     """
     if aspect == "as_is" or picture.width == picture.height:
         return picture
@@ -88,7 +97,7 @@ def shaped(picture: PILImage.Image, aspect: Aspect) -> PILImage.Image:
 
 
 def _part(picture: PILImage.Image, number: int) -> PILImage.Image:
-    """Returns a part of half to all of the area, slightly longer or wider, in half of the cases mirrored."""
+    """Returns a random part: half to all of the area, about the picture's proportions, half of the time mirrored."""
     rng = random.Random(f"{number} {zlib.crc32(picture.tobytes())}")
     area = rng.uniform(0.5, 1)
     stretch = math.exp(rng.uniform(-0.2, 0.2))
@@ -103,14 +112,14 @@ def _part(picture: PILImage.Image, number: int) -> PILImage.Image:
 def _rgb(picture: PILImage.Image) -> PILImage.Image:
     picture = _eight_bits(picture)
     if not picture.has_transparency_data:
-        picture.load()  # what is RGB already need not be copied, but its file is going to be closed
+        picture.load()  # an RGB picture is not copied, but its file will be closed
         return picture if picture.mode == "RGB" else picture.convert("RGB")
     white = PILImage.new("RGBA", picture.size, "white")
     return PILImage.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
 
 
 def _eight_bits(picture: PILImage.Image) -> PILImage.Image:
-    if picture.mode in ("I", "F"):  # Pillow would clip them.
+    if picture.mode in ("I", "F"):  # Pillow would clip the values
         values = np.asarray(picture, dtype=np.float64)
         if not np.isfinite(values).all():
             raise UserError("not all of its values are finite")

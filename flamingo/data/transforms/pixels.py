@@ -1,8 +1,9 @@
-"""Pictures -> pixel values as an image processor of transformers makes them, in two steps: bytes, and floats of them.
+"""Pictures -> pixel values as an image processor of transformers makes them, in two steps: bytes, and their floats.
 
-Bytes are a quarter of the size, on the way from a loader's processes to where the model computes. The most common
-image processors are done here: resized by PyTorch, as by transformers where torchvision is installed, in a third of
-Pillow's time; of photographs few bytes differ, by one or two of 255. All others make their floats themselves.
+Bytes take a quarter of the memory on the way from a loader's processes to the model's device. This module implements
+the most common image processors itself. It resizes by PyTorch, as transformers does where torchvision is installed, in
+a third of Pillow's time; for photographs few bytes differ, by one or two of 255. All other image processors make their
+floats themselves.
 """
 
 from collections.abc import Sequence
@@ -21,8 +22,8 @@ from flamingo.utils.errors import UserError
 
 #: ConvNeXt's image processor resizes to squares from this side on.
 _CONVNEXT_SQUARE = 384
-#: The image processors of transformers that are done here. They resize, crop, rescale and normalize as their base class
-#: PilBackend does, and a test compares each with the steps here. A subclass may compute anything, and is none of them.
+#: The image processors of transformers that this module implements. They resize, crop, rescale and normalize as their
+#: base class PilBackend does; a test compares each with this module. Subclasses are not included: they may differ.
 USUAL = {
     "BitImageProcessorPil",
     "BlipImageProcessorPil",
@@ -37,32 +38,32 @@ USUAL = {
     "SiglipImageProcessorPil",
     "ViTImageProcessorPil",
 }
-#: What its size may say.
+#: The keys that the size of such an image processor may have.
 _SIZES = ({"height", "width"}, {"shortest_edge"})
 #: PyTorch's names for ways to resize.
 _MODES = {
     PILImage.Resampling.BILINEAR: "bilinear",
     PILImage.Resampling.BICUBIC: "bicubic",
 }
-#: Above this ratio of its sides a picture is cut to its centre before it is resized and cropped to its centre: what is
-#: cropped would else be enlarged first, to 3 GB for a picture of 1 by 20,000 pixels.
+#: Above this ratio of its sides a picture is cut to its centre before it is resized. Otherwise the parts that are
+#: cropped later would be enlarged first, to 3 GB for a picture of 1 by 20,000 pixels.
 _LONG = 8
-#: The most pixels that a picture may be enlarged to where nothing is cropped.
+#: The most pixels that a picture may be enlarged to if it is not cropped.
 _MOST_PIXELS = 2**26
 
 
 def resized(
     image_processor: Any, frames: Sequence[Frame], aspect: Aspect = "as_is"
 ) -> UInt8[Tensor, "n c h w"] | Float[Tensor, "n c h w"]:
-    """Open pictures, resize and crop them: bytes for :func:`normalized`, or floats of an unusual image processor.
+    """Returns the pictures, resized and cropped: bytes for :func:`normalized`, or floats of an unusual image processor.
 
     Args:
-        image_processor: One of transformers'.
+        image_processor: An image processor of transformers.
         frames: Pictures, or where they lie.
         aspect: How pictures are made square first: see :func:`flamingo.data.transforms.pictures.shaped`.
 
     Raises:
-        UserError: For a picture that is broken or cannot be resized, with its name; and for different sizes.
+        UserError: If a picture is broken or cannot be resized, by its name; and if the results differ in size.
     """
     prepare = _pixels if _is_usual(image_processor) else _prepared
     pixels = []
@@ -71,7 +72,7 @@ def resized(
         try:
             bounded = _bounded(image_processor, picture)
             pixels.append(prepare(image_processor, bounded))
-        except (ValueError, ZeroDivisionError) as error:  # an image processor's own, for sides of no pixel
+        except (ValueError, ZeroDivisionError) as error:  # image processors raise them for sides of 0 pixels
             raise UserError(f"image {frame} has {picture.width} by {picture.height} pixels: {error}") from error
     sizes = {(one.shape[2], one.shape[1]) for one in pixels}
     if len(sizes) > 1:
@@ -85,22 +86,23 @@ def resized(
 def normalized(
     image_processor: Any, pixels: UInt8[Tensor, "*n c h w"] | Float[Tensor, "*n c h w"]
 ) -> Float[Tensor, "*n c h w"]:
-    """Of bytes the floats that the encoder takes, on their device; what are floats already stays."""
+    """Returns the floats that the encoder takes, on the device of ``pixels``. Bytes are normalized, floats kept."""
     if pixels.dtype != torch.uint8:
         return pixels
     mean = torch.tensor(image_processor.image_mean).view(-1, 1, 1)
     std = torch.tensor(image_processor.image_std).view(-1, 1, 1)
     scale = image_processor.rescale_factor
-    # The host does not wait for these copies.
+    # Asynchronous copies: the host does not wait for the device.
     shift = (mean / scale).to(pixels.device, non_blocking=True)
     factor = (scale / std).to(pixels.device, non_blocking=True)
     return pixels.float().sub_(shift).mul_(factor)
 
 
 def _bounded(image_processor: Any, picture: PILImage.Image) -> PILImage.Image:
-    """The picture, or the part of it that is used, so that it is not enlarged to more pixels than memory should hold.
+    """Returns the picture, or the part of it that is used, so that the resized picture fits into memory.
 
-    Raises UserError where all of it is used.
+    Raises:
+        UserError: If the whole picture is used and is too long.
     """
     side = _shortest_edge(image_processor)
     short, long = sorted(picture.size)
@@ -116,12 +118,12 @@ def _bounded(image_processor: Any, picture: PILImage.Image) -> PILImage.Image:
 
 
 def _shortest_edge(image_processor: Any) -> int | None:
-    """The side to which pictures are resized in proportion; None where they are resized otherwise, or not at all."""
+    """Returns the side that pictures are resized to in proportion; None if they are resized otherwise or not at all."""
     size = _present(getattr(image_processor, "size", None))
     if not getattr(image_processor, "do_resize", False) or size.keys() != {"shortest_edge"}:
         return None
     side = size["shortest_edge"]
-    # ConvNeXt's resizes to a square of this side or more, and crops to a smaller one.
+    # ConvNeXt's image processor resizes to a square from this side on, and crops to smaller ones.
     if _convnext(image_processor) and side >= _CONVNEXT_SQUARE:
         return None
     return side
@@ -148,7 +150,7 @@ def _convnext(image_processor: Any) -> bool:
 
 
 def _centre(picture: PILImage.Image, length: int) -> PILImage.Image:
-    """The middle ``length`` pixels of the longer side, or one more, so that the centre stays where it is."""
+    """Returns the middle ``length`` pixels of the longer side, or one more, so that the centre does not move."""
     width = _centre_length(picture.width, length)
     height = _centre_length(picture.height, length)
     left = (picture.width - width) // 2
@@ -162,7 +164,7 @@ def _centre_length(edge: int, length: int) -> int:
 
 
 def _is_usual(image_processor: Any) -> bool:
-    """Whether the processor is one of :data:`USUAL`, with settings that the steps here have."""
+    """Returns whether the processor is one of :data:`USUAL`, with settings that this module implements."""
     kind = type(image_processor)
     if kind.__name__ not in USUAL or not kind.__module__.startswith("transformers.models."):
         return False
@@ -175,7 +177,11 @@ def _is_usual(image_processor: Any) -> bool:
 
 
 def _prepared(image_processor: Any, picture: PILImage.Image) -> Float[Tensor, "c h w"]:
-    """What the image processor makes of one picture, alone: some pad the pictures of a batch to the largest."""
+    """Returns the image processor's result for a single picture: some pad all pictures of a batch to the largest.
+
+    Raises:
+        UserError: If the result is not one picture [1 c h w].
+    """
     name = type(image_processor).__name__
     pixels = image_processor([picture], return_tensors="pt").get("pixel_values")
     if not isinstance(pixels, Tensor) or pixels.ndim != 4 or len(pixels) != 1:
@@ -198,13 +204,13 @@ def _pixels(image_processor: Any, picture: PILImage.Image) -> UInt8[Tensor, "c h
         top = (height - crop_height) // 2
         right = width - crop_width - left
         bottom = height - crop_height - top
-        # Negative padding cuts off; beyond its borders a picture is black.
+        # Negative padding crops. Positive padding is black.
         pixels = F.pad(pixels, (-left, -right, -top, -bottom))
     return pixels
 
 
 def _size(size: dict[str, int | None], picture: PILImage.Image) -> tuple[int, int]:
-    """Returns height and width: as the size has them, or in proportion."""
+    """Returns the height and width that ``size`` sets. A shortest edge keeps the picture's proportions."""
     height = size.get("height")
     width = size.get("width")
     side = size.get("shortest_edge")

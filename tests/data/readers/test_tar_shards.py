@@ -226,7 +226,7 @@ def test_a_shard_that_shrank_is_an_error_with_the_member(two):
         ([("x.png", picture(1)), ("x.json", {"caption": "\t"})], "a caption is empty: "),
         (
             [("x.png", picture(1)), ("x.txt", b"\xff\xfe")],
-            "its text is no UTF-8: .* byte 0xff in position 0",
+            "its text is not UTF-8: .* byte 0xff in position 0",
         ),
         ([("x.png", picture(1)), ("x.json", "{captions: 5")], "Expecting property name"),
         ([("x.png", picture(1)), ("x.json", "[" * 100_000)], "recursion"),

@@ -46,10 +46,10 @@ def test_files_without_a_counterpart_are_counted_by_reason(tmp_path, caplog):
     assert [record.id for record in records] == ["a.png"]
     assert records.skipped == {
         "b.png": "there is no caption",
-        "c.png": "there is no text file of its name",
+        "c.png": "it has no text file",
         "d.bmp": "several images have one text file: d.bmp, d.png",
         "d.png": "several images have one text file: d.bmp, d.png",
-        "readme.txt": "there is no image of its name",
+        "readme.txt": "it has no image",
     }
     assert "several images have one text file (2, the first d.bmp)" in caplog.text
     assert len(read(tmp_path, captions_only=True)) == 1
