@@ -208,8 +208,8 @@ class FlamingoProcessor(ProcessorMixin):
     ) -> BatchFeature:
         """Returns documents as one padded batch, which :func:`~flamingo.data.collate.collate` describes.
 
-        Prompts are padded on the left, other documents on the right. ``p_next`` and ``p_space`` are the probabilities of
-        ``next_image`` and ``leading_space`` of :meth:`encode`, drawn from ``rng`` for each document.
+        Prompts are padded on the left, other documents on the right. ``p_next`` and ``p_space`` are the probabilities
+        of ``next_image`` and ``leading_space`` of :meth:`encode`, drawn from ``rng`` for each document.
         """
         check_coin("p_next", p_next, rng)
         check_coin("p_space", p_space, rng)
