@@ -135,7 +135,7 @@ class _Probe:
         )
         reason = "padding on the left of a prompt changes its logits"
         if "position_ids" not in self.model._language_model_arguments:
-            reason = f"{reason}, and positions cannot be told to it (position_ids)"
+            reason = f"{reason}, and it takes no position_ids"
         self._compare(padded[padding:], whole[:-padding], reason)
 
     def cached_generation_equals_uncached(self, num_beams: int) -> None:

@@ -93,19 +93,19 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "zaya": {"num_experts_per_tok": 1},
 }
 
-#: The architecture that a sentence speaks of.
+#: Patterns of sentences, and the architecture that they point at.
 REASONS = (
     ("later tokens change", "encoder-only"),
     ("recurrent state", "recurrent state only"),
     ("inputs_embeds", "no inputs_embeds"),
     ("per-layer inputs by token id|not from their embeddings", "per-layer inputs by token id"),
-    ("positions cannot be told", "positions that cannot be told"),
+    ("takes no position_ids", "no position_ids"),
     ("cache gives other logits|cache of its own", "a cache of its own"),
     ("one vector for each token", "several streams of hidden states"),
     ("exactly one ModuleList", "no single list of layers"),
     ("did not call layer", "layers of its own cross-attention"),
 )
-#: Where the sentence speaks of what comes of the architecture.
+#: The architecture, where the sentence names a consequence of it.
 REASONS_OF = {
     "prophetnet": "predicts several tokens at once",
     "recurrent_gemma": "a cache of its own",

@@ -30,14 +30,22 @@ OUTCOMES = ("works", "refused", "not built", "broken")
 _INTRODUCTION = """\
 # Compatibility
 
-Every model type is built tiny, with random weights, and composed with a tiny partner. **works**: it passes the check of
-a composition, every gated block gets a gradient, greedy and beam search give the same with the cache as without, and a
-checkpoint gives the same logits when it is loaded. **refused**: composing raises one sentence. **not built**:
-transformers builds no tiny random model of it here. Measured with transformers {version} and torch {torch} on a CPU.
-timm_wrapper, timm_backbone and gemma3n_vision, which need timm, were tried with timm 1.0.31.
+Find your language model or vision encoder by its `model_type`. The tables list the model types of Transformers {version}.
 
-`python -m tests.compatibility decoders` and `python -m tests.compatibility encoders` make these tables; names of model
-types after the command try only these.
+- **works**: it passes the check of a composition, every gated block gets a gradient, greedy and beam search agree with and
+  without the cache, and a loaded checkpoint gives the same logits.
+- **refused**: composing raises the error in the last column.
+- **not built**: Transformers builds no tiny random model of this type here.
+
+Each model type is built tiny, with random weights, and composed with a tiny partner on a CPU, with torch {torch}.
+Published weights are not tried. timm_wrapper, timm_backbone and gemma3n_vision need timm, and were tried with timm 1.0.31.
+
+```
+python -m tests.compatibility decoders
+python -m tests.compatibility encoders
+```
+
+These commands write the tables. Model types after the command try only these.
 """
 
 
@@ -137,7 +145,7 @@ def write_table() -> None:
 def _section(title: str, rows: Sequence[Outcome]) -> str:
     counts = Counter(row.outcome for row in rows)
     lines = [f"## {title}", "", ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts[outcome])]
-    lines += ["", "| model type | class | outcome | reason | sentence |", "|---|---|---|---|---|"]
+    lines += ["", "| model type | class | outcome | reason | error |", "|---|---|---|---|---|"]
     ordered = sorted(rows, key=lambda row: (OUTCOMES.index(row.outcome), row.reason, row.model_type))
     for row in ordered:
         cells = (row.model_type, row.class_name, row.outcome, row.reason, row.sentence)
