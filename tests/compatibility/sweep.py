@@ -30,15 +30,17 @@ OUTCOMES = ("works", "refused", "not built", "broken")
 _INTRODUCTION = """\
 # Compatibility
 
-Find your language model or vision encoder by its `model_type`. The tables list the model types of Transformers {version}.
+Find your language model or vision encoder by its `model_type`. The tables list the model types of Transformers
+{version}.
 
-- **works**: it passes the check of a composition, every gated block gets a gradient, greedy and beam search agree with and
-  without the cache, and a loaded checkpoint gives the same logits.
+- **works**: it passes the check of a composition, every gated block gets a gradient, greedy and beam search agree with
+  and without the cache, and a loaded checkpoint gives the same logits.
 - **refused**: composing raises the error in the last column.
 - **not built**: Transformers builds no tiny random model of this type here.
 
 Each model type is built tiny, with random weights, and composed with a tiny partner on a CPU, with torch {torch}.
-Published weights are not tried. timm_wrapper, timm_backbone and gemma3n_vision need timm, and were tried with timm 1.0.31.
+Published weights are not tried. timm_wrapper, timm_backbone and gemma3n_vision need timm, and were tried with timm
+1.0.31.
 
 ```
 python -m tests.compatibility decoders
