@@ -53,7 +53,7 @@ def test_unknown_tokens_or_many_tokens_a_character_are_problems():
     [unknown] = tokenizer_problems(["abc", "de"], Tokenizer(1, "be"))
     assert "2 of 5 tokens are [UNK]" in unknown
     [several] = tokenizer_problems(["abc"], Tokenizer(3, ""))
-    assert "3.0 tokens of a character" in several
+    assert "3.0 tokens per character" in several
     assert len(tokenizer_problems(["abc"], Tokenizer(3, "a"))) == 2
 
 

@@ -91,7 +91,7 @@ class Shards(LazySequence):
             split = sample.split if isinstance(sample, Sample) else None
             split_and_id = split or self.splits[number], sample.id
             if split_and_id in holders:
-                raise UserError(f"the id {sample.id!r} in {file} repeats one in {holders[split_and_id]}")
+                raise UserError(f"the id {sample.id!r} is in {holders[split_and_id]} and again in {file}")
             holders[split_and_id] = file
             if isinstance(sample, Broken):
                 broken[sample.id] = sample.reason

@@ -115,8 +115,8 @@ def test_a_share_of_the_documents_is_of_neighbours():
         ({"num_crops": 0}, r"^entry\.num_crops .*0"),
         ({"captions_per_image": 0}, r"^entry\.captions_per_image .*0"),
         ({"similar_prob": 1.5}, r"^entry\.similar_prob .*1.5"),
-        ({"similar_prob": 0.5}, r"3 images.*2"),
-        ({"most": 7, "similar_prob": 0.5, "neighbours": NEIGHBOURS}, r"7 images.*6"),
+        ({"similar_prob": 0.5}, r"max_images=3 needs 2"),
+        ({"most": 7, "similar_prob": 0.5, "neighbours": NEIGHBOURS}, r"max_images=7 needs 6"),
         ({"views": 2}, r"entry.*views.*num_crops"),
     ],
 )

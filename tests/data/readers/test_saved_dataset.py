@@ -94,5 +94,5 @@ def test_what_is_broken_is_an_error_that_names_the_file(name, content, tmp_path)
 
 def test_other_files_of_the_name_are_no_data_sets(tmp_path):
     write(tmp_path / "state.json", {"step": 3})
-    with pytest.raises(UserError, match="understood"):
+    with pytest.raises(UserError, match="no data that can be read"):
         open_source(str(tmp_path))

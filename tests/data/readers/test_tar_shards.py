@@ -277,7 +277,7 @@ def test_a_truncated_shard_keeps_its_whole_samples(tmp_path):
         cut.write_bytes(content[:size])
         source = tar([cut])
         assert [image.id for image in source] == (["a", "b"] if size >= ends[3] else ["a"]), size
-        assert source.skipped[str(cut)].startswith("it is cut off or damaged behind "), size
+        assert source.skipped[str(cut)].startswith("it is cut off or damaged after "), size
     cut.write_bytes(content[: blocks + 512])  # one block of zeros is an end
     assert tar([cut]).skipped == {}
     for size in (0, 100, 512, ends[0] - 1):
@@ -298,7 +298,7 @@ def test_a_damaged_header_loses_the_rest_and_says_so(tmp_path):
         file.write_bytes(damaged)
         source = tar([file])
         assert [image.id for image in source] == ["a"]
-        assert source.skipped == {str(file): "it is cut off or damaged behind a.json"}
+        assert source.skipped == {str(file): "it is cut off or damaged after a.json"}
 
 
 def test_unreadable_shards_are_errors_with_their_names(two, tmp_path):

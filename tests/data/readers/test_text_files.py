@@ -70,5 +70,5 @@ def test_other_captions_beside_a_recognised_folder_are_ambiguous(tmp_path):
 def test_other_caption_formats_in_sub_folders_are_ignored(tmp_path):
     photographs(tmp_path / "pictures", "a.png")
     write(tmp_path / "pictures" / "captions.txt", "image,caption\na.png,A.\n")
-    with pytest.raises(UserError, match="understood"):
+    with pytest.raises(UserError, match="no data that can be read"):
         open_source(str(tmp_path))
