@@ -27,7 +27,7 @@ FRONT_MATTER = "---\nsearch: {exclude: true}\n---\n"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the files of the repository that pages link to, and those that these link to."""
+    """Returns the files with those of the repository that pages link to, and those that these link to."""
     pages = [(file.src_uri, file.content_string) for file in files.documentation_pages()]
     while pages:
         uri, text = pages.pop()

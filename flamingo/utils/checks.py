@@ -120,7 +120,11 @@ def one_of(key: str, value: Any, choices: Iterable[Any]) -> None:
 
 
 def folder(key: str, value: str | Path) -> None:
-    """A folder that exists."""
+    """Checks that a folder exists.
+
+    Raises:
+        UserError: If there is no such folder, or it is a file.
+    """
     if not Path(value).exists():
         raise UserError(f"{key}={value}: there is no such folder")
     if not Path(value).is_dir():

@@ -175,7 +175,11 @@ def append(path: Path, content: bytes, sync: bool = True) -> None:
 
 
 def check_writable(key: str, path: Path) -> None:
-    """Raises UserError, with the key, where nothing can be written at ``path``. Its folders may be missing."""
+    """Checks that a file can be written at ``path``. Its folders may be missing.
+
+    Raises:
+        UserError: If nothing can be written there; the error begins with the key.
+    """
     folder = path.absolute()
     while not folder.is_dir():
         if folder.exists() and folder != path.absolute():
