@@ -1,5 +1,5 @@
 # make demo   sets up .venv, then trains, evaluates and reports: outputs/demo/report.html
-# make test   sets up .venv, then lint, types and tests: all that a change has to pass
+# make test   sets up .venv, then runs lint, types and tests: the full CI
 PYTHON ?= python3
 BIN := .venv/bin
 OFFLINE := HF_HUB_OFFLINE=1
@@ -9,13 +9,13 @@ OFFLINE := HF_HUB_OFFLINE=1
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: .venv/installed  ## from nothing to a few-shot curve: trains a Flamingo on the synthetic benchmark, some minutes on 2 cores
+demo: .venv/installed  ## trains a Flamingo on the synthetic benchmark, evaluates it and draws its curve: seven minutes on 2 cores
 	$(OFFLINE) $(BIN)/python -m experiments.train experiment=demo
 	$(OFFLINE) $(BIN)/python -m experiments.evaluate run=outputs/demo
 	$(OFFLINE) $(BIN)/python -m experiments.report run=outputs/demo
 	@echo "Open outputs/demo/report.html"
 
-test: lint pytest  ## everything that a change has to pass, from nothing
+test: lint pytest  ## the full CI: lint, types and tests
 
 lint: .venv/installed  ## style, types and names of tests
 	$(BIN)/ruff check .
@@ -40,7 +40,7 @@ docs: .venv/installed  ## the documentation as a site: site/index.html; a broken
 stress: .venv/installed  ## kills, two processes at once, full disks, malformed files: up to 20 minutes
 	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m tests.stress
 
-benchmark: .venv/installed .peers/installed  ## speed and memory beside peers: an hour or two on 2 cores that do nothing else
+benchmark: .venv/installed .peers/installed  ## speed and memory against peers: an hour or two on 2 idle cores
 	$(OFFLINE) $(BIN)/python -m experiments.benchmark
 
 gpu-check:  ## everything on one GPU, with PYTHON and its packages as they are: outputs/gpu/report.md, in 8 minutes

@@ -28,7 +28,7 @@ SIZES: dict[str, int] = {
     **dict.fromkeys(("head_dim", "attention_head_dim"), _WIDTH // _HEADS),
     **dict.fromkeys(("intermediate_size", "mlp_dim", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim"), _FEEDFORWARD),
 }
-#: Lists of these names have a number for every stage: so many blocks at most, and a part of the width.
+#: Lists of these names have one number per stage: its blocks, which are limited, and its share of the width.
 _DEPTHS = ("depths", "num_block_repeats", "stage_num_blocks", "blocks_per_stage")
 _WIDTHS = ("hidden_sizes", "embed_dims", "stage_mid_channels", "embed_dim_per_stage")
 _MOST_BLOCKS, _PART = 2, 4

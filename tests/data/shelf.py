@@ -1,4 +1,4 @@
-"""Small photographs and files to lie beside them."""
+"""Small photographs, and files with their captions."""
 
 import json
 

@@ -21,7 +21,7 @@ def test_documents_share_rows_and_see_only_themselves():
     assert torch.equal(first[5:], torch.tensor([[0, 0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1, 1]]).bool())
     assert not first[:5, 5:].any() and not second[:4, 4:].any() and not second[4:, :4].any()
     assert second.any(dim=-1).all()  # padding, too, sees something
-    # The first token of a document is not to be told from the last one of another.
+    # The first token of a document must not be predicted from the last one of another.
     assert batch["labels"].tolist() == [[-100, 2, 3, 4, 5, -100, 2], [-100, 2, 3, 4, -100, -100, -100]]
 
 

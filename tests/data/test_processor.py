@@ -111,7 +111,7 @@ def test_texts_that_are_not_trained_on_have_no_labels(processor, pictures):
 
 
 @pytest.mark.parametrize("bos", [True, False])
-def test_the_tokens_of_the_last_text_are_told_if_they_are_learnt(processor, pictures, monkeypatch, bos):
+def test_last_text_holds_the_tokens_of_a_last_text_that_trains(processor, pictures, monkeypatch, bos):
     monkeypatch.setattr(processor, "bos", bos)
 
     def last_text(*parts, **settings):
@@ -306,7 +306,7 @@ def test_prompts_that_do_not_fit_are_refused(processor, arguments, message):
 
 
 def test_pictures_are_made_square_as_asked_and_as_saved(processor, tmp_path):
-    """The image processor squeezes what is not square; a red stripe beside blue shows what became of it."""
+    """The image processor squeezes pictures that are not square; a red stripe in blue shows the effect."""
     picture = PILImage.new("RGB", (60, 20), "blue")
     picture.paste((255, 0, 0), (0, 0, 10, 20))
     document = Document([Image(picture)])

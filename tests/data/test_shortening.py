@@ -19,7 +19,7 @@ def processor(backbones):
 
 
 def document(*words):
-    """An image with so many words for each number."""
+    """An image for each number, with a text of that many words."""
     parts = []
     for shade, number in enumerate(words):
         parts += [

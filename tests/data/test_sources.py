@@ -252,7 +252,7 @@ def test_an_unknown_split_is_an_error_that_lists_the_known_ones(tmp_path):
 
 def test_pictures_that_cannot_be_opened_are_left_out_on_request(tmp_path, caplog):
     source = open_source(str(shard(tmp_path / "s.tar", "a.png", "b.png", "c.png", broken=["b.png"])))
-    assert len(source) == 3  # nobody looked
+    assert len(source) == 3  # no image was opened
     with pytest.raises(UserError, match=r"s\.tar:b\.png"):
         shows(source[1], "b.png")
     with caplog.at_level(logging.WARNING):

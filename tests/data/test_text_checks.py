@@ -13,7 +13,7 @@ from flamingo.data.text_checks import sample_captions, script_problem, tokenizer
 
 
 class Tokenizer(namedtuple("Tokenizer", "per_character unknown")):
-    """Makes so many tokens of a character; characters of ``unknown`` become the unknown token."""
+    """Makes several tokens of a character; characters of ``unknown`` become the unknown token."""
 
     unk_token, unk_token_id = "[UNK]", 7
 

@@ -1,4 +1,4 @@
-"""What the benchmark says of its measurements; the measurements themselves are nobody's to test."""
+"""Tests what the benchmark reports, not the times that it measures."""
 
 from dataclasses import asdict
 
@@ -20,7 +20,7 @@ from flamingo.model.fusion import gated_block
 SMALL = Sizes(shots=[3], support=6, queries=5, text=8, vocab_size=500, train_images=3, train_tokens=12, image_size=32)
 
 
-class Told:
+class TableWorker:
     """A worker that answers from a table; ``scores`` of continuations by their text."""
 
     name = "open-flamingo"
@@ -56,8 +56,8 @@ def test_a_row_has_the_median_of_the_ratios_of_paired_runs():
 )
 def test_outputs_are_the_same_or_nearly_tied_or_reported(tmp_path, difference, outcome):
     texts = ["mine"] * 5
-    ours = Told([10.0, 20.0, 40.0], texts, {"mine": -3.0, "theirs": -3.0 + (difference or 0)})
-    theirs = Told([8.0] * 3, "mine" if difference is None else "theirs")
+    ours = TableWorker([10.0, 20.0, 40.0], texts, {"mine": -3.0, "theirs": -3.0 + (difference or 0)})
+    theirs = TableWorker([8.0] * 3, "mine" if difference is None else "theirs")
     agreement = Agreement(1e-4)
     [row] = FewShot(SMALL, ours, theirs, tmp_path, 3, 1, agreement).run("few_shot", shared=False)
     assert (row.ours, row.theirs, row.ratio) == (4.0, 8.0, 2.0)  # 20 s for 5 queries, 8 s for one
@@ -71,7 +71,7 @@ def test_outputs_are_the_same_or_nearly_tied_or_reported(tmp_path, difference, o
 
 
 def test_the_first_of_a_measurements_steps_does_not_count(tmp_path):
-    [row] = Steps(SMALL, Told([2.0]), [Told([3.0])], tmp_path, 1).train_step()
+    [row] = Steps(SMALL, TableWorker([2.0]), [TableWorker([3.0])], tmp_path, 1).train_step()
     assert (row.ours, row.theirs) == (2.0, 3.0)
 
 

@@ -50,7 +50,7 @@ GROUPS = {
     "pretrain_vision": (),
     "pretrain_language": ("text",),
 }
-#: What options must be told besides.
+#: The keys that options need as well.
 NEEDED = {
     "experiment=flickr8k": ("data.root=somewhere", "model.vision=somewhere"),
     "experiment=flickr8k_reward": ("data.root=somewhere", "model.init_from=null"),

@@ -1,4 +1,4 @@
-"""A first run from four keys: what is left open is chosen, all problems are told at once, and a dry run shows it."""
+"""A first run from four keys: open keys are chosen, problems are reported together, and a dry run shows the result."""
 
 import json
 import logging

@@ -59,7 +59,7 @@ def test_another_checkpoint_is_refused_by_its_changed_file(demo, tmp_path, name)
 
 
 def test_another_task_and_checkpoint_are_refused_in_one_folder(demo, tmp_path):
-    """Its scores would stand beside those of the first one."""
+    """The file would mix its scores with those of the first one."""
     shutil.copytree(demo, tmp_path / "run")
     one_weight_changed(tmp_path / "run" / "checkpoint" / "model.safetensors")
     before = (tmp_path / "run" / "scores.json").read_bytes()

@@ -22,7 +22,7 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("command", "overrides", "beginning", "told"),
+    ("command", "overrides", "beginning", "fix"),
     [
         ("evaluate", ["run=nowhere", TASK], "run=nowhere:", "no such folder"),
         ("evaluate", ["run=file", TASK], "run=file ", "a file"),
@@ -44,9 +44,9 @@ def here(tmp_path, monkeypatch):
         ("pretrain_language", ["output=file/run"], "output=file/run ", "a file"),
     ],
 )
-def test_what_is_not_there_is_named_with_its_key(here, command, overrides, beginning, told):
+def test_what_is_not_there_is_named_with_its_key(here, command, overrides, beginning, fix):
     [problem] = problems(*overrides, command=command)
-    assert problem.startswith(beginning) and told in problem
+    assert problem.startswith(beginning) and fix in problem
 
 
 def test_what_is_there_is_no_problem(here):

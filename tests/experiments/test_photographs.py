@@ -27,7 +27,7 @@ from tests.helpers.small_runs import photograph_overrides, photograph_training
 
 
 def by_reward(run, shards, backbones, output, *overrides):
-    """The training that goes on from ``run``."""
+    """The training that continues from ``run``."""
     return composed(
         "train",
         *("experiment=flickr8k_reward", "debug=quick", *photograph_overrides(shards, backbones, output)),
@@ -246,7 +246,7 @@ def test_broken_images_in_shards_are_left_out_and_named(shards, backbones, run, 
 
 @pytest.fixture
 def beside_captions(tmp_path):
-    """Photographs beside a file of captions; two are broken, the first by a missing end."""
+    """Photographs with a file of captions; two are broken, the first by a missing end."""
     folder = tmp_path / "photographs"
     folder.mkdir()
     for number in range(6):

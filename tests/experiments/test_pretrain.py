@@ -1,4 +1,4 @@
-"""Pretraining of backbones on one's own files, and the parts that it is made of."""
+"""Pretraining of backbones on given files, and the parts of the pretraining."""
 
 import gzip
 import json
@@ -50,7 +50,7 @@ def test_a_vision_encoder_is_pretrained_on_captioned_files(pairs, tmp_path):
     run_vision_pretraining.pretrain(config, output)
     encoder = AutoModel.from_pretrained(output / "model")
     assert encoder(torch.zeros(1, 3, 32, 32)).last_hidden_state.shape == (1, 32, 4, 4)
-    # The running statistics of batch norms have moved, and are in the state that a stopped run goes on from.
+    # The running statistics of batch norms have moved, and are in the state that a stopped run resumes from.
     state = torch.load(output / "state" / "step-00000003" / "common.pt", weights_only=True)
     name = "embedder.embedder.normalization.running_mean"
     assert encoder.state_dict()[name].abs().max() > 0

@@ -1,4 +1,4 @@
-"""What is tracked beside a training never ends it."""
+"""An error of the tracker never ends a training."""
 
 import json
 import logging

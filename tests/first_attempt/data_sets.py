@@ -44,7 +44,7 @@ def captions(number: int) -> list[str]:
 
 
 def coco(folder: Path) -> None:
-    """COCO's JSON beside the folder of its images, whose sizes are mixed."""
+    """COCO's JSON next to the folder of its images, whose sizes are mixed."""
     images, annotations = [], []
     (folder / "images").mkdir()
     for number in range(40):
@@ -92,7 +92,7 @@ def hub(folder: Path) -> None:
 
 
 def texts(folder: Path) -> None:
-    """A text file beside each image."""
+    """A text file next to each image."""
     for number in range(30):
         picture(number).save(folder / f"{number:03}.jpg")
         (folder / f"{number:03}.txt").write_text(captions(number)[0], encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A file of captions beside drawn scenes: captioned images that need no data set."""
+"""Drawn scenes with a file of captions: captioned images that need no data set."""
 
 import json
 import random

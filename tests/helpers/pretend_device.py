@@ -96,7 +96,7 @@ class _Module:
 
 
 class _PretendMode(TorchDispatchMode):
-    """Moves tensors of the CPU to the pretended device when they are told to go there."""
+    """Moves tensors of the CPU to the pretended device when an operation names it as the target."""
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(operation, args, kwargs or {})

@@ -1,4 +1,4 @@
-"""Features computed once: the same as those computed anew, kept for one encoder, and what is alike by them."""
+"""Stored features equal computed ones, belong to one encoder, and find similar pictures."""
 
 import json
 import multiprocessing

@@ -10,7 +10,7 @@ from flamingo.inference.features import FeatureStore
 from flamingo.inference.retrieval import index_neighbours, near_duplicates, nearest
 from flamingo.utils.errors import UserError
 
-#: Four directions around a mean that is far from nothing, and nearly the first of them again.
+#: Four directions around a mean that is far from zero, and a vector close to the first of them.
 AROUND = torch.tensor([[9.0, 5.0], [5.0, 9.0], [1.0, 5.0], [5.0, 1.0], [9.0, 5.1]])
 
 

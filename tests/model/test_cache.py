@@ -1,4 +1,4 @@
-"""A prompt's memory, and that of what goes on from it."""
+"""The cache of a prompt, and the cache of its continuations."""
 
 import torch
 

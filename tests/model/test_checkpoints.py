@@ -245,7 +245,7 @@ def test_a_composition_without_new_tokens_is_warned_of(backbones, caplog):
 
 @pytest.fixture
 def moved(backbones, tmp_path, monkeypatch):
-    """A checkpoint that names its backbones by relative paths, saved beside them; and the folder that holds all."""
+    """A checkpoint that names its backbones by relative paths, saved next to them; and the folder that holds all."""
     shutil.copytree(backbones / "clip_vision_model", tmp_path / "one" / "vision")
     shutil.copytree(backbones / "gpt2", tmp_path / "one" / "language")
     monkeypatch.chdir(tmp_path / "one")

@@ -38,7 +38,7 @@ def gguf_names(name):
 
 
 def interleaved(weight, heads):
-    """Rows of queries and keys as llama.cpp has them: the two halves of each head's rotation beside each other."""
+    """Rows of queries and keys as llama.cpp has them: the two halves of each head's rotation interleaved."""
     return weight.view(heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
 
 

@@ -51,7 +51,7 @@ def test_weights_sum_to_one_over_visible_images_and_else_to_zero(backbones, batc
             assert {int(m) for m in per_image[b, 0, t].nonzero()} == seen
     first, second = cross_attention.values()
     assert (first - second).abs().max() > 0.01
-    assert (first[:, 0] - first[:, 1]).abs().max() > 0.01, "heads are told apart"
+    assert (first[:, 0] - first[:, 1]).abs().max() > 0.01, "heads differ"
 
 
 @pytest.mark.parametrize("config", [{}, {"attend": "previous"}, {"qk_norm": True, "norm": "rms"}], ids=str)

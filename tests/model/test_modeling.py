@@ -285,7 +285,7 @@ def test_inputs_that_do_not_fit_are_refused(gpt2, change, message):
 @pytest.mark.parametrize("attend", ["last", "previous"])
 @pytest.mark.parametrize("given", ["pixel_values", "image_features"])
 def test_images_that_no_token_sees_are_not_encoded(backbones, attend, given):
-    """Padding in a batch of unequal documents; where all previous images are seen, also those that nobody names."""
+    """Padding in a batch of unequal documents; where all previous images are seen, also those that no index names."""
     model = tiny.flamingo(backbones, fusion={"attend": attend})
     inputs = tiny.inputs(documents=3)
     inputs["image_index"][1] = torch.tensor([-1] * 5 + [0] * 9)

@@ -1,4 +1,4 @@
-"""New tokens: rows of their own beside a frozen vocabulary, tied and scaled as that is."""
+"""New tokens: separate trained rows for a frozen vocabulary, tied and scaled as it is."""
 
 import pytest
 import torch

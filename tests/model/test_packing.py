@@ -10,7 +10,7 @@ from tests import tiny
 from tests.helpers.devices import moved
 from tests.helpers.model_calls import loss_and_gradients
 
-#: Attention over a sliding window, or by distance: no mask or positions can be told.
+#: Attention over a sliding window or by distance: these take neither a custom mask nor positions.
 NOT = {"mpt", "mistral", "gemma2", "gemma3_text"}
 
 

@@ -1,4 +1,4 @@
-"""Frozen modules run in evaluation mode, whatever trains beside them."""
+"""Frozen modules run in evaluation mode, whatever other parts train."""
 
 import pytest
 import torch
@@ -110,7 +110,7 @@ def test_a_placed_model_moves_unless_quantised_or_mapped(backbones, device):
     assert placed() == {part: {True} for part in PARTS}
     language = placed(hf_quantizer="language_model")
     assert language["vision_model"] == {True}
-    # The trained parts stay beside the language model.
+    # The trained parts stay on the device of the language model.
     assert [language[part] for part in PARTS if part != "vision_model"] == [{False}] * (len(PARTS) - 1)
     vision = placed(hf_device_map="vision_model")
     assert [part for part in PARTS if vision[part] == {False}] == ["vision_model"]

@@ -1,4 +1,4 @@
-"""Frozen backbones quantised by transformers' own means, beside trained parts in full precision."""
+"""Frozen backbones quantised by transformers, with trained parts in full precision."""
 
 import pytest
 import torch

@@ -58,7 +58,7 @@ def test_demonstrations_are_those_of_the_prompt_of_most_shots(make):
     assert (content(card.picture), card.prompt, card.references) == ("q0", "Say:", ("a red circle",))
 
 
-def test_outputs_are_told_by_shots_and_controls_at_their_most(make):
+def test_outputs_are_labelled_by_shots_and_controls(make):
     (card,) = make(
         full(output="c", exact=True),
         full(output="ignored: another seed", seed=1),

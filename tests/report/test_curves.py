@@ -69,7 +69,7 @@ def test_text_only_and_controls_are_their_own_series(read):
     np.testing.assert_allclose(curve, [[0, 10], [1, 50]])
     (blind,) = lines(ax, GREY)
     np.testing.assert_allclose(blind[:, 1], [3, 5])
-    np.testing.assert_allclose(blind[:, 0], [0, 1], atol=0.1)  # beside one another
+    np.testing.assert_allclose(blind[:, 0], [0, 1], atol=0.1)  # next to each other
     assert {"few-shot", "text only", "blind", "shuffled images"} <= texts(ax)
 
 

@@ -149,7 +149,7 @@ def test_a_name_is_trained_on_from_its_second_use():
 
 
 def answer_to(question, scene):
-    """The one right answer, found anew: by looking at which objects the question can mean."""
+    """Returns the one right answer, computed independently from the objects that the question can mean."""
     words = question.removesuffix("?").split()
     kinds = list(scene.kinds)
     meant = [
@@ -194,7 +194,7 @@ def test_answers_are_right():
     assert len(sorts) == 3 + 2 * 4  # of one kind: colour, size, number; of a pair: colour, size, shape, place
 
 
-# --------------------------------------------------------------------------- shown and told
+# --------------------------------------------------------------------------- images and texts
 
 
 def test_turns_are_images_with_answers_that_are_trained_on():
@@ -229,8 +229,8 @@ def test_first_turns_may_be_text_that_the_language_model_knows():
         Text("Output:", train=False),
         Text(" Be Ru"),
     )
-    told = "".join(part.text for part in document.parts[:3])
-    assert told == tell(turns[:1], "keyword")
+    prefix = "".join(part.text for part in document.parts[:3])
+    assert prefix == tell(turns[:1], "keyword")
 
 
 def test_some_documents_begin_with_text_and_end_with_images():
@@ -244,7 +244,7 @@ def test_some_documents_begin_with_text_and_end_with_images():
     assert isinstance(alone.parts[0], Image)
 
 
-def test_turns_are_told_a_line_each():
+def test_each_turn_is_a_line_of_text():
     turns = [
         Turn(ONE, "Output:", "Be Ru", False, "star"),
         Turn(BESIDE, "Question: why? Answer:", "red", keyword="ring"),
@@ -266,13 +266,13 @@ def test_texts_are_of_all_kinds_and_contain_the_answers():
             continue
         sort = "binding" if names_in([first]) else "questions" if "Question: " in first else "captions"
         described, _, _ = first.partition("Question:" if sort == "questions" else "Output:")
-        how = "gist" if described.strip() in SHAPES + COLOURS else "caption" if described else "nothing"
+        how = "keyword" if described.strip() in SHAPES + COLOURS else "caption" if described else "nothing"
         if how == "caption":
             assert {"count", "axis"} & parse(described).keys()
         sorts[sort, how] += 1
         turns[sort].add(text.count("\n"))
     wanted = {("captions", "caption"): 100, ("captions", "nothing"): 100, ("questions", "caption"): 320}
-    wanted |= {("binding", "caption"): 280, ("binding", "gist"): 360, "drill": 840}
+    wanted |= {("binding", "caption"): 280, ("binding", "keyword"): 360, "drill": 840}
     assert sorts.keys() == wanted.keys()
     assert all(abs(sorts[sort] - number) < 60 for sort, number in wanted.items()), sorts
     assert turns["captions"] == {*range(2, 10)} and turns["binding"] == {*range(2, 22)}

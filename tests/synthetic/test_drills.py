@@ -1,4 +1,4 @@
-"""What can be copied in a drill, and what of evaluation is never said in one."""
+"""Drills: what can be copied in them, and names of the evaluation split that never occur in them."""
 
 import random
 from collections import Counter

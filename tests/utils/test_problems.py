@@ -1,4 +1,4 @@
-"""Problems are kept, told together, and told once."""
+"""Problems are collected and reported together, each once."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from flamingo.utils.errors import UserError
 from flamingo.utils.problems import Problems
 
 
-def test_all_problems_are_told_once_with_their_keys():
+def test_all_problems_are_reported_once_with_their_keys():
     problems = Problems()
     problems.report()
     for key, sentence in (("", "steps is 0"), ("data.root", "no such folder"), ("", "steps is 0")):

@@ -194,7 +194,7 @@ def test_the_new_run_stays_if_it_ends_after_a_save(tmp_path):
 
 
 def killed_after(renames, work, *arguments):
-    """The exit status of a process that is killed after so many renames; 0 if its work was done before."""
+    """The exit status of a process that is killed after ``renames`` renames; 0 if its work was done before."""
     if (pid := os.fork()) == 0:
         left = iter(range(renames, -1, -1))
         next(left)

@@ -190,7 +190,7 @@ def test_rows_that_do_not_fit_are_named_by_their_line(row, message, tmp_path):
     ids=str,
 )
 def test_an_unusable_caption_leaves_its_image_out_and_is_named(wrong, reason, tmp_path, caplog):
-    """In every layout: the rows of one's own, COCO's and Karpathy's JSON, and the metadata of an image folder."""
+    """In every layout: JSON lines, COCO's and Karpathy's JSON, and the metadata of an image folder."""
     photographs(tmp_path, "a.png", "b.png")
     both = {"a.png": ["A cat."], "b.png": wrong}
     rows = [{"image": name, "captions": own} for name, own in both.items()]

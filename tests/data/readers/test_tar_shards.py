@@ -61,7 +61,7 @@ def two(tmp_path):
     return [tmp_path / "s-1.tar", str(tmp_path / "s-0.tar")]
 
 
-# -------------------------------------------------------------------------- what is there
+# -------------------------------------------------------------------------- complete samples
 
 
 def test_samples_follow_shards_and_members_with_their_images(two):

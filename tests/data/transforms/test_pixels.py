@@ -191,7 +191,7 @@ def test_floats_are_normalized_already():
 
 
 def test_pictures_are_not_padded_to_the_largest_of_their_batch():
-    """Features of a picture would depend on the pictures beside it."""
+    """Features of a picture would depend on the other pictures of the batch."""
     image_processor = YolosImageProcessorPil(size={"shortest_edge": 32, "longest_edge": 96})
     square, wide = PILImage.new("RGB", (40, 40), "red"), PILImage.new("RGB", (80, 40), "red")
     padded = image_processor([square, wide], return_tensors="pt")["pixel_values"]

@@ -107,7 +107,7 @@ def test_missing_java_or_models_are_known_and_never_downloaded(monkeypatch):
 
 
 def test_spice_is_its_f_score_where_it_is_installed(monkeypatch, tmp_path):
-    """Its models are not to be had everywhere; what surrounds them is."""
+    """Tests the code around SPICE, whose models are missing on most machines."""
     (tmp_path / "lib").mkdir()
     for part in ("", "-models"):
         (tmp_path / "lib" / f"stanford-corenlp-3.6.0{part}.jar").touch()

@@ -116,7 +116,7 @@ def in_groups(queries, keys, values, index):
 
 @pytest.mark.parametrize("rows", [1, 3])
 def test_grouped_attention_equals_masked_attention(rows):
-    """Runs longer and shorter than a group, in any order, and an image that nobody sees."""
+    """Runs longer and shorter than a group, in any order, and an image that no token sees."""
     index = torch.tensor([2] * 70 + [0] * 3 + [-1] * 40 + [4] * 32 + [2] * 5 + [0] * 33).repeat(2, rows, 1)
     index[1] = torch.randint(-1, 4, index[1].shape)
     shapes = (2, rows, index.shape[2], 2, 4), (2, 5, 2, 3, 4), (2, 5, 2, 3, 4)
