@@ -89,7 +89,7 @@ def _text(values: JSON) -> str:
     text = f"{values['steps']} steps in {values['training_seconds']:.0f} s"
     if "scores" not in values:
         return text + ".\n"
-    return f"{text}, evaluation in {values['evaluation_seconds']:.0f} s, beside other parts.\n\n" + scores_table(
+    return f"{text}, evaluation in {values['evaluation_seconds']:.0f} s, alongside other parts.\n\n" + scores_table(
         values["scores"]
     )
 

@@ -66,7 +66,7 @@ def captioning(settings: Settings, save: Save) -> None:
     seconds = time.monotonic() - begin
     values = _history(output) | {"training_seconds": training_seconds, "evaluation_seconds": seconds}
     values["scores"] = score_values(output)
-    text = f"Training in {training_seconds:.0f} s, evaluation in {seconds:.0f} s, beside other parts.\n\n"
+    text = f"Training in {training_seconds:.0f} s, evaluation in {seconds:.0f} s, alongside other parts.\n\n"
     save(values, text + _losses(values) + "\n" + scores_table(values["scores"]))
 
 
@@ -84,7 +84,8 @@ def reward(settings: Settings, save: Save) -> None:
     seconds = time.monotonic() - begin
     values = _history(output) | {"training_seconds": seconds}
     save(
-        values, f"Training in {seconds:.0f} s, beside other parts; a loss is minus a mean reward.\n\n" + _losses(values)
+        values,
+        f"Training in {seconds:.0f} s, alongside other parts; a loss is minus a mean reward.\n\n" + _losses(values),
     )
 
 

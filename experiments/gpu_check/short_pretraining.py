@@ -94,4 +94,6 @@ def _save(output: Path, seconds: float, steps: int, save: Save) -> None:
     rows.append((f"loss, step {steps}", f"{losses[-1]:.3f}"))
     for name, score in scores.items():
         rows.append((name, f"{score:.3f}"))
-    save(values, f"{steps} steps and scores in {seconds:.0f} s, beside other parts.\n\n" + table(("", "value"), rows))
+    save(
+        values, f"{steps} steps and scores in {seconds:.0f} s, alongside other parts.\n\n" + table(("", "value"), rows)
+    )

@@ -1,4 +1,4 @@
-"""Part: a profile of the training step: the dearest kernels, the kinds of work, and how long the device is idle."""
+"""Part: a profile of the training step: the slowest kernels, the kinds of work, and how long the device is idle."""
 
 import re
 from collections import defaultdict
@@ -17,7 +17,7 @@ from experiments.gpu_check.training_step import FULL, SMALL
 from flamingo.utils.devices import use_device
 
 _PROFILED = 3
-_DEAREST = 10
+_NUM_KERNELS = 10
 #: Characters of a kernel's name: templates make them long.
 _NAME_LENGTH = 150
 #: Kinds of kernels by patterns of their names; the first that fits.
@@ -94,9 +94,9 @@ def summary(work: Sequence[Work], steps: int) -> JSON:
         by_name[item.name].append(item.end - item.start)
         by_kind[kind_of(item.name)] += (item.end - item.start) / 1e3 / steps
     totals = {name: sum(times) / 1e3 / steps for name, times in by_name.items()}
-    dearest = sorted(totals, key=lambda name: -totals[name])[:_DEAREST]
+    slowest = sorted(totals, key=lambda name: -totals[name])[:_NUM_KERNELS]
     kernels = []
-    for name in dearest:
+    for name in slowest:
         kernels.append({"name": name, "ms": totals[name], "calls": len(by_name[name]) / steps})
     busy, span, gaps = _busy(work)
     return {
@@ -106,7 +106,7 @@ def summary(work: Sequence[Work], steps: int) -> JSON:
         "gaps_above_20_us": sum(gap > 20 for gap in gaps) / steps,
         "longest_gaps_ms": [gap / 1e3 for gap in sorted(gaps, reverse=True)[:3]],
         "calls": len(work) / steps,
-        "dearest": kernels,
+        "slowest": kernels,
         "ms_by_kind": dict(sorted(by_kind.items(), key=lambda item: -item[1])),
     }
 
@@ -136,7 +136,7 @@ def _busy(work: Sequence[Work]) -> tuple[float, float, list[float]]:
 def _text(values: JSON, device: torch.device) -> str:
     what = "kernel" if device.type == "cuda" else "operator"
     kernels = []
-    for kernel in values["dearest"]:
+    for kernel in values["slowest"]:
         name = kernel["name"].replace("|", "/")[:_NAME_LENGTH]
         kernels.append((f"`{name}`", f"{kernel['ms']:.2f}", f"{kernel['calls']:g}"))
     kinds = [(kind, f"{ms:.2f}", f"{ms / values['busy_ms']:.0%}") for kind, ms in values["ms_by_kind"].items()]
@@ -145,7 +145,7 @@ def _text(values: JSON, device: torch.device) -> str:
         f"{values['ms']:.1f} ms a step. The device is busy {values['busy_ms']:.1f} ms and idle "
         f"{values['idle_share']:.1%}: {values['gaps_above_20_us']:.0f} gaps above 20 us a step, the longest {longest} "
         f"ms. There are {values['calls']:.0f} {what}s a step. The profiler slows the host.\n\n"
-        + table((f"the dearest {what}s", "ms a step", "calls a step"), kernels)
+        + table((f"the slowest {what}s", "ms a step", "calls a step"), kernels)
         + "\n"
         + table((f"kinds of {what}s, by name", "ms a step", "of the busy time"), kinds)
     )

@@ -144,7 +144,7 @@ def _check_corners(
         if layout.is_grid:
             return
         raise UserError(
-            f"{name} has no grid of patches that could be told: {layout.others + layout.rows * layout.columns} tokens "
+            f"{name} has no grid of patches: {layout.others + layout.rows * layout.columns} tokens "
             f"for pictures of {pictures.shape[-2]} x {pictures.shape[-1]} pixels"
         )
     stride = (ceil(pictures.shape[-2] / layout.rows), ceil(pictures.shape[-1] / layout.columns))
