@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments.cli.command import Job
 from experiments.report import ReportConfig, check_config
-from flamingo.report.comparison import write_comparison
+from flamingo.report.comparison_files import write_comparison
 from flamingo.report.page import write_report
 from flamingo.report.variants import runs_below
 

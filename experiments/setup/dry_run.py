@@ -28,6 +28,7 @@ from flamingo.report.style import png
 from flamingo.results import read_history
 from flamingo.training.loop import train
 from flamingo.utils.devices import device_title, peak_memory, processes
+from flamingo.utils.durations import duration_text
 from flamingo.utils.io import write_bytes
 from flamingo.utils.memory import keep_memory, out_of_memory
 
@@ -211,26 +212,17 @@ def _log_estimates(config: TrainConfig, records: TrainingRecords | None, measure
     log.info(
         "time, without evaluations: %s (%.0f s): %s to start, %s for the features of %d pictures, "
         "%s for %d steps of %.3g s, %s to save",
-        duration(total),
+        duration_text(total),
         total,
-        duration(started),
-        duration(features),
+        duration_text(started),
+        duration_text(features),
         num_pictures,
-        duration(steps),
+        duration_text(steps),
         training.steps,
         measured.step_seconds,
-        duration(saves),
+        duration_text(saves),
     )
     device = processes().device
     kept = num_pictures * measured.feature_bytes
     log.info("memory: %.2f GB of %s", peak_memory(device, kept) / _GB, device_title(device))
     log.info("disk: %.2f GB of features, %.2f GB of a state", kept / _GB, measured.state_bytes / _GB)
-
-
-def duration(seconds: float) -> str:
-    """Returns a time for people, such as ``1 h 20 min``, ``3 min 20 s`` or ``14 s``."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes == 0:
-        return f"{rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

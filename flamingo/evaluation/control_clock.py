@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from flamingo.evaluation.settings import Setting
+from flamingo.utils.durations import duration_text
 
 
 class ControlClock:
@@ -60,7 +61,7 @@ class ControlClock:
             if setting.control is not None and setting.change.answer is None:
                 nearest = min(plain, key=lambda one: _distance(one, setting))
                 seconds += number * plain[nearest]
-        return f"about {seconds / 60:.0f} minutes" if seconds >= 90 else f"about {seconds:.0f} seconds"
+        return f"about {duration_text(seconds)}"
 
 
 def _distance(plain: Setting, control: Setting) -> tuple[bool, int, bool]:

@@ -11,7 +11,7 @@ class VariantConfig:
 
     #: The name in tables; null: by what the run was overridden with.
     name: str | None = None
-    #: The score of the paper's counterpart; null: there is none.
+    #: The score of the paper's counterpart, times 100 as in its tables; null: there is none.
     paper: float | None = None
 
     def __post_init__(self) -> None:

@@ -23,13 +23,13 @@ from flamingo.report.style import (
     label_ends,
     new_figure,
     style,
+    wrapped,
 )
 from flamingo.results import Score
 from flamingo.utils.errors import UserError
 
 #: The metrics that have a panel, in the order of their weight; the others stand in the table.
 HEADLINES = ("exact_match", "attribute_accuracy", "CIDEr")
-TIMES_100 = "\N{MULTIPLICATION SIGN} 100"
 #: Colour, marker and line of a series. Shape and line tell them apart where colour does not.
 _SERIES = {
     "": (BLUE, "o", "-"),
@@ -41,6 +41,10 @@ _SERIES = {
     "copied caption": (OCHRE, "P", "--"),
 }
 _OTHER_SERIES = (MUTED, "*", ":")
+#: Inches of a figure's width, and of a letter of a name beside the axes.
+_WIDTH, _LETTER = 13.5, 0.095
+#: Letters in a line of a panel's title.
+_TITLE_LETTERS = 36
 _LOSS_COLORS = (BLUE, VERMILION, GREEN, PURPLE, OCHRE, GREY)
 _GATE_TITLES = {
     "attention": "Attention gates, tanh",
@@ -66,7 +70,7 @@ def metric_name(metric: str) -> str:
 
 
 def few_shot_figure(scores: Sequence[Score]) -> Figure:
-    """Returns scores (times 100) over shots, with intervals: a panel per task and headline metric, a line per series.
+    """Returns scores over shots, with intervals: a panel per task and headline metric, a line per series.
 
     Several seeds are averaged (:func:`mean_over_seeds`). One decoding is drawn: greedy where it was run.
     """
@@ -79,10 +83,13 @@ def few_shot_figure(scores: Sequence[Score]) -> Figure:
         panel = (score.setting.task, score.metric)
         if panel in panels:
             panels[panel].append(score)
-    columns = 2 if len(panels) == 4 else min(3, len(panels))
+    width = _panel_width(scores)
+    columns = max(1, min(int(_WIDTH / width), len(panels)))
+    if len(panels) == 4:
+        columns = min(2, columns)
     rows = math.ceil(len(panels) / columns)
     with style():
-        figure = new_figure(4.5 * columns, 3.5 * rows)
+        figure = new_figure(width * columns, 3.5 * rows)
         axes = figure.subplots(rows, columns, squeeze=False).flatten()
         for ax, (panel, panel_scores) in zip(axes, panels.items(), strict=False):
             task, metric = panel
@@ -90,6 +97,12 @@ def few_shot_figure(scores: Sequence[Score]) -> Figure:
         for ax in axes[len(panels) :]:
             ax.set_axis_off()
     return figure
+
+
+def _panel_width(scores: Sequence[Score]) -> float:
+    """The inches of a panel, with its axes and the names of its series beside them."""
+    longest = max(len(score.setting.series) for score in scores)
+    return max(4.5, 2.8 + _LETTER * longest)
 
 
 def _draw_panel(ax: Axes, task: str, metric: str, scores: Sequence[Score]) -> None:
@@ -100,7 +113,7 @@ def _draw_panel(ax: Axes, task: str, metric: str, scores: Sequence[Score]) -> No
         series.setdefault(score.setting.series, []).append(score)
     # Numbers of shots grow in powers and begin at zero: they stand at equal distances.
     shots = sorted({score.setting.shots for score in scores})
-    top = 105 * max(_largest(score) for score in scores) or 1.0
+    top = 1.05 * max(_largest(score) for score in scores) or 1.0
     offsets = _offsets(series)
     labels = []
     for name, points in reversed(series.items()):
@@ -111,11 +124,11 @@ def _draw_panel(ax: Axes, task: str, metric: str, scores: Sequence[Score]) -> No
             x.append(float(position + offset))
         color = _draw_series(ax, name, x, points)
         if name == "text only":
-            _label_text_only(ax, 100 * points[0].value, top, color)
+            _label_text_only(ax, points[0].value, top, color)
             continue
         label = Label(
             x[-1],
-            100 * points[-1].value,
+            points[-1].value,
             name or "few-shot",
             color,
             bold=name == "",
@@ -128,8 +141,9 @@ def _draw_panel(ax: Axes, task: str, metric: str, scores: Sequence[Score]) -> No
     ax.set_xlim(left, right)
     ax.set_ylim(0, top)
     ax.set_xlabel("shots")
-    ax.set_title(f"{task}\n", loc="left", fontweight="bold", fontsize=13)
-    subtitle = f"{metric_name(metric)} {TIMES_100}"
+    title = wrapped(task, _TITLE_LETTERS)
+    ax.set_title(f"{title}\n", loc="left", fontweight="bold", fontsize=13)
+    subtitle = metric_name(metric)
     if decoding != "greedy":
         subtitle += f", {decoding}"
     # The empty line of the title keeps its place; in the layout a long name would take the width of the axes.
@@ -173,9 +187,9 @@ def _draw_series(ax: Axes, name: str, x: Sequence[float], points: Sequence[Score
     highs = []
     for point in points:
         low, high = point.ci95 or (point.value, point.value)
-        values.append(100 * point.value)
-        lows.append(100 * low)
-        highs.append(100 * high)
+        values.append(point.value)
+        lows.append(low)
+        highs.append(high)
     ax.vlines(x, lows, highs, color=color, lw=1.6, alpha=0.75)
     if plain:
         ax.fill_between(x, lows, highs, color=color, alpha=0.14, lw=0)

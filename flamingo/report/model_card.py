@@ -12,6 +12,7 @@ import yaml
 from flamingo.report.escaping import code_block, markdown, row
 from flamingo.results import read_history
 from flamingo.utils.devices import device_title
+from flamingo.utils.durations import duration_text
 from flamingo.utils.io import atomic_folder, write_text
 from flamingo.utils.run_folder import STATES, WRITING, RunFiles
 
@@ -33,7 +34,7 @@ license: apache-2.0
 
 # {title}
 
-{parameters:.2f} million parameters. Made by `python -m experiments.{command}` in {minutes:.0f} minutes of training on
+{parameters:.2f} million parameters. Made by `python -m experiments.{command}` in {time} of training on
 {device}; the last loss was {loss:.3f} nats per {unit}.
 
 ## What it knows
@@ -86,7 +87,7 @@ def save_backbone(
         title=markdown(texts.title),
         parameters=model.num_parameters() / 1e6,
         command=texts.command,
-        minutes=last["seconds"] / 60,
+        time=duration_text(last["seconds"]),
         device=device_title(model.device),
         loss=last["loss"],
         unit=texts.unit,

@@ -1,8 +1,7 @@
 """One self-contained page of HTML about a run."""
 
 import base64
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,11 @@ from flamingo.report.averages import in_order, main_decoding, mean_over_seeds
 from flamingo.report.cards import cards, setting_name
 from flamingo.report.curves import few_shot_figure, headline_metrics, metric_name, training_figure
 from flamingo.report.escaping import code, markdown, row
+from flamingo.report.page_tables import task_tables
+from flamingo.report.score_text import UNITS, interval_text, score_text
 from flamingo.report.style import png, svg
-from flamingo.results import Score, SettingOfTask, read_history, read_predictions, read_scores
+from flamingo.results import Score, read_history, read_predictions, read_scores
+from flamingo.utils.durations import duration_text
 from flamingo.utils.io import write_bytes, write_text
 
 
@@ -41,12 +43,13 @@ def write_report(run: Path, title: str | None = None) -> list[Path]:
     tasks = list(dict.fromkeys(score.setting.task for score in scores))
     page = template("report.html").render(
         title=title or f"Few-shot results of {run.resolve().name}",
+        units=UNITS,
         headlines=[_headline(scores, task) for task in tasks],
         few_shot=as_pictures(few_shot),
-        tables=[_table(scores, task) for task in tasks],
+        tasks={task: task_tables(scores, task) for task in tasks},
         cards=cards(predictions, run / "pictures"),
         training=as_pictures(training_figure(history)) if history else None,
-        last=history[-1] if history else None,
+        training_facts=_training_facts(history[-1]) if history else [],
         config=config,
     )
     plot = run / "few_shot.png"
@@ -85,86 +88,31 @@ def _headline(scores: Sequence[Score], task: str) -> dict[str, Any]:
     means = in_order(score for score in means if score.setting.decoding == decoding)
     plain = [score for score in means if score.setting.series == ""] or means
     best = plain[-1]
-    zero_shot = [_number(score.value) for score in plain[:-1] if score.setting.shots == 0]
+    zero_shot = [score_text(score.value) for score in plain[:-1] if score.setting.shots == 0]
     controls = []
     for score in means:
         setting = score.setting
         if setting.control is not None and setting.shots == best.setting.shots:
-            controls.append((_number(score.value), setting.series))
+            controls.append((score_text(score.value), setting.series))
     return {
         "task": task,
         "metric": metric_name(metric),
-        "value": _number(best.value),
-        "interval": _interval(best),
+        "value": score_text(best.value),
+        "interval": interval_text(best.ci95),
         "setting": setting_name(best.setting),
         "zero": zero_shot[0] if zero_shot else None,
         "controls": controls,
     }
 
 
-def _table(scores: Sequence[Score], task: str) -> dict[str, Any]:
-    """A row per setting, a column per metric, the rarer the further right; None where it was not computed."""
-    means = [score for score in mean_over_seeds(scores) if score.setting.task == task]
-    counts = Counter(score.metric for score in means)
-    metrics = [metric for metric, _ in counts.most_common()]
-    scores_of: dict[SettingOfTask, dict[str, Score]] = {}
-    for score in in_order(means):
-        scores_of.setdefault(score.setting, {})[score.metric] = score
-    rows = []
-    for setting, scores_by_metric in scores_of.items():
-        rows.append(_table_row(setting, scores_by_metric, metrics))
-    return {
-        "task": task,
-        "metrics": [metric_name(metric) for metric in metrics],
-        "rows": rows,
-    }
-
-
-def _table_row(setting: SettingOfTask, scores: Mapping[str, Score], metrics: Sequence[str]) -> dict[str, Any]:
-    cells: list[tuple[str, str | None] | None] = []
-    for metric in metrics:
-        if metric in scores:
-            score = scores[metric]
-            cells.append((_number(score.value), _interval(score)))
-        else:
-            cells.append(None)
-    counts = [score.n for score in scores.values() if not score.metric.endswith("_order_std")]
-    return {
-        "shots": setting.shots,
-        "demonstrations": _demonstrations(setting),
-        "control": setting.control_name,
-        "decoding": setting.decoding,
-        "cells": cells,
-        "n": _range(counts),
-        "seeds": max(len(score.seeds) for score in scores.values()),
-    }
-
-
-def _demonstrations(setting: SettingOfTask) -> str:
-    """The demonstrations, and the template if it is not the checkpoint's."""
-    name = (setting.demonstrations or "none").replace("_", " ")
-    return name if setting.template is None else f"{name}, {setting.template}"
-
-
-def _number(value: float) -> str:
-    """Times 100, as the papers' tables have it."""
-    return f"{100 * value:.1f}"
-
-
-def _range(counts: Iterable[int]) -> str:
-    numbers = sorted(set(counts))
-    if not numbers:
-        return ""
-    if len(numbers) == 1:
-        return str(numbers[0])
-    return f"{numbers[0]} to {numbers[-1]}"
-
-
-def _interval(score: Score) -> str | None:
-    if score.ci95 is None:
-        return None
-    low, high = score.ci95
-    return f"{_number(low)} to {_number(high)}"
+def _training_facts(last: Mapping[str, Any]) -> list[str]:
+    """How long the training was, by the last record of its history."""
+    facts = [f"{last['step']:,} steps"]
+    if "tokens" in last:
+        facts.append(f"{last['tokens']:,} tokens")
+    if "seconds" in last:
+        facts.append(duration_text(last["seconds"]))
+    return facts
 
 
 def as_pictures(figure: Figure) -> tuple[str, ...]:

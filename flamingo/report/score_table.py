@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from flamingo.report.averages import in_order, mean_over_seeds
 from flamingo.report.curves import headline_metrics, metric_name
+from flamingo.report.page_tables import demonstrations_text
+from flamingo.report.score_text import interval_text, score_text
 from flamingo.results import Score, SettingOfTask
 
 #: Between two columns.
@@ -13,7 +15,7 @@ _GAP = "  "
 def score_table(scores: Sequence[Score], task: str) -> str:
     """Returns the scores of a task: a row for each setting, the mean over its seeds; a column for each metric.
 
-    Values are those of the scorers, not times 100. Headline metrics have their 95% intervals.
+    Headline metrics have their 95% intervals.
     """
     means = in_order(score for score in mean_over_seeds(scores) if score.setting.task == task)
     headlines = headline_metrics(means, task)
@@ -32,19 +34,16 @@ def score_table(scores: Sequence[Score], task: str) -> str:
 
 
 def _names(setting: SettingOfTask) -> list[str]:
-    demonstrations = (setting.demonstrations or "none").replace("_", " ")
-    if setting.template is not None:
-        demonstrations = f"{demonstrations}, {setting.template}"
-    return [str(setting.shots), demonstrations, setting.control_name or "-", setting.decoding]
+    return [str(setting.shots), demonstrations_text(setting), setting.control_name or "-", setting.decoding]
 
 
 def _cell(score: Score | None, with_interval: bool) -> str:
     if score is None:
         return "-"
+    text = score_text(score.value)
     if score.ci95 is None or not with_interval:
-        return f"{score.value:.3f}"
-    low, high = score.ci95
-    return f"{score.value:.3f} ({low:.3f} to {high:.3f})"
+        return text
+    return f"{text} ({interval_text(score.ci95)})"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

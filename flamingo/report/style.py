@@ -1,6 +1,7 @@
 """What all plots share: colours for light and dark pages, labels at the ends of lines, and figures as files."""
 
 import io
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -132,6 +133,12 @@ def spread_labels(heights: Sequence[float], gap: float) -> list[float]:
     ascending = isotonic_regression(np.array(heights) - gaps).x
     top = max(1 - gaps[-1], 0.0)
     return (np.clip(ascending, 0.0, top) + gaps).tolist()
+
+
+def wrapped(name: str, letters: int) -> str:
+    """Returns a name in lines of so many letters at most, which end at blanks and underscores if they can."""
+    lines = textwrap.wrap(name.replace("_", "_ "), letters)
+    return "\n".join(line.replace("_ ", "_") for line in lines)
 
 
 def png(figure: Figure) -> bytes:

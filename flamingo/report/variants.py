@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from flamingo.report.averages import main_decoding, mean_over_seeds
 from flamingo.results import Score, read_history, read_scores
 from flamingo.utils.errors import UserError
@@ -18,6 +20,9 @@ _NOT_OF_A_VARIANT = (
     "training.seed",
     "evaluate",
     "objective",
+    "variant",
+    "variant.name",
+    "variant.paper",
     "features.folder",
     "contents",
 )
@@ -32,6 +37,8 @@ class EvaluatedRun:
 
     folder: Path
     config: dict[str, Any]
+    #: Of its command line or sweep.
+    overrides: tuple[str, ...]
     seed: int
     scores: dict[ScoreKey, float]
 
@@ -83,7 +90,16 @@ def read_run(folder: Path) -> EvaluatedRun:
         raise UserError("not evaluated: there is no scores.json")
     scores = mean_over_seeds(read_scores(folder / "scores.json"))
     training = config.get("training", {})
-    return EvaluatedRun(folder, config, training["seed"], _plain_scores(scores))
+    return EvaluatedRun(folder, config, _overrides(folder), training["seed"], _plain_scores(scores))
+
+
+def _overrides(folder: Path) -> tuple[str, ...]:
+    """Those that the run was started with; none where it does not say."""
+    file = folder / "overrides.yaml"
+    if not file.is_file():
+        return ()
+    overrides = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return tuple(str(override) for override in overrides)
 
 
 def _plain_scores(scores: Sequence[Score]) -> dict[ScoreKey, float]:
@@ -103,10 +119,11 @@ def _plain_scores(scores: Sequence[Score]) -> dict[ScoreKey, float]:
 def read_runs(folders: Iterable[Path]) -> tuple[list[Variant], dict[str, str]]:
     """Returns variants in the order of the folders; and by folder why it is left out, missing or incomplete.
 
-    The name of a variant is its config's ``variant.name``, or else all keys that differ among variants.
+    The name of a variant is its config's ``variant.name``, or else what differs among variants: the overrides, or all
+    keys of the config where the overrides do not tell them apart.
     """
     groups, problems = _grouped(folders)
-    names = _names([runs[0].config for runs in groups])
+    names = _names([runs[0] for runs in groups])
     variants = []
     for name, runs in zip(names, groups, strict=True):
         paper = _variant_section(runs[0].config).get("paper")
@@ -175,11 +192,34 @@ def _variant_section(config: dict[str, Any]) -> dict[str, Any]:
     return config.get("variant") or {}
 
 
-def _names(configs: Sequence[dict[str, Any]]) -> list[str]:
-    """The names that the configs give, if they are unique; else the values of the keys that differ."""
-    names = [_variant_section(config).get("name") for config in configs]
-    if None not in names and len(set(names)) == len(names):
-        return [str(name) for name in names]
+def _names(runs: Sequence[EvaluatedRun]) -> list[str]:
+    """The names that the configs give, or else what differs among the runs, each of another variant."""
+    descriptions = _differing_overrides(runs)
+    if "" in descriptions or len(set(descriptions)) < len(runs):
+        descriptions = _differing_keys([run.config for run in runs])
+    names = []
+    for run, description in zip(runs, descriptions, strict=True):
+        name = _variant_section(run.config).get("name")
+        names.append(description if name is None else str(name))
+    return names if len(set(names)) == len(names) else descriptions
+
+
+def _differing_overrides(runs: Sequence[EvaluatedRun]) -> list[str]:
+    """Of each run the overrides that not all runs have."""
+    common = set(runs[0].overrides).intersection(*(run.overrides for run in runs)) if runs else set()
+    descriptions = []
+    for run in runs:
+        own = []
+        for override in run.overrides:
+            key = override.partition("=")[0].lstrip("+~")
+            if override not in common and key not in _NOT_OF_A_VARIANT:
+                own.append(override)
+        descriptions.append(", ".join(own))
+    return descriptions
+
+
+def _differing_keys(configs: Sequence[dict[str, Any]]) -> list[str]:
+    """Of each config the values of the keys that differ."""
     flat_configs = [_flatten(config) for config in configs]
     keys: dict[str, None] = {}
     for flat in flat_configs:

@@ -41,12 +41,12 @@ def test_time_is_that_of_the_plain_setting_with_equal_shots():
     assert [len(texts) for texts in said] == [0, 0, 0, 1, 0, 0]
     # The copied caption asks no model: 60 * 2 + 60 * 5 seconds.
     [text] = said[3]
-    assert "8 shots" in text and "blind, copied_caption; 180 predictions, about 7 minutes" in text
+    assert "8 shots" in text and "blind, copied_caption; 180 predictions, about 7 min" in text
 
 
 def test_short_times_are_in_seconds_and_an_unknown_one_is_none():
     [_, [said]] = announcements([PLAIN[1], CONTROLS[0]], {PLAIN[1]: 0.5})
-    assert "about 30 seconds" in said
+    assert "about 30 s" in said
     [[said]] = announcements(CONTROLS[:1], {})
     assert "not known" in said
     assert announcements(PLAIN, {}) == [[]] * 3

@@ -9,7 +9,8 @@ import yaml
 
 from experiments.report import ReportConfig
 from experiments.runs.run_report import run_report
-from flamingo.report.comparison import COLUMNS, compare, student, write_comparison
+from flamingo.report.comparison import compare, student
+from flamingo.report.comparison_files import COLUMNS, write_comparison
 from flamingo.report.variants import read_runs, runs_below
 from flamingo.utils.errors import UserError
 from tests.report.fake import score
@@ -129,7 +130,13 @@ def test_the_files_say_the_same_and_name_what_is_missing(tmp_path):
     markdown, page = paths[0].read_text(), paths[2].read_text()
     overview = next(line for line in markdown.splitlines() if line.startswith("| no &lt;gate&gt; |"))
     cells = overview.strip("| ").split(" | ")
-    assert [*cells[:3], *cells[4:]] == ["no &lt;gate&gt;", "25.0", "-45.0", "66.5", "-4.2"]
+    assert [cells[0], *(cell.split(" (")[0] for cell in cells[1:])] == [
+        "no &lt;gate&gt;",
+        "0.250",
+        "-0.450",
+        "66.5",
+        "-4.2",
+    ]
     assert f"- `{folders[1]}`: failed: ValueError: no &amp; &lt;such&gt; file" in markdown
     assert "no &lt;gate&gt;" in page and "ValueError: no &amp; &lt;such&gt; file" in page
     assert "<such>" not in page
@@ -139,7 +146,7 @@ def test_a_name_cannot_write_into_the_tables_nor_be_a_formula(tmp_path):
     for variant in ("a | 99.9 |\n| b", "`c` <img src=x>", "=HYPERLINK(1)", "-1", "+d"):
         write_run(tmp_path / str(len(list(tmp_path.iterdir()))), 0, 0.5, variant, every=variant)
     markdown, table, *_ = write_comparison(sorted(tmp_path.iterdir()), tmp_path / "comparison")
-    assert "<img" not in markdown.read_text() and "| a \\| 99.9 \\| \\| b | 55.0 |" in markdown.read_text()
+    assert "<img" not in markdown.read_text() and "| a \\| 99.9 \\| \\| b | 0.550 |" in markdown.read_text()
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["variant"][:2] for row in rows] == ["a ", "`c", "'=", "'-", "'+"]
@@ -154,7 +161,59 @@ def test_runs_are_found_however_deep_a_sweep_has_nested_them(below, tmp_path):
     found = [folder for entry in sorted((tmp_path / "sweep").iterdir()) for folder in runs_below(entry)]
     assert found == [tmp_path / "sweep" / "notes", one, other]
     [markdown, *_] = run_report(ReportConfig(runs=f"{tmp_path}/sweep/*"))
-    assert "1 variants, 2 runs" in markdown.read_text() and markdown.parent == tmp_path / "sweep"
+    assert "# 1 variant, 2 runs" in markdown.read_text() and markdown.parent == tmp_path / "sweep"
+
+
+def test_papers_figures_are_shown_only_for_variants_with_a_counterpart(tmp_path):
+    def overview(name, *papers):
+        folders = []
+        for number, paper in enumerate(papers):
+            folder = tmp_path / name / str(number)
+            folders.append(
+                write_run(folder, 0, 0.2 + number / 10, "baseline" if not number else "mine", paper, every=number)
+            )
+        text = write_comparison(folders, tmp_path / name / "comparison")[0].read_text()
+        return [line for line in text.splitlines() if line.startswith("|")][:4]
+
+    head, _, _, own = overview("own", 70.7, None)
+    assert "paper" not in head and own == "| mine | 0.350 | +0.100 |"
+    head, _, baseline, other = overview("paper", 70.7, 66.5)
+    assert head.endswith("| paper × 100 | difference |")  # noqa: RUF001
+    assert baseline.endswith("| 70.7 |  |") and other == "| mine | 0.350 | +0.100 | 66.5 | -4.2 |"
+
+
+def test_each_seed_stands_in_the_table_of_a_score(folders, tmp_path):
+    text = write_comparison(folders, tmp_path / "comparison")[0].read_text()
+    cells = text.splitlines()[-6].strip("| ").split(" | ")
+    assert [cells[0], *cells[-2:]] == ["model.every=1", "0.600, 0.700", "0, 1"]
+
+
+def test_an_overview_has_three_tasks_at_most(tmp_path):
+    scores = [score(value=0.5, task=f"task{number}") for number in range(4)]
+    text = write_comparison([write_run(tmp_path / "a", 0, 0.5, scores=scores)], tmp_path / "c")[0].read_text()
+    heads = [line for line in text.splitlines() if line.startswith("| variant | task")]
+    assert [head.count("task") for head in heads] == [3, 1]
+
+
+def test_runs_of_a_sweep_are_named_by_the_overrides_that_differ(tmp_path):
+    folders = []
+    for connector in ("perceiver", "mlp"):
+        for seed in (0, 1):
+            folder = write_run(tmp_path / f"{connector}{seed}", seed, 0.5, connector=connector, width=len(connector))
+            overrides = ["experiment=demo", f"seed={seed}", f"model/connector={connector}", f"output={folder}"]
+            (folder / "overrides.yaml").write_text(yaml.safe_dump(overrides))
+            folders.append(folder)
+    assert [variant.name for variant in read_runs(folders)[0]] == ["model/connector=perceiver", "model/connector=mlp"]
+    # One without overrides of its own is told apart by its config.
+    for seed in (0, 1):
+        (tmp_path / f"mlp{seed}" / "overrides.yaml").write_text("[experiment=demo]")
+    assert read_runs(folders)[0][1].name == "model.connector=mlp, model.width=3"
+
+
+def test_a_variant_with_a_name_keeps_it_beside_one_without(tmp_path):
+    folders = [write_run(tmp_path / "a", 0, 0.5, "baseline", 70.7, every=1), write_run(tmp_path / "b", 0, 0.5, every=2)]
+    names = [variant.name for variant in read_runs(folders)[0]]
+    assert names == ["baseline", "model.every=2"]
 
 
 def test_a_missing_baseline_and_no_runs_are_refused(folders, tmp_path):

@@ -35,7 +35,11 @@ def texts(ax):
     return {text.get_text() for text in ax.texts}
 
 
+<<<<<<< HEAD
 def test_the_curve_is_the_seed_mean_of_greedy_scores_times_100(read):
+=======
+def test_the_curve_is_the_mean_over_seeds_of_greedy_decoding(read):
+>>>>>>> 3303117 (Scores have one unit and one format in logs, pages and comparisons; tables fit a page; seeds and times are readable)
     scores = read(
         fake.score(shots=0, demonstrations=None, value=0.1, ci95=(0.0, 0.2)),
         fake.score(shots=16, value=0.7, ci95=(0.6, 0.8)),
@@ -45,13 +49,13 @@ def test_the_curve_is_the_seed_mean_of_greedy_scores_times_100(read):
     )
     (ax,) = few_shot_figure(scores).axes
     (curve,) = lines(ax, BLUE)
-    np.testing.assert_allclose(curve, [[0, 10], [1, 40], [2, 70]])
+    np.testing.assert_allclose(curve, [[0, 0.1], [1, 0.4], [2, 0.7]])
     assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "4", "16"]
     band = next(c for c in ax.collections if "FillBetween" in type(c).__name__ or "Poly" in type(c).__name__)
     ends = {tuple(point) for point in band.get_paths()[0].vertices.round(6)}
-    assert {(0, 0), (0, 20), (1, 30), (1, 55), (2, 60), (2, 80)} <= ends
-    assert texts(ax) == {"few-shot", "exact match × 100"}  # noqa: RUF001
-    assert ax.get_ylim()[1] > 80
+    assert {(0, 0), (0, 0.2), (1, 0.3), (1, 0.55), (2, 0.6), (2, 0.8)} <= ends
+    assert texts(ax) == {"few-shot", "exact match"}
+    assert 0.8 < ax.get_ylim()[1] < 1
 
 
 def test_text_only_and_controls_are_their_own_series(read):
@@ -65,11 +69,16 @@ def test_text_only_and_controls_are_their_own_series(read):
     )
     (ax,) = few_shot_figure(scores).axes
     point, curve = sorted(lines(ax, BLUE), key=len)
-    np.testing.assert_allclose(point, [[0, 20]])
-    np.testing.assert_allclose(curve, [[0, 10], [1, 50]])
+    np.testing.assert_allclose(point, [[0, 0.2]])
+    np.testing.assert_allclose(curve, [[0, 0.1], [1, 0.5]])
     (blind,) = lines(ax, GREY)
+<<<<<<< HEAD
     np.testing.assert_allclose(blind[:, 1], [3, 5])
     np.testing.assert_allclose(blind[:, 0], [0, 1], atol=0.1)  # next to each other
+=======
+    np.testing.assert_allclose(blind[:, 1], [0.03, 0.05])
+    np.testing.assert_allclose(blind[:, 0], [0, 1], atol=0.1)  # beside one another
+>>>>>>> 3303117 (Scores have one unit and one format in logs, pages and comparisons; tables fit a page; seeds and times are readable)
     assert {"few-shot", "text only", "blind", "shuffled images"} <= texts(ax)
 
 
@@ -79,16 +88,16 @@ def test_a_panel_for_each_task_and_headline_metric(read):
     figure = few_shot_figure(read(*rows))
     panels = [(ax.get_title("left").strip(), texts(ax) - {"few-shot"}) for ax in figure.axes]
     assert panels == [
-        ("synthetic_captions", {"exact match × 100"}),  # noqa: RUF001
-        ("synthetic_captions", {"CIDEr × 100"}),  # noqa: RUF001
-        ("other", {"own metric × 100, beam3"}),  # noqa: RUF001
+        ("synthetic_captions", {"exact match"}),
+        ("synthetic_captions", {"CIDEr"}),
+        ("other", {"own metric, beam3"}),
     ]
 
 
 def test_an_interval_that_was_not_estimated_is_not_drawn(read):
     (ax,) = few_shot_figure(read(fake.score(value=0.5, ci95=None))).axes
     segments = np.concatenate([c.get_segments() for c in ax.collections if hasattr(c, "get_segments")])
-    np.testing.assert_allclose(segments[0, :, 1], [50, 50])
+    np.testing.assert_allclose(segments[0, :, 1], [0.5, 0.5])
 
 
 def test_scores_of_zero_have_an_axis(read):

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from flamingo.report.page import write_report
+from flamingo.report.page_tables import seeds_text
 from flamingo.utils.errors import UserError
 from flamingo.utils.names import picture_path
 from tests.report import fake
@@ -86,11 +87,11 @@ def test_every_section_has_its_content(page):
     assert page.of("h1") == ["Few-shot results of demo"]
     assert page.of("h2") == ["Few-shot curves", "Scores", "Queries", "Training", "Configuration"]
     assert sum(tag == "article" for tag, _ in page.tags) == 4
-    assert "4000 steps, 16,384,000 tokens, 1.9 hours" in " ".join(page.of("p")).replace("\n", " ")
+    assert "4,000 steps, 16,384,000 tokens, 1 h 53 min." in " ".join(page.of("p")).replace("\n", " ")
     assert page.of("pre")[0].startswith("model:\n  every: 1\n")
 
 
-def test_tables_hold_means_times_100_with_intervals(tmp_path):
+def test_tables_hold_means_with_intervals_and_the_seeds(tmp_path):
     rows = [
         fake.score(shots=0, demonstrations=None, value=0.013, ci95=(0.001, 0.04)),
         fake.score(shots=4, seed=0, value=0.3, ci95=(0.2, 0.4), n=50),
@@ -105,14 +106,14 @@ def test_tables_hold_means_times_100_with_intervals(tmp_path):
         "none" if text == "\N{EN DASH}" else text for tag, text in page.text if tag in ("td", "small") and text.strip()
     ]
     assert cells == [
-        *("0", "none", "greedy", "1.3", "0.1 to 4.0", "none", "200", "1"),
-        *("4", "random", "greedy", "40.0", "25.0 to 55.0", "123.4", "49 to 50", "2"),
-        *("4", "random", "blind", "greedy", "2.1", "0.0 to 5.0", "none", "200", "1"),
+        *("0", "none", "greedy", "0.013", "0.001 to 0.040", "none", "200", "0"),
+        *("4", "random", "greedy", "0.400", "0.250 to 0.550", "1.234", "49 to 50", "0, 1"),
+        *("4", "random", "blind", "greedy", "0.021", "0.000 to 0.050", "none", "200", "0"),
     ]
-    assert page.of("strong") == ["40.0"]
+    assert page.of("strong") == ["0.400"]
     summary = re.sub(r"\s+", " ", page.of("p")[0]).strip()
-    assert summary == "synthetic_captions: exact match 40.0 at 4 shots (1.3 at 0)."
-    assert page.of("dt") + page.of("dd") == ["0 shots", "blind", "1.3", "2.1"]
+    assert summary == "synthetic_captions: exact match 0.400 at 4 shots (0.013 at 0)."
+    assert page.of("dt") + page.of("dd") == ["0 shots", "blind", "0.013", "0.021"]
 
 
 def test_table_columns_begin_with_what_all_settings_have(tmp_path):
@@ -121,6 +122,31 @@ def test_table_columns_begin_with_what_all_settings_have(tmp_path):
     write_report(small_run(tmp_path, scores=[*scores, fake.score(shots=0)]))
     head = Page((tmp_path / "report.html").read_text()).of("th")
     assert head[4:7] == ["exact match", "valid name rate", "exact match distance 1"]
+
+
+def test_a_table_has_five_metrics_at_most_and_the_settings_that_have_one_of_them(tmp_path):
+    """Its rows and intervals are then narrower than a page."""
+    metrics = [f"m{number}" for number in range(7)]
+    scores = [fake.score(shots=8, metric=metric) for metric in metrics]
+    scores += [fake.score(shots=0, metric=metric) for metric in metrics[:5]]
+    write_report(small_run(tmp_path, scores=scores))
+    page = Page((tmp_path / "report.html").read_text())
+    heads = [text for text in page.of("th") if text.startswith("m")]
+    assert heads == metrics and page.of("h3") == ["synthetic_captions"]
+    assert [tag for tag, _ in page.tags].count("table") == 2
+    assert [tag for tag, _ in page.tags].count("tr") == (1 + 2) + (1 + 1)
+
+
+def test_the_decoding_can_break_behind_a_comma(tmp_path):
+    write_report(small_run(tmp_path, scores=[fake.score(decoding="temperature0.7,top_p0.9")]))
+    assert "temperature0.7, top_p0.9" in Page((tmp_path / "report.html").read_text()).of("td")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "text"), [([3], "3"), ([1, 0], "0, 1"), ([2, 0, 1], "0 to 2"), ([0, 1, 5], "0, 1, 5"), ([5, 7], "5, 7")]
+)
+def test_seeds_in_a_row_are_a_range(seeds, text):
+    assert seeds_text(seeds) == text
 
 
 def test_what_files_say_is_escaped(tmp_path):

@@ -1,0 +1,134 @@
+"""The scores of variants -> tables for Markdown and for a page: an overview, and a table for each score."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flamingo.report.comparison import VariantScore, metric_order
+from flamingo.report.curves import HEADLINES, metric_name
+from flamingo.report.page_tables import seeds_text
+from flamingo.report.score_text import difference_text, interval_text, score_text
+from flamingo.report.variants import ScoreKey
+
+#: The tasks of an overview that fit a page of 1200 pixels.
+_TASKS = 3
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A text, and the interval of its number; empty: none."""
+
+    text: str
+    interval: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.interval})" if self.interval else self.text
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells, the first of which is the variant."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def panels(rows: Sequence[VariantScore]) -> list[list[VariantScore]]:
+    """Returns for each task the rows of its most telling metric at the most shots."""
+    found = []
+    for task in dict.fromkeys(row.task for row in rows):
+        metric = _headline(rows, task)
+        by_shots: dict[int, list[VariantScore]] = {}
+        for row in rows:
+            if row.task == task and row.metric == metric:
+                by_shots.setdefault(row.shots, []).append(row)
+        most_shots = max(by_shots)
+        found.append(by_shots[most_shots])
+    return found
+
+
+def overviews(rows: Sequence[VariantScore]) -> list[Table]:
+    """Returns tables with a row for each variant, and two columns for each task: its first metric, the difference."""
+    all_panels = panels(rows)
+    tables = []
+    for start in range(0, len(all_panels), _TASKS):
+        tables.append(_overview(rows, all_panels[start : start + _TASKS]))
+    return tables
+
+
+def _overview(rows: Sequence[VariantScore], shown: Sequence[Sequence[VariantScore]]) -> Table:
+    columns = ["variant"]
+    for panel in shown:
+        columns += [_title(panel[0].task, panel[0].shots, panel[0].metric), "difference"]
+    lines = []
+    for variant in dict.fromkeys(row.variant for row in rows):
+        line = [Cell(variant)]
+        for panel in shown:
+            line += _overview_cells(panel, variant)
+        lines.append(line)
+    if has_counterparts(rows):
+        columns += ["paper \N{MULTIPLICATION SIGN} 100", "difference"]
+        for line in lines:
+            line += _paper_cells(rows, line[0].text)
+    return Table("", tuple(columns), tuple(tuple(line) for line in lines))
+
+
+def _overview_cells(panel: Sequence[VariantScore], variant: str) -> list[Cell]:
+    for row in panel:
+        if row.variant == variant:
+            return [Cell(score_text(row.mean), interval_text(row.interval)), _difference(row)]
+    return [Cell(""), Cell("")]
+
+
+def has_counterparts(rows: Sequence[VariantScore]) -> bool:
+    """Returns whether the paper has a figure to compare with that of the baseline."""
+    return any(row.paper is not None and row.difference is not None for row in rows)
+
+
+def _paper_cells(rows: Sequence[VariantScore], variant: str) -> list[Cell]:
+    """The paper's figure of a variant, and its difference to that of the baseline, as the paper has them: times 100."""
+    paper = next(row.paper for row in rows if row.variant == variant)
+    baseline = next((row.paper for row in rows if row.difference is None), None)
+    if paper is None:
+        return [Cell(""), Cell("")]
+    difference = ""
+    if baseline is not None and paper != baseline:
+        difference = f"{paper - baseline:+.1f}"
+    return [Cell(f"{paper:g}"), Cell(difference)]
+
+
+def score_tables(rows: Sequence[VariantScore]) -> list[Table]:
+    """Returns a table for each task, number of shots and headline metric; the CSV has the other metrics, too."""
+    rows_of: dict[ScoreKey, list[VariantScore]] = {}
+    for row in rows:
+        if row.metric in HEADLINES or row.metric == _headline(rows, row.task):
+            key = (row.task, row.shots, row.metric)
+            rows_of.setdefault(key, []).append(row)
+    tables = []
+    for key, table_rows in rows_of.items():
+        cells = tuple(_cells(row) for row in table_rows)
+        tables.append(Table(_title(*key), ("variant", "mean", "difference", "each seed", "seeds"), cells))
+    return tables
+
+
+def _cells(row: VariantScore) -> tuple[Cell, ...]:
+    return (
+        Cell(row.variant),
+        Cell(score_text(row.mean), interval_text(row.interval)),
+        _difference(row),
+        Cell(", ".join(score_text(value) for value in row.values)),
+        Cell(seeds_text(row.seeds)),
+    )
+
+
+def _difference(row: VariantScore) -> Cell:
+    return Cell(difference_text(row.difference), interval_text(row.difference_interval))
+
+
+def _title(task: str, shots: int, metric: str) -> str:
+    return f"{task}, {shots} shots: {metric_name(metric)}"
+
+
+def _headline(rows: Sequence[VariantScore], task: str) -> str:
+    """The most telling metric that the task has."""
+    return min((row.metric for row in rows if row.task == task), key=metric_order)
