@@ -120,10 +120,11 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Variant], dict[str, str]]:
     """Returns variants in the order of the folders; and by folder why it is left out, missing or incomplete.
 
     The name of a variant is its config's ``variant.name``, or else what differs among variants: the overrides, or all
-    keys of the config where the overrides do not tell them apart.
+    keys of the config where the overrides do not tell them apart. A single run without overrides of its own is named by
+    its folder.
     """
     groups, problems = _grouped(folders)
-    names = _names([runs[0] for runs in groups])
+    names = _names(groups)
     variants = []
     for name, runs in zip(names, groups, strict=True):
         paper = _variant_section(runs[0].config).get("paper")
@@ -192,9 +193,13 @@ def _variant_section(config: dict[str, Any]) -> dict[str, Any]:
     return config.get("variant") or {}
 
 
-def _names(runs: Sequence[EvaluatedRun]) -> list[str]:
-    """The names that the configs give, or else what differs among the runs, each of another variant."""
+def _names(groups: Sequence[Sequence[EvaluatedRun]]) -> list[str]:
+    """The names that the configs of variants give, or else what differs among the variants."""
+    runs = [group[0] for group in groups]
     descriptions = _differing_overrides(runs)
+    for number, group in enumerate(groups):
+        if descriptions.count("") == 1 and descriptions[number] == "" and len(group) == 1:
+            descriptions[number] = group[0].folder.name
     if "" in descriptions or len(set(descriptions)) < len(runs):
         descriptions = _differing_keys([run.config for run in runs])
     names = []

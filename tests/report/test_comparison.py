@@ -208,6 +208,8 @@ def test_runs_of_a_sweep_are_named_by_the_overrides_that_differ(tmp_path):
     for seed in (0, 1):
         (tmp_path / f"mlp{seed}" / "overrides.yaml").write_text("[experiment=demo]")
     assert read_runs(folders)[0][1].name == "model.connector=mlp, model.width=3"
+    # A single one is named by its folder.
+    assert [variant.name for variant in read_runs(folders[1:3])[0]] == ["model/connector=perceiver", "mlp0"]
 
 
 def test_a_variant_with_a_name_keeps_it_beside_one_without(tmp_path):
