@@ -34,7 +34,7 @@ coverage: .venv/installed  ## the number of tests and the lines that they run
 	$(OFFLINE) $(BIN)/pytest --collect-only --ignore=tests/test_imports.py | tail -1
 
 docs: .venv/installed  ## the documentation as a site: site/index.html; a broken link or reference fails
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	@echo "Open site/index.html; the search needs a server: $(BIN)/python -m http.server --directory site"
 
 stress: .venv/installed  ## kills, two processes at once, full disks, malformed files: up to 20 minutes

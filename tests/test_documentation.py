@@ -14,7 +14,7 @@ from tests.helpers.configs import composed
 from tests.helpers.documented_code import PAGES, ROOT, blocks
 from tests.helpers.small_runs import TWO_STEPS
 
-#: Pages with tests of their own: the examples are added to a copy of the repository, the quick start repeats the README.
+#: Pages with tests of their own: one has examples that add files, the other repeats the README.
 _OTHERS = ("docs/extending.md", "docs/quickstart.md")
 PROGRAMS = [
     (page, number, code)

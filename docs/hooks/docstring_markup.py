@@ -21,7 +21,9 @@ class DocstringMarkup(griffe.Extension):
         """Gives the constants of a module their comments as docstrings."""
         for constant in mod.attributes.values():
             if not constant.is_alias and (comment := _comment(constant)):
-                constant.docstring = griffe.Docstring(_with_links(constant, comment), parent=constant)
+                constant.docstring = griffe.Docstring(comment, parent=constant)
+                _make_links(constant)
+        _make_links(mod)
 
     def on_class(self, *, cls: griffe.Class, **_: Any) -> None:
         """Describes the fields of a class in its docstring."""
@@ -29,11 +31,15 @@ class DocstringMarkup(griffe.Extension):
         lines = [f"    {name}: {comment}" for name, comment in fields.items() if comment]
         if cls.docstring and lines:
             cls.docstring.value = "\n".join([cls.docstring.value, "", "Attributes:", *lines])
+        _make_links(cls)
 
-    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
-        """Makes links of the references in a docstring."""
-        if obj.docstring:
-            obj.docstring.value = _with_links(obj, obj.docstring.value)
+    def on_function(self, *, func: griffe.Function, **_: Any) -> None:
+        """Makes links of the references in the docstring of a function."""
+        _make_links(func)
+
+    def on_attribute(self, *, attr: griffe.Attribute, **_: Any) -> None:
+        """Makes links of the references in the docstring of a property."""
+        _make_links(attr)
 
 
 def _comment(attribute: griffe.Attribute) -> str:
@@ -49,8 +55,11 @@ def _comment(attribute: griffe.Attribute) -> str:
     return " ".join(comment)
 
 
-def _with_links(obj: griffe.Object, text: str) -> str:
-    return REFERENCE.sub(lambda match: f"[`{match[1]}`][{_full_path(obj, match[1])}]", text)
+def _make_links(obj: griffe.Object) -> None:
+    """Makes Markdown links of the references in a docstring."""
+    if obj.docstring:
+        text = obj.docstring.value
+        obj.docstring.value = REFERENCE.sub(lambda match: f"[`{match[1]}`][{_full_path(obj, match[1])}]", text)
 
 
 def _full_path(obj: griffe.Object, name: str) -> str:
