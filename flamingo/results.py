@@ -18,12 +18,13 @@ from flamingo.utils.reading import complete_rows, read_json, rows
 Row = dict[str, Any]
 """A row of predictions or of scores."""
 
-_Types = Mapping[str, tuple[type, ...]]
+Types = Mapping[str, tuple[type, ...]]
+"""The fields of a row, and the types that each may have."""
 _NUMBER = (int, float)
 _OPTIONAL_TEXT = (str, type(None))
 
 #: The fields that identify a setting.
-SETTING: _Types = {
+SETTING: Types = {
     "task": (str,),
     "shots": (int,),
     "demonstrations": _OPTIONAL_TEXT,
@@ -33,7 +34,7 @@ SETTING: _Types = {
     "seed": (int,),
 }
 #: The further fields of a prediction.
-PREDICTION: _Types = {
+PREDICTION: Types = {
     "order": (int,),
     "query": (str,),
     "demonstration_ids": (list,),
@@ -43,7 +44,7 @@ PREDICTION: _Types = {
     "scores": (dict,),
 }
 #: The further fields of a score. Corpus metrics add ``references`` and ``language``, CIDEr also ``document_frequency``.
-SCORE: _Types = {
+SCORE: Types = {
     "metric": (str,),
     "value": _NUMBER,
     "ci95": (list, type(None)),
@@ -51,7 +52,7 @@ SCORE: _Types = {
 }
 #: The required fields of a record of the history. Optional ones are ``loss/NAME`` for each data set, ``gates``, and
 #: ``dropped_images`` where documents had too many tokens.
-RECORD: _Types = {
+RECORD: Types = {
     "step": (int,),
     "loss": _NUMBER,
 }
@@ -94,6 +95,8 @@ class Score:
     value: float
     ci95: tuple[float, float] | None
     n: int
+    #: Of the captions that a corpus metric compares; None for other metrics.
+    language: str | None
 
 
 @dataclass(frozen=True)
@@ -160,8 +163,8 @@ def _prediction_lines(rows: Sequence[Row]) -> str:
 
 
 def _check_prediction(row: Row, origin: str) -> None:
-    _check(row, SETTING, origin)
-    _check(row, PREDICTION, origin)
+    check_row(row, SETTING, origin)
+    check_row(row, PREDICTION, origin)
     texts = row["demonstration_ids"] + row["references"]
     if not all(isinstance(text, str) for text in texts):
         raise UserError(f"{origin}: 'demonstration_ids' and 'references' must hold strings")
@@ -171,7 +174,7 @@ def _check_prediction(row: Row, origin: str) -> None:
 
 def _prediction(row: Row) -> Prediction:
     return Prediction(
-        setting=_setting(row),
+        setting=setting_of(row),
         seed=row["seed"],
         query=row["query"],
         demonstration_ids=tuple(row["demonstration_ids"]),
@@ -224,8 +227,8 @@ def score_of(row: Any, origin: str) -> Score:
     Raises:
         UserError: For a missing or malformed field.
     """
-    _check(row, SETTING, origin)
-    _check(row, SCORE, origin)
+    check_row(row, SETTING, origin)
+    check_row(row, SCORE, origin)
     value, ci95 = row["value"], row["ci95"]
     numbers = [value] if ci95 is None else [*ci95, value]
     if not all(isinstance(number, _NUMBER) and math.isfinite(number) for number in numbers):
@@ -236,12 +239,13 @@ def score_of(row: Any, origin: str) -> Score:
             raise UserError(f"{origin}: 'ci95' must be [low, high], got {ci95!r}")
         interval = (float(ci95[0]), float(ci95[1]))
     return Score(
-        setting=_setting(row),
+        setting=setting_of(row),
         seeds=(row["seed"],),
         metric=row["metric"],
         value=float(value),
         ci95=interval,
         n=row["n"],
+        language=row.get("language"),
     )
 
 
@@ -294,7 +298,7 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     """
     records = []
     for origin, record in rows(path):
-        _check(record, RECORD, origin)
+        check_row(record, RECORD, origin)
         gates = record.setdefault("gates", {})
         if not isinstance(gates, dict):
             raise UserError(f"{origin}: 'gates' must not be {gates!r:.80}")
@@ -309,7 +313,8 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------------------- rows
 
 
-def _setting(row: Row) -> SettingOfTask:
+def setting_of(row: Row) -> SettingOfTask:
+    """Returns the setting of a row that has the fields of one."""
     return SettingOfTask(
         task=row["task"],
         shots=row["shots"],
@@ -320,7 +325,7 @@ def _setting(row: Row) -> SettingOfTask:
     )
 
 
-def _check(row: Any, types: _Types, origin: str) -> None:
+def check_row(row: Any, types: Types, origin: str) -> None:
     """Checks that the row has these fields with these types.
 
     Raises:

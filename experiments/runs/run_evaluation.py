@@ -20,6 +20,7 @@ from flamingo.data.record import Record
 from flamingo.data.source_config import SourceConfig
 from flamingo.data.sources import read_split
 from flamingo.data.splits import SplitsConfig
+from flamingo.difference_rows import read_differences
 from flamingo.evaluation.harness import evaluate
 from flamingo.evaluation.preflight import check_prompts
 from flamingo.evaluation.protocol import RecordTask, Task
@@ -28,6 +29,7 @@ from flamingo.inference.features import FeatureStore
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.model import BACKBONES
 from flamingo.model.config import FlamingoConfig
+from flamingo.report.difference_table import difference_table, note, table_title
 from flamingo.report.score_table import score_table
 from flamingo.results import Row, score_of
 from flamingo.utils.checks import within
@@ -62,7 +64,7 @@ def _in_file_names(task: Task) -> str:
 
 def _run_files(task: Task) -> RunFiles:
     return RunFiles(
-        results=("predictions.jsonl", "scores.json", "pictures"),
+        results=("predictions.jsonl", "scores.json", "differences.json", "pictures"),
         saved=("predictions.jsonl", "scores.json"),
         descriptions=("evaluate-*.yaml", "images-*.json"),
         may_change=_MAY_CHANGE,
@@ -180,6 +182,16 @@ def carry_out(planned: Plan) -> None:
         task = planned.task.name
         scores = [score_of(row, f"a score of {task}") for row in rows]
         log.info("%s:\n%s\nIn parentheses: 95%% intervals over the queries.", task, score_table(scores, task))
+        _log_differences(output / "differences.json", task)
+
+
+def _log_differences(file: Path, task: str) -> None:
+    """Logs the differences of a task. There is no file where its outputs have no score."""
+    differences = []
+    if file.exists():
+        differences = [difference for difference in read_differences(file) if difference.setting.task == task]
+    if differences:
+        log.info("%s, differences:\n%s\n%s", table_title(differences), difference_table(differences), note(differences))
 
 
 def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:

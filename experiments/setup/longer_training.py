@@ -18,6 +18,7 @@ _MOVED = (
     "evaluate-*.yaml",
     "images-*.json",
     "scores.json",
+    "differences.json",
     "predictions.jsonl",
     "pictures",
     "report.html",

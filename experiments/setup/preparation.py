@@ -29,7 +29,7 @@ from flamingo.utils.run_folder import STATES, WRITING, Run, RunFiles
 
 _TRAINED = ("state", "history.jsonl", "checkpoint", "wandb", "skipped.json")
 #: Results of the evaluations that follow: they belong to the same weights.
-_EVALUATED = ("scores.json", "predictions.jsonl", "pictures")
+_EVALUATED = ("scores.json", "differences.json", "predictions.jsonl", "pictures")
 #: What a training leaves in its folder.
 FILES = RunFiles(
     results=_TRAINED + _EVALUATED,

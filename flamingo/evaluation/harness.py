@@ -1,4 +1,4 @@
-"""Evaluates an engine on a task: settings -> ``predictions.jsonl``, ``scores.json`` and some pictures."""
+"""Evaluates an engine on a task: settings -> predictions, scores, differences of scores, and some pictures."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,8 +18,9 @@ from flamingo.evaluation.preflight import check_settings
 from flamingo.evaluation.prompts import build_prompt, render_prompt
 from flamingo.evaluation.protocol import Example, Task
 from flamingo.evaluation.resuming import load_complete_settings
+from flamingo.evaluation.saved_differences import save_task_differences
 from flamingo.evaluation.saved_pictures import save_pictures
-from flamingo.evaluation.scores import computable, scores
+from flamingo.evaluation.scores import computable, score_rows, setting_statistics
 from flamingo.evaluation.settings import Setting
 from flamingo.inference.engine import Engine
 from flamingo.model.sampling import Sampling
@@ -88,15 +89,17 @@ def evaluate(
     all_rows = []
     for setting in settings:
         all_rows += rows[setting]
-    score_rows = scores(all_rows, corpus_metrics, task.language)
+    statistics = setting_statistics(all_rows, corpus_metrics, task.language)
+    rows_of_scores = score_rows(statistics)
     if state.is_main_process:
-        save_scores(output / "scores.json", score_rows)
+        save_scores(output / "scores.json", rows_of_scores)
+        save_task_differences(output, task, queries, statistics)
     wait_for_processes()
-    return score_rows
+    return rows_of_scores
 
 
 def score_predictions(task: Task, predictions: Sequence[Row], template: CaptionTemplate | None = None) -> list[Row]:
-    """Returns the same predictions with the task's metrics of today, for :func:`scores`; no model is needed.
+    """Returns the same predictions with the task's metrics of today. No model is needed.
 
     ``template`` is that of settings without one; None: the default one.
 

@@ -12,14 +12,21 @@ from flamingo.utils.errors import UserError
 log = logging.getLogger(__name__)
 
 
-def scores(predictions: Sequence[Row], corpus_metrics: Sequence[str], language: str = "en") -> list[Row]:
-    """Returns for each setting and metric the score of order 0, and the standard deviation over several orders.
+#: For each setting its statistics by metric: a dict for each order of the demonstrations, order 0 first.
+SettingStatistics = dict[tuple[Any, ...], list[dict[str, Statistic]]]
 
-    The rows are those of ``scores.json``. The interval is the 95% bootstrap interval over queries, equal for equal
-    rows. A metric that no query has, or that no query of some order has, has no row. Rows of corpus metrics also have
-    ``references``, the smallest and the largest number of a query, and ``language``; those of CIDEr have
-    ``document_frequency``, what its document frequencies were counted in: only values where that is equal compare. A
-    corpus metric that is unavailable is left out and logged.
+
+def scores(predictions: Sequence[Row], corpus_metrics: Sequence[str], language: str = "en") -> list[Row]:
+    """Returns the rows of ``scores.json``: see :func:`setting_statistics` and :func:`score_rows`."""
+    return score_rows(setting_statistics(predictions, corpus_metrics, language))
+
+
+def setting_statistics(
+    predictions: Sequence[Row], corpus_metrics: Sequence[str], language: str = "en"
+) -> SettingStatistics:
+    """Returns the statistics of each setting. A metric that no query of an order has is left out there.
+
+    A corpus metric that is unavailable is left out and logged.
 
     Args:
         predictions: Rows of ``predictions.jsonl``.
@@ -40,9 +47,19 @@ def scores(predictions: Sequence[Row], corpus_metrics: Sequence[str], language: 
         _check_orders(setting, orders)
         groups += [orders[order] for order in sorted(orders)]
     statistics = iter(_statistics(groups, corpus_metrics, language))
+    return {setting: [next(statistics) for _ in orders] for setting, orders in settings.items()}
+
+
+def score_rows(statistics: SettingStatistics) -> list[Row]:
+    """Returns for each setting and metric the score of order 0, and the standard deviation over several orders.
+
+    The rows are those of ``scores.json``. The interval is the 95% bootstrap interval over queries, equal for equal
+    rows. A metric that no query has, or that no query of some order has, has no row. Rows of corpus metrics also have
+    ``references``, the smallest and the largest number of a query, and ``language``; those of CIDEr have
+    ``document_frequency``, what its document frequencies were counted in: only values where that is equal compare.
+    """
     rows = []
-    for setting, orders in settings.items():
-        per_order = [next(statistics) for _ in orders]
+    for setting, per_order in statistics.items():
         for metric, statistic in _with_spread(per_order):
             rows.append(_score_row(setting, metric, statistic))
     return rows

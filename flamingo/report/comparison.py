@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from scipy import stats
-
-from flamingo.report.curves import HEADLINES
+from flamingo.headline_metrics import HEADLINES
 from flamingo.report.variants import ScoreKey, Variant
+from flamingo.utils.seed_spread import pooled_deviation, student
 
 Interval = tuple[float, float] | None
 
@@ -58,7 +57,7 @@ def _compare_score(variants: Sequence[Variant], baseline: str, key: ScoreKey) ->
     values_of = {}
     for variant in variants:
         values_of[variant.name] = tuple(run.scores[key] for run in variant.runs if key in run.scores)
-    deviation, freedom = _common_deviation(list(values_of.values()))
+    deviation, freedom = pooled_deviation(list(values_of.values()))
     baseline_values = values_of[baseline]
     task, shots, metric = key
     rows = []
@@ -98,27 +97,8 @@ def metric_order(metric: str) -> tuple[int, str]:
     return len(HEADLINES), metric
 
 
-def _common_deviation(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
-    """Standard deviation within groups, over all of them, and its degrees of freedom."""
-    freedom = 0
-    squares = 0.0
-    for group in groups:
-        if group:
-            mean = fmean(group)
-            freedom += len(group) - 1
-            squares += sum((value - mean) ** 2 for value in group)
-    if freedom == 0:
-        return 0.0, 0
-    return math.sqrt(squares / freedom), freedom
-
-
 def _interval(middle: float, deviation: float, freedom: int, variance_share: float) -> Interval:
     if freedom == 0:
         return None
     half = student(freedom) * deviation * math.sqrt(variance_share)
     return (middle - half, middle + half)
-
-
-def student(freedom: int) -> float:
-    """Returns the bound of |t| in 95 of 100 cases, for these degrees of freedom."""
-    return float(stats.t.ppf(0.975, freedom))

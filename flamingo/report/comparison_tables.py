@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from flamingo.headline_metrics import HEADLINES
 from flamingo.report.comparison import VariantScore, metric_order
-from flamingo.report.curves import HEADLINES, metric_name
+from flamingo.report.curves import metric_name
 from flamingo.report.page_tables import seeds_text
 from flamingo.report.score_text import difference_text, interval_text, score_text
 from flamingo.report.variants import ScoreKey

@@ -9,6 +9,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from flamingo.headline_metrics import headlines
 from flamingo.report.averages import in_order, main_decoding, mean_over_seeds
 from flamingo.report.style import (
     BLUE,
@@ -28,8 +29,6 @@ from flamingo.report.style import (
 from flamingo.results import Score
 from flamingo.utils.errors import UserError
 
-#: The metrics that have a panel, in the order of their weight; the others stand in the table.
-HEADLINES = ("exact_match", "attribute_accuracy", "CIDEr")
 #: Colour, marker and line of a series. Shape and line tell them apart where colour does not.
 _SERIES = {
     "": (BLUE, "o", "-"),
@@ -57,10 +56,7 @@ Point = tuple[int, float | int]
 
 def headline_metrics(scores: Sequence[Score], task: str) -> list[str]:
     """Returns the task's metrics that have a panel, the most telling first; at least one."""
-    of_task = [score for score in scores if score.setting.task == task]
-    metrics = list(dict.fromkeys(score.metric for score in of_task))
-    headlines = [metric for metric in HEADLINES if metric in metrics]
-    return headlines or metrics[:1]
+    return headlines(score.metric for score in scores if score.setting.task == task)
 
 
 def metric_name(metric: str) -> str:

@@ -8,9 +8,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from matplotlib.figure import Figure
 
+from flamingo.difference_rows import read_differences
 from flamingo.report.averages import in_order, main_decoding, mean_over_seeds
 from flamingo.report.cards import cards, setting_name
 from flamingo.report.curves import few_shot_figure, headline_metrics, metric_name, training_figure
+from flamingo.report.difference_table import COLUMNS, page_tables
 from flamingo.report.escaping import code, markdown, row
 from flamingo.report.page_tables import task_tables
 from flamingo.report.score_text import UNITS, interval_text, score_text
@@ -23,8 +25,8 @@ from flamingo.utils.io import write_bytes, write_text
 def write_report(run: Path, title: str | None = None) -> list[Path]:
     """Writes ``few_shot.png`` and ``report.html`` into the folder of a run, from its result files; returns both paths.
 
-    ``scores.json`` and ``predictions.jsonl`` are needed. The page says what it leaves out if ``history.jsonl``,
-    ``config.yaml`` or ``pictures/`` are missing.
+    ``scores.json`` and ``predictions.jsonl`` are needed. The page says what it leaves out if ``differences.json``,
+    ``history.jsonl``, ``config.yaml`` or ``pictures/`` are missing.
 
     Raises:
         UserError: For a missing or malformed file or row. Nothing is written then.
@@ -39,6 +41,10 @@ def write_report(run: Path, title: str | None = None) -> list[Path]:
     config_file = run / "config.yaml"
     if config_file.is_file():
         config = config_file.read_text(encoding="utf-8")
+    differences = None
+    differences_file = run / "differences.json"
+    if differences_file.is_file():
+        differences = read_differences(differences_file)
     few_shot = few_shot_figure(scores)
     tasks = list(dict.fromkeys(score.setting.task for score in scores))
     page = template("report.html").render(
@@ -47,6 +53,8 @@ def write_report(run: Path, title: str | None = None) -> list[Path]:
         headlines=[_headline(scores, task) for task in tasks],
         few_shot=as_pictures(few_shot),
         tasks={task: task_tables(scores, task) for task in tasks},
+        difference_columns=COLUMNS,
+        differences=page_tables(differences) if differences is not None else None,
         cards=cards(predictions, run / "pictures"),
         training=as_pictures(training_figure(history)) if history else None,
         training_facts=_training_facts(history[-1]) if history else [],

@@ -30,7 +30,7 @@ def score_table(scores: Sequence[Score], task: str) -> str:
         for metric in metrics:
             row.append(_cell(of_setting.get(metric), metric in headlines))
         rows.append(row)
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _names(setting: SettingOfTask) -> list[str]:
@@ -46,8 +46,8 @@ def _cell(score: Score | None, with_interval: bool) -> str:
     return f"{text} ({interval_text(score.ci95)})"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """The rows as lines whose columns begin at the same places, below one another."""
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Returns the rows as lines of text whose columns begin at the same places, below one another."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

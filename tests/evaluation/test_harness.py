@@ -3,13 +3,16 @@
 import json
 import subprocess
 import sys
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import pytest
 from PIL import Image as PILImage
 
 from flamingo.data.caption_template import CaptionTemplate
+from flamingo.difference_rows import read_differences
 from flamingo.evaluation import EvaluationConfig
+from flamingo.evaluation.controls import CONTROLS
 from flamingo.evaluation.harness import evaluate, score_predictions
 from flamingo.evaluation.scores import scores
 from flamingo.evaluation.settings import Setting
@@ -105,6 +108,30 @@ def test_scores_are_those_of_the_predictions_without_duplicates(run):
     assert not any(row["metric"].endswith("_order_std") for row in rows if row["control"])
 
 
+def test_differences_are_of_scores_by_the_headline_metric(run):
+    folder, returned = run
+    scored = {setting_key(row)[1:6]: row["value"] for row in returned if row["metric"] == "CIDEr"}
+    rows = read_differences(folder / "differences.json")
+    compared = {(row.kind, row.setting.demonstrations, row.subtracted and row.subtracted.control) for row in rows}
+    controls = {("control", "random", control) for control in CONTROLS}
+    of_curves = {("icl_efficiency", "random", None)}
+    assert compared == {("zero_shot", "text_only", None), ("zero_shot", "random", None)} | controls | of_curves
+    for row in rows:
+        assert (row.metric, row.n, row.interval, row.p) == ("CIDEr", 6, None, None)
+        if row.subtracted is not None:
+            sides = [scored[astuple(setting)[1:]] for setting in (row.setting, row.subtracted)]
+            assert row.value == pytest.approx(sides[0] - sides[1]) and row.mark == "undecided"
+
+
+def test_a_setting_with_other_queries_is_in_no_difference(parts, tmp_path, caplog):
+    engine = FlamingoEngine(*parts, batch_size=6)
+    evaluate(engine, FakeTask(), SETTINGS[2:3], tmp_path, EvaluationConfig(limit=5))
+    evaluate(engine, FakeTask(), SETTINGS[:2], tmp_path, EvaluationConfig())
+    assert [row.setting.demonstrations for row in read_differences(tmp_path / "differences.json")] == ["text_only"]
+    [message] = [message for message in caplog.messages if "differences" in message]
+    assert "'random'" in message and "other queries" in message
+
+
 def test_scoring_again_needs_no_model_and_sees_a_changed_task(run):
     folder, returned = run
     predictions = read_prediction_rows(folder / "predictions.jsonl")
@@ -158,6 +185,13 @@ def test_further_settings_and_tasks_join_those_that_are_there(parts, tmp_path, a
     rows = json.loads((tmp_path / "scores.json").read_text())
     assert len({(row["task"], row["demonstrations"]) for row in rows}) == 4
     assert len({(*setting_key(row), row["metric"]) for row in rows}) == len(rows)
+    differences = read_differences(tmp_path / "differences.json")
+    # Each evaluation of the first task had one setting.
+    assert [(row.setting.task, row.kind) for row in differences] == [
+        ("fake/captions", "zero_shot"),
+        ("fake/other", "zero_shot"),
+    ]
+    assert differences[0].setting == replace(differences[1].setting, task="fake/captions")
 
 
 def test_foreign_predictions_are_neither_used_nor_removed(parts, tmp_path):

@@ -56,13 +56,14 @@ def test_the_shorter_run_and_its_scores_remain_evaluable(longer, tmp_path):
         "config.yaml",
         "history.jsonl",
         "scores.json",
+        "differences.json",
         "predictions.jsonl",
         "evaluate-synthetic_captions.yaml",
     }
     assert yaml.safe_load((kept / "config.yaml").read_text())["training"]["steps"] == 2
     before = json.loads((kept / "scores.json").read_text())
     assert evaluated(kept) == before
-    assert not (longer / "scores.json").exists()
+    assert not (longer / "scores.json").exists() and not (longer / "differences.json").exists()
     assert evaluated(longer)
 
 

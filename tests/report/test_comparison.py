@@ -9,7 +9,7 @@ import yaml
 
 from experiments.report import ReportConfig
 from experiments.runs.run_report import run_report
-from flamingo.report.comparison import compare, student
+from flamingo.report.comparison import compare
 from flamingo.report.comparison_files import COLUMNS, write_comparison
 from flamingo.report.variants import read_runs, runs_below
 from flamingo.utils.errors import UserError
@@ -36,13 +36,6 @@ def folders(tmp_path):
         write_run(tmp_path / "b0", 0, 0.25, every=2),
         write_run(tmp_path / "b1", 1, 0.45, every=2),
     ]
-
-
-def test_students_quantiles_are_those_of_the_tables():
-    assert student(1) == pytest.approx(12.706, abs=2e-3)
-    assert student(2) == pytest.approx(4.303, abs=1e-3)
-    assert student(8) == pytest.approx(2.306, abs=1e-3)
-    assert student(1000) == pytest.approx(1.962, abs=1e-3)
 
 
 def test_seeds_are_runs_that_differ_in_nothing_else(folders):

@@ -7,10 +7,12 @@ from html.parser import HTMLParser
 
 import pytest
 
+from flamingo.difference_rows import save_differences
 from flamingo.report.page import write_report
 from flamingo.report.page_tables import seeds_text
 from flamingo.utils.errors import UserError
 from flamingo.utils.names import picture_path
+from tests.helpers.differences import difference
 from tests.report import fake
 
 VOID = {"meta", "img", "source", "link", "br", "hr"}
@@ -85,7 +87,7 @@ def test_pictures_are_embedded_as_they_are(run, page):
 
 def test_every_section_has_its_content(page):
     assert page.of("h1") == ["Few-shot results of demo"]
-    assert page.of("h2") == ["Few-shot curves", "Scores", "Queries", "Training", "Configuration"]
+    assert page.of("h2") == ["Few-shot curves", "Scores", "Differences", "Queries", "Training", "Configuration"]
     assert sum(tag == "article" for tag, _ in page.tags) == 4
     assert "4,000 steps, 16,384,000 tokens, 1 h 53 min." in " ".join(page.of("p")).replace("\n", " ")
     assert page.of("pre")[0].startswith("model:\n  every: 1\n")
@@ -174,7 +176,7 @@ def test_exact_matches_are_marked_right_or_wrong(page):
 def test_what_is_absent_is_said(tmp_path):
     write_report(small_run(tmp_path))
     text = (tmp_path / "report.html").read_text()
-    for words in ("no history.jsonl", "no config.yaml", "kept no pictures"):
+    for words in ("no differences.json", "no history.jsonl", "no config.yaml", "kept no pictures"):
         assert words in text
     Page(text)
 
@@ -186,7 +188,20 @@ def test_equal_results_make_equal_files(run, page):
     assert not list(run.glob("*.tmp"))
 
 
-@pytest.mark.parametrize("name", ["scores.json", "predictions.jsonl", "history.jsonl"])
+def test_differences_have_a_table_with_a_note(tmp_path):
+    save_differences(small_run(tmp_path) / "differences.json", [difference("synthetic_captions")], "synthetic_captions")
+    write_report(tmp_path)
+    page = Page((tmp_path / "report.html").read_text())
+    assert page.of("h3") == ["synthetic_captions", "synthetic_captions: CIDEr"]
+    row = ["4 shots \N{MINUS SIGN} 0 shots", "+0.100", "0.020 to 0.210", "0.02", "real", "queries alone", "50", "0, 1"]
+    assert page.of("td")[-8:] == row
+    assert "not adjusted" in "".join(page.of("p"))
+    save_differences(tmp_path / "differences.json", [], "synthetic_captions")
+    write_report(tmp_path)
+    assert "a single setting" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["scores.json", "predictions.jsonl", "history.jsonl", "differences.json"])
 def test_a_malformed_file_is_named_and_nothing_is_written(tmp_path, name):
     small_run(tmp_path)
     (tmp_path / name).write_text("[{]\n")

@@ -1,0 +1,60 @@
+"""Writes the comparisons of a task's settings into ``differences.json``, with settings of earlier evaluations."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flamingo.difference_rows import save_differences
+from flamingo.evaluation.comparisons import setting_differences
+from flamingo.evaluation.protocol import Example, Task
+from flamingo.evaluation.scores import SettingStatistics, setting_statistics
+from flamingo.headline_metrics import headlines
+from flamingo.results import Row, read_prediction_rows, setting_key
+
+log = logging.getLogger(__name__)
+
+
+def save_task_differences(output: Path, task: Task, queries: Sequence[Example], statistics: SettingStatistics) -> None:
+    """Compares the settings by the task's headline metric, and writes ``differences.json``.
+
+    The settings are those of this evaluation and those that ``predictions.jsonl`` has besides. Of these, one that was
+    asked other queries does not compare: it is left out and logged.
+
+    Args:
+        output: The folder of the result files.
+        task: The task.
+        queries: The queries of this evaluation.
+        statistics: The scores of this evaluation.
+    """
+    metrics: list[str] = []
+    for orders in statistics.values():
+        metrics += orders[0]
+    if not metrics:
+        return
+    [metric, *_] = headlines(metrics)
+    earlier = _earlier_rows(output / "predictions.jsonl", task, queries, statistics)
+    corpus_metrics = [metric] if metric in task.corpus_metrics else []
+    all_statistics = setting_statistics(earlier, corpus_metrics, task.language) | statistics
+    scores = {}
+    for setting, orders in all_statistics.items():
+        if metric in orders[0]:
+            scores[setting] = orders[0][metric]
+    save_differences(output / "differences.json", setting_differences(scores, metric), task.name)
+
+
+def _earlier_rows(file: Path, task: Task, queries: Sequence[Example], statistics: SettingStatistics) -> list[Row]:
+    """The predictions of order 0 in further settings of the task, in which the same queries were asked."""
+    rows_of: dict[tuple[Any, ...], list[Row]] = {}
+    for row in read_prediction_rows(file):
+        setting = setting_key(row)
+        if row["task"] == task.name and row["order"] == 0 and setting not in statistics:
+            rows_of.setdefault(setting, []).append(row)
+    expected = [(query.id, list(query.references)) for query in queries]
+    earlier = []
+    for setting, rows in rows_of.items():
+        if [(row["query"], row["references"]) for row in rows] == expected:
+            earlier += rows
+        else:
+            log.warning("%s is not among the differences: it has predictions of other queries", setting)
+    return earlier

@@ -1,0 +1,97 @@
+"""Differences with intervals and marks -> the rows of a page's table, and a table of plain text for a log."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from flamingo.difference_rows import BASELINE, ICL_EFFICIENCY, SLOPE, Difference
+from flamingo.report.cards import setting_name
+from flamingo.report.curves import metric_name
+from flamingo.report.page_tables import seeds_text
+from flamingo.report.score_table import aligned
+from flamingo.report.score_text import difference_text, interval_text
+from flamingo.results import SettingOfTask
+
+_MINUS = "\N{MINUS SIGN}"
+COLUMNS = ("compared", "difference", "95% interval", "adjusted p", "mark", "interval over", "queries", "seeds")
+_NOTE = (
+    "Differences are paired: all scores are of the same queries. Intervals are 95% BCa bootstrap intervals over "
+    "queries, or Student's intervals over queries and seeds where there are several seeds; they are not adjusted for "
+    "the number of comparisons. p is adjusted by Holm's method for all comparisons of the table. Real: adjusted p "
+    "below 0.05. Absent: not real, and the interval lies within ±{margin}. Undecided: neither."
+)
+
+
+def note(differences: Sequence[Difference]) -> str:
+    """Returns what a reader must know of the table."""
+    return _NOTE.format(margin=f"{differences[0].margin:g}")
+
+
+def difference_cells(difference: Difference) -> list[str]:
+    """Returns the cells of a row, in the order of COLUMNS."""
+    return [
+        compared(difference),
+        difference_text(difference.value),
+        interval_text(difference.interval) or "-",
+        "-" if difference.adjusted_p is None else f"{difference.adjusted_p:.2g}",
+        difference.mark or "-",
+        difference.level if difference.over_seeds is None else f"queries, {difference.level}",
+        str(difference.n),
+        seeds_text(difference.seeds),
+    ]
+
+
+def difference_table(differences: Sequence[Difference]) -> str:
+    """Returns the differences of a task as a table of plain text."""
+    rows = [list(COLUMNS)]
+    for difference in differences:
+        rows.append(difference_cells(difference))
+    return aligned(rows)
+
+
+def compared(difference: Difference) -> str:
+    """Returns what is compared, such as ``8 shots − 0 shots``."""
+    setting = _name(difference.setting)
+    if difference.kind == SLOPE:
+        series = _with_series(difference.setting)
+        return f"slope per doubling, {difference.shots[0]} to {difference.shots[-1]} shots{series}"
+    if difference.kind == ICL_EFFICIENCY:
+        return f"ICL efficiency, 0 to {difference.shots[-1]} shots{_with_series(difference.setting)}"
+    if difference.kind == BASELINE:
+        return f"{difference.variant} {_MINUS} {difference.baseline}, {setting}"
+    assert difference.subtracted is not None
+    return f"{setting} {_MINUS} {_name(difference.subtracted)}"
+
+
+def by_task(differences: Sequence[Difference]) -> list[list[Difference]]:
+    """Returns the differences of each task."""
+    tasks: dict[str, list[Difference]] = {}
+    for difference in differences:
+        tasks.setdefault(difference.setting.task, []).append(difference)
+    return list(tasks.values())
+
+
+def table_title(differences: Sequence[Difference]) -> str:
+    """Returns the task of the differences with their metric."""
+    first = differences[0]
+    return f"{first.setting.task}: {metric_name(first.metric)}"
+
+
+def page_tables(differences: Sequence[Difference]) -> list[dict[str, Any]]:
+    """Returns a table for each task, as the templates of pages show it: title, note, and rows of cells."""
+    tables = []
+    for of_task in by_task(differences):
+        rows = [difference_cells(difference) for difference in of_task]
+        tables.append({"title": table_title(of_task), "note": note(of_task), "rows": rows})
+    return tables
+
+
+def _name(setting: SettingOfTask) -> str:
+    name = setting_name(setting)
+    return name if setting.decoding == "greedy" else f"{name}, {setting.decoding}"
+
+
+def _with_series(setting: SettingOfTask) -> str:
+    names = [setting.series]
+    if setting.decoding != "greedy":
+        names.append(setting.decoding)
+    return "".join(f", {name}" for name in names if name)
