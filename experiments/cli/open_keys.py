@@ -23,6 +23,7 @@ _STAND_INS: dict[str, Any] = {
     "data.documents.*.batch_size": 1,
     "data.documents.*.captions_per_image": 1,
     "model.fusion.every": 1,
+    "training.log_every": 1,
     "training.precision": "fp32",
     "training.steps": 1_000_000,  # more than any warm-up
 }

@@ -3,8 +3,9 @@
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import yaml
@@ -18,13 +19,13 @@ from experiments.setup.build_data import build_data_sets, images_of
 from experiments.setup.dry_run import show_dry_run
 from experiments.setup.init_from_parts import checkpoint_folder
 from experiments.setup.longer_training import keep_finished
-from experiments.setup.preparation import FILES, SAMPLE_TOKENS, prepare
+from experiments.setup.preparation import FILES, prepare
+from experiments.setup.training_callbacks import training_callbacks
 from experiments.train import TrainConfig
 from flamingo.data.data_checksums import data_checksums
 from flamingo.data.sources import list_split
 from flamingo.evaluation.search_objective import objective
 from flamingo.inference.features import FeatureStore
-from flamingo.training.callbacks import Callbacks, fusion_measures
 from flamingo.training.loop import train
 from flamingo.utils.checksums import digest_of
 from flamingo.utils.devices import use_device
@@ -49,6 +50,8 @@ def run_training(config: TrainConfig, output: Path, overrides: Sequence[str] = (
     Raises:
         UserError: For whatever a user can mend.
     """
+    # RMSNorm of torch says so of autocast on a CPU, where the weights stay in fp32.
+    warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
     use_device(config.device)
     if config.dry_run:
         show_dry_run(prepare(config, Run(output, as_recorded(config), FILES)), output)
@@ -118,36 +121,13 @@ def train_model(
         model.new_tokens.known_ids,
     )
     keys = [f"data.documents.{name}.batch_size" for name in config.data.documents]
-    with _callbacks(parts, config, run) as callbacks, out_of_memory(*keys):
+    with training_callbacks(parts, config, run.output, run.keep) as callbacks, out_of_memory(*keys):
         train(model, data_sets, config.optimizer, config.training, run.output, callbacks)
     if main_process:
         with atomic_folder(run.output / "checkpoint") as folder:
             model.save_pretrained(folder, include_backbones=config.include_backbones)
             processor.save_pretrained(folder)
         log.info("trained: %s", run.output / "checkpoint")
-
-
-@contextmanager
-def _callbacks(parts: TrainingParts, config: TrainConfig, run: Run) -> Iterator[Callbacks]:
-    """Yields what a training calls. Records and samples go to wandb, whose run ends with the block."""
-    if config.wandb.mode == "disabled":
-        yield Callbacks(measures=[fusion_measures], on_save=run.keep)
-        return
-    # A program may train without wandb.
-    from experiments.setup.tracking import Tracker, flatten_record, sampler
-
-    tracker = Tracker(config.wandb, as_recorded(config), run.output, PartialState().is_main_process)
-    failed = True
-    try:
-        yield Callbacks(
-            measures=[fusion_measures],
-            on_log=lambda values: tracker.log(flatten_record(values), values["step"]),
-            on_sample=sampler(parts.samples, parts.model, parts.processor, tracker, SAMPLE_TOKENS),
-            on_save=run.keep,
-        )
-        failed = False
-    finally:
-        tracker.finish(failed)
 
 
 def _compute_features(parts: TrainingParts, config: TrainConfig, output: Path) -> FeatureStore | None:

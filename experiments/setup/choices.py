@@ -37,6 +37,8 @@ _CAPTIONS_PER_IMAGE = 5
 _BLOCKS = 8
 #: How often each image is the last one of a document, and the limits of the steps that follow from it.
 _PASSES, _FEWEST_STEPS, _MOST_STEPS = 10, 200, 10_000
+#: The fewest records of the loss, unless there are fewer steps, and the most steps between two records.
+_FEWEST_RECORDS, _MOST_BETWEEN_RECORDS = 20, 10
 #: Tokens of an image beside its text: the marker and the end of the chunk.
 _MARKERS = 2
 #: Images whose captions are measured.
@@ -102,6 +104,8 @@ def with_choices(config: TrainConfig, run: Run, problems: Problems) -> TrainConf
             _choose_by_data(choices, language, tokenizer)
     steps = choices.config.training.steps
     choices.choose("optimizer.warmup_steps", default_warmup(steps), f"at most a tenth of {steps} steps")
+    log_every = min(_MOST_BETWEEN_RECORDS, max(1, steps // _FEWEST_RECORDS))
+    choices.choose("training.log_every", log_every, f"{steps // log_every} records of the loss")
     choices.write_log()
     return choices.config
 
@@ -217,7 +221,7 @@ def _choose_documents(
     why = f"{captions.num_images} images; {captions.tokens} tokens each, of which {room} fit"
     choices.choose(f"{key}.max_images", max(images, documents.min_images), why)
     choices.choose(f"{key}.min_images", documents.max_images, "as max_images: no padding")
-    why = f"an image has {captions.per_image} captions"
+    why = f"captions of an image: {captions.per_image}"
     choices.choose(f"{key}.captions_per_image", min(_CAPTIONS_PER_IMAGE, captions.per_image), why)
     usual = _PAIRS if documents.max_images == 1 else max(1, _INTERLEAVED // documents.max_images)
     tokens = documents.max_images * documents.group_size * captions.tokens
@@ -245,4 +249,5 @@ def _choose_steps(choices: Choices, num_images: int, batch_size: int) -> None:
     wanted = math.ceil(_PASSES * num_images / batch_size)
     steps = min(max(wanted, _FEWEST_STEPS), _MOST_STEPS)
     passes = steps * batch_size / num_images
-    choices.choose("training.steps", steps, f"{num_images} images, {batch_size} a step: {passes:.0f} passes")
+    why = f"{num_images} images, {batch_size} a step: {passes:.0f} passes; dry_run=true estimates the time"
+    choices.choose("training.steps", steps, why)

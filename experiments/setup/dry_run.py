@@ -2,57 +2,36 @@
 
 import logging
 import re
-import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 
 from experiments.schema import DataConfig, DataSetConfig
-from experiments.setup.build_data import TrainingRecords, build_data_sets, images_of, training_documents
+from experiments.setup.build_data import TrainingRecords, images_of, training_documents
 from experiments.setup.preparation import Prepared
+from experiments.setup.trial_training import Measured, measured_trial
 from experiments.train import TrainConfig
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor
-from flamingo.data.document import Image
 from flamingo.data.order import Endless
 from flamingo.data.record import by_reason
 from flamingo.data.shortening import encode_shortened
 from flamingo.data.text_markers import IMAGE_TOKEN
 from flamingo.data.transforms.pictures import open_image
-from flamingo.inference.features import FeatureStore
 from flamingo.model import BACKBONES, TRAINED_PARTS
 from flamingo.report.gallery import Tile, tiles_figure, words_of
 from flamingo.report.style import png
-from flamingo.results import read_history
-from flamingo.training.loop import train
 from flamingo.utils.devices import device_title, peak_memory, processes
 from flamingo.utils.durations import duration_text
 from flamingo.utils.io import write_bytes
-from flamingo.utils.memory import keep_memory, out_of_memory
 
 log = logging.getLogger(__name__)
 
 #: Documents that are shown.
 _SHOWN = 3
-#: Steps that are timed, after a first one that is not.
-_TIMED_STEPS = 3
 _GB = 1e9
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What some steps of a training have taken."""
-
-    step_seconds: float
-    #: Of the frozen encoder, for a picture that is not kept yet.
-    picture_seconds: float
-    #: To save a state, and its size.
-    save_seconds: float
-    state_bytes: int
-    #: Of the features of a picture, where they are kept.
-    feature_bytes: int
 
 
 def show_dry_run(prepared: Prepared, output: Path) -> None:
@@ -72,9 +51,7 @@ def show_dry_run(prepared: Prepared, output: Path) -> None:
     _show_documents(documents, parts.processor, output.with_name(f"{output.name}.dry_run.png"))
     _log_records(parts.records)
     _log_parameters(parts.model)
-    keys = [f"data.documents.{name}.batch_size" for name in config.data.documents]
-    with tempfile.TemporaryDirectory() as folder, out_of_memory(*keys):
-        measured = _measure(replace(config, data=data), prepared, documents, Path(folder))
+    measured = measured_trial(replace(config, data=data), parts, documents)
     _log_estimates(config, parts.records, measured, started)
     log.info("dry_run: nothing was trained and nothing is kept; without dry_run=true the training begins")
 
@@ -150,79 +127,43 @@ def _log_parameters(model: FlamingoForConditionalGeneration) -> None:
 # ------------------------------------------------------------------------------- memory and time
 
 
-def _measure(
-    config: TrainConfig, prepared: Prepared, documents: Mapping[str, Endless[Document]], folder: Path
-) -> Measured:
-    """Trains some steps in a temporary folder, with features of the images that they show."""
-    assert prepared.parts is not None
-    model, processor, records = prepared.parts.model, prepared.parts.processor, prepared.parts.records
-    steps = 1 + max(_TIMED_STEPS, len(documents))
-    training = replace(config.training, steps=steps, log_every=1, save_every=steps, sample_every=0)
-    features = None
-    picture_seconds, feature_bytes = 0.0, 0
-    if records is not None and config.features.folder is not None:
-        keep_memory()
-        features = FeatureStore(folder / "features", model, processor, config.features.batch_size)
-        images = list(_shown_images(config, documents, steps))
-        features.add(images[:1])  # the first pass through the encoder is slower
-        start = time.monotonic()
-        added = features.add(images)
-        picture_seconds = (time.monotonic() - start) / max(1, added)
-        feature_bytes = _size_of(folder / "features") // (1 + added)
-    seed = config.training.seed
-    known_ids = model.new_tokens.known_ids
-    data_sets = build_data_sets(config.data, records, processor, features, seed, 0, known_ids)
-    start = time.monotonic()
-    train(model, data_sets, replace(config.optimizer, warmup_steps=0), training, folder)
-    seconds = [record["seconds"] for record in read_history(folder / "history.jsonl")]
-    return Measured(
-        step_seconds=(seconds[-1] - seconds[0]) / (steps - 1),
-        picture_seconds=picture_seconds,
-        save_seconds=time.monotonic() - start - seconds[-1],
-        state_bytes=_size_of(folder / "state"),
-        feature_bytes=feature_bytes,
-    )
-
-
-def _shown_images(config: TrainConfig, documents: Mapping[str, Endless[Document]], steps: int) -> Iterable[Image]:
-    """Yields the images of the documents of the first steps."""
-    for name, endless in documents.items():
-        kind = config.data.documents[name].documents
-        number = steps * config.training.accumulate * kind.batch_size * processes().num_processes
-        for group in range(number):
-            for chunk in endless[group * kind.group_size].chunks():
-                if chunk.image is not None:
-                    yield chunk.image
-
-
-def _size_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
 def _log_estimates(config: TrainConfig, records: TrainingRecords | None, measured: Measured, started: float) -> None:
     training = config.training
     num_pictures = 0
     if measured.feature_bytes and records is not None:
         images = images_of(config.data, records)
         num_pictures = len({str(frame) for image in images for frame in image.frames})
-    features = num_pictures * measured.picture_seconds
-    steps = training.steps * measured.step_seconds
-    saves = (1 + training.steps // training.save_every) * measured.save_seconds
-    total = started + features + steps + saves
+    features = num_pictures * measured.picture
+    steps = training.steps * measured.step
+    num_samples = training.number_due(training.sample_every)
+    samples = num_samples * measured.samples
+    num_states = training.number_due(training.save_every)
+    saving = num_states * measured.state + measured.checkpoint
+    start_and_end = started + measured.first_step + measured.rest
     log.info(
-        "time, without evaluations: %s (%.0f s): %s to start, %s for the features of %d pictures, "
-        "%s for %d steps of %.3g s, %s to save",
-        duration_text(total),
-        total,
-        duration_text(started),
+        "time: %s: %s to start and to end, %s for the features of %d pictures, %s for %d steps of %.3g s, "
+        "%s for samples of answers (%dx), %s to save states (%dx) and the checkpoint",
+        duration_text(start_and_end + features + steps + samples + saving),
+        duration_text(start_and_end),
         duration_text(features),
         num_pictures,
         duration_text(steps),
         training.steps,
-        measured.step_seconds,
-        duration_text(saves),
+        measured.step,
+        duration_text(samples),
+        num_samples,
+        duration_text(saving),
+        num_states,
     )
+    if config.evaluate:
+        log.info("not counted: %d evaluations, which follow the training", len(config.evaluate))
+    log.info("100 steps take %s; training.steps sets their number", duration_text(100 * measured.step))
     device = processes().device
     kept = num_pictures * measured.feature_bytes
-    log.info("memory: %.2f GB of %s", peak_memory(device, kept) / _GB, device_title(device))
-    log.info("disk: %.2f GB of features, %.2f GB of a state", kept / _GB, measured.state_bytes / _GB)
+    log.info("memory: %.2f GB at the peak, on the %s", peak_memory(device, kept) / _GB, device_title(device))
+    log.info(
+        "disk: %.2f GB of features, %.2f GB of a state, %.2f GB of the checkpoint",
+        kept / _GB,
+        measured.state_bytes / _GB,
+        measured.checkpoint_bytes / _GB,
+    )

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from tqdm import tqdm
@@ -40,11 +41,17 @@ def open_source(
     place = downloaded(root) if is_hub_dataset(root) else root
     name, files = recognise(place, format)
     reader = READERS[name]
-    log.info("%s is read as %s: %s", root, name, reader.looks)
+    _log_format(root, name)
     if images is not None and reader.has_images:
         raise UserError(f"images={images} has no effect: the format {name} defines where its images are")
     location = Location(tuple(files), Path(images) if images else None, captions_only)
     return import_name(reader.reader)(location)
+
+
+@cache
+def _log_format(root: str, name: str) -> None:
+    """Logs how a source is read, once: a command opens it for each split, and to choose values."""
+    log.info("%s is read as %s: %s", root, name, READERS[name].looks)
 
 
 def readable(source: LazySequence) -> tuple[LazySequence, dict[str, str]]:

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from scipy.optimize import isotonic_regression
 
+from flamingo.report.fonts import font_families, missing_letters_logged
+
 INK, MUTED, GRID = "#1b1f27", "#5d6673", "#dde1e7"
 #: Okabe and Ito's hues, darkened until a label in them can be read on white.
 BLUE, GREEN, VERMILION, PURPLE, OCHRE, GREY = "#0072b2", "#00805e", "#c24e00", "#a8457e", "#8f6200", "#6b7280"
@@ -30,7 +32,6 @@ _DARK = {
     GREY: "#98a2b0",
 }
 _STYLE: Any = {
-    "font.family": "DejaVu Sans",
     "font.size": 12,
     "text.color": INK,
     "text.parse_math": False,  # names are names, with whatever dollars
@@ -54,7 +55,7 @@ _STYLE: Any = {
 @contextmanager
 def style() -> Iterator[None]:
     """Our settings of matplotlib, for the time of the block only."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE | {"font.family": font_families()}):
         yield
 
 
@@ -144,7 +145,7 @@ def wrapped(name: str, letters: int) -> str:
 def png(figure: Figure) -> bytes:
     """On white, for papers and slides."""
     buffer = io.BytesIO()
-    with style():
+    with style(), missing_letters_logged():
         figure.savefig(buffer, format="png", dpi=200, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
 
@@ -152,7 +153,7 @@ def png(figure: Figure) -> bytes:
 def svg(figure: Figure) -> tuple[str, str]:
     """The figure without a background, for a light page and for a dark one."""
     buffer = io.BytesIO()
-    with style():
+    with style(), missing_letters_logged():
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     light = dark = buffer.getvalue().decode()
     for color, on_dark in _DARK.items():

@@ -1,5 +1,6 @@
 """Batches -> trained weights."""
 
+import math
 from dataclasses import dataclass
 
 from flamingo.utils.checks import one_of, seed, whole
@@ -37,3 +38,7 @@ class TrainingConfig:
     def due(self, every: int, step: int) -> bool:
         """Whether an action that happens every ``every`` steps (0: never), and after the last one, is due."""
         return every > 0 and (step % every == 0 or step == self.steps)
+
+    def number_due(self, every: int) -> int:
+        """Returns how often an action of :meth:`due` happens in the whole training."""
+        return 0 if every == 0 else math.ceil(self.steps / every)

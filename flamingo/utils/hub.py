@@ -1,6 +1,8 @@
 """Loads models and processors of transformers by folder or hub name, without running code of the checkpoint."""
 
 import struct
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,9 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from flamingo.utils.errors import UserError
+
+#: Loaders of what a GGUF file says about its model. It takes seconds to read, and a command asks several times.
+_LOADERS_OF_METADATA = ("AutoConfig", "AutoTokenizer")
 
 
 def from_pretrained(loader: Any, name_or_path: str | Path, part: str, *args: Any, **kwargs: Any) -> Any:
@@ -30,11 +35,20 @@ def from_pretrained(loader: Any, name_or_path: str | Path, part: str, *args: Any
         location = Path(name_or_path).parent
         kwargs["gguf_file"] = Path(name_or_path).name
     try:
+        if is_gguf and loader.__name__ in _LOADERS_OF_METADATA and Path(name_or_path).is_file():
+            changed = Path(name_or_path).stat().st_mtime_ns
+            return deepcopy(_metadata(loader, str(location), changed, tuple(sorted(kwargs.items()))))
         return loader.from_pretrained(location, *args, **kwargs)
     except UserError:
         raise
     except (ImportError, KeyError, OSError, SafetensorError, StrictDataclassError, ValueError, struct.error) as error:
         raise UserError(f"{part} {name_or_path}: {_reason(error, location, is_gguf)}") from error
+
+
+@lru_cache(maxsize=8)
+def _metadata(loader: Any, location: str, changed: int, kwargs: tuple[tuple[str, Any], ...]) -> Any:
+    """Returns the config or the tokenizer of a GGUF file, whose time of change is a part of the key."""
+    return loader.from_pretrained(location, **dict(kwargs))
 
 
 def _reason(error: Exception, location: str | Path, is_gguf: bool) -> str:

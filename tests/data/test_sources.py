@@ -280,6 +280,16 @@ def test_a_broken_image_is_an_error_or_skipped_by_a_key(tmp_path, caplog):
         read_split(str(tmp_path), SourceConfig(broken_images="skip"))
 
 
+def test_how_a_source_is_read_is_logged_once(tmp_path, caplog):
+    """A training opens its source to choose values, and for each split."""
+    photographs(tmp_path, "a.png", "b.png")
+    write(tmp_path / "mine.jsonl", ROWS)
+    with caplog.at_level(logging.INFO):
+        open_source(str(tmp_path))
+        read_split(str(tmp_path))
+    assert caplog.text.count("is read as jsonl") == 1
+
+
 def test_a_split_of_a_source_without_splits_is_made_by_fraction(tmp_path):
     names = [f"{number}.png" for number in range(12)]
     photographs(tmp_path, *names)

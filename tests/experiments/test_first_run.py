@@ -2,17 +2,21 @@
 
 import json
 import logging
+import warnings
+from dataclasses import replace
 
 import pytest
+import torch
 import yaml
 from PIL import Image as PILImage
 
 from experiments.cli.hydra_config import dry_run_arguments, load
 from experiments.runs.run_training import run_training
 from experiments.schema import as_recorded
-from experiments.setup import choices
+from experiments.setup import choices, dry_run
 from experiments.setup.choices import with_choices
 from experiments.setup.preparation import FILES, prepare
+from experiments.setup.trial_training import Measured
 from flamingo.utils.errors import UserError
 from flamingo.utils.problems import Problems
 from flamingo.utils.run_folder import Run
@@ -62,8 +66,8 @@ def test_a_key_is_left_open_until_it_is_set():
 
 
 def test_a_key_that_nothing_can_be_chosen_for_is_not_left_open():
-    with pytest.raises(UserError, match=r"training\.log_every"):
-        load(compose_config("train", "training.log_every=${chosen:}"))
+    with pytest.raises(UserError, match=r"training\.save_every"):
+        load(compose_config("train", "training.save_every=${chosen:}"))
 
 
 def test_values_are_chosen_from_data_backbones_and_device(folder, backbones, tmp_path, monkeypatch, caplog):
@@ -78,13 +82,15 @@ def test_values_are_chosen_from_data_backbones_and_device(folder, backbones, tmp
     tokens = len(tiny.tokenizer()(f"Output: {LONG}")["input_ids"]) + 2
     assert 2 <= interleaved.min_images == interleaved.max_images == 124 // tokens < 9
     assert interleaved.batch_size == 36 // interleaved.max_images
-    assert (config.training.steps, config.optimizer.warmup_steps) == (200, 20)
+    training = config.training
+    assert (training.steps, config.optimizer.warmup_steps, training.log_every) == (200, 20, 10)
     assert config.model.fusion.every == 1
     for key in config.left_open:
         assert f"{key}=" in caplog.text
     monkeypatch.setattr(choices, "multiplies_bfloat16", lambda device: False)
     config = chosen(tmp_path, *four_keys(folder, backbones, "training.steps=30", language="opt"))
     assert (config.dtype, config.training.precision, config.optimizer.warmup_steps) == ("float32", "fp32", 3)
+    assert config.training.log_every == 1  # at least 20 records
 
 
 def test_the_splits_of_the_data_are_found_by_their_names(shards, backbones, tmp_path):
@@ -174,6 +180,45 @@ def test_a_dry_run_shows_documents_and_leaves_an_image_behind(folder, backbones,
     assert "<image>Output: a dog" in caplog.text
     for named in ("document 3", "left out: 0", "parameters of connector: ", "200 steps of", "memory: ", "12 pictures"):
         assert named in caplog.text
+
+
+def test_the_estimated_time_has_each_part_of_a_training_as_often_as_it_happens(folder, backbones, tmp_path, caplog):
+    measured = Measured(
+        step=2.0,
+        first_step=1.0,
+        picture=0.5,
+        samples=3.0,
+        state=4.0,
+        checkpoint=5.0,
+        rest=6.0,
+        feature_bytes=1_000_000_000,
+        state_bytes=3_000_000_000,
+        checkpoint_bytes=2_000_000_000,
+    )
+    steps = ("training.steps=10", "training.sample_every=4", "training.save_every=5")
+    prepared = prepare(composed("train", *four_keys(folder, backbones, *steps)), Run(tmp_path / "run", {}, FILES))
+    config = replace(prepared.config, evaluate=[{"kind": "captions"}])
+    with caplog.at_level(logging.INFO):
+        dry_run._log_estimates(config, prepared.parts.records, measured, started=7.0)
+    # Of 10 training and 2 sample pictures; samples after the steps 4, 8 and 10, states after 5 and 10.
+    assert f"time: 1 min 2 s: {7 + 1 + 6} s to start" in caplog.text
+    for part in ("6 s for the features of 12", "20 s for 10 steps", "9 s for samples of answers (3x)", "13 s to save"):
+        assert part in caplog.text
+    assert "1 evaluations, which follow" in caplog.text
+    assert "12.00 GB of features, 3.00 GB of a state, 2.00 GB of the checkpoint" in caplog.text
+
+
+def test_a_training_in_bf16_on_a_cpu_warns_of_no_dtypes(folder, backbones, tmp_path):
+    few = ("training.steps=1", "training.precision=bf16", "device=cpu", f"output={tmp_path / 'run'}")
+    always = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run_training(composed("train", *four_keys(folder, backbones, *few)), tmp_path / "run")
+    finally:
+        torch.set_warn_always(always)
+    assert [str(warning.message) for warning in caught if "Mismatch dtype" in str(warning.message)] == []
 
 
 def test_a_dry_run_on_the_command_line_has_no_folder():

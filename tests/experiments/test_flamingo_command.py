@@ -2,11 +2,9 @@
 
 import importlib
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
-import venv
 from pathlib import Path
 
 import pytest
@@ -15,10 +13,7 @@ from experiments import __main__ as flamingo_command
 from experiments.cli.command import CONF
 from tests.helpers.configs import CONFIGS
 from tests.helpers.small_runs import ONE_SETTING, SMALL_DEMO
-
-ROOT = Path(__file__).parents[2]
-#: What a wheel is made of.
-SOURCES = ("flamingo", "experiments", "conf", "setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+from tests.helpers.wheel import ROOT, build_wheel, install, new_environment
 
 
 def call(monkeypatch, *arguments):
@@ -62,17 +57,9 @@ def test_without_the_extra_one_sentence_names_it(monkeypatch, capsys):
 @pytest.fixture
 def installed(tmp_path):
     """A new environment in which a wheel of the project is installed, and nothing else."""
-    source, wheels, environment = tmp_path / "source", tmp_path / "wheels", tmp_path / "environment"
-    source.mkdir()
-    for name in SOURCES:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, source / name)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    offline = ["--no-deps", "--no-index"]
-    subprocess.run([*pip, "wheel", *offline, "--no-build-isolation", "--wheel-dir", wheels, source], check=True)
-    venv.create(environment)
-    [wheel] = wheels.glob("*.whl")
-    subprocess.run([*pip, "--python", environment / "bin" / "python", "install", *offline, wheel], check=True)
+    environment = tmp_path / "environment"
+    wheel = build_wheel(tmp_path / "built")
+    install(new_environment(environment), wheel, ["--no-deps", "--no-index"])
     return environment
 
 

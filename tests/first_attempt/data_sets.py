@@ -98,6 +98,12 @@ def texts(folder: Path) -> None:
         (folder / f"{number:03}.txt").write_text(captions(number)[0], encoding="utf-8")
 
 
+def new_images(folder: Path) -> None:
+    """Images without captions, in several formats."""
+    for number, suffix in enumerate((".jpg", ".png", ".webp", ".JPEG"), start=100):
+        picture(number).save(folder / f"{number}{suffix}")
+
+
 def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")
 

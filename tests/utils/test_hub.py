@@ -1,6 +1,7 @@
 """What transformers saved is loaded without running a checkpoint's own code, and errors name what was to be loaded."""
 
 import json
+import os
 
 import pytest
 from safetensors.torch import save_file
@@ -84,3 +85,23 @@ def test_damaged_weights_are_named(backbones, tmp_path):
         FlamingoForConditionalGeneration.from_vision_text_pretrained(
             backbones / "vit", tmp_path, new_token_ids=tiny.NEW_TOKEN_IDS
         )
+
+
+def test_a_gguf_file_is_read_once_until_it_changes(tmp_path):
+    """Reading one takes seconds, and a command asks for its config and its tokenizer several times."""
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF")
+    read = []
+
+    class AutoConfig:
+        @staticmethod
+        def from_pretrained(folder, **kwargs):
+            read.append((str(folder), kwargs["gguf_file"], kwargs["trust_remote_code"]))
+            return {"numbers": [len(read)]}
+
+    first = from_pretrained(AutoConfig, file, "language model")
+    first["numbers"].append("changed by its owner")
+    assert from_pretrained(AutoConfig, str(file), "model.language") == {"numbers": [1]}
+    assert read == [(str(tmp_path), "model.gguf", False)]
+    os.utime(file, ns=(1, 1))
+    assert from_pretrained(AutoConfig, file, "language model") == {"numbers": [2]}
