@@ -2,8 +2,8 @@
 
 from typing import Any
 
-#: The attributes of a model that hold its parts: frozen by default, and trained.
+#: The attributes of a model that hold its parts: those frozen by default, and those trained.
 BACKBONES = ("vision_model", "language_model")
 TRAINED_PARTS = ("connector", "fusion", "new_tokens")
-#: Fields of a transformers config by name, ``model_type`` among them. Each architecture has fields of its own.
+#: Fields of a transformers config by name, including ``model_type``. Each architecture has fields of its own.
 Fields = dict[str, Any]

@@ -10,7 +10,7 @@ from flamingo.utils.errors import UserError
 
 @dataclass
 class AdapterConfig:
-    """A method of peft that wraps layers of a frozen backbone; the wrapped layers' own weights stay frozen."""
+    """A method of peft that wraps layers of a frozen backbone. The wrapped layers' own weights stay frozen."""
 
     #: The method by its name in peft: lora, ia3, loha, lokr, oft, vera, ...
     kind: str

@@ -1,7 +1,7 @@
 """Adapters by peft in a frozen backbone: adding, saving, loading and merging them.
 
-peft replaces layers by its own, which contain the original as ``base_layer``. A checkpoint has the weights of the
-backbone under their original names, or names the backbone, and those of the adapter in a file of their own.
+peft replaces layers by its own, which contain the original as ``base_layer``. A checkpoint contains the backbone under
+its original names, or names the backbone. It has the weights of the adapter in a separate file.
 """
 
 import inspect
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Shaped
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -19,21 +20,21 @@ from flamingo.utils.checks import one_of
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import atomic_file
 
-#: The name of the adapter inside peft's layers, where all parameters of an adapter have it in their names.
+#: The name of the adapter in peft's layers. The names of all its parameters contain it.
 _NAME = "flamingo_adapter"
 #: The file of a checkpoint with the weights of its adapter.
 ADAPTER_FILE = "adapter.safetensors"
-#: What peft's attribute for an original layer adds to the names of its weights.
+#: The addition to the names of an original layer's weights, from peft's attribute for that layer.
 _BASE = ".base_layer"
 
 
 def is_of_adapter(name: str) -> bool:
-    """Returns whether a parameter or buffer of this name belongs to an adapter that :func:`add_adapter` has added."""
+    """Returns whether a parameter or buffer of this name belongs to an adapter of :func:`add_adapter`."""
     return _NAME in name.split(".")
 
 
 def add_adapter(model: Any, config: AdapterConfig) -> None:
-    """Wraps layers of a backbone, whose own weights stay frozen. The adapter trains, in float32.
+    """Wraps layers of a backbone, whose own weights stay frozen. The adapter trains in float32.
 
     Args:
         model: A :class:`flamingo.FlamingoForConditionalGeneration` without an adapter. The caller checks the
@@ -51,7 +52,7 @@ def add_adapter(model: Any, config: AdapterConfig) -> None:
 
     try:
         tuner = PEFT_TYPE_TO_TUNER_MAPPING[settings.peft_type](backbone, settings, adapter_name=_NAME)
-    # peft has no error class of its own: each method raises what its first wrong assumption gives.
+    # peft has no error class of its own: each method raises whatever its first wrong assumption causes.
     except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"adapter.kind={config.kind} does not fit the {config.part}: {_reason(error)}") from error
     own = [name for name, parameter in backbone.named_parameters() if parameter.requires_grad]
@@ -64,7 +65,7 @@ def add_adapter(model: Any, config: AdapterConfig) -> None:
     for name, tensor in [*backbone.named_parameters(), *backbone.named_buffers()]:
         if is_of_adapter(name) and tensor.is_floating_point():
             tensor.data = tensor.data.float()
-    # In a tuple, as a module among the attributes would be a part of the model.
+    # The tuple hides the tuner from torch, which would register a module among the attributes as a part of the model.
     model.adapter_tuner = (tuner,)
     model.config.adapter = config
 
@@ -72,7 +73,7 @@ def add_adapter(model: Any, config: AdapterConfig) -> None:
 def merge_adapter(model: Any) -> None:
     """Adds the adapter of a model to the weights of its backbone, which becomes a plain one again.
 
-    A checkpoint has to hold the backbone then.
+    A checkpoint must then contain the backbone.
 
     Raises:
         UserError: For a method whose weights cannot be merged.
@@ -87,13 +88,13 @@ def merge_adapter(model: Any) -> None:
     model.train(model.training)  # checks the composition again
 
 
-def bare_state(module: nn.Module) -> dict[str, Tensor]:
-    """Returns the state of a module without its adapter, by the names that it has without one."""
+def bare_state(module: nn.Module) -> dict[str, Shaped[Tensor, "..."]]:
+    """Returns the state of a module without its adapter, under the names that it has without one."""
     return without_adapter(module.state_dict())
 
 
-def without_adapter(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns a state without the weights of an adapter, by the names that the others have without one."""
+def without_adapter(state: Mapping[str, Shaped[Tensor, "..."]]) -> dict[str, Shaped[Tensor, "..."]]:
+    """Returns a state without the weights of an adapter, under the names that the others have without one."""
     return {name.replace(_BASE, ""): tensor for name, tensor in state.items() if not is_of_adapter(name)}
 
 
@@ -108,8 +109,14 @@ def save_adapter(model: Any, folder: Path) -> None:
 def load_adapter(model: Any, config: AdapterConfig, checkpoint: str | Path, **hub: Any) -> None:
     """Adds the adapter of a checkpoint to a model that has none.
 
+    Args:
+        model: The model.
+        config: The adapter.
+        checkpoint: The folder or hub name of the checkpoint.
+        **hub: Arguments of ``from_pretrained`` for the hub, such as ``revision``.
+
     Raises:
-        UserError: Naming the file, for weights that are missing, left over or of another shape.
+        UserError: If weights are missing, left over or of another shape; the error names the file.
     """
     add_adapter(model, config)
     backbone = getattr(model, config.part)
@@ -125,7 +132,7 @@ def load_adapter(model: Any, config: AdapterConfig, checkpoint: str | Path, **hu
 
 
 def _adapter_state(backbone: nn.Module) -> dict[str, Tensor]:
-    """Returns the tensors of the adapter; one that layers share (VeRA's projections) is there once."""
+    """Returns the tensors of the adapter. A tensor that layers share (VeRA's projections) is included once."""
     tensors: dict[str, Tensor] = {}
     seen = set()
     for name, tensor in backbone.state_dict().items():
@@ -136,7 +143,11 @@ def _adapter_state(backbone: nn.Module) -> dict[str, Tensor]:
 
 
 def _peft_settings(config: AdapterConfig) -> Any:
-    """Returns peft's config of a method that wraps layers."""
+    """Returns peft's config of a method that wraps layers.
+
+    Raises:
+        UserError: If peft is missing, the method does not wrap layers, or peft refuses the settings.
+    """
     try:
         from peft import AdaptionPromptConfig, PromptLearningConfig
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
@@ -151,13 +162,13 @@ def _peft_settings(config: AdapterConfig) -> Any:
         raise UserError(f"adapter.kind={config.kind} does not only wrap layers: choose one that does, such as lora")
     if config.kind not in wrapping:
         raise UserError(
-            f"adapter.kind={config.kind} learns tokens of the prompt, whose positions Flamingo gives to texts and "
-            "images: choose a method that wraps layers, such as lora"
+            f"adapter.kind={config.kind} learns tokens of the prompt, but Flamingo's prompts have positions for texts "
+            "and images only: choose a method that wraps layers, such as lora"
         )
     known = inspect.signature(method).parameters
     for key in config.settings:
         if key not in known or key in ("peft_type", "task_type", "inference_mode", "modules_to_save"):
-            raise UserError(f"adapter.settings.{key} is no key of the adapter {config.kind}")
+            raise UserError(f"adapter.settings.{key} is not a key of the adapter {config.kind}")
     try:
         return method(**config.settings)
     except (TypeError, ValueError) as error:

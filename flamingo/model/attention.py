@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -12,9 +12,9 @@ from transformers.activations import ACT2FN
 
 
 class Attention(nn.Module):
-    """Attention from queries of one width to a context of another.
+    """Multi-head attention from queries of one width to a context of another width.
 
-    Keys and values are computed by a method of their own, so that a caller can compute them once and keep them.
+    A separate method computes keys and values, so that a caller can compute them once and keep them.
     """
 
     def __init__(
@@ -30,13 +30,13 @@ class Attention(nn.Module):
         """Makes the projections.
 
         Args:
-            query_width: Of the queries and the outputs.
-            context_width: Of the context.
-            num_heads: Attention heads.
-            head_dim: Width of a head.
+            query_width: The width of the queries and of the outputs.
+            context_width: The width of the context.
+            num_heads: The number of attention heads.
+            head_dim: The width of a head.
             qk_norm: Makes a norm of queries and keys for the width of a head (OBELICS, section 4).
             bias: Whether the projections have biases.
-            context: In a connector whose layers differ in their context, "patches" or "latents": inspection reads it.
+            context: "patches" or "latents", in a connector whose layers differ in their context. Inspection reads it.
         """
         super().__init__()
         self.num_heads = num_heads
@@ -67,7 +67,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Float[Tensor, "b q width"], keys: Float[Tensor, "b k s e"], values: Float[Tensor, "b k s e"]
     ) -> Float[Tensor, "b q width"]:
-        """Returns the attention of each ``x`` over all of the context."""
+        """Returns the attention of each ``x`` over the whole context."""
         return self.output(attend(self.queries(x), keys, values))
 
 
@@ -77,7 +77,14 @@ def attend(
     values: Float[Tensor, "b k s e"],
     mask: Bool[Tensor, "b 1 q s"] | None = None,
 ) -> Float[Tensor, "b k q e"]:
-    """Returns softmax(q k^T / sqrt(e)) v. ``mask`` is True where a query may attend to a key."""
+    """Returns softmax(q k^T / sqrt(e)) v.
+
+    Args:
+        queries: The queries of each head.
+        keys: The keys of each head.
+        values: The values of each head.
+        mask: True where a query may attend to a key; None: everywhere.
+    """
     dtype = queries.dtype
     return F.scaled_dot_product_attention(queries, keys.to(dtype), values.to(dtype), attn_mask=mask)
 
@@ -85,17 +92,19 @@ def attend(
 def attention_weights(
     queries: Float[Tensor, "b k q e"], keys: Float[Tensor, "b k s e"], mask: Bool[Tensor, "b 1 q s"] | None = None
 ) -> Float[Tensor, "b k q s"]:
-    """Returns the softmax weights of :func:`attend`; 0 for a query that may attend to nothing."""
+    """Returns the softmax weights of :func:`attend`; 0 for a query that may not attend to any key."""
     scores = queries.float() @ keys.float().mT / queries.shape[-1] ** 0.5
     if mask is None:
         return scores.softmax(dim=-1)
     return scores.masked_fill(~mask, -torch.inf).softmax(dim=-1).where(mask, 0.0)
 
 
-def checkpointed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """Returns ``function(*tensors)`` and recomputes its intermediate results in the backward pass.
+def checkpointed(
+    function: Callable[..., Float[Tensor, "..."]], *tensors: Shaped[Tensor, "..."]
+) -> Float[Tensor, "..."]:
+    """Returns ``function(*tensors)``, and recomputes its intermediate results in the backward pass.
 
-    ``function`` must draw no random numbers.
+    ``function`` must not draw random numbers.
     """
     if not torch.is_grad_enabled():
         return function(*tensors)
@@ -111,7 +120,7 @@ class FeedForward(nn.Module):
     """Norm, up, activation, down; without biases.
 
     A gated linear unit (arXiv 2002.05202) applies the activation to a second projection, ``gate``, and multiplies the
-    result with that of ``up``.
+    result with the output of ``up``.
     """
 
     def __init__(self, norm: nn.Module, width: int, inner_width: int, activation: str, glu: bool = False) -> None:
@@ -123,8 +132,9 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(inner_width, width, bias=False)
 
     def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
+        """Returns the output of the feed-forward, without a residual connection."""
         x = self.norm(x)
-        # The activation is the largest tensor to save, so it is recomputed in the backward pass.
+        # Recompute the activation in the backward pass: it is the largest saved tensor.
         if self.gate is None:
             return checkpointed(self._down, self.up(x))
         return checkpointed(self._gated_down, self.up(x), self.gate(x))

@@ -20,23 +20,23 @@ def search(
     min_new_tokens: int = 0,
     processors: LogitsProcessorList | None = None,
 ) -> Int[Tensor, "bn s"]:
-    """Returns the token ids of the most likely continuations, padded behind their ``end``.
+    """Returns the token ids of the most likely continuations, padded after their ``end``.
 
     ``generate`` takes every missing setting from ``model.generation_config``, which comes with the language model: a
-    repetition penalty there would punish the words of the demonstrations. This function replaces that config by an
+    repetition penalty there would penalise the words of the demonstrations. This function replaces that config by an
     empty one while it runs.
 
     Args:
         model: A model with transformers' ``generate``.
         tokenizer: Its tokenizer, for the id of the padding.
-        inputs: The arguments of ``generate`` other than settings, ``input_ids`` among them.
+        inputs: The arguments of ``generate`` other than settings, including ``input_ids``.
         end: The id of the token that ends a continuation.
         max_new_tokens: The largest number of tokens in a continuation.
-        num_beams: 1 is greedy search.
+        num_beams: The number of beams; 1: greedy search.
         num_return_sequences: The number of continuations of each prompt, the most likely first.
-        min_new_tokens: The number of tokens before ``end``, at least.
-        processors: Change the logits of each step, in this order; those of a
-            :class:`flamingo.model.sampling.Sampling` make greedy search draw.
+        min_new_tokens: The smallest number of tokens before ``end``.
+        processors: Change the logits of each step, in this order. The processors of a
+            :class:`flamingo.model.sampling.Sampling` make greedy search draw at random.
     """
     config = GenerationConfig(
         do_sample=False,
@@ -60,7 +60,7 @@ def search(
 
 
 def decode(tokenizer: Any, ids: Sequence[int], end: int) -> str:
-    """Returns the text of a continuation up to its ``end``, without special tokens and leading blanks."""
+    """Returns the text of a continuation up to its ``end``, without special tokens and leading spaces."""
     tokens = list(ids)
     if end in tokens:
         tokens = tokens[: tokens.index(end)]

@@ -1,7 +1,7 @@
 """Prompt cache: keys and values of a prompt are stored once for all of its beams.
 
-The beams (or samples) of a prompt lie next to each other on the time axis, and a mask says which of the cached tokens
-belong to the prefix of each beam. No beam has a copy of the prompt, reordering the beams changes the mask alone, and
+The beams (or samples) of a prompt lie next to each other on the time axis. A mask records which of the cached tokens
+belong to the prefix of each beam. No beam has a copy of the prompt, reordering the beams changes only the mask, and
 the attention of all beams reads the prompt once. An example with a prompt of 3 tokens and 2 beams::
 
     cached keys           p0 p1 p2 | a0 b0 | a1 b1        step 0 appended a0, b0, step 1 appended a1, b1
@@ -23,16 +23,25 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-#: The least number of tokens that a buffer gets in addition when it grows.
+#: The smallest spare room of a buffer that grows, in tokens.
 _LEAST_GROWTH = 64
 
 
 class GrowingLayer(DynamicLayer):
-    """Keys and values [b k s e] in buffers with spare room: most tokens are appended without a copy of all."""
+    """Keys and values [b k s e] in buffers with spare room: appending a token rarely copies the others."""
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        key_states: Float[Tensor, "b k t e"],
+        value_states: Float[Tensor, "b k t value_width"],
+        *args: object,
+        **kwargs: object,
+    ) -> tuple[Float[Tensor, "b k s e"], Float[Tensor, "b k s value_width"]]:
+        """Appends the keys and values of ``t`` tokens, and returns those of all tokens.
+
+        Returns:
+            The keys and values of all ``s`` tokens, as views of the buffers.
+        """
         start = self.get_seq_length()
         end = start + key_states.shape[-2]
         if not self.is_initialized:
@@ -49,7 +58,7 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def expand(self, rows: int) -> "GrowingLayer":
-        """Returns a layer of ``rows`` documents that begin with this one, which does not change."""
+        """Returns a layer of ``rows`` documents that all begin with this one, which does not change."""
         layer = GrowingLayer()
         layer.lazy_initialization(self.keys, self.values)
         # Views: the first update copies them into buffers.
@@ -65,19 +74,19 @@ class PromptCache(Cache):
 
     def __init__(self, layers: int) -> None:
         super().__init__(layers=[GrowingLayer() for _ in range(layers)])
-        #: Which of the cached tokens later ones may attend to; None for all. Set where the cache is made.
+        #: Which of the cached tokens later tokens may attend to; None: all. The caller sets it when it makes the cache.
         self.visible: Int[Tensor, "b s"] | None = None
-        #: Which of the cached tokens are the prefix of each beam; None before :meth:`fork`.
+        #: Which of the cached tokens belong to the prefix of each beam; None before :meth:`fork`.
         self.prefix_mask: Bool[Tensor, "b n s"] | None = None
         self._prompt_length = 0
 
     @staticmethod
     def supports(language_model: Any, arguments: Collection[str]) -> bool:
-        """Returns whether a language model takes explicit positions and any attention mask, and attends to all tokens.
+        """Returns whether a language model takes positions and any attention mask, and attends to all tokens.
 
         Args:
             language_model: A transformers model, or one that peft has wrapped.
-            arguments: The names of its arguments.
+            arguments: The names of the arguments of its forward pass.
         """
         config = language_model.config
         if "position_ids" not in arguments:
@@ -87,25 +96,27 @@ class PromptCache(Cache):
         return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
 
     def expand(self, rows: int) -> "PromptCache":
-        """Returns a cache for ``rows`` prompts that begin with the one of this cache, which does not change."""
+        """Returns a cache for ``rows`` prompts that begin with the prompt of this cache, which does not change."""
         assert self.prefix_mask is None
         expanded = PromptCache(0)
         expanded.layers = [layer.expand(rows) for layer in self.layers]
         return expanded
 
     def fork(self, attention_mask: Int[Tensor, "b s"], beams: int) -> None:
-        """From now on every prompt has ``beams`` beams, and each step appends one token to each."""
+        """Gives every prompt ``beams`` beams. Each later step appends one token to each beam."""
         self.prefix_mask = repeat(attention_mask.bool(), "b s -> b n s", n=beams)
         self._prompt_length = attention_mask.shape[1]
 
     @property
     def forked(self) -> bool:
+        """Whether the prompts have beams."""
         return self.prefix_mask is not None
 
     def append_mask(self, visible: Int[Tensor, "b n"] | None = None) -> Bool[Tensor, "b 1 n s"]:
-        """Returns the attention mask of the next token of every beam: the prefix of the beam and the token itself.
+        """Returns the attention mask for the next token of every beam: its own prefix and itself.
 
-        ``visible`` is 0 where neither this token nor later ones may attend to it; None: all are 1.
+        Args:
+            visible: 0 for a token that neither itself nor later tokens may attend to; None: all are 1.
         """
         assert self.prefix_mask is not None
         b, n, _ = self.prefix_mask.shape
@@ -125,13 +136,13 @@ class PromptCache(Cache):
         return rearrange(outputs, "b n d -> (b n) 1 d")
 
     def reorder_cache(self, beam_idx: Int[Tensor, " bn"]) -> None:
-        """Lets each beam continue from the beam of the same prompt that ``beam_idx`` names. No key or value moves."""
+        """Lets each beam continue from the beam that ``beam_idx`` names. Only the mask changes, no key or value."""
         assert self.prefix_mask is not None
         b, n, _ = self.prefix_mask.shape
         self.prefix_mask = self.prefix_mask.flatten(0, 1)[beam_idx].view(b, n, -1)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Returns the number of tokens of a prompt with one of its beams."""
+        """Returns the number of tokens of a prompt together with one of its beams."""
         length = super().get_seq_length(layer_idx)
         if self.prefix_mask is None:
             return length

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -36,13 +37,11 @@ logger = logging.get_logger(__name__)
 
 #: The function that loads a backbone.
 LOADERS = {"vision_model": load_vision_model, "language_model": load_text_model}
-#: The arguments of ``from_pretrained`` for a backbone: its folder or name, and what its own ``from_pretrained`` gets.
+#: Arguments of ``from_pretrained`` for a backbone: its folder or name, and arguments of its own ``from_pretrained``.
 NAME_ARGUMENTS = {"vision_model": "vision_model_name_or_path", "language_model": "text_model_name_or_path"}
 KWARGS_ARGUMENTS = {"vision_model": "vision_kwargs", "language_model": "text_kwargs"}
 _HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only", "subfolder")
 _PACKAGE = Path(__file__).parents[1]
-
-# --------------------------------------------------------------------------------- the model's methods
 
 
 class FlamingoCheckpoints:
@@ -62,14 +61,14 @@ class FlamingoCheckpoints:
         check: bool = True,
         **flamingo_config: Any,
     ) -> Any:
-        """Returns a new model between two pretrained backbones; the parts between them are untrained.
+        """Returns a new model of two pretrained backbones. The parts between them are untrained.
 
         Args:
             vision_model_name_or_path: A folder or a name on the hub.
-            text_model_name_or_path: The same, or a GGUF file.
-            dtype: That of the frozen backbones.
+            text_model_name_or_path: A folder, a name on the hub, or a GGUF file.
+            dtype: The dtype of the frozen backbones.
             vision_kwargs: Arguments of the vision encoder's ``from_pretrained`` (``revision``, ...).
-            text_kwargs: The same for the language model.
+            text_kwargs: Arguments of the language model's ``from_pretrained``.
             check: Whether to check the composition (:func:`flamingo.model.composition.check_composition`).
             **flamingo_config: Fields of :class:`FlamingoConfig`. ``new_token_ids`` are ``processor.new_token_ids``.
 
@@ -85,7 +84,7 @@ class FlamingoCheckpoints:
         flamingo_config.setdefault("backbones", {"vision_model": vision_origin, "language_model": text_origin})
         config = FlamingoConfig(vision_config=vision_model.config, text_config=language_model.config, **flamingo_config)
         if not config.new_token_ids:
-            logger.warning("no new_token_ids: the embeddings of <image> and <|endofchunk|> are not going to be trained")
+            logger.warning("no new_token_ids: the embeddings of <image> and <|endofchunk|> will not be trained")
         model: Any = cls(config, vision_model, language_model)  # type: ignore[call-arg]
         model.new_tokens.start_from_mean(model.get_input_embeddings(), model.get_output_embeddings())
         adapter, config.adapter = config.adapter, None
@@ -105,6 +104,10 @@ class FlamingoCheckpoints:
         ``from_pretrained``; ``vision_model_name_or_path`` and ``text_model_name_or_path`` replace the locations that
         the checkpoint names. The composition is checked (:func:`flamingo.model.composition.check_composition`) unless
         the checkpoint records that it passed with the same versions, kernels and precision, or ``check=False``.
+
+        Raises:
+            UserError: If the checkpoint or a backbone cannot be loaded, or its weights do not fit.
+            ValueError: If an argument does not fit the checkpoint.
         """
         check = kwargs.pop("check", True)
         hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
@@ -117,10 +120,10 @@ class FlamingoCheckpoints:
             )
         if any(names.values()) or any(backbone_kwargs.values()):
             arguments = ", ".join(list(KWARGS_ARGUMENTS.values()) + list(NAME_ARGUMENTS.values()))
-            raise ValueError(f"{arguments} are for checkpoints that leave their backbones out")
+            raise ValueError(f"{arguments} need a checkpoint that leaves its backbones out")
         if kwargs.get("quantization_config") is not None:
             raise ValueError(
-                "quantization_config would reach the trained parts, too: save the model with "
+                "quantization_config would also quantise the trained parts: save the model with "
                 'include_backbones=False, and load it with text_kwargs={"quantization_config": ...}'
             )
         with_info = kwargs.pop("output_loading_info", False)
@@ -158,7 +161,7 @@ class FlamingoCheckpoints:
         unused = {key for key, value in kwargs.items() if value} - allowed
         if unused:
             raise ValueError(f"{sorted(unused)} cannot be used with a checkpoint that leaves its backbones out")
-        config = deepcopy(kwargs.get("config") or saved)  # it may be another model's
+        config = deepcopy(kwargs.get("config") or saved)  # the caller's config may belong to another model
         config.backbones = saved.backbones
         backbones = []
         assert config.backbones is not None
@@ -168,13 +171,18 @@ class FlamingoCheckpoints:
         model: Any = cls(config, *backbones)  # type: ignore[call-arg]
         load_trained_parts(model, checkpoint, **hub)
         config.backbones_included = True
-        with suppress(OSError):  # a checkpoint need not have one
+        with suppress(OSError):  # a checkpoint may have no generation config
             model.generation_config = GenerationConfig.from_pretrained(checkpoint, **hub)
         cls._finish_loading(model, checkpoint, hub, check)
         return model
 
     def save_pretrained(self, save_directory: Any, *args: Any, include_backbones: bool = True, **kwargs: Any) -> None:
-        """Saves the model, as in transformers. Without its backbones a checkpoint has their names and fingerprints."""
+        """Saves the model, as in transformers. Without its backbones a checkpoint has their names and fingerprints.
+
+        Raises:
+            UserError: If a quantised backbone would be saved, or a changed one left out.
+            ValueError: For ``max_shard_size`` without the backbones.
+        """
         parent: Any = super()
         model: Any = self
         backbones = {part: getattr(self, part) for part in BACKBONES}
@@ -201,10 +209,10 @@ class FlamingoCheckpoints:
 
 
 def load_trained_parts(model: nn.Module, name_or_path: str | Path, **hub: Any) -> None:
-    """Loads a checkpoint into all parts of ``model`` but the backbones.
+    """Loads a checkpoint into all parts of ``model`` except the backbones.
 
     Raises:
-        UserError: Naming the file and the keys, unless keys and shapes are exactly those of the parts.
+        UserError: If keys or shapes are not exactly those of the parts; the error names the file and the keys.
     """
     path = cached_file(name_or_path, SAFE_WEIGHTS_NAME, **hub)
     try:
@@ -216,11 +224,8 @@ def load_trained_parts(model: nn.Module, name_or_path: str | Path, **hub: Any) -
         raise UserError(f"{path}: missing keys {missing}, unexpected keys {keys.unexpected_keys}")
 
 
-# --------------------------------------------------------------------- backbones that are named, not saved
-
-
 def origin(part: str, model: PreTrainedModel, name_or_path: str | Path, revision: str | None) -> dict[str, str | None]:
-    """Returns a part's entry in ``FlamingoConfig.backbones``: where it came from, and its fingerprint."""
+    """Returns a part's entry in ``FlamingoConfig.backbones``: its origin and its fingerprint."""
     name = str(Path(name_or_path).resolve()) if Path(name_or_path).exists() else str(name_or_path)
     entry = {"name": name, "revision": revision, "dtype": str(model.dtype).removeprefix("torch.")}
     return entry | {"fingerprint": _source_fingerprint(part, model, entry)}
@@ -229,7 +234,7 @@ def origin(part: str, model: PreTrainedModel, name_or_path: str | Path, revision
 def with_locations(backbones: dict[str, dict[str, Any]], checkpoint: Path) -> dict[str, dict[str, Any]]:
     """Returns ``FlamingoConfig.backbones`` with each folder also relative to ``checkpoint`` and to this package.
 
-    A backbone is found again if it moves together with the checkpoint, and if the package is installed elsewhere.
+    A backbone is therefore found if it moves together with the checkpoint, and if the package is installed elsewhere.
     """
     located = {}
     for part, entry in backbones.items():
@@ -242,12 +247,16 @@ def with_locations(backbones: dict[str, dict[str, Any]], checkpoint: Path) -> di
 
 
 def check_unchanged(config: FlamingoConfig, backbones: dict[str, PreTrainedModel]) -> None:
-    """Raises UserError unless a checkpoint can leave these backbones out: their weights are those they are named by."""
+    """Checks that a checkpoint can leave these backbones out: they still have the weights that they were loaded with.
+
+    Raises:
+        UserError: If they were not loaded by name, or have changed.
+    """
     if config.backbones is None:
         raise UserError("the backbones of this model were not loaded by name, so a checkpoint cannot leave them out")
     for part, model in backbones.items():
         entry = config.backbones[part]
-        if is_quantised(model):  # its own weights do not train, but those of an adapter that peft has added do
+        if is_quantised(model):  # the weights of an adapter train, quantised ones do not
             trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
             changed = not all(map(is_of_adapter, trained))
         elif _comparable(str(model.dtype), entry["dtype"]):
@@ -264,14 +273,9 @@ def check_unchanged(config: FlamingoConfig, backbones: dict[str, PreTrainedModel
 def _load_backbone(
     part: str, entry: dict[str, Any], checkpoint: str | Path, name: str | Path | None, kwargs: dict[str, Any]
 ) -> PreTrainedModel:
-    """Returns a backbone that a checkpoint names, by default in the precision it had.
+    """Returns a backbone that a checkpoint names, by default in the precision it had. Updates ``entry["name"]``.
 
-    Args:
-        part: The part of the model.
-        entry: Its entry in ``FlamingoConfig.backbones``. Its ``name`` becomes where the backbone is found.
-        checkpoint: The folder or name of the checkpoint.
-        name: Where the backbone is, if not where the checkpoint says.
-        kwargs: Further arguments of its ``from_pretrained``.
+    ``name`` replaces the location that the checkpoint names.
 
     Raises:
         UserError: If it is not found, or its weights are not those that the checkpoint was trained with.
@@ -287,7 +291,7 @@ def _load_backbone(
 
 
 def _precision(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the arguments of ``from_pretrained`` that load the weights as they were."""
+    """Returns the arguments of ``from_pretrained`` that load the weights in the recorded precision."""
     if entry["revision"] is None:
         return {"dtype": entry["dtype"]}
     return {"dtype": entry["dtype"], "revision": entry["revision"]}
@@ -308,22 +312,19 @@ def _find(part: str, entry: dict[str, Any], checkpoint: str | Path) -> str:
         if path.exists():
             return str(path.resolve())
     if len(locations) == 1 and not locations[0].is_absolute():
-        return entry["name"]  # on the hub
+        return entry["name"]  # a name on the hub
     raise UserError(
         f"the {part.replace('_', ' ')} of the checkpoint {checkpoint} is at none of {', '.join(map(str, locations))}: "
         f"pass {NAME_ARGUMENTS[part]}=FOLDER to from_pretrained, or correct backbones.{part}.name in its config.json"
     )
 
 
-# ------------------------------------------------------------------------------------------ fingerprints
-
-
 def fingerprint(model: nn.Module) -> str:
-    """Returns a digest of the weights: equal for equal values, whatever their names, device, or float32 or bfloat16."""
+    """Returns a digest of the weights' values. Names, device, and float32 or bfloat16 do not change it."""
     return fingerprint_of(model.state_dict().values())
 
 
-def fingerprint_of(tensors: Iterable[torch.Tensor]) -> str:
+def fingerprint_of(tensors: Iterable[Shaped[torch.Tensor, "..."]]) -> str:
     """Returns a digest of the tensors' shapes and of some values of each, in any order."""
     digests = []
     for tensor in tensors:
@@ -335,7 +336,7 @@ def fingerprint_of(tensors: Iterable[torch.Tensor]) -> str:
 def _source_fingerprint(part: str, model: PreTrainedModel, entry: Mapping[str, str | None]) -> str:
     """Returns the fingerprint of the saved weights that ``model`` was loaded from.
 
-    If it is quantised or of another precision, the saved weights are loaded a second time, on the CPU.
+    If it is quantised or has another precision, the saved weights are loaded a second time, on the CPU.
     """
     if is_quantised(model) or not _comparable(str(model.dtype), entry["dtype"] or ""):
         model = LOADERS[part](entry["name"] or "", **_precision(entry))
@@ -343,7 +344,7 @@ def _source_fingerprint(part: str, model: PreTrainedModel, entry: Mapping[str, s
 
 
 def _comparable(dtype: str, other: str) -> bool:
-    """Returns whether fingerprints in these precisions agree: float16 rounds other values than bfloat16 does."""
+    """Returns whether fingerprints in these precisions agree: float16 rounds to other values than bfloat16."""
     is_half = dtype.removeprefix("torch.") == "float16"
     other_is_half = other.removeprefix("torch.") == "float16"
     return is_half == other_is_half

@@ -19,18 +19,18 @@ from flamingo.utils.devices import exact_float32, random_devices
 
 #: The seed of the probe.
 _SEED = 0
-#: The most elements of a buffer whose values are restored: larger buffers are quantised weights.
+#: The largest number of elements of a buffer whose values are restored. Larger buffers are quantised weights.
 _LARGEST = 2**22
 
 
 def check_composition(model: Any) -> None:
-    """Runs the probes and records in ``model.config.passed_check`` that they passed.
+    """Runs the probes, and records in ``model.config.passed_check`` that they passed.
 
     A :class:`flamingo.FlamingoForConditionalGeneration` is checked when it is composed, and again when a backbone is
     replaced. Only the record in ``model`` changes, and the probes draw from a generator of their own.
 
     Raises:
-        UserError: With one sentence, for a backbone that breaks a property which the composition needs.
+        UserError: If a backbone lacks a property that the composition needs.
     """
     model.config.passed_check = None
     generator = torch.Generator().manual_seed(_SEED)
@@ -44,7 +44,7 @@ def check_composition(model: Any) -> None:
 
 
 def check_record(model: Any) -> dict[str, Any]:
-    """Returns what the result of the check depends on: versions, kernels, precision, features."""
+    """Returns the conditions of the check: versions, kernels, precision, features."""
     parts = {"vision_model": model.vision_model, "language_model": model.language_model}
     record: dict[str, Any] = {
         "transformers": transformers.__version__,
@@ -64,12 +64,12 @@ def check_record(model: Any) -> dict[str, Any]:
 
 @contextmanager
 def _state_restored(model: nn.Module) -> Iterator[None]:
-    """Restores modes, buffers, cached attributes and the states of all global generators afterwards."""
+    """Restores modes, buffers, cached attributes and the states of all global generators after the block."""
     python_state = random.getstate()
     numpy_state = np.random.get_state()
     saved = [_SavedModule(module) for module in model.modules()]
     try:
-        # TensorFloat-32 would round convolutions of whole prompts, but not the products for one token.
+        # TensorFloat-32 would round convolutions of whole prompts, but not the products for single tokens.
         with exact_float32(), torch.random.fork_rng(random_devices(model)):
             yield
     finally:
@@ -80,7 +80,7 @@ def _state_restored(model: nn.Module) -> Iterator[None]:
 
 
 class _SavedModule:
-    """A module's own attributes and buffers, with the contents of those that may change in place."""
+    """A module's own attributes and buffers, with copies of the contents that may change in place."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module

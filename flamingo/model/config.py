@@ -22,27 +22,27 @@ _PARTS = ("vision_features", "connector", "fusion")
 class FlamingoConfig(PreTrainedConfig):
     """Configuration of :class:`flamingo.FlamingoForConditionalGeneration`.
 
-    Every part may be given as a dictionary of its fields. A connector without a ``kind`` is a Perceiver Resampler, a
-    fusion without one gated cross-attention.
+    Every part may be given as a dictionary of its fields. A connector without a ``kind`` is a Perceiver Resampler; a
+    fusion without one is gated cross-attention.
 
     Raises:
-        UserError: Naming the key, for unknown keys and values out of range.
+        UserError: For unknown keys and values out of range; the error names the key.
     """
 
     model_type = "flamingo"
     # transformers 5.17 reads `sub_configs`; newer versions derive it from the defaults below.
     sub_configs: ClassVar[dict[str, Any]] = {"vision_config": AutoConfig, "text_config": AutoConfig}
 
-    # Of the type Any, as a dictionary (of a saved config.json) becomes an object of the type in the comment.
+    # The type is Any: __post_init__ converts a dictionary (of a saved config.json) to the type in the comment.
     vision_config: Any = None  # PreTrainedConfig
     text_config: Any = None  # PreTrainedConfig
     vision_features: Any = None  # VisionFeaturesConfig
     connector: Any = None  # ConnectorConfig
     fusion: Any = None  # FusionConfig
-    #: The adapter in a backbone (:mod:`flamingo.model.adapters`), which a checkpoint has in a file of its own.
+    #: The adapter in a backbone (:mod:`flamingo.model.adapters`). A checkpoint has it in a separate file.
     adapter: Any = None  # AdapterConfig, or None
-    #: Ids whose embedding rows are trained: the image marker and the end of chunk. They may lie
-    #: beyond the language model's vocabulary or within its padding rows.
+    #: Ids whose embedding rows are trained: the image marker and the end of chunk. They may lie beyond the language
+    #: model's vocabulary or within its padding rows.
     new_token_ids: list[int] = field(default_factory=list)
     #: The id of the image marker. Fusions that put visual tokens in its place need it.
     image_token_id: int | None = None
@@ -59,10 +59,10 @@ class FlamingoConfig(PreTrainedConfig):
             value = getattr(self, key)
             if isinstance(value, dict):
                 if "model_type" not in value:
-                    raise UserError(f"{key} has no model_type, which says whose configuration it is")
+                    raise UserError(f"{key} has no model_type")
                 value = AutoConfig.for_model(**value)
-            # A copy: transformers resets the attention implementation of this config, and a live model that shares it
-            # would lose its causal mask.
+            # Copy the config: transformers resets its attention implementation, and a live model that shares the
+            # config would lose its causal mask.
             setattr(self, key, deepcopy(value))
         if not isinstance(self.vision_features, VisionFeaturesConfig):
             self.vision_features = load_config(VisionFeaturesConfig, self.vision_features or {}, "vision_features")
@@ -84,7 +84,7 @@ class FlamingoConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def _check_activations(self) -> None:
-        # Here, as the dataclasses of the parts import no transformers.
+        # The dataclasses of the parts cannot check this: they do not import transformers.
         for key in ("connector", "fusion"):
             activation = getattr(getattr(self, key), "activation", None)
             if activation is not None:
@@ -92,26 +92,36 @@ class FlamingoConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Returns the config of a dictionary.
+
+        Raises:
+            UserError: For the configuration of another model.
+        """
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise UserError(f"this is the configuration of a {model_type}, not of a {cls.model_type}")
         return super().from_dict(config_dict, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
+        """Returns the config as a dictionary, whose parts are dictionaries."""
         parts: dict[str, Any] = {key: asdict(getattr(self, key)) for key in _PARTS}
         parts["adapter"] = None if self.adapter is None else asdict(self.adapter)
         return super().to_dict() | parts
 
     @classmethod
     def check_keys(cls, keys: Any) -> None:
-        """Raises UserError for a key that is no field, which transformers' constructor would keep silently."""
+        """Checks that all keys are fields. The constructor of transformers' configs would keep others silently.
+
+        Raises:
+            UserError: For an unknown key.
+        """
         known = [f.name for f in fields(cls) if f.name in FlamingoConfig.__annotations__]
         for key in keys:
             one_of("a key of FlamingoConfig", key, known)
 
     @property
     def vocab_size(self) -> int:
-        """The size of the language model's vocabulary, with the new tokens that lie beyond it."""
+        """The size of the language model's vocabulary, including new tokens beyond it."""
         return max(self.text_config.vocab_size, max(self.new_token_ids, default=-1) + 1)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:

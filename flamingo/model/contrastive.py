@@ -17,8 +17,8 @@ from flamingo.model.vision_features import VisionFeaturesConfig
 class ImageTower(nn.Module):
     """The encoder, and an attention pool over its features that has no position embeddings.
 
-    The pool, like the connector that reads the features later, only knows the position of a feature from the feature
-    itself. So the features must contain all positions that the contrast depends on.
+    The pool, like the connector that reads the features later, knows the position of a feature only from the feature
+    itself. The features must therefore contain all positions that the contrast depends on.
     """
 
     def __init__(self, encoder: Any, features: VisionFeaturesConfig, embed_dim: int, num_queries: int = 8) -> None:
@@ -97,11 +97,11 @@ class ImageTextContrast(nn.Module):
         """Returns CLIP's symmetric loss (nats per pair).
 
         Args:
-            pixel_values: Of the images.
-            input_ids: Of the captions.
-            attention_mask: Of the captions.
-            same: Which captions are equal: they are not negatives of each other.
-            num_items_in_batch: Pairs of the whole update.
+            pixel_values: The images.
+            input_ids: The captions.
+            attention_mask: 1 for the tokens of the captions, 0 for padding.
+            same: True for equal captions, which are not negatives of each other.
+            num_items_in_batch: The number of pairs in the whole update.
         """
         # CLIP, section 2.5, clamps the temperature so that it scales the logits by at most 100.
         scale = self.log_scale.clamp(max=math.log(100)).exp()

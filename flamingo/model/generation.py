@@ -14,8 +14,8 @@ from flamingo.model.language import has_plain_cache
 from flamingo.model.masks import positions, without_hidden
 from flamingo.model.visual_tokens import IMAGE_ARGUMENTS
 
-#: Settings by which transformers runs the prompt itself, with a row for each beam: another kind of cache, or drafts.
-#: It also does if the language model's cache is not plain.
+#: Settings with which transformers runs the prompt itself, with a row per beam: another kind of cache, or drafts.
+#: It also does so if the language model's cache is not plain.
 LEFT_TO_TRANSFORMERS = (
     "past_key_values",
     "cache_implementation",
@@ -28,14 +28,18 @@ class FlamingoGeneration(GenerationMixin):
     """``generate`` of :class:`flamingo.FlamingoForConditionalGeneration`."""
 
     @torch.no_grad()
-    def generate(self, inputs: Tensor | None = None, generation_config: Any = None, **kwargs: Any) -> Any:
-        """Returns the token ids of prompts and continuations, as in transformers.
+    def generate(self, inputs: Int[Tensor, "bn t"] | None = None, generation_config: Any = None, **kwargs: Any) -> Any:
+        """Returns the token ids [bn s] of prompts and continuations, as in transformers.
 
-        The images are given by the arguments of ``forward``. Each image is encoded once and the prompt runs once,
-        whatever the number of beams or samples. After the prompt only what the continuation needs of the images is
-        kept. Prompts in a batch are padded on the left. The continuation sees the images that the last token of
-        its prompt sees. ``past_key_values`` may be what :meth:`prefill` returned for the tokens that all prompts begin
-        with.
+        The images are arguments of ``forward``. Each image is encoded once and the prompt runs once, whatever the
+        number of beams or samples. After the prompt, only the images that the continuation needs are kept. Prompts in a
+        batch are padded on the left. The continuation sees the images that the last token of its prompt sees.
+
+        Args:
+            inputs: The token ids of the prompts; also as ``input_ids``.
+            generation_config: The settings, as in transformers.
+            **kwargs: Arguments of ``forward``, and settings. ``past_key_values`` may be the result of :meth:`prefill`
+                for the tokens that all prompts begin with.
 
         Raises:
             ValueError: For prompts that cannot be continued.
@@ -65,10 +69,10 @@ class FlamingoGeneration(GenerationMixin):
         else:
             cached = kwargs["attention_mask"].shape[1] - input_ids.shape[1]
             if cached > 0:
-                # The tokens in the caller's own cache have no input ids, but they have an image index.
+                # The tokens in the caller's own cache have no input ids here, but they need an image index.
                 context = _padded(context, cached)
         if context.visual_index is not None:
-            # Positions count hidden tokens, too, which the mask leaves out.
+            # Positions also count hidden tokens, which the mask leaves out.
             kwargs.setdefault("position_ids", positions(kwargs["attention_mask"]))
             kwargs["attention_mask"] = visible
             kwargs["visual_index"] = context.visual_index
@@ -77,19 +81,19 @@ class FlamingoGeneration(GenerationMixin):
 
     def _check_prompts(self, input_ids: Tensor | None, kwargs: dict[str, Any]) -> None:
         if input_ids is None:
-            raise ValueError("generate needs input_ids: the prompt, if only the marker of an image")
+            raise ValueError("generate needs input_ids: a prompt with at least the marker of an image")
         if kwargs.get("assistant_model") is not None:
             raise ValueError("an assistant_model would not see the images; prompt_lookup_num_tokens drafts without one")
         self.new_tokens.known_ids.check(input_ids)
         if not kwargs["attention_mask"][:, -1].all():
-            raise ValueError("prompts of different lengths are padded on the left, so that all have the same end")
+            raise ValueError("attention_mask has padding on the right: pad prompts on the left")
         checkpointed = any(getattr(layer, "gradient_checkpointing", False) for layer in self.language_model.modules())
         if self.training and checkpointed:
-            # transformers takes the cache away from checkpointed layers, and every token would see only itself.
+            # transformers gives checkpointed layers no cache, and every token would see only itself.
             raise ValueError("generate with gradient checkpointing needs evaluation mode: call model.eval() first")
 
     def _setting(self, name: str, generation_config: Any, kwargs: dict[str, Any]) -> Any:
-        """Returns a setting of the generation: an argument, else of the config given, else of the model's config."""
+        """Returns a setting: the argument, else the given config's, else the model's."""
         value = kwargs.get(name, getattr(generation_config, name, None))
         return getattr(self.generation_config, name, None) if value is None else value
 
@@ -110,7 +114,7 @@ class FlamingoGeneration(GenerationMixin):
         generation_config: Any,
         kwargs: dict[str, Any],
     ) -> Cache:
-        """Returns the cache of all tokens of the prompts but the last ones, for all beams."""
+        """Returns the cache of the prompts without their last tokens, for all beams."""
         num_beams = self._setting("num_beams", generation_config, kwargs) or 1
         num_sequences = self._setting("num_return_sequences", generation_config, kwargs) or 1
         beams = max(num_beams, num_sequences)
@@ -135,8 +139,13 @@ class FlamingoGeneration(GenerationMixin):
     ) -> Cache:
         """Returns the language model's cache of these tokens.
 
-        ``prefix`` is the cache of the first of these tokens, with one row for all prompts. ``visual_index`` is that of
-        ``forward``.
+        Args:
+            input_ids: The token ids.
+            attention_mask: 1 for tokens, 0 for padding on the left.
+            image_index: The image that each token sees, -1 for none.
+            visual_state: The state of all images.
+            prefix: The cache of the first of these tokens, with one row for all prompts.
+            visual_index: See ``forward``.
 
         Raises:
             UserError: For an id without an embedding.
@@ -171,25 +180,26 @@ class FlamingoGeneration(GenerationMixin):
 
     @property
     def shares_prefixes(self) -> bool:
-        """Whether :meth:`prefill` can run the tokens that several prompts begin with once for all."""
+        """Whether :meth:`prefill` can run the tokens that several prompts begin with once for all of them."""
         return PromptCache.supports(self.language_model, self._language_model_arguments)
 
     def _supports_default_dynamic_cache(self) -> bool:
-        """Returns whether transformers makes the cache; otherwise the language model has its own class."""
+        """Returns whether transformers makes the cache. Otherwise the language model has its own cache class."""
         return self.language_model._supports_default_dynamic_cache()
 
     def prepare_inputs_for_generation(
         self,
-        input_ids: Tensor,
-        image_index: Tensor | None = None,
-        visual_index: Tensor | None = None,
+        input_ids: Int[Tensor, "bn t"],
+        image_index: Int[Tensor, "bn prompt"] | None = None,
+        visual_index: Int[Tensor, "bn prompt"] | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Adds the ``image_index`` of the current tokens: that of the prompt, and its last one for all that follow.
+        """Returns the arguments of ``forward``, with the ``image_index`` of the current tokens.
 
-        All that follow is text, also a generated image marker: its ``visual_index`` is -1.
+        Tokens after the prompt have the last ``image_index`` of the prompt. They are text, even a generated image
+        marker: their ``visual_index`` is -1.
         """
-        kwargs.pop("tokenizer", None)  # of stopping strings; transformers hands it on to the model
+        kwargs.pop("tokenizer", None)  # transformers passes the tokenizer of stop strings on to the model
         prepared = super().prepare_inputs_for_generation(input_ids, **kwargs)
         assert image_index is not None
         cache = kwargs.get("past_key_values")
@@ -206,7 +216,7 @@ class FlamingoGeneration(GenerationMixin):
 def _visible(
     attention_mask: Int[Tensor, "bn s"], context: VisualContext, prefix: PromptCache | None
 ) -> Int[Tensor, "bn s"]:
-    """Returns the mask without hidden visual tokens. The cache of a prefix knows its own."""
+    """Returns the mask without hidden visual tokens. The cache of a prefix has its own mask."""
     t = context.image_index.shape[1]
     visible = without_hidden(attention_mask, context.hidden(positions(attention_mask)[:, -t:]))
     if context.visual_index is None or prefix is None or prefix.visible is None:
@@ -216,7 +226,7 @@ def _visible(
 
 
 def _padded(context: VisualContext, cached: int) -> VisualContext:
-    """Returns the context of the tokens of the caller's own cache, which have no ids here, and of those that follow."""
+    """Returns the context extended by the tokens in the caller's own cache, which have no ids here."""
     visual_index = context.visual_index
     if visual_index is not None:
         visual_index = F.pad(visual_index, (cached, 0), value=-1)

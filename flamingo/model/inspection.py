@@ -1,7 +1,7 @@
 """Inspection of one forward pass: attention weights, visual tokens, gates.
 
-Fused attention kernels never hold the attention weights. Hooks that last for one call record the inputs of attention,
-and the weights are recomputed from these. The model has no code for it.
+Fused attention kernels never store the attention weights. Hooks that last for one call record the inputs of attention,
+and this module recomputes the weights from them. The model contains no code for inspection.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -34,33 +34,33 @@ class Inspection:
 
     #: The outputs of the model.
     outputs: CausalLMOutputWithPast
-    #: [b m r v], 0 for images that no token sees. None without images, and for images given as ``visual_state``.
-    visual_tokens: Tensor | None
-    #: [b m k r s] for each attention of the connector: of its latents over the patches of all frames and then, in the
-    #: last r of the s columns, over the latents. Columns that a layer does not attend to are 0; a transformer, whose
-    #: latents are the patches, has r columns. None if the connector did not run, empty if it has no attention.
-    connector_attention: tuple[Tensor, ...] | None
-    #: The patches of all frames of an image. None if the connector did not run.
+    #: 0 for images that no token sees. None without images, and for images given as ``visual_state``.
+    visual_tokens: Float[Tensor, "b m r width"] | None
+    #: Each attention of the connector: of its latents over the patches of all frames and then, in the last r of the s
+    #: columns, over the latents. Columns that a layer does not attend to are 0. A transformer, whose latents are the
+    #: patches, has r columns. None if the connector did not run, empty if it has no attention.
+    connector_attention: tuple[Float[Tensor, "b m connector_heads r s"], ...] | None
+    #: The number of patches of all frames of an image. None if the connector did not run.
     num_patches: int | None
-    #: [bn k t m r] for each layer, the attention to visual tokens. Of gated cross-attention, for each gated layer: sums
-    #: to 1 over the images that a token sees; 0 for other images, and for all images of a token that sees none. Of a
-    #: visual prefix, for every layer: the part of the language model's own attention that goes to visual tokens.
-    image_attention: dict[int, Tensor]
-    #: [1] or [d] for each "<layer>.attention" and "<layer>.feedforward": the tanh of the gate, which multiplies their
-    #: outputs. Empty if there are no gates.
-    gates: dict[str, Tensor]
-    #: [r p], the share of each patch in each visual token of a connector that averages patches; else None.
-    patch_shares: Tensor | None = None
+    #: Index of a layer -> its attention to visual tokens. For gated cross-attention, each gated layer: it sums to 1
+    #: over the images that a token sees, and is 0 for other images. For a visual prefix, every layer: the part of the
+    #: language model's own attention that goes to visual tokens.
+    image_attention: dict[int, Float[Tensor, "bn k t m r"]]
+    #: "<layer>.attention" or "<layer>.feedforward" -> the tanh of its gate, [1] or [d], which multiplies its output.
+    #: Empty if there are no gates.
+    gates: dict[str, Float[Tensor, " channels"]]
+    #: The share of each patch in each visual token of a connector that averages patches; otherwise None.
+    patch_shares: Float[Tensor, "r p"] | None = None
 
     @property
     def latents_over_patches(self) -> Float[Tensor, "b m r p"]:
-        """:func:`rollout` of the connector; ``p`` counts the patches of all frames.
+        """The :func:`rollout` of the connector; ``p`` counts the patches of all frames.
 
         Raises:
-            ValueError: If the connector did not run, and if it mixes patches in another way than by attention.
+            ValueError: If the connector did not run, or mixes patches in another way than by attention.
         """
         if self.connector_attention is None or self.visual_tokens is None:
-            raise ValueError("only images that are given as pixel_values or image_features have patches to look at")
+            raise ValueError("only images that are given as pixel_values or image_features have patches")
         if self.connector_attention:
             return rollout(self.connector_attention)
         b, m, r, _ = self.visual_tokens.shape
@@ -68,17 +68,20 @@ class Inspection:
             return repeat(self.patch_shares, "r p -> b m r p", b=b, m=m)
         if r != self.num_patches:
             raise ValueError(f"the connector makes {r} visual tokens of {self.num_patches} patches without attention")
-        # Each token is made of its own patch.
+        # Each token is made from its own patch.
         return repeat(torch.eye(r).to(self.visual_tokens), "r p -> b m r p", b=b, m=m)
 
     def words_over_patches(self, layer: int) -> Float[Tensor, "b k t m p"]:
         """Returns the attention of a layer over patches: through the visual tokens to the patches they attend to.
 
-        The map shows where a word's information can come from, not how the word uses it. A weight is no measure of
-        the information: values may be small, or cancel. A patch's features depend on more than its own pixels, up to
-        the whole image (:func:`receptive_fields`). The map leaves out the language model's own attention, by which a
-        word gets what earlier tokens and layers have seen. Rows sum to less than 1 where a part of the attention ends
-        in the learned latents, which do not depend on the image.
+        The map shows where a word's information can come from, not how the word uses it. A weight does not measure
+        information: values may be small, or cancel. A patch's features depend on more than its own pixels, up to the
+        whole image (:func:`receptive_fields`). The map leaves out the language model's own attention, which brings a
+        word information that earlier tokens and layers have seen. Rows sum to less than 1 if a part of the attention
+        ends in the learned latents, which do not depend on the image.
+
+        Raises:
+            ValueError: If several rows of text share the images of a document.
         """
         latents = self.latents_over_patches
         attention = self.image_attention[layer]
@@ -88,7 +91,7 @@ class Inspection:
 
 
 def inspect(model: FlamingoForConditionalGeneration, **inputs: Any) -> Inspection:
-    """Returns the inspection of ``model(**inputs)``; the outputs are bit for bit those without inspection."""
+    """Returns the inspection of ``model(**inputs)``. The outputs are bit for bit those without inspection."""
     attention_modules = [module for module in model.connector.modules() if isinstance(module, Attention)]
     blocks = _gated_blocks(model)
     block_calls: list[Call] = []
@@ -124,13 +127,13 @@ def inspect(model: FlamingoForConditionalGeneration, **inputs: Any) -> Inspectio
 
 
 def _gated_blocks(model: FlamingoForConditionalGeneration) -> dict[str, nn.Module]:
-    """Returns the gated block of each layer that has one; none with another fusion than gated cross-attention."""
+    """Returns index of a layer -> its gated block; empty for another fusion than gated cross-attention."""
     return dict(model.fusion.blocks.items()) if isinstance(model.fusion, CrossAttentionFusion) else {}
 
 
 @contextmanager
 def _recorded(modules: Iterable[nn.Module], calls: list[Call]) -> Iterator[None]:
-    """Within it, the forward calls of these modules are appended to ``calls``."""
+    """Appends the forward calls of these modules in the block to ``calls``."""
 
     def record(module: nn.Module, args: tuple, output: Tensor) -> None:
         calls.append((module, args, output))
@@ -180,7 +183,7 @@ def _attention_to_prefix(
     m, r = visual_tokens.shape[1:3]
     index = index_of_markers(inputs["input_ids"], model.config.image_token_id, r)
     is_seen = (index >= 0) & (inputs["image_index"] >= 0)
-    place = torch.where(is_seen, inputs["image_index"] * r + index, m * r)  # text is collected behind all images
+    place = torch.where(is_seen, inputs["image_index"] * r + index, m * r)  # text has the last place, after all images
     image_attention = {}
     for layer, weights in enumerate(attentions):
         bn, k, t, _ = weights.shape
@@ -243,10 +246,10 @@ def receptive_fields(
 
 @contextmanager
 def without_layers(model: FlamingoForConditionalGeneration, layers: Collection[int]) -> Iterator[None]:
-    """Within it, the gated blocks of these layers return their inputs, as if their gates were closed.
+    """Makes the gated blocks of these layers return their inputs, as if their gates were closed.
 
     Raises:
-        ValueError: For a layer of the language model that has no block.
+        ValueError: For a layer of the language model without a gated block.
     """
     blocks = _gated_blocks(model)
     with ExitStack() as hooks:

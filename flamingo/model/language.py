@@ -33,12 +33,12 @@ from flamingo.utils.token_ids import TokenIds
 #: The name of the part in errors.
 _PART = "language model"
 
-#: The arguments by which recurrent models take their state.
+#: The names of the arguments for the state of recurrent models.
 _RECURRENT_STATE = ("cache_params", "state")
 
 
 def load_text_model(name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
-    """Returns a causal language model without dropout; of a multimodal one, its text part.
+    """Returns a causal language model without dropout; of a multimodal model, its text part.
 
     Args:
         name_or_path: A folder, a name on the hub, or a GGUF file.
@@ -48,7 +48,7 @@ def load_text_model(name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
         UserError: If there is no such model, or its weights do not fit.
     """
     if str(name_or_path).endswith(".gguf") and hasattr(transformers, "GgufConfig"):
-        # Weights that stay in GGUF's blocks can be neither saved nor compared.
+        # Weights in GGUF's quantised blocks can be neither saved nor compared.
         kwargs.setdefault("quantization_config", transformers.GgufConfig(dequantize=True))
     config = without_dropout(from_pretrained(AutoConfig, name_or_path, _PART, **hub_arguments(kwargs)))
     text_config = _text_config(config)
@@ -68,7 +68,7 @@ def make_text_model(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Sets every dropout and layer-drop rate of ``config`` to 0, also in nested configs, and returns it."""
+    """Returns ``config`` after setting every dropout and layer-drop rate to 0, also in nested configs."""
     for key, value in list(vars(config).items()):
         if isinstance(value, PreTrainedConfig):
             without_dropout(value)
@@ -78,7 +78,7 @@ def without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def _text_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Returns the config of the text model of a multimodal config, else the config itself."""
+    """Returns the config of the text model of a multimodal config, otherwise the config itself."""
     text_config = config.get_text_config(decoder=True)
     # A model with an encoder and a decoder returns a copy of its own config.
     return config if text_config.model_type == config.model_type else text_config
@@ -89,6 +89,9 @@ def _causal_class(config: PreTrainedConfig) -> Any:
 
     The text parts of some multimodal models (Emu3, Mllama) are not in transformers' automatic classes: their class is
     found in the module of the whole model.
+
+    Raises:
+        UserError: If transformers has no such class.
     """
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
@@ -100,7 +103,11 @@ def _causal_class(config: PreTrainedConfig) -> Any:
 
 
 def _text_part(whole: PreTrainedModel, text_class: Any) -> PreTrainedModel:
-    """Returns a language model of the text model and the output head of a multimodal model."""
+    """Returns a language model of the text model and the output head of a multimodal model.
+
+    Raises:
+        UserError: If the text model is not of this class.
+    """
     decoder, head = whole.get_decoder(), whole.get_output_embeddings()
     if isinstance(decoder, text_class):
         return decoder
@@ -109,7 +116,7 @@ def _text_part(whole: PreTrainedModel, text_class: Any) -> PreTrainedModel:
     names = [name for name, child in model.named_children() if type(child) is type(decoder)]
     if len(names) != 1 or head is None:
         raise UserError(
-            f"the text model of a {type(whole).__name__} is no {text_class.__name__}, so it cannot be taken out"
+            f"the text model of a {type(whole).__name__} is not a {text_class.__name__}, so it cannot be used alone"
         )
     setattr(model, names[0], decoder)
     model.set_output_embeddings(head)
@@ -121,22 +128,26 @@ def _text_part(whole: PreTrainedModel, text_class: Any) -> PreTrainedModel:
 
 
 def check_interface(language_model: PreTrainedModel) -> None:
-    """Raises UserError, with one sentence, unless gated blocks and new tokens can be attached to this model."""
+    """Checks that gated blocks and new tokens can be attached to this model.
+
+    Raises:
+        UserError: If they cannot.
+    """
     name, config = type(language_model).__name__, language_model.config
     arguments = forward_arguments(language_model)
     if "inputs_embeds" not in arguments:
-        raise UserError(f"{name} takes no inputs_embeds, by which the new tokens come in")
+        raise UserError(f"{name} takes no inputs_embeds, which the new tokens need")
     recurrent = [argument for argument in _RECURRENT_STATE if argument in arguments]
     if recurrent:
         raise UserError(
-            f"{name} is a recurrent model: it continues from a recurrent state ({recurrent[0]}), and there is no cache "
-            "of keys and values"
+            f"{name} is a recurrent model: it continues from a recurrent state ({recurrent[0]}) instead of a cache of "
+            "keys and values"
         )
     if "use_cache" in arguments and "past_key_values" not in arguments:
-        raise UserError(f"{name} keeps a cache of its own inside its modules, which beams cannot be given")
+        raise UserError(f"{name} keeps its cache inside its modules, where beams cannot be reordered")
     if getattr(config, "hidden_size_per_layer_input", None):
         raise UserError(
-            f"{name} has per-layer inputs by token id (hidden_size_per_layer_input), which embeddings do not tell"
+            f"{name} has per-layer inputs by token id (hidden_size_per_layer_input), which embeddings do not contain"
         )
     if language_model.get_output_embeddings() is None:
         raise UserError(f"{name} has no output head, to which the new tokens' logits could be added")
@@ -144,7 +155,7 @@ def check_interface(language_model: PreTrainedModel) -> None:
 
 
 def forward_arguments(language_model: PreTrainedModel) -> frozenset[str]:
-    """Returns the names of the forward pass's arguments, also of those that ``**kwargs`` pass to the base model."""
+    """Returns the names of the forward pass's arguments, including those that ``**kwargs`` pass to the base model."""
     parameters = signature(language_model.forward).parameters
     names = set(parameters)
     if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
@@ -153,7 +164,7 @@ def forward_arguments(language_model: PreTrainedModel) -> frozenset[str]:
 
 
 def has_plain_cache(language_model: Any) -> bool:
-    """Returns whether the cache holds keys and values of tokens alone, so that the rows of a cache can be repeated.
+    """Returns whether the cache holds only keys and values of tokens, so that its rows can be repeated.
 
     The caches of linear attention and Mamba layers, and caches of a model's own class, are not plain.
 
@@ -166,9 +177,6 @@ def has_plain_cache(language_model: Any) -> bool:
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
-# ------------------------------------------------------------------------------------------- new tokens
-
-
 class NewTokenEmbeddings(nn.Module):
     """Trained embedding rows for the tokens that Flamingo adds to a frozen vocabulary.
 
@@ -177,7 +185,7 @@ class NewTokenEmbeddings(nn.Module):
     OpenFlamingo 4.6 CIDEr). An id may lie beyond the vocabulary, or within it, where it replaces a padding row.
     """
 
-    token_ids: Tensor
+    token_ids: Int[Tensor, " new"]
 
     def __init__(self, token_ids: list[int], vocab_size: int, input_width: int, output_width: int, tied: bool) -> None:
         super().__init__()
@@ -190,13 +198,13 @@ class NewTokenEmbeddings(nn.Module):
 
     @torch.no_grad()
     def start_from_mean(self, embedding: nn.Embedding, head: nn.Linear) -> None:
-        """Sets every new row to the mean of the language model's: the token is as likely as an average one."""
+        """Sets every new row to the mean of the language model's rows: the token is as likely as an average one."""
         self.input_rows.copy_(embedding.weight.mean(dim=0))
         if self.output_rows is not None:
             self.output_rows.copy_(head.weight.mean(dim=0))
 
     def embed(self, ids: Int[Tensor, "bn t"], embedding: nn.Embedding) -> Float[Tensor, "bn t d"]:
-        """Returns the embeddings of ``ids``: the language model's rows, and ours for the new tokens, scaled like them.
+        """Returns the embeddings of ``ids``: the language model's rows, and ours for the new tokens, scaled alike.
 
         ``ids`` are among :attr:`known_ids`.
         """
@@ -214,7 +222,7 @@ class NewTokenEmbeddings(nn.Module):
     def extend_logits(
         self, logits: Float[Tensor, "bn t vocabulary"], hidden: Float[Tensor, "bn t d"]
     ) -> Float[Tensor, "bn t extended"]:
-        """Returns the logits with those of the new tokens at their ids; every other logit stays bit for bit."""
+        """Returns the logits with those of the new tokens at their ids. All other logits are unchanged bit for bit."""
         if len(self.token_ids) == 0:
             return logits
         rows = self.input_rows if self.output_rows is None else self.output_rows

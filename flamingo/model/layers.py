@@ -14,7 +14,7 @@ def repeated_layers(model: PreTrainedModel) -> nn.ModuleList:
     """
     depth = getattr(model.config, "num_hidden_layers", None)
     lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
-    # Lists within layers or stages, such as the experts of each, may have the same length.
+    # Lists within layers or stages, such as the experts of a layer, may have the same length.
     prefixes = tuple(f"{name}." for name in lists)
     names = [name for name, module in lists.items() if len(module) == depth and not name.startswith(prefixes)]
     if len(names) != 1:

@@ -11,7 +11,11 @@ from torch.nn import functional as F
 def without_hidden(attention_mask: Any, hidden: Bool[Tensor, "bn t"] | None) -> Any:
     """Returns the mask without the keys at hidden positions of the current tokens.
 
-    A mask that transformers has prepared for a cache of fixed size has lost them already.
+    A mask that transformers has prepared for a cache of fixed size excludes them already.
+
+    Args:
+        attention_mask: A mask [bn s] of tokens, [bn 1 t s] of packed documents, or one that transformers has prepared.
+        hidden: True at hidden positions; None: none are hidden.
     """
     if hidden is None or not isinstance(attention_mask, Tensor):
         return attention_mask
@@ -25,11 +29,11 @@ def without_hidden(attention_mask: Any, hidden: Bool[Tensor, "bn t"] | None) -> 
 
 
 def full_mask(input_ids: Int[Tensor, "bn t"], cache: Any) -> Int[Tensor, "bn s"]:
-    """Returns the mask of texts without padding whose first tokens may lie in a cache of transformers."""
+    """Returns the mask of texts without padding, whose first tokens may be in a cache of transformers."""
     cached = 0 if cache is None else cache.get_seq_length()
     return F.pad(torch.ones_like(input_ids), (cached, 0), value=1)
 
 
 def positions(attention_mask: Int[Tensor, "bn s"]) -> Int[Tensor, "bn s"]:
-    """Returns positions that count real tokens only, so that padding on the left does not matter."""
+    """Returns positions that count only real tokens, so that padding on the left does not matter."""
     return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)

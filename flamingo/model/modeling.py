@@ -73,7 +73,7 @@ class FlamingoForConditionalGeneration(
         self.connector = connector_class(config.connector, config.vision_width, text_width)
         fusion_class = class_of(FUSIONS, config.fusion.kind)
         self.fusion = fusion_class(config.fusion, self.connector.width, self.language_model, config.image_token_id)
-        # Read now, as a wrapper of the language model (peft) hides its signature.
+        # Read the signature now: a wrapper of the language model (peft) hides it.
         self._language_model_arguments = forward_arguments(self.language_model)
         embedding, head = self.get_input_embeddings(), self.get_output_embeddings()
         self.new_tokens = NewTokenEmbeddings(
@@ -94,19 +94,26 @@ class FlamingoForConditionalGeneration(
     def is_custom_code(cls) -> bool:
         """Returns False: in custom code transformers does not initialise a module without parameters of its own.
 
-        Buffers that such a module of a backbone fills in other modules (Falcon H1) would keep whatever the memory held.
+        Buffers that such a module of a backbone fills in other modules (Falcon H1) would stay uninitialised.
         """
         return False
 
     # ----------------------------------------------------------------- embeddings, checkpointed layers
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Refuses: the vocabulary of the language model is frozen.
+
+        Raises:
+            ValueError: Always.
+        """
         raise ValueError("the vocabulary of the language model is frozen: tokens are added by config.new_token_ids")
 
     def get_input_embeddings(self) -> nn.Embedding:
+        """Returns the input embeddings of the language model, without the new tokens."""
         return self.language_model.get_input_embeddings()
 
     def get_output_embeddings(self) -> nn.Linear:
+        """Returns the output head of the language model, without the new tokens."""
         return self.language_model.get_output_embeddings()
 
     def _set_gradient_checkpointing(
@@ -115,8 +122,8 @@ class FlamingoForConditionalGeneration(
         if getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant"):
             raise ValueError("gradient checkpointing with use_reentrant=True would lose the gradients of the fusion")
         super()._set_gradient_checkpointing(enable, self.fusion.checkpointing(gradient_checkpointing_func), **kwargs)
-        self.train(self.training)  # layers recompute in training mode, also frozen ones
-        # Up to transformers 5.17 a layer's checkpoint contains its hooks, and so what a fusion runs in them; newer
+        self.train(self.training)  # layers, even frozen ones, recompute in training mode only
+        # Up to transformers 5.17 a layer's checkpoint contains its hooks, and therefore the fusion's blocks. Newer
         # versions leave the hooks outside. Checkpoints must not be nested.
         if "__call__" in vars(GradientCheckpointingLayer):
             for module in self.fusion.modules():
@@ -138,26 +145,37 @@ class FlamingoForConditionalGeneration(
         labels: Int[Tensor, "bn t"] | None = None,
         position_ids: Int[Tensor, "bn t"] | None = None,
         past_key_values: Any = None,
-        logits_to_keep: int | Tensor = 0,
-        num_items_in_batch: int | Tensor | None = None,
+        logits_to_keep: int | Int[Tensor, " kept"] = 0,
+        num_items_in_batch: int | Int[Tensor, ""] | None = None,
         image_places: Int[Tensor, " places"] | None = None,
         visual_index: Int[Tensor, "bn t"] | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Returns the logits and, with ``labels``, the mean next-token loss over the labels that are not -100.
+        """Returns the logits and, with ``labels``, the mean next-token loss (nats) over the labels that are not -100.
 
-        ``image_index`` is the image that each token sees, -1 for none; the processor makes it. The images are given as
-        pixels, as features of the frozen encoder, as the result of :meth:`encode_images` or as that of
-        :meth:`visual_state`. An ``attention_mask`` with four axes is that of packed documents
-        (:mod:`flamingo.data.packing`), or prepared by transformers for a cache of fixed size. For
-        ``num_items_in_batch`` see :func:`next_token_loss`. Further arguments go to the language model.
+        The images are given once: as pixels, as features of the frozen encoder, as the result of :meth:`encode_images`
+        or as that of :meth:`visual_state`.
 
-        ``image_places``, those of ``[b m]`` that hold an image, come with a batch that the collation has checked: the
-        forward pass then reads nothing back from the device. Without them ids and ``image_index`` are checked here,
-        unless earlier tokens are cached.
-
-        ``visual_index`` is the visual token at each position, -1 for text, where these take the place of image markers.
-        Without it the markers are counted, and ``input_ids`` must begin with text or with an image's first marker.
+        Args:
+            input_ids: The token ids.
+            attention_mask: 1 for tokens, 0 for padding; with four axes that of packed documents
+                (:mod:`flamingo.data.packing`), or prepared by transformers for a cache of fixed size.
+            image_index: The image that each token sees, -1 for none; the processor makes it.
+            pixel_values: The images as pixels.
+            image_features: The images as features of the frozen encoder.
+            visual_tokens: The images as visual tokens.
+            visual_state: The images as the language model's inputs.
+            labels: The tokens to predict; -100: not counted.
+            position_ids: The positions of the tokens; None: counted by the mask.
+            past_key_values: The cache of earlier tokens.
+            logits_to_keep: As in transformers.
+            num_items_in_batch: The ``count`` of :func:`next_token_loss`.
+            image_places: The places among ``[b m]`` that hold an image. They come with a batch that the collation has
+                checked: the forward pass then reads nothing back from the device. None: ids and ``image_index`` are
+                checked here, unless earlier tokens are cached.
+            visual_index: The visual token at each position, -1 for text, if visual tokens take the place of markers.
+                None: markers are counted, and ``input_ids`` must begin with text or with an image's first marker.
+            **kwargs: Arguments of the language model.
 
         Raises:
             ValueError: If the arguments do not fit together.
@@ -197,7 +215,11 @@ class FlamingoForConditionalGeneration(
         context: VisualContext,
         kwargs: dict[str, Any],
     ) -> CausalLMOutputWithPast:
-        """Returns the outputs of the language model with the images of ``context``."""
+        """Returns the outputs of the language model with the images of ``context``.
+
+        Raises:
+            ValueError: For an unknown argument.
+        """
         known = self._language_model_arguments | TransformersKwargs.__annotations__.keys() | {"use_cache"}
         unknown = kwargs.keys() - known
         if unknown:
@@ -232,7 +254,7 @@ class FlamingoForConditionalGeneration(
         context: VisualContext,
         kwargs: dict[str, Any],
     ) -> CausalLMOutputWithPast:
-        """Returns the outputs for one token of every beam; the beams of a prompt share a row of the cache."""
+        """Returns the outputs for one token of every beam. The beams of a prompt share a row of the cache."""
         assert position_ids is not None
         visible = None if attention_mask is None else cache.merge_beams(attention_mask[:, -1:])
         visual_index = None if context.visual_index is None else cache.merge_beams(context.visual_index)
@@ -257,18 +279,21 @@ class FlamingoForConditionalGeneration(
                 "this one does not; leave documents unpacked (data.documents.*.pack_to=0)"
             )
         if not self.fusion.sees_by_index:
-            raise UserError('packed documents need fusion.attend="last": others would see images of one another')
+            raise UserError('packed documents need fusion.attend="last": otherwise they see images of one another')
 
 
 def next_token_loss(
-    logits: Float[Tensor, "b t vocabulary"], labels: Int[Tensor, "b t"], count: int | Tensor | None = None
+    logits: Float[Tensor, "b t vocabulary"], labels: Int[Tensor, "b t"], count: int | Int[Tensor, ""] | None = None
 ) -> Float[Tensor, ""]:
-    """Returns the mean cross-entropy (nats) of each label given the tokens before it; 0 where every label is -100.
+    """Returns the mean cross-entropy (nats) of each label given the tokens before it; 0 if every label is -100.
 
-    The mean is over the labels that are not -100, or over ``count``: the number of such labels in all batches of an
-    update, so that accumulated gradients weigh every token alike.
+    Args:
+        logits: The logits of the next token at each position.
+        labels: The tokens, which are shifted here; -100: not counted.
+        count: The number of counted labels in all batches of an update, so that accumulated gradients weigh every
+            token equally; None: the number in this batch.
     """
-    # The labels are shifted, not the logits, to avoid a second copy of these.
+    # Shift the labels, not the logits, to avoid a copy of the logits.
     targets = F.pad(labels[:, 1:], (0, 1), value=-100).flatten()
     total = F.cross_entropy(logits.flatten(0, 1).float(), targets, ignore_index=-100, reduction="sum")
     return total / ((targets != -100).sum().clamp(min=1) if count is None else count)

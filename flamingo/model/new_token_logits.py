@@ -11,7 +11,7 @@ from flamingo.utils.errors import UserError
 
 
 class NewTokenLogits:
-    """Acts within :meth:`attached` alone; outside of it the logits are those of the bare language model."""
+    """Acts only within :meth:`attached`. Outside it the logits are those of the bare language model."""
 
     def __init__(self, language_model: PreTrainedModel, new_tokens: NewTokenEmbeddings) -> None:
         self._new_tokens = new_tokens
@@ -22,10 +22,10 @@ class NewTokenLogits:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Within it, one forward pass of the language model gives the logits of the new tokens, too.
+        """Adds the logits of the new tokens to one forward pass of the language model in the block.
 
         Raises:
-            UserError: If the hook did not run. The model would work without new tokens.
+            UserError: If the hook did not run. Without this error the model would work without new tokens.
         """
         outer = self._is_attached, self._was_called
         self._is_attached, self._was_called = True, False
@@ -34,7 +34,7 @@ class NewTokenLogits:
             if not self._was_called:
                 raise UserError(
                     f"{self._name} did not call the output head as the module that the new tokens are attached to: the "
-                    "head was replaced, or called through another module"
+                    "head was replaced or called through another module"
                 )
         finally:
             self._is_attached, self._was_called = outer

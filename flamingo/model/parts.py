@@ -23,25 +23,28 @@ class FlamingoParts:
     training: bool
     #: peft's object for the adapter that was added, if any.
     adapter_tuner: tuple[Any, ...] = ()
-    #: Names of the modules of the backbones at the last check of the composition; None where nothing is checked.
+    #: Names of the modules of the backbones at the last check of the composition; None if nothing is checked.
     _checked: frozenset[str] | None = None
 
     @property
     def dtype(self) -> torch.dtype:
-        """The wider precision of the backbones, in which a checkpoint that contains them is loaded."""
+        """The wider precision of the two backbones, in which a checkpoint that contains them is loaded."""
         return torch.promote_types(self.vision_model.dtype, self.language_model.dtype)
 
     def freeze_backbones(self) -> None:
-        """Takes the vision encoder and the language model out of training."""
+        """Freezes the vision encoder and the language model."""
         for part in BACKBONES:
             getattr(self, part).requires_grad_(False)
         self.train(self.training)
 
     def train_parts(self, parts: Collection[str]) -> None:
-        """Lets these parts and the adapter train and no others; by default all parts but the backbones train.
+        """Makes these parts and the adapter train, and freezes all others.
 
-        A checkpoint has to hold a backbone that trains. Batch norms of a vision encoder that trains keep the running
-        statistics of the checkpoint.
+        By default all parts except the backbones train. A checkpoint has to contain a backbone that trains. Batch norms
+        of a vision encoder that trains keep the running statistics of the checkpoint.
+
+        Args:
+            parts: Names of parts.
 
         Raises:
             ValueError: For an unknown part.
@@ -56,7 +59,7 @@ class FlamingoParts:
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Any:
-        """Sets training mode for the modules that train; frozen modules stay in evaluation mode."""
+        """Returns the model after setting the mode of the modules that train. Frozen ones stay in evaluation mode."""
         parent: Any = super()
         parent.train(mode)
         for part in BACKBONES:
@@ -70,13 +73,14 @@ class FlamingoParts:
         return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
 
     def parameter_counts(self) -> dict[str, int]:
-        """Returns the number of parameters of each part; shared ones count once."""
+        """Returns the number of parameters of each part. Shared parameters count once."""
         counts = {}
         for part in BACKBONES + TRAINED_PARTS:
             counts[part] = sum(parameter.numel() for parameter in getattr(self, part).parameters())
         return counts
 
     def extra_repr(self) -> str:
+        """Returns the number of parameters of each part, one part a line."""
         lines = []
         for part, count in self.parameter_counts().items():
             frozen = " (frozen)" if part in BACKBONES else ""
@@ -84,7 +88,7 @@ class FlamingoParts:
         return "\n".join(lines)
 
     def place(self, device: torch.device) -> None:
-        """Moves the model. A backbone that is quantised, or was loaded by a ``device_map``, stays where it is."""
+        """Moves the model. A backbone that is quantised, or was loaded by a ``device_map``, stays on its device."""
         for part in BACKBONES:
             backbone = getattr(self, part)
             if not is_quantised(backbone) and not hasattr(backbone, "hf_device_map"):
@@ -97,12 +101,13 @@ class FlamingoParts:
         for part in TRAINED_PARTS:
             getattr(self, part).to(device)
 
-    # -------------------------------------------------------------------- checks of the composition
-
     def begin_checks(self, check: bool) -> None:
         """Checks the composition, unless its config records that it passed, and again whenever a backbone changes.
 
         Trained parts move to the device of the language model.
+
+        Args:
+            check: Whether to check the composition, now and later.
         """
         self._follow_language_model()
         if check and self.config.passed_check != check_record(self):
@@ -141,7 +146,7 @@ def evaluate_frozen(backbone: nn.Module) -> None:
         if isinstance(module, _BatchNorm):
             module.training = False
         elif getattr(module, "gradient_checkpointing", False):
-            # A layer recomputes its activations in training mode alone. Its submodules stay as they are.
+            # A layer recomputes its activations only in training mode. Its submodules keep their modes.
             module.training = training
 
 

@@ -1,7 +1,7 @@
-"""Sampling that depends on no other prompt: the noise of each token is a function of seed, query and position.
+"""Sampling that does not depend on other prompts: the noise of a token is a function of seed, query and position.
 
 A sampled token is the largest of filtered logits / temperature + Gumbel noise (the Gumbel-max trick). Batch size, order
-of the prompts and number of processes change no noise.
+of the prompts and number of processes do not change the noise.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ from flamingo.utils import checks
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn.
+    """The settings of random draws of tokens.
 
     Attributes:
-        temperature: Divides the logits.
-        top_p: The least probable tokens are left out, as long as the others have this probability together.
-        seed: Of the noise.
+        temperature: The divisor of the logits.
+        top_p: The total probability of the most probable tokens that are kept (nucleus sampling).
+        seed: The seed of the noise.
     """
 
     temperature: float = 1.0
@@ -37,11 +37,11 @@ class Sampling:
         checks.seed("seed", self.seed)
 
     def processors(self, queries: Sequence[str], prompt_length: int) -> LogitsProcessorList:
-        """Returns what makes greedy search draw.
+        """Returns logits processors that make greedy search draw at random.
 
         Args:
             queries: An id for each row of a batch.
-            prompt_length: The tokens of each row before the first one that is drawn.
+            prompt_length: The number of tokens of each row before the first one that is drawn.
         """
         processors = LogitsProcessorList([TemperatureLogitsWarper(float(self.temperature))])
         if self.top_p < 1:
@@ -50,14 +50,14 @@ class Sampling:
         return processors
 
 
-def gumbel_noise(seed: int, query: str, position: int, vocabulary: int) -> Float[Tensor, " v"]:
+def gumbel_noise(seed: int, query: str, position: int, vocabulary: int) -> Float[Tensor, " vocabulary"]:
     """Returns standard Gumbel noise for each token of a vocabulary, drawn on the CPU.
 
     Args:
-        seed: Of the sampling.
+        seed: The seed of the sampling.
         query: The id of the prompt.
         position: The number of tokens that were drawn after the prompt.
-        vocabulary: The number of tokens.
+        vocabulary: The number of tokens in the vocabulary.
     """
     digest = hashlib.sha256(json.dumps([seed, query, position]).encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], signed=True))
@@ -66,12 +66,14 @@ def gumbel_noise(seed: int, query: str, position: int, vocabulary: int) -> Float
 
 
 class _AddNoise(LogitsProcessor):
-    """Adds to each row the noise of its query and position; greedy search then takes the largest."""
+    """Adds to each row the noise of its query and position. Greedy search then takes the largest."""
 
     def __init__(self, seed: int, queries: Sequence[str], prompt_length: int) -> None:
         self.seed, self.queries, self.prompt_length = seed, queries, prompt_length
 
-    def __call__(self, input_ids: Int[Tensor, "b t"], scores: Float[Tensor, "b v"]) -> Float[Tensor, "b v"]:
+    def __call__(
+        self, input_ids: Int[Tensor, "b t"], scores: Float[Tensor, "b vocabulary"]
+    ) -> Float[Tensor, "b vocabulary"]:
         position = input_ids.shape[1] - self.prompt_length
         rows = []
         for query in self.queries:

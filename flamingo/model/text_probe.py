@@ -1,4 +1,4 @@
-"""Probe of a language model: random tokens check what a composition needs of it."""
+"""Probe of a language model: random tokens check the properties that a composition needs."""
 
 import logging
 from contextlib import ExitStack
@@ -21,15 +21,15 @@ _TOKENS = 16
 #: The number of tokens that are appended to the cache.
 _NEW_TOKENS = 2
 _BEAMS = 2
-#: Images per prompt, and the most visual tokens of each.
+#: The number of images per prompt, and the largest number of visual tokens of an image.
 _IMAGES = 2
 _VISUAL_TOKENS = 3
 #: Subtracted from the log-probabilities of beams that must end.
 _UNLIKELY = 1e4
 #: The largest difference of two equal logits, as a share of the largest logit.
 _FP32_TOLERANCE, _ROUNDED_TOLERANCE = 1e-4, 2e-2
-#: In 16 bits or quantised, a larger difference between two batch shapes is a warning up to this multiple of the
-#: rounding noise: SmolLM2 in bfloat16 amplifies that to 0.24 of the largest logit.
+#: In 16 bits or quantised, a larger difference between two batch shapes is only a warning up to this multiple of the
+#: rounding noise. SmolLM2 in bfloat16 amplifies the noise to 0.24 of the largest logit.
 _NOISE_MULTIPLE = 4.0
 #: The relative size of a rounding to 8 bits.
 _QUANTISED_UNIT = 2.0**-7
@@ -39,12 +39,13 @@ def check_language_model(model: Any, generator: torch.Generator) -> None:
     """Checks the properties that a composition needs of its language model.
 
     Args:
-        model: A :class:`flamingo.FlamingoForConditionalGeneration` in evaluation mode. The caller restores what the
-            forward passes change.
+        model: A :class:`flamingo.FlamingoForConditionalGeneration` in evaluation mode. The caller restores the state
+            that the forward passes change.
         generator: Draws token ids and features.
 
     Raises:
-        UserError: With one sentence, for a property that the language model breaks.
+        UserError: If the language model lacks a property.
+        OutOfMemoryError: If the device is out of memory.
     """
     probe = _Probe(model, generator)
     try:
@@ -66,7 +67,7 @@ def check_language_model(model: Any, generator: torch.Generator) -> None:
         raise UserError(f"{probe.name} fails in a forward pass: {reason}") from error
 
 
-#: The exceptions of transformers' models for inputs that they do not take.
+#: The exceptions of transformers' models for inputs that they do not accept.
 _ERRORS_OF_MODELS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
@@ -117,7 +118,11 @@ class _Probe:
             )
 
     def logits_depend_on_earlier_tokens_alone(self) -> None:
-        """Checks that a later token changes no earlier logit, and padding on the left changes no logit."""
+        """Checks that a later token changes no earlier logit, and padding on the left changes no logit.
+
+        Raises:
+            UserError: If it does.
+        """
         middle, padding = _TOKENS // 2, _TOKENS // 4
         changed = torch.cat([self.ids[:1, :middle], self.ids[1:, middle:]], dim=1)
         ragged, ragged_mask = self._ragged(_TOKENS)
@@ -130,7 +135,7 @@ class _Probe:
         self._compare(
             other[:middle],
             whole[:middle],
-            "its later tokens change the logits of earlier ones, so it is no causal decoder",
+            "its later tokens change the logits of earlier ones, so it is not a causal decoder",
             same_shape=True,
         )
         reason = "padding on the left of a prompt changes its logits"
@@ -170,7 +175,7 @@ class _Probe:
             step_logits = out.logits[step]
             cached_steps.append(step_logits if num_beams == 1 else step_logits[out.beam_indices[:, step]])
         cached = torch.stack(cached_steps, dim=1)
-        sequences = out.sequences[:, :-1]  # nothing follows the last token
+        sequences = out.sequences[:, :-1]  # the last token predicts nothing
         rows = torch.arange(len(ids), device=ids.device).repeat_interleave(num_beams)
         uncached = self._logits(sequences, F.pad(mask[rows], (0, sequences.shape[1] - length), value=1))
         method = "beam search" if num_beams > 1 else "greedy decoding"
@@ -186,7 +191,7 @@ class _Probe:
         ).logits
 
     def _with_markers(self, ids: Int[Tensor, "b t"]) -> Int[Tensor, "b t"]:
-        """Returns the texts with positions for visual tokens at the beginning of each image, if these need any."""
+        """Returns the texts with the positions that visual tokens need, if any, at the beginning of each image."""
         positions = self.model.fusion.tokens_per_image(self.visual_tokens.shape[2])
         ids = ids.clone()
         for image in range(_IMAGES):
@@ -196,7 +201,7 @@ class _Probe:
         return ids
 
     def _image_index(self, mask: Int[Tensor, "b t"]) -> Int[Tensor, "b t"]:
-        """Returns each token's image: none for the first, the first for the next three, the second for all others."""
+        """Returns each token's image: none for the first token, image 0 for the next three, image 1 for all others."""
         positions = mask.cumsum(dim=-1) - 1
         return ((positions - 1).div(3, rounding_mode="floor")).clamp(-1, _IMAGES - 1)
 
@@ -210,13 +215,16 @@ class _Probe:
         return torch.cat([ids, padded]), mask
 
     def _compare(self, logits: Tensor, expected: Tensor, problem: str, same_shape: bool = False) -> None:
-        """Raises UserError, or logs why it does not, if logits differ by more than the tolerance.
+        """Checks that logits differ by at most the tolerance. A difference that rounding explains is logged.
 
         Args:
             logits: The computed logits.
-            expected: The expected ones.
-            problem: What a difference means.
+            expected: The expected logits.
+            problem: The meaning of a difference, for the message.
             same_shape: Whether both are rows of one batch, which are rounded alike.
+
+        Raises:
+            UserError: If rounding does not explain the difference.
         """
         difference = _difference(logits, expected)
         if difference <= self.tolerance:
@@ -228,11 +236,11 @@ class _Probe:
         noise = self._rounding_noise() if self.rounds and not same_shape else 0.0
         if difference > _NOISE_MULTIPLE * noise:
             raise UserError(sentence)
-        # Nothing that a user could mend, or would have to know.
+        # A user can neither fix this nor needs to know it.
         log.debug("%s; rounding alone changes its logits by %.1e in this precision", sentence, noise)
 
     def _rounding_noise(self) -> float:
-        """Returns how far other roundings of what the layers take move the logits, as a share of the largest logit."""
+        """Returns the change of the logits if layers' inputs are rounded otherwise, relative to the largest logit."""
         ids, mask = self._ragged(_TOKENS)
         generator = torch.Generator().manual_seed(0)
 
@@ -252,7 +260,7 @@ class _Probe:
 
 
 class _MoveToLastBeam(LogitsProcessor):
-    """Lets all beams continue from the last one at one step, so that the cache is reordered."""
+    """Makes all beams continue from the last one at one step, so that the cache is reordered."""
 
     def __init__(self, length: int, num_beams: int) -> None:
         self.length, self.num_beams = length, num_beams
@@ -265,7 +273,7 @@ class _MoveToLastBeam(LogitsProcessor):
 
 
 def _difference(logits: Tensor, expected: Tensor) -> float:
-    """Returns the largest difference as a share of the largest logit; infinite if a logit is not finite."""
+    """Returns the largest difference relative to the largest logit; infinite if only one of the two is finite."""
     finite = expected.isfinite()  # ids between the vocabulary and the new tokens have -inf
     if not torch.equal(finite, logits.isfinite()):
         return float("inf")
@@ -287,7 +295,7 @@ def _has_router(language_model: nn.Module) -> bool:
 
 
 def _random_ids(model: Any, generator: torch.Generator, count: int) -> Int[Tensor, " count"]:
-    """Returns ids of the bare vocabulary, without new and special ones, which a model may treat differently."""
+    """Returns ids of the bare vocabulary without new and special tokens, which a model may treat differently."""
     config = model.language_model.config
     special = set(model.new_tokens.token_ids.tolist())
     for key, value in vars(config).items():

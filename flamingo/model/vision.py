@@ -25,18 +25,18 @@ _FINAL_NORMS = ("post_layernorm", "layernorm", "norm", "ln_post", "rms_norm", "p
 
 @dataclass(frozen=True)
 class PatchLayout:
-    """The order of an encoder's tokens: ``leading`` others, rows x columns patches, ``trailing`` others."""
+    """The order of an encoder's tokens: ``leading`` other tokens, rows x columns patches, ``trailing`` other tokens."""
 
     leading: int
     rows: int
     columns: int
     trailing: int
-    #: Whether the encoder returns its features with these rows and columns, not as a list of tokens.
+    #: Whether the encoder returns its features as a grid of these rows and columns, not as a list of tokens.
     is_grid: bool = False
 
     @property
     def others(self) -> int:
-        """The number of tokens that are no patches."""
+        """The number of tokens that are not patches."""
         return self.leading + self.trailing
 
     def patches(self, tokens: Float[Tensor, "images n v"]) -> Float[Tensor, "images p v"]:
@@ -47,11 +47,7 @@ class PatchLayout:
 def encode_patches(
     encoder: PreTrainedModel, pixel_values: Float[Tensor, "images c h w"], config: VisionFeaturesConfig
 ) -> Float[Tensor, "images p v"]:
-    """Returns the features of every patch (transformers) or cell of the grid (convolutional networks), in raster order.
-
-    Raises:
-        UserError: Naming the key, if ``config`` does not fit the encoder.
-    """
+    """Returns the features of every patch (transformers) or grid cell (convolutional networks), in raster order."""
     tokens, layout = encode_tokens(encoder, pixel_values, config)
     return layout.patches(tokens) if config.class_token in ("drop", "auto") else tokens
 
@@ -59,7 +55,11 @@ def encode_patches(
 def encode_tokens(
     encoder: PreTrainedModel, pixel_values: Float[Tensor, "images c h w"], config: VisionFeaturesConfig
 ) -> tuple[Float[Tensor, "images n v"], PatchLayout]:
-    """Returns all tokens of the hidden state that ``config`` names, and their layout."""
+    """Returns all tokens of the hidden state that ``config`` names, and their layout.
+
+    Raises:
+        UserError: If ``config`` does not fit the encoder; the error names the key.
+    """
     states = hidden_state(encoder, pixel_values, config.hidden_state)
     if config.final_norm:
         states = _final_norm(encoder, states)
@@ -83,10 +83,13 @@ def encode_tokens(
 def token_layout(
     encoder: PreTrainedModel, tokens: int, pixel_values: Float[Tensor, "images c h w"], config: VisionFeaturesConfig
 ) -> PatchLayout:
-    """Returns the layout of ``tokens`` tokens: the patches are the finest grid of whole strides that they can hold.
+    """Returns the layout of ``tokens`` tokens: the patches are the finest grid of whole strides that fits into them.
 
-    The stride is the encoder config's ``patch_stride`` or ``patch_size``, or a multiple of it where patches are merged.
+    The stride is the encoder config's ``patch_stride`` or ``patch_size``, or a multiple of it if patches are merged.
     If the config has neither, the stride is a divisor of the image's height and width.
+
+    Raises:
+        UserError: If no grid fits.
     """
     height, width = pixel_values.shape[-2:]
     stated = _pair(encoder.config, "patch_stride") or patch_size(encoder.config)
@@ -104,13 +107,15 @@ def token_layout(
     )
 
 
-def hidden_state(encoder: PreTrainedModel, pixel_values: Float[Tensor, "images c h w"], index: int) -> Tensor:
+def hidden_state(
+    encoder: PreTrainedModel, pixel_values: Float[Tensor, "images c h w"], index: int
+) -> Float[Tensor, "..."]:
     """Returns the hidden state of ``VisionFeaturesConfig.hidden_state``, in the encoder's own shape."""
     blocks = transformer_blocks(encoder)
     if blocks is None:
         return _stage_output(encoder, pixel_values, index)
-    # Captured at the blocks: encoders differ in whether `hidden_states[-1]` and `last_hidden_state` are taken before
-    # or after the final norm.
+    # Capture the state at the blocks: `hidden_states[-1]` and `last_hidden_state` of some encoders include the final
+    # norm.
     _check_index(encoder, index, len(blocks) + 1)
     position = index % (len(blocks) + 1)
     captured: list[Any] = []
@@ -155,11 +160,11 @@ def _stage_output(encoder: PreTrainedModel, pixel_values: Tensor, index: int) ->
         raise UserError(f"{name} returns no hidden_states: set vision_features.hidden_state to -1")
     _check_index(encoder, index, len(states))
     if not isinstance(states[index], Tensor):
-        raise UserError(f"hidden state {index} of {name} is no tensor: set vision_features.hidden_state to -1")
+        raise UserError(f"hidden state {index} of {name} is not a tensor: set vision_features.hidden_state to -1")
     return states[index]
 
 
-def run_encoder(encoder: PreTrainedModel, pixel_values: Tensor, **kwargs: Any) -> Any:
+def run_encoder(encoder: PreTrainedModel, pixel_values: Float[Tensor, "images c h w"], **kwargs: Any) -> Any:
     """Returns the encoder's outputs. Position embeddings are interpolated for images of another size than its own."""
     arguments = signature(encoder.forward).parameters
     if "interpolate_pos_encoding" in arguments and pixel_values.shape[-2:] != image_size(encoder.config):
@@ -191,25 +196,18 @@ def _final_norm(encoder: nn.Module, states: Tensor) -> Tensor:
     return norms[0](states)
 
 
-# ------------------------------------------------------------------------------- shapes
-
-
 def _flat_grid(
     encoder: nn.Module, states: Float[Tensor, "images a b c"], pixel_values: Tensor
 ) -> tuple[Float[Tensor, "images p v"], int, int]:
-    """Returns the cells of a grid [v h w] or [h w v] in raster order, and the numbers of rows and columns.
-
-    Rows and columns are the last two axes if these have the proportions of the image, else the first two.
-    """
+    # The grid is [v h w] if its last two axes have the proportions of the image, and otherwise [h w v].
     height, width = pixel_values.shape[-2:]
     _, a, b, c = states.shape
     if _is_grid(b, c, height, width):
         return rearrange(states, "images v h w -> images (h w) v"), b, c
     if _is_grid(a, b, height, width):
         return rearrange(states, "images h w v -> images (h w) v"), a, b
-    raise UserError(
-        f"the features [{a} {b} {c}] of {type(encoder).__name__} are no grid of pictures of {height} x {width} pixels"
-    )
+    name = type(encoder).__name__
+    raise UserError(f"the features [{a} {b} {c}] of {name} are not a grid of pictures of {height} x {width} pixels")
 
 
 def _is_grid(rows: int, columns: int, height: int, width: int) -> bool:
@@ -226,12 +224,9 @@ def _one_row_per_image(encoder: nn.Module, states: Tensor, images: int) -> Float
     if states.ndim != 3 or len(states) != images:
         raise UserError(
             f"{type(encoder).__name__} has a hidden state {list(states.shape)} for {images} pictures, "
-            "which is no list of tokens for each"
+            "which is not a list of tokens for each"
         )
     return states
-
-
-# ------------------------------------------------------------------------------- configs
 
 
 def image_size(config: Any) -> tuple[int, int]:
@@ -242,7 +237,7 @@ def image_size(config: Any) -> tuple[int, int]:
 
 
 def patch_size(config: Any) -> tuple[int, int] | None:
-    """Returns the height and width of a patch, or None if the config has none."""
+    """Returns the height and width of a patch in pixels; None if the config has none."""
     return _pair(config, "patch_size")
 
 
@@ -256,6 +251,7 @@ def _pair(config: Any, key: str) -> tuple[int, int] | None:
 
 
 def num_channels(config: Any) -> int:
+    """Returns the number of channels of the images; 3 if the config has none."""
     return _stated(config, "num_channels") or 3
 
 
@@ -267,15 +263,12 @@ def _stated(config: Any, key: str) -> Any:
     return value
 
 
-# ------------------------------------------------------------------------------- measured once
-
-
 @torch.no_grad()
 def feature_width(encoder: PreTrainedModel, config: VisionFeaturesConfig) -> int:
     """Returns the width v of the features, measured on one blank image, which also checks ``config``.
 
     Raises:
-        UserError: Naming the reason, for a model that cannot encode images.
+        UserError: For a model that cannot encode images.
     """
     check_pictures(encoder, *image_size(encoder.config))
     with evaluating(encoder):
@@ -284,11 +277,7 @@ def feature_width(encoder: PreTrainedModel, config: VisionFeaturesConfig) -> int
 
 @torch.no_grad()
 def measured_class_token(encoder: PreTrainedModel, config: VisionFeaturesConfig) -> str:
-    """Returns drop where the encoder has tokens that are no patches, else none, measured on one blank image.
-
-    Raises:
-        UserError: Naming the reason, for a model that cannot encode images.
-    """
+    """Returns drop if the encoder has tokens that are not patches, otherwise none, measured on one blank image."""
     check_pictures(encoder, *image_size(encoder.config))
     with evaluating(encoder):
         _, layout = encode_tokens(encoder, _blank(encoder, *image_size(encoder.config)), config)
@@ -297,21 +286,27 @@ def measured_class_token(encoder: PreTrainedModel, config: VisionFeaturesConfig)
 
 @torch.no_grad()
 def num_patches(encoder: PreTrainedModel, config: VisionFeaturesConfig, height: int, width: int) -> int:
-    """Returns the number of patches p of an image of this size, measured on a blank one."""
+    """Returns the number of patches p of an image of this size in pixels, measured on a blank one."""
     with evaluating(encoder):
         return encode_patches(encoder, _blank(encoder, height, width), config).shape[1]
 
 
 @torch.no_grad()
 def check_pictures(encoder: PreTrainedModel, height: int, width: int) -> None:
-    """Raises UserError, naming the reason, for a model that cannot encode images of this size."""
+    """Checks that a model can encode images of this size in pixels.
+
+    Raises:
+        UserError: If it cannot.
+        MemoryError: If the host is out of memory.
+        OutOfMemoryError: If the device is out of memory.
+    """
     name = type(encoder).__name__
     pictures, *others = signature(encoder.forward).parameters.values()
     if pictures.name not in _PICTURES:
-        raise UserError(f"{name} is no vision encoder: it takes {pictures.name}, not pixel_values")
+        raise UserError(f"{name} is not a vision encoder: it takes {pictures.name}, not pixel_values")
     frames = getattr(encoder.config, "num_frames", None)
     if frames:
-        raise UserError(f"{name} is no vision encoder: it takes videos of {frames} frames")
+        raise UserError(f"{name} is not a vision encoder: it takes videos of {frames} frames")
     required = [parameter.name for parameter in others if _is_required(parameter)]
     if required:
         raise UserError(f"{name} needs {', '.join(required)} besides pictures, which is not supported")
@@ -323,7 +318,7 @@ def check_pictures(encoder: PreTrainedModel, height: int, width: int) -> None:
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(
-            f"{name} cannot encode pictures of {height} x {width} pixels, given nothing else: {reason}"
+            f"{name} cannot encode pictures of {height} x {width} pixels without other inputs: {reason}"
         ) from error
 
 
@@ -339,7 +334,7 @@ def _blank(encoder: PreTrainedModel, height: int, width: int) -> Float[Tensor, "
 
 @contextmanager
 def evaluating(encoder: nn.Module) -> Iterator[None]:
-    """Within it, the encoder is in evaluation mode; afterwards the global generators are restored."""
+    """Sets evaluation mode in the block, and restores modes and global generators after it."""
     modes = {module: module.training for module in encoder.modules()}
     encoder.eval()
     try:

@@ -10,7 +10,7 @@ CLASS_TOKENS = ("drop", "keep", "none", "auto")
 
 @dataclass
 class VisionFeaturesConfig:
-    """Which features of the frozen encoder the connector reads. Only ``class_token="auto"`` asks the encoder.
+    """Which features of the frozen encoder the connector reads. Only ``class_token="auto"`` depends on the encoder.
 
     The defaults are those of Flamingo checkpoints on CLIP: patch tokens of the last block, before
     the encoder's final norm, without the class token.
@@ -20,12 +20,12 @@ class VisionFeaturesConfig:
     #: list of blocks (convolutional) -1 is ``last_hidden_state``, or a backbone's last feature map, and i counts the
     #: ``hidden_states``.
     hidden_state: int = -1
-    #: Class token and registers are dropped or kept; none: there are none; auto: measured. SigLIP and convolutional
-    #: encoders have no such tokens. auto becomes drop or none when the model is composed.
+    #: Whether class token and registers are dropped or kept; none: there are none; auto: measured. SigLIP and
+    #: convolutional encoders have no such tokens. auto becomes drop or none when the model is composed.
     class_token: str = "drop"
     #: Whether the encoder's final norm is applied to the hidden state.
     final_norm: bool = False
-    #: Tokens after the patches that are no patches (100 in YOLOS). The others precede them.
+    #: The number of tokens after the patches (100 in YOLOS). All other tokens precede the patches.
     trailing_tokens: int = 0
 
     def __post_init__(self) -> None:

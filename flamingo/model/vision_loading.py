@@ -16,7 +16,7 @@ _PART = "vision encoder"
 #: The prefix of a vision tower's keys in the checkpoint of a whole model.
 _TOWER = r"^(?:\w+\.)*?(?:vision_tower|vision_model|vision_encoder|visual|image_encoder|image_model)\."
 
-#: Endings of the class names of vision towers, the most usual first.
+#: Endings of the class names of vision towers, the most common first.
 _VISION_CLASSES = (
     "VisionModel",
     "ImageModel",
@@ -29,6 +29,10 @@ _VISION_CLASSES = (
 
 def load_vision_model(name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
     """Returns a vision encoder; of a two-tower model (CLIP, SigLIP) the vision tower.
+
+    Args:
+        name_or_path: A folder or a name on the hub.
+        **kwargs: Further arguments of ``from_pretrained``.
 
     Raises:
         UserError: If there is no such model, or its weights do not fit.
@@ -48,7 +52,7 @@ def _is_of_another_part(model: PreTrainedModel, key: str) -> bool:
 
 
 def vision_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Returns the config of the vision tower where a model has one (CLIP, LLaVA), else the config itself."""
+    """Returns the config of the vision tower if a model has one (CLIP, LLaVA), otherwise the config itself."""
     return getattr(config, "vision_config", None) or getattr(config, "image_config", None) or config
 
 

@@ -24,10 +24,10 @@ from flamingo.utils.errors import UserError
 
 #: A difference counts above this share of the largest value, in float32 and in 16 bits or quantised.
 _TOLERANCE, _TOLERANCE_16_BIT = 1e-4, 2e-2
-#: The number of cells that may change clearly more than the cell of the changed corner. The cells of a convolutional
-#: network may be shifted by half a stride, and then four cells share the corner.
+#: The largest number of cells that may change clearly more than the cell of the changed corner. The cells of a
+#: convolutional network may be shifted by half a stride: four cells then share the corner.
 _MORE_ALTERED = 3
-#: The ratio from which on a change is clearly larger than another.
+#: The ratio above which a change is clearly larger than another.
 _CLEARLY = 1.25
 #: With fewer cells each cell depends on most of the image, and a changed corner proves nothing.
 _FEWEST_CELLS = 16
@@ -51,10 +51,10 @@ def check_encoder(
         config: Which of its features are read.
         image_size: Height and width of the images, in pixels.
         generator: Draws the images, on the CPU.
-        width: The width v that the features must have; None for any.
+        width: The width v that the features must have; None: any.
 
     Raises:
-        UserError: With one sentence, for an encoder that fails.
+        UserError: If the encoder fails a check.
     """
     check_pictures(encoder, *image_size)
     with evaluating(encoder):
@@ -82,8 +82,8 @@ def _check_independent(
         return
     name = type(encoder).__name__
     if _differ(encoder, together, encode_patches(encoder, pictures, config)).any():
-        raise UserError(f"{name} gives the same picture other features each time: it masks patches at random")
-    raise UserError(f"{name} gives two pictures other features together than each alone")
+        raise UserError(f"{name} gives the same picture different features each time: it masks patches at random")
+    raise UserError(f"{name} gives two pictures in a batch other features than each alone")
 
 
 def _reads_patches(
@@ -102,7 +102,11 @@ def _check_patches(
     other: Float[Tensor, "c h w"],
     patch: tuple[int, int],
 ) -> None:
-    """A changed patch changes its own token of the first block's input, and no other."""
+    """Checks that a changed patch changes its own token of the first block's input, and no other.
+
+    Raises:
+        UserError: If it does not.
+    """
     name = type(encoder).__name__
     pictures = _corners_changed(picture, other, layout, patch)
     tokens, first = encode_tokens(encoder, pictures, replace(config, hidden_state=0, final_norm=False))
@@ -119,7 +123,7 @@ def _check_patches(
             f"{name} has no grid of patches: a change of the last patch alters {len(altered)} tokens of the first "
             f"block's input, not token {bottom} alone"
         )
-    # The patches of some encoders (ViTPose) overlap with those above, so others may change, too.
+    # The patches of some encoders (ViTPose) overlap with those above, so other tokens may also change.
     most = int((tokens[2] - tokens[0]).abs().amax(dim=-1).argmax())
     if most != top:
         raise UserError(
@@ -135,9 +139,12 @@ def _check_corners(
     pictures: Float[Tensor, "images c h w"],
     others: Float[Tensor, "images c h w"],
 ) -> None:
-    """A changed bottom right corner changes its cell most, apart from three others, and a top right one its own.
+    """Checks that a changed corner changes its own cell most: bottom right, apart from three others, and top right.
 
-    A change is measured relative to the cell, as padding makes the cells at a border small.
+    A change is measured relative to the cell, since padding makes the cells at a border small.
+
+    Raises:
+        UserError: If it does not.
     """
     name = type(encoder).__name__
     if layout.rows * layout.columns < _FEWEST_CELLS:
@@ -165,14 +172,14 @@ def _check_corners(
 
 
 def _corners(layout: PatchLayout) -> list[tuple[int, int]]:
-    """Returns row and column of the bottom right and of the top right cell; no swap of the axes keeps both."""
+    """Returns row and column of the bottom right and of the top right cell. No swap of the axes keeps both."""
     return [(layout.rows - 1, layout.columns - 1), (0, layout.columns - 1)]
 
 
 def _corners_changed(
     picture: Float[Tensor, "c h w"], other: Float[Tensor, "c h w"], layout: PatchLayout, stride: tuple[int, int]
 ) -> Float[Tensor, "images c h w"]:
-    """Returns the picture, and for each corner the picture with the cell there taken from ``other``."""
+    """Returns the picture, and for each corner the picture with its cell taken from ``other``."""
     height, width = stride
     pictures = [picture]
     for row, column in _corners(layout):

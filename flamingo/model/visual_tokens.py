@@ -1,4 +1,4 @@
-"""Images -> visual tokens -> what the fusion takes of them."""
+"""Images -> visual tokens -> the fusion's state."""
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from flamingo.model.fusion.base import VisualContext, VisualState
 from flamingo.model.vision import encode_patches, num_patches
 
-#: The arguments by which images are given, each computed from the one before. A forward pass takes one of them.
+#: The arguments for images, each computed from the one before. A forward pass takes one of them.
 IMAGE_ARGUMENTS = ("pixel_values", "image_features", "visual_tokens", "visual_state")
 
 
@@ -27,11 +27,15 @@ class FlamingoImages:
     def encode_images(
         self, pixel_values: Float[Tensor, "b m c h w"] | Float[Tensor, "b m f c h w"]
     ) -> Float[Tensor, "b m r width"]:
-        """Returns the visual tokens of every image, by the frozen encoder and the connector."""
+        """Returns the visual tokens of every image, by the frozen encoder and the connector.
+
+        Raises:
+            ValueError: If ``pixel_values`` have other axes, or are bytes.
+        """
         if pixel_values.ndim not in (5, 6):
             raise ValueError(f"pixel_values must be [b m c h w] or [b m f c h w], got {list(pixel_values.shape)}")
         if not pixel_values.is_floating_point():
-            raise ValueError("pixel_values are bytes: processor.normalized(batch) makes them what the encoder takes")
+            raise ValueError("pixel_values are bytes: convert them by processor.normalized(batch)")
         if pixel_values.ndim == 5:
             pixel_values = rearrange(pixel_values, "b m c h w -> b m 1 c h w")
         b, m, f = pixel_values.shape[:3]
@@ -44,7 +48,11 @@ class FlamingoImages:
         return self.resample(rearrange(features, "(b m f) p v -> b m f p v", b=b, m=m, f=f))
 
     def resample(self, image_features: Float[Tensor, "b m f p v"]) -> Float[Tensor, "b m r width"]:
-        """Returns the visual tokens of precomputed features (:mod:`flamingo.inference.features`)."""
+        """Returns the visual tokens of precomputed features (:mod:`flamingo.inference.features`).
+
+        Raises:
+            ValueError: If the features have another width than the encoder's.
+        """
         if image_features.shape[-1] != self.config.vision_width:
             raise ValueError(
                 f"image_features [b m f p v] are {image_features.shape[-1]} wide, but v is {self.config.vision_width}"
@@ -54,48 +62,53 @@ class FlamingoImages:
         return self.connector(image_features.to(self._connector_weight().dtype))
 
     def tokens_per_image(self, height: int, width: int) -> int:
-        """Returns the positions of an image of this size in a text: ``processor.tokens_per_image``."""
+        """Returns the number of positions of an image of this size in a text: ``processor.tokens_per_image``.
+
+        Args:
+            height: The height of the image in pixels.
+            width: Its width in pixels.
+        """
         if self.fusion.tokens_per_image(1) == 0:
             return 0
         patches = num_patches(self.vision_model, self.config.vision_features, height, width)
         return self.fusion.tokens_per_image(self.connector.num_tokens(patches, frames=1))
 
     def no_visual_tokens(self, documents: int) -> Float[Tensor, "b 0 1 width"]:
-        """Returns the visual tokens of documents without images. No image says how many tokens it would have."""
+        """Returns the visual tokens of documents without images. The axis r has the placeholder length 1."""
         return self._connector_weight().new_zeros(documents, 0, 1, self.connector.width)
 
     def visual_state(self, visual_tokens: Float[Tensor, "b m r width"]) -> VisualState:
-        """Returns what the language model takes of all images, which is kept while decoding."""
+        """Returns the language model's inputs from all images, which are kept while decoding."""
         return self.fusion.prepare(visual_tokens)
 
     def visual_context(
         self,
-        input_ids: Tensor,
-        image_index: Tensor | None,
+        input_ids: Int[Tensor, "bn t"],
+        image_index: Int[Tensor, "..."] | None,
         images: Mapping[str, Any],
-        image_places: Tensor | None = None,
+        image_places: Int[Tensor, " places"] | None = None,
         check: bool = True,
-        visual_index: Tensor | None = None,
+        visual_index: Int[Tensor, "bn t"] | None = None,
     ) -> VisualContext:
-        """Returns what the language model takes of all images, and an ``image_index`` that fits them.
+        """Returns the images' inputs of the language model, and an ``image_index`` that fits them.
 
         Args:
-            input_ids: [bn t].
-            image_index: [bn t], the image that each token sees; None only without images.
+            input_ids: The token ids.
+            image_index: The image that each token sees [bn t], -1 for none. None is allowed only without images.
             images: The values of :data:`IMAGE_ARGUMENTS`, at most one of which is not None.
             image_places: See ``forward``.
             check: Whether ``image_index`` is read on the host and checked.
             visual_index: See ``forward``.
 
         Raises:
-            ValueError: If these do not fit together.
+            ValueError: If the arguments do not fit together.
         """
         names = [name for name in IMAGE_ARGUMENTS if images.get(name) is not None]
         if len(names) > 1:
             raise ValueError("give images once: as pixel_values, image_features, visual_tokens or visual_state")
         if image_index is None:
             if names:
-                raise ValueError("images need an image_index, which says which of them each token sees")
+                raise ValueError("images need an image_index: the image that each token sees")
             image_index = torch.full_like(input_ids, -1)
         if image_index.shape != input_ids.shape:
             raise ValueError(
@@ -137,7 +150,7 @@ class FlamingoImages:
         """Returns the visual tokens of the images that some token sees; zeros for the others, such as padding."""
         b, m = images.shape[:2]
         if len(image_index) % b:
-            return encode(images)  # visual_context refuses them
+            return encode(images)  # visual_context raises an error
         if image_places is None:
             seen = self.fusion.seen_images(image_index, b, m)
             image_places = seen.flatten().nonzero().squeeze(1)

@@ -1,4 +1,4 @@
-"""Loads frozen weights and refuses those that do not fit; transformers would draw missing ones at random."""
+"""Loads frozen weights, and refuses weights that do not fit: transformers would draw missing ones at random."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 
-#: The most keys of a kind that an error names.
+#: The largest number of keys of a kind that an error names.
 _SHOWN_KEYS = 5
 
 
@@ -21,17 +21,17 @@ def load_weights(
     may_be_unexpected: Callable[[PreTrainedModel, str], bool] = lambda model, key: False,
     **kwargs: Any,
 ) -> Any:
-    """Returns a model whose weights all come from the checkpoint, poolers aside, which are not used.
+    """Returns a model whose weights all come from the checkpoint. Poolers are excepted, since they are unused.
 
     Args:
         loader: The class of transformers that loads it.
         name_or_path: A folder, a name on the hub, or a GGUF file.
         part: The name of the part in errors.
-        may_be_unexpected: Whether the checkpoint may have a key that is no parameter of the model.
+        may_be_unexpected: Returns whether the checkpoint may have a key that is not a parameter of the model.
         **kwargs: Further arguments of ``from_pretrained``.
 
     Raises:
-        UserError: With the names of keys that are missing, unexpected, or of another shape.
+        UserError: If keys are missing, unexpected or of another shape; the error names them.
     """
     model, report = from_pretrained(
         loader, name_or_path, part, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
@@ -52,7 +52,7 @@ def load_weights(
 
 
 def is_quantised(model: nn.Module) -> bool:
-    """Returns whether transformers loaded the model by a ``quantization_config``."""
+    """Returns whether transformers loaded the model with a ``quantization_config``."""
     return getattr(model, "hf_quantizer", None) is not None
 
 
@@ -63,6 +63,6 @@ def _some(keys: Iterable[str]) -> str:
 
 
 def hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Returns those arguments of ``from_pretrained`` that say where files come from."""
+    """Returns the arguments of ``from_pretrained`` that determine where files come from."""
     names = ("revision", "cache_dir", "token", "local_files_only", "subfolder", "trust_remote_code")
     return {name: kwargs[name] for name in names if name in kwargs}

@@ -100,7 +100,7 @@ REASONS = (
     ("inputs_embeds", "no inputs_embeds"),
     ("per-layer inputs by token id|not from their embeddings", "per-layer inputs by token id"),
     ("takes no position_ids", "no position_ids"),
-    ("cache gives other logits|cache of its own", "a cache of its own"),
+    ("cache gives other logits|cache inside its modules", "a cache of its own"),
     ("one vector for each token", "several streams of hidden states"),
     ("exactly one ModuleList", "no single list of layers"),
     ("did not call layer", "layers of its own cross-attention"),

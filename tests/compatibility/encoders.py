@@ -36,8 +36,8 @@ _NO_PICTURES = ("audio-spectrogram-transformer", "blt")
 REASONS = (
     ("takes videos|takes pixel_values_videos|takes inference_session", "video"),
     ("masks patches at random", "random masking"),
-    ("besides pictures|not pixel_values|given nothing else", "further inputs"),
-    ("no grid of p|no patch features|which is no list of tokens", "no patch grid"),
+    ("besides pictures|not pixel_values|without other inputs", "further inputs"),
+    ("no grid of p|not a grid of p|no patch features|which is not a list of tokens", "no patch grid"),
     ("transformers has no vision encoder", "part of another model"),
 )
 #: What their sentences do not tell.

@@ -88,7 +88,7 @@ def test_patches_masked_at_random_are_refused():
 def test_pictures_that_see_one_another_are_refused():
     encoder = vit()
     altering(encoder.layers[1], lambda states: states + states.mean(dim=0, keepdim=True))
-    with pytest.raises(UserError, match="ViTModel gives two pictures other features together"):
+    with pytest.raises(UserError, match="ViTModel gives two pictures in a batch other features"):
         check(encoder)
 
 

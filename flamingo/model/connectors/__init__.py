@@ -38,9 +38,9 @@ class PerceiverConfig(ConnectorConfig):
     head_dim: int = 64
     #: The width of the feed-forward as a multiple of its input's.
     mlp_ratio: int = 4
-    #: The activation: relu2 is the squared ReLU of the paper. A name of ``transformers.activations.ACT2FN``.
+    #: The activation: relu2 is the squared ReLU of the paper. A name in ``transformers.activations.ACT2FN``.
     activation: str = "relu2"
-    #: Learned embeddings of video frames; 0: none, and images have one frame.
+    #: The number of learned embeddings of video frames; 0: none, and images have one frame.
     num_frames: int = 0
     #: Whether queries and keys are normalised per head (OBELICS, section 4).
     qk_norm: bool = False
@@ -135,7 +135,7 @@ class MLPProjectorConfig(ConnectorConfig):
     """Linear map, GELU, linear map of each patch (LLaVA-1.5, section 3.2), to the width of the language model."""
 
     kind: str = "mlp_projector"
-    #: Patches are averaged over squares of this side first; 1: none.
+    #: The side of the squares over which patches are averaged first; 1: no average.
     pool: int = 1
 
     def __post_init__(self) -> None:
@@ -160,7 +160,7 @@ class QFormerConfig(ConnectorConfig):
     mlp_ratio: int = 4
     #: The activation.
     activation: str = "gelu"
-    #: The first of each group of this many layers attends to the patches.
+    #: The first layer of each group of this many layers attends to the patches.
     cross_attention_every: int = 2
     #: Dropout of the queries and of the outputs of attention and feed-forward.
     dropout: float = 0.0

@@ -17,13 +17,17 @@ class IdentityConnector(nn.Module):
         self.norm = nn.LayerNorm(vision_width)
 
     def reset_parameters(self) -> None:
-        """Sets nothing: the class owns no parameters besides those of its norm."""
+        """Does nothing: the norm initialises its own parameters."""
 
     def num_tokens(self, patches: int, frames: int) -> int:
         """Returns the number of visual tokens of an image."""
         return patches
 
     def forward(self, features: Float[Tensor, "b m f p v"]) -> Float[Tensor, "b m p v"]:
-        """Returns the visual tokens of every image. Raises UserError for several frames."""
+        """Returns the visual tokens of every image.
+
+        Raises:
+            UserError: For several frames.
+        """
         b, m = features.shape[:2]
         return rearrange(self.norm(single_frame(features)), "(b m) p v -> b m p v", b=b, m=m)

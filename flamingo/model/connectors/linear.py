@@ -20,14 +20,18 @@ class LinearConnector(nn.Module):
         self.projection = nn.Linear(vision_width, text_width)
 
     def reset_parameters(self) -> None:
-        """Sets nothing: the class owns no parameters besides those of its linear map."""
+        """Does nothing: the linear map initialises its own parameters."""
 
     def num_tokens(self, patches: int, frames: int) -> int:
         """Returns the number of visual tokens of an image."""
         return patches
 
     def forward(self, features: Float[Tensor, "b m f p v"]) -> Float[Tensor, "b m p d"]:
-        """Returns the visual tokens of every image. Raises UserError for several frames."""
+        """Returns the visual tokens of every image.
+
+        Raises:
+            UserError: For several frames.
+        """
         b, m = features.shape[:2]
         tokens = self.projection(single_frame(features))
         return rearrange(tokens, "(b m) p d -> b m p d", b=b, m=m)

@@ -27,13 +27,13 @@ class MLPProjector(nn.Module):
         self.linear_2 = nn.Linear(text_width, text_width)
 
     def reset_parameters(self) -> None:
-        """Sets nothing: the class owns no parameters besides those of its linear maps."""
+        """Does nothing: the linear maps initialise their own parameters."""
 
     def num_tokens(self, patches: int, frames: int) -> int:
         """Returns the number of visual tokens of an image.
 
         Raises:
-            UserError: For patches that do not divide into squares of ``pool`` x ``pool``.
+            UserError: If the patches do not divide into squares of ``pool`` x ``pool``.
         """
         if self.pool == 1:
             return patches
@@ -43,7 +43,7 @@ class MLPProjector(nn.Module):
         """Returns the visual tokens of every image, row by row of the grid of patches.
 
         Raises:
-            UserError: For several frames, and for patches that do not divide into squares of ``pool`` x ``pool``.
+            UserError: For several frames, or if the patches do not divide into squares of ``pool`` x ``pool``.
         """
         b, m = features.shape[:2]
         patches = self._pooled(single_frame(features))
@@ -51,7 +51,7 @@ class MLPProjector(nn.Module):
         return rearrange(tokens, "(b m) r d -> b m r d", b=b, m=m)
 
     def patch_shares(self, patches: int) -> Float[Tensor, "r p"]:
-        """Returns the share of each patch in each visual token."""
+        """Returns the share of each patch in each visual token. The shares of a token sum to 1."""
         weight = self.linear_1.weight
         return self._pooled(torch.eye(patches, device=weight.device, dtype=weight.dtype).unsqueeze(0))[0]
 
@@ -63,7 +63,11 @@ class MLPProjector(nn.Module):
         return reduce(grid, "images (row i) (column j) v -> images (row column) v", "mean", i=self.pool, j=self.pool)
 
     def _side(self, patches: int) -> int:
-        """Returns the patches of a row of a square grid."""
+        """Returns the number of patches in a row of a square grid.
+
+        Raises:
+            UserError: If the grid is not square, or ``pool`` does not divide its side.
+        """
         side = math.isqrt(patches)
         if side * side != patches or side % self.pool != 0:
             raise UserError(

@@ -11,9 +11,9 @@ def single_frame(features: Float[Tensor, "b m f p v"]) -> Float[Tensor, "images 
     """Returns the patches of each image.
 
     Raises:
-        UserError: For several frames, which these connectors cannot tell apart.
+        UserError: For several frames, which these connectors cannot distinguish.
     """
     frames = features.shape[2]
     if frames > 1:
-        raise UserError(f"images have {frames} frames, but only connector.kind=perceiver tells frames apart")
+        raise UserError(f"images have {frames} frames, but only connector.kind=perceiver distinguishes frames")
     return rearrange(features, "b m 1 p v -> (b m) p v")

@@ -31,6 +31,7 @@ class PerceiverLayer(GradientCheckpointingLayer):
     def forward(
         self, latents: Float[Tensor, "images r v"], features: Float[Tensor, "images fp v"]
     ) -> Float[Tensor, "images r v"]:
+        """Returns the latents after the layer. ``fp`` counts the patches of all frames."""
         queries = self.norm_latents(latents)
         context = torch.cat([self.norm_features(features), queries], dim=1)
         keys, values = self.attention.keys_values(context)
@@ -42,7 +43,7 @@ class PerceiverResampler(nn.Module):
     """Compresses the features of each image into ``config.num_latents`` visual tokens."""
 
     def __init__(self, config: PerceiverConfig, vision_width: int, text_width: int) -> None:
-        """The visual tokens are as wide as the encoder's features, ``vision_width``."""
+        """Makes the layers. The visual tokens have the width of the encoder's features, ``vision_width``."""
         super().__init__()
         self.width = vision_width
         self.latents = nn.Parameter(torch.empty(config.num_latents, vision_width))
@@ -54,13 +55,13 @@ class PerceiverResampler(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def reset_parameters(self) -> None:
-        """Draws the latents and the frame embeddings; layers and norms are initialised by their own classes."""
+        """Draws the latents and the frame embeddings. Layers and norms are initialised by their own classes."""
         init.normal_(self.latents, std=1.0)
         if self.frame_embeddings is not None:
             init.normal_(self.frame_embeddings, std=0.02)
 
     def num_tokens(self, patches: int, frames: int) -> int:
-        """Returns the number of visual tokens of an image, whatever its patches and frames."""
+        """Returns the number of visual tokens of an image, which does not depend on its patches and frames."""
         return len(self.latents)
 
     def forward(self, features: Float[Tensor, "b m f p v"]) -> Float[Tensor, "b m r v"]:
@@ -75,7 +76,7 @@ class PerceiverResampler(nn.Module):
             features = features + rearrange(embeddings, "f v -> f 1 v")
         elif frames > 1:
             raise UserError(
-                f"images have {frames} frames, but connector.num_frames is 0: no embedding tells them apart"
+                f"images have {frames} frames, but connector.num_frames is 0: no embedding distinguishes them"
             )
         flat = rearrange(self.dropout(features), "b m f p v -> (b m) (f p) v")
         latents = repeat(self.latents, "r v -> images r v", images=b * m)
@@ -85,7 +86,7 @@ class PerceiverResampler(nn.Module):
 
 
 def frame_embeddings_for(embeddings: Float[Tensor, "trained v"], frames: int) -> Float[Tensor, "f v"]:
-    """Returns the first ``frames`` embeddings; for more frames than trained, all of them, interpolated linearly."""
+    """Returns the first ``frames`` embeddings, or all of them, linearly interpolated, for more frames than trained."""
     if frames <= len(embeddings):
         return embeddings[:frames]
     stretched = F.interpolate(rearrange(embeddings, "f v -> 1 v f"), size=frames, mode="linear", align_corners=True)

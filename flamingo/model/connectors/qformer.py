@@ -16,7 +16,7 @@ from flamingo.model.attention import Attention
 from flamingo.model.connectors import QFormerConfig
 from flamingo.model.connectors.patches import single_frame
 
-#: Of BERT's norms.
+#: The epsilon of BERT's norms.
 _EPS = 1e-12
 
 
@@ -44,6 +44,7 @@ class QFormerLayer(GradientCheckpointingLayer):
     def forward(
         self, queries: Float[Tensor, "images r d"], patches: Float[Tensor, "images p v"]
     ) -> Float[Tensor, "images r d"]:
+        """Returns the queries after the layer."""
         attended = self.self_attention(queries, *self.self_attention.keys_values(queries))
         queries = self.self_norm(queries + self.dropout(attended))
         if self.cross_attention is not None:
@@ -70,15 +71,19 @@ class QFormer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def reset_parameters(self) -> None:
-        """Draws the queries; layers and norms are initialised by their own classes."""
+        """Draws the queries. Layers and norms are initialised by their own classes."""
         init.normal_(self.queries, std=0.02)
 
     def num_tokens(self, patches: int, frames: int) -> int:
-        """Returns the number of visual tokens of an image, whatever its patches."""
+        """Returns the number of visual tokens of an image, which does not depend on its patches."""
         return len(self.queries)
 
     def forward(self, features: Float[Tensor, "b m f p v"]) -> Float[Tensor, "b m r d"]:
-        """Returns the visual tokens of every image. Raises UserError for several frames."""
+        """Returns the visual tokens of every image.
+
+        Raises:
+            UserError: For several frames.
+        """
         b, m = features.shape[:2]
         patches = self.norm_features(single_frame(features))
         queries = self.dropout(self.norm_queries(self.queries))

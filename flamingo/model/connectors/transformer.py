@@ -25,6 +25,7 @@ class TransformerLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Float[Tensor, "images p v"]) -> Float[Tensor, "images p v"]:
+        """Returns the patches after the layer."""
         queries = self.norm(x)
         keys, values = self.attention.keys_values(queries)
         x = x + self.dropout(self.attention(queries, keys, values))
@@ -42,14 +43,18 @@ class TransformerConnector(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def reset_parameters(self) -> None:
-        """Sets nothing: the class owns no parameters besides those of its layers."""
+        """Does nothing: the layers initialise their own parameters."""
 
     def num_tokens(self, patches: int, frames: int) -> int:
         """Returns the number of visual tokens of an image."""
         return patches
 
     def forward(self, features: Float[Tensor, "b m f p v"]) -> Float[Tensor, "b m p v"]:
-        """Returns the visual tokens of every image. Raises UserError for several frames."""
+        """Returns the visual tokens of every image.
+
+        Raises:
+            UserError: For several frames.
+        """
         b, m = features.shape[:2]
         x = self.dropout(single_frame(features))
         for layer in self.layers:

@@ -1,4 +1,4 @@
-"""What the model asks of a fusion, with the answers of one that changes nothing."""
+"""The interface between the model and a fusion, with the defaults of a fusion that changes nothing."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -10,8 +10,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-#: What a language model takes of all images, computed once and kept while decoding: tuples of tensors [b m ...].
-VisualState = list[tuple[Tensor, ...]]
+#: The language model's inputs from all images, computed once and kept while decoding.
+VisualState = list[tuple[Float[Tensor, "b m ..."], ...]]
 
 
 @dataclass(frozen=True)
@@ -19,15 +19,15 @@ class VisualContext:
     """The images of one forward pass, and which of them each token sees."""
 
     state: VisualState
-    image_index: Tensor  # [bn t]
-    #: [bn t], the visual token that stands at each position, -1 for text; None if visual tokens take no positions.
-    visual_index: Tensor | None = None
+    image_index: Int[Tensor, "bn t"]
+    #: The visual token at each position, -1 for text; None if visual tokens take no positions.
+    visual_index: Int[Tensor, "bn t"] | None = None
 
     def hidden(self, position_ids: Int[Tensor, "bn t"]) -> Bool[Tensor, "bn t"] | None:
         """Returns the positions that no token may attend to: those of images that are not seen.
 
-        The first position of a text is never hidden, as each token needs one to attend to. It has the embedding of the
-        image marker.
+        The first position of a text is never hidden, since each token must attend to at least one. It has the embedding
+        of the image marker.
         """
         if self.visual_index is None:
             return None
@@ -37,22 +37,23 @@ class VisualContext:
 class Fusion(nn.Module):
     """Brings visual tokens into a frozen language model.
 
-    A fusion is built from its config, the width of the visual tokens, the language model, of which it may hook modules
-    and must register none, and the id of the image marker. The parameters of the fusion train.
+    A fusion is built from its config, the width of the visual tokens, the language model and the id of the image
+    marker. It may hook modules of the language model, but must not register them as its own. The parameters of the
+    fusion train.
     """
 
-    #: Whether tokens find their image by ``image_index`` alone, so that other images may stand beside it in any order.
+    #: Whether tokens find their image by ``image_index`` alone, so that rows may contain images of other documents.
     sees_by_index = True
 
     def reset_parameters(self) -> None:
         """Initialises the parameters that the class itself owns."""
 
     def tokens_per_image(self, r: int) -> int:
-        """Returns the number of positions of the text that an image with ``r`` visual tokens takes; 0: its marker's."""
+        """Returns the number of positions of an image with ``r`` visual tokens in a text; 0: only its marker's."""
         return 0
 
     def prepare(self, visual_tokens: Float[Tensor, "b m r width"]) -> VisualState:
-        """Returns what the language model takes of the images, whatever the text."""
+        """Returns the language model's inputs from the images, which do not depend on the text."""
         raise NotImplementedError
 
     def seen_images(
@@ -65,12 +66,12 @@ class Fusion(nn.Module):
     def visual_index(
         self, input_ids: Int[Tensor, "bn t"], image_index: Int[Tensor, "bn t"], state: VisualState, check: bool
     ) -> Int[Tensor, "bn t"] | None:
-        """Returns the visual token that stands at each position, -1 for text; None if visual tokens take no positions.
+        """Returns the visual token at each position, -1 for text; None if visual tokens take no positions.
 
         Args:
             input_ids: Texts from their beginning.
             image_index: The image that each token sees, -1 for none.
-            state: Of all images.
+            state: The state of all images.
             check: Whether the values are read on the host and checked.
 
         Raises:
@@ -83,29 +84,29 @@ class Fusion(nn.Module):
         return embeddings
 
     def attached(self, context: VisualContext) -> AbstractContextManager[None]:
-        """Within it, one forward pass of the language model sees the images of ``context``.
+        """Returns a context in which one forward pass of the language model sees the images of ``context``.
 
         Raises:
-            UserError: At its end, if a module of the language model that the fusion has hooked was not called.
+            UserError: At its end, if a hooked module of the language model was not called.
         """
         return nullcontext()
 
     def checkpointing(self, checkpoint: Callable) -> Callable:
-        """Returns ``checkpoint`` that recomputes a layer of the language model in the context of its forward pass."""
+        """Returns ``checkpoint``, changed to recompute a layer in the context of its forward pass."""
         return checkpoint
 
     def after_prompt(self, context: VisualContext) -> VisualContext:
-        """Returns what the continuation of a prompt needs of its context."""
+        """Returns the part of a prompt's context that its continuation needs."""
         return context
 
     def measures(self) -> dict[str, Any]:
-        """Returns the values that a training adds to a record of its history."""
+        """Returns the values that a training adds to each record of its history."""
         return {}
 
     def opened(self) -> AbstractContextManager[None]:
-        """Within it, images change the logits, also before any training."""
+        """Returns a context in which images change the logits, even before any training."""
         return nullcontext()
 
     def switched_off(self) -> AbstractContextManager[None]:
-        """Within it, the logits of a text without positions for images are those of the bare language model."""
+        """Returns a context in which a text without image positions has the logits of the bare language model."""
         return nullcontext()

@@ -1,7 +1,7 @@
 """Gated cross-attention in front of layers of a frozen language model.
 
-The language model is a causal one of transformers, which keeps its class and its state-dict keys: a forward pre-hook on
-a layer applies the block of that layer. The hooks act only within :meth:`Fusion.attached`; outside of it
+The language model is a causal one of transformers, and keeps its class and its state-dict keys: a forward pre-hook on
+a layer applies the block of that layer. The hooks act only within :meth:`CrossAttentionFusion.attached`; outside it
 the language model is the bare one.
 """
 
@@ -24,13 +24,13 @@ from flamingo.model.fusion.grouped import TokenGroups, group_tokens
 from flamingo.model.layers import repeated_layers
 from flamingo.utils.errors import UserError
 
-#: The value of opened gates.
+#: The value of open gates.
 _OPEN = 0.5
 
 
 @dataclass(frozen=True)
 class _GroupedContext(VisualContext):
-    """The images of one forward pass, with the tokens in groups by image, once for all blocks."""
+    """The images of one forward pass, and the tokens in groups by image, computed once for all blocks."""
 
     groups: TokenGroups | None = None
 
@@ -56,7 +56,7 @@ class CrossAttentionFusion(Fusion):
         self._called: set[str] = set()
         self._name = type(language_model).__name__
         self._width = language_model.config.hidden_size
-        #: The gated block of a layer under the index of the layer.
+        #: Index of a layer -> its gated block.
         self.blocks = nn.ModuleDict()
         layers = repeated_layers(language_model)
         for position, index in enumerate(config.layer_indices(len(layers))):
@@ -65,6 +65,7 @@ class CrossAttentionFusion(Fusion):
             layers[index].register_forward_pre_hook(hook, with_kwargs=True)
 
     def prepare(self, visual_tokens: Float[Tensor, "b m r width"]) -> VisualState:
+        """Returns the keys and values of all images, one pair per block."""
         state: VisualState = []
         for block in self.blocks.values():
             state.append(block.keys_values(visual_tokens))  # type: ignore[operator]
@@ -73,11 +74,17 @@ class CrossAttentionFusion(Fusion):
     def seen_images(
         self, image_index: Int[Tensor, "bn t"], documents: int, images: int
     ) -> Bool[Tensor, "documents images"]:
+        """Returns which images at least one token of their document attends to, in any of its rows."""
         rows = rearrange(image_index, "(b n) t -> b (n t)", b=documents)
         return visible_images(rows, images, self.attend).any(dim=1)
 
     @contextmanager
     def attached(self, context: VisualContext) -> Iterator[None]:
+        """Lets one forward pass of the language model in the block see the images of ``context``.
+
+        Raises:
+            UserError: If a layer with a gated block was not called.
+        """
         outer_called = self._called
         self._called = set()
         try:
@@ -93,7 +100,7 @@ class CrossAttentionFusion(Fusion):
             self._called = outer_called
 
     def _grouped(self, context: VisualContext) -> _GroupedContext:
-        """Returns the context with the groups of its tokens, where the blocks attend in groups."""
+        """Returns the context with the groups of its tokens, if the blocks attend in groups."""
         b, m = context.state[0][0].shape[:2]
         groups = None
         if m > 1 and self.attend == "last":
@@ -110,7 +117,8 @@ class CrossAttentionFusion(Fusion):
             self._context = outer_context
 
     def checkpointing(self, checkpoint: Callable) -> Callable:
-        # At the time of the backward pass the context has ended, or another forward pass has begun.
+        """Returns ``checkpoint``, changed to recompute a layer in the context of its forward pass."""
+        # By the backward pass the context has ended, or another forward pass has begun.
         return partial(self._checkpointed, checkpoint)
 
     def _checkpointed(self, checkpoint: Callable, layer: Callable, *args: Any) -> Any:
@@ -134,7 +142,7 @@ class CrossAttentionFusion(Fusion):
                 f"{self._name} gives its layers hidden states of shape {list(hidden.shape)}, but a gated block takes "
                 f"one vector for each token: {list(expected)}"
             )
-        # Looked up at each call, so that a replaced or wrapped block is the one that acts.
+        # Look up the block at each call: it may have been replaced or wrapped.
         hidden = self.blocks[index](hidden, keys, values, self._context.image_index, self._context.groups)
         if args:
             return (hidden, *args[1:]), kwargs
@@ -143,7 +151,7 @@ class CrossAttentionFusion(Fusion):
     def after_prompt(self, context: VisualContext) -> VisualContext:
         """Returns the context with only the image that each row's last token sees, as image 0.
 
-        Where tokens also see earlier images, all images are kept.
+        If tokens also see earlier images, all images are kept.
         """
         image_index = context.image_index
         documents, images = context.state[0][0].shape[:2]
@@ -157,8 +165,6 @@ class CrossAttentionFusion(Fusion):
             state.append((keys[document, last].unsqueeze(1), values[document, last].unsqueeze(1)))
         return replace(context, state=state, image_index=image_index.clamp(max=0))
 
-    # ------------------------------------------------------------------------------------ gates
-
     @torch.no_grad()
     def gates(self) -> dict[str, Float[Tensor, " width"]]:
         """Returns tanh of each gate, [1] or [d], as ``<layer>.attention`` and ``<layer>.feedforward``."""
@@ -169,7 +175,7 @@ class CrossAttentionFusion(Fusion):
         return gates
 
     def measures(self) -> dict[str, Any]:
-        """Returns the gates under ``gates``. A vector's value is its mean magnitude."""
+        """Returns the gates under ``gates``. The value of a vector is its mean magnitude."""
         values = {}
         for name, gate in self.gates().items():
             values[name] = gate.item() if gate.numel() == 1 else gate.abs().mean().item()
@@ -177,12 +183,13 @@ class CrossAttentionFusion(Fusion):
 
     @contextmanager
     def opened(self) -> Iterator[None]:
+        """Opens every gate in the block."""
         with self._gates_at(_OPEN):
             yield
 
     @contextmanager
     def switched_off(self) -> Iterator[None]:
-        """Within it, every gate is closed; blocks without gates return their inputs."""
+        """Closes every gate in the block. Gated blocks without gates return their inputs."""
         with self._gates_at(0.0), ExitStack() as hooks:
             if not self.gates():
                 for block in self.blocks.values():
@@ -191,7 +198,7 @@ class CrossAttentionFusion(Fusion):
 
     @contextmanager
     def _gates_at(self, value: float) -> Iterator[None]:
-        """Within it, every gate has this value."""
+        """Sets every gate to this value in the block."""
         gates = [gate for name, gate in self.blocks.named_parameters() if name.endswith("_gate")]
         saved = [gate.detach().clone() for gate in gates]
         try:

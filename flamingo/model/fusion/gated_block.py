@@ -27,7 +27,7 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
     def __init__(self, text_width: int, visual_width: int, config: CrossAttentionConfig) -> None:
         super().__init__()
         self.attend = config.attend
-        #: Whether tokens attend to their one image in groups; otherwise a mask hides the other images.
+        #: Whether tokens attend to their image in groups; otherwise a mask hides the other images.
         self.grouped = config.attend == "last"
         rms_norm = partial(nn.RMSNorm, eps=config.rms_norm_eps)
         norm = rms_norm if config.norm == "rms" else nn.LayerNorm
@@ -48,7 +48,7 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
                 self.feedforward_gate = nn.Parameter(torch.zeros(gate_width))
 
     def reset_parameters(self) -> None:
-        """Closes the gates; attention, feed-forward and norms are initialised by their own classes."""
+        """Closes the gates. Attention, feed-forward and norms are initialised by their own classes."""
         for gate in (self.attention_gate, self.feedforward_gate):
             if gate is not None:
                 init.zeros_(gate)
@@ -67,10 +67,14 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
         image_index: Int[Tensor, "bn t"],
         groups: TokenGroups | None = None,
     ) -> Float[Tensor, "bn t d"]:
-        """Returns the hidden states with what they take from the images.
+        """Returns the hidden states with the gated contributions of the images and the feed-forward.
 
-        ``hidden`` and ``image_index`` may hold n rows per document (beams), which share its images. ``groups`` are
-        those of :func:`group_tokens`, the same for all blocks; None: they are computed here.
+        Args:
+            hidden: The hidden states, in n rows per document (beams) that share its images.
+            keys: The keys of all images.
+            values: The values of all images.
+            image_index: The image that each token sees, -1 for none.
+            groups: The result of :func:`group_tokens`, the same for all blocks; None: computed here.
         """
         x = hidden.to(self.norm.weight.dtype)
         attended = self._cross_attention(x, keys, values, image_index, groups)
@@ -88,13 +92,13 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
         queries = rearrange(self.attention.queries(self.norm(x)), "(b n) k t e -> b n t k e", b=b)
         index = rearrange(image_index, "(b n) t -> b n t", b=b)
         if m > 1 and self.grouped:
-            # Recomputed in the backward pass: the keys and values of all groups are many times those of the images.
+            # Recompute in the backward pass: the keys and values of all groups are many times larger than the images'.
             slot, image_of_group = groups or group_tokens(index, m)
             attended = checkpointed(grouped_attention, queries, keys, values, slot, image_of_group)
         else:
             attended = masked_attention(queries, keys, values, visible_images(index, m, self.attend))
         attended = self.attention.output(rearrange(attended, "b n t k e -> (b n) k t e"))
-        # Tokens without an image attended to an arbitrary one, to avoid NaN in the softmax: zero them here.
+        # Tokens without an image attended to an arbitrary one, to avoid NaN in the softmax. Zero them here.
         return attended.where((image_index >= 0).unsqueeze(-1), 0.0)
 
 
@@ -119,7 +123,13 @@ def masked_attention(
 
 
 def visible_images(image_index: Int[Tensor, "*tokens"], images: int, attend: str) -> Bool[Tensor, "*tokens m"]:
-    """Returns which images a token attends to: that of its index ("last"), or also all before it ("previous")."""
+    """Returns which images a token attends to.
+
+    Args:
+        image_index: The image that each token sees, -1 for none.
+        images: The number of images.
+        attend: "last": the image of its index; "previous": also all images before that one.
+    """
     index = image_index.unsqueeze(-1)
     image = torch.arange(images, device=index.device)
     return index == image if attend == "last" else index >= image

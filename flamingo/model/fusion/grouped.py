@@ -10,11 +10,11 @@ from torch import Tensor
 
 from flamingo.model.attention import attend
 
-#: Tokens per group: the fastest of 16 to 128, for 5 and for 33 images on a CPU.
+#: The number of tokens per group: the fastest of 16 to 128, for 5 and for 33 images on a CPU.
 GROUP_SIZE = 32
 
 #: The slot of each token in groups of slots, and the image of each group.
-TokenGroups = tuple[Tensor, Tensor]
+TokenGroups = tuple[Int[Tensor, " tokens"], Int[Tensor, " groups"]]
 
 
 def grouped_attention(
@@ -29,11 +29,11 @@ def grouped_attention(
     The output of a token without an image (index -1) is arbitrary, but finite.
 
     Args:
-        queries: Of the tokens.
-        keys: Of the images.
-        values: Of the images.
-        slot: Of :func:`group_tokens`.
-        image_of_group: Of :func:`group_tokens`.
+        queries: The queries of the tokens.
+        keys: The keys of the images.
+        values: The values of the images.
+        slot: The slot of each token, from :func:`group_tokens`.
+        image_of_group: The image of each group, from :func:`group_tokens`.
     """
     k = keys.shape[2]
     size = _group_size(len(slot))
@@ -44,18 +44,18 @@ def grouped_attention(
     group_keys = keys.flatten(0, 1)[image_of_group]
     group_values = values.flatten(0, 1)[image_of_group]
     attended = attend(group_queries, group_keys, group_values)
-    # No slot occurs twice: the gradient of index_select needs no sorting, as that of indexing does.
+    # No slot occurs twice, so index_select is enough. The gradient of indexing would sort the slots.
     return rearrange(attended, "group k t e -> (group t) k e").index_select(0, slot).view_as(queries)
 
 
 def group_tokens(
     image_index: Int[Tensor, "b n t"], images: int
 ) -> tuple[Int[Tensor, " tokens"], Int[Tensor, " groups"]]:
-    """Returns the slot of each token and the image of each group, of :func:`token_groups`, for all blocks.
+    """Returns the slot of each token and the image of each group, as :func:`token_groups`, for all blocks.
 
     Args:
         image_index: The image of each token among those of its document, -1 for none.
-        images: Of each document.
+        images: The number of images of each document.
     """
     b = len(image_index)
     first_image = images * torch.arange(b, device=image_index.device)

@@ -15,7 +15,7 @@ from flamingo.utils.errors import UserError
 
 
 class PrefixFusion(Fusion):
-    """A linear map to the width of the language model's embeddings, where the visual tokens have another.
+    """Visual tokens in the input, mapped linearly to the width of the embeddings if they have another.
 
     Its state has the embeddings [b m r d] of all images. Text attends to them by the language model's own attention.
     """
@@ -35,21 +35,28 @@ class PrefixFusion(Fusion):
         self.projection = nn.Identity() if visual_width == width else nn.Linear(visual_width, width)
 
     def tokens_per_image(self, r: int) -> int:
+        """Returns the number of positions of an image with ``r`` visual tokens in a text: ``r``."""
         return r
 
     def prepare(self, visual_tokens: Float[Tensor, "b m r width"]) -> VisualState:
+        """Returns the embeddings of all images."""
         return [(self.projection(visual_tokens),)]
 
     def visual_index(
         self, input_ids: Int[Tensor, "bn t"], image_index: Int[Tensor, "bn t"], state: VisualState, check: bool
     ) -> Int[Tensor, "bn t"]:
+        """Returns the visual token at each position, -1 for text.
+
+        Raises:
+            ValueError: If ``check`` is set and an image has another number of markers than of visual tokens.
+        """
         [(visual,)] = state
         tokens = visual.shape[2]
         index = index_of_markers(input_ids, self.image_token_id, tokens)
         if check and not whole_images(index, image_index, tokens).all():
             raise ValueError(
-                f"an image has {tokens} visual tokens, but the markers of an image in input_ids (id "
-                f"{self.image_token_id}) are another number: set processor.tokens_per_image"
+                f"an image has {tokens} visual tokens, but input_ids has another number of markers (id "
+                f"{self.image_token_id}) for an image: set processor.tokens_per_image"
             )
         return index
 

@@ -1,4 +1,4 @@
-"""Which visual token stands at which position of a text, where visual tokens take the place of image markers."""
+"""The visual token at each position of a text, if visual tokens take the place of image markers."""
 
 import torch
 from jaxtyping import Bool, Int
@@ -7,9 +7,10 @@ from torch.nn import functional as F
 
 
 def index_of_markers(input_ids: Int[Tensor, "bn t"], image_token_id: int, tokens_per_image: int) -> Int[Tensor, "bn t"]:
-    """Returns for each position the index of the visual token that stands there, -1 for text.
+    """Returns the index of the visual token at each position, -1 for text.
 
-    An image has ``tokens_per_image`` markers in a row, the first of which is the first of the row of ``input_ids``::
+    An image has ``tokens_per_image`` consecutive markers. Each row of ``input_ids`` begins with text or with an image's
+    first marker::
 
         input_ids        a  #  #  #  b  #  #  #  #  #  #         # is the marker, 3 tokens per image
         visual_index    -1  0  1  2 -1  0  1  2  0  1  2
@@ -22,7 +23,13 @@ def index_of_markers(input_ids: Int[Tensor, "bn t"], image_token_id: int, tokens
 def whole_images(
     index: Int[Tensor, "bn t"], image_index: Int[Tensor, "bn t"], tokens_per_image: int
 ) -> Bool[Tensor, " bn"]:
-    """Returns for each row whether all markers of an image follow one another and have the same ``image_index``."""
+    """Returns whether all markers of an image in a row are consecutive and have the same ``image_index``.
+
+    Args:
+        index: The result of :func:`index_of_markers`.
+        image_index: The image that each token sees.
+        tokens_per_image: The number of markers of an image.
+    """
     is_text = index < 0
     counts_on = index[:, 1:] == index[:, :-1] + 1
     same_image = image_index[:, 1:] == image_index[:, :-1]
