@@ -12,40 +12,41 @@ from flamingo.utils.errors import UserError
 
 @dataclass
 class EvaluationConfig:
-    """The settings of an evaluation, and how much of it is run."""
+    """The settings of an evaluation, and its extent."""
 
     #: How demonstrations are selected. Names of :data:`flamingo.evaluation.selection.SELECTIONS`, with images.
     demonstrations: list[str] = field(default_factory=lambda: [RANDOM])
-    #: Numbers of demonstrations; 0: none; null: 0, 1, 2, 4 and 8, as far as they fit. The support and the language
-    #: model's context have to hold as many.
+    #: Numbers of demonstrations; 0: none; null: those of 0, 1, 2, 4 and 8 that fit. The support and the language
+    #: model's context must have room for them.
     shots: list[int] | None = None
     #: Whether 0 shots are also run with two demonstrations without their images. See Flamingo, section 3.1.
     text_only: bool = True
-    #: Prompts that are wrong on purpose, run at control_shots. Names of :data:`flamingo.evaluation.controls.CONTROLS`.
+    #: Controls, whose prompts are changed on purpose, run at control_shots. Names of
+    #: :data:`flamingo.evaluation.controls.CONTROLS`.
     controls: list[str] = field(default_factory=list)
     #: Numbers of demonstrations of the controls; null: the largest of shots.
     control_shots: list[int] | None = None
-    #: Beams of the decoder; 1 is greedy.
+    #: Numbers of beams of the decoder; 1: greedy decoding.
     num_beams: list[int] = field(default_factory=lambda: [1])
-    #: The temperature of sampled tokens; null: the likeliest outputs are searched.
+    #: The temperature of sampled tokens; null: search for the most likely outputs.
     temperature: float | None = None
-    #: The probability that the tokens to sample from have together, the likeliest first.
+    #: The total probability of the most likely tokens, which may be sampled.
     top_p: float = 1.0
-    #: The most tokens of an output; null: as many as the task says.
+    #: The largest number of tokens of an output; null: the task's.
     max_new_tokens: int | None = None
-    #: The fewest tokens of an output.
+    #: The smallest number of tokens of an output.
     min_new_tokens: int = 0
     #: The template of captions, which ends with {caption}; null: the checkpoint's.
     template: str | None = None
     #: Seeds of the demonstrations, their captions and their order, and of sampled tokens.
     seeds: list[int] = field(default_factory=lambda: [0])
-    #: Orders of the same demonstrations; above 1, their standard deviation is scored.
+    #: The number of orders of the same demonstrations; above 1, the standard deviation over them is also scored.
     num_orders: int = 1
-    #: The number of queries, the first ones; null: all.
+    #: The number of queries from the beginning; null: all.
     limit: int | None = None
-    #: Prompts that are decoded at once.
+    #: The number of prompts that are decoded at once.
     batch_size: int = 32
-    #: Queries whose images are saved for the report, with their demonstrations.
+    #: The number of queries whose images are saved for the report, with their demonstrations.
     pictures: int = 12
 
     def __post_init__(self) -> None:
@@ -73,7 +74,7 @@ class EvaluationConfig:
 
 @dataclass
 class ObjectiveConfig:
-    """What a search compares: a score with plain demonstrations, or the loss at the end of the training."""
+    """The objective of a search: a score with plain demonstrations, or the loss at the end of the training."""
 
     #: The task whose score is the objective; null: the loss at the end of the training.
     task: str | None = None
@@ -96,7 +97,11 @@ def check_decoding(
     max_new_tokens: int | None,
     min_new_tokens: int,
 ) -> None:
-    """Raises UserError, naming the key, for values of decoding that are out of range or do not fit together."""
+    """Checks the values of decoding.
+
+    Raises:
+        UserError: If a value is out of range, or values do not fit together; the error names the key.
+    """
     positive_probability("top_p", top_p)
     whole("min_new_tokens", min_new_tokens, least=0)
     if max_new_tokens is not None:

@@ -1,4 +1,4 @@
-"""Announces the controls of an evaluation, with the time that they will take by that of the settings before them."""
+"""Announces the controls of an evaluation, with an estimate of their time from that of the settings before them."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ from flamingo.utils.durations import duration_text
 
 
 class ControlClock:
-    """Measures the plain settings, which come first."""
+    """Measures the time of the plain settings, which come first."""
 
     def __init__(
         self,
@@ -16,11 +16,12 @@ class ControlClock:
         announce: Callable[[str], object] | None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """
+        """Starts without measurements.
+
         Args:
-            numbers: The predictions of each setting by all processes, in the order in which the settings run.
-            announce: Called with the announcement; None: there is none.
-            now: The time in seconds.
+            numbers: The number of predictions of each setting by all processes, in the order in which the settings run.
+            announce: Called with the announcement; None: no announcement.
+            now: Returns the time in seconds.
         """
         self._numbers, self._announce, self._now = numbers, announce, now
         self._seconds: dict[Setting, float] = {}
@@ -28,7 +29,7 @@ class ControlClock:
         self._announced = False
 
     def begin(self, setting: Setting) -> None:
-        """Starts the clock of a setting; announces all controls before the first of them."""
+        """Starts the clock of a setting, and announces all controls before the first of them."""
         self._begun = self._now()
         if setting.control is None or self._announced:
             return
@@ -52,7 +53,7 @@ class ControlClock:
         )
 
     def _estimate(self) -> str:
-        """The time of all controls that ask the model, at the pace of the plain settings nearest in shots."""
+        """Returns the time of all controls that ask the model, at the pace of the plain settings nearest in shots."""
         plain = {setting: pace for setting, pace in self._seconds.items() if setting.control is None}
         if not plain:
             return "whose time is not known yet"
@@ -65,7 +66,7 @@ class ControlClock:
 
 
 def _distance(plain: Setting, control: Setting) -> tuple[bool, int, bool]:
-    """How much less a plain setting tells of a control's time."""
+    """Returns how unlike the times of a plain setting and a control are, for the choice of the nearest."""
     return (
         plain.num_beams != control.num_beams,
         abs(plain.num_demonstrations - control.num_demonstrations),

@@ -1,6 +1,6 @@
 """Controls: evaluations in which a part of the prompt is missing or wrong, or no model answers.
 
-A control shows what the score of the plain setting rests on.
+A control shows what the score of the plain setting depends on.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,9 +10,9 @@ from flamingo.evaluation.protocol import Example, Task
 from flamingo.evaluation.random_draws import query_rng
 from flamingo.utils.errors import UserError
 
-#: These seed random numbers: another text draws other images and captions.
+#: Parts of seeds: another text draws other images and captions.
 _IMAGE_STREAM, _CAPTION_STREAM = "shuffled_images", "shuffled_captions"
-#: Draws of a caption from another query's support before the control gives up.
+#: The largest number of draws of a caption from other queries' supports.
 _MAX_DRAWS = 1000
 
 #: (task, query, demonstrations, seed) -> the demonstrations that are shown instead.
@@ -21,20 +21,20 @@ Replacement = Callable[[Task, Example, Sequence[Example], int], list[Example]]
 
 @dataclass(frozen=True)
 class Control:
-    """What a control changes. Without any argument it changes nothing."""
+    """The changes of a control. Without any argument it changes nothing."""
 
     #: Whether no token attends to any image. The prompt keeps its markers.
     blind: bool = False
     #: Replaces the demonstrations.
     replacement: Replacement | None = None
-    #: The output, from the demonstrations that are shown; no model is asked. It needs no prompt.
+    #: Returns the output from the demonstrations that are shown, without a model or a prompt.
     answer: Callable[[Sequence[Example]], str] | None = None
     #: Whether the setting must have demonstrations with images.
     needs_demonstrations: bool = True
 
 
 def shuffled_images(task: Task, query: Example, demonstrations: Sequence[Example], seed: int) -> list[Example]:
-    """Returns the demonstrations with their images permuted uniformly; some may keep theirs."""
+    """Returns the demonstrations with their images permuted uniformly. Some may keep their image."""
     images = [example.image for example in demonstrations]
     query_rng(seed, query, _IMAGE_STREAM).shuffle(images)
     return [replace(example, image=image) for example, image in zip(demonstrations, images, strict=True)]
@@ -44,7 +44,7 @@ def shuffled_captions(task: Task, query: Example, demonstrations: Sequence[Examp
     """Returns the demonstrations with captions of examples outside this prompt, from other queries' supports.
 
     Raises:
-        UserError: Where there is no such caption.
+        UserError: If no such caption is found.
     """
     rng = query_rng(seed, query, _CAPTION_STREAM)
     queries = task.queries()
@@ -52,7 +52,7 @@ def shuffled_captions(task: Task, query: Example, demonstrations: Sequence[Examp
     excluded.update(example.id for example in demonstrations)
 
     def draw_caption() -> str:
-        # Rejection sampling: a list of the candidates of all queries would take long.
+        # Rejection sampling: listing the candidates of all queries would take long.
         for _ in range(_MAX_DRAWS):
             other = queries[rng.randrange(len(queries))]
             if other.id == query.id:
@@ -72,7 +72,7 @@ def last_caption(demonstrations: Sequence[Example]) -> str:
     return demonstrations[-1].references[0]
 
 
-#: The controls by the name that configs and result files have for them.
+#: Name in configs and result files -> the control.
 CONTROLS = {
     "blind": Control(blind=True, needs_demonstrations=False),
     "shuffled_images": Control(replacement=shuffled_images),

@@ -7,7 +7,7 @@ from flamingo.evaluation.random_draws import draw_positions, query_rng
 from flamingo.evaluation.settings import Setting
 from flamingo.utils.errors import UserError
 
-#: These seed random numbers: another text draws other demonstrations, another order, other captions.
+#: Parts of seeds: another text draws other demonstrations, another order, other captions.
 _GROUP_STREAM, _ORDER_STREAM, _CAPTION_STREAM = "group", "order", "caption"
 
 
@@ -17,11 +17,11 @@ def prompt_examples(task: Task, query: Example, setting: Setting, order: int = 0
     Args:
         task: The task, which has the query's support.
         query: The query.
-        setting: How many demonstrations are selected, in which way, and the control.
+        setting: The number of demonstrations, their selection, and the control.
         order: The number of a random order; every order has the same demonstrations.
 
     Raises:
-        UserError: For a setting that the task cannot give.
+        UserError: For a setting that the task does not support.
     """
     if setting.selection is None:
         return []
@@ -37,10 +37,10 @@ def prompt_examples(task: Task, query: Example, setting: Setting, order: int = 0
 
 
 def shots_per_group(task: Task, query: Example, groups: Sequence[Sequence[Example]], shots: int) -> int:
-    """Returns how many demonstrations each group of the query's support gives.
+    """Returns the number of demonstrations that each group of the query's support contributes.
 
     Raises:
-        UserError: Where the groups cannot give equally many, or not enough.
+        UserError: If the groups cannot contribute equal numbers, or have too few examples.
     """
     if not groups or shots % len(groups):
         raise UserError(f"{task.name}: {shots} shots cannot be divided among the {len(groups)} groups of {query.id}")
@@ -54,7 +54,7 @@ def shots_per_group(task: Task, query: Example, groups: Sequence[Sequence[Exampl
 
 
 def sample_demonstrations(task: Task, query: Example, shots: int, seed: int, order: int = 0) -> list[Example]:
-    """Returns ``shots`` random demonstrations, equally many of each group, each with one caption.
+    """Returns ``shots`` random demonstrations, equal numbers from each group, each with one caption.
 
     Fewer shots are a subset of more shots, with the same captions.
 
@@ -66,13 +66,14 @@ def sample_demonstrations(task: Task, query: Example, shots: int, seed: int, ord
         order: The number of a random order; every order has the same demonstrations.
 
     Raises:
-        UserError: Where the groups cannot give as many.
+        UserError: If the groups cannot contribute as many.
     """
     groups = task.support(query)
     per_group = shots_per_group(task, query, groups, shots)
     demonstrations: list[Example] = []
     for number, group in enumerate(groups):
-        # The size of the group is part of the seed: another pool gives other demonstrations, which the harness notices.
+        # The size of the group is part of the seed. Another pool therefore gives other demonstrations, and the harness
+        # notices them in earlier predictions.
         rng = query_rng(seed, query, _GROUP_STREAM, number, len(group))
         demonstrations += [group[position] for position in draw_positions(rng, len(group), per_group)]
     assert query.id not in {example.id for example in demonstrations}, f"the support of {query.id} contains it"

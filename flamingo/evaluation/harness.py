@@ -30,7 +30,7 @@ from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
-#: Earlier predictions of a setting whose prompts are compared with today's: to build all of them may take long.
+#: The number of earlier predictions per setting whose prompts are rebuilt and compared. Rebuilding all may take long.
 _NUM_COMPARED = 10
 
 Job = tuple[int, Example]
@@ -47,7 +47,7 @@ def evaluate(
     on_save: Callable[[], object] | None = None,
     template: CaptionTemplate | None = None,
 ) -> list[Row]:
-    """Predicts and scores a task in all settings; returns their rows of ``scores.json``.
+    """Predicts and scores a task in all settings.
 
     A second call makes only the predictions that are missing. Several processes share the queries.
 
@@ -59,10 +59,13 @@ def evaluate(
         config: ``limit``, ``num_orders``, ``pictures``, and the limits of new tokens are used here.
         on_progress: Called with the number of this process's predictions so far, and their total.
         on_save: Called when the predictions of a setting are saved.
-        template: The template of captions of settings without one, which is the checkpoint's; None: the default one.
+        template: The checkpoint's template of captions, for settings without one; None: the default template.
+
+    Returns:
+        The rows of the settings in ``scores.json``.
 
     Raises:
-        UserError: For settings that do not fit the task, and where ``output`` has predictions of other queries.
+        UserError: If settings do not fit the task, or ``output`` has predictions of other queries.
     """
     check_settings(task, settings, config.limit)
     template = template or CaptionTemplate()
@@ -99,12 +102,15 @@ def evaluate(
 
 
 def score_predictions(task: Task, predictions: Sequence[Row], template: CaptionTemplate | None = None) -> list[Row]:
-    """Returns the same predictions with the task's metrics of today. No model is needed.
+    """Returns the predictions with the current metrics of the task. No model is needed.
 
-    ``template`` is that of settings without one; None: the default one.
+    Args:
+        task: The task.
+        predictions: Rows of ``predictions.jsonl``.
+        template: The template of settings without one; None: the default template.
 
     Raises:
-        UserError: For predictions that do not fit the task's queries and demonstrations.
+        UserError: If predictions do not fit the task's queries and demonstrations.
     """
     queries = {query.id: query for query in task.queries()}
     rescored = []
@@ -120,7 +126,11 @@ def score_predictions(task: Task, predictions: Sequence[Row], template: CaptionT
 def _missing_settings(
     engine: Engine | None, settings: Sequence[Setting], rows: Mapping[Setting, Sequence[Row]]
 ) -> list[Setting]:
-    """The settings that have no predictions yet. Controls come last: the time that they will take is known by then."""
+    """Returns the settings without predictions, controls last: the plain settings' time predicts theirs.
+
+    Raises:
+        ValueError: If an engine is needed and missing.
+    """
     missing = [setting for setting in settings if setting not in rows]
     if engine is None and any(setting.change.answer is None for setting in missing):
         raise ValueError("an engine is needed: only the control copied_caption has answers without a model")
@@ -128,7 +138,7 @@ def _missing_settings(
 
 
 def _jobs(setting: Setting, queries: Sequence[Example], num_orders: int) -> list[Job]:
-    """Controls, single demonstrations and retrieved ones have one order."""
+    """Returns the jobs of a setting. Controls, single demonstrations and retrieved ones have only one order."""
     has_orders = setting.num_demonstrations > 1 and not setting.is_retrieved
     if setting.control is not None or not has_orders:
         num_orders = 1
@@ -144,7 +154,7 @@ def _progress(
     on_progress: Callable[[int, int], object] | None,
     visible: bool,
 ) -> Iterator[tuple[tqdm, Callable[[int], None]]]:
-    """A progress bar, and the function that advances it by a number of predictions."""
+    """Yields a progress bar, and the function that advances it by a number of predictions."""
     total = sum(len(share) for share in shares.values())
     with tqdm(total=total, unit="prediction", disable=not visible) as bar:
         count = 0
@@ -183,7 +193,7 @@ def _predictions(
 
 
 def _announce(bar: tqdm, text: str) -> None:
-    """Logs a line in the place of the bar, which the next prediction draws below it."""
+    """Logs a line in place of the bar. The next prediction draws the bar below it."""
     bar.clear()
     log.info(text)
 
@@ -238,7 +248,7 @@ def _row(
     prompt: Document,
     output: str,
 ) -> Row:
-    """One row of ``predictions.jsonl``."""
+    """Returns one row of ``predictions.jsonl``."""
     scores_by_metric = task.score(query, examples, output)
     row = setting.row(task)
     row["order"] = order
@@ -252,7 +262,7 @@ def _row(
 
 
 def _in_order(rows: Sequence[Row], jobs: Sequence[Job]) -> list[Row]:
-    """The rows of all processes in the order of the jobs."""
+    """Returns the rows of all processes in the order of the jobs."""
     by_job = {}
     for row in rows:
         by_job[row["order"], row["query"]] = row
@@ -260,10 +270,10 @@ def _in_order(rows: Sequence[Row], jobs: Sequence[Job]) -> list[Row]:
 
 
 def _rescore(task: Task, setting: Setting, query: Example, row: Row, template: CaptionTemplate) -> Row:
-    """The row with scores of today.
+    """Returns the row with the current scores.
 
     Raises:
-        UserError: Where the task has changed since the prediction.
+        UserError: If the task has changed since the prediction.
     """
     examples = prompt_examples(task, query, setting, row["order"])
     prompt = build_prompt(query, examples, setting.with_images, setting.caption_template(template))
@@ -280,7 +290,7 @@ def _rescore(task: Task, setting: Setting, query: Example, row: Row, template: C
 def _finished_settings(
     file: Path, task: Task, jobs: Mapping[Setting, Sequence[Job]], template: CaptionTemplate
 ) -> dict[Setting, list[Row]]:
-    """The rows of settings whose predictions are complete. Some of each are compared with the task of today."""
+    """Returns the rows of settings with complete predictions. Some of each are compared with the current task."""
     expected = {}
     for setting, setting_jobs in jobs.items():
         key = setting_key(setting.row(task))
@@ -301,7 +311,7 @@ def _finished_settings(
 
 
 def _pictured(task: Task, queries: Sequence[Example], settings: Sequence[Setting]) -> list[Example]:
-    """The examples whose pictures the report shows: the queries and their demonstrations, without controls."""
+    """Returns the examples whose pictures the report shows: the queries and their demonstrations, without controls."""
     examples = []
     for query in queries:
         examples.append(query)

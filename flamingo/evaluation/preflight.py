@@ -1,4 +1,4 @@
-"""Checks before the first prediction: settings that a task cannot give, and prompts that are too long."""
+"""Checks before the first prediction: settings that a task does not support, and prompts that are too long."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -14,12 +14,15 @@ from flamingo.utils.errors import UserError
 
 
 def check_settings(task: Task, settings: Sequence[Setting], limit: int | None = None) -> None:
-    """Raises UserError unless the task can be evaluated and scored in all settings.
+    """Checks that the task can be evaluated and scored in all settings.
 
     Args:
         task: The task.
         settings: All settings of the evaluation.
-        limit: The number of queries, the first ones; None: all.
+        limit: The number of queries from the beginning; None: all.
+
+    Raises:
+        UserError: If it cannot.
     """
     _check_unique(task, "setting", [str(setting) for setting in settings])
     queries = task.queries()
@@ -51,12 +54,19 @@ def check_prompts(
 ) -> None:
     """Calls ``check`` on the longest prompts of all settings, for all queries.
 
-    Fewer shots are a subset of more shots, with the same captions, so the longest prompt of a kind stands for all
-    shorter ones. ``template`` is that of settings without one; None: the default one.
+    Fewer shots are a subset of more shots, with the same captions: the longest prompt of a kind represents all
+    shorter ones.
+
+    Args:
+        task: The task.
+        settings: All settings of the evaluation.
+        check: Checks a prompt.
+        limit: The number of queries from the beginning; None: all.
+        template: The template of settings without one; None: the default template.
 
     Raises:
-        UserError: Where a task has no caption for a control.
-        Exception: Whatever ``check`` raises.
+        UserError: If a task has no caption for a control.
+        Exception: Any exception of ``check``.
     """
     longest: dict[tuple[object, ...], Setting] = {}
     for setting in settings:

@@ -15,9 +15,9 @@ def build_prompt(
 
     Args:
         query: The query, which keeps its image.
-        demonstrations: Each shows the first of its references.
+        demonstrations: The demonstrations. Each shows the first of its references.
         images: Whether the demonstrations have their images.
-        template: The template of captions; None: the default one.
+        template: The template of captions; None: the default template.
     """
     template = template or CaptionTemplate()
     parts: list[Part] = []
@@ -30,7 +30,7 @@ def build_prompt(
 
 
 def render_prompt(prompt: Document) -> str:
-    """Returns the prompt as text, with the tokens that the processor writes."""
+    """Returns the prompt as text, with the special tokens that the processor inserts."""
     chunks = []
     for chunk in prompt.chunks():
         text = "".join(part.text for part in chunk.texts)

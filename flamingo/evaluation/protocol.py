@@ -1,4 +1,4 @@
-"""What a task of few-shot evaluation is."""
+"""The protocol of a task of few-shot evaluation, and its examples."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,9 +16,9 @@ if TYPE_CHECKING:  # configs import this module, and need no torch
 
 @dataclass(frozen=True)
 class Example:
-    """A picture with what may be said of it: a query, or a demonstration, which says the first of its references.
+    """A picture with its reference texts: a query, or a demonstration, which shows the first of its references.
 
-    ``prompt`` is what the text after the image begins with, such as ``Question: ...? Answer:``. None: the reference is
+    ``prompt`` is the beginning of the text after the image, such as ``Question: ...? Answer:``. None: the reference is
     a caption, and the template of captions has the prompt.
     """
 
@@ -43,18 +43,17 @@ class Example:
 
 @runtime_checkable
 class Task(Protocol):
-    """Queries, what may be shown before them, and how the outputs are scored."""
+    """Queries, the candidates for their demonstrations, and the scoring of outputs."""
 
-    #: As in the score files: ``synthetic_captions``, ``flickr8k``, ...
+    #: The name in the result files: ``synthetic_captions``, ``flickr8k``, ...
     name: str
-    #: The largest number of tokens of an output, unless the evaluation says otherwise.
+    #: The largest number of tokens of an output, unless the evaluation sets it.
     max_new_tokens: int
-    #: Whether the 0-shot variant makes sense that shows two demonstrations without their images
-    #: (Flamingo, section 3.1).
+    #: Whether 0 shots can be run with two demonstrations without their images (Flamingo, section 3.1).
     text_only: bool
-    #: Metrics of all outputs together, of ``metrics.CORPUS_METRICS``; or none.
+    #: Metrics of all outputs together: names of :data:`flamingo.evaluation.metrics.METRICS`.
     corpus_metrics: tuple[str, ...]
-    #: The code of the language of the captions, such as ``en``, by which corpus metrics choose their tokens.
+    #: The code of the captions' language, such as ``en``. It determines the tokens of corpus metrics.
     language: str
 
     @classmethod
@@ -66,56 +65,63 @@ class Task(Protocol):
             open_images: Whether image files are opened, so that broken ones are found now.
 
         Raises:
-            UserError: For data that cannot be read.
+            UserError: If data cannot be read.
         """
         ...
 
     def queries(self) -> Sequence[Example]:
-        """All queries, always in the same order; their ids are unique."""
+        """Returns all queries, always in the same order. Their ids are unique."""
         ...
 
     def support(self, query: Example) -> Sequence[Sequence[Example]]:
-        """Candidates for this query's demonstrations, never the query itself.
+        """Returns the candidates for this query's demonstrations in groups. The query itself is never among them.
 
-        In groups of which all are shown equally often: one group for captioning, one per name in a
-        binding task.
+        Prompts show equal numbers of each group. Captioning has one group, a binding task one per name.
         """
         ...
 
     def score(self, query: Example, prompt_examples: Sequence[Example], output: str) -> dict[str, float]:
-        """The task's own metrics of one output; one that does not apply to it is left out.
+        """Returns the task's own metrics of one output, without metrics that do not apply to it.
 
-        ``prompt_examples`` are the demonstrations as they were shown: with the one caption that the
-        prompt holds, and with swapped images or captions under the controls.
+        Args:
+            query: The query.
+            prompt_examples: The demonstrations as they were shown: with the one caption in the prompt, and with swapped
+                images or captions under the controls.
+            output: The output.
         """
         ...
 
 
 @runtime_checkable
 class RetrievalTask(Task, Protocol):
-    """A task whose demonstrations can be chosen by what the query shows."""
+    """A task whose demonstrations can be retrieved by the query's image."""
 
     def similar(self, query: Example, number: int) -> Sequence[Example]:
-        """The candidates most similar to the query, the most similar first; never its duplicates."""
+        """Returns the candidates most similar to the query, the most similar first, without its duplicates.
+
+        Args:
+            query: The query.
+            number: The number of candidates.
+        """
         ...
 
 
 @runtime_checkable
 class RecordTask(RetrievalTask, Protocol):
-    """A task whose queries and demonstrations are made of records, such as photographs with captions.
+    """A task whose queries and demonstrations are made from records, such as photographs with captions.
 
     The evaluation records checksums of its data, leaves out unusable records, and computes features of its images.
     """
 
     #: The records of the queries.
     query_records: "Sequence[Record]"
-    #: The records that demonstrations are made of.
+    #: The records that demonstrations are made from.
     support_records: "Sequence[Record]"
-    #: For each record that was left out its id, and the reason.
+    #: Id -> the reason why a record was left out.
     skipped: Mapping[str, str]
 
     def fitting(self, processor: "FlamingoProcessor", template: CaptionTemplate, max_new_tokens: int) -> "RecordTask":
-        """Returns the task without the records of the support that no prompt can show, which are skipped.
+        """Returns the task without the records of the support that no prompt can show; they are skipped.
 
         Args:
             processor: Counts tokens.
@@ -127,7 +133,7 @@ class RecordTask(RetrievalTask, Protocol):
     def index(
         self, features: "FeatureStore", num_neighbours: int, training_records: "Sequence[Record]"
     ) -> "dict[str, list[NamedPair]]":
-        """Finds the duplicates of the queries, which are never shown, and what :meth:`similar` returns.
+        """Finds the duplicates of the queries, which are never shown, and the candidates of :meth:`similar`.
 
         Args:
             features: The features of the images of all records, which were added before.

@@ -1,4 +1,4 @@
-"""Random draws of an evaluation: a pure function of the seed, the query and what is drawn."""
+"""Random draws of an evaluation: a pure function of the seed, the query and the purpose."""
 
 import hashlib
 import json
@@ -8,12 +8,12 @@ from flamingo.evaluation.protocol import Example
 
 
 def query_rng(seed: int, query: Example, *purpose: str | int) -> random.Random:
-    """Returns a generator that depends on its arguments alone, on every machine and in every process.
+    """Returns a generator that depends only on its arguments, on every machine and in every process.
 
     Args:
         seed: The seed of the setting.
-        query: Only its id counts.
-        purpose: What is drawn. These texts are data: another text draws other numbers.
+        query: The query, of which only the id counts.
+        *purpose: The purpose of the draw. These texts are data: another text draws other numbers.
     """
     digest = hashlib.sha256(json.dumps([seed, query.id] + list(purpose)).encode()).digest()
     return random.Random(int.from_bytes(digest))
@@ -23,7 +23,7 @@ def draw_positions(rng: random.Random, n: int, k: int) -> list[int]:
     """Returns ``k`` different numbers below ``n`` in random order, in O(k) time and memory.
 
     The draw of ``k`` is the beginning of the draw of ``k + 1`` by an equal ``rng``. It is a Fisher-Yates shuffle
-    that stops after ``k`` swaps and keeps only the positions that were swapped.
+    that stops after ``k`` swaps and stores only the positions that were swapped.
     """
     swapped: dict[int, int] = {}
     numbers = []

@@ -1,4 +1,4 @@
-"""Predictions of an earlier, perhaps interrupted evaluation -> those that are complete and still hold."""
+"""Predictions of an earlier, perhaps interrupted evaluation -> those that are complete and still valid."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,14 +11,14 @@ from flamingo.utils.errors import UserError
 def load_complete_settings(
     file: Path, expected: Mapping[tuple[Any, ...], Sequence[tuple[int, str]]]
 ) -> dict[tuple[Any, ...], list[Row]]:
-    """Returns the predictions of each expected setting that are complete; removes those of incomplete ones.
+    """Returns the predictions of each expected setting that is complete, and removes those of incomplete ones.
 
     Args:
         file: ``predictions.jsonl``.
         expected: For each setting's :func:`setting_key` the order and the query of every prediction.
 
     Raises:
-        UserError: Where there are predictions that are not expected, which may belong to another evaluation.
+        UserError: For predictions that are not expected, which may belong to another evaluation.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     rows = read_prediction_rows(file)

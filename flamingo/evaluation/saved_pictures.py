@@ -8,13 +8,14 @@ from flamingo.evaluation.protocol import Example
 from flamingo.utils.io import atomic_file
 from flamingo.utils.names import picture_path
 
+#: The largest width and height of a saved picture, in pixels.
 _MAX_SIZE = 256
 
 
 def save_pictures(folder: Path, task: str, examples: Sequence[Example]) -> None:
-    """Saves each example's picture (of a video the first frame), at most 256 pixels wide and high.
+    """Saves each example's picture (the first frame of a video), at most 256 pixels wide and high.
 
-    Its file is that of :func:`flamingo.utils.names.picture_path`. An existing file stays.
+    Its file is that of :func:`flamingo.utils.names.picture_path`. Existing files stay.
     """
     for example in examples:
         path = picture_path(folder, task, example.id)

@@ -1,4 +1,4 @@
-"""Rows of predictions -> rows of scores, with intervals; no model is needed."""
+"""Rows of predictions -> rows of scores, with intervals. No model is needed."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from flamingo.utils.errors import UserError
 log = logging.getLogger(__name__)
 
 
-#: For each setting its statistics by metric: a dict for each order of the demonstrations, order 0 first.
+#: Setting -> its statistics by metric, in a dict for each order of the demonstrations, order 0 first.
 SettingStatistics = dict[tuple[Any, ...], list[dict[str, Statistic]]]
 
 
@@ -31,11 +31,11 @@ def setting_statistics(
     Args:
         predictions: Rows of ``predictions.jsonl``.
         corpus_metrics: Names of metrics of all outputs of a setting together.
-        language: Of the captions: it chooses the tokens that corpus metrics compare.
+        language: The language of the captions, which determines the tokens that corpus metrics compare.
 
     Raises:
         UserError: For an unknown corpus metric.
-        ValueError: For a corpus metric that has the name of a metric of the task.
+        ValueError: For a corpus metric with the name of a metric of the task.
     """
     corpus_metrics = computable(corpus_metrics, language)
     settings: dict[tuple[Any, ...], dict[int, list[Row]]] = {}
@@ -55,8 +55,8 @@ def score_rows(statistics: SettingStatistics) -> list[Row]:
 
     The rows are those of ``scores.json``. The interval is the 95% bootstrap interval over queries, equal for equal
     rows. A metric that no query has, or that no query of some order has, has no row. Rows of corpus metrics also have
-    ``references``, the smallest and the largest number of a query, and ``language``; those of CIDEr have
-    ``document_frequency``, what its document frequencies were counted in: only values where that is equal compare.
+    ``references``, the smallest and the largest number per query, and ``language``. Rows of CIDEr have
+    ``document_frequency``, the corpus of its document frequencies: only values with an equal corpus can be compared.
     """
     rows = []
     for setting, per_order in statistics.items():
@@ -66,7 +66,7 @@ def score_rows(statistics: SettingStatistics) -> list[Row]:
 
 
 def _with_spread(per_order: Sequence[Mapping[str, Statistic]]) -> Iterator[tuple[str, Statistic]]:
-    """The statistics of order 0; of several orders also the standard deviation of each metric that all of them have."""
+    """Yields the statistics of order 0, and the standard deviation over orders of each metric that all orders have."""
     first = per_order[0]
     yield from first.items()
     if len(per_order) == 1:
@@ -88,7 +88,11 @@ def _score_row(setting: tuple[Any, ...], metric: str, statistic: Statistic) -> R
 
 
 def _check_orders(setting: tuple[Any, ...], orders: dict[int, list[Row]]) -> None:
-    """Raises UserError unless there is order 0, and the predictions of all orders are of the same queries."""
+    """Checks that there is order 0, and that the predictions of all orders have the same queries.
+
+    Raises:
+        UserError: If not.
+    """
     first_queries = [row["query"] for row in orders.get(0, [])]
     for order, rows in orders.items():
         queries = [row["query"] for row in rows]
@@ -97,10 +101,10 @@ def _check_orders(setting: tuple[Any, ...], orders: dict[int, list[Row]]) -> Non
 
 
 def computable(corpus_metrics: Sequence[str], language: str = "en") -> tuple[str, ...]:
-    """Returns the corpus metrics that are available on this machine for the language; logs the others with the reason.
+    """Returns the corpus metrics that are available here for the language. Logs the reason for the others.
 
     Raises:
-        UserError: For an unknown name, and if pycocoevalcap is not installed.
+        UserError: For an unknown name, or if pycocoevalcap is not installed.
     """
     missing = unavailable(corpus_metrics, language)
     for metric, reason in missing.items():
@@ -111,7 +115,7 @@ def computable(corpus_metrics: Sequence[str], language: str = "en") -> tuple[str
 def _statistics(
     groups: Sequence[Sequence[Row]], corpus_metrics: Sequence[str], language: str
 ) -> list[dict[str, Statistic]]:
-    """For each group of predictions its statistics by metric: the task's own, then the corpus metrics."""
+    """Returns the statistics of each group of predictions by metric: the task's own, then the corpus metrics."""
     statistics = [_task_statistics(predictions, corpus_metrics) for predictions in groups]
     if not corpus_metrics:
         return statistics
@@ -127,7 +131,11 @@ def _statistics(
 
 
 def _task_statistics(predictions: Sequence[Row], corpus_metrics: Sequence[str]) -> dict[str, Statistic]:
-    """The means of the task's own metrics."""
+    """Returns the means of the task's own metrics.
+
+    Raises:
+        ValueError: If a metric of the task has the name of a corpus metric.
+    """
     metrics: set[str] = set()
     for row in predictions:
         metrics.update(row["scores"])

@@ -14,11 +14,14 @@ from flamingo.utils.errors import UserError
 
 
 def check_objective(config: ObjectiveConfig, evaluations: Sequence[tuple[Task, EvaluationConfig]]) -> None:
-    """Raise UserError for a score that none of the evaluations gives.
+    """Checks that the evaluations give the score of the objective.
 
     Args:
         config: The objective.
         evaluations: The task and the config of each evaluation that follows the training.
+
+    Raises:
+        UserError: If they do not.
     """
     if config.task is None:
         return
@@ -63,10 +66,10 @@ def _metrics(task: Task, evaluation: EvaluationConfig, setting: Setting) -> set[
 def objective(run: Path, config: ObjectiveConfig) -> float:
     """Returns the score, or the mean loss (nats) of the last tenth of the records of ``history.jsonl``.
 
-    Synthetic documents are never repeated, so that their loss is one of unseen documents.
+    Synthetic documents never repeat, so that this is the loss on unseen documents.
 
     Raises:
-        UserError: With the file, where the score is not there.
+        UserError: If the score is missing; the error names the file.
     """
     if config.task is None:
         losses = [record["loss"] for record in read_history(run / "history.jsonl")]
@@ -77,7 +80,7 @@ def objective(run: Path, config: ObjectiveConfig) -> float:
         named = (setting.task, setting.shots, score.metric)
         if named == (config.task, config.shots, config.metric) and _is_plain(setting):
             values.append(score.value)
-    if values:  # one a seed
+    if values:  # one per seed
         return fmean(values)
     raise UserError(
         f"{run / 'scores.json'} has no {config.metric} of {config.task} at {config.shots} shots: see `evaluate`"

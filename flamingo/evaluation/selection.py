@@ -1,4 +1,4 @@
-"""The ways to select demonstrations, by the name that configs and result files have for them, and their properties."""
+"""The ways to select demonstrations, by their names in configs and result files, and their properties."""
 
 from dataclasses import dataclass
 
@@ -17,12 +17,12 @@ class Selection:
     images: bool = True
 
 
-#: Random demonstrations, the plain way.
+#: Random demonstrations.
 RANDOM = "random"
 #: Two random demonstrations without their images.
 TEXT_ONLY = "text_only"
 
-#: The selections by the names that configs and result files have for them.
+#: Name in configs and result files -> the selection.
 SELECTIONS = {
     RANDOM: Selection(),
     TEXT_ONLY: Selection(images=False),

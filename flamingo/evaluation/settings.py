@@ -12,7 +12,7 @@ from flamingo.results import Row
 from flamingo.utils import checks
 from flamingo.utils.errors import UserError
 
-#: The numbers of shots where a config says none.
+#: The numbers of shots if a config sets none.
 DEFAULT_SHOTS = (0, 1, 2, 4, 8)
 
 #: The plain setting, in which nothing is missing or wrong.
@@ -25,13 +25,13 @@ class Setting:
 
     Attributes:
         shots: The number of demonstrations with images.
-        demonstrations: A name of :data:`flamingo.evaluation.selection.SELECTIONS`; None: nothing before the query.
+        demonstrations: A name of :data:`flamingo.evaluation.selection.SELECTIONS`; None: no demonstrations.
         control: A name of :data:`flamingo.evaluation.controls.CONTROLS`, or None.
-        num_beams: 1 is greedy decoding.
-        seed: Of the demonstrations, their captions and their order, and of sampled tokens.
+        num_beams: The number of beams; 1: greedy decoding.
+        seed: The seed of the demonstrations, their captions and their order, and of sampled tokens.
         template: The text of the template of captions; None: the checkpoint's.
-        temperature: Of sampled tokens; None: the likeliest outputs are searched.
-        top_p: The probability that the tokens which may be sampled have together.
+        temperature: The temperature of sampled tokens; None: search for the most likely outputs.
+        top_p: The total probability of the tokens that may be sampled.
 
     Raises:
         UserError: For values that do not fit together.
@@ -81,19 +81,19 @@ class Setting:
 
     @property
     def change(self) -> Control:
-        """What the control changes."""
+        """The changes of the control."""
         return _NO_CONTROL if self.control is None else CONTROLS[self.control]
 
     @property
     def decoding(self) -> str:
-        """As in the result files: ``greedy``, ``beam3``, ``temperature0.7``, ``temperature0.7,top_p0.9``."""
+        """The name in the result files: ``greedy``, ``beam3``, ``temperature0.7``, ``temperature0.7,top_p0.9``."""
         if self.temperature is not None:
             name = f"temperature{float(self.temperature)}"
             return name if self.top_p == 1 else f"{name},top_p{float(self.top_p)}"
         return "greedy" if self.num_beams == 1 else f"beam{self.num_beams}"
 
     def caption_template(self, default: CaptionTemplate) -> CaptionTemplate:
-        """Returns the setting's own template of captions, or else the default."""
+        """Returns the setting's own template of captions, otherwise the default."""
         return default if self.template is None else CaptionTemplate(self.template)
 
     def __str__(self) -> str:
@@ -136,7 +136,7 @@ class Setting:
 
 
 def _decoding(name: str) -> tuple[int, float | None, float]:
-    """The number of beams, the temperature and top-p of the name of a decoding."""
+    """Returns the number of beams, the temperature and top-p of the name of a decoding."""
     if name == "greedy":
         return 1, None, 1.0
     if name.startswith("beam"):
@@ -146,7 +146,7 @@ def _decoding(name: str) -> tuple[int, float | None, float]:
 
 
 def make_settings(config: EvaluationConfig, task: Task) -> list[Setting]:
-    """Returns every combination of a config; one that depends on no seed has the first seed only."""
+    """Returns every combination of a config. A setting that depends on no seed has only the first seed."""
     shots = list(DEFAULT_SHOTS) if config.shots is None else config.shots
     settings = []
     for num_beams in config.num_beams:
@@ -176,7 +176,7 @@ def _control_settings(config: EvaluationConfig, all_shots: Sequence[int], num_be
     control_shots = config.control_shots
     if control_shots is None:
         control_shots = [max(all_shots)] if all_shots else []
-        if control_shots == [0]:  # the others have nothing to change
+        if control_shots == [0]:  # the other controls have nothing to change
             controls = [control for control in controls if not CONTROLS[control].needs_demonstrations]
     settings = []
     for shots in control_shots:
@@ -192,7 +192,7 @@ def _control_settings(config: EvaluationConfig, all_shots: Sequence[int], num_be
 def _setting(
     config: EvaluationConfig, shots: int, demonstrations: str | None, control: str | None, num_beams: int, seed: int
 ) -> Setting:
-    """A setting with what a config says for all of them."""
+    """Returns a setting with the values that a config sets for all settings."""
     return Setting(
         shots,
         demonstrations,

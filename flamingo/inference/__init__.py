@@ -11,7 +11,7 @@ class FeaturesConfig:
 
     #: The folder of the features; null: images are opened and encoded each time.
     folder: str | None = None
-    #: Images that run through the encoder at once.
+    #: The number of images that run through the encoder at once.
     batch_size: int = 32
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Image files -> a file of captions, a JSON line for each; a second call captions those that are missing."""
+"""Image files -> a file of captions, one JSON line each. A second call captions the images that are missing."""
 
 import json
 import logging
@@ -26,20 +26,23 @@ Caption = Callable[[Mapping[str, Image]], Sequence[str]]
 def caption_files(
     files: ImageFiles, output: Path, caption: Caption, batch_size: int, on_save: Callable[[], object]
 ) -> dict[str, str]:
-    """Captions the images that have no row in ``output`` yet; returns by name why others have none.
+    """Captions the images that have no row in ``output`` yet.
 
-    A row is ``{"image": NAME, "caption": TEXT}``. Rows are on the disk after each batch, in the order of the names.
+    A row is ``{"image": NAME, "caption": TEXT}``. Rows are on disk after each batch, in the order of the names.
     Several processes share each batch. A broken file is tried again by the next call.
 
     Args:
         files: The images.
         output: The file of captions.
         caption: Captions opened pictures.
-        batch_size: Images of each process that are captioned at once.
+        batch_size: The number of images that each process captions at once.
         on_save: Called when rows are saved.
 
+    Returns:
+        Name -> the reason why an image has no row.
+
     Raises:
-        UserError: For a line of ``output`` that is no caption.
+        UserError: For a line of ``output`` that is not a caption.
     """
     state = processes()
     captioned: list[str] = []
@@ -71,7 +74,7 @@ def read_captions(output: Path) -> dict[str, str]:
     """Returns the caption of each image of a file, without a last line that a kill has cut off.
 
     Raises:
-        UserError: For a line that is no caption.
+        UserError: For a line that is not a caption.
     """
     captions = {}
     for origin, row in complete_rows(output):
@@ -82,7 +85,7 @@ def read_captions(output: Path) -> dict[str, str]:
 
 
 def write_rows(output: Path, captions: Mapping[str, str]) -> None:
-    """Replaces the content of a file of captions, if it has another."""
+    """Replaces the content of a file of captions if it differs."""
     text = _lines(captions)
     if output.exists() and output.read_text(encoding="utf-8", errors="replace") != text:
         write_text(output, text)
@@ -94,7 +97,7 @@ def _lines(captions: Mapping[str, str]) -> str:
 
 
 def _opened(folder: Path, names: Sequence[str]) -> tuple[dict[str, Image], dict[str, str]]:
-    """Returns the pictures that can be opened, and why others cannot."""
+    """Returns the pictures that can be opened, and name -> the reason for the others."""
     pictures: dict[str, Image] = {}
     broken: dict[str, str] = {}
     for name in names:

@@ -20,12 +20,18 @@ class Captioner:
 
     model: FlamingoForConditionalGeneration
     processor: FlamingoProcessor
-    #: Images captioned at once.
+    #: The number of images that are captioned at once.
     batch_size: int = 16
 
     @classmethod
     def from_pretrained(cls, name: str | Path, batch_size: int = 16, **kwargs: Any) -> "Captioner":
-        """Returns the captioner of a folder or a hub name; further arguments (``dtype``, ...) are the model's."""
+        """Returns the captioner of a folder or a hub name.
+
+        Args:
+            name: The folder or the name on the hub.
+            batch_size: The number of images that are captioned at once.
+            **kwargs: Arguments of the model's ``from_pretrained`` (``dtype``, ...).
+        """
         model = FlamingoForConditionalGeneration.from_pretrained(name, **kwargs).eval()
         return cls(model, FlamingoProcessor.from_pretrained(name), batch_size)
 
@@ -48,16 +54,16 @@ class Captioner:
             demonstrations: Images with their captions, shown before each image in this order.
             template: The text after each image, which ends with ``{caption}``; None: the checkpoint's.
             max_new_tokens: The largest number of tokens of a caption.
-            num_beams: 1 is greedy decoding. Sampling has one beam, whatever is said here.
+            num_beams: The number of beams; 1: greedy decoding. Sampling has one beam whatever the value.
             min_new_tokens: The smallest number of tokens of a caption.
-            temperature: Of sampled tokens; None: the likeliest caption is searched.
-            top_p: The probability that the tokens which may be sampled have together.
-            seed: Of sampled tokens. They depend on the seed and the image's path, or the pixels of an opened picture,
-                and not on the other images.
+            temperature: The temperature of sampled tokens; None: search for the most likely caption.
+            top_p: The total probability of the tokens that may be sampled.
+            seed: The seed of sampled tokens. They depend on the seed and the image's path, or the pixels of an opened
+                picture, and not on the other images.
 
         Raises:
-            UserError: For an image that cannot be read, and for more demonstrations than the language model's context
-                holds.
+            UserError: If an image cannot be read, or the demonstrations do not fit into the language model's context.
+            TypeError: For a single image that is not in a list.
         """
         if isinstance(images, Frame | Image):
             raise TypeError(f"images must be a list, got a single one: {images!r}")
@@ -88,7 +94,8 @@ def caption_prompt(
         image: The image.
         demonstrations: Images with their captions, shown before it in this order.
         template: The text of each image.
-        id: Of the document, by which tokens are sampled; None: the paths of the image's frames, or digests of pictures.
+        id: The id of the document, on which sampled tokens depend; None: the paths of the image's frames, or digests of
+            pictures.
     """
     parts: list[Part] = []
     for demonstration, caption in demonstrations:

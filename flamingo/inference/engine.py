@@ -1,4 +1,4 @@
-"""Engine: what the evaluation needs of a model, as a protocol."""
+"""Engine: the protocol that the evaluation needs of a model."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
@@ -24,13 +24,13 @@ class Engine(Protocol):
         """Returns the continuation of each prompt.
 
         Args:
-            prompts: Documents that end where the continuation begins. Sampling draws by their ids.
+            prompts: Documents that end where the continuation begins. Sampled tokens depend on their ids.
             max_new_tokens: The largest number of tokens of a continuation.
-            num_beams: 1 is greedy decoding.
+            num_beams: The number of beams; 1: greedy decoding.
             blind: Whether no token attends to any image; the prompts keep their image markers.
             on_progress: Called with the size of each batch that is done.
             min_new_tokens: The smallest number of tokens of a continuation.
-            sampling: How tokens are drawn; None: the likeliest continuation is searched. Sampling has one beam.
+            sampling: How tokens are drawn; None: search for the most likely continuation. Sampling has one beam.
 
         Raises:
             UserError: For a broken image, and for a prompt that leaves no room for ``max_new_tokens``.

@@ -31,12 +31,13 @@ log = logging.getLogger(__name__)
 
 
 class FeatureStore:
-    """A folder with the features [p v] of every picture that was added, found again by what the picture shows.
+    """A folder with the features [p v] of every picture that was added. A picture is found by its content.
 
-    ``encoder.json`` says whose features they are, and ``shape.json`` their p and v. ``patches.bin`` and ``pooled.bin``
-    have a row of features for each picture, ``keys.txt`` a line: the picture's digest and those of its two rows. A row
-    counts once its line is written, so that an interrupted pass continues where it was. One process at a time adds
-    rows, under the folder's lock; others may read meanwhile. A folder without a row belongs to no encoder.
+    ``encoder.json`` records the encoder and its settings, and ``shape.json`` p and v. ``patches.bin`` and
+    ``pooled.bin`` have a row of features for each picture. ``keys.txt`` has a line for each: the digests of the picture
+    and of its two rows. A row counts once its line is written, so that an interrupted pass continues from there. One
+    process at a time adds rows, under the folder's lock; others may read meanwhile. A folder without a row belongs to
+    no encoder.
     """
 
     def __init__(
@@ -46,17 +47,16 @@ class FeatureStore:
         processor: FlamingoProcessor,
         batch_size: int = 32,
     ) -> None:
-        """Opens the folder, or makes it.
+        """Opens the folder, or creates it.
 
         Args:
             folder: The folder.
             model: Its encoder makes the features, in its own dtype.
             processor: The model's processor.
-            batch_size: Pictures that run through the encoder at once.
+            batch_size: The number of pictures that run through the encoder at once.
 
         Raises:
-            UserError: If the folder has features of another encoder, of other settings or of another dtype, and if it
-                is damaged.
+            UserError: If the folder has features of another encoder, other settings or another dtype, or is damaged.
         """
         self.folder = folder
         self.model = model
@@ -68,13 +68,15 @@ class FeatureStore:
         self._claim()
         self._open()
 
-    # ------------------------------------------------------------------------------- reading
-
     def __contains__(self, image: Image) -> bool:
         return all(self._keys.of(frame) in self._rows for frame in image.frames)
 
     def __getitem__(self, image: Image) -> Float[Tensor, "f p v"]:
-        """Returns the features of every frame. Raises UserError for a frame that was not added."""
+        """Returns the features of every frame.
+
+        Raises:
+            UserError: For a frame that was not added.
+        """
         rows = self._rows_of(image)
         self._verify("patches.bin", self._patches, rows)
         return self._patches[rows]
@@ -84,10 +86,7 @@ class FeatureStore:
         return torch.stack([self[image] for image in images])
 
     def pooled(self, images: Sequence[Image]) -> Float[Tensor, "images v"]:
-        """Returns for each image the mean over frames and patches, by which images are compared.
-
-        They are on the encoder's device.
-        """
+        """Returns the mean over frames and patches for each image, on the encoder's device. Retrieval compares it."""
         means = []
         for image in images:
             rows = self._rows_of(image)
@@ -96,7 +95,11 @@ class FeatureStore:
         return to_device(torch.stack(means), self.model.vision_model.device)
 
     def _rows_of(self, image: Image) -> list[int]:
-        """The row of each frame."""
+        """Returns the row of each frame.
+
+        Raises:
+            UserError: For a frame that was not added.
+        """
         rows = []
         for frame in image.frames:
             row = self._rows.get(self._keys.of(frame))
@@ -105,23 +108,24 @@ class FeatureStore:
             rows.append(row)
         return rows
 
-    # ------------------------------------------------------------------------------- writing
-
     def add(self, images: Iterable[Image]) -> int:
-        """Computes missing features; returns their number. Waits for another process that adds some.
+        """Computes missing features. Waits for another process that is adding some.
+
+        Returns:
+            The number of pictures whose features were computed.
 
         Raises:
-            UserError: For a broken picture, and for a file that cannot be written.
+            UserError: If a picture is broken, or a file cannot be written.
         """
         frames: dict[str, Frame] = {}
         for image in images:
             for frame in image.frames:
                 frames[self._keys.of(frame)] = frame
         if frames.keys() <= self._rows.keys():
-            return 0  # without the lock
+            return 0  # no lock is needed
         with owner(self.folder, wait=True):
             remove_leftovers(self.folder)
-            self._claim()  # another encoder may have taken it over as long as it had no row
+            self._claim()  # another encoder may have taken the folder over while it had no row
             self._open()
             self._cut_off_unfinished_rows()
             missing = [key for key in frames if key not in self._rows]
@@ -156,15 +160,13 @@ class FeatureStore:
         append(self.folder / KEYS, "".join(lines).encode())
 
     def _cut_off_unfinished_rows(self) -> None:
-        """Removes the part of a line and the rows without a line that an interrupted pass has left."""
+        """Removes the part of a line, and the rows without a line, that an interrupted pass has left."""
         for path, size in self._sizes.items():
             if path.exists() and path.stat().st_size > size:
                 os.truncate(path, size)
 
-    # ------------------------------------------------------------------------- opening, checking
-
     def _claim(self) -> None:
-        """Checks whose features the folder holds, and takes over one that is new or has no row of features."""
+        """Checks whose features the folder has, and takes over a folder that is new or has no row of features."""
         if is_ownerless(self.folder, self._identity):
             with owner(self.folder, wait=True):
                 remove_leftovers(self.folder)
@@ -199,7 +201,7 @@ class FeatureStore:
         self._pooled = self._map("pooled.bin", torch.float32, (num_rows, v))
 
     def _shape(self, rows: int) -> list[int]:
-        """Numbers of patches and of features."""
+        """Returns the numbers of patches p and of features v."""
         path = self.folder / SHAPE
         if not path.exists() and rows == 0:
             return [0, 0]
@@ -222,7 +224,11 @@ class FeatureStore:
         return torch.from_file(str(path), shared=False, size=numbers, dtype=dtype).view(shape)
 
     def _verify(self, name: str, features: Tensor, rows: list[int]) -> None:
-        """Raises UserError unless these rows of a file are as they were written. Each is compared once."""
+        """Checks that these rows of a file are unchanged. Each row is compared once.
+
+        Raises:
+            UserError: If a row differs from its digest.
+        """
         column = ROWS.index(name)
         for row in rows:
             if self._verified[row, column]:
@@ -241,7 +247,7 @@ def _bytes(rows: Tensor) -> bytes:
 
 
 def _digest(row: Tensor) -> str:
-    """Of a row's shape and bytes."""
+    """Returns a digest of a row's shape and bytes."""
     shape = f"{list(row.shape)}".encode()
     return _sha256(shape + _bytes(row))[:16]
 
@@ -253,18 +259,22 @@ def _sha256(content: bytes) -> str:
 class ContentKeys:
     """Digests of pictures by their content: the bytes of a file, the pixels of an opened picture.
 
-    A file is read again where its size or the time of its last change differs from those at the last read. A change
-    that keeps both is not seen. A picture in a larger file, such as a shard, is read once per process.
+    A file is read again if its size or the time of its last change differs from those at the last read. A change
+    that keeps both is not detected. A picture in a larger file, such as a shard, is read once per process.
     """
 
     def __init__(self) -> None:
-        #: By the name of a file, or of a place in one: its version at the last read, and the digest.
+        #: Name of a file or of a place in one -> its version at the last read, and the digest.
         self._known: dict[str, tuple[tuple[int, ...], str]] = {}
 
     def of(self, frame: Frame) -> str:
-        """Returns the digest of a frame. Raises UserError for a file that cannot be read."""
+        """Returns the digest of a frame.
+
+        Raises:
+            UserError: For a file that cannot be read.
+        """
         if isinstance(frame, Crop):
-            # "view" is an earlier name of a crop: another text would change the keys of all stores.
+            # "view" is an earlier name of a crop. Another text would change the keys of all stores.
             text = f"{self.of(frame.frame)} view {frame.number}"
             return _sha256(text.encode())
         if isinstance(frame, PILImage.Image):
@@ -277,13 +287,13 @@ class ContentKeys:
             if known is None or known[0] != version:
                 known = (version, _sha256(frame_bytes(frame)))
                 self._known[str(frame)] = known
-        except (OSError, ValueError) as error:  # ValueError: a name or a row that holds no bytes
+        except (OSError, ValueError) as error:  # ValueError: for an invalid name, or a row without bytes
             raise UserError(f"image {frame} cannot be read: {error}") from error
         return known[1]
 
 
 def _version(frame: Readable | str) -> tuple[int, ...]:
-    """Returns the size and the time of the last change of a picture's own file; nothing for a place in a larger one."""
+    """Returns the size and the time of the last change of a picture's own file; empty for a place in a larger file."""
     if not isinstance(frame, str | Path):
         return ()
     status = Path(frame).stat()

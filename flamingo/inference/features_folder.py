@@ -1,4 +1,4 @@
-"""Whose features a folder holds: the encoder, its settings and the preparation of pictures, in ``encoder.json``."""
+"""The owner of a folder of features: the encoder, its settings and the preparation of pictures, in ``encoder.json``."""
 
 import json
 from dataclasses import asdict
@@ -13,13 +13,13 @@ from flamingo.utils.io import is_leftover
 from flamingo.utils.lock import HEARTBEAT, LOCK
 from flamingo.utils.reading import complete_lines, json_object
 
-#: Has everything that the features of a folder depend on.
+#: The file with everything that the features of a folder depend on.
 ENCODER = "encoder.json"
-#: Has a line for each row of features.
+#: The file with a line for each row of features.
 KEYS = "keys.txt"
-#: Files with a row for each picture, whose digests follow the picture's in each line of :data:`KEYS`.
+#: Files with a row for each picture. The digests of the rows follow the picture's in each line of :data:`KEYS`.
 ROWS = ("patches.bin", "pooled.bin")
-#: Has the numbers of patches and of features.
+#: The file with the numbers of patches and of features.
 SHAPE = "shape.json"
 
 
@@ -38,7 +38,7 @@ def features_identity(model: FlamingoForConditionalGeneration, processor: Flamin
 
 
 def is_ownerless(folder: Path, identity: dict[str, Any]) -> bool:
-    """Returns whether a folder is new or empty, or has the files of another identity without a row of features."""
+    """Returns whether a folder is new or empty, or has files of another identity without a row of features."""
     if not folder.exists():
         return True
     names = {entry.name for entry in folder.iterdir() if not is_leftover(entry.name)} - {LOCK, HEARTBEAT}
@@ -50,7 +50,11 @@ def is_ownerless(folder: Path, identity: dict[str, Any]) -> bool:
 
 
 def check_folder(folder: Path, identity: dict[str, Any]) -> None:
-    """Raises UserError for a folder that holds features of another identity, or no features. Writes nothing."""
+    """Checks that a folder can have features of this identity. Writes nothing.
+
+    Raises:
+        UserError: If it has features of another identity, or other files.
+    """
     if is_ownerless(folder, identity):
         return
     if not (folder / ENCODER).exists():
@@ -67,7 +71,11 @@ def check_folder(folder: Path, identity: dict[str, Any]) -> None:
 
 
 def _stored_identity(folder: Path) -> dict[str, Any]:
-    """Returns what the features of a folder depend on. Raises UserError for a damaged file."""
+    """Returns everything that the features of a folder depend on.
+
+    Raises:
+        UserError: For a damaged file.
+    """
     path = folder / ENCODER
     try:
         return json_object(path.read_bytes(), str(path))

@@ -1,4 +1,4 @@
-"""The engine of our models: images and the common beginning of all prompts run once, in batches of similar length."""
+"""The engine of our models. Images, and the common beginning of all prompts, run once."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,14 +30,14 @@ class _Prompt:
 
     input_ids: Int[Tensor, " t"]
     image_index: Int[Tensor, " t"]
-    #: In the order of their numbers.
+    #: The images, in the order of their numbers.
     images: list[Image]
     keys: list[ImageKey]
-    #: Of the document.
+    #: The id of the document.
     id: str
 
     def tokens_with_images(self) -> list[tuple[int, ImageKey | None]]:
-        """For each token its id and its image."""
+        """Returns each token's id and its image."""
         tokens = []
         for token, number in zip(self.input_ids.tolist(), self.image_index.tolist(), strict=True):
             tokens.append((token, self.keys[number] if number >= 0 else None))
@@ -45,7 +45,7 @@ class _Prompt:
 
 
 class FlamingoEngine:
-    """Continues prompts. The visual tokens of the images that were used last stay on the model's device."""
+    """Continues prompts. The visual tokens of the most recently used images stay on the model's device."""
 
     def __init__(
         self,
@@ -55,13 +55,18 @@ class FlamingoEngine:
         features: FeatureStore | None = None,
         cache_bytes: int = 2**30,
     ) -> None:
-        """
+        """Makes the engine.
+
         Args:
-            model: In evaluation mode.
+            model: The model, in evaluation mode.
             processor: The model's processor.
-            batch_size: Prompts that run at once.
-            features: The features of all images; no image is opened and encoded then.
-            cache_bytes: The largest memory of visual tokens between batches, in bytes. A batch keeps all that it needs.
+            batch_size: The number of prompts that run at once.
+            features: The features of all images, whose files are then not opened.
+            cache_bytes: The memory of visual tokens between batches, in bytes, at most. A batch keeps all that it
+                needs.
+
+        Raises:
+            ValueError: If the model is in training mode.
         """
         whole("batch_size", batch_size, least=1)
         whole("cache_bytes", cache_bytes, least=0)
@@ -83,9 +88,12 @@ class FlamingoEngine:
         min_new_tokens: int = 0,
         sampling: Sampling | None = None,
     ) -> list[str]:
-        """Returns the continuation of each prompt, up to ``<|endofchunk|>`` and without leading blanks.
+        """Returns the continuation of each prompt, up to ``<|endofchunk|>`` and without leading spaces.
 
         See :meth:`flamingo.inference.engine.Engine.generate`.
+
+        Raises:
+            UserError: As there, and for sampling with several beams.
         """
         if sampling is not None and num_beams > 1:
             raise UserError(f"sampling has one beam: num_beams is {num_beams}, temperature {sampling.temperature}")
@@ -94,7 +102,7 @@ class FlamingoEngine:
         # Longest prompts first: out-of-memory shows up in the first batch.
         order = sorted(range(len(rows)), key=lambda number: len(rows[number].input_ids), reverse=True)
         texts: dict[int, str] = {}
-        # With frozen weights of 16 bits the trained ones, in fp32, are multiplied in 16 bits, too.
+        # With frozen weights of 16 bits the trained weights, in fp32, are also multiplied in 16 bits.
         with products_in(self.model.language_model.dtype, self.model.device):
             prefix = self._shared_prefix(rows)
             for start in range(0, len(order), self.batch_size):
@@ -116,7 +124,7 @@ class FlamingoEngine:
         return _Prompt(example.input_ids, example.image_index, images, keys, prompt.id)
 
     def _shared_prefix(self, rows: Sequence[_Prompt]) -> PromptCache | None:
-        """The language model's cache of the tokens with which all prompts begin, such as equal demonstrations."""
+        """Returns the cache of the tokens that all prompts begin with, such as equal demonstrations, or None."""
         if len(rows) < 2 or not self._sees_one_image or not self.model.shares_prefixes:
             return None
         length = _common_length([row.tokens_with_images() for row in rows])
@@ -134,7 +142,7 @@ class FlamingoEngine:
         return cache
 
     def _to_whole_images(self, ids: Int[Tensor, " t"], length: int) -> int:
-        """Returns ``length``, or less where it would end among the positions of an image."""
+        """Returns ``length``, or less if it would end among the positions of an image."""
         if self.processor.tokens_per_image == 0:
             return length
         is_marker = ids[:length] == self.processor.image_token_id
@@ -170,7 +178,7 @@ class FlamingoEngine:
         return [decode(tokenizer, row, end) for row in ids.tolist()]
 
     def _inputs(self, rows: Sequence[_Prompt], prefix_length: int) -> dict[str, Any]:
-        """The model's arguments for a batch whose first tokens are in a cache."""
+        """Returns the model's arguments for a batch whose first tokens are in a cache."""
         rest = slice(prefix_length, None)
         gather = self._pool_images if self._sees_one_image else self._pad_images
         visual_tokens, image_index = gather(rows, rest)
@@ -178,7 +186,7 @@ class FlamingoEngine:
         for row, index in zip(rows, image_index, strict=True):
             examples.append(EncodedExample(row.input_ids[rest], index, None, None))
         inputs: dict[str, Any] = collate(examples, self.processor.tokenizer.pad_token_id, "left")
-        # The padding of shorter prompts lies behind the shared prefix; the cache knows which image the prefix sees.
+        # The padding of shorter prompts lies after the shared prefix. The cache records which images the prefix sees.
         fills = {
             "input_ids": 0,
             "attention_mask": 1,
@@ -194,11 +202,11 @@ class FlamingoEngine:
 
     @property
     def _sees_one_image(self) -> bool:
-        """Whether a token sees one image only, rather than all before it."""
+        """Whether a token sees only one image, rather than all images before it."""
         return self.model.fusion.sees_by_index
 
     def _pool_images(self, rows: Sequence[_Prompt], tokens: slice) -> tuple[Float[Tensor, "1 m r v"], list[Tensor]]:
-        """The images that ``tokens`` of any prompt see, each once; and for each prompt the numbers among these."""
+        """Returns the images that ``tokens`` of any prompt see, each once, and their numbers for each prompt."""
         pool: dict[ImageKey, Image] = {}
         number_of: dict[ImageKey, int] = {}
         image_index = []
@@ -218,7 +226,7 @@ class FlamingoEngine:
         return visual_tokens.unsqueeze(0), image_index
 
     def _pad_images(self, rows: Sequence[_Prompt], tokens: slice) -> tuple[Float[Tensor, "b m r v"], list[Tensor]]:
-        """All images of each prompt in their order, for tokens that see all images before them."""
+        """Returns all images of each prompt in their order, for tokens that see all images before them."""
         images: list[Image] = []
         for row in rows:
             images += row.images
@@ -229,7 +237,7 @@ class FlamingoEngine:
 
 
 def _common_length(rows: Sequence[Sequence[object]]) -> int:
-    """The number of equal elements at the beginning of all rows; each row keeps at least one element beyond."""
+    """Returns the number of equal elements at the beginning of all rows. At least one element of each row remains."""
     first, *others = rows
     longest = min(len(row) for row in rows) - 1
     for position in range(longest):

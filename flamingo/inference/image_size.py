@@ -1,4 +1,4 @@
-"""Checks that an encoder takes images of another size than its own."""
+"""Checks that an encoder accepts images of another size than its own."""
 
 import torch
 from PIL import Image as PILImage
@@ -14,7 +14,7 @@ from flamingo.utils.errors import UserError
 def checked_image_size(
     model: FlamingoForConditionalGeneration, processor: FlamingoProcessor, side: int | None
 ) -> tuple[int, int]:
-    """Returns the height and width of the images that the image processor makes, which the encoder takes.
+    """Returns the height and width, in pixels, of the images that the image processor makes and the encoder accepts.
 
     Args:
         model: The model.
@@ -22,7 +22,7 @@ def checked_image_size(
         side: The side of images in pixels that the config sets; None: the encoder's own.
 
     Raises:
-        UserError: With the key ``model.image_size``, if it does not take them.
+        UserError: If the encoder does not accept them; the error begins with ``model.image_size``.
     """
     usual = image_size(model.vision_model.config)
     height, width = usual if side is None else (side, side)

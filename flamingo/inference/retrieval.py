@@ -14,12 +14,12 @@ from flamingo.data.document import Image
 from flamingo.inference.features import FeatureStore
 from flamingo.utils.errors import UserError
 
-#: Pictures whose similarity is at least this count as the same picture.
+#: The smallest similarity (cosine) of near-duplicates, which count as the same picture.
 DUPLICATE = 0.9
 
 #: A query, an image of the pool, and their similarity: (row, row, cosine).
 Pair = tuple[int, int, float]
-#: The same with the ids of both: ``query``, ``image``, ``similarity``.
+#: A pair with the ids of both: ``query``, ``image``, ``similarity``.
 NamedPair = dict[str, str | float]
 
 
@@ -28,20 +28,24 @@ class HasImage(Protocol):
     """An image with an id: a record, or an example of a task."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """The id of the image."""
+        ...
 
     @property
-    def image(self) -> Image: ...
+    def image(self) -> Image:
+        """The image."""
+        ...
 
 
 @dataclass(frozen=True)
 class NeighbourIndex:
     """The images of a pool that are similar to queries."""
 
-    #: For each query the positions in the pool of the images most similar to it, the most similar first. They include
-    #: neither the query nor its near-duplicates. None if none were asked for.
+    #: For each query the positions in the pool of the most similar images, the most similar first. They include neither
+    #: the query nor its near-duplicates. None if no neighbours were asked for.
     neighbours: Int[np.ndarray, "queries k"] | None
-    #: For a query's id the positions in the pool of its near-duplicates. A query in the pool is its own duplicate.
+    #: Id of a query -> the positions of its near-duplicates in the pool. A query in the pool is its own duplicate.
     duplicates: dict[str, frozenset[int]]
     #: All near-duplicates.
     pairs: list[Pair]
@@ -50,13 +54,13 @@ class NeighbourIndex:
 def index_neighbours(
     features: FeatureStore, queries: Sequence[HasImage], pool: Sequence[HasImage], num_neighbours: int
 ) -> NeighbourIndex:
-    """Returns the near-duplicates of each query in the pool, and at least ``num_neighbours`` others most similar to it.
+    """Returns the near-duplicates of each query in the pool, and its most similar other images.
 
     Args:
         features: The features of all images, which were added before.
         queries: The queries, with unique ids.
         pool: The candidates.
-        num_neighbours: 0: only duplicates are searched.
+        num_neighbours: The smallest number of similar images per query; 0: only duplicates are searched.
 
     Raises:
         UserError: If a query has too few neighbours.
@@ -70,14 +74,14 @@ def index_neighbours(
     duplicates = {id: frozenset(of_query) for id, of_query in positions.items()}
     neighbours = None
     if num_neighbours > 0:
-        # As many more as are never shown: the query itself, and its duplicates.
+        # Images that no prompt may show, the query itself and its duplicates, are added to the number.
         number = min(num_neighbours + _max_hidden(queries, pool, duplicates), len(pool))
         neighbours = nearest(query_features, pool_features, number).cpu().numpy()
     return NeighbourIndex(neighbours, duplicates, pairs)
 
 
 def _max_hidden(queries: Sequence[HasImage], pool: Sequence[HasImage], duplicates: dict[str, frozenset[int]]) -> int:
-    """The largest number of images of the pool that no prompt of a query may show."""
+    """Returns the largest number of images in the pool that no prompt of a query may show."""
     position_of = {candidate.id: position for position, candidate in enumerate(pool)}
     counts = []
     for query in queries:
@@ -95,9 +99,9 @@ def duplicate_report(
     pool: Sequence[HasImage],
     trained: Sequence[HasImage],
 ) -> dict[str, list[NamedPair]]:
-    """Returns the near-duplicates of queries by name: in the pool, among the queries, and in training images."""
+    """Returns the near-duplicates of queries: in the pool ("support"), among the queries, and in training images."""
     query_features = features.pooled([query.image for query in queries])
-    # A query that is in the pool is no news.
+    # A query that is itself in the pool is not reported.
     in_pool = [pair for pair in index.pairs if queries[pair[0]].id != pool[pair[1]].id]
     among_queries = [pair for pair in near_duplicates(query_features, query_features) if pair[0] < pair[1]]
     report = {"support": _named(in_pool, queries, pool), "queries": _named(among_queries, queries, queries)}
@@ -130,7 +134,7 @@ def nearest(
         pool: Pooled features.
         number: The number of rows for each query.
         duplicate: Rows of at least this similarity, such as the query itself, are left out.
-        block_size: Queries that are compared at once.
+        block_size: The number of queries that are compared at once.
 
     Raises:
         UserError: If too few rows are left.
@@ -164,7 +168,7 @@ def near_duplicates(
 def _similarities(
     queries: Float[Tensor, "queries v"], pool: Float[Tensor, "pool v"], block_size: int
 ) -> Iterator[Float[Tensor, "block pool"]]:
-    """Cosines, for a block of queries at a time, of the differences from the pool's mean.
+    """Yields cosines of the differences from the pool's mean, for a block of queries at a time.
 
     Features of any two pictures have much in common. Cosines of MobileNetV2's features are 0.45 for random pairs of
     photographs; cosines of the differences are 0.

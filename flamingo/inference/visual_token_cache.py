@@ -1,4 +1,4 @@
-"""Visual tokens of images, computed once: those of the images that were used last stay on the model's device."""
+"""Visual tokens of images, computed once. Those of the most recently used images stay on the model's device."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from flamingo.inference.features import FeatureStore
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.utils.devices import to_device
 
-#: Images that run through the encoder at once: prompts hold many, and it runs long before the language model.
+#: The number of images that run through the encoder at once. Prompts have many images, which are all encoded first.
 _ENCODER_BATCH_SIZE = 32
 
 #: The identity of an image: a name for each of its frames.
@@ -23,7 +23,7 @@ ImageKey = tuple[str, ...]
 
 
 class VisualTokenCache:
-    """Encodes images, or takes their features, and keeps their visual tokens."""
+    """Encodes images, or reads their features, and keeps their visual tokens."""
 
     def __init__(
         self,
@@ -32,23 +32,24 @@ class VisualTokenCache:
         features: FeatureStore | None,
         max_bytes: int,
     ) -> None:
-        """
+        """Makes an empty cache.
+
         Args:
             model: Makes the visual tokens.
             processor: The model's processor.
-            features: The features of all images; no image is opened and encoded then.
-            max_bytes: The bound on the memory that is kept between two calls.
+            features: The features of all images, whose files are then not opened; None: images are encoded.
+            max_bytes: The memory, in bytes, that is kept between two calls, at most.
         """
         self._model = model
         self._processor = processor
         self._features = features
         self._max_bytes = max_bytes
-        #: In the order of their last use.
+        #: The visual tokens by image, in the order of their last use.
         self.tokens: dict[ImageKey, Float[Tensor, "r v"]] = {}
 
     @torch.no_grad()
     def get(self, images: Sequence[Image]) -> Float[Tensor, "m r v"]:
-        """Returns the visual tokens of the images; equal images are encoded once."""
+        """Returns the visual tokens of the images. Equal images are encoded once."""
         if not images:
             return self._model.no_visual_tokens(1)[0]
         keys = [image_key(image) for image in images]
@@ -71,7 +72,7 @@ class VisualTokenCache:
         return self._model.resample(features.unsqueeze(0))[0]
 
     def _drop_least_recent(self, used: Sequence[ImageKey]) -> None:
-        """Moves tokens that were just used to the end, and drops from the beginning down to the bound."""
+        """Moves tokens that were just used to the end, and drops tokens from the beginning down to the bound."""
         for key in used:
             self.tokens[key] = self.tokens.pop(key)
         size = sum(tokens.nbytes for tokens in self.tokens.values())
@@ -81,12 +82,12 @@ class VisualTokenCache:
 
 
 def image_key(image: Image) -> ImageKey:
-    """Returns the same for images that show the same, by the names of their files or their pixels."""
+    """Returns the identity of an image: the paths of its frames' files, or digests of their pixels."""
     return tuple(_frame_key(frame) for frame in image.frames)
 
 
 def _frame_key(frame: Frame) -> str:
-    """A file's path, or a digest of an opened picture: a task may draw its pictures again for each query."""
+    """Returns a file's path, or a digest of an opened picture: a task may draw its pictures again for each query."""
     if isinstance(frame, Crop):
         return f"{_frame_key(frame.frame)} view {frame.number}"
     if isinstance(frame, PILImage.Image):

@@ -1,1 +1,1 @@
-"""Other people's checkpoints <-> ours."""
+"""Checkpoints of other projects <-> ours."""

@@ -1,6 +1,6 @@
 """flamingo-mini's checkpoints -> our model and processor.
 
-The file holds a whole language model, because its training changed the embeddings of all tokens. The user names the
+The file contains a whole language model, because its training changed the embeddings of all tokens. The user names the
 backbones: GPT-2 or OPT, for its tokenizer and shape, and CLIP, which is frozen.
 """
 
@@ -22,7 +22,7 @@ from flamingo.utils.reading import json_object
 
 END_OF_CHUNK = "<EOC>"
 
-#: The defaults of flamingo-mini, which its config.json leaves out.
+#: The defaults of flamingo-mini. Its config.json leaves them out.
 _DEFAULTS = {
     "xattn_every": 1,
     "xattn_heads": 8,
@@ -37,9 +37,9 @@ _DEFAULTS = {
     "resampler_num_latents": 64,
     "resampler_num_time_embeds": 4,
 }
-#: Their activations -> ours.
+#: Name of an activation in flamingo-mini -> our name.
 _ACTIVATIONS = {"gelu": "gelu", "relu": "relu", "sqrelu": "relu2"}
-#: Our parts of a feed-forward -> theirs.
+#: Our name of a part of a feed-forward -> theirs.
 _FEEDFORWARD = {"norm": "0", "up": "1", "down": "3"}
 _TABLE = {
     r"new_tokens\.(.*_rows)": r"new_tokens.\1",
@@ -80,7 +80,7 @@ def convert(
         language: The language model that it was trained with.
 
     Raises:
-        UserError: Naming the file and the key, for what is missing, left over or of another shape.
+        UserError: If keys are missing, left over or of another shape; the error names the file and the key.
     """
     fields = _read_fields(checkpoint)
     text_config = from_pretrained(AutoConfig, language, "language model")
@@ -95,7 +95,7 @@ def convert(
         vision, language, new_tokens=[END_OF_CHUNK], end_of_chunk=END_OF_CHUNK
     )
     tied = _is_tied(weights, embedding)
-    text_config.vocab_size += 1  # <EOC>, or a padding row where the tokenizer has fewer tokens than there are rows
+    text_config.vocab_size += 1  # <EOC>, or a padding row if the tokenizer has fewer tokens than rows
     text_config.tie_word_embeddings = tied
     vision_model = load_vision_model(vision, dtype="auto")
     connector = _attention_fields(fields, "resampler")
@@ -143,7 +143,11 @@ def _attention_fields(fields: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _new_rows(weights: dict[str, Tensor], key: str, ids: list[int], checkpoint: Path) -> Tensor:
-    """Returns the rows of the new tokens. The matrix has them, too, but our model does not read them there."""
+    """Returns the rows of the new tokens. The matrix also contains them, but our model does not read them there.
+
+    Raises:
+        UserError: If the matrix is missing, or has too few rows.
+    """
     if key not in weights:
         raise UserError(f"{checkpoint} has no {key}")
     if len(weights[key]) <= max(ids):

@@ -1,6 +1,6 @@
 """IDEFICS (OBELICS, arXiv 2306.16527), as transformers saves it -> our model and processor.
 
-The checkpoint is whole: its language model is a LLaMA and its vision encoder a CLIP, and both may have been trained on.
+The checkpoint is complete: its language model is a LLaMA and its vision encoder a CLIP, and both may have been trained.
 """
 
 from contextlib import suppress
@@ -16,7 +16,7 @@ from transformers import (
     LlamaConfig,
 )
 
-# By its full name: transformers 5.17 hides the one at the top where torchvision is not installed.
+# Imported by its full name: without torchvision transformers 5.17 hides the class at its top level.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -27,11 +27,11 @@ from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 
-#: Written before and after an image, and once between two images.
+#: The token before and after an image, once between two images.
 AROUND_IMAGE = "<fake_token_around_image>"
 END_OF_UTTERANCE = "<end_of_utterance>"
 
-#: Keys of its config that are those of CLIP's config, and of LLaMA's.
+#: Keys that its config shares with CLIP's config, and with LLaMA's.
 _VISION_KEYS = (
     "image_size",
     "patch_size",
@@ -58,9 +58,9 @@ _TEXT_KEYS = (
     "eos_token_id",
     "tie_word_embeddings",
 )
-#: Their kinds of gate -> ours.
+#: Kind of gate in IDEFICS -> ours.
 _GATES = {"float": "scalar", "vector": "vector"}
-#: Our parts of a feed-forward -> theirs.
+#: Our name of a part of a feed-forward -> theirs.
 _FEEDFORWARD = {"norm": "ln", "up": "fc", "down": "c_proj"}
 _TABLE = {
     r"vision_model\.(?:vision_model\.)?(.*)": r"model.vision_model.\1",  # twice before transformers 5.20
@@ -96,13 +96,13 @@ def convert(
     """Returns our model, its processor, and notes for the user.
 
     Args:
-        checkpoint: A folder that holds all weights.
-        vision: Where the image processor comes from, if not from the folder.
-        language: Where the tokenizer comes from, if not from the folder.
+        checkpoint: A folder with all weights.
+        vision: The source of the image processor; None: the folder.
+        language: The source of the tokenizer; None: the folder.
 
     Raises:
-        UserError: Naming the folder and the key, for what is missing, left over or of another shape, and for a model
-            without a resampler.
+        UserError: If keys are missing, left over or of another shape, or the model has no resampler; the error names
+            the folder and the key.
     """
     config = _read_config(checkpoint)
     weights = read_weights(checkpoint)
@@ -138,7 +138,7 @@ def _read_config(checkpoint: Path) -> IdeficsConfig:
 
 
 def _config(config: IdeficsConfig, dtype: torch.dtype) -> FlamingoConfig:
-    """Returns our config: backbones in the precision that they were saved in."""
+    """Returns our config, with backbones in the precision that they were saved in."""
     vision, perceiver = config.vision_config, config.perceiver_config
     vision_fields = {key: getattr(vision, key) for key in _VISION_KEYS}
     text_fields = {key: getattr(config, key) for key in _TEXT_KEYS}

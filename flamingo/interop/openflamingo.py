@@ -1,8 +1,8 @@
 """OpenFlamingo's checkpoint.pt (arXiv 2308.01390) -> our model and processor, and back.
 
-The file holds the trained parts: the resampler, the gated blocks, and the embeddings of the whole vocabulary with
-the rows of <|endofchunk|>, <image> and, where the tokenizer had no padding token, <PAD>. It leaves out most frozen
-weights; those that it holds must be the weights of the language model that the user names.
+The file contains the trained parts: the resampler, the gated blocks, and the embeddings of the whole vocabulary with
+the rows of <|endofchunk|>, <image> and, if the tokenizer had no padding token, <PAD>. It leaves out most frozen
+weights; those that it contains must be the weights of the language model that the user names.
 """
 
 import re
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from flamingo.data.processor import FlamingoProcessor
@@ -19,7 +20,7 @@ from flamingo.model.layers import repeated_layers
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.utils.errors import UserError
 
-#: All of OpenFlamingo's models have these values; only the interval of gated blocks differs.
+#: The values that all models of OpenFlamingo have; only the interval of gated blocks differs.
 PERCEIVER: dict[str, Any] = {
     "kind": "perceiver",
     "depth": 6,
@@ -46,10 +47,10 @@ CROSS_ATTENTION: dict[str, Any] = {
 }
 VISION_FEATURES: dict[str, Any] = {"hidden_state": -1, "class_token": "drop", "final_norm": False}
 
-#: What transformers called the head of GPT-NeoX before version 5.
+#: The key of the head of GPT-NeoX in transformers before version 5.
 _NEOX_HEAD = "lang_encoder.embed_out.weight"
 
-#: Our parts of a feed-forward -> theirs.
+#: Our name of a part of a feed-forward -> theirs.
 _FEEDFORWARD = {"norm": "0", "up": "1", "down": "3"}
 _TABLE = {
     r"connector\.(latents|norm\..*)": r"perceiver.\1",
@@ -77,12 +78,12 @@ def convert(
 
     Args:
         checkpoint: The file.
-        vision: The vision encoder that OpenFlamingo was trained with, as transformers has it.
+        vision: The vision encoder that OpenFlamingo was trained with, in the format of transformers.
         language: The language model that it was trained with.
 
     Raises:
-        UserError: Naming the file and the key, for one that is missing, left over, of another shape, or of another
-            language model.
+        UserError: If a key is missing, left over, of another shape or of another language model; the error names the
+            file and the key.
     """
     weights = read_weights(checkpoint)
     every = _first_gated_layer(weights, checkpoint) + 1
@@ -111,15 +112,15 @@ def _first_gated_layer(weights: dict[str, Tensor], checkpoint: Path) -> int:
         if match is not None:
             gated.append(int(match[1]))
     if not gated:
-        raise UserError(f"{checkpoint} is no checkpoint of OpenFlamingo: it has no gated_cross_attn_layer.attn_gate")
+        raise UserError(f"{checkpoint} is not OpenFlamingo's checkpoint: it has no gated_cross_attn_layer.attn_gate")
     return min(gated)
 
 
-def export(model: FlamingoForConditionalGeneration, processor: FlamingoProcessor) -> dict[str, Tensor]:
-    """Returns what OpenFlamingo loads by ``load_state_dict(..., strict=False)``, to be saved as checkpoint.pt.
+def export(model: FlamingoForConditionalGeneration, processor: FlamingoProcessor) -> dict[str, Shaped[Tensor, "..."]]:
+    """Returns the weights for OpenFlamingo's ``load_state_dict(..., strict=False)``, to be saved as checkpoint.pt.
 
     Raises:
-        UserError: Naming the key of the config, for a model that OpenFlamingo cannot express.
+        UserError: For a model that OpenFlamingo cannot express; the error names the key of the config.
     """
     _check_expressible(model, processor)
     weights = gathered(model, _names(model))
@@ -127,7 +128,7 @@ def export(model: FlamingoForConditionalGeneration, processor: FlamingoProcessor
         if "_rows" in key:
             del weights[key]
     new = model.new_tokens
-    # Our processor pads with the end of the text where the tokenizer has no padding token; theirs adds a token.
+    # If the tokenizer has no padding token, our processor pads with the end of the text, and theirs adds a token.
     padding = int(processor.tokenizer.pad_token == processor.tokenizer.eos_token)
     matrices: list[tuple[nn.Embedding | nn.Linear, Tensor]] = [(model.get_input_embeddings(), new.input_rows)]
     if new.output_rows is not None:
@@ -159,7 +160,11 @@ def _names(model: FlamingoForConditionalGeneration) -> Names:
 
 
 def _single(weights: dict[str, Tensor], model: FlamingoForConditionalGeneration, checkpoint: Path) -> dict[str, Tensor]:
-    """Returns each tensor once, by its name in version 2: version 1 has gated blocks and layers in two places."""
+    """Returns each tensor once, by its name in version 2. Version 1 has gated blocks and layers in two places.
+
+    Raises:
+        UserError: If two tensors of one name differ.
+    """
     layers, head = _layers(model), _name(model, model.get_output_embeddings())
     single: dict[str, Tensor] = {}
     for key, tensor in weights.items():
@@ -175,7 +180,14 @@ def _single(weights: dict[str, Tensor], model: FlamingoForConditionalGeneration,
 def _take_embeddings(
     model: FlamingoForConditionalGeneration, weights: dict[str, Tensor], language: str, checkpoint: Path
 ) -> list[str]:
-    """Replaces the matrices by the rows of the new tokens; the other rows are the language model's. Returns notes."""
+    """Replaces the matrices by the rows of the new tokens. The other rows are the language model's.
+
+    Returns:
+        Notes for the user.
+
+    Raises:
+        UserError: If the embeddings are missing, or differ from the language model's.
+    """
     ids = model.config.new_token_ids
     notes = []
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
@@ -212,7 +224,7 @@ def _new_rows(matrix: Tensor, weight: Tensor, ids: list[int], name: str, languag
 def _take_frozen(
     model: FlamingoForConditionalGeneration, weights: dict[str, Tensor], language: str, checkpoint: Path
 ) -> None:
-    """Removes the language model's own weights: the file keeps all weights with "embed" in their names."""
+    """Removes the language model's own weights. The file has all weights with "embed" in their names."""
     for key, weight in model.language_model.state_dict().items():
         tensor = weights.pop(f"lang_encoder.{key}", None)
         if tensor is not None:
@@ -220,7 +232,11 @@ def _take_frozen(
 
 
 def _check_same(tensor: Tensor, weight: Tensor, name: str, language: str) -> None:
-    """Raises UserError unless these are the same, apart from the precision that they were saved in."""
+    """Checks that two tensors are equal, apart from the precision that they were saved in.
+
+    Raises:
+        UserError: If they are not.
+    """
     tensor, weight = tensor.float(), weight.float()
     same = tensor.shape == weight.shape
     if same:
@@ -243,7 +259,7 @@ def _check_expressible(model: FlamingoForConditionalGeneration, processor: Flami
     end = len(processor.tokenizer)
     if config.new_token_ids != [end - 2, end - 1] or end - 2 > config.text_config.vocab_size:
         raise UserError(
-            f"OpenFlamingo has its two new tokens right behind the tokenizer's {end - 2}, "
+            f"OpenFlamingo has its two new tokens right after the tokenizer's {end - 2}, "
             f"but new_token_ids is {config.new_token_ids} (vocabulary: {config.text_config.vocab_size})"
         )
 
@@ -251,4 +267,4 @@ def _check_expressible(model: FlamingoForConditionalGeneration, processor: Flami
 def _check_value(part: Any, part_key: str, key: str, value: Any) -> None:
     ours = getattr(part, key)
     if ours != value:
-        raise UserError(f"OpenFlamingo cannot express {part_key}.{key}={ours}: there it always is {value}")
+        raise UserError(f"OpenFlamingo cannot express {part_key}.{key}={ours}: its value is always {value}")

@@ -1,4 +1,4 @@
-"""Weights read from files that are not trusted, and copied into a model under other names."""
+"""Weights read from untrusted files, and copied into a model under other names."""
 
 import pickle
 import re
@@ -7,29 +7,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from flamingo.utils.errors import UserError
 
-#: Buffers that transformers of 2023 saved with the weights: masks and frequencies, which are computed today.
+#: Buffers that transformers saved with the weights in 2023: masks and frequencies, which are now computed.
 BUFFERS = re.compile(r".*(\.rotary_emb\.inv_freq|\.(attn|attention)\.(bias|masked_bias)|\.embeddings\.position_ids)")
 
-#: The most keys that an error names.
+#: The largest number of keys that an error names.
 _SHOWN_KEYS = 5
 
-#: Our state-dict keys -> theirs. Where two of ours have the same, theirs is the concatenation of the two.
+#: Our state-dict key -> theirs. If two of ours have the same one, their tensor is the concatenation of the two.
 Names = dict[str, str]
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Shaped[Tensor, "..."]]:
     """Returns all tensors of a ``.pt``, ``.bin`` or ``.safetensors`` file, or of a folder with a model in such files.
 
     A training file is unwrapped: ``model_state_dict``, and ``module.`` before its keys. Buffers that old versions of
-    transformers saved are left out.
+    transformers saved are left out. Pickled code is never run.
 
     Raises:
-        UserError: Naming the file, unless it holds tensors and nothing else. Pickled code is never run.
+        UserError: If the file contains anything but tensors; the error names the file.
     """
     if path.is_dir():
         files = sorted(path.glob("model*.safetensors"))
@@ -74,7 +75,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 
 def renamed(keys: Iterable[str], table: dict[str, str]) -> Names:
-    """Returns the name of each key by the first pattern of ``table`` that matches all of it."""
+    """Returns the new name of each key, by the first pattern of ``table`` that matches the whole key."""
     return {key: _renamed(key, table) for key in keys}
 
 
@@ -87,19 +88,30 @@ def _renamed(key: str, table: dict[str, str]) -> str:
 
 
 def feedforward_patterns(pattern: str, template: str, parts: dict[str, str]) -> dict[str, str]:
-    """Returns the rows of a table for the parts of a feed-forward, by our name of each part."""
+    """Returns the rows of a table for the parts of a feed-forward.
+
+    Args:
+        pattern: The pattern of our key of the feed-forward.
+        template: The template of their key.
+        parts: Our name of each part -> theirs.
+    """
     rows = {}
     for part, name in parts.items():
         rows[rf"{pattern}\.{part}\.(.*)"] = rf"{template}.{name}.\2"
     return rows
 
 
-def fill(model: nn.Module, weights: dict[str, Tensor], names: Names, source: Path) -> None:
-    """Copies ``weights`` into the model, by ``names``. The number of axes of length one may differ.
+def fill(model: nn.Module, weights: dict[str, Shaped[Tensor, "..."]], names: Names, source: Path) -> None:
+    """Copies ``weights`` into the model, by ``names``. The numbers of axes of length one may differ.
+
+    Args:
+        model: The model.
+        weights: Their weights.
+        names: Our key -> theirs.
+        source: The file of the weights, for errors.
 
     Raises:
-        UserError: Naming ``source`` and the keys, unless these are exactly the keys and the shapes fit. The model does
-            not change then.
+        UserError: If keys are missing or left over, or a shape does not fit; the model does not change then.
     """
     parameters = _by_their_names(model, names)
     missing = parameters.keys() - weights.keys()
@@ -119,14 +131,14 @@ def fill(model: nn.Module, weights: dict[str, Tensor], names: Names, source: Pat
             tensor.copy_(part)
 
 
-def gathered(model: nn.Module, names: Names) -> dict[str, Tensor]:
+def gathered(model: nn.Module, names: Names) -> dict[str, Shaped[Tensor, "..."]]:
     """Returns the model's weights under their names: the inverse of :func:`fill`."""
     parameters = _by_their_names(model, names)
     return {key: torch.cat(ours) for key, ours in parameters.items()}
 
 
 def _by_their_names(model: nn.Module, names: Names) -> dict[str, list[Tensor]]:
-    """Returns our tensors by their names; two tensors of ours may have one name."""
+    """Returns our tensors by their names. Two tensors of ours may have one name."""
     tensors: dict[str, list[Tensor]] = {}
     for key, tensor in model.state_dict().items():
         if key in names:

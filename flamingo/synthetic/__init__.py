@@ -1,7 +1,7 @@
 """The synthetic benchmark of in-context learning: scenes that the code draws, with captions from a grammar.
 
-``scenes`` defines what can be shown, ``drawing`` draws it, ``grammar`` describes it in words and parses them,
-``documents`` makes interleaved documents of both. Everything is a pure function of a seed.
+``scenes`` defines the possible scenes, ``drawing`` draws them, ``grammar`` describes them in words and parses the
+words, ``documents`` makes interleaved documents of both. Everything is a pure function of a seed.
 """
 
 from dataclasses import dataclass, replace
@@ -26,6 +26,7 @@ class SyntheticDocumentsConfig(DocumentsConfig):
         probability("text_prefix_prob", self.text_prefix_prob)
 
     def of_size(self, num_images: int) -> Self:
+        """Returns the config of documents that all have ``num_images`` images and no lines of text."""
         return replace(super().of_size(num_images), text_prefix_prob=0.0)
 
 
@@ -39,9 +40,9 @@ BUILDERS: Kinds = {
 
 @dataclass(kw_only=True)
 class SyntheticTaskConfig(TaskConfig):
-    """A task of captions or questions, each query with a support of its own."""
+    """A task of captions or questions. Each query has its own support."""
 
-    #: Queries.
+    #: The number of queries.
     num_queries: int
 
     def __post_init__(self) -> None:
@@ -52,7 +53,7 @@ class SyntheticTaskConfig(TaskConfig):
 class SyntheticBindingConfig(SyntheticTaskConfig):
     """A task of nonce names that only the demonstrations define."""
 
-    #: Names of an episode.
+    #: The number of names in an episode.
     num_ways: int
 
     def __post_init__(self) -> None:

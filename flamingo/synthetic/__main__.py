@@ -1,4 +1,4 @@
-"""Draws a sheet of documents of the synthetic benchmark: python -m flamingo.synthetic docs/synthetic.png"""
+"""Draws a sheet of documents of the synthetic benchmark: ``python -m flamingo.synthetic docs/synthetic.png``."""
 
 import random
 import sys
@@ -15,7 +15,7 @@ from flamingo.utils.io import atomic_file
 #: The kind of document in each row.
 ROWS = ("captions", "captions", "captions", "binding", "questions")
 COLUMNS = 6
-#: Pixels: side of an image, distance between images, height of the text below an image.
+#: In pixels: side of an image, distance between images, height of the text below an image.
 SIDE, MARGIN, TEXT_HEIGHT = 220, 18, 92
 
 

@@ -1,4 +1,4 @@
-"""Measures how much of a word's cross-attention falls inside the object that the word names."""
+"""Measures the share of a word's cross-attention inside the object that the word names."""
 
 import random
 from bisect import bisect_right
@@ -22,16 +22,16 @@ from flamingo.synthetic.scenes import Scene, random_scene
 from flamingo.utils.devices import to_device
 
 ATTRIBUTES = ("colour", "shape")
-#: Seeds random numbers: another text draws other scenes.
+#: Part of the seed: another text draws other scenes.
 _STREAM = "attention"
 
-#: For each gated layer the attention of each head and word over the patches.
+#: Gated layer -> the attention of each head and word over the patches.
 Maps = dict[int, Float[np.ndarray, "k words p"]]
 
 
 @dataclass(frozen=True)
 class Word:
-    """A word of a scene's plain caption, and the token that predicts it: the one before its first token."""
+    """A word of a scene's plain caption, and the token that predicts it: the token before its first one."""
 
     text: str
     attribute: str
@@ -45,11 +45,11 @@ class Word:
 class AttentionShare:
     """A row of ``attention.json``: the attention of all words of an attribute in one head."""
 
-    #: In each scene.
+    #: The number of objects in each scene.
     objects: int
     #: The attribute: colour or shape.
     words: str
-    #: The head is None in the mean over the heads of a layer, the layer in the mean over all layers.
+    #: The head is None for the mean over the heads of a layer; both are None for the mean over all layers.
     layer: int | None
     head: int | None
     #: The attention inside the object that the word names, relative to all attention to the image. The attention to a
@@ -59,13 +59,13 @@ class AttentionShare:
     ci95: tuple[float, float]
     scenes: int
     #: For comparison: the object's share of the image's area, the share of uniform attention, and the share of
-    #: attention to the best patch alone.
+    #: attention to only the best patch.
     area: float
     uniform: float
     best: float
-    #: The attention inside the other object, if there are two.
+    #: The attention inside the other object; None if there is one object.
     other: float | None
-    #: The share of the attention of the same word of another scene with the same layout.
+    #: The share for the attention of the same kind of word in another scene with the same layout.
     elsewhere: float
 
 
@@ -82,9 +82,13 @@ def make_scenes(count: int, objects: int, seed: int) -> list[Scene]:
 
 
 def named_words(scene: Scene, scene_index: int, tokens: Sequence[str], prompt: str) -> list[Word]:
-    """Returns the colour and shape words of the plain caption after the last ``prompt`` of a document's tokens.
+    """Returns the colour and shape words of a plain caption, in reading order.
 
-    They are in reading order.
+    Args:
+        scene: The scene.
+        scene_index: Its index, for the words.
+        tokens: The tokens of a document that ends with the caption.
+        prompt: The text after whose last occurrence the caption begins.
     """
     text = "".join(tokens)
     lengths = [len(token) for token in tokens]
@@ -107,7 +111,16 @@ def word_attention(
     scenes: Sequence[Scene],
     batch_size: int,
 ) -> tuple[list[Word], Maps]:
-    """Returns the words of the scenes' plain captions, and their attention over the patches; without demonstrations."""
+    """Returns the words of the scenes' plain captions, and their attention over the patches.
+
+    The prompts have no demonstrations.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+        scenes: The scenes.
+        batch_size: The number of scenes in a forward pass.
+    """
     documents = []
     for scene in scenes:
         turn = Turn(scene, None, caption(scene))
@@ -136,7 +149,7 @@ def word_attention(
 
 
 def object_coverage(scene: Scene, fields: Float[np.ndarray, "p h w"]) -> Float[np.ndarray, "objects p"]:
-    """Returns the share of each patch's receptive field that lies inside each object."""
+    """Returns the share of each patch's receptive field inside each object."""
     object_masks = masks(scene, size=fields.shape[-1])
     return np.einsum("ohw,phw->op", object_masks, fields)
 
@@ -150,9 +163,9 @@ def attention_shares(
     """Returns a row for each attribute, layer and head, and for the means over heads and layers.
 
     Args:
-        words: As returned by :func:`word_attention`, of scenes with equal numbers of objects.
-        maps: Of the words.
-        scenes: Of the words.
+        words: The words of :func:`word_attention`, of scenes with equal numbers of objects.
+        maps: The attention of the words.
+        scenes: The scenes of the words.
         fields: The receptive field of each patch.
     """
     coverage = [object_coverage(scene, fields) for scene in scenes]
@@ -197,7 +210,7 @@ def attention_shares(
 
 
 def _with_means(maps: Maps) -> dict[tuple[int | None, int | None], Float[np.ndarray, "words p"]]:
-    """Returns maps by layer and head, and means over heads and layers under None. Each word's map sums to 1."""
+    """Returns maps by (layer, head), and means over heads and layers under None. Each word's map sums to 1."""
     by_head: dict[tuple[int | None, int | None], np.ndarray] = {}
     layer_means = []
     for layer, heads in maps.items():

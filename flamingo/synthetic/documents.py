@@ -1,7 +1,7 @@
 """Documents of the synthetic benchmark: captions in one dialect, names for shapes or colours, questions.
 
 A document is a list of :class:`Turn`: a scene, a prompt, an answer. :func:`show` makes an interleaved document with
-images of it. :func:`tell` makes a text of it, which a language model is pretrained on.
+images from it. :func:`tell` makes a text from it, on which a language model is pretrained.
 """
 
 import random
@@ -18,16 +18,16 @@ from flamingo.synthetic.grammar import NUMBERS, PLACES, PLAIN, Dialect, caption,
 from flamingo.synthetic.scenes import COLOURS, SHAPES, SIZES, Kind, Scene, Split, neighbours, random_scene, split_of
 from flamingo.utils.errors import UserError
 
-#: Numbers of names in a binding document.
+#: The possible numbers of names in a binding document.
 WAYS = (2, 3, 4, 5)
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A scene of a document."""
+    """A scene of a document with its prompt and answer."""
 
     scene: Scene
-    #: None: that of the template of captions.
+    #: The text before the answer; None: the prompt of the template of captions.
     prompt: str | None
     answer: str
     #: Whether the scene and earlier turns determine the answer.
@@ -36,7 +36,7 @@ class Turn:
     keyword: str | None = None
 
     def texts(self, template: CaptionTemplate) -> tuple[str, str]:
-        """Returns the text after the image up to the answer, and the answer with the blanks before it."""
+        """Returns the text after the image up to the answer, and the answer with the spaces before it."""
         if self.prompt is None:
             return template.prompt, template.answer(self.answer)
         return self.prompt, f" {self.answer}"
@@ -75,12 +75,12 @@ class Meaning:
     split: Split
 
     def random_scene(self, rng: random.Random) -> Scene:
-        """Returns a single object with the attribute's value; everything else varies freely."""
+        """Returns a single object with the attribute's value. Everything else varies freely."""
         while True:
             attributes = {"shape": rng.choice(SHAPES), "colour": rng.choice(COLOURS), "size": rng.choice(SIZES)}
             attributes[self.attribute] = self.value
             scene = Scene((Kind(**attributes),), axis=None, count=1, seed=rng.getrandbits(32))
-            # A tenth of all single objects is too few for five names, so evaluation takes scenes of both splits.
+            # A tenth of all single objects is too few for five names. Evaluation therefore uses scenes of both splits.
             if self.split == "evaluation" or scene.split == self.split:
                 return scene
 
@@ -88,7 +88,7 @@ class Meaning:
 def random_names(rng: random.Random, split: Split, ways: int) -> dict[str, Meaning]:
     """Returns names of two syllables, such as "Ba Do", with their meanings.
 
-    No two names share a syllable. The names are of the split.
+    No two names share a syllable. The names belong to the split.
     """
     attribute, values = rng.choice((("shape", SHAPES), ("colour", COLOURS)))
     names: list[str] = []
@@ -133,7 +133,7 @@ def _questions_of_group(scene: Scene) -> list[tuple[str, str]]:
 
 
 def _questions_of_pair(kind: Kind, other: Kind, place: str) -> list[tuple[str, str]]:
-    """Returns questions about one of two objects, with their answers. They name it by what only it has."""
+    """Returns questions about one of two objects, with their answers. They name it by an attribute that only it has."""
     questions = []
     if kind.shape != other.shape:
         questions.append((f"what colour is the {kind.shape}?", kind.colour))
@@ -147,7 +147,7 @@ def _questions_of_pair(kind: Kind, other: Kind, place: str) -> list[tuple[str, s
 
 # ------------------------------------------------------------------- with images, and as text
 
-#: Kind of document -> what draws its turns.
+#: Kind of document -> the function that draws its turns.
 TURNS: dict[str, Callable[[random.Random, Split, int], list[Turn]]] = {
     "captions": caption_turns,
     "binding": binding_turns,
@@ -158,14 +158,14 @@ TURNS: dict[str, Callable[[random.Random, Split, int], list[Turn]]] = {
 def show(
     turns: Sequence[Turn], id: str = "", num_text_turns: int = 0, template: CaptionTemplate | None = None
 ) -> Document:
-    """Returns an interleaved document: for each turn its image, its prompt, and its answer, which is trained on.
+    """Returns an interleaved document: the image, the prompt and the answer of each turn. Answers are trained on.
 
     Args:
-        turns: Of the document.
-        id: Of the document.
-        num_text_turns: The first turns that are lines of text, as in a language model's pretraining. The keyword
-            stands for the image, or a plain caption if more than one word determines the answer.
-        template: Of turns without a prompt of their own; None: the default one.
+        turns: The turns of the document.
+        id: The id of the document.
+        num_text_turns: The number of turns at the beginning that are lines of text, as in a language model's
+            pretraining. The keyword replaces the image, or a plain caption if several words determine the answer.
+        template: The template of turns without a prompt of their own; None: the default template.
     """
     parts: list[Part] = []
     for number, turn in enumerate(turns):
@@ -179,12 +179,12 @@ def show(
     return Document(parts, id)
 
 
-#: What stands for an image in a text: a plain caption, or the keyword.
+#: The replacement of an image in a text: a plain caption, or the keyword.
 Description = Literal["caption", "keyword"]
 
 
 def tell(turns: Sequence[Turn], description: Description | None) -> str:
-    """Returns the turns as lines of text, with a description of each image, or without."""
+    """Returns the turns as lines of text, with or without a description of each image."""
     lines = []
     for turn in turns:
         prompt, answer = turn.texts(CaptionTemplate())
@@ -203,27 +203,27 @@ def _describe(turn: Turn, description: Description | None) -> str:
             return ""
 
 
-# These names seed random numbers, so that another text would change all documents. They are part of documents' ids.
+# Parts of seeds and of documents' ids: another text would change all documents.
 _STREAM_PREFIX = "world"
 _STREAM_DOCUMENTS, _STREAM_TEXTS, _STREAM_CONTRASTS = "shown", "told", "contrasts"
 
 
 def stream(*parts: object) -> tuple[random.Random, str]:
-    """Returns a random generator that depends on ``parts`` alone, and the name that seeds it, an id of a document."""
+    """Returns a random generator that depends only on ``parts``, and its seed, which is also the id of a document."""
     name = f"{_STREAM_PREFIX}/{'/'.join(map(str, parts))}"
     return random.Random(name), name
 
 
 @dataclass(frozen=True)
 class SyntheticDocuments(Sequence[Document]):
-    """Interleaved documents of one kind; each depends on the seed and its index alone."""
+    """Interleaved documents of one kind. Each depends only on the seed and its index."""
 
     kind: str
     split: Split
     seed: int
     min_images: int
     max_images: int
-    #: The probability that a document begins with lines of text: its first turn, or more, but not all.
+    #: The probability that a document begins with lines of text: its first turn or more, but not all.
     text_prefix_prob: float = 0.0
     length: int = 1_000_000
     template: CaptionTemplate = field(default_factory=CaptionTemplate)
@@ -235,7 +235,7 @@ class SyntheticDocuments(Sequence[Document]):
             bounds = f"{self.min_images} and {self.max_images}"
             raise UserError(f"documents need 0 < min_images <= max_images, got {bounds}")
         if not 0 <= self.text_prefix_prob <= 1:
-            raise UserError(f"text_prefix_prob is a probability, got {self.text_prefix_prob}")
+            raise UserError(f"text_prefix_prob must be a probability, got {self.text_prefix_prob}")
 
     @classmethod
     def from_config(
@@ -334,6 +334,10 @@ class SyntheticContrasts(Sequence[list[tuple[Image, str]]]):
 
 
 def _check_index(index: int, length: int) -> None:
-    """Iteration over a sequence ends with an IndexError."""
+    """Checks an index: iteration over a sequence ends with an IndexError.
+
+    Raises:
+        IndexError: If the index is out of range.
+    """
     if not 0 <= index < length:
         raise IndexError(f"index {index} of {length} documents")

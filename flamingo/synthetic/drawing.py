@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 from PIL import Image as PILImage
 
 from flamingo.synthetic.scenes import Axis, Kind, Scene
@@ -13,7 +14,7 @@ from flamingo.synthetic.scenes import Axis, Kind, Scene
 #: The side in pixels of the images that the shipped vision encoder was trained on.
 PICTURE_SIZE = 64
 
-#: sRGB of each colour. Each object varies it a little.
+#: sRGB of each colour. Each object varies it slightly.
 PAINT = {
     "red": (214, 48, 49),
     "orange": (240, 138, 36),
@@ -24,7 +25,7 @@ PAINT = {
     "white": (246, 246, 242),
     "black": (34, 34, 40),
 }
-#: (top, bottom) of vertical gradients. They are muted, so that every paint contrasts with every ground.
+#: (top, bottom) of vertical gradients in sRGB. They are muted, so that every paint contrasts with every ground.
 GROUNDS = (
     ((150, 176, 190), (188, 200, 196)),
     ((178, 168, 190), (204, 190, 186)),
@@ -33,12 +34,12 @@ GROUNDS = (
     ((146, 152, 172), (180, 172, 184)),
     ((190, 186, 176), (158, 172, 176)),
 )
-#: The range of the radius, relative to the image's side.
+#: The range of an object's radius, relative to the image's side.
 RADIUS = {
     "small": (0.112, 0.126),
     "large": (0.19, 0.212),
 }
-#: The centres (x, y) of several equal objects, of which each has a quadrant.
+#: The centres (x, y) of several equal objects, each in its own quadrant, relative to the image's side.
 QUADRANTS = (
     (-0.245, -0.245),
     (-0.245, 0.245),
@@ -69,7 +70,7 @@ class _Object:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns the grid of two axes in the coordinates of the object's shape, whose radius is 1.
 
-        ``right`` and ``down`` move the object.
+        ``right`` and ``down`` shift the object.
         """
         x = x[None, :] - self.x - right
         y = y[:, None] - self.y - down
@@ -130,8 +131,8 @@ def _section(axis: np.ndarray, centre: float, reach: float) -> slice:
     return slice(start, stop)
 
 
-def masks(scene: Scene, size: int = PICTURE_SIZE) -> np.ndarray:
-    """Returns the share of each pixel that each object covers [objects h w], in the order of ``scene.kinds``."""
+def masks(scene: Scene, size: int = PICTURE_SIZE) -> Float[np.ndarray, "objects h w"]:
+    """Returns the share of each pixel that each object covers, in the order of ``scene.kinds``."""
     rng = random.Random(scene.seed)
     axis = _axis(size)
     _ground(rng, axis)  # consumes the same random numbers as in draw()
@@ -173,7 +174,7 @@ def _objects(scene: Scene, rng: random.Random) -> list[_Object]:
 
 
 def _coverage(distance: np.ndarray, size: int) -> np.ndarray:
-    """Returns the share of each pixel inside an outline, by the distance of the pixel's centre."""
+    """Returns the share of each pixel inside an outline, given the distance of the pixel's centre."""
     return np.clip(0.5 - distance * size, 0, 1)
 
 
@@ -209,8 +210,8 @@ def _smooth(x: np.ndarray, width: float) -> np.ndarray:
     return t * t * (3 - 2 * t)
 
 
-# Distances to the outlines of shapes of radius 1, negative inside. y points down. Some are not exact far from the
-# outline, where they are not used.
+# Distances to the outlines of shapes of radius 1, negative inside. y points down. Some are only exact near the outline;
+# other distances are not used.
 
 
 def _circle(x: np.ndarray, y: np.ndarray) -> np.ndarray:

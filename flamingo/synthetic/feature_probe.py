@@ -1,4 +1,4 @@
-"""Measures what image features contain of a scene: a small attention probe predicts the scene's attributes."""
+"""Measures the content of image features: a small attention probe predicts attributes of the scene from them."""
 
 import random
 from collections.abc import Callable
@@ -29,22 +29,22 @@ CLASSES = {
 #: The label of an attribute that a scene does not have.
 _NONE = -100
 _BATCH_SIZE = 128
-#: The probe is trained on as many times more scenes than it is tested on.
+#: The ratio of training scenes to test scenes.
 _TRAINING_TO_TEST = 8
-#: Seeds random numbers: another text draws other scenes.
+#: Part of the seed: another text draws other scenes.
 _STREAM = "probe"
-#: Scenes that are drawn and encoded together.
+#: The number of scenes that are drawn and encoded together.
 _ENCODED_AT_ONCE = 200
 
-#: Images -> features [b p v] of a frozen encoder.
-Encode = Callable[[list[PILImage.Image]], Tensor]
+#: Returns the features of images by a frozen encoder.
+Encode = Callable[[list[PILImage.Image]], Float[Tensor, "b p v"]]
 
 
 def scene_labels(scene: Scene) -> list[int]:
-    """Returns the class of each attribute in ``CLASSES``, -100 where the scene does not have it.
+    """Returns the class of each attribute in ``CLASSES``; -100 if the scene does not have the attribute.
 
     ``relation`` is the position of the object whose colour comes first in ``COLOURS`` relative to the other object
-    (left, right, above, below): to predict it, colours have to be bound to positions.
+    (left, right, above, below). To predict it, the features must bind colours to positions.
     """
     labels = dict.fromkeys(CLASSES, _NONE)
     prefixes = ("", "second ")
@@ -93,9 +93,9 @@ def probe_features(encode: Encode, seed: int, num_scenes: int, epochs: int = 12)
 
     Args:
         encode: The frozen encoder. The probe trains on the device of its features.
-        seed: Of the scenes, and of the probe's weights and batches.
-        num_scenes: Scenes of the training split that the probe is trained on.
-        epochs: How often each is seen.
+        seed: The seed of the scenes, and of the probe's weights and batches.
+        num_scenes: The number of scenes of the training split that the probe is trained on.
+        epochs: The number of epochs over these scenes.
     """
     torch.manual_seed(seed)
     features, labels = _encode_scenes(encode, seed, num_scenes, "training")

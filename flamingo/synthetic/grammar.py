@@ -53,13 +53,13 @@ NUMBER_WORDS = (
     ("2", "3", "4"),
     ("a pair of", "a trio of", "a quartet of"),
 )
-#: Where the first of two objects in reading order, which is named first, lies from the other: beside it or above.
+#: The position of the first of two objects in reading order, which is named first: (left of, above) the other.
 RELATION_WORDS = (
     ("left of", "above"),
     ("to the left of", "on top of"),
     ("west of", "north of"),
 )
-#: How questions are answered, whatever the dialect: where the first and the second of two objects lie, and how many.
+#: The answers to questions, which have no dialect: the positions of the first and second object, and numbers.
 PLACES = {
     "horizontal": ("left", "right"),
     "vertical": ("above", "below"),
@@ -74,7 +74,7 @@ class Dialect:
     """A style of captions: an index into the choices for each part of a caption.
 
     The first of two objects in reading order is always named first. If the order was a choice, a frozen language model
-    would have to know the order before the first word of an object, which it never learns from text without images. The
+    would have to know it before the first word of an object, and it never learns this from text without images. The
     gated blocks then confuse the objects (tried: the loss stalls at 0.35 instead of 0.20).
     """
 
@@ -108,6 +108,7 @@ class Dialect:
 
     @property
     def split(self) -> Split:
+        """The split that the dialect belongs to."""
         return split_of("dialect", astuple(self.canonical))
 
 
@@ -190,6 +191,7 @@ def _attributes_and_noun(kind: Kind, count: int, dialect: Dialect) -> str:
 
 
 def plural(noun: str) -> str:
+    """Returns the plural of a noun."""
     return noun + ("es" if noun.endswith(("s", "x")) else "s")
 
 
@@ -205,7 +207,7 @@ def _meanings(word_lists: Sequence[Sequence[str]], values: Sequence[Value]) -> d
 
 
 def _number_word(phrase: str) -> str:
-    """Returns the word that identifies a number phrase: ``pair`` of ``a pair of``."""
+    """Returns the word that identifies a number phrase: ``pair`` for ``a pair of``."""
     return phrase.removeprefix("a ").split()[0]
 
 
@@ -224,7 +226,7 @@ _VALUES_OF: dict[str, dict[str, str]] = {
     "size": _SIZE_OF,
 }
 
-#: By "INDEX.ATTRIBUTE" the attributes of objects in reading order; and "count" of equal objects, or the "axis" of two.
+#: "INDEX.ATTRIBUTE" -> the attribute of an object in reading order; also "count" of equal objects, or "axis" of two.
 Attributes = dict[str, str | int]
 
 

@@ -1,4 +1,4 @@
-"""Scores of a language model on texts of the synthetic benchmark: what it gains from its context."""
+"""Scores of a language model on texts of the synthetic benchmark, which measure its gain from the context."""
 
 from typing import Any
 
@@ -8,15 +8,15 @@ from torch.nn import functional as F
 from flamingo.synthetic.documents import TURNS, Description, caption_turns, stream, tell
 from flamingo.utils.devices import to_device
 
-#: Captions of a dialect whose loss is scored, by their number.
+#: The numbers of the captions in a dialect whose loss is scored.
 _CAPTIONS = (1, 3, 9)
-#: Accuracies: kind of document, number of turns, and what stands for the images. The last answer is scored.
+#: Accuracies: kind of document, number of turns, and replacement of the images. The last answer is scored.
 _ACCURACIES: dict[str, tuple[str, int, Description]] = {
     "names of what words say, accuracy": ("binding", 16, "keyword"),
     "names of what captions describe, accuracy": ("binding", 16, "caption"),
     "questions about what captions describe, accuracy": ("questions", 5, "caption"),
 }
-#: Seeds random numbers: another text draws other documents.
+#: Part of the seed: another text draws other documents.
 _STREAM = "language model's evaluation"
 
 
@@ -29,8 +29,8 @@ def in_context_scores(model: Any, tokenizer: Any, num_documents: int) -> dict[st
 
     Args:
         model: A causal language model of transformers.
-        tokenizer: The model's.
-        num_documents: Of each kind.
+        tokenizer: The model's tokenizer.
+        num_documents: The number of documents of each kind.
     """
     model.eval()
     losses: dict[int, list[float]] = {number: [] for number in _CAPTIONS}

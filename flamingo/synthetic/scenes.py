@@ -26,23 +26,24 @@ class Kind:
 
 @dataclass(frozen=True)
 class Scene:
-    """``count`` objects of one kind; or, with an ``axis``, two objects of different kinds."""
+    """``count`` objects of one kind; with an ``axis``, two objects of different kinds."""
 
-    #: In reading order: from left to right, from top to bottom.
+    #: The kinds of the objects in reading order: from left to right, from top to bottom.
     kinds: tuple[Kind, ...]
     axis: Axis | None
     count: int
-    #: Of everything that has no name: positions, tilts, exact colours, the background.
+    #: The seed of everything without a name: positions, tilts, exact colours, the background.
     seed: int
 
     @property
     def combination(self) -> tuple:
-        """The shapes and colours that occur together, and the number of objects: they decide the split."""
+        """The shapes and colours that occur together, and the number of objects. They determine the split."""
         shapes_and_colours = sorted((kind.shape, kind.colour) for kind in self.kinds)
         return (*shapes_and_colours, self.count)
 
     @property
     def split(self) -> Split:
+        """The split that the scene belongs to."""
         return split_of("scene", self.combination)
 
 
@@ -53,7 +54,13 @@ def split_of(*parts: object) -> Split:
 
 
 def random_scene(rng: random.Random, split: Split, pairs: float = 0.6) -> Scene:
-    """Returns a scene of the split; with probability ``pairs`` it has two different objects."""
+    """Returns a scene of the split.
+
+    Args:
+        rng: The random generator.
+        split: The split.
+        pairs: The probability that the scene has two different objects.
+    """
     pair = rng.random() < pairs
     kinds: tuple[Kind, ...]
     axis: Axis | None
@@ -68,7 +75,7 @@ def random_scene(rng: random.Random, split: Split, pairs: float = 0.6) -> Scene:
 
 
 def _is_valid(scene: Scene) -> bool:
-    """Whether the objects of a pair differ in more than their size."""
+    """Returns whether the objects of a pair differ in more than their size."""
     if scene.axis is None:
         return True
     first, second = scene.kinds
@@ -112,7 +119,7 @@ def _attribute_changes(scene: Scene) -> list[Scene]:
 
 
 def _attribute_exchanges(scene: Scene) -> list[Scene]:
-    """Returns the scene with an attribute exchanged between its two objects: a bag of words stays the same."""
+    """Returns the scene with an attribute exchanged between its two objects. The bag of words stays the same."""
     first, second = scene.kinds
     by_shape = (replace(first, shape=second.shape), replace(second, shape=first.shape))
     by_colour = (replace(first, colour=second.colour), replace(second, colour=first.colour))

@@ -1,6 +1,6 @@
 """Tasks of the synthetic benchmark: captions in unknown dialects, binding of names, questions.
 
-Everything is of the evaluation split, which training never sees. A query depends on its index alone.
+Everything belongs to the evaluation split, which training never uses. A query depends only on its index.
 """
 
 import random
@@ -18,15 +18,15 @@ from flamingo.synthetic.drawing import draw
 from flamingo.synthetic.grammar import Dialect, attribute_accuracy, random_dialect
 from flamingo.synthetic.scenes import Scene
 
-#: Candidates for the demonstrations of a query; in binding, for those of each name.
+#: The number of candidates for the demonstrations of a query, and of each name in binding.
 CANDIDATES, CANDIDATES_PER_NAME = 32, 8
-#: Distances to the last demonstration of the right name are scored together from here on.
+#: Distances from here on to the last demonstration of the right name are scored together.
 _FAR = 5
 
 
 @dataclass(frozen=True)
 class Episode:
-    """A query and the candidates for its demonstrations, in groups; the scene and dialect are for scoring."""
+    """A query and the candidates for its demonstrations, in groups. The scene and dialect are for scoring."""
 
     query: Example
     support: list[list[Example]]
@@ -36,7 +36,7 @@ class Episode:
 
 @dataclass
 class SyntheticTask(ABC):
-    """``num_queries`` queries, each with a support of its own."""
+    """``num_queries`` queries, each with its own support."""
 
     num_queries: int
     text_only: ClassVar[bool] = True
@@ -56,11 +56,11 @@ class SyntheticTask(ABC):
     @property
     @abstractmethod
     def stream_name(self) -> str:
-        """Seeds the random numbers of the episodes: it is data, and does not follow the task's name."""
+        """The seed of the episodes' random numbers. It is data: it does not change with the task's name."""
 
     @abstractmethod
     def episode(self, rng: random.Random, name: str) -> Episode:
-        """Returns the episode ``name``, from its own random numbers."""
+        """Returns the episode ``name``, drawn from its own generator."""
 
     @cached_property
     def episodes(self) -> dict[str, Episode]:
@@ -77,9 +77,11 @@ class SyntheticTask(ABC):
         return [episode.query for episode in self.episodes.values()]
 
     def queries(self) -> Sequence[Example]:
+        """Returns all queries, always in the same order."""
         return self._queries
 
     def support(self, query: Example) -> Sequence[Sequence[Example]]:
+        """Returns the candidates for this query's demonstrations, in groups."""
         return self.episodes[query.id].support
 
 
@@ -92,6 +94,7 @@ class SyntheticCaptions(SyntheticTask):
     corpus_metrics = ("CIDEr", "BLEU-1", "BLEU-4")
 
     def episode(self, rng: random.Random, name: str) -> Episode:
+        """Returns a query and its candidates, all in one dialect."""
         dialect = random_dialect(rng, "evaluation")
         turns = caption_turns(rng, "evaluation", 1 + CANDIDATES, dialect)
         query, *support = _examples(turns, name)
@@ -124,13 +127,16 @@ class SyntheticBinding(SyntheticTask):
 
     @property
     def name(self) -> str:
+        """The name of the task in result files."""
         return f"synthetic_binding_{self.num_ways}way"
 
     @property
     def stream_name(self) -> str:
+        """The seed of the episodes' random numbers."""
         return f"binding/{self.num_ways}way"
 
     def episode(self, rng: random.Random, name: str) -> Episode:
+        """Returns a query for one name, and candidates for each name."""
         meanings = random_names(rng, "evaluation", self.num_ways)
         support = []
         for word, meaning in meanings.items():
@@ -144,8 +150,8 @@ class SyntheticBinding(SyntheticTask):
     def score(self, query: Example, prompt_examples: Sequence[Example], output: str) -> dict[str, float]:
         """Returns ``exact_match``, ``valid_name_rate`` (the output is a name of the prompt), and matches of subsets.
 
-        ``exact_match_of_valid`` is of outputs that are names of the prompt. ``exact_match_distance_1``, ``_2``, ... are
-        of queries by the distance to the last demonstration of the right name; 5 stands for 5 and more.
+        ``exact_match_of_valid`` is over outputs that are names of the prompt. ``exact_match_distance_1``, ``_2``, ...
+        are over queries by the distance to the last demonstration of the right name; 5 means 5 or more.
         """
         exact_match = float(output in query.references)
         names = [example.references[0] for example in reversed(prompt_examples)]
@@ -167,11 +173,13 @@ class SyntheticQuestions(SyntheticTask):
     max_new_tokens = 4
 
     def episode(self, rng: random.Random, name: str) -> Episode:
+        """Returns a question and its candidates, each about its own scene."""
         turns = question_turns(rng, "evaluation", 1 + CANDIDATES)
         query, *support = _examples(turns, name)
         return Episode(query, [support], turns[0].scene)
 
     def score(self, query: Example, prompt_examples: Sequence[Example], output: str) -> dict[str, float]:
+        """Returns ``exact_match``."""
         return {"exact_match": float(output in query.references)}
 
 

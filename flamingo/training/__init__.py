@@ -8,13 +8,14 @@ from flamingo.utils.checks import one_of, seed, whole
 
 @dataclass
 class TrainingConfig:
-    """How long to train, on how much per update, and what to write when."""
+    """The length of a training, the batches of an update, and when what is written."""
 
     #: Updates of the weights.
     steps: int
     #: Batches of each data set per update.
     accumulate: int = 1
-    #: Data sets of an update: all of them (accumulated), or one after the other. See Flamingo, section 2.4 and table 3.
+    #: The data sets of an update: accumulated (all of them) or round_robin (one, in turn). See Flamingo, section 2.4
+    #: and table 3.
     mixing: str = "accumulated"
     #: bf16 is autocast: parameters, gradients and the optimizer's state stay in fp32.
     precision: str = "fp32"
@@ -24,7 +25,7 @@ class TrainingConfig:
     save_every: int = 500
     #: Steps between two logs of sample answers; 0: none.
     sample_every: int = 0
-    #: The seed of documents and their order.
+    #: The seed of the documents and their order.
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -36,7 +37,12 @@ class TrainingConfig:
         one_of("precision", self.precision, ("fp32", "bf16"))
 
     def due(self, every: int, step: int) -> bool:
-        """Whether an action that happens every ``every`` steps (0: never), and after the last one, is due."""
+        """Returns whether an action is due after a step.
+
+        Args:
+            every: The steps between two actions; 0: never. The action also follows the last step.
+            step: The number of the step, from 1 on.
+        """
         return every > 0 and (step % every == 0 or step == self.steps)
 
     def number_due(self, every: int) -> int:

@@ -1,4 +1,4 @@
-"""Functions that a training calls, and the ones that the library has: the values of its fusion."""
+"""Functions that a training calls, and those that the library provides."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from torch import nn
 class Callbacks:
     """Functions that the main process calls during a training."""
 
-    #: Each returns values of the model that are added to a record of the history, at the top level.
+    #: Each returns values of the model that are added to a record of the history.
     measures: Sequence[Callable[[nn.Module], dict[str, Any]]] = ()
-    #: Gets each record, also those of the steps that a resumed run repeats.
+    #: Gets each record, including those of the steps that a resumed run repeats.
     on_log: Callable[[dict[str, Any]], None] | None = None
     #: Gets the number of steps done. The model is in evaluation mode, and random states are restored afterwards.
     on_sample: Callable[[int], None] | None = None
-    #: Is called after a state is saved.
+    #: Called after a state is saved.
     on_save: Callable[[], None] | None = None
 
 

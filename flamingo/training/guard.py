@@ -1,4 +1,4 @@
-"""Guard against a loss or a gradient that is not finite: holds the weights on the device, and stops the run later."""
+"""Guard against a loss or a gradient that is not finite: it freezes the weights at once, and stops the run later."""
 
 import math
 from dataclasses import dataclass
@@ -19,25 +19,30 @@ class _Step:
     """A step whose values are still on the device."""
 
     number: int
-    #: Of each batch its data set, and that with its documents.
+    #: The data set of each batch, and the same with its documents.
     names: list[str]
     documents: list[str]
-    #: A loss for each batch, the norm of the gradient, and :attr:`Guard.found` after the step.
+    #: The loss of each batch, the norm of the gradient, and :attr:`Guard.found` after the step.
     values: Float[Tensor, " batches_and_2"]
 
 
 class Guard:
-    """Keeps the losses and the norms of the gradient on the device until :meth:`read`, at log lines for example.
+    """Keeps the losses and the norms of the gradient on the device until :meth:`read`, for example at log lines.
 
     A step in which one of them is not finite sets :attr:`found`. From then on no step changes anything: an optimizer
-    skips its step where its ``found_inf`` is 1, and the guard puts the model's buffers back.
+    skips its step if its ``found_inf`` is 1, and the guard restores the model's buffers.
     """
 
     def __init__(self, model: nn.Module, accelerator: Accelerator) -> None:
-        """``model`` is in training mode."""
-        #: Of the last step that was read.
+        """Starts with nothing found.
+
+        Args:
+            model: The model, in training mode.
+            accelerator: The processes, and their device.
+        """
+        #: The norm of the gradient in the last step that was read.
         self.gradient_norm = math.nan
-        #: 1 from the first step on that is not finite, else 0, in all processes alike.
+        #: 1 after the first step that is not finite, before it 0; the same in all processes.
         self.found: Float[Tensor, ""] = torch.zeros((), device=accelerator.device)
         self._accelerator = accelerator
         self._buffers = _changing_buffers(model)
@@ -45,11 +50,11 @@ class Guard:
         self._steps: list[_Step] = []
 
     def begin(self) -> None:
-        """Begins a step: keeps the buffers, which its forward passes may change."""
+        """Begins a step: copies the buffers, which its forward passes may change."""
         self._before = [buffer.clone() for buffer in self._buffers]
 
-    def end(self, step: int, update: Update, losses: list[Tensor], gradient_norm: Float[Tensor, ""]) -> None:
-        """Sets :attr:`found` after the backward passes of a step, before the optimizer's step.
+    def end(self, step: int, update: Update, losses: list[Float[Tensor, ""]], gradient_norm: Float[Tensor, ""]) -> None:
+        """Updates :attr:`found` after the backward passes of a step, before the optimizer's step.
 
         Args:
             step: The number of the step, from 1 on.
@@ -60,7 +65,7 @@ class Guard:
         values = torch.stack([*losses, gradient_norm])
         not_finite = (~values.isfinite().all()).float()
         if self._accelerator.num_processes > 1:
-            # A loss may be infinite in one process alone. NCCL does this on the devices: no host waits.
+            # A loss may be infinite in only one process. NCCL reduces on the devices: no host waits.
             not_finite = self._accelerator.reduce(not_finite, reduction="sum").clamp(max=1)
         self.found = torch.maximum(self.found, not_finite)
         for buffer, before in zip(self._buffers, self._before, strict=True):
@@ -69,12 +74,12 @@ class Guard:
         self._steps.append(_Step(step, names, update.ids(), torch.cat([values, self.found.view(1)])))
 
     def read(self) -> dict[str, float]:
-        """Returns the last mean loss of each data set in the steps since the last call; this waits for the device.
+        """Returns the last mean loss (nats) of each data set since the last call. This waits for the device.
 
         The mean is over the label tokens of all processes, which call this at the same step.
 
         Raises:
-            UserError: Naming the step and the documents, after a step that was not finite.
+            UserError: After a step that was not finite; the error names the step and the documents.
         """
         if not self._steps:
             return {}
@@ -90,7 +95,7 @@ class Guard:
         return host_sums(losses, self._accelerator)
 
     def _error(self, step: _Step, losses: list[float]) -> UserError:
-        """Returns the error that every process raises, with the documents of all."""
+        """Returns the error that every process raises, with the documents of all processes."""
         documents = step.documents
         with_bad_loss = [ids for ids, loss in zip(documents, losses, strict=True) if not math.isfinite(loss)]
         if self._accelerator.num_processes > 1:
@@ -111,7 +116,7 @@ def _sums(names: list[str], losses: list[float]) -> dict[str, float]:
 
 
 def _changing_buffers(model: nn.Module) -> list[Tensor]:
-    """Returns the buffers that a checkpoint holds and a forward pass may change: those of modules in training mode."""
+    """Returns the buffers in a checkpoint that a forward pass may change: those of modules in training mode."""
     saved = model.state_dict().keys()
     buffers = []
     for prefix, module in model.named_modules():

@@ -11,8 +11,8 @@ from torch import distributed
 def host_sums(values: Mapping[str, float], accelerator: Accelerator) -> dict[str, float]:
     """Returns the sum of each value over the processes.
 
-    The processes exchange them by gloo, from host to host. NCCL would carry them through the devices, whose queues the
-    hosts would then wait for.
+    The processes exchange the values by gloo, from host to host. NCCL would send them through the devices, and the
+    hosts would wait for the devices' queues.
     """
     if accelerator.num_processes == 1:
         return dict(values)

@@ -8,16 +8,16 @@ from typing import Any
 
 
 class Interrupt:
-    """The signal that has arrived, or None."""
+    """The signal that has arrived; None: no signal."""
 
     signal: int | None = None
 
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Interrupt]:
-    """Note Ctrl-C and SIGTERM instead of ending at once, so that a step can be finished. A second one acts as usual."""
+    """Yields the record of Ctrl-C or SIGTERM, which does not end the block. A second signal acts as usual."""
     interrupt = Interrupt()
-    # Only the main thread may change handlers; and a signal that is ignored (nohup) stays ignored.
+    # Only the main thread may change handlers. A signal that is ignored (nohup) stays ignored.
     main_thread = threading.current_thread() is threading.main_thread()
     numbers = (signal.SIGINT, signal.SIGTERM) if main_thread else ()
     usual = {number: signal.getsignal(number) for number in numbers}

@@ -31,7 +31,7 @@ from flamingo.utils.errors import Stopped, UserError
 
 log = logging.getLogger(__name__)
 
-#: Every process has the whole model: a state has the parameters of one process only.
+#: Every process has the whole model: a state contains the parameters of one process only.
 _SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 #: The keys of a training's config that a state shares with the run that resumes from it.
 _IDENTITY_KEYS = ("steps", "accumulate", "mixing", "precision", "seed")
@@ -62,18 +62,27 @@ def train(
 ) -> None:
     """Trains the parameters that have ``requires_grad``, resuming from the newest state in ``output / "state"``.
 
-    The state may be of a training of fewer steps, also of a finished one. With a constant learning rate the result is
-    that of a training which has these steps from its start. With a cosine a new decay begins.
+    The state may belong to a training of fewer steps, even a finished one. With a constant learning rate the result
+    equals that of a training with these steps from its start. With a cosine a new decay begins.
 
     ``model`` is trained in place and left in evaluation mode; the caller saves it. The main process appends records
     to ``output / "history.jsonl"``. The first Ctrl-C or SIGTERM ends the run after its current step, a second one at
     once.
 
+    Args:
+        model: The model.
+        data_sets: The data sets, with different names.
+        optimizer_config: The optimizer and its schedule.
+        config: The steps, and when what is written.
+        output: The folder of the run.
+        callbacks: Functions that the main process calls.
+        accelerator: The processes; None: those of this run.
+
     Raises:
         Stopped: After the first signal, with a state saved.
-        UserError: For data sets or a state that do not fit. Also for a loss or a gradient that is not finite: its step
-            and later ones change nothing, and the run stops at the next record, sample or state, before it is written.
-    """
+        UserError: If data sets or a state do not fit, or a loss or gradient is not finite. A step that is not finite
+            and later ones change nothing, and the run stops before it writes the next record, sample or state.
+    """  # noqa: DOC501 _stopped is a function that returns Stopped
     # This module enters autocast itself: accelerate would fix one precision for all runs of a process.
     accelerator = accelerator or Accelerator(mixed_precision="no")
     parts = _prepare(model, data_sets, optimizer_config, config, output, accelerator)
@@ -90,7 +99,7 @@ def train(
     model.train()
     guard = Guard(model, accelerator)
     with bar, deferred_interrupt() as interrupt:
-        # Iterators start after signals are deferred, so that the workers of a data loader survive Ctrl-C, too.
+        # Start iterators after signals are deferred, so that the workers of a data loader also survive Ctrl-C.
         iterators = {data_set.name: iter(data_set.batches) for data_set in data_sets}
         while progress.step < config.steps:
             step = progress.step + 1
@@ -129,7 +138,7 @@ def _prepare(
     _check(data_sets, accelerator)
     set_seed(config.seed, device_specific=True)
     optimizer = make_optimizer(model, optimizer_config)
-    optimizer.zero_grad()  # of whatever was done with the model before
+    optimizer.zero_grad()  # the caller may have left gradients
     schedule = make_schedule(optimizer, optimizer_config, config.steps)
     parallel, _ = accelerator.prepare(model, optimizer)
     identity = _identity(data_sets, optimizer_config, config)
@@ -138,7 +147,7 @@ def _prepare(
 
 
 def _lengthen(parts: _Parts, done: int, steps: int, lr: float) -> None:
-    """Gives the schedule of a shorter training more steps."""
+    """Extends the schedule of a shorter training to more steps."""
     log.info("training longer: %d steps are done of now %d", done, steps)
     lengthen(parts.schedule, done, steps)
     if parts.lr_factor.decays_again:
@@ -146,7 +155,7 @@ def _lengthen(parts: _Parts, done: int, steps: int, lr: float) -> None:
 
 
 def _open_history(output: Path, progress: Progress, accelerator: Accelerator) -> History:
-    """Returns the run's history, without the records of steps that are going to be repeated."""
+    """Returns the run's history, without the records of steps that will be repeated."""
     history = History(output / "history.jsonl")
     if accelerator.is_main_process:
         history.keep_until(progress.step)
@@ -176,7 +185,7 @@ def _take_step(
 
 
 def _learning_rate(config: OptimizerConfig, factor: LRFactor, step: int) -> dict[str, float]:
-    """Returns the learning rate of a step, and where its decay began if it is not the first."""
+    """Returns the learning rate of a step, and the start of its decay if it is not the first decay."""
     values = {"lr": config.lr * factor.at(step)}
     if factor.decays_again:
         values["decay_start"] = factor.decay_start
@@ -221,7 +230,7 @@ def _sample(model: nn.Module, callbacks: Callbacks, step: int, accelerator: Acce
 def _save(
     states: StateFolder, progress: Progress, history: History, callbacks: Callbacks, accelerator: Accelerator
 ) -> Path:
-    """Saves a state and returns its folder. The records before it are on the disk then."""
+    """Returns the folder of a saved state. The records of its steps are on disk before it."""
     if accelerator.is_main_process:
         history.sync()
     folder = states.save(progress)
@@ -231,7 +240,7 @@ def _save(
 
 
 def _any_interrupted(interrupt: Interrupt, accelerator: Accelerator) -> bool:
-    """Whether a signal has reached any of the processes, which then stop together."""
+    """Returns whether a signal has reached any of the processes, which then stop together."""
     interrupted = float(interrupt.signal is not None)
     return host_sums({"interrupted": interrupted}, accelerator)["interrupted"] > 0
 
@@ -254,9 +263,9 @@ def _check(data_sets: Sequence[DataSet], accelerator: Accelerator) -> None:
 def _identity(
     data_sets: Sequence[DataSet], optimizer_config: OptimizerConfig, config: TrainingConfig
 ) -> dict[str, Any]:
-    """Returns what a state shares with the run that resumes from it."""
+    """Returns the settings that a state shares with the run that resumes from it."""
     return {
-        # In the order of the data sets, which is also that of round_robin.
+        # round_robin depends on the order of the data sets.
         "data sets": [f"{data_set.name} with weight {data_set.weight}" for data_set in data_sets],
         "optimizer": asdict(optimizer_config),
         "training": {key: getattr(config, key) for key in _IDENTITY_KEYS},

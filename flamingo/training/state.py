@@ -54,11 +54,11 @@ class Progress:
 class StateFolder:
     """The newest state of a run, in ``folder / step-00000100``.
 
-    ``common.pt`` has what all processes share: the trained parameters (not the frozen ones), the buffers (running
-    statistics), the optimizer, the schedule, the progress, the positions in the data sets, and ``identity``, which
-    tells what run it belongs to. ``process-0.pt`` has what each process has for itself: random states.
-    ``checksums.json`` has a checksum of each file. A folder gets its name when all of it is on the disk, and only then
-    the one before it is removed. All processes must see the same file system.
+    ``common.pt`` has the state that all processes share: the trained parameters (not the frozen ones), the buffers
+    (running statistics), the optimizer, the schedule, the progress, the positions in the data sets, and ``identity``,
+    the settings of the run it belongs to. ``process-0.pt`` has the state of one process: random states.
+    ``checksums.json`` has a checksum of each file. A folder gets its name when all of it is on disk, and only then the
+    earlier state is removed. All processes must see the same file system.
     """
 
     folder: Path
@@ -76,7 +76,7 @@ class StateFolder:
         self.identity["frozen parameters"] = fingerprint_of(frozen)
 
     def save(self, progress: Progress) -> Path:
-        """Writes the state, unless it exists, and returns its folder."""
+        """Returns the folder of the state, which is written unless it exists."""
         folder = self.folder / f"step-{progress.step:08d}"
         unfinished = folder.with_suffix(".tmp")
         if folder.exists():
@@ -110,11 +110,12 @@ class StateFolder:
         return folder
 
     def restore(self) -> Progress:
-        """Loads the newest complete state, if there is one, and removes unfinished ones of killed runs.
+        """Returns the progress of the newest complete state, which is loaded; without a state that of a new run.
+
+        Unfinished states of killed runs are removed.
 
         Raises:
-            UserError: For a state that is damaged, with its file, and for the state of another run, with what differs.
-                Nothing is changed then.
+            UserError: If a state is damaged, or belongs to another run; nothing is changed then.
         """
         if self.accelerator.is_main_process:
             for unfinished in self.folder.glob("step-*.tmp"):
@@ -129,7 +130,7 @@ class StateFolder:
         saved_shapes = {"parameters": _shapes(common["parameters"]), "buffers": _shapes(common["buffers"])}
         shapes = {"parameters": _shapes(trained), "buffers": _shapes(buffers)}
         is_shorter = _planned_steps(common["identity"]) < _planned_steps(self.identity)
-        may_change = ("training.steps",) if is_shorter else ()  # a run may train longer than it was to
+        may_change = ("training.steps",) if is_shorter else ()  # a run may train longer than it first planned
         different = differences(common["identity"] | saved_shapes, self.identity | shapes, may_change)
         if different:
             raise UserError(f"{newest} is the state of another run: {'; '.join(different)}")
@@ -154,7 +155,7 @@ class StateFolder:
         return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
 
     def _buffers(self) -> dict[str, torch.Tensor]:
-        """Returns the buffers that a checkpoint of the model would hold."""
+        """Returns the buffers that a checkpoint of the model would contain."""
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
         return {name: value for name, value in self.model.state_dict().items() if name not in parameters}
 
@@ -173,7 +174,11 @@ def _save(content: dict[str, Any], file: Path) -> None:
 
 
 def _load(folder: Path, name: str) -> dict[str, Any]:
-    """Returns the content of a state's file. Raises UserError, naming the file, if it is damaged."""
+    """Returns the content of a state's file.
+
+    Raises:
+        UserError: If it is damaged; the error names the file.
+    """
     file, checksums = folder / name, folder / _CHECKSUMS
     remedy = f"remove {folder}, and training continues from the state before it, or from the beginning"
     try:
@@ -191,7 +196,7 @@ def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
 
 
 def random_states() -> dict[str, Any]:
-    """Returns the states of Python, NumPy, torch and this process's CUDA device, which ``weights_only`` can read."""
+    """Returns the states of Python, NumPy, torch and this process's CUDA device, readable with ``weights_only``."""
     name, key, *rest = np.random.get_state()
     return {
         "python": random.getstate(),
@@ -202,6 +207,7 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
+    """Sets the states that :func:`random_states` has returned."""
     random.setstate(states["python"])
     name, key, *rest = states["numpy"]
     np.random.set_state((name, np.array(key, dtype=np.uint32), *rest))
@@ -212,7 +218,7 @@ def set_random_states(states: dict[str, Any]) -> None:
 
 @contextmanager
 def untouched_random_states() -> Iterator[None]:
-    """Restores the random states of before at the end of the block."""
+    """Restores the random states at the end of the block."""
     before = random_states()
     try:
         yield

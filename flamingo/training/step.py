@@ -1,4 +1,4 @@
-"""One update of the weights: batches of several data sets -> gradients, in which each label token weighs alike."""
+"""One update of the weights: batches of several data sets -> gradients, in which each label token has equal weight."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from flamingo.data.collate import Batch
@@ -16,12 +16,12 @@ from flamingo.training.host_sums import host_sums
 from flamingo.training.losses.next_token import next_token
 from flamingo.utils.errors import UserError
 
-#: Stands among the names of data sets where numbers of all processes are added.
+#: The name of the dropped images among the names of data sets, when the processes add their numbers.
 _DROPPED = "dropped images"
 
-#: From the model, a batch on its device, and the label tokens of the whole update, to what the batch adds to the mean
-#: loss.
-Loss = Callable[[nn.Module, Batch, int], Tensor]
+#: Returns the batch's contribution to the mean loss, given the model, a batch on its device, and the number of label
+#: tokens in the whole update.
+Loss = Callable[[nn.Module, Batch, int], Float[Tensor, ""]]
 
 
 @runtime_checkable
@@ -47,8 +47,8 @@ class DataSet:
     name: str
     batches: Batches
     weight: float = 1.0
-    #: Is applied to a batch's tensors on the model's device, before the loss.
-    prepare: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+    #: Applied to a batch's tensors on the model's device, before the loss.
+    prepare: Callable[[dict[str, Shaped[Tensor, "..."]]], dict[str, Shaped[Tensor, "..."]]] = dict
     loss: Loss = next_token
 
     def __post_init__(self) -> None:
@@ -64,7 +64,7 @@ class Update:
 
     batches: list[tuple[DataSet, Batch]]
     tokens: dict[str, int]
-    #: Images that documents lost since they had too many tokens, in all processes.
+    #: The number of images that documents with too many tokens lost, in all processes.
     dropped_images: int = 0
 
     def ids(self) -> list[str]:
@@ -76,7 +76,7 @@ class Update:
         return ids
 
     def weighted_loss(self, losses: Mapping[str, float]) -> float:
-        """Returns the sum of the data sets' losses by their weights."""
+        """Returns the weighted sum of the data sets' losses."""
         weights = {data_set.name: data_set.weight for data_set, _ in self.batches}
         return sum(weight * losses[name] for name, weight in weights.items())
 
@@ -89,13 +89,21 @@ def next_update(
     mixing: str,
     accelerator: Accelerator,
 ) -> Update:
-    """Returns ``accumulate`` batches of every data set; for ``round_robin`` of one data set, chosen by ``step``.
+    """Returns ``accumulate`` batches of every data set, or of one data set that ``step`` chooses.
 
     All batches are fetched before the first forward pass: the mean loss is over the tokens of all of them.
 
+    Args:
+        data_sets: The data sets.
+        iterators: Name of a data set -> its batches.
+        step: The number of the step, from 1 on.
+        accumulate: The number of batches of each data set.
+        mixing: "accumulated": all data sets; "round_robin": one, in turn.
+        accelerator: The processes, whose label tokens are added.
+
     Raises:
-        UserError: Naming the data set, where it has no label token.
-        ValueError: Where a data set ends.
+        UserError: If a data set has no label token; the error names it.
+        ValueError: If a data set ends.
     """
     if mixing == "round_robin":
         turn = (step - 1) % len(data_sets)
@@ -127,10 +135,16 @@ def accumulate_gradients(
     accelerator: Accelerator,
     precision: str,
 ) -> list[Float[Tensor, ""]]:
-    """Leaves in the parameters the gradients of sum_d weight_d * (mean loss per label token of data set d).
+    """Adds the gradients of sum_d weight_d * (mean loss per label token of data set d) to the parameters.
+
+    Args:
+        model: The model as the processes share it.
+        update: The batches.
+        accelerator: The processes, and their device.
+        precision: "fp32", or "bf16" for autocast.
 
     Returns:
-        What each batch adds to the mean loss (nats) of its data set, on the device.
+        The contribution of each batch to the mean loss (nats) of its data set, on the device.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     device = accelerator.device
@@ -147,7 +161,7 @@ def accumulate_gradients(
             # DDP takes the mean over the processes, but the losses are to be summed.
             weighted = loss * data_set.weight * accelerator.num_processes
             if accelerator.num_processes > 1:
-                # DDP waits for every parameter, also for those that a batch without images does not use. An empty part
+                # DDP waits for every parameter, also for those that a batch without images does not use. An empty slice
                 # of each adds nothing to the loss.
                 weighted = weighted + sum(parameter.flatten()[:0].sum() for parameter in trained)
             accelerator.backward(weighted)

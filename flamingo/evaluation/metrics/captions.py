@@ -26,9 +26,11 @@ class Cider:
     """CIDEr-D, with the document frequencies of each group's references."""
 
     def unavailable(self, language: str) -> str | None:
+        """Returns None: CIDEr is available for all languages."""
         return None
 
     def statistics(self, groups: Sequence[Captions]) -> list[dict[str, Statistic]]:
+        """Returns the CIDEr-D of each group."""
         statistics = []
         for group in groups:
             about = group.about()
@@ -42,9 +44,11 @@ class Bleu:
     """BLEU-1 to BLEU-4."""
 
     def unavailable(self, language: str) -> str | None:
+        """Returns None: BLEU is available for all languages."""
         return None
 
     def statistics(self, groups: Sequence[Captions]) -> list[dict[str, Statistic]]:
+        """Returns the BLEU-1 to BLEU-4 of each group."""
         statistics = []
         for group in groups:
             counts = bleu_counts(group.outputs, group.references)
@@ -64,10 +68,16 @@ class Rouge:
     """ROUGE-L."""
 
     def unavailable(self, language: str) -> str | None:
+        """Returns None: ROUGE-L is available for all languages.
+
+        Raises:
+            UserError: If pycocoevalcap is not installed.
+        """
         _scorer_module("rouge.rouge")
         return None
 
     def statistics(self, groups: Sequence[Captions]) -> list[dict[str, Statistic]]:
+        """Returns the ROUGE-L of each group."""
         statistics = []
         for group in groups:
             values = rouge(group.outputs, group.references)
@@ -76,14 +86,16 @@ class Rouge:
 
 
 class Spice:
-    """SPICE, whose Java program runs once for all groups."""
+    """SPICE. Its Java program runs once for all groups."""
 
     def unavailable(self, language: str) -> str | None:
+        """Returns the reason why SPICE cannot be computed; None if it can."""
         if primary_language(language) != "en":
             return f"it parses English sentences, and task.language is {language}"
         return _spice_unavailable()
 
     def statistics(self, groups: Sequence[Captions]) -> list[dict[str, Statistic]]:
+        """Returns the SPICE of each group."""
         merged = merge(groups)
         values = spice(merged.outputs, merged.references)
         statistics = []
@@ -93,9 +105,10 @@ class Spice:
 
 
 def document_frequency(references: Sequence[Sequence[str]]) -> dict[str, int | str]:
-    """Returns what CIDEr counts document frequencies in: images, captions, and a digest of the tokenized captions.
+    """Returns the corpus of CIDEr's document frequencies: numbers of images and captions, and a digest of the captions.
 
-    The digest (of SHA-256, 16 digits) is the same in any order. CIDEr values with different digests do not compare.
+    The digest (16 digits of SHA-256, of tokenized captions) does not depend on their order. CIDEr values with different
+    digests cannot be compared.
     """
     images = sorted(sorted(captions) for captions in references)
     num_captions = sum(len(captions) for captions in images)
@@ -110,8 +123,8 @@ def document_frequency(references: Sequence[Sequence[str]]) -> dict[str, int | s
 def cider(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Float[np.ndarray, " queries"]:
     """Returns CIDEr-D of each query, from tokenized captions; 1.0 is 100 in the papers' tables.
 
-    Document frequencies are those of all references given here. Scores of subsets therefore do not compare, and a
-    single query has 0. Resampling of queries leaves the frequencies as they are.
+    Document frequencies are those of all references given here. Scores of subsets can therefore not be compared, and a
+    single query has 0. Resampling of queries does not change the frequencies.
     """
     corpus = CiderCorpus(references)
     values = []
@@ -124,7 +137,7 @@ def bleu_counts(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> 
     """Returns the counts of each query, from tokenized captions.
 
     The columns are the words of the output, the words of the closest reference, the n-grams of the output for n = 1..4,
-    and those of them that occur in a reference.
+    and the number of these that occur in a reference.
     """
     rows = []
     for output, captions in zip(outputs, references, strict=True):
@@ -136,7 +149,7 @@ def _bleu_counts(output: str, references: Sequence[str]) -> list[int]:
     length = len(output.split())
     reference_lengths = [len(reference.split()) for reference in references]
     _, closest = min((abs(reference_length - length), reference_length) for reference_length in reference_lengths)
-    # An n-gram counts as often as in the reference that has it most often.
+    # An n-gram counts at most as often as in the reference that has it most often.
     most: Counter[Ngram] = Counter()
     for reference in references:
         most |= ngram_counts(reference)
@@ -179,10 +192,10 @@ def spice(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[f
     """Returns SPICE (its F-score) of each query, from tokenized captions.
 
     Raises:
-        RuntimeError: Where SPICE is unavailable.
+        RuntimeError: If SPICE is unavailable.
     """
     reason = _spice_unavailable()
-    if reason is not None:  # its constructor would download what is missing
+    if reason is not None:  # its constructor would download missing files
         raise RuntimeError(f"SPICE is unavailable: {reason}")
     output_of = {number: [output] for number, output in enumerate(outputs)}
     references_of = {number: list(captions) for number, captions in enumerate(references)}

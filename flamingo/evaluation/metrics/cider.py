@@ -10,9 +10,9 @@ import numpy as np
 from flamingo.evaluation.metrics.tokenization import tokenizer_of
 from flamingo.utils.errors import UserError
 
-#: The longest n-grams that are counted.
+#: The length of the longest n-grams that are counted.
 LONGEST = 4
-#: The width of the penalty for another length.
+#: The width, in bigrams, of the Gaussian penalty for a difference in length.
 _SIGMA = 6.0
 
 Ngram = tuple[str, ...]
@@ -24,7 +24,7 @@ class _Vector:
 
     weights: list[dict[Ngram, float]]
     norms: list[float]
-    #: The number of its bigrams, which stands for its length.
+    #: The number of its bigrams, which measures its length.
     length: int
 
 
@@ -32,7 +32,11 @@ class CiderCorpus:
     """Document frequencies of n-grams in the references of a corpus."""
 
     def __init__(self, references: Iterable[Iterable[str]]) -> None:
-        """``references`` are the tokenized captions of each image."""
+        """Counts the document frequencies.
+
+        Args:
+            references: The tokenized captions of each image.
+        """
         self._frequency: Counter[Ngram] = Counter()
         self._num_images = 0
         for captions in references:
@@ -69,22 +73,23 @@ class CiderReward:
     """A reward for training: CIDEr-D of captions, with the document frequencies of a fixed corpus."""
 
     def __init__(self, corpus: Sequence[Sequence[str]], language: str = "en") -> None:
-        """
+        """Counts the document frequencies.
+
         Args:
             corpus: The references of each image.
-            language: Chooses the tokens: see :mod:`flamingo.evaluation.metrics.tokenization`.
+            language: The language, which determines the tokens: see :mod:`flamingo.evaluation.metrics.tokenization`.
 
         Raises:
             UserError: For fewer than two images.
         """
         if len(corpus) < 2:
-            raise UserError(f"CIDEr needs the captions of at least 2 images to tell rare words by, got {len(corpus)}")
+            raise UserError(f"CIDEr needs the captions of at least 2 images to weight rare words, got {len(corpus)}")
         self._tokenize = tokenizer_of(language)
         self._tokenized: dict[str, str] = {}
         self._corpus = CiderCorpus(self._references(captions) for captions in corpus)
 
     def __call__(self, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-        """Returns the reward of each output, given its references; neither is tokenized."""
+        """Returns the reward of each output, given its references. All of them are untokenized."""
         rewards = []
         for output, captions in zip(outputs, references, strict=True):
             rewards.append(self._corpus.score(self._tokenize(output), self._references(captions)))
@@ -98,7 +103,7 @@ class CiderReward:
 
 
 def _similarities(output: _Vector, reference: _Vector) -> np.ndarray:
-    """Returns the clipped cosine similarity for each length of n-grams, lowered where the captions differ in length."""
+    """Returns the clipped cosine similarity for each length of n-grams, with the penalty for a difference in length."""
     penalty = np.e ** (-((output.length - reference.length) ** 2) / (2 * _SIGMA**2))
     similarities = np.zeros(LONGEST)
     for n in range(LONGEST):

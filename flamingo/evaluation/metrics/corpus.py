@@ -22,11 +22,11 @@ class Captions:
 
     outputs: Sequence[str]
     references: Sequence[Sequence[str]]
-    #: Chooses the tokens: see :mod:`flamingo.evaluation.metrics.tokenization`.
+    #: The language, which determines the tokens: see :mod:`flamingo.evaluation.metrics.tokenization`.
     language: str = "en"
 
     def about(self) -> dict[str, Any]:
-        """What all metrics report: the smallest and the largest number of references of an output, and the language."""
+        """Returns the fields that all metrics report: the range of references per output, and the language."""
         counts = [len(references) for references in self.references]
         return {"references": [min(counts), max(counts)], "language": self.language}
 
@@ -36,7 +36,7 @@ class Metric(Protocol):
     """One corpus metric, or several that share their counts. It is constructed without arguments."""
 
     def unavailable(self, language: str) -> str | None:
-        """Returns why it cannot be computed here of captions in this language; None if it can. Nothing is downloaded.
+        """Returns the reason why the metric cannot be computed in this language; None if it can. Downloads nothing.
 
         Raises:
             UserError: If the package that computes it is not installed.
@@ -44,14 +44,14 @@ class Metric(Protocol):
         ...
 
     def statistics(self, groups: Sequence[Captions]) -> list[dict[str, Statistic]]:
-        """Returns for each group of tokenized captions its scores by name."""
+        """Returns the scores by name for each group of tokenized captions."""
         ...
 
 
 def corpus_statistics(metrics: Sequence[str], groups: Sequence[Captions]) -> list[dict[str, Statistic]]:
-    """Returns for each group the metrics of all its outputs together.
+    """Returns the metrics of all outputs together, for each group.
 
-    The scores of English captions equal those of pycocoevalcap, its tokenizer included. Each metric's class is called
+    The scores of English captions equal those of pycocoevalcap, including its tokenizer. Each metric's class is called
     once for all groups, so that Java, which METEOR and SPICE need, starts once.
 
     Raises:
@@ -68,7 +68,7 @@ def corpus_statistics(metrics: Sequence[str], groups: Sequence[Captions]) -> lis
 
 
 def unavailable(metrics: Sequence[str], language: str = "en") -> dict[str, str]:
-    """Returns the metrics that cannot be computed on this machine of captions in this language, with the reason.
+    """Returns the metrics that cannot be computed here for captions in this language, with the reason.
 
     Raises:
         UserError: For an unknown name, or if pycocoevalcap is not installed.
@@ -84,7 +84,11 @@ def unavailable(metrics: Sequence[str], language: str = "en") -> dict[str, str]:
 
 
 def check_metrics(metrics: Sequence[str]) -> None:
-    """Raises UserError for an unknown name, or if pycocoevalcap is not installed."""
+    """Checks the names of metrics.
+
+    Raises:
+        UserError: For an unknown name, or if pycocoevalcap is not installed.
+    """
     unavailable(metrics)
 
 
@@ -99,7 +103,7 @@ def merge(groups: Sequence[Captions]) -> Captions:
 
 
 def split(rows: Rows, groups: Sequence[Captions]) -> list[Rows]:
-    """Returns for each group its rows, from the rows of the merged groups."""
+    """Returns the rows of each group, from the rows of the merged groups."""
     parts = []
     start = 0
     for group in groups:
@@ -110,12 +114,12 @@ def split(rows: Rows, groups: Sequence[Captions]) -> list[Rows]:
 
 
 def _locations(metrics: Sequence[str]) -> list[str]:
-    """The classes of the metrics, each once."""
+    """Returns the classes of the metrics, each once."""
     return list(dict.fromkeys(METRICS[metric] for metric in metrics))
 
 
 def _make(location: str) -> Metric:
-    """The metric of a "module:Class"."""
+    """Returns the metric of a "module:Class"."""
     module, _, name = location.partition(":")
     return getattr(import_module(module), name)()
 

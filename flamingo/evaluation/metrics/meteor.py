@@ -14,12 +14,12 @@ from flamingo.evaluation.metrics.resampling import Statistic
 from flamingo.utils.errors import UserError
 from flamingo.utils.languages import primary_language
 
-# English, as pycocoevalcap asks for it.
+# The parameters for English that pycocoevalcap uses.
 _ALPHA = 0.85
 _BETA = 0.2
 _GAMMA = 0.6
 _DELTA = 0.75
-# Of exact matches, stems, synonyms and paraphrases.
+# The weights of exact matches, stems, synonyms and paraphrases.
 _WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
 # Columns of counts: words (output, reference), function words (likewise), 4 matchers times (content words of the
 # output, of the reference, function words of the output, of the reference), chunks, matched words (output, reference).
@@ -27,9 +27,10 @@ _COLUMNS = 23
 
 
 class Meteor:
-    """METEOR, whose Java program runs once for all groups."""
+    """METEOR. Its Java program runs once for all groups."""
 
     def unavailable(self, language: str) -> str | None:
+        """Returns the reason why METEOR cannot be computed; None if it can."""
         if primary_language(language) != "en":
             return f"its stems, synonyms and paraphrases are English, and task.language is {language}"
         if shutil.which("java") is None:
@@ -39,6 +40,7 @@ class Meteor:
         return None
 
     def statistics(self, groups: Sequence[Captions]) -> list[dict[str, Statistic]]:
+        """Returns the METEOR of each group."""
         merged = merge(groups)
         counts = meteor_counts(merged.outputs, merged.references)
         statistics = []
@@ -54,12 +56,12 @@ class Meteor:
 
 
 def meteor_counts(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Float[np.ndarray, "queries 23"]:
-    """Returns what METEOR counts for each query, against the reference that scores best, from tokenized captions.
+    """Returns METEOR's counts for each query, against the reference with the best score, from tokenized captions.
 
-    The jar runs once, which costs some seconds for its paraphrases.
+    The jar runs once. It loads its paraphrases for some seconds.
 
     Raises:
-        RuntimeError: With the message of the jar, where it fails.
+        RuntimeError: If the jar fails, with its message.
     """
     lines = []
     for output, captions in zip(outputs, references, strict=True):
@@ -77,7 +79,7 @@ def meteor_counts(outputs: Sequence[str], references: Sequence[Sequence[str]]) -
     if process.returncode or len(rows) != len(lines):
         raise RuntimeError(f"METEOR gave {len(rows)} of {len(lines)} answers and ended with: {process.stderr.strip()}")
     counts = np.array(rows, dtype=float).reshape(-1, _COLUMNS)
-    # A caption that matches from end to end is not broken into chunks at all.
+    # A caption that matches from end to end has no chunks.
     words = counts[:, :2]
     chunks = counts[:, 20]
     matched_words = counts[:, 21:]
@@ -91,7 +93,7 @@ def meteor(counts: Float[np.ndarray, "*resamples 23"]) -> Float[np.ndarray, "*re
     words = counts[..., :2]
     function_words = counts[..., 2:4]
     lengths = _DELTA * (words - function_words) + (1 - _DELTA) * function_words
-    # By matcher, content or function words, output or reference.
+    # The axes are matcher, content or function words, output or reference.
     matches = counts[..., 4:20].reshape(*counts.shape[:-1], 4, 2, 2)
     weighted_matches = np.tensordot(matches, _WEIGHTS, axes=(-3, 0))
     content_matches = weighted_matches[..., 0, :]

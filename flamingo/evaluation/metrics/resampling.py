@@ -10,24 +10,25 @@ from jaxtyping import Float
 
 @dataclass(frozen=True)
 class Statistic:
-    """A score that is a function of sums over queries, so that queries can be resampled without scoring them again."""
+    """A score that is a function of sums over queries, so that resampling needs no new scoring."""
 
     parts: Float[np.ndarray, "queries parts"]
-    #: From sums of ``parts`` [... parts] to scores [...].
+    #: Returns scores [...], given sums of ``parts`` [... parts].
     of_sums: Callable[[np.ndarray], np.ndarray]
     #: The number of queries (or orders) of the score.
     n: int
-    #: What the score was computed with, for its row in ``scores.json``.
+    #: Further fields of the score's row in ``scores.json``.
     about: dict[str, Any] = field(default_factory=dict)
 
     @property
     def value(self) -> float:
+        """The score of all queries."""
         sums = self.parts.sum(axis=0)
         return float(self.of_sums(sums))
 
 
 def mean(values: Sequence[float | None], about: dict[str, Any] | None = None) -> Statistic:
-    """Returns the mean over the queries that have a value, of which there must be at least one."""
+    """Returns the mean over the queries that have a value. At least one query must have a value."""
     rows = []
     for value in values:
         if value is None:
@@ -72,7 +73,13 @@ def spread(statistics: Sequence[Statistic]) -> Statistic:
 
 
 def bootstrap(statistic: Statistic, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """Returns the 95% percentile interval over resampled queries; resamples without a value do not count."""
+    """Returns the 95% percentile interval over resampled queries. Resamples without a value are ignored.
+
+    Args:
+        statistic: The score.
+        resamples: The number of resamples.
+        seed: The seed of the resampling.
+    """
     queries = len(statistic.parts)
     rng = np.random.default_rng(seed)
     sums = []

@@ -11,7 +11,7 @@ from flamingo.utils.languages import check_language
 
 @dataclass(kw_only=True)
 class TaskConfig:
-    """What the configs of all tasks have."""
+    """The config that all tasks share."""
 
     #: The kind of task.
     kind: str
@@ -19,7 +19,7 @@ class TaskConfig:
 
 @dataclass(kw_only=True)
 class CaptioningConfig(TaskConfig, SourceConfig):
-    """Captions of images; queries and demonstrations come from captioned images of any known layout."""
+    """Captions of images. Queries and demonstrations come from captioned images of any known layout."""
 
     #: The name in result files.
     name: str

@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Excluding(Sequence[Example]):
-    """A view of ``examples`` without some positions; it copies nothing."""
+    """A view of ``examples`` without some positions. It copies nothing."""
 
     examples: Sequence[Example]
-    #: In rising order.
+    #: The positions to leave out, in increasing order.
     excluded: Sequence[int]
 
     def __len__(self) -> int:
@@ -56,23 +56,23 @@ class Captioning:
     name: str
     query_records: Sequence[Record]
     support_records: Sequence[Record]
-    #: The records that were left out, and the reason, by id.
+    #: Id -> the reason why a record was left out.
     skipped: Mapping[str, str] = field(default_factory=dict)
     #: For each query the positions in the pool of the images most similar to it, the most similar first.
     neighbours: Int[np.ndarray, "queries k"] | None = None
-    #: For a query's id the positions in the pool of its duplicates, which are never shown.
+    #: Id of a query -> the positions in the pool of its duplicates, which are never shown.
     duplicates: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
     max_new_tokens: int = 30
-    #: What is done with captions of the pool that are too long: see :func:`flamingo.data.fitting.fitting`.
+    #: The action for captions of the pool that are too long: see :func:`flamingo.data.fitting.fitting`.
     too_long: str = "cut"
     language: str = "en"
     text_only: bool = True
-    #: METEOR and SPICE are left out where what they need is not installed, and for other languages than English.
+    #: METEOR and SPICE are left out if their requirements are not installed, and for other languages than English.
     corpus_metrics: tuple[str, ...] = ("CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "METEOR", "SPICE")
 
     def __post_init__(self) -> None:
-        # One more than are shown: the query may be among them.
+        # The pool needs one more record than is shown, since the query may be among them.
         self.text_only = self.text_only and len(self.support_records) > NUM_TEXT_ONLY
 
     @classmethod
@@ -84,9 +84,9 @@ class Captioning:
             open_images: Whether images that a file of captions names are opened, so that broken ones are found now.
 
         Raises:
-            UserError: For a metric that is not there, and for a source that cannot be read.
+            UserError: For an unknown metric, or if a source cannot be read.
         """
-        check_metrics(config.metrics)  # before minutes of reading
+        check_metrics(config.metrics)  # before reading, which may take minutes
         query = read_split(config.query, config, config.query_split, open_images)
         support = SourceSplit(RecordList([], {}), {}, RecordList([], {}))
         if config.support is not None:
@@ -118,16 +118,17 @@ class Captioning:
         return {candidate.id: position for position, candidate in enumerate(self._candidates)}
 
     def queries(self) -> Sequence[Example]:
+        """Returns all queries, in the order of their records."""
         return self._queries
 
     def support(self, query: Example) -> Sequence[Sequence[Example]]:
-        """Returns the pool without the query, if it is in there, and without its duplicates; none without a pool."""
+        """Returns the pool, as one group, without the query and its duplicates; empty without a pool."""
         if not self.support_records:
             return []
         return [Excluding(self._candidates, sorted(self._excluded(query)))]
 
     def similar(self, query: Example, number: int) -> Sequence[Example]:
-        """Returns the candidates most similar to the query.
+        """Returns the candidates most similar to the query, the most similar first.
 
         Raises:
             UserError: Before :meth:`index`, and for more candidates than it has found.
@@ -145,7 +146,7 @@ class Captioning:
         return [self._candidates[position] for position in positions[:number]]
 
     def score(self, query: Example, prompt_examples: Sequence[Example], output: str) -> dict[str, float]:
-        """Captions are scored all together: see ``corpus_metrics``."""
+        """Returns no metrics: captions are scored all together, by ``corpus_metrics``."""
         return {}
 
     def fitting(self, processor: FlamingoProcessor, template: CaptionTemplate, max_new_tokens: int) -> "Captioning":
@@ -163,7 +164,7 @@ class Captioning:
         return replace(self, support_records=fitted.records, skipped=dict(self.skipped) | fitted.skipped)
 
     def _log_problems(self, processor: FlamingoProcessor) -> None:
-        """Log signs that the captions do not fit the task's language, or the tokenizer of the language model."""
+        """Logs signs that the captions do not fit the task's language, or the tokenizer of the language model."""
         captions = sample_captions(self.query_records) + sample_captions(self.support_records)
         problems = tokenizer_problems(captions, processor.tokenizer)
         script = script_problem(captions, self.language)
@@ -191,7 +192,7 @@ class Captioning:
         return duplicate_report(features, index, self.query_records, self.support_records, training_records)
 
     def _excluded(self, query: Example) -> frozenset[int]:
-        """The positions in the pool that are never shown before this query: its own, and its duplicates'."""
+        """Returns the positions in the pool that are never shown before this query: its own, and its duplicates'."""
         duplicates = self.duplicates.get(query.id, frozenset())
         own_position = self._pool_positions.get(query.id)
         if own_position is None:

@@ -29,9 +29,9 @@ class PerceiverLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, latents: Float[Tensor, "images r v"], features: Float[Tensor, "images fp v"]
+        self, latents: Float[Tensor, "images r v"], features: Float[Tensor, "images patches v"]
     ) -> Float[Tensor, "images r v"]:
-        """Returns the latents after the layer. ``fp`` counts the patches of all frames."""
+        """Returns the latents after the layer. ``patches`` counts those of all frames."""
         queries = self.norm_latents(latents)
         context = torch.cat([self.norm_features(features), queries], dim=1)
         keys, values = self.attention.keys_values(context)

@@ -1,4 +1,4 @@
-"""Losses: a file each, chosen for each data set."""
+"""Losses: one file each, chosen for each data set."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,11 +12,11 @@ from flamingo.utils.languages import check_language
 
 @dataclass
 class LossConfig:
-    """What all losses share."""
+    """The config that all losses share."""
 
     #: The kind of loss.
     kind: str
-    #: Records that the loss needs.
+    #: The smallest number of records that the loss needs.
     min_records: ClassVar[int] = 1
 
     def tokens_to_generate(self) -> int:
@@ -24,7 +24,11 @@ class LossConfig:
         return 0
 
     def check_documents(self, documents: DocumentsConfig) -> None:
-        """Raises UserError, beginning with a key of the documents, for documents that the loss cannot train on."""
+        """Checks that the loss can train on documents of this config.
+
+        Raises:
+            UserError: If it cannot; the error begins with a key of the documents.
+        """
 
 
 @dataclass
@@ -39,11 +43,11 @@ class SelfCriticalConfig(LossConfig):
     """The reward of generated captions of the last image; the other captions of this image are the references."""
 
     kind: str = "self_critical"
-    #: Captions of an image that are compared: the beams of a beam search.
+    #: The number of captions of an image that are compared: the beams of a beam search.
     num_captions: int = 5
-    #: The most tokens of a caption.
+    #: The largest number of tokens of a caption.
     max_new_tokens: int = 30
-    #: The language of the captions, as a code, by which CIDEr chooses its tokens. See task.language.
+    #: The language of the captions, as a code. It determines the tokens of CIDEr. See task.language.
     language: str = "en"
     #: CIDEr weighs a word by the number of images whose captions have it.
     min_records: ClassVar[int] = 2
@@ -54,9 +58,15 @@ class SelfCriticalConfig(LossConfig):
         check_language("language", self.language)
 
     def tokens_to_generate(self) -> int:
+        """Returns the largest number of tokens of a generated caption."""
         return self.max_new_tokens
 
     def check_documents(self, documents: DocumentsConfig) -> None:
+        """Checks that documents have several captions of their last image, and each image before its caption.
+
+        Raises:
+            UserError: If they have not; the error begins with a key of the documents.
+        """
         needs = "loss.kind=self_critical needs kind=interleaved, captions_per_image>1, pack_to=0 and p_next=0"
         if not isinstance(documents, InterleavedConfig):
             raise UserError(f"kind is {documents.kind}, but {needs}")

@@ -21,18 +21,18 @@ from flamingo.model.fusion.visual_index import index_of_markers
 from flamingo.training.losses import SelfCriticalConfig
 from flamingo.utils.errors import UserError
 
-#: From captions and the references of each to a reward for each.
+#: Returns a reward for each caption, given the captions and the references of each.
 Reward = Callable[[Sequence[str], Sequence[Sequence[str]]], Sequence[float]]
 
-#: The images of a batch stand under one of these names.
+#: The names of a batch's images; it has one of them.
 _IMAGES = ("pixel_values", "image_features")
 
 
 class SelfCritical:
     """A :class:`~flamingo.training.step.DataSet`'s ``loss``: minus the reward of generated captions.
 
-    The last caption of each document is left out and generated. A batch has several documents of the same images, one
-    after the other (``captions_per_image``): their last captions are the references.
+    The last caption of each document is left out and generated. A batch has several consecutive documents of the same
+    images (``captions_per_image``): their last captions are the references.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class SelfCritical:
         self.reward = make_reward(config.language)
 
     def __call__(self, model: nn.Module, batch: Batch, count: int) -> Float[Tensor, ""]:
-        """Returns minus the mean reward. Documents weigh by their label tokens, of which the update has ``count``.
+        """Returns minus the mean reward. Documents are weighted by their label tokens, ``count`` in the whole update.
 
         Its gradient is that of the expected reward (policy gradient). Dropout is off while captions are generated.
         """
@@ -61,7 +61,7 @@ class SelfCritical:
         advantage = rewards - sum_of_others / (self.num_captions - 1)
         log_likelihood = self._log_likelihood(model, prompts, images, captions, mask)
         gain = (advantage * log_likelihood.view_as(rewards)).mean(dim=1)
-        # The value is that of the reward, for the history; the gradient is that of the gain.
+        # The value is the reward, for the history. The gradient is that of the gain.
         expected = rewards.mean(dim=1) + gain - gain.detach()
         is_label = tensors["labels"][:, 1:] != -100
         labels_of_documents = is_label.sum(dim=1)
@@ -69,7 +69,11 @@ class SelfCritical:
         return -(expected * labels).sum() / count
 
     def _prompts(self, batch: Batch, b: int) -> tuple[dict[str, Int[Tensor, "b t"]], list[list[str]]]:
-        """Returns the documents without their last captions, padded on the left, and the references of each."""
+        """Returns the documents without their last captions, padded on the left, and the references of each.
+
+        Raises:
+            UserError: If a document's last text is not learnt.
+        """
         starts = []
         captions = []
         for row, caption in zip(batch.tensors["input_ids"], batch.last_texts, strict=True):
@@ -97,7 +101,7 @@ class SelfCritical:
         prompts: dict[str, Int[Tensor, "b t"]],
         images: dict[str, Tensor],
     ) -> tuple[Int[Tensor, "bk s"], Bool[Tensor, "bk s"]]:
-        """Returns ``num_captions`` captions of each prompt, and a mask of their tokens up to the end, inclusive."""
+        """Returns ``num_captions`` captions of each prompt, and a mask of their tokens up to and including the end."""
         unwrapped: Any = getattr(model, "module", model)  # of DDP's wrapper
         was_training = unwrapped.training
         end = self.processor.end_of_chunk_token_id

@@ -1,4 +1,4 @@
-"""Optimizers: a file each, with the parameter groups and the learning rate schedule that they share."""
+"""Optimizers: one file each, with the parameter groups and the learning rate schedule that they share."""
 
 from dataclasses import dataclass
 
@@ -9,25 +9,26 @@ from flamingo.utils.kinds import Kinds
 
 @dataclass
 class OptimizerConfig:
-    """What all optimizers share (Flamingo, appendix B.1.2: lr 1e-4, decay 0.1, norm 1, 5000 warm-up steps)."""
+    """The config of all optimizers (Flamingo, appendix B.1.2: lr 1e-4, decay 0.1, norm 1, 5000 warm-up steps)."""
 
     #: The kind of optimizer.
     kind: str
     #: The learning rate.
     lr: float = 1e-4
-    #: The learning rate of the gates; null: lr. The gates start closed, and everything that is learnt passes them.
+    #: The learning rate of the gates; null: lr. The gates start closed, and all that the model learns passes through
+    #: them.
     gate_lr: float | None = None
-    #: The learning rate of the backbones, where they train; null: lr. They are pretrained, so it is often smaller.
+    #: The learning rate of the backbones, if they train; null: lr. They are pretrained, so it is often smaller.
     backbone_lr: float | None = None
     #: The decoupled weight decay.
     weight_decay: float = 0.1
-    #: The betas of AdamW, also for the parameters that Muon leaves to it.
+    #: The betas of AdamW, also for the parameters that Muon does not handle.
     betas: tuple[float, float] = (0.9, 0.999)
-    #: Steps in which the learning rate rises linearly.
+    #: The number of steps in which the learning rate rises linearly.
     warmup_steps: int = 0
     #: The learning rate after the warm-up.
     schedule: str = "constant"
-    #: The norm that larger gradients, of all parameters together, are scaled down to.
+    #: The largest norm of the gradient of all parameters together; larger gradients are scaled down to it.
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
@@ -67,13 +68,17 @@ def default_warmup(steps: int) -> int:
 
 
 def check_warmup(config: OptimizerConfig, steps: int) -> None:
-    """Raises UserError if no step is left after the warm-up."""
+    """Checks that at least one step follows the warm-up.
+
+    Raises:
+        UserError: If none does.
+    """
     if config.warmup_steps >= steps:
         raise UserError(f"optimizer.warmup_steps must be less than training.steps, {steps}, got {config.warmup_steps}")
 
 
-#: An optimizer is called with the parameter groups and its config. Its step changes neither parameters nor state where
-#: its attribute ``found_inf``, a number on the device, is 1; the fused optimizers of torch have this attribute.
+#: An optimizer is called with the parameter groups and its config. Its step changes neither parameters nor state if its
+#: attribute ``found_inf``, a number on the device, is 1. The fused optimizers of torch have this attribute.
 OPTIMIZERS: Kinds = {
     "adamw": (AdamWConfig, "flamingo.training.optim.adamw:adamw"),
     "muon": (MuonConfig, "flamingo.training.optim.muon:MuonAndAdamW"),

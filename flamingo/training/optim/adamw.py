@@ -8,6 +8,6 @@ from flamingo.training.optim.groups import ParameterGroup
 
 def adamw(groups: list[ParameterGroup], config: AdamWConfig) -> AdamW:
     """Returns AdamW over the groups."""
-    # Fused: one pass over memory. On a CPU the default takes ten, with temporaries, and up to seconds a step. Only the
-    # fused AdamW has ``found_inf``; torch before 2.13 ignores it on MPS.
+    # The fused AdamW makes one pass over memory. The default makes ten, with temporaries, and takes up to seconds per
+    # step on a CPU. Only the fused AdamW has ``found_inf``; torch before 2.13 ignores it on MPS.
     return AdamW(groups, betas=config.betas, fused=True)

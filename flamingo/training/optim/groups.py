@@ -11,11 +11,11 @@ from flamingo.training.optim import OPTIMIZERS, OptimizerConfig
 from flamingo.utils.errors import UserError
 from flamingo.utils.kinds import class_of
 
-#: A group as torch takes it, with a ``name``.
+#: A parameter group of torch, with a ``name``.
 ParameterGroup = dict[str, Any]
 
 MATRICES, KERNELS, OTHERS, GATES = "matrices", "kernels", "others", "gates"
-#: Begins the names of the groups of a backbone's own weights.
+#: The prefix of the names of the groups of a backbone's own weights.
 _BACKBONE = "backbone_"
 BACKBONE_MATRICES = f"{_BACKBONE}{MATRICES}"
 
@@ -73,7 +73,11 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
 
 
 def check_shapes(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Raises UserError unless each tensor of a saved ``state`` is a scalar or has the shape of its parameter."""
+    """Checks that each tensor of a saved state is a scalar or has the shape of its parameter.
+
+    Raises:
+        UserError: If a shape differs.
+    """
     parts = getattr(optimizer, "parts", None)
     if parts is not None:
         for name, part in parts.items():

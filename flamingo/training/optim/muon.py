@@ -14,12 +14,13 @@ from flamingo.utils.errors import UserError
 
 
 class SkippingMuon(Muon):
-    """torch's Muon, bit for bit, but with ``found_inf``: see :data:`flamingo.training.optim.OPTIMIZERS`."""
+    """torch's Muon, bit for bit, with ``found_inf``: see :data:`flamingo.training.optim.OPTIMIZERS`."""
 
     found_inf: Float[Tensor, ""] | None = None
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Changes the parameters, unless ``found_inf`` is 1."""
         assert closure is None, "closures are not supported"
         for group in self.param_groups:
             parameters: list[Tensor] = []
@@ -32,7 +33,7 @@ class SkippingMuon(Muon):
     def _step_one(self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, momentum: Tensor) -> None:
         decay = torch.full((), 1 - group["lr"] * group["weight_decay"], device=parameter.device)
         skips = torch.zeros_like(decay, dtype=torch.bool) if self.found_inf is None else self.found_inf > 0
-        # A skipped step moves the momentum towards itself, and the parameter by nothing.
+        # A skipped step moves the momentum towards itself and the parameter by 0.
         gradient = torch.where(skips, momentum, gradient)
         momentum.lerp_(gradient, 1 - group["momentum"])
         nesterov = gradient.lerp(momentum, group["momentum"])
@@ -52,31 +53,38 @@ class MuonAndAdamW(Optimizer):
     found_inf: Float[Tensor, ""] | None = None
 
     def __init__(self, groups: list[ParameterGroup], config: MuonConfig) -> None:
-        """Raises UserError for a model without matrices, or with nothing else."""
+        """Makes both optimizers.
+
+        Raises:
+            UserError: If the model has no matrices, or only matrices.
+        """
         super().__init__(groups, {})
         matrices = [group for group in self.param_groups if group["name"] in (MATRICES, BACKBONE_MATRICES)]
         others = [group for group in self.param_groups if group["name"] not in (MATRICES, BACKBONE_MATRICES)]
         if not matrices or not others:
             raise UserError("optimizer.kind=muon needs a model with matrices and with other parameters")
-        # The parts share the groups of this optimizer, so that a schedule reaches all of them here.
+        # The parts share the groups of this optimizer, so that its schedule reaches all of them.
         self.parts: dict[str, Optimizer] = {
             "muon": SkippingMuon(matrices, adjust_lr_fn="match_rms_adamw"),
             "adamw": AdamW(others, betas=config.betas, fused=True),
         }
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Changes the parameters by both optimizers, unless ``found_inf`` is 1."""
         assert closure is None, "closures are not supported"
         for part in self.parts.values():
             part.found_inf = self.found_inf  # type: ignore[attr-defined]  # missing in the stubs of torch
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
+        """Returns the states of both optimizers by name."""
         return {name: part.state_dict() for name, part in self.parts.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads the states of both optimizers."""
         for name, part in self.parts.items():
             part.load_state_dict(state_dict[name])
-        # Loading replaces the groups of the parts. A schedule has a learning rate for each, in the order of before.
+        # Loading replaces the groups of the parts. A schedule has a learning rate for each group, in the former order.
         loaded = self.parts["muon"].param_groups + self.parts["adamw"].param_groups
         order = [group["name"] for group in self.param_groups]
         self.param_groups = sorted(loaded, key=lambda group: order.index(group["name"]))

@@ -11,12 +11,12 @@ from flamingo.training.optim import OptimizerConfig, check_warmup
 class LRFactor:
     """The factor of all learning rates in a training of a number of steps. A cosine ends at 0.
 
-    Its attributes are numbers and texts, which the state of a ``LambdaLR`` keeps.
+    Its attributes are numbers and texts, since the state of a ``LambdaLR`` keeps only these.
     """
 
     def __init__(self, config: OptimizerConfig, steps: int) -> None:
         self.schedule, self.warmup_steps, self.steps = config.schedule, config.warmup_steps, steps
-        #: The step after which the decay begins, and the factor that it begins at.
+        #: The step after which the decay begins, and the factor at its beginning.
         self.decay_start, self.decay_from = config.warmup_steps, 1.0
 
     def at(self, step: int) -> float:
@@ -29,19 +29,19 @@ class LRFactor:
         return self.decay_from * (0.5 * (1 + math.cos(math.pi * progress)))
 
     def __call__(self, done: int) -> float:
-        """Returns the factor of the next step, given how many are done."""
-        # LambdaLR calls it once more after the last step, hence the minimum.
+        """Returns the factor of the next step, given the number of steps that are done."""
+        # LambdaLR calls this once more after the last step, hence the minimum.
         return self.at(min(done + 1, self.steps))
 
     @property
     def decays_again(self) -> bool:
-        """Whether a decay has begun that is not the first."""
+        """Whether a decay after the first one has begun."""
         return self.decay_start > self.warmup_steps
 
     def lengthen(self, done: int, steps: int) -> None:
-        """Plans more steps, of which some are done: a new cosine begins at the last factor.
+        """Extends the training to ``steps``, of which ``done`` are done: a new cosine begins at the last factor.
 
-        The cosine of a finished training ends at 0, from which nothing would be learnt: the new one begins at 1 then.
+        The cosine of a finished training ends at 0, from which nothing would be learnt. The new one then begins at 1.
         """
         if self.schedule == "cosine" and done > self.warmup_steps:
             self.decay_start, self.decay_from = done, self.at(done) or 1.0
@@ -66,7 +66,13 @@ def factor_of(schedule: LambdaLR) -> LRFactor:
 
 
 def lengthen(schedule: LambdaLR, done: int, steps: int) -> None:
-    """Plans ``steps`` steps, of which some are done, for a schedule that was made or saved for fewer."""
+    """Extends a schedule that was made or saved for fewer steps.
+
+    Args:
+        schedule: A schedule of :func:`make_schedule`.
+        done: The number of steps that are done.
+        steps: The new number of steps.
+    """
     factor = factor_of(schedule)
     factor.lengthen(done, steps)
     for group, lr in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):

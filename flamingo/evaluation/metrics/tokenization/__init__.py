@@ -5,17 +5,17 @@ from collections.abc import Callable
 from flamingo.utils.kinds import import_name
 from flamingo.utils.languages import primary_language
 
-#: Returns the tokens of a caption, with one blank between them.
+#: Returns the tokens of a caption, separated by single spaces.
 Tokenize = Callable[[str], str]
 
-#: "module:function" of the :data:`Tokenize` of a language. Every other language has that of :data:`WORDS`.
+#: Language -> "module:function" of its :data:`Tokenize`. All other languages use :data:`WORDS`.
 TOKENIZERS = {
     "en": "flamingo.evaluation.metrics.tokenization.ptb:tokenize",
     "ja": "flamingo.evaluation.metrics.tokenization.characters:tokenize",
     "yue": "flamingo.evaluation.metrics.tokenization.characters:tokenize",
     "zh": "flamingo.evaluation.metrics.tokenization.characters:tokenize",
 }
-#: Words by the boundaries of Unicode.
+#: The tokenizer by Unicode's word boundaries.
 WORDS = "flamingo.evaluation.metrics.tokenization.unicode_words:tokenize"
 
 

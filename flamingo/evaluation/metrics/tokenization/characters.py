@@ -10,7 +10,7 @@ _TOKEN = regex.compile(rf"{_CHARACTER}|\b\w.*?\b", regex.WORD | regex.DOTALL | r
 
 
 def tokenize(caption: str) -> str:
-    """Returns the caption's characters, with one blank between them, in small letters and without punctuation.
+    """Returns the caption's characters, separated by single spaces, in lower case and without punctuation.
 
     Full-width letters and digits become narrow, half-width katakana wide (NFKC).
     """

@@ -1,4 +1,4 @@
-"""Captions -> words by the word boundaries of Unicode (UAX #29), in small letters and without punctuation."""
+"""Captions -> words by the word boundaries of Unicode (UAX #29), in lower case and without punctuation."""
 
 import unicodedata
 
