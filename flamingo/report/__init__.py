@@ -9,7 +9,7 @@ from flamingo.utils.checks import finite
 class VariantConfig:
     """The row of an ablation in tables."""
 
-    #: The name in tables; null: by what the run was overridden with.
+    #: The name in tables; null: the overrides of the run.
     name: str | None = None
     #: The score of the paper's counterpart, times 100 as in its tables; null: there is none.
     paper: float | None = None

@@ -1,4 +1,4 @@
-"""Plots of attention: maps over an image, and the shares that fall inside objects."""
+"""Plots of attention: maps over an image, and the shares inside objects."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,13 +20,16 @@ def attention_figure(
     row_names: Sequence[str],
     column_names: Sequence[str],
 ) -> Figure:
-    """Returns a figure of attention maps over an image: it is bright where attention is.
+    """Returns a figure of attention maps over an image, which is bright where attention is.
 
     Args:
-        image: Its values are in [0, 1].
+        image: The image, with values in [0, 1].
         maps: Attention over the encoder's grid or over pixels, not smoothed. Each map is relative to its maximum.
-        row_names: Stand at the left.
-        column_names: Stand above.
+        row_names: The names on the left.
+        column_names: The names at the top.
+
+    Raises:
+        ValueError: If the numbers of names and maps differ.
     """
     num_rows, num_columns = maps.shape[:2]
     if num_rows != len(row_names) or num_columns != len(column_names):
@@ -160,7 +163,7 @@ def _draw_panel(axes: Axes, rows: Sequence[AttentionRow]) -> None:
 
 
 def _draw_points(axes: Axes, key: str, x: Sequence[float], rows: Sequence[AttentionRow], look: dict[str, Any]) -> None:
-    """Draws the values of a key, which all rows of a panel have or none, and the intervals of shares."""
+    """Draws the values of a key, which all or none of a panel's rows have, and the intervals of shares."""
     values = [row[key] for row in rows]
     if None in values:
         axes.plot([], [], ls="none", mew=2, **look)

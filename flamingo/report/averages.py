@@ -13,8 +13,8 @@ Item = TypeVar("Item", Score, Prediction)
 def mean_over_seeds(scores: Iterable[Score]) -> list[Score]:
     """Returns one score per setting and metric: the mean of the values, and of the ends of the intervals.
 
-    The mean of the ends is no interval of the mean, but wider: the seeds share their queries, so that the queries' part
-    of the variance does not shrink with more seeds.
+    The mean of the ends is not an interval of the mean, but wider: the seeds share their queries, so that the queries'
+    part of the variance does not shrink with more seeds.
     """
     groups: dict[tuple[SettingOfTask, str], list[Score]] = {}
     for score in scores:
@@ -40,15 +40,15 @@ def _mean(group: Sequence[Score]) -> Score:
 
 
 def main_decoding(decodings: Iterable[str]) -> str:
-    """Returns the decoding that curves and examples show: greedy where it was run."""
+    """Returns the decoding that curves and examples show: greedy if it was run."""
     names = sorted(set(decodings))
     return "greedy" if "greedy" in names else names[0]
 
 
 def in_order(items: Iterable[Item]) -> list[Item]:
-    """Returns scores or predictions by their settings: plain ones, then the controls in the order of their appearance.
+    """Returns scores or predictions by their settings: plain ones, then controls in the order of their appearance.
 
-    Greedy decoding comes before others, then settings are sorted by series and shots.
+    Within each, greedy decoding comes first, and settings are sorted by series and shots.
     """
     items = list(items)
     controls: list[str | None] = [None]

@@ -13,7 +13,7 @@ from flamingo.utils.names import picture_path
 
 @dataclass(frozen=True)
 class Answer:
-    """One output; ``right`` is None where the task has no exact match."""
+    """One output; ``right`` is None if the task has no exact match."""
 
     setting: str
     output: str
@@ -40,7 +40,7 @@ class Card:
 def cards(predictions: Iterable[Prediction], pictures: Path, limit: int = 12) -> list[Card]:
     """Returns up to ``limit`` queries whose picture was saved, spread evenly over the tasks.
 
-    Each shows its smallest seed and one decoding, the demonstrations of the largest number of shots, and of each
+    Each card has the smallest seed and one decoding, the demonstrations of the largest number of shots, and for each
     control the setting with the most shots.
     """
     tasks: dict[str, dict[str, list[Prediction]]] = {}
@@ -90,7 +90,13 @@ def _card(predictions: Sequence[Prediction], pictures: Path) -> Card:
 
 
 def _demonstrations(prediction: Prediction, pictures: Path) -> tuple[tuple[str | None, str], ...]:
-    """The prompt is ``... <image>text<|endofchunk|> ... <image>text``, the last image being the query."""
+    """Returns the picture and text of each demonstration of a prompt.
+
+    The prompt is ``... <image>text<|endofchunk|> ... <image>text``. Its last image is the query.
+
+    Raises:
+        UserError: If the prompt and the ids of the demonstrations do not fit together.
+    """
     texts = []
     for text in prediction.prompt.split("<image>")[1:-1]:
         texts.append(text.replace("<|endofchunk|>", "").strip())
@@ -115,6 +121,7 @@ def _answer(prediction: Prediction) -> Answer:
 
 
 def setting_name(setting: SettingOfTask) -> str:
+    """Returns the name of a setting on the page: its shots, and its series if it has one."""
     shots = f"{setting.shots} shot{'' if setting.shots == 1 else 's'}"
     return f"{shots}, {setting.series}" if setting.series else shots
 

@@ -1,8 +1,8 @@
 """Many runs -> scores: each variant's mean over its seeds, and its difference to the baseline, with intervals.
 
-The standard deviation over seeds is taken to be the same for all variants of one score, and is estimated from all of
-them together: two seeds of one variant alone would say next to nothing. Intervals are Student's, of 95%, and concern
-new trainings on the same task. The intervals in each run's own ``scores.json`` concern the sample of queries.
+The standard deviation over seeds is assumed to be the same for all variants of one score, and is estimated from all of
+them together: two seeds of one variant alone would give almost no information. Intervals are Student's, of 95%, over
+new trainings on the same task. The intervals in each run's own ``scores.json`` are over samples of queries.
 """
 
 import math
@@ -19,7 +19,7 @@ Interval = tuple[float, float] | None
 
 @dataclass(frozen=True)
 class VariantScore:
-    """A score of one variant, as the scorer gives it; intervals are None where no variant has two seeds."""
+    """A score of one variant, in the metric's unit. Intervals are None if no variant has two seeds."""
 
     variant: str
     task: str
@@ -37,7 +37,7 @@ class VariantScore:
 
 
 def compare(variants: Sequence[Variant], baseline: str) -> list[VariantScore]:
-    """Returns the rows of all scores, each in the order of the variants."""
+    """Returns the rows of all scores, those of each score in the order of the variants."""
     keys: set[ScoreKey] = set()
     for variant in variants:
         for run in variant.runs:
@@ -64,7 +64,7 @@ def _compare_score(variants: Sequence[Variant], baseline: str, key: ScoreKey) ->
     for variant in variants:
         values = values_of[variant.name]
         if not values:
-            continue  # It is listed as incomplete.
+            continue  # the variant is listed as incomplete
         mean = fmean(values)
         interval = _interval(mean, deviation, freedom, 1 / len(values))
         difference = None
@@ -91,7 +91,7 @@ def _compare_score(variants: Sequence[Variant], baseline: str, key: ScoreKey) ->
 
 
 def metric_order(metric: str) -> tuple[int, str]:
-    """Returns a key that sorts the most telling metrics first."""
+    """Returns a sort key that puts the most informative metrics first."""
     if metric in HEADLINES:
         return HEADLINES.index(metric), metric
     return len(HEADLINES), metric

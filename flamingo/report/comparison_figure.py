@@ -11,11 +11,11 @@ from flamingo.report.comparison_tables import panels
 from flamingo.report.curves import metric_name
 from flamingo.report.style import BLUE, GREY, MUTED, new_figure, style, wrapped
 
-#: Panels beside each other.
+#: The number of panels in a row.
 _COLUMNS = 3
-#: Letters in a line of a variant's name, and of a panel's title.
+#: The number of letters in a line of a variant's name, and of a panel's title.
 _NAME_LETTERS, _TITLE_LETTERS = 36, 28
-#: Inches of a line of a name, and between two variants.
+#: In inches: the height of a line of a name, and the distance between two variants.
 _LINE, _GAP = 0.2, 0.14
 
 

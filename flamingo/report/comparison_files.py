@@ -33,15 +33,18 @@ DIFFERENCE = ("difference", "difference_low", "difference_high")
 
 
 def write_comparison(folders: Sequence[Path], output: Path, baseline: str | None = None) -> list[Path]:
-    """Writes ``output`` with the endings ``.md``, ``.csv``, ``.html`` and ``.png``; returns their paths.
+    """Writes ``output`` with the suffixes ``.md``, ``.csv``, ``.html`` and ``.png``.
 
     Args:
-        folders: Those of the runs.
-        output: The path without an ending.
-        baseline: The name of the variant that comes first; None: the one called "baseline", or else the first.
+        folders: The folders of the runs.
+        output: The path without a suffix.
+        baseline: The name of the variant that comes first; None: the one called "baseline", otherwise the first.
+
+    Returns:
+        The paths of the files.
 
     Raises:
-        UserError: Where no run is finished and evaluated, and for an unknown baseline. Nothing is written then.
+        UserError: If no run is finished and evaluated, or the baseline is unknown; nothing is written then.
     """
     variants, problems = read_runs(folders)
     names = [variant.name for variant in variants]
@@ -84,7 +87,7 @@ def _counted(number: int, name: str) -> str:
 
 
 def _csv(rows: Sequence[VariantScore]) -> str:
-    """Values as the scorer gives them; unknown ones are empty."""
+    """Returns the CSV, with values in the metrics' units. Unknown ones are empty."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(COLUMNS + DIFFERENCE)

@@ -10,13 +10,13 @@ from flamingo.report.page_tables import seeds_text
 from flamingo.report.score_text import difference_text, interval_text, score_text
 from flamingo.report.variants import ScoreKey
 
-#: The tasks of an overview that fit a page of 1200 pixels.
+#: The largest number of tasks in an overview on a page of 1200 pixels.
 _TASKS = 3
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A text, and the interval of its number; empty: none."""
+    """A text, and the interval of its number; empty: no interval."""
 
     text: str
     interval: str = ""
@@ -35,7 +35,7 @@ class Table:
 
 
 def panels(rows: Sequence[VariantScore]) -> list[list[VariantScore]]:
-    """Returns for each task the rows of its most telling metric at the most shots."""
+    """Returns for each task the rows of its most informative metric at the most shots."""
     found = []
     for task in dict.fromkeys(row.task for row in rows):
         metric = _headline(rows, task)
@@ -49,7 +49,7 @@ def panels(rows: Sequence[VariantScore]) -> list[list[VariantScore]]:
 
 
 def overviews(rows: Sequence[VariantScore]) -> list[Table]:
-    """Returns tables with a row for each variant, and two columns for each task: its first metric, the difference."""
+    """Returns tables with a row for each variant, and for each task its first metric and the difference."""
     all_panels = panels(rows)
     tables = []
     for start in range(0, len(all_panels), _TASKS):
@@ -82,12 +82,12 @@ def _overview_cells(panel: Sequence[VariantScore], variant: str) -> list[Cell]:
 
 
 def has_counterparts(rows: Sequence[VariantScore]) -> bool:
-    """Returns whether the paper has a figure to compare with that of the baseline."""
+    """Returns whether the paper has a figure to compare with the baseline's."""
     return any(row.paper is not None and row.difference is not None for row in rows)
 
 
 def _paper_cells(rows: Sequence[VariantScore], variant: str) -> list[Cell]:
-    """The paper's figure of a variant, and its difference to that of the baseline, as the paper has them: times 100."""
+    """Returns the paper's figure of a variant, and its difference to the baseline's, times 100 as in the paper."""
     paper = next(row.paper for row in rows if row.variant == variant)
     baseline = next((row.paper for row in rows if row.difference is None), None)
     if paper is None:
@@ -99,7 +99,7 @@ def _paper_cells(rows: Sequence[VariantScore], variant: str) -> list[Cell]:
 
 
 def score_tables(rows: Sequence[VariantScore]) -> list[Table]:
-    """Returns a table for each task, number of shots and headline metric; the CSV has the other metrics, too."""
+    """Returns a table for each task, number of shots and headline metric. The CSV also has all other metrics."""
     rows_of: dict[ScoreKey, list[VariantScore]] = {}
     for row in rows:
         if row.metric in HEADLINES or row.metric == _headline(rows, row.task):
@@ -131,5 +131,5 @@ def _title(task: str, shots: int, metric: str) -> str:
 
 
 def _headline(rows: Sequence[VariantScore], task: str) -> str:
-    """The most telling metric that the task has."""
+    """Returns the most informative metric of the task."""
     return min((row.metric for row in rows if row.task == task), key=metric_order)

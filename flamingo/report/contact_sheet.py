@@ -15,12 +15,12 @@ class Tile:
 
     name: str
     caption: str
-    #: A data URI; None: there is no picture.
+    #: A data URI; None: no picture.
     picture: str | None
 
 
 def jpeg_uri(content: bytes) -> str:
-    """Returns a picture in a page, of the content of a JPEG file."""
+    """Returns the data URI of a JPEG file with this content."""
     return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
 
 
@@ -36,13 +36,13 @@ def write_contact_sheet(
     """Writes the page.
 
     Args:
-        output: Its file.
-        title: Its title.
+        output: The file of the page.
+        title: The title.
         facts: How the captions were made.
         captions: The pictures that are shown.
-        total: The number of captions, of which the page may show some.
-        demonstrations: What the model was shown before each picture.
-        skipped: By name why other pictures have no caption.
+        total: The number of captions, some of which the page may leave out.
+        demonstrations: The demonstrations before each picture.
+        skipped: Name -> the reason why another picture has no caption.
     """
     page = template("contact_sheet.html").render(
         title=title,

@@ -29,7 +29,7 @@ from flamingo.report.style import (
 from flamingo.results import Score
 from flamingo.utils.errors import UserError
 
-#: Colour, marker and line of a series. Shape and line tell them apart where colour does not.
+#: Colour, marker and line of a series. Marker and line distinguish series for readers who cannot see the colours.
 _SERIES = {
     "": (BLUE, "o", "-"),
     "RICES": (GREEN, "s", "-"),
@@ -55,7 +55,7 @@ Point = tuple[int, float | int]
 
 
 def headline_metrics(scores: Sequence[Score], task: str) -> list[str]:
-    """Returns the task's metrics that have a panel, the most telling first; at least one."""
+    """Returns the task's metrics that have a panel, the most informative first; at least one."""
     return headlines(score.metric for score in scores if score.setting.task == task)
 
 
@@ -68,7 +68,7 @@ def metric_name(metric: str) -> str:
 def few_shot_figure(scores: Sequence[Score]) -> Figure:
     """Returns scores over shots, with intervals: a panel per task and headline metric, a line per series.
 
-    Several seeds are averaged (:func:`mean_over_seeds`). One decoding is drawn: greedy where it was run.
+    Several seeds are averaged (:func:`mean_over_seeds`). One decoding is drawn: greedy if it was run.
     """
     scores = mean_over_seeds(scores)
     panels: dict[tuple[str, str], list[Score]] = {}
@@ -96,7 +96,7 @@ def few_shot_figure(scores: Sequence[Score]) -> Figure:
 
 
 def _panel_width(scores: Sequence[Score]) -> float:
-    """The inches of a panel, with its axes and the names of its series beside them."""
+    """Returns the width of a panel in inches, including its axes and the names of its series."""
     longest = max(len(score.setting.series) for score in scores)
     return max(4.5, 2.8 + _LETTER * longest)
 
@@ -107,7 +107,7 @@ def _draw_panel(ax: Axes, task: str, metric: str, scores: Sequence[Score]) -> No
     series: dict[str, list[Score]] = {}
     for score in scores:
         series.setdefault(score.setting.series, []).append(score)
-    # Numbers of shots grow in powers and begin at zero: they stand at equal distances.
+    # Numbers of shots grow in powers and begin at zero: draw them at equal distances.
     shots = sorted({score.setting.shots for score in scores})
     top = 1.05 * max(_largest(score) for score in scores) or 1.0
     offsets = _offsets(series)
@@ -155,14 +155,14 @@ def _draw_panel(ax: Axes, task: str, metric: str, scores: Sequence[Score]) -> No
 
 
 def _largest(score: Score) -> float:
-    """The larger of the value and the upper end of its interval."""
+    """Returns the larger of the value and the upper end of its interval."""
     if score.ci95 is None:
         return score.value
     return max(score.value, *score.ci95)
 
 
 def _offsets(series: Mapping[str, Sequence[Score]]) -> dict[str, float]:
-    """How far each control is moved aside: controls often have the same shots and equal scores."""
+    """Returns the horizontal offset of each control: controls often have the same shots and equal scores."""
     controls = [name for name, points in series.items() if points[0].setting.control is not None]
     step = min(0.1, 0.6 / len(controls)) if controls else 0.0
     middle = (len(controls) - 1) / 2
@@ -173,8 +173,12 @@ def _offsets(series: Mapping[str, Sequence[Score]]) -> dict[str, float]:
 
 
 def _draw_series(ax: Axes, name: str, x: Sequence[float], points: Sequence[Score]) -> str:
-    """Draws the line, the points and their intervals; returns the colour."""
-    # A control of retrieved demonstrations looks like that of random ones, but for its empty marker.
+    """Draws the line, the points and their intervals.
+
+    Returns:
+        The colour.
+    """
+    # A control of retrieved demonstrations looks like that of random ones, except for its empty marker.
     color, marker, line = _SERIES.get(name.removesuffix(", RICES"), _OTHER_SERIES)
     plain = name == ""
     hollow = name == "text only" or name.endswith(", RICES")
@@ -206,7 +210,7 @@ def _draw_series(ax: Axes, name: str, x: Sequence[float], points: Sequence[Score
 
 
 def _label_text_only(ax: Axes, y: float, top: float, color: str) -> None:
-    """The label of a single point at 0 shots: it stands to the left, where no line runs."""
+    """Writes the label of a single point at 0 shots to its left, where no line runs."""
     ax.annotate(
         "text only",
         (0, y),
@@ -221,10 +225,13 @@ def _label_text_only(ax: Axes, y: float, top: float, color: str) -> None:
 
 
 def training_figure(history: Sequence[dict[str, Any]]) -> Figure:
-    """Returns the loss over steps, in all and per data set, and tanh of the attention and feed-forward gates by layer.
+    """Returns the loss over steps, in total and per data set, and tanh of the gates by layer.
 
-    A history without gates has the loss alone. Lines of more than 100 records are running means, with the records faint
+    A history without gates has only the loss. Lines of more than 100 records are running means, with the records faint
     behind them.
+
+    Raises:
+        UserError: For a history without records.
     """
     if not history:
         raise UserError("a history of at least one record is needed")
@@ -262,7 +269,7 @@ def _draw_losses(ax: Axes, history: Sequence[dict[str, Any]]) -> list[Label]:
         color = _LOSS_COLORS[number % len(_LOSS_COLORS)]
         label = _draw_line(ax, points, color, name.removeprefix("loss/"))
         labels.append(label)
-    if len(losses) != 1:  # of a single data set the total is the same line
+    if len(losses) != 1:  # the total of a single data set is the same line
         points = [(record["step"], record["loss"]) for record in history]
         labels.append(_draw_line(ax, points, INK, "total"))
     ax.set_title("Loss", loc="left", fontweight="bold", fontsize=13)
@@ -306,7 +313,7 @@ def _draw_line(ax: Axes, points: Sequence[Point], color: str, name: str) -> Labe
 
 
 def _running_means(values: Sequence[float], width: int) -> list[float]:
-    """The mean of each value and the ``width`` - 1 before it."""
+    """Returns the mean of each value and the ``width`` - 1 values before it."""
     sums = list(accumulate(values, initial=0.0))
     means = []
     for end in range(1, len(sums)):

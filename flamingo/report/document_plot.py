@@ -10,15 +10,15 @@ from matplotlib.patches import Rectangle
 
 from flamingo.report.style import BLUE, GREEN, GREY, INK, MUTED, OCHRE, PURPLE, VERMILION, frame, new_figure, style
 
-#: Of images and of the tokens that see them, in turn.
+#: The colours of images and of the tokens that see them, in turn.
 _IMAGE_COLORS = (BLUE, VERMILION, GREEN, PURPLE, OCHRE)
-#: Characters in a line of tokens.
+#: The number of characters in a line of tokens.
 _COLUMNS = 96
-#: Width of a character, in inches.
+#: The width of a character in inches.
 _CHARACTER = 0.115
-#: Height of a line in widths of a character: a token, and below it the bar of its loss.
+#: The height of a line in widths of a character: a token, and below it the bar of its loss.
 _LINE = 4.4
-#: Width of a picture, in inches.
+#: The width of a picture in inches.
 _PICTURE = 1.15
 
 
@@ -34,11 +34,11 @@ def document_figure(
     Tokens with a loss are dark. The bar below each shows its loss, in nats, given the tokens before it.
 
     Args:
-        pictures: With values from 0 to 1.
+        pictures: The pictures, with values from 0 to 1.
         tokens: The text of each token.
-        image_index: For each token the number of the picture that it sees, -1 for none.
-        trained: For each token whether it has a loss.
-        losses: For each token its loss.
+        image_index: The number of the picture that each token sees, -1 for none.
+        trained: Whether each token has a loss.
+        losses: The loss of each token in nats.
     """
     lines = _wrap([_visible(token) for token in tokens])
     bars = [loss if has_loss else 0.0 for loss, has_loss in zip(losses, trained, strict=True)]
@@ -87,7 +87,7 @@ def _draw_token(
     trained: bool,
     bar: float,
 ) -> None:
-    """At ``x``, ``y`` in characters; a ``bar`` of 1 is the longest."""
+    """Draws a token at ``x``, ``y`` in characters. A ``bar`` of 1 is the longest."""
     width = len(text) - 0.15
     background = Rectangle((x, y), width, 2.2, color=color, alpha=0.18, lw=0)
     ax.add_patch(background)
@@ -106,7 +106,7 @@ def _draw_token(
 
 
 def _wrap(texts: Sequence[str]) -> list[list[tuple[int, int, str]]]:
-    """Lines of at most ``_COLUMNS`` characters: for each text its number, its column, and itself."""
+    """Returns lines of at most ``_COLUMNS`` characters: for each text its number, its column, and the text."""
     lines: list[list[tuple[int, int, str]]] = [[]]
     column = 0
     for number, text in enumerate(texts):

@@ -18,21 +18,21 @@ from flamingo.report.style import BLUE, GREEN, INK, MUTED, VERMILION, style
 from flamingo.results import Prediction
 from flamingo.utils.names import picture_path
 
-#: Width of a tile, in inches.
+#: The width of a tile in inches.
 _TILE = 2.1
-#: Width and height of its picture, in inches.
+#: The width and height of its picture in inches.
 _SIDE = 1.9
-#: Height of the title above the picture, in inches.
+#: The height of the title above the picture in inches.
 _ABOVE = 0.3
-#: Height of a line of text, in inches.
+#: The height of a line of text in inches.
 _LINE = 0.2
-#: Letters in a line that fit the picture's width.
+#: The number of letters in a line that fit the picture's width.
 _LETTERS = 25
-#: Size of the font, in points.
+#: The size of the font in points.
 _SIZE = 10
 
 Word = tuple[str, str]
-"""With its colour."""
+"""A word, and its colour."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def prompt_figure(
     output: str,
     columns: int = 5,
 ) -> Figure:
-    """Returns a prompt in its order: demonstrations with their captions, then, framed, the query with the output."""
+    """Returns a prompt in its order: demonstrations with their captions, then the framed query with the output."""
     tiles = []
     for number, (picture, caption) in enumerate(demonstrations, 1):
         paragraph = words_of(caption)
@@ -62,7 +62,7 @@ def prompt_figure(
 
 
 def captions_figure(pictures: Sequence[PILImage.Image], captions: Sequence[str], columns: int = 5) -> Figure:
-    """Returns pictures with a caption each."""
+    """Returns pictures with one caption each."""
     tiles = []
     for picture, caption in zip(pictures, captions, strict=True):
         paragraph = words_of(caption)
@@ -77,7 +77,7 @@ def outputs_figure(
     titles: Sequence[str] = (),
     columns: int = 5,
 ) -> Figure:
-    """Returns each output below the most similar reference of its picture; words in which they differ are coloured."""
+    """Returns each output below the most similar reference of its picture. Words in which they differ are coloured."""
     tiles = []
     titles = titles or [""] * len(outputs)
     for picture, output, of_picture, title in zip(pictures, outputs, references, titles, strict=True):
@@ -92,9 +92,9 @@ def _similarity(output: str, reference: str) -> float:
 
 
 def failures(predictions: Iterable[Prediction], limit: int = 10) -> list[Prediction]:
-    """Returns wrong answers without a control, of each query the one with the most shots; most shots first.
+    """Returns wrong answers without a control, for each query the one with the most shots; most shots first.
 
-    For tasks with an exact match; the others have no wrong answers.
+    Only tasks with an exact match have wrong answers.
     """
     wrong = []
     for prediction in predictions:
@@ -108,7 +108,7 @@ def failures(predictions: Iterable[Prediction], limit: int = 10) -> list[Predict
 
 
 def failures_figure(predictions: Iterable[Prediction], pictures: Path, limit: int = 10) -> Figure:
-    """Returns those of :func:`failures` whose picture the evaluation saved in the folder ``pictures``."""
+    """Returns the :func:`failures` whose picture the evaluation saved in the folder ``pictures``."""
     with_picture = (prediction for prediction in predictions if _path(pictures, prediction).is_file())
     images = []
     outputs = []
@@ -127,7 +127,7 @@ def _path(pictures: Path, prediction: Prediction) -> Path:
 
 
 def marked(reference: str, output: str) -> tuple[tuple[Word, ...], tuple[Word, ...]]:
-    """Returns the words of both, in a colour of their own where the other does not have them."""
+    """Returns the words of both texts. Words that the other text does not have are coloured."""
     reference_words = reference.split()
     output_words = output.split()
     reference_colors = [MUTED] * len(reference_words)
@@ -152,7 +152,7 @@ def words_of(text: str, color: str = INK) -> tuple[Word, ...]:
 
 
 def tiles_figure(tiles: Sequence[Tile], columns: int) -> Figure:
-    """Returns tiles row by row, each row as high as its longest text needs; a figure that says so if there are none."""
+    """Returns tiles row by row. Each row is as high as its longest text needs. Without tiles the figure says "none"."""
     columns = max(1, min(columns, len(tiles)))
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)] or [[]]
     heights = [_row_height(row) for row in rows]
@@ -175,7 +175,7 @@ def tiles_figure(tiles: Sequence[Tile], columns: int) -> Figure:
 
 
 def _row_height(row: Sequence[Tile]) -> float:
-    """In inches."""
+    """Returns the height of a row in inches."""
     max_lines = 0
     for tile in row:
         num_lines = sum(len(_lines(paragraph)) for paragraph in tile.paragraphs)
@@ -214,7 +214,7 @@ def _paragraph(words: Sequence[Word]) -> Artist:
 
 
 def _lines(words: Sequence[Word]) -> list[list[Word]]:
-    """Lines of as many words as fit, at least one."""
+    """Returns lines of as many words as fit, at least one each."""
     lines: list[list[Word]] = [[]]
     width = 0
     for word, color in words:
@@ -227,5 +227,5 @@ def _lines(words: Sequence[Word]) -> list[list[Word]]:
 
 
 def _width(word: str) -> int:
-    """Returns the width of a word in letters; a Chinese letter is as wide as two others."""
+    """Returns the width of a word in letters. A Chinese letter is as wide as two others."""
     return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in word)

@@ -1,4 +1,4 @@
-"""The folder of a pretrained backbone: the model, what prepares its input, and a model card with scores and recipe."""
+"""The folder of a pretrained backbone: the model, its tokenizer or image processor, and a model card."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ from flamingo.utils.run_folder import STATES, WRITING, RunFiles
 
 log = logging.getLogger(__name__)
 
-#: What a pretraining run leaves in its folder.
+#: The files of a pretraining run.
 BACKBONE_FILES = RunFiles(
     results=("state", "history.jsonl", "model", "scores.json", "skipped.json"),
     saved=STATES + ("model", "scores.json"),
@@ -49,11 +49,11 @@ license: apache-2.0
 
 @dataclass(frozen=True)
 class CardTexts:
-    """What differs between the cards of two commands."""
+    """The texts that differ between the cards of two commands."""
 
     title: str
     command: str
-    #: What the loss is a mean over.
+    #: The unit that the loss is a mean over.
     unit: str
     #: The heading of the scores.
     scores: str
@@ -67,15 +67,15 @@ def save_backbone(
     texts: CardTexts,
     scores: Mapping[str, float] | None,
 ) -> None:
-    """Save model, processor and card in ``output / "model"``, complete or not at all.
+    """Saves model, processor and card in ``output / "model"``, complete or not at all.
 
     Args:
         output: The run's folder, with the history of the training.
         config: The resolved config: the recipe.
         model: A model of transformers.
         processor: The tokenizer or the image processor.
-        texts: Of the card.
-        scores: Go to ``scores.json``, too; None if the model was not scored.
+        texts: The texts of the card.
+        scores: The scores, which are also written to ``scores.json``; None if the model was not scored.
     """
     scores_table = "It was not probed."
     if scores is not None:

@@ -23,13 +23,16 @@ from flamingo.utils.io import write_bytes, write_text
 
 
 def write_report(run: Path, title: str | None = None) -> list[Path]:
-    """Writes ``few_shot.png`` and ``report.html`` into the folder of a run, from its result files; returns both paths.
+    """Writes ``few_shot.png`` and ``report.html`` into the folder of a run, from its result files.
 
-    ``scores.json`` and ``predictions.jsonl`` are needed. The page says what it leaves out if ``differences.json``,
-    ``history.jsonl``, ``config.yaml`` or ``pictures/`` are missing.
+    ``scores.json`` and ``predictions.jsonl`` are required. The page names what it leaves out if ``history.jsonl``,
+    ``config.yaml`` or ``pictures/`` are missing.
+
+    Returns:
+        The paths of both files.
 
     Raises:
-        UserError: For a missing or malformed file or row. Nothing is written then.
+        UserError: For a missing or malformed file or row; nothing is written then.
     """
     scores = read_scores(run / "scores.json")
     predictions = read_predictions(run / "predictions.jsonl")
@@ -68,9 +71,9 @@ def write_report(run: Path, title: str | None = None) -> list[Path]:
 
 
 def template(name: str) -> Template:
-    """Returns one of our templates, which escapes all that it is given: as HTML, or in an ``.md`` file as Markdown.
+    """Returns one of our templates. It escapes all values: as HTML, or as Markdown in an ``.md`` file.
 
-    A variable that is not given is an error.
+    A missing variable is an error.
     """
     escapes: dict[str, Any] = {"autoescape": True}
     if name.endswith(".md"):
@@ -86,7 +89,7 @@ def template(name: str) -> Template:
 
 
 def _headline(scores: Sequence[Score], task: str) -> dict[str, Any]:
-    """The task's first metric at its largest number of shots, and the scores to compare it with."""
+    """Returns the task's first metric at its largest number of shots, and the scores to compare it with."""
     metric = headline_metrics(scores, task)[0]
     means = []
     for score in mean_over_seeds(scores):
@@ -114,7 +117,7 @@ def _headline(scores: Sequence[Score], task: str) -> dict[str, Any]:
 
 
 def _training_facts(last: Mapping[str, Any]) -> list[str]:
-    """How long the training was, by the last record of its history."""
+    """Returns the length of the training, by the last record of its history."""
     facts = [f"{last['step']:,} steps"]
     if "tokens" in last:
         facts.append(f"{last['tokens']:,} tokens")

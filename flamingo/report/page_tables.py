@@ -1,4 +1,4 @@
-"""The scores of a task -> tables of a page, each narrow enough for it."""
+"""The scores of a task -> tables that fit the width of a page."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,14 +9,14 @@ from flamingo.report.curves import metric_name
 from flamingo.report.score_text import interval_text, score_text
 from flamingo.results import Score, SettingOfTask
 
-#: The metrics of a table, with their intervals, that fit a page of 1200 pixels.
+#: The largest number of metrics, with their intervals, in a table on a page of 1200 pixels.
 _COLUMNS = 5
 
 
 def task_tables(scores: Sequence[Score], task: str) -> list[dict[str, Any]]:
     """Returns tables with a row for each setting, the mean over its seeds, and a column for each metric.
 
-    The metrics that few settings have stand last. A further table has the settings with one of its metrics.
+    The metrics of few settings come last. A further table has only the settings with one of its metrics.
     """
     means = [score for score in mean_over_seeds(scores) if score.setting.task == task]
     counts = Counter(score.metric for score in means)
@@ -40,7 +40,7 @@ def _table(scores_of: Mapping[SettingOfTask, Mapping[str, Score]], metrics: Sequ
 
 
 def _row(setting: SettingOfTask, scores: Mapping[str, Score], metrics: Sequence[str]) -> dict[str, Any]:
-    """The cells of a setting; None where a metric was not computed."""
+    """Returns the cells of a setting; None for a metric that was not computed."""
     cells: list[tuple[str, str] | None] = []
     for metric in metrics:
         if metric in scores:
@@ -69,7 +69,7 @@ def demonstrations_text(setting: SettingOfTask) -> str:
 
 
 def range_text(counts: Iterable[int]) -> str:
-    """Returns the least and the greatest of some numbers."""
+    """Returns the smallest and the largest of some numbers."""
     numbers = sorted(set(counts))
     if not numbers:
         return ""
@@ -79,7 +79,7 @@ def range_text(counts: Iterable[int]) -> str:
 
 
 def seeds_text(seeds: Sequence[int]) -> str:
-    """Returns the seeds, such as ``0, 1, 5``; three or more in a row as ``0 to 7``."""
+    """Returns the seeds, such as ``0, 1, 5``; three or more consecutive ones as ``0 to 7``."""
     seeds = sorted(seeds)
     if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
         return range_text(seeds)

@@ -8,12 +8,12 @@ from flamingo.report.page_tables import demonstrations_text
 from flamingo.report.score_text import interval_text, score_text
 from flamingo.results import Score, SettingOfTask
 
-#: Between two columns.
+#: The space between two columns.
 _GAP = "  "
 
 
 def score_table(scores: Sequence[Score], task: str) -> str:
-    """Returns the scores of a task: a row for each setting, the mean over its seeds; a column for each metric.
+    """Returns the scores of a task: a row for each setting, with means over its seeds, and a column for each metric.
 
     Headline metrics have their 95% intervals.
     """

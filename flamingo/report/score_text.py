@@ -3,7 +3,7 @@
 #: The units of scores, for readers of a page.
 UNITS = "Scores have the scorers' units: accuracies and BLEU go from 0 to 1, CIDEr from 0 to 10."
 
-#: Decimals of a score. The papers' tables, which are times 100, have one.
+#: The decimals of a score. The papers' tables, which are times 100, have one.
 _DECIMALS = 3
 
 
@@ -13,12 +13,12 @@ def score_text(value: float) -> str:
 
 
 def difference_text(difference: float | None) -> str:
-    """Returns a difference of scores with its sign, such as ``+0.012``; nothing for None."""
+    """Returns a difference of scores with its sign, such as ``+0.012``; empty for None."""
     return "" if difference is None else f"{difference:+.{_DECIMALS}f}"
 
 
 def interval_text(interval: tuple[float, float] | None) -> str:
-    """Returns an interval of scores, such as ``0.432 to 0.503``; nothing for None."""
+    """Returns an interval of scores, such as ``0.432 to 0.503``; empty for None."""
     if interval is None:
         return ""
     low, high = interval

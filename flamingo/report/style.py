@@ -1,4 +1,4 @@
-"""What all plots share: colours for light and dark pages, labels at the ends of lines, and figures as files."""
+"""The style of all plots: colours for light and dark pages, labels at the ends of lines, and figures as files."""
 
 import io
 import textwrap
@@ -17,9 +17,9 @@ from scipy.optimize import isotonic_regression
 from flamingo.report.fonts import font_families, missing_letters_logged
 
 INK, MUTED, GRID = "#1b1f27", "#5d6673", "#dde1e7"
-#: Okabe and Ito's hues, darkened until a label in them can be read on white.
+#: Okabe and Ito's hues, darkened so that labels are readable on white.
 BLUE, GREEN, VERMILION, PURPLE, OCHRE, GREY = "#0072b2", "#00805e", "#c24e00", "#a8457e", "#8f6200", "#6b7280"
-#: The same on a dark page.
+#: The colours on a dark page.
 _DARK = {
     INK: "#e7eaef",
     MUTED: "#a2abb8",
@@ -34,7 +34,7 @@ _DARK = {
 _STYLE: Any = {
     "font.size": 12,
     "text.color": INK,
-    "text.parse_math": False,  # names are names, with whatever dollars
+    "text.parse_math": False,  # names may contain dollars
     "axes.edgecolor": MUTED,
     "axes.labelcolor": MUTED,
     "axes.grid": True,
@@ -54,18 +54,18 @@ _STYLE: Any = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Our settings of matplotlib, for the time of the block only."""
+    """Sets our settings of matplotlib in the block."""
     with matplotlib.rc_context(_STYLE | {"font.family": font_families()}):
         yield
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches, whose axes make room for the labels beside them."""
+    """Returns an empty figure, in inches, whose axes leave room for labels on their right."""
     return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
 
 
 def frame(ax: Axes, color: str, width: float) -> None:
-    """Axes of a picture: neither ticks nor grid, and a frame that is ``width`` points wide, or 0."""
+    """Removes ticks and grid from the axes of a picture, and draws a frame that is ``width`` points wide; 0: none."""
     ax.grid(False)
     ax.set(xticks=[], yticks=[])
     for spine in ax.spines.values():
@@ -84,7 +84,7 @@ class Label:
 
 
 def label_ends(ax: Axes, labels: Sequence[Label], size: float = 11.0) -> None:
-    """Writes labels to the right of the axes, each as near its line's end as the others allow.
+    """Writes labels to the right of the axes, each as near to its line's end as the others allow.
 
     The limits of the axes must be set before.
     """
@@ -124,9 +124,10 @@ def label_ends(ax: Axes, labels: Sequence[Label], size: float = 11.0) -> None:
 
 
 def spread_labels(heights: Sequence[float], gap: float) -> list[float]:
-    """Returns the nearest heights (least squares) that keep the order and lie ``gap`` apart, in 0 to 1 if they fit.
+    """Returns the nearest heights (least squares) in the same order and ``gap`` apart, in [0, 1] if they fit.
 
-    ``heights`` ascend. Less their own multiple of the gap the wanted heights ascend, too: this is isotonic regression.
+    ``heights`` increase. So do the wanted heights after their multiples of the gap are subtracted: this is isotonic
+    regression.
     """
     if not heights:
         return []
@@ -137,13 +138,13 @@ def spread_labels(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def wrapped(name: str, letters: int) -> str:
-    """Returns a name in lines of so many letters at most, which end at blanks and underscores if they can."""
+    """Returns a name in lines of at most ``letters`` letters, which end at spaces and underscores if possible."""
     lines = textwrap.wrap(name.replace("_", "_ "), letters)
     return "\n".join(line.replace("_ ", "_") for line in lines)
 
 
 def png(figure: Figure) -> bytes:
-    """On white, for papers and slides."""
+    """Returns the figure as PNG on white, for papers and slides."""
     buffer = io.BytesIO()
     with style(), missing_letters_logged():
         figure.savefig(buffer, format="png", dpi=200, facecolor="white", metadata={"Software": None})
@@ -151,7 +152,7 @@ def png(figure: Figure) -> bytes:
 
 
 def svg(figure: Figure) -> tuple[str, str]:
-    """The figure without a background, for a light page and for a dark one."""
+    """Returns the figure as SVG without a background, for a light page and for a dark one."""
     buffer = io.BytesIO()
     with style(), missing_letters_logged():
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

@@ -1,4 +1,4 @@
-"""The folders of many runs -> variants, which differ in more than the seed; and the problems of the other folders."""
+"""The folders of many runs -> variants, which differ in more than the seed, and the problems of the other folders."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from flamingo.results import Score, read_history, read_scores
 from flamingo.utils.errors import UserError
 from flamingo.utils.reading import read_config
 
-#: Keys of a config that say nothing of what was trained.
+#: Keys of a config that do not define a variant.
 _NOT_OF_A_VARIANT = (
     "output",
     "seed",
@@ -33,11 +33,11 @@ ScoreKey = tuple[str, int, str]
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """A run that was trained and evaluated: its plain scores, averaged over the evaluation's own seeds."""
+    """A run that was trained and evaluated, with its plain scores averaged over the evaluation's own seeds."""
 
     folder: Path
     config: dict[str, Any]
-    #: Of its command line or sweep.
+    #: The overrides of its command line or sweep.
     overrides: tuple[str, ...]
     seed: int
     scores: dict[ScoreKey, float]
@@ -45,7 +45,7 @@ class EvaluatedRun:
 
 @dataclass(frozen=True)
 class Variant:
-    """Runs that differ in their seed alone; what the config says of its counterpart in the paper, if anything."""
+    """Runs that differ only in their seed, and the score of the counterpart in the paper, if any."""
 
     name: str
     runs: tuple[EvaluatedRun, ...]
@@ -53,7 +53,7 @@ class Variant:
 
 
 def runs_below(folder: Path) -> list[Path]:
-    """Returns the folder, if it is a run's, or else the runs' folders in it at any depth; itself if there are none.
+    """Returns the folders of runs in a folder at any depth, or the folder itself if it is a run's or has none.
 
     Hidden folders and links to folders are skipped.
     """
@@ -74,7 +74,7 @@ def read_run(folder: Path) -> EvaluatedRun:
     """Returns a run with its scores.
 
     Raises:
-        UserError: For a run that failed or is not finished; it says how far the run came.
+        UserError: For a run that failed or is not finished; the error has the number of steps done.
     """
     if (folder / "failure.txt").is_file():
         raise UserError(f"failed: {(folder / 'failure.txt').read_text(encoding='utf-8').strip()}")
@@ -94,7 +94,7 @@ def read_run(folder: Path) -> EvaluatedRun:
 
 
 def _overrides(folder: Path) -> tuple[str, ...]:
-    """Those that the run was started with; none where it does not say."""
+    """Returns the overrides that the run was started with; empty if they are not recorded."""
     file = folder / "overrides.yaml"
     if not file.is_file():
         return ()
@@ -103,25 +103,25 @@ def _overrides(folder: Path) -> tuple[str, ...]:
 
 
 def _plain_scores(scores: Sequence[Score]) -> dict[ScoreKey, float]:
-    """The values of settings without a control, with random demonstrations, and with the task's main decoding."""
+    """Returns the values of settings without a control, with random demonstrations and the task's main decoding."""
     plain = [score for score in scores if not score.setting.series]
     values = {}
     for task in dict.fromkeys(score.setting.task for score in plain):
         of_task = [score for score in plain if score.setting.task == task]
         decoding = main_decoding(score.setting.decoding for score in of_task)
         for score in of_task:
-            # The spread over orders is no score of the model.
+            # The spread over orders is not a score of the model.
             if score.setting.decoding == decoding and not score.metric.endswith("_order_std"):
                 values[task, score.setting.shots, score.metric] = score.value
     return values
 
 
 def read_runs(folders: Iterable[Path]) -> tuple[list[Variant], dict[str, str]]:
-    """Returns variants in the order of the folders; and by folder why it is left out, missing or incomplete.
+    """Returns variants in the order of the folders, and folder -> the reason why it is left out, missing or incomplete.
 
-    The name of a variant is its config's ``variant.name``, or else what differs among variants: the overrides, or all
-    keys of the config where the overrides do not tell them apart. A single run without overrides of its own is named by
-    its folder.
+    The name of a variant is its config's ``variant.name``. Otherwise it is the difference between variants: the
+    overrides, or all differing keys of the config if the overrides do not distinguish them. A single run without
+    overrides of its own has the name of its folder.
     """
     groups, problems = _grouped(folders)
     names = _names(groups)
@@ -136,7 +136,7 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Variant], dict[str, str]]:
 
 
 def _grouped(folders: Iterable[Path]) -> tuple[list[list[EvaluatedRun]], dict[str, str]]:
-    """Runs whose configs differ in the seed alone; and by folder why it is left out."""
+    """Returns runs whose configs differ only in the seed, and folder -> the reason why it is left out."""
     problems: dict[str, str] = {}
     groups: dict[str, list[EvaluatedRun]] = {}
     for folder in folders:
@@ -156,7 +156,7 @@ def _grouped(folders: Iterable[Path]) -> tuple[list[list[EvaluatedRun]], dict[st
 
 
 def _missing_scores(groups: Sequence[Sequence[EvaluatedRun]]) -> dict[str, str]:
-    """The runs that lack scores which others have."""
+    """Returns the runs that lack scores which other runs have."""
     all_keys: set[ScoreKey] = set()
     for runs in groups:
         for run in runs:
@@ -175,7 +175,7 @@ def _missing_scores(groups: Sequence[Sequence[EvaluatedRun]]) -> dict[str, str]:
 
 
 def _missing_seeds(variants: Sequence[Variant]) -> dict[str, str]:
-    """The variants that lack seeds which others have."""
+    """Returns the variants that lack seeds which other variants have."""
     all_seeds: set[int] = set()
     for variant in variants:
         all_seeds.update(run.seed for run in variant.runs)
@@ -194,7 +194,7 @@ def _variant_section(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _names(groups: Sequence[Sequence[EvaluatedRun]]) -> list[str]:
-    """The names that the configs of variants give, or else what differs among the variants."""
+    """Returns the names in the configs of variants, otherwise the differences between the variants."""
     runs = [group[0] for group in groups]
     descriptions = _differing_overrides(runs)
     for number, group in enumerate(groups):
@@ -210,7 +210,7 @@ def _names(groups: Sequence[Sequence[EvaluatedRun]]) -> list[str]:
 
 
 def _differing_overrides(runs: Sequence[EvaluatedRun]) -> list[str]:
-    """Of each run the overrides that not all runs have."""
+    """Returns the overrides of each run that not all runs have."""
     common = set(runs[0].overrides).intersection(*(run.overrides for run in runs)) if runs else set()
     descriptions = []
     for run in runs:
@@ -224,7 +224,7 @@ def _differing_overrides(runs: Sequence[EvaluatedRun]) -> list[str]:
 
 
 def _differing_keys(configs: Sequence[dict[str, Any]]) -> list[str]:
-    """Of each config the values of the keys that differ."""
+    """Returns the values of the differing keys of each config."""
     flat_configs = [_flatten(config) for config in configs]
     keys: dict[str, None] = {}
     for flat in flat_configs:
@@ -242,7 +242,7 @@ def _differing_keys(configs: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``a.b.c`` -> value, without the keys that do not define a variant."""
+    """Returns ``a.b.c`` -> value, without the keys that do not define a variant."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"

@@ -1,8 +1,8 @@
-"""Times for people: seconds, minutes, hours."""
+"""Durations as text: seconds, minutes, hours."""
 
 
 def duration_text(seconds: float) -> str:
-    """Returns a time in two units at most, such as ``1 h 20 min``, ``3 min 20 s`` or ``14 s``."""
+    """Returns a duration in at most two units, such as ``1 h 20 min``, ``3 min 20 s`` or ``14 s``."""
     whole_seconds = round(seconds)
     if whole_seconds == 0:
         return "under 1 s"
