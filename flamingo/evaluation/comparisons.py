@@ -1,6 +1,6 @@
-"""Scores of the settings of a task -> what is compared with what, and the rows of ``differences.json``.
+"""Scores of the settings of a task -> their comparisons, and the rows of ``differences.json``.
 
-Compared are each setting without control with 0 shots, with the next smaller number of shots and with its own controls.
+Each setting without control is compared with 0 shots, with the next smaller number of shots and with its own controls.
 Each few-shot curve also has its slope per doubling of the shots, and its ICL efficiency: the area between the curve and
 its 0-shot score, divided by the largest number of shots.
 """
@@ -31,7 +31,7 @@ Columns = Mapping[SettingOfTask, Mapping[int, int]]
 
 @dataclass(frozen=True)
 class Comparison:
-    """A contrast of scores, with what its row says of it."""
+    """A contrast of scores, with the fields of its row."""
 
     kind: str
     setting: SettingOfTask
@@ -47,7 +47,7 @@ def setting_differences(statistics: Mapping[tuple[Any, ...], Statistic], metric:
     """Returns the comparisons of the settings of a task, and the figures of its few-shot curves.
 
     p-values are adjusted for all comparisons. Over several seeds the spread of a score between seeds is pooled over the
-    settings without control: those of single settings, of few seeds each, would say next to nothing.
+    settings without control: the few seeds of a single setting would give almost no information.
 
     Args:
         statistics: The score of each setting, by its :func:`flamingo.results.setting_key`, of the same queries.
@@ -79,7 +79,7 @@ def difference_row(
         metric: The metric of the scores.
         deviation: The standard deviation of a score between seeds, pooled.
         freedom: Its degrees of freedom.
-        level: What the seeds are of.
+        level: The meaning of the seeds.
     """
     of_queries = estimate(scores, comparison.terms)
     of_seeds = over_seeds(of_queries, comparison.terms, deviation, freedom)
@@ -109,7 +109,7 @@ def difference_row(
 def with_marks(rows: Sequence[Difference]) -> list[Difference]:
     """Returns the rows with their marks, and with p-values that are adjusted for all comparisons among them.
 
-    A comparison without a p-value is no test and counts in no adjustment. Figures of curves are no tests either.
+    A comparison without a p-value is not a test and counts in no adjustment. Figures of curves are not tests either.
     """
     p_values = [row.p for row in rows if row.p is not None and _is_comparison(row)]
     adjusted_p_values = iter(holm(p_values))
@@ -127,7 +127,7 @@ def _is_comparison(row: Difference) -> bool:
 
 
 def _deviation(columns: Columns, scores: Resampled) -> tuple[float, int]:
-    """The standard deviation of a score between draws of demonstrations, and its degrees of freedom."""
+    """Returns the standard deviation of a score between draws of demonstrations, and its degrees of freedom."""
     groups = []
     for setting, by_seed in columns.items():
         if setting.control is None and not _is_fixed(setting):
@@ -136,7 +136,7 @@ def _deviation(columns: Columns, scores: Resampled) -> tuple[float, int]:
 
 
 def _is_fixed(setting: SettingOfTask) -> bool:
-    """Whether another seed gives the same outputs: there are no demonstrations, and no token is sampled."""
+    """Returns whether another seed gives the same outputs: there are no demonstrations, and no token is sampled."""
     return setting.demonstrations is None and not setting.decoding.startswith("temperature")
 
 
@@ -156,7 +156,7 @@ def _comparisons(columns: Columns) -> Iterator[Comparison]:
 
 
 def _fewer_shots(setting: SettingOfTask, columns: Columns) -> SettingOfTask | None:
-    """The setting with the next smaller number of shots; None if that is 0, or if there is none."""
+    """Returns the setting with the next smaller number of shots; None if that is 0, or if there is none."""
     smaller = []
     for other in columns:
         if 0 < other.shots < setting.shots and replace(other, shots=setting.shots) == setting:
@@ -181,7 +181,7 @@ def _term(weight: float, setting: SettingOfTask, columns: Columns) -> Term:
 
 
 def _seeds(settings: Sequence[SettingOfTask], columns: Columns) -> tuple[int, ...]:
-    """The seeds of all settings; those of fixed settings count only where there are no others."""
+    """Returns the seeds of all settings. Those of fixed settings count only if there are no others."""
     varying = [setting for setting in settings if not _is_fixed(setting)] or settings
     seeds: set[int] = set()
     for setting in varying:
@@ -190,7 +190,7 @@ def _seeds(settings: Sequence[SettingOfTask], columns: Columns) -> tuple[int, ..
 
 
 def _curves(columns: Columns) -> Iterator[Comparison]:
-    """The figures of each few-shot curve: of each selection of demonstrations, template and decoding."""
+    """Yields the figures of each few-shot curve: of each selection of demonstrations, template and decoding."""
     curves: dict[SettingOfTask, list[SettingOfTask]] = {}
     for setting in columns:
         if setting.control is None and setting.shots > 0:
@@ -233,7 +233,7 @@ def efficiency_weights(shots: Sequence[int]) -> list[float]:
     shots.
 
     Args:
-        shots: Rising numbers, of which the first is 0.
+        shots: Numbers in increasing order, of which the first is 0.
     """
     largest = shots[-1]
     weights = [0.0] * len(shots)

@@ -1,4 +1,4 @@
-"""Writes the comparisons of a task's settings into ``differences.json``, with settings of earlier evaluations."""
+"""Writes the comparisons of a task's settings into ``differences.json``, including settings of earlier evaluations."""
 
 import logging
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 def save_task_differences(output: Path, task: Task, queries: Sequence[Example], statistics: SettingStatistics) -> None:
     """Compares the settings by the task's headline metric, and writes ``differences.json``.
 
-    The settings are those of this evaluation and those that ``predictions.jsonl`` has besides. Of these, one that was
-    asked other queries does not compare: it is left out and logged.
+    The settings are those of this evaluation and all others in ``predictions.jsonl``. A setting with other queries
+    cannot be compared: it is left out and logged.
 
     Args:
         output: The folder of the result files.
@@ -44,7 +44,7 @@ def save_task_differences(output: Path, task: Task, queries: Sequence[Example], 
 
 
 def _earlier_rows(file: Path, task: Task, queries: Sequence[Example], statistics: SettingStatistics) -> list[Row]:
-    """The predictions of order 0 in further settings of the task, in which the same queries were asked."""
+    """Returns the predictions of order 0 in other settings of the task with the same queries."""
     rows_of: dict[tuple[Any, ...], list[Row]] = {}
     for row in read_prediction_rows(file):
         setting = setting_key(row)

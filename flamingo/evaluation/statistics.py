@@ -1,9 +1,9 @@
 """Paired statistics: differences of scores of the same queries, with bootstrap intervals, p-values and marks.
 
-All scores of a task share one set of resamples of its queries. A resample is a vector of counts, which says how often
-it holds each query. Scores are functions of sums over queries, so that counts times per-query parts give the scores of
-all resamples, for per-query metrics and corpus metrics alike. CIDEr's document frequencies are those of all references
-and stay fixed; BLEU follows from summed counts.
+All scores of a task share one set of resamples of its queries. A resample is a vector of counts: how often it
+contains each query. Scores are functions of sums over queries. Counts times per-query parts therefore give the scores
+of all resamples, for per-query metrics and corpus metrics alike. CIDEr's document frequencies are those of all
+references and stay fixed; BLEU follows from summed counts.
 """
 
 import math
@@ -23,11 +23,11 @@ NUM_RESAMPLES = 10_000
 MARGIN = 0.01
 #: A difference is real if its adjusted p is below this value.
 SIGNIFICANCE = 0.05
-#: With fewer queries that have a value there is no interval.
+#: The smallest number of queries with a value for an interval.
 FEWEST_QUERIES = 30
-#: Numbers that are drawn at once: it bounds the memory of resampling.
+#: The number of draws in a block, which bounds the memory of resampling.
 _BLOCK_SIZE = 2**22
-#: Scores that differ by less are equal: sums of the same numbers in another order differ in their last bits.
+#: Scores that differ by less count as equal: sums of the same numbers in another order differ in their last bits.
 _ROUNDING = 1e-12
 
 Interval = tuple[float, float]
@@ -69,7 +69,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A weighted sum of scores, with its 95% intervals over queries; they and p are None where none is estimated."""
+    """A weighted sum of scores, with its 95% intervals over queries. Intervals and p are None if not estimated."""
 
     value: float
     percentile: Interval | None
@@ -96,7 +96,7 @@ def resample(statistics: Sequence[Statistic], num_resamples: int = NUM_RESAMPLES
     Args:
         statistics: Scores of the same queries in the same order.
         num_resamples: The number of resamples.
-        seed: Of the resamples, which depend on it and on the number of queries alone.
+        seed: The seed of the resamples, which depend only on it and on the number of queries.
     """
     num_queries = len(statistics[0].parts)
     assert all(len(statistic.parts) == num_queries for statistic in statistics)
@@ -113,7 +113,7 @@ def resample(statistics: Sequence[Statistic], num_resamples: int = NUM_RESAMPLES
 
 
 def _resample_counts(num_queries: int, num_resamples: int, seed: int) -> Iterator[Float[np.ndarray, "block queries"]]:
-    """Yields how often each resample holds each query, in blocks of resamples."""
+    """Yields how often each resample contains each query, in blocks of resamples."""
     rng = np.random.default_rng(seed)
     block_size = max(1, _BLOCK_SIZE // num_queries)
     for start in range(0, num_resamples, block_size):
@@ -125,10 +125,10 @@ def _resample_counts(num_queries: int, num_resamples: int, seed: int) -> Iterato
 
 
 def _scores(statistics: Sequence[Statistic], sums: Float[np.ndarray, "*rows parts"]) -> Float[np.ndarray, "*rows k"]:
-    """The score of each statistic, from the sums of the parts of all statistics beside one another."""
+    """Returns the score of each statistic, from the concatenated sums of the parts of all statistics."""
     scores = []
     start = 0
-    with np.errstate(invalid="ignore", divide="ignore"):  # a resample may hold no query with a value
+    with np.errstate(invalid="ignore", divide="ignore"):  # a resample may have no query with a value
         for statistic in statistics:
             end = start + statistic.parts.shape[1]
             scores.append(statistic.of_sums(sums[..., start:end]))
@@ -139,8 +139,8 @@ def _scores(statistics: Sequence[Statistic], sums: Float[np.ndarray, "*rows part
 def estimate(scores: Resampled, terms: Sequence[Term]) -> Estimate:
     """Returns a weighted sum of scores with its intervals over queries.
 
-    The intervals and p are None where fewer than FEWEST_QUERIES queries have a value in all scores, and where all
-    paired differences are equal: no resample differs then, which says nothing of other queries.
+    The intervals and p are None if fewer than FEWEST_QUERIES queries have a value in all scores, or if all paired
+    differences are equal: no resample then differs, which gives no information about other queries.
     """
     columns = []
     weights = []
@@ -182,7 +182,7 @@ def bca_interval(
         left_out: The scores with each query left out, which give the acceleration.
 
     Returns:
-        The interval; None where all resamples lie on one side of ``value``.
+        The interval; None if all resamples lie on one side of ``value``.
     """
     bias = norm.ppf(_share_below(values, value))
     if not math.isfinite(bias):
@@ -203,7 +203,7 @@ def p_value(values: Float[np.ndarray, " resamples"]) -> float:
 
 
 def _share_below(values: Float[np.ndarray, " resamples"], bound: float) -> float:
-    """The share of values below a bound. Values that are equal to it count half."""
+    """Returns the share of values below a bound. Values that are equal to it count half."""
     below = (values < bound - _ROUNDING).mean()
     equal = (abs(values - bound) <= _ROUNDING).mean()
     return float(below + equal / 2)
@@ -214,8 +214,8 @@ def over_seeds(
 ) -> SeedEstimate | None:
     """Returns the interval over new queries and new seeds: value ± t · sqrt(s²/S + v).
 
-    s is the standard deviation of a score between seeds, S the number of seeds. Scores with different S_i and weights
-    w_i have s² · sum(w_i² / S_i) in the place of s²/S. v is the bootstrap variance over queries of the mean over the
+    s is the standard deviation of a score between seeds, S the number of seeds. For scores with different S_i and
+    weights w_i, s² · sum(w_i² / S_i) replaces s²/S. v is the bootstrap variance over queries of the mean over the
     seeds, which share their queries. The degrees of freedom of t are those of Welch and Satterthwaite.
 
     Args:
@@ -225,7 +225,7 @@ def over_seeds(
         deviation_freedom: Its degrees of freedom.
 
     Returns:
-        The interval; None where there is no interval over queries, and where no term has two seeds.
+        The interval; None if there is no interval over queries, or no term has two seeds.
     """
     varying = [term for term in terms if not term.fixed]
     has_seeds = any(len(term.columns) > 1 for term in varying)

@@ -40,9 +40,9 @@ _SERIES = {
     "copied caption": (OCHRE, "P", "--"),
 }
 _OTHER_SERIES = (MUTED, "*", ":")
-#: Inches of a figure's width, and of a letter of a name beside the axes.
+#: In inches: the width of a figure, and of a letter of a name on the right of the axes.
 _WIDTH, _LETTER = 13.5, 0.095
-#: Letters in a line of a panel's title.
+#: The number of letters in a line of a panel's title.
 _TITLE_LETTERS = 36
 _LOSS_COLORS = (BLUE, VERMILION, GREEN, PURPLE, OCHRE, GREY)
 _GATE_TITLES = {
