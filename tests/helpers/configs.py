@@ -21,7 +21,7 @@ from flamingo.utils.errors import UserError
 #: The config of each command.
 CONFIGS = {
     "train": TrainConfig,
-    # A search's config is a training's, and `search` beside it.
+    # A search's config is a training's, with the section `search`.
     "search": TrainConfig,
     "evaluate": EvaluateConfig,
     "word_attention": WordAttentionConfig,
