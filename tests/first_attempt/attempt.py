@@ -95,7 +95,7 @@ class _Finished:
 def attempt(program: Path, folder: Path, combination: Combination) -> Outcome:
     """Returns the outcome of one attempt with a ``flamingo`` program.
 
-    The outcome is kept in the folder: an attempt that has one is not repeated, and one that was stopped starts from the beginning.
+    The outcome is kept in the folder: an attempt that has one is not repeated, and one that was stopped starts again.
     """
     file = folder / "outcome.json"
     if file.exists():
