@@ -25,7 +25,7 @@ The glossary of axes, used in every einops string and every signature:
 ``gh gw``  rows and columns of a grid of patches
 =======  ==========================================================
 
-An axis that no letter stands for has its noun: ``images``, ``queries``, ``vocabulary``, ``width``, ``classes``.
+Any other axis has a noun: ``images``, ``queries``, ``vocabulary``, ``width``, ``classes``.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""The result file differences.json: its one schema, and all reading and writing.
+"""The result file differences.json: its schema, and all reading and writing of it.
 
 Rows are JSON objects. Each is a difference of two scores of the same queries, or a figure of a few-shot curve.
 """
@@ -16,13 +16,13 @@ from flamingo.utils.reading import read_json
 
 Interval = tuple[float, float] | None
 
-#: What a row compares: a setting with 0 shots, with the next smaller number of shots, and with its own control; a
+#: Kinds of comparisons: a setting with 0 shots, with the next smaller number of shots, and with its own control; a
 #: variant with the baseline.
 ZERO_SHOT, FEWER_SHOTS, CONTROL, BASELINE = "zero_shot", "fewer_shots", "control", "baseline"
 #: The figures of a few-shot curve.
 SLOPE, ICL_EFFICIENCY = "slope", "icl_efficiency"
 KINDS = (ZERO_SHOT, FEWER_SHOTS, CONTROL, BASELINE, SLOPE, ICL_EFFICIENCY)
-#: What the interval of a row covers besides new queries.
+#: The source of variance, besides new queries, that the interval of a row covers.
 QUERIES_ALONE, DRAWS, TRAININGS = "queries alone", "draws of demonstrations", "trainings"
 
 
@@ -50,23 +50,23 @@ class Difference:
     bca: Interval
     #: Over queries and seeds; None if the level is queries alone.
     over_seeds: Interval
-    #: Of ``over_seeds``.
+    #: The degrees of freedom of ``over_seeds``.
     degrees_of_freedom: float | None
     p: float | None
     adjusted_p: float | None
     #: "real", "absent" or "undecided"; None for a figure of a curve.
     mark: str | None
     margin: float
-    #: What the interval covers besides new queries.
+    #: The source of variance, besides new queries, that the interval covers.
     level: str
-    #: Seeds of each score.
+    #: The seeds of each score.
     seeds: tuple[int, ...]
-    #: Queries that have a value in all scores.
+    #: The number of queries with a value in all scores.
     n: int
 
     @property
     def interval(self) -> Interval:
-        """The interval that tables show and that the mark rests on."""
+        """The interval that tables show and that the mark depends on."""
         return self.bca if self.over_seeds is None else self.over_seeds
 
 
@@ -98,14 +98,14 @@ _TYPES: Types = {
 
 
 def save_differences(path: Path, differences: Sequence[Difference], task: str) -> None:
-    """Writes the differences of a task in place of its earlier ones; those of other tasks stay."""
+    """Replaces the differences of a task in the file. Those of other tasks stay."""
     earlier = read_differences(path) if path.exists() else []
     kept = [difference for difference in earlier if difference.setting.task != task]
     write_text(path, differences_text(kept + list(differences)))
 
 
 def differences_text(differences: Sequence[Difference]) -> str:
-    """Returns the content of a file of these differences: a row in each line."""
+    """Returns the content of a file of these differences, one row a line."""
     lines = [json.dumps(asdict(difference), ensure_ascii=False, allow_nan=False) for difference in differences]
     return "[\n" + ",\n".join(lines) + "\n]\n"
 
@@ -114,7 +114,7 @@ def read_differences(path: Path) -> list[Difference]:
     """Returns the rows of ``differences.json``.
 
     Raises:
-        UserError: For a file that cannot be read, and for a missing or malformed field.
+        UserError: If the file cannot be read, or a field is missing or malformed.
     """
     rows = read_json(path)
     if not isinstance(rows, list):

@@ -1,16 +1,16 @@
-"""The metrics that stand for a task: those with a plot, and the one by which settings and runs are compared."""
+"""The headline metrics of a task: those with a plot, of which the first compares settings and runs."""
 
 from collections.abc import Iterable
 
-#: The most telling first.
+#: The most informative first.
 HEADLINES = ("exact_match", "attribute_accuracy", "CIDEr")
 
 
 def headlines(metrics: Iterable[str]) -> list[str]:
-    """Returns the headline metrics of a task, the most telling first; if it has none, its first metric.
+    """Returns the headline metrics of a task, the most informative first; if it has none, its first metric.
 
     Args:
-        metrics: All metrics of the task, in the order of its scores. A metric may come several times.
+        metrics: All metrics of the task, in the order of its scores, possibly several times.
     """
     names = list(dict.fromkeys(metrics))
     return [metric for metric in HEADLINES if metric in names] or names[:1]

@@ -44,7 +44,7 @@ def _permuted(index: int, n: int, key: str) -> int:
     number. This is a Feistel network with addition in place of XOR, hence a permutation of the grid. It is repeated
     until it leaves the few cells beyond ``n`` (cycle walking), hence a permutation of ``range(n)``.
     """
-    # Rotations of rows of even length are odd permutations, too: all n! permutations can occur.
+    # Rotations of rows of even length are odd permutations: with them all n! permutations can occur.
     columns = math.isqrt(n - 1) // 2 * 2 + 2
     rows = -(-n // columns)
     while True:
@@ -80,7 +80,7 @@ class Shuffled(Generic[Item]):
 
 
 class Mixture:
-    """Items of several endless sources, as often as their weights say.
+    """Items of several endless sources, in the proportions of their weights.
 
     Each block of 4,096 positions has a fixed quota for each source: its share, rounded by the method of largest
     remainders. The share of a source is therefore off by less than 1 / 4096. The seed decides the order in which the

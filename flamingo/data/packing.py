@@ -24,7 +24,7 @@ def pack(groups: Sequence[Group], length: int, pad_token_id: int) -> dict[str, S
 
     Returns:
         The tensors of :func:`collate`. ``attention_mask`` [b 1 t t] is true where a token may attend: back to the
-        beginning of its document. ``position_ids`` [b t] begin at 0 in each document.
+        beginning of its document. ``position_ids`` [b t] start at 0 in each document.
 
     Raises:
         ValueError: As :func:`collate`.

@@ -110,7 +110,7 @@ def read_split(
 ) -> SourceSplit:
     """Returns the records of a source, or of one of its splits, whose images can be opened.
 
-    Broken images in shards are left out: nobody repairs one of millions of samples. Any other broken image is an
+    Broken images in shards are left out, since users rarely repair a shard. Any other broken image is an
     error, unless the config skips it.
 
     Args:

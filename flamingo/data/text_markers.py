@@ -56,7 +56,7 @@ def pieces_of_text(text: str, num_images: int, image_marker: str, name: str) -> 
         text: The text, with a marker for each image.
         num_images: The number of images.
         image_marker: The marker, which contains ``<image>``.
-        name: What the text is called in errors.
+        name: The name of the text in errors.
 
     Raises:
         ValueError: If the numbers of markers and images differ.

@@ -108,7 +108,7 @@ def check_decoding(
         whole("max_new_tokens", max_new_tokens, least=max(1, min_new_tokens))
     if temperature is None:
         if top_p < 1:
-            raise UserError(f"top_p={top_p} is for sampled tokens: say temperature, too")
+            raise UserError(f"top_p={top_p} needs a temperature: it is for sampled tokens")
         return
     positive("temperature", temperature)
     if list(num_beams) != [1]:

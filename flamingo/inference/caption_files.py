@@ -79,7 +79,7 @@ def read_captions(output: Path) -> dict[str, str]:
     captions = {}
     for origin, row in complete_rows(output):
         if not (isinstance(row.get("image"), str) and isinstance(row.get("caption"), str)):
-            raise UserError(f"{origin} is no caption: it needs the texts 'image' and 'caption'")
+            raise UserError(f"{origin} is not a caption: it needs the texts 'image' and 'caption'")
         captions[row["image"]] = row["caption"]
     return captions
 
@@ -103,7 +103,7 @@ def _opened(folder: Path, names: Sequence[str]) -> tuple[dict[str, Image], dict[
     for name in names:
         written = name.encode(errors="backslashreplace").decode()
         if written != name:
-            broken[written] = "the name is no text of Unicode"
+            broken[written] = "the name is not valid Unicode"
             continue
         try:
             pictures[name] = Image(open_image(folder / name))

@@ -144,7 +144,7 @@ def nearest(
         similarity[similarity >= duplicate] = -torch.inf
         left = int((similarity > -torch.inf).sum(dim=-1).min())
         if left < number:
-            raise UserError(f"a picture has {left} others that are no duplicates of it, not the {number} asked for")
+            raise UserError(f"a picture has {left} others that are not duplicates of it, but {number} are needed")
         rows.append(similarity.topk(number, dim=-1).indices)
     return torch.cat(rows)
 

@@ -120,7 +120,7 @@ def convert(
 
 def _read_config(checkpoint: Path) -> IdeficsConfig:
     if not (checkpoint / "config.json").exists():
-        raise UserError(f"{checkpoint} is no folder of save_pretrained: it has no config.json")
+        raise UserError(f"{checkpoint} is not a folder of save_pretrained: it has no config.json")
     try:
         config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     except MemoryError:

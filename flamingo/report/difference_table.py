@@ -22,7 +22,7 @@ _NOTE = (
 
 
 def note(differences: Sequence[Difference]) -> str:
-    """Returns what a reader must know of the table."""
+    """Returns the explanation of the table."""
     return _NOTE.format(margin=f"{differences[0].margin:g}")
 
 
@@ -49,7 +49,7 @@ def difference_table(differences: Sequence[Difference]) -> str:
 
 
 def compared(difference: Difference) -> str:
-    """Returns what is compared, such as ``8 shots − 0 shots``."""
+    """Returns the name of a comparison, such as ``8 shots − 0 shots``."""
     setting = _name(difference.setting)
     if difference.kind == SLOPE:
         series = _with_series(difference.setting)
@@ -77,7 +77,7 @@ def table_title(differences: Sequence[Difference]) -> str:
 
 
 def page_tables(differences: Sequence[Difference]) -> list[dict[str, Any]]:
-    """Returns a table for each task, as the templates of pages show it: title, note, and rows of cells."""
+    """Returns a table for each task, for the templates of pages: title, note, and rows of cells."""
     tables = []
     for of_task in by_task(differences):
         rows = [difference_cells(difference) for difference in of_task]

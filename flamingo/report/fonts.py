@@ -1,4 +1,4 @@
-"""Fonts of the plots: families with the letters of other scripts, and one warning for letters that no font has."""
+"""Fonts of the plots: families for the letters of other scripts, and one warning for letters that no font has."""
 
 import logging
 import re
@@ -11,9 +11,9 @@ from matplotlib.font_manager import fontManager
 
 log = logging.getLogger(__name__)
 
-#: The family of all plots. matplotlib brings it, so that plots are the same everywhere.
+#: The family of all plots. matplotlib contains it, so that plots are the same everywhere.
 _FAMILY = "DejaVu Sans"
-#: Families for letters that it lacks, of which those are used that are installed.
+#: Families for letters that it lacks. Only installed ones are used.
 _OTHER_FAMILIES = (
     "Noto Sans CJK SC",
     "Noto Sans CJK JP",
@@ -28,20 +28,20 @@ _OTHER_FAMILIES = (
     "Noto Sans Thai",
     "Arial Unicode MS",
 )
-#: How matplotlib's warning of a letter without a font begins.
+#: The beginning of matplotlib's warning of a letter without a font.
 _MISSING = re.compile(r"Glyph (\d+) .*missing from")
 
 
 @cache
 def font_families() -> list[str]:
-    """Returns the families in which letters are looked for, in this order."""
+    """Returns the families in which matplotlib looks for letters, in this order."""
     installed = set(fontManager.get_font_names())
     return [_FAMILY] + [family for family in _OTHER_FAMILIES if family in installed]
 
 
 @contextmanager
 def missing_letters_logged() -> Iterator[None]:
-    """Within it, letters that no font has are drawn as boxes, and one warning in the log names some of them."""
+    """Draws letters that no font has as boxes in the block, and logs one warning that names some of them."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield

@@ -8,7 +8,7 @@ from flamingo.utils.checks import one_of, seed, whole
 
 @dataclass
 class TrainingConfig:
-    """The length of a training, the batches of an update, and when what is written."""
+    """The length of a training, the size of an update, and the intervals of logs, states and samples."""
 
     #: Updates of the weights.
     steps: int

@@ -73,7 +73,7 @@ def train(
         model: The model.
         data_sets: The data sets, with different names.
         optimizer_config: The optimizer and its schedule.
-        config: The steps, and when what is written.
+        config: The number of steps, the size of an update, and the intervals of logs, states and samples.
         output: The folder of the run.
         callbacks: Functions that the main process calls.
         accelerator: The processes; None: those of this run.

@@ -1,1 +1,1 @@
-"""What every other part may import; this package imports nothing of the project."""
+"""Code that every other part may import. This package imports nothing of the project."""

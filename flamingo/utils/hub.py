@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from flamingo.utils.errors import UserError
 
-#: Loaders of what a GGUF file says about its model. It takes seconds to read, and a command asks several times.
+#: Loaders of the metadata of a GGUF file. Reading it takes seconds, and a command needs it several times.
 _LOADERS_OF_METADATA = ("AutoConfig", "AutoTokenizer")
 
 

@@ -45,7 +45,7 @@ class RunFiles:
 
     #: Names of results.
     results: tuple[str, ...]
-    #: Patterns of the results by which a folder belongs to a run, which a later start continues from: folders, and
+    #: Patterns of the results from which a later start continues. A folder with one belongs to a run: folders, and
     #: files of lines.
     saved: tuple[str, ...]
     #: Patterns of files that describe the results.

@@ -10,10 +10,10 @@ from scipy import stats
 def pooled_deviation(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
     """Returns the standard deviation within groups, pooled over all of them, and its degrees of freedom.
 
-    It is taken to be the same in all groups: two seeds of one variant alone would say next to nothing.
+    It is assumed to be the same in all groups: two seeds of one variant would give almost no information.
 
     Args:
-        groups: For each variant its scores, one a seed.
+        groups: The scores of each variant, one per seed.
 
     Returns:
         The deviation and its degrees of freedom; both are 0 if no group has two scores.
@@ -31,5 +31,5 @@ def pooled_deviation(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
 
 
 def student(freedom: int | float) -> float:
-    """Returns the bound of |t| in 95 of 100 cases, for these degrees of freedom."""
+    """Returns the bound of |t| with a probability of 95%, for these degrees of freedom."""
     return float(stats.t.ppf(0.975, freedom))

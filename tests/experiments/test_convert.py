@@ -159,6 +159,6 @@ def test_the_command_ends_with_one_sentence_and_leaves_nothing(tmp_path):
     command = [sys.executable, "-m", "experiments.convert", "source=idefics", f"checkpoint={tmp_path / 'none'}"]
     done = subprocess.run([*command, f"output={tmp_path / 'out'}"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2
-    assert done.stderr.strip().endswith("is no folder of save_pretrained: it has no config.json")
+    assert done.stderr.strip().endswith("is not a folder of save_pretrained: it has no config.json")
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []

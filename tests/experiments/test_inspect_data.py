@@ -28,7 +28,7 @@ def test_a_folder_is_reported_in_the_log_and_in_a_file(backbones, tmp_path, capl
     lines = caplog.text
     assert "left out           2: there is no caption (1, the first 4.png)" in lines
     assert "11 x '一只黑色的狗'" in lines
-    assert "tokens of a character" in lines
+    assert "tokens per character" in lines
 
 
 def test_a_split_is_looked_at_alone_also_one_that_is_made(tmp_path):

@@ -271,7 +271,7 @@ def test_arguments_that_do_not_fit_are_refused(gpt2):
     batch = tiny.inputs()
     with pytest.raises(ValueError, match=r"image_index.*\[2, 13\].*input_ids.*\[2, 14\]"):
         gpt2.generate(**{**batch, "image_index": batch["image_index"][:, 1:]}, **GREEDY)
-    with pytest.raises(ValueError, match="padded on the left"):
+    with pytest.raises(ValueError, match="pad prompts on the left"):
         gpt2.generate(**{**batch, "attention_mask": batch["attention_mask"].flip(1).tril(12)}, **GREEDY)
     with pytest.raises(ValueError, match="generate needs input_ids"):
         gpt2.generate(image_index=batch["image_index"], pixel_values=batch["pixel_values"])

@@ -140,9 +140,7 @@ class Captioning:
         neighbours = self.neighbours[query_position].tolist()
         positions = [position for position in neighbours if position not in excluded]
         if number > len(positions):
-            raise UserError(
-                f"{self.name}: {query.id} has {len(positions)} similar images at hand, not the {number} asked"
-            )
+            raise UserError(f"{self.name}: {query.id} has {len(positions)} similar images, but {number} are needed")
         return [self._candidates[position] for position in positions[:number]]
 
     def score(self, query: Example, prompt_examples: Sequence[Example], output: str) -> dict[str, float]:
