@@ -64,7 +64,8 @@ def test_steps_samples_states_the_checkpoint_and_the_rest_are_timed_apart(clock,
     monkeypatch.setattr(trial_training, "build_data_sets", lambda *arguments: [])
     model = SimpleNamespace(new_tokens=SimpleNamespace(known_ids=None), save_pretrained=save)
     parts = TrainingParts(model, SimpleNamespace(save_pretrained=save), None, [])
-    config = composed("train", "wandb.mode=disabled", f"training.sample_every={sample_every}")
+    keys = ("wandb.mode=disabled", "training.precision=bf16", f"training.sample_every={sample_every}")
+    config = composed("train", *keys)
     measured = measured_trial(config, parts, {})
     assert (measured.step, measured.first_step, measured.state, measured.checkpoint) == (2.0, 8.0, 4.0, 5.0)
     assert measured.samples == (3.0 if sample_every else 0.0)
@@ -72,3 +73,4 @@ def test_steps_samples_states_the_checkpoint_and_the_rest_are_timed_apart(clock,
     assert (measured.feature_bytes, measured.state_bytes, measured.checkpoint_bytes) == (0, 30, 10)
     [(training, optimizer)] = seen
     assert (training.log_every, training.save_every, optimizer.warmup_steps) == (1, training.steps, 0)
+    assert training.precision == "bf16"  # as the training that is estimated

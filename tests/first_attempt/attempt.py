@@ -55,6 +55,9 @@ class Outcome:
     estimated_seconds: float = 0.0
     memory: float = 0.0
     estimated_memory: float = 0.0
+    #: CPU seconds a second of wall time, of the training and of the dry run: another load makes another time.
+    cpu_share: float = 0.0
+    dry_cpu_share: float = 0.0
     #: Settings that have scores.
     scores: int = 0
     #: Images that have a row in the file of captions, and those that should have one.
@@ -90,6 +93,7 @@ class _Finished:
     text: str
     seconds: float
     gigabytes: float
+    cpu_share: float
 
 
 def attempt(program: Path, folder: Path, combination: Combination) -> Outcome:
@@ -125,9 +129,11 @@ def _carry_out(program: Path, folder: Path, combination: Combination) -> Outcome
             return outcome
         if name == "dry run":
             outcome.estimated_seconds = _seconds(_found(r"^time: ([\w ]+)", finished.text))
+            outcome.dry_cpu_share = finished.cpu_share
             outcome.estimated_memory = float(_found(r"^memory: ([\d.]+) GB", finished.text))
         elif name == "train":
             outcome.seconds, outcome.memory = finished.seconds, finished.gigabytes
+            outcome.cpu_share = finished.cpu_share
             losses = [record["loss"] for record in _rows(folder / "run" / "history.jsonl")]
             outcome.first_loss, outcome.last_loss = _mean(losses[:_COMPARED]), _mean(losses[-_COMPARED:])
         elif name == "evaluate":
@@ -148,7 +154,9 @@ def _finished(command: list[str], folder: Path, log: Path) -> _Finished:
         _, status, usage = os.wait4(process.pid, 0)
     seconds = time.monotonic() - start
     process.returncode = os.waitstatus_to_exitcode(status)
-    return _Finished(process.returncode, log.read_text(encoding="utf-8"), seconds, usage.ru_maxrss * 1024 / 1e9)
+    gigabytes = usage.ru_maxrss * 1024 / 1e9
+    share = (usage.ru_utime + usage.ru_stime) / seconds
+    return _Finished(process.returncode, log.read_text(encoding="utf-8"), seconds, gigabytes, share)
 
 
 def _rows(path: Path) -> list[dict]:
