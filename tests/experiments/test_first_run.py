@@ -182,7 +182,7 @@ def test_a_dry_run_shows_documents_and_leaves_an_image_behind(folder, backbones,
         assert named in caplog.text
 
 
-def test_the_estimated_time_has_each_part_of_a_training_as_often_as_it_happens(folder, backbones, tmp_path, caplog):
+def test_the_estimated_time_counts_each_part_of_a_training(folder, backbones, tmp_path, caplog):
     measured = Measured(
         step=2.0,
         first_step=1.0,

@@ -30,7 +30,7 @@ def clock(monkeypatch):
 
 
 @pytest.mark.parametrize("sample_every", [0, 500])
-def test_steps_samples_states_the_checkpoint_and_the_rest_are_timed_apart(clock, monkeypatch, sample_every):
+def test_each_part_of_a_trial_is_timed_apart(clock, monkeypatch, sample_every):
     """A clock that only the fake parts move; steps of 2 s, the first one of 10."""
     seen = []
 

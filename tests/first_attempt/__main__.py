@@ -4,9 +4,9 @@ python -m tests.first_attempt /tmp/first --language FOLDER/NAME.gguf --steps 20
 python -m tests.first_attempt /tmp/first --only 'twelve-.*-random'
 
 The commands are those of the wheel, which is built and installed into FOLDER/environment, unless --python names an
-environment that has it. Each attempt is a dry run, a training, an evaluation and captions of new images, with the four
-keys, the number of steps and nothing else. Started again with the same folder, it makes the attempts that are missing.
-To repeat an attempt, remove its folder below FOLDER/attempts.
+environment that has it. Each attempt is a dry run and a training, with the four keys, the number of steps and nothing
+else, an evaluation at 0 and 2 shots, and captions of new images. Started again with the same folder, the command makes
+the attempts that are missing. To repeat an attempt, remove its folder below FOLDER/attempts.
 
 Exits with status 1 unless all commands of each attempt exit with 0, the loss falls (the mean of the first three logged
 losses against that of the last three), each setting has scores, each image has a caption, and the dry run's estimates

@@ -13,6 +13,8 @@ from pathlib import Path
 _SHOWN_LINES = 5
 #: The first and the last losses whose means are compared.
 _COMPARED = 3
+#: An evaluation by default has more numbers of shots and four controls, which take minutes with a real model.
+_EVALUATION = ("shots=[0,2]", "controls=[]")
 #: Estimates may be off by this share.
 _TOLERANCE = 0.3
 
@@ -117,7 +119,7 @@ def _carry_out(program: Path, folder: Path, combination: Combination) -> Outcome
     commands = {
         "dry run": ["train", *training, "dry_run=true"],
         "train": ["train", *training],
-        "evaluate": ["evaluate", "run=run"],
+        "evaluate": ["evaluate", "run=run", *_EVALUATION],
         "caption": ["caption", "checkpoint=run", f"images={combination.images}", "output=captions.jsonl"],
     }
     for name, arguments in commands.items():

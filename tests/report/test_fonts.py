@@ -32,7 +32,7 @@ def test_other_warnings_are_passed_on(caplog):
     assert caplog.records == []
 
 
-def test_families_that_are_installed_are_used_after_the_one_of_all_plots(monkeypatch):
+def test_installed_families_follow_that_of_all_plots(monkeypatch):
     monkeypatch.setattr(fontManager, "get_font_names", lambda: ["Arial Unicode MS", "Comic Sans", "Noto Sans CJK SC"])
     fonts.font_families.cache_clear()
     try:
