@@ -27,6 +27,7 @@ from flamingo.model.sampling import Sampling
 from flamingo.results import Row, append_predictions, save_scores, setting_key
 from flamingo.utils.devices import processes, wait_for_processes
 from flamingo.utils.errors import UserError
+from flamingo.utils.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +157,7 @@ def _progress(
 ) -> Iterator[tuple[tqdm, Callable[[int], None]]]:
     """Yields a progress bar, and the function that advances it by a number of predictions."""
     total = sum(len(share) for share in shares.values())
-    with tqdm(total=total, unit="prediction", disable=not visible) as bar:
+    with progress_bar(total, "prediction", visible=visible) as bar:
         count = 0
 
         def advance(number: int) -> None:

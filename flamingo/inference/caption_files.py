@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list, gather_object
-from tqdm.auto import tqdm
 
 from flamingo.data.document import Image
 from flamingo.data.image_files import ImageFiles
@@ -15,6 +14,7 @@ from flamingo.data.transforms.pictures import open_image
 from flamingo.utils.devices import processes
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import append, write_text
+from flamingo.utils.progress import progress_bar
 from flamingo.utils.reading import complete_rows
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def caption_files(
     missing = [name for name in files.names if name not in done]
     skipped: dict[str, str] = {}
     size = batch_size * state.num_processes
-    with tqdm(total=len(missing), unit=" images", disable=not state.is_main_process) as bar:
+    with progress_bar(len(missing), " images", visible=state.is_main_process) as bar:
         for start in range(0, len(missing), size):
             names = missing[start : start + size]
             pictures, broken = _opened(files.folder, names[state.process_index :: state.num_processes])

@@ -13,7 +13,6 @@ from einops import rearrange, reduce
 from jaxtyping import Float
 from PIL import Image as PILImage
 from torch import Tensor
-from tqdm import tqdm
 
 from flamingo.data.document import Crop, Frame, Image, Readable
 from flamingo.data.processor import FlamingoProcessor
@@ -25,6 +24,7 @@ from flamingo.utils.devices import to_device
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import append, remove_leftovers, write_text
 from flamingo.utils.lock import owner
+from flamingo.utils.progress import progress_bar
 from flamingo.utils.reading import complete_lines
 
 log = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ class FeatureStore:
             self._open()
             self._cut_off_unfinished_rows()
             missing = [key for key in frames if key not in self._rows]
-            with tqdm(total=len(missing), desc="features", unit="picture", disable=not missing) as bar:
+            with progress_bar(len(missing), "picture", visible=bool(missing), description="features") as bar:
                 for start in range(0, len(missing), self.batch_size):
                     keys = missing[start : start + self.batch_size]
                     features = self._encode([Image(frames[key]) for key in keys])

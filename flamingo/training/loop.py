@@ -13,7 +13,6 @@ from accelerate.utils import DistributedType, set_seed
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from tqdm.auto import tqdm
 
 from flamingo.results import History
 from flamingo.training import TrainingConfig
@@ -28,6 +27,7 @@ from flamingo.training.state import Progress, StateFolder, untouched_random_stat
 from flamingo.training.step import DataSet, Update, accumulate_gradients, next_update
 from flamingo.utils.devices import wait_for_processes
 from flamingo.utils.errors import Stopped, UserError
+from flamingo.utils.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def train(
     main_process = accelerator.is_main_process
     history = _open_history(output, progress, accelerator)
     start = time.monotonic() - progress.seconds
-    bar = tqdm(total=config.steps, initial=progress.step, unit="step", disable=not main_process)
+    bar = progress_bar(config.steps, "step", visible=main_process, initial=progress.step)
     model.train()
     guard = Guard(model, accelerator)
     with bar, deferred_interrupt() as interrupt:
