@@ -9,7 +9,7 @@ from pathlib import Path
 from experiments.cli.command import CONF
 from experiments.cli.nearest_key import nearest
 
-#: Configs of ``conf/`` that are no command's.
+#: Configs of ``conf/`` that belong to no command.
 _SHARED = ("run",)
 
 
@@ -30,7 +30,11 @@ def main() -> None:
 
 
 def _failure(sentence: str) -> int:
-    """Prints an error and returns its exit status."""
+    """Prints an error on stderr.
+
+    Returns:
+        The exit status of a user's error.
+    """
     print(f"error: {sentence}", file=sys.stderr)
     return 2
 

@@ -33,9 +33,9 @@ class CaptionConfig:
     checkpoint: str
     #: The images: a folder with all below it, a file, or a pattern in quotes.
     images: str
-    #: The file of captions, JSON lines. The contact sheet and other files lie beside it.
+    #: The file of captions, JSON lines. The contact sheet and other files go into the same folder.
     output: str
-    #: JSON lines with `image` and `caption`, which the model is shown before each image. They are shown in this order.
+    #: JSON lines with `image` and `caption`. The model sees them before each image, in this order.
     demonstrations: str | None = None
     #: The text after each image, which ends with {caption}; null: the checkpoint's.
     template: str | None = None
@@ -43,7 +43,7 @@ class CaptionConfig:
     num_beams: int | None = None
     #: The temperature of sampled tokens; null: the likeliest captions are searched.
     temperature: float | None = None
-    #: The probability that the tokens to sample from have together, the likeliest first.
+    #: Tokens are sampled from the likeliest ones that have this probability together.
     top_p: float = 1.0
     #: The seed of sampled tokens.
     seed: int = 0
@@ -51,9 +51,9 @@ class CaptionConfig:
     max_new_tokens: int = 30
     #: The fewest tokens of a caption.
     min_new_tokens: int = 0
-    #: Images that are captioned at once.
+    #: The number of images in a batch.
     batch_size: int = 16
-    #: Images of the contact sheet, the first ones.
+    #: The number of images on the contact sheet.
     sheet_images: int = 200
     #: Whether earlier captions are removed first.
     overwrite: bool = False
@@ -85,7 +85,11 @@ class CaptionConfig:
 
 
 def check_config(config: CaptionConfig) -> None:
-    """Raise UserError, with all keys whose files are not there. Images are not listed, and a hub is not asked."""
+    """Checks that the files of the config exist. Images are not listed, and the hub is not asked.
+
+    Raises:
+        UserError: With all keys whose files do not exist.
+    """
     problems = Problems()
     with problems.collected():
         _check_checkpoint(config.checkpoint)
@@ -97,7 +101,11 @@ def check_config(config: CaptionConfig) -> None:
 
 
 def _check_checkpoint(name: str) -> None:
-    """Raise UserError for a folder without a checkpoint. A name with at most one slash may be one of the hub."""
+    """Checks a checkpoint. A name with one slash that is no folder may be a name on the hub, and is not checked.
+
+    Raises:
+        UserError: For a folder without a checkpoint.
+    """
     if (Path(name) / "checkpoint").is_dir():
         check_run(name)
     elif Path(name).exists() or Path(name).is_absolute() or name.count("/") != 1:

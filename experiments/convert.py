@@ -20,7 +20,7 @@ class ConvertConfig:
     source: str = "flamingo"
     #: The format of the result: flamingo or openflamingo.
     target: str = "flamingo"
-    #: The checkpoint: a file, or a folder that save_pretrained has left.
+    #: The checkpoint: a file, or a folder of save_pretrained.
     checkpoint: str
     #: The language model that the checkpoint was trained with: a folder or a hub name. A checkpoint of IDEFICS contains
     #: its backbones; the key then names a tokenizer, if its folder has none.
@@ -28,7 +28,7 @@ class ConvertConfig:
     #: The vision encoder that the checkpoint was trained with: a folder or a hub name. A checkpoint of IDEFICS contains
     #: its backbones; the key then names an image processor, if its folder has none.
     vision: str | None = None
-    #: The folder of the result, which does not exist yet.
+    #: The folder of the result, which must not exist.
     output: str
     #: The device of the check: cpu, mps, cuda or cuda:NUMBER; null: the best one there is.
     device: str | None = None

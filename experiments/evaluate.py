@@ -5,8 +5,8 @@ python -m experiments.evaluate run=outputs/demo task=synthetic_questions shots=[
 python -m experiments.evaluate run=outputs/own task=flickr8k task.support='DIR/train-*.tar' task.query='DIR/dev-*.tar'
 python -m experiments.evaluate run=outputs/own task=captions task.name=holidays task.query=DIR      no demonstrations
 
-Several tasks may be evaluated into the same folder; one that was stopped goes on, and settings are
-added without repeating those that are done.
+Several tasks may share a folder. The same command resumes an evaluation that was stopped. New settings are added
+without repeating finished ones.
 """
 
 from dataclasses import dataclass, field
@@ -28,9 +28,9 @@ class EvaluateConfig(EvaluationConfig):
 
     #: The folder of a training: its checkpoint is evaluated, and the results go there.
     run: str | None = None
-    #: The checkpoint, if it is another one than that of the run.
+    #: The checkpoint; null: the one of the run.
     checkpoint: str | None = None
-    #: The folder of the results, if it is another one than that of the run.
+    #: The folder of the results; null: the one of the run.
     output: str | None = None
     #: Whether the results of all tasks in the folder are removed first.
     overwrite: bool = False
@@ -38,9 +38,9 @@ class EvaluateConfig(EvaluationConfig):
     device: str | None = None
     #: The dtype of the frozen backbones; auto: as the model was trained.
     dtype: str = "auto"
-    #: What the model is asked, by task=NAME; with run=FOLDER, what it was trained on (setup/default_task.py).
+    #: What the model is asked, by task=NAME; with run=FOLDER, by default what it was trained on.
     task: TaskConfig
-    #: Of the images of records, in the folder where results go unless it says otherwise.
+    #: Kept features of captioned images; a relative folder lies in the folder of the results.
     features: FeaturesConfig = field(default_factory=lambda: FeaturesConfig(folder="features"))
 
     def __post_init__(self) -> None:
@@ -58,12 +58,16 @@ def folders(config: EvaluateConfig) -> tuple[Path, Path]:
     if config.run is not None:
         return Path(config.checkpoint or f"{config.run}/checkpoint"), Path(config.output or config.run)
     if config.checkpoint is None or config.output is None:
-        raise UserError("what is to be evaluated? Say run=FOLDER, or checkpoint=FOLDER and output=FOLDER")
+        raise UserError("the config names no model: set run=FOLDER, or checkpoint=FOLDER and output=FOLDER")
     return Path(config.checkpoint), Path(config.output)
 
 
 def check_config(config: EvaluateConfig) -> None:
-    """Raise UserError, naming the key, for a config whose run or checkpoint is not there."""
+    """Checks that the run and the checkpoint exist.
+
+    Raises:
+        UserError: With the key of the one that does not.
+    """
     checkpoint, _ = folders(config)
     if config.checkpoint is not None:
         check_checkpoint(checkpoint)

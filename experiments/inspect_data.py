@@ -1,9 +1,9 @@
-"""Reports what a data set is like: counts, lengths, sizes, duplicates, and what is left out.
+"""Reports on a data set: counts, lengths, sizes, duplicates, and images that are left out.
 
 python -m experiments.inspect_data data.root=DIR
 python -m experiments.inspect_data data.root=DIR data.split=train tokenizer=NAME output=summary.json
 
-`data` has the keys that experiments.train reads captioned images by. No model is loaded.
+`data` has the keys of `data` in experiments.train. No model is loaded.
 """
 
 from dataclasses import dataclass
@@ -18,18 +18,18 @@ class InspectedDataConfig(SourceConfig):
 
     #: Captioned images: a folder, a file, shards in quotes, or hf://datasets/OWNER/NAME.
     root: str
-    #: The split that is looked at; null: all splits.
+    #: The split to report on; null: all splits.
     split: str | None = None
 
 
 @dataclass(kw_only=True)
 class InspectDataConfig:
-    """What is looked at."""
+    """The data set and the parts of the report."""
 
     data: InspectedDataConfig
-    #: The language model whose tokens are counted, a folder or a hub name; null: none are.
+    #: The language model whose tokens are counted, a folder or a hub name; null: no tokens are counted.
     tokenizer: str | None = None
-    #: Whether images are opened, which finds broken ones, sizes and duplicates.
+    #: Whether images are opened to find sizes, duplicates and broken files.
     open_images: bool = True
     #: A file that gets the whole report as JSON; null: none.
     output: str | None = None

@@ -4,9 +4,9 @@ python -m experiments.pretrain_language                              the synthet
 python -m experiments.pretrain_language text=captions texts=[captions.jsonl,'DIR/train-*.tar']
 
 `texts` names files with a document in each line (plain text, or JSON with a "text"), files with the captions of an
-image in each line (JSON with "captions" or a "caption"), and sources of captioned images as experiments.train takes
-them; the images are not read. `skipped.json` lists what is left out, with reasons.
-`model` has the fields of the config.json of any causal language model of transformers.
+image in each line (JSON with "captions" or a "caption"), and sources of captioned images, as in experiments.train.
+Their images are not read. `skipped.json` lists texts that are left out, with reasons. `model` has
+the fields of the config.json of any causal language model of transformers.
 """
 
 from dataclasses import dataclass, field

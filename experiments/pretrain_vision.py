@@ -3,7 +3,7 @@
 python -m experiments.pretrain_vision                                    the synthetic benchmark's encoder
 python -m experiments.pretrain_vision pairs=captions.jsonl image_size=128 training.steps=20000
 
-`pairs` are captioned images as experiments.train takes them: each is paired with each of its captions. `model` has the
+`pairs` are captioned images, as in experiments.train. Each image is paired with each of its captions. `model` has the
 fields of the config.json of any vision encoder of transformers. Only the encoder is saved, without the text tower and
 the two projections.
 """
@@ -21,7 +21,7 @@ from flamingo.utils.device_names import check_device
 
 @dataclass(kw_only=True)
 class PretrainVisionConfig:
-    """The encoder, the pairs that it learns from, and its training."""
+    """The encoder, its pairs of images and captions, and its training."""
 
     #: The folder of the run.
     output: str

@@ -23,21 +23,25 @@ class ReportConfig:
     title: str | None = None
     #: The folders of many runs to compare: a pattern in quotes.
     runs: str | None = None
-    #: The variant that others are compared with; null: "baseline", or the first one.
+    #: The variant to compare the others with; null: "baseline", or the first one.
     baseline: str | None = None
-    #: The files of the comparison, without suffix; null: "comparison" beside the runs.
+    #: The files of the comparison, without suffix; null: "comparison" in the parent folder of the runs.
     output: str | None = None
 
 
 def check_config(config: ReportConfig) -> None:
-    """Raise UserError unless the config has either ``run``, a folder with scores, or ``runs``."""
+    """Checks that the config names either one run with scores, or many runs.
+
+    Raises:
+        UserError: If it names both or neither, and for a run without scores.
+    """
     if (config.run is None) == (config.runs is None):
         raise UserError("the config needs either run=FOLDER, or runs='FOLDER/*' for many")
     if config.run is None:
         return
     folder("run", config.run)
     if not (Path(config.run) / "scores.json").exists():
-        raise UserError(f"run={config.run} has no scores.json: evaluate it first, by experiments.evaluate run=FOLDER")
+        raise UserError(f"run={config.run} has no scores.json: evaluate it first with experiments.evaluate run=FOLDER")
 
 
 main = command("report", ReportConfig, "experiments.runs.run_report:run_job", check_config)

@@ -29,7 +29,7 @@ CHECKPOINT = "checkpoint"
 
 #: JSON values by name.
 JSON = dict[str, Any]
-#: What OmegaConf has no type for: an entry of a mapping or list of kinds. :func:`load_documents` makes it a dataclass.
+#: An entry of a mapping or list of kinds, for which OmegaConf has no type. :func:`load_documents` makes it a dataclass.
 Entry = Any
 
 
@@ -50,25 +50,25 @@ class WandbConfig:
 
 @dataclass(kw_only=True)
 class ModelConfig:
-    """The frozen backbones, and the parts that are trained between them."""
+    """The frozen backbones and the trained parts between them."""
 
     #: The vision encoder: embedded, a folder or a hub name; checkpoint: that of init_from. The embedded one comes with
     #: the package.
     vision: str = "embedded"
     #: The language model: embedded, a folder or a hub name; checkpoint: that of init_from.
     language: str = "embedded"
-    #: What is done to images that are not square; as_is: what the encoder's processor does.
+    #: How images that are not square are resized; as_is: as the encoder's processor does.
     aspect: str = "as_is"
     #: The side of images in pixels; null: the encoder's own. Convolutional encoders take any.
     image_size: int | None = None
-    #: The text after each image, which ends with {caption}. In training, and in the prompts of what is trained.
+    #: The text after each image, which ends with {caption}, in training and in prompts.
     caption_template: str = CaptionTemplate().text
-    #: The parts that train. A checkpoint has to hold a backbone that trains.
+    #: The parts that train. A backbone that trains needs include_backbones=true.
     trainable: list[str] = field(default_factory=lambda: ["connector", "fusion", "new_tokens"])
-    #: The run or checkpoint, also a converted one, whose model this run begins with. The checkpoint decides all keys of
-    #: the model but ``trainable`` and ``dropout``, unless the command line names them.
+    #: The run or checkpoint whose model this run starts from. The checkpoint sets all keys of the model except
+    #: ``trainable`` and ``dropout``, unless the command line sets them.
     init_from: str | None = None
-    #: Whether the language model begins with random weights instead of its own.
+    #: Whether the language model starts from random weights.
     from_scratch: bool = False
     vision_features: VisionFeaturesConfig = field(default_factory=VisionFeaturesConfig)
     #: The layers of peft in a frozen backbone, by model/adapter=NAME; null: none.
@@ -86,18 +86,18 @@ class ModelConfig:
         for part in self.trainable:
             one_of("trainable", part, BACKBONES + TRAINED_PARTS)
         if self.init_from is None and CHECKPOINT in (self.vision, self.language):
-            raise UserError(f"init_from needs a value: vision={self.vision} and language={self.language} are of it")
+            raise UserError(f"init_from needs a value, since vision={self.vision} and language={self.language}")
         if self.init_from is not None and self.from_scratch:
             raise UserError("from_scratch cannot be set: the language model has the weights of init_from")
 
 
 @dataclass
 class DataSetConfig:
-    """An entry of ``data.documents``: documents, and the loss that they are trained with."""
+    """An entry of ``data.documents``: documents and their loss."""
 
     #: The documents.
     documents: DocumentsConfig
-    #: The loss that they are trained with.
+    #: The loss of the documents.
     loss: LossConfig
 
     @property
@@ -122,7 +122,7 @@ def load_documents(entry: Mapping[str, Entry], key: str) -> DataSetConfig:
 
 @dataclass(kw_only=True)
 class DataConfig(SourceConfig):
-    """Captioned images, and the documents that are made of them or of the synthetic benchmark."""
+    """Captioned images, and the documents made of them or of the synthetic benchmark."""
 
     #: Captioned images: a folder, a file, shards in quotes, or hf://datasets/OWNER/NAME.
     root: str | None = None
@@ -146,7 +146,11 @@ class DataConfig(SourceConfig):
 
 
 def check_documents(config: DataConfig, features_folder: str | None) -> None:
-    """Raise UserError, naming the key, for documents that cannot be made, before any data is read."""
+    """Checks that the documents can be made, before any data is read.
+
+    Raises:
+        UserError: With the key, for documents that cannot be made.
+    """
     if not config.documents:
         raise UserError("the config has no documents to train on: choose data=...")
     of_records = config.of_records()
@@ -159,17 +163,16 @@ def check_documents(config: DataConfig, features_folder: str | None) -> None:
                 raise UserError(f"{key}={value} is for documents of these kinds, and data.documents has none: {kinds}")
         return
     if config.root is None:
-        raise UserError("captioned images are needed: say data.root=FOLDER, FILE or 'SHARDS-*.tar'")
+        raise UserError("the documents need captioned images: set data.root=FOLDER, FILE or 'SHARDS-*.tar'")
     for name, documents in of_records.items():
         if documents.num_neighbours > 0 and features_folder is None:
             raise UserError(
-                f"data.documents.{name} shows similar images, which are found by their features: say "
-                "features.folder=FOLDER"
+                f"data.documents.{name} shows similar images, which are found by features: set features.folder=FOLDER"
             )
 
 
 def as_recorded(config: Any) -> JSON:
-    """Returns a config as its ``config.yaml`` records it: mappings, with the keys that the command line has."""
+    """Returns a config as its ``config.yaml`` records it: mappings with the keys of the command line."""
     values = asdict(config)
     for name, entry in values.get("data", {}).get("documents", {}).items():
         values["data"]["documents"][name] = entry["documents"] | {"loss": entry["loss"]}

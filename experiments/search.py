@@ -3,9 +3,9 @@
 python -m experiments.search experiment=demo
 python -m experiments.search experiment=demo search.n_trials=24 'search.choices=[{key: seed, values: [0, 1]}]'
 
-A trial is a training run in `OUTPUT/trial-NUMBER`. Its value is the run's `objective`. The sampler's seed and the
-values of earlier trials decide what a trial tries, and a run that is trained returns its value at once. The same
-command therefore continues a search that was stopped, and a larger `search.n_trials` extends it.
+A trial is a training run in `OUTPUT/trial-NUMBER`. Its value is the run's `objective`. The proposal of a trial depends
+on the sampler's seed and the values of earlier trials alone. A finished run returns its value without training. The
+same command therefore resumes a search that was stopped, and a larger `search.n_trials` extends it.
 """
 
 from dataclasses import dataclass, field
@@ -49,18 +49,18 @@ class ChoiceConfig:
 
     def __post_init__(self) -> None:
         if not self.values:
-            raise UserError(f"values has none for {self.key}")
+            raise UserError(f"values must not be empty for {self.key}")
 
 
 @dataclass
 class SearchConfig:
-    """What is searched, and for how long."""
+    """The search space and the number of trials."""
 
     #: The numbers to search: a list of {key, low, high, log}.
     intervals: list[IntervalConfig] = field(default_factory=list)
     #: The choices to search: a list of {key, values}.
     choices: list[ChoiceConfig] = field(default_factory=list)
-    #: Trials: training runs with proposed values.
+    #: The number of trials.
     n_trials: int = 12
     #: The seed of the sampler, a tree-structured Parzen estimator.
     seed: int = 0

@@ -1,11 +1,11 @@
 """Trains a Flamingo: the connector, the gated blocks and the new tokens between two frozen backbones.
 
 python -m experiments.train experiment=demo                     a few minutes on 2 cores
-python -m experiments.train experiment=demo debug=quick         a few steps, to see whether all fits together
+python -m experiments.train experiment=demo debug=quick         a few steps, as a check of the set-up
 python -m experiments.train -m experiment=synthetic model.fusion.every=1,2,4 seed=0,1,2      a sweep of nine runs
 
-Leaves in `output`: config.yaml, overrides.yaml, history.jsonl, state/ (to resume from) and, when done, checkpoint/;
-of a sweep each run in a folder below it. A run may be evaluated as soon as it is trained: see `evaluate`.
+Writes config.yaml, overrides.yaml, history.jsonl, state/ (to resume from) and at the end checkpoint/ into `output`.
+Each run of a sweep has a folder below it. The key `evaluate` lists evaluations that follow the training.
 """
 
 from dataclasses import dataclass, field
@@ -25,13 +25,13 @@ from flamingo.utils.errors import UserError
 
 @dataclass(kw_only=True)
 class TrainConfig:
-    """Everything that a training run is made of."""
+    """A training run."""
 
     #: The folder of the run.
     output: str
-    #: Whether a run that is already in the folder is replaced.
+    #: Whether an earlier run in the folder is replaced.
     overwrite: bool = False
-    #: Whether only to check everything and to show documents, memory and time.
+    #: Whether the command only checks everything and shows documents, memory and time.
     dry_run: bool = False
     #: The seed of all random numbers: weights, documents and their order.
     seed: int = 0
@@ -41,7 +41,7 @@ class TrainConfig:
     device: str | None = None
     #: The dtype of the frozen backbones; auto: as they were saved.
     dtype: str = "auto"
-    #: Whether the checkpoint holds the frozen backbones, or only names them.
+    #: Whether the checkpoint contains the frozen backbones instead of their names.
     include_backbones: bool = False
     model: ModelConfig
     data: DataConfig = field(default_factory=DataConfig)
@@ -54,7 +54,7 @@ class TrainConfig:
     #: Evaluations of the trained run: a list of {kind: TASK, keys of experiments.evaluate}.
     evaluate: list[Entry] = field(default_factory=list)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    #: Keys whose values are chosen, as they are ${chosen:}; not to be set by hand.
+    #: Keys with the value ${chosen:}, whose values are chosen later; set by the command line itself.
     left_open: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -65,16 +65,20 @@ class TrainConfig:
 
 
 def check_config(config: TrainConfig) -> None:
-    """Raise UserError, naming the key, for values that contradict each other."""
+    """Checks values that depend on each other.
+
+    Raises:
+        UserError: With the key, for values that contradict each other.
+    """
     check_warmup(config.optimizer, config.training.steps)
     changed = _changed_backbones(config.model)
     if changed and not config.include_backbones:
         names = " and ".join(changed)
-        raise UserError(f"the {names} changes, so the checkpoint has to hold it: say include_backbones=true")
+        raise UserError(f"the {names} changes, so the checkpoint must contain it: set include_backbones=true")
     if config.features.folder and "vision_model" in config.model.trainable:
-        raise UserError("features.folder keeps what a frozen encoder sees, but model.trainable has the vision_model")
+        raise UserError("features.folder needs a frozen encoder, but model.trainable has the vision_model")
     if config.features.folder and config.model.adapter and config.model.adapter.part == "vision_model":
-        raise UserError("features.folder keeps what a frozen encoder sees, but model.adapter.part is vision_model")
+        raise UserError("features.folder needs a frozen encoder, but model.adapter.part is vision_model")
     check_documents(config.data, config.features.folder)
 
 

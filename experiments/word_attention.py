@@ -16,15 +16,15 @@ from flamingo.utils.errors import UserError
 
 @dataclass
 class WordAttentionConfig:
-    """Which run is inspected, and on how many scenes of each kind."""
+    """The run and the scenes to inspect it on."""
 
-    #: The folder of the run whose model is inspected.
+    #: The folder of the run.
     run: str | None = None
-    #: Scenes with two objects, and as many with one.
+    #: The number of scenes with two objects, and of scenes with one.
     scenes: int = 200
     #: The seed of the scenes.
     seed: int = 0
-    #: Scenes that run through the model at once.
+    #: The number of scenes in a batch.
     batch_size: int = 50
     #: The device of the models: cpu, mps, cuda or cuda:NUMBER; null: the best one there is.
     device: str | None = None
@@ -40,9 +40,13 @@ class WordAttentionConfig:
 
 
 def check_config(config: WordAttentionConfig) -> None:
-    """Raise UserError for a config that names no run with a checkpoint."""
+    """Checks that the run has a checkpoint.
+
+    Raises:
+        UserError: For a config that names no such run.
+    """
     if config.run is None:
-        raise UserError("the config needs run=FOLDER, a run whose model is inspected")
+        raise UserError("the config needs run=FOLDER, the run to inspect")
     check_run(config.run)
 
 

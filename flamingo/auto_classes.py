@@ -1,6 +1,6 @@
-"""Registers the classes of this package with the AutoClasses of transformers."""
+"""Registers the model and the processor with the AutoClasses of transformers. The config registers itself."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.model.config import FlamingoConfig
@@ -8,7 +8,6 @@ from flamingo.model.modeling import FlamingoForConditionalGeneration
 
 __all__ = ["FlamingoConfig", "FlamingoForConditionalGeneration", "FlamingoProcessor"]
 
-AutoConfig.register(FlamingoConfig.model_type, FlamingoConfig)
 AutoModel.register(FlamingoConfig, FlamingoForConditionalGeneration)
 AutoModelForImageTextToText.register(FlamingoConfig, FlamingoForConditionalGeneration)
 AutoProcessor.register(FlamingoConfig, FlamingoProcessor)

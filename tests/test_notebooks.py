@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, on a short run of the demo, and are kept as one would read them."""
+"""The notebooks run from top to bottom on a short run of the demo, and print nothing on stderr."""
 
 import re
 from pathlib import Path
@@ -73,12 +73,23 @@ def execute(notebook, run, tmp_path, monkeypatch):
     # Without the kernels that are installed on the machine there is one left: this Python.
     kernel = AsyncKernelManager(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
     NotebookClient(notebook, timeout=600, km=kernel, resources={"metadata": {"path": str(FOLDER)}}).execute()
+    errors = []
+    for cell in notebook.cells:
+        errors += [output.text for output in cell.get("outputs", []) if output.get("name") == "stderr"]
+    assert errors == []
 
 
 def test_it_is_saved_without_what_a_run_leaves(notebook):
     for cell in notebook.cells:
         assert cell.get("outputs", []) == [] and cell.get("execution_count") is None and not cell.metadata
     assert notebook.metadata.keys() <= {"kernelspec", "language_info"}
+
+
+def test_it_begins_with_what_you_see_and_ends_with_what_to_try(notebook):
+    first, last = notebook.cells[0], notebook.cells[-1]
+    assert first.cell_type == last.cell_type == "markdown"
+    assert re.match(r"# \d\. .*\n\n\*\*You will see\*\* ", first.source)
+    assert last.source.startswith("## What to try\n\n- ")
 
 
 def test_its_cells_are_short(notebook):

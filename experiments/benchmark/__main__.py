@@ -1,14 +1,14 @@
 r"""Measures speed and memory of our implementation and its peers, with the same weights, inputs and outputs.
 
-make benchmark                                            all of it: about an hour and a half on 2 idle cores
+make benchmark                                            all benchmarks: about 90 minutes on 2 idle cores
 python -m experiments.benchmark --only few_shot decode    some benchmarks
 python -m experiments.benchmark --width 64 --layers 2 --heads 2 --vocab_size 500 --vision_width 64 --vision_layers 2 \
-    --shots 2 --support 4 --queries 4 --new 5 --train_tokens 48 --rounds 1      a minute, to see whether it runs
+    --shots 2 --support 4 --queries 4 --new 5 --train_tokens 48 --rounds 1      a test of a minute
 python -m experiments.benchmark --shape 3b --device cuda --precision bf16 --peak_tflops 989    on an H100 or H200
 
-Each implementation is a process, which waits while another one runs. OUTPUT/results.json has the results (the ratio is
-theirs / ours, of times and of memory: more is better for us), OUTPUT/results.md a table, OUTPUT/results.png a plot.
-With --peak_tflops, OUTPUT/utilisation.md has the share of the peak that a training step reaches.
+Each implementation is a process, which waits while another one runs. OUTPUT/results.json has the results,
+OUTPUT/results.md a table and OUTPUT/results.png a plot. A ratio is theirs / ours, in time or in memory: above 1 ours is
+better. With --peak_tflops, OUTPUT/utilisation.md has the share of the peak that a training step reaches.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from experiments.benchmark.utilisation import utilisation
 from experiments.benchmark.worker import Machine, Worker
 from flamingo.utils.io import write_text
 
-#: Benchmarks in the order of running, with the peers of each.
+#: The benchmarks in the order of running, with the peers of each.
 BENCHMARKS = {
     "few_shot": ("open_flamingo",),
     "few_shot_shared": ("open_flamingo",),
@@ -46,7 +46,7 @@ MODULES = {
     "flamingo_pytorch": "experiments.benchmark.flamingo_pytorch_worker",
     "idefics": "experiments.benchmark.idefics_worker",
 }
-#: Those that run in our own environment.
+#: The implementations that run in our own environment.
 IN_OUR_ENVIRONMENT = ("ours", "idefics")
 
 
@@ -56,19 +56,20 @@ class Settings:
 
     sizes: Sizes
     machine: Machine
-    #: Of the materials, and of the results.
+    #: The folders of the materials and of the results.
     folder: Path
     output: Path
     rounds: int
     peer_queries: int
     #: The interpreter of the peers' environment.
     peer_python: str
-    #: Of the device, in TFLOP/s; None: utilisation is not computed.
+    #: The peak of the device in TFLOP/s; None: utilisation is not computed.
     peak_tflops: float | None
     agreement: Agreement
 
 
 def main() -> None:
+    """Runs the benchmarks of the command line."""
     arguments = _arguments()
     changed_sizes = {}
     for field in fields(Sizes):
@@ -101,7 +102,11 @@ def main() -> None:
 
 
 def _measure(name: str, settings: Settings) -> list[Ratio]:
-    """Returns the rows of a benchmark, whose implementations run meanwhile."""
+    """Runs the implementations of a benchmark.
+
+    Returns:
+        Its rows.
+    """
     sizes, folder, rounds = settings.sizes, settings.folder, settings.rounds
     if name == "loader":
         return image_loading.measure(sizes, folder, settings.machine.threads, rounds)
@@ -163,14 +168,22 @@ def _arguments() -> argparse.Namespace:
 
 
 def _positive(text: str) -> int:
-    """A whole number of at least 1; argparse names the argument in its error."""
+    """Returns a whole number of at least 1.
+
+    Raises:
+        argparse.ArgumentTypeError: For any other text. argparse adds the name of the argument.
+    """
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
     return int(text)
 
 
 def _positive_number(text: str) -> float:
-    """A finite number above 0; argparse names the argument in its error."""
+    """Returns a finite number above 0.
+
+    Raises:
+        argparse.ArgumentTypeError: For any other text. argparse adds the name of the argument.
+    """
     number = float(text)
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"must be a finite number above 0, got {text}")

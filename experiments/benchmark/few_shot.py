@@ -7,13 +7,13 @@ from experiments.benchmark.materials import Sizes, make_prompts
 from experiments.benchmark.ratios import Ratio, make_ratio
 from experiments.benchmark.worker import Worker
 
-#: Two continuations whose log-probabilities differ by less are equal up to rounding.
+#: Two continuations whose log-probabilities differ by less than this are equal up to rounding.
 NEAR_TIE = {"fp32": 1e-4, "bf16": 0.5}
 
 
 @dataclass
 class Agreement:
-    """How many outputs of two implementations are equal."""
+    """The number of equal outputs of two implementations."""
 
     near_tie: float
     identical: int = 0
@@ -35,8 +35,8 @@ class Agreement:
 class FewShot:
     """Few-shot captioning by two implementations.
 
-    We answer all queries in each round. The peer answers ``peer_queries`` of them, other ones in each round. The peer
-    gets preprocessed tensors. Our time includes opening the images, encoding each once, and decoding the texts.
+    Ours answers all queries in each round. The peer answers ``peer_queries`` of them, different ones in each round. The
+    peer gets preprocessed tensors. Our time includes opening the images, encoding each once, and decoding the texts.
     """
 
     sizes: Sizes
@@ -51,7 +51,7 @@ class FewShot:
         """Returns seconds per query for each number of shots.
 
         Args:
-            name: Of the benchmark.
+            name: The name of the benchmark.
             shared: Whether all queries have the same demonstrations.
         """
         return [self._measure(name, shots, shared) for shots in self.sizes.shots]

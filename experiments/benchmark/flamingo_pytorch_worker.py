@@ -1,4 +1,4 @@
-"""flamingo-pytorch 0.1.2, as a worker of the benchmark: another architecture, with the same shapes."""
+"""flamingo-pytorch 0.1.2 as a worker of the benchmark: another architecture with the same shapes."""
 
 import json
 from pathlib import Path
@@ -12,16 +12,19 @@ from experiments.benchmark.worker import Machine, run, train
 
 
 class Patches(nn.Module):
+    """CLIP's patch features, without the class token."""
+
     def __init__(self, clip: nn.Module) -> None:
         super().__init__()
         self.clip = clip
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Returns patch features [images patches width]."""
         return self.clip(pixels).last_hidden_state[:, 1:]
 
 
 class FlamingoPytorch:
-    """Its language model has parallel blocks and one key head, and needs less arithmetic than OPT."""
+    """flamingo-pytorch. Its language model has parallel blocks and one key head: fewer operations than OPT."""
 
     def __init__(self, folder: Path, machine: Machine) -> None:
         from flamingo_pytorch import FlamingoPaLM
@@ -46,12 +49,13 @@ class FlamingoPytorch:
         self.optimizer: Any = None
 
     def train_step(self, path: str, steps: int) -> list[float]:
+        """Returns the seconds of each step."""
         inputs = self.machine.load(path)
         ids = inputs["input_ids"].clone()
         ids[inputs["labels"] == -100] = self.model.media_token_id
         images = inputs["pixel_values"].shape[1]
         resampler = self.model.perceiver_resampler
-        if len(resampler.media_pos_emb) < images:  # its default is four
+        if len(resampler.media_pos_emb) < images:  # the default is four images
             resampler.media_pos_emb = nn.Parameter(
                 torch.randn(images, *resampler.media_pos_emb.shape[1:], device=ids.device)
             )

@@ -1,15 +1,15 @@
-"""The arithmetic that a model needs, by its shape, and the peaks of devices."""
+"""The floating-point operations that a model of a shape needs, and the peaks of devices."""
 
 from dataclasses import dataclass
 
 from experiments.benchmark.shapes import MLP_RATIO, Shape
 
-#: Dense bf16 products in TFLOP/s by a part of the device's name; the first that fits.
+#: Dense bf16 products in TFLOP/s by a part of the device's name. The first match counts.
 _PEAKS = {"H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.0, "H200": 989.0, "A100": 312.0}
 
 
 def peak_tflops(device_name: str) -> float | None:
-    """Returns the peak of a device by its name, as CUDA has it; None where it is not known."""
+    """Returns the peak of a device in TFLOP/s by its CUDA name; None for an unknown device."""
     for name, peak in _PEAKS.items():
         if name in device_name:
             return peak
@@ -19,24 +19,24 @@ def peak_tflops(device_name: str) -> float | None:
 def training_step(shape: Shape, rows: int, tokens: int, images: int) -> dict[str, float]:
     """Returns floating-point operations by part. A product of matrices [a b] and [b c] has 2abc of them.
 
-    They are those that the model needs, while torch's FlopCounterMode counts those that an implementation does, with
+    These are the operations that the model needs. torch's FlopCounterMode counts those of an implementation, with
     padding, masked images, recomputation and both halves of causal attention. In the backward pass a product costs the
-    same again for the gradient of its input, which the frozen encoder does not need, and again for the gradient of a
-    weight that trains, or of the other factor in attention. So a weight and a token have 2 operations in the encoder, 4
-    in the language model, through which gradients flow, and 6 in the parts that train.
+    same again for the gradient of its input, and again for the gradient of a trained weight or of the other factor in
+    attention. The frozen encoder needs neither. So a weight has per token 2 operations in the encoder, 4 in the
+    language model, through which gradients flow, and 6 in the trained parts.
 
     Args:
         shape: The model.
-        rows: Of the batch.
-        tokens: Of a row.
-        images: Of a row.
+        rows: The rows of the batch.
+        tokens: The tokens of a row.
+        images: The images of a row.
     """
     all_tokens = rows * tokens
     all_images = rows * images
     gated_blocks = _num_blocks(shape) * (
         all_tokens * _gated_block_per_token(shape) + all_images * _gated_block_per_image(shape)
     )
-    context = tokens / 2  # tokens that a token attends to on average
+    context = tokens / 2  # the mean number of tokens that a token attends to
     language_attention = all_tokens * shape.layers * _attention(context, shape.width)
     return {
         "vision encoder, forward": all_images * encoder(shape),
@@ -58,9 +58,9 @@ class Queries:
 
 
 def naive_query(shape: Shape, queries: Queries) -> float:
-    """Returns the operations of a query where each beam runs the prompt and encodes all images.
+    """Returns the operations of a query if each beam runs the prompt and encodes all images.
 
-    Each pass, also that of a new token, computes the keys and values of all images again.
+    Each forward pass computes the keys and values of all images again, also that of a new token.
     """
     images = queries.beams * (queries.shots + 1)
     passes = 1 + queries.new_tokens
@@ -73,9 +73,9 @@ def naive_query(shape: Shape, queries: Queries) -> float:
 
 
 def shared_query(shape: Shape, queries: Queries) -> float:
-    """Returns the operations of a query whose demonstrations' images are encoded already, and whose prompt runs once.
+    """Returns the operations of a query with encoded demonstrations, whose prompt runs once for all beams.
 
-    The image of the query is encoded; the keys and values of all images are computed once.
+    The image of the query is encoded. The keys and values of all images are computed once.
     """
     return (
         encoder(shape)
@@ -156,5 +156,5 @@ def _gated_block_per_token(shape: Shape) -> float:
 
 
 def _gated_block_per_image(shape: Shape) -> float:
-    """Returns the operations of keys and values."""
+    """Returns the operations of the keys and values of an image."""
     return 2 * _product(shape.num_latents, shape.vision_width, shape.inner)

@@ -1,4 +1,4 @@
-"""IDEFICS of our transformers version, as a worker of the benchmark: a LLaMA of the same shapes, random weights."""
+"""IDEFICS of our transformers version as a worker of the benchmark: a LLaMA of the same shapes, random weights."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from experiments.benchmark.worker import Machine, run, seconds_per_token, train
 
 
 class Idefics:
-    """Its gated blocks are wider: they have heads of the language model's width and a gated feed-forward."""
+    """IDEFICS. Its gated blocks are wider: heads of the language model's width, and a gated feed-forward."""
 
     def __init__(self, folder: Path, machine: Machine) -> None:
         self.machine = machine
@@ -47,11 +47,13 @@ class Idefics:
         return inputs
 
     def decode(self, path: str, tokens: int) -> float:
+        """Returns seconds per token of greedy decoding after the first prompt of a batch."""
         inputs = self._inputs(path, 1)
         inputs["pixel_values"] = inputs["pixel_values"].to(self.machine.dtype)
         return seconds_per_token(self.model.eval().to(self.machine.dtype), inputs, tokens)
 
     def train_step(self, path: str, steps: int) -> list[float]:
+        """Returns the seconds of each step."""
         labels = self.machine.load(path)["labels"]
         inputs = self._inputs(path, len(labels))
         inputs["labels"] = labels

@@ -1,4 +1,4 @@
-"""Our data loader, compared with Pillow alone on the same JPEGs, at the same size, with as many processes."""
+"""Measures our data loader against Pillow alone: same JPEGs, same size, same number of processes."""
 
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -18,14 +18,14 @@ from flamingo.data.record import Record, RecordList
 from flamingo.data.sources import SourceSplit
 from flamingo.training.losses import NextTokenConfig
 
-#: How often all images are read, so that the start of the processes counts little.
+#: How often all images are read. Several passes make the start of the processes negligible.
 PASSES = 8
 
 
 def measure(sizes: Sizes, folder: Path, processes: int, rounds: int) -> list[Ratio]:
-    """Returns seconds per image: of training documents with one image each, and of images that are read and resized.
+    """Returns seconds per image: in training documents with one image each, and for reading and resizing alone.
 
-    Both end with bytes. Ours become floats on the device of the model.
+    Both end with bytes. Our bytes become floats on the device of the model.
     """
     paths = [image_path(folder, number) for number in range(sizes.support + sizes.queries)]
     our_times = []

@@ -1,4 +1,4 @@
-"""The inputs of all implementations: backbones and trained parts with random weights, images, prompts, batches."""
+"""The inputs of all implementations: backbones and trained parts with random weights, images, prompts and batches."""
 
 import random
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from flamingo.interop import openflamingo
 
 @dataclass
 class Sizes:
-    """Sizes of models and inputs, by default of OPT-125M with CLIP ViT-B/32. The command has an argument for each."""
+    """Sizes of models and inputs, by default those of OPT-125M with CLIP ViT-B/32. The command has all as arguments."""
 
     width: int = 768
     layers: int = 12
@@ -41,10 +41,11 @@ class Sizes:
 
     @property
     def patches(self) -> int:
+        """The number of patches of an image."""
         return self.shape().patches
 
     def shape(self) -> Shape:
-        """Returns the shape of the models, whose trained parts are OpenFlamingo's."""
+        """Returns the shape of the models. The trained parts have OpenFlamingo's sizes."""
         return Shape(
             width=self.width,
             layers=self.layers,
@@ -71,21 +72,21 @@ SHAPES = {
 
 @dataclass
 class Prompt:
-    """The numbers of images, with the texts of the demonstrations."""
+    """A prompt: the numbers of its images, and the texts of its demonstrations."""
 
     demonstrations: list[tuple[int, str]]
     query: int
 
 
 def build(folder: Path, sizes: Sizes) -> None:
-    """Save backbones, our checkpoint, the same weights as OpenFlamingo's checkpoint, and images."""
+    """Saves backbones, our checkpoint, the same weights as OpenFlamingo's checkpoint, and images."""
     torch.manual_seed(0)
     _save_language(folder / "language", sizes.shape())
     _save_vision(folder / "vision", sizes.shape())
     _save_flamingo(folder, sizes)
     (folder / "pictures").mkdir(exist_ok=True)
     for number in range(sizes.support + sizes.queries):
-        # Enlarged noise has the size of a photograph, and is as smooth.
+        # Enlarged noise has the size and smoothness of a photograph.
         noise = np.random.default_rng(number).integers(0, 256, (12, 16, 3), dtype=np.uint8)
         PILImage.fromarray(noise).resize((500, 375)).save(image_path(folder, number), quality=90)
 
@@ -101,7 +102,7 @@ def _save_vision(folder: Path, shape: Shape) -> None:
 
 
 def _save_flamingo(folder: Path, sizes: Sizes) -> None:
-    """Save our checkpoint, and OpenFlamingo's with the same weights."""
+    """Saves our checkpoint, and OpenFlamingo's with the same weights."""
     processor = FlamingoProcessor.from_vision_text_pretrained(folder / "vision", folder / "language")
     blocks = {"every": sizes.every, "offset": sizes.every - 1}
     model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
@@ -120,11 +121,12 @@ def _save_flamingo(folder: Path, sizes: Sizes) -> None:
 
 
 def image_path(folder: Path, number: int) -> Path:
+    """Returns the path of an image by its number."""
     return folder / "pictures" / f"{number}.jpg"
 
 
 def make_prompts(sizes: Sizes, shots: int, shared: bool) -> list[Prompt]:
-    """Returns a prompt for each query. With ``shared`` all have the same demonstrations."""
+    """Returns a prompt for each query. With ``shared`` all prompts have the same demonstrations."""
     prompts = []
     for query in range(sizes.queries):
         rng = random.Random(0 if shared else query)

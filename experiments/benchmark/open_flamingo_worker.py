@@ -1,7 +1,7 @@
-"""OpenFlamingo 2.0.1 on transformers 4.33.3, as a worker of the benchmark; it runs in the peers' environment.
+"""OpenFlamingo 2.0.1 on transformers 4.33.3 as a worker of the benchmark, in the peers' environment.
 
-CLIP is that of transformers, with the same weights, instead of open_clip's. It returns the features that OpenFlamingo
-was trained with, in the same number of operations. open_clip returns other features since version 2.23.
+CLIP of transformers replaces open_clip, with the same weights. It returns the features that OpenFlamingo was trained
+with, in the same number of operations. open_clip returns other features since version 2.23.
 """
 
 import json
@@ -17,7 +17,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, OPTConfig, OPTForCau
 
 from experiments.benchmark.worker import Clock, Machine, run, train
 
-sys.modules["open_clip"] = ModuleType("open_clip")  # imported by open_flamingo, and not used here
+sys.modules["open_clip"] = ModuleType("open_clip")  # open_flamingo imports these, and nothing here uses them
 from open_flamingo.src.factory import _infer_decoder_layers_attr_name
 from open_flamingo.src.flamingo import Flamingo
 from open_flamingo.src.flamingo_lm import FlamingoLMMixin
@@ -32,6 +32,7 @@ class PatchTokens(nn.Module):
         self.clip = clip
 
     def forward(self, pixels: Tensor) -> tuple[None, Tensor]:
+        """Returns None and the patch tokens [images patches width], as open_clip does."""
         return None, self.clip(pixels).last_hidden_state[:, 1:]
 
 
@@ -49,7 +50,7 @@ def _load(model: nn.Module, folder: Path) -> None:
 
 
 class OpenFlamingo:
-    """OpenFlamingo with the weights that :mod:`experiments.benchmark.materials` has exported."""
+    """OpenFlamingo with the weights that :mod:`experiments.benchmark.materials` exports."""
 
     def __init__(self, folder: Path, machine: Machine) -> None:
         self.machine = machine
@@ -85,7 +86,7 @@ class OpenFlamingo:
         self.model.to(self.machine.dtype)
         self.model.eval()
         pixels = inputs["pixel_values"].to(self.machine.dtype)
-        if pixels.ndim == 5:  # without frames
+        if pixels.ndim == 5:  # no axis of frames
             pixels = pixels.unsqueeze(2)
         with torch.no_grad():
             return self.model.generate(
@@ -98,12 +99,14 @@ class OpenFlamingo:
             )
 
     def few_shot(self, path: str, beams: int, new: int) -> list[int]:
+        """Returns the token ids that follow a prompt."""
         inputs = self.machine.load(path)
         ids = self._generate(inputs, num_beams=beams, max_new_tokens=new, length_penalty=0.0)
         prompt_length = inputs["input_ids"].shape[1]
         return ids[0, prompt_length:].tolist()
 
     def decode(self, path: str, tokens: int) -> float:
+        """Returns seconds per token of greedy decoding after the first prompt of a batch."""
         batch = self.machine.load(path)
         inputs = {name: tensor[:1] for name, tensor in batch.items()}
         clock = Clock(one_answer=True)
@@ -116,6 +119,7 @@ class OpenFlamingo:
         return clock.seconds_per_token()
 
     def train_step(self, path: str, steps: int) -> list[float]:
+        """Returns the seconds of each step."""
         inputs = self.machine.load(path)
         self.model.train()
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -141,7 +145,7 @@ def _layer_of(key: str) -> int:
 
 
 def _load_vision(model: nn.Module, folder: Path) -> None:
-    """Load weights of newer transformers, which leave out the prefix of their only part."""
+    """Loads weights of newer transformers, whose keys have no prefix for the only part."""
     weights = load_file(folder / "model.safetensors")
     if not next(iter(weights)).startswith("vision_model."):
         weights = {f"vision_model.{key}": tensor for key, tensor in weights.items()}

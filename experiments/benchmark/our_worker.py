@@ -1,4 +1,4 @@
-"""Our implementation, as a worker of the benchmark."""
+"""Our implementation as a worker of the benchmark."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from flamingo.utils.memory import keep_memory
 
 
 class Ours:
-    """The requests that all implementations answer, and those that only one answers for all of them."""
+    """Our implementation. It also answers the requests that prepare and score the outputs of peers."""
 
     def __init__(self, folder: Path, machine: Machine) -> None:
         self.folder = folder
@@ -52,13 +52,13 @@ class Ours:
         return engine.generate(documents, max_new_tokens=new, num_beams=beams)
 
     def tensors(self, prompt: dict[str, Any], path: str) -> None:
-        """Save the preprocessed prompt for a peer."""
+        """Saves the preprocessed prompt for a peer."""
         document = self._document(Prompt(**prompt))
         batch = self.processor.batch([document], prompt=True)
         torch.save(dict(batch), path)
 
     def text(self, ids: list[int]) -> str:
-        """Returns the text of a peer's output, as :meth:`few_shot` returns texts."""
+        """Returns the text of a peer's output, in the form of :meth:`few_shot`."""
         end = self.processor.end_of_chunk_token_id
         return decode(self.processor.tokenizer, ids, end)
 
@@ -82,6 +82,7 @@ class Ours:
         return float(log_probs_of_tokens.sum())
 
     def image_token(self) -> int:
+        """Returns the id of the image marker."""
         return self.processor.new_token_ids[1]
 
     def decode(self, path: str, tokens: int) -> float:

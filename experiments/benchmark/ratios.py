@@ -1,4 +1,4 @@
-"""Rows of results: the measurements of two implementations -> JSON, a table, a plot."""
+"""Rows of results: the measurements of two implementations as JSON, a table and a plot."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from flamingo.utils.io import atomic_file, write_text
 
 @dataclass
 class Ratio:
-    """A case of a benchmark: the medians of both implementations, and the ratio of a peer to ours."""
+    """A case of a benchmark: the medians of both implementations, and the ratio of the peer to ours."""
 
     benchmark: str
     case: str
@@ -28,7 +28,7 @@ class Ratio:
     ours: float
     theirs: float
     unit: str
-    #: The median and the range of the ratios of measurements in alternation.
+    #: The median and the range of the ratios of alternating measurements.
     ratio: float
     spread: list[float]
 
@@ -36,7 +36,7 @@ class Ratio:
 def make_ratio(
     benchmark: str, case: str, peer: str, ours: Sequence[float], theirs: Sequence[float], unit: str
 ) -> Ratio:
-    """Returns the row of measurements that were taken in alternation."""
+    """Returns the row of alternating measurements."""
     ratios = [peer_value / our_value for our_value, peer_value in zip(ours, theirs, strict=True)]
     return Ratio(
         benchmark=benchmark,
@@ -51,14 +51,14 @@ def make_ratio(
 
 
 def read_ratios(file: Path) -> list[Ratio]:
-    """Returns the rows of an earlier run; none if there was none."""
+    """Returns the rows of an earlier run, or no rows."""
     if not file.exists():
         return []
     return [Ratio(**values) for values in json.loads(file.read_text())]
 
 
 def write_ratios(output: Path, rows: Sequence[Ratio], agreement: object, machine: Machine) -> None:
-    """Write ``results.json``, ``results.md`` and ``results.png``. The table ends with the agreement of outputs."""
+    """Writes ``results.json``, ``results.md`` and ``results.png``. The table ends with the agreement of outputs."""
     values = [asdict(row) for row in rows]
     write_text(output / "results.json", json.dumps(values, indent=1) + "\n")
     write_text(output / "results.md", f"{_table(rows)}\n{agreement}\n\n{_describe(machine)}\n")
@@ -93,7 +93,7 @@ def _describe(machine: Machine) -> str:
 
 
 def _plot(rows: Sequence[Ratio], file: Path) -> None:
-    """Plot the ratios, and the time of a training step by images and by tokens."""
+    """Plots the ratios, and the time of a training step by images and by tokens."""
     with style():
         compared = [row for row in rows if not row.case.startswith("by ")]
         height = max(4.0, 1.5 + 0.34 * len(compared))

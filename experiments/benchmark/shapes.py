@@ -1,4 +1,4 @@
-"""Shapes of models with random weights, for measurements: a decoder like OPT, an encoder like CLIP's, their inputs."""
+"""Shapes of models with random weights, for measurements: a decoder like OPT, an encoder like CLIP, and inputs."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 #: The width of every feed-forward as a multiple of its input's.
 MLP_RATIO = 4
-#: Ids that no text of random words has: the first ones are special, the last ones are left to new tokens.
+#: Ids that random texts do not use: the first ones are special, and new tokens take the last ones.
 _FIRST_WORD, _LAST_IDS = 4, 7
 
 
@@ -35,11 +35,12 @@ class Shape:
 
     @property
     def patches(self) -> int:
+        """The number of patches of an image."""
         return (self.image_size // self.patch) ** 2
 
     @property
     def inner(self) -> int:
-        """The width of all heads of a gated block together."""
+        """The total width of the heads of a gated block."""
         return self.num_heads * self.head_dim
 
     @property
@@ -72,12 +73,12 @@ class Shape:
         )
 
     def image_processor(self) -> Any:
-        """Returns what prepares images for the encoder."""
+        """Returns the image processor of the encoder."""
         square = {"height": self.image_size, "width": self.image_size}
         return CLIPImageProcessorPil(size=square, crop_size=square)
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """Returns a tokenizer with a token for each word, so that the lengths of texts are known."""
+        """Returns a tokenizer with one token for each word, which fixes the lengths of texts."""
         vocabulary = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}
         for token_id in self.words:
             vocabulary[f"w{token_id}"] = token_id

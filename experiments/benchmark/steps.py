@@ -1,4 +1,4 @@
-"""Steps of training and of decoding on the same batches, and the memory of training."""
+"""Measures steps of training and of decoding on the same batches, and the memory of training."""
 
 import statistics
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from experiments.benchmark.worker import Worker
 DECODED = (1, 8, 32)
 PROMPT_TOKENS = 512
 NEW_TOKENS = 24
-#: Updates of a measurement. The first one allocates memory and does not count.
+#: The number of updates of a measurement. The first one allocates memory and does not count.
 STEPS = 3
 
 
 @dataclass
 class Steps:
-    """Measurements of single steps of all implementations, in alternation."""
+    """Alternating measurements of single steps of all implementations."""
 
     sizes: Sizes
     ours: Worker
@@ -30,7 +30,7 @@ class Steps:
     rounds: int
 
     def decode(self) -> list[Ratio]:
-        """Returns seconds per token after prompts that differ in the number of images alone."""
+        """Returns seconds per token after prompts that differ only in the number of images."""
         rows = []
         for images in DECODED:
             path = self._save_batch(images, PROMPT_TOKENS)
@@ -45,7 +45,7 @@ class Steps:
         return self._rows("train_step", self._case(), self.peers, times, "s")
 
     def train_cost(self) -> list[Ratio]:
-        """Returns seconds per training step by images, and by tokens; of ours and the first peer."""
+        """Returns seconds per training step by images and by tokens, for ours and the first peer."""
         images = self.sizes.train_images
         tokens = self.sizes.train_tokens
         rows = []
@@ -61,7 +61,7 @@ class Steps:
         return self._rows("train_step", case, self.peers[:1], times, "s")
 
     def train_step_features(self) -> list[Ratio]:
-        """Returns seconds per training step: ours from precomputed features, the peer's from pixels."""
+        """Returns seconds per training step: ours from precomputed features, the peer from pixels."""
         path = self._save_batch(self.sizes.train_images, self.sizes.train_tokens)
         [peer] = self.peers
         our_times = []
@@ -84,7 +84,7 @@ class Steps:
         return self._rows("memory", f"training, {self._case()}", self.peers, peaks, "MB")
 
     def _alternate(self, peers: Sequence[Worker], do: str, **request: object) -> list[list[float]]:
-        """Returns the seconds of each round: first ours, then those of each peer."""
+        """Returns the seconds of each round: first of ours, then of each peer."""
         workers = [self.ours] + list(peers)
         times: list[list[float]] = [[] for _ in workers]
         for _ in range(self.rounds):
@@ -103,7 +103,7 @@ class Steps:
         times: Sequence[list[float]],
         unit: str,
     ) -> list[Ratio]:
-        """Returns a row for each peer; the times are first ours, then those of each peer."""
+        """Returns a row for each peer, from the times of ours and then of each peer."""
         ours, *theirs = times
         rows = []
         for peer, times_of_peer in zip(peers, theirs, strict=True):

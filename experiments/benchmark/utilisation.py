@@ -1,16 +1,16 @@
-"""The share of the hardware's peak that a training step reaches."""
+"""Computes the share of the hardware's peak that a training step reaches."""
 
 from experiments.benchmark.flops import training_step
 from experiments.benchmark.materials import Sizes
 
 
 def utilisation(sizes: Sizes, seconds: dict[str, float], peak: float) -> str:
-    """Returns tables of the arithmetic, and of the share of ``peak`` (TFLOP/s) that each implementation reaches.
+    """Returns tables of the operations, and of the share of the peak that each implementation reaches.
 
     Args:
-        sizes: Of the model and the batch.
-        seconds: Of a training step, by implementation.
-        peak: Of the device.
+        sizes: The sizes of the model and the batch.
+        seconds: The seconds of a training step, by implementation.
+        peak: The peak of the device in TFLOP/s.
     """
     parts = training_step(sizes.shape(), sizes.train_batch, sizes.train_tokens, sizes.train_images)
     total = sum(parts.values())

@@ -1,6 +1,6 @@
-"""An implementation in its own process, which answers requests: one JSON object in each line.
+"""An implementation in a process of its own, which answers requests: one JSON object in each line.
 
-This module imports torch alone, since peers run in another environment.
+This module imports torch only, since peers run in another environment.
 """
 
 import json
@@ -21,7 +21,7 @@ Handlers = dict[str, Callable[..., Any]]
 
 @dataclass(frozen=True)
 class Machine:
-    """The device and the precision: fp32, or bf16, which is autocast in training."""
+    """The device and the precision: fp32, or bf16, which means autocast in training."""
 
     threads: int
     device: str
@@ -29,22 +29,24 @@ class Machine:
 
     @property
     def dtype(self) -> torch.dtype:
+        """The dtype of frozen weights."""
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
     def load(self, path: str) -> dict[str, torch.Tensor]:
-        """Returns tensors that were saved for all implementations."""
+        """Returns the tensors of a file for all implementations."""
         return torch.load(path, map_location=self.device)
 
     def autocast(self) -> torch.autocast:
+        """Returns the autocast of a training step."""
         return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 def run(make: Callable[[Path, Machine], Any], *names: str) -> None:
-    """Run a worker's main program.
+    """Runs the main program of a worker.
 
     Args:
-        make: Folder of the materials and machine -> the implementation.
-        names: Its methods, which answer the requests of these names.
+        make: (folder of the materials, machine) -> the implementation.
+        names: The methods that answer the requests of the same names.
     """
     folder, threads, device, precision = sys.argv[1:]
     torch.set_num_threads(int(threads))
@@ -53,9 +55,9 @@ def run(make: Callable[[Path, Machine], Any], *names: str) -> None:
 
 
 def serve(handlers: Handlers) -> None:
-    """Answer each request ``{"do": NAME, ...}`` with the result of the handler NAME, its time and its peak memory."""
+    """Answers each request ``{"do": NAME, ...}`` with the result of the handler NAME, its time and its peak memory."""
     answers = sys.stdout
-    sys.stdout = sys.stderr  # of libraries that print
+    sys.stdout = sys.stderr  # libraries may print
     for line in sys.stdin:
         request = json.loads(line)
         _forget_peak()
@@ -72,7 +74,7 @@ def _forget_peak() -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     else:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak becomes the resident memory
+        Path("/proc/self/clear_refs").write_text("5")  # on Linux the peak becomes the resident memory
 
 
 def _peak_megabytes() -> float:
@@ -84,24 +86,24 @@ def _peak_megabytes() -> float:
 
 
 class Worker:
-    """A running worker, as the benchmark sees it."""
+    """The benchmark's side of a running worker."""
 
     def __init__(self, name: str, python: str, module: str, folder: Path, machine: Machine) -> None:
-        """Start ``python -m module``.
+        """Starts ``python -m module``.
 
         Args:
-            name: Of the implementation.
+            name: The name of the implementation.
             python: The interpreter of its environment.
             module: Its program, which calls :func:`run`.
-            folder: Of the materials.
-            machine: Where it computes.
+            folder: The folder of the materials.
+            machine: The device and the precision.
         """
         self.name = name.replace("_", "-")
         command = [python, "-m", module, str(folder), str(machine.threads), machine.device, machine.precision]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, do: str, **request: Any) -> dict[str, Any]:
-        """Returns the answer: ``result``, ``seconds`` and ``peak`` (megabytes).
+        """Returns the answer to a request: ``result``, ``seconds`` and ``peak`` (megabytes).
 
         Raises:
             RuntimeError: If the process has ended.
@@ -115,6 +117,7 @@ class Worker:
         return json.loads(line)
 
     def close(self) -> None:
+        """Ends the process."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
@@ -123,7 +126,7 @@ class Worker:
 def train(
     model: torch.nn.Module, loss: Callable[[], torch.Tensor], optimizer: Any, steps: int, machine: Machine
 ) -> list[float]:
-    """Returns seconds of each of ``steps`` updates. All implementations have this loop."""
+    """Returns the seconds of each of ``steps`` updates. All implementations run this loop."""
     seconds = []
     for _ in range(steps):
         begin = time.perf_counter()
@@ -147,12 +150,17 @@ class Clock:
         """Starts without times.
 
         Args:
-            one_answer: Whether it returns one answer for all rows, as transformers 4 needs.
+            one_answer: Whether a call returns one answer for all rows, as transformers 4 needs.
         """
         self.one_answer = one_answer
         self.times: list[float] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> Any:
+        """Records the time of a token.
+
+        Returns:
+            That generation continues: False, or a tensor of False for each row.
+        """
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.times.append(time.perf_counter())
@@ -161,11 +169,12 @@ class Clock:
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
     def seconds_per_token(self) -> float:
+        """Returns the median time between two tokens."""
         return statistics.median(after - before for before, after in pairwise(self.times))
 
 
 def seconds_per_token(model: Any, inputs: dict[str, torch.Tensor], tokens: int) -> float:
-    """Returns the median over ``tokens`` that transformers 5 decodes greedily after a prompt."""
+    """Returns the median time of ``tokens`` tokens that transformers 5 decodes greedily after a prompt."""
     clock = Clock()
     model.generate(
         **inputs,

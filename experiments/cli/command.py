@@ -1,4 +1,4 @@
-"""What a command is: its config, what it runs, and how it ends by a signal."""
+"""A command: its config, the function that it runs, and how a signal ends it."""
 
 import signal
 import threading
@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from flamingo.utils.errors import Stopped
 
 _HERE = Path(__file__).parent.parent
-#: The folder of the configs: in the installed package, or beside it in the repository.
+#: The folder of the configs: in the installed package, or in the repository.
 CONF = next(folder for folder in (_HERE / "conf", _HERE.parent / "conf") if folder.is_dir())
 
 Config = TypeVar("Config")
@@ -19,12 +19,12 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class Job(Generic[Config]):
-    """A run of a command, as its command line asks for it."""
+    """A run of a command with the values of a command line."""
 
     #: The run's folder.
     output: Path
     overrides: list[str]
-    #: Returns the config. Raises UserError, with the key, for a value that is missing or that a dataclass refuses.
+    #: Returns the config. It raises UserError, with the key, for a value that is missing or refused by a dataclass.
     load: Callable[[], Config]
 
 
@@ -35,15 +35,15 @@ class Command:
     name: str
     #: The dataclass of the config.
     schema: type
-    #: ``"module:function"``, which is called with a :class:`Job`. It may need torch: the command line needs none.
+    #: ``"module:function"``, called with a :class:`Job`. Its module may import torch; the command line does not.
     run: str
-    #: Raises UserError, with the key, for values of the config that contradict each other.
+    #: It raises UserError, with the key, for values of the config that contradict each other.
     check: Callable[[Any], object]
-    #: Whether ``-m`` runs it with several values of a key, each in a folder of its own.
+    #: Whether ``-m`` runs it once for each value of a key, each run in its own folder.
     sweeps: bool
 
 
-#: The commands by name; a command is added when its module is imported.
+#: The commands by name. The import of its module adds a command.
 COMMANDS: dict[str, Command] = {}
 
 
@@ -56,12 +56,12 @@ def command(
 ) -> Callable[[], None]:
     """Returns the main function of a command, whose arguments are those of :class:`Command`.
 
-    A user's error ends the command with one sentence and exit status 2; every other exception keeps its trace.
+    A :class:`UserError` ends the command with one sentence and exit status 2. Every other exception keeps its trace.
     """
     COMMANDS[name] = Command(name, schema, run, check, sweeps)
 
     def main() -> None:
-        # A program may import a command and call what it stands on without Hydra.
+        # Hydra is imported here: a program may import this module without it.
         from experiments.cli.hydra_config import run_command
 
         run_command(COMMANDS[name])
@@ -71,7 +71,13 @@ def command(
 
 @contextmanager
 def termination() -> Iterator[None]:
-    """SIGTERM raises :class:`Stopped` inside the block, as Ctrl-C does KeyboardInterrupt. A second one ends at once."""
+    """Makes SIGTERM raise :class:`Stopped` inside the block, as Ctrl-C raises KeyboardInterrupt.
+
+    A second SIGTERM ends the process immediately.
+
+    Raises:
+        Stopped: At the first SIGTERM.
+    """
 
     def stop(number: int, _: Any) -> None:
         signal.signal(number, signal.SIG_DFL)

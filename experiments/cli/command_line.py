@@ -1,4 +1,4 @@
-"""All wrong keys and values of a command line, found together before anything heavy is imported."""
+"""Finds all wrong keys and values of a command line together, before anything heavy is imported."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -22,23 +22,23 @@ from experiments.cli.nearest_key import nearest, nearest_keys
 from flamingo.utils.errors import UserError
 from flamingo.utils.problems import Problems
 
-#: Returns what is wrong with the values of a composed config, given the overrides that it was composed with.
+#: Returns the problems of the values of a composed config, given its overrides.
 FindProblems = Callable[[DictConfig, Sequence[str]], list[str]]
-#: The types of values, as OmegaConf and as people call them.
+#: Names of types in messages of OmegaConf -> names for a user.
 _TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "valid bool": "true or false"}
 #: Keys without which others may contradict each other, or be needed: a checkpoint decides other keys, and a run is its
 #: own checkpoint.
 _DECIDE_OTHERS = ("model.init_from", "run", "checkpoint")
-#: The extras that bring options of a group.
+#: The extras of the package that add options to a group.
 _EXTRAS = {"hydra/launcher": "sweeps"}
 
 
 class CommandLine:
-    """The overrides of a command line, which are tried one by one. Hydra has to be initialised.
+    """The overrides of a command line, which are tried one by one. Hydra must be initialised.
 
     Args:
         command: The command.
-        texts: The overrides, as they are given.
+        texts: The overrides as text.
         is_sweep: Whether ``-m`` is among the options.
     """
 
@@ -46,7 +46,7 @@ class CommandLine:
         self.command, self.is_sweep = command, is_sweep
         self.problems = Problems()
         self._loader = GlobalHydra.instance().config_loader()
-        #: The overrides; of a key that is swept, those of its first value and those of the other values.
+        #: The overrides, with the first value of a key that is swept; and those of its other values.
         self.overrides: list[Override] = []
         self.swept: list[Override] = []
         for text in texts:
@@ -55,12 +55,19 @@ class CommandLine:
                 self.overrides.append(first)
                 self.swept += others
         self.values = [override for override in self.overrides if not self._is_group(override)]
-        #: The options that are chosen by name, and the config with them.
+        #: The overrides that choose an option of a group, and the config with these options.
         self.groups: list[Override] = []
         self.base = self._composed()
 
     def check(self, problems_of: FindProblems) -> None:
-        """Raises UserError with all problems, each with its key and what it may be."""
+        """Checks all overrides.
+
+        Args:
+            problems_of: Finds the problems of a composed config.
+
+        Raises:
+            UserError: With all problems, each with its key and the values that it may have.
+        """
 
         def problems_with(values: Sequence[Override]) -> list[str]:
             return problems_of(with_values(self.base, values), _texts([*self.groups, *values]))
@@ -88,13 +95,17 @@ class CommandLine:
         self.problems.report()
 
     def config(self) -> DictConfig:
-        """Returns the config with all values. Raises UserError for keys that are not known."""
+        """Returns the config with all values.
+
+        Raises:
+            UserError: For unknown keys.
+        """
         known = self._known_values()
         self.problems.report()
         return with_values(self.base, known)
 
     def options(self) -> dict[str, tuple[str | None, list[str]]]:
-        """Returns each group that the command chooses from: the option that is chosen, and all options."""
+        """Returns for each group of the command the option that is chosen, and all options."""
         choices = self.base.hydra.runtime.choices
         return {
             group: (choices[group], self._options(group.partition("@")[0]))
@@ -103,7 +114,11 @@ class CommandLine:
         }
 
     def _parsed(self, text: str) -> list[Override]:
-        """Returns the overrides of a text: one, or one for each value that is swept."""
+        """Returns the overrides of a text: one, or one for each value that is swept.
+
+        Raises:
+            UserError: For a text that is not ``KEY=VALUE``.
+        """
         parser = OverridesParser.create(config_loader=self._loader)
         try:
             [override] = parser.parse_overrides([text])
@@ -127,7 +142,7 @@ class CommandLine:
         return [option for option in options if not option.endswith("_schema")]
 
     def _composed(self) -> DictConfig:
-        """Returns the config with those options that there are."""
+        """Returns the config with the options that exist."""
         groups = []
         for override in self.overrides + self.swept:
             if self._is_group(override):
@@ -165,11 +180,11 @@ class CommandLine:
                 fix = f"; pip install 'flamingo[{extra}]' brings more" if extra else ""
                 near = nearest(str(name), options) or "."
                 raise UserError(
-                    f"{override.key_or_group}={name} is not there{near} The options: {', '.join(options)}{fix}"
+                    f"{override.key_or_group}={name} does not exist{near} The options: {', '.join(options)}{fix}"
                 )
 
     def _known_values(self) -> list[Override]:
-        """Returns the overrides of values whose keys are known, and whose types fit."""
+        """Returns the overrides whose keys are known and whose values have the right type."""
         known = []
         config = deepcopy(self.base)
         for override in self.values:
@@ -179,7 +194,11 @@ class CommandLine:
         return known
 
     def _apply(self, override: Override, config: DictConfig) -> None:
-        """Changes a config. Raises UserError for a key that is not known, and for a value of another type."""
+        """Changes a config.
+
+        Raises:
+            UserError: For an unknown key, and for a value of another type.
+        """
         key, value = override.key_or_group, override.get_value_element_as_str()
         if unknown := _unknown_in(key, config):
             near = nearest_keys(key, [*all_keys(self.base), *self.options()])
@@ -196,7 +215,7 @@ class CommandLine:
             raise UserError(_type_problem(key, value, error)) from error
 
     def _section_problem(self, key: str, value: str, section: DictConfig) -> str:
-        """Returns what to write in the place of ``SECTION=VALUE``."""
+        """Returns a sentence that tells what to write instead of ``SECTION=VALUE``."""
         group = key.replace(".", "/")
         if options := self._options(group):
             near = nearest(value, options) or "."
@@ -207,7 +226,10 @@ class CommandLine:
 def _culprit(
     problem: str, overrides: Sequence[Override], problems_with: Callable[[Sequence[Override]], list[str]]
 ) -> Override | None:
-    """Returns the override without which a problem is not there; those that it names are tried first."""
+    """Returns the override that causes a problem: without it the problem disappears. None if no single one does.
+
+    Overrides whose keys the problem names are tried first.
+    """
     for override in sorted(overrides, key=lambda override: not _is_named(override, problem)):
         if problem not in problems_with([other for other in overrides if other is not override]):
             return override
@@ -237,7 +259,7 @@ def _texts(overrides: Sequence[Override]) -> list[str]:
 
 
 def _unknown_in(key: str, config: DictConfig) -> DictConfig | None:
-    """Returns the section that has no such key as leads on to this one; None for a known key."""
+    """Returns the section in which a part of the key is unknown; None for a known key."""
     node: Any = config
     for name in key.split("."):
         if not is_section(node):
@@ -249,7 +271,7 @@ def _unknown_in(key: str, config: DictConfig) -> DictConfig | None:
 
 
 def _type_problem(key: str, value: str, error: Exception) -> str:
-    """Returns what is wrong with a value that a key's type does not take."""
+    """Returns a sentence for a value that does not fit the type of its key."""
     message = _first_line(error.__cause__ or error)
     for name, title in _TYPES.items():
         if f"could not be converted to {name}" in message or f"is not a {name}" in message:

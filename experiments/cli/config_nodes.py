@@ -1,4 +1,4 @@
-"""The nodes of a composed config, those without a value included."""
+"""The nodes of a composed config, including those without a value."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 
 def nodes(config: DictConfig) -> Iterator[tuple[str, Any]]:
-    """Yields the names and nodes below a node; missing and interpolated values stay as they are."""
+    """Yields the names and nodes below a node. Missing and interpolated values stay unresolved."""
     for name in config.keys():  # noqa: SIM118  # without it, missing values are left out
         yield str(name), config._get_node(name)
 
@@ -18,7 +18,7 @@ def is_section(node: Any) -> bool:
 
 
 def all_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
-    """Yields every key of a config with the sections that lead to it; not those of Hydra."""
+    """Yields every full key of a config, sections included. Keys of Hydra are left out."""
     for name, node in nodes(config):
         if not prefix and name == "hydra":
             continue

@@ -1,4 +1,4 @@
-"""The line that explains each field of a config dataclass: the ``#:`` comment above it."""
+"""Reads the line that explains each field of a config dataclass: the ``#:`` comment above it."""
 
 import ast
 import inspect
@@ -35,7 +35,7 @@ def _first_sentence(text: str) -> str:
 
 @cache
 def _comments(cls: type) -> dict[str, str]:
-    """Returns the comments above the fields that a class itself defines, by name; fields without one are left out."""
+    """Returns the comments above the fields that a class itself defines, by name. Fields without one are left out."""
     source = _module_source(cls.__module__)
     lines = source.splitlines()
     comments = {}

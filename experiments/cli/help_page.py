@@ -1,4 +1,4 @@
-"""The page that --help prints: every key of a command with its value, what it means, and its choices."""
+"""The page of --help: every key of a command with its value, its meaning and its choices."""
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ _WIDTH = 120
 CHOSEN = "(chosen)"
 #: The column in which explanations begin.
 _COLUMN = 36
-#: The characters of an explanation that fits into its line.
+#: The largest number of characters of an explanation.
 LONGEST = _WIDTH - _COLUMN
 #: What a group chooses.
 GROUP_LINES = {
@@ -55,7 +55,7 @@ _KINDS: dict[str, Kinds] = {
 
 @dataclass
 class Row:
-    """A key, and what a user needs to know of it."""
+    """A key with its value and its explanation."""
 
     key: str
     value: Any
@@ -64,7 +64,7 @@ class Row:
 
     @property
     def value_text(self) -> str:
-        """The value as it is shown."""
+        """The value as the page shows it."""
         text = shown(self.value)
         return CHOSEN if text == OPEN else text
 
@@ -89,7 +89,7 @@ class Row:
 
 @dataclass
 class Section:
-    """Keys that begin alike."""
+    """A section of keys with the same beginning."""
 
     key: str
     line: str
@@ -109,7 +109,7 @@ def help_page(
     Args:
         config: Its composed config, which may lack values.
         header: What the command does.
-        groups: The groups of options: the name of the one that is chosen, and of all.
+        groups: For each group the option that is chosen, and all options.
         sweeps: Whether the command has the option ``-m``.
     """
     parts = [header.strip()]
@@ -138,7 +138,7 @@ def sections(node: DictConfig, key: str, groups: set[str], line: str = "") -> It
         node: The node.
         key: Its full key; empty for the whole config.
         groups: The groups of options.
-        line: What explains the node, if it has no dataclass.
+        line: The explanation of a node without a dataclass.
     """
     config_class = class_at(node, key)
     group = key.replace(".", "/")
@@ -159,14 +159,14 @@ def sections(node: DictConfig, key: str, groups: set[str], line: str = "") -> It
 
 
 def _is_chosen_by_name(name: str, child: Any, group: str, groups: set[str]) -> bool:
-    """Returns whether a group decides a key: the kind of a section, or a section that is not there."""
+    """Returns whether a group sets a key: the kind of a section, or a missing section."""
     if name == "kind":
         return group in groups
     return isinstance(child, DictConfig) and f"{group}/{name}".lstrip("/") in groups
 
 
 def class_at(node: DictConfig, key: str) -> type | None:
-    """Returns the dataclass of a node of a config: its type, or that of the kind which it names."""
+    """Returns the dataclass of a node of a config: its type, or the one of its kind."""
     kinds = _kinds_at(key)
     if kinds is not None and (kind := node.get("kind")) in kinds:
         return kinds[kind][0]
@@ -184,7 +184,7 @@ def _kinds_at(key: str) -> Kinds | None:
 
 
 def choices_of(config_class: type, node: DictConfig, name: str, key: str) -> list[str]:
-    """Returns the choices of a key: what its dataclass lists when it refuses a value that cannot be one."""
+    """Returns the choices of a key: those that its dataclass lists when it refuses a wrong value."""
     kinds = _kinds_at(key)
     if name == "kind" and kinds is not None:
         return list(kinds)
@@ -220,7 +220,7 @@ def _placeholder(hint: Any) -> Any:
 
 
 def shown(node: Any) -> str:
-    """Returns a value as it is written on a command line."""
+    """Returns a value as written on a command line."""
     value = node._value() if isinstance(node, ListConfig | DictConfig) or hasattr(node, "_value") else node
     if value is None:
         return "null"

@@ -1,4 +1,4 @@
-"""Configs as Hydra composes them, and commands as Hydra runs them."""
+"""Composes configs with Hydra, and runs commands with it."""
 
 import logging
 import os
@@ -49,7 +49,7 @@ _EXCLUDE_KEYS = "hydra.job.config.override_dirname.exclude_keys"
 
 
 def register_schemas() -> None:
-    """Let ``conf/`` name the dataclasses of the imported commands, ``NAME_schema``, and those of the kinds."""
+    """Registers the dataclasses of the commands as ``NAME_schema``, and those of the kinds, for ``conf/``."""
     for name, command in COMMANDS.items():
         ConfigStore.instance().store(f"{name}_schema", command.schema)
     _register_kinds(CONNECTORS, "model/connector", "model.connector")
@@ -59,7 +59,7 @@ def register_schemas() -> None:
 
 
 def _register_kinds(kinds: Kinds, group: str, package: str) -> None:
-    """Let the options of a group name the config dataclass of a kind in their defaults, as ``KIND_schema``."""
+    """Registers the config dataclass of each kind as ``KIND_schema``, for the options of a group."""
     for kind, (config_class, _) in kinds.items():
         ConfigStore.instance().store(f"{kind}_schema", config_class, group=group, package=package)
 
@@ -68,12 +68,12 @@ def compose_config(name: str, overrides: Sequence[str] = (), values: Mapping[str
     """Returns the config of a command, as Hydra composes it.
 
     Args:
-        name: Of the command.
-        overrides: As on a command line.
+        name: The name of the command.
+        overrides: The overrides, as on a command line.
         values: Keys that are set in the composed config.
     """
     register_schemas()
-    # Hydra is initialised within a command, but not in a program that calls what a command stands on.
+    # Within a command Hydra is initialised; in a program that calls this function it is not.
     is_initialised = GlobalHydra.instance().is_initialized()
     with nullcontext() if is_initialised else initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose(name, overrides=list(overrides))
@@ -82,14 +82,14 @@ def compose_config(name: str, overrides: Sequence[str] = (), values: Mapping[str
 
 
 def load(config: DictConfig, overrides: Sequence[str] = ()) -> Any:
-    """Returns the dataclass that a composed config was typed by, with everything resolved.
+    """Returns a composed config as its dataclass, with all values resolved.
 
     Args:
-        config: As Hydra composes it.
-        overrides: Of the command line. Their values beat those of a checkpoint that ``model.init_from`` names.
+        config: The composed config.
+        overrides: The overrides of the command line. They win over the checkpoint of ``model.init_from``.
 
     Raises:
-        UserError: For mandatory values that are missing, and for values that a dataclass refuses, by their full keys.
+        UserError: With the full keys, for missing values and for values that a dataclass refuses.
     """
     take_from_checkpoint(config, overrides)
     config = with_stand_ins(config)
@@ -110,7 +110,7 @@ def _missing_values(config: DictConfig) -> Iterator[str]:
 
 
 def _check_sections(config: DictConfig, key: str, problems: Problems) -> None:
-    """Make the dataclass of each section whose values are complete: an error of one names the keys that lead to it."""
+    """Makes the dataclass of each section whose values are complete, and collects their errors with full keys."""
     for name, section in nodes(config):
         if not isinstance(section, DictConfig) or not is_dataclass(OmegaConf.get_type(section)):
             continue
@@ -118,18 +118,20 @@ def _check_sections(config: DictConfig, key: str, problems: Problems) -> None:
         full_key = f"{key}.{name}".lstrip(".")
         _check_sections(section, full_key, problems)
         if len(problems.sentences) == found and not list(missing_keys(section)):
-            # A value may refer to one that is missing elsewhere.
+            # A value may refer to a missing one in another section.
             with problems.collected(), suppress(InterpolationToMissingValueError), within(full_key):
                 OmegaConf.to_object(section)
 
 
 def problems_of(command: Command, config: DictConfig, overrides: Sequence[str]) -> list[str]:
-    """Returns what is wrong with the values of a command's config, and with all of them together if each is right.
+    """Returns the problems of the values of a command's config.
+
+    The values are checked together if each of them is right.
 
     Args:
         command: The command.
-        config: As Hydra composes it; it is changed.
-        overrides: Those that it was composed with.
+        config: The composed config, which is changed.
+        overrides: The overrides of the config.
     """
     problems = Problems()
     with problems.collected():
@@ -153,21 +155,21 @@ def _check_output(config: DictConfig) -> None:
 
 
 def run_command(command: Command) -> None:
-    """Run a command with the overrides of the command line.
+    """Runs a command with the overrides of the command line.
 
-    A user's error ends the command with one sentence and exit status 2: a :class:`UserError`, one of Hydra's about
-    keys, groups, types and syntax, and a system error that the user can mend, such as a full disk.
+    A user's error ends the command with one sentence and exit status 2. It is a :class:`UserError`, an error of Hydra
+    about keys, groups, types or syntax, or a system error that the user can fix, such as a full disk.
     """
 
     def job(config: DictConfig) -> Any:
-        logging.raiseExceptions = False  # a log file on a full disk would print a trace for each line
+        logging.raiseExceptions = False  # on a full disk each line of the log would print a trace
         run = HydraConfig.get()
         with user_errors(), termination():
             run_job, overrides = import_name(command.run), list(run.overrides.task)
             return run_job(Job(Path(run.runtime.output_dir), overrides, lambda: load(config, overrides)))
 
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would else print, shortened
-    logging.raiseExceptions = False  # a log file on a full disk prints no traces: the run's own write fails
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises errors instead of printing a short form
+    logging.raiseExceptions = False  # on a full disk the run's own write reports the error
     if command.name == "evaluate":
         with user_errors():
             sys.argv += default_task(given_values(sys.argv[1:]))
@@ -186,7 +188,7 @@ def run_command(command: Command) -> None:
 
 
 def _print_page(page: str) -> None:
-    """Prints a page, whose reader may close the pipe before its end, as ``head`` does."""
+    """Prints a page. The reader may close the pipe before its end, as ``head`` does."""
     try:
         print(page, flush=True)
     except BrokenPipeError:
@@ -196,16 +198,19 @@ def _print_page(page: str) -> None:
 def check_command_line(
     command: Command, overrides: Sequence[str], is_sweep: bool = False, config_folder: str | None = None
 ) -> None:
-    """Raise UserError with all problems of a command line, each with its key and what it may be.
+    """Checks a command line.
 
     Args:
         command: The command.
         overrides: Its arguments.
         is_sweep: Whether ``-m`` is among its options.
         config_folder: The value of its option ``--config-dir``.
+
+    Raises:
+        UserError: With all problems, each with its key and the values that it may have.
     """
     if is_sweep and not command.sweeps:
-        raise UserError(f"-m is for commands that train: start {command.name} once for each value")
+        raise UserError(f"-m is for commands that train: run {command.name} once for each value")
     with _initialised(config_folder):
         CommandLine(command, overrides, is_sweep).check(partial(problems_of, command))
 
@@ -220,7 +225,7 @@ def help_of(command: Command, overrides: Sequence[str] = (), config_folder: str 
 
 @contextmanager
 def _initialised(config_folder: str | None) -> Iterator[None]:
-    """Within it, Hydra composes configs of ``conf/`` and of another folder."""
+    """Initialises Hydra inside the block, with ``conf/`` and another folder of configs."""
     register_schemas()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         if config_folder is not None:
@@ -234,7 +239,7 @@ def _initialised(config_folder: str | None) -> Iterator[None]:
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Print a user's error as one sentence and exit with status 2; after Ctrl-C exit with 130, after SIGTERM with 143.
+    """Prints a user's error as one sentence and exits with status 2; after Ctrl-C with 130, after SIGTERM with 143.
 
     Within a job of a sweep the error is printed and raised again: Hydra runs the other jobs before it fails.
     """
@@ -253,7 +258,7 @@ def user_errors() -> Iterator[None]:
 
 
 def _sentence(error: Exception) -> str | None:
-    """What a user's error says; None for any other."""
+    """Returns the sentence of a user's error; None for any other error."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno in USER_ERRNOS:
@@ -265,7 +270,7 @@ def _sentence(error: Exception) -> str | None:
 
 
 def sweep_run_name(overrides: str) -> str:
-    """Return the name of a run's folder below that of its sweep; none where it has no overrides of its own."""
+    """Returns the name of a run's folder in the folder of its sweep; empty for a run without own overrides."""
     return file_name(overrides) if overrides else ""
 
 
@@ -273,10 +278,10 @@ OmegaConf.register_new_resolver("run_folder", sweep_run_name, replace=True)
 
 
 def folder_arguments(arguments: Sequence[str], conf: Path) -> list[str]:
-    """Return arguments to add to a command's own, which say what the names of a sweep's folders leave out.
+    """Returns arguments to append to a command's own. They list the keys that folder names of a sweep leave out.
 
-    They leave out what ``conf/run.yaml`` lists, unless it is swept, and every path that is not swept: data may be
-    moved, and a sweep that was stopped continues.
+    These are the keys that ``conf/run.yaml`` lists, unless they are swept, and every path that is not swept. Data may
+    therefore be moved before a stopped sweep resumes.
     """
     overrides = [override for argument in arguments for override in _parsed(argument)]
     swept = {override.key_or_group for override in overrides if override.is_sweep_override()}
@@ -290,7 +295,7 @@ def folder_arguments(arguments: Sequence[str], conf: Path) -> list[str]:
 
 
 def given_values(arguments: Sequence[str]) -> dict[str, Any]:
-    """Returns the values that arguments set, by key; None for a key that is swept, or deleted."""
+    """Returns the values that arguments set, by key; None for a key that is swept or deleted."""
     values = {}
     for override in [override for argument in arguments for override in _parsed(argument)]:
         fixed = not override.is_sweep_override() and not override.is_delete()
@@ -299,14 +304,14 @@ def given_values(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def dry_run_arguments(arguments: Sequence[str]) -> list[str]:
-    """Return arguments to add to those of a dry run, by which Hydra makes no folder and writes the log to stdout."""
+    """Returns arguments to append to those of a dry run: Hydra makes no folder and writes the log to stdout."""
     if given_values(arguments).get("dry_run") is True:
         return ["hydra.run.dir=.", "hydra/job_logging=stdout"]
     return []
 
 
 def _parsed(argument: str) -> list[Override]:
-    """The argument as an override; nothing for an option, and for what Hydra is going to refuse."""
+    """Returns the argument as an override; none for an option, and for an argument that Hydra refuses later."""
     if argument.startswith("-") or "=" not in argument:
         return []
     try:

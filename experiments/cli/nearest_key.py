@@ -1,14 +1,14 @@
-"""The keys and options that a misspelt one may have meant."""
+"""Finds the keys and options that are spelt like a misspelt one."""
 
 from collections.abc import Sequence
 from difflib import SequenceMatcher, get_close_matches
 
-#: Suggestions for one key.
+#: The largest number of suggestions for one key.
 _MOST = 3
 
 
 def nearest_keys(key: str, keys: Sequence[str]) -> str:
-    """Returns what a user may have meant by a key: keys that are alike, or the keys of its section."""
+    """Returns suggestions for a misspelt key: keys with a similar name, or the keys of its section."""
     last = _last_name(key)
     section = key.removesuffix(last)
     in_section = []
@@ -31,12 +31,12 @@ def nearest_keys(key: str, keys: Sequence[str]) -> str:
 
 
 def nearest(name: str, options: Sequence[str]) -> str:
-    """Returns the question whether the option was meant that is spelt most like the name; empty if none is near."""
+    """Returns a question with the option that is spelt most like the name; empty if none is similar."""
     return _question(get_close_matches(name, options, n=1))
 
 
 def _spelt_alike(last: str, keys: Sequence[str]) -> list[str]:
-    """Returns the keys whose last names are spelt most like a name."""
+    """Returns the keys whose last part is spelt most like a name."""
     last_names = sorted({_last_name(known) for known in keys})
     nearest_names = get_close_matches(last, last_names, n=1)
     return [known for known in keys if _last_name(known) in nearest_names]

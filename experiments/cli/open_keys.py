@@ -1,4 +1,4 @@
-"""Keys that a config leaves open, ``${chosen:}``: stand-ins for the checks of the config, before values are chosen."""
+"""Stand-ins for keys that a config leaves open, ``${chosen:}``: they pass the checks before values are chosen."""
 
 import re
 from collections.abc import Iterator
@@ -67,7 +67,7 @@ def _stand_in(key: str, config: DictConfig) -> Any:
 
 
 def _resolved(_node_: Any, _root_: DictConfig) -> Any:
-    """Returns the stand-in of an open key whose value is asked for before it is chosen."""
+    """Returns the stand-in of an open key that another key refers to."""
     return _stand_in(_node_._get_full_key(None), _root_)
 
 

@@ -2,9 +2,9 @@
 
 make gpu-check                                            on an H100 or H200, with the Python that it is given
 python -m experiments.gpu_check --only machine training_step
-python -m experiments.gpu_check --small --device cpu      a minute, to see whether it runs
+python -m experiments.gpu_check --small --device cpu      a test of a minute
 
-Needs neither network nor more packages than the library. Each part is a process with a time limit: see
+Needs no network, and no packages besides those of the library. Each part is a process with a time limit: see
 experiments/gpu_check/check_parts.py. OUTPUT/report.json and OUTPUT/report.md are complete after each part; OUTPUT/logs
 has the output of each part. The exit status is 1 if a part has failed.
 """
@@ -22,6 +22,7 @@ from experiments.gpu_check.running import Result, Runner
 
 
 def main() -> None:
+    """Runs the parts of the command line."""
     arguments = _arguments()
     output: Path = arguments.output.resolve()
     for folder in FOLDERS:

@@ -15,7 +15,7 @@ from flamingo.model.connectors import PerceiverConfig
 from flamingo.model.fusion import CrossAttentionConfig
 from flamingo.utils.token_ids import TokenIds
 
-#: A decoder like OPT-1.3B, CLIP's ViT-L/14, a block before every layer; the heads are Flamingo's (appendix A.1.1).
+#: A decoder like OPT-1.3B, CLIP ViT-L/14, and a block before every layer. The heads are Flamingo's (appendix A.1.1).
 FLAMINGO_3B = Shape(
     width=2048,
     layers=24,
@@ -31,7 +31,7 @@ FLAMINGO_3B = Shape(
     resampler_depth=6,
     num_latents=64,
 )
-#: Of a CPU test.
+#: The shape of a CPU test.
 TINY = Shape(
     width=32,
     layers=2,
@@ -67,9 +67,9 @@ def build_processor(shape: Shape) -> FlamingoProcessor:
 def build_model(
     shape: Shape, processor: FlamingoProcessor, device: torch.device, dtype: torch.dtype
 ) -> FlamingoForConditionalGeneration:
-    """Returns a model with random weights, which are drawn on the device.
+    """Returns a model with random weights drawn on the device.
 
-    The backbones have ``dtype``, the trained parts are in fp32. The gates are open, so that gradients reach all parts.
+    The backbones have ``dtype``, and the trained parts are in fp32. The gates are open, so gradients reach all parts.
     """
     torch.manual_seed(0)
     with torch.device(device):
@@ -101,9 +101,9 @@ def build_model(
 
 
 def make_training_batch(shape: Shape, processor: FlamingoProcessor, size: BatchSize) -> Batch:
-    """Returns a batch of random words and random pixels, as bytes; the images stand at equal distances in a row.
+    """Returns a batch of random words and random pixels, as bytes, with images at equal distances in a row.
 
-    It is checked, as the batches of a training are: the step reads nothing back from the device.
+    The batch is checked like those of a training, so the step reads nothing back from the device.
     """
     rng = random.Random(0)
     generator = torch.Generator().manual_seed(0)

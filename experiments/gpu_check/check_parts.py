@@ -1,4 +1,4 @@
-"""The parts of the check in the order of their start, each with its time limit, and what a part is given."""
+"""The parts of the check in the order of their start, with their time limits and arguments."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 #: JSON values by name.
 JSON = dict[str, Any]
-#: Folders in OUTPUT: recorded values, printed output, runs of the commands. A check removes those of an earlier one.
+#: Folders in OUTPUT: recorded values, printed output, runs of the commands. A new check removes them.
 FOLDERS = (RECORDED, LOGS, RUNS) = ("parts", "logs", "runs")
 #: Records the values of a part and its section of the report, in Markdown. A later call replaces an earlier one.
 Save = Callable[[JSON, str], None]
@@ -15,13 +15,13 @@ Save = Callable[[JSON, str], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """What all parts are given."""
+    """The arguments of all parts."""
 
     #: The folder of the report.
     output: Path
-    #: The device of all parts; None: the best that there is.
+    #: The device of all parts; None: the best one there is.
     device: str | None
-    #: Whether sizes are tiny, so that all parts run on a CPU within a minute.
+    #: Whether sizes are tiny. All parts then run on a CPU within a minute.
     small: bool
 
     def run_folder(self, name: str) -> Path:
@@ -30,25 +30,25 @@ class Settings:
 
 
 class SkippedError(Exception):
-    """Ends a part that cannot run here, with the reason."""
+    """The reason why a part cannot run here. It ends the part."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the check. It runs in a process of its own."""
+    """A part of the check, which runs in its own process."""
 
     name: str
-    #: "module:function" of a function of :class:`Settings` and :data:`Save`.
+    #: "module:function", called with :class:`Settings` and :data:`Save`.
     location: str
-    #: Seconds after which it is ended.
+    #: The time limit in seconds.
     limit: int
-    #: Whether it measures speed, and so runs alone; others that stand together run at once.
+    #: Whether it measures speed and therefore runs alone. Neighbouring parts that do not measure run in parallel.
     measures: bool
 
 
 _HERE = "experiments.gpu_check"
 
-#: In the order in which they are started.
+#: The parts in the order of their start.
 PARTS = (
     Part("machine", f"{_HERE}.machine:measure", 40, measures=True),
     Part("training_step", f"{_HERE}.training_step:measure", 90, measures=True),
@@ -62,5 +62,5 @@ PARTS = (
     Part("pretrain_language", f"{_HERE}.short_pretraining:language", 120, measures=False),
     Part("open_flamingo", f"{_HERE}.open_flamingo_step:measure", 90, measures=True),
 )
-#: Seconds of all parts together.
+#: The time limit of all parts together, in seconds.
 TOTAL = 8 * 60

@@ -1,4 +1,4 @@
-"""The results of all parts -> report.json and report.md."""
+"""Writes the results of all parts as report.json and report.md."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from flamingo.utils.io import write_text
 
 
 def write_report(results: Sequence[Result], output: Path) -> None:
-    """Writes ``report.json`` and ``report.md``; each is complete at any time."""
+    """Writes ``report.json`` and ``report.md``. Each file is complete at any time."""
     rows = [asdict(result) for result in results]
     write_text(output / "report.json", json.dumps(rows, indent=1) + "\n")
     write_text(output / "report.md", _page(results))
@@ -33,7 +33,7 @@ def _page(results: Sequence[Result]) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Returns a table in Markdown; the columns after the first are aligned on the right."""
+    """Returns a table in Markdown, whose columns after the first are aligned on the right."""
     lines = ["| " + " | ".join(header) + " |", "|---|" + "--:|" * (len(header) - 1)]
     for row in rows:
         lines.append("| " + " | ".join(str(value) for value in row) + " |")
@@ -41,5 +41,5 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def has_failed(results: Sequence[Result]) -> bool:
-    """Whether a part has failed or was ended at its limit."""
+    """Returns whether a part failed or reached its time limit."""
     return any(result.status in ("failed", "out of time") for result in results)

@@ -1,4 +1,4 @@
-"""Part: the tests of everything whose result depends on the device, on the device of the check."""
+"""Part: the tests whose results depend on the device."""
 
 import re
 import subprocess
@@ -13,11 +13,11 @@ from flamingo.utils.devices import use_device
 _ROOT = Path(__file__).parent.parent.parent
 #: Files and folders of tests that take their device from ``pytest --device``.
 TESTS = ("tests/model", "tests/training", "tests/inference")
-#: With tiny sizes.
+#: The same, with tiny sizes.
 FEW_TESTS = ("tests/model/fusion/test_cross_attention.py",)
-#: Processes, if pytest-xdist is installed.
+#: The number of processes, if pytest-xdist is installed.
 _PROCESSES = 6
-#: Seconds between two records of what was tested so far.
+#: Seconds between two records of the results so far.
 _RECORD_EVERY = 5.0
 _OUTCOME = "(?P<outcome>PASSED|FAILED|ERROR|SKIPPED)"
 #: Lines of pytest -vv: of a test, of a test by pytest-xdist, and of a file that cannot be imported.
@@ -29,9 +29,10 @@ _LINES = (
 
 
 def run(settings: Settings, save: Save) -> None:
-    """Runs the tests and records the numbers, and the names of those that fail, all the time.
+    """Runs the tests, and records their numbers and the names of failures while they run.
 
     Raises:
+        SkippedError: If pytest is not installed.
         SystemExit: With pytest's status, if a test fails.
     """
     if find_spec("pytest") is None:

@@ -1,4 +1,4 @@
-"""Part: the demo's training and evaluation, with their time and the scores."""
+"""Part: the demo's training and evaluation, with time and scores."""
 
 import os
 import time
@@ -23,7 +23,7 @@ from flamingo.training.optim import AdamWConfig
 
 
 def small_model() -> ModelConfig:
-    """Returns the model of the demo: parts for the backbones that come with the package."""
+    """Returns the config of the demo's model, between the backbones of the package."""
     return ModelConfig(
         vision_features=VisionFeaturesConfig(class_token="auto"),
         connector=PerceiverConfig(depth=1, num_latents=16, num_heads=4, head_dim=32, qk_norm=True),
@@ -60,7 +60,7 @@ def evaluation_config(run: Path) -> EvaluateConfig:
 
 
 def run(settings: Settings, save: Save) -> None:
-    """Trains and evaluates the demo; with tiny sizes four steps, and four queries."""
+    """Trains and evaluates the demo. With tiny sizes it takes four steps and four queries."""
     output = settings.run_folder("demo")
     training, evaluation = training_config(output), evaluation_config(output)
     training.device = evaluation.device = settings.device
@@ -72,7 +72,7 @@ def run(settings: Settings, save: Save) -> None:
         evaluation.shots, evaluation.controls = [2], []
         evaluation.task = SyntheticTaskConfig(kind="synthetic_captions", num_queries=4)
     else:
-        # Changes no result. Pictures are drawn in these processes.
+        # These processes draw images. Their number changes no result.
         training.num_workers = min(8, (os.cpu_count() or 1) // 2)
     begin = time.monotonic()
     run_training(training, output)

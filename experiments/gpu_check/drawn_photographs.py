@@ -1,4 +1,4 @@
-"""Captioned pictures on the disk, drawn here: a data set like people's own."""
+"""Draws a data set of captioned images on the disk, like one of a user."""
 
 import json
 import random
@@ -9,18 +9,21 @@ from flamingo.synthetic.grammar import caption, random_dialect
 from flamingo.synthetic.scenes import random_scene
 from flamingo.utils.io import write_text
 
-#: Captions of a picture, each in another dialect.
+#: The number of captions of an image, each in another dialect.
 _CAPTIONS = 3
 
 
 def draw_photographs(folder: Path, number: int, size: int, seed: int) -> list[Path]:
-    """Draws pictures as JPEG files, with ``captions.jsonl`` beside them, and returns their paths.
+    """Draws images as JPEG files, with ``captions.jsonl`` in the same folder.
 
     Args:
-        folder: Is made.
-        number: Of pictures.
+        folder: The folder, which is created.
+        number: The number of images.
         size: Their side in pixels.
-        seed: Of what they show.
+        seed: The seed of the scenes.
+
+    Returns:
+        The paths of the images.
     """
     folder.mkdir(parents=True)
     rng = random.Random(seed)

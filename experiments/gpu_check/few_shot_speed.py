@@ -1,4 +1,4 @@
-"""Part: few-shot captioning with Flamingo-3B: queries a second and memory, beside the arithmetic of a naive way."""
+"""Part: few-shot captioning with Flamingo-3B: queries a second, memory, and the operations of a naive way."""
 
 import random
 import tempfile
@@ -27,10 +27,10 @@ class Evaluation:
 
     shape: Shape
     shots: tuple[int, ...]
-    #: Images that demonstrations are drawn from.
+    #: The number of images that demonstrations are drawn from.
     support: int
     queries: int
-    #: Words of a demonstration.
+    #: The number of words of a demonstration.
     words: int
     new_tokens: int
     beams: int
@@ -45,9 +45,10 @@ SMALL = Evaluation(TINY, (1, 3), support=4, queries=3, words=4, new_tokens=3, be
 
 
 def measure(settings: Settings, save: Save) -> None:
-    """Captions all queries for each number of shots, from image files to texts, with a new engine, after a warm-up.
+    """Captions all queries for each number of shots, from image files to texts, after a warm-up.
 
-    First with all weights in bf16, then with the trained parts in fp32, as ``experiments.evaluate`` has them.
+    Each measurement has a new engine. All weights are in bf16 first; then the trained parts are in fp32, as in
+    ``experiments.evaluate``.
     """
     evaluation = SMALL if settings.small else FULL
     device = use_device(settings.device)
@@ -63,7 +64,7 @@ def measure(settings: Settings, save: Save) -> None:
                 getattr(model, part).to(trained)
             for shots in evaluation.shots:
                 prompts = _prompts(evaluation, images, shots)
-                # The first batch of a size and a dtype loads kernels and gets memory. The engine keeps its images.
+                # The first batch of a size and a dtype loads kernels and allocates memory. The engine keeps its images.
                 warm_up = FlamingoEngine(model, processor, evaluation.batch_size)
                 warm_up.generate(prompts[: evaluation.batch_size], evaluation.new_tokens, evaluation.beams)
                 del warm_up
@@ -82,7 +83,7 @@ def measure(settings: Settings, save: Save) -> None:
 
 
 def _prompts(evaluation: Evaluation, images: list[Path], shots: int) -> list[Document]:
-    """Returns a prompt for each query, whose demonstrations are drawn from the support."""
+    """Returns a prompt for each query, with demonstrations drawn from the support."""
     support, queries = images[: evaluation.support], images[evaluation.support :]
     prompts = []
     for number, query in enumerate(queries):

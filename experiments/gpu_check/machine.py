@@ -1,4 +1,4 @@
-"""Part: the machine, and what its products of matrices and its copies reach."""
+"""Part: the machine, and the speed of its matrix products and copies."""
 
 import platform
 import subprocess
@@ -17,7 +17,7 @@ _WARM_UP, _TIMED = 3, 10
 
 
 def measure(settings: Settings, save: Save) -> None:
-    """Records names and versions, then the rates of products and copies, which MFU is to be read against."""
+    """Records names and versions, then the rates of products and copies, with which to compare the MFU."""
     device = use_device(settings.device)
     facts: JSON = {
         "python": platform.python_version(),
@@ -35,7 +35,7 @@ def measure(settings: Settings, save: Save) -> None:
     side = 64 if settings.small else 8192
     facts[f"product of {side}^3 in bf16, TFLOP/s"] = _product_rate(side, side, side, device)
     if not settings.small:
-        # The products of a step with 16,384 tokens: projections, and the two of a feed-forward.
+        # The products of a step with 16,384 tokens: a projection, and both of a feed-forward.
         for columns, inner in ((2048, 2048), (8192, 2048), (2048, 8192)):
             rate = _product_rate(16384, columns, inner, device)
             facts[f"product [16384 {inner}] [{inner} {columns}] in bf16, TFLOP/s"] = rate

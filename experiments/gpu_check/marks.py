@@ -1,4 +1,4 @@
-"""Marks in the work of a device: the time between them, its waits for the host, and its memory."""
+"""Marks in the work of a device: the time between them, waits of the host, and memory."""
 
 import time
 import traceback
@@ -13,14 +13,14 @@ _ROOT = Path(__file__).parent.parent.parent
 
 
 class Marks:
-    """Names, each with the time at which the device reaches the work that follows it."""
+    """Named marks, each with the time at which the device reaches it."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._marks: list[tuple[str, Any]] = []
 
     def add(self, name: str) -> None:
-        """Marks the beginning of work that is called ``name``; no host waits."""
+        """Marks the start of the work ``name``. The host does not wait."""
         if self._device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)
             event.record()
@@ -29,7 +29,11 @@ class Marks:
             self._marks.append((name, time.perf_counter()))
 
     def seconds(self) -> list[tuple[str, float]]:
-        """Returns each name with the seconds up to the next mark, after a wait for the device."""
+        """Waits for the device.
+
+        Returns:
+            Each name with the seconds up to the next mark.
+        """
         synchronize(self._device)
         intervals = []
         for (name, begin), (_, end) in zip(self._marks, self._marks[1:], strict=False):
@@ -39,33 +43,33 @@ class Marks:
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits until a CUDA device has done all of its work."""
+    """Waits until a CUDA device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def forget_peak_memory(device: torch.device) -> None:
-    """Begins a new measurement of :func:`peak_memory`."""
+    """Starts a new measurement of :func:`peak_memory`."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device) -> float | None:
-    """Returns the largest memory of all tensors in GB (1e9 bytes); None where there is no CUDA device."""
+    """Returns the peak memory of all tensors in GB (1e9 bytes); None without a CUDA device."""
     return torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
 
 
 class Synchronisations:
-    """Where the host has waited for a CUDA device, as ``torch.cuda.set_sync_debug_mode`` tells, and how often."""
+    """Counts where the host waits for a CUDA device, by ``torch.cuda.set_sync_debug_mode``."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        #: By the innermost line of this project, and the line of a library that it called.
+        #: The counts by the innermost line of this project and the line of a library that it calls.
         self.places: Counter[str] = Counter()
         self._caught = warnings.catch_warnings()
 
     def start(self) -> None:
-        """Begins to count; does nothing where there is no CUDA device."""
+        """Starts to count. Without a CUDA device it does nothing."""
         if self._device.type == "cuda":
             self._caught.__enter__()
             warnings.simplefilter("always")
@@ -73,7 +77,7 @@ class Synchronisations:
             torch.cuda.set_sync_debug_mode("warn")
 
     def stop(self) -> None:
-        """Ends what :meth:`start` has begun."""
+        """Stops to count."""
         if self._device.type == "cuda":
             torch.cuda.set_sync_debug_mode("default")
             self._caught.__exit__(None, None, None)
@@ -85,7 +89,7 @@ class Synchronisations:
 
 
 def _place(stack: list[traceback.FrameSummary]) -> str:
-    """Returns the innermost frame of this project and, where it is another one, the innermost frame at all."""
+    """Returns the innermost frame of this project, and the innermost frame of all if it is another one."""
     innermost = _location(stack[-1])
     for frame in reversed(stack):
         if Path(frame.filename).is_relative_to(_ROOT) and "site-packages" not in frame.filename:

@@ -1,4 +1,4 @@
-"""Runs steps of the training loop on one batch, with a mark where each part of a step begins."""
+"""Runs steps of the training loop on one batch, with a mark at the start of each part of a step."""
 
 import gc
 import tempfile
@@ -20,7 +20,7 @@ from flamingo.training.optim import AdamWConfig
 from flamingo.training.step import DataSet
 from flamingo.utils.devices import pins_memory
 
-#: Names of the parts of a step. The first begins where the loop asks for the step's batches.
+#: Names of the parts of a step. The first one starts when the loop asks for the batches of the step.
 BATCHES, ENCODER, CONNECTOR, KEYS_VALUES, LANGUAGE, BACKWARD, OPTIMIZER, REST = (
     "batches to the device",
     "vision encoder",
@@ -31,7 +31,7 @@ BATCHES, ENCODER, CONNECTOR, KEYS_VALUES, LANGUAGE, BACKWARD, OPTIMIZER, REST = 
     "optimizer",
     "rest",
 )
-#: More than any measurement runs: the loop neither writes a log line nor saves a state.
+#: More steps than any measurement runs, so the loop neither logs nor saves a state.
 _NEVER = 10**6
 
 
@@ -40,7 +40,7 @@ class _EndOfStepsError(Exception):
 
 
 class _OneBatch:
-    """The same batches again in each step, and a call at the beginning of each step."""
+    """Yields the same batches in each step, and calls a function at the start of each step."""
 
     position = 0
 
@@ -70,12 +70,12 @@ def run_steps(
     """Runs the training loop in bf16 with AdamW, without log lines.
 
     Args:
-        model: On its device.
-        processor: Of the model.
+        model: The model, on its device.
+        processor: Its processor.
         batch: The batch of all steps.
-        accumulate: How often it makes an update.
+        accumulate: How often an update repeats the batch.
         steps: The number of updates.
-        on_step: Is called with 0, 1, ... before each step, and with ``steps`` after the last one.
+        on_step: Called with 0, 1, ... before each step, and with ``steps`` after the last one.
     """
     config = TrainingConfig(steps=_NEVER, accumulate=accumulate, precision="bf16", log_every=_NEVER, save_every=_NEVER)
     optimizer = AdamWConfig(lr=1e-6)
@@ -93,7 +93,7 @@ def run_steps(
 
 @contextmanager
 def parts_marked(model: FlamingoForConditionalGeneration, marks: Marks) -> Iterator[None]:
-    """Within it, each part of a training step adds its mark; :data:`BATCHES` is left to ``on_step``."""
+    """Makes each part of a training step add its mark inside the block, except :data:`BATCHES`."""
 
     def mark(name: str) -> Callable[..., None]:
         return lambda *_: marks.add(name)
@@ -114,17 +114,17 @@ def _around(stack: ExitStack, module: nn.Module, before: Callable[..., None], af
 
 
 def fitting_rows(rows: int, run: Callable[[int, int], None]) -> list[int]:
-    """Runs an update whose rows are one batch, or as many batches as it takes to fit into memory.
+    """Runs an update in one batch, or in the smallest number of batches that fits into memory.
 
     Args:
-        rows: Of the update, a power of 2.
-        run: Is called with the rows of a batch and the number of batches of an update.
+        rows: The rows of the update, a power of 2.
+        run: Called with the rows of a batch and the number of batches of an update.
 
     Returns:
-        The rows of a batch that have not fitted.
+        The rows of the batches that did not fit.
 
     Raises:
-        torch.OutOfMemoryError: Where a batch of one row does not fit.
+        torch.OutOfMemoryError: If a batch of one row does not fit.
     """
     too_many: list[int] = []
     while True:
@@ -135,13 +135,13 @@ def fitting_rows(rows: int, run: Callable[[int, int], None]) -> list[int]:
         except torch.OutOfMemoryError:
             if rows_of_batch == 1:
                 raise
-        # Outside the handler: the exception holds the frames, and these hold the tensors.
+        # Outside the handler, since the exception holds frames, which hold the tensors.
         too_many.append(rows_of_batch)
         release_memory()
 
 
 def release_memory() -> None:
-    """Gives memory that no tensor uses back to the device."""
+    """Returns unused memory to the device."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Part: a training step of OpenFlamingo's code, beside ours with heads of the same sizes."""
+"""Part: a training step of OpenFlamingo's code, and of ours with heads of the same sizes."""
 
 import statistics
 import sys
@@ -33,23 +33,23 @@ from flamingo.training.optim import AdamWConfig
 from flamingo.training.optim.groups import make_optimizer
 from flamingo.utils.devices import use_device
 
-#: Of a model: the mean loss of a batch.
+#: A model -> the mean loss of a batch.
 Loss = Callable[[dict[str, Tensor]], Tensor]
 #: Returns a model with random weights, its optimizer, and its loss.
 Build = Callable[[Shape, FlamingoProcessor, torch.device], tuple[nn.Module, Any, Loss]]
 
 
 def measure(settings: Settings, save: Save) -> None:
-    """Measures both one after the other, with the same loop and the same batch.
+    """Measures both in turn, with the same loop and the same batch.
 
-    The heads are those that OpenFlamingo's code has for all models.
+    The sizes of the heads are those of OpenFlamingo's code for all models.
 
     Raises:
-        SkippedError: Where the package open_flamingo is not there.
+        SkippedError: If the package open_flamingo is not installed.
     """
     for package in ("open_flamingo", "einops_exts"):
         if find_spec(package) is None:
-            raise SkippedError(f"the package {package} is not there")
+            raise SkippedError(f"the package {package} is not installed")
     shape = TINY if settings.small else FLAMINGO_3B
     shape = replace(shape, num_heads=8, head_dim=64, resampler_depth=6, num_latents=64)
     measured: dict[str, JSON] = {}
@@ -59,7 +59,7 @@ def measure(settings: Settings, save: Save) -> None:
 
 
 def _measure(build: Build, shape: Shape, settings: Settings) -> JSON:
-    """Returns the speed and the memory of an implementation, in the largest batch that fits."""
+    """Returns the speed and the memory of an implementation in the largest batch that fits."""
     update = SMALL if settings.small else FULL
     device = use_device(settings.device)
     machine = Machine(torch.get_num_threads(), device.type, "bf16")
@@ -93,9 +93,9 @@ def _ours(shape: Shape, processor: FlamingoProcessor, device: torch.device) -> t
 
 
 def _open_flamingo(shape: Shape, processor: FlamingoProcessor, device: torch.device) -> tuple[nn.Module, Any, Loss]:
-    """Returns OpenFlamingo on this transformers, its optimizer and its loss, as its script has them for amp_bf16.
+    """Returns OpenFlamingo on this transformers version, with the optimizer and loss of its script for amp_bf16.
 
-    CLIP is that of transformers, and open_clip is a stand-in.
+    CLIP comes from transformers. A stand-in replaces open_clip.
     """
     sys.modules.setdefault("open_clip", ModuleType("open_clip"))
     from open_flamingo.src.flamingo import Flamingo

@@ -1,4 +1,4 @@
-"""The process of one part: runs it and writes what it records at once."""
+"""The process of one part: runs it and writes its records immediately."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from flamingo.utils.io import write_text
 
 
 def results_file(output: Path, part: str) -> Path:
-    """Returns the file in which the process of a part records its values and its section of the report."""
+    """Returns the file with the values of a part and its section of the report."""
     return output / RECORDED / f"{part}.json"
 
 

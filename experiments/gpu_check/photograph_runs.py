@@ -1,4 +1,4 @@
-"""Parts: captioned images on the disk: training from features and evaluation with RICES, training by reward."""
+"""Parts on captioned images of the disk: training from features, evaluation with RICES, training by reward."""
 
 import time
 from pathlib import Path
@@ -24,7 +24,7 @@ _STEPS = 20
 
 
 def captioning(settings: Settings, save: Save) -> None:
-    """Trains from features, on similar images and packed rows, then captions with random and with similar images."""
+    """Trains from features on similar images and packed rows, then captions with random and similar images."""
     output = settings.run_folder("captioning")
     folder = settings.run_folder("photographs")
     small = settings.small

@@ -1,4 +1,4 @@
-"""Runs parts, each in a process that is ended at its time limit: those that measure alone, the others at once."""
+"""Runs parts as processes with time limits: those that measure run alone, the others in parallel."""
 
 import json
 import os
@@ -18,43 +18,44 @@ from experiments.gpu_check.check_parts import JSON, LOGS, Part, Settings
 from experiments.gpu_check.part_process import results_file
 
 ROOT = Path(__file__).parent.parent.parent
-#: A part that would have less is not started.
+#: A part with fewer seconds left is not started.
 _LEAST_SECONDS = 5.0
-#: Lines of a part's output that the report shows if the part has failed.
+#: The number of output lines of a failed part in the report.
 _LINES_OF_FAILURE = 15
-#: Processors for each part of those that run at once, and the most of these.
+#: Processors for each part that runs in parallel, and the largest number of such parts.
 _CORES_OF_PART, _MOST_AT_ONCE = 4, 4
 
 
 @dataclass
 class Result:
-    """What has become of a part."""
+    """The result of a part."""
 
     part: str
     #: waiting, running, done, skipped, failed, "out of time", or "not started".
     status: str = "waiting"
-    #: Why it was skipped, or the end of the output of a part that failed.
+    #: Why the part was skipped, or the end of the output of a failed part.
     reason: str = ""
     seconds: float = 0.0
     values: JSON = field(default_factory=dict)
-    #: Its section of the report, in Markdown.
+    #: The part's section of the report, in Markdown.
     text: str = ""
 
 
-#: Is given the results of all parts, and that of the part that has begun or ended.
+#: Called with the results of all parts, and that of the part that started or ended.
 Report = Callable[[Sequence[Result], Result], None]
 
 
 class Runner:
-    """The parts of one check, and their results."""
+    """The parts of a check and their results."""
 
     def __init__(self, parts: Sequence[Part], settings: Settings, total: float, report: Report) -> None:
-        """
+        """Sets all parts to waiting.
+
         Args:
-            parts: In the order in which they are started.
-            settings: What all parts are given.
-            total: Seconds of all parts together.
-            report: Is called before and after each part.
+            parts: The parts in the order of their start.
+            settings: The arguments of all parts.
+            total: The time limit of all parts together, in seconds.
+            report: Called before and after each part.
         """
         self.results = [Result(part.name) for part in parts]
         self._settings = settings
@@ -77,7 +78,7 @@ class Runner:
             for future in [executor.submit(self._run, part, result) for part, result in group]:
                 future.result()
         finally:
-            # After Ctrl-C or SIGTERM some are running.
+            # After Ctrl-C or SIGTERM some parts still run.
             executor.shutdown(wait=False, cancel_futures=True)
             for process_id in list(self._running):
                 _kill(process_id)
@@ -107,7 +108,11 @@ class Runner:
             self._report(self.results, result)
 
     def _run_process(self, part: Part, limit: float) -> tuple[str, str]:
-        """Runs a part in its own process, and returns its status with the reason."""
+        """Runs a part in its own process.
+
+        Returns:
+            The status of the part, and the reason for it.
+        """
         log = self._settings.output / LOGS / f"{part.name}.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         size = "small" if self._settings.small else "full"
@@ -136,7 +141,7 @@ class Runner:
 
 
 def _kill(process_id: int) -> None:
-    """Ends a process and all that it has started."""
+    """Ends a process and all of its child processes."""
     with suppress(ProcessLookupError):
         os.killpg(process_id, signal.SIGKILL)
 

@@ -24,7 +24,7 @@ def _training(small: bool, precision: str = "fp32") -> TrainingConfig:
 
 
 def vision(settings: Settings, save: Save) -> None:
-    """Pretrains the encoder that comes with the package; with tiny sizes a smaller one."""
+    """Pretrains the encoder of the package, or a smaller one with tiny sizes."""
     output = settings.run_folder("pretrain_vision")
     small = settings.small
     model: Fields = {"model_type": "resnet", "layer_type": "basic"}
@@ -52,7 +52,7 @@ def vision(settings: Settings, save: Save) -> None:
 
 
 def language(settings: Settings, save: Save) -> None:
-    """Pretrains the language model that comes with the package; with tiny sizes a smaller one."""
+    """Pretrains the language model of the package, or a smaller one with tiny sizes."""
     output = settings.run_folder("pretrain_language")
     small = settings.small
     heads = 1 if small else 6

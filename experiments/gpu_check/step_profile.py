@@ -20,7 +20,7 @@ _PROFILED = 3
 _NUM_KERNELS = 10
 #: Characters of a kernel's name: templates make them long.
 _NAME_LENGTH = 150
-#: Kinds of kernels by patterns of their names; the first that fits.
+#: Kinds of kernels by patterns of their names. The first match counts.
 _KINDS = {
     "attention": r"flash|fmha|sdpa|attention",
     "loss": r"softmax|nll_loss|cross_entropy",
@@ -35,7 +35,7 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Work:
-    """A kernel, a copy, or on a CPU an operator, in microseconds."""
+    """A kernel, a copy, or on a CPU an operator, with its start and end in microseconds."""
 
     name: str
     start: float
@@ -43,7 +43,11 @@ class Work:
 
 
 def measure(settings: Settings, save: Save) -> None:
-    """Profiles some steps after warm-up."""
+    """Profiles some steps after a warm-up.
+
+    Raises:
+        SkippedError: If the profiler records no work of the device.
+    """
     update = SMALL if settings.small else FULL
     device = use_device(settings.device)
     processor = build_processor(update.shape)
@@ -77,7 +81,7 @@ def measure(settings: Settings, save: Save) -> None:
 
 
 def _work(profiler: profile, device: torch.device) -> list[Work]:
-    """Returns what ran on the device; on a CPU the operators that no other operator called."""
+    """Returns the work of the device; on a CPU the operators that no other operator called."""
     work = []
     for event in profiler.events():
         on_device = event.device_type.name.lower() == device.type
@@ -120,7 +124,7 @@ def kind_of(name: str) -> str:
 
 
 def _busy(work: Sequence[Work]) -> tuple[float, float, list[float]]:
-    """Returns the time in which some work ran, the time from the first to the last, and the gaps between."""
+    """Returns the time with work, the time from the first to the last work, and the gaps between."""
     ordered = sorted(work, key=lambda item: item.start)
     busy = 0.0
     gaps = []

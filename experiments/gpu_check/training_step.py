@@ -1,4 +1,4 @@
-"""Part: a training step of Flamingo-3B, its speed, its share of the peak, its memory, its synchronisations."""
+"""Part: a training step of Flamingo-3B: speed, share of the peak, memory and synchronisations."""
 
 import statistics
 from collections import defaultdict
@@ -25,13 +25,13 @@ from flamingo.utils.devices import use_device
 
 @dataclass(frozen=True)
 class Update:
-    """What an update holds, and how many steps are run: the first ones do not count."""
+    """The sizes of an update and the number of steps. The first steps do not count."""
 
     shape: Shape
     size: BatchSize
     warm_up: int
     timed: int
-    #: Steps in which synchronisations are counted.
+    #: The number of steps in which synchronisations are counted.
     watched: int
 
 
@@ -47,7 +47,7 @@ Recomputation does not count. MFU is the arithmetic over the time and the dense 
 
 
 def measure(settings: Settings, save: Save) -> None:
-    """Measures the step of the whole update in one batch; in several where it does not fit into memory."""
+    """Measures the step of the whole update in one batch, or in several if it does not fit into memory."""
     update = SMALL if settings.small else FULL
     device = use_device(settings.device)
     processor = build_processor(update.shape)
@@ -80,7 +80,7 @@ def measure(settings: Settings, save: Save) -> None:
 
 
 def _values(update: Update, marks: Marks, waits: Synchronisations, device: torch.device) -> JSON:
-    """Returns what was measured, in seconds, operations and shares."""
+    """Returns the measured values: seconds, operations and shares."""
     steps = _by_step(marks.seconds())[update.warm_up : update.warm_up + update.timed]
     seconds_of_steps = [sum(step.values()) for step in steps]
     seconds = statistics.median(seconds_of_steps)
@@ -102,14 +102,14 @@ def _values(update: Update, marks: Marks, waits: Synchronisations, device: torch
         "tflops": tflop / seconds,
         "peak_tflops": peak,
         "mfu": None if peak is None else tflop / seconds / peak,
-        # There is none to count on a CPU: a test counts what would be one.
+        # A CPU has none to count. A test counts the calls that would synchronise.
         "synchronisations_per_step": sum(waits.places.values()) / update.watched if device.type == "cuda" else None,
         "synchronisations_by_place": {place: number / update.watched for place, number in waits.places.items()},
     }
 
 
 def _by_step(intervals: list[tuple[str, float]]) -> list[dict[str, float]]:
-    """Returns for each step the seconds of its parts."""
+    """Returns the seconds of the parts of each step."""
     steps: list[dict[str, float]] = []
     for name, seconds in intervals:
         if name == BATCHES:

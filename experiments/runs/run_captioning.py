@@ -1,4 +1,4 @@
-"""Captions a folder of images with a trained model: the rows, what was left out, and the contact sheet."""
+"""Captions a folder of images with a trained model: rows, images that are left out, and the contact sheet."""
 
 import io
 import json
@@ -34,29 +34,31 @@ from flamingo.utils.run_folder import RunFiles, model_contents, run_folder
 
 log = logging.getLogger(__name__)
 
-#: An image with its caption, shown before each image.
+#: An image with its caption, which the prompt shows before each image.
 Demonstration = tuple[Image, str]
 
-#: The longer side of a picture of the contact sheet, in pixels.
+#: The longer side of an image on the contact sheet, in pixels.
 _THUMBNAIL = 320
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """The files of a captioning."""
+    """The files that a captioning writes."""
 
     captions: Path
 
     @property
     def sheet(self) -> Path:
+        """The contact sheet."""
         return self.captions.with_suffix(".html")
 
     @property
     def skipped(self) -> Path:
+        """The images without a caption, with reasons."""
         return self.captions.with_suffix(".skipped.json")
 
     def run_files(self) -> RunFiles:
-        """Returns what the command leaves beside the captions, and the keys that may change."""
+        """Returns the files of the command, and the keys that may change."""
         return RunFiles(
             results=(self.captions.name, self.sheet.name, self.skipped.name),
             saved=(self.captions.name,),
@@ -66,10 +68,13 @@ class Outputs:
 
 
 def run_captioning(config: CaptionConfig) -> Outputs:
-    """Captions the images that have no caption yet; returns the paths of the files.
+    """Captions the images that have no caption yet.
+
+    Returns:
+        The paths of the files.
 
     Raises:
-        UserError: For whatever a user can mend. Broken images are left out.
+        UserError: For everything that a user can fix. Broken images are left out.
     """
     outputs = Outputs(Path(config.output))
     files = find_images(config.images)
@@ -95,10 +100,10 @@ def run_captioning(config: CaptionConfig) -> Outputs:
 
 
 def checkpoint_of(name: str) -> str:
-    """Returns the checkpoint of a run's folder, or what the name says: a checkpoint's folder, a name on the hub.
+    """Returns the checkpoint in a run's folder, or the name itself: a checkpoint's folder or a name on the hub.
 
     Raises:
-        UserError: Where there is no checkpoint.
+        UserError: If there is no checkpoint.
     """
     if (Path(name) / "checkpoint").is_dir():
         name = f"{name}/checkpoint"
@@ -123,7 +128,7 @@ def read_demonstrations(file: str | None) -> list[Demonstration]:
 
 
 class ImageCaptions:
-    """Images by name -> captions, after the same demonstrations."""
+    """Captions images by name, after the same demonstrations."""
 
     def __init__(
         self,
@@ -140,12 +145,17 @@ class ImageCaptions:
         self.template = processor.template if config.template is None else CaptionTemplate(config.template)
 
     def check(self) -> None:
-        """Raises UserError for demonstrations that leave no room for a caption; no image is opened."""
+        """Checks that the demonstrations leave room for a caption. No image is opened.
+
+        Raises:
+            UserError: If they do not.
+        """
         prompt = caption_prompt(Image("image"), self.demonstrations, self.template, "of each image")
         room = self.processor.tokenizer.model_max_length - self.config.max_new_tokens
         self.processor.encode(prompt, prompt=True, pixels=False, max_length=room)
 
     def __call__(self, images: Mapping[str, Image]) -> list[str]:
+        """Returns a caption for each image."""
         prompts = [caption_prompt(image, self.demonstrations, self.template, name) for name, image in images.items()]
         return self.engine.generate(
             prompts,
@@ -156,7 +166,7 @@ class ImageCaptions:
         )
 
     def facts(self) -> list[str]:
-        """Returns how the captions are made, for a reader."""
+        """Returns how the captions are made, as text for the contact sheet."""
         decoding = f"{self.config.beams} beams"
         if self.sampling is not None:
             decoding = f"temperature {self.config.temperature}, top-p {self.config.top_p}, seed {self.config.seed}"
@@ -188,7 +198,11 @@ def _write_sheet(captions: ImageCaptions, files: ImageFiles, outputs: Outputs, s
 
 
 def _tiles(files: ImageFiles, rows: Mapping[str, str]) -> Iterator[Tile]:
-    """The captioned images in the order of their names. An image may be gone since it was captioned."""
+    """Yields the captioned images in the order of their names.
+
+    Yields:
+        Tiles. An image that was deleted since has no picture.
+    """
     for name in sorted(rows):
         yield Tile(name, rows[name], _thumbnail(Image(files.folder / name)))
 

@@ -23,11 +23,11 @@ def run_conversion(config: ConvertConfig) -> None:
     """Reads, converts and writes a checkpoint.
 
     Raises:
-        UserError: For a checkpoint that does not fit; nothing is written.
+        UserError: For a checkpoint that does not fit. Nothing is written then.
     """
     checkpoint, output = Path(config.checkpoint), Path(config.output)
     if output.exists():
-        raise UserError(f"{output} is there already: choose another output=FOLDER")
+        raise UserError(f"{output} exists already: choose another output=FOLDER")
     if (config.source, config.target) == ("flamingo", "openflamingo"):
         _check_no_backbones(config)
         _export(checkpoint, output)
@@ -46,7 +46,11 @@ def run_conversion(config: ConvertConfig) -> None:
 def _convert(
     config: ConvertConfig, checkpoint: Path
 ) -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor, list[str]]:
-    """Returns model, processor and notes of a converter of :mod:`flamingo.interop`."""
+    """Returns model, processor and notes of a converter of :mod:`flamingo.interop`.
+
+    Raises:
+        UserError: For formats without a conversion, and for a checkpoint that cannot be converted.
+    """
     try:
         match config.source, config.target:
             case "openflamingo", "flamingo":
@@ -57,16 +61,16 @@ def _convert(
                 return idefics.convert(checkpoint, config.vision, config.language)
             case source, target:
                 raise UserError(
-                    f"there is no conversion source={source} target={target}: choose source=openflamingo, idefics or "
+                    f"source={source} target={target} is not a conversion: choose source=openflamingo, idefics or "
                     "flamingo_mini, or target=openflamingo"
                 )
-    except OSError as error:  # of transformers, for a missing tokenizer or image processor
+    except OSError as error:  # transformers raises it for a missing tokenizer or image processor
         reason = str(error).split("\n")[0]
         raise UserError(f"{checkpoint} cannot be converted: {reason}") from error
 
 
 def summary(model: FlamingoForConditionalGeneration, notes: list[str]) -> str:
-    """Returns a text that counts the parameters that were loaded, that are frozen, and that train."""
+    """Returns a text with the numbers of loaded, frozen and trained parameters."""
     counts = model.parameter_counts()
     frozen = [f"{part} {counts.pop(part):,}" for part in ("vision_model", "language_model")]
     loaded = [f"{part} {count:,}" for part, count in counts.items()]
@@ -87,7 +91,7 @@ def summary(model: FlamingoForConditionalGeneration, notes: list[str]) -> str:
 
 def _export(checkpoint: Path, output: Path) -> None:
     if not (checkpoint / "config.json").exists():
-        raise UserError(f"{checkpoint} is no folder of a checkpoint: there is no config.json")
+        raise UserError(f"{checkpoint} is not the folder of a checkpoint: it has no config.json")
     model = FlamingoForConditionalGeneration.from_pretrained(checkpoint)
     weights = openflamingo.export(model, FlamingoProcessor.from_pretrained(checkpoint))
     with atomic_folder(output) as folder, atomic_file(folder / "checkpoint.pt", "wb") as stream:
@@ -96,7 +100,11 @@ def _export(checkpoint: Path, output: Path) -> None:
 
 
 def _backbones(config: ConvertConfig) -> tuple[str, str]:
-    """Returns the names of both backbones. Raises UserError for one that is missing or is no model."""
+    """Returns the names of the vision encoder and the language model.
+
+    Raises:
+        UserError: For a missing name, and for a name that is not a model.
+    """
     needed = "the backbone that the checkpoint was trained with"
     if config.vision is None:
         raise UserError(f"the config needs a value for vision: {needed}")
@@ -114,5 +122,5 @@ def _check_no_backbones(config: ConvertConfig) -> None:
 
 
 def run_job(job: Job[ConvertConfig]) -> None:
-    """Converts what the command line asks for."""
+    """Runs the command."""
     run_conversion(job.load())

@@ -1,4 +1,4 @@
-"""An evaluation in its three stages: what is checked before the model is loaded, features, and scores."""
+"""An evaluation in three stages: checks before the model is loaded, features, and scores."""
 
 import json
 import logging
@@ -47,18 +47,21 @@ from flamingo.utils.run_folder import Run, RunFiles, model_contents, run_folder
 log = logging.getLogger(__name__)
 
 
-#: These may change between evaluations into the same folder: the harness knows which settings are there already, and
-#: the contents of the checkpoint and of the data, wherever they lie, what they were made with.
+#: Keys that may change between evaluations into the same folder. The harness knows which settings are finished, and
+#: checksums of the checkpoint and the data show whether these are the same.
 _SETTINGS = (
     *("shots", "text_only", "controls", "control_shots", "num_beams", "temperature", "top_p", "template", "seeds"),
     *("batch_size", "pictures"),
 )
-#: Predictions that are there are scored again by other metrics, and by the tokens of another language.
+#: Other metrics and another language score existing predictions again.
 _MAY_CHANGE = _SETTINGS + ("run", "checkpoint", "demonstrations", "features", "task.metrics", "task.language")
 
 
 def _in_file_names(task: Task) -> str:
-    """The task's name for files. Two tasks that share one, such as a/b and a-b, are refused: their configs differ."""
+    """Returns the task's name for file names.
+
+    Two tasks that share one, such as a/b and a-b, are refused later: their configs differ.
+    """
     return file_name(task.name.replace("/", "-"))
 
 
@@ -81,12 +84,12 @@ def compose_evaluation(entry: Mapping[str, Entry], run: Path, device: str | None
         device: The key ``device`` of the training.
 
     Raises:
-        UserError: For an entry without ``kind``, and for a value that is wrong.
+        UserError: For an entry without ``kind``, and for a wrong value.
     """
     keys = dict(entry)
     if "kind" not in keys:
         raise UserError(f"evaluate: an entry needs kind, the name of a task of conf/task; got {keys}")
-    # Only an entry of `evaluate` needs Hydra: a program may call this module without it.
+    # Hydra is imported here: without entries in `evaluate` a program may use this module without it.
     from experiments.cli.hydra_config import compose_config, load
 
     task = keys.pop("kind")
@@ -96,18 +99,25 @@ def compose_evaluation(entry: Mapping[str, Entry], run: Path, device: str | None
 
 
 def check_same_checkpoint(output: Path, checkpoint: dict[str, str]) -> None:
-    """Raise UserError where another checkpoint was evaluated into the folder, in whatever task."""
+    """Checks that earlier evaluations in the folder, of any task, are of the same checkpoint.
+
+    Raises:
+        UserError: If they are of another one.
+    """
     for file in sorted(output.glob("evaluate-*.yaml")):
         earlier = read_config(file).get("contents") or {}
         if different := differences({"checkpoint": earlier.get("checkpoint")}, {"checkpoint": checkpoint}):
             raise UserError(
-                f"{output} holds the scores of another checkpoint, by {file.name} ({'; '.join(different)}): choose "
+                f"{output} holds scores of another checkpoint, as in {file.name} ({'; '.join(different)}): choose "
                 "another output=..., or overwrite it with overwrite=true"
             )
 
 
 def contents(checkpoint: Path, model: FlamingoForConditionalGeneration, task: Task) -> JSON:
-    """Checksums of what the config only names, wherever it lies: the weights, their config, the processor, the data."""
+    """Returns checksums of everything that the config only names: weights, their config, the processor and the data.
+
+    They do not depend on the location of the files.
+    """
     checksums: JSON = {"checkpoint": folder_checksums(checkpoint, whole_weights=True)}
     if not FlamingoConfig.from_pretrained(checkpoint).backbones_included:
         checksums |= {part: model_contents(getattr(model, part).name_or_path) for part in BACKBONES}
@@ -117,18 +127,21 @@ def contents(checkpoint: Path, model: FlamingoForConditionalGeneration, task: Ta
 
 
 def _features_in(output: Path, features: FeaturesConfig) -> FeaturesConfig:
-    """The folder of features is counted from the folder of results."""
+    """Returns the features with a folder relative to the folder of results."""
     if features.folder is None:
         return features
     return replace(features, folder=str(output / features.folder))
 
 
 def check_outputs(plans: Sequence[Plan], trained: Path) -> None:
-    """Raise UserError for evaluations that would be refused when their folder is reached.
+    """Checks that no evaluation will be refused when its folder is reached.
 
     Args:
         plans: The evaluations that follow a training.
-        trained: The folder of the training, whose own results are not there yet.
+        trained: The folder of the training, which has no results yet.
+
+    Raises:
+        UserError: For an evaluation that would be refused.
     """
     first: dict[tuple[Path, str], JSON] = {}
     for planned in plans:
@@ -146,7 +159,7 @@ def check_outputs(plans: Sequence[Plan], trained: Path) -> None:
 
 
 def with_usable_support(planned: Plan, processor: FlamingoProcessor) -> Plan:
-    """Return the plan without the records of the support that no prompt can show."""
+    """Returns the plan without support records that are too long for every prompt."""
     if not isinstance(planned.task, RecordTask):
         return planned
     usable = planned.task.fitting(processor, planned.template(processor), planned.max_new_tokens)
@@ -154,7 +167,11 @@ def with_usable_support(planned: Plan, processor: FlamingoProcessor) -> Plan:
 
 
 def check_lengths(planned: Plan, processor: FlamingoProcessor, retrieved: bool) -> None:
-    """Raise UserError for a prompt that leaves no room to answer, in settings with or without retrieval."""
+    """Checks that prompts leave room for an answer, in settings with or without retrieval.
+
+    Raises:
+        UserError: For a prompt that does not.
+    """
     room = processor.tokenizer.model_max_length - planned.max_new_tokens
     encode = partial(processor.encode, prompt=True, pixels=False, max_length=room)
     settings = [setting for setting in planned.settings if setting.is_retrieved == retrieved]
@@ -162,17 +179,21 @@ def check_lengths(planned: Plan, processor: FlamingoProcessor, retrieved: bool) 
 
 
 def check_planned_lengths(planned: Plan, processor: FlamingoProcessor) -> None:
-    """Raise UserError for prompts that are too long, as far as they are known before features are computed."""
+    """Checks the lengths of prompts as far as they are known before features are computed.
+
+    Raises:
+        UserError: For prompts that are too long.
+    """
     with_usable_support(planned, processor).fitted(partial(check_lengths, processor=processor, retrieved=False))
 
 
 def run_evaluation(config: EvaluateConfig) -> None:
-    """One task in all settings; rows of scores.json for the others stay."""
+    """Evaluates one task in all settings. Rows of other tasks in scores.json stay."""
     carry_out(plan(config))
 
 
 def carry_out(planned: Plan) -> None:
-    """Evaluate as planned, once there is a checkpoint."""
+    """Evaluates a plan whose checkpoint exists."""
     check_config(planned.config)
     checkpoint, output = folders(planned.config)
     use_device(planned.config.device)
@@ -219,13 +240,20 @@ def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
 def _index_and_check(
     planned: Plan, task: RecordTask, features: FeatureStore | None, processor: FlamingoProcessor
 ) -> None:
-    """Find similar images, and raise UserError for prompts with them that are too long."""
+    """Finds similar images, and checks the lengths of prompts with them.
+
+    Raises:
+        UserError: For prompts that are too long.
+    """
     _index_images(planned, task, features)
     check_lengths(planned, processor, retrieved=True)
 
 
 def _index_images(planned: Plan, task: RecordTask, features: FeatureStore | None) -> None:
-    """Find duplicates and, for retrieval, similar images; write them, and what was left out of shards, as a report."""
+    """Finds duplicates and, for retrieval, similar images.
+
+    Duplicates and images that are left out are written as a report.
+    """
     near_duplicates = None
     if features is not None:
         retrieved_shots = [setting.shots for setting in planned.settings if setting.is_retrieved]
@@ -257,6 +285,6 @@ def _trained_on(run: Path) -> Sequence[Record]:
 
 
 def run_job(job: Job[EvaluateConfig]) -> None:
-    """Evaluates what the command line asks for."""
+    """Runs the command."""
     keep_memory()
     run_evaluation(job.load())

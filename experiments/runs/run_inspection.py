@@ -18,24 +18,24 @@ from flamingo.utils.io import write_text
 
 log = logging.getLogger(__name__)
 
-#: Examples of duplicates and of repeated captions in the log; the file has all.
+#: Examples of duplicates and of repeated captions in the log. The file has all of them.
 _NUM_EXAMPLES = 3
-#: Characters of a caption in the log.
+#: The largest number of characters of a caption in the log.
 _WIDTH = 60
 
 
 def run_inspection(config: InspectDataConfig) -> DataSummary:
-    """Returns the summary, which is logged.
+    """Returns the summary of a data set, and logs it.
 
     Raises:
-        UserError: For a source, or a tokenizer, that cannot be read.
+        UserError: For a source or a tokenizer that cannot be read.
     """
     data = config.data
     source = list_split(data.root, data, data.split)
     tokenizer: Any = None
     count_tokens: Callable[[str], int] | None = None
     if config.tokenizer is not None:
-        from transformers import AutoTokenizer  # takes seconds to import
+        from transformers import AutoTokenizer  # the import takes seconds
 
         tokenizer = from_pretrained(AutoTokenizer, config.tokenizer, "tokenizer")
 
@@ -100,5 +100,5 @@ def _row(name: str, values: Quantiles) -> str:
 
 
 def run_job(job: Job[InspectDataConfig]) -> None:
-    """Looks at what the command line names."""
+    """Runs the command."""
     run_inspection(job.load())

@@ -35,12 +35,12 @@ from flamingo.utils.run_folder import Run, failure_recorded, run_folder
 
 log = logging.getLogger(__name__)
 
-#: Texts that the tokenizer is trained on: the first ones. More texts hardly change it and take longer.
+#: The tokenizer is trained on the first texts. More texts hardly change it and take longer.
 _TOKENIZER_TEXTS = 50_000
 
 
 def pretrain(config: PretrainLanguageConfig, output: Path) -> None:
-    """Leaves the model and its tokenizer in ``output / "model"``, and its scores in ``scores.json``."""
+    """Writes the model and its tokenizer to ``output / "model"``, and its scores to ``scores.json``."""
     use_device(config.device)
     with run_folder(output, asdict(config), BACKBONE_FILES) as run, failure_recorded(run):
         shape: Fields = {"vocab_size": config.vocab_size, "max_position_embeddings": config.seq_len}
@@ -63,7 +63,7 @@ def _synthetic_texts(config: PretrainLanguageConfig) -> list[str]:
 
 
 def _read_all(names: Sequence[str]) -> tuple[list[TextItem], dict[str, str]]:
-    """Returns the items of all files and sources, and reasons for those that are left out."""
+    """Returns the items of all files and sources, and reasons for items that are left out."""
     items: list[TextItem] = []
     skipped: dict[str, str] = {}
     for name in names:
@@ -110,5 +110,5 @@ def _model_fields(config: PretrainLanguageConfig, tokenizer: PreTrainedTokenizer
 
 
 def run_job(job: Job[PretrainLanguageConfig]) -> None:
-    """Pretrains what the command line asks for."""
+    """Runs the command."""
     pretrain(job.load(), job.output)

@@ -15,7 +15,10 @@ log = logging.getLogger(__name__)
 
 
 def run_report(config: ReportConfig) -> list[Path]:
-    """Returns the paths of the files that are written.
+    """Writes the files of a report.
+
+    Returns:
+        Their paths.
 
     Raises:
         UserError: Unless the config has either ``run`` or ``runs``.
@@ -25,7 +28,7 @@ def run_report(config: ReportConfig) -> list[Path]:
         return write_report(Path(config.run), config.title)
     assert config.runs is not None
     folders = []
-    # Unlike Path.glob it takes absolute patterns, and skips hidden folders such as a launcher's.
+    # Unlike Path.glob, it takes absolute patterns and skips hidden folders, such as that of a launcher.
     for path in sorted(glob.glob(config.runs)):  # noqa: PTH207
         if Path(path).is_dir():
             folders += runs_below(Path(path))
@@ -40,6 +43,6 @@ def _last_folder(pattern: str) -> Path:
 
 
 def run_job(job: Job[ReportConfig]) -> None:
-    """Writes what the command line asks for."""
+    """Runs the command, and logs the paths of the files."""
     for path in run_report(job.load()):
         log.info("%s", path)

@@ -1,4 +1,4 @@
-"""A search with Optuna: its trials are training runs."""
+"""A search with Optuna whose trials are training runs."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ from flamingo.utils.io import write_text
 log = logging.getLogger(__name__)
 
 
-#: The values of a trial by key. Choices are texts, as on a command line.
+#: The values of a trial by key. Choices are texts as on a command line.
 Params = dict[str, float | str]
 
 
@@ -33,8 +33,11 @@ def search(
 
     Args:
         config: The space and the sampler.
-        run: Number and params of a trial -> its value; None for a trial that failed.
+        run: (number, params) of a trial -> its value; None for a failed trial.
         record: Called with the study after each trial.
+
+    Raises:
+        UserError: For an empty search space.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space: dict[str, BaseDistribution] = {}
@@ -43,7 +46,7 @@ def search(
     for choice in config.choices:
         space[choice.key] = CategoricalDistribution(choice.values)
     if not space:
-        raise UserError("search.intervals and search.choices are both empty: there is nothing to search")
+        raise UserError("search.intervals and search.choices are both empty")
     sampler = optuna.samplers.TPESampler(seed=config.seed)
     study = optuna.create_study(sampler=sampler, direction=StudyDirection[config.direction.upper()])
     for _ in range(config.n_trials):
@@ -58,15 +61,15 @@ def search(
 
 
 def run_trial(arguments: list[str], params: Params, folder: Path) -> float | None:
-    """Returns the objective of a training run; None if the training fails, for example by a loss that is not finite.
+    """Returns the objective of a training run; None if the training fails, such as by an infinite loss.
 
     Args:
         arguments: The overrides of the command line.
         params: The overrides of the trial.
-        folder: Of the run.
+        folder: The folder of the run.
 
     Raises:
-        UserError: For an error of the config or of the folder, which all trials have.
+        UserError: For an error in the config or the folder, which all trials would have.
     """
     overrides = arguments + [f"{key}={value}" for key, value in params.items()]
     config = load(compose_config("search", overrides), overrides)
@@ -74,7 +77,7 @@ def run_trial(arguments: list[str], params: Params, folder: Path) -> float | Non
     try:
         return run_training(config, folder, train_overrides)
     except UserError as error:
-        # A run that has not begun leaves no config. A folder with the run of another config has no failure.
+        # A run that did not start writes no config. A folder with a run of another config gets no failure.txt.
         has_failed = (folder / "config.yaml").exists() and (folder / "failure.txt").exists()
         if not has_failed:
             raise
@@ -83,7 +86,7 @@ def run_trial(arguments: list[str], params: Params, folder: Path) -> float | Non
 
 
 def write_trials(output: Path, study: optuna.Study) -> None:
-    """Write ``trials.json``: the number, params and value of each trial. The value is null if the trial failed."""
+    """Writes ``trials.json`` with the number, params and value of each trial. The value of a failed trial is null."""
     rows = [{"trial": trial.number, "params": trial.params, "value": trial.value} for trial in study.trials]
     last = study.trials[-1]
     log.info("trial %d: %s -> %s", last.number, last.params, last.value)
@@ -92,7 +95,11 @@ def write_trials(output: Path, study: optuna.Study) -> None:
 
 
 def run_job(job: Job[SearchConfig]) -> None:
-    """Searches as the command line asks."""
+    """Runs the command.
+
+    Raises:
+        UserError: If all trials fail.
+    """
     with within("search"):
         config: SearchConfig = load(compose_config("search", job.overrides).search)
     study = search(

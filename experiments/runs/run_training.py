@@ -37,18 +37,20 @@ log = logging.getLogger(__name__)
 
 
 def run_training(config: TrainConfig, output: Path, overrides: Sequence[str] = ()) -> float:
-    """Trains and evaluates; returns the objective.
+    """Trains, and evaluates the result.
 
-    A run that was stopped continues. Everything is checked before anything is removed or computed. A dry run owns no
-    folder and has no objective: it returns NaN.
+    A run that was stopped resumes. Everything is checked before anything is removed or computed.
 
     Args:
         config: The run.
         output: Its folder.
         overrides: The overrides of the command line or of a sweep, which are recorded.
 
+    Returns:
+        The objective. NaN for a dry run, which has no folder and no objective.
+
     Raises:
-        UserError: For whatever a user can mend.
+        UserError: For everything that a user can fix.
     """
     # RMSNorm of torch says so of autocast on a CPU, where the weights stay in fp32.
     warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
@@ -61,7 +63,7 @@ def run_training(config: TrainConfig, output: Path, overrides: Sequence[str] = (
         config = prepared.config
         if prepared.parts is None:
             check_data(config.data, run)
-            log.info("%s is trained already; overwrite=true trains it again", output)
+            log.info("%s is already trained; overwrite=true trains it again", output)
         else:
             train_model(prepared.parts, config, run, overrides, prepared.longer)
         for plan in prepared.plans:
@@ -70,9 +72,10 @@ def run_training(config: TrainConfig, output: Path, overrides: Sequence[str] = (
 
 
 def check_data(config: DataConfig, run: Run) -> None:
-    """Raise UserError, with what differs, where captioned images are not those that a run was trained on.
+    """Checks that captioned images are those that a run was trained on. No image is opened, and no model is loaded.
 
-    No picture is opened, and no model is loaded.
+    Raises:
+        UserError: With the differences, if they are not.
     """
     if config.of_records():
         assert config.root is not None
@@ -81,12 +84,12 @@ def check_data(config: DataConfig, run: Run) -> None:
 
 
 def contents(parts: TrainingParts, config: TrainConfig) -> JSON:
-    """Returns checksums of what the config only names."""
+    """Returns checksums of everything that the config only names."""
     checksums: JSON = {key: model_contents(name) for key, name in backbone_names(config.model).items()}
     if config.model.init_from is not None:
         checksums["init_from"] = model_contents(checkpoint_folder(config.model.init_from))
     if parts.records is not None:
-        if config.features.folder is not None:  # the folder itself decides no result
+        if config.features.folder is not None:  # the location of the folder changes no result
             checksums["features"] = str(parts.model.vision_model.dtype)
         checksums["data"] = data_checksums(parts.records.training.listed)
         checksums["images"] = digest_of(record.id for record in parts.records.training.records)
@@ -96,7 +99,15 @@ def contents(parts: TrainingParts, config: TrainConfig) -> JSON:
 def train_model(
     parts: TrainingParts, config: TrainConfig, run: Run, overrides: Sequence[str], longer: bool = False
 ) -> None:
-    """Train the parts, and save the checkpoint; ``longer`` than a run that is finished."""
+    """Trains the parts, and saves the checkpoint.
+
+    Args:
+        parts: The parts.
+        config: The training.
+        run: Its folder.
+        overrides: The overrides to record.
+        longer: Whether the folder has a finished run of fewer steps.
+    """
     checksums = contents(parts, config)
     main_process = PartialState().is_main_process
     if longer:
@@ -131,7 +142,7 @@ def train_model(
 
 
 def _compute_features(parts: TrainingParts, config: TrainConfig, output: Path) -> FeatureStore | None:
-    """Returns the features of all images, if they are kept."""
+    """Returns the features of all images; None if they are not kept."""
     if parts.records is None:
         return None
     if PartialState().is_main_process:
@@ -145,7 +156,11 @@ def _compute_features(parts: TrainingParts, config: TrainConfig, output: Path) -
 
 
 def run_job(job: Job[TrainConfig]) -> float:
-    """Trains what the command line asks for."""
+    """Runs the command.
+
+    Returns:
+        The objective.
+    """
     # The folder of a dry run is the current one: see experiments/cli/hydra_config.py.
     has_folder = job.output != Path.cwd()
     with failure_recorded(Run(job.output, {}, FILES)) if has_folder else nullcontext():

@@ -43,20 +43,21 @@ log = logging.getLogger(__name__)
 
 Pair = tuple[Image, str]
 
-#: Of the text tower: tokens of a caption, as in CLIP, and tokens of its tokenizer.
+#: The text tower: the tokens of a caption, as in CLIP, and of its vocabulary.
 _MAX_LENGTH, _VOCAB_SIZE = 77, 8192
-#: Groups of the synthetic benchmark whose captions the tokenizer is trained on.
+#: The number of groups of the synthetic benchmark whose captions train the tokenizer.
 _TOKENIZER_GROUPS = 1000
 
 
 @dataclass
 class CollatePairs:
-    """Groups of pairs -> pixel values, token ids, and which captions are equal."""
+    """Collates groups of pairs into pixel values, token ids, and a matrix of equal captions."""
 
     image_processor: Any
     tokenizer: Any
 
     def __call__(self, groups: list[list[Pair]]) -> Batch:
+        """Returns the batch of some groups."""
         pairs = [pair for group in groups for pair in group]
         captions = [caption for _, caption in pairs]
         images = [open_image(image.frames[0]) for image, _ in pairs]
@@ -73,11 +74,11 @@ class CollatePairs:
 def read_pairs(name: str) -> tuple[list[Pair], PreTrainedTokenizerFast, dict[str, str]]:
     """Returns the pairs of a source, a tokenizer of their captions, and reasons for captions that are left out.
 
-    Each image is paired with each of its captions. Captions with a special token are left out, and captions that are
-    too long for the text tower.
+    Each image is paired with each of its captions. Captions with a special token and captions that are too long for
+    the text tower are left out.
 
     Raises:
-        UserError: For a source that cannot be read, and if no pair is left.
+        UserError: For an unreadable source, and if no pair is left.
     """
     source = read_split(name)
     skipped = dict(source.skipped)
@@ -98,7 +99,7 @@ def read_pairs(name: str) -> tuple[list[Pair], PreTrainedTokenizerFast, dict[str
         else:
             pairs.append((image, caption))
     if not pairs:
-        raise UserError(f"pairs: {name} has no caption that can be used: {by_reason(skipped)}")
+        raise UserError(f"pairs: {name} has no usable caption: {by_reason(skipped)}")
     if skipped:
         log.warning("left out %d: %s", len(skipped), by_reason(skipped))
     return pairs, tokenizer, skipped
@@ -109,7 +110,7 @@ def _train_tokenizer(pairs: Iterable[Pair]) -> PreTrainedTokenizerFast:
 
 
 def pretrain(config: PretrainVisionConfig, output: Path) -> None:
-    """Leaves the encoder and its image processor in ``output / "model"``, and its scores in ``scores.json``."""
+    """Writes the encoder and its image processor to ``output / "model"``, and its scores to ``scores.json``."""
     use_device(config.device)
     with run_folder(output, asdict(config), BACKBONE_FILES) as run, failure_recorded(run):
         check_architecture(AutoModel, config.model)
@@ -127,7 +128,7 @@ def pretrain(config: PretrainVisionConfig, output: Path) -> None:
 
 
 def _as_records(pairs: Sequence[Pair]) -> list[Record]:
-    """Returns a record for each pair, whose checksums recognise the pairs."""
+    """Returns a record for each pair, to compute checksums of the pairs."""
     return [Record(str(number), image, (caption,), None) for number, (image, caption) in enumerate(pairs)]
 
 
@@ -170,5 +171,5 @@ def _probe(encoder: Any, image_processor: Any, config: PretrainVisionConfig) -> 
 
 
 def run_job(job: Job[PretrainVisionConfig]) -> None:
-    """Pretrains what the command line asks for."""
+    """Runs the command."""
     pretrain(job.load(), job.output)

@@ -1,4 +1,4 @@
-"""Attention of words in scenes of the synthetic benchmark, as numbers and plots."""
+"""Measures and plots the attention of words in scenes of the synthetic benchmark."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ from flamingo.utils.memory import out_of_memory
 
 log = logging.getLogger(__name__)
 
-#: Scenes that the receptive fields are measured on.
+#: The number of scenes that measure the receptive fields.
 _FIELD_SCENES = 64
 
 
@@ -71,9 +71,9 @@ def _measure(
 
 
 def _draw_example(scene: Scene, words: Sequence[Word], maps: Maps, fields: Float[np.ndarray, "p h w"]) -> Figure:
-    """Returns the attention of the first scene's words: a row for each layer, the mean over its heads."""
+    """Returns a figure of the attention of the first scene's words: a row for each layer, as the mean of its heads."""
     means = np.stack([heads[:, : len(words)].mean(axis=0) for heads in maps.values()])
-    fields = reduce(fields, "p (h 4) (w 4) -> p h w", "mean")  # differences of single pixels are noise
+    fields = reduce(fields, "p (h 4) (w 4) -> p h w", "mean")  # single pixels are noisy
     return attention_figure(
         np.asarray(draw(scene, 256)) / 255,
         np.einsum("lwp,phv->lwhv", means, fields),
@@ -83,6 +83,6 @@ def _draw_example(scene: Scene, words: Sequence[Word], maps: Maps, fields: Float
 
 
 def run_job(job: Job[WordAttentionConfig]) -> None:
-    """Measures what the command line asks for."""
+    """Runs the command."""
     for path in run_word_attention(job.load()):
         log.info("%s", path)

@@ -1,4 +1,4 @@
-"""A config -> the model, its features, the task, the parts of a training. Data sets: see build_data.py."""
+"""A config -> the model, its features, the task and the parts of a training. build_data.py builds data sets."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from flamingo.utils.memory import out_of_memory
 
 
 def backbone_names(config: ModelConfig) -> dict[str, str]:
-    """Returns the folder or the hub name of the backbones ``vision`` and ``language``, unless a checkpoint has them."""
+    """Returns the folder or hub name of the backbones ``vision`` and ``language``, except those of a checkpoint."""
     keys = {"vision": config.vision, "language": config.language}
     names = {key: name for key, name in keys.items() if name != CHECKPOINT}
     embedded = {"vision": backbones.VISION, "language": backbones.LANGUAGE}
@@ -36,16 +36,16 @@ def backbone_names(config: ModelConfig) -> dict[str, str]:
 
 
 def build_model(config: ModelConfig, dtype: str = "auto") -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor]:
-    """Returns the model of a config, untrained between its backbones or that of a checkpoint, and its processor.
+    """Returns the model of a config and its processor. The model is untrained, or that of ``model.init_from``.
 
     The model is on the device of this process. Its random weights are drawn on the CPU.
 
     Args:
         config: The model.
-        dtype: Of the backbones; auto: as they were saved.
+        dtype: The dtype of the backbones; auto: as they were saved.
 
     Raises:
-        UserError: For backbones that are not there, and for parts that cannot train.
+        UserError: For missing backbones, and for parts that cannot train.
     """
     names = backbone_names(config)
     for key, name in names.items():
@@ -66,7 +66,7 @@ def build_model(config: ModelConfig, dtype: str = "auto") -> tuple[FlamingoForCo
         model.new_tokens.start_from_mean(fresh.get_input_embeddings(), fresh.get_output_embeddings())
     model.train_parts(config.trainable)
     for part in BACKBONES:
-        if part in config.trainable:  # updates of a small learning rate are lost in 16 bits
+        if part in config.trainable:  # 16 bits round small updates to nothing
             getattr(model, part).float()
     return model, processor
 
@@ -98,11 +98,11 @@ def _untrained(
 
 
 def load_model(checkpoint: Path, dtype: str) -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor]:
-    """Returns the model of a checkpoint, on the device of this process in evaluation mode, and its processor.
+    """Returns the model of a checkpoint in evaluation mode, on the device of this process, and its processor.
 
     Args:
-        checkpoint: The folder.
-        dtype: Of the backbones; auto: that in which the model was trained.
+        checkpoint: The folder of the checkpoint.
+        dtype: The dtype of the backbones; auto: as in training.
     """
     model = FlamingoForConditionalGeneration.from_pretrained(checkpoint, dtype=dtype, check=False)
     model.place(processes().device)
@@ -113,10 +113,10 @@ def load_model(checkpoint: Path, dtype: str) -> tuple[FlamingoForConditionalGene
 def build_features(
     config: FeaturesConfig, model: FlamingoForConditionalGeneration, processor: FlamingoProcessor
 ) -> FeatureStore | None:
-    """Returns the features of a config's folder; None where it names none.
+    """Returns the features in the folder of a config; None without a folder.
 
     Raises:
-        UserError: For a folder of other features.
+        UserError: For a folder with features of another encoder.
     """
     if config.folder is None:
         return None
@@ -125,10 +125,10 @@ def build_features(
 
 
 def add_features(features: FeatureStore, images: Iterable[Image]) -> None:
-    """Compute missing features in the main process; the other processes find them in the folder.
+    """Computes missing features in the main process. The other processes read them from the folder.
 
     Raises:
-        UserError: For a broken picture, and where the device runs out of memory.
+        UserError: For a broken image, and where the device runs out of memory.
     """
     with main_process_first(), out_of_memory("features.batch_size"):
         features.add(images)
@@ -139,7 +139,7 @@ def build_task(config: TaskConfig, open_images: bool) -> Task:
 
     Args:
         config: The config of any kind of task.
-        open_images: Whether image files are opened, so that broken ones are found now.
+        open_images: Whether image files are opened now, which finds broken ones.
 
     Raises:
         UserError: For data that cannot be read.
@@ -149,11 +149,11 @@ def build_task(config: TaskConfig, open_images: bool) -> Task:
 
 @dataclass
 class TrainingParts:
-    """The parts of a training, checked. What remains is features and the loop."""
+    """The checked parts of a training, before features are computed."""
 
     model: FlamingoForConditionalGeneration
     processor: FlamingoProcessor
-    #: Where documents are made of records.
+    #: None if no documents are made of records.
     records: TrainingRecords | None
-    #: Documents whose last answers are logged while training.
+    #: Documents whose last answers are logged during training.
     samples: list[Document]

@@ -1,4 +1,4 @@
-"""A config of data -> the records, the data sets of a training, the documents of its samples."""
+"""A config of data -> records, the data sets of a training, and the documents of its samples."""
 
 import logging
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class TrainingRecords:
-    """The records that documents for training are made of, and those of the samples that are logged."""
+    """The records of the training documents, and those of the samples that are logged."""
 
     training: SourceSplit
     samples: SourceSplit
@@ -42,8 +42,8 @@ class TrainingRecords:
 def build_records(config: DataConfig, processor: FlamingoProcessor, open_images: bool) -> TrainingRecords | None:
     """Returns the records of a config's data; None if no documents are made of records.
 
-    Captions that no document can hold are cut, or their images are left out: see
-    :func:`flamingo.data.fitting.fitting`.
+    Captions that are too long for a document are cut, or their images are left out
+    (:func:`flamingo.data.fitting.fitting`).
 
     Args:
         config: The data.
@@ -51,7 +51,7 @@ def build_records(config: DataConfig, processor: FlamingoProcessor, open_images:
         open_images: See :func:`flamingo.data.sources.read_split`.
 
     Raises:
-        UserError: For a source that cannot be read, and where too few records are left.
+        UserError: For an unreadable source, and where too few records are left.
     """
     of_records = config.of_records()
     if not of_records:
@@ -75,7 +75,11 @@ def build_records(config: DataConfig, processor: FlamingoProcessor, open_images:
 
 
 def read_records(config: DataConfig, open_images: bool) -> None:
-    """Raise UserError for data that cannot be read, where there is no processor to measure captions."""
+    """Reads the records without a processor, which would measure captions.
+
+    Raises:
+        UserError: For data that cannot be read.
+    """
     if config.of_records():
         for split in (config.split, config.sample_split):
             _read(config, split, open_images)
@@ -90,11 +94,15 @@ def _read(config: DataConfig, split: str | None, open_images: bool) -> SourceSpl
 
 
 def _check_number(config: DataConfig, records: LazySequence) -> None:
-    """Log documents that have fewer images than they might; raise UserError for a loss with too few records."""
+    """Logs documents that have fewer images than configured.
+
+    Raises:
+        UserError: For a loss that needs more records.
+    """
     for name, documents in config.of_records().items():
         if documents.max_images > len(records):
             log.warning(
-                "data.documents.%s.max_images is %d; there are %d images, so that documents have at most as many",
+                "data.documents.%s.max_images is %d, but there are only %d images: documents have at most that many",
                 name,
                 documents.max_images,
                 len(records),
@@ -107,7 +115,7 @@ def _check_number(config: DataConfig, records: LazySequence) -> None:
 
 
 def images_of(config: DataConfig, records: TrainingRecords) -> list[Image]:
-    """Returns all images that documents for training and samples show."""
+    """Returns all images of the training documents and of the samples."""
     images = [record.image for record in records.training.records]
     num_crops = max(documents.num_views for documents in config.of_records().values())
     crops = [image.crop(number) for number in range(num_crops) for image in images]
@@ -127,12 +135,12 @@ def build_data_sets(
 
     Args:
         config: The data.
-        records: Of :func:`build_records`.
+        records: The records of :func:`build_records`.
         processor: Encodes the documents.
-        features: Features of the records' images, instead of pixels.
-        seed: Of everything that is drawn.
-        num_workers: Processes that encode documents.
-        known_ids: The token ids that the model has embeddings for: see :func:`flamingo.data.encode.make_batch`.
+        features: Features of the records' images, which replace pixels.
+        seed: The seed of all random draws.
+        num_workers: The number of processes that encode documents.
+        known_ids: The token ids with embeddings, for :func:`flamingo.data.encode.make_batch`.
     """
 
     @cache
@@ -151,7 +159,7 @@ def build_data_sets(
                 endless[name], processor, features, documents.group_size, documents.p_next, own_seed, shorten_to
             )
         else:
-            # Synthetic images are drawn when they are needed: their features are not kept.
+            # Synthetic images are drawn when needed, and their features are not kept.
             encoded = EncodedDocuments(endless[name], processor, p_next=documents.p_next, seed=own_seed)
         collate = partial(
             make_batch,
@@ -176,10 +184,10 @@ def training_documents(
 
     Args:
         config: The data.
-        records: Of :func:`build_records`.
-        template: Of the captions.
-        features: Features of the records' images, by which neighbours are found.
-        seed: Of everything that is drawn.
+        records: The records of :func:`build_records`.
+        template: The template of the captions.
+        features: Features of the records' images, which find neighbours.
+        seed: The seed of all random draws.
     """
     endless: dict[str, Endless[Document]] = {}
     for name, entry in config.documents.items():
@@ -194,7 +202,7 @@ def training_documents(
 
 
 def _own_seed(seed: int, name: str) -> str:
-    """Data sets of one run differ in their order, and in what they draw."""
+    """Returns the seed of a data set. Data sets of one run differ in their order and in their random draws."""
     return f"{seed} {name}"
 
 
@@ -205,14 +213,14 @@ def build_samples(
     processor: FlamingoProcessor,
     max_length: int,
 ) -> list[Document]:
-    """Returns ``number`` documents of each data set, with as many images as it allows.
+    """Returns ``number`` documents of each data set, with the largest number of images that it allows.
 
     Args:
         config: The data.
-        records: Of :func:`build_records`.
-        number: Documents of each data set.
+        records: The records of :func:`build_records`.
+        number: The number of documents of each data set.
         processor: Counts the tokens of their prompts.
-        max_length: Tokens of a prompt, at most. A document of records that has more loses its first images.
+        max_length: The largest number of tokens of a prompt. A longer document of records loses its first images.
 
     Raises:
         UserError: For a document of the synthetic benchmark that is too long.
@@ -260,7 +268,7 @@ def _documents(
 
 
 def _of_different_images(config: DocumentsConfig, num_records: int) -> DocumentsConfig:
-    """Returns the config of documents with at most as many images as there are records: the images of one differ."""
+    """Returns a config whose documents have at most one image for each record, since their images differ."""
     max_images = min(config.max_images, num_records)
     return replace(config, min_images=min(config.min_images, max_images), max_images=max_images)
 

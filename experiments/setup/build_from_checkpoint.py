@@ -1,4 +1,4 @@
-"""The model and the processor that a training begins with by model.init_from, with the changes of its command line."""
+"""The model and processor of model.init_from, with the changes of the command line."""
 
 from dataclasses import fields
 from textwrap import shorten
@@ -14,7 +14,7 @@ from flamingo.utils.devices import processes
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 
-#: Characters of a reason, which may list all weights of a model.
+#: The largest number of characters of a reason, which may list all weights of a model.
 _REASON = 400
 
 
@@ -24,13 +24,12 @@ def begin_with_checkpoint(
     """Returns the model of ``config.init_from``, on the device of this process, and its processor.
 
     Args:
-        config: The model. Where it differs from the checkpoint, the command line has said so.
-        names: The backbones ``vision`` and ``language`` that the command line names; those of the checkpoint have to
-            have the same weights.
-        dtype: Of the backbones; auto: as they were saved.
+        config: The model. It differs from the checkpoint in values of the command line only.
+        names: The backbones ``vision`` and ``language`` of the command line. The checkpoint must have the same weights.
+        dtype: The dtype of the backbones; auto: as they were saved.
 
     Raises:
-        UserError: Naming the keys that do not fit the weights.
+        UserError: With the keys that do not fit the weights.
     """
     assert config.init_from is not None
     folder = checkpoint_folder(config.init_from)
@@ -64,7 +63,7 @@ def begin_with_checkpoint(
 
 
 def _changed(config: ModelConfig, saved: FlamingoConfig) -> list[str]:
-    """Returns the keys with other values than the checkpoint's, as ``KEY=VALUE (VALUE in the checkpoint)``."""
+    """Returns the keys that differ from the checkpoint, as ``KEY=VALUE (VALUE in the checkpoint)``."""
     changed = []
     for section in SECTIONS:
         now, before = getattr(config, section), getattr(saved, section)
@@ -76,7 +75,7 @@ def _changed(config: ModelConfig, saved: FlamingoConfig) -> list[str]:
 
 
 def _named(names: dict[str, str]) -> dict[str, str]:
-    """Returns the names by the parts of a model."""
+    """Returns the names of the backbones by the parts of a model."""
     parts = {"vision": "vision_model", "language": "language_model"}
     return {parts[key]: name for key, name in names.items() if name != CHECKPOINT}
 

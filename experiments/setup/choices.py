@@ -1,4 +1,4 @@
-"""Keys that a training's config leaves open -> values chosen from the data, the backbones and the device."""
+"""Chooses values for keys that a training's config leaves open, from the data, the backbones and the device."""
 
 import logging
 import math
@@ -27,13 +27,13 @@ from flamingo.utils.run_folder import Run
 
 log = logging.getLogger(__name__)
 
-#: The images of a document of several images, unless there are fewer, or their captions are too long.
+#: The number of images of an interleaved document, if there are enough and their captions fit.
 _IMAGES = 9
-#: The images of a batch: of one in each document, and of several.
+#: The number of images of a batch: with one in each document, and with several.
 _PAIRS, _INTERLEAVED = 16, 36
-#: Captions of an image that are learnt at once.
+#: The largest number of captions of an image in one document.
 _CAPTIONS_PER_IMAGE = 5
-#: Gated blocks, roughly.
+#: The approximate number of gated blocks.
 _BLOCKS = 8
 #: How often each image is the last one of a document, and the limits of the steps that follow from it.
 _PASSES, _FEWEST_STEPS, _MOST_STEPS = 10, 200, 10_000
@@ -41,23 +41,23 @@ _PASSES, _FEWEST_STEPS, _MOST_STEPS = 10, 200, 10_000
 _FEWEST_RECORDS, _MOST_BETWEEN_RECORDS = 20, 10
 #: Tokens of an image beside its text: the marker and the end of the chunk.
 _MARKERS = 2
-#: Images whose captions are measured.
+#: The number of images whose captions are measured.
 _MEASURED = 500
-#: Bytes that activations take: for each token, channel and layer, and for each token and entry of the vocabulary.
+#: Bytes of activations: for each token, channel and layer, and for each token and entry of the vocabulary.
 _LAYER_BYTES, _LOGIT_BYTES = 34, 10
-#: The share of the free memory that they may take.
+#: The share of the free memory that activations may take.
 _MEMORY_SHARE = 1 / 3
 
 
 class Choices:
-    """A copy of a config, in which values are chosen for the keys that it leaves open."""
+    """A copy of a config in which open keys get values."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = deepcopy(config)
         self._reasons: dict[str, str] = {}
 
     def choose(self, key: str, value: Any, reason: str) -> None:
-        """Sets a key to a value, if the config leaves it open and nothing was chosen before."""
+        """Sets a key to a value if the key is open and has no value yet."""
         if key in self.config.left_open and key not in self._reasons:
             *path, name = key.split(".")
             setattr(_section(self.config, path), name, value)
@@ -66,7 +66,7 @@ class Choices:
     def write_log(self) -> None:
         """Logs each choice with its reason."""
         if self._reasons:
-            log.info("chosen from what is there; each may be set on the command line:")
+            log.info("values chosen for open keys, each of which the command line can set:")
         for reason in self._reasons.values():
             log.info("  %s", reason)
 
@@ -79,12 +79,12 @@ def _section(config: TrainConfig, path: list[str]) -> Any:
 
 
 def with_choices(config: TrainConfig, run: Run, problems: Problems) -> TrainConfig:
-    """Returns a config with values for the keys that it leaves open, which are logged.
+    """Returns a config with values for its open keys, and logs them.
 
     Args:
         config: The config.
-        run: Its folder. A run that is there continues with the values that it has recorded.
-        problems: Gets what cannot be read. Stand-ins then remain, and the training must not begin.
+        run: The folder of the run. An existing run continues with its recorded values.
+        problems: Collects what cannot be read. Stand-ins then remain, and the training must not begin.
     """
     if not config.left_open:
         return config
@@ -111,7 +111,7 @@ def with_choices(config: TrainConfig, run: Run, problems: Problems) -> TrainConf
 
 
 def _language(config: ModelConfig) -> str:
-    """Returns the folder or the hub name of the language model, or of the checkpoint that has it."""
+    """Returns the folder or hub name of the language model, or the folder of the checkpoint that has it."""
     names = backbone_names(config)
     if "language" in names:
         return names["language"]
@@ -120,7 +120,7 @@ def _language(config: ModelConfig) -> str:
 
 
 def _choose_recorded(choices: Choices, run: Run) -> None:
-    """Chooses what the run that is there has recorded: other data are refused, and another device changes nothing."""
+    """Chooses the recorded values of the existing run, so that another device changes nothing."""
     file = run.output / run.files.config_file
     recorded = read_config(file)
     for key in choices.config.left_open:
@@ -150,13 +150,13 @@ def _choose_blocks(choices: Choices, num_layers: int) -> None:
 
 @dataclass(frozen=True)
 class _Captions:
-    """What the captions of a split are like."""
+    """Numbers that describe the captions of a split."""
 
-    #: Images of the split.
+    #: The number of images of the split.
     num_images: int
-    #: Captions of an image, at the median.
+    #: The median number of captions of an image.
     per_image: int
-    #: Tokens of an image with its caption: of all but a twentieth of the images, no more.
+    #: Tokens of an image with its longest caption, at the 95th percentile of the images.
     tokens: int
 
 
@@ -180,7 +180,7 @@ def _choose_by_data(choices: Choices, language: PreTrainedConfig | None, tokeniz
 
 
 def _choose_made_splits(choices: Choices, names: Set[str | None]) -> None:
-    """Chooses to make splits where the data name one alone, unless the config names it: none would be held out."""
+    """Chooses to make splits where the data name a single one, since nothing would be held out otherwise."""
     named = ", ".join(sorted(name for name in names if name is not None)) or "none"
     is_alone = len(names) == 1 and None not in names and "data.split" in choices.config.left_open
     if is_alone:
@@ -196,7 +196,7 @@ def _split_of_role(splits: Iterable[str | None], role: str) -> str | None:
 
 
 def _measured(records: LazySequence, tokenizer: Any, template: CaptionTemplate) -> _Captions:
-    """Returns what the captions of some images, evenly spread, are like."""
+    """Returns numbers that describe captions, from evenly spaced images."""
     spacing = max(1, len(records) // _MEASURED)
     measured = [records[index].captions for index in range(0, len(records), spacing)]
     per_image = int(statistics.median_low([len(captions) for captions in measured]))
@@ -236,7 +236,7 @@ def _room(language: PreTrainedConfig | None, tokenizer: Any) -> int:
 
 
 def _documents_in_memory(language: PreTrainedConfig | None, tokens: int) -> int:
-    """Returns the documents of so many tokens whose activations take a third of the free memory, at least 1."""
+    """Returns how many documents of a length fit into a third of the free memory, at least 1."""
     if language is None:
         return 1
     layers = _LAYER_BYTES * language.hidden_size * language.num_hidden_layers

@@ -1,4 +1,4 @@
-"""The task of an evaluation that names none: what its run was trained on."""
+"""The default task of an evaluation: what its run was trained on."""
 
 import re
 from collections.abc import Mapping
@@ -12,15 +12,17 @@ from flamingo.data.builders import BUILDERS
 from flamingo.evaluation.tasks import CaptioningConfig
 from flamingo.utils.reading import read_config
 
-#: Keys of a training's data that have another name, or no meaning, in a task.
+#: Keys of a training's data with another name or no meaning in a task.
 _OF_TRAINING = ("root", "split", "sample_split", "documents")
 
 
 def default_task(given: Mapping[str, Any]) -> list[str]:
-    """Returns arguments of ``experiments.evaluate`` that choose the task; none where they name one, or there is no run.
+    """Returns the arguments of ``experiments.evaluate`` that choose the default task.
 
-    A run on captioned images is asked for captions of ``data.sample_split``, with demonstrations of ``data.split``. A
-    run on the synthetic benchmark is asked for its first kind of documents.
+    There are none if a task is given, or if there is no run.
+
+    After a training on captioned images the task is captions of ``data.sample_split``, with demonstrations of
+    ``data.split``. After one on the synthetic benchmark the task is the first kind of its documents.
 
     Args:
         given: The values of the arguments by key.
@@ -44,7 +46,11 @@ def default_task(given: Mapping[str, Any]) -> list[str]:
 
 
 def _check_given(given: Mapping[str, Any]) -> None:
-    """Raise UserError for a checkpoint, or a run, that is not there: the task that is missing is no problem then."""
+    """Checks that the given checkpoint or run exists, which a missing task would otherwise hide.
+
+    Raises:
+        UserError: If it does not exist.
+    """
     if given.get("checkpoint"):
         check_checkpoint(Path(str(given["checkpoint"])))
     elif given.get("run"):
@@ -52,7 +58,7 @@ def _check_given(given: Mapping[str, Any]) -> None:
 
 
 def _config_of_run(given: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The config of the run, or of the run that the checkpoint belongs to."""
+    """Returns the config of the run, or of the run of the checkpoint; None without one."""
     folders = []
     if given.get("run"):
         folders.append(Path(str(given["run"])))
@@ -65,7 +71,10 @@ def _config_of_run(given: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _captions(data: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """The arguments of a task of captions. Those that are given stay; a source that is given has its own splits."""
+    """Returns the arguments of a task of captions.
+
+    Arguments that are given stay. A source that is given has its own splits.
+    """
     values: dict[str, Any] = {"name": _name(data["root"])}
     if "task.query" not in given:
         values["query"] = data["root"]
@@ -85,7 +94,7 @@ def _captions(data: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
 
 
 def _name(root: str) -> str:
-    """The last name of a folder, a file or a data set, before any wildcard and suffix."""
+    """Returns the last name of a folder, a file or a data set, before any wildcard and suffix."""
     before_wildcard = re.split(r"[*?\[]", root)[0]
     path = Path(before_wildcard)
     if before_wildcard != root and not before_wildcard.endswith("/"):
@@ -94,7 +103,7 @@ def _name(root: str) -> str:
 
 
 def _literal(value: Any) -> str:
-    """A value as Hydra's command line writes it."""
+    """Returns a value as Hydra's command line writes it."""
     if value is None:
         return "null"
     if isinstance(value, bool):

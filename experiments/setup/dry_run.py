@@ -1,4 +1,4 @@
-"""A dry run of a training: its documents, what is left out, its parameters, memory and time. Nothing of it is kept."""
+"""A dry run of a training: its documents, images that are left out, parameters, memory and time."""
 
 import logging
 import re
@@ -29,22 +29,22 @@ from flamingo.utils.io import write_bytes
 
 log = logging.getLogger(__name__)
 
-#: Documents that are shown.
+#: The number of documents that are shown.
 _SHOWN = 3
 _GB = 1e9
 
 
 def show_dry_run(prepared: Prepared, output: Path) -> None:
-    """Logs what the training is going to be, and leaves a picture of some documents beside the run's folder.
+    """Logs a description of the training, and draws some documents into a picture next to the run's folder.
 
     Args:
         prepared: The training.
-        output: The folder of the run, which is not made.
+        output: The folder of the run. It is not created.
     """
     started = time.time() - psutil.Process().create_time()
     config, parts = prepared.config, prepared.parts
     if parts is None:
-        log.info("%s is trained already; overwrite=true trains it again", output)
+        log.info("%s is already trained; overwrite=true trains it again", output)
         return
     data = _without_neighbours(config.data)
     documents = training_documents(data, parts.records, parts.processor.template, None, config.training.seed)
@@ -53,22 +53,22 @@ def show_dry_run(prepared: Prepared, output: Path) -> None:
     _log_parameters(parts.model)
     measured = measured_trial(replace(config, data=data), parts, documents)
     _log_estimates(config, parts.records, measured, started)
-    log.info("dry_run: nothing was trained and nothing is kept; without dry_run=true the training begins")
+    log.info("dry_run: nothing was trained or kept; without dry_run=true the training starts")
 
 
 def _without_neighbours(config: DataConfig) -> DataConfig:
-    """Returns the data with random images in the place of neighbours, which are found by the features of all images."""
+    """Returns the data with random images instead of neighbours, which need the features of all images."""
     entries = {}
     for name, entry in config.documents.items():
         entries[name] = DataSetConfig(entry.documents.without_neighbours(), entry.loss)
     return replace(config, documents=entries)
 
 
-# ------------------------------------------------------------------------------- what is trained on
+# ------------------------------------------------------------------------------- documents
 
 
 def _show_documents(documents: Mapping[str, Endless[Document]], processor: FlamingoProcessor, picture: Path) -> None:
-    """Logs the text of some documents, of each data set in turn, and draws their images."""
+    """Logs the text of some documents of the data sets in turn, and draws their images."""
 
     def encoded(one: Sequence[Document]) -> tuple[Document, list[int]]:
         return one[0], processor.encode(one[0], pixels=False).input_ids.tolist()
@@ -86,7 +86,7 @@ def _show_documents(documents: Mapping[str, Endless[Document]], processor: Flami
 
 
 def _shortened(text: str) -> str:
-    """Returns a text with the number of markers where visual tokens have one each."""
+    """Returns a text in which a count replaces repeated image markers."""
 
     def counted(match: re.Match[str]) -> str:
         return f"{IMAGE_TOKEN}x{len(match[0]) // len(IMAGE_TOKEN)}"

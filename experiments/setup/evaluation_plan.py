@@ -18,11 +18,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Plan:
-    """An evaluation whose config was checked as far as it can be without the checkpoint."""
+    """An evaluation whose config was checked as far as possible without the checkpoint."""
 
     config: EvaluateConfig
     task: Task
-    #: The numbers of shots: the config's, or those of the default ones that fit.
+    #: The numbers of shots: those of the config, or the default ones that fit.
     shots: tuple[int, ...]
 
     @property
@@ -36,14 +36,14 @@ class Plan:
         return self.config.max_new_tokens or self.task.max_new_tokens
 
     def template(self, processor: FlamingoProcessor) -> CaptionTemplate:
-        """Returns the template of captions: the config's own, or else the checkpoint's."""
+        """Returns the template of captions: that of the config, or else of the checkpoint."""
         return processor.template if self.config.template is None else CaptionTemplate(self.config.template)
 
     def fitted(self, check: Callable[["Plan"], object]) -> "Plan":
-        """Returns the plan with those of the default numbers of shots that pass a check.
+        """Returns the plan with the default numbers of shots that pass a check.
 
         Raises:
-            UserError: Of the check, where the config has numbers of its own, and where no demonstration is shown.
+            UserError: If the config has its own numbers and they fail the check, or if 0 shots fail it.
         """
         plan, reason = self, None
         while True:
@@ -62,11 +62,14 @@ class Plan:
 
 
 def plan(config: EvaluateConfig, open_images: bool = False) -> Plan:
-    """Reads the task's data, and raises UserError for whatever the evaluation would fail at later.
+    """Returns the plan of an evaluation, whose data are read and checked.
 
     Args:
         config: The evaluation.
-        open_images: Whether all images are opened now. Those whose features are not kept always are.
+        open_images: Whether all images are opened now. Images without kept features always are.
+
+    Raises:
+        UserError: For everything that would fail later and can be known now.
     """
     folders(config)
     task = build_task(config.task, open_images or config.features.folder is None)
@@ -79,7 +82,11 @@ def plan(config: EvaluateConfig, open_images: bool = False) -> Plan:
 
 
 def _check_retrieval(planned: Plan) -> None:
-    """Raises UserError for retrieved demonstrations that cannot be had, however few."""
+    """Checks that similar demonstrations can be found.
+
+    Raises:
+        UserError: For a task without them, and without a folder of features.
+    """
     for setting in planned.settings:
         if not setting.is_retrieved:
             continue
@@ -87,10 +94,14 @@ def _check_retrieval(planned: Plan) -> None:
             raise UserError(f"{planned.task.name} has no similar demonstrations: only random ones")
         if planned.config.features.folder is None:
             raise UserError(
-                f"demonstrations={setting.demonstrations} compares images by their features: say features.folder=FOLDER"
+                f"demonstrations={setting.demonstrations} compares images by features: set features.folder=FOLDER"
             )
 
 
 def _check_settings(planned: Plan) -> None:
-    """Raises UserError for settings that the task cannot give."""
+    """Checks the settings against the task.
+
+    Raises:
+        UserError: For settings that the task does not have.
+    """
     check_settings(planned.task, planned.settings, planned.config.limit)

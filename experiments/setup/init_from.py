@@ -1,7 +1,7 @@
-"""model.init_from: the checkpoint that a training begins with, and the keys of the config whose values it decides.
+"""model.init_from: the checkpoint that a training starts from, and the config keys whose values it sets.
 
-A value of the command line beats the checkpoint's, which beats that of the YAML files. What a command line may not
-change is refused here by its key, or by :mod:`experiments.setup.build_from_checkpoint` where only the weights can tell.
+The command line wins over the checkpoint, and the checkpoint over the YAML files. A key that the command line must not
+change is refused here, or in :mod:`experiments.setup.build_from_checkpoint` if that depends on the weights.
 """
 
 import logging
@@ -24,7 +24,7 @@ from flamingo.utils.reading import json_object
 
 log = logging.getLogger(__name__)
 
-#: Groups whose option, named on a command line, decides this key; the other values of the option are YAML's.
+#: Groups whose option on a command line sets this key. The other values of the option count as those of YAML.
 _KEYS_OF_GROUPS = {
     "model/vision": "model.vision",
     "model/language": "model.language",
@@ -35,14 +35,14 @@ _KEYS_OF_GROUPS = {
 
 
 def take_from_checkpoint(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Sets the values that the checkpoint of ``model.init_from`` decides, and logs each that it replaces.
+    """Sets the values that the checkpoint of ``model.init_from`` decides, and logs the values that it replaces.
 
     Args:
-        config: The composed config of a training, which is changed; any other, or one without ``init_from``, is not.
-        overrides: Of the command line, whose values stay.
+        config: The composed config. It is changed if it is that of a training with ``init_from``.
+        overrides: The overrides of the command line, whose values stay.
 
     Raises:
-        UserError: Naming the key, for a value of the command line that no model with these weights can have.
+        UserError: With the key, for a value of the command line that does not fit the weights.
     """
     init_from = OmegaConf.select(config, "model.init_from")
     if init_from is None:
@@ -69,7 +69,7 @@ def take_from_checkpoint(config: DictConfig, overrides: Sequence[str]) -> None:
         "model.caption_template": processor.get("caption_template", CaptionTemplate().text),
         "model.image_size": _side(processor.get("image_processor", {})),
     }
-    if saved.get("backbones_included", True):  # they may differ from those that they were loaded from
+    if saved.get("backbones_included", True):  # they may differ from the ones they were loaded from
         decided["include_backbones"] = True
     for key, value in decided.items():
         _decide(config, key, value, chosen, replaced)
@@ -78,7 +78,7 @@ def take_from_checkpoint(config: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def command_line_keys(overrides: Sequence[str]) -> set[str]:
-    """Returns the keys of a config that overrides set; for a mapping those of its values."""
+    """Returns the keys of a config that overrides set, those of a mapping's values included."""
     keys: set[str] = set()
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
@@ -106,7 +106,11 @@ def _leaves(key: str, value: Any) -> list[str]:
 def _section(
     config: DictConfig, name: str, saved: JSON, kinds: Kinds | None, chosen: set[str], replaced: list[str]
 ) -> JSON:
-    """Returns the values of a section: the checkpoint's, but for those of the command line and the free ones."""
+    """Returns the values of a section: those of the checkpoint, except overridden and free ones.
+
+    Raises:
+        UserError: For a kind or a key that the checkpoint does not have.
+    """
     composed: Any = OmegaConf.to_container(config.model[name], resolve=True)
     prefix = f"model.{name}"
     kind, saved_kind = composed.get("kind"), saved.get("kind")
@@ -115,7 +119,7 @@ def _section(
     for key in sorted(chosen):
         field = key.removeprefix(f"{prefix}.")
         if field != key and field not in saved:
-            raise UserError(f"{key} is no key of the checkpoint of model.init_from, whose {name} is {saved_kind}")
+            raise UserError(f"{key} is not a key of the checkpoint of model.init_from, whose {name} is {saved_kind}")
     values = dict(saved)
     for field, value in composed.items():
         key = f"{prefix}.{field}"
@@ -128,7 +132,11 @@ def _section(
 
 
 def _take_adapter(config: DictConfig, saved: JSON | None, chosen: set[str], replaced: list[str]) -> None:
-    """Keeps the config's adapter where the checkpoint has none: it is added to the checkpoint's model."""
+    """Sets the adapter of the checkpoint. The config's adapter stays if the checkpoint has none.
+
+    Raises:
+        UserError: If the command line chooses an adapter and the checkpoint has another one.
+    """
     adapter = config.model.adapter
     composed = None if adapter is None else OmegaConf.to_container(adapter, resolve=True)
     if saved is None or composed == saved:
@@ -136,7 +144,7 @@ def _take_adapter(config: DictConfig, saved: JSON | None, chosen: set[str], repl
     if any(key.startswith("model.adapter") for key in chosen):
         raise UserError(
             f"model.adapter cannot be chosen: the checkpoint of model.init_from has an adapter, {saved['kind']} in the "
-            f"{saved['part']}, which trains on, or is merged first"
+            f"{saved['part']}, which can only train on or be merged first"
         )
     replaced.append(_replacement("model.adapter", saved, composed))
     config.model.adapter = OmegaConf.structured(load_config(AdapterConfig, saved, "model.adapter"))
@@ -159,7 +167,7 @@ def _replacement(key: str, value: Any, composed: Any) -> str:
 
 
 def _side(image_processor: JSON) -> int | None:
-    """Returns the side of the square images that an image processor makes; None if they are not square."""
+    """Returns the side in pixels of the images of an image processor; None if they are not square."""
     size = image_processor.get("crop_size") if image_processor.get("do_center_crop") else image_processor.get("size")
     if not isinstance(size, dict) or size.get("height") != size.get("width"):
         return None

@@ -1,4 +1,4 @@
-"""A finished run that trains longer: its checkpoint and its scores move to a folder that can be evaluated."""
+"""Longer training of a finished run: its checkpoint and scores move to a folder that can be evaluated."""
 
 import logging
 import shutil
@@ -9,10 +9,10 @@ from flamingo.utils.run_folder import Run, read_config, value_at
 
 log = logging.getLogger(__name__)
 
-#: The key that may be larger than that of the finished run.
+#: The key that may be larger than in the finished run.
 STEPS = "training.steps"
-#: Copied, since the training adds to them or writes them again; and moved, the checkpoint last: without one the run is
-#: not finished, so that a kill before that is followed by another attempt.
+#: Files to copy, since the training changes them, and files to move. The checkpoint moves last: while it is there the
+#: run counts as finished, so a kill before that only repeats the move.
 _COPIED = ("config.yaml", "history.jsonl", "overrides.yaml")
 _MOVED = (
     "evaluate-*.yaml",
@@ -27,10 +27,10 @@ _MOVED = (
 
 
 def trains_longer(run: Run, steps: int) -> bool:
-    """Returns whether a folder holds a finished run of fewer steps, from whose state a training continues.
+    """Returns whether a folder holds a finished run of fewer steps that training continues.
 
     Raises:
-        UserError: If there is no such state.
+        UserError: If the run has no state to continue from.
     """
     if run.is_new or not (run.output / "checkpoint").exists():
         return False

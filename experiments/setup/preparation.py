@@ -1,4 +1,4 @@
-"""A training's config -> its parts and evaluations, all checked before the first minute of work; nothing is written."""
+"""A training's config -> its parts and evaluations, all checked before anything is computed or written."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,19 +38,19 @@ FILES = RunFiles(
     may_change=("variant", "evaluate", "objective", "features") + WRITING,
     may_grow=(STEPS,),
 )
-#: Documents of each data set whose last answers are logged while training, and the tokens of an answer.
+#: Documents of each data set whose last answers are logged during training, and the tokens of an answer.
 NUM_SAMPLES, SAMPLE_TOKENS = 4, 40
 
 
 @dataclass
 class Prepared:
-    """A training that can begin."""
+    """A checked training."""
 
-    #: With a value for each key that the config left open.
+    #: The config, with a value for each open key.
     config: TrainConfig
     #: The evaluations that follow.
     plans: list[Plan]
-    #: None for a run that is trained already and is not overwritten.
+    #: None for a finished run that is not overwritten.
     parts: TrainingParts | None
     #: Whether a finished run trains longer.
     longer: bool
@@ -61,7 +61,7 @@ def prepare(config: TrainConfig, run: Run) -> Prepared:
 
     Args:
         config: The training.
-        run: Its folder, in which nothing is written. It gets the config that is to be recorded.
+        run: The folder of the run. It gets the config to record. Nothing is written.
 
     Raises:
         UserError: With all problems of the keys, files, backbones, splits, lengths and evaluations.
@@ -98,7 +98,7 @@ def _plans(config: TrainConfig, output: Path, problems: Problems) -> list[Plan]:
 
 
 def _parts(config: TrainConfig, plans: Sequence[Plan], problems: Problems) -> TrainingParts | None:
-    """Returns the parts; None where there is a problem."""
+    """Returns the parts; None if there is a problem."""
     model, processor = _model(config, problems)
     if model is None or processor is None:
         with problems.collected():
@@ -122,7 +122,7 @@ def _parts(config: TrainConfig, plans: Sequence[Plan], problems: Problems) -> Tr
 def _model(
     config: TrainConfig, problems: Problems
 ) -> tuple[FlamingoForConditionalGeneration | None, FlamingoProcessor | None]:
-    """Returns the model and its processor; None where there is a problem."""
+    """Returns the model and its processor; None if there is a problem."""
     before = len(problems.sentences)
     _check_backbones(config.model, problems)
     if len(problems.sentences) > before:
@@ -130,14 +130,14 @@ def _model(
     torch.manual_seed(config.training.seed)
     with problems.collected():
         model, processor = build_model(config.model, config.dtype)
-        make_optimizer(model, config.optimizer)  # refuses a model of which nothing trains
+        make_optimizer(model, config.optimizer)  # refuses a model without trained parameters
         check_saving(model, config.include_backbones)
         return model, processor
     return None, None
 
 
 def _check_backbones(config: ModelConfig, problems: Problems) -> None:
-    """Looks for the files that come with both backbones, before the weights of either are read."""
+    """Reads the configs, tokenizer and image processor of both backbones, before the weights of either."""
     names = backbone_names(config)
     if "vision" in names:
         with problems.collected():
@@ -150,7 +150,11 @@ def _check_backbones(config: ModelConfig, problems: Problems) -> None:
 
 
 def check_saving(model: FlamingoForConditionalGeneration, include_backbones: bool) -> None:
-    """Raise UserError where the checkpoint could not be saved after the training, which changes no frozen backbone."""
+    """Checks that the checkpoint can be saved after the training, which changes no frozen backbone.
+
+    Raises:
+        UserError: If it cannot.
+    """
     frozen = {part: getattr(model, part) for part in BACKBONES}
     try:
         if not include_backbones:

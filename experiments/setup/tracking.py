@@ -16,7 +16,7 @@ from flamingo.inference.flamingo_engine import FlamingoEngine
 
 log = logging.getLogger(__name__)
 
-#: What wandb would else write into the user's home.
+#: Folders that wandb otherwise makes in the user's home.
 _WANDB_FOLDERS = {"WANDB_CACHE_DIR": "cache", "WANDB_DATA_DIR": "data", "WANDB_ARTIFACT_DIR": "artifacts"}
 
 
@@ -24,13 +24,13 @@ class Tracker:
     """A run of wandb. Its first failure is logged as a warning, and training continues."""
 
     def __init__(self, config: WandbConfig, values: Mapping[str, Any], output: Path, main_process: bool) -> None:
-        """Start it.
+        """Starts the run.
 
         Args:
             config: The mode, the project and the group.
             values: The run's config, which wandb shows.
-            output: The run's folder, which gets everything that wandb writes.
-            main_process: Whether this process logs; the others of a run do not.
+            output: The run's folder. All files of wandb go below it.
+            main_process: Whether this process logs. Only one process of a run does.
         """
         self._run: Any = None
         self._has_failed = False
@@ -51,21 +51,21 @@ class Tracker:
         self.attempt("wandb", start)
 
     def log(self, values: JSON, step: int) -> None:
-        """Log values of a step."""
+        """Logs values of a step."""
         if self._run is not None:
             self.attempt("wandb", lambda: self._run.log(values, step=step))
 
     def finish(self, failed: bool) -> None:
-        """End the run of wandb."""
+        """Ends the run of wandb."""
         if self._run is not None:
             self.attempt("wandb", lambda: self._run.finish(exit_code=int(failed)))
         if self._has_failed:
-            self.attempt("wandb", wandb.teardown)  # else it fails once more, with a trace, at the end of the process
+            self.attempt("wandb", wandb.teardown)  # otherwise it fails again at the end of the process, with a trace
         for name in self._environment:
             os.environ.pop(name, None)
 
     def attempt(self, what: str, work: Callable[[], None]) -> None:
-        """Do something that training does not need: its first error is logged, and later ones are not."""
+        """Does work that training does not depend on. Its first error is logged, and later ones are not."""
         try:
             work()
         except Exception as error:
@@ -75,15 +75,15 @@ class Tracker:
 
 
 def _wandb_environment(folder: Path) -> dict[str, str]:
-    """Returns environment variables that let wandb write below ``folder``, apart from those that the user has set."""
+    """Returns environment variables by which wandb writes below ``folder``, except those that the user has set."""
     folders = {name: str(folder / below) for name, below in _WANDB_FOLDERS.items()}
-    if not Path("~/.config/wandb").expanduser().is_dir():  # else it has settings of the user, such as a server
+    if not Path("~/.config/wandb").expanduser().is_dir():  # otherwise it has settings of the user, such as a server
         folders["WANDB_CONFIG_DIR"] = str(folder / "config")
     return {name: value for name, value in folders.items() if name not in os.environ}
 
 
 def flatten_record(record: JSON) -> JSON:
-    """Returns a record of the history with ``gates/<layer>.<part>`` for what is nested."""
+    """Returns a record of the history in which ``gates/<layer>.<part>`` replace the nested gates."""
     gates = {f"gates/{name}": value for name, value in record.get("gates", {}).items()}
     return {key: value for key, value in record.items() if key not in ("gates", "step")} | gates
 

@@ -131,3 +131,7 @@ class FlamingoConfig(PreTrainedConfig):
         text_config = copy(self.text_config)
         text_config.vocab_size = self.vocab_size
         return text_config
+
+
+# Here and not in auto_classes.py: loading a processor without the package's names would warn about an unknown type.
+AutoConfig.register(FlamingoConfig.model_type, FlamingoConfig)

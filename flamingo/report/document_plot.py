@@ -67,7 +67,8 @@ def document_figure(
                     trained=trained[token],
                     bar=bars[token] / longest,
                 )
-        legend = f"longest bar: a loss of {longest:.1f} nats"
+        mean = sum(bars) / max(1, sum(trained))
+        legend = f"bars: the loss of each token; a full bar is {longest:.1f} nats, the mean {mean:.2f} nats"
         ax.text(0, _LINE * (len(lines) + 0.2), legend, color=MUTED, fontsize=9)
     return figure
 

@@ -1,5 +1,9 @@
 """Captions in one call are those of the prompt that evaluation writes."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from PIL import Image as PILImage
 
@@ -77,3 +81,12 @@ def test_what_cannot_be_captioned_is_refused(captioner, tmp_path):
     picture = PILImage.new("RGB", (9, 7))
     with pytest.raises(UserError, match="98"):
         captioner([picture], [(picture, "a word " * 9)] * 200)
+
+
+def test_a_checkpoint_loads_without_output_on_stderr(captioner, tmp_path):
+    captioner.model.save_pretrained(tmp_path)
+    captioner.processor.save_pretrained(tmp_path)
+    program = f"from flamingo.inference.captioner import Captioner; Captioner.from_pretrained({str(tmp_path)!r})"
+    environment = os.environ | {"TQDM_DISABLE": "1"}
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert run.stderr == ""
