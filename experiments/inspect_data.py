@@ -27,7 +27,7 @@ class InspectDataConfig:
     """The data set and the parts of the report."""
 
     data: InspectedDataConfig
-    #: The language model whose tokens are counted, a folder or a hub name; null: no tokens are counted.
+    #: The language model whose tokens are counted, a folder or a hub name; null: none.
     tokenizer: str | None = None
     #: Whether images are opened to find sizes, duplicates and broken files.
     open_images: bool = True

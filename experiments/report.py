@@ -25,7 +25,7 @@ class ReportConfig:
     runs: str | None = None
     #: The variant to compare the others with; null: "baseline", or the first one.
     baseline: str | None = None
-    #: The files of the comparison, without suffix; null: "comparison" in the parent folder of the runs.
+    #: The files of the comparison, without suffix; null: "comparison" next to the runs.
     output: str | None = None
 
 

@@ -54,7 +54,7 @@ class TrainConfig:
     #: Evaluations of the trained run: a list of {kind: TASK, keys of experiments.evaluate}.
     evaluate: list[Entry] = field(default_factory=list)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    #: Keys with the value ${chosen:}, whose values are chosen later; set by the command line itself.
+    #: Keys with the value ${chosen:}; the command line itself sets this list.
     left_open: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:

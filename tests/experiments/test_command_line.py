@@ -90,7 +90,7 @@ def test_a_value_that_another_key_sets_is_named_by_the_given_key():
 def test_a_missing_value_is_explained_beside_other_problems():
     found = problems("device=gpu", command="convert")
     assert [problem.partition(" ")[0] for problem in found] == ["checkpoint", "output"]
-    assert "a folder that save_pretrained has left" in found[0]
+    assert "a folder of save_pretrained" in found[0]
 
 
 def test_a_wrong_value_of_a_key_that_needs_one_is_one_problem():
