@@ -18,7 +18,7 @@ from flamingo.utils.devices import use_device
 
 _PROFILED = 3
 _NUM_KERNELS = 10
-#: Characters of a kernel's name: templates make them long.
+#: The largest number of characters of a kernel's name, which templates make long.
 _NAME_LENGTH = 150
 #: Kinds of kernels by patterns of their names. The first match counts.
 _KINDS = {

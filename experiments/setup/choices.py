@@ -39,7 +39,7 @@ _BLOCKS = 8
 _PASSES, _FEWEST_STEPS, _MOST_STEPS = 10, 200, 10_000
 #: The fewest records of the loss, unless there are fewer steps, and the most steps between two records.
 _FEWEST_RECORDS, _MOST_BETWEEN_RECORDS = 20, 10
-#: Tokens of an image beside its text: the marker and the end of the chunk.
+#: Tokens of an image in addition to its text: the marker and the end of the chunk.
 _MARKERS = 2
 #: The number of images whose captions are measured.
 _MEASURED = 500

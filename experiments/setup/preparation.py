@@ -28,9 +28,9 @@ from flamingo.utils.problems import Problems
 from flamingo.utils.run_folder import STATES, WRITING, Run, RunFiles
 
 _TRAINED = ("state", "history.jsonl", "checkpoint", "wandb", "skipped.json")
-#: Results of the evaluations that follow: they belong to the same weights.
+#: Results of the evaluations that follow, which belong to the same weights.
 _EVALUATED = ("scores.json", "differences.json", "predictions.jsonl", "pictures")
-#: What a training leaves in its folder.
+#: The files of a training in its folder.
 FILES = RunFiles(
     results=_TRAINED + _EVALUATED,
     saved=STATES + ("checkpoint", "predictions.jsonl", "scores.json"),

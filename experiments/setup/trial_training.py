@@ -1,4 +1,4 @@
-"""A few steps of a training in a temporary folder, with the time and the disk space that each part of it takes."""
+"""Runs a few steps of a training in a temporary folder, and measures the time and disk space of each part."""
 
 import tempfile
 import time
@@ -21,13 +21,13 @@ from flamingo.training.loop import train
 from flamingo.utils.devices import processes
 from flamingo.utils.memory import keep_memory, out_of_memory
 
-#: Steps that are timed, after a first one that is not.
+#: The number of timed steps, after a first one that is not timed.
 _TIMED_STEPS = 3
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What the parts of a training take: seconds, and bytes on the disk."""
+    """The seconds, and the bytes on the disk, of the parts of a training."""
 
     #: Of a step, in which batches of all data sets are trained on; of the first one, how much longer it takes.
     step: float
@@ -47,13 +47,13 @@ class Measured:
 
 
 class _Moments:
-    """The moments at which a training has last made a record, samples and a state."""
+    """The times of a training's last record, samples and state."""
 
     def __init__(self) -> None:
         self.record = self.samples = self.state = 0.0
 
     def noted(self, callbacks: Callbacks) -> Callbacks:
-        """Returns the callbacks, each of which notes the moment of its end."""
+        """Returns the callbacks, each of which notes the time of its end."""
 
         def on_log(record: dict[str, Any]) -> None:
             if callbacks.on_log is not None:
@@ -72,7 +72,7 @@ class _Moments:
 
 
 def measured_trial(config: TrainConfig, parts: TrainingParts, documents: Mapping[str, Endless[Document]]) -> Measured:
-    """Returns what some steps of a training take, with features of the images that they show.
+    """Returns the time and disk space of some training steps, with features of their images.
 
     The model is trained. The last step is followed by samples, if the config wants any, and by a state.
 
@@ -132,7 +132,11 @@ def _measured(
 
 
 def _add(features: FeatureStore, images: Sequence[Image]) -> tuple[float, int]:
-    """Adds the features of images; returns the seconds for each picture, and the number of pictures."""
+    """Adds the features of images.
+
+    Returns:
+        The seconds for each image, and the number of images.
+    """
     first = features.add(images[:1])  # the first pass through the encoder is slower
     start = time.monotonic()
     added = features.add(images)
