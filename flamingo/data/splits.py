@@ -30,7 +30,7 @@ _FEWEST = 2
 class SplitsConfig:
     """Random splits: train, validation and test."""
 
-    #: Whether splits are made; true: even if the source has splits; null: only if it has none.
+    #: Whether splits are made; true: also if the source has splits; null: only if not.
     make: bool | None = None
     #: The fraction of the images in the split validation, which has at least 2 images; 0: no such split.
     validation: float = 0.1
