@@ -11,7 +11,7 @@ class VariantConfig:
 
     #: The name in tables; null: the overrides of the run.
     name: str | None = None
-    #: The score of the paper's counterpart, times 100 as in its tables; null: there is none.
+    #: The score of the paper's variant, times 100 as in its tables; null: there is none.
     paper: float | None = None
 
     def __post_init__(self) -> None:
