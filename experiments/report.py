@@ -1,8 +1,9 @@
 """Makes the page of a run, or a comparison of many runs.
 
 python -m experiments.report run=outputs/demo                   few_shot.png and report.html of one run, in its folder
-python -m experiments.report runs='outputs/ablations/*'         comparison.md, .csv, .html and .png of many runs in
-                                                                their parent folder: means over seeds, differences
+python -m experiments.report runs='outputs/ablations/*'         comparison.md, .csv, .html, .png and
+                                                                .differences.json of many runs in their parent folder:
+                                                                means over seeds, paired differences to the baseline
 """
 
 from dataclasses import dataclass

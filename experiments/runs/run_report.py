@@ -3,13 +3,15 @@
 import glob
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cli.command import Job
 from experiments.report import ReportConfig, check_config
+from flamingo.evaluation.run_differences import run_differences
 from flamingo.report.comparison_files import write_comparison
 from flamingo.report.page import write_report
-from flamingo.report.variants import runs_below
+from flamingo.report.variants import Variant, read_variants, runs_below
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +35,24 @@ def run_report(config: ReportConfig) -> list[Path]:
         if Path(path).is_dir():
             folders += runs_below(Path(path))
     output = config.output or _last_folder(config.runs) / "comparison"
-    return write_comparison(folders, Path(output), config.baseline)
+    variants, problems = read_variants(folders, config.baseline)
+    runs = _runs_with_predictions(variants, problems)
+    differences = run_differences(runs, variants[0].name) if variants[0].name in runs else []
+    return write_comparison(variants, problems, differences, Path(output))
+
+
+def _runs_with_predictions(variants: Sequence[Variant], problems: dict[str, str]) -> dict[str, dict[int, Path]]:
+    """For each variant the folders of its runs by seed; a run without predictions is added to the problems instead."""
+    runs: dict[str, dict[int, Path]] = {}
+    for variant in variants:
+        for run in variant.runs:
+            if (run.folder / "predictions.jsonl").is_file():
+                runs.setdefault(variant.name, {})[run.seed] = run.folder
+                continue
+            reasons = [problems[str(run.folder)]] if str(run.folder) in problems else []
+            reasons.append("not in the paired differences: there is no predictions.jsonl")
+            problems[str(run.folder)] = "; ".join(reasons)
+    return runs
 
 
 def _last_folder(pattern: str) -> Path:

@@ -2,19 +2,21 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flamingo.difference_rows import Difference, differences_text
 from flamingo.report.comparison import Interval, VariantScore, compare
 from flamingo.report.comparison_figure import comparison_figure
 from flamingo.report.comparison_tables import overviews, score_tables
+from flamingo.report.difference_table import COLUMNS as DIFFERENCE_COLUMNS
+from flamingo.report.difference_table import page_tables
 from flamingo.report.escaping import csv_cell
 from flamingo.report.page import as_pictures, template
 from flamingo.report.score_text import UNITS
 from flamingo.report.style import png
-from flamingo.report.variants import read_runs
-from flamingo.utils.errors import UserError
+from flamingo.report.variants import Variant
 from flamingo.utils.io import write_bytes
 
 COLUMNS = (
@@ -32,38 +34,31 @@ COLUMNS = (
 DIFFERENCE = ("difference", "difference_low", "difference_high")
 
 
-def write_comparison(folders: Sequence[Path], output: Path, baseline: str | None = None) -> list[Path]:
-    """Writes ``output`` with the suffixes ``.md``, ``.csv``, ``.html`` and ``.png``.
+def write_comparison(
+    variants: Sequence[Variant], problems: Mapping[str, str], differences: Sequence[Difference], output: Path
+) -> list[Path]:
+    """Writes ``output`` with the suffixes ``.md``, ``.csv``, ``.html``, ``.png`` and ``.differences.json``.
 
     Args:
-        folders: The folders of the runs.
+        variants: At least one; the first is the baseline.
+        problems: For each folder or variant why it is left out, missing or incomplete.
+        differences: Paired differences of the variants to the baseline.
         output: The path without a suffix.
-        baseline: The name of the variant that comes first; None: the one called "baseline", otherwise the first.
 
     Returns:
         The paths of the files.
-
-    Raises:
-        UserError: If no run is finished and evaluated, or the baseline is unknown; nothing is written then.
     """
-    variants, problems = read_runs(folders)
-    names = [variant.name for variant in variants]
-    if not names:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in problems.items())
-        raise UserError(f"there is no run to compare: {reasons or 'no folder has that name'}")
-    if baseline is None:
-        baseline = "baseline" if "baseline" in names else names[0]
-    if baseline not in names:
-        raise UserError(f"the baseline {baseline!r} is not among the variants: {'; '.join(names)}")
-    variants.sort(key=lambda variant: variant.name != baseline)
+    baseline = variants[0].name
     rows = compare(variants, baseline)
     figure = comparison_figure(rows, baseline)
     num_runs = sum(len(variant.runs) for variant in variants)
     content = {
-        "title": f"{_counted(len(names), 'variant')}, {_counted(num_runs, 'run')}",
+        "title": f"{_counted(len(variants), 'variant')}, {_counted(num_runs, 'run')}",
         "baseline": baseline,
         "units": UNITS,
         "tables": overviews(rows) + score_tables(rows),
+        "difference_columns": DIFFERENCE_COLUMNS,
+        "differences": page_tables(differences),
         "problems": problems,
         "plots": as_pictures(figure),
     }
@@ -72,6 +67,7 @@ def write_comparison(folders: Sequence[Path], output: Path, baseline: str | None
         "csv": _csv(rows).encode(),
         "html": template("comparison.html").render(content).encode(),
         "png": png(figure),
+        "differences.json": differences_text(differences).encode(),
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     paths = []

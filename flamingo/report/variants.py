@@ -135,6 +135,29 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Variant], dict[str, str]]:
     return variants, problems
 
 
+def read_variants(folders: Iterable[Path], baseline: str | None = None) -> tuple[list[Variant], dict[str, str]]:
+    """Returns the variants, the baseline first; and by folder why it is left out, missing or incomplete.
+
+    Args:
+        folders: Those of the runs.
+        baseline: The name of a variant; None: the one called "baseline", or else the first.
+
+    Raises:
+        UserError: Where no run is finished and evaluated, and for an unknown baseline.
+    """
+    variants, problems = read_runs(folders)
+    names = [variant.name for variant in variants]
+    if not names:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in problems.items())
+        raise UserError(f"there is no run to compare: {reasons or 'no folder has that name'}")
+    if baseline is None:
+        baseline = "baseline" if "baseline" in names else names[0]
+    if baseline not in names:
+        raise UserError(f"the baseline {baseline!r} is not among the variants: {'; '.join(names)}")
+    variants.sort(key=lambda variant: variant.name != baseline)
+    return variants, problems
+
+
 def _grouped(folders: Iterable[Path]) -> tuple[list[list[EvaluatedRun]], dict[str, str]]:
     """Returns runs whose configs differ only in the seed, and folder -> the reason why it is left out."""
     problems: dict[str, str] = {}

@@ -4,16 +4,24 @@ import csv
 import json
 import math
 
+import numpy as np
 import pytest
 import yaml
 
 from experiments.report import ReportConfig
 from experiments.runs.run_report import run_report
+from flamingo.difference_rows import read_differences
 from flamingo.report.comparison import compare
 from flamingo.report.comparison_files import COLUMNS, write_comparison
-from flamingo.report.variants import read_runs, runs_below
+from flamingo.report.variants import read_runs, read_variants, runs_below
 from flamingo.utils.errors import UserError
-from tests.report.fake import score
+from tests.report.fake import prediction, score, write_lines
+
+
+def written(folders, output, baseline=None):
+    """The files of a comparison without paired differences."""
+    variants, problems = read_variants(folders, baseline)
+    return write_comparison(variants, problems, [], output)
 
 
 def write_run(folder, seed, value, variant=None, paper=None, scores=None, **model):
@@ -108,8 +116,10 @@ def test_the_files_say_the_same_and_name_what_is_missing(tmp_path):
         for seed in (0, 1)
     ]
     (folders[1] / "failure.txt").write_text("ValueError: no & <such> file\n")
-    paths = write_comparison(folders, tmp_path / "new" / "comparison")
-    assert [path.name for path in paths] == [f"comparison.{kind}" for kind in ("md", "csv", "html", "png")]
+    paths = written(folders, tmp_path / "new" / "comparison")
+    kinds = ("md", "csv", "html", "png", "differences.json")
+    assert [path.name for path in paths] == [f"comparison.{kind}" for kind in kinds]
+    assert json.loads(paths[4].read_text()) == []
     assert paths[3].read_bytes().startswith(b"\x89PNG")
     with paths[1].open() as file:
         rows = list(csv.DictReader(file))
@@ -138,7 +148,7 @@ def test_the_files_say_the_same_and_name_what_is_missing(tmp_path):
 def test_a_name_cannot_write_into_the_tables_nor_be_a_formula(tmp_path):
     for variant in ("a | 99.9 |\n| b", "`c` <img src=x>", "=HYPERLINK(1)", "-1", "+d"):
         write_run(tmp_path / str(len(list(tmp_path.iterdir()))), 0, 0.5, variant, every=variant)
-    markdown, table, *_ = write_comparison(sorted(tmp_path.iterdir()), tmp_path / "comparison")
+    markdown, table, *_ = written(sorted(tmp_path.iterdir()), tmp_path / "comparison")
     assert "<img" not in markdown.read_text() and "| a \\| 99.9 \\| \\| b | 0.550 |" in markdown.read_text()
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -165,7 +175,7 @@ def test_papers_figures_are_shown_only_for_variants_with_a_counterpart(tmp_path)
             folders.append(
                 write_run(folder, 0, 0.2 + number / 10, "baseline" if not number else "mine", paper, every=number)
             )
-        text = write_comparison(folders, tmp_path / name / "comparison")[0].read_text()
+        text = written(folders, tmp_path / name / "comparison")[0].read_text()
         return [line for line in text.splitlines() if line.startswith("|")][:4]
 
     head, _, _, own = overview("own", 70.7, None)
@@ -176,14 +186,14 @@ def test_papers_figures_are_shown_only_for_variants_with_a_counterpart(tmp_path)
 
 
 def test_each_seed_stands_in_the_table_of_a_score(folders, tmp_path):
-    text = write_comparison(folders, tmp_path / "comparison")[0].read_text()
+    text = written(folders, tmp_path / "comparison")[0].read_text()
     cells = text.splitlines()[-6].strip("| ").split(" | ")
     assert [cells[0], *cells[-2:]] == ["model.every=1", "0.600, 0.700", "0, 1"]
 
 
 def test_an_overview_has_three_tasks_at_most(tmp_path):
     scores = [score(value=0.5, task=f"task{number}") for number in range(4)]
-    text = write_comparison([write_run(tmp_path / "a", 0, 0.5, scores=scores)], tmp_path / "c")[0].read_text()
+    text = written([write_run(tmp_path / "a", 0, 0.5, scores=scores)], tmp_path / "c")[0].read_text()
     heads = [line for line in text.splitlines() if line.startswith("| variant | task")]
     assert [head.count("task") for head in heads] == [3, 1]
 
@@ -213,7 +223,55 @@ def test_a_variant_with_a_name_keeps_it_beside_one_without(tmp_path):
 
 def test_a_missing_baseline_and_no_runs_are_refused(folders, tmp_path):
     with pytest.raises(UserError, match=r"'every=3'.*model\.every=1.*model\.every=2"):
-        write_comparison(folders, tmp_path / "comparison", "every=3")
+        written(folders, tmp_path / "comparison", "every=3")
     with pytest.raises(UserError, match="nowhere"):
-        write_comparison([tmp_path / "nowhere"], tmp_path / "comparison")
+        written([tmp_path / "nowhere"], tmp_path / "comparison")
     assert not list(tmp_path.glob("comparison.*"))
+
+
+def predictions(seed, gain):
+    rng = np.random.default_rng(7)
+    values = rng.random(60) + gain * rng.random(60) + 0.01 * seed
+    rows = []
+    for query, value in enumerate(values):
+        rows.append(prediction(f"q{query}", seed=0) | {"scores": {"exact_match": float(value)}})
+    return rows
+
+
+def test_paired_differences_stand_in_all_files(tmp_path):
+    for variant, gain in (("baseline", 0.0), ("no <gate>", 0.4)):
+        for seed in (0, 1):
+            rows = predictions(seed, gain)
+            value = float(np.mean([row["scores"]["exact_match"] for row in rows]))
+            folder = tmp_path / "runs" / f"{variant[:2]}{seed}"
+            write_run(folder, seed, 0, variant, scores=[score(value=value)], gate=variant)
+            write_lines(folder / "predictions.jsonl", rows)
+    write_run(tmp_path / "runs" / "third", 0, 0.9, "third", gate="third", scores=[score(value=0.9)])
+    paths = run_report(ReportConfig(runs=f"{tmp_path}/runs/*"))
+    [row] = read_differences(paths[4])
+    assert (row.variant, row.baseline, row.level, row.seeds) == ("no <gate>", "baseline", "trainings", (0, 1))
+    assert row.value == pytest.approx(0.2, abs=0.05) and row.mark == "real" and row.metric == "exact_match"
+    markdown, page = paths[0].read_text(), paths[2].read_text()
+    assert "## Paired differences to baseline" in markdown and "Paired differences to baseline" in page
+    cells = f"| no &lt;gate&gt; \N{MINUS SIGN} baseline, 4 shots | {row.value:+.3f} |"
+    assert cells in markdown and "| real | queries, trainings | 60 | 0, 1 |" in markdown
+    assert "no &lt;gate&gt; \N{MINUS SIGN} baseline, 4 shots" in page and "not adjusted" in page
+    missing = "not in the paired differences: there is no predictions.jsonl"
+    assert f"`{tmp_path}/runs/third`: {missing}" in markdown
+    (tmp_path / "runs" / "ba0" / "predictions.jsonl").unlink()
+    (tmp_path / "runs" / "ba1" / "predictions.jsonl").unlink()
+    paths = run_report(ReportConfig(runs=f"{tmp_path}/runs/*"))
+    assert read_differences(paths[4]) == [] and "Paired" not in paths[0].read_text()
+    assert f"`{tmp_path}/runs/ba1`: {missing}" in paths[0].read_text()
+
+
+def test_runs_with_other_queries_are_refused_and_nothing_is_written(tmp_path):
+    for variant in ("baseline", "other"):
+        rows = predictions(0, 0.0)
+        if variant == "other":
+            rows[5]["query"] = "another"
+        folder = write_run(tmp_path / "runs" / variant, 0, 0.5, variant, gate=variant, scores=[score(value=0.5)])
+        write_lines(folder / "predictions.jsonl", rows)
+    with pytest.raises(UserError, match="'q5'"):
+        run_report(ReportConfig(runs=f"{tmp_path}/runs/*"))
+    assert not list((tmp_path / "runs").glob("comparison*"))

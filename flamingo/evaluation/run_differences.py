@@ -1,0 +1,171 @@
+"""Runs of several variants -> the difference of each variant to the baseline in each setting, by paired statistics.
+
+The spread of a score between trainings is pooled over the variants, for each setting apart.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flamingo.difference_rows import BASELINE, TRAININGS, Difference
+from flamingo.evaluation.comparisons import Comparison, difference_row, with_marks
+from flamingo.evaluation.metrics import METRICS
+from flamingo.evaluation.metrics.corpus import Captions, corpus_statistics
+from flamingo.evaluation.metrics.resampling import Statistic, mean
+from flamingo.evaluation.statistics import Term, resample
+from flamingo.headline_metrics import headlines
+from flamingo.results import Prediction, Score, SettingOfTask, read_predictions, read_scores
+from flamingo.utils.errors import UserError
+from flamingo.utils.seed_spread import pooled_deviation
+
+Runs = Mapping[str, Mapping[int, Path]]
+"""For each variant the folder of each run, by the seed of its training."""
+
+Queries = dict[str, tuple[str, ...]]
+"""The references of each query."""
+
+
+@dataclass(frozen=True)
+class RunScore:
+    """The score of a run in a setting: a statistic for each seed of the evaluation."""
+
+    variant: str
+    seed: int
+    statistics: tuple[Statistic, ...]
+
+
+def run_differences(runs: Runs, baseline: str) -> list[Difference]:
+    """Returns the difference of each variant to the baseline, in each setting without control that both have.
+
+    Scores are those of the task's headline metric. A run's score is the mean over the seeds of its evaluation. p-values
+    are adjusted for all comparisons of a task.
+
+    Args:
+        runs: Folders with ``scores.json`` and ``predictions.jsonl``.
+        baseline: The variant that is subtracted.
+
+    Raises:
+        UserError: For a file that cannot be read, and for runs whose queries or references differ.
+    """
+    scores_of = {}
+    for by_seed in runs.values():
+        for folder in by_seed.values():
+            scores_of[folder] = read_scores(folder / "scores.json")
+    metrics = _headline_metrics(scores_of.values())
+    queries: dict[str, tuple[Path, Queries]] = {}
+    of_settings: dict[SettingOfTask, list[RunScore]] = {}
+    for variant in [baseline] + [name for name in runs if name != baseline]:
+        for seed, folder in runs[variant].items():
+            for setting, statistics in _statistics(folder, scores_of[folder], metrics, queries).items():
+                of_settings.setdefault(setting, []).append(RunScore(variant, seed, tuple(statistics)))
+    rows: dict[str, list[Difference]] = {}
+    for setting, of_runs in of_settings.items():
+        of_task = rows.setdefault(setting.task, [])
+        of_task += _setting_rows(setting, of_runs, baseline, metrics[setting.task])
+    differences = []
+    for of_task in rows.values():
+        differences += with_marks(of_task)
+    return differences
+
+
+def _headline_metrics(scores: Iterable[Sequence[Score]]) -> dict[str, str]:
+    """For each task the headline metric among those that all its runs have."""
+    common: dict[str, list[str]] = {}
+    for of_run in scores:
+        of_tasks: dict[str, list[str]] = {}
+        for score in of_run:
+            of_tasks.setdefault(score.setting.task, []).append(score.metric)
+        for task, metrics in of_tasks.items():
+            common[task] = [metric for metric in common.get(task, metrics) if metric in metrics]
+    return {task: headlines(metrics)[0] for task, metrics in common.items() if metrics}
+
+
+def _statistics(
+    folder: Path, scores: Sequence[Score], metrics: Mapping[str, str], queries: dict[str, tuple[Path, Queries]]
+) -> dict[SettingOfTask, list[Statistic]]:
+    """The statistics of a run in each setting without control, one for each seed of the evaluation.
+
+    Args:
+        folder: The run's.
+        scores: Those of the run.
+        metrics: The metric of each task.
+        queries: For each task the queries that all runs must have, and the first run that has them.
+
+    Raises:
+        UserError: For other queries or references.
+    """
+    languages: dict[tuple[SettingOfTask, int], str | None] = {}
+    for score in scores:
+        if score.setting.control is None and score.metric == metrics.get(score.setting.task):
+            languages[score.setting, score.seeds[0]] = score.language
+    predictions: dict[tuple[SettingOfTask, int], dict[str, Prediction]] = {}
+    for prediction in read_predictions(folder / "predictions.jsonl"):
+        key = (prediction.setting, prediction.seed)
+        if key in languages:
+            predictions.setdefault(key, {})[prediction.query] = prediction
+    statistics: dict[SettingOfTask, list[Statistic]] = {}
+    for (setting, seed), language in languages.items():
+        of_setting = predictions.get((setting, seed), {})
+        own = {query: prediction.references for query, prediction in of_setting.items()}
+        first, expected = queries.setdefault(setting.task, (folder, own))
+        _check_queries(folder, own, first, expected, setting.task)
+        in_order = [of_setting[query] for query in expected]
+        statistic = _statistic(in_order, metrics[setting.task], language)
+        statistics.setdefault(setting, []).append(statistic)
+    return statistics
+
+
+def _check_queries(folder: Path, queries: Queries, first: Path, expected: Queries, task: str) -> None:
+    """Raises UserError for other queries or references than the first run's, naming the first that differs."""
+    for query, references in expected.items():
+        if query not in queries:
+            raise UserError(f"{folder} lacks the query {query!r} of {task}, which {first} has: they do not compare")
+        if queries[query] != references:
+            raise UserError(
+                f"the references of query {query!r} of {task} are {list(queries[query])} in {folder} and "
+                f"{list(references)} in {first}: they do not compare"
+            )
+    for query in queries:
+        if query not in expected:
+            raise UserError(f"{folder} has the query {query!r} of {task}, which {first} lacks: they do not compare")
+
+
+def _statistic(predictions: Sequence[Prediction], metric: str, language: str | None) -> Statistic:
+    if metric not in METRICS:
+        return mean([prediction.scores.get(metric) for prediction in predictions])
+    outputs = [prediction.output for prediction in predictions]
+    references = [prediction.references for prediction in predictions]
+    [statistics] = corpus_statistics([metric], [Captions(outputs, references, language or "en")])
+    return statistics[metric]
+
+
+def _setting_rows(setting: SettingOfTask, of_runs: Sequence[RunScore], baseline: str, metric: str) -> list[Difference]:
+    """The difference of each variant to the baseline in a setting."""
+    statistics: list[Statistic] = []
+    columns_of_runs = []
+    runs_of: dict[str, list[int]] = {}
+    for number, run in enumerate(of_runs):
+        columns_of_runs.append(range(len(statistics), len(statistics) + len(run.statistics)))
+        statistics += run.statistics
+        runs_of.setdefault(run.variant, []).append(number)
+    scores = resample(statistics).means(columns_of_runs)
+    groups = [scores.observed[numbers].tolist() for numbers in runs_of.values()]
+    deviation, freedom = pooled_deviation(groups)
+    rows = []
+    for variant, numbers in runs_of.items():
+        if variant == baseline or baseline not in runs_of:
+            continue
+        terms = (Term(1.0, tuple(numbers)), Term(-1.0, tuple(runs_of[baseline])))
+        seeds = {of_runs[number].seed for number in numbers + runs_of[baseline]}
+        comparison = Comparison(
+            kind=BASELINE,
+            setting=setting,
+            subtracted=setting,
+            shots=(setting.shots, setting.shots),
+            terms=terms,
+            seeds=tuple(sorted(seeds)),
+            variant=variant,
+            baseline=baseline,
+        )
+        rows.append(difference_row(comparison, scores, metric, deviation, freedom, TRAININGS))
+    return rows
