@@ -69,7 +69,7 @@ def run_differences(runs: Runs, baseline: str) -> list[Difference]:
 
 
 def _headline_metrics(scores: Iterable[Sequence[Score]]) -> dict[str, str]:
-    """For each task the headline metric among those that all its runs have."""
+    """Returns for each task the headline metric among those that all its runs have."""
     common: dict[str, list[str]] = {}
     for of_run in scores:
         of_tasks: dict[str, list[str]] = {}
@@ -83,7 +83,7 @@ def _headline_metrics(scores: Iterable[Sequence[Score]]) -> dict[str, str]:
 def _statistics(
     folder: Path, scores: Sequence[Score], metrics: Mapping[str, str], queries: dict[str, tuple[Path, Queries]]
 ) -> dict[SettingOfTask, list[Statistic]]:
-    """The statistics of a run in each setting without control, one for each seed of the evaluation.
+    """Returns the statistics of a run in each setting without control, one for each seed of the evaluation.
 
     Args:
         folder: The run's.
@@ -116,7 +116,11 @@ def _statistics(
 
 
 def _check_queries(folder: Path, queries: Queries, first: Path, expected: Queries, task: str) -> None:
-    """Raises UserError for other queries or references than the first run's, naming the first that differs."""
+    """Checks that a run has the queries and references of the first run.
+
+    Raises:
+        UserError: Names the first query that differs.
+    """
     for query, references in expected.items():
         if query not in queries:
             raise UserError(f"{folder} lacks the query {query!r} of {task}, which {first} has: they do not compare")
@@ -140,7 +144,7 @@ def _statistic(predictions: Sequence[Prediction], metric: str, language: str | N
 
 
 def _setting_rows(setting: SettingOfTask, of_runs: Sequence[RunScore], baseline: str, metric: str) -> list[Difference]:
-    """The difference of each variant to the baseline in a setting."""
+    """Returns the difference of each variant to the baseline in a setting."""
     statistics: list[Statistic] = []
     columns_of_runs = []
     runs_of: dict[str, list[int]] = {}
