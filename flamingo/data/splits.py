@@ -32,9 +32,9 @@ class SplitsConfig:
 
     #: Whether splits are made; true: also if the source has splits; null: only if not.
     make: bool | None = None
-    #: The fraction of the images in the split validation, which has at least 2 images; 0: no such split.
+    #: The fraction of images in the split validation, with at least 2 images; 0: no split.
     validation: float = 0.1
-    #: The fraction of the images in the split test, which has at least 2 images; 0: no such split.
+    #: The fraction of images in the split test, with at least 2 images; 0: no split.
     test: float = 0.1
     #: The seed of the draw. The split of an image depends on the ids of all images, not on their order.
     seed: int = 0

@@ -40,13 +40,13 @@ class EvaluationConfig:
     template: str | None = None
     #: Seeds of the demonstrations, their captions and their order, and of sampled tokens.
     seeds: list[int] = field(default_factory=lambda: [0])
-    #: The number of orders of the same demonstrations; above 1, the standard deviation over them is also scored.
+    #: The number of orders of the same demonstrations. Above 1, the standard deviation over them is also scored.
     num_orders: int = 1
     #: The number of queries from the beginning; null: all.
     limit: int | None = None
     #: The number of prompts that are decoded at once.
     batch_size: int = 32
-    #: The number of queries whose images are saved for the report, with their demonstrations.
+    #: The number of queries whose images and demonstrations are saved for the report.
     pictures: int = 12
 
     def __post_init__(self) -> None:

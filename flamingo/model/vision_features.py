@@ -20,7 +20,7 @@ class VisionFeaturesConfig:
     #: list of blocks (convolutional) -1 is ``last_hidden_state``, or a backbone's last feature map, and i counts the
     #: ``hidden_states``.
     hidden_state: int = -1
-    #: Whether class token and registers are dropped or kept; none: there are none; auto: measured. SigLIP and
+    #: The class token and registers: drop, keep, none (there are none) or auto (measured). SigLIP and
     #: convolutional encoders have no such tokens. auto becomes drop or none when the model is composed.
     class_token: str = "drop"
     #: Whether the encoder's final norm is applied to the hidden state.

@@ -167,7 +167,7 @@ def test_runs_are_found_however_deep_a_sweep_has_nested_them(below, tmp_path):
     assert "# 1 variant, 2 runs" in markdown.read_text() and markdown.parent == tmp_path / "sweep"
 
 
-def test_papers_figures_are_shown_only_for_variants_with_a_counterpart(tmp_path):
+def test_figures_of_the_paper_are_shown_for_its_variants_alone(tmp_path):
     def overview(name, *papers):
         folders = []
         for number, paper in enumerate(papers):

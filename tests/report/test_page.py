@@ -126,7 +126,7 @@ def test_table_columns_begin_with_what_all_settings_have(tmp_path):
     assert head[4:7] == ["exact match", "valid name rate", "exact match distance 1"]
 
 
-def test_a_table_has_five_metrics_at_most_and_the_settings_that_have_one_of_them(tmp_path):
+def test_a_table_has_at_most_five_metrics_and_their_settings(tmp_path):
     """Its rows and intervals are then narrower than a page."""
     metrics = [f"m{number}" for number in range(7)]
     scores = [fake.score(shots=8, metric=metric) for metric in metrics]

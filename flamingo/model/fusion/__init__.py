@@ -41,7 +41,7 @@ class CrossAttentionConfig(FusionConfig):
     #: The width of the feed-forward as a multiple of its input's; 0: no feed-forward. The paper calls a block without
     #: it "vanilla".
     mlp_ratio: int = 4
-    #: The width of the feed-forward if it is not a multiple of its input's; null: by mlp_ratio.
+    #: The width of the feed-forward; null: its input's times mlp_ratio.
     mlp_width: int | None = None
     #: The activation: relu2 is the squared ReLU of the paper. A name of ``transformers.activations.ACT2FN``.
     activation: str = "relu2"
@@ -51,12 +51,12 @@ class CrossAttentionConfig(FusionConfig):
     norm: str = "layer"
     #: Added to the mean square in every RMSNorm; null: the dtype's machine epsilon.
     rms_norm_eps: float | None = None
-    #: The tanh gate: scalar (one per sub-layer of a block), vector (one per channel) or none.
+    #: The tanh gate: scalar (one per sub-layer), vector (one per channel) or none.
     gate: str = "scalar"
     #: Whether RMSNorm normalises queries and keys per head (OBELICS, section 4).
     qk_norm: bool = False
-    #: The images that a text token attends to: last (the image of its ``image_index``), or previous (also all images
-    #: before it).
+    #: The images that a text token attends to: last, the image of its index; or previous.
+    #: previous means also all images before it.
     attend: str = "last"
     #: Dropout of the outputs of attention and feed-forward.
     dropout: float = 0.0

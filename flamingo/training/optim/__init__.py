@@ -28,7 +28,7 @@ class OptimizerConfig:
     warmup_steps: int = 0
     #: The learning rate after the warm-up.
     schedule: str = "constant"
-    #: The largest norm of the gradient of all parameters together; larger gradients are scaled down to it.
+    #: The largest norm of the gradient of all parameters. Larger gradients are scaled down to it.
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
