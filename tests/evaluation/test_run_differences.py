@@ -57,7 +57,7 @@ def runs(tmp_path):
     return folders
 
 
-def test_the_difference_of_means_has_a_spread_pooled_over_variants(runs):
+def test_a_difference_of_means_has_a_spread_pooled_over_variants(runs):
     rows = run_differences(runs, "base")
     assert [(found.variant, found.baseline, found.setting.control) for found in rows] == [
         ("a", "base", None),
@@ -77,7 +77,7 @@ def test_the_difference_of_means_has_a_spread_pooled_over_variants(runs):
     assert first.adjusted_p == pytest.approx(2 * first.p) and second.mark == "undecided"
 
 
-def test_one_training_a_variant_has_an_interval_over_queries_alone(runs):
+def test_one_training_a_variant_has_an_interval_over_queries(runs):
     rows = run_differences({name: {0: by_seed[0]} for name, by_seed in runs.items()}, "base")
     assert {found.level for found in rows} == {QUERIES_ALONE}
     assert rows[0].value == pytest.approx(0.2) and rows[0].interval == rows[0].bca and rows[0].seeds == (0,)

@@ -265,7 +265,7 @@ def test_paired_differences_stand_in_all_files(tmp_path):
     assert f"`{tmp_path}/runs/ba1`: {missing}" in paths[0].read_text()
 
 
-def test_runs_with_other_queries_are_refused_and_nothing_is_written(tmp_path):
+def test_runs_with_other_queries_are_refused_before_writing(tmp_path):
     for variant in ("baseline", "other"):
         rows = predictions(0, 0.0)
         if variant == "other":
