@@ -55,8 +55,8 @@ class CrossAttentionConfig(FusionConfig):
     gate: str = "scalar"
     #: Whether RMSNorm normalises queries and keys per head (OBELICS, section 4).
     qk_norm: bool = False
-    #: The images that a text token attends to: last or previous. last is the image of its ``image_index``. previous
-    #: adds all images before that one.
+    #: The images that a text token attends to: last or previous. The last one is that of its ``image_index``;
+    #: previous adds all images before it.
     attend: str = "last"
     #: Dropout of the outputs of attention and feed-forward.
     dropout: float = 0.0
