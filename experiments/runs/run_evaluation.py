@@ -14,15 +14,13 @@ from experiments.evaluate import EvaluateConfig, check_config, folders
 from experiments.schema import JSON, Entry, as_recorded
 from experiments.setup.build import add_features, build_features, load_model
 from experiments.setup.evaluation_plan import Plan, plan
+from experiments.setup.trained_images import trained_queries_warning, trained_records
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.data_checksums import data_checksums
 from flamingo.data.record import Record
-from flamingo.data.source_config import SourceConfig
-from flamingo.data.sources import read_split
-from flamingo.data.splits import SplitsConfig
 from flamingo.difference_rows import read_differences
 from flamingo.evaluation.harness import evaluate
-from flamingo.evaluation.preflight import check_prompts
+from flamingo.evaluation.prompt_lengths import Check, check_prompts, check_retrieved_prompts
 from flamingo.evaluation.protocol import RecordTask, Task
 from flamingo.inference import FeaturesConfig
 from flamingo.inference.features import FeatureStore
@@ -38,7 +36,6 @@ from flamingo.utils.devices import processes, use_device
 from flamingo.utils.differences import differences
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
-from flamingo.utils.kinds import load_config
 from flamingo.utils.memory import keep_memory, out_of_memory
 from flamingo.utils.names import file_name
 from flamingo.utils.reading import read_config
@@ -170,21 +167,31 @@ def check_lengths(planned: Plan, processor: FlamingoProcessor, retrieved: bool) 
     """Checks that prompts leave room for an answer, in settings with or without retrieval.
 
     Raises:
-        UserError: For a prompt that does not.
+        UserError: For prompts that do not.
     """
-    room = processor.tokenizer.model_max_length - planned.max_new_tokens
-    encode = partial(processor.encode, prompt=True, pixels=False, max_length=room)
     settings = [setting for setting in planned.settings if setting.is_retrieved == retrieved]
-    check_prompts(planned.task, settings, encode, planned.config.limit, processor.template)
+    check_prompts(planned.task, settings, _encode(planned, processor), planned.config.limit, processor.template)
 
 
-def check_planned_lengths(planned: Plan, processor: FlamingoProcessor) -> None:
-    """Checks the lengths of prompts as far as they are known before features are computed.
+def _encode(planned: Plan, processor: FlamingoProcessor) -> Check:
+    room = processor.tokenizer.model_max_length - planned.max_new_tokens
+    return partial(processor.encode, prompt=True, pixels=False, max_length=room)
+
+
+def with_known_lengths(planned: Plan, processor: FlamingoProcessor) -> Plan:
+    """Returns the plan with those of the default numbers of shots that fit, and with the usable records of the support.
 
     Raises:
-        UserError: For prompts that are too long.
+        UserError: For prompts that are too long, as far as that is known before similar images are.
     """
-    with_usable_support(planned, processor).fitted(partial(check_lengths, processor=processor, retrieved=False))
+
+    def check(candidate: Plan) -> None:
+        check_lengths(candidate, processor, retrieved=False)
+        retrieved = [setting for setting in candidate.settings if setting.is_retrieved]
+        if retrieved:
+            check_retrieved_prompts(candidate.task, retrieved, _encode(candidate, processor), processor.template)
+
+    return with_usable_support(planned, processor).fitted(check)
 
 
 def run_evaluation(config: EvaluateConfig) -> None:
@@ -217,11 +224,11 @@ def _log_differences(file: Path, task: str) -> None:
 
 def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
     output = run.output
+    # Lengths are checked before the weights are loaded.
+    planned = with_known_lengths(planned, _processor_of(checkpoint))
     model, processor = load_model(checkpoint, planned.config.dtype)
     processor.limit_length(model.config.text_config)
-    planned = with_usable_support(planned, processor)
     config, task = planned.config, planned.task
-    planned = planned.fitted(partial(check_lengths, processor=processor, retrieved=False))
     features = None
     if isinstance(task, RecordTask):
         features = build_features(_features_in(output, config.features), model, processor)
@@ -235,6 +242,12 @@ def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
     engine = FlamingoEngine(model, processor, config.batch_size, features)
     with out_of_memory("batch_size"):
         return evaluate(engine, task, planned.settings, output, config, on_save=run.keep, template=processor.template)
+
+
+def _processor_of(checkpoint: Path) -> FlamingoProcessor:
+    processor = FlamingoProcessor.from_pretrained(checkpoint)
+    processor.limit_length(FlamingoConfig.from_pretrained(checkpoint).text_config)
+    return processor
 
 
 def _index_and_check(
@@ -255,33 +268,26 @@ def _index_images(planned: Plan, task: RecordTask, features: FeatureStore | None
     Duplicates and images that are left out are written as a report.
     """
     near_duplicates = None
+    training_records: Sequence[Record] = []
+    if planned.config.run is not None:
+        training_records = trained_records(Path(planned.config.run), open_shards=features is not None)
+    warning = trained_queries_warning(task.name, task.query_records, training_records)
+    if warning is not None:
+        log.warning(warning)
     if features is not None:
         retrieved_shots = [setting.shots for setting in planned.settings if setting.is_retrieved]
-        training_records = [] if planned.config.run is None else _trained_on(Path(planned.config.run))
         records = list(task.query_records) + list(task.support_records) + list(training_records)
         add_features(features, [record.image for record in records])
         near_duplicates = task.index(features, max(retrieved_shots, default=0), training_records)
         for split, pairs in near_duplicates.items():
             example = f", e.g. {pairs[0]}" if pairs else ""
             log.info("near-duplicates of queries among %s: %d%s", split, len(pairs), example)
-    content = {"near_duplicates": near_duplicates, "skipped": task.skipped}
+    warnings = [] if warning is None else [warning]
+    content = {"warnings": warnings, "near_duplicates": near_duplicates, "skipped": task.skipped}
     if PartialState().is_main_process:
         _, output = folders(planned.config)
         report = output / f"images-{_in_file_names(task)}.json"
         write_text(report, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-def _trained_on(run: Path) -> Sequence[Record]:
-    """Returns the captioned images that a run's config names as its training data, if any."""
-    if not (run / "config.yaml").exists():
-        return []
-    data = read_config(run / "config.yaml")["data"]
-    if data.get("root") is None:
-        return []
-    values = {name: data[name] for name in ("images", "format", "broken_images", "too_long")}
-    values["splits"] = load_config(SplitsConfig, data["splits"], "data.splits")
-    source = load_config(SourceConfig, values, "data")
-    return read_split(data["root"], source, data["split"], open_images=False).records
 
 
 def run_job(job: Job[EvaluateConfig]) -> None:

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from experiments.cli.command import Job
 from experiments.inspect_data import InspectDataConfig
 from flamingo.data.data_summary import DataSummary, PictureSummary, Quantiles, summarize
 from flamingo.data.record import by_reason
+from flamingo.data.source_keys import DATA_KEYS
 from flamingo.data.sources import list_split
 from flamingo.data.text_checks import sample_captions, tokenizer_problems
 from flamingo.utils.hub import from_pretrained
@@ -31,7 +32,8 @@ def run_inspection(config: InspectDataConfig) -> DataSummary:
         UserError: For a source or a tokenizer that cannot be read.
     """
     data = config.data
-    source = list_split(data.root, data, data.split)
+    # What a training would leave out is counted; what it would stop at, too.
+    source = list_split(data.root, replace(data, broken_images="skip"), data.split, DATA_KEYS)
     tokenizer: Any = None
     count_tokens: Callable[[str], int] | None = None
     if config.tokenizer is not None:

@@ -23,6 +23,7 @@ from experiments.setup.preparation import FILES, prepare
 from experiments.setup.training_callbacks import training_callbacks
 from experiments.train import TrainConfig
 from flamingo.data.data_checksums import data_checksums
+from flamingo.data.source_keys import DATA_KEYS
 from flamingo.data.sources import list_split
 from flamingo.evaluation.search_objective import objective
 from flamingo.inference.features import FeatureStore
@@ -79,7 +80,7 @@ def check_data(config: DataConfig, run: Run) -> None:
     """
     if config.of_records():
         assert config.root is not None
-        listed = list_split(config.root, config, config.split)
+        listed = list_split(config.root, config, config.split, DATA_KEYS)
         run.check_contents({"data": data_checksums(listed)})
 
 

@@ -16,6 +16,7 @@ from flamingo.data.loader import process_loader
 from flamingo.data.order import Endless, Shuffled
 from flamingo.data.record import LazySequence
 from flamingo.data.shortening import encode_shortened
+from flamingo.data.source_keys import DATA_KEYS, SAMPLE_KEYS, SourceKeys
 from flamingo.data.sources import SourceSplit, read_split
 from flamingo.data.text_checks import sample_captions, tokenizer_problems
 from flamingo.evaluation.metrics.cider import CiderReward
@@ -26,6 +27,7 @@ from flamingo.training.losses import LOSSES
 from flamingo.training.step import DataSet
 from flamingo.utils.errors import UserError
 from flamingo.utils.kinds import class_of
+from flamingo.utils.problems import Problems
 from flamingo.utils.token_ids import TokenIds
 
 log = logging.getLogger(__name__)
@@ -39,7 +41,7 @@ class TrainingRecords:
     samples: SourceSplit
 
 
-def build_records(config: DataConfig, processor: FlamingoProcessor, open_images: bool) -> TrainingRecords | None:
+def build_records(config: DataConfig, processor: FlamingoProcessor) -> TrainingRecords | None:
     """Returns the records of a config's data; None if no documents are made of records.
 
     Captions that are too long for a document are cut, or their images are left out
@@ -48,49 +50,46 @@ def build_records(config: DataConfig, processor: FlamingoProcessor, open_images:
     Args:
         config: The data.
         processor: Counts the tokens of captions.
-        open_images: See :func:`flamingo.data.sources.read_split`.
 
     Raises:
-        UserError: For an unreadable source, and where too few records are left.
+        UserError: For unreadable sources and images, and where too few records are left.
     """
     of_records = config.of_records()
     if not of_records:
         return None
     new_tokens = max(config.documents[name].loss.tokens_to_generate() for name in of_records)
 
-    def read(split: str | None) -> SourceSplit:
-        source = _read(config, split, open_images)
+    def read(split: str | None, keys: SourceKeys) -> SourceSplit:
+        assert config.root is not None
+        source = read_split(config.root, config, split, open_images=True, keys=keys)
         try:
             fitted = fitting(source.records, processor, new_tokens, config.too_long)
         except UserError as error:
-            raise UserError(f"data.root={config.root}: {error}") from error
+            name = "all splits" if split is None else f"split {split}"
+            raise UserError(f"data.root={config.root}, {name}: {error}") from error
         return SourceSplit(fitted.records, source.skipped | fitted.skipped, source.listed, fitted.shortened)
 
-    training = read(config.split)
-    for problem in tokenizer_problems(sample_captions(training.records), processor.tokenizer):
-        log.warning("data.root=%s: %s", config.root, problem)
-    samples = training if config.sample_split is None else read(config.sample_split)
+    problems = Problems()
+    with problems.collected():
+        training = samples = read(config.split, DATA_KEYS)
+        for problem in tokenizer_problems(sample_captions(training.records), processor.tokenizer):
+            log.warning("data.root=%s: %s", config.root, problem)
+    if config.sample_split is not None:
+        with problems.collected():
+            samples = read(config.sample_split, SAMPLE_KEYS)
+    problems.report()
     _check_number(config, training.records)
     return TrainingRecords(training, samples)
 
 
-def read_records(config: DataConfig, open_images: bool) -> None:
-    """Reads the records without a processor, which would measure captions.
-
-    Raises:
-        UserError: For data that cannot be read.
-    """
-    if config.of_records():
-        for split in (config.split, config.sample_split):
-            _read(config, split, open_images)
-
-
-def _read(config: DataConfig, split: str | None, open_images: bool) -> SourceSplit:
+def check_records(config: DataConfig, problems: Problems) -> None:
+    """Collects the problems of reading the records, without a processor, which would measure captions."""
+    if not config.of_records():
+        return
     assert config.root is not None
-    try:
-        return read_split(config.root, config, split, open_images)
-    except UserError as error:
-        raise UserError(f"data.root={config.root}: {error}") from error
+    for split, keys in ((config.split, DATA_KEYS), (config.sample_split, SAMPLE_KEYS)):
+        with problems.collected():
+            read_split(config.root, config, split, open_images=True, keys=keys)
 
 
 def _check_number(config: DataConfig, records: LazySequence) -> None:

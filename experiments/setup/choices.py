@@ -16,7 +16,8 @@ from experiments.setup.init_from_parts import checkpoint_folder
 from experiments.train import TrainConfig
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.record import LazySequence
-from flamingo.data.sources import open_source
+from flamingo.data.source_keys import DATA_KEYS
+from flamingo.data.sources import list_split
 from flamingo.data.splits import ROLES, TRAIN, VALIDATION, of_split, with_splits
 from flamingo.training.optim import default_warmup
 from flamingo.utils.devices import device_title, free_memory, multiplies_bfloat16, processes
@@ -100,13 +101,14 @@ def with_choices(config: TrainConfig, run: Run, problems: Problems) -> TrainConf
         _choose_blocks(choices, language.num_hidden_layers)
         tokenizer = from_pretrained(AutoTokenizer, name, "model.language")
     if config.data.root is not None:
-        with problems.collected(f"data.root={config.data.root}"):
+        with problems.collected():
             _choose_by_data(choices, language, tokenizer)
     steps = choices.config.training.steps
     choices.choose("optimizer.warmup_steps", default_warmup(steps), f"at most a tenth of {steps} steps")
     log_every = min(_MOST_BETWEEN_RECORDS, max(1, steps // _FEWEST_RECORDS))
     choices.choose("training.log_every", log_every, f"{steps // log_every} records of the loss")
-    choices.write_log()
+    if not problems.sentences:  # else some are stand-ins
+        choices.write_log()
     return choices.config
 
 
@@ -163,15 +165,15 @@ class _Captions:
 def _choose_by_data(choices: Choices, language: PreTrainedConfig | None, tokenizer: Any) -> None:
     data = choices.config.data
     assert data.root is not None
-    source = open_source(data.root, data.images, data.format)
+    source = list_split(data.root, data, None, DATA_KEYS)
     _choose_made_splits(choices, {record.split for record in source})
-    listed = with_splits(source, data.splits)
+    listed = with_splits(source, data.splits, DATA_KEYS)
     splits = [record.split for record in listed]
     train = _split_of_role(splits, TRAIN)
     names = ", ".join(sorted({name for name in splits if name is not None})) or "none"
     choices.choose("data.split", train, f"splits: {names}")
     choices.choose("data.sample_split", _split_of_role(splits, VALIDATION), f"splits: {names}")
-    records = listed if data.split is None else of_split(listed, data.split)
+    records = listed if data.split is None else of_split(listed, data.split, DATA_KEYS)
     captions = _measured(records, tokenizer, CaptionTemplate(choices.config.model.caption_template))
     for name in data.of_records():
         _choose_documents(choices, name, captions, language, tokenizer)

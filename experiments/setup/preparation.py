@@ -4,26 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from transformers import AutoConfig, AutoTokenizer
-
-from experiments.runs.run_evaluation import check_outputs, check_planned_lengths, compose_evaluation
-from experiments.schema import ModelConfig, as_recorded
-from experiments.setup.build import TrainingParts, backbone_names, build_model
-from experiments.setup.build_data import TrainingRecords, build_records, build_samples, read_records
+from experiments.runs.run_evaluation import check_outputs, compose_evaluation, with_known_lengths
+from experiments.schema import as_recorded
+from experiments.setup.build import TrainingParts
+from experiments.setup.build_data import TrainingRecords, build_records, build_samples, check_records
+from experiments.setup.checked_model import checked_model
 from experiments.setup.choices import with_choices
 from experiments.setup.evaluation_plan import Plan, plan
 from experiments.setup.longer_training import STEPS, trains_longer
 from experiments.train import TrainConfig, check_config
-from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor
-from flamingo.data.transforms.image_processors import load_image_processor
+from flamingo import Document
 from flamingo.evaluation.search_objective import check_objective
 from flamingo.inference.features_folder import check_folder, features_identity
-from flamingo.model import BACKBONES
-from flamingo.model.checkpoints import check_unchanged
-from flamingo.training.optim.groups import make_optimizer
-from flamingo.utils.errors import UserError
-from flamingo.utils.hub import from_pretrained
 from flamingo.utils.problems import Problems
 from flamingo.utils.run_folder import STATES, WRITING, Run, RunFiles
 
@@ -99,65 +91,22 @@ def _plans(config: TrainConfig, output: Path, problems: Problems) -> list[Plan]:
 
 def _parts(config: TrainConfig, plans: Sequence[Plan], problems: Problems) -> TrainingParts | None:
     """Returns the parts; None if there is a problem."""
-    model, processor = _model(config, problems)
-    if model is None or processor is None:
-        with problems.collected():
-            read_records(config.data, open_images=True)
+    model, processor = checked_model(config, problems)
+    if processor is None:
+        check_records(config.data, problems)
         return None
     records: TrainingRecords | None = None
     samples: list[Document] = []
     with problems.collected():
-        records = build_records(config.data, processor, open_images=True)
+        records = build_records(config.data, processor)
         max_length = processor.tokenizer.model_max_length - SAMPLE_TOKENS
         samples = build_samples(config.data, records, NUM_SAMPLES, processor, max_length)
+    for planned in plans:
+        with problems.collected():
+            with_known_lengths(planned, processor)
+    if model is None:
+        return None
     with problems.collected("features.folder"):
         if records is not None and config.features.folder is not None:
             check_folder(Path(config.features.folder), features_identity(model, processor))
-    for planned in plans:
-        with problems.collected():
-            check_planned_lengths(planned, processor)
     return TrainingParts(model, processor, records, samples)
-
-
-def _model(
-    config: TrainConfig, problems: Problems
-) -> tuple[FlamingoForConditionalGeneration | None, FlamingoProcessor | None]:
-    """Returns the model and its processor; None if there is a problem."""
-    before = len(problems.sentences)
-    _check_backbones(config.model, problems)
-    if len(problems.sentences) > before:
-        return None, None
-    torch.manual_seed(config.training.seed)
-    with problems.collected():
-        model, processor = build_model(config.model, config.dtype)
-        make_optimizer(model, config.optimizer)  # refuses a model without trained parameters
-        check_saving(model, config.include_backbones)
-        return model, processor
-    return None, None
-
-
-def _check_backbones(config: ModelConfig, problems: Problems) -> None:
-    """Reads the configs, tokenizer and image processor of both backbones, before the weights of either."""
-    names = backbone_names(config)
-    if "vision" in names:
-        with problems.collected():
-            from_pretrained(AutoConfig, names["vision"], "model.vision")
-            load_image_processor(names["vision"], config.image_size)
-    if "language" in names:
-        with problems.collected():
-            from_pretrained(AutoConfig, names["language"], "model.language")
-            from_pretrained(AutoTokenizer, names["language"], "model.language")
-
-
-def check_saving(model: FlamingoForConditionalGeneration, include_backbones: bool) -> None:
-    """Checks that the checkpoint can be saved after the training, which changes no frozen backbone.
-
-    Raises:
-        UserError: If it cannot.
-    """
-    frozen = {part: getattr(model, part) for part in BACKBONES}
-    try:
-        if not include_backbones:
-            check_unchanged(model.config, frozen)
-    except UserError as error:
-        raise UserError(f"include_backbones must be true: {error}") from error

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from flamingo.data.splits import SplitsConfig
 from flamingo.utils.checks import one_of
 
-#: Actions for an image that cannot be opened.
+#: Actions for an image that cannot be opened, or whose file does not exist.
 BROKEN_IMAGES = ("error", "skip")
 #: Actions for a caption that has more tokens than a document.
 TOO_LONG = ("cut", "skip")
@@ -19,7 +19,8 @@ class SourceConfig:
     images: str | None = None
     #: The format of the captions; null: recognised by the files.
     format: str | None = None
-    #: Images that cannot be opened. Those in shards are always left out.
+    #: Images that cannot be opened, or whose files do not exist: an error, or left out. Those in shards are always left
+    #: out.
     broken_images: str = "error"
     #: Captions with too many tokens: cut after the last sentence that fits, or skipped. A skipped caption is left out
     #: with its image.

@@ -10,10 +10,12 @@ from tqdm import tqdm
 
 from flamingo.data.hub_datasets import downloaded, is_hub_dataset
 from flamingo.data.readers import READERS, Location
+from flamingo.data.readers.entries import MissingImagesError
 from flamingo.data.readers.shards import Shards
 from flamingo.data.recognition import recognise
 from flamingo.data.record import LazySequence, Subset, by_reason
 from flamingo.data.source_config import SourceConfig
+from flamingo.data.source_keys import SourceKeys
 from flamingo.data.splits import MadeSplits, of_split, with_splits
 from flamingo.data.transforms.pictures import open_image
 from flamingo.utils.errors import UserError
@@ -23,7 +25,11 @@ log = logging.getLogger(__name__)
 
 
 def open_source(
-    root: str, images: str | None = None, format: str | None = None, captions_only: bool = False
+    root: str,
+    images: str | None = None,
+    format: str | None = None,
+    captions_only: bool = False,
+    skips_missing: bool = False,
 ) -> LazySequence:
     """Returns the records of a folder, a file or a glob of shards, in one of the formats of :data:`READERS`.
 
@@ -32,6 +38,7 @@ def open_source(
         images: The folder of the images; None: search around the file of captions.
         format: The format; None: recognise it.
         captions_only: Whether only captions are needed: a file of captions is then read without its images.
+        skips_missing: Whether images whose files do not exist are left out and counted.
 
     Raises:
         UserError: If no data set, or more than one, is recognised, and whatever the format's reader raises.
@@ -44,7 +51,7 @@ def open_source(
     _log_format(root, name)
     if images is not None and reader.has_images:
         raise UserError(f"images={images} has no effect: the format {name} defines where its images are")
-    location = Location(tuple(files), Path(images) if images else None, captions_only)
+    location = Location(tuple(files), Path(images) if images else None, captions_only, skips_missing)
     return import_name(reader.reader)(location)
 
 
@@ -63,18 +70,18 @@ def readable(source: LazySequence) -> tuple[LazySequence, dict[str, str]]:
     return Subset(source, [index for index in range(len(source)) if index not in broken]), skipped
 
 
-def check_pictures(source: LazySequence) -> None:
+def check_pictures(source: LazySequence, root: str, keys: SourceKeys) -> None:
     """Checks that all images can be opened. Opens all of them.
 
     Raises:
-        UserError: If some cannot be opened; the error has the first file, and their number.
+        UserError: If some cannot be opened; the error has the first file, their number, and the keys of the source.
     """
     broken = list(_broken(source))
     if broken:
         _, first = broken[0]
         raise UserError(
-            f"{first}; {len(broken)} of {len(source)} images cannot be opened: repair or remove them, or set "
-            "broken_images=skip"
+            f"{keys.root}={root}: {first}; {len(broken)} of {len(source)} images cannot be opened: repair or remove "
+            f"them, or set {keys.named('broken_images')}=skip"
         )
 
 
@@ -90,48 +97,63 @@ class SourceSplit:
     shortened: dict[str, str] = field(default_factory=dict)
 
 
-def list_split(root: str, config: SourceConfig, split: str | None) -> LazySequence:
+def list_split(root: str, config: SourceConfig, split: str | None, keys: SourceKeys | None = None) -> LazySequence:
     """Returns the records of a source, or of one of its splits. No image is opened.
 
     Args:
         root: A folder, a file, a glob of shards, or a data set of the hub.
         config: How the source is read.
         split: The split; None: all of them.
+        keys: The keys that errors name.
 
     Raises:
         UserError: If the source cannot be read, or has no such split.
     """
-    source = open_source(root, config.images, config.format)
-    return source if split is None else of_split(with_splits(source, config.splits), split)
+    keys = keys or SourceKeys()
+    skips_missing = config.broken_images == "skip"
+    try:
+        source = open_source(root, config.images, config.format, skips_missing=skips_missing)
+    except MissingImagesError as error:
+        fix = f"add or remove them, or set {keys.named('broken_images')}=skip"
+        raise UserError(f"{keys.root}={root}: {error}: {fix}") from error
+    except UserError as error:
+        raise UserError(f"{keys.root}={root}: {error}") from error
+    return source if split is None else of_split(with_splits(source, config.splits, keys), split, keys)
 
 
 def read_split(
-    root: str, config: SourceConfig | None = None, split: str | None = None, open_images: bool = True
+    root: str,
+    config: SourceConfig | None = None,
+    split: str | None = None,
+    open_images: bool = True,
+    keys: SourceKeys | None = None,
 ) -> SourceSplit:
     """Returns the records of a source, or of one of its splits, whose images can be opened.
 
-    Broken images in shards are left out, since users rarely repair a shard. Any other broken image is an
-    error, unless the config skips it.
+    Broken images in shards are left out, since users rarely repair a shard. Any other broken image, or an image
+    whose file does not exist, is an error, unless the config skips it.
 
     Args:
         root: A folder, a file, a glob of shards, or a data set of the hub.
         config: How the source is read; None: with the defaults.
         split: The split; None: all of them.
         open_images: Whether images outside shards are opened. A later computation of features opens all of them anyway.
+        keys: The keys that errors name.
 
     Raises:
-        UserError: If the source cannot be read, or an image cannot be opened.
+        UserError: If the source cannot be read, has no such split, or an image cannot be opened.
     """
     config = config or SourceConfig()
-    listed = list_split(root, config, split)
+    keys = keys or SourceKeys()
+    listed = list_split(root, config, split, keys)
     records, skipped = listed, listed.skipped
     if _in_shards(listed) or config.broken_images == "skip":
         records, broken = readable(listed)
         skipped = skipped | broken
         if not records:
-            raise UserError(f"{root}: none of {len(listed)} images can be opened: {by_reason(broken)}")
+            raise UserError(f"{keys.root}={root}: none of {len(listed)} images can be opened: {by_reason(broken)}")
     elif open_images:
-        check_pictures(listed)
+        check_pictures(listed, root, keys)
     name = "all splits" if split is None else f"split {split}"
     log.info("%s: %d images of %s, %d left out", root, len(records), name, len(skipped))
     return SourceSplit(records, skipped, listed)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from flamingo.data.record import LazySequence, Record, Subset
+from flamingo.data.source_keys import SourceKeys
 from flamingo.utils.checks import below_one, seed
 from flamingo.utils.errors import UserError
 
@@ -50,12 +51,13 @@ class SplitsConfig:
 class MadeSplits(LazySequence):
     """The records of a source, each in a random split."""
 
-    def __init__(self, source: LazySequence, config: SplitsConfig) -> None:
+    def __init__(self, source: LazySequence, config: SplitsConfig, keys: SourceKeys | None = None) -> None:
         """Draws the splits.
 
         Args:
             source: The records; their own splits are dropped.
             config: The fractions and the seed.
+            keys: The keys that errors name.
 
         Raises:
             UserError: If no image would be left for the split train.
@@ -65,9 +67,10 @@ class MadeSplits(LazySequence):
         num_validation = _num_images(config.validation, number)
         num_test = _num_images(config.test, number)
         if num_validation + num_test >= number:
+            key = (keys or SourceKeys()).named("splits")
             raise UserError(
-                f"{number} images are too few for the splits train, validation ({num_validation}) and test "
-                f"({num_test}): set splits.validation=0 or splits.test=0"
+                f"{key}: {number} images are too few for the splits train, validation ({num_validation}) and test "
+                f"({num_test}): set {key}.validation=0 or {key}.test=0"
             )
         order = np.array(_drawn_order(source, config.seed), dtype=np.int64)
         self._names = np.full(number, TRAIN, dtype=f"<U{len(VALIDATION)}")
@@ -82,26 +85,28 @@ class MadeSplits(LazySequence):
         return replace(self.source[index], split=str(self._names[index]))
 
 
-def with_splits(source: LazySequence, config: SplitsConfig) -> LazySequence:
+def with_splits(source: LazySequence, config: SplitsConfig, keys: SourceKeys | None = None) -> LazySequence:
     """Returns the source, with random splits if the config asks for them or the source names none."""
     make = config.make
     if make is None:
         make = all(record.split is None for record in source)
-    return MadeSplits(source, config) if make else source
+    return MadeSplits(source, config, keys) if make else source
 
 
-def of_split(source: LazySequence, split: str) -> LazySequence:
+def of_split(source: LazySequence, split: str, keys: SourceKeys | None = None) -> LazySequence:
     """Returns the records of one split.
 
     Raises:
-        UserError: If there are none; the error lists the known splits.
+        UserError: If there are none; the error has the key, and lists the known splits.
     """
     splits = [record.split for record in source]
     if split not in splits:
         names = {name for name in splits if name is not None}
         known = ", ".join(sorted(names)) or "none"
+        keys = keys or SourceKeys()
         raise UserError(
-            f"there is no split {split!r}; there are: {known}; splits.make=true makes train, validation and test of all"
+            f"{keys.split}={split}: there is no such split; there are: {known}; {keys.named('splits.make')}=true makes "
+            "train, validation and test of all"
         )
     return Subset(source, [index for index, name in enumerate(splits) if name == split])
 

@@ -1,13 +1,10 @@
-"""Checks before the first prediction: settings that a task does not support, and prompts that are too long."""
+"""Checks before the first prediction: settings that a task does not support."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
-from flamingo.data.caption_template import CaptionTemplate
-from flamingo.data.document import Document
-from flamingo.evaluation.demonstrations import prompt_examples, shots_per_group
+from flamingo.evaluation.demonstrations import shots_per_group
 from flamingo.evaluation.metrics.corpus import check_metrics
-from flamingo.evaluation.prompts import build_prompt
 from flamingo.evaluation.protocol import RetrievalTask, Task
 from flamingo.evaluation.settings import Setting
 from flamingo.utils.errors import UserError
@@ -43,43 +40,6 @@ def check_settings(task: Task, settings: Sequence[Setting], limit: int | None = 
     for shots in {setting.num_demonstrations for setting in sampled}:
         for query in queries[:limit]:
             shots_per_group(task, query, task.support(query), shots)
-
-
-def check_prompts(
-    task: Task,
-    settings: Sequence[Setting],
-    check: Callable[[Document], object],
-    limit: int | None = None,
-    template: CaptionTemplate | None = None,
-) -> None:
-    """Calls ``check`` on the longest prompts of all settings, for all queries.
-
-    Fewer shots are a subset of more shots, with the same captions: the longest prompt of a kind represents all
-    shorter ones.
-
-    Args:
-        task: The task.
-        settings: All settings of the evaluation.
-        check: Checks a prompt.
-        limit: The number of queries from the beginning; None: all.
-        template: The template of settings without one; None: the default template.
-
-    Raises:
-        UserError: If a task has no caption for a control.
-        Exception: Any exception of ``check``.
-    """
-    longest: dict[tuple[object, ...], Setting] = {}
-    for setting in settings:
-        if setting.change.answer is not None:  # without a prompt
-            continue
-        kind = (setting.demonstrations, setting.change.replacement, setting.seed)
-        if kind not in longest or longest[kind].shots < setting.shots:
-            longest[kind] = setting
-    for setting in longest.values():
-        for query in task.queries()[:limit]:
-            demonstrations = prompt_examples(task, query, setting)
-            own_template = setting.caption_template(template or CaptionTemplate())
-            check(build_prompt(query, demonstrations, setting.with_images, own_template))
 
 
 def _check_unique(task: Task, what: str, names: Iterable[str]) -> None:

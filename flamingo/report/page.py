@@ -20,6 +20,7 @@ from flamingo.report.style import png, svg
 from flamingo.results import Score, read_history, read_predictions, read_scores
 from flamingo.utils.durations import duration_text
 from flamingo.utils.io import write_bytes, write_text
+from flamingo.utils.reading import read_json
 
 
 def write_report(run: Path, title: str | None = None) -> list[Path]:
@@ -62,12 +63,21 @@ def write_report(run: Path, title: str | None = None) -> list[Path]:
         training=as_pictures(training_figure(history)) if history else None,
         training_facts=_training_facts(history[-1]) if history else [],
         config=config,
+        warnings=_warnings(run),
     )
     plot = run / "few_shot.png"
     report = run / "report.html"
     write_bytes(plot, png(few_shot))
     write_text(report, page)
     return [plot, report]
+
+
+def _warnings(run: Path) -> list[str]:
+    """Returns what evaluations of the run have warned of, as ``images-TASK.json`` has it."""
+    warnings: list[str] = []
+    for file in sorted(run.glob("images-*.json")):
+        warnings += read_json(file).get("warnings", [])
+    return warnings
 
 
 def template(name: str) -> Template:

@@ -49,7 +49,7 @@ def test_the_records_of_made_splits_are_chosen_by_name():
     for name in ("train", "validation", "test"):
         ids += [record.id for record in of_split(made, name)]
     assert sorted(ids) == sorted(record.id for record in made)
-    with pytest.raises(UserError, match=r"'dev'.*test, train, validation"):
+    with pytest.raises(UserError, match=r"^split=dev: .*test, train, validation"):
         of_split(made, "dev")
 
 

@@ -36,7 +36,7 @@ def parts(shards, backbones, tmp_path):
     config = photograph_training(shards, backbones, tmp_path, *pairs)
     model, processor = build_model(config.model)
     tiny.open_gates(model, 0.7)
-    records = build_records(config.data, processor, open_images=True)
+    records = build_records(config.data, processor)
     [data] = build_data_sets(config.data, records, processor, None, seed=0, num_workers=0)
     return model.eval(), data
 
@@ -70,7 +70,7 @@ def test_batches_do_not_depend_on_workers_or_global_randomness(shards, backbones
     synthetic = composed("train", "data=synthetic", *small)
     config = photograph_training(shards, backbones, tmp_path, *settings) if kind == "images" else synthetic
     _, processor = build_model(config.model)
-    records = build_records(config.data, processor, open_images=True)
+    records = build_records(config.data, processor)
 
     def drawn(num_workers, state):
         random.seed(state), np.random.seed(state), torch.manual_seed(state)
@@ -146,7 +146,7 @@ def test_twelve_images_without_splits_suffice_for_the_default(backbones, tmp_pat
     config = composed("train", *overrides)
     assert config.data.documents["interleaved"].documents.max_images == 9
     _, processor = build_model(config.model)
-    records = build_records(config.data, processor, open_images=True)
+    records = build_records(config.data, processor)
     assert (len(records.training.records), len(records.samples.records)) == (8, 2)
     assert "data.documents.interleaved.max_images is 9; there are 8 images" in caplog.text
     sets = build_data_sets(config.data, records, processor, None, seed=0, num_workers=0)
@@ -184,7 +184,7 @@ def test_data_sets_of_one_run_differ_in_their_order(shards, backbones, tmp_path)
     )
     config = photograph_training(shards, backbones, tmp_path, *same)
     _, processor = build_model(config.model)
-    records = build_records(config.data, processor, open_images=True)
+    records = build_records(config.data, processor)
     sets = build_data_sets(config.data, records, processor, None, seed=0, num_workers=0)
     first, second = ([name.split()[0] for name in next(iter(data.batches)).ids] for data in sets)
     assert len(first) == len(second) == 7
@@ -234,7 +234,7 @@ def test_packed_batches_have_the_loss_of_padded_ones(shards, backbones, tmp_path
         torch.manual_seed(0)
         model, processor = build_model(config.model)
         tiny.open_gates(model, 0.7)
-        records = build_records(config.data, processor, open_images=True)
+        records = build_records(config.data, processor)
         [data] = build_data_sets(config.data, records, processor, None, seed=0, num_workers=0)
         batch = next(iter(data.batches))
         with torch.no_grad():

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import warnings
 from dataclasses import replace
 
@@ -139,9 +140,76 @@ def test_problems_of_files_backbones_and_splits_come_together(folder, backbones,
         prepare(config, Run(tmp_path / "run", {}, FILES))
     lines = str(caught.value).splitlines()
     assert lines[0] == f"{len(lines) - 1} problems:"
-    for named in ("model.vision", "png cannot be read", "include_backbones=true", "9999"):
-        assert sum(named in line for line in lines) == 1, (named, lines)
+    # The pictures of two splits cannot be read.
+    numbers = {"model.vision": 1, "png cannot be read": 2, "include_backbones=true": 1, "9999": 1}
+    assert {named: sum(named in line for line in lines) for named in numbers} == numbers, lines
     assert not (tmp_path / "run").exists()
+
+
+def own_set(folder, caption, split=None):
+    """Twelve photographs with the same caption."""
+    folder.mkdir()
+    rows = []
+    for number in range(12):
+        photograph(number).save(folder / f"{number}.png")
+        rows.append(json.dumps({"image": f"{number}.png", "caption": caption, "split": split}))
+    (folder / "captions.jsonl").write_text("\n".join(rows))
+    return folder
+
+
+def problems_of(config, tmp_path):
+    with pytest.raises(UserError) as caught:
+        prepare(config, Run(tmp_path / "run", {}, FILES))
+    return str(caught.value).split("\n- ")[1:] or [str(caught.value)]
+
+
+@pytest.mark.parametrize("broken", ["missing", "no image processor", "damaged weights", "no such layer"])
+def test_a_broken_backbone_hides_no_check_of_lengths(broken, backbones, tmp_path):
+    vision = tmp_path / "vision"
+    if broken != "missing":
+        shutil.copytree(backbones / "clip_vision_model", vision)
+    if broken == "no image processor":
+        (vision / "preprocessor_config.json").unlink()
+    if broken == "damaged weights":
+        (vision / "model.safetensors").write_bytes(b"damaged")
+    data = own_set(tmp_path / "own", "so long " * 100)
+    own = ("evaluate=[{kind:synthetic_captions,shots:[30],controls:[],text_only:false}]", f"model.vision={vision}")
+    if broken == "no such layer":
+        own += ("model.vision_features.hidden_state=77",)
+    found = problems_of(composed("train", *four_keys(data, backbones, *own)), tmp_path)
+    assert len(found) == 4, found
+    assert found[0].startswith("model.vision") or broken == "no such layer"
+    for problem, split in zip(found[1:3], ("train: 0 of 8", "validation: 0 of 2"), strict=True):
+        assert problem.startswith("data.root=") and f"split {split} images are left" in problem
+    assert found[3].startswith("synthetic_captions: prompts with 30 shots are too long")
+
+
+def test_both_backbones_with_damaged_weights_are_named(folder, backbones, tmp_path):
+    for part, name in (("vision", "clip_vision_model"), ("language", "gpt2")):
+        shutil.copytree(backbones / name, tmp_path / part)
+        (tmp_path / part / "model.safetensors").write_bytes(b"damaged")
+    config = composed("train", *four_keys(folder, tmp_path, vision="vision", language="language"))
+    assert [problem[:14] for problem in problems_of(config, tmp_path)] == ["model.vision: ", "model.language"]
+
+
+@pytest.mark.parametrize("vision", ["clip_vision_model", "nowhere"])
+def test_problems_of_splits_name_the_keys_of_the_splits(vision, backbones, tmp_path):
+    data = own_set(tmp_path / "own", "a dog", split="day")
+    overrides = four_keys(data, backbones, "data.split=night", "data.sample_split=noon", vision=vision)
+    found = problems_of(composed("train", *overrides), tmp_path)
+    own = [problem for problem in found if "vision" not in problem]
+    assert [problem.partition(":")[0] for problem in own] == ["data.split=night", "data.sample_split=noon"]
+    assert all("data.splits.make=true" in problem and "day" in problem for problem in own)
+    overrides = four_keys(data, backbones, "data.splits.make=true", "data.splits.validation=0.85")
+    [problem] = problems_of(composed("train", *overrides), tmp_path)
+    assert problem.startswith("data.splits: ") and "data.splits.validation=0" in problem
+
+
+def test_choices_for_what_cannot_be_read_are_not_logged(backbones, tmp_path, caplog):
+    config = composed("train", *four_keys(tmp_path / "nowhere", backbones))
+    with caplog.at_level(logging.INFO):
+        problems_of(config, tmp_path)
+    assert "training.steps" not in caplog.text and "warmup_steps" not in caplog.text
 
 
 def test_a_run_of_another_config_is_one_problem_among_others(folder, backbones, tmp_path):
@@ -150,7 +218,7 @@ def test_a_run_of_another_config_is_one_problem_among_others(folder, backbones, 
     config = composed("train", *four_keys(folder, backbones, "data.split=night", f"output={tmp_path}"))
     with pytest.raises(UserError) as caught:
         run_training(config, tmp_path)
-    assert "overwrite=true" in str(caught.value) and "'night'" in str(caught.value)
+    assert "overwrite=true" in str(caught.value) and "data.split=night" in str(caught.value)
     assert not (tmp_path / "failure.txt").exists()
 
 

@@ -31,6 +31,15 @@ def test_a_folder_is_reported_in_the_log_and_in_a_file(backbones, tmp_path, capl
     assert "tokens per character" in lines
 
 
+def test_images_that_do_not_exist_are_counted(tmp_path):
+    photographs(tmp_path, "1.png", "2.png")
+    write(tmp_path / "mine.jsonl", [{"image": f"{number}.png", "caption": "A."} for number in range(3)])
+    for open_images in ("true", "false"):
+        overrides = [f"data.root={tmp_path}", f"open_images={open_images}"]
+        summary = run_inspection(composed("inspect_data", *overrides))
+        assert summary.num_images == 2 and summary.skipped.keys() == {"0.png"}
+
+
 def test_a_split_is_looked_at_alone_also_one_that_is_made(tmp_path):
     names = [f"{number}.png" for number in range(12)]
     photographs(tmp_path, *names)

@@ -194,6 +194,17 @@ def test_impossible_training_by_reward_is_refused_beforehand(run, shards, backbo
     assert error("model.connector.num_latents=3").startswith("model.connector.num_latents=3 ")
 
 
+def test_queries_that_were_trained_on_are_a_warning(run, shards, tmp_path, caplog):
+    own = (f"run={run}", f"output={tmp_path}", f"features.folder={run / 'features'}", "shots=[0]", "controls=[]")
+    own += ("text_only=false", "limit=1", "num_beams=[1]", "max_new_tokens=1", f"task.query={shards}/train-*.tar")
+    run_evaluation(evaluation(shards, *own))
+    said = "flickr8k: 14 of 14 queries show images that the run was trained on"
+    assert said in caplog.text
+    [warning] = json.loads((tmp_path / "images-flickr8k.json").read_text())["warnings"]
+    assert warning.startswith(said)
+    assert json.loads((run / "images-flickr8k.json").read_text())["warnings"] == []
+
+
 def test_a_checkpoint_is_evaluated_on_shards_without_its_run(run, shards, tmp_path):
     there = ("run=null", f"checkpoint={run / 'checkpoint'}", f"output={tmp_path}")
     run_evaluation(evaluation(shards, *there))
@@ -241,7 +252,7 @@ def test_broken_images_in_shards_are_left_out_and_named(shards, backbones, run, 
         evaluation(shards, *here, f"task.support={folder}/*.tar", "demonstrations=[random]", "features.folder=null")
     )
     looked = json.loads((tmp_path / "there" / "images-flickr8k.json").read_text())
-    assert looked == {"near_duplicates": None, "skipped": skipped}
+    assert looked == {"warnings": [], "near_duplicates": None, "skipped": skipped}
 
 
 @pytest.fixture
@@ -382,7 +393,7 @@ def test_a_task_may_have_any_name(run, shards, tmp_path, name):
     [
         (["features.folder=null"], r"similar.*features\.folder"),
         (["model.language=nowhere/at/all"], r"model\.language.*nowhere/at/all"),
-        (["data.split=validation"], "'validation'.*dev, train"),
+        (["data.split=validation"], r"^data\.split=validation: .*dev, train"),
         (["optimizer.warmup_steps=4"], r"optimizer\.warmup_steps.*4"),
         (["evaluate=[{kind:flickr8k}]"], r"task\.query"),
         (["evaluate=[{kind:flickr8k,task:{query:gone.tar,support:gone.tar}}]"], r"gone\.tar"),

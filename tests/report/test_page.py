@@ -53,6 +53,16 @@ def page(run):
     return Page((run / "report.html").read_text())
 
 
+def test_the_page_repeats_the_warnings_of_evaluations(tmp_path):
+    small_run(tmp_path)
+    for task, warnings in (("a", ["3 of 4 <queries>"]), ("b", []), ("c", ["1 of 2 queries"])):
+        (tmp_path / f"images-{task}.json").write_text(json.dumps({"warnings": warnings, "skipped": {}}))
+    write_report(tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert text.count('<p class="warning">') == 2
+    assert "3 of 4 &lt;queries&gt;" in text and "1 of 2 queries" in text
+
+
 def small_run(folder, **rows):
     """The two files that are needed."""
     (folder / "scores.json").write_text(json.dumps(rows.get("scores", [fake.score(value=0.5)])))

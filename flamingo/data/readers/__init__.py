@@ -17,6 +17,8 @@ class Location:
     images: Path | None = None
     #: Whether only captions are needed. Images are then not searched, and need not exist.
     captions_only: bool = False
+    #: Whether images whose files do not exist are left out and counted; else they are an error.
+    skips_missing: bool = False
 
 
 #: Returns the records of a data set. Raises UserError with the file and value for a data set that cannot be read.

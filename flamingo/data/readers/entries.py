@@ -4,7 +4,8 @@ A reader of such a file returns the entries of the file in its order, unchecked.
 them. It finds the image files at once; they are opened when they are needed.
 
 A wrong structure, or a missing image file, is a UserError that names file, line and value. An image whose captions are
-missing or unusable (an empty one, or one with half a character) is left out, counted and logged.
+missing or unusable (an empty one, or one with half a character) is left out, counted and logged. On request, so is an
+image whose file is missing.
 """
 
 import logging
@@ -27,6 +28,10 @@ _NEXT_TO_IMAGES = ("annotations", "Flickr8k_text")
 _TYPE_NAMES = {str: "a text", list: "a list"}
 
 
+class MissingImagesError(UserError):
+    """Image files that captions name do not exist."""
+
+
 class Entry(NamedTuple):
     """The unchecked fields of an image in a file of captions."""
 
@@ -47,19 +52,51 @@ def check_entries(location: Location, entries: list[Entry]) -> RecordList:
         entries: The entries of its file of captions.
 
     Raises:
-        UserError: If an image does not exist, unless only captions are needed, and as :func:`usable_captions`.
+        UserError: If an image does not exist, unless only captions are needed or the location skips missing images; if
+            no image is left; and as :func:`usable_captions`.
     """
-    captions, skipped = usable_captions(location.files[0], entries)
-    listings = Listings()
-    folder = location.images
-    if folder is None and not location.captions_only:
-        folder = _folder_around(location.files[0], entries[0].name, listings)
+    file = location.files[0]
+    captions, skipped = usable_captions(file, entries)
+    images = _images(location, entries)
+    missing: dict[str, str] = {}
     records = []
     for entry in entries:
-        image = Image(entry.name) if folder is None else _image(entry, folder, listings)
-        if entry.id in captions:
-            records.append(Record(entry.id, image, captions[entry.id], _split(entry)))
-    return RecordList(records, skipped)
+        if entry.id not in images:
+            missing[entry.id] = f"the image file does not exist: {entry.name}"
+        elif entry.id in captions:
+            records.append(Record(entry.id, images[entry.id], captions[entry.id], _split(entry)))
+    if missing:
+        log.warning("%s: left out %d: %s", file, len(missing), by_reason(missing))
+    if not records:
+        raise UserError(f"{file} has no image with a caption: {by_reason(skipped | missing)}")
+    return RecordList(records, skipped | missing)
+
+
+def _images(location: Location, entries: list[Entry]) -> dict[str, Image]:
+    """Returns by id the images that exist; all of them, unless the location skips those that do not.
+
+    Raises:
+        MissingImagesError: If some do not exist, and the location does not skip them.
+    """
+    if location.captions_only and location.images is None:
+        return {entry.id: Image(entry.name) for entry in entries}
+    listings = Listings()
+    folder = location.images or _folder_around(location.files[0], entries, listings)
+    images: dict[str, Image] = {}
+    missing: list[Entry] = []
+    for entry in entries:
+        path = listings.find(folder, entry.name)
+        if path is None:
+            missing.append(entry)
+        else:
+            images[entry.id] = Image(str(path))
+    if missing and not location.skips_missing:
+        first = missing[0]
+        raise MissingImagesError(
+            f"{first.origin}: the image {first.name!r} is not a regular file in {folder}; "
+            f"{len(missing)} of {len(entries)} images do not exist"
+        )
+    return images
 
 
 def usable_captions(file: Path, entries: list[Entry]) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
@@ -90,13 +127,6 @@ def usable_captions(file: Path, entries: list[Entry]) -> tuple[dict[str, tuple[s
     return usable, skipped
 
 
-def _image(entry: Entry, folder: Path, listings: Listings) -> Image:
-    path = listings.find(folder, entry.name)
-    if path is None:
-        raise UserError(f"{entry.origin}: the image {entry.name!r} is not a regular file in {folder}")
-    return Image(str(path))
-
-
 def _split(entry: Entry) -> str | None:
     try:
         return split_named(entry.split)
@@ -104,11 +134,11 @@ def _split(entry: Entry) -> str | None:
         raise UserError(f"{entry.origin}: {error}") from error
 
 
-def _folder_around(file: Path, name: str, listings: Listings) -> Path:
-    """Returns the folder that has the image: the file's own, one in it, or for some folders one next to it.
+def _folder_around(file: Path, entries: list[Entry], listings: Listings) -> Path:
+    """Returns the folder that has the first image that exists: the file's own, one in it, or for some one next to it.
 
     Raises:
-        UserError: If no such folder has the image, or several have it.
+        UserError: If no such folder has an image, or several have the same one.
     """
     parents = [file.parent]
     if file.parent.name in _NEXT_TO_IMAGES:
@@ -116,16 +146,21 @@ def _folder_around(file: Path, name: str, listings: Listings) -> Path:
     folders = list(parents)
     for parent in parents:
         folders += [Path(entry) for entry in os.scandir(parent) if entry.is_dir()]
-    holders: dict[Path, Path] = {}
-    for folder in folders:
-        path = listings.find(folder, name)
-        if path is not None:
-            holders[path] = folder
-    if len(holders) == 1:
-        return holders.popitem()[1]
-    names = ", ".join(sorted(map(str, holders.values())))
-    places = f"is in {names}" if holders else "no folder around it has"
-    raise UserError(f"{file} begins with the image {name!r}, which {places}: set images= to the folder of the images")
+    for entry in entries:
+        holders: dict[Path, Path] = {}
+        for folder in folders:
+            path = listings.find(folder, entry.name)
+            if path is not None:
+                holders[path] = folder
+        if len(holders) == 1:
+            return holders.popitem()[1]
+        if holders:
+            names = ", ".join(sorted(map(str, holders.values())))
+            raise UserError(f"{entry.origin}: the image {entry.name!r} is in {names}: set images= to one of them")
+    raise UserError(
+        f"{file} begins with the image {entries[0].name!r}, and no folder around it has one of its images: set images= "
+        "to the folder of the images"
+    )
 
 
 def field_of(record: Any, name: str, kind: Any, origin: str | Path) -> Any:

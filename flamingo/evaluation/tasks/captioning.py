@@ -12,6 +12,7 @@ from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.fitting import fitting
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.record import LazySequence, Record, RecordList
+from flamingo.data.source_keys import SourceKeys
 from flamingo.data.sources import SourceSplit, read_split
 from flamingo.data.text_checks import sample_captions, script_problem, tokenizer_problems
 from flamingo.evaluation.metrics.corpus import check_metrics
@@ -24,6 +25,10 @@ from flamingo.inference.retrieval import NamedPair, NeighbourIndex, duplicate_re
 from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
+
+#: The keys that errors name.
+QUERY_KEYS = SourceKeys("task.query", "task.query_split", "task")
+SUPPORT_KEYS = SourceKeys("task.support", "task.support_split", "task")
 
 
 @dataclass(frozen=True)
@@ -87,10 +92,10 @@ class Captioning:
             UserError: For an unknown metric, or if a source cannot be read.
         """
         check_metrics(config.metrics)  # before reading, which may take minutes
-        query = read_split(config.query, config, config.query_split, open_images)
+        query = read_split(config.query, config, config.query_split, open_images, QUERY_KEYS)
         support = SourceSplit(RecordList([], {}), {}, RecordList([], {}))
         if config.support is not None:
-            support = read_split(config.support, config, config.support_split, open_images)
+            support = read_split(config.support, config, config.support_split, open_images, SUPPORT_KEYS)
         return cls(
             config.name,
             query.records,
