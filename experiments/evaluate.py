@@ -1,6 +1,7 @@
 """Evaluates a model few-shot: shots, seeds, controls -> predictions.jsonl and scores.json.
 
 python -m experiments.evaluate run=outputs/demo
+python -m experiments.evaluate runs='outputs/mine/*' shots=[0,4]                               each run of a sweep
 python -m experiments.evaluate run=outputs/demo task=synthetic_questions shots=[0,4] num_beams=[1,3] seeds=[0,1,2]
 python -m experiments.evaluate run=outputs/own task=flickr8k task.support='DIR/train-*.tar' task.query='DIR/dev-*.tar'
 python -m experiments.evaluate run=outputs/own task=captions task.name=holidays task.query=DIR      no demonstrations
@@ -13,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments.cli.command import command
+from experiments.schema import Entry
 from experiments.setup.run_checkpoint import check_checkpoint, check_run
+from experiments.setup.run_lists import run_folders
 from flamingo.evaluation import EvaluationConfig
 from flamingo.evaluation.tasks import TaskConfig
 from flamingo.inference import FeaturesConfig
@@ -28,6 +31,8 @@ class EvaluateConfig(EvaluationConfig):
 
     #: The folder of a training: its checkpoint is evaluated, and the results go there.
     run: str | None = None
+    #: Several runs, each evaluated like `run`: a pattern in quotes, or a list of folders.
+    runs: Entry = None
     #: The checkpoint; null: the one of the run.
     checkpoint: str | None = None
     #: The folder of the results; null: the one of the run.
@@ -63,16 +68,26 @@ def folders(config: EvaluateConfig) -> tuple[Path, Path]:
 
 
 def check_config(config: EvaluateConfig) -> None:
-    """Checks that the run and the checkpoint exist.
+    """Checks that the runs and the checkpoint exist.
 
     Raises:
-        UserError: With the key of the one that does not.
+        UserError: With the key of the one that does not, and for keys that contradict ``runs``.
     """
+    if config.runs is not None:
+        _check_runs(config)
+        return
     checkpoint, _ = folders(config)
     if config.checkpoint is not None:
         check_checkpoint(checkpoint)
     elif config.run is not None:
         check_run(config.run)
+
+
+def _check_runs(config: EvaluateConfig) -> None:
+    for key in ("run", "checkpoint", "output"):
+        if getattr(config, key) is not None:
+            raise UserError(f"{key} cannot be set with runs: the results of each run go into its folder")
+    run_folders(config.runs)
 
 
 main = command("evaluate", EvaluateConfig, "experiments.runs.run_evaluation:run_job", check_config)

@@ -4,12 +4,15 @@ python -m experiments.report run=outputs/demo                   few_shot.png and
 python -m experiments.report runs='outputs/ablations/*'         comparison.md, .csv, .html, .png and
                                                                 .differences.json of many runs in their parent folder:
                                                                 means over seeds, paired differences to the baseline
+python -m experiments.report runs=[outputs/demo,outputs/mine]   the same, of these runs
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.cli.command import command
+from experiments.schema import Entry
+from experiments.setup.run_lists import run_folders
 from flamingo.utils.checks import folder
 from flamingo.utils.errors import UserError
 
@@ -22,8 +25,8 @@ class ReportConfig:
     run: str | None = None
     #: The title of the run's page; null: the folder's name.
     title: str | None = None
-    #: The folders of many runs to compare: a pattern in quotes.
-    runs: str | None = None
+    #: Several runs to compare: a pattern in quotes, or a list of folders and patterns.
+    runs: Entry = None
     #: The variant to compare the others with; null: "baseline", or the first one.
     baseline: str | None = None
     #: The files of the comparison, without suffix; null: "comparison" next to the runs.
@@ -37,8 +40,9 @@ def check_config(config: ReportConfig) -> None:
         UserError: If it names both or neither, and for a run without scores.
     """
     if (config.run is None) == (config.runs is None):
-        raise UserError("the config needs either run=FOLDER, or runs='FOLDER/*' for many")
+        raise UserError("the config needs either run=FOLDER, or runs='FOLDER/*' or runs=[FOLDER,FOLDER] for several")
     if config.run is None:
+        run_folders(config.runs)
         return
     folder("run", config.run)
     if not (Path(config.run) / "scores.json").exists():

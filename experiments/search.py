@@ -9,9 +9,10 @@ same command therefore resumes a search that was stopped, and a larger `search.n
 """
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 from experiments.cli.command import command
-from experiments.train import check_config
+from experiments.train import TrainConfig, check_config
 from flamingo.utils.checks import finite, flag, one_of, positive, seed, whole
 from flamingo.utils.errors import UserError
 
@@ -73,7 +74,16 @@ class SearchConfig:
         one_of("direction", self.direction, ("minimize", "maximize"))
 
 
-main = command("search", SearchConfig, "experiments.runs.run_search:run_job", check_config)
+def check_search(config: TrainConfig) -> None:
+    """Raise UserError, naming the key, for a training that cannot be searched, and where Optuna is not installed."""
+    if find_spec("optuna") is None:
+        raise UserError("a search needs Optuna: pip install 'flamingo[sweeps]'")
+    if config.dry_run:
+        raise UserError("dry_run=true shows one run: say it to experiments.train")
+    check_config(config)
+
+
+main = command("search", SearchConfig, "experiments.runs.run_search:run_job", check_search)
 
 if __name__ == "__main__":
     main()

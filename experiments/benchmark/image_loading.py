@@ -1,5 +1,6 @@
 """Measures our data loader against Pillow alone: same JPEGs, same size, same number of processes."""
 
+import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ from flamingo.data.document import Image
 from flamingo.data.record import Record, RecordList
 from flamingo.data.sources import SourceSplit
 from flamingo.training.losses import NextTokenConfig
+from flamingo.utils.ancestors import end_with
 
 #: How often all images are read. Several passes make the start of the processes negligible.
 PASSES = 8
@@ -54,11 +56,17 @@ def _measure_ours(paths: list[Path], folder: Path, processes: int, seed: int) ->
 
 def _measure_pillow(paths: list[Path], size: int, processes: int) -> float:
     tasks = [(path, size) for path in paths] * PASSES
-    with ProcessPoolExecutor(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(processes, initializer=_begin) as pool:
         list(pool.map(_resize, tasks[: 2 * processes]))  # the processes have started
         begin = time.perf_counter()
         list(pool.map(_resize, tasks, chunksize=8))
         return (time.perf_counter() - begin) / len(tasks)
+
+
+def _begin() -> None:
+    """Prepares a process of the pool."""
+    end_with(os.getppid())
+    torch.set_num_threads(1)
 
 
 def _resize(task: tuple[Path, int]) -> None:

@@ -28,7 +28,7 @@ FindProblems = Callable[[DictConfig, Sequence[str]], list[str]]
 _TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "valid bool": "true or false"}
 #: Keys without which others may contradict each other, or be needed: a checkpoint decides other keys, and a run is its
 #: own checkpoint.
-_DECIDE_OTHERS = ("model.init_from", "run", "checkpoint")
+_DECIDE_OTHERS = ("model.init_from", "run", "runs", "checkpoint")
 #: The extras of the package that add options to a group.
 _EXTRAS = {"hydra/launcher": "sweeps"}
 

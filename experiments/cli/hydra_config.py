@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -29,6 +26,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 from experiments.cli.command import COMMANDS, CONF, Command, Job, termination
 from experiments.cli.command_line import CommandLine
 from experiments.cli.config_nodes import missing_keys, nodes
+from experiments.cli.extra_arguments import dry_run_arguments, folder_arguments, given_values, sweep_run_name
 from experiments.cli.field_lines import field_lines
 from experiments.cli.help_page import help_page
 from experiments.cli.open_keys import with_stand_ins
@@ -38,14 +36,12 @@ from experiments.setup.init_from import take_from_checkpoint
 from flamingo.model.connectors import CONNECTORS
 from flamingo.model.fusion import FUSIONS
 from flamingo.training.optim import OPTIMIZERS
+from flamingo.utils.ancestors import end_with
 from flamingo.utils.checks import within
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import USER_ERRNOS, check_writable, sentence_of
 from flamingo.utils.kinds import Kinds, import_name
-from flamingo.utils.names import file_name
 from flamingo.utils.problems import Problems
-
-_EXCLUDE_KEYS = "hydra.job.config.override_dirname.exclude_keys"
 
 
 def register_schemas() -> None:
@@ -161,7 +157,12 @@ def run_command(command: Command) -> None:
     about keys, groups, types or syntax, or a system error that the user can fix, such as a full disk.
     """
 
+    launcher = os.getpid()
+
     def job(config: DictConfig) -> Any:
+        end_with(launcher)
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            end_with(os.getppid())  # that of torchrun
         logging.raiseExceptions = False  # on a full disk each line of the log would print a trace
         run = HydraConfig.get()
         with user_errors(), termination():
@@ -181,7 +182,7 @@ def run_command(command: Command) -> None:
             return
         if not (arguments.cfg or arguments.info or arguments.hydra_help or arguments.shell_completion):
             check_command_line(command, arguments.overrides, arguments.multirun, arguments.config_dir)
-    sys.argv += folder_arguments(sys.argv[1:], CONF) + dry_run_arguments(sys.argv[1:])
+    sys.argv += folder_arguments(sys.argv[1:]) + dry_run_arguments(sys.argv[1:])
     application = hydra.main(version_base="1.3", config_path=str(CONF), config_name=command.name)(job)
     with user_errors(), termination():
         application()
@@ -211,6 +212,11 @@ def check_command_line(
     """
     if is_sweep and not command.sweeps:
         raise UserError(f"-m is for commands that train: run {command.name} once for each value")
+    given = given_values(overrides)
+    # The options of the group sweep choose Hydra's mode.
+    is_sweep = is_sweep or given.get("sweep") is not None
+    if is_sweep and given.get("dry_run") is True:
+        raise UserError("dry_run=true shows one run: leave out -m and sweep=NAME, and give each key one value")
     with _initialised(config_folder):
         CommandLine(command, overrides, is_sweep).check(partial(problems_of, command))
 
@@ -269,58 +275,4 @@ def _sentence(error: Exception) -> str | None:
     return " ".join(f"{error}{cause}".split())
 
 
-def sweep_run_name(overrides: str) -> str:
-    """Returns the name of a run's folder in the folder of its sweep; empty for a run without own overrides."""
-    return file_name(overrides) if overrides else ""
-
-
 OmegaConf.register_new_resolver("run_folder", sweep_run_name, replace=True)
-
-
-def folder_arguments(arguments: Sequence[str], conf: Path) -> list[str]:
-    """Returns arguments to append to a command's own. They list the keys that folder names of a sweep leave out.
-
-    These are the keys that ``conf/run.yaml`` lists, unless they are swept, and every path that is not swept. Data may
-    therefore be moved before a stopped sweep resumes.
-    """
-    overrides = [override for argument in arguments for override in _parsed(argument)]
-    swept = {override.key_or_group for override in overrides if override.is_sweep_override()}
-    if _EXCLUDE_KEYS in {override.key_or_group for override in overrides}:
-        return []
-    run = yaml.safe_load((conf / "run.yaml").read_text(encoding="utf-8"))
-    listed = run["hydra"]["job"]["config"]["override_dirname"]["exclude_keys"]
-    paths = [override.key_or_group for override in overrides if _names_path(override)]
-    left_out = [key for key in dict.fromkeys(listed + paths) if key not in swept or key == "output"]
-    return [f"{_EXCLUDE_KEYS}=[{','.join(left_out)}]"] if left_out != listed else []
-
-
-def given_values(arguments: Sequence[str]) -> dict[str, Any]:
-    """Returns the values that arguments set, by key; None for a key that is swept or deleted."""
-    values = {}
-    for override in [override for argument in arguments for override in _parsed(argument)]:
-        fixed = not override.is_sweep_override() and not override.is_delete()
-        values[override.key_or_group] = override.value() if fixed else None
-    return values
-
-
-def dry_run_arguments(arguments: Sequence[str]) -> list[str]:
-    """Returns arguments to append to those of a dry run: Hydra makes no folder and writes the log to stdout."""
-    if given_values(arguments).get("dry_run") is True:
-        return ["hydra.run.dir=.", "hydra/job_logging=stdout"]
-    return []
-
-
-def _parsed(argument: str) -> list[Override]:
-    """Returns the argument as an override; none for an option, and for an argument that Hydra refuses later."""
-    if argument.startswith("-") or "=" not in argument:
-        return []
-    try:
-        return [OverridesParser.create().parse_override(argument)]
-    except HydraException:
-        return []
-
-
-def _names_path(override: Override) -> bool:
-    if override.is_sweep_override() or override.key_or_group.startswith("hydra"):
-        return False
-    return "/" in override.get_value_element_as_str()

@@ -2,11 +2,13 @@
 
 import json
 import logging
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
 
 from experiments.gpu_check.check_parts import JSON, RECORDED, Settings, SkippedError
+from flamingo.utils.ancestors import end_with
 from flamingo.utils.io import write_text
 
 
@@ -17,6 +19,7 @@ def results_file(output: Path, part: str) -> Path:
 
 def main() -> None:
     """Runs the part of the command line: NAME MODULE:FUNCTION OUTPUT DEVICE SIZE."""
+    end_with(os.getppid())
     name, location, output, device, size = sys.argv[1:]
     module, _, function = location.partition(":")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)

@@ -14,6 +14,7 @@ from experiments.evaluate import EvaluateConfig, check_config, folders
 from experiments.schema import JSON, Entry, as_recorded
 from experiments.setup.build import add_features, build_features, load_model
 from experiments.setup.evaluation_plan import Plan, plan
+from experiments.setup.run_lists import run_folders
 from experiments.setup.trained_images import trained_queries_warning, trained_records
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.data_checksums import data_checksums
@@ -38,6 +39,7 @@ from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
 from flamingo.utils.memory import keep_memory, out_of_memory
 from flamingo.utils.names import file_name
+from flamingo.utils.problems import Problems
 from flamingo.utils.reading import read_config
 from flamingo.utils.run_folder import Run, RunFiles, model_contents, run_folder
 
@@ -51,7 +53,7 @@ _SETTINGS = (
     *("batch_size", "pictures"),
 )
 #: Other metrics and another language score existing predictions again.
-_MAY_CHANGE = _SETTINGS + ("run", "checkpoint", "demonstrations", "features", "task.metrics", "task.language")
+_MAY_CHANGE = _SETTINGS + ("run", "runs", "checkpoint", "demonstrations", "features", "task.metrics", "task.language")
 
 
 def _in_file_names(task: Task) -> str:
@@ -293,4 +295,21 @@ def _index_images(planned: Plan, task: RecordTask, features: FeatureStore | None
 def run_job(job: Job[EvaluateConfig]) -> None:
     """Runs the command."""
     keep_memory()
-    run_evaluation(job.load())
+    config = job.load()
+    if config.runs is None:
+        run_evaluation(config)
+    else:
+        evaluate_runs(config)
+
+
+def evaluate_runs(config: EvaluateConfig) -> None:
+    """Evaluates each of several runs.
+
+    Raises:
+        UserError: At the end, for the runs that cannot be evaluated.
+    """
+    problems = Problems()
+    for folder in run_folders(config.runs):
+        with problems.collected(str(folder)):
+            run_evaluation(replace(config, run=str(folder), runs=None))
+    problems.report()

@@ -1,17 +1,16 @@
 """Writes the pages of one run or of many."""
 
-import glob
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cli.command import Job
 from experiments.report import ReportConfig, check_config
+from experiments.setup.run_lists import common_folder, run_folders
 from flamingo.evaluation.run_differences import run_differences
 from flamingo.report.comparison_files import write_comparison
 from flamingo.report.page import write_report
-from flamingo.report.variants import Variant, read_variants, runs_below
+from flamingo.report.variants import Variant, read_variants
 
 log = logging.getLogger(__name__)
 
@@ -28,14 +27,8 @@ def run_report(config: ReportConfig) -> list[Path]:
     check_config(config)
     if config.run is not None:
         return write_report(Path(config.run), config.title)
-    assert config.runs is not None
-    folders = []
-    # Unlike Path.glob, it takes absolute patterns and skips hidden folders, such as that of a launcher.
-    for path in sorted(glob.glob(config.runs)):  # noqa: PTH207
-        if Path(path).is_dir():
-            folders += runs_below(Path(path))
-    output = config.output or _last_folder(config.runs) / "comparison"
-    variants, problems = read_variants(folders, config.baseline)
+    output = config.output or common_folder(config.runs) / "comparison"
+    variants, problems = read_variants(run_folders(config.runs), config.baseline)
     runs = _runs_with_predictions(variants, problems)
     differences = run_differences(runs, variants[0].name) if variants[0].name in runs else []
     return write_comparison(variants, problems, differences, Path(output))
@@ -53,12 +46,6 @@ def _runs_with_predictions(variants: Sequence[Variant], problems: dict[str, str]
             reasons.append("not in the paired differences: there is no predictions.jsonl")
             problems[str(run.folder)] = "; ".join(reasons)
     return runs
-
-
-def _last_folder(pattern: str) -> Path:
-    """Returns the last folder of a pattern before the first wildcard."""
-    before_wildcard = re.split(r"[*?\[]", pattern)[0]
-    return Path(before_wildcard + "x").parent
 
 
 def run_job(job: Job[ReportConfig]) -> None:

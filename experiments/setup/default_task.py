@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.setup.run_checkpoint import check_checkpoint, check_run
+from experiments.setup.run_lists import run_folders
 from flamingo import synthetic
 from flamingo.data.builders import BUILDERS
 from flamingo.evaluation.tasks import CaptioningConfig
+from flamingo.utils.errors import UserError
 from flamingo.utils.reading import read_config
 
 #: Keys of a training's data with another name or no meaning in a task.
@@ -32,6 +34,8 @@ def default_task(given: Mapping[str, Any]) -> list[str]:
     """
     if "task" in given:
         return []
+    if given.get("runs"):
+        return _common_task(given)
     config = _config_of_run(given)
     if config is None:
         _check_given(given)
@@ -43,6 +47,19 @@ def default_task(given: Mapping[str, Any]) -> list[str]:
     if any(kind in BUILDERS for kind in kinds):
         return _captions(data, given)
     return [f"task={kind}" for kind in kinds if kind in synthetic.TASKS][:1]
+
+
+def _common_task(given: Mapping[str, Any]) -> list[str]:
+    """The arguments that choose the task of several runs, which have to be the same for all."""
+    runs_of: dict[tuple[str, ...], Path] = {}
+    for folder in run_folders(given["runs"]):
+        if (folder / "config.yaml").is_file():
+            arguments = default_task({**given, "runs": None, "run": str(folder)})
+            runs_of.setdefault(tuple(arguments), folder)
+    if len(runs_of) > 1:
+        first, second, *_ = runs_of.values()
+        raise UserError(f"task needs a value: {first} and {second} were trained on different data")
+    return list(*runs_of)
 
 
 def _check_given(given: Mapping[str, Any]) -> None:

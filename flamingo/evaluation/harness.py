@@ -27,6 +27,7 @@ from flamingo.model.sampling import Sampling
 from flamingo.results import Row, append_predictions, save_scores, setting_key
 from flamingo.utils.devices import processes, wait_for_processes
 from flamingo.utils.errors import UserError
+from flamingo.utils.names import short_name
 from flamingo.utils.progress import progress_bar
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,8 @@ def evaluate(
         examples = _pictured(task, queries[: config.pictures], settings)
         save_pictures(output / "pictures", task.name, examples)
     missing_jobs = {setting: jobs[setting] for setting in missing}
-    for setting, rows_of_setting in _predictions(engine, task, missing_jobs, config, template, on_progress):
+    title = f"{short_name(output)}: {task.name}"
+    for setting, rows_of_setting in _predictions(engine, task, missing_jobs, config, template, title, on_progress):
         rows[setting] = rows_of_setting
         if state.is_main_process:
             append_predictions(predictions_file, rows_of_setting)
@@ -176,6 +178,7 @@ def _predictions(
     jobs: Mapping[Setting, Sequence[Job]],
     config: EvaluationConfig,
     template: CaptionTemplate,
+    title: str,
     on_progress: Callable[[int, int], object] | None,
 ) -> Iterator[tuple[Setting, list[Row]]]:
     """Yields the predictions of each setting, which all processes share, in the order of its jobs."""
@@ -185,7 +188,7 @@ def _predictions(
     with _progress(shares, on_progress, visible=state.is_main_process) as (bar, advance):
         clock = ControlClock(numbers, partial(_announce, bar) if state.is_main_process else None)
         for setting, share in shares.items():
-            bar.set_description(f"{task.name}: {setting}")
+            bar.set_description(f"{title}: {setting}")
             clock.begin(setting)
             share_rows = _predict(engine, task, setting, share, config, template, advance)
             rows = _in_order(gather_object(share_rows), jobs[setting])

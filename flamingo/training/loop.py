@@ -27,6 +27,7 @@ from flamingo.training.state import Progress, StateFolder, untouched_random_stat
 from flamingo.training.step import DataSet, Update, accumulate_gradients, next_update
 from flamingo.utils.devices import wait_for_processes
 from flamingo.utils.errors import Stopped, UserError
+from flamingo.utils.names import short_name
 from flamingo.utils.progress import progress_bar
 
 log = logging.getLogger(__name__)
@@ -95,7 +96,8 @@ def train(
     main_process = accelerator.is_main_process
     history = _open_history(output, progress, accelerator)
     start = time.monotonic() - progress.seconds
-    bar = progress_bar(config.steps, "step", visible=main_process, initial=progress.step)
+    name = short_name(output)
+    bar = progress_bar(config.steps, "step", visible=main_process, initial=progress.step, description=name)
     model.train()
     guard = Guard(model, accelerator)
     with bar, deferred_interrupt() as interrupt:

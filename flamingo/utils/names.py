@@ -6,6 +6,8 @@ from pathlib import Path
 
 #: The longest name in characters. File systems allow 255 bytes, with the suffix.
 _LONGEST = 240
+#: The longest name in a progress bar.
+_SHORT = 40
 
 
 def file_name(text: str) -> str:
@@ -20,6 +22,12 @@ def file_name(text: str) -> str:
         return safe
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{safe[: _LONGEST - 9]}-{digest}"
+
+
+def short_name(folder: Path) -> str:
+    """Returns the name of a run's folder for a progress bar: of a long one the end, where runs of a sweep differ."""
+    name = folder.resolve().name
+    return name if len(name) <= _SHORT else f"\N{HORIZONTAL ELLIPSIS}{name[1 - _SHORT :]}"
 
 
 def picture_path(folder: Path, task: str, id: str) -> Path:

@@ -1,5 +1,7 @@
 """Every wrong key and value of a command line is reported, each with its key, and nothing that is right."""
 
+import sys
+
 import pytest
 
 import experiments.search  # noqa: F401  # has its schema
@@ -125,6 +127,29 @@ def test_a_sweep_of_a_command_that_does_not_train_is_refused(command, tmp_path, 
     [problem] = problems(*needed, command=command, is_sweep=True)
     assert problem.startswith("-m ") and command in problem
     assert problems(*needed, command=command) == []
+
+
+@pytest.mark.parametrize(("argument", "is_sweep"), [("sweep=ablations", False), ("seed=0,1", True)])
+def test_a_dry_run_of_a_sweep_is_refused(argument, is_sweep):
+    [problem] = problems("experiment=demo", argument, "dry_run=true", is_sweep=is_sweep)
+    assert problem.startswith("dry_run=true ") and "-m" in problem
+
+
+def test_an_option_of_the_group_sweep_makes_a_sweep_without_m():
+    """It chooses Hydra's mode itself."""
+    assert problems("sweep=ablations", "ablation=baseline,no_gate") == []
+
+
+def test_a_search_without_optuna_names_the_extra(monkeypatch):
+    assert problems("experiment=demo", command="search") == []
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    [problem] = problems("experiment=demo", command="search")
+    assert "flamingo[sweeps]" in problem
+
+
+def test_a_search_is_no_dry_run():
+    [problem] = problems("experiment=demo", "dry_run=true", command="search")
+    assert problem.startswith("dry_run=true ")
 
 
 def test_options_of_a_folder_of_ones_own_are_known(tmp_path):

@@ -3,7 +3,8 @@
 import pytest
 import yaml
 
-from experiments.cli.hydra_config import compose_config, given_values, load
+from experiments.cli.extra_arguments import given_values
+from experiments.cli.hydra_config import compose_config, load
 from experiments.schema import as_recorded
 from experiments.setup.default_task import default_task
 from flamingo.evaluation.tasks import CaptioningConfig

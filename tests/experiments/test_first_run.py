@@ -11,7 +11,8 @@ import torch
 import yaml
 from PIL import Image as PILImage
 
-from experiments.cli.hydra_config import dry_run_arguments, load
+from experiments.cli.extra_arguments import dry_run_arguments
+from experiments.cli.hydra_config import load
 from experiments.runs.run_training import run_training
 from experiments.schema import as_recorded
 from experiments.setup import choices, dry_run

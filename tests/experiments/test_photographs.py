@@ -11,7 +11,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from experiments.cli.hydra_config import compose_config, given_values, load
+from experiments.cli.extra_arguments import given_values
+from experiments.cli.hydra_config import compose_config, load
 from experiments.runs.run_evaluation import check_outputs, run_evaluation
 from experiments.runs.run_training import run_training
 from experiments.schema import ALL_TASKS

@@ -1,32 +1,46 @@
 """Runs in sweeps: by every launcher, each complete in its folder, evaluated, continued, and listed where they fail."""
 
+import itertools
 import json
 import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
+from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from experiments.cli.hydra_config import CONF, folder_arguments, sweep_run_name
+from experiments.cli.command import CONF
+from experiments.cli.extra_arguments import folder_arguments, sweep_run_name
 from experiments.report import ReportConfig
 from experiments.runs.run_report import run_report
 from experiments.runs.run_training import run_training
 from experiments.schema import as_recorded
 from experiments.setup.build import build_model
 from experiments.setup.evaluation_plan import plan
+from experiments.setup.preparation import FILES
 from flamingo.evaluation import ObjectiveConfig
 from flamingo.evaluation.search_objective import check_objective, objective
 from flamingo.report import VariantConfig
 from flamingo.utils.errors import UserError
+from flamingo.utils.run_folder import run_folder
 from tests.helpers.configs import composed
 from tests.helpers.small_runs import TWO_STEPS, files_of
 
 EVALUATION = "evaluate=[{kind:synthetic_captions,task:{num_queries:2},shots:[0,2],controls:[],text_only:false}]"
 ROOT = Path(__file__).parents[2]
+
+
+def wait_until(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def sweep(*overrides):
@@ -134,15 +148,29 @@ def test_parallel_processes_continue_after_one_fails(tmp_path):
     first = sweep(*overrides, "model.language=embedded,none", "seed=0")
     assert first.returncode != 0
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2, first.stderr
-    done, failed = (next(tmp_path.glob(f"*language-{name}+*seed-0+*")) for name in ("embedded", "none"))
+    done, failed = (tmp_path / f"model.language-{name}" for name in ("embedded", "none"))
     assert (done / "scores.json").exists() and not (failed / "scores.json").exists()
     markdown, *_ = run_report(ReportConfig(runs=f"{tmp_path}/*"))
     assert markdown.parent == tmp_path
     assert f"- `{failed}`: failed: UserError: " in markdown.read_text()
     before = files_of(done)
-    second = sweep(*overrides, "model.language=embedded", "seed=0")
-    assert second.returncode == 0, second.stderr
+    assert sweep(*overrides, "model.language=embedded,none", "seed=0").returncode != 0
     assert files_of(done) == before
+
+
+@pytest.mark.full
+def test_the_runs_of_a_sweep_end_when_it_is_killed(tmp_path):
+    options = (f"output={tmp_path}", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "training.steps=100000")
+    command = [sys.executable, "-m", "experiments.train", "-m", *TWO_STEPS, *options, "seed=0,1"]
+    launcher = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: len(list(tmp_path.glob("seed-*/history.jsonl"))) == 2, seconds=600)
+    workers = psutil.Process(launcher.pid).children(recursive=True)
+    assert len(workers) >= 2
+    launcher.kill()
+    launcher.wait()
+    wait_until(lambda: not any(worker.is_running() and worker.status() != "zombie" for worker in workers), seconds=60)
+    with run_folder(tmp_path / "seed-0", {}, FILES, check=False):
+        pass  # its lock is free
 
 
 @pytest.mark.full
@@ -161,23 +189,47 @@ def test_sweep_folders_are_flat_and_leave_out_common_paths(tmp_path):
         assert re.fullmatch(r"[A-Za-z0-9_.+-]{1,240}", folder.name)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "left_out", "named"),
-    [
-        (["-m", "seed=0,1", "experiment=demo", "output=a/b"], [], []),
-        (["data.root=/photos", "model.vision=openai/clip", "seed=0"], ["data.root", "model.vision"], ["seed"]),
-        (["texts=[a/b.jsonl,c]", "task.query='DIR/*.tar'"], ["texts", "task.query"], []),
-        (["model.vision=/a,/b", "data.root=here"], [], ["model.vision", "data.root"]),
-        (["model.vision=choice('/a','/b')"], [], ["model.vision"]),
-        (["hydra/launcher=joblib", "hydra.sweep.dir=/a", "--config-dir=/b", "wrong", "a=[b"], [], []),
-    ],
-)
-def test_what_a_sweeps_folders_leave_out(arguments, left_out, named):
-    added = folder_arguments(arguments, CONF)
-    assert bool(added) == bool(left_out)
-    for argument in added:
-        keys = argument.split("=")[1].strip("[]").split(",")
-        assert set(left_out) < set(keys) and not set(named) & set(keys) and keys[0] == "output"
+def folder_names(*arguments, sweep=()):
+    """The names of the folders of a sweep's runs, whose config sweeps further keys."""
+    [excluded] = folder_arguments(["-m", *arguments]) or [""]
+    left_out = excluded.partition("=")[2].strip("[]").replace("'", "").split(",")
+    parser = OverridesParser.create()
+    overrides = [parser.parse_override(text) for text in (*sweep, *arguments)]
+    texts_of = {}
+    for override in overrides:
+        texts = [override.input_line]
+        if override.is_sweep_override():
+            texts = [f"{override.key_or_group}={value}" for value in override.sweep_string_iterator()]
+        texts_of[override.key_or_group] = texts
+    names = []
+    for texts in itertools.product(*texts_of.values()):
+        run = parser.parse_overrides(list(texts))
+        dirname = get_overrides_dirname(overrides=run, exclude_keys=left_out, item_sep="+", kv_sep="-")
+        names.append(sweep_run_name(dirname))
+    return names
+
+
+def test_folders_are_named_after_what_is_swept_alone():
+    fixed = ("experiment=demo", "training.steps=5", "model/connector=mlp", "output=a/b", "+data.documents.x={a:1}")
+    assert folder_names(*fixed, "seed=0,1") == ["seed-0", "seed-1"]
+    swept = ("model.fusion.every=1,2", "seed=0,1", "num_workers=0")
+    assert folder_names(*swept) == [f"model.fusion.every-{every}+seed-{seed}" for every in (1, 2) for seed in (0, 1)]
+    assert folder_names("model.vision=/a,/b", "data.root=here")[0].startswith("model.vision-_a-")
+
+
+def test_keys_that_a_config_sweeps_are_named_unless_the_command_line_fixes_them():
+    sweep = ("seed=0,1", "ablation=baseline,mlp")
+    assert folder_names("sweep=ablations", sweep=sweep)[0] == "ablation-baseline+seed-0"
+    assert folder_names("sweep=ablations", "seed=3", sweep=sweep) == ["ablation-baseline", "ablation-mlp"]
+
+
+def test_a_key_that_says_how_a_run_is_carried_out_is_named_when_swept():
+    """Else two runs would share a folder."""
+    assert folder_names("experiment=demo,synthetic", "seed=1") == ["experiment-demo", "experiment-synthetic"]
+
+
+def test_names_that_the_command_line_chooses_stay():
+    assert folder_arguments(["-m", "seed=0,1", "hydra.job.config.override_dirname.exclude_keys=[seed]"]) == []
 
 
 def test_a_run_without_overrides_has_the_folder_of_the_sweep():
@@ -186,19 +238,14 @@ def test_a_run_without_overrides_has_the_folder_of_the_sweep():
     assert "/" not in sweep_run_name("model.vision-/data/clip") != sweep_run_name("model.vision-_data_clip")
 
 
-def test_a_key_that_is_usually_left_out_is_named_when_swept():
-    """Else two runs would share a folder."""
-    [argument] = folder_arguments(["-m", "experiment=demo,synthetic", "num_workers=0"], CONF)
-    assert "experiment" not in argument and "workers" in argument and "output" in argument
-
-
 @pytest.mark.full
 def test_submitit_runs_jobs_of_their_own(tmp_path):
-    result = sweep(f"output={tmp_path}", "hydra/launcher=submitit_local", "seed=3")
+    result = sweep(f"output={tmp_path}", "hydra/launcher=submitit_local", "seed=3,4")
     assert result.returncode == 0, result.stderr
-    [run] = tmp_path.glob("*seed-3*")
-    assert yaml.safe_load((run / "config.yaml").read_text())["training"]["seed"] == 3
-    assert (run / "checkpoint").is_dir()
+    for seed in (3, 4):
+        run = tmp_path / f"seed-{seed}"
+        assert yaml.safe_load((run / "config.yaml").read_text())["training"]["seed"] == seed
+        assert (run / "checkpoint").is_dir()
 
 
 # ------------------------------------------------------------------------------- ablations

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flamingo.utils.names import file_name, picture_path
+from flamingo.utils.names import file_name, picture_path, short_name
 
 #: What differs in characters alone that a file's name cannot hold, or in what lies behind its longest length.
 ALIKE = [
@@ -36,3 +36,11 @@ def test_tasks_with_equal_ids_keep_images_in_their_own_folders(task):
     paths = {picture_path(Path("pictures"), name, id) for name in (task, "coco") for id in ("1", "2")}
     assert len(paths) == 4
     assert all(path.parent.parent == Path("pictures") and path.suffix == ".png" for path in paths)
+
+
+def test_a_long_name_of_a_run_is_short_in_a_bar_and_keeps_its_end():
+    assert short_name(Path("outputs/ablation-baseline+seed-0/")) == "ablation-baseline+seed-0"
+    assert short_name(Path("outputs") / ("a" * 40)) == "a" * 40
+    short = short_name(Path("outputs") / f"{'a' * 40}+seed-1")
+    assert len(short) == 40 and short.endswith("aaa+seed-1") and short[0] == "\N{HORIZONTAL ELLIPSIS}"
+    assert short_name(Path()) == Path.cwd().name
