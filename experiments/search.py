@@ -75,7 +75,11 @@ class SearchConfig:
 
 
 def check_search(config: TrainConfig) -> None:
-    """Raise UserError, naming the key, for a training that cannot be searched, and where Optuna is not installed."""
+    """Checks that Optuna is installed, and that the training can be searched.
+
+    Raises:
+        UserError: With the extra of the package, or with the key.
+    """
     if find_spec("optuna") is None:
         raise UserError("a search needs Optuna: pip install 'flamingo[sweeps]'")
     if config.dry_run:

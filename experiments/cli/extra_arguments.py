@@ -13,12 +13,12 @@ _EXCLUDE_KEYS = "hydra.job.config.override_dirname.exclude_keys"
 
 
 def sweep_run_name(overrides: str) -> str:
-    """Return the name of a run's folder below that of its sweep; none where it has no overrides of its own."""
+    """Returns the name of a run's folder below that of its sweep; none where it has no overrides of its own."""
     return file_name(overrides) if overrides else ""
 
 
 def folder_arguments(arguments: Sequence[str]) -> list[str]:
-    """Return arguments by which the folders of a sweep's runs are named after what is swept.
+    """Returns arguments by which the folders of a sweep's runs are named after what is swept.
 
     Keys that the command line fixes are left out: they are the same for all runs. The output is in no name.
     """
@@ -42,14 +42,14 @@ def given_values(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def dry_run_arguments(arguments: Sequence[str]) -> list[str]:
-    """Return arguments to add to those of a dry run, by which Hydra makes no folder and writes the log to stdout."""
+    """Returns arguments to add to those of a dry run, by which Hydra makes no folder and writes the log to stdout."""
     if given_values(arguments).get("dry_run") is True:
         return ["hydra.run.dir=.", "hydra/job_logging=stdout"]
     return []
 
 
 def _overrides(arguments: Sequence[str]) -> list[Override]:
-    """The arguments that are overrides, without those that Hydra is going to refuse."""
+    """Returns the arguments that are overrides, without options and without those that Hydra refuses later."""
     overrides = []
     for argument in arguments:
         if argument.startswith("-") or "=" not in argument:

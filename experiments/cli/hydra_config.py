@@ -156,7 +156,6 @@ def run_command(command: Command) -> None:
     A user's error ends the command with one sentence and exit status 2. It is a :class:`UserError`, an error of Hydra
     about keys, groups, types or syntax, or a system error that the user can fix, such as a full disk.
     """
-
     launcher = os.getpid()
 
     def job(config: DictConfig) -> Any:

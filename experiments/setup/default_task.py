@@ -50,7 +50,11 @@ def default_task(given: Mapping[str, Any]) -> list[str]:
 
 
 def _common_task(given: Mapping[str, Any]) -> list[str]:
-    """The arguments that choose the task of several runs, which have to be the same for all."""
+    """Returns the arguments that choose the task of several runs.
+
+    Raises:
+        UserError: Where they are not the same for all runs.
+    """
     runs_of: dict[tuple[str, ...], Path] = {}
     for folder in run_folders(given["runs"]):
         if (folder / "config.yaml").is_file():

@@ -49,6 +49,6 @@ def common_folder(runs: Entry) -> Path:
 
 
 def _last_folder(pattern: str) -> Path:
-    """The last folder of a pattern before the first wildcard."""
+    """Returns the last folder of a pattern before the first wildcard."""
     before_wildcard = re.split(r"[*?\[]", pattern.rstrip("/"))[0]
     return Path(before_wildcard + "x").parent
