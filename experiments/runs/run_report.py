@@ -35,7 +35,7 @@ def run_report(config: ReportConfig) -> list[Path]:
 
 
 def _runs_with_predictions(variants: Sequence[Variant], problems: dict[str, str]) -> dict[str, dict[int, Path]]:
-    """For each variant the folders of its runs by seed; a run without predictions is added to the problems instead."""
+    """Returns for each variant the folders of its runs by seed; a run without predictions is added to the problems."""
     runs: dict[str, dict[int, Path]] = {}
     for variant in variants:
         for run in variant.runs:
