@@ -16,7 +16,7 @@ def data_checksums(images: Sequence[Record]) -> dict[str, str]:
 
     Returns:
         ``captions``: the checksum of ids, captions, splits and picture names. ``files``: the checksum of the names and
-        :func:`~flamingo.utils.checksums.sampled_checksum` of the pictures' files, or of the shards that hold them.
+        :func:`sampled_checksum` of the pictures' files, or of the shards that hold them.
     """
     files: dict[str, None] = {}
     captions = digest_of(_rows(images, files))

@@ -206,7 +206,7 @@ class FlamingoProcessor(ProcessorMixin):
         rng: random.Random | None = None,
         max_length: int | None = None,
     ) -> BatchFeature:
-        """Returns documents as one padded batch, which :func:`~flamingo.data.collate.collate` describes.
+        """Returns documents as one padded batch, which :func:`collate` describes.
 
         Prompts are padded on the left, other documents on the right. ``p_next`` and ``p_space`` are the probabilities
         of ``next_image`` and ``leading_space`` of :meth:`encode`, drawn from ``rng`` for each document.

@@ -92,7 +92,7 @@ def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 class _Unbuffered(io.RawIOBase):
-    """A raw stream that keeps its first error: torch and other libraries replace it by errors of their own."""
+    """Writes through :func:`write`, and keeps the first error: torch and other libraries replace it by their own."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor

@@ -119,7 +119,7 @@ class _Flock:
         self.path, self.descriptor = path, descriptor
 
     def release(self) -> None:
-        # Remove the file before it is unlocked: a process that has opened it sees that the folder has another file.
+        # Remove the file before it is unlocked: a process that has opened it sees that it is not the folder's any more.
         self.path.unlink(missing_ok=True)
         os.close(self.descriptor)
 

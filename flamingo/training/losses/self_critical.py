@@ -29,7 +29,7 @@ _IMAGES = ("pixel_values", "image_features")
 
 
 class SelfCritical:
-    """A :class:`~flamingo.training.step.DataSet`'s ``loss``: minus the reward of generated captions.
+    """A :class:`flamingo.training.step.DataSet`'s ``loss``: minus the reward of generated captions.
 
     The last caption of each document is left out and generated. A batch has several consecutive documents of the same
     images (``captions_per_image``): their last captions are the references.
