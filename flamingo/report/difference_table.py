@@ -32,7 +32,7 @@ def difference_cells(difference: Difference) -> list[str]:
         compared(difference),
         difference_text(difference.value),
         interval_text(difference.interval) or "-",
-        "-" if difference.adjusted_p is None else f"{difference.adjusted_p:.2g}",
+        _p_text(difference.adjusted_p),
         difference.mark or "-",
         difference.level if difference.over_seeds is None else f"queries, {difference.level}",
         str(difference.n),
@@ -83,6 +83,12 @@ def page_tables(differences: Sequence[Difference]) -> list[dict[str, Any]]:
         rows = [difference_cells(difference) for difference in of_task]
         tables.append({"title": table_title(of_task), "note": note(of_task), "rows": rows})
     return tables
+
+
+def _p_text(p: float | None) -> str:
+    if p is None:
+        return "-"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _name(setting: SettingOfTask) -> str:

@@ -203,7 +203,7 @@ def test_differences_have_a_table_with_a_note(tmp_path):
     write_report(tmp_path)
     page = Page((tmp_path / "report.html").read_text())
     assert page.of("h3") == ["synthetic_captions", "synthetic_captions: CIDEr"]
-    row = ["4 shots \N{MINUS SIGN} 0 shots", "+0.100", "0.020 to 0.210", "0.02", "real", "queries alone", "50", "0, 1"]
+    row = ["4 shots \N{MINUS SIGN} 0 shots", "+0.100", "0.020 to 0.210", "0.020", "real", "queries alone", "50", "0, 1"]
     assert page.of("td")[-8:] == row
     assert "not adjusted" in "".join(page.of("p"))
     save_differences(tmp_path / "differences.json", [], "synthetic_captions")
