@@ -1,6 +1,6 @@
-"""Runs of several variants -> the difference of each variant to the baseline in each setting, by paired statistics.
+"""Runs of several variants -> the paired difference of each variant to the baseline in each setting.
 
-The spread of a score between trainings is pooled over the variants, for each setting apart.
+The spread of a score between trainings is pooled over the variants, separately for each setting.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,10 +19,10 @@ from flamingo.utils.errors import UserError
 from flamingo.utils.seed_spread import pooled_deviation
 
 Runs = Mapping[str, Mapping[int, Path]]
-"""For each variant the folder of each run, by the seed of its training."""
+"""Variant -> seed of the training -> the folder of the run."""
 
 Queries = dict[str, tuple[str, ...]]
-"""The references of each query."""
+"""Id of a query -> its references."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def run_differences(runs: Runs, baseline: str) -> list[Difference]:
         baseline: The variant that is subtracted.
 
     Raises:
-        UserError: For a file that cannot be read, and for runs whose queries or references differ.
+        UserError: If a file cannot be read, or the queries or references of runs differ.
     """
     scores_of = {}
     for by_seed in runs.values():
@@ -86,10 +86,10 @@ def _statistics(
     """Returns the statistics of a run in each setting without control, one for each seed of the evaluation.
 
     Args:
-        folder: The run's.
-        scores: Those of the run.
+        folder: The folder of the run.
+        scores: The scores of the run.
         metrics: The metric of each task.
-        queries: For each task the queries that all runs must have, and the first run that has them.
+        queries: The queries of each task that all runs must have, and the first run that has them.
 
     Raises:
         UserError: For other queries or references.
@@ -119,7 +119,7 @@ def _check_queries(folder: Path, queries: Queries, first: Path, expected: Querie
     """Checks that a run has the queries and references of the first run.
 
     Raises:
-        UserError: Names the first query that differs.
+        UserError: If not; the error names the first query that differs.
     """
     for query, references in expected.items():
         if query not in queries:

@@ -40,8 +40,8 @@ def write_comparison(
     """Writes ``output`` with the suffixes ``.md``, ``.csv``, ``.html``, ``.png`` and ``.differences.json``.
 
     Args:
-        variants: At least one; the first is the baseline.
-        problems: For each folder or variant why it is left out, missing or incomplete.
+        variants: The variants, of which the first is the baseline.
+        problems: Folder or variant -> the reason why it is left out, missing or incomplete.
         differences: Paired differences of the variants to the baseline.
         output: The path without a suffix.
 

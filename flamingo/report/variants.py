@@ -136,14 +136,14 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Variant], dict[str, str]]:
 
 
 def read_variants(folders: Iterable[Path], baseline: str | None = None) -> tuple[list[Variant], dict[str, str]]:
-    """Returns the variants, the baseline first; and by folder why it is left out, missing or incomplete.
+    """Returns the variants, the baseline first, and folder -> the reason why it is left out, missing or incomplete.
 
     Args:
-        folders: Those of the runs.
-        baseline: The name of a variant; None: the one called "baseline", or else the first.
+        folders: The folders of the runs.
+        baseline: The name of a variant; None: the one called "baseline", otherwise the first.
 
     Raises:
-        UserError: Where no run is finished and evaluated, and for an unknown baseline.
+        UserError: If no run is finished and evaluated, or the baseline is unknown.
     """
     variants, problems = read_runs(folders)
     names = [variant.name for variant in variants]
