@@ -2,6 +2,9 @@
 
 import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image as PILImage
@@ -88,6 +91,22 @@ def test_sampled_captions_do_not_depend_on_batch_or_kill(captioning, tmp_path):
     (tmp_path / "one.jsonl").write_text("".join(lines[:3]), encoding="utf-8")
     assert captioning(*sampled, "batch_size=4", name="one") == rows
     assert captioning("temperature=1.5", "seed=4", name="other") != rows
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("sampled", [(), ("temperature=1.5", "seed=3")], ids=["searched", "sampled"])
+def test_two_processes_write_the_captions_of_one(captioning, demo, pictures, tmp_path, sampled):
+    captioning(*sampled)
+    files = {name: (tmp_path / f"captions.{name}").read_text() for name in ("jsonl", "skipped.json", "html")}
+    both = tmp_path / "both"
+    given = (f"checkpoint={demo}", f"images={pictures}", f"output={both / 'captions.jsonl'}", "max_new_tokens=5")
+    command = [sys.executable, "-m", "tests.experiments.two_process_captions", *given, "batch_size=1", *sampled]
+    for _ in range(2):  # from nothing, and after a kill
+        ended = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+        assert {name: (both / f"captions.{name}").read_text() for name in files} == files
+        first_line = files["jsonl"].splitlines(keepends=True)[0]
+        (both / "captions.jsonl").write_text(first_line)
 
 
 def test_a_new_image_is_added_and_a_repaired_one_too(captioning, pictures, tmp_path, asked):

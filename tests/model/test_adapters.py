@@ -79,6 +79,11 @@ def loaded(folder, **settings):
     return FlamingoForConditionalGeneration.from_pretrained(folder, **settings).to(devices.DEVICE)
 
 
+def test_each_method_of_the_docs_has_an_option():
+    """All tests with the fixture ``method`` run with each of them."""
+    assert sorted(METHODS) == ["dora", "ia3", "loha", "lokr", "lora", "oft", "vera"]
+
+
 def test_an_adapter_adds_its_weights_to_those_that_train(backbones, model):
     before = set(tiny.flamingo(backbones, "llama").trainable_parameter_names())
     trained = set(model.trainable_parameter_names())
