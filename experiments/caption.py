@@ -106,8 +106,8 @@ def _check_checkpoint(name: str) -> None:
     Raises:
         UserError: For a folder without a checkpoint.
     """
-    if (Path(name) / "checkpoint").is_dir():
-        check_run(name)
+    if any((Path(name) / part).is_dir() for part in ("checkpoint", "state")):
+        check_run(name, "checkpoint")
     elif Path(name).exists() or Path(name).is_absolute() or name.count("/") != 1:
         check_checkpoint(Path(name))
 

@@ -6,18 +6,18 @@ from flamingo.utils.checks import folder
 from flamingo.utils.errors import UserError
 
 
-def check_run(run: str) -> None:
-    """Checks that the key ``run`` names the folder of a run with a checkpoint.
+def check_run(run: str, key: str = "run") -> None:
+    """Checks that a key names the folder of a run with a checkpoint.
 
     Raises:
-        UserError: If it does not.
+        UserError: If it does not; the error begins with the key.
     """
-    folder("run", run)
+    folder(key, run)
     if _holds_weights(Path(run) / "checkpoint"):
         return
     if (Path(run) / "state").is_dir():
-        raise UserError(f"run={run} has no checkpoint yet: its training was stopped, and the same command resumes it")
-    raise UserError(f"run={run} has no checkpoint: it is not the folder of a training")
+        raise UserError(f"{key}={run} has no checkpoint yet: its training was stopped, and the same command resumes it")
+    raise UserError(f"{key}={run} has no checkpoint: it is not the folder of a training")
 
 
 def check_checkpoint(checkpoint: Path) -> None:
