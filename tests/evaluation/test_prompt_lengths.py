@@ -1,4 +1,4 @@
-"""Prompts that are too long are told before the first prediction: which shots, and what to set."""
+"""Prompts that are too long are errors before the first prediction, with the shots and the value to set."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def task():
 
 
 def fitting(images, checked=None):
-    """A check of prompts with at most so many images."""
+    """A check of prompts with a limited number of images."""
 
     def check(prompt):
         number = sum(chunk.image is not None for chunk in prompt.chunks())
@@ -68,7 +68,7 @@ def _texts_below(limit):
 
 
 def test_similar_demonstrations_are_bounded_by_the_support(task, caplog):
-    """Captions of the support have different lengths: between the bounds nobody knows yet."""
+    """Captions of the support have different lengths: between the bounds the outcome is unknown."""
     query = task.queries()[0]
     [group] = task.support(query)
     longest = sorted(max(map(len, example.references)) for example in group)

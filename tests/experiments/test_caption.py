@@ -101,7 +101,7 @@ def test_two_processes_write_the_captions_of_one(captioning, demo, pictures, tmp
     both = tmp_path / "both"
     given = (f"checkpoint={demo}", f"images={pictures}", f"output={both / 'captions.jsonl'}", "max_new_tokens=5")
     command = [sys.executable, "-m", "tests.experiments.two_process_captions", *given, "batch_size=1", *sampled]
-    for _ in range(2):  # from nothing, and after a kill
+    for _ in range(2):  # from the start, and after a kill
         ended = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stderr
         assert {name: (both / f"captions.{name}").read_text() for name in files} == files

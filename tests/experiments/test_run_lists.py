@@ -18,7 +18,7 @@ from tests.report.test_comparison import write_run
 
 @pytest.fixture
 def sweep(tmp_path):
-    """Two runs of a sweep, a run beside it, and a folder without a run."""
+    """Two runs of a sweep, another run, and a folder without a run."""
     for number, name in enumerate(("sweep/every-1", "sweep/every-2", "other")):
         write_run(tmp_path / name, 0, 0.5, every=number)
     (tmp_path / "sweep" / "multirun.yaml").write_text("")

@@ -1,4 +1,4 @@
-"""Queries that show images which the run was trained on are told by the files of their images."""
+"""The files of images identify queries that the run was trained on."""
 
 import pytest
 import yaml
