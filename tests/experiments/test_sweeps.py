@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -156,6 +157,25 @@ def test_parallel_processes_continue_after_one_fails(tmp_path):
     before = files_of(done)
     assert sweep(*overrides, "model.language=embedded,none", "seed=0").returncode != 0
     assert files_of(done) == before
+
+
+@pytest.mark.full
+def test_the_sweep_of_the_readme_ends_in_a_report(tmp_path):
+    """With fewer steps and queries."""
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    [train] = [shlex.split(line) for line in lines if line.startswith("python -m experiments.train -m ")]
+    [report] = [shlex.split(line) for line in lines if line.startswith("python -m experiments.report runs=")]
+    output = next(argument for argument in train if argument.startswith("output=")).removeprefix("output=")
+    shorter = ["training.steps=2", "training.save_every=2", "optimizer.warmup_steps=1", "wandb.mode=disabled"]
+    moved = [argument.replace(output, str(tmp_path)) for argument in train + shorter]
+    result = subprocess.run([sys.executable, *moved[1:], EVALUATION], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    folders = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
+    assert folders == [f"ablation-{name}+seed-{seed}" for name in ("baseline", "no_gate") for seed in (0, 1)]
+    runs = report[-1].removeprefix("runs=").replace(output, str(tmp_path))
+    run_report(ReportConfig(runs=runs))
+    text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
+    assert text.startswith("# 2 variants, 4 runs") and "None." in text
 
 
 @pytest.mark.full
