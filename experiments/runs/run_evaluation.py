@@ -282,7 +282,9 @@ def _index_images(planned: Plan, task: RecordTask, features: FeatureStore | None
         add_features(features, [record.image for record in records])
         near_duplicates = task.index(features, max(retrieved_shots, default=0), training_records)
         for split, pairs in near_duplicates.items():
-            example = f", e.g. {pairs[0]}" if pairs else ""
+            example = ""
+            if pairs:
+                example = f", such as {pairs[0]['query']} and {pairs[0]['image']}"
             log.info("near-duplicates of queries among %s: %d%s", split, len(pairs), example)
     warnings = [] if warning is None else [warning]
     content = {"warnings": warnings, "near_duplicates": near_duplicates, "skipped": task.skipped}

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 #: The number of documents that are shown.
 _SHOWN = 3
-_GB = 1e9
+_MB, _GB = 1e6, 1e9
 
 
 def show_dry_run(prepared: Prepared, output: Path) -> None:
@@ -162,8 +162,12 @@ def _log_estimates(config: TrainConfig, records: TrainingRecords | None, measure
     kept = num_pictures * measured.feature_bytes
     log.info("memory: %.2f GB at the peak, on the %s", peak_memory(device, kept) / _GB, device_title(device))
     log.info(
-        "disk: %.2f GB of features, %.2f GB of a state, %.2f GB of the checkpoint",
-        kept / _GB,
-        measured.state_bytes / _GB,
-        measured.checkpoint_bytes / _GB,
+        "disk: %s of features, %s of a state, %s of the checkpoint",
+        _size_text(kept),
+        _size_text(measured.state_bytes),
+        _size_text(measured.checkpoint_bytes),
     )
+
+
+def _size_text(num_bytes: int) -> str:
+    return f"{num_bytes / _GB:.2f} GB" if num_bytes >= _GB else f"{num_bytes / _MB:.1f} MB"

@@ -262,7 +262,7 @@ def test_the_estimated_time_counts_each_part_of_a_training(folder, backbones, tm
         rest=6.0,
         feature_bytes=1_000_000_000,
         state_bytes=3_000_000_000,
-        checkpoint_bytes=2_000_000_000,
+        checkpoint_bytes=2_500_000,
     )
     steps = ("training.steps=10", "training.sample_every=4", "training.save_every=5")
     prepared = prepare(composed("train", *four_keys(folder, backbones, *steps)), Run(tmp_path / "run", {}, FILES))
@@ -274,7 +274,7 @@ def test_the_estimated_time_counts_each_part_of_a_training(folder, backbones, tm
     for part in ("6 s for the features of 12", "20 s for 10 steps", "9 s for samples of answers (3x)", "13 s to save"):
         assert part in caplog.text
     assert "1 evaluations, which follow" in caplog.text
-    assert "12.00 GB of features, 3.00 GB of a state, 2.00 GB of the checkpoint" in caplog.text
+    assert "12.00 GB of features, 3.00 GB of a state, 2.5 MB of the checkpoint" in caplog.text
 
 
 def test_a_training_in_bf16_on_a_cpu_warns_of_no_dtypes(folder, backbones, tmp_path):
