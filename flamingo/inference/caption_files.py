@@ -65,7 +65,7 @@ def caption_files(
                 append(output, _lines({name: captions[name] for name in names if name in captions}).encode())
                 on_save()
             bar.update(len(names))
-    if skipped:
+    if skipped and state.is_main_process:
         log.warning("left out %d images: %s", len(skipped), by_reason(skipped))
     return dict(sorted(skipped.items()))
 
