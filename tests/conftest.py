@@ -1,4 +1,4 @@
-"""Shapes and types in signatures are checked at run time in all tests; the backbones are tiny and made here."""
+"""Fixtures of all tests. Shapes and types in signatures are checked at run time, and the backbones are tiny."""
 
 import os
 from importlib.util import find_spec
@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def device() -> torch.device:
-    """The device that ``--device`` names."""
+    """Returns the device that ``--device`` names."""
     return devices.DEVICE
 
 
@@ -50,7 +50,7 @@ def _seeded() -> None:
 
 @pytest.fixture(scope="session")
 def backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one tiny saved backbone per family; see :mod:`tests.tiny`."""
+    """Returns a folder with one tiny saved backbone per family; see :mod:`tests.tiny`."""
     folder = tmp_path_factory.mktemp("backbones")
     tiny.save_backbones(folder)
     return folder
@@ -63,19 +63,19 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def model(backbones: Path, family: str) -> FlamingoForConditionalGeneration:
-    """A Flamingo on each family of language models, with its gates open."""
+    """Returns a Flamingo on each family of language models, with open gates."""
     return tiny.flamingo(backbones, language=family)
 
 
 @pytest.fixture
 def gpt2(backbones: Path) -> FlamingoForConditionalGeneration:
-    """A Flamingo on one family, where the family does not matter."""
+    """Returns a Flamingo on GPT-2, for tests in which the family does not matter."""
     return tiny.flamingo(backbones, language="gpt2")
 
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Numbers of prompts that are decoded from here on."""
+    """Returns a list that grows by the number of prompts of each decoding."""
     numbers = []
     call = FlamingoEngine.generate
 

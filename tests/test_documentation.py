@@ -1,4 +1,4 @@
-"""The Python in the README and in docs/ runs as it stands there, and what they link to is there."""
+"""The Python code and the links of the README and docs/ work."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""The commands, keys, options, targets and files that the README and docs/ name are there."""
+"""The commands, keys, options, targets and files in the README and docs/ exist."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""An error of the project's own code, or of memory, is never taken for a broken file of the user's."""
+"""A bug of the project or a lack of memory is never reported as a broken file of the user."""
 
 import json
 

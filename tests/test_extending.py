@@ -1,4 +1,4 @@
-"""The worked examples of docs/extending.md: their files are added to a copy of the repository, their commands run."""
+"""The worked examples of docs/extending.md: a copy of the repository gets their files and runs their commands."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Imports go one way, and heavy or optional libraries stay where they belong."""
+"""Imports go one way, and heavy or optional libraries stay in their places."""
 
 import ast
 import subprocess

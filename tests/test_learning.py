@@ -1,4 +1,4 @@
-"""The whole way from pictures to captions learns: what is said depends on what is shown."""
+"""The whole pipeline from images to captions learns: outputs depend on the images."""
 
 import pytest
 import torch

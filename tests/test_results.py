@@ -1,4 +1,4 @@
-"""Result files are read as they were written, never half, and errors name the file and the row."""
+"""Result files are read as written and never half, and errors name the file and the row."""
 
 import json
 

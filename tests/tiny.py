@@ -1,4 +1,4 @@
-"""Tiny backbones with random weights, saved as the real ones are, and inputs for them."""
+"""Tiny backbones with random weights, saved like real ones, and inputs for them."""
 
 from pathlib import Path
 from typing import Any
@@ -134,14 +134,14 @@ def save_backbones(folder: Path) -> None:
 
 
 def _spread(model: torch.nn.Module) -> None:
-    """Larger weights than at initialisation, so that what must make a difference makes a large one."""
+    """Returns larger weights than at initialisation, so that differences are large where there must be one."""
     for parameter in model.parameters():
         if parameter.ndim > 1:
             parameter.data.normal_(std=0.2)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE with 300 entries, <s> = 0 and </s> = 1."""
+    """Returns a byte-level BPE tokenizer with 300 entries, <s> = 0 and </s> = 1."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -165,9 +165,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def flamingo(
     folder: Path, language: str = "gpt2", vision: str = "clip_vision_model", gates: float = 0.7, **config: Any
 ) -> FlamingoForConditionalGeneration:
-    """A Flamingo in evaluation mode whose gates all are at ``gates``; ``config`` overrides parts by key.
+    """Returns a Flamingo in evaluation mode whose gates are all at ``gates``. ``config`` overrides parts by key.
 
-    It is not checked when composed, unless ``check=True``: the check has tests of its own.
+    The composition is not checked unless ``check=True``: the check has its own tests.
     """
     config.setdefault("check", False)
     if vision not in ("clip_vision_model", "dinov2", "dinov2_with_registers", "vit"):
@@ -191,7 +191,7 @@ def open_gates(model: torch.nn.Module, value: float) -> None:
 
 
 def inputs(documents: int = 2) -> dict[str, torch.Tensor]:
-    """Text before the first image, then three images with text; new tokens among the ids."""
+    """Returns inputs with text before the first image, then three images with text, and new tokens among the ids."""
     generator = torch.Generator().manual_seed(1)
     image_index = torch.tensor([-1, -1, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 2]).repeat(documents, 1)
     ids = torch.randint(2, VOCABULARY, image_index.shape, generator=generator)
@@ -207,7 +207,7 @@ def inputs(documents: int = 2) -> dict[str, torch.Tensor]:
 
 
 def prefix_inputs(documents: int = 2, tokens_per_image: int = TOKENS_PER_IMAGE) -> dict[str, torch.Tensor]:
-    """:func:`inputs` with ``tokens_per_image`` markers for each image."""
+    """Returns :func:`inputs` with ``tokens_per_image`` markers for each image."""
     batch = inputs(documents)
     repeats = torch.where(batch["input_ids"][0] == NEW_TOKEN_IDS[1], tokens_per_image, 1)
     for key in ("input_ids", "attention_mask", "image_index"):

@@ -1,4 +1,4 @@
-"""The decoders that are hardest to compose; ``python -m tests.compatibility decoders`` tries all that there are."""
+"""The decoders that are hardest to compose. ``python -m tests.compatibility decoders`` tries all decoders."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The encoders that are hardest to compose; ``python -m tests.compatibility encoders`` tries all that there are."""
+"""The encoders that are hardest to compose. ``python -m tests.compatibility encoders`` tries all encoders."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Pictures that no decoder can open: cut off, of another kind, or small files that are huge in memory."""
+"""Images that no decoder can open: truncated, of another kind, or small files that are huge in memory."""
 
 import io
 import struct

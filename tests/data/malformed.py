@@ -1,4 +1,4 @@
-"""Malformed data sets for every reader, each with one fault, and what reading it must lead to.
+"""Malformed data sets for every reader, each with one fault and the expected outcome.
 
 :func:`files` writes them. Two outcomes are right: an ``error``, a UserError that names the file, when the data set is
 read or its pictures are opened; or a ``skip``, which leaves out the faulty sample, counts it, and keeps the others.

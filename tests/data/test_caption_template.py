@@ -1,4 +1,4 @@
-"""Templates of captions: where a prompt ends, and what is refused."""
+"""Templates of captions: the end of a prompt, and templates that are refused."""
 
 import pytest
 

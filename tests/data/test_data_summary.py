@@ -1,4 +1,4 @@
-"""The summary of a source, counted by hand."""
+"""The summary of a source equals counts by hand."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Which texts belong to which image."""
+"""The assignment of texts to images."""
 
 from pathlib import Path
 

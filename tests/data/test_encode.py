@@ -1,4 +1,4 @@
-"""What a batch tells the model and the loss, so that neither has to read it back from a device."""
+"""A batch holds on the host what the model and the loss need, so that neither reads it back from a device."""
 
 import pytest
 import torch

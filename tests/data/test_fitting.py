@@ -1,4 +1,4 @@
-"""Captions that no document can hold are found before the first one is made, cut or left out, and counted."""
+"""Captions that no document can hold are cut or left out, and counted, before the first document is made."""
 
 import logging
 

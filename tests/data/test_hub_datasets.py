@@ -1,4 +1,4 @@
-"""Data sets of the hub: which files are asked for, where they are read, and what is said without a connection."""
+"""Data sets of the hub: the files that are downloaded, where they are read, and errors without a connection."""
 
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError

@@ -1,4 +1,4 @@
-"""Batches are those of the positions, whatever the number of workers and processes."""
+"""Batches depend on the position alone, not on the number of workers and processes."""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""Malformed files of every kind end in an error that names them, or cost one sample, which is counted."""
+"""Malformed files of every kind raise an error with their name, or cost one sample, which is counted."""
 
 import resource
 

@@ -1,4 +1,4 @@
-"""The order of draws: permutations that are exact, well mixed and without memory, and quotas of mixtures."""
+"""The order of draws: exact, well mixed permutations as pure functions, and quotas of mixtures."""
 
 import math
 from collections import Counter

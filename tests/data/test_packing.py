@@ -1,4 +1,4 @@
-"""Several documents in a row: who sees whom, from where positions count, which images are whose."""
+"""Several documents in a row: attention, positions and images of each document stay separate."""
 
 import torch
 

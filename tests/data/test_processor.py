@@ -1,4 +1,4 @@
-"""Documents become tokens: which image each sees, which are trained on, what is refused."""
+"""Documents become tokens, image indexes and labels, and wrong documents are refused."""
 
 import json
 import random

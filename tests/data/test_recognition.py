@@ -1,4 +1,4 @@
-"""A format is recognised by what its line of READERS says, in a folder and as a file."""
+"""A format is recognised by its line of READERS, as a folder and as a file."""
 
 import json
 

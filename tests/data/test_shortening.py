@@ -1,4 +1,4 @@
-"""Documents that are too long lose their first images, all documents of a group the same."""
+"""Documents that are too long lose their first images, equally in all documents of a group."""
 
 import pytest
 from PIL import Image as PILImage

@@ -1,4 +1,4 @@
-"""One line finds one's data; what is not clear is asked for, and nothing is chosen silently."""
+"""One line opens any source. Ambiguous sources are errors, and nothing is chosen silently."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Splits that are made where a source names none."""
+"""Splits are made for sources without splits."""
 
 import pytest
 from PIL import Image as PILImage

@@ -1,4 +1,4 @@
-"""Warnings about captions of another script or of another tokenizer than the config says."""
+"""Warnings about captions in another script or for another tokenizer than the config names."""
 
 # ruff: noqa: RUF001
 

@@ -1,4 +1,4 @@
-"""A small task whose pictures are made here, which two processes evaluate when this file is run."""
+"""A small task with drawn images. As a program, this file evaluates it on two processes."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Controls are announced once, with the time that they will take at the pace of the plain settings."""
+"""Controls are announced once, with their time at the pace of the plain settings."""
 
 from flamingo.evaluation.control_clock import ControlClock
 from flamingo.evaluation.settings import Setting

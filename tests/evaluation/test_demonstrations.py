@@ -1,4 +1,4 @@
-"""Demonstrations and controls depend on the seed, the query and the candidates, and on nothing else."""
+"""Demonstrations and controls depend only on the seed, the query and the candidates."""
 
 import math
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The whole evaluation: its files, what it does again and what not, and that it is the same on two processes."""
+"""A whole evaluation: its files, what a second call repeats, and equal results on two processes."""
 
 import json
 import subprocess

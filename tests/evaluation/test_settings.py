@@ -1,4 +1,4 @@
-"""Settings that make no sense are refused, and each shows what it says."""
+"""Impossible settings are refused, and names of settings show all of their values."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Shards of captioned pictures, as people have them, and a short run of the demo."""
+"""Fixtures: shards of captioned images, and a short run of the demo."""
 
 import io
 import json

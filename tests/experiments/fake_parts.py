@@ -1,4 +1,4 @@
-"""Parts of a check that end in every way there is."""
+"""Parts of a check, one for each way to end."""
 
 import os
 import signal

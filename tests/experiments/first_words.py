@@ -1,4 +1,4 @@
-"""A task of photographs that is no captioning: the first word of a caption. It knows nothing but the protocol."""
+"""A task of images other than captioning: the first word of a caption. It uses the protocol alone."""
 
 from dataclasses import dataclass
 

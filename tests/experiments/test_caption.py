@@ -1,4 +1,4 @@
-"""Captions of a folder: the rows, what is left out, and what a second start does."""
+"""Captions of a folder: the rows, files that are left out, and a second start."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Every wrong key and value of a command line is reported, each with its key, and nothing that is right."""
+"""Every wrong key and value of a command line is reported with its key, and no right one is."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Every config composes, has the right types, and says what is wrong with a value."""
+"""Every config composes with the right types, and a wrong value is an error with its key."""
 
 import re
 import subprocess

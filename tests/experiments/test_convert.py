@@ -1,4 +1,4 @@
-"""The command that converts: what it writes, what it says, and that it writes nothing where something is wrong."""
+"""The command that converts: its files and messages, and no files after an error."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""An evaluation without a task takes that of its run."""
+"""An evaluation without a task takes the task of its run."""
 
 import pytest
 import yaml

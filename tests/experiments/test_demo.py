@@ -1,4 +1,4 @@
-"""The demo's three commands in small: training, evaluation, report, and what is seen when they are run again."""
+"""The demo's three commands with tiny sizes: training, evaluation, report, and repeated calls."""
 
 import json
 

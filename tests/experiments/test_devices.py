@@ -1,4 +1,4 @@
-"""Commands on a device: what moves there, and one sentence where its memory does not suffice."""
+"""Commands on a device: models move to it, and a lack of its memory is one sentence."""
 
 import multiprocessing
 

@@ -1,4 +1,4 @@
-"""What is evaluated where the config leaves it open: as many shots as fit, controls at the most of them."""
+"""Defaults of an evaluation: the shots that fit, and controls at the most shots."""
 
 import pytest
 

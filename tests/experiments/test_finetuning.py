@@ -1,4 +1,4 @@
-"""The recipe of docs/continuing.md: a vision encoder trains on larger images, and what is saved loads again."""
+"""The recipe of docs/continuing.md: a vision encoder trains on larger images and loads again."""
 
 import json
 import re

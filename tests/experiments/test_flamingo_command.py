@@ -1,4 +1,4 @@
-"""The ``flamingo`` command: its list, what it refuses, and a demo with an installed wheel."""
+"""The ``flamingo`` command: its list, its errors, and a demo from an installed wheel."""
 
 import importlib
 import os

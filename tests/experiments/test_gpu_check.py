@@ -1,4 +1,4 @@
-"""The GPU check runs small on a CPU, without the packages that a GPU machine may lack, and leaves a report when cut."""
+"""The GPU check runs with tiny sizes on a CPU, without optional packages, and writes a report even if it is ended."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A run continues only with the weights, the config, the processor and the data that it began with."""
+"""A run continues only with its own weights, config, processor and data."""
 
 import io
 import json

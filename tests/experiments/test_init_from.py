@@ -1,4 +1,4 @@
-"""A training that begins with a checkpoint: which values the checkpoint decides, and what does not fit it."""
+"""A training from a checkpoint: the values that the checkpoint sets, and values that do not fit it."""
 
 import json
 import logging

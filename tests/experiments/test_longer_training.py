@@ -1,4 +1,4 @@
-"""The same command with more steps continues a finished run, and keeps what that has left."""
+"""More steps continue a finished run and keep its results."""
 
 import json
 import shutil

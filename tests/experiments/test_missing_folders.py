@@ -1,4 +1,4 @@
-"""Folders and files that are not there, or cannot be written, are named with their keys before torch is imported."""
+"""Missing or unwritable folders and files are named with their keys before torch is imported."""
 
 import pytest
 

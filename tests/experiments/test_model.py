@@ -1,4 +1,4 @@
-"""From a config's model to backbones: pictures of a size that the encoder takes."""
+"""From a config's model to backbones: image sizes that the encoder takes."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""People's own captioned images through the same commands: features, training, evaluation, report."""
+"""A user's captioned images in all commands: features, training, evaluation, report."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The demo's commands in small with a visual prefix, and what a run without gates looks like."""
+"""The demo's commands with tiny sizes and a visual prefix, which has no gates."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Every number of every command's config has its range, and a value outside of it is named before any work."""
+"""Every number of every config has a range, and a value outside is an error before any work."""
 
 import argparse
 import math

@@ -1,4 +1,4 @@
-"""Runs in sweeps: by every launcher, each complete in its folder, evaluated, continued, and listed where they fail."""
+"""Runs of sweeps: every launcher, one complete folder a run, evaluation, resume and failures."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Where words look: the right words at the right tokens, and shares that are what their definition says."""
+"""Attention of words: the right words at the right tokens, and shares that follow their definition."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""One attempt: dry run, training, evaluation and captions, each in a process of its own -> the outcome."""
+"""One attempt: dry run, training, evaluation and captions in processes of their own, and the outcome."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Small random encoders of three families and a small random language model, saved as real ones are."""
+"""Small random encoders of three families and a small random language model, saved like real ones."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Five data sets as people have them: COCO's JSON, Chinese rows, 12 photographs, parquet of the hub, texts."""
+"""Five typical data sets of users: COCO's JSON, Chinese rows, 12 images, Parquet of the hub, text files."""
 
 import io
 import json

@@ -1,1 +1,1 @@
-"""Golden values: what trainings, captions, scores and converted checkpoints give, recorded before the code changes."""
+"""Golden values: losses, captions, scores and converted logits, recorded before the code changes."""

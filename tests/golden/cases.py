@@ -1,4 +1,4 @@
-"""What each golden case computes: losses of twenty steps, captions and scores of a trained model, converted logits."""
+"""The golden cases: losses of twenty steps, captions and scores of a trained model, converted logits."""
 
 import contextlib
 import json

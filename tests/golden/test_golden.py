@@ -1,4 +1,4 @@
-"""Today's code gives the recorded values, up to what another processor rounds otherwise."""
+"""Today's code gives the recorded values, up to the rounding of another processor."""
 
 import pytest
 import torch

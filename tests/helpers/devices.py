@@ -1,4 +1,4 @@
-"""The device of the tests of models: ``pytest --device cuda``, or ``pretend``, which needs no other hardware."""
+"""The device of the model tests: ``pytest --device cuda``, or ``pretend``, which needs no other hardware."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ _NOTES_CALLS = str(Path(__file__).with_name("host_reads.py"))
 
 
 def start(name: str | None = None) -> None:
-    """Lets builders of models and inputs, and accelerate, use a device; None: the one of the process before."""
+    """Makes builders of models and inputs, and accelerate, use a device; None: the device of the parent process."""
     global DEVICE
     name = os.environ.setdefault(_VARIABLE, name or "cpu")
     if name == "pretend":
@@ -42,9 +42,9 @@ def start(name: str | None = None) -> None:
 
 
 class _TensorsOfTests(TorchFunctionMode):
-    """Moves the tensors that a test makes to the device. They are drawn on the CPU, so that their values are the same.
+    """Moves tensors that a test creates to the device. They are drawn on the CPU, so their values are the same.
 
-    Those that the library makes, or a test with a generator, stay where they are made.
+    Tensors of the library, and those of a test with a generator, stay where they are created.
     """
 
     factories = (torch.tensor, torch.zeros, torch.ones, torch.full, torch.arange, torch.eye, torch.linspace)
@@ -70,7 +70,7 @@ def moved(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def assert_same(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    """Results of two calls: equal bits on the CPU; a GPU adds in another order by size, and may by chance."""
+    """Compares the results of two calls: equal bits on the CPU. A GPU may add in another order."""
     if DEVICE.type == "cpu":
         assert torch.equal(actual, expected)
     else:
@@ -78,6 +78,6 @@ def assert_same(actual: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 def skip_unless_forked_processes_compute() -> None:
-    """Skips a test that forks: CUDA does not work in a process that was forked after its first use."""
+    """Skips a test that forks, since CUDA does not work in a process that was forked after its first use."""
     if DEVICE.type == "cuda":
         pytest.skip("a forked process cannot use CUDA")

@@ -1,11 +1,11 @@
-"""A disk that becomes full."""
+"""A full disk, simulated."""
 
 import errno
 import os
 
 
 def full_disk(calls):
-    """A :func:`flamingo.utils.io.write` that fails at one of its calls."""
+    """Returns a :func:`flamingo.utils.io.write` that fails at one of its calls."""
     left = [calls]
 
     def write(descriptor, content):

@@ -1,4 +1,4 @@
-"""The config and the random weights of a tiny flamingo-mini, by the names that it documents."""
+"""The config and random weights of a tiny flamingo-mini, by its documented names."""
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM

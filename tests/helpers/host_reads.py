@@ -1,4 +1,4 @@
-"""Finds the operations of a block that make the host wait for the device, on a CPU, too, where nothing waits."""
+"""Finds operations that make the host wait for a device. It works on a CPU, too, where nothing waits."""
 
 import sys
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Calls of a model that the tests of several fusions make: generation settings, one document, gradients."""
+"""Model calls that the tests of several fusions share: generation settings, one document, gradients."""
 
 import torch
 
@@ -9,7 +9,7 @@ FULL_ATTENTION = {"gpt2", "opt", "gpt_neox", "llama", "qwen2", "qwen3", "phi"}
 
 
 def alone(batch, row):
-    """One document of the batch without its padding and without its empty places."""
+    """Returns one document of the batch, without its padding and its empty places."""
     real = batch["attention_mask"][row].bool()
     images = int(batch["image_index"][row].max()) + 1
     single = {key: batch[key][row : row + 1, real] for key in ("input_ids", "attention_mask", "image_index")}
@@ -17,7 +17,7 @@ def alone(batch, row):
 
 
 def with_image(inputs, image, value=0.0):
-    """The inputs with one image of every document replaced."""
+    """Returns the inputs with one image of every document replaced."""
     pixels = inputs["pixel_values"].clone()
     pixels[:, image] = value + torch.randn_like(pixels[:, image])
     return {**inputs, "pixel_values": pixels}

@@ -1,4 +1,4 @@
-"""A pretended device: its tensors lie in the CPU's memory, and as on a GPU no operation mixes them with others."""
+"""A pretended device in the CPU's memory. As on a GPU, no operation mixes its tensors with those of the CPU."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -62,7 +62,7 @@ class PretendTensor(Tensor):
 
 
 class _Module:
-    """What torch asks of a device's module, ``torch.pretend``. Random numbers are those of the CPU."""
+    """The module ``torch.pretend`` that torch needs for a device. Random numbers are those of the CPU."""
 
     def is_initialized(self) -> bool:
         return True
@@ -114,7 +114,7 @@ class _FactoryMode(TorchFunctionMode):
 
 
 def start() -> torch.device:
-    """Begins to pretend, for the rest of the process, and returns the device."""
+    """Starts to pretend for the rest of the process, and returns the device."""
     from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
     _setup_privateuseone_for_python_backend(_NAME, backend_module=_Module())
@@ -154,7 +154,7 @@ def _run(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def _check_one_device(operation: Any, tensors: list[Tensor], pretended: list[Tensor]) -> None:
-    """Raises RuntimeError for tensors of both devices. A number of the CPU may meet any tensor; so may its indices."""
+    """Raises RuntimeError for tensors of both devices. Numbers and indices of the CPU may meet any tensor."""
     others = [tensor for tensor in tensors if not isinstance(tensor, PretendTensor) and tensor.ndim > 0]
     indexes = operation in (_OPERATIONS.index.Tensor, _OPERATIONS.index_put_.default, _OPERATIONS.index_put.default)
     if pretended and others and not (indexes and isinstance(tensors[0], PretendTensor)):

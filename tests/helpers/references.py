@@ -1,4 +1,4 @@
-"""The formulas of the papers, computed step by step: what tests of connectors and fusion compare with."""
+"""The formulas of the papers, computed step by step, as references for connectors and fusions."""
 
 import torch
 from torch import nn

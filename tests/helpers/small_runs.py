@@ -1,4 +1,4 @@
-"""Configs of short runs of the commands, and what a run has left."""
+"""Configs of short runs of the commands, and the files of a run."""
 
 import sys
 
@@ -24,7 +24,7 @@ ONE_SETTING = ("task.num_queries=2", "shots=[0]", "text_only=false", "controls=[
 
 
 def call_command(main, *arguments):
-    """Calls a command's main on one thread with the arguments of a command line: for a process of its own."""
+    """Calls the main function of a command on one thread with arguments, in a process of its own."""
     torch.set_num_threads(1)
     sys.argv = ["command", *arguments]
     main()
@@ -51,5 +51,5 @@ def photograph_training(shards, backbones, output, *overrides):
 
 
 def files_of(folder):
-    """What a run left, but for logs and the state's file times."""
+    """Returns the files of a run except logs, with their contents."""
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".log"}

@@ -1,4 +1,4 @@
-"""A file of captions: its rows and their order, what a second call adds, and files that have no caption."""
+"""A file of captions: its rows and their order, a second call, and images without a caption."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Captions in one call are those of the prompt that evaluation writes."""
+"""Captions in one call equal those of the evaluation's prompt."""
 
 import os
 import subprocess

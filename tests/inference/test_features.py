@@ -1,4 +1,4 @@
-"""Stored features equal computed ones, belong to one encoder, and find similar pictures."""
+"""Stored features equal computed ones, belong to one encoder, and find similar images."""
 
 import json
 import multiprocessing

@@ -1,4 +1,4 @@
-"""Decoding gives what the model gives alone, whatever runs together and was seen before."""
+"""The engine's outputs equal those of the model alone, in any batch and after any other prompts."""
 
 import pytest
 import torch

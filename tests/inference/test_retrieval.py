@@ -1,4 +1,4 @@
-"""Which pictures are similar, and which are the same."""
+"""Similar images, and duplicates."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""OpenFlamingo as its package makes it, on our tiny backbones, and inputs for both."""
+"""OpenFlamingo's own model on our tiny backbones, and inputs for both."""
 
 import sys
 from pathlib import Path

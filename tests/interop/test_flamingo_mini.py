@@ -1,4 +1,4 @@
-"""flamingo-mini's weights, by the names that it documents, against its formulas computed here."""
+"""flamingo-mini's weights, by their documented names, against its formulas."""
 
 import json
 from functools import partial

@@ -1,4 +1,4 @@
-"""A converted IDEFICS gives the numbers of transformers' own."""
+"""A converted IDEFICS gives the logits of transformers' own."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""OpenFlamingo's checkpoints give OpenFlamingo's numbers, on each language model that it was made of."""
+"""OpenFlamingo's checkpoints give OpenFlamingo's logits, on each of its language models."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Damaged, forged and foreign files end in one error that names them, and their code is never run."""
+"""Damaged, forged and foreign files are one error with their names, and their code is never run."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""Adapters by peft: what trains, what is saved and loaded, merging, beams and packed documents."""
+"""Adapters of peft: trained parameters, saving and loading, merging, beams and packed documents."""
 
 import json
 from pathlib import Path

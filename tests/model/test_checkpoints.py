@@ -1,4 +1,4 @@
-"""Saved and loaded: identical logits, with the frozen backbones in the checkpoint and without."""
+"""Loading a saved model gives identical logits, with and without the frozen backbones in the checkpoint."""
 
 import logging
 import shutil

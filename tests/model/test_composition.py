@@ -1,4 +1,4 @@
-"""The probe of a composition: what it records, when it runs, and that it leaves everything as it was."""
+"""The check of a composition: its record, when it runs, and that it changes nothing."""
 
 import random
 

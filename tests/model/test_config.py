@@ -1,4 +1,4 @@
-"""Config values out of range, and keys that are none, are named."""
+"""Config values out of range and unknown keys are errors that name them."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The contrastive loss by hand."""
+"""The contrastive loss, computed by hand."""
 
 import math
 

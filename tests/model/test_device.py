@@ -1,4 +1,4 @@
-"""The logits and the gradients on the device of the tests against those on the CPU, in float32 and in bfloat16."""
+"""Logits and gradients on the tested device against those on the CPU, in float32 and bfloat16."""
 
 import pytest
 import torch

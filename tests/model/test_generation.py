@@ -1,4 +1,4 @@
-"""Generation with the cache is generation without it: greedy, beams, samples, ragged batches."""
+"""Generation with the cache equals generation without it: greedy, beams, samples, ragged batches."""
 
 import pytest
 import torch

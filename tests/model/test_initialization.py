@@ -1,4 +1,4 @@
-"""How the trained parts begin."""
+"""The initial values of the trained parts."""
 
 import pytest
 import torch

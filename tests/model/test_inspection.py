@@ -1,4 +1,4 @@
-"""What is seen inside is what the model computed: weights that give its own outputs back, and nothing left behind."""
+"""Inspected weights reproduce the model's outputs, and inspection leaves nothing behind."""
 
 import pytest
 import torch

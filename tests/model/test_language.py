@@ -1,4 +1,4 @@
-"""Language models of every architecture: which part is loaded, which weights must be there, and which are refused."""
+"""Language models of every architecture: the loaded part, missing weights, and models that are refused."""
 
 import pytest
 import torch

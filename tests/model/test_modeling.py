@@ -1,4 +1,4 @@
-"""What a text sees, what trains, and what bad input says. Gates open, several images, every family."""
+"""Visible images, trained parameters and errors, with open gates, several images and every family."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Documents packed into common rows are to the model what they are apart."""
+"""Packed documents give the model the same results as separate ones."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Sampled tokens: their distribution, and that a draw depends on seed, query and position alone."""
+"""Sampled tokens: their distribution, and draws that depend only on seed, query and position."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Each property that the probe checks, broken in a language model by hand, and families that break one."""
+"""The probe of a language model finds each broken property, and families that break one."""
 
 import logging
 

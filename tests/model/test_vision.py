@@ -1,4 +1,4 @@
-"""Which features of which encoder: said by the config, checked against the encoder."""
+"""The features of an encoder: the config names them, and the encoder is checked."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The probe of an encoder: what it accepts, what it refuses, and that it leaves everything as it was."""
+"""The probe of an encoder: encoders that pass, encoders that fail, and no side effects."""
 
 import pytest
 import torch

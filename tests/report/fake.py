@@ -1,4 +1,4 @@
-"""A made-up run with every file that a report reads; a seeded rng makes it realistic and the same each time."""
+"""An invented run with every file that a report reads. A seeded rng makes it realistic and repeatable."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Attention's drawings: light where it is, points at their shares."""
+"""Plots of attention: bright where it is, and points at their shares."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Many made-up runs -> variants, means, intervals and differences that are worked out here by hand."""
+"""Invented runs: variants, means, intervals and differences against values computed by hand."""
 
 import csv
 import json

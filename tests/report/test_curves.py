@@ -1,4 +1,4 @@
-"""What is drawn: numbers at their places, series by name."""
+"""Plots of scores and losses: values at their places, and series with their names."""
 
 import json
 

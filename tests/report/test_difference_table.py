@@ -1,4 +1,4 @@
-"""Tables of differences: what is compared, with what interval, and what the reader must know."""
+"""Tables of differences: what is compared, the interval, and notes for the reader."""
 
 from flamingo.report.difference_table import by_task, difference_table, note, page_tables, table_title
 from flamingo.results import SettingOfTask

@@ -1,4 +1,4 @@
-"""A document's drawing: each token in the colour of the image it sees, a bar for what is trained on."""
+"""The plot of a document: the colour of each token's image, and a bar for each trained token."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Names that people choose mean nothing to Markdown, HTML and spreadsheets; plain names stay as they are."""
+"""Names of users mean nothing to Markdown, HTML and spreadsheets, and plain names stay unchanged."""
 
 import pytest
 from markdown_it import MarkdownIt

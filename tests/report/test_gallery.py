@@ -1,4 +1,4 @@
-"""Pictures with their texts: what is drawn, in which order and colour; which answers are failures."""
+"""Images with texts: contents, order and colours, and the answers that count as failures."""
 
 import numpy as np
 from matplotlib.offsetbox import TextArea

@@ -1,4 +1,4 @@
-"""The page as a whole: complete, self-contained, escaped, written all or not at all."""
+"""The page of a run: complete, self-contained, escaped, and written as a whole or not at all."""
 
 import base64
 import json

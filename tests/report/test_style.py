@@ -1,4 +1,4 @@
-"""Labels that don't overlap, settings that don't leak, figures as files."""
+"""Labels that do not overlap, settings that do not leak, and figures as files."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Disturbs small runs in every way that has cost work: python -m tests.stress prints how each of them ended."""
+"""Disturbs small runs in many ways, and prints how each one ended: python -m tests.stress"""
 
 import argparse
 import logging

@@ -1,4 +1,4 @@
-"""Disks without room: at every write of our own, and at sizes that stop writers in other languages."""
+"""Full disks: at every write of the project, and at sizes that stop writers in other languages."""
 
 import errno
 import multiprocessing

@@ -1,4 +1,4 @@
-"""Runs commands in forks of this process, which has imported everything: a run then costs what its work costs."""
+"""Runs commands in forks of this process, which has imported everything, so that a run costs little."""
 
 import fcntl
 import importlib

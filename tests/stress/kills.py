@@ -1,4 +1,4 @@
-"""Kills at random moments, each followed by the same command again, on another host, or of an earlier run."""
+"""Kills at random moments, each followed by the same command, also on another host or over an earlier run."""
 
 import errno
 import fcntl

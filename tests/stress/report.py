@@ -1,4 +1,4 @@
-"""What was tried, how it ended, and what was wrong."""
+"""The report of the disturbances: how each one ended, and the errors."""
 
 from collections import Counter
 from pathlib import Path

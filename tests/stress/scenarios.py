@@ -1,4 +1,4 @@
-"""The runs that are disturbed: small, and the same bytes each time they are run."""
+"""The small runs to disturb, which give the same bytes each time."""
 
 import hashlib
 import json

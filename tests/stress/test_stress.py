@@ -1,4 +1,4 @@
-"""One small case of each disturbance; `make stress` has the rest."""
+"""One small case of each disturbance. ``make stress`` has the rest."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Documents depend on seed, split and index alone; training and evaluation share nothing; answers are right."""
+"""Documents depend on seed, split and index alone, the splits are disjoint, and answers are right."""
 
 import random
 import re

@@ -1,4 +1,4 @@
-"""What is drawn is what the scene says: shapes, colours, sizes, places and numbers, at every size of picture."""
+"""Drawings show the scene: shapes, colours, sizes, places and numbers, at every size."""
 
 import random
 from dataclasses import replace

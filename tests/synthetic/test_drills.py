@@ -1,4 +1,4 @@
-"""Drills: what can be copied in them, and names of the evaluation split that never occur in them."""
+"""Drills: what they let a model copy, and names of the evaluation split, which never occur."""
 
 import random
 from collections import Counter

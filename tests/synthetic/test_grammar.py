@@ -1,4 +1,4 @@
-"""What a dialect says, word by word; what is read back of it; and which dialects are the same."""
+"""Dialects: their words, parsing, and equality."""
 
 import random
 from dataclasses import replace

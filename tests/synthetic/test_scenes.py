@@ -1,4 +1,4 @@
-"""Scenes are split by what is combined in them, the same for everybody; neighbours differ in one thing."""
+"""Splits of scenes by their combinations, equal everywhere; neighbours differ in one thing."""
 
 import random
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Runs that can be started in processes of their own: a tiny model on two small data sets."""
+"""Runs for processes of their own: a tiny model on two small data sets."""
 
 import json
 import os

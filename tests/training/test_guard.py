@@ -1,4 +1,4 @@
-"""After a loss or a gradient that is not finite nothing changes, and the run stops before it writes anything."""
+"""After a loss or a gradient that is not finite nothing changes, and the run stops before it writes."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A training continues from the state of a shorter one, also of one that is finished."""
+"""A training continues from the state of a shorter one, also of a finished one."""
 
 import copy
 from dataclasses import replace

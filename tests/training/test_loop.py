@@ -1,4 +1,4 @@
-"""What a run writes and calls, when it stops, and what it leaves alone."""
+"""The files and callbacks of a run, when it stops, and what it does not change."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""A run that is killed and resumed is the run that was never stopped; two processes are the run of one."""
+"""A killed and resumed run equals one that was never stopped, and two processes equal one."""
 
 import json
 import multiprocessing

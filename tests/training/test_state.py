@@ -1,4 +1,4 @@
-"""States: written whole or not at all, small, and refused by another run."""
+"""States are written as a whole or not at all, are small, and are refused by other runs."""
 
 import json
 import os

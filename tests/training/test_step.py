@@ -1,4 +1,4 @@
-"""Every label token of a data set weighs alike, however its documents are divided into batches."""
+"""Every label token of a data set has the same weight in any division into batches."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""A command's device: named or the best one of the machine, one for each process, the same for accelerate."""
+"""The device of a command: named or the best one, one for each process, and the same for accelerate."""
 
 import socket
 

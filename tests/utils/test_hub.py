@@ -1,4 +1,4 @@
-"""What transformers saved is loaded without running a checkpoint's own code, and errors name what was to be loaded."""
+"""Models of transformers load without running a checkpoint's code, and errors name what was to be loaded."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Files and folders that are complete or absent, and errors that name them."""
+"""Files and folders are complete or absent, and errors name them."""
 
 import os
 

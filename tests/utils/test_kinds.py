@@ -1,4 +1,4 @@
-"""A kind names its config dataclass and its class; what it does not know is refused by name."""
+"""A kind names its config dataclass and its class, and unknown kinds are refused by name."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Any id gets a file of its own, whatever characters it has and however long it is."""
+"""Every id has its own file, with any characters and any length."""
 
 from pathlib import Path
 

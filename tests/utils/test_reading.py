@@ -1,4 +1,4 @@
-"""Text files are read with the origin of each line and row, and what is no text or no JSON is named."""
+"""Text files are read with the origin of each line and row, and unreadable text or JSON is named."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""A run's folder: one owner, one config, one content; and the run that it replaces comes back until it is replaced."""
+"""A run's folder: one owner, one config, one content, and an earlier run that stays until it is replaced."""
 
 import multiprocessing
 import os

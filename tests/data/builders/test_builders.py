@@ -1,4 +1,4 @@
-"""What build_data.py asks of the config of any kind of documents."""
+"""The properties of every config of documents that build_data.py uses."""
 
 from flamingo.data.builders import InterleavedConfig
 from flamingo.synthetic import SyntheticDocumentsConfig

@@ -1,4 +1,4 @@
-"""Files of captions: what they say comes out as they say it, and whatever does not fit is named."""
+"""Caption files: captions and ids are read exactly, and errors name the entry."""
 
 import json
 import os

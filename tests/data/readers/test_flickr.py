@@ -1,4 +1,4 @@
-"""Flickr8k and Flickr30k in the four ways they are written, with the flaws they are distributed with."""
+"""Flickr8k and Flickr30k in their four distributed forms, with their known flaws."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Parquet shards: captions from the index, pictures from their row groups."""
+"""Parquet shards: captions from the index, images from their row groups."""
 
 import io
 import multiprocessing

@@ -1,4 +1,4 @@
-"""Data sets as ``datasets`` saves them: Arrow streams, described by state.json and dataset_dict.json."""
+"""Data sets saved by ``datasets``: Arrow streams, state.json and dataset_dict.json."""
 
 import multiprocessing
 

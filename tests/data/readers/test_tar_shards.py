@@ -1,4 +1,4 @@
-"""Tar shards: samples by their keys, pictures where they lie, and nothing broken that goes unsaid."""
+"""Tar shards: samples by key, images by offset, and errors for everything that is broken."""
 
 import io
 import json

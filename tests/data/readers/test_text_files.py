@@ -1,4 +1,4 @@
-"""Images with a text file of the same name: what belongs together, what is a split, and what is left out."""
+"""Images with a text file of the same name: pairs, splits, and files that are left out."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Image processors of encoders: found, resized, and those of timm made plain ones."""
+"""Image processors of encoders are found and resized, and those of timm are replaced."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Whatever Pillow opens becomes an upright RGB picture with the right colours, or an error that names it."""
+"""Every image that Pillow opens becomes an upright RGB image with the right colours, or an error that names it."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Scores are the field's."""
+"""Scores of captions equal those of pycocoevalcap."""
 
 import shutil
 import sys

@@ -1,4 +1,4 @@
-"""CIDEr-D and the counts of BLEU are those of pycocoevalcap, and the reward is made of CIDEr-D."""
+"""CIDEr-D and the counts of BLEU equal those of pycocoevalcap, and the reward is CIDEr-D."""
 
 import random
 import subprocess

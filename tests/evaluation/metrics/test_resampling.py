@@ -1,4 +1,4 @@
-"""Intervals are those of resampled queries."""
+"""Intervals equal those of resampled queries."""
 
 from dataclasses import replace
 

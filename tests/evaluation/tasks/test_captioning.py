@@ -1,4 +1,4 @@
-"""Captioning people's own images: which demonstrations a query may have."""
+"""Captioning of a user's images: the demonstrations that a query may have."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Visual prefix against LLaVA of transformers, and what it hides, counts and refuses."""
+"""The visual prefix against transformers' LLaVA: masks, positions and errors."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What holds of gated cross-attention holds of a visual prefix: several images, padding, caches, beams, packing."""
+"""Properties that a visual prefix shares with cross-attention: several images, padding, caches, beams, packing."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Markers are counted row by row, and images whose markers do not belong together are found."""
+"""Markers are counted row by row, and rows with unequal markers are found."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What is learnt by reward: the right captions are asked for, and the gradient is that of the expected reward."""
+"""Training by reward: the right captions are sampled, and the gradient is that of the expected reward."""
 
 import pytest
 import torch

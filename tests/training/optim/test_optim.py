@@ -1,4 +1,4 @@
-"""What decays, what has a rate of its own, and how the rate goes."""
+"""Weight decay, learning rates of groups, and the schedule."""
 
 import copy
 import math

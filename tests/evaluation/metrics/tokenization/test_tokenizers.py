@@ -1,4 +1,4 @@
-"""The tokens of each kind of language, and scores of them that are worked out by hand."""
+"""The tokens of each kind of language, and scores computed from them by hand."""
 
 # ruff: noqa: RUF001
 
