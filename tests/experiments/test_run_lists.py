@@ -45,7 +45,7 @@ def test_a_comparison_lies_in_the_folder_that_all_runs_share(sweep):
     assert markdown == sweep / "comparison.md" and "# 2 variants, 2 runs" in markdown.read_text()
 
 
-def test_each_of_several_runs_is_evaluated_and_the_problems_of_others_are_reported(sweep, monkeypatch):
+def test_several_runs_are_evaluated_and_problems_are_reported(sweep, monkeypatch):
     evaluated = []
 
     def evaluate(config):

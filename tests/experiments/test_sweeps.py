@@ -237,13 +237,13 @@ def test_folders_are_named_after_what_is_swept_alone():
     assert folder_names("model.vision=/a,/b", "data.root=here")[0].startswith("model.vision-_a-")
 
 
-def test_keys_that_a_config_sweeps_are_named_unless_the_command_line_fixes_them():
+def test_keys_that_a_config_sweeps_are_named_unless_overridden():
     sweep = ("seed=0,1", "ablation=baseline,mlp")
     assert folder_names("sweep=ablations", sweep=sweep)[0] == "ablation-baseline+seed-0"
     assert folder_names("sweep=ablations", "seed=3", sweep=sweep) == ["ablation-baseline", "ablation-mlp"]
 
 
-def test_a_key_that_says_how_a_run_is_carried_out_is_named_when_swept():
+def test_a_key_that_changes_no_result_is_named_when_swept():
     """Else two runs would share a folder."""
     assert folder_names("experiment=demo,synthetic", "seed=1") == ["experiment-demo", "experiment-synthetic"]
 

@@ -38,7 +38,7 @@ def test_tasks_with_equal_ids_keep_images_in_their_own_folders(task):
     assert all(path.parent.parent == Path("pictures") and path.suffix == ".png" for path in paths)
 
 
-def test_a_long_name_of_a_run_is_short_in_a_bar_and_keeps_its_end():
+def test_a_long_run_name_is_short_in_a_bar_and_keeps_its_end():
     assert short_name(Path("outputs/ablation-baseline+seed-0/")) == "ablation-baseline+seed-0"
     assert short_name(Path("outputs") / ("a" * 40)) == "a" * 40
     short = short_name(Path("outputs") / f"{'a' * 40}+seed-1")
