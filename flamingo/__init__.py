@@ -6,24 +6,24 @@ transformers: ``AutoConfig``, ``AutoModel``, ``AutoModelForImageTextToText`` and
 
 The glossary of axes, used in every einops string and every signature:
 
-=======  ==========================================================
-``b``    document (a row of the batch)
-``n``    sequence per document (beams, or several returned samples)
-``bn``   all sequences of a batch, document by document
-``m``    image of a document
-``f``    frame of an image (1 for photographs)
-``p``    patch, or cell of a convolutional grid
-``r``    visual token of an image
-``t``    text token
-``s``    token that attention sees: a key, in the cache or new
-``d``    width of the language model
-``v``    width of the vision encoder
-``k``    attention head
-``e``    width of one head
-``q``    query of an attention
-``c h w``  channels, height and width in pixels
-``gh gw``  rows and columns of a grid of patches
-=======  ==========================================================
+| axis      | |
+|-----------|---|
+| ``b``     | document (a row of the batch) |
+| ``n``     | sequence per document (beams, or several returned samples) |
+| ``bn``    | all sequences of a batch, document by document |
+| ``m``     | image of a document |
+| ``f``     | frame of an image (1 for photographs) |
+| ``p``     | patch, or cell of a convolutional grid |
+| ``r``     | visual token of an image |
+| ``t``     | text token |
+| ``s``     | token that attention sees: a key, in the cache or new |
+| ``d``     | width of the language model |
+| ``v``     | width of the vision encoder |
+| ``k``     | attention head |
+| ``e``     | width of one head |
+| ``q``     | query of an attention |
+| ``c h w`` | channels, height and width in pixels |
+| ``gh gw`` | rows and columns of a grid of patches |
 
 Any other axis has a noun: ``images``, ``queries``, ``vocabulary``, ``width``, ``classes``.
 """

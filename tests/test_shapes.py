@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "flamingo").rglob("*.py"))
 #: The glossary's axes: ``b``, ``n``, ... A line may have several.
 GLOSSARY = {
-    axis for names in re.findall(r"^``([^`]+)``  ", flamingo.__doc__ or "", re.MULTILINE) for axis in names.split()
+    axis for names in re.findall(r"^\| ``([^`]+)`` ", flamingo.__doc__ or "", re.MULTILINE) for axis in names.split()
 }
 #: An axis that is not in the glossary is a noun, a number, any axis, or any number of axes.
 OTHER_AXIS = re.compile(r"[a-z]{3,}(_[a-z]+)*|\d+|_|\.\.\.")
