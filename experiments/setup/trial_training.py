@@ -88,8 +88,10 @@ def measured_trial(config: TrainConfig, parts: TrainingParts, documents: Mapping
     optimizer = replace(config.optimizer, warmup_steps=0)
     config = replace(config, training=training, wandb=wandb, optimizer=optimizer)
     keys = [f"data.documents.{name}.batch_size" for name in config.data.documents]
-    with tempfile.TemporaryDirectory() as folder, out_of_memory(*keys):
-        return _measured(config, parts, documents, Path(folder))
+    with tempfile.TemporaryDirectory() as temporary, out_of_memory(*keys):
+        folder = Path(temporary) / "dry_run"  # the progress bar has its name
+        folder.mkdir()
+        return _measured(config, parts, documents, folder)
 
 
 def _measured(

@@ -9,12 +9,12 @@ _DECIMALS = 3
 
 def score_text(value: float) -> str:
     """Returns a score, such as ``0.466``."""
-    return f"{value:.{_DECIMALS}f}"
+    return f"{_rounded(value):.{_DECIMALS}f}"
 
 
 def difference_text(difference: float | None) -> str:
     """Returns a difference of scores with its sign, such as ``+0.012``; empty for None."""
-    return "" if difference is None else f"{difference:+.{_DECIMALS}f}"
+    return "" if difference is None else f"{_rounded(difference):+.{_DECIMALS}f}"
 
 
 def interval_text(interval: tuple[float, float] | None) -> str:
@@ -23,3 +23,8 @@ def interval_text(interval: tuple[float, float] | None) -> str:
         return ""
     low, high = interval
     return f"{score_text(low)} to {score_text(high)}"
+
+
+def _rounded(value: float) -> float:
+    """Returns the value with the decimals that are shown, and without the sign of a zero."""
+    return round(value, _DECIMALS) + 0.0
