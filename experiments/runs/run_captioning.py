@@ -16,6 +16,7 @@ from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.document import Image
 from flamingo.data.image_files import ImageFiles, find_images
+from flamingo.data.shortening import TooManyTokensError
 from flamingo.data.sources import open_source
 from flamingo.data.transforms.pictures import open_image
 from flamingo.inference.caption_files import caption_files, read_captions
@@ -148,11 +149,17 @@ class ImageCaptions:
         """Checks that the demonstrations leave room for a caption. No image is opened.
 
         Raises:
-            UserError: If they do not.
+            UserError: If they do not; the error says what to set.
         """
         prompt = caption_prompt(Image("image"), self.demonstrations, self.template, "of each image")
         room = self.processor.tokenizer.model_max_length - self.config.max_new_tokens
-        self.processor.encode(prompt, prompt=True, pixels=False, max_length=room)
+        try:
+            self.processor.encode(prompt, prompt=True, pixels=False, max_length=room)
+        except TooManyTokensError as error:
+            fix = "set a smaller max_new_tokens"
+            if self.demonstrations:
+                fix += f", or fewer than {len(self.demonstrations)} demonstrations"
+            raise UserError(f"max_new_tokens={self.config.max_new_tokens}: {error}; {fix}") from error
 
     def __call__(self, images: Mapping[str, Image]) -> list[str]:
         """Returns a caption for each image."""
