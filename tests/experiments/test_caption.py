@@ -138,6 +138,8 @@ def test_demonstrations_and_the_template_stand_before_each_image(captioning, pic
     texts = {tuple(text.text for chunk in prompt.chunks() for text in chunk.texts) for prompt in prompts}
     assert texts == {("A photo of a dog", "A photo of a cat", "A photo of")}
     assert [prompt.id for prompt in prompts] == NAMES
+    # The width of a picture is its number: the captions of a short training do not tell pictures apart.
+    assert [prompt.chunks()[-1].image.frames[0].width for prompt in prompts] == [30, 31, 32, 33, 34]
     page = (tmp_path / "captions.html").read_text(encoding="utf-8")
     assert page.count("data:image/jpeg") == 7 and "Demonstrations" in page
 
