@@ -21,8 +21,16 @@ from flamingo.utils.seed_spread import pooled_deviation
 Runs = Mapping[str, Mapping[int, Path]]
 """Variant -> seed of the training -> the folder of the run."""
 
-Queries = dict[str, tuple[str, ...]]
-"""Id of a query -> its references."""
+
+@dataclass(frozen=True)
+class Asked:
+    """What a run was asked in a task."""
+
+    folder: Path
+    #: The references of each query.
+    references: dict[str, tuple[str, ...]]
+    #: Chooses the tokens that a corpus metric compares; None for other metrics.
+    language: str | None
 
 
 @dataclass(frozen=True)
@@ -45,18 +53,18 @@ def run_differences(runs: Runs, baseline: str) -> list[Difference]:
         baseline: The variant that is subtracted.
 
     Raises:
-        UserError: If a file cannot be read, or the queries or references of runs differ.
+        UserError: If a file cannot be read, or the queries, references or languages of runs differ.
     """
     scores_of = {}
     for by_seed in runs.values():
         for folder in by_seed.values():
             scores_of[folder] = read_scores(folder / "scores.json")
     metrics = _headline_metrics(scores_of.values())
-    queries: dict[str, tuple[Path, Queries]] = {}
+    first_asked: dict[str, Asked] = {}
     of_settings: dict[SettingOfTask, list[RunScore]] = {}
     for variant in [baseline] + [name for name in runs if name != baseline]:
         for seed, folder in runs[variant].items():
-            for setting, statistics in _statistics(folder, scores_of[folder], metrics, queries).items():
+            for setting, statistics in _statistics(folder, scores_of[folder], metrics, first_asked).items():
                 of_settings.setdefault(setting, []).append(RunScore(variant, seed, tuple(statistics)))
     rows: dict[str, list[Difference]] = {}
     for setting, of_runs in of_settings.items():
@@ -81,7 +89,7 @@ def _headline_metrics(scores: Iterable[Sequence[Score]]) -> dict[str, str]:
 
 
 def _statistics(
-    folder: Path, scores: Sequence[Score], metrics: Mapping[str, str], queries: dict[str, tuple[Path, Queries]]
+    folder: Path, scores: Sequence[Score], metrics: Mapping[str, str], first_asked: dict[str, Asked]
 ) -> dict[SettingOfTask, list[Statistic]]:
     """Returns the statistics of a run in each setting without control, one for each seed of the evaluation.
 
@@ -89,10 +97,10 @@ def _statistics(
         folder: The folder of the run.
         scores: The scores of the run.
         metrics: The metric of each task.
-        queries: The queries of each task that all runs must have, and the first run that has them.
+        first_asked: What the first run of each task was asked, and all others must be asked. A new task is added.
 
     Raises:
-        UserError: For other queries or references.
+        UserError: If the queries, references or languages differ.
     """
     languages: dict[tuple[SettingOfTask, int], str | None] = {}
     for score in scores:
@@ -106,32 +114,42 @@ def _statistics(
     statistics: dict[SettingOfTask, list[Statistic]] = {}
     for (setting, seed), language in languages.items():
         of_setting = predictions.get((setting, seed), {})
-        own = {query: prediction.references for query, prediction in of_setting.items()}
-        first, expected = queries.setdefault(setting.task, (folder, own))
-        _check_queries(folder, own, first, expected, setting.task)
-        in_order = [of_setting[query] for query in expected]
+        references = {query: prediction.references for query, prediction in of_setting.items()}
+        asked = Asked(folder, references, language)
+        first = first_asked.setdefault(setting.task, asked)
+        _check_same(asked, first, setting.task)
+        in_order = [of_setting[query] for query in first.references]
         statistic = _statistic(in_order, metrics[setting.task], language)
         statistics.setdefault(setting, []).append(statistic)
     return statistics
 
 
-def _check_queries(folder: Path, queries: Queries, first: Path, expected: Queries, task: str) -> None:
-    """Checks that a run has the queries and references of the first run.
+def _check_same(asked: Asked, first: Asked, task: str) -> None:
+    """Checks that a run was asked the queries of the first run, with the same references.
 
     Raises:
         UserError: If not; the error names the first query that differs.
     """
-    for query, references in expected.items():
-        if query not in queries:
-            raise UserError(f"{folder} lacks the query {query!r} of {task}, which {first} has: they do not compare")
-        if queries[query] != references:
+    if asked.language != first.language:
+        raise UserError(
+            f"the language of {task} is {asked.language} in {asked.folder} and {first.language} in {first.folder}: "
+            "they do not compare"
+        )
+    for query, references in first.references.items():
+        if query not in asked.references:
             raise UserError(
-                f"the references of query {query!r} of {task} are {list(queries[query])} in {folder} and "
-                f"{list(references)} in {first}: they do not compare"
+                f"{asked.folder} lacks the query {query!r} of {task}, which {first.folder} has: they do not compare"
             )
-    for query in queries:
-        if query not in expected:
-            raise UserError(f"{folder} has the query {query!r} of {task}, which {first} lacks: they do not compare")
+        if asked.references[query] != references:
+            raise UserError(
+                f"the references of query {query!r} of {task} are {list(asked.references[query])} in {asked.folder} "
+                f"and {list(references)} in {first.folder}: they do not compare"
+            )
+    for query in asked.references:
+        if query not in first.references:
+            raise UserError(
+                f"{asked.folder} has the query {query!r} of {task}, which {first.folder} lacks: they do not compare"
+            )
 
 
 def _statistic(predictions: Sequence[Prediction], metric: str, language: str | None) -> Statistic:

@@ -135,3 +135,7 @@ def test_runs_are_compared_by_a_metric_that_all_have(tmp_path):
         values_of[variant] = next(made["value"] for made in rows if made["metric"] == "CIDEr")
     assert found.metric == "CIDEr" and found.value == pytest.approx(values_of["other"] - values_of["base"])
     assert found.value < -0.5 and found.mark == "real"
+    file = folders["other"][0] / "scores.json"
+    file.write_text(file.read_text().replace('"language": "en"', '"language": "de"'))
+    with pytest.raises(UserError, match=r"language of t is de in .*other and en in .*base"):
+        run_differences(folders, "base")
