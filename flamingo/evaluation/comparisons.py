@@ -159,7 +159,7 @@ def _fewer_shots(setting: SettingOfTask, columns: Columns) -> SettingOfTask | No
     """Returns the setting with the next smaller number of shots; None if that is 0, or if there is none."""
     smaller = []
     for other in columns:
-        if 0 < other.shots < setting.shots and replace(other, shots=setting.shots) == setting:
+        if other.shots < setting.shots and replace(other, shots=setting.shots) == setting:
             smaller.append(other)
     return max(smaller, key=lambda other: other.shots, default=None)
 

@@ -98,7 +98,9 @@ def test_several_seeds_give_an_interval_over_draws():
     levels = {(2, 0): 0.4, (2, 1): 0.44, (4, 0): 0.5, (4, 1): 0.6}
     for number, ((shots, seed), level) in enumerate(levels.items()):
         scores[key(shots, seed=seed)] = noisy(level, seed=number + 1)
-    scores[key(4, control="blind", seed=1)] = noisy(0.25, seed=9)
+    for seed, level in ((0, 0.1), (1, 0.4)):
+        scores[key(4, control="blind", seed=seed)] = noisy(level, seed=9 + seed)
+    scores[key(2, control="blind", seed=1)] = noisy(0.1, seed=11)
     rows = {(row.kind, row.setting.shots): row for row in setting_differences(scores, "x")}
     gain = rows["zero_shot", 4]
     assert gain.value == pytest.approx(0.35) and gain.seeds == (0, 1) and gain.level == DRAWS
@@ -114,8 +116,8 @@ def test_several_seeds_give_an_interval_over_draws():
     assert gain.interval == gain.over_seeds and gain.bca[1] - gain.bca[0] < half
     more = rows["fewer_shots", 4]
     assert more.value == pytest.approx(0.13) and more.degrees_of_freedom < gain.degrees_of_freedom
-    control = rows["control", 4]  # two seeds less one
-    assert control.value == pytest.approx(0.3) and control.level == DRAWS and control.seeds == (0, 1)
+    control = rows["control", 2]  # two seeds less one
+    assert control.value == pytest.approx(0.32) and control.level == DRAWS and control.seeds == (0, 1)
     assert rows["slope", 4].level == rows["icl_efficiency", 4].level == DRAWS
 
 

@@ -49,7 +49,7 @@ def runs(tmp_path):
         for seed, level in enumerate(of_seeds):
             rows = []
             for evaluation_seed in (0, 1):
-                shift = 0.1 * evaluation_seed - 0.05
+                shift = (0.2 if variant == "a" else 0.1) * (evaluation_seed - 0.5)
                 noise_seed = 10 * seed + evaluation_seed + 100 * len(folders)
                 rows += rows_of(level + shift, noise_seed, seed=evaluation_seed)
             rows += rows_of(0.9, 1, control="blind")
