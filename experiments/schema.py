@@ -27,6 +27,9 @@ ALL_TASKS = TASKS | synthetic.TASKS
 #: The name of a backbone that comes with the checkpoint of ``model.init_from``.
 CHECKPOINT = "checkpoint"
 
+#: Keys of ``data`` for documents that are made of captioned images.
+_KEYS_OF_RECORDS = ("root", "images", "format", "split", "sample_split", "validation_split")
+
 #: JSON values by name.
 JSON = dict[str, Any]
 #: An entry of a mapping or list of kinds, for which OmegaConf has no type. :func:`load_documents` makes it a dataclass.
@@ -130,12 +133,16 @@ class DataConfig(SourceConfig):
     split: str | None = None
     #: The split of the documents whose last answers are logged while training.
     sample_split: str | None = None
+    #: The split of the documents whose loss is measured while training; null: sample_split, else the one that is made.
+    validation_split: str | None = None
     #: The kinds of documents by name, each with its loss. As a dataclass, a :class:`DataSetConfig`; in YAML and on the
     #: command line, the keys of its documents, and ``loss``.
     documents: dict[str, Entry] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.validation_split is not None and self.split in (None, self.validation_split):
+            raise UserError(f"validation_split={self.validation_split} is trained on: split={self.split or 'null'}")
         for name, entry in self.documents.items():
             if not isinstance(entry, DataSetConfig):
                 self.documents[name] = load_documents(entry, f"documents.{name}")
@@ -155,7 +162,7 @@ def check_documents(config: DataConfig, features_folder: str | None) -> None:
         raise UserError("the config has no documents to train on: choose data=...")
     of_records = config.of_records()
     if not of_records:
-        values = {f"data.{key}": getattr(config, key) for key in ("root", "images", "format", "split", "sample_split")}
+        values = {f"data.{key}": getattr(config, key) for key in _KEYS_OF_RECORDS}
         values["features.folder"] = features_folder
         for key, value in values.items():
             if value is not None:

@@ -1,19 +1,8 @@
-"""The floating-point operations that a model of a shape needs, and the peaks of devices."""
+"""The floating-point operations that a model of a shape needs."""
 
 from dataclasses import dataclass
 
 from experiments.benchmark.shapes import MLP_RATIO, Shape
-
-#: Dense bf16 products in TFLOP/s by a part of the device's name. The first match counts.
-_PEAKS = {"H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.0, "H200": 989.0, "A100": 312.0}
-
-
-def peak_tflops(device_name: str) -> float | None:
-    """Returns the peak of a device in TFLOP/s by its CUDA name; None for an unknown device."""
-    for name, peak in _PEAKS.items():
-        if name in device_name:
-            return peak
-    return None
 
 
 def training_step(shape: Shape, rows: int, tokens: int, images: int) -> dict[str, float]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.benchmark.flops import Queries, naive_query, peak_tflops, shared_query
+from experiments.benchmark.flops import Queries, naive_query, shared_query
 from experiments.benchmark.shapes import Shape
 from experiments.gpu_check.big_model import FLAMINGO_3B, TINY, build_model, build_processor
 from experiments.gpu_check.check_parts import JSON, Save, Settings
@@ -18,6 +18,7 @@ from experiments.gpu_check.marks import forget_peak_memory, peak_memory, synchro
 from flamingo.data.document import Document, Image, Text
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.model import TRAINED_PARTS
+from flamingo.utils.device_peaks import peak_tflops
 from flamingo.utils.devices import use_device
 
 

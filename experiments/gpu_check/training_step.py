@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from experiments.benchmark.flops import peak_tflops, training_step
+from experiments.benchmark.flops import training_step
 from experiments.benchmark.shapes import Shape
 from experiments.gpu_check.big_model import (
     FLAMINGO_3B,
@@ -20,6 +20,7 @@ from experiments.gpu_check.check_parts import JSON, Save, Settings
 from experiments.gpu_check.check_report import table
 from experiments.gpu_check.marks import Marks, Synchronisations, forget_peak_memory, peak_memory
 from experiments.gpu_check.measured_training import BATCHES, fitting_rows, parts_marked, run_steps
+from flamingo.utils.device_peaks import peak_tflops
 from flamingo.utils.devices import use_device
 
 

@@ -16,6 +16,7 @@ from experiments.runs import run_evaluation
 from experiments.schema import JSON, DataConfig, as_recorded
 from experiments.setup.build import TrainingParts, add_features, backbone_names, build_features
 from experiments.setup.build_data import build_data_sets, images_of
+from experiments.setup.build_monitoring import build_monitoring
 from experiments.setup.dry_run import show_dry_run
 from experiments.setup.init_from_parts import checkpoint_folder
 from experiments.setup.longer_training import keep_finished
@@ -132,9 +133,10 @@ def train_model(
         config.num_workers,
         model.new_tokens.known_ids,
     )
+    monitoring = build_monitoring(parts, config, features)
     keys = [f"data.documents.{name}.batch_size" for name in config.data.documents]
     with training_callbacks(parts, config, run.output, run.keep) as callbacks, out_of_memory(*keys):
-        train(model, data_sets, config.optimizer, config.training, run.output, callbacks)
+        train(model, data_sets, config.optimizer, config.training, run.output, callbacks, monitoring=monitoring)
     if main_process:
         with atomic_folder(run.output / "checkpoint") as folder:
             model.save_pretrained(folder, include_backbones=config.include_backbones)

@@ -15,6 +15,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from experiments.cli.command import Job
 from experiments.pretrain_vision import PretrainVisionConfig
+from flamingo.data.batch_sizes import BatchSizes
 from flamingo.data.collate import Batch
 from flamingo.data.data_checksums import data_checksums
 from flamingo.data.document import Image
@@ -67,8 +68,10 @@ class CollatePairs:
         tensors = dict(self.tokenizer(texts, padding=True, return_tensors="pt"))
         tensors["pixel_values"] = self.image_processor(images, return_tensors="pt")["pixel_values"]
         tensors["same"] = caption_numbers[:, None] == caption_numbers
+        num_tokens = int(tensors["attention_mask"].sum())
+        sizes = BatchSizes(tokens=num_tokens, images=len(pairs), encoded_images=len(pairs))
         # The loss is a mean over pairs, not over tokens.
-        return Batch(tensors, captions, label_tokens=len(pairs))
+        return Batch(tensors, captions, label_tokens=len(pairs), sizes=sizes)
 
 
 def read_pairs(name: str) -> tuple[list[Pair], PreTrainedTokenizerFast, dict[str, str]]:

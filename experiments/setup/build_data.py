@@ -1,23 +1,25 @@
 """A config of data -> records, the data sets of a training, and the documents of its samples."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
-from experiments.schema import DataConfig
+from experiments.schema import DataConfig, DataSetConfig
 from flamingo import Document, FlamingoProcessor, synthetic
 from flamingo.data.builders import BUILDERS, DocumentsConfig
 from flamingo.data.caption_template import CaptionTemplate
+from flamingo.data.collate import Batch
 from flamingo.data.document import Image
-from flamingo.data.encode import EncodedDocuments, make_batch
+from flamingo.data.encode import EncodedDocuments, EncodedGroup, make_batch
 from flamingo.data.fitting import fitting
 from flamingo.data.loader import process_loader
 from flamingo.data.order import Endless, Shuffled
 from flamingo.data.record import LazySequence
 from flamingo.data.shortening import encode_shortened
-from flamingo.data.source_keys import DATA_KEYS, SAMPLE_KEYS, SourceKeys
-from flamingo.data.sources import SourceSplit, read_split
+from flamingo.data.source_keys import DATA_KEYS, SAMPLE_KEYS, VALIDATION_KEYS, SourceKeys
+from flamingo.data.sources import SourceSplit, open_source, read_split
+from flamingo.data.splits import VALIDATION, MadeSplits, with_splits
 from flamingo.data.text_checks import sample_captions, tokenizer_problems
 from flamingo.evaluation.metrics.cider import CiderReward
 from flamingo.inference.features import FeatureStore
@@ -35,10 +37,12 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class TrainingRecords:
-    """The records of the training documents, and those of the samples that are logged."""
+    """The records of the training documents, of the samples that are logged, and of the held-out documents."""
 
     training: SourceSplit
     samples: SourceSplit
+    #: None where no split is held out.
+    validation: SourceSplit | None = None
 
 
 def build_records(config: DataConfig, processor: FlamingoProcessor) -> TrainingRecords | None:
@@ -70,6 +74,7 @@ def build_records(config: DataConfig, processor: FlamingoProcessor) -> TrainingR
         return SourceSplit(fitted.records, source.skipped | fitted.skipped, source.listed, fitted.shortened)
 
     problems = Problems()
+    validation: SourceSplit | None = None
     with problems.collected():
         training = samples = read(config.split, DATA_KEYS)
         for problem in tokenizer_problems(sample_captions(training.records), processor.tokenizer):
@@ -77,9 +82,41 @@ def build_records(config: DataConfig, processor: FlamingoProcessor) -> TrainingR
     if config.sample_split is not None:
         with problems.collected():
             samples = read(config.sample_split, SAMPLE_KEYS)
+    with problems.collected():
+        validation = _validation(config, samples, read)
     problems.report()
     _check_number(config, training.records)
-    return TrainingRecords(training, samples)
+    return TrainingRecords(training, samples, validation)
+
+
+def _validation(
+    config: DataConfig, samples: SourceSplit, read: Callable[[str | None, SourceKeys], SourceSplit]
+) -> SourceSplit | None:
+    """Returns the records of the held-out documents; None where no split is held out."""
+    split = held_out_split(config)
+    if split is None:
+        return None
+    return samples if split == config.sample_split else read(split, VALIDATION_KEYS)
+
+
+def held_out_split(config: DataConfig) -> str | None:
+    """Returns the split of the held-out documents: validation_split, else sample_split, else the one that is made.
+
+    Returns:
+        None, which is logged, where all images are trained on.
+    """
+    if config.validation_split is not None:
+        return config.validation_split
+    if config.split is not None:
+        if config.sample_split not in (None, config.split):
+            return config.sample_split
+        assert config.root is not None
+        source = open_source(config.root, config.images, config.format)
+        is_made = isinstance(with_splits(source, config.splits), MadeSplits)
+        if is_made and config.splits.validation > 0 and config.split != VALIDATION:
+            return VALIDATION
+    log.info("no held-out loss: data.split=%s leaves no split; name one by data.validation_split", config.split)
+    return None
 
 
 def check_records(config: DataConfig, problems: Problems) -> None:
@@ -114,11 +151,15 @@ def _check_number(config: DataConfig, records: LazySequence) -> None:
 
 
 def images_of(config: DataConfig, records: TrainingRecords) -> list[Image]:
-    """Returns all images of the training documents and of the samples."""
+    """Returns all images of the training documents, of the samples and of the held-out documents."""
     images = [record.image for record in records.training.records]
     num_crops = max(documents.num_views for documents in config.of_records().values())
     crops = [image.crop(number) for number in range(num_crops) for image in images]
-    return crops + [record.image for record in records.samples.records]
+    images = crops + [record.image for record in records.samples.records]
+    if records.validation is not None:
+        validation_images = [record.image for record in records.validation.records]
+        images += [image.crop(number) for number in range(num_crops) for image in validation_images]
+    return images
 
 
 def build_data_sets(
@@ -150,26 +191,48 @@ def build_data_sets(
     data_sets = []
     endless = training_documents(config, records, processor.template, features, seed)
     for name, entry in config.documents.items():
-        documents = entry.documents
-        own_seed = _own_seed(seed, name)
-        if entry.of_records:
-            shorten_to = processor.tokenizer.model_max_length - entry.loss.tokens_to_generate()
-            encoded = EncodedDocuments(
-                endless[name], processor, features, documents.group_size, documents.p_next, own_seed, shorten_to
-            )
-        else:
-            # Synthetic images are drawn when needed, and their features are not kept.
-            encoded = EncodedDocuments(endless[name], processor, p_next=documents.p_next, seed=own_seed)
-        collate = partial(
-            make_batch,
-            pad_token_id=processor.tokenizer.pad_token_id,
-            pack_to=documents.pack_to,
-            known_ids=known_ids,
-        )
-        loader = process_loader(encoded, collate, documents.batch_size, num_workers)
+        encoded = encoded_documents(entry, endless[name], processor, features, own_seed(seed, name))
+        collate = collation(entry, processor, known_ids)
+        loader = process_loader(encoded, collate, entry.documents.batch_size, num_workers)
         loss = class_of(LOSSES, entry.loss.kind)(entry.loss, processor, make_reward)
-        data_sets.append(DataSet(name, loader, documents.weight, processor.normalized, loss))
+        data_sets.append(DataSet(name, loader, entry.documents.weight, processor.normalized, loss))
     return data_sets
+
+
+def encoded_documents(
+    entry: DataSetConfig,
+    endless: Endless[Document],
+    processor: FlamingoProcessor,
+    features: FeatureStore | None,
+    seed: str,
+) -> EncodedDocuments:
+    """Returns the encoded documents of an entry of ``data.documents``.
+
+    Args:
+        entry: The entry.
+        endless: Its documents.
+        processor: Encodes them.
+        features: Features of the records' images, instead of pixels.
+        seed: Decides which texts belong to the image after them.
+    """
+    documents = entry.documents
+    if not entry.of_records:
+        # Synthetic images are drawn when they are needed: their features are not kept.
+        return EncodedDocuments(endless, processor, p_next=documents.p_next, seed=seed)
+    shorten_to = processor.tokenizer.model_max_length - entry.loss.tokens_to_generate()
+    return EncodedDocuments(endless, processor, features, documents.group_size, documents.p_next, seed, shorten_to)
+
+
+def collation(
+    entry: DataSetConfig, processor: FlamingoProcessor, known_ids: TokenIds | None
+) -> Callable[[Sequence[EncodedGroup]], Batch]:
+    """Returns the function that makes a batch of an entry's encoded documents."""
+    return partial(
+        make_batch,
+        pad_token_id=processor.tokenizer.pad_token_id,
+        pack_to=entry.documents.pack_to,
+        known_ids=known_ids,
+    )
 
 
 def training_documents(
@@ -192,15 +255,15 @@ def training_documents(
     for name, entry in config.documents.items():
         if entry.of_records:
             assert records is not None
-            own_seed = _own_seed(seed, name)
-            endless[name] = _documents(entry.documents, records.training.records, features, own_seed, template)
+            records_of_split = records.training.records
+            endless[name] = documents_of(entry.documents, records_of_split, features, own_seed(seed, name), template)
         else:
-            synthetic_documents = _synthetic_documents(entry.documents, "training", seed, template)
-            endless[name] = Shuffled(synthetic_documents, _own_seed(seed, name))
+            drawn = synthetic_documents(entry.documents, "training", seed, template)
+            endless[name] = Shuffled(drawn, own_seed(seed, name))
     return endless
 
 
-def _own_seed(seed: int, name: str) -> str:
+def own_seed(seed: int, name: str) -> str:
     """Returns the seed of a data set. Data sets of one run differ in their order and in their random draws."""
     return f"{seed} {name}"
 
@@ -234,9 +297,9 @@ def build_samples(
         largest = entry.documents.of_size(entry.documents.max_images)
         if entry.of_records:
             assert records is not None
-            documents = _documents(largest, records.samples.records, None, 0, processor.template)
+            documents = documents_of(largest, records.samples.records, None, 0, processor.template)
         else:
-            documents = _synthetic_documents(largest, "evaluation", 0, processor.template)
+            documents = synthetic_documents(largest, "evaluation", 0, processor.template)
         for index in range(number):
             sample = documents[index]
             if entry.of_records:
@@ -250,13 +313,14 @@ def sample_prompt(sample: Document) -> Document:
     return Document(sample.parts[:-1], sample.id)
 
 
-def _documents(
+def documents_of(
     config: DocumentsConfig,
     records: LazySequence,
     features: FeatureStore | None,
     seed: int | str,
     template: CaptionTemplate,
 ) -> Endless[Document]:
+    """Returns the documents that are made of the records of a split."""
     config = _of_different_images(config, len(records))
     neighbours = None
     if config.num_neighbours > 0:
@@ -272,7 +336,8 @@ def _of_different_images(config: DocumentsConfig, num_records: int) -> Documents
     return replace(config, min_images=min(config.min_images, max_images), max_images=max_images)
 
 
-def _synthetic_documents(
+def synthetic_documents(
     config: DocumentsConfig, split: Split, seed: int, template: CaptionTemplate
 ) -> Sequence[Document]:
+    """Returns the documents of the synthetic benchmark."""
     return class_of(synthetic.BUILDERS, config.kind).from_config(config, split, seed, template)

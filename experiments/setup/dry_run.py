@@ -137,13 +137,15 @@ def _log_estimates(config: TrainConfig, records: TrainingRecords | None, measure
     steps = training.steps * measured.step
     num_samples = training.number_due(training.sample_every)
     samples = num_samples * measured.samples
+    num_validations = training.number_due(training.validation_every)
+    validations = num_validations * measured.validation
     num_states = training.number_due(training.save_every)
     saving = num_states * measured.state + measured.checkpoint
     start_and_end = started + measured.first_step + measured.rest
     log.info(
         "time: %s: %s to start and to end, %s for the features of %d pictures, %s for %d steps of %.3g s, "
-        "%s for samples of answers (%dx), %s to save states (%dx) and the checkpoint",
-        duration_text(start_and_end + features + steps + samples + saving),
+        "%s for samples of answers (%dx), %s for held-out documents (%dx), %s to save states (%dx) and the checkpoint",
+        duration_text(start_and_end + features + steps + samples + validations + saving),
         duration_text(start_and_end),
         duration_text(features),
         num_pictures,
@@ -152,6 +154,8 @@ def _log_estimates(config: TrainConfig, records: TrainingRecords | None, measure
         measured.step,
         duration_text(samples),
         num_samples,
+        duration_text(validations),
+        num_validations,
         duration_text(saving),
         num_states,
     )

@@ -7,8 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+
 from experiments.setup.build import TrainingParts
 from experiments.setup.build_data import build_data_sets
+from experiments.setup.build_monitoring import num_held_out_groups
 from experiments.setup.training_callbacks import training_callbacks
 from experiments.train import TrainConfig
 from flamingo import Document
@@ -18,6 +21,8 @@ from flamingo.inference.features import FeatureStore
 from flamingo.results import read_history
 from flamingo.training.callbacks import Callbacks
 from flamingo.training.loop import train
+from flamingo.training.step import DataSet
+from flamingo.training.validation import HeldOut, held_out_losses
 from flamingo.utils.devices import processes
 from flamingo.utils.memory import keep_memory, out_of_memory
 
@@ -36,6 +41,8 @@ class Measured:
     picture: float
     #: Of the sample answers that are logged at once.
     samples: float
+    #: Of the loss of all held-out documents.
+    validation: float
     #: Of a state, and of the checkpoint.
     state: float
     checkpoint: float
@@ -83,7 +90,9 @@ def measured_trial(config: TrainConfig, parts: TrainingParts, documents: Mapping
     """
     steps = 1 + max(_TIMED_STEPS, len(documents))
     sample_every = steps if config.training.sample_every else 0
-    training = replace(config.training, steps=steps, log_every=1, save_every=steps, sample_every=sample_every)
+    training = replace(
+        config.training, steps=steps, log_every=1, save_every=steps, sample_every=sample_every, validate_every=0
+    )
     wandb = config.wandb if config.wandb.mode == "disabled" else replace(config.wandb, mode="offline")
     optimizer = replace(config.optimizer, warmup_steps=0)
     config = replace(config, training=training, wandb=wandb, optimizer=optimizer)
@@ -124,6 +133,7 @@ def _measured(
         first_step=max(0.0, seconds[0] - step_seconds),
         picture=picture_seconds,
         samples=sample_seconds,
+        validation=_validation_seconds(config, parts, data_sets),
         state=state_seconds,
         checkpoint=checkpoint_seconds,
         rest=max(0.0, end - start - seconds[-1] - sample_seconds - state_seconds),
@@ -131,6 +141,25 @@ def _measured(
         state_bytes=_size_of(folder / "state"),
         checkpoint_bytes=_size_of(folder / "checkpoint"),
     )
+
+
+def _validation_seconds(config: TrainConfig, parts: TrainingParts, data_sets: Sequence[DataSet]) -> float:
+    """Returns the seconds of a pass over all held-out documents, by the first training documents of each data set."""
+    accelerator = Accelerator(mixed_precision="no")
+    has_validation = parts.records is not None and parts.records.validation is not None
+    seconds = 0.0
+    for data_set in data_sets:
+        entry = config.data.documents[data_set.name]
+        if entry.of_records and not has_validation:
+            continue
+        data_set.batches.position = 0
+        start = time.monotonic()
+        batch = next(iter(data_set.batches))
+        held_out = HeldOut(data_set.name, [batch], data_set.prepare)
+        held_out_losses(parts.model, [held_out], config.training.precision, accelerator)
+        num_batches = num_held_out_groups(entry) / entry.documents.batch_size / accelerator.num_processes
+        seconds += num_batches * (time.monotonic() - start)
+    return seconds
 
 
 def _add(features: FeatureStore, images: Sequence[Image]) -> tuple[float, int]:

@@ -1,12 +1,14 @@
 """Examples of different lengths and numbers of images -> one batch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int, Num, Shaped, UInt8
 from torch import Tensor
+
+from flamingo.data.batch_sizes import BatchSizes
 
 PaddingSide = Literal["left", "right"]
 
@@ -42,6 +44,7 @@ class Batch:
     last_texts: Sequence[range | None] = ()
     #: Images that documents with too many tokens lost. Documents of a group share their images, which count once.
     dropped_images: int = 0
+    sizes: BatchSizes = field(default_factory=BatchSizes)
 
     def to(self, device: torch.device) -> "Batch":
         """Returns the batch with its tensors on a device. Copies from pinned memory are asynchronous."""

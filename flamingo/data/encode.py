@@ -1,14 +1,16 @@
 """Documents -> encoded examples -> batches, as a loader makes them."""
 
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from flamingo.data.batch_sizes import BatchSizes, causal_pairs
 from flamingo.data.collate import Batch, EncodedExample, collate, count_label_tokens, image_places
 from flamingo.data.document import Document, Image
 from flamingo.data.order import Endless
@@ -19,7 +21,7 @@ from flamingo.utils.checks import probability
 from flamingo.utils.token_ids import TokenIds
 
 #: The names of a batch's images; it has one of them, or none.
-_IMAGES = ("pixel_values", "image_features")
+IMAGES = ("pixel_values", "image_features")
 #: Part of the seed: another text draws other values of ``next_image``.
 _STREAM = "next image"
 
@@ -129,19 +131,61 @@ def make_batch(
         last_texts = [example.last_text for example in examples]
         tensors = collate(examples, pad_token_id, "right")
         documents_per_group = len(examples) // len(groups)
-        for name in _IMAGES:
+        for name in IMAGES:
             if name in tensors:
                 tensors[name] = tensors[name][::documents_per_group]  # only a group's first document has its images
     if known_ids is not None:
         known_ids.check(tensors["input_ids"])
         tensors["image_places"] = _image_places(tensors)
     dropped_images = sum(group.dropped_images for group in groups)
-    return Batch(tensors, ids, count_label_tokens(tensors["labels"]), last_texts, dropped_images)
+    sizes = sum((_sizes(group) for group in groups), BatchSizes())
+    return Batch(tensors, ids, count_label_tokens(tensors["labels"]), last_texts, dropped_images, sizes)
+
+
+def _sizes(group: EncodedGroup) -> BatchSizes:
+    lengths = [len(example.input_ids) for example in group.examples]
+    first = group.examples[0]
+    encoded_images = 0 if first.pixel_values is None else len(first.pixel_values)
+    stored_images = 0 if first.image_features is None else len(first.image_features)
+    return BatchSizes(
+        tokens=sum(lengths),
+        token_pairs=sum(map(causal_pairs, lengths)),
+        images=encoded_images + stored_images,
+        encoded_images=encoded_images,
+    )
 
 
 def _image_places(tensors: dict[str, Tensor]) -> Int[Tensor, " places"]:
-    for name in _IMAGES:
+    for name in IMAGES:
         if name in tensors:
             documents, images = tensors[name].shape[:2]
             return image_places(tensors["image_index"], documents, images)
     return image_places(tensors["image_index"], documents=1, images=0)
+
+
+class FixedBatches(Sequence[Batch]):
+    """The batches of the first groups of an endless data set, each made when it is asked for."""
+
+    def __init__(
+        self, items: EncodedDocuments, collate: Callable[[list[EncodedGroup]], Batch], batch_size: int, num_groups: int
+    ) -> None:
+        """Makes the sequence.
+
+        Args:
+            items: The data set.
+            collate: Makes a batch of groups.
+            batch_size: Groups of a batch; the last one may have fewer.
+            num_groups: Groups of all batches.
+        """
+        self.items, self.collate = items, collate
+        self.batch_size, self.num_groups = batch_size, num_groups
+
+    def __len__(self) -> int:
+        return math.ceil(self.num_groups / self.batch_size)
+
+    def __getitem__(self, number: Any) -> Any:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        start = number * self.batch_size
+        stop = min(start + self.batch_size, self.num_groups)
+        return self.collate([self.items[position] for position in range(start, stop)])

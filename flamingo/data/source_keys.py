@@ -19,6 +19,7 @@ class SourceKeys:
         return f"{self.section}.{name}" if self.section else name
 
 
-#: The keys of the data that are trained on, or inspected, and of the samples that are logged.
+#: The keys of the data that are trained on, or inspected, of the samples that are logged, and of held-out documents.
 DATA_KEYS = SourceKeys("data.root", "data.split", "data")
 SAMPLE_KEYS = SourceKeys("data.root", "data.sample_split", "data")
+VALIDATION_KEYS = SourceKeys("data.root", "data.validation_split", "data")

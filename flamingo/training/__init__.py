@@ -25,6 +25,8 @@ class TrainingConfig:
     save_every: int = 500
     #: Steps between two logs of sample answers; 0: none.
     sample_every: int = 0
+    #: Steps between two measurements of the loss of held-out documents; null: save_every; 0: none.
+    validate_every: int | None = None
     #: The seed of the documents and their order.
     seed: int = 0
 
@@ -32,6 +34,8 @@ class TrainingConfig:
         for key in ("steps", "accumulate", "log_every", "save_every"):
             whole(key, getattr(self, key), least=1)
         whole("sample_every", self.sample_every, least=0)
+        if self.validate_every is not None:
+            whole("validate_every", self.validate_every, least=0)
         seed("seed", self.seed)
         one_of("mixing", self.mixing, ("accumulated", "round_robin"))
         one_of("precision", self.precision, ("fp32", "bf16"))
@@ -48,3 +52,8 @@ class TrainingConfig:
     def number_due(self, every: int) -> int:
         """Returns how often an action of :meth:`due` happens in the whole training."""
         return 0 if every == 0 else math.ceil(self.steps / every)
+
+    @property
+    def validation_every(self) -> int:
+        """The steps between two measurements of the loss of held-out documents; 0: none."""
+        return self.save_every if self.validate_every is None else self.validate_every

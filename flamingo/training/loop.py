@@ -4,15 +4,13 @@ import logging
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from flamingo.results import History
 from flamingo.training import TrainingConfig
@@ -20,11 +18,14 @@ from flamingo.training.callbacks import NO_CALLBACKS, Callbacks
 from flamingo.training.guard import Guard
 from flamingo.training.host_sums import host_sums
 from flamingo.training.interrupt import Interrupt, deferred_interrupt
+from flamingo.training.monitoring import NO_MONITORING, Monitoring
 from flamingo.training.optim import OptimizerConfig
 from flamingo.training.optim.groups import make_optimizer
 from flamingo.training.optim.schedule import LRFactor, factor_of, lengthen, make_schedule
-from flamingo.training.state import Progress, StateFolder, untouched_random_states
+from flamingo.training.speed import Speed
+from flamingo.training.state import StateFolder, untouched_random_states
 from flamingo.training.step import DataSet, Update, accumulate_gradients, next_update
+from flamingo.training.validation import held_out_losses
 from flamingo.utils.devices import wait_for_processes
 from flamingo.utils.errors import Stopped, UserError
 from flamingo.utils.names import short_name
@@ -38,20 +39,6 @@ _SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MUL
 _IDENTITY_KEYS = ("steps", "accumulate", "mixing", "precision", "seed")
 
 
-@dataclass
-class _Parts:
-    """The model as the processes share it, the optimizer with its schedule, and the folder of states."""
-
-    parallel: nn.Module
-    optimizer: Optimizer
-    schedule: LambdaLR
-    states: StateFolder
-
-    @property
-    def lr_factor(self) -> LRFactor:
-        return factor_of(self.schedule)
-
-
 def train(
     model: nn.Module,
     data_sets: Sequence[DataSet],
@@ -60,11 +47,12 @@ def train(
     output: Path,
     callbacks: Callbacks = NO_CALLBACKS,
     accelerator: Accelerator | None = None,
+    monitoring: Monitoring = NO_MONITORING,
 ) -> None:
     """Trains the parameters that have ``requires_grad``, resuming from the newest state in ``output / "state"``.
 
-    The state may belong to a training of fewer steps, even a finished one. With a constant learning rate the result
-    equals that of a training with these steps from its start. With a cosine a new decay begins.
+    The state may be of a training of fewer steps, also of a finished one. With a constant learning rate the result is
+    that of a training which has these steps from its start. With a cosine a new decay begins.
 
     ``model`` is trained in place and left in evaluation mode; the caller saves it. The main process appends records
     to ``output / "history.jsonl"``. The first Ctrl-C or SIGTERM ends the run after its current step, a second one at
@@ -78,6 +66,7 @@ def train(
         output: The folder of the run.
         callbacks: Functions that the main process calls.
         accelerator: The processes; None: those of this run.
+        monitoring: What is measured besides the loss.
 
     Raises:
         Stopped: After the first signal, with a state saved.
@@ -86,159 +75,191 @@ def train(
     """  # noqa: DOC501 _stopped is a function that returns Stopped
     # This module enters autocast itself: accelerate would fix one precision for all runs of a process.
     accelerator = accelerator or Accelerator(mixed_precision="no")
-    parts = _prepare(model, data_sets, optimizer_config, config, output, accelerator)
-    progress = parts.states.restore()
-    if progress.step == config.steps:
+    run = _Run(model, data_sets, optimizer_config, config, output, callbacks, accelerator, monitoring)
+    if run.progress.step == config.steps:
         model.eval()
         return
-    if parts.lr_factor.steps < config.steps:
-        _lengthen(parts, progress.step, config.steps, optimizer_config.lr)
-    main_process = accelerator.is_main_process
-    history = _open_history(output, progress, accelerator)
-    start = time.monotonic() - progress.seconds
-    name = short_name(output)
-    bar = progress_bar(config.steps, "step", visible=main_process, initial=progress.step, description=name)
+    main_process, name = accelerator.is_main_process, short_name(output)
+    bar = progress_bar(config.steps, "step", visible=main_process, initial=run.progress.step, description=name)
     model.train()
-    guard = Guard(model, accelerator)
     with bar, deferred_interrupt() as interrupt:
         # Start iterators after signals are deferred, so that the workers of a data loader also survive Ctrl-C.
-        iterators = {data_set.name: iter(data_set.batches) for data_set in data_sets}
-        while progress.step < config.steps:
-            step = progress.step + 1
-            update = next_update(data_sets, iterators, step, config.accumulate, config.mixing, accelerator)
-            _take_step(model, parts, guard, step, update, optimizer_config.max_grad_norm, config.precision, accelerator)
-            progress = progress.after(update)
+        run.begin()
+        while run.progress.step < config.steps:
+            step = run.progress.step + 1
+            update = run.take_step(step)
             bar.update()
-            if config.due(config.log_every, step):
-                progress = progress.measured(guard.read(), time.monotonic() - start)
-                loss = update.weighted_loss(progress.losses)
-                bar.set_postfix(loss=f"{loss:.3f}")
-                if main_process:
-                    values = _learning_rate(optimizer_config, parts.lr_factor, step)
-                    _log(history, callbacks, model, progress, loss, values | {"gradient_norm": guard.gradient_norm})
+            validates = len(monitoring.held_out) > 0 and config.due(config.validation_every, step)
+            if validates or config.due(config.log_every, step):
+                bar.set_postfix(run.record(update, validates))
             if callbacks.on_sample is not None and config.due(config.sample_every, step):
-                progress = progress.measured(guard.read(), time.monotonic() - start)
-                _sample(model, callbacks, step, accelerator)
+                run.sample()
             # Saving comes last: a resumed run repeats what a killed run has not finished.
             stops = _any_interrupted(interrupt, accelerator)
             if stops or config.due(config.save_every, step):
-                progress = progress.measured(guard.read(), time.monotonic() - start)
-                folder = _save(parts.states, progress, history, callbacks, accelerator)
+                folder = run.save()
             if stops:
                 raise _stopped(step, folder, interrupt)
     model.eval()
 
 
-def _prepare(
-    model: nn.Module,
-    data_sets: Sequence[DataSet],
-    optimizer_config: OptimizerConfig,
-    config: TrainingConfig,
-    output: Path,
-    accelerator: Accelerator,
-) -> _Parts:
-    _check(data_sets, accelerator)
-    set_seed(config.seed, device_specific=True)
-    optimizer = make_optimizer(model, optimizer_config)
-    optimizer.zero_grad()  # the caller may have left gradients
-    schedule = make_schedule(optimizer, optimizer_config, config.steps)
-    parallel, _ = accelerator.prepare(model, optimizer)
-    identity = _identity(data_sets, optimizer_config, config)
-    states = StateFolder(output / "state", identity, model, optimizer, schedule, data_sets, accelerator)
-    return _Parts(parallel, optimizer, schedule, states)
+class _Run:
+    """A training: its model, optimizer, history and states, and how far it is."""
 
+    def __init__(
+        self,
+        model: nn.Module,
+        data_sets: Sequence[DataSet],
+        optimizer_config: OptimizerConfig,
+        config: TrainingConfig,
+        output: Path,
+        callbacks: Callbacks,
+        accelerator: Accelerator,
+        monitoring: Monitoring,
+    ) -> None:
+        """Prepares the training, and restores the newest state. For the arguments see :func:`train`."""
+        _check(data_sets, accelerator)
+        set_seed(config.seed, device_specific=True)
+        self.model, self.data_sets, self.config = model, data_sets, config
+        self.optimizer_config = optimizer_config
+        self.callbacks, self.accelerator, self.monitoring = callbacks, accelerator, monitoring
+        self.optimizer = make_optimizer(model, optimizer_config)
+        self.optimizer.zero_grad()  # the caller may have left gradients
+        self.schedule = make_schedule(self.optimizer, optimizer_config, config.steps)
+        #: The model as the processes share it.
+        self.parallel, _ = accelerator.prepare(model, self.optimizer)
+        identity = _identity(data_sets, optimizer_config, config)
+        folder = output / "state"
+        self.states = StateFolder(folder, identity, model, self.optimizer, self.schedule, data_sets, accelerator)
+        self.progress = self.states.restore()
+        if self.lr_factor.steps < config.steps and self.progress.step < config.steps:
+            self._lengthen()
+        self.history = History(output / "history.jsonl")
 
-def _lengthen(parts: _Parts, done: int, steps: int, lr: float) -> None:
-    """Extends the schedule of a shorter training to more steps."""
-    log.info("training longer: %d steps are done of now %d", done, steps)
-    lengthen(parts.schedule, done, steps)
-    if parts.lr_factor.decays_again:
-        log.info("a new decay begins at the learning rate %g", lr * parts.lr_factor.decay_from)
+    @property
+    def lr_factor(self) -> LRFactor:
+        return factor_of(self.schedule)
 
+    def _lengthen(self) -> None:
+        """Extends the schedule of a shorter training to more steps."""
+        log.info("training longer: %d steps are done of now %d", self.progress.step, self.config.steps)
+        lengthen(self.schedule, self.progress.step, self.config.steps)
+        if self.lr_factor.decays_again:
+            lr = self.optimizer_config.lr * self.lr_factor.decay_from
+            log.info("a new decay begins at the learning rate %g", lr)
 
-def _open_history(output: Path, progress: Progress, accelerator: Accelerator) -> History:
-    """Returns the run's history, without the records of steps that will be repeated."""
-    history = History(output / "history.jsonl")
-    if accelerator.is_main_process:
-        history.keep_until(progress.step)
-    return history
+    def begin(self) -> None:
+        """Starts the clock, the guard and the data, and drops the records of steps that will be repeated."""
+        if self.accelerator.is_main_process:
+            self.history.keep_until(self.progress.step)
+        self._start = time.monotonic() - self.progress.seconds
+        self._guard = Guard(self.model, self.accelerator)
+        self._iterators = {data_set.name: iter(data_set.batches) for data_set in self.data_sets}
+        num_processes = self.accelerator.num_processes
+        self._speed = Speed(self.accelerator.device, self.config.precision, num_processes, self.monitoring.flops)
 
+    def take_step(self, step: int) -> Update:
+        """Changes the weights by the clipped gradient of an update, without waiting for the device.
 
-def _take_step(
-    model: nn.Module,
-    parts: _Parts,
-    guard: Guard,
-    step: int,
-    update: Update,
-    max_grad_norm: float,
-    precision: str,
-    accelerator: Accelerator,
-) -> None:
-    """Changes the weights by the clipped gradient of an update, without waiting for the device."""
-    guard.begin()
-    losses = accumulate_gradients(parts.parallel, update, accelerator, precision)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    norm = accelerator.clip_grad_norm_(parameters, max_grad_norm)
-    guard.end(step, update, losses, norm)
-    parts.optimizer.found_inf = guard.found  # type: ignore[attr-defined]  # missing in the stubs of torch
-    parts.optimizer.step()
-    parts.schedule.step()
-    parts.optimizer.zero_grad()
+        Returns:
+            The update.
+        """
+        config, guard, speed = self.config, self._guard, self._speed
+        with speed.part("data"):
+            mixing, accumulate = config.mixing, config.accumulate
+            update = next_update(self.data_sets, self._iterators, step, accumulate, mixing, self.accelerator)
+        guard.begin()
+        losses = accumulate_gradients(self.parallel, update, self.accelerator, config.precision, speed)
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        with speed.part("optimizer"):
+            norm = self.accelerator.clip_grad_norm_(parameters, self.optimizer_config.max_grad_norm)
+            guard.end(step, update, losses, norm)
+            self.optimizer.found_inf = guard.found  # type: ignore[attr-defined]  # missing in the stubs of torch
+            self.optimizer.step()
+            self.schedule.step()
+            self.optimizer.zero_grad()
+        speed.step(update.sizes)
+        self.progress = self.progress.after(update)
+        return update
 
+    def record(self, update: Update, validates: bool) -> dict[str, str]:
+        """Appends a record to the history.
 
-def _learning_rate(config: OptimizerConfig, factor: LRFactor, step: int) -> dict[str, float]:
-    """Returns the learning rate of a step, and the start of its decay if it is not the first decay."""
-    values = {"lr": config.lr * factor.at(step)}
-    if factor.decays_again:
-        values["decay_start"] = factor.decay_start
-        values["decay_from_lr"] = config.lr * factor.decay_from
-    return values
+        Args:
+            update: The update of the last step.
+            validates: Whether the loss of held-out documents is measured.
 
+        Returns:
+            The values that the progress bar shows.
+        """
+        self._measure()
+        values: dict[str, Any] = self._learning_rate() | {"gradient_norm": self._guard.gradient_norm}
+        values |= self._speed.values()
+        if validates:
+            with self._speed.paused():
+                values |= held_out_losses(self.model, self.monitoring.held_out, self.config.precision, self.accelerator)
+        loss = update.weighted_loss(self.progress.losses)
+        if self.accelerator.is_main_process:
+            with self._speed.paused():
+                self._append(loss, values)
+        shown = {"loss": f"{loss:.3f}", "tokens/s": f"{values['tokens_per_second']:,.0f}"}
+        held_out = [value for name, value in values.items() if name.startswith("held_out_loss/")]
+        if held_out:
+            shown["held out"] = f"{sum(held_out) / len(held_out):.3f}"
+        return shown
 
-def _log(
-    history: History,
-    callbacks: Callbacks,
-    model: nn.Module,
-    progress: Progress,
-    loss: float,
-    values: dict[str, float],
-) -> None:
-    """Appends a record to the history, with the last loss of each data set."""
-    record: dict[str, Any] = {"step": progress.step, "loss": loss}
-    for name, loss_of_data_set in progress.losses.items():
-        record[f"loss/{name}"] = loss_of_data_set
-    record.update(values)
-    for measure in callbacks.measures:
-        record.update(measure(model))
-    record["tokens"] = progress.tokens
-    if progress.dropped_images > 0:
-        record["dropped_images"] = progress.dropped_images
-    record["seconds"] = progress.seconds
-    history.append(record)
-    if callbacks.on_log is not None:
-        callbacks.on_log(record)
+    def _measure(self) -> None:
+        """Reads the losses from the device."""
+        self.progress = self.progress.measured(self._guard.read(), time.monotonic() - self._start)
 
+    def _learning_rate(self) -> dict[str, float]:
+        """Returns the learning rate of the last step, and the start of its decay if it is not the first decay."""
+        lr, factor = self.optimizer_config.lr, self.lr_factor
+        values = {"lr": lr * factor.at(self.progress.step)}
+        if factor.decays_again:
+            values["decay_start"] = factor.decay_start
+            values["decay_from_lr"] = lr * factor.decay_from
+        return values
 
-def _sample(model: nn.Module, callbacks: Callbacks, step: int, accelerator: Accelerator) -> None:
-    if accelerator.is_main_process:
-        assert callbacks.on_sample is not None
-        model.eval()
-        with untouched_random_states():
-            callbacks.on_sample(step)
-        model.train()
-    wait_for_processes()
+    def _append(self, loss: float, values: dict[str, Any]) -> None:
+        """Appends a record, with the last loss of each data set."""
+        progress = self.progress
+        record: dict[str, Any] = {"step": progress.step, "loss": loss}
+        for name, loss_of_data_set in progress.losses.items():
+            record[f"loss/{name}"] = loss_of_data_set
+        record.update(values)
+        for measure in self.callbacks.measures:
+            record.update(measure(self.model))
+        record["tokens"] = progress.tokens
+        if progress.dropped_images > 0:
+            record["dropped_images"] = progress.dropped_images
+        record["seconds"] = progress.seconds
+        self.history.append(record)
+        if self.callbacks.on_log is not None:
+            self.callbacks.on_log(record)
 
+    def sample(self) -> None:
+        """Lets the main process make samples."""
+        self._measure()
+        with self._speed.paused():
+            if self.accelerator.is_main_process:
+                assert self.callbacks.on_sample is not None
+                self.model.eval()
+                with untouched_random_states():
+                    self.callbacks.on_sample(self.progress.step)
+                self.model.train()
+            wait_for_processes()
 
-def _save(
-    states: StateFolder, progress: Progress, history: History, callbacks: Callbacks, accelerator: Accelerator
-) -> Path:
-    """Returns the folder of a saved state. The records of its steps are on disk before it."""
-    if accelerator.is_main_process:
-        history.sync()
-    folder = states.save(progress)
-    if accelerator.is_main_process and callbacks.on_save is not None:
-        callbacks.on_save()
-    return folder
+    def save(self) -> Path:
+        """Returns the folder of a saved state. The records of its steps are on disk before it."""
+        self._measure()
+        with self._speed.paused():
+            if self.accelerator.is_main_process:
+                self.history.sync()
+            folder = self.states.save(self.progress)
+            if self.accelerator.is_main_process and self.callbacks.on_save is not None:
+                self.callbacks.on_save()
+        return folder
 
 
 def _any_interrupted(interrupt: Interrupt, accelerator: Accelerator) -> bool:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, field, fields, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -11,13 +11,16 @@ from accelerate import Accelerator
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from flamingo.data.batch_sizes import BatchSizes
 from flamingo.data.collate import Batch
 from flamingo.training.host_sums import host_sums
 from flamingo.training.losses.next_token import next_token
+from flamingo.training.speed import Speed
 from flamingo.utils.errors import UserError
 
-#: The name of the dropped images among the names of data sets, when the processes add their numbers.
+#: The names of other numbers among those of data sets, when the processes add their numbers.
 _DROPPED = "dropped images"
+_SIZES = tuple(f"size of the batches: {size.name}" for size in fields(BatchSizes))
 
 #: Returns the batch's contribution to the mean loss, given the model, a batch on its device, and the number of label
 #: tokens in the whole update.
@@ -66,6 +69,8 @@ class Update:
     tokens: dict[str, int]
     #: The number of images that documents with too many tokens lost, in all processes.
     dropped_images: int = 0
+    #: The sizes of all batches in all processes.
+    sizes: BatchSizes = field(default_factory=BatchSizes)
 
     def ids(self) -> list[str]:
         """Returns ``data set: documents`` for every batch."""
@@ -119,14 +124,17 @@ def next_update(
             batches.append((data_set, batch))
             local_tokens[data_set.name] += batch.label_tokens
     dropped = float(sum(batch.dropped_images for _, batch in batches))
-    sums = host_sums(local_tokens | {_DROPPED: dropped}, accelerator)
+    local_sizes = sum((batch.sizes for _, batch in batches), BatchSizes())
+    named_sizes = dict(zip(_SIZES, map(float, astuple(local_sizes)), strict=True))
+    sums = host_sums(local_tokens | {_DROPPED: dropped} | named_sizes, accelerator)
     dropped_images = round(sums.pop(_DROPPED))
+    sizes = BatchSizes(*[round(sums.pop(name)) for name in _SIZES])
     tokens = {name: round(number) for name, number in sums.items()}
     for name, number in tokens.items():
         if number == 0:
             ids = [batch.ids for data_set, batch in batches if data_set.name == name]
             raise UserError(f"data set {name} has no token to train on at step {step}: documents {ids}")
-    return Update(batches, tokens, dropped_images)
+    return Update(batches, tokens, dropped_images, sizes)
 
 
 def accumulate_gradients(
@@ -134,6 +142,7 @@ def accumulate_gradients(
     update: Update,
     accelerator: Accelerator,
     precision: str,
+    speed: Speed,
 ) -> list[Float[Tensor, ""]]:
     """Adds the gradients of sum_d weight_d * (mean loss per label token of data set d) to the parameters.
 
@@ -142,6 +151,7 @@ def accumulate_gradients(
         update: The batches.
         accelerator: The processes, and their device.
         precision: "fp32", or "bf16" for autocast.
+        speed: Times the forward and the backward passes.
 
     Returns:
         The contribution of each batch to the mean loss (nats) of its data set, on the device.
@@ -155,7 +165,7 @@ def accumulate_gradients(
         # The processes exchange gradients once: after the last batch.
         is_last = number == len(update.batches)
         with nullcontext() if is_last else accelerator.no_sync(model):
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            with speed.part("forward"), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 loss = data_set.loss(model, prepared, update.tokens[data_set.name])
             losses.append(loss.detach())
             # DDP takes the mean over the processes, but the losses are to be summed.
@@ -164,7 +174,8 @@ def accumulate_gradients(
                 # DDP waits for every parameter, also for those that a batch without images does not use. An empty slice
                 # of each adds nothing to the loss.
                 weighted = weighted + sum(parameter.flatten()[:0].sum() for parameter in trained)
-            accelerator.backward(weighted)
+            with speed.part("backward"):
+                accelerator.backward(weighted)
     for parameter in trained:
         # A parameter that no batch uses gets a gradient of zero, as above: the optimizer treats both cases alike.
         if parameter.grad is None:

@@ -3,6 +3,7 @@
 import os
 import resource
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,8 @@ from flamingo.utils.errors import UserError
 
 #: The device of tensors without memory. ``with META:`` builds a model for its structure alone.
 META = torch.device("meta")
+#: The device of tensors in the memory of this process.
+HOST = torch.device("cpu")
 
 
 def use_device(name: str | None, key: str = "device") -> torch.device:
@@ -174,3 +177,36 @@ def exact_float32() -> Iterator[None]:
         yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+class DeviceTimer:
+    """Sums the time that a device takes for some work. The host does not wait for a CUDA device."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Starts at 0.
+
+        Args:
+            device: A CUDA device is timed by events, any other by the host's clock.
+        """
+        self._uses_events = device.type == "cuda"
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._host_seconds = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Times the work within it."""
+        if self._uses_events:
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            yield
+            end.record()
+            self._events.append((start, end))
+        else:
+            start_seconds = time.perf_counter()
+            yield
+            self._host_seconds += time.perf_counter() - start_seconds
+
+    def seconds(self) -> float:
+        """Returns the seconds of all work so far. The device must have finished it."""
+        milliseconds = sum(start.elapsed_time(end) for start, end in self._events)
+        return self._host_seconds + milliseconds / 1000

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 #: Keys that do not change a run's results.
 _NOT_RESULTS = ("overwrite", "dry_run", "left_open", "num_workers", "device", "wandb")
 #: Keys of training that set how often it writes. They do not change the weights.
-WRITING = ("training.log_every", "training.save_every", "training.sample_every")
+WRITING = ("training.log_every", "training.save_every", "training.sample_every", "training.validate_every")
 #: Complete states of a training.
 STATES = ("state/step-*[0-9]",)
 #: The error that ended a run.

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.benchmark.flops import peak_tflops
 from experiments.gpu_check import demo
 from experiments.gpu_check.big_model import TINY, build_model, build_processor, make_training_batch
 from experiments.gpu_check.check_parts import PARTS, TOTAL, Part, Settings
@@ -319,11 +318,3 @@ def test_a_profile_lists_the_slowest_kernels_and_idle_time():
 )
 def test_kinds_of_kernels(name, kind):
     assert kind_of(name) == kind
-
-
-@pytest.mark.parametrize(
-    ("name", "peak"),
-    [("NVIDIA H100 80GB HBM3", 989.0), ("NVIDIA H200", 989.0), ("NVIDIA H100 PCIe", 756.0), ("NVIDIA GeForce", None)],
-)
-def test_peaks(name, peak):
-    assert peak_tflops(name) == peak

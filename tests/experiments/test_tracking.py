@@ -7,10 +7,10 @@ import os
 
 import pytest
 import wandb
+from experiments.setup.tracking import Tracker
 
 from experiments.runs.run_training import run_training
 from experiments.schema import WandbConfig
-from experiments.setup.tracking import Tracker
 from tests.helpers.configs import composed
 from tests.helpers.small_runs import SMALL_DEMO
 

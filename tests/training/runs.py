@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from flamingo.data.batch_sizes import BatchSizes
 from flamingo.data.collate import Batch, EncodedExample, collate, count_label_tokens
 from flamingo.data.loader import Loader, process_loader
 from flamingo.data.order import Mixture, Shuffled
@@ -20,8 +21,10 @@ from flamingo.training import TrainingConfig
 from flamingo.training.callbacks import Callbacks
 from flamingo.training.loop import train
 from flamingo.training.losses.next_token import next_token
+from flamingo.training.monitoring import Monitoring
 from flamingo.training.optim import AdamWConfig, OptimizerConfig
 from flamingo.training.step import DataSet
+from flamingo.training.validation import HeldOut
 from flamingo.utils.errors import UserError
 from tests import tiny
 from tests.helpers import devices
@@ -47,7 +50,10 @@ def example(number: int, images: int, markers: int = 0) -> EncodedExample:
 def batch(numbers: list[int], images: int = 1, markers: int = 0) -> Batch:
     examples = [example(number, images, markers) for number in numbers]
     tensors = collate(examples, 0, "right")
-    return Batch(tensors, [f"document {number}" for number in numbers], count_label_tokens(tensors["labels"]))
+    ids = [f"document {number}" for number in numbers]
+    tokens = int(tensors["attention_mask"].sum())
+    sizes = BatchSizes(tokens=tokens, images=images * len(numbers), encoded_images=images * len(numbers))
+    return Batch(tensors, ids, count_label_tokens(tensors["labels"]), sizes=sizes)
 
 
 def with_noise(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -91,13 +97,17 @@ def trained(model) -> dict[str, Tensor]:
 
 
 def history(output: Path) -> list[dict]:
-    """All records, but without the time, which no two runs share."""
+    """All records, but without times, speeds and memory, which no two runs share."""
     records = [json.loads(line) for line in (output / "history.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+    return [{key: value for key, value in record.items() if not _is_measured(key)} for record in records]
+
+
+def _is_measured(key: str) -> bool:
+    return key in ("seconds", "mfu", "peak_memory") or key.endswith("_per_second") or key.startswith("time/")
 
 
 def mixed_run(backbones: Path, output: Path, kill_at: int | None = None, num_workers: int = 0) -> None:
-    """Eight steps that keep a state every three; its final weights go to ``output / final.pt``."""
+    """Eight steps with a state every three and a validation every two; its weights go to ``output / final.pt``."""
     torch.set_num_threads(1)
     devices.start()
 
@@ -108,7 +118,7 @@ def mixed_run(backbones: Path, output: Path, kill_at: int | None = None, num_wor
     model = make_model(backbones)
     random.seed(os.getpid())  # whatever a process brings along
     np.random.seed(os.getpid() % 1000)
-    config = TrainingConfig(steps=8, log_every=1, save_every=3, sample_every=4)
+    config = TrainingConfig(steps=8, log_every=1, save_every=3, sample_every=4, validate_every=2)
     train(
         model,
         data_sets(num_workers),
@@ -116,6 +126,7 @@ def mixed_run(backbones: Path, output: Path, kill_at: int | None = None, num_wor
         config,
         output,
         Callbacks(on_log=kill, on_sample=lambda step: (torch.rand(9), random.random())),
+        monitoring=Monitoring([HeldOut("pairs", [batch([100, 101]), batch([102])], with_noise)]),
     )
     torch.save(trained(model), output / "final.pt")
 

@@ -74,7 +74,8 @@ def test_records_have_losses_gates_and_tokens_so_far(backbones, tmp_path):
     assert [record["step"] for record in records] == [3, 5]
     assert [record["tokens"] for record in records] == [3 * 12, 5 * 12]  # 2 documents of 8 tokens, 6 trained on
     assert list(records[0]) == [
-        *("step", "loss", "loss/pairs", "loss/texts", "lr", "gradient_norm", "gates", "tokens", "seconds")
+        *("step", "loss", "loss/pairs", "loss/texts", "lr", "gradient_norm", "tokens_per_second", "images_per_second"),
+        *("time/data", "time/forward", "time/backward", "time/optimizer", "peak_memory", "gates", "tokens", "seconds"),
     ]
     assert records[-1]["gates"] == fusion_measures(model)["gates"]
     assert 0 < records[0]["seconds"] < records[1]["seconds"]

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from jaxtyping import TypeCheckError
 
 from flamingo.data.collate import count_label_tokens
+from flamingo.training.speed import Speed
 from flamingo.training.step import DataSet, accumulate_gradients, next_update
 from flamingo.utils.errors import UserError
 from tests.helpers.devices import moved
@@ -24,7 +25,9 @@ def gradients(backbones, data_sets, accumulate):
     model = make_model(backbones)
     update = update_of(data_sets, accumulate)
     losses = dict.fromkeys(update.tokens, 0.0)
-    for (data_set, _), loss in zip(update.batches, accumulate_gradients(model, update, Accelerator(), "fp32")):
+    for (data_set, _), loss in zip(
+        update.batches, accumulate_gradients(model, update, Accelerator(), "fp32", Speed(torch.device("cpu")))
+    ):
         losses[data_set.name] += loss.item()
     return losses, {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
@@ -61,7 +64,7 @@ def test_data_sets_add_up_by_weight_with_their_own_means(backbones):
 def test_unused_parameters_have_zero_gradients_and_frozen_none(backbones):
     model = make_model(backbones)
     update = update_of([DataSet("texts", Listed(batch([1], images=0)))], accumulate=1)
-    accumulate_gradients(model, update, Accelerator(), "fp32")
+    accumulate_gradients(model, update, Accelerator(), "fp32", Speed(torch.device("cpu")))
     assert not model.connector.latents.grad.any()
     assert model.fusion.blocks["1"].feedforward_gate.grad.any()
     assert {name for name, p in model.named_parameters() if p.grad is not None} == set(

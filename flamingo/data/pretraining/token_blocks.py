@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from flamingo.data.batch_sizes import BatchSizes, causal_pairs
 from flamingo.data.collate import Batch, count_label_tokens
 from flamingo.utils.errors import UserError
 
@@ -54,4 +55,6 @@ def collate_blocks(blocks: list[np.ndarray]) -> Batch:
     """Returns the token ids of the blocks [b t], which are also the labels."""
     input_ids = torch.from_numpy(np.stack(blocks)).long()
     names = [f"a block that begins with the tokens {row[:8]}" for row in input_ids.tolist()]
-    return Batch({"input_ids": input_ids, "labels": input_ids}, names, count_label_tokens(input_ids))
+    rows, seq_len = input_ids.shape
+    sizes = BatchSizes(tokens=rows * seq_len, token_pairs=rows * causal_pairs(seq_len))
+    return Batch({"input_ids": input_ids, "labels": input_ids}, names, count_label_tokens(input_ids), sizes=sizes)

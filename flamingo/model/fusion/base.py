@@ -44,6 +44,8 @@ class Fusion(nn.Module):
 
     #: Whether tokens find their image by ``image_index`` alone, so that rows may contain images of other documents.
     sees_by_index = True
+    #: The first layer of the language model whose input depends on parameters of the fusion.
+    first_layer = 0
 
     def reset_parameters(self) -> None:
         """Initialises the parameters that the class itself owns."""
@@ -98,6 +100,13 @@ class Fusion(nn.Module):
     def after_prompt(self, context: VisualContext) -> VisualContext:
         """Returns the part of a prompt's context that its continuation needs."""
         return context
+
+    def attention_flops(self, r: int) -> int:
+        """Returns the operations of a token's attention to the ``r`` visual tokens of an image, without weights.
+
+        Visual tokens that take positions of the text attend and are attended to in the language model: 0 here.
+        """
+        return 0
 
     def measures(self) -> dict[str, Any]:
         """Returns the values that a training adds to each record of its history."""

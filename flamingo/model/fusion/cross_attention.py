@@ -59,7 +59,10 @@ class CrossAttentionFusion(Fusion):
         #: Index of a layer -> its gated block.
         self.blocks = nn.ModuleDict()
         layers = repeated_layers(language_model)
-        for position, index in enumerate(config.layer_indices(len(layers))):
+        indices = config.layer_indices(len(layers))
+        self.first_layer = indices[0]
+        self._heads_width = config.num_heads * config.head_dim
+        for position, index in enumerate(indices):
             self.blocks[str(index)] = GatedCrossAttentionBlock(self._width, visual_width, config)
             hook = partial(self._before_layer, position, str(index))
             layers[index].register_forward_pre_hook(hook, with_kwargs=True)
@@ -164,6 +167,10 @@ class CrossAttentionFusion(Fusion):
         for keys, values in context.state:
             state.append((keys[document, last].unsqueeze(1), values[document, last].unsqueeze(1)))
         return replace(context, state=state, image_index=image_index.clamp(max=0))
+
+    def attention_flops(self, r: int) -> int:
+        """Returns the operations of the logits and the weighted sums in all blocks, of one image a token."""
+        return len(self.blocks) * 4 * r * self._heads_width
 
     @torch.no_grad()
     def gates(self) -> dict[str, Float[Tensor, " width"]]:

@@ -13,6 +13,7 @@ from flamingo.training.loop import train
 from flamingo.training.losses import SelfCriticalConfig
 from flamingo.training.losses.self_critical import SelfCritical
 from flamingo.training.optim import AdamWConfig
+from flamingo.training.speed import Speed
 from flamingo.training.step import DataSet, accumulate_gradients, next_update
 from flamingo.utils.errors import UserError
 from tests.evaluation.fake import model_and_processor
@@ -190,7 +191,7 @@ def test_training_raises_the_reward_and_leaves_the_mode(parts):
     model.train()
     for step in range(1, 31):
         update = next_update([data], {"pairs": iter(data.batches)}, step, 1, "accumulated", Accelerator())
-        [loss] = accumulate_gradients(model, update, Accelerator(), "fp32")
+        [loss] = accumulate_gradients(model, update, Accelerator(), "fp32", Speed(torch.device("cpu")))
         losses.append(loss.item())
         optimizer.step()
         optimizer.zero_grad()

@@ -1,0 +1,89 @@
+"""Held-out documents -> their loss with and without images, and what the images are worth."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from flamingo.data.collate import Batch
+from flamingo.data.encode import IMAGES
+from flamingo.training.host_sums import host_sums
+from flamingo.training.losses.next_token import next_token
+from flamingo.training.state import untouched_random_states
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Documents that no step trains on, in batches that are equal at every pass."""
+
+    #: The data set whose documents they are like.
+    name: str
+    batches: Sequence[Batch]
+    #: Is applied to a batch's tensors on the model's device, before the loss.
+    prepare: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+
+
+def held_out_losses(
+    model: nn.Module, held_out: Sequence[HeldOut], precision: str, accelerator: Accelerator
+) -> dict[str, float]:
+    """Returns the next-token losses of held-out documents, in nats per label token.
+
+    The processes share the batches. All of them call this function and get the same numbers. The model computes in
+    evaluation mode, without dropout, and is left in training mode.
+
+    Args:
+        model: The model, not wrapped for several processes.
+        held_out: The documents of each data set.
+        precision: ``bf16`` computes under autocast, as the training does.
+        accelerator: That of the training.
+
+    Returns:
+        For each data set ``held_out_loss/NAME``; ``blind_held_out_loss/NAME``, in which no text sees an image; and
+        ``image_nats/NAME``, the blind loss minus the held-out loss.
+    """
+    model.eval()
+    values: dict[str, float] = {}
+    with untouched_random_states(), torch.no_grad():
+        for data in held_out:
+            values |= _losses(model, data, precision, accelerator)
+    model.train()
+    return values
+
+
+def _losses(model: nn.Module, data: HeldOut, precision: str, accelerator: Accelerator) -> dict[str, float]:
+    device = accelerator.device
+    label_tokens = 0
+    sums = torch.zeros(2, dtype=torch.float64)
+    for number in range(accelerator.process_index, len(data.batches), accelerator.num_processes):
+        batch = data.batches[number]
+        label_tokens += batch.label_tokens
+        on_device = batch.to(device)
+        seeing = replace(on_device, tensors=data.prepare(on_device.tensors))
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            losses = [next_token(model, seeing, 1), next_token(model, blind(seeing), 1)]
+        sums += torch.stack(losses).double().cpu()
+    seeing_sum, blind_sum = sums.tolist()
+    totals = host_sums({"seeing": seeing_sum, "blind": blind_sum, "tokens": float(label_tokens)}, accelerator)
+    return _values(data.name, totals)
+
+
+def _values(name: str, totals: Mapping[str, float]) -> dict[str, float]:
+    seeing_loss = totals["seeing"] / totals["tokens"]
+    blind_loss = totals["blind"] / totals["tokens"]
+    return {
+        f"held_out_loss/{name}": seeing_loss,
+        f"blind_held_out_loss/{name}": blind_loss,
+        f"image_nats/{name}": blind_loss - seeing_loss,
+    }
+
+
+def blind(batch: Batch) -> Batch:
+    """Returns the batch without images, in which no text sees one. The image markers stay in the text."""
+    image_index = batch.tensors["image_index"]
+    tensors = {name: tensor for name, tensor in batch.tensors.items() if name not in IMAGES}
+    tensors["image_index"] = torch.full_like(image_index, -1)
+    if "image_places" in tensors:
+        tensors["image_places"] = image_index.new_empty(0)
+    return replace(batch, tensors=tensors)
