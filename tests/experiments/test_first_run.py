@@ -257,6 +257,7 @@ def test_the_estimated_time_counts_each_part_of_a_training(folder, backbones, tm
         first_step=1.0,
         picture=0.5,
         samples=3.0,
+        validation=2.5,
         state=4.0,
         checkpoint=5.0,
         rest=6.0,
@@ -270,8 +271,9 @@ def test_the_estimated_time_counts_each_part_of_a_training(folder, backbones, tm
     with caplog.at_level(logging.INFO):
         dry_run._log_estimates(config, prepared.parts.records, measured, started=7.0)
     # Of 10 training and 2 sample pictures; samples after the steps 4, 8 and 10, states after 5 and 10.
-    assert f"time: 1 min 2 s: {7 + 1 + 6} s to start" in caplog.text
-    for part in ("6 s for the features of 12", "20 s for 10 steps", "9 s for samples of answers (3x)", "13 s to save"):
+    assert f"time: 1 min 7 s: {7 + 1 + 6} s to start" in caplog.text
+    parts = ("6 s for the features of 12", "20 s for 10 steps", "9 s for samples of answers (3x)", "13 s to save")
+    for part in (*parts, "5 s for held-out documents (2x)"):
         assert part in caplog.text
     assert "1 evaluations, which follow" in caplog.text
     assert "12.00 GB of features, 3.00 GB of a state, 2.5 MB of the checkpoint" in caplog.text

@@ -9,6 +9,7 @@ from experiments.setup import trial_training
 from experiments.setup.build import TrainingParts
 from experiments.setup.trial_training import measured_trial
 from tests.helpers.configs import composed
+from tests.training.runs import Listed, batch
 
 
 class Clock:
@@ -61,7 +62,9 @@ def test_each_part_of_a_trial_is_timed_apart(clock, monkeypatch, sample_every):
         (folder / f"{len(list(folder.iterdir()))}").write_bytes(b"0" * 5)
 
     monkeypatch.setattr(trial_training, "train", train)
-    monkeypatch.setattr(trial_training, "build_data_sets", lambda *arguments: [])
+    held_out = SimpleNamespace(name="captions", batches=Listed(batch([1])), prepare=dict)
+    monkeypatch.setattr(trial_training, "build_data_sets", lambda *arguments: [held_out])
+    monkeypatch.setattr(trial_training, "held_out_losses", lambda *arguments: clock.pass_by(1.5))
     model = SimpleNamespace(new_tokens=SimpleNamespace(known_ids=None), save_pretrained=save)
     parts = TrainingParts(model, SimpleNamespace(save_pretrained=save), None, [])
     keys = ("wandb.mode=disabled", "training.precision=bf16", f"training.sample_every={sample_every}")
@@ -69,6 +72,7 @@ def test_each_part_of_a_trial_is_timed_apart(clock, monkeypatch, sample_every):
     measured = measured_trial(config, parts, {})
     assert (measured.step, measured.first_step, measured.state, measured.checkpoint) == (2.0, 8.0, 4.0, 5.0)
     assert measured.samples == (3.0 if sample_every else 0.0)
+    assert measured.validation == 1.5 * 64 / config.data.documents["captions"].documents.batch_size
     assert measured.rest == 0.25
     assert (measured.feature_bytes, measured.state_bytes, measured.checkpoint_bytes) == (0, 30, 10)
     [(training, optimizer)] = seen
