@@ -38,9 +38,9 @@ Entry = Any
 
 @dataclass
 class WandbConfig:
-    """Weights & Biases, which logs scalars and samples. `wandb sync` uploads what was logged offline."""
+    """Weights & Biases, the default tracker. `wandb sync` uploads what was logged offline."""
 
-    #: Where scalars and samples go: offline, into the run's folder; online, to the server.
+    #: Where wandb logs: offline, into the run's folder; online, to the server.
     mode: str = "offline"
     #: The project of wandb.
     project: str = "flamingo"
@@ -48,7 +48,7 @@ class WandbConfig:
     group: str | None = None
 
     def __post_init__(self) -> None:
-        one_of("mode", self.mode, ("online", "offline", "shared", "disabled"))
+        one_of("mode", self.mode, ("online", "offline", "shared"))
 
 
 @dataclass(kw_only=True)

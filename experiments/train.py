@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from experiments.cli.command import command
 from experiments.schema import DataConfig, Entry, ModelConfig, WandbConfig, check_documents
+from experiments.trackers import check_tracker
 from flamingo.evaluation import ObjectiveConfig
 from flamingo.inference import FeaturesConfig
 from flamingo.model import BACKBONES
@@ -49,6 +50,8 @@ class TrainConfig:
     #: Set by the group optimizer.
     optimizer: OptimizerConfig
     training: TrainingConfig
+    #: The program that shows scalars and sample answers: wandb, tensorboard or none.
+    tracker: str = "wandb"
     wandb: WandbConfig = field(default_factory=WandbConfig)
     variant: VariantConfig = field(default_factory=VariantConfig)
     #: Evaluations of the trained run: a list of {kind: TASK, keys of experiments.evaluate}.
@@ -62,6 +65,7 @@ class TrainConfig:
         whole("num_workers", self.num_workers, least=0)
         check_device("device", self.device)
         one_of("dtype", self.dtype, DTYPES)
+        check_tracker("tracker", self.tracker)
 
 
 def check_config(config: TrainConfig) -> None:

@@ -10,7 +10,8 @@ from experiments.gpu_check.check_parts import JSON, Save, Settings
 from experiments.gpu_check.check_report import table
 from experiments.runs.run_evaluation import run_evaluation
 from experiments.runs.run_training import run_training
-from experiments.schema import DataConfig, DataSetConfig, ModelConfig, WandbConfig
+from experiments.schema import DataConfig, DataSetConfig, ModelConfig
+from experiments.trackers import NONE
 from experiments.train import TrainConfig
 from flamingo.model.connectors import PerceiverConfig
 from flamingo.model.fusion import CrossAttentionConfig
@@ -37,7 +38,7 @@ def small_optimizer() -> AdamWConfig:
 
 
 def training_config(output: Path) -> TrainConfig:
-    """Returns what ``python -m experiments.train experiment=demo`` trains, without wandb."""
+    """Returns what ``python -m experiments.train experiment=demo`` trains, without a tracker."""
     documents = SyntheticDocumentsConfig(kind="synthetic_captions", min_images=8, max_images=9, batch_size=4)
     return TrainConfig(
         output=str(output),
@@ -46,7 +47,7 @@ def training_config(output: Path) -> TrainConfig:
         data=DataConfig(documents={"captions": DataSetConfig(documents, NextTokenConfig())}),
         optimizer=small_optimizer(),
         training=TrainingConfig(steps=1200, save_every=200, sample_every=600),
-        wandb=WandbConfig(mode="disabled"),
+        tracker=NONE,
     )
 
 

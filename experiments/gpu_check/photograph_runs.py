@@ -10,7 +10,8 @@ from experiments.gpu_check.demo import score_values, scores_table, small_model, 
 from experiments.gpu_check.drawn_photographs import draw_photographs
 from experiments.runs.run_evaluation import run_evaluation
 from experiments.runs.run_training import run_training
-from experiments.schema import DataConfig, DataSetConfig, WandbConfig
+from experiments.schema import DataConfig, DataSetConfig
+from experiments.trackers import NONE
 from experiments.train import TrainConfig
 from flamingo.data.builders import InterleavedConfig
 from flamingo.evaluation.tasks import CaptioningConfig
@@ -100,7 +101,7 @@ def _config(settings: Settings, output: Path, data: DataConfig, features: Path |
         features=FeaturesConfig(folder=None if features is None else str(features)),
         optimizer=AdamWConfig(lr=1e-3, gate_lr=3e-2, betas=small_optimizer().betas, warmup_steps=1),
         training=TrainingConfig(steps=steps, log_every=steps // 2, save_every=steps, precision="bf16"),
-        wandb=WandbConfig(mode="disabled"),
+        tracker=NONE,
     )
 
 

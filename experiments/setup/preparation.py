@@ -19,7 +19,7 @@ from flamingo.inference.features_folder import check_folder, features_identity
 from flamingo.utils.problems import Problems
 from flamingo.utils.run_folder import STATES, WRITING, Run, RunFiles
 
-_TRAINED = ("state", "history.jsonl", "checkpoint", "wandb", "skipped.json")
+_TRAINED = ("state", "history.jsonl", "checkpoint", "wandb", "tensorboard", "skipped.json")
 #: Results of the evaluations that follow, which belong to the same weights.
 _EVALUATED = ("scores.json", "differences.json", "predictions.jsonl", "pictures")
 #: The files of a training in its folder.

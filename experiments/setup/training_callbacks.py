@@ -1,12 +1,12 @@
-"""What a training calls: the values of its fusion for the history, records and samples for wandb."""
+"""What a training calls: the values of its fusion for the history, records and samples for its tracker."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from experiments.schema import as_recorded
 from experiments.setup.build import TrainingParts
 from experiments.setup.preparation import SAMPLE_TOKENS
+from experiments.trackers import NONE
 from experiments.train import TrainConfig
 from flamingo.training.callbacks import Callbacks, fusion_measures
 from flamingo.utils.devices import processes
@@ -16,26 +16,26 @@ from flamingo.utils.devices import processes
 def training_callbacks(
     parts: TrainingParts, config: TrainConfig, output: Path, on_save: Callable[[], None] | None = None
 ) -> Iterator[Callbacks]:
-    """Yields what a training calls. Records and samples go to wandb, whose run ends with the block.
+    """Yields what a training calls. Records and samples go to the tracker, whose run ends with the block.
 
     Args:
         parts: Of the training.
         config: Of the training.
-        output: The folder in which wandb writes.
+        output: The folder in which the tracker writes.
         on_save: Is called after a state is saved.
     """
-    if config.wandb.mode == "disabled":
+    if config.tracker == NONE:
         yield Callbacks(measures=[fusion_measures], on_save=on_save)
         return
-    # A program may train without wandb.
-    from experiments.setup.tracking import Tracker, flatten_record, sampler
+    # A program may train without a tracker, and without drawing samples.
+    from experiments.trackers.tracker import Tracker, sampler
 
-    tracker = Tracker(config.wandb, as_recorded(config), output, processes().is_main_process)
+    tracker = Tracker(config, output, processes().is_main_process)
     failed = True
     try:
         yield Callbacks(
             measures=[fusion_measures],
-            on_log=lambda values: tracker.log(flatten_record(values), values["step"]),
+            on_log=tracker.log,
             on_sample=sampler(parts.samples, parts.model, parts.processor, tracker, SAMPLE_TOKENS),
             on_save=on_save,
         )

@@ -46,7 +46,7 @@ class Measured:
     #: Of a state, and of the checkpoint.
     state: float
     checkpoint: float
-    #: Of all else, such as the start and the end of wandb's run.
+    #: Of all else, such as the start and the end of the tracker's run.
     rest: float
     feature_bytes: int
     state_bytes: int
@@ -93,7 +93,7 @@ def measured_trial(config: TrainConfig, parts: TrainingParts, documents: Mapping
     training = replace(
         config.training, steps=steps, log_every=1, save_every=steps, sample_every=sample_every, validate_every=0
     )
-    wandb = config.wandb if config.wandb.mode == "disabled" else replace(config.wandb, mode="offline")
+    wandb = replace(config.wandb, mode="offline")
     optimizer = replace(config.optimizer, warmup_steps=0)
     config = replace(config, training=training, wandb=wandb, optimizer=optimizer)
     keys = [f"data.documents.{name}.batch_size" for name in config.data.documents]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from flamingo.data.collate import Batch
@@ -22,7 +23,7 @@ class HeldOut:
     name: str
     batches: Sequence[Batch]
     #: Is applied to a batch's tensors on the model's device, before the loss.
-    prepare: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+    prepare: Callable[[dict[str, Shaped[Tensor, "..."]]], dict[str, Shaped[Tensor, "..."]]] = dict
 
 
 def held_out_losses(

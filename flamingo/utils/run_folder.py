@@ -25,7 +25,7 @@ from flamingo.utils.reading import complete_lines, read_config
 log = logging.getLogger(__name__)
 
 #: Keys that do not change a run's results.
-_NOT_RESULTS = ("overwrite", "dry_run", "left_open", "num_workers", "device", "wandb")
+_NOT_RESULTS = ("overwrite", "dry_run", "left_open", "num_workers", "device", "tracker", "wandb")
 #: Keys of training that set how often it writes. They do not change the weights.
 WRITING = ("training.log_every", "training.save_every", "training.sample_every", "training.validate_every")
 #: Complete states of a training.

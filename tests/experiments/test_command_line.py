@@ -62,7 +62,7 @@ def test_a_wrong_key_or_value_comes_with_what_may_be_meant(override, suggested):
         ("experiment=demo", "debug=quick", "model/connector=mlp", "model.connector.depth=2", "optimizer=muon"),
         ("data=images", "data.root=DIR", "loss@data.documents.pairs.loss=self_critical", "~data.documents.interleaved"),
         ("optimizer.betas=[0.9,0.98]", "device=null", "variant.name='a b'", "evaluate=[{kind: synthetic_captions}]"),
-        ("hydra.job.chdir=false", "hydra/job_logging=stdout", "ablation=baseline", "wandb={mode: disabled}"),
+        ("hydra.job.chdir=false", "hydra/job_logging=stdout", "ablation=baseline", "wandb={mode: online}"),
     ],
 )
 def test_what_is_right_is_no_problem(overrides):

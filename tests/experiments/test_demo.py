@@ -166,6 +166,7 @@ def test_contradicting_evaluations_are_found_before_training(run, tmp_path):
         (["model.init_from=nowhere/at/all"], r"model\.init_from"),
         (["dtype=fp16"], "dtype"),
         (["wandb.mode=of"], r"wandb\.mode"),
+        (["tracker=weights"], "tracker"),
     ],
     ids=lambda value: str(value),
 )

@@ -56,7 +56,7 @@ def finetuned(start, tmp_path_factory):
         "optimizer.warmup_steps": 1,
         "data.split": "null",
         "data.sample_split": "null",
-        "wandb.mode": "disabled",
+        "tracker": "none",
         "data.documents.pairs.batch_size": 2,
         "data.documents.interleaved.batch_size": 2,
         "data.documents.interleaved.min_images": 2,

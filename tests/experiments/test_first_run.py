@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
 
 def four_keys(folder, backbones, *overrides, vision="clip_vision_model", language="gpt2"):
     return (
-        *("experiment=captions", f"data.root={folder}", "wandb.mode=disabled"),
+        *("experiment=captions", f"data.root={folder}", "tracker=none"),
         *(f"model.vision={backbones / vision}", f"model.language={backbones / language}"),
         *overrides,
     )

@@ -142,7 +142,7 @@ def test_a_converted_checkpoint_trains_with_data_keys_alone(converted, tmp_path)
     """It needed 17 overrides. The number of steps is this test's."""
     data = write_scenes(tmp_path / "data", "train", 12)
     output = tmp_path / "run"
-    few = ("training.steps=2", "optimizer.warmup_steps=1", "wandb.mode=disabled")
+    few = ("training.steps=2", "optimizer.warmup_steps=1", "tracker=none")
     data_keys = (f"data.root={data}", "data.split=null", "data.sample_split=null")
     config = composed(
         "train", "experiment=captions", f"model.init_from={converted}", *data_keys, *few, f"output={output}"

@@ -67,7 +67,7 @@ def test_each_part_of_a_trial_is_timed_apart(clock, monkeypatch, sample_every):
     monkeypatch.setattr(trial_training, "held_out_losses", lambda *arguments: clock.pass_by(1.5))
     model = SimpleNamespace(new_tokens=SimpleNamespace(known_ids=None), save_pretrained=save)
     parts = TrainingParts(model, SimpleNamespace(save_pretrained=save), None, [])
-    keys = ("wandb.mode=disabled", "training.precision=bf16", f"training.sample_every={sample_every}")
+    keys = ("tracker=none", "training.precision=bf16", f"training.sample_every={sample_every}")
     config = composed("train", *keys)
     measured = measured_trial(config, parts, {})
     assert (measured.step, measured.first_step, measured.state, measured.checkpoint) == (2.0, 8.0, 4.0, 5.0)

@@ -50,7 +50,7 @@ def compute(names: Sequence[str]) -> dict[str, Values]:
 def _losses(folder: Path, name: str, overrides: Sequence[str]) -> list[float]:
     """Returns the loss (nats) of each step of a training."""
     output = folder / name
-    config = composed("train", *overrides, "wandb.mode=disabled", f"output={output}")
+    config = composed("train", *overrides, "tracker=none", f"output={output}")
     run_training(config, output)
     records = [json.loads(line) for line in (output / "history.jsonl").read_text().splitlines()]
     return [record["loss"] for record in records]
@@ -150,7 +150,7 @@ def _trained(folder: Path) -> Path:
     if not (output / "checkpoint").exists():
         overrides = ["experiment=demo", f"training.steps={TRAINED_STEPS}", "training.sample_every=0"]
         overrides.append("optimizer.warmup_steps=50")
-        run_training(composed("train", *overrides, "wandb.mode=disabled", f"output={output}"), output)
+        run_training(composed("train", *overrides, "tracker=none", f"output={output}"), output)
         model = FlamingoForConditionalGeneration.from_pretrained(output / "checkpoint")
         gates = [gate.abs().max().item() for name, gate in model.named_parameters() if name.endswith("_gate")]
         assert max(gates) > 0.5, f"the gates are still closed: {gates}"

@@ -12,10 +12,10 @@ _SMALL_DOCUMENTS = (
     "data.documents.captions.max_images=3",
 )
 #: Overrides of a demo of a few steps.
-SMALL_DEMO = ("experiment=demo", "debug=quick", *_SMALL_DOCUMENTS, "wandb.mode=disabled")
+SMALL_DEMO = ("experiment=demo", "debug=quick", *_SMALL_DOCUMENTS, "tracker=none")
 #: Overrides of a demo of two steps.
 TWO_STEPS = (
-    *("experiment=demo", "debug=quick", "wandb.mode=disabled", "training.steps=2", "optimizer.warmup_steps=1"),
+    *("experiment=demo", "debug=quick", "tracker=none", "training.steps=2", "optimizer.warmup_steps=1"),
     *("training.save_every=1", "training.sample_every=0", "data.documents.captions.batch_size=1"),
     *("data.documents.captions.min_images=2", "data.documents.captions.max_images=2"),
 )
@@ -32,7 +32,7 @@ def call_command(main, *arguments):
 
 def photograph_overrides(shards, backbones, output):
     return (
-        *("wandb.mode=disabled", f"data.root={shards}", f"output={output}", "model.connector.num_heads=2"),
+        *("tracker=none", f"data.root={shards}", f"output={output}", "model.connector.num_heads=2"),
         *(f"model.vision={backbones / 'mobilenet_v2'}", f"model.language={backbones / 'gpt2'}"),
         "model.image_size=null",
     )

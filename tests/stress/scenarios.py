@@ -53,7 +53,7 @@ def scenarios(inputs: Inputs) -> dict[str, Scenario]:
             "train",
             "experiment=flickr8k",
             "debug=quick",
-            "wandb.mode=disabled",
+            "tracker=none",
             f"output={output}",
             f"data.root={inputs.shards}",
             f"model.vision={inputs.backbones / 'mobilenet_v2'}",

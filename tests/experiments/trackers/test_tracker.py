@@ -7,19 +7,23 @@ import os
 
 import pytest
 import wandb
-from experiments.setup.tracking import Tracker
+from PIL import Image as PILImage
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from experiments.runs.run_training import run_training
-from experiments.schema import WandbConfig
+from experiments.trackers import check_tracker
+from experiments.trackers.sample import Sample
+from experiments.trackers.tracker import Tracker
+from flamingo.utils.errors import UserError
 from tests.helpers.configs import composed
 from tests.helpers.small_runs import SMALL_DEMO
 
-CONFIG = WandbConfig("offline", "tests")
+CONFIG = composed("train", "wandb.project=tests")
 
 
 def train_offline(output):
     os.environ["HOME"] = "/dev/null/home"
-    config = composed("train", *SMALL_DEMO, "wandb.mode=offline", "training.sample_every=2", f"output={output}")
+    config = composed("train", *SMALL_DEMO, "tracker=wandb", "training.sample_every=2", f"output={output}")
     run_training(config, output)
 
 
@@ -45,9 +49,9 @@ class Broken:
 def test_a_broken_tracker_is_a_warning_once(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(wandb, "init", lambda **_: Broken())
     with caplog.at_level(logging.WARNING):
-        tracker = Tracker(CONFIG, {}, tmp_path, main_process=True)
-        tracker.log({"loss": 1.0}, 1)
-        tracker.log({"loss": 1.0}, 2)
+        tracker = Tracker(CONFIG, tmp_path, main_process=True)
+        tracker.log({"step": 1, "loss": 1.0})
+        tracker.log({"step": 2, "loss": 1.0})
         tracker.attempt("a sample", lambda: 1 / 0)
         tracker.finish(failed=False)
     assert [record.getMessage() for record in caplog.records] == [
@@ -61,8 +65,8 @@ def test_a_tracker_that_cannot_start_tracks_nothing(tmp_path, monkeypatch, caplo
 
     monkeypatch.setattr(wandb, "init", init)
     with caplog.at_level(logging.WARNING):
-        tracker = Tracker(CONFIG, {}, tmp_path, main_process=True)
-        tracker.log({"loss": 1.0}, 1)
+        tracker = Tracker(CONFIG, tmp_path, main_process=True)
+        tracker.log({"step": 1, "loss": 1.0})
         tracker.finish(failed=True)
     assert len(caplog.records) == 1 and "api_key" in caplog.text
 
@@ -72,7 +76,7 @@ def test_ctrl_c_passes_through_a_sample(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(wandb, "init", lambda **_: Broken())
-    tracker = Tracker(CONFIG, {}, tmp_path, main_process=True)
+    tracker = Tracker(CONFIG, tmp_path, main_process=True)
     with pytest.raises(KeyboardInterrupt):
         tracker.attempt("a sample", interrupt)
 
@@ -81,8 +85,41 @@ def test_what_the_user_has_set_wins_and_nothing_is_left_set(tmp_path, monkeypatc
     monkeypatch.setattr(wandb, "init", lambda **_: Broken())
     monkeypatch.setenv("WANDB_CACHE_DIR", "/cache")
     monkeypatch.delenv("WANDB_DATA_DIR", raising=False)
-    tracker = Tracker(CONFIG, {}, tmp_path, main_process=True)
+    tracker = Tracker(CONFIG, tmp_path, main_process=True)
     assert os.environ["WANDB_CACHE_DIR"] == "/cache"
     assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / "wandb" / "data")
     tracker.finish(failed=False)
     assert os.environ["WANDB_CACHE_DIR"] == "/cache" and "WANDB_DATA_DIR" not in os.environ
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "tensorboard"])
+def test_a_tracker_whose_package_is_missing_is_refused(monkeypatch, tracker):
+    monkeypatch.setattr("experiments.trackers.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=rf"tracker={tracker}.*flamingo\[{tracker}\]"):
+        check_tracker("tracker", tracker)
+    check_tracker("tracker", "none")
+
+
+def test_other_processes_than_the_main_one_track_nothing(tmp_path):
+    tracker = Tracker(composed("train", "tracker=tensorboard"), tmp_path, main_process=False)
+    tracker.log({"step": 1, "loss": 1.0})
+    tracker.finish(failed=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorboard_has_the_scalars_the_samples_and_the_config(tmp_path):
+    tracker = Tracker(composed("train", "tracker=tensorboard", "seed=7"), tmp_path, main_process=True)
+    tracker.log({"step": 3, "loss": 1.5, "mfu": None, "gates": {"0.attention": 0.25}})
+    picture = PILImage.new("RGB", (4, 2), "red")
+    tracker.log_samples([Sample("first", picture, "Output:", "a | b", "a cat")], 3)
+    tracker.finish(failed=False)
+    log = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert log.Tags()["scalars"] == ["loss", "gates/0.attention"]
+    [scalar] = log.Scalars("gates/0.attention")
+    assert (scalar.step, scalar.value) == (3, 0.25)
+    [image] = log.Images("samples/first")
+    assert (image.width, image.height) == (4, 2)
+    [text] = log.Tensors("samples/text_summary")
+    assert r"| first | Output: | a \| b | a cat |" in text.tensor_proto.string_val[0].decode()
+    [config] = log.Tensors("config/text_summary")
+    assert "seed: 7" in config.tensor_proto.string_val[0].decode()
