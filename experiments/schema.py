@@ -133,7 +133,7 @@ class DataConfig(SourceConfig):
     split: str | None = None
     #: The split of the documents whose last answers are logged while training.
     sample_split: str | None = None
-    #: The split of the documents whose loss is measured while training; null: sample_split, else the one that is made.
+    #: The split of the held-out documents; null: sample_split, else the split that is made.
     validation_split: str | None = None
     #: The kinds of documents by name, each with its loss. As a dataclass, a :class:`DataSetConfig`; in YAML and on the
     #: command line, the keys of its documents, and ``loss``.

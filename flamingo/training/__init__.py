@@ -25,7 +25,7 @@ class TrainingConfig:
     save_every: int = 500
     #: Steps between two logs of sample answers; 0: none.
     sample_every: int = 0
-    #: Steps between two measurements of the loss of held-out documents; null: save_every; 0: none.
+    #: Steps between two measurements of the held-out loss; null: save_every; 0: none.
     validate_every: int | None = None
     #: The seed of the documents and their order.
     seed: int = 0

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parent.parent.parent
 #: What a GPU machine may lack: experiments/gpu_check runs without these.
 MISSING = ("hydra", "omegaconf", "wandb", "datasets", "grain", "pycocoevalcap", "torchdata", "beartype")
 #: What a command of the check takes from the configs of the commands, and where it lies.
-HOW_IT_IS_RUN = ("output", "run", "device", "tracker", "left_open")
+HOW_IT_IS_RUN = ("output", "run", "device", "tracker", "wandb", "left_open")
 
 
 def check(*arguments, **kwargs):
