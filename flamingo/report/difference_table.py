@@ -17,7 +17,8 @@ _NOTE = (
     "Differences are paired: all scores are of the same queries. Intervals are 95% BCa bootstrap intervals over "
     "queries, or Student's intervals over queries and seeds where there are several seeds; they are not adjusted for "
     "the number of comparisons. p is adjusted by Holm's method for all comparisons of the table. Real: adjusted p "
-    "below 0.05. Absent: not real, and the interval lies within ±{margin}. Undecided: neither."
+    "below 0.05. Absent: not real, and the interval lies within ±{margin}. Undecided: neither. There is no "
+    "interval where fewer than 30 queries have a value, or all paired differences are equal."
 )
 
 
@@ -57,7 +58,7 @@ def compared(difference: Difference) -> str:
     if difference.kind == ICL_EFFICIENCY:
         return f"ICL efficiency, 0 to {difference.shots[-1]} shots{_with_series(difference.setting)}"
     if difference.kind == BASELINE:
-        return f"{difference.variant} {_MINUS} {difference.baseline}, {setting}"
+        return f"{difference.variant} {_MINUS} {difference.baseline} at {setting}"
     assert difference.subtracted is not None
     return f"{setting} {_MINUS} {_name(difference.subtracted)}"
 

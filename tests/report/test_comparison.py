@@ -253,9 +253,9 @@ def test_paired_differences_stand_in_all_files(tmp_path):
     assert row.value == pytest.approx(0.2, abs=0.05) and row.mark == "real" and row.metric == "exact_match"
     markdown, page = paths[0].read_text(), paths[2].read_text()
     assert "## Paired differences to baseline" in markdown and "Paired differences to baseline" in page
-    cells = f"| no &lt;gate&gt; \N{MINUS SIGN} baseline, 4 shots | {row.value:+.3f} |"
+    cells = f"| no &lt;gate&gt; \N{MINUS SIGN} baseline at 4 shots | {row.value:+.3f} |"
     assert cells in markdown and "| real | queries, trainings | 60 | 0, 1 |" in markdown
-    assert "no &lt;gate&gt; \N{MINUS SIGN} baseline, 4 shots" in page and "not adjusted" in page
+    assert "no &lt;gate&gt; \N{MINUS SIGN} baseline at 4 shots" in page and "not adjusted" in page
     missing = "not in the paired differences: there is no predictions.jsonl"
     assert f"`{tmp_path}/runs/third`: {missing}" in markdown
     (tmp_path / "runs" / "ba0" / "predictions.jsonl").unlink()

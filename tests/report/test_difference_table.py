@@ -36,7 +36,7 @@ def test_a_row_names_what_is_compared_with_interval_and_mark():
         ],
         ["ICL efficiency, 0 to 4 shots", "+0.100", "-", "-", "-", "queries alone", "50", "0, 1"],
         [
-            f"prefix {minus} cross, 4 shots",
+            f"prefix {minus} cross at 4 shots",
             *("+0.100", "0.020 to 0.210", "< 0.001", "real", "queries alone", "50", "0"),
         ],
     ]
@@ -52,6 +52,7 @@ def test_a_page_has_a_table_for_each_task():
 def test_the_note_says_what_is_adjusted_and_prints_the_margin():
     text = note([difference(margin=0.02)])
     assert "BCa" in text and "not adjusted" in text and "Holm" in text and "±0.02" in text
+    assert "fewer than 30 queries" in text
 
 
 def test_differences_are_sorted_by_task():
