@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 import warnings
 from dataclasses import replace
@@ -251,7 +252,7 @@ def test_a_dry_run_shows_documents_and_leaves_an_image_behind(folder, backbones,
         assert named in caplog.text
 
 
-def test_the_estimated_time_counts_each_part_of_a_training(folder, backbones, tmp_path, caplog):
+def test_estimates_count_each_part_of_a_training(folder, backbones, tmp_path, monkeypatch, caplog):
     measured = Measured(
         step=2.0,
         first_step=1.0,
@@ -265,10 +266,13 @@ def test_the_estimated_time_counts_each_part_of_a_training(folder, backbones, tm
         state_bytes=3_000_000_000,
         checkpoint_bytes=2_500_000,
     )
-    steps = ("training.steps=10", "training.sample_every=4", "training.save_every=5")
+    monkeypatch.setattr(dry_run, "peak_memory", lambda device, mapped: mapped)
+    steps = ("training.steps=10", "training.sample_every=4", "training.save_every=5", "training.precision=fp32")
     prepared = prepare(composed("train", *four_keys(folder, backbones, *steps)), Run(tmp_path / "run", {}, FILES))
     config = replace(prepared.config, evaluate=[{"kind": "captions"}])
     with caplog.at_level(logging.INFO):
+        dry_run._log_estimates(config, prepared.parts.records, measured, started=7.0)
+        config.training.precision = "bf16"
         dry_run._log_estimates(config, prepared.parts.records, measured, started=7.0)
     # Of 10 training and 2 sample pictures; samples after the steps 4, 8 and 10, states after 5 and 10.
     assert f"time: 1 min 7 s: {7 + 1 + 6} s to start" in caplog.text
@@ -276,6 +280,7 @@ def test_the_estimated_time_counts_each_part_of_a_training(folder, backbones, tm
     for part in (*parts, "5 s for held-out documents (2x)"):
         assert part in caplog.text
     assert "1 evaluations, which follow" in caplog.text
+    assert re.findall(r"memory: (\S+) GB", caplog.text) == ["12.00", "12.15"]  # in fp32, and in bf16 on a CPU
     assert "12.00 GB of features, 3.00 GB of a state, 2.5 MB of the checkpoint" in caplog.text
 
 
