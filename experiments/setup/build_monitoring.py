@@ -1,5 +1,6 @@
 """A training's parts -> what it measures besides its loss: held-out documents, and the arithmetic of its steps."""
 
+import logging
 import math
 
 import torch
@@ -16,15 +17,21 @@ from experiments.setup.build_data import (
 )
 from experiments.train import TrainConfig
 from flamingo import Document, FlamingoProcessor
+from flamingo.data.builders import DocumentsConfig
+from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.encode import FixedBatches
 from flamingo.data.order import Endless, Shuffled
+from flamingo.data.record import LazySequence
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.image_size import checked_image_size
+from flamingo.inference.retrieval import NeighboursError
 from flamingo.model.vision import num_channels
 from flamingo.training.flops import training_flops
 from flamingo.training.monitoring import Monitoring
 from flamingo.training.validation import HeldOut
 from flamingo.utils.token_ids import TokenIds
+
+log = logging.getLogger(__name__)
 
 #: Documents of each data set.
 _NUM_DOCUMENTS = 64
@@ -77,9 +84,8 @@ def build_held_out(
             drawn = synthetic_documents(entry.documents, "evaluation", seed, processor.template)
             documents = Shuffled(drawn, documents_seed)
         elif records is not None and records.validation is not None:
-            documents = documents_of(
-                entry.documents, records.validation.records, features, documents_seed, processor.template
-            )
+            of_split = records.validation.records
+            documents = held_out_documents(entry.documents, of_split, features, documents_seed, processor.template)
         else:
             continue
         encoded = encoded_documents(entry, documents, processor, features, documents_seed)
@@ -87,6 +93,21 @@ def build_held_out(
         batches = FixedBatches(encoded, collate, entry.documents.batch_size, num_held_out_groups(entry))
         held_out.append(HeldOut(name, batches, processor.normalized))
     return held_out
+
+
+def held_out_documents(
+    config: DocumentsConfig,
+    records: LazySequence,
+    features: FeatureStore | None,
+    seed: str,
+    template: CaptionTemplate,
+) -> Endless[Document]:
+    """Returns the documents of a validation split; of random images where it has too few that are no duplicates."""
+    try:
+        return documents_of(config, records, features, seed, template)
+    except NeighboursError as error:
+        log.info("held-out documents show random images instead of similar ones: %s", error)
+        return documents_of(config.without_neighbours(), records, features, seed, template)
 
 
 def num_held_out_groups(entry: DataSetConfig) -> int:

@@ -120,6 +120,10 @@ def _named(pairs: Sequence[Pair], queries: Sequence[HasImage], others: Sequence[
     return rows
 
 
+class NeighboursError(UserError):
+    """An image has fewer other images, near-duplicates left out, than are needed."""
+
+
 def nearest(
     queries: Float[Tensor, "queries v"],
     pool: Float[Tensor, "pool v"],
@@ -137,14 +141,14 @@ def nearest(
         block_size: The number of queries that are compared at once.
 
     Raises:
-        UserError: If too few rows are left.
+        NeighboursError: If too few rows are left.
     """
     rows = []
     for similarity in _similarities(queries, pool, block_size):
         similarity[similarity >= duplicate] = -torch.inf
         left = int((similarity > -torch.inf).sum(dim=-1).min())
         if left < number:
-            raise UserError(f"a picture has {left} others that are not duplicates of it, but {number} are needed")
+            raise NeighboursError(f"a picture has {left} others that are not duplicates of it, but {number} are needed")
         rows.append(similarity.topk(number, dim=-1).indices)
     return torch.cat(rows)
 
