@@ -74,29 +74,25 @@ def build_records(config: DataConfig, processor: FlamingoProcessor) -> TrainingR
         return SourceSplit(fitted.records, source.skipped | fitted.skipped, source.listed, fitted.shortened)
 
     problems = Problems()
-    validation: SourceSplit | None = None
+    splits: dict[str | None, SourceSplit] = {}
+    validation_split: str | None = None
     with problems.collected():
-        training = samples = read(config.split, DATA_KEYS)
-        for problem in tokenizer_problems(sample_captions(training.records), processor.tokenizer):
+        splits[config.split] = read(config.split, DATA_KEYS)
+        for problem in tokenizer_problems(sample_captions(splits[config.split].records), processor.tokenizer):
             log.warning("data.root=%s: %s", config.root, problem)
-    if config.sample_split is not None:
+    if config.sample_split not in (None, config.split):
         with problems.collected():
-            samples = read(config.sample_split, SAMPLE_KEYS)
+            splits[config.sample_split] = read(config.sample_split, SAMPLE_KEYS)
     with problems.collected():
-        validation = _validation(config, samples, read)
+        validation_split = held_out_split(config)
+        if validation_split not in (None, config.sample_split):
+            splits[validation_split] = read(validation_split, VALIDATION_KEYS)
     problems.report()
+    training = splits[config.split]
+    samples = training if config.sample_split is None else splits[config.sample_split]
+    validation = None if validation_split is None else splits[validation_split]
     _check_number(config, training.records)
     return TrainingRecords(training, samples, validation)
-
-
-def _validation(
-    config: DataConfig, samples: SourceSplit, read: Callable[[str | None, SourceKeys], SourceSplit]
-) -> SourceSplit | None:
-    """Returns the records of the held-out documents; None where no split is held out."""
-    split = held_out_split(config)
-    if split is None:
-        return None
-    return samples if split == config.sample_split else read(split, VALIDATION_KEYS)
 
 
 def held_out_split(config: DataConfig) -> str | None:

@@ -87,7 +87,7 @@ def save_backbone(
         title=markdown(texts.title),
         parameters=model.num_parameters() / 1e6,
         command=texts.command,
-        time=duration_text(last["seconds"]),
+        time=duration_text(float(last["seconds"])),
         device=device_title(model.device),
         loss=last["loss"],
         unit=texts.unit,

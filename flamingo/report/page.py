@@ -132,7 +132,7 @@ def _training_facts(last: Mapping[str, Any]) -> list[str]:
     if "tokens" in last:
         facts.append(f"{last['tokens']:,} tokens")
     if "seconds" in last:
-        facts.append(duration_text(last["seconds"]))
+        facts.append(duration_text(float(last["seconds"])))
     return facts
 
 

@@ -148,7 +148,7 @@ def test_twelve_images_without_splits_suffice_for_the_default(backbones, tmp_pat
     _, processor = build_model(config.model)
     records = build_records(config.data, processor)
     assert (len(records.training.records), len(records.samples.records)) == (8, 2)
-    assert "data.documents.interleaved.max_images is 9; there are 8 images" in caplog.text
+    assert "data.documents.interleaved.max_images is 9, but there are only 8 images" in caplog.text
     sets = build_data_sets(config.data, records, processor, None, seed=0, num_workers=0)
     batch = next(iter(sets[1].batches))
     assert batch.tensors["pixel_values"].shape[1] == 8

@@ -96,7 +96,8 @@ def test_a_run_is_evaluated_on_its_own_data_by_default(run, tmp_path, caplog):
     assert {row["shots"] for row in predictions if row["control"] is not None} == {most}
     controls = "blind, shuffled_images, shuffled_captions, copied_caption"
     assert f"controls at {most} shots: {controls}; 16 predictions, about " in caplog.text
-    table = caplog.text[caplog.text.index("shots  demonstrations") :].splitlines()
+    first, last = caplog.text.index("shots  demonstrations"), caplog.text.index("compared ")
+    table = caplog.text[first:last].splitlines()
     assert sum(" to " in line for line in table) == 2 * len(plain) + 8  # text only is at 0 shots, too
 
 

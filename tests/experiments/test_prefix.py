@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from experiments.setup.tracking import flatten_record
 
 from experiments.runs.run_evaluation import run_evaluation
 from experiments.runs.run_training import run_training
 from experiments.runs.run_word_attention import run_word_attention
+from experiments.trackers.tracker import flatten_record
 from experiments.word_attention import WordAttentionConfig
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.report.page import write_report

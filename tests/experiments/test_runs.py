@@ -63,14 +63,13 @@ def test_system_errors_of_the_users_files_name_the_file(capsys, number):
 
 
 def test_an_output_that_cannot_be_made_is_one_sentence(tmp_path, capsys, monkeypatch):
-    """Hydra makes it, before any of our code runs."""
     (tmp_path / "file").touch()
     monkeypatch.setattr(sys, "argv", ["train", f"output={tmp_path}/file/run"])
     with pytest.raises(SystemExit) as caught:
         train.main()
     said = capsys.readouterr().err
     assert caught.value.code == 2
-    assert said == f"error: {tmp_path}/file/run: Not a directory\n"
+    assert said == f"error: output={tmp_path}/file/run cannot be written: {tmp_path}/file is a file, not a folder\n"
 
 
 @pytest.mark.parametrize(

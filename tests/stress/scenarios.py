@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests import tiny
 from tests.experiments.conftest import shard
+from tests.helpers.histories import reproducible_history
 
 
 @dataclass(frozen=True)
@@ -167,11 +168,7 @@ def swept(output: Path) -> dict[str, str]:
 
 
 def _history(output: Path) -> str:
-    """All records but for the time that the run took."""
-    records = [json.loads(line) for line in (output / "history.jsonl").read_text().splitlines()]
-    for record in records:
-        del record["seconds"]
-    return hashlib.sha256(json.dumps(records).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(reproducible_history(output)).encode()).hexdigest()
 
 
 def _digest(file: Path) -> str:

@@ -1,6 +1,5 @@
 """Runs for processes of their own: a tiny model on two small data sets."""
 
-import json
 import os
 import random
 import signal
@@ -28,6 +27,7 @@ from flamingo.training.validation import HeldOut
 from flamingo.utils.errors import UserError
 from tests import tiny
 from tests.helpers import devices
+from tests.helpers.histories import reproducible_history
 
 #: For each of two data sets: its name, the number of images of its documents, and its weight.
 DATA = {"pairs": (1, 0.5), "texts": (0, 0.2)}
@@ -92,18 +92,12 @@ def make_model(backbones: Path, fusion: str = "cross_attention"):
     return tiny.flamingo(backbones, gates=0.3)
 
 
+#: All records of a run that two runs share.
+history = reproducible_history
+
+
 def trained(model) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-
-
-def history(output: Path) -> list[dict]:
-    """All records, but without times, speeds and memory, which no two runs share."""
-    records = [json.loads(line) for line in (output / "history.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in record.items() if not _is_measured(key)} for record in records]
-
-
-def _is_measured(key: str) -> bool:
-    return key in ("seconds", "mfu", "peak_memory") or key.endswith("_per_second") or key.startswith("time/")
 
 
 def mixed_run(backbones: Path, output: Path, kill_at: int | None = None, num_workers: int = 0) -> None:
