@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -47,6 +48,6 @@ def test_the_example_works(copy: Path, example: str):
     assert commands
     for command in commands:
         environment = os.environ | {"PYTHONPATH": str(copy), "HF_HUB_OFFLINE": "1"}
-        arguments = command.replace("python", sys.executable, 1).split()
+        arguments = shlex.split(command.replace("python", sys.executable, 1))
         result = subprocess.run(arguments, cwd=copy, env=environment, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]

@@ -23,7 +23,7 @@ from flamingo.data.transforms.pictures import open_image
 from flamingo.model import BACKBONES, TRAINED_PARTS
 from flamingo.report.gallery import Tile, tiles_figure, words_of
 from flamingo.report.style import png
-from flamingo.utils.devices import device_title, peak_memory, processes
+from flamingo.utils.devices import HOST, device_title, peak_memory, processes
 from flamingo.utils.durations import duration_text
 from flamingo.utils.io import write_bytes
 
@@ -167,7 +167,7 @@ def _log_estimates(config: TrainConfig, records: TrainingRecords | None, measure
     log.info("100 steps take %s; training.steps sets their number", duration_text(100 * measured.step))
     device = processes().device
     kept = num_pictures * measured.feature_bytes
-    mapped = kept + (_KERNEL_BYTES if device.type == "cpu" and training.precision == "bf16" else 0)
+    mapped = kept + (_KERNEL_BYTES if device.type == HOST.type and training.precision == "bf16" else 0)
     log.info("memory: %.2f GB at the peak, on the %s", peak_memory(device, mapped) / _GB, device_title(device))
     log.info(
         "disk: %s of features, %s of a state, %s of the checkpoint",

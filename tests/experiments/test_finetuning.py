@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def recipe():
     """The overrides of the command that the page shows for fine-tuning, by key."""
     commands = re.findall(r"python -m experiments\.train (.*?)\n```", PAGE.read_text(), re.DOTALL)
     [command] = [command for command in commands if "backbone_lr" in command]
-    return dict(override.split("=", 1) for override in command.replace("\\\n", " ").split())
+    return dict(override.split("=", 1) for override in shlex.split(command.replace("\\\n", " ")))
 
 
 @pytest.fixture(scope="module")

@@ -165,7 +165,15 @@ def problems_of(config, tmp_path):
     return str(caught.value).split("\n- ")[1:] or [str(caught.value)]
 
 
-@pytest.mark.parametrize("broken", ["missing", "no image processor", "damaged weights", "no such layer"])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "damaged weights",
+        pytest.param("missing", marks=pytest.mark.full),
+        pytest.param("no image processor", marks=pytest.mark.full),
+        pytest.param("no such layer", marks=pytest.mark.full),
+    ],
+)
 def test_a_broken_backbone_hides_no_check_of_lengths(broken, backbones, tmp_path):
     vision = tmp_path / "vision"
     if broken != "missing":

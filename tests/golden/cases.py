@@ -26,7 +26,10 @@ from tests.interop import peers
 #: A case writes below the folder and returns its values.
 Case = Callable[[Path], Values]
 
-TWENTY_STEPS = ("training.steps=20", "training.log_every=1", "training.sample_every=0", "optimizer.warmup_steps=5")
+TWENTY_STEPS = (
+    *("training.steps=20", "training.log_every=1", "training.sample_every=0", "training.validate_every=0"),
+    "optimizer.warmup_steps=5",
+)
 #: Per kind of documents of the synthetic benchmark: batch size, fewest and most images.
 KINDS = {"captions": (2, 2, 3), "binding": (2, 6, 7), "questions": (2, 2, 3)}
 PRECISIONS = ("fp32", "bf16")

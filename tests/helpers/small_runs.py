@@ -12,12 +12,13 @@ _SMALL_DOCUMENTS = (
     "data.documents.captions.max_images=3",
 )
 #: Overrides of a demo of a few steps.
-SMALL_DEMO = ("experiment=demo", "debug=quick", *_SMALL_DOCUMENTS, "tracker=none")
+SMALL_DEMO = ("experiment=demo", "debug=quick", *_SMALL_DOCUMENTS, "tracker=none", "training.validate_every=0")
 #: Overrides of a demo of two steps.
 TWO_STEPS = (
     *("experiment=demo", "debug=quick", "tracker=none", "training.steps=2", "optimizer.warmup_steps=1"),
-    *("training.save_every=1", "training.sample_every=0", "data.documents.captions.batch_size=1"),
-    *("data.documents.captions.min_images=2", "data.documents.captions.max_images=2"),
+    *("training.save_every=1", "training.sample_every=0", "training.validate_every=0"),
+    *("data.documents.captions.batch_size=1", "data.documents.captions.min_images=2"),
+    "data.documents.captions.max_images=2",
 )
 #: Overrides of an evaluation of one setting, which takes a second.
 ONE_SETTING = ("task.num_queries=2", "shots=[0]", "text_only=false", "controls=[]")
@@ -32,7 +33,13 @@ def call_command(main, *arguments):
 
 def photograph_overrides(shards, backbones, output):
     return (
-        *("tracker=none", f"data.root={shards}", f"output={output}", "model.connector.num_heads=2"),
+        *(
+            "tracker=none",
+            "training.validate_every=0",
+            f"data.root={shards}",
+            f"output={output}",
+            "model.connector.num_heads=2",
+        ),
         *(f"model.vision={backbones / 'mobilenet_v2'}", f"model.language={backbones / 'gpt2'}"),
         "model.image_size=null",
     )
