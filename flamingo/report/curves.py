@@ -1,11 +1,8 @@
-"""Plots of a run: scores over shots, and losses and gates over steps."""
+"""Plots of a run's scores over shots."""
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
-from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -15,7 +12,6 @@ from flamingo.report.style import (
     BLUE,
     GREEN,
     GREY,
-    INK,
     MUTED,
     OCHRE,
     PURPLE,
@@ -27,7 +23,6 @@ from flamingo.report.style import (
     wrapped,
 )
 from flamingo.results import Score
-from flamingo.utils.errors import UserError
 
 #: Colour, marker and line of a series. Marker and line distinguish series for readers who cannot see the colours.
 _SERIES = {
@@ -44,14 +39,6 @@ _OTHER_SERIES = (MUTED, "*", ":")
 _WIDTH, _LETTER = 13.5, 0.095
 #: The number of letters in a line of a panel's title.
 _TITLE_LETTERS = 36
-_LOSS_COLORS = (BLUE, VERMILION, GREEN, PURPLE, OCHRE, GREY)
-_GATE_TITLES = {
-    "attention": "Attention gates, tanh",
-    "feedforward": "Feed-forward gates, tanh",
-}
-
-Point = tuple[int, float | int]
-"""A step, and a value at it."""
 
 
 def headline_metrics(scores: Sequence[Score], task: str) -> list[str]:
@@ -222,102 +209,3 @@ def _label_text_only(ax: Axes, y: float, top: float, color: str) -> None:
         ha="right",
         va="bottom" if y < top / 2 else "top",
     )
-
-
-def training_figure(history: Sequence[dict[str, Any]]) -> Figure:
-    """Returns the loss over steps, in total and per data set, and tanh of the gates by layer.
-
-    A history without gates has only the loss. Lines of more than 100 records are running means, with the records faint
-    behind them.
-
-    Raises:
-        UserError: For a history without records.
-    """
-    if not history:
-        raise UserError("a history of at least one record is needed")
-    last_step = max(record["step"] for record in history) or 1
-    with style():
-        if any(record["gates"] for record in history):
-            figure = new_figure(13.5, 3.7)
-            loss, attention, feedforward = figure.subplots(1, 3)
-            feedforward.sharey(attention)
-            labels = [
-                (loss, _draw_losses(loss, history)),
-                (attention, _draw_gates(attention, history, "attention")),
-                (feedforward, _draw_gates(feedforward, history, "feedforward")),
-            ]
-        else:
-            figure = new_figure(5.0, 3.7)
-            loss = figure.subplots()
-            labels = [(loss, _draw_losses(loss, history))]
-        for ax, ends in labels:  # when all limits are known: two axes share theirs
-            ax.set_xlabel("step")
-            ax.locator_params(axis="x", nbins=5)  # more of them run into each other
-            ax.set_xlim(0, last_step)
-            label_ends(ax, ends)
-    return figure
-
-
-def _draw_losses(ax: Axes, history: Sequence[dict[str, Any]]) -> list[Label]:
-    losses: dict[str, list[Point]] = {}
-    for record in history:
-        for name, value in record.items():
-            if name.startswith("loss/"):
-                losses.setdefault(name, []).append((record["step"], value))
-    labels = []
-    for number, (name, points) in enumerate(sorted(losses.items())):
-        color = _LOSS_COLORS[number % len(_LOSS_COLORS)]
-        label = _draw_line(ax, points, color, name.removeprefix("loss/"))
-        labels.append(label)
-    if len(losses) != 1:  # the total of a single data set is the same line
-        points = [(record["step"], record["loss"]) for record in history]
-        labels.append(_draw_line(ax, points, INK, "total"))
-    ax.set_title("Loss", loc="left", fontweight="bold", fontsize=13)
-    return labels
-
-
-def _draw_gates(ax: Axes, history: Sequence[dict[str, Any]], part: str) -> list[Label]:
-    gates: dict[str, list[Point]] = {}
-    for record in history:
-        for name, value in record["gates"].items():
-            if name.endswith(f".{part}"):
-                gates.setdefault(name, []).append((record["step"], value))
-    color_map = matplotlib.colormaps["viridis"]
-    last = len(gates) - 1
-    label_every = math.ceil(len(gates) / 8)
-    labels = []
-    for number, (name, points) in enumerate(gates.items()):
-        # The middle of the map, which can be seen on white and on black.
-        shade = 0.2 + 0.55 * number / max(last, 1)
-        color = matplotlib.colors.to_hex(color_map(shade))
-        layer = name.removesuffix(f".{part}")
-        label = _draw_line(ax, points, color, f"layer {layer}")
-        # Of many layers every second one (third, ...) has a label, and the last one.
-        if (last - number) % label_every == 0:
-            labels.append(label)
-    ax.axhline(0, color=MUTED, lw=0.8, zorder=1)
-    title = _GATE_TITLES[part]
-    ax.set_title(title, loc="left", fontweight="bold", fontsize=13)
-    return labels
-
-
-def _draw_line(ax: Axes, points: Sequence[Point], color: str, name: str) -> Label:
-    x = [float(step) for step, _ in points]
-    y = [float(value) for _, value in points]
-    width = len(y) // 50
-    if width > 1:
-        ax.plot(x, y, color=color, lw=0.8, alpha=0.25)
-        y = _running_means(y, width)
-    ax.plot(x, y, color=color, lw=1.8)
-    return Label(x[-1], y[-1], name, color, bold=color == INK)
-
-
-def _running_means(values: Sequence[float], width: int) -> list[float]:
-    """Returns the mean of each value and the ``width`` - 1 values before it."""
-    sums = list(accumulate(values, initial=0.0))
-    means = []
-    for end in range(1, len(sums)):
-        start = max(end - width, 0)
-        total = sums[end] - sums[start]
-        means.append(total / (end - start))
-    return means

@@ -11,12 +11,13 @@ from matplotlib.figure import Figure
 from flamingo.difference_rows import read_differences
 from flamingo.report.averages import in_order, main_decoding, mean_over_seeds
 from flamingo.report.cards import cards, setting_name
-from flamingo.report.curves import few_shot_figure, headline_metrics, metric_name, training_figure
+from flamingo.report.curves import few_shot_figure, headline_metrics, metric_name
 from flamingo.report.difference_table import COLUMNS, page_tables
 from flamingo.report.escaping import code, markdown, row
 from flamingo.report.page_tables import task_tables
 from flamingo.report.score_text import UNITS, interval_text, score_text
 from flamingo.report.style import png, svg
+from flamingo.report.training_curves import training_figure
 from flamingo.results import Score, read_history, read_predictions, read_scores
 from flamingo.utils.durations import duration_text
 from flamingo.utils.io import write_bytes, write_text
