@@ -57,7 +57,7 @@ def test_a_checkpoint_is_evaluated_wherever_it_lies(run, tmp_path):
     run_evaluation(composed("evaluate", *checkpoint, f"output={tmp_path / 'there'}"))
     for file in ("scores.json", "predictions.jsonl"):
         assert (tmp_path / "there" / file).read_bytes() == (run / file).read_bytes()
-    with pytest.raises(UserError, match=r"Say run=FOLDER, or checkpoint=FOLDER and output=FOLDER"):
+    with pytest.raises(UserError, match=r"set run=FOLDER, or checkpoint=FOLDER and output=FOLDER"):
         run_evaluation(composed("evaluate", *checkpoint))
 
 

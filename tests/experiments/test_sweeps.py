@@ -166,7 +166,7 @@ def test_the_sweep_of_the_readme_ends_in_a_report(tmp_path):
     [train] = [shlex.split(line) for line in lines if line.startswith("python -m experiments.train -m ")]
     [report] = [shlex.split(line) for line in lines if line.startswith("python -m experiments.report runs=")]
     output = next(argument for argument in train if argument.startswith("output=")).removeprefix("output=")
-    shorter = ["training.steps=2", "training.save_every=2", "optimizer.warmup_steps=1", "wandb.mode=disabled"]
+    shorter = ["training.steps=2", "training.save_every=2", "optimizer.warmup_steps=1", "tracker=none"]
     moved = [argument.replace(output, str(tmp_path)) for argument in train + shorter]
     result = subprocess.run([sys.executable, *moved[1:], EVALUATION], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

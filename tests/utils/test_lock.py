@@ -21,15 +21,21 @@ def no_flock(*_):
     raise OSError(errno.ENOLCK, "no locks available")
 
 
+def announce_and_sleep(ready):
+    """Sends the worker's process id: it has forgotten by then what its parent owns."""
+    ready.send(os.getpid())
+    time.sleep(60)
+
+
 def hold(folder, ready, host="here", child=False):
     """Owns the folder until it is killed; with ``child``, so does what a data loader's worker inherits."""
     socket.gethostname = lambda: host
     with owner(folder):
         if child:
-            worker = processes.Process(target=time.sleep, args=(60,))
+            worker = processes.Process(target=announce_and_sleep, args=(ready,))
             worker.start()
-            ready.send(worker.pid)
-        ready.send("owned")
+        else:
+            ready.send(None)
         time.sleep(60)
 
 
@@ -38,9 +44,7 @@ def holder(folder, **arguments):
     process = processes.Process(target=hold, args=(folder, theirs), kwargs=arguments)
     process.start()
     theirs.close()  # so that a holder that fails is not waited for
-    worker = mine.recv() if arguments.get("child") else None
-    assert mine.recv() == "owned"
-    return process, worker
+    return process, mine.recv()
 
 
 @pytest.mark.parametrize("flock", [True, False])
