@@ -18,7 +18,7 @@ from flamingo.data.order import Endless, Shuffled
 from flamingo.data.record import LazySequence
 from flamingo.data.shortening import encode_shortened
 from flamingo.data.source_keys import DATA_KEYS, SAMPLE_KEYS, VALIDATION_KEYS, SourceKeys
-from flamingo.data.sources import SourceSplit, open_source, read_split
+from flamingo.data.sources import SourceSplit, list_split, read_split
 from flamingo.data.splits import VALIDATION, MadeSplits, with_splits
 from flamingo.data.text_checks import sample_captions, tokenizer_problems
 from flamingo.evaluation.metrics.cider import CiderReward
@@ -84,7 +84,8 @@ def build_records(config: DataConfig, processor: FlamingoProcessor) -> TrainingR
         with problems.collected():
             splits[config.sample_split] = read(config.sample_split, SAMPLE_KEYS)
     with problems.collected():
-        validation_split = held_out_split(config)
+        if config.split in splits:  # else the data are a problem already
+            validation_split = held_out_split(config)
         if validation_split not in (None, config.sample_split):
             splits[validation_split] = read(validation_split, VALIDATION_KEYS)
     problems.report()
@@ -107,7 +108,7 @@ def held_out_split(config: DataConfig) -> str | None:
         if config.sample_split not in (None, config.split):
             return config.sample_split
         assert config.root is not None
-        source = open_source(config.root, config.images, config.format)
+        source = list_split(config.root, config, None, DATA_KEYS)
         is_made = isinstance(with_splits(source, config.splits), MadeSplits)
         if is_made and config.splits.validation > 0 and config.split != VALIDATION:
             return VALIDATION
@@ -120,7 +121,10 @@ def check_records(config: DataConfig, problems: Problems) -> None:
     if not config.of_records():
         return
     assert config.root is not None
-    for split, keys in ((config.split, DATA_KEYS), (config.sample_split, SAMPLE_KEYS)):
+    named = [(config.split, DATA_KEYS), (config.sample_split, SAMPLE_KEYS)]
+    if config.validation_split is not None:
+        named.append((config.validation_split, VALIDATION_KEYS))
+    for split, keys in named:
         with problems.collected():
             read_split(config.root, config, split, open_images=True, keys=keys)
 

@@ -106,3 +106,15 @@ def test_synthetic_documents_belong_to_the_evaluation_split(processor):
     first = held_out.batches[0]
     assert len(held_out.batches) == 16
     assert all("evaluation" in identity for identity in first.ids)
+
+
+def test_missing_images_that_are_skipped_leave_the_made_split(tmp_path):
+    root = folder_with(tmp_path, [None] * 12)
+    (root / "3.png").unlink()
+    assert held_out_split(data_of(root, "data.split=train", "data.broken_images=skip")) == "validation"
+
+
+def test_data_that_cannot_be_read_are_one_problem(tmp_path, processor):
+    with pytest.raises(UserError) as caught:
+        build_records(data_of(tmp_path / "nowhere", "data.split=train"), processor)
+    assert str(caught.value).count("there is nothing at") == 1
