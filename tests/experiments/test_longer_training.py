@@ -47,6 +47,7 @@ def test_the_checkpoint_is_that_of_a_run_of_this_length(longer, tmp_path):
     assert yaml.safe_load((longer / "config.yaml").read_text())["training"]["steps"] == 4
 
 
+@pytest.mark.full
 def test_the_shorter_run_and_its_scores_remain_evaluable(longer, tmp_path):
     kept = longer / "2-steps"
     run(tmp_path / "short", 2)
