@@ -9,12 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flamingo.results import SETTING, SettingOfTask, Types, check_row, setting_of
+from flamingo.results import SettingOfTask, Types, check_row
+from flamingo.row_fields import NUMBER, Interval, read_interval, read_setting
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
 from flamingo.utils.reading import read_json
-
-Interval = tuple[float, float] | None
 
 #: Kinds of comparisons: a setting with 0 shots, with the next smaller number of shots, and with its own control; a
 #: variant with the baseline.
@@ -70,8 +69,6 @@ class Difference:
         return self.bca if self.over_seeds is None else self.over_seeds
 
 
-_INTERVALS = ("percentile", "bca", "over_seeds")
-_NUMBER = (int, float)
 _OPTIONAL_NUMBER = (int, float, type(None))
 _OPTIONAL_TEXT = (str, type(None))
 _TYPES: Types = {
@@ -82,7 +79,7 @@ _TYPES: Types = {
     "baseline": _OPTIONAL_TEXT,
     "shots": (list,),
     "metric": (str,),
-    "value": _NUMBER,
+    "value": NUMBER,
     "percentile": (list, type(None)),
     "bca": (list, type(None)),
     "over_seeds": (list, type(None)),
@@ -90,7 +87,7 @@ _TYPES: Types = {
     "p": _OPTIONAL_NUMBER,
     "adjusted_p": _OPTIONAL_NUMBER,
     "mark": _OPTIONAL_TEXT,
-    "margin": _NUMBER,
+    "margin": NUMBER,
     "level": (str,),
     "seeds": (list,),
     "n": (int,),
@@ -123,20 +120,22 @@ def read_differences(path: Path) -> list[Difference]:
 
 
 def _difference(row: Any, origin: str) -> Difference:
-    _check(row, origin)
+    check_row(row, _TYPES, origin)
+    if row["kind"] not in KINDS:
+        raise UserError(f"{origin}: 'kind' must be one of {', '.join(KINDS)}, got {row['kind']!r:.80}")
     subtracted = row["subtracted"]
     return Difference(
         kind=row["kind"],
-        setting=_setting(row["setting"], origin),
-        subtracted=None if subtracted is None else _setting(subtracted, origin),
+        setting=read_setting(row["setting"], origin),
+        subtracted=None if subtracted is None else read_setting(subtracted, origin),
         variant=row["variant"],
         baseline=row["baseline"],
         shots=tuple(row["shots"]),
         metric=row["metric"],
         value=float(row["value"]),
-        percentile=_interval(row["percentile"]),
-        bca=_interval(row["bca"]),
-        over_seeds=_interval(row["over_seeds"]),
+        percentile=read_interval("percentile", row["percentile"], origin),
+        bca=read_interval("bca", row["bca"], origin),
+        over_seeds=read_interval("over_seeds", row["over_seeds"], origin),
         degrees_of_freedom=row["degrees_of_freedom"],
         p=row["p"],
         adjusted_p=row["adjusted_p"],
@@ -146,26 +145,3 @@ def _difference(row: Any, origin: str) -> Difference:
         seeds=tuple(row["seeds"]),
         n=row["n"],
     )
-
-
-def _setting(row: Any, origin: str) -> SettingOfTask:
-    """Returns the setting of an object, which has no seed."""
-    types = {name: allowed for name, allowed in SETTING.items() if name != "seed"}
-    check_row(row, types, origin)
-    return setting_of(row)
-
-
-def _interval(ends: list[float] | None) -> Interval:
-    return None if ends is None else (float(ends[0]), float(ends[1]))
-
-
-def _check(row: Any, origin: str) -> None:
-    check_row(row, _TYPES, origin)
-    if row["kind"] not in KINDS:
-        raise UserError(f"{origin}: 'kind' must be one of {', '.join(KINDS)}, got {row['kind']!r:.80}")
-    for name in _INTERVALS:
-        ends = row[name]
-        if ends is None:
-            continue
-        if len(ends) != 2 or not all(isinstance(end, _NUMBER) for end in ends) or ends[0] > ends[1]:
-            raise UserError(f"{origin}: {name!r} must be [low, high], got {ends!r:.80}")

@@ -1,0 +1,13 @@
+"""Rows of in_context.json."""
+
+from flamingo.measure_rows import Measure
+from flamingo.results import SettingOfTask
+
+
+def measure(task="t", shots=4, control=None, **changes):
+    setting = SettingOfTask(task, shots, "random" if shots else None, control, None, "greedy")
+    fields = {
+        "setting": setting, "seed": 0, "name": "copy_rate", "distance": 1, "layer": None, "part": "exact",
+        "value": 0.25, "ci95": (0.1, 0.4), "n": 50,
+    }  # fmt: skip
+    return Measure(**fields | changes)
