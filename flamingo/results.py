@@ -38,6 +38,7 @@ PREDICTION: Types = {
     "order": (int,),
     "query": (str,),
     "demonstration_ids": (list,),
+    "demonstration_answers": (list,),
     "prompt": (str,),
     "output": (str,),
     "references": (list,),
@@ -107,6 +108,8 @@ class Prediction:
     seed: int
     query: str
     demonstration_ids: tuple[str, ...]
+    #: The caption or answer that each demonstration shows.
+    demonstration_answers: tuple[str, ...]
     prompt: str
     output: str
     references: tuple[str, ...]
@@ -165,9 +168,11 @@ def _prediction_lines(rows: Sequence[Row]) -> str:
 def _check_prediction(row: Row, origin: str) -> None:
     check_row(row, SETTING, origin)
     check_row(row, PREDICTION, origin)
-    texts = row["demonstration_ids"] + row["references"]
-    if not all(isinstance(text, str) for text in texts):
-        raise UserError(f"{origin}: 'demonstration_ids' and 'references' must hold strings")
+    for name in ("demonstration_ids", "demonstration_answers", "references"):
+        if not all(isinstance(text, str) for text in row[name]):
+            raise UserError(f"{origin}: {name!r} must hold strings, got {row[name]!r:.80}")
+    if len(row["demonstration_ids"]) != len(row["demonstration_answers"]):
+        raise UserError(f"{origin}: 'demonstration_ids' and 'demonstration_answers' must have equal lengths")
     if not all(isinstance(value, _NUMBER) for value in row["scores"].values()):
         raise UserError(f"{origin}: 'scores' must hold numbers, got {row['scores']!r:.80}")
 
@@ -178,6 +183,7 @@ def _prediction(row: Row) -> Prediction:
         seed=row["seed"],
         query=row["query"],
         demonstration_ids=tuple(row["demonstration_ids"]),
+        demonstration_answers=tuple(row["demonstration_answers"]),
         prompt=row["prompt"],
         output=row["output"],
         references=tuple(row["references"]),

@@ -123,6 +123,10 @@ def test_a_torn_or_malformed_line_is_named(tmp_path):
     fake.write_lines(path, [fake.prediction(), fake.prediction() | {"references": [1]}])
     with pytest.raises(UserError, match=r"p\.jsonl, line 2: .*'references'"):
         list(read_predictions(path))
+    for answers in ([1], [], None):
+        fake.write_lines(path, [fake.prediction(demonstration_ids=["d"]) | {"demonstration_answers": answers}])
+        with pytest.raises(UserError, match=r"p\.jsonl, line 1: .*'demonstration_answers'"):
+            list(read_predictions(path))
     fake.write_lines(path, [fake.prediction() | {"scores": {"exact_match": None}}])
     with pytest.raises(UserError, match=r"p\.jsonl.*line 1.*'scores'"):
         list(read_predictions(path))

@@ -258,6 +258,7 @@ def _row(
     row["order"] = order
     row["query"] = query.id
     row["demonstration_ids"] = [example.id for example in examples]
+    row["demonstration_answers"] = [example.references[0] for example in examples]
     row["prompt"] = render_prompt(prompt)
     row["output"] = output
     row["references"] = list(query.references)
@@ -282,7 +283,7 @@ def _rescore(task: Task, setting: Setting, query: Example, row: Row, template: C
     examples = prompt_examples(task, query, setting, row["order"])
     prompt = build_prompt(query, examples, setting.with_images, setting.caption_template(template))
     new = _row(task, setting, row["order"], query, examples, prompt, row["output"])
-    for field in ("demonstration_ids", "prompt", "references"):
+    for field in ("demonstration_ids", "demonstration_answers", "prompt", "references"):
         if row[field] != new[field]:
             raise UserError(
                 f"{task.name} has changed: the {field} of {row['query']!r} were {row[field]!r} when it was predicted, "

@@ -44,10 +44,12 @@ def test_rows_of_predictions_hold_all_that_a_report_needs(run):
     for row in rows:
         assert list(row) == [
             "task", "shots", "demonstrations", "control", "template", "decoding", "seed", "order", "query",
-            "demonstration_ids", "prompt", "output", "references", "scores",
+            "demonstration_ids", "demonstration_answers", "prompt", "output", "references", "scores",
         ]  # fmt: skip
         assert row["references"] == list(task.queries()[int(row["query"][-1])].references)
         assert row["scores"]["shown"] == len(row["demonstration_ids"])
+        shown = [part.partition("Output: ")[2] for part in row["prompt"].split("<|endofchunk|>") if "Output: " in part]
+        assert row["demonstration_answers"] == shown
         assert row["scores"]["length"] == len(row["output"])
     of = {(row["demonstrations"], row["control"], row["decoding"], row["order"], row["query"]): row for row in rows}
     assert of[None, None, "greedy", 0, "query/0"]["prompt"] == "<image>Output:"
@@ -142,6 +144,10 @@ def test_scoring_again_needs_no_model_and_sees_a_changed_task(run):
     other._support = [other._support[0][:11]]
     with pytest.raises(UserError, match=r"fake/captions.*demonstration_ids.*'query/.'"):
         score_predictions(other, predictions)
+    answers = [["another answer", *row["demonstration_answers"][1:]] for row in predictions[-6:]]
+    changed = [row | {"demonstration_answers": own} for row, own in zip(predictions[-6:], answers)]
+    with pytest.raises(UserError, match=r"fake/captions.*demonstration_answers.*'query/0'.*another answer"):
+        score_predictions(FakeTask(), changed)
 
 
 def test_images_of_queries_and_demonstrations_are_saved_as_given(run):

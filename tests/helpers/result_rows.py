@@ -4,8 +4,8 @@
 def row(query, shots=4, order=0, output="ein Hund \u2028 läuft"):
     return {
         "task": "t", "shots": shots, "demonstrations": "random", "control": None, "template": None,
-        "decoding": "greedy", "seed": 0, "order": order, "query": query, "demonstration_ids": [], "prompt": "p",
-        "output": output, "references": ["r"], "scores": {},
+        "decoding": "greedy", "seed": 0, "order": order, "query": query, "demonstration_ids": [],
+        "demonstration_answers": [], "prompt": "p", "output": output, "references": ["r"], "scores": {},
     }  # fmt: skip
 
 

@@ -32,7 +32,8 @@ def score(metric="exact_match", value=0.5, ci95=(0.4, 0.6), n=200, **setting):
 
 
 def prediction(query="q0", demonstration_ids=(), prompt="<image>Output:", output="", exact=None, **setting):
-    fields = {"order": 0, "query": query, "demonstration_ids": list(demonstration_ids), "prompt": prompt}
+    fields = {"order": 0, "query": query, "demonstration_ids": list(demonstration_ids)}
+    fields |= {"demonstration_answers": ["a blue square"] * len(demonstration_ids), "prompt": prompt}
     fields |= {"output": output, "references": ["a red circle"]}
     return row(**setting) | fields | {"scores": {} if exact is None else {"exact_match": float(exact)}}
 
@@ -99,7 +100,7 @@ def predictions(rng, tasks, pictures, queries):
                 right = rng.random() < (k / len(ids) if setting["control"] is None else 0.1)
                 output = truth if right else f"a {rng.choice(list(COLORS))} {rng.choice(SHAPES)}"
                 rows.append(prediction(query, ids[:k], f"{prompt}<image>Output:", output, right, **setting))
-                rows[-1]["references"] = [truth]
+                rows[-1] |= {"references": [truth], "demonstration_answers": captions[:k]}
                 if task == "flickr8k":
                     rows[-1]["scores"] = {}
     return rows

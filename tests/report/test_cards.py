@@ -96,7 +96,7 @@ def test_queries_without_a_picture_have_no_card(make):
 
 def test_a_prompt_that_does_not_fit_its_demonstrations_is_named(make):
     with pytest.raises(UserError, match=r"'q0'.*shots=3.*3.*2.*demonstration_ids"):
-        make(full() | {"demonstration_ids": ["d/0", "d/1"]})
+        make(full() | {"demonstration_ids": ["d/0", "d/1"], "demonstration_answers": ["zero", "one"]})
 
 
 def test_queries_whose_ids_need_escaping_have_their_own_images(tmp_path):
