@@ -88,10 +88,13 @@ def train(
         while run.progress.step < config.steps:
             step = run.progress.step + 1
             update = run.take_step(step)
-            bar.update()
+            with run.speed.logging():
+                bar.update()
             validates = len(monitoring.held_out) > 0 and config.due(config.validation_every, step)
             if validates or config.due(config.log_every, step):
-                bar.set_postfix(run.record(update, validates))
+                shown = run.record(update, validates)
+                with run.speed.logging():
+                    bar.set_postfix(shown)
             if callbacks.on_sample is not None and config.due(config.sample_every, step):
                 run.sample()
             # Saving comes last: a resumed run repeats what a killed run has not finished.
@@ -156,7 +159,7 @@ class _Run:
         self._guard = Guard(self.model, self.accelerator)
         self._iterators = {data_set.name: iter(data_set.batches) for data_set in self.data_sets}
         num_processes = self.accelerator.num_processes
-        self._speed = Speed(self.accelerator.device, self.config.precision, num_processes, self.monitoring.flops)
+        self.speed = Speed(self.accelerator.device, self.config.precision, num_processes, self.monitoring.flops)
 
     def take_step(self, step: int) -> Update:
         """Changes the weights by the clipped gradient of an update, without waiting for the device.
@@ -164,7 +167,7 @@ class _Run:
         Returns:
             The update.
         """
-        config, guard, speed = self.config, self._guard, self._speed
+        config, guard, speed = self.config, self._guard, self.speed
         with speed.part("data"):
             mixing, accumulate = config.mixing, config.accumulate
             update = next_update(self.data_sets, self._iterators, step, accumulate, mixing, self.accelerator)
@@ -193,14 +196,15 @@ class _Run:
             The values that the progress bar shows.
         """
         self._measure()
-        values: dict[str, Any] = self._learning_rate() | {"gradient_norm": self._guard.gradient_norm}
-        values |= self._speed.values()
+        with self.speed.logging():
+            values: dict[str, Any] = self._learning_rate() | {"gradient_norm": self._guard.gradient_norm}
+            values |= self.speed.values()
         if validates:
-            with self._speed.paused():
+            with self.speed.paused():
                 values |= held_out_losses(self.model, self.monitoring.held_out, self.config.precision, self.accelerator)
         loss = update.weighted_loss(self.progress.losses)
         if self.accelerator.is_main_process:
-            with self._speed.paused():
+            with self.speed.logging():
                 self._append(loss, values)
         shown = {"loss": f"{loss:.3f}", "tokens/s": f"{values['tokens_per_second']:,.0f}"}
         held_out = [value for name, value in values.items() if name.startswith("held_out_loss/")]
@@ -241,7 +245,7 @@ class _Run:
     def sample(self) -> None:
         """Lets the main process make samples."""
         self._measure()
-        with self._speed.paused():
+        with self.speed.paused():
             if self.accelerator.is_main_process:
                 assert self.callbacks.on_sample is not None
                 self.model.eval()
@@ -253,7 +257,7 @@ class _Run:
     def save(self) -> Path:
         """Returns the folder of a saved state. The records of its steps are on disk before it."""
         self._measure()
-        with self._speed.paused():
+        with self.speed.paused():
             if self.accelerator.is_main_process:
                 self.history.sync()
             folder = self.states.save(self.progress)

@@ -38,6 +38,7 @@ class Speed:
         self._sizes = BatchSizes()
         self._timers = {name: DeviceTimer(self._device) for name in PARTS}
         self._timers["data"] = DeviceTimer(HOST)
+        self._logging_seconds = 0.0
         self._paused_seconds = 0.0
         self._start = time.perf_counter()
 
@@ -50,7 +51,16 @@ class Speed:
         """Within it, time belongs to no step: samples, states and held-out documents."""
         start = time.perf_counter()
         yield
-        self._paused_seconds += time.perf_counter() - start
+        # The clock may have been restarted within it.
+        self._paused_seconds += time.perf_counter() - max(start, self._start)
+
+    @contextmanager
+    def logging(self) -> Iterator[None]:
+        """Within it, time belongs to the log: records, the tracker and the progress bar. It belongs to no step."""
+        start = time.perf_counter()
+        with self.paused():
+            yield
+        self._logging_seconds += time.perf_counter() - start
 
     def step(self, sizes: BatchSizes) -> None:
         """Counts a step whose batches, in all processes, have these sizes."""
@@ -62,7 +72,8 @@ class Speed:
 
         Returns:
             ``tokens_per_second`` (padding apart) and ``images_per_second`` of all processes; ``time/PART``, the mean
-            seconds of a step in this process; ``flops_per_second`` of all processes; ``mfu``, these as a share of the
+            seconds of a step in this process; ``time/logging``, the seconds of the log for each step, with those of
+            the record before; ``flops_per_second`` of all processes; ``mfu``, these as a share of the
             devices' peak, None where no peak is known; ``peak_memory`` of this process (bytes).
         """
         seconds = time.perf_counter() - self._start - self._paused_seconds
@@ -72,6 +83,7 @@ class Speed:
         }
         for name, timer in self._timers.items():
             values[f"time/{name}"] = timer.seconds() / self._steps
+        values["time/logging"] = self._logging_seconds / self._steps
         if self._flops is not None:
             flops_per_second = self._flops.of(self._sizes) / seconds
             values["flops_per_second"] = flops_per_second

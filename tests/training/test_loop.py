@@ -4,6 +4,8 @@ import json
 import math
 import os
 import signal
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -75,7 +77,8 @@ def test_records_have_losses_gates_and_tokens_so_far(backbones, tmp_path):
     assert [record["tokens"] for record in records] == [3 * 12, 5 * 12]  # 2 documents of 8 tokens, 6 trained on
     assert list(records[0]) == [
         *("step", "loss", "loss/pairs", "loss/texts", "lr", "gradient_norm", "tokens_per_second", "images_per_second"),
-        *("time/data", "time/forward", "time/backward", "time/optimizer", "peak_memory", "gates", "tokens", "seconds"),
+        *("time/data", "time/forward", "time/backward", "time/optimizer", "time/logging", "peak_memory"),
+        *("gates", "tokens", "seconds"),
     ]
     assert records[-1]["gates"] == fusion_measures(model)["gates"]
     assert 0 < records[0]["seconds"] < records[1]["seconds"]
@@ -83,6 +86,25 @@ def test_records_have_losses_gates_and_tokens_so_far(backbones, tmp_path):
     assert first["loss/pairs"] == pytest.approx(expected[1])
     assert first["loss/texts"] == pytest.approx(expected[0])
     assert first["loss"] == pytest.approx(0.5 * expected[1] + 0.2 * expected[0])
+
+
+def test_the_time_of_the_log_is_recorded_apart_from_steps(backbones, tmp_path, monkeypatch):
+    """By a clock that a step moves by 1 s, a measure of the model by 2 s, the tracker by 6 s and a sample by 50 s."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
+
+    def take(seconds):
+        clock.now += seconds
+        return {}
+
+    callbacks = Callbacks([lambda _: take(2)], lambda _: take(6), lambda _: take(50))
+    model = make_model(backbones)
+    model.register_forward_hook(lambda *_: take(1) or None)
+    config = TrainingConfig(steps=4, log_every=2, sample_every=1)
+    train(model, [pairs()], OPTIMIZER, config, tmp_path, callbacks)
+    first, second = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert (first["time/logging"], second["time/logging"]) == (0, (2 + 6) / 2)
+    assert second["tokens_per_second"] == first["tokens_per_second"] == 8
 
 
 def test_gates_are_read_through_their_tanh(backbones):

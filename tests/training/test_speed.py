@@ -44,6 +44,23 @@ def test_time_outside_of_steps_is_left_out(clock):
     assert speed.values()["tokens_per_second"] == 15
 
 
+def test_the_log_has_a_time_of_its_own_and_restarts_the_clock(clock):
+    speed = Speed(CPU)
+    clock.now += 4.0
+    speed.step(BatchSizes(tokens=20))
+    speed.step(BatchSizes(tokens=20))
+    with speed.logging():
+        clock.now += 1.0
+        first = speed.values()
+        clock.now += 5.0
+    clock.now += 2.0
+    speed.step(BatchSizes(tokens=6))
+    second = speed.values()
+    assert first["time/logging"] == 0
+    assert second["time/logging"] == 6
+    assert second["tokens_per_second"] == 3
+
+
 def test_parts_are_means_over_the_steps(clock):
     speed = Speed(CPU)
     for seconds in (1.0, 3.0):
