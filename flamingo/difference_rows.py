@@ -15,12 +15,13 @@ from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
 from flamingo.utils.reading import read_json
 
-#: Kinds of comparisons: a setting with 0 shots, with the next smaller number of shots, and with its own control; a
-#: variant with the baseline.
-ZERO_SHOT, FEWER_SHOTS, CONTROL, BASELINE = "zero_shot", "fewer_shots", "control", "baseline"
+#: Kinds of comparisons: a setting with 0 shots, with the next smaller number of shots, and with its own control; one
+#: with the demonstrations of another data set with that of the task's own support; a variant with the baseline.
+ZERO_SHOT, FEWER_SHOTS, CONTROL = "zero_shot", "fewer_shots", "control"
+OWN_SUPPORT, BASELINE = "own_support", "baseline"
 #: The figures of a few-shot curve.
 SLOPE, ICL_EFFICIENCY = "slope", "icl_efficiency"
-KINDS = (ZERO_SHOT, FEWER_SHOTS, CONTROL, BASELINE, SLOPE, ICL_EFFICIENCY)
+KINDS = (ZERO_SHOT, FEWER_SHOTS, CONTROL, OWN_SUPPORT, BASELINE, SLOPE, ICL_EFFICIENCY)
 #: The source of variance, besides new queries, that the interval of a row covers.
 QUERIES_ALONE, DRAWS, TRAININGS = "queries alone", "draws of demonstrations", "trainings"
 

@@ -28,6 +28,7 @@ SETTING: Types = {
     "task": (str,),
     "shots": (int,),
     "demonstrations": _OPTIONAL_TEXT,
+    "support": _OPTIONAL_TEXT,
     "control": _OPTIONAL_TEXT,
     "template": _OPTIONAL_TEXT,
     "decoding": (str,),
@@ -68,6 +69,8 @@ class SettingOfTask:
     task: str
     shots: int
     demonstrations: str | None
+    #: The data set of the demonstrations; None: the task's own support.
+    support: str | None
     control: str | None
     #: The template of captions; None: the checkpoint's.
     template: str | None
@@ -79,10 +82,15 @@ class SettingOfTask:
         return (self.control or "").replace("_", " ")
 
     @property
+    def support_name(self) -> str:
+        """The data set of the demonstrations as tables name it; empty for the task's own support."""
+        return "" if self.support is None else f"support {self.support}"
+
+    @property
     def series(self) -> str:
-        """The curve that this setting belongs to; empty for random demonstrations without control and own template."""
+        """The curve that this setting belongs to; empty for random demonstrations without further changes."""
         names = [self.control_name, _SERIES_NAMES.get(self.demonstrations, str(self.demonstrations))]
-        names.append(self.template or "")
+        names += [self.support_name, self.template or ""]
         return ", ".join(name for name in names if name)
 
 
@@ -325,6 +333,7 @@ def setting_of(row: Row) -> SettingOfTask:
         task=row["task"],
         shots=row["shots"],
         demonstrations=row["demonstrations"],
+        support=row["support"],
         control=row["control"],
         template=row["template"],
         decoding=row["decoding"],

@@ -1,12 +1,13 @@
 """differences.json is read as it was written, and errors name the file, the row and the field."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from flamingo.difference_rows import read_differences, save_differences
 from flamingo.utils.errors import UserError
-from tests.helpers.differences import difference
+from tests.helpers.differences import difference, setting
 
 
 def test_differences_are_read_as_they_were_written(tmp_path):
@@ -17,10 +18,18 @@ def test_differences_are_read_as_they_were_written(tmp_path):
         difference(over_seeds=(-0.1, 0.3), degrees_of_freedom=3.2, level="draws of demonstrations"),
         difference(percentile=None, bca=None, p=None, adjusted_p=None, mark="undecided", n=20),
         difference(kind="baseline", variant="a", baseline="b"),
+        difference(kind="own_support", setting=replace(setting(), support="coco"), subtracted=setting()),
     ]
     save_differences(file, written, "t")
     assert read_differences(file) == written
-    assert [row.interval for row in written] == [(0.02, 0.21), (0.02, 0.21), (-0.1, 0.3), None, (0.02, 0.21)]
+    assert [row.interval for row in written] == [
+        (0.02, 0.21),
+        (0.02, 0.21),
+        (-0.1, 0.3),
+        None,
+        (0.02, 0.21),
+        (0.02, 0.21),
+    ]
 
 
 def test_differences_take_the_place_of_earlier_ones_of_the_task(tmp_path):

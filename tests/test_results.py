@@ -5,6 +5,7 @@ import json
 import pytest
 
 from flamingo.results import (
+    SETTING,
     History,
     append_predictions,
     read_history,
@@ -44,7 +45,7 @@ def test_a_broken_line_elsewhere_is_named(tmp_path, line):
 
 def test_scores_replace_earlier_ones_of_the_same_settings(tmp_path):
     def score(shots, metric, value):
-        own = dict(zip(("task", "shots", "demonstrations", "control", "template", "decoding", "seed"), setting(shots)))
+        own = dict(zip(SETTING, setting(shots), strict=True))
         return {**own, "metric": metric, "value": value, "ci95": [0.0, 1.0], "n": 3}
 
     file = tmp_path / "scores.json"
@@ -67,6 +68,8 @@ def test_scores_replace_earlier_ones_of_the_same_settings(tmp_path):
         ({"control": "shuffled_images"}, "shuffled images"),
         ({"control": "blind", "demonstrations": "rices"}, "blind, RICES"),
         ({"control": "upside_down"}, "upside down"),
+        ({"support": "coco"}, "support coco"),
+        ({"control": "blind", "demonstrations": "rices", "support": "coco"}, "blind, RICES, support coco"),
     ],
 )
 def test_series(tmp_path, setting, series):
@@ -83,6 +86,7 @@ def test_series(tmp_path, setting, series):
         ({"ci95": [0.4, None]}, "row 1.*'value' and 'ci95'"),
         ({"shots": 4.0}, "row 1.*'shots'.*4.0"),
         ({"control": 3}, "row 1.*'control'.*3"),
+        ({"support": 3}, "row 1.*'support'.*3"),
         ({"metric": "exact_match", "shots": 2}, "row 1.*exact_match.*seed 0"),
     ],
 )

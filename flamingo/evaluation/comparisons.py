@@ -1,6 +1,7 @@
 """Scores of the settings of a task -> their comparisons, and the rows of ``differences.json``.
 
 Each setting without control is compared with 0 shots, with the next smaller number of shots and with its own controls.
+One with the demonstrations of another data set is also compared with the same setting of the task's own support.
 Each few-shot curve also has its slope per doubling of the shots, and its ICL efficiency: the area between the curve and
 its 0-shot score, divided by the largest number of shots.
 """
@@ -15,6 +16,7 @@ from flamingo.difference_rows import (
     DRAWS,
     FEWER_SHOTS,
     ICL_EFFICIENCY,
+    OWN_SUPPORT,
     QUERIES_ALONE,
     SLOPE,
     ZERO_SHOT,
@@ -144,15 +146,22 @@ def _comparisons(columns: Columns) -> Iterator[Comparison]:
     for setting in columns:
         if setting.control is not None:
             continue
-        zero_shot = replace(setting, shots=0, demonstrations=None)
+        zero_shot = _zero_shot(setting)
         if zero_shot in columns and zero_shot != setting:
             yield _comparison(ZERO_SHOT, setting, zero_shot, columns)
         fewer = _fewer_shots(setting, columns)
         if fewer is not None:
             yield _comparison(FEWER_SHOTS, setting, fewer, columns)
+        own_support = replace(setting, support=None)
+        if own_support in columns and own_support != setting:
+            yield _comparison(OWN_SUPPORT, setting, own_support, columns)
         for control in columns:
             if control.control is not None and replace(control, control=None) == setting:
                 yield _comparison(CONTROL, setting, control, columns)
+
+
+def _zero_shot(setting: SettingOfTask) -> SettingOfTask:
+    return replace(setting, shots=0, demonstrations=None, support=None)
 
 
 def _fewer_shots(setting: SettingOfTask, columns: Columns) -> SettingOfTask | None:
@@ -190,7 +199,7 @@ def _seeds(settings: Sequence[SettingOfTask], columns: Columns) -> tuple[int, ..
 
 
 def _curves(columns: Columns) -> Iterator[Comparison]:
-    """Yields the figures of each few-shot curve: of each selection of demonstrations, template and decoding."""
+    """Yields the figures of each few-shot curve: one for each selection, support, template and decoding."""
     curves: dict[SettingOfTask, list[SettingOfTask]] = {}
     for setting in columns:
         if setting.control is None and setting.shots > 0:
@@ -198,10 +207,9 @@ def _curves(columns: Columns) -> Iterator[Comparison]:
     for curve in curves.values():
         curve.sort(key=lambda setting: setting.shots)
         shots = tuple(setting.shots for setting in curve)
-        last = curve[-1]
         if len(curve) > 1:
             yield _figure(SLOPE, curve, slope_weights(shots), columns)
-        zero_shot = replace(last, shots=0, demonstrations=None)
+        zero_shot = _zero_shot(curve[-1])
         if zero_shot in columns:
             yield _figure(ICL_EFFICIENCY, [zero_shot] + curve, efficiency_weights((0,) + shots), columns)
 

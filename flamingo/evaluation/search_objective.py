@@ -37,7 +37,7 @@ def check_objective(config: ObjectiveConfig, evaluations: Sequence[tuple[Task, E
     if not metrics:
         raise UserError(
             f"objective.shots={config.shots} is not among the shots that {config.task} is evaluated with, without "
-            "control and with random demonstrations"
+            "control and with random demonstrations of its own support"
         )
     available = set().union(*metrics)
     if config.metric not in available:
@@ -49,7 +49,7 @@ def check_objective(config: ObjectiveConfig, evaluations: Sequence[tuple[Task, E
 
 
 def _is_plain(setting: Setting | SettingOfTask) -> bool:
-    return setting.control is None and setting.demonstrations in (None, RANDOM)
+    return setting.control is None and setting.support is None and setting.demonstrations in (None, RANDOM)
 
 
 def _metrics(task: Task, evaluation: EvaluationConfig, setting: Setting) -> set[str]:

@@ -29,6 +29,7 @@ class Setting:
         control: A name of :data:`flamingo.evaluation.controls.CONTROLS`, or None.
         num_beams: The number of beams; 1: greedy decoding.
         seed: The seed of the demonstrations, their captions and their order, and of sampled tokens.
+        support: The data set of the demonstrations, a name of the task's other supports; None: the task's own support.
         template: The text of the template of captions; None: the checkpoint's.
         temperature: The temperature of sampled tokens; None: search for the most likely outputs.
         top_p: The total probability of the tokens that may be sampled.
@@ -42,6 +43,7 @@ class Setting:
     control: str | None = None
     num_beams: int = 1
     seed: int = 0
+    support: str | None = None
     template: str | None = None
     temperature: float | None = None
     top_p: float = 1.0
@@ -58,6 +60,8 @@ class Setting:
             raise UserError(f"{self}: random and retrieved demonstrations need shots, other settings have 0")
         if self.control is not None and self.change.needs_demonstrations and not self.with_images:
             raise UserError(f"{self}: the control needs demonstrations with images")
+        if self.support is not None and not self.with_images:
+            raise UserError(f"{self}: another support needs demonstrations with images")
 
     @property
     def with_images(self) -> bool:
@@ -100,6 +104,7 @@ class Setting:
         parts = [
             f"{self.shots} shots",
             self.demonstrations,
+            None if self.support is None else f"support {self.support}",
             self.control,
             self.template,
             self.decoding,
@@ -113,6 +118,7 @@ class Setting:
             "task": task.name,
             "shots": self.shots,
             "demonstrations": self.demonstrations,
+            "support": self.support,
             "control": self.control,
             "template": self.template,
             "decoding": self.decoding,
@@ -129,6 +135,7 @@ class Setting:
             control=row["control"],
             num_beams=num_beams,
             seed=row["seed"],
+            support=row["support"],
             template=row["template"],
             temperature=temperature,
             top_p=top_p,

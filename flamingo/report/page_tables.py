@@ -63,9 +63,10 @@ def _row(setting: SettingOfTask, scores: Mapping[str, Score], metrics: Sequence[
 
 
 def demonstrations_text(setting: SettingOfTask) -> str:
-    """Returns how demonstrations are chosen, and the template if it is not the checkpoint's."""
-    name = (setting.demonstrations or "none").replace("_", " ").replace("rices", "RICES")
-    return name if setting.template is None else f"{name}, {setting.template}"
+    """Returns how demonstrations are chosen and from which support, and a template that is not the checkpoint's."""
+    selection = (setting.demonstrations or "none").replace("_", " ").replace("rices", "RICES")
+    names = [selection, setting.support_name, setting.template or ""]
+    return ", ".join(name for name in names if name)
 
 
 def range_text(counts: Iterable[int]) -> str:

@@ -12,11 +12,11 @@ from flamingo.evaluation.metrics.resampling import mean
 from flamingo.utils.seed_spread import student
 
 
-def key(shots, demonstrations="random", control=None, decoding="greedy", seed=0):
-    return ("t", shots, demonstrations if shots or control else None, control, None, decoding, seed)
+def key(shots, demonstrations="random", control=None, decoding="greedy", seed=0, support=None):
+    return ("t", shots, demonstrations if shots or control else None, support, control, None, decoding, seed)
 
 
-TEXT_ONLY = ("t", 0, "text_only", None, None, "greedy", 0)
+TEXT_ONLY = ("t", 0, "text_only", None, None, None, "greedy", 0)
 
 
 def noisy(level, number=60, seed=0, noise=0.1):
@@ -34,7 +34,7 @@ def named(row):
 def test_settings_are_compared_with_fewer_shots_and_controls():
     keys = [key(0), TEXT_ONLY, key(8), key(2), key(4), key(4, "rices"), key(8, decoding="beam3")]
     keys += [key(8, control="blind"), key(4, "rices", "blind"), key(0, control="blind")]
-    keys[-1] = ("t", 0, None, "blind", None, "greedy", 0)
+    keys[-1] = ("t", 0, None, None, "blind", None, "greedy", 0)
     rows = setting_differences({k: noisy(0.5, seed=number) for number, k in enumerate(keys)}, "x")
     assert sorted(map(repr, map(named, rows))) == sorted(
         map(
@@ -61,6 +61,32 @@ def test_settings_are_compared_with_fewer_shots_and_controls():
     efficiency = next(row for row in rows if row.kind == "icl_efficiency")
     assert efficiency.shots == (0, 2, 4, 8)
     assert {row.metric for row in rows} == {"x"} and {row.setting.task for row in rows} == {"t"}
+
+
+def test_another_support_is_compared_with_the_own_one():
+    levels = {key(0): 0.1, key(2): 0.3, key(4): 0.4, key(2, support="other"): 0.2, key(4, support="other"): 0.25}
+    levels |= {key(4, "rices", support="other"): 0.2, key(4, control="blind", support="other"): 0.05}
+    rows = setting_differences({k: noisy(v, seed=number) for number, (k, v) in enumerate(levels.items())}, "x")
+    of_other = {}
+    for row in rows:
+        if row.setting.support == "other" and row.setting.demonstrations == "random":
+            of_other[row.kind, row.setting.shots] = row
+    values = {name: round(row.value, 6) for name, row in of_other.items()}
+    assert values == {
+        ("zero_shot", 2): 0.1,
+        ("own_support", 2): -0.1,
+        ("zero_shot", 4): 0.15,
+        ("fewer_shots", 4): 0.05,
+        ("own_support", 4): -0.15,
+        ("control", 4): 0.2,
+        ("slope", 4): 0.05,
+        # Gains 0, 0.1, 0.15: areas 0.1 and 0.25 over 4 shots.
+        ("icl_efficiency", 4): 0.0875,
+    }
+    own = of_other["own_support", 4]
+    assert own.subtracted == replace(own.setting, support=None) and own.shots == (4, 4)
+    # RICES has no setting with the own support. Rows of the own support are compared with no other one.
+    assert [row.setting.support for row in rows if row.kind == "own_support"] == ["other", "other"]
 
 
 def test_slope_and_icl_efficiency_by_hand():

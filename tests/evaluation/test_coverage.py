@@ -150,10 +150,10 @@ def test_planted_gains_have_the_marks_that_they_should():
     right = Counter()
     for _ in range(simulations):
         zero_shot = rng.random(queries)
-        scores = {("t", 0, None, None, None, "greedy", 0): mean(zero_shot.tolist())}
+        scores = {("t", 0, None, None, None, None, "greedy", 0): mean(zero_shot.tolist())}
         for number, (gain, error, _) in enumerate(planted):
             differences = gain + error * np.sqrt(queries) * rng.normal(size=queries)
-            key = ("t", 0, f"selection {number}", None, None, "greedy", 0)
+            key = ("t", 0, f"selection {number}", None, None, None, "greedy", 0)
             scores[key] = mean((zero_shot + differences).tolist())
         wrong = set()
         for row, (_, _, expected) in zip(setting_differences(scores, "x"), planted, strict=True):

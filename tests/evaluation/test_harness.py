@@ -43,7 +43,7 @@ def test_rows_of_predictions_hold_all_that_a_report_needs(run):
     task = FakeTask()
     for row in rows:
         assert list(row) == [
-            "task", "shots", "demonstrations", "control", "template", "decoding", "seed", "order", "query",
+            "task", "shots", "demonstrations", "support", "control", "template", "decoding", "seed", "order", "query",
             "demonstration_ids", "demonstration_answers", "prompt", "output", "references", "scores",
         ]  # fmt: skip
         assert row["references"] == list(task.queries()[int(row["query"][-1])].references)
@@ -82,6 +82,7 @@ def test_scores_are_those_of_the_predictions_without_duplicates(run):
         "task",
         "shots",
         "demonstrations",
+        "support",
         "control",
         "template",
         "decoding",
@@ -94,9 +95,9 @@ def test_scores_are_those_of_the_predictions_without_duplicates(run):
     assert all(list(row)[: len(names)] == names for row in rows)
     more = {row["metric"]: set(row) - set(names) for row in rows}
     assert more["CIDEr"] == {"references", "language", "document_frequency"} and more["length"] == set()
-    assert len({tuple(row[name] for name in names[:8]) for row in rows}) == len(rows)
+    assert len({tuple(row[name] for name in names[:9]) for row in rows}) == len(rows)
     predictions = read_prediction_rows(folder / "predictions.jsonl")
-    greedy = [p for p in predictions if setting_key(p) == ("fake/captions", 3, "random", None, None, "greedy", 0)]
+    greedy = [p for p in predictions if setting_key(p) == ("fake/captions", 3, "random", None, None, None, "greedy", 0)]
     found = {row["metric"]: row for row in rows if setting_key(row) == setting_key(greedy[0])}
     assert {"length", "CIDEr", "BLEU-1", "length_order_std", "CIDEr_order_std"} <= found.keys()
     lengths = [[len(p["output"]) for p in greedy if p["order"] == order] for order in (0, 1)]
@@ -112,7 +113,7 @@ def test_scores_are_those_of_the_predictions_without_duplicates(run):
 
 def test_differences_are_of_scores_by_the_headline_metric(run):
     folder, returned = run
-    scored = {setting_key(row)[1:6]: row["value"] for row in returned if row["metric"] == "CIDEr"}
+    scored = {setting_key(row)[1:7]: row["value"] for row in returned if row["metric"] == "CIDEr"}
     rows = read_differences(folder / "differences.json")
     compared = {(row.kind, row.setting.demonstrations, row.subtracted and row.subtracted.control) for row in rows}
     controls = {("control", "random", control) for control in CONTROLS}

@@ -20,6 +20,8 @@ from tests.evaluation.fake import SETTINGS, FakeTask
         ({"shots": -1, "demonstrations": "random"}, "^shots .*-1"),
         ({"shots": 0, "demonstrations": None, "control": "copied_caption"}, "^0 shots, copied_caption"),
         ({"shots": 0, "demonstrations": "text_only", "control": "shuffled_images"}, "text_only, shuffled_images"),
+        ({"shots": 0, "demonstrations": None, "support": "coco"}, "^0 shots, support coco"),
+        ({"shots": 0, "demonstrations": "text_only", "support": "coco"}, "text_only, support coco"),
         ({"shots": 4, "demonstrations": "random", "num_beams": 0}, "^num_beams .*0"),
         ({"shots": 0, "demonstrations": None, "num_beams": 2, "temperature": 1.0}, r"temperature1\.0.*num_beams=2"),
     ],
@@ -30,7 +32,7 @@ def test_what_does_not_go_together_is_refused(arguments, message):
 
 
 def test_a_row_tells_its_setting():
-    for setting in [*SETTINGS, Setting(8, "random", num_beams=3, seed=5)]:
+    for setting in [*SETTINGS, Setting(8, "random", num_beams=3, seed=5), Setting(2, "rices", support="coco")]:
         assert Setting.of_row(setting.row(FakeTask())) == setting
     assert Setting(8, "random", num_beams=3).row(FakeTask())["decoding"] == "beam3"
 

@@ -65,10 +65,11 @@ def test_the_objective_is_the_last_loss_or_the_named_score(tmp_path):
     lines = [json.dumps({"step": i, "loss": float(i), "gates": {}}) + "\n" for i in range(40)]
     (tmp_path / "history.jsonl").write_text("".join(lines))
     assert objective(tmp_path, ObjectiveConfig()) == 37.5
-    row = {"task": "a", "shots": 4, "demonstrations": "random", "template": None, "decoding": "greedy"}
-    row |= {"metric": "CIDEr", "n": 9}
+    row = {"task": "a", "shots": 4, "demonstrations": "random", "support": None, "template": None}
+    row |= {"decoding": "greedy", "metric": "CIDEr", "n": 9}
     rows = [row | {"control": c, "seed": s, "value": v, "ci95": None} for c, s, v in ((None, 0, 0.2), (None, 1, 0.4))]
     rows += [row | {"control": "blind", "seed": 0, "value": 9.0, "ci95": None}]
+    rows += [row | {"control": None, "support": "other", "seed": 0, "value": 9.0, "ci95": None}]
     (tmp_path / "scores.json").write_text(json.dumps(rows))
     assert objective(tmp_path, ObjectiveConfig("a", 4, "CIDEr")) == pytest.approx(0.3)
     with pytest.raises(UserError, match=r"scores\.json.*CIDEr.*8"):

@@ -5,7 +5,7 @@ from flamingo.results import SettingOfTask
 
 
 def setting(task="t", shots=4, control=None):
-    return SettingOfTask(task, shots, "random" if shots else None, control, None, "greedy")
+    return SettingOfTask(task, shots, "random" if shots else None, None, control, None, "greedy")
 
 
 def difference(task="t", **changes):

@@ -23,8 +23,8 @@ TASKS = {
 
 
 def row(task="synthetic_captions", shots=4, demonstrations="random", control=None, decoding="greedy", seed=0, **rest):
-    fields = {"task": task, "shots": shots, "demonstrations": demonstrations, "control": control, "template": None}
-    return fields | {"decoding": decoding, "seed": seed} | rest
+    fields = {"task": task, "shots": shots, "demonstrations": demonstrations, "support": None, "control": control}
+    return fields | {"template": None} | {"decoding": decoding, "seed": seed} | rest
 
 
 def score(metric="exact_match", value=0.5, ci95=(0.4, 0.6), n=200, **setting):

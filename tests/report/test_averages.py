@@ -33,8 +33,8 @@ def test_a_mean_has_no_interval_where_a_seed_has_none(tmp_path):
 
 def test_settings_that_differ_in_more_than_the_seed_stay_apart(tmp_path):
     changes = [{"task": "flickr8k"}, {"shots": 2}, {"demonstrations": "rices"}, {"control": "blind"}]
-    changes += [{"decoding": "beam3"}, {"metric": "CIDEr"}]
-    assert len(mean_over_seeds(scores(tmp_path, fake.score(), *(fake.score(**change) for change in changes)))) == 7
+    changes += [{"decoding": "beam3"}, {"metric": "CIDEr"}, {"support": "coco"}]
+    assert len(mean_over_seeds(scores(tmp_path, fake.score(), *(fake.score(**change) for change in changes)))) == 8
 
 
 def test_plain_settings_come_before_controls_each_by_shots(tmp_path):

@@ -1,12 +1,14 @@
 """Tables of differences: what is compared, the interval, and notes for the reader."""
 
+from dataclasses import replace
+
 from flamingo.report.difference_table import by_task, difference_table, note, page_tables, table_title
 from flamingo.results import SettingOfTask
 from tests.helpers.differences import difference, setting
 
 
 def test_a_row_names_what_is_compared_with_interval_and_mark():
-    rices = SettingOfTask("t", 8, "rices", None, None, "beam3")
+    rices = SettingOfTask("t", 8, "rices", None, None, None, "beam3")
     rows = [
         difference(),
         difference(
@@ -19,6 +21,7 @@ def test_a_row_names_what_is_compared_with_interval_and_mark():
         ),
         difference(kind="slope", setting=rices, subtracted=None, shots=(1, 4, 8), mark=None, adjusted_p=None),
         difference(kind="icl_efficiency", subtracted=None, shots=(0, 4), mark=None, adjusted_p=None, bca=None),
+        difference(kind="own_support", setting=replace(setting(), support="coco"), subtracted=setting()),
         difference(kind="baseline", variant="prefix", baseline="cross", seeds=(0,), adjusted_p=1e-9),
     ]
     cells = [line.split("  ") for line in difference_table(rows).splitlines()]
@@ -35,6 +38,10 @@ def test_a_row_names_what_is_compared_with_interval_and_mark():
             *("+0.100", "0.020 to 0.210", "-", "-", "queries alone", "50", "0, 1"),
         ],
         ["ICL efficiency, 0 to 4 shots", "+0.100", "-", "-", "-", "queries alone", "50", "0, 1"],
+        [
+            f"4 shots, support coco {minus} 4 shots",
+            *("+0.100", "0.020 to 0.210", "0.020", "real", "queries alone", "50", "0, 1"),
+        ],
         [
             f"prefix {minus} cross at 4 shots",
             *("+0.100", "0.020 to 0.210", "< 0.001", "real", "queries alone", "50", "0"),
