@@ -18,6 +18,8 @@ from flamingo.utils.reading import read_json
 
 #: The rates at which outputs, and references of the queries, equal demonstrations.
 COPY_RATE, REFERENCE_RATE = "copy_rate", "reference_rate"
+#: The parts of both rates: equal tokens, and a ROUGE-L of at least 0.9.
+EXACT, ROUGE_L = "exact", "ROUGE-L"
 #: Gated cross-attention at the last token of the prompt.
 GATED_ENTROPY, GATED_NORM = "gated_entropy", "gated_norm"
 #: Shares of the self-attention of the last token of the prompt.

@@ -66,7 +66,7 @@ def _in_file_names(task: Task) -> str:
 
 def _run_files(task: Task) -> RunFiles:
     return RunFiles(
-        results=("predictions.jsonl", "scores.json", "differences.json", "pictures"),
+        results=("predictions.jsonl", "scores.json", "differences.json", "in_context.json", "pictures"),
         saved=("predictions.jsonl", "scores.json"),
         descriptions=("evaluate-*.yaml", "images-*.json"),
         may_change=_MAY_CHANGE,

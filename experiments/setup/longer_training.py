@@ -19,6 +19,7 @@ _MOVED = (
     "images-*.json",
     "scores.json",
     "differences.json",
+    "in_context.json",
     "predictions.jsonl",
     "pictures",
     "report.html",

@@ -21,7 +21,7 @@ from flamingo.utils.run_folder import STATES, WRITING, Run, RunFiles
 
 _TRAINED = ("state", "history.jsonl", "checkpoint", "wandb", "tensorboard", "skipped.json")
 #: Results of the evaluations that follow, which belong to the same weights.
-_EVALUATED = ("scores.json", "differences.json", "predictions.jsonl", "pictures")
+_EVALUATED = ("scores.json", "differences.json", "in_context.json", "predictions.jsonl", "pictures")
 #: The files of a training in its folder.
 FILES = RunFiles(
     results=_TRAINED + _EVALUATED,

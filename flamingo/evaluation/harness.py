@@ -1,4 +1,4 @@
-"""Evaluates an engine on a task: settings -> predictions, scores, differences of scores, and some pictures."""
+"""Evaluates an engine on a task: settings -> predictions, scores, differences, copy rates, and some pictures."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,12 +13,13 @@ from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.document import Document
 from flamingo.evaluation import EvaluationConfig
 from flamingo.evaluation.control_clock import ControlClock
+from flamingo.evaluation.copying import save_copy_rates
 from flamingo.evaluation.demonstrations import prompt_examples
 from flamingo.evaluation.preflight import check_settings
 from flamingo.evaluation.prompts import build_prompt, render_prompt
 from flamingo.evaluation.protocol import Example, Task
 from flamingo.evaluation.resuming import load_complete_settings
-from flamingo.evaluation.saved_differences import save_task_differences
+from flamingo.evaluation.saved_differences import earlier_rows, save_task_differences
 from flamingo.evaluation.saved_pictures import save_pictures
 from flamingo.evaluation.scores import computable, score_rows, setting_statistics
 from flamingo.evaluation.settings import Setting
@@ -99,7 +100,9 @@ def evaluate(
     rows_of_scores = score_rows(statistics)
     if state.is_main_process:
         save_scores(output / "scores.json", rows_of_scores)
-        save_task_differences(output, task, queries, statistics)
+        earlier = earlier_rows(predictions_file, task, queries, statistics)
+        save_task_differences(output / "differences.json", task, earlier, statistics)
+        save_copy_rates(output / "in_context.json", task, earlier + all_rows)
     wait_for_processes()
     return rows_of_scores
 

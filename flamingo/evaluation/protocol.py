@@ -51,6 +51,9 @@ class Task(Protocol):
     max_new_tokens: int
     #: Whether 0 shots can be run with two demonstrations without their images (Flamingo, section 3.1).
     text_only: bool
+    #: Whether copy rates are measured: how often outputs equal the text of a demonstration. Not for binding, where the
+    #: right output is such a text.
+    measures_copying: bool
     #: Metrics of all outputs together: names of :data:`flamingo.evaluation.metrics.METRICS`.
     corpus_metrics: tuple[str, ...]
     #: The code of the captions' language, such as ``en``. It determines the tokens of corpus metrics.

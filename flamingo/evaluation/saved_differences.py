@@ -1,4 +1,4 @@
-"""Writes the comparisons of a task's settings into ``differences.json``, including settings of earlier evaluations."""
+"""Writes the comparisons of a task's settings into ``differences.json``, with the rows of earlier evaluations."""
 
 import logging
 from collections.abc import Sequence
@@ -15,16 +15,13 @@ from flamingo.results import Row, read_prediction_rows, setting_key
 log = logging.getLogger(__name__)
 
 
-def save_task_differences(output: Path, task: Task, queries: Sequence[Example], statistics: SettingStatistics) -> None:
+def save_task_differences(file: Path, task: Task, earlier: Sequence[Row], statistics: SettingStatistics) -> None:
     """Compares the settings by the task's headline metric, and writes ``differences.json``.
 
-    The settings are those of this evaluation and all others in ``predictions.jsonl``. A setting with other queries
-    cannot be compared: it is left out and logged.
-
     Args:
-        output: The folder of the result files.
+        file: The file.
         task: The task.
-        queries: The queries of this evaluation.
+        earlier: The predictions in all other settings: see :func:`earlier_rows`.
         statistics: The scores of this evaluation.
     """
     metrics: list[str] = []
@@ -33,18 +30,26 @@ def save_task_differences(output: Path, task: Task, queries: Sequence[Example], 
     if not metrics:
         return
     [metric, *_] = headlines(metrics)
-    earlier = _earlier_rows(output / "predictions.jsonl", task, queries, statistics)
     corpus_metrics = [metric] if metric in task.corpus_metrics else []
     all_statistics = setting_statistics(earlier, corpus_metrics, task.language) | statistics
     scores = {}
     for setting, orders in all_statistics.items():
         if metric in orders[0]:
             scores[setting] = orders[0][metric]
-    save_differences(output / "differences.json", setting_differences(scores, metric), task.name)
+    save_differences(file, setting_differences(scores, metric), task.name)
 
 
-def _earlier_rows(file: Path, task: Task, queries: Sequence[Example], statistics: SettingStatistics) -> list[Row]:
-    """Returns the predictions of order 0 in other settings of the task with the same queries."""
+def earlier_rows(file: Path, task: Task, queries: Sequence[Example], statistics: SettingStatistics) -> list[Row]:
+    """Returns the predictions of order 0 in other settings of the task with the same queries.
+
+    A setting with other queries cannot be compared: it is left out and logged.
+
+    Args:
+        file: ``predictions.jsonl``.
+        task: The task.
+        queries: The queries of this evaluation.
+        statistics: The scores of this evaluation.
+    """
     rows_of: dict[tuple[Any, ...], list[Row]] = {}
     for row in read_prediction_rows(file):
         setting = setting_key(row)

@@ -40,6 +40,7 @@ class SyntheticTask(ABC):
 
     num_queries: int
     text_only: ClassVar[bool] = True
+    measures_copying: ClassVar[bool] = True
     corpus_metrics: ClassVar[tuple[str, ...]] = ()
     language: ClassVar[str] = "en"
 
@@ -118,6 +119,7 @@ class SyntheticBinding(SyntheticTask):
     num_ways: int = 2
     max_new_tokens: ClassVar[int] = 12
     text_only: ClassVar[bool] = False
+    measures_copying: ClassVar[bool] = False
 
     @classmethod
     def from_config(cls, config: SyntheticTaskConfig, open_images: bool = True) -> "SyntheticBinding":

@@ -31,6 +31,7 @@ class FakeTask:
     name = "fake/captions"
     max_new_tokens = 4
     text_only = True
+    measures_copying = True
 
     def __init__(self, groups: int = 1, corpus_metrics: tuple[str, ...] = ("CIDEr", "BLEU-1"), queries: int = 6):
         self.corpus_metrics = corpus_metrics

@@ -23,6 +23,7 @@ class FirstWords:
     name = "first_words"
     max_new_tokens = 2
     text_only = False
+    measures_copying = True
     corpus_metrics = ()
     language = "en"
 

@@ -58,6 +58,7 @@ def test_the_shorter_run_and_its_scores_remain_evaluable(longer, tmp_path):
         "history.jsonl",
         "scores.json",
         "differences.json",
+        "in_context.json",
         "predictions.jsonl",
         "evaluate-synthetic_captions.yaml",
     }

@@ -80,14 +80,38 @@ def bootstrap(statistic: Statistic, resamples: int = 1000, seed: int = 0) -> tup
         resamples: The number of resamples.
         seed: The seed of the resampling.
     """
-    queries = len(statistic.parts)
+    return _percentiles(statistic, _resampled_sums(statistic.parts, resamples, seed))
+
+
+def bootstrap_each(statistics: Sequence[Statistic], resamples: int = 1000, seed: int = 0) -> list[tuple[float, float]]:
+    """Returns the interval of each of several scores of the same queries, as :func:`bootstrap` does.
+
+    The scores share their resamples, which takes less time.
+    """
+    if not statistics:
+        return []
+    sizes = [statistic.parts.shape[1] for statistic in statistics]
+    parts = np.hstack([statistic.parts for statistic in statistics])
+    sums = np.split(_resampled_sums(parts, resamples, seed), np.cumsum(sizes)[:-1], axis=-1)
+    return [_percentiles(statistic, own_sums) for statistic, own_sums in zip(statistics, sums, strict=True)]
+
+
+def _resampled_sums(
+    parts: Float[np.ndarray, "queries parts"], resamples: int, seed: int
+) -> Float[np.ndarray, "resamples parts"]:
+    queries = len(parts)
     rng = np.random.default_rng(seed)
     sums = []
     for _ in range(resamples):  # one at a time keeps the memory small
         resample = rng.integers(queries, size=queries)
         counts = np.bincount(resample, minlength=queries)
-        sums.append(counts @ statistic.parts)
+        sums.append(counts @ parts)
+    return np.stack(sums)
+
+
+def _percentiles(statistic: Statistic, sums: Float[np.ndarray, "resamples parts"]) -> tuple[float, float]:
+    """Returns the ends of the 95% interval. Resamples without a value are ignored."""
     with np.errstate(invalid="ignore"):
-        values = statistic.of_sums(np.stack(sums))
+        values = statistic.of_sums(sums)
         low, high = np.nanquantile(values, [0.025, 0.975])
     return float(low), float(high)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Int
@@ -68,6 +69,7 @@ class Captioning:
     #: Id of a query -> the positions in the pool of its duplicates, which are never shown.
     duplicates: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
+    measures_copying: ClassVar[bool] = True
     max_new_tokens: int = 30
     #: The action for captions of the pool that are too long: see :func:`flamingo.data.fitting.fitting`.
     too_long: str = "cut"

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flamingo.evaluation.metrics.resampling import bootstrap, mean, spread
+from flamingo.evaluation.metrics.resampling import bootstrap, bootstrap_each, mean, spread
 
 
 def test_the_interval_of_a_coin_is_that_of_the_binomial():
@@ -30,3 +30,13 @@ def test_the_spread_of_several_scores():
     constant = spread([mean([1.0] * 5), mean([4.0] * 5)])
     assert bootstrap(constant) == pytest.approx((4.5**0.5, 4.5**0.5))
     assert spread([replace(score, about={"references": [1, 1]}) for score in scores]).about == {"references": [1, 1]}
+
+
+def test_scores_that_share_their_resamples_have_the_same_intervals():
+    rng = np.random.default_rng(0)
+    first = mean([None if query % 7 == 0 else float(query % 3 == 0) for query in range(60)])
+    second = spread([mean(rng.random(60).tolist()), mean(rng.random(60).tolist())])
+    third = mean([1.0] * 60)
+    for interval, statistic in zip(bootstrap_each([first, second, third]), (first, second, third), strict=True):
+        assert interval == pytest.approx(bootstrap(statistic), abs=1e-12)
+    assert bootstrap_each([]) == []
