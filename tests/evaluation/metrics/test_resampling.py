@@ -32,7 +32,7 @@ def test_the_spread_of_several_scores():
     assert spread([replace(score, about={"references": [1, 1]}) for score in scores]).about == {"references": [1, 1]}
 
 
-def test_scores_that_share_their_resamples_have_the_same_intervals():
+def test_scores_that_share_resamples_have_the_same_intervals():
     rng = np.random.default_rng(0)
     first = mean([None if query % 7 == 0 else float(query % 3 == 0) for query in range(60)])
     second = spread([mean(rng.random(60).tolist()), mean(rng.random(60).tolist())])
