@@ -24,6 +24,11 @@ EXACT, ROUGE_L = "exact", "ROUGE-L"
 GATED_ENTROPY, GATED_NORM = "gated_entropy", "gated_norm"
 #: Shares of the self-attention of the last token of the prompt.
 SELF_ATTENTION = "self_attention"
+#: Its parts: the first token of the prompt, and the other tokens of demonstrations and query. Images are the positions
+#: of their markers or visual tokens.
+FIRST_TOKEN = "first_token"
+DEMONSTRATION_TEXT, DEMONSTRATION_IMAGE = "demonstration_text", "demonstration_image"
+QUERY_TEXT, QUERY_IMAGE = "query_text", "query_image"
 MEASURES = (COPY_RATE, REFERENCE_RATE, GATED_ENTROPY, GATED_NORM, SELF_ATTENTION)
 
 

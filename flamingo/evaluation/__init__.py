@@ -48,6 +48,8 @@ class EvaluationConfig:
     batch_size: int = 32
     #: The number of queries whose images and demonstrations are saved for the report.
     pictures: int = 12
+    #: The number of queries at whose prompts' last tokens attention is measured; 0: none.
+    attention_queries: int = 32
 
     def __post_init__(self) -> None:
         for name in self.demonstrations:
@@ -68,6 +70,7 @@ class EvaluationConfig:
         whole("num_orders", self.num_orders, least=1)
         whole("batch_size", self.batch_size, least=1)
         whole("pictures", self.pictures, least=0)
+        whole("attention_queries", self.attention_queries, least=0)
         if self.limit is not None:
             whole("limit", self.limit, least=1)
 

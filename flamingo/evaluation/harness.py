@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.document import Document
 from flamingo.evaluation import EvaluationConfig
+from flamingo.evaluation.attention_measures import save_attention_measures
 from flamingo.evaluation.control_clock import ControlClock
 from flamingo.evaluation.copying import save_copy_rates
 from flamingo.evaluation.demonstrations import prompt_examples
@@ -59,7 +60,8 @@ def evaluate(
         task: The task.
         settings: See :func:`flamingo.evaluation.settings.make_settings`.
         output: The folder of the result files.
-        config: ``limit``, ``num_orders``, ``pictures``, and the limits of new tokens are used here.
+        config: ``limit``, ``num_orders``, ``pictures``, ``attention_queries`` and the limits of new tokens are used
+            here.
         on_progress: Called with the number of this process's predictions so far, and their total.
         on_save: Called when the predictions of a setting are saved.
         template: The checkpoint's template of captions, for settings without one; None: the default template.
@@ -103,6 +105,7 @@ def evaluate(
         earlier = earlier_rows(predictions_file, task, queries, statistics)
         save_task_differences(output / "differences.json", task, earlier, statistics)
         save_copy_rates(output / "in_context.json", task, earlier + all_rows)
+        save_attention_measures(engine, task, settings, queries, output, config, template)
     wait_for_processes()
     return rows_of_scores
 

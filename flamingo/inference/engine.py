@@ -1,7 +1,7 @@
-"""Engine: the protocol that the evaluation needs of a model."""
+"""Engine: the protocol that the evaluation needs of a model, and that of a model whose attention it can measure."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from flamingo.data.document import Document
 from flamingo.model.sampling import Sampling
@@ -34,5 +34,38 @@ class Engine(Protocol):
 
         Raises:
             UserError: For a broken image, and for a prompt that leaves no room for ``max_new_tokens``.
+        """
+        ...
+
+
+class AttentionKey(NamedTuple):
+    """What a measure of attention is of."""
+
+    #: ``GATED_ENTROPY``, ``GATED_NORM`` or ``SELF_ATTENTION`` of :mod:`flamingo.measure_rows`.
+    name: str
+    #: The index of the layer of the language model.
+    layer: int
+    #: The part of the prompt that is attended to; None: the measure has no parts.
+    part: str | None = None
+    #: The distance of the part's demonstration from the query; None: not of a demonstration.
+    distance: int | None = None
+
+
+AttentionMeasures = dict[AttentionKey, float]
+"""The measures of the attention of the last token of a prompt. Shares of self-attention sum to 1 in each layer."""
+
+
+@runtime_checkable
+class InspectingEngine(Engine, Protocol):
+    """An engine that also measures attention."""
+
+    def attention(self, prompts: Sequence[Document]) -> list[AttentionMeasures]:
+        """Returns the measures of the attention of the last token of each prompt.
+
+        Args:
+            prompts: Documents whose last chunks are the queries, and whose other chunks are demonstrations.
+
+        Raises:
+            UserError: For a broken image, and for a prompt with too many tokens.
         """
         ...

@@ -13,11 +13,14 @@ from torch.nn.utils.rnn import pad_sequence
 from flamingo.data.collate import EncodedExample, collate
 from flamingo.data.document import Document, Image
 from flamingo.data.processor import FlamingoProcessor
+from flamingo.inference.engine import AttentionMeasures
 from flamingo.inference.features import FeatureStore
+from flamingo.inference.prompt_measures import Part, chunk_of_tokens, measures_of_prompt, parts_of_tokens
 from flamingo.inference.visual_token_cache import ImageKey, VisualTokenCache, image_key
 from flamingo.model.beam_search import decode, search
 from flamingo.model.cache import PromptCache
 from flamingo.model.modeling import FlamingoForConditionalGeneration
+from flamingo.model.prompt_attention import prompt_attention
 from flamingo.model.sampling import Sampling
 from flamingo.utils.checks import whole
 from flamingo.utils.devices import products_in, to_device
@@ -113,6 +116,29 @@ class FlamingoEngine:
                 if on_progress is not None:
                     on_progress(len(batch))
         return [texts[number] for number in range(len(prompts))]
+
+    def attention(self, prompts: Sequence[Document]) -> list[AttentionMeasures]:
+        """Returns the measures of the attention of the last token of each prompt.
+
+        See :meth:`flamingo.inference.engine.InspectingEngine.attention`.
+        """
+        max_length = self.processor.tokenizer.model_max_length
+        measures: list[AttentionMeasures] = []
+        with products_in(self.model.language_model.dtype, self.model.device):
+            for start in range(0, len(prompts), self.batch_size):
+                batch = prompts[start : start + self.batch_size]
+                rows = [self._encode(prompt, max_length, blind=False) for prompt in batch]
+                attention = prompt_attention(self.model, self._inputs(rows, 0))
+                for number, (prompt, row) in enumerate(zip(batch, rows, strict=True)):
+                    measures.append(measures_of_prompt(attention, number, self._parts(prompt, row)))
+        return measures
+
+    def _parts(self, prompt: Document, row: _Prompt) -> list[Part]:
+        """Returns the part of each token of a prompt."""
+        end = self.processor.end_of_chunk_token_id
+        chunks = chunk_of_tokens(prompt, row.input_ids, row.image_index, end)
+        is_image = row.input_ids == self.processor.image_token_id
+        return parts_of_tokens(chunks, is_image.tolist())
 
     def _encode(self, prompt: Document, max_length: int, blind: bool) -> _Prompt:
         example = self.processor.encode(prompt, prompt=True, pixels=False, max_length=max_length)

@@ -13,6 +13,7 @@ import torch
 from einops import einsum, rearrange, reduce, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from flamingo.model.attention import Attention, attention_weights
@@ -93,14 +94,14 @@ class Inspection:
 def inspect(model: FlamingoForConditionalGeneration, **inputs: Any) -> Inspection:
     """Returns the inspection of ``model(**inputs)``. The outputs are bit for bit those without inspection."""
     attention_modules = [module for module in model.connector.modules() if isinstance(module, Attention)]
-    blocks = _gated_blocks(model)
+    blocks = gated_blocks(model)
     block_calls: list[Call] = []
     attention_calls: list[Call] = []
     connector_calls: list[Call] = []
     with (
-        _recorded(blocks.values(), block_calls),
-        _recorded(attention_modules, attention_calls),
-        _recorded([model.connector], connector_calls),
+        recorded(blocks.values(), block_calls),
+        recorded(attention_modules, attention_calls),
+        recorded([model.connector], connector_calls),
     ):
         outputs = model(**inputs)
     visual_tokens = inputs.get("visual_tokens")
@@ -118,21 +119,21 @@ def inspect(model: FlamingoForConditionalGeneration, **inputs: Any) -> Inspectio
     if num_patches is not None and isinstance(model.connector, MLPProjector):
         patch_shares = model.connector.patch_shares(num_patches)
     image_attention = {}
-    for index, call in zip(blocks, block_calls, strict=True):
-        image_attention[int(index)] = _cross_attention(*call)
+    for index, (block, args, _) in zip(blocks, block_calls, strict=True):
+        image_attention[int(index)] = cross_attention(block, args)
     if isinstance(model.fusion, PrefixFusion) and visual_tokens is not None:
         image_attention = _attention_to_prefix(model, inputs, visual_tokens)
     gates = model.fusion.gates() if isinstance(model.fusion, CrossAttentionFusion) else {}
     return Inspection(outputs, visual_tokens, connector_attention, num_patches, image_attention, gates, patch_shares)
 
 
-def _gated_blocks(model: FlamingoForConditionalGeneration) -> dict[str, nn.Module]:
+def gated_blocks(model: FlamingoForConditionalGeneration) -> dict[str, Any]:
     """Returns index of a layer -> its gated block; empty for another fusion than gated cross-attention."""
     return dict(model.fusion.blocks.items()) if isinstance(model.fusion, CrossAttentionFusion) else {}
 
 
 @contextmanager
-def _recorded(modules: Iterable[nn.Module], calls: list[Call]) -> Iterator[None]:
+def recorded(modules: Iterable[nn.Module], calls: list[Call]) -> Iterator[None]:
     """Appends the forward calls of these modules in the block to ``calls``."""
 
     def record(module: nn.Module, args: tuple, output: Tensor) -> None:
@@ -157,7 +158,8 @@ def _connector_attention(attention: Attention, args: tuple, num_patches: int) ->
 
 
 @torch.no_grad()
-def _cross_attention(block: GatedCrossAttentionBlock, args: tuple, output: Tensor) -> Float[Tensor, "bn k t m r"]:
+def cross_attention(block: GatedCrossAttentionBlock, args: tuple) -> Float[Tensor, "bn k t m r"]:
+    """Returns the weights over visual tokens, given the arguments of a gated block."""
     hidden, keys, _, image_index, _ = args
     b, m, _, r, _ = keys.shape
     queries = block.attention.queries(block.norm(hidden.to(block.norm.weight.dtype)))
@@ -173,13 +175,8 @@ def _attention_to_prefix(
     model: FlamingoForConditionalGeneration, inputs: dict[str, Any], visual_tokens: Float[Tensor, "b m r width"]
 ) -> dict[int, Float[Tensor, "bn k t m r"]]:
     """Returns each layer's attention to the positions of visual tokens, by a second pass without fused attention."""
-    language_model = model.language_model
-    implementation = language_model.config._attn_implementation
-    language_model.set_attn_implementation("eager")
-    try:
+    with eager_attention(model.language_model):
         attentions = model(**inputs, output_attentions=True).attentions
-    finally:
-        language_model.set_attn_implementation(implementation)
     m, r = visual_tokens.shape[1:3]
     index = index_of_markers(inputs["input_ids"], model.config.image_token_id, r)
     is_seen = (index >= 0) & (inputs["image_index"] >= 0)
@@ -191,6 +188,20 @@ def _attention_to_prefix(
         by_place.scatter_add_(-1, repeat(place, "bn s -> bn k t s", k=k, t=t), weights)
         image_attention[layer] = rearrange(by_place[..., :-1], "bn k t (m r) -> bn k t m r", r=r)
     return image_attention
+
+
+@contextmanager
+def eager_attention(language_model: PreTrainedModel) -> Iterator[None]:
+    """Lets the language model compute attention without fused kernels in the block, so that it has weights."""
+    implementation = language_model.config._attn_implementation
+    if implementation == "eager" or not language_model._can_set_attn_implementation():
+        yield
+        return
+    language_model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        language_model.set_attn_implementation(implementation)
 
 
 def _per_image(values: Float[Tensor, "images ..."], seen: Bool[Tensor, "b m"]) -> Float[Tensor, "b m ..."]:
@@ -251,7 +262,7 @@ def without_layers(model: FlamingoForConditionalGeneration, layers: Collection[i
     Raises:
         ValueError: For a layer of the language model without a gated block.
     """
-    blocks = _gated_blocks(model)
+    blocks = gated_blocks(model)
     with ExitStack() as hooks:
         for layer in layers:
             if str(layer) not in blocks:

@@ -57,6 +57,13 @@ class FakeTask:
         return scores
 
 
+class TextEngine:
+    """Answers "x" without a model, and measures no attention."""
+
+    def generate(self, prompts, *args, **kwargs):
+        return ["x"] * len(prompts)
+
+
 #: One of each kind.
 SETTINGS = [
     Setting(0, None),
@@ -74,11 +81,11 @@ SETTINGS = [
 TWO_PROCESSES = [SETTINGS[0], SETTINGS[2], Setting(0, None, seed=1, temperature=1.5, top_p=0.95)]
 
 
-def model_and_processor(backbones: Path, **config: Any):
-    """Returns a model of these parts on GPT-2, and its processor."""
+def model_and_processor(backbones: Path, language: str = "gpt2", **config: Any):
+    """Returns a model of these parts, and its processor."""
     torch.manual_seed(0)
-    processor = FlamingoProcessor.from_vision_text_pretrained(backbones / "clip_vision_model", backbones / "gpt2")
-    model = tiny.flamingo(backbones, language="gpt2", **config)
+    processor = FlamingoProcessor.from_vision_text_pretrained(backbones / "clip_vision_model", backbones / language)
+    model = tiny.flamingo(backbones, language=language, **config)
     processor.tokens_per_image = model.tokens_per_image(tiny.IMAGE_SIZE, tiny.IMAGE_SIZE)
     return model, processor
 

@@ -17,7 +17,8 @@ from flamingo.evaluation.harness import evaluate, score_predictions
 from flamingo.evaluation.scores import scores
 from flamingo.evaluation.settings import Setting
 from flamingo.inference.flamingo_engine import FlamingoEngine
-from flamingo.results import read_prediction_rows, setting_key
+from flamingo.measure_rows import GATED_NORM, read_measures
+from flamingo.results import read_prediction_rows, setting_key, setting_of
 from flamingo.utils.errors import UserError
 from flamingo.utils.names import picture_path
 from tests.evaluation.fake import SETTINGS, TWO_PROCESSES, FakeTask, example, model_and_processor
@@ -149,6 +150,13 @@ def test_scoring_again_needs_no_model_and_sees_a_changed_task(run):
     changed = [row | {"demonstration_answers": own} for row, own in zip(predictions[-6:], answers)]
     with pytest.raises(UserError, match=r"fake/captions.*demonstration_answers.*'query/0'.*another answer"):
         score_predictions(FakeTask(), changed)
+
+
+def test_attention_is_measured_in_the_settings_without_control(run):
+    measures = read_measures(run[0] / "in_context.json")
+    norms = [measure for measure in measures if measure.name == GATED_NORM and measure.layer == 3]
+    plain = [setting_of(setting.row(FakeTask())) for setting in SETTINGS[:4]]
+    assert [measure.setting for measure in norms] == plain and {measure.n for measure in norms} == {6}
 
 
 def test_images_of_queries_and_demonstrations_are_saved_as_given(run):
@@ -332,6 +340,11 @@ def test_two_processes_make_the_same_files_as_one(parts, backbones, tmp_path):
     )
     for name in ("predictions.jsonl", "scores.json"):
         assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
+    measures = [read_measures(tmp_path / name / "in_context.json") for name in ("two", "one")]
+    for two, one in zip(*measures, strict=True):
+        # Batches of other sizes round differently.
+        assert replace(two, value=0.0, ci95=None) == replace(one, value=0.0, ci95=None)
+        assert two.value == pytest.approx(one.value, rel=1e-3, abs=1e-5)
     assert len(read_prediction_rows(tmp_path / "two" / "predictions.jsonl")) == 24
     # Each process did half of the 24, of which the first shows its progress.
     assert "12/12 [" in done.stderr and "/24 [" not in done.stderr
