@@ -9,6 +9,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from matplotlib.figure import Figure
 
 from flamingo.difference_rows import read_differences
+from flamingo.measure_rows import read_measures
+from flamingo.report.attention_measures_plot import attention_measures_figure
 from flamingo.report.averages import in_order, main_decoding, mean_over_seeds
 from flamingo.report.cards import cards, setting_name
 from flamingo.report.curves import few_shot_figure, headline_metrics, metric_name
@@ -28,7 +30,7 @@ def write_report(run: Path, title: str | None = None) -> list[Path]:
     """Writes ``few_shot.png`` and ``report.html`` into the folder of a run, from its result files.
 
     ``scores.json`` and ``predictions.jsonl`` are required. The page names what it leaves out if ``history.jsonl``,
-    ``config.yaml`` or ``pictures/`` are missing.
+    ``in_context.json``, ``config.yaml`` or ``pictures/`` are missing.
 
     Returns:
         The paths of both files.
@@ -50,6 +52,11 @@ def write_report(run: Path, title: str | None = None) -> list[Path]:
     differences_file = run / "differences.json"
     if differences_file.is_file():
         differences = read_differences(differences_file)
+    measures = []
+    measures_file = run / "in_context.json"
+    if measures_file.is_file():
+        measures = read_measures(measures_file)
+    attention = attention_measures_figure(measures)
     few_shot = few_shot_figure(scores)
     tasks = list(dict.fromkeys(score.setting.task for score in scores))
     page = template("report.html").render(
@@ -61,6 +68,7 @@ def write_report(run: Path, title: str | None = None) -> list[Path]:
         difference_columns=COLUMNS,
         differences=page_tables(differences) if differences is not None else None,
         cards=cards(predictions, run / "pictures"),
+        attention=as_pictures(attention) if attention is not None else None,
         training=as_pictures(training_figure(history)) if history else None,
         training_facts=_training_facts(history[-1]) if history else [],
         config=config,

@@ -8,11 +8,13 @@ from html.parser import HTMLParser
 import pytest
 
 from flamingo.difference_rows import save_differences
+from flamingo.measure_rows import save_measures
 from flamingo.report.page import write_report
 from flamingo.report.page_tables import seeds_text
 from flamingo.utils.errors import UserError
 from flamingo.utils.names import picture_path
 from tests.helpers.differences import difference
+from tests.helpers.measures import measure
 from tests.report import fake
 
 VOID = {"meta", "img", "source", "link", "br", "hr"}
@@ -97,7 +99,15 @@ def test_pictures_are_embedded_as_they_are(run, page):
 
 def test_every_section_has_its_content(page):
     assert page.of("h1") == ["Few-shot results of demo"]
-    assert page.of("h2") == ["Few-shot curves", "Scores", "Differences", "Queries", "Training", "Configuration"]
+    assert page.of("h2") == [
+        "Few-shot curves",
+        "Scores",
+        "Differences",
+        "Queries",
+        "Attention",
+        "Training",
+        "Configuration",
+    ]
     assert sum(tag == "article" for tag, _ in page.tags) == 4
     assert "4,000 steps, 16,384,000 tokens, 1 h 53 min." in " ".join(page.of("p")).replace("\n", " ")
     assert page.of("pre")[0].startswith("model:\n  every: 1\n")
@@ -211,7 +221,18 @@ def test_differences_have_a_table_with_a_note(tmp_path):
     assert "a single setting" in (tmp_path / "report.html").read_text()
 
 
-@pytest.mark.parametrize("name", ["scores.json", "predictions.jsonl", "history.jsonl", "differences.json"])
+def test_attention_has_a_plot_with_a_note(tmp_path):
+    save_measures(small_run(tmp_path) / "in_context.json", [measure(name="gated_norm", layer=1, part=None)])
+    write_report(tmp_path)
+    page = Page((tmp_path / "report.html").read_text())
+    plots = [attrs["alt"] for tag, attrs in page.tags if tag == "img" and attrs.get("class") == "plot"]
+    assert any("last token" in name for name in plots)
+    assert "attend=last" in "".join(page.of("p"))
+
+
+@pytest.mark.parametrize(
+    "name", ["scores.json", "predictions.jsonl", "history.jsonl", "differences.json", "in_context.json"]
+)
 def test_a_malformed_file_is_named_and_nothing_is_written(tmp_path, name):
     small_run(tmp_path)
     (tmp_path / name).write_text("[{]\n")
