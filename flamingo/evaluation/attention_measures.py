@@ -29,11 +29,11 @@ _NUM_RESAMPLES = 1000
 
 
 def save_attention_measures(
+    file: Path,
     engine: Engine | None,
     task: Task,
     settings: Sequence[Setting],
     queries: Sequence[Example],
-    output: Path,
     config: EvaluationConfig,
     template: CaptionTemplate,
 ) -> None:
@@ -43,18 +43,17 @@ def save_attention_measures(
     have the same prompts, which run once.
 
     Args:
+        file: ``in_context.json``.
         engine: The model. Without attention, or None, nothing is measured.
         task: The task.
         settings: All settings of the evaluation.
         queries: The queries of the evaluation, of which the first ``config.attention_queries`` are measured.
-        output: The folder of the result files.
         config: ``attention_queries`` is used here.
         template: The template of captions of settings without one.
     """
     queries = queries[: config.attention_queries]
     if not queries or not isinstance(engine, InspectingEngine):
         return
-    file = output / "in_context.json"
     finished = _finished(file, len(queries))
     measures_of: dict[Setting, list[AttentionMeasures]] = {}
     for setting in settings:

@@ -105,7 +105,7 @@ def evaluate(
         earlier = earlier_rows(predictions_file, task, queries, statistics)
         save_task_differences(output / "differences.json", task, earlier, statistics)
         save_copy_rates(output / "in_context.json", task, earlier + all_rows)
-        save_attention_measures(engine, task, settings, queries, output, config, template)
+        save_attention_measures(output / "in_context.json", engine, task, settings, queries, config, template)
     wait_for_processes()
     return rows_of_scores
 

@@ -31,8 +31,8 @@ class InvertingEngine(TextEngine):
 def run(engine, settings, folder, **config):
     task = FakeTask()
     template = CaptionTemplate()
-    save_attention_measures(engine, task, settings, task.queries(), folder, EvaluationConfig(**config), template)
     file = folder / "in_context.json"
+    save_attention_measures(file, engine, task, settings, task.queries(), EvaluationConfig(**config), template)
     return read_measures(file) if file.exists() else []
 
 
