@@ -241,6 +241,9 @@ def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
     if isinstance(task, RecordTask):
         planned = planned.fitted(lambda candidate: _index_and_check(candidate, task, features, processor))
     log.info("template of captions: %r", planned.template(processor).text)
+    if planned.left_out_controls:
+        most, left_out = max(planned.shots), ", ".join(planned.left_out_controls)
+        log.info("controls that need more than %d shots are left out: %s", most, left_out)
     engine = FlamingoEngine(model, processor, config.batch_size, features)
     with out_of_memory("batch_size"):
         return evaluate(engine, task, planned.settings, output, config, on_save=run.keep, template=processor.template)

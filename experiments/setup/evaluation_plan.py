@@ -8,9 +8,9 @@ from experiments.evaluate import EvaluateConfig, folders
 from experiments.setup.build import build_task
 from flamingo import FlamingoProcessor
 from flamingo.data.caption_template import CaptionTemplate
-from flamingo.evaluation.preflight import check_settings
-from flamingo.evaluation.protocol import RetrievalTask, Task
-from flamingo.evaluation.settings import DEFAULT_SHOTS, Setting, make_settings
+from flamingo.evaluation.preflight import check_protocols, check_settings
+from flamingo.evaluation.protocol import NearestTask, Task
+from flamingo.evaluation.settings import DEFAULT_SHOTS, Setting, left_out_controls, make_settings
 from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,11 @@ class Plan:
     def settings(self) -> list[Setting]:
         """All settings."""
         return make_settings(replace(self.config, shots=list(self.shots)), self.task)
+
+    @property
+    def left_out_controls(self) -> list[str]:
+        """The controls that need more demonstrations than the largest of the shots."""
+        return left_out_controls(self.config, self.shots)
 
     @property
     def max_new_tokens(self) -> int:
@@ -75,26 +80,29 @@ def plan(config: EvaluateConfig, open_images: bool = False) -> Plan:
     task = build_task(config.task, open_images or config.features.folder is None)
     shots = DEFAULT_SHOTS if config.shots is None else tuple(config.shots)
     planned = Plan(config, task, shots)
-    _check_retrieval(planned)
+    check_protocols(task, planned.settings)  # fewer shots would not help
     planned = planned.fitted(_check_settings)
+    _check_features(planned)
     log.info("task %s: %d queries", task.name, len(task.queries()[: config.limit]))
     return planned
 
 
-def _check_retrieval(planned: Plan) -> None:
-    """Checks that similar demonstrations can be found.
+def _check_features(planned: Plan) -> None:
+    """Checks that there are features where images are compared.
 
     Raises:
-        UserError: For a task without them, and without a folder of features.
+        UserError: Without a folder of features.
     """
+    if planned.config.features.folder is not None:
+        return
     for setting in planned.settings:
-        if not setting.is_retrieved:
-            continue
-        if not isinstance(planned.task, RetrievalTask):
-            raise UserError(f"{planned.task.name} has no similar demonstrations: only random ones")
-        if planned.config.features.folder is None:
+        if setting.is_retrieved:
             raise UserError(
                 f"demonstrations={setting.demonstrations} compares images by features: set features.folder=FOLDER"
+            )
+        if setting.change.protocol is NearestTask:
+            raise UserError(
+                f"{setting.control} compares images by features: set features.folder=FOLDER, or remove it from controls"
             )
 
 

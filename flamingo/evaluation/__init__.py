@@ -24,7 +24,7 @@ class EvaluationConfig:
     #: Controls, whose prompts are changed on purpose, run at control_shots. Names of
     #: :data:`flamingo.evaluation.controls.CONTROLS`.
     controls: list[str] = field(default_factory=list)
-    #: Numbers of demonstrations of the controls; null: the largest of shots.
+    #: Numbers of demonstrations of the controls; null: the largest of shots. Controls that need more are then left out.
     control_shots: list[int] | None = None
     #: Numbers of beams of the decoder; 1: greedy decoding.
     num_beams: list[int] = field(default_factory=lambda: [1])
@@ -60,6 +60,7 @@ class EvaluationConfig:
             whole("shots", number, least=0)
         for number in self.control_shots or []:
             whole("control_shots", number, least=0)
+            _check_control_shots(self.controls, number)
         for number in self.num_beams:
             whole("num_beams", number, least=1)
         check_decoding(self.num_beams, self.temperature, self.top_p, self.max_new_tokens, self.min_new_tokens)
@@ -73,6 +74,21 @@ class EvaluationConfig:
         whole("attention_queries", self.attention_queries, least=0)
         if self.limit is not None:
             whole("limit", self.limit, least=1)
+
+
+def _check_control_shots(controls: Sequence[str], shots: int) -> None:
+    """Checks that a number of shots suffices for the controls.
+
+    Raises:
+        UserError: If not.
+    """
+    for name in controls:
+        least = CONTROLS[name].least_shots
+        if shots < least:
+            raise UserError(
+                f"control_shots has {shots}, but {name} needs at least {least}: remove {name} from controls, or choose "
+                "other control_shots"
+            )
 
 
 @dataclass

@@ -3,12 +3,14 @@
 A control shows what the score of the plain setting depends on.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from flamingo.evaluation.protocol import Example, Task
+from flamingo.evaluation.protocol import CaptionTask, Example, NearestTask, Task
 from flamingo.evaluation.random_draws import query_rng
 from flamingo.utils.errors import UserError
+from flamingo.utils.maximum import last_maximum
 
 #: Parts of seeds: another text draws other images and captions.
 _IMAGE_STREAM, _CAPTION_STREAM = "shuffled_images", "shuffled_captions"
@@ -17,6 +19,8 @@ _MAX_DRAWS = 1000
 
 #: (task, query, demonstrations, seed) -> the demonstrations that are shown instead.
 Replacement = Callable[[Task, Example, Sequence[Example], int], list[Example]]
+#: (task, query, the demonstrations that are shown) -> the output.
+Baseline = Callable[[Task, Example, Sequence[Example]], str]
 
 
 @dataclass(frozen=True)
@@ -27,10 +31,14 @@ class Control:
     blind: bool = False
     #: Replaces the demonstrations.
     replacement: Replacement | None = None
-    #: Returns the output from the demonstrations that are shown, without a model or a prompt.
-    answer: Callable[[Sequence[Example]], str] | None = None
-    #: Whether the setting must have demonstrations with images.
-    needs_demonstrations: bool = True
+    #: Returns the output without a model.
+    answer: Baseline | None = None
+    #: The smallest number of demonstrations with images.
+    least_shots: int = 1
+    #: Whether the control also runs with retrieved demonstrations.
+    with_retrieved: bool = True
+    #: The protocol of the tasks that have this control; None: all tasks.
+    protocol: type | None = None
 
 
 def shuffled_images(task: Task, query: Example, demonstrations: Sequence[Example], seed: int) -> list[Example]:
@@ -67,15 +75,41 @@ def shuffled_captions(task: Task, query: Example, demonstrations: Sequence[Examp
     return [example.with_caption(draw_caption()) for example in demonstrations]
 
 
-def last_caption(demonstrations: Sequence[Example]) -> str:
+def last_caption(task: Task, query: Example, demonstrations: Sequence[Example]) -> str:
     """Returns the caption of the last demonstration."""
     return demonstrations[-1].references[0]
 
 
+def nearest_caption(task: Task, query: Example, demonstrations: Sequence[Example]) -> str:
+    """Returns the caption of the demonstration whose image is most similar to the query's."""
+    assert isinstance(task, NearestTask)
+    return task.nearest(query, demonstrations).references[0]
+
+
+def consensus_caption(task: Task, query: Example, demonstrations: Sequence[Example]) -> str:
+    """Returns the caption with the highest mean CIDEr-D to the other captions, of equal ones the last."""
+    assert isinstance(task, CaptionTask)
+    captions = [example.references[0] for example in demonstrations]
+    others = [captions[:position] + captions[position + 1 :] for position in range(len(captions))]
+    scores = task.cider(query)(captions, others)
+    return captions[last_maximum(scores)]
+
+
+def majority_answer(task: Task, query: Example, demonstrations: Sequence[Example]) -> str:
+    """Returns the most frequent answer, of equally frequent ones the one that occurs last."""
+    answers = [example.references[0] for example in demonstrations]
+    counts = Counter(answers)
+    return answers[last_maximum([counts[answer] for answer in answers])]
+
+
 #: Name in configs and result files -> the control.
 CONTROLS = {
-    "blind": Control(blind=True, needs_demonstrations=False),
+    "blind": Control(blind=True, least_shots=0),
     "shuffled_images": Control(replacement=shuffled_images),
     "shuffled_captions": Control(replacement=shuffled_captions),
     "copied_caption": Control(answer=last_caption),
+    # The last of retrieved demonstrations is the nearest: there it equals the copied caption.
+    "nearest_caption": Control(answer=nearest_caption, with_retrieved=False, protocol=NearestTask),
+    "consensus_caption": Control(answer=consensus_caption, least_shots=3, protocol=CaptionTask),
+    "majority_answer": Control(answer=majority_answer),
 }

@@ -14,6 +14,7 @@ from flamingo.data.document import Document
 from flamingo.evaluation import EvaluationConfig
 from flamingo.evaluation.attention_measures import save_attention_measures
 from flamingo.evaluation.control_clock import ControlClock
+from flamingo.evaluation.controls import CONTROLS
 from flamingo.evaluation.copying import save_copy_rates
 from flamingo.evaluation.demonstrations import prompt_examples
 from flamingo.evaluation.preflight import check_settings
@@ -142,7 +143,8 @@ def _missing_settings(
     """
     missing = [setting for setting in settings if setting not in rows]
     if engine is None and any(setting.change.answer is None for setting in missing):
-        raise ValueError("an engine is needed: only the control copied_caption has answers without a model")
+        names = [name for name, control in CONTROLS.items() if control.answer is not None]
+        raise ValueError(f"an engine is needed: only the controls {', '.join(names)} have answers without a model")
     return sorted(missing, key=lambda setting: setting.control is not None)
 
 
@@ -220,7 +222,9 @@ def _predict(
     template = setting.caption_template(template)
     demonstrations = [prompt_examples(task, query, setting, order) for order, query in jobs]
     if setting.change.answer is not None:
-        outputs = [setting.change.answer(examples) for examples in demonstrations]
+        outputs = []
+        for (_, query), examples in zip(jobs, demonstrations, strict=True):
+            outputs.append(setting.change.answer(task, query, examples))
         on_progress(len(jobs))
     else:
         assert engine is not None

@@ -5,9 +5,26 @@ from collections.abc import Iterable, Sequence
 
 from flamingo.evaluation.demonstrations import shots_per_group
 from flamingo.evaluation.metrics.corpus import check_metrics
-from flamingo.evaluation.protocol import RetrievalTask, Task
+from flamingo.evaluation.protocol import CaptionTask, NearestTask, RetrievalTask, Task
 from flamingo.evaluation.settings import Setting
 from flamingo.utils.errors import UserError
+
+#: The protocol of a control -> what other tasks lack.
+_LACKING: dict[type, str] = {NearestTask: "no similarity of images", CaptionTask: "no captions to compare"}
+
+
+def check_protocols(task: Task, settings: Sequence[Setting]) -> None:
+    """Checks that the task has the methods that demonstrations and controls need.
+
+    Raises:
+        UserError: If it has not.
+    """
+    for setting in settings:
+        if setting.is_retrieved and not isinstance(task, RetrievalTask):
+            raise UserError(f"{task.name} has no similar demonstrations: only random ones")
+        protocol = setting.change.protocol
+        if protocol is not None and not isinstance(task, protocol):
+            raise UserError(f"{task.name} has {_LACKING[protocol]}: remove {setting.control} from controls")
 
 
 def check_settings(task: Task, settings: Sequence[Setting], limit: int | None = None) -> None:
@@ -25,6 +42,7 @@ def check_settings(task: Task, settings: Sequence[Setting], limit: int | None = 
     queries = task.queries()
     _check_unique(task, "query", [query.id for query in queries])
     check_metrics(task.corpus_metrics)
+    check_protocols(task, settings)
     for setting in settings:
         if setting.selection is None:
             continue
@@ -34,8 +52,6 @@ def check_settings(task: Task, settings: Sequence[Setting], limit: int | None = 
             )
         if not setting.selection.images and not task.text_only:
             raise UserError(f"{task.name} has no 0-shot variant with text-only demonstrations")
-        if setting.selection.retrieved and not isinstance(task, RetrievalTask):
-            raise UserError(f"{task.name} has no similar demonstrations: only random ones")
     sampled = [setting for setting in settings if setting.num_demonstrations > 0 and not setting.is_retrieved]
     for shots in {setting.num_demonstrations for setting in sampled}:
         for query in queries[:limit]:

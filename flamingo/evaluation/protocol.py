@@ -10,6 +10,7 @@ from flamingo.data.document import Image
 if TYPE_CHECKING:  # configs import this module, and need no torch
     from flamingo.data.processor import FlamingoProcessor
     from flamingo.data.record import Record
+    from flamingo.evaluation.metrics.cider import CiderReward
     from flamingo.inference.features import FeatureStore
     from flamingo.inference.retrieval import NamedPair
 
@@ -106,6 +107,29 @@ class RetrievalTask(Task, Protocol):
             query: The query.
             number: The number of candidates.
         """
+        ...
+
+
+@runtime_checkable
+class NearestTask(Task, Protocol):
+    """A task whose images can be compared."""
+
+    def nearest(self, query: Example, examples: Sequence[Example]) -> Example:
+        """Returns the example whose image is most similar to the query's, of equally similar ones the last.
+
+        Args:
+            query: The query.
+            examples: Examples of the query's support, each perhaps with another caption.
+        """
+        ...
+
+
+@runtime_checkable
+class CaptionTask(Task, Protocol):
+    """A task whose demonstrations have captions, which are compared with each other."""
+
+    def cider(self, query: Example) -> "CiderReward":
+        """Returns CIDEr-D of captions, with the document frequencies of the captions in the query's support."""
         ...
 
 

@@ -16,7 +16,7 @@ from flamingo.utils.errors import UserError
 DEFAULT_SHOTS = (0, 1, 2, 4, 8)
 
 #: The plain setting, in which nothing is missing or wrong.
-_NO_CONTROL = Control()
+_NO_CONTROL = Control(least_shots=0)
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,12 @@ class Setting:
             raise UserError(f"{self}: sampling has one beam, got num_beams={self.num_beams}")
         if (self.shots > 0) != self.with_images:
             raise UserError(f"{self}: random and retrieved demonstrations need shots, other settings have 0")
-        if self.control is not None and self.change.needs_demonstrations and not self.with_images:
-            raise UserError(f"{self}: the control needs demonstrations with images")
         if self.support is not None and not self.with_images:
             raise UserError(f"{self}: another support needs demonstrations with images")
+        if self.shots < self.change.least_shots:
+            raise UserError(f"{self}: the control needs at least {self.change.least_shots} demonstrations with images")
+        if self.is_retrieved and not self.change.with_retrieved:
+            raise UserError(f"{self}: the control is for random demonstrations")
 
     @property
     def with_images(self) -> bool:
@@ -179,21 +181,38 @@ def _plain_settings(
 
 
 def _control_settings(config: EvaluationConfig, all_shots: Sequence[int], num_beams: int, seed: int) -> list[Setting]:
-    controls = list(config.controls)
     control_shots = config.control_shots
     if control_shots is None:
         control_shots = [max(all_shots)] if all_shots else []
-        if control_shots == [0]:  # the other controls have nothing to change
-            controls = [control for control in controls if not CONTROLS[control].needs_demonstrations]
     settings = []
     for shots in control_shots:
         demonstrations = config.demonstrations if shots > 0 else [None]
         for name in demonstrations:
-            for control in controls:
-                # An answer without the model is the same for any number of beams.
-                if CONTROLS[control].answer is None or num_beams == config.num_beams[0]:
+            for control in config.controls:
+                if _has_control(config, shots, name, control, num_beams):
                     settings.append(_setting(config, shots, name, control, num_beams, seed))
     return settings
+
+
+def _has_control(
+    config: EvaluationConfig, shots: int, demonstrations: str | None, control: str, num_beams: int
+) -> bool:
+    """Returns whether a control differs from the other settings, and has enough demonstrations."""
+    change = CONTROLS[control]
+    if shots < change.least_shots:  # of control_shots=null: the config has refused other numbers
+        return False
+    if demonstrations is not None and SELECTIONS[demonstrations].retrieved and not change.with_retrieved:
+        return False
+    # An answer without the model is the same for any number of beams.
+    return change.answer is None or num_beams == config.num_beams[0]
+
+
+def left_out_controls(config: EvaluationConfig, all_shots: Sequence[int]) -> list[str]:
+    """Returns the controls that need more demonstrations than ``control_shots=null`` gives them."""
+    if config.control_shots is not None:
+        return []
+    most = max(all_shots, default=0)
+    return [control for control in config.controls if CONTROLS[control].least_shots > most]
 
 
 def _setting(

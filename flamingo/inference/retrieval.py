@@ -39,6 +39,22 @@ class HasImage(Protocol):
 
 
 @dataclass(frozen=True)
+class ImageSimilarity:
+    """Compares images as :func:`nearest` does."""
+
+    #: The features of all images, which were added before.
+    features: FeatureStore
+    #: The mean of the pool's pooled features.
+    mean: Float[Tensor, " v"]
+
+    def __call__(self, query: Image, others: Sequence[Image]) -> list[float]:
+        """Returns the similarity of each of the others to the query."""
+        pooled = self.features.pooled([query, *others])
+        centred = normalize(pooled - self.mean, dim=-1)
+        return (centred[1:] @ centred[0]).tolist()
+
+
+@dataclass(frozen=True)
 class NeighbourIndex:
     """The images of a pool that are similar to queries."""
 
@@ -49,6 +65,8 @@ class NeighbourIndex:
     duplicates: dict[str, frozenset[int]]
     #: All near-duplicates.
     pairs: list[Pair]
+    #: Compares any images; None without a pool.
+    similarity: ImageSimilarity | None
 
 
 def index_neighbours(
@@ -77,7 +95,7 @@ def index_neighbours(
         # Images that no prompt may show, the query itself and its duplicates, are added to the number.
         number = min(num_neighbours + _max_hidden(queries, pool, duplicates), len(pool))
         neighbours = nearest(query_features, pool_features, number).cpu().numpy()
-    return NeighbourIndex(neighbours, duplicates, pairs)
+    return NeighbourIndex(neighbours, duplicates, pairs, ImageSimilarity(features, pool_features.mean(dim=0)))
 
 
 def _max_hidden(queries: Sequence[HasImage], pool: Sequence[HasImage], duplicates: dict[str, frozenset[int]]) -> int:

@@ -33,6 +33,9 @@ _SERIES = {
     "shuffled images": (VERMILION, "^", "--"),
     "shuffled captions": (PURPLE, "v", "--"),
     "copied caption": (OCHRE, "P", "--"),
+    "nearest caption": (OCHRE, "<", ":"),
+    "consensus caption": (OCHRE, "p", ":"),
+    "majority answer": (OCHRE, "h", ":"),
 }
 _OTHER_SERIES = (MUTED, "*", ":")
 #: In inches: the width of a figure, and of a letter of a name on the right of the axes.

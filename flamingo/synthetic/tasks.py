@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from flamingo.data.document import Image
+from flamingo.evaluation.metrics.cider import CiderReward
 from flamingo.evaluation.protocol import Example
 from flamingo.synthetic import SyntheticBindingConfig, SyntheticTaskConfig
 from flamingo.synthetic.documents import Turn, caption_turns, question_turns, random_names, stream
@@ -100,6 +101,11 @@ class SyntheticCaptions(SyntheticTask):
         turns = caption_turns(rng, "evaluation", 1 + CANDIDATES, dialect)
         query, *support = _examples(turns, name)
         return Episode(query, [support], turns[0].scene, dialect)
+
+    def cider(self, query: Example) -> CiderReward:
+        """Returns CIDEr-D of captions, with the document frequencies of the query's candidates."""
+        [support] = self.support(query)
+        return CiderReward([example.references for example in support])
 
     def score(self, query: Example, prompt_examples: Sequence[Example], output: str) -> dict[str, float]:
         """Returns ``exact_match``, and ``attribute_accuracy`` over the attributes that the dialect mentions."""

@@ -12,7 +12,7 @@ from flamingo.utils.errors import UserError
 from tests.helpers.configs import composed
 from tests.helpers.small_runs import SMALL_DEMO
 
-SMALL_EVALUATION = ("task.num_queries=4", "shots=[0,2]", "control_shots=[2]", "seeds=[0,1]", "batch_size=4")
+SMALL_EVALUATION = ("task.num_queries=4", "shots=[0,2]", "seeds=[0,1]", "batch_size=4")
 
 
 def evaluation(run, *overrides):

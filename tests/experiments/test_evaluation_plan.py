@@ -26,8 +26,8 @@ def test_a_test_set_without_support_has_no_demonstrations(planned):
     own = planned()
     assert [str(setting) for setting in own.settings] == ["0 shots, beam3, seed 0", "0 shots, blind, beam3, seed 0"]
     assert list(own.task.support_records) == []
-    for asked in ("shots=[0,2]", "control_shots=[2]"):
-        with pytest.raises(UserError, match=r"own has no support.*2 shots"):
+    for asked in ("shots=[0,3]", "control_shots=[3]"):
+        with pytest.raises(UserError, match=r"own has no support.*3 shots"):
             planned("shots=[0]", asked)
 
 
@@ -37,12 +37,15 @@ def test_default_shots_are_those_that_the_support_holds(planned, shards, caplog)
     many = planned(f"task.support={shards}/train-*.tar")
     plain = [(0, None), *((shots, name) for shots in (1, 2, 4, 8) for name in both), (0, "text_only")]
     assert settings(many) == plain
-    assert settings(many, "shuffled_images") == [(8, name) for name in both]
+    assert settings(many, "shuffled_images") == settings(many, "consensus_caption") == [(8, name) for name in both]
+    assert settings(many, "nearest_caption") == [(8, "random")] and many.left_out_controls == []
     assert "do not fit" not in caplog.text
     # The queries are their own support: three others remain.
     few = planned(f"task.support={shards}/dev-*.tar")
     assert settings(few) == [(0, None), *((shots, name) for shots in (1, 2) for name in both), (0, "text_only")]
     assert settings(few, "shuffled_images") == [(2, name) for name in both]
+    assert settings(few, "nearest_caption") == [(2, "random")]
+    assert settings(few, "consensus_caption") == [] and few.left_out_controls == ["consensus_caption"]
     assert "shots=[0, 1, 2]: larger numbers do not fit" in caplog.text and "3 examples, 8 are needed" in caplog.text
 
 

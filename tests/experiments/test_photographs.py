@@ -54,7 +54,7 @@ def evaluation(shards, *overrides):
             "max_new_tokens=4",
         ),
         "task.metrics=[CIDEr,BLEU-1]",
-        *("shots=[0,2]", "num_beams=[2]", "control_shots=[2]", "batch_size=4"),
+        *("shots=[0,2]", "num_beams=[2]", "control_shots=null", "batch_size=4"),
         *overrides,
     )
 
@@ -72,10 +72,12 @@ def test_all_settings_are_scored(run):
     rows = json.loads((run / "scores.json").read_text())
     settings = {(row["shots"], row["demonstrations"], row["control"]) for row in rows if row["metric"] == "CIDEr"}
     controls = ("blind", "shuffled_images", "shuffled_captions", "copied_caption")
+    # The consensus needs 3 demonstrations, and the nearest of retrieved ones is the copied caption.
     assert settings == {
         (0, None, None),
         (0, "text_only", None),
         *((2, kind, control) for kind in ("random", "rices") for control in (None, *controls)),
+        (2, "random", "nearest_caption"),
     }
     assert {row["task"] for row in rows} == {"flickr8k"}
     assert (run / "report.html").stat().st_size > 0
@@ -94,11 +96,12 @@ def test_a_run_is_evaluated_on_its_own_data_by_default(run, tmp_path, caplog):
     most = max(plain)
     assert plain == {shots for shots in (0, 1, 2, 4, 8) if shots <= most} and most > 1
     assert {row["shots"] for row in predictions if row["control"] is not None} == {most}
-    controls = "blind, shuffled_images, shuffled_captions, copied_caption"
-    assert f"controls at {most} shots: {controls}; 16 predictions, about " in caplog.text
+    assert most >= 4
+    controls = "blind, shuffled_images, shuffled_captions, copied_caption, nearest_caption, consensus_caption"
+    assert f"controls at {most} shots: {controls}; 22 predictions, about " in caplog.text
     first, last = caplog.text.index("shots  demonstrations"), caplog.text.index("compared ")
     table = caplog.text[first:last].splitlines()
-    assert sum(" to " in line for line in table) == 2 * len(plain) + 8  # text only is at 0 shots, too
+    assert sum(" to " in line for line in table) == 2 * len(plain) + 11  # text only is at 0 shots, too
 
 
 def test_duplicates_are_reported_and_not_shown(run):

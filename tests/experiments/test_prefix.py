@@ -16,7 +16,7 @@ from tests.helpers.configs import composed
 from tests.helpers.small_runs import SMALL_DEMO
 
 PREFIX = ("model/fusion=prefix", "model/connector=mlp_projector")
-SMALL_EVALUATION = ("task.num_queries=4", "shots=[0,2]", "control_shots=[2]", "seeds=[0]", "batch_size=4")
+SMALL_EVALUATION = ("task.num_queries=4", "shots=[0,2]", "seeds=[0]", "batch_size=4")
 
 
 @pytest.fixture(scope="module")

@@ -169,6 +169,7 @@ def generated(folder: Path) -> Values:
         "task.num_queries=20",
         "shots=[0,4]",
         "num_beams=[1,3]",
+        "controls=[blind,shuffled_images,shuffled_captions,copied_caption]",
         "control_shots=[4]",
         "num_orders=2",
         "batch_size=8",

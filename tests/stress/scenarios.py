@@ -87,7 +87,7 @@ def scenarios(inputs: Inputs) -> dict[str, Scenario]:
             "task.metrics=[CIDEr,BLEU-1]",
             "shots=[0,2]",
             "num_beams=[2]",
-            "control_shots=[2]",
+            "control_shots=null",
             "batch_size=4",
         ]
 

@@ -70,7 +70,7 @@ class CiderCorpus:
 
 
 class CiderReward:
-    """A reward for training: CIDEr-D of captions, with the document frequencies of a fixed corpus."""
+    """CIDEr-D of captions with the document frequencies of a fixed corpus: a reward, or a measure of consensus."""
 
     def __init__(self, corpus: Sequence[Sequence[str]], language: str = "en") -> None:
         """Counts the document frequencies.

@@ -16,14 +16,22 @@ from flamingo.data.record import LazySequence, Record, RecordList
 from flamingo.data.source_keys import SourceKeys
 from flamingo.data.sources import SourceSplit, read_split
 from flamingo.data.text_checks import sample_captions, script_problem, tokenizer_problems
+from flamingo.evaluation.metrics.cider import CiderReward
 from flamingo.evaluation.metrics.corpus import check_metrics
 from flamingo.evaluation.protocol import Example
 from flamingo.evaluation.scores import computable
 from flamingo.evaluation.selection import NUM_TEXT_ONLY
 from flamingo.evaluation.tasks import CaptioningConfig
 from flamingo.inference.features import FeatureStore
-from flamingo.inference.retrieval import NamedPair, NeighbourIndex, duplicate_report, index_neighbours
+from flamingo.inference.retrieval import (
+    ImageSimilarity,
+    NamedPair,
+    NeighbourIndex,
+    duplicate_report,
+    index_neighbours,
+)
 from flamingo.utils.errors import UserError
+from flamingo.utils.maximum import last_maximum
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +76,8 @@ class Captioning:
     neighbours: Int[np.ndarray, "queries k"] | None = None
     #: Id of a query -> the positions in the pool of its duplicates, which are never shown.
     duplicates: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    #: Compares images. None before :meth:`index`, and without a pool.
+    similarity: ImageSimilarity | None = None
 
     measures_copying: ClassVar[bool] = True
     max_new_tokens: int = 30
@@ -150,6 +160,25 @@ class Captioning:
             raise UserError(f"{self.name}: {query.id} has {len(positions)} similar images, but {number} are needed")
         return [self._candidates[position] for position in positions[:number]]
 
+    def nearest(self, query: Example, examples: Sequence[Example]) -> Example:
+        """Returns the example whose image is most similar to the query's, of equally similar ones the last.
+
+        Raises:
+            UserError: Before :meth:`index`.
+        """
+        if self.similarity is None:
+            raise UserError(f"{self.name}: the most similar image needs features of all images")
+        images = [example.image for example in examples]
+        return examples[last_maximum(self.similarity(query.image, images))]
+
+    def cider(self, query: Example) -> CiderReward:
+        """Returns CIDEr-D of captions, with the document frequencies of the pool's captions."""
+        return self._cider
+
+    @cached_property
+    def _cider(self) -> CiderReward:
+        return CiderReward([record.captions for record in self.support_records], self.language)
+
     def score(self, query: Example, prompt_examples: Sequence[Example], output: str) -> dict[str, float]:
         """Returns no metrics: captions are scored all together, by ``corpus_metrics``."""
         return {}
@@ -189,11 +218,12 @@ class Captioning:
         Returns:
             The near-duplicates of queries in the support, among the queries, and in the training records.
         """
-        index = NeighbourIndex(None, {}, [])
+        index = NeighbourIndex(None, {}, [], None)
         if self.support_records:
             index = index_neighbours(features, self.query_records, self.support_records, num_neighbours)
         self.duplicates = index.duplicates
         self.neighbours = index.neighbours
+        self.similarity = index.similarity
         return duplicate_report(features, index, self.query_records, self.support_records, training_records)
 
     def _excluded(self, query: Example) -> frozenset[int]:

@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 
 from flamingo.data.document import Image
 from flamingo.data.record import Record
 from flamingo.evaluation.demonstrations import prompt_examples
-from flamingo.evaluation.protocol import Example, RecordTask, RetrievalTask, Task
+from flamingo.evaluation.metrics.cider import CiderReward
+from flamingo.evaluation.protocol import CaptionTask, Example, NearestTask, RecordTask, RetrievalTask, Task
 from flamingo.evaluation.settings import Setting
 from flamingo.evaluation.tasks.captioning import Captioning
+from flamingo.inference.features import FeatureStore
 from flamingo.utils.errors import UserError
 
 
@@ -33,6 +36,8 @@ def test_it_is_a_task_of_records_that_can_retrieve():
     assert isinstance(task(), Task)
     assert isinstance(task(), RetrievalTask)
     assert isinstance(task(), RecordTask)
+    assert isinstance(task(), NearestTask)
+    assert isinstance(task(), CaptionTask)
     query = task().queries()[0]
     assert query.references == ("q0 0", "q0 1", "q0 2", "q0 3", "q0 4")
     assert query.prompt is None
@@ -94,3 +99,46 @@ def test_controls_work_on_retrieved_demonstrations():
     foreign = prompt_examples(task(), query, Setting(4, "rices", control="shuffled_captions"))
     assert ids(foreign) == ids(plain)
     assert not any(example.references[0].startswith(example.id) for example in foreign)
+
+
+class Features(FeatureStore):
+    """Pooled features of two dimensions, by the name of the file, without a folder."""
+
+    def __init__(self, **features):
+        self.features = features
+
+    def pooled(self, images):
+        return torch.tensor([self.features[str(image.frames[0]).removesuffix(".jpg")] for image in images])
+
+
+def test_the_nearest_image_is_found_by_the_features_of_retrieval():
+    """Cosines count after the mean (5, 0) is subtracted: p1 points away from q0, though its own cosine is largest."""
+    pool = [image("p0"), image("p1"), image("p2"), image("p3")]
+    features = Features(q0=[6.0, 2.0], p0=[5.0, 4.0], p1=[3.0, 1.0], p2=[5.0, -6.0], p3=[7.0, 1.0])
+    own = Captioning("photos", [image("q0")], pool)
+    query = own.queries()[0]
+    with pytest.raises(UserError, match="features"):
+        own.nearest(query, [query])
+    own.index(features, 0)
+    p0, p1, p2, p3 = own.support(query)[0]
+    assert own.nearest(query, [p3, p0, p1, p2]) is p0
+    assert own.nearest(query, [p1, p3, p2]) is p3
+    same = p0.with_caption("the same image")
+    assert own.nearest(query, [p0, same, p1]) is same and own.nearest(query, [same, p0, p1]) is p0
+    own.index(features, 3)
+    similar = own.similar(query, 3)
+    assert ids(similar) == ["p0", "p3", "p1"]
+    assert [own.nearest(query, list(similar[first:])).id for first in range(3)] == ids(similar)
+
+
+def test_captions_are_compared_with_the_frequencies_of_the_pool():
+    captions = ["红狗", "红猫", "蓝鸟"]
+    pool = [Record(f"p{number}", Image("p.jpg"), (caption,), None) for number, caption in enumerate(captions)]
+    others = [captions[1:], captions[::2], captions[:2]]
+    for language, is_similar in (("zh", True), ("en", False)):  # in characters, and in words
+        own = Captioning("photos", ASKED, pool, language=language)
+        first, second = (own.cider(query) for query in own.queries())
+        assert first is second
+        scores = first(captions, others)
+        assert scores == CiderReward([[caption] for caption in captions], language)(captions, others)
+        assert (scores[0] > 0) == is_similar and scores[2] == 0
