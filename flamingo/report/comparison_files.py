@@ -10,8 +10,7 @@ from flamingo.difference_rows import Difference, differences_text
 from flamingo.report.comparison import Interval, VariantScore, compare
 from flamingo.report.comparison_figure import comparison_figure
 from flamingo.report.comparison_tables import overviews, score_tables
-from flamingo.report.difference_table import COLUMNS as DIFFERENCE_COLUMNS
-from flamingo.report.difference_table import page_tables
+from flamingo.report.difference_table import difference_tables
 from flamingo.report.escaping import csv_cell
 from flamingo.report.page import as_pictures, template
 from flamingo.report.score_text import UNITS
@@ -57,8 +56,7 @@ def write_comparison(
         "baseline": baseline,
         "units": UNITS,
         "tables": overviews(rows) + score_tables(rows),
-        "difference_columns": DIFFERENCE_COLUMNS,
-        "differences": page_tables(differences),
+        "differences": difference_tables(differences),
         "problems": problems,
         "plots": as_pictures(figure),
     }

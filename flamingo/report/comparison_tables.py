@@ -1,37 +1,17 @@
 """The scores of variants -> tables for Markdown and for a page: an overview, and a table for each score."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 from flamingo.headline_metrics import HEADLINES
 from flamingo.report.comparison import VariantScore, metric_order
 from flamingo.report.curves import metric_name
 from flamingo.report.page_tables import seeds_text
 from flamingo.report.score_text import difference_text, interval_text, score_text
+from flamingo.report.table import LONG, Cell, Column, Row, Table
 from flamingo.report.variants import ScoreKey
 
 #: The largest number of tasks in an overview on a page of 1200 pixels.
 _TASKS = 3
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A text, and the interval of its number; empty: no interval."""
-
-    text: str
-    interval: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.text} ({self.interval})" if self.interval else self.text
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of cells, the first of which is the variant."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
 
 
 def panels(rows: Sequence[VariantScore]) -> list[list[VariantScore]]:
@@ -58,9 +38,9 @@ def overviews(rows: Sequence[VariantScore]) -> list[Table]:
 
 
 def _overview(rows: Sequence[VariantScore], shown: Sequence[Sequence[VariantScore]]) -> Table:
-    columns = ["variant"]
+    names = []
     for panel in shown:
-        columns += [_title(panel[0].task, panel[0].shots, panel[0].metric), "difference"]
+        names += [_title(panel[0].task, panel[0].shots, panel[0].metric), "difference"]
     lines = []
     for variant in dict.fromkeys(row.variant for row in rows):
         line = [Cell(variant)]
@@ -68,16 +48,21 @@ def _overview(rows: Sequence[VariantScore], shown: Sequence[Sequence[VariantScor
             line += _overview_cells(panel, variant)
         lines.append(line)
     if has_counterparts(rows):
-        columns += ["paper \N{MULTIPLICATION SIGN} 100", "difference"]
+        names += ["paper \N{MULTIPLICATION SIGN} 100", "difference"]
         for line in lines:
             line += _paper_cells(rows, line[0].text)
-    return Table("", tuple(columns), tuple(tuple(line) for line in lines))
+    return Table("", _columns(names), tuple(Row(tuple(line)) for line in lines))
+
+
+def _columns(names: Iterable[str]) -> tuple[Column, ...]:
+    """Returns the column of the variant, and columns of numbers."""
+    return (Column("variant", LONG), *map(Column, names))
 
 
 def _overview_cells(panel: Sequence[VariantScore], variant: str) -> list[Cell]:
     for row in panel:
         if row.variant == variant:
-            return [Cell(score_text(row.mean), interval_text(row.interval)), _difference(row)]
+            return [_mean(row), _difference(row)]
     return [Cell(""), Cell("")]
 
 
@@ -92,10 +77,10 @@ def _paper_cells(rows: Sequence[VariantScore], variant: str) -> list[Cell]:
     baseline = next((row.paper for row in rows if row.difference is None), None)
     if paper is None:
         return [Cell(""), Cell("")]
-    difference = ""
+    difference = Cell("")
     if baseline is not None and paper != baseline:
-        difference = f"{paper - baseline:+.1f}"
-    return [Cell(f"{paper:g}"), Cell(difference)]
+        difference = Cell(f"{paper - baseline:+.1f}", value=paper - baseline)
+    return [Cell(f"{paper:g}", value=paper), difference]
 
 
 def score_tables(rows: Sequence[VariantScore]) -> list[Table]:
@@ -107,23 +92,29 @@ def score_tables(rows: Sequence[VariantScore]) -> list[Table]:
             rows_of.setdefault(key, []).append(row)
     tables = []
     for key, table_rows in rows_of.items():
-        cells = tuple(_cells(row) for row in table_rows)
-        tables.append(Table(_title(*key), ("variant", "mean", "difference", "each seed", "seeds"), cells))
+        columns = _columns(["mean", "difference", "each seed", "seeds"])
+        tables.append(Table(_title(*key), columns, tuple(_row(row) for row in table_rows)))
     return tables
 
 
-def _cells(row: VariantScore) -> tuple[Cell, ...]:
-    return (
+def _row(row: VariantScore) -> Row:
+    """Returns the row of a variant. The cell of several seeds is sorted by the lowest one."""
+    cells = (
         Cell(row.variant),
-        Cell(score_text(row.mean), interval_text(row.interval)),
+        _mean(row),
         _difference(row),
-        Cell(", ".join(score_text(value) for value in row.values)),
-        Cell(seeds_text(row.seeds)),
+        Cell(", ".join(score_text(value) for value in row.values), value=min(row.values)),
+        Cell(seeds_text(row.seeds), value=min(row.seeds)),
     )
+    return Row(cells)
+
+
+def _mean(row: VariantScore) -> Cell:
+    return Cell(score_text(row.mean), interval_text(row.interval), row.mean)
 
 
 def _difference(row: VariantScore) -> Cell:
-    return Cell(difference_text(row.difference), interval_text(row.difference_interval))
+    return Cell(difference_text(row.difference), interval_text(row.difference_interval), row.difference)
 
 
 def _title(task: str, shots: int, metric: str) -> str:

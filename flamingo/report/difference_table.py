@@ -1,7 +1,6 @@
 """Differences with intervals and marks -> the rows of a page's table, and a table of plain text for a log."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from flamingo.difference_rows import BASELINE, ICL_EFFICIENCY, SLOPE, Difference
 from flamingo.report.cards import setting_name
@@ -9,10 +8,20 @@ from flamingo.report.curves import metric_name
 from flamingo.report.page_tables import seeds_text
 from flamingo.report.score_table import aligned
 from flamingo.report.score_text import difference_text, interval_text
+from flamingo.report.table import LONG, MEDIUM, NO_VALUE, SHORT, Cell, Column, Row, Table
 from flamingo.results import SettingOfTask
 
 _MINUS = "\N{MINUS SIGN}"
-COLUMNS = ("compared", "difference", "95% interval", "adjusted p", "mark", "interval over", "queries", "seeds")
+_COLUMNS = (
+    Column("compared", LONG),
+    Column("difference"),
+    Column("95% interval"),
+    Column("adjusted p"),
+    Column("mark", SHORT),
+    Column("interval over", MEDIUM),
+    Column("queries"),
+    Column("seeds"),
+)
 _NOTE = (
     "Differences are paired: all scores are of the same queries. Intervals are 95% BCa bootstrap intervals over "
     "queries, or Student's intervals over queries and seeds where there are several seeds; they are not adjusted for "
@@ -27,25 +36,28 @@ def note(differences: Sequence[Difference]) -> str:
     return _NOTE.format(margin=f"{differences[0].margin:g}")
 
 
-def difference_cells(difference: Difference) -> list[str]:
-    """Returns the cells of a row, in the order of COLUMNS."""
-    return [
-        compared(difference),
-        difference_text(difference.value),
-        interval_text(difference.interval) or "-",
-        _p_text(difference.adjusted_p),
-        difference.mark or "-",
-        difference.level if difference.over_seeds is None else f"queries, {difference.level}",
-        str(difference.n),
-        seeds_text(difference.seeds),
-    ]
+def _row(difference: Difference) -> Row:
+    """Returns a row. Intervals and seeds are sorted by their lower ends."""
+    low = None if difference.interval is None else difference.interval[0]
+    cells = (
+        Cell(compared(difference)),
+        Cell(difference_text(difference.value), value=difference.value),
+        Cell(interval_text(difference.interval) or NO_VALUE, value=low),
+        Cell(_p_text(difference.adjusted_p), value=difference.adjusted_p),
+        Cell(difference.mark or NO_VALUE),
+        Cell(difference.level if difference.over_seeds is None else f"queries, {difference.level}"),
+        Cell(str(difference.n), value=difference.n),
+        Cell(seeds_text(difference.seeds), value=min(difference.seeds)),
+    )
+    return Row(cells)
 
 
 def difference_table(differences: Sequence[Difference]) -> str:
     """Returns the differences of a task as a table of plain text."""
-    rows = [list(COLUMNS)]
+    rows = [[column.name for column in _COLUMNS]]
     for difference in differences:
-        rows.append(difference_cells(difference))
+        texts = [cell.text for cell in _row(difference).cells]
+        rows.append(["-" if text == NO_VALUE else text for text in texts])
     return aligned(rows)
 
 
@@ -77,18 +89,18 @@ def table_title(differences: Sequence[Difference]) -> str:
     return f"{first.setting.task}: {metric_name(first.metric)}"
 
 
-def page_tables(differences: Sequence[Difference]) -> list[dict[str, Any]]:
-    """Returns a table for each task, for the templates of pages: title, note, and rows of cells."""
+def difference_tables(differences: Sequence[Difference]) -> list[Table]:
+    """Returns a table for each task."""
     tables = []
     for of_task in by_task(differences):
-        rows = [difference_cells(difference) for difference in of_task]
-        tables.append({"title": table_title(of_task), "note": note(of_task), "rows": rows})
+        rows = tuple(_row(difference) for difference in of_task)
+        tables.append(Table(table_title(of_task), _COLUMNS, rows, note(of_task)))
     return tables
 
 
 def _p_text(p: float | None) -> str:
     if p is None:
-        return "-"
+        return NO_VALUE
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 

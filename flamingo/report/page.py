@@ -1,11 +1,13 @@
 """One self-contained page of HTML about a run."""
 
 import base64
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from flamingo.difference_rows import read_differences
@@ -14,7 +16,7 @@ from flamingo.report.attention_measures_plot import attention_measures_figure
 from flamingo.report.averages import in_order, main_decoding, mean_over_seeds
 from flamingo.report.cards import cards, setting_name
 from flamingo.report.curves import few_shot_figure, headline_metrics, metric_name
-from flamingo.report.difference_table import COLUMNS, page_tables
+from flamingo.report.difference_table import difference_tables
 from flamingo.report.escaping import code, markdown, row
 from flamingo.report.page_tables import task_tables
 from flamingo.report.score_text import UNITS, interval_text, score_text
@@ -24,6 +26,8 @@ from flamingo.results import Score, read_history, read_predictions, read_scores
 from flamingo.utils.durations import duration_text
 from flamingo.utils.io import write_bytes, write_text
 from flamingo.utils.reading import read_json
+
+_FOLDER = Path(__file__).parent
 
 
 def write_report(run: Path, title: str | None = None) -> list[Path]:
@@ -65,8 +69,7 @@ def write_report(run: Path, title: str | None = None) -> list[Path]:
         headlines=[_headline(scores, task) for task in tasks],
         few_shot=as_pictures(few_shot),
         tasks={task: task_tables(scores, task) for task in tasks},
-        difference_columns=COLUMNS,
-        differences=page_tables(differences) if differences is not None else None,
+        differences=difference_tables(differences) if differences is not None else None,
         cards=cards(predictions, run / "pictures"),
         attention=as_pictures(attention) if attention is not None else None,
         training=as_pictures(training_figure(history)) if history else None,
@@ -98,13 +101,22 @@ def template(name: str) -> Template:
     if name.endswith(".md"):
         escapes = {"autoescape": False, "finalize": markdown}
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(_FOLDER),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         **escapes,
     )
-    return environment.get_template(name, globals={"code": code, "row": row})
+    script = (_FOLDER / "tables.js").read_text(encoding="utf-8")
+    digest = hashlib.sha256(script.encode()).digest()
+    names = {
+        "code": code,
+        "row": row,
+        "script": Markup(script),
+        # Browsers run this script and no other.
+        "script_hash": f"sha256-{base64.b64encode(digest).decode()}",
+    }
+    return environment.get_template(name, globals=names)
 
 
 def _headline(scores: Sequence[Score], task: str) -> dict[str, Any]:

@@ -2,18 +2,25 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from flamingo.report.averages import in_order, mean_over_seeds
 from flamingo.report.curves import metric_name
 from flamingo.report.score_text import interval_text, score_text
+from flamingo.report.table import MEDIUM, NO_VALUE, SHORT, Cell, Column, Row, Table
 from flamingo.results import Score, SettingOfTask
 
+#: The columns that name a setting.
+SETTING_COLUMNS = (
+    Column("shots"),
+    Column("demonstrations", SHORT),
+    Column("control", SHORT),
+    Column("decoding", MEDIUM),
+)
 #: The largest number of metrics, with their intervals, in a table on a page of 1200 pixels.
 _COLUMNS = 5
 
 
-def task_tables(scores: Sequence[Score], task: str) -> list[dict[str, Any]]:
+def task_tables(scores: Sequence[Score], task: str) -> list[Table]:
     """Returns tables with a row for each setting, the mean over its seeds, and a column for each metric.
 
     The metrics of few settings come last. A further table has only the settings with one of its metrics.
@@ -30,36 +37,44 @@ def task_tables(scores: Sequence[Score], task: str) -> list[dict[str, Any]]:
     return tables
 
 
-def _table(scores_of: Mapping[SettingOfTask, Mapping[str, Score]], metrics: Sequence[str]) -> dict[str, Any]:
+def _table(scores_of: Mapping[SettingOfTask, Mapping[str, Score]], metrics: Sequence[str]) -> Table:
+    columns = SETTING_COLUMNS + tuple(Column(metric_name(metric)) for metric in metrics)
+    columns += (Column("queries"), Column("seeds"))
     rows = []
     for setting, of_setting in scores_of.items():
         shown = {metric: of_setting[metric] for metric in metrics if metric in of_setting}
         if shown:
             rows.append(_row(setting, shown, metrics))
-    return {"metrics": [metric_name(metric) for metric in metrics], "rows": rows}
+    return Table("", columns, tuple(rows))
 
 
-def _row(setting: SettingOfTask, scores: Mapping[str, Score], metrics: Sequence[str]) -> dict[str, Any]:
-    """Returns the cells of a setting; None for a metric that was not computed."""
-    cells: list[tuple[str, str] | None] = []
+def _row(setting: SettingOfTask, scores: Mapping[str, Score], metrics: Sequence[str]) -> Row:
+    cells = setting_cells(setting)
     for metric in metrics:
-        if metric in scores:
-            score = scores[metric]
-            cells.append((score_text(score.value), interval_text(score.ci95)))
-        else:
-            cells.append(None)
+        cells.append(score_cell(scores.get(metric)))
     # The spread over orders counts orders.
     counts = [score.n for score in scores.values() if not score.metric.endswith("_order_std")]
     seeds = max((score.seeds for score in scores.values()), key=len)
-    return {
-        "shots": setting.shots,
-        "demonstrations": demonstrations_text(setting),
-        "control": setting.control_name,
-        "decoding": setting.decoding,
-        "cells": cells,
-        "queries": range_text(counts),
-        "seeds": seeds_text(seeds),
-    }
+    cells.append(Cell(range_text(counts), value=min(counts, default=None)))
+    cells.append(Cell(seeds_text(seeds), value=min(seeds)))
+    return Row(tuple(cells), setting.control is not None)
+
+
+def setting_cells(setting: SettingOfTask) -> list[Cell]:
+    """Returns the cells of SETTING_COLUMNS."""
+    return [
+        Cell(str(setting.shots), value=setting.shots),
+        Cell(demonstrations_text(setting)),
+        Cell(setting.control_name),
+        Cell(setting.decoding.replace(",", ", ")),
+    ]
+
+
+def score_cell(score: Score | None) -> Cell:
+    """Returns the cell of a score with its interval. None was not computed."""
+    if score is None:
+        return Cell(NO_VALUE)
+    return Cell(score_text(score.value), interval_text(score.ci95), score.value)
 
 
 def demonstrations_text(setting: SettingOfTask) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from flamingo.report.difference_table import by_task, difference_table, note, page_tables, table_title
+from flamingo.report.difference_table import by_task, difference_table, difference_tables, note, table_title
 from flamingo.results import SettingOfTask
 from tests.helpers.differences import difference, setting
 
@@ -50,10 +50,12 @@ def test_a_row_names_what_is_compared_with_interval_and_mark():
 
 
 def test_a_page_has_a_table_for_each_task():
-    tables = page_tables([difference("one"), difference("two", metric="exact_match"), difference("one", value=0.2)])
-    assert [table["title"] for table in tables] == ["one: CIDEr", "two: exact match"]
-    assert [row[1:3] for row in tables[0]["rows"]] == [["+0.100", "0.020 to 0.210"], ["+0.200", "0.020 to 0.210"]]
-    assert "within ±0.01." in tables[0]["note"]
+    tables = difference_tables(
+        [difference("one"), difference("two", metric="exact_match"), difference("one", value=0.2)]
+    )
+    assert [table.title for table in tables] == ["one: CIDEr", "two: exact match"]
+    assert [row.cells[1].text for row in tables[0].rows] == ["+0.100", "+0.200"]
+    assert "within ±0.01." in tables[0].note
 
 
 def test_the_note_says_what_is_adjusted_and_prints_the_margin():
@@ -66,3 +68,19 @@ def test_differences_are_sorted_by_task():
     rows = [difference("one"), difference("two"), difference("one", value=0.2)]
     assert [[row.setting.task for row in task] for task in by_task(rows)] == [["one", "one"], ["two"]]
     assert table_title(rows[1:]) == "two: CIDEr"
+
+
+def test_rows_are_sorted_by_their_numbers_and_empty_cells_last():
+    """The text of a p is not a number, and an interval has two."""
+    rows = [
+        difference(value=0.1, bca=(0.02, 0.21), adjusted_p=0.02, seeds=(0, 1)),
+        difference(value=-0.3, bca=None, adjusted_p=None, mark="undecided", seeds=(10,)),
+        difference(value=-0.2, bca=(-1.0, 0.1), adjusted_p=1e-9, seeds=(2,)),
+    ]
+    [table] = difference_tables(rows)
+    ranks = dict(zip([column.name for column in table.columns], zip(*table.ranks(), strict=True), strict=True))
+    assert ranks["difference"] == (2, 0, 1)
+    assert ranks["95% interval"] == (1, None, 0)
+    assert ranks["adjusted p"] == (1, None, 0)
+    assert ranks["mark"] == (0, 1, 0)
+    assert ranks["seeds"] == (0, 2, 1)

@@ -1,12 +1,15 @@
 """The page of a run: complete, self-contained, escaped, and written as a whole or not at all."""
 
 import base64
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
+from flamingo import report
 from flamingo.difference_rows import save_differences
 from flamingo.measure_rows import save_measures
 from flamingo.report.page import write_report
@@ -76,8 +79,28 @@ def test_the_page_needs_nothing_but_itself(page):
     links = [value for _, attrs in page.tags for key, value in attrs.items() if key in ("src", "srcset", "href")]
     assert links
     assert all(link.startswith("data:image/") for link in links)
-    assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
+    assert not {"link", "iframe"} & {tag for tag, _ in page.tags}
     assert "url(" not in "".join(page.of("style"))
+    assert not re.search(r"https?:|fetch|import|innerHTML", "".join(page.of("script")))
+
+
+def test_browsers_run_the_script_of_the_tables_and_no_other(page):
+    [script] = page.of("script")
+    assert script == (Path(report.__file__).parent / "tables.js").read_text()
+    [policy] = [attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy"]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none';") and policy.endswith(f"; script-src 'sha256-{digest}'")
+
+
+def test_cells_have_the_ranks_that_the_script_sorts_by(page):
+    first = [tag for tag, _ in page.tags].index("table")
+    names = [tag for tag, _ in page.tags[first:]]
+    width = names[: names.index("td")].count("th")
+    ranks = [attrs.get("data-rank") for tag, attrs in page.tags[first:] if tag == "td"]
+    shots, controls = ranks[: 12 * width : width], ranks[2 : 12 * width : width]
+    assert shots == ["0", "1", "2", "3", "4", "0", "4", "1", "2", "3", "4", "4"]
+    assert controls == [None] * 7 + ["0"] * 4 + ["3"]  # blind, and shuffled images after two others
+    assert "data-filter" in page.tags[first][1]
 
 
 def test_plots_are_there_for_light_and_dark_pages(page):
@@ -182,7 +205,7 @@ def test_what_files_say_is_escaped(tmp_path):
     picture.write_bytes(b"")
     write_report(tmp_path, title=evil)
     page = Page((tmp_path / "report.html").read_text())
-    assert "script" not in {tag for tag, _ in page.tags}
+    assert [tag for tag, _ in page.tags].count("script") == 1
     assert all(attrs["src"] != "x" for tag, attrs in page.tags if tag == "img")
     for tag in ("h1", "h3", "pre", "dd", "figcaption"):
         assert evil in page.of(tag)
