@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from flamingo.difference_rows import Difference
 from flamingo.headline_metrics import headlines
 from flamingo.report.averages import in_order, main_decoding, mean_over_seeds
+from flamingo.report.slopes import draw_slopes, slopes_of
 from flamingo.report.style import (
     BLUE,
     GREEN,
@@ -55,10 +57,14 @@ def metric_name(metric: str) -> str:
     return name.replace("_", " ")
 
 
-def few_shot_figure(scores: Sequence[Score]) -> Figure:
+def few_shot_figure(scores: Sequence[Score], differences: Sequence[Difference] = ()) -> Figure:
     """Returns scores over shots, with intervals: a panel per task and headline metric, a line per series.
 
     Several seeds are averaged (:func:`mean_over_seeds`). One decoding is drawn: greedy if it was run.
+
+    Args:
+        scores: The scores of a run.
+        differences: Those of them that are slopes are drawn as thin lines, and written below the panels.
     """
     scores = mean_over_seeds(scores)
     panels: dict[tuple[str, str], list[Score]] = {}
@@ -79,7 +85,7 @@ def few_shot_figure(scores: Sequence[Score]) -> Figure:
         axes = figure.subplots(rows, columns, squeeze=False).flatten()
         for ax, (panel, panel_scores) in zip(axes, panels.items(), strict=False):
             task, metric = panel
-            _draw_panel(ax, task, metric, panel_scores)
+            _draw_panel(ax, task, metric, panel_scores, differences)
         for ax in axes[len(panels) :]:
             ax.set_axis_off()
     return figure
@@ -91,7 +97,7 @@ def _panel_width(scores: Sequence[Score]) -> float:
     return max(4.5, 2.8 + _LETTER * longest)
 
 
-def _draw_panel(ax: Axes, task: str, metric: str, scores: Sequence[Score]) -> None:
+def _draw_panel(ax: Axes, task: str, metric: str, scores: Sequence[Score], differences: Sequence[Difference]) -> None:
     decoding = main_decoding(score.setting.decoding for score in scores)
     scores = in_order(score for score in scores if score.setting.decoding == decoding)
     series: dict[str, list[Score]] = {}
@@ -102,13 +108,14 @@ def _draw_panel(ax: Axes, task: str, metric: str, scores: Sequence[Score]) -> No
     top = 1.05 * max(_largest(score) for score in scores) or 1.0
     offsets = _offsets(series)
     labels = []
+    colors = {}
     for name, points in reversed(series.items()):
         offset = offsets.get(name, 0.0)
         x = []
         for point in points:
             position = shots.index(point.setting.shots)
             x.append(float(position + offset))
-        color = _draw_series(ax, name, x, points)
+        color = colors[name] = _draw_series(ax, name, x, points)
         if name == "text only":
             _label_text_only(ax, points[0].value, top, color)
             continue
@@ -141,6 +148,7 @@ def _draw_panel(ax: Axes, task: str, metric: str, scores: Sequence[Score]) -> No
         color=MUTED,
         in_layout=False,
     )
+    draw_slopes(ax, slopes_of(differences, task, metric, decoding), series, colors)
     label_ends(ax, labels)
 
 

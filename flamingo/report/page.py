@@ -61,7 +61,7 @@ def write_report(run: Path, title: str | None = None) -> list[Path]:
     if measures_file.is_file():
         measures = read_measures(measures_file)
     attention = attention_measures_figure(measures)
-    few_shot = few_shot_figure(scores)
+    few_shot = few_shot_figure(scores, differences or ())
     tasks = list(dict.fromkeys(score.setting.task for score in scores))
     page = template("report.html").render(
         title=title or f"Few-shot results of {run.resolve().name}",

@@ -1,6 +1,7 @@
 """Plots of scores and losses: values at their places, and series with their names."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from matplotlib.colors import to_hex
 from flamingo.report.curves import few_shot_figure, headline_metrics, metric_name
 from flamingo.report.style import BLUE, GREY
 from flamingo.results import read_scores
+from tests.helpers.differences import difference
 from tests.report import fake
 
 
@@ -70,6 +72,29 @@ def test_text_only_and_controls_are_their_own_series(read):
     np.testing.assert_allclose(blind[:, 1], [0.03, 0.05])
     np.testing.assert_allclose(blind[:, 0], [0, 1], atol=0.1)  # next to each other
     assert {"few-shot", "text only", "blind", "shuffled images"} <= texts(ax)
+
+
+def test_a_slope_is_a_thin_line_and_a_text_below(read):
+    """The least-squares line of (0, 0.2), (1, 0.3), (2, 0.7) over log2(shots): 0.4 + 0.25 (d - 1)."""
+    rows = [fake.score(shots=k, value=value) for k, value in ((1, 0.2), (2, 0.3), (4, 0.7))]
+    scores = read(fake.score(shots=0, demonstrations=None, value=0.1), *rows, fake.score(metric="CIDEr"))
+    setting = scores[3].setting
+    slope = difference(
+        kind="slope", setting=setting, metric="exact_match", shots=(1, 2, 4), value=0.25, bca=(0.2, 0.31)
+    )
+    others = [replace(slope, metric="BLEU-4"), replace(slope, kind="icl_efficiency")]
+    others += [replace(slope, setting=replace(setting, **change)) for change in ({"decoding": "beam3"}, {"task": "t"})]
+    ax, cider = few_shot_figure(scores, [slope, *others]).axes
+    [fit] = [line.get_xydata() for line in ax.lines if line.get_linewidth() == 1.0]
+    np.testing.assert_allclose(fit, [[1, 0.15], [2, 0.4], [3, 0.65]])
+    assert texts(ax) - {"few-shot", "exact match"} == {"few-shot: +0.250 per doubling (0.200 to 0.310)"}
+    assert texts(cider) == {"few-shot", "CIDEr"}
+
+
+def test_a_slope_of_other_shots_than_the_curve_is_not_drawn(read):
+    slope = difference(kind="slope", setting=read(fake.score())[0].setting, metric="exact_match", shots=(2, 4))
+    [ax] = few_shot_figure(read(fake.score()), [slope]).axes
+    assert texts(ax) == {"few-shot", "exact match"}
 
 
 def test_a_panel_for_each_task_and_headline_metric(read):
