@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from flamingo.data.document import Document
+from flamingo.inference.candidate_scores import CandidateScores
 from flamingo.model.sampling import Sampling
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """Continues prompts of images and text."""
+    """Continues prompts of images and text, and scores candidates for their continuations."""
 
     def generate(
         self,
@@ -34,6 +35,33 @@ class Engine(Protocol):
 
         Raises:
             UserError: For a broken image, and for a prompt that leaves no room for ``max_new_tokens``.
+        """
+        ...
+
+    def score(
+        self,
+        prompts: Sequence[Document],
+        candidates: Sequence[Sequence[str]],
+        end: bool = False,
+        prior: bool = True,
+        blind: bool = False,
+        on_progress: Callable[[int], object] | None = None,
+    ) -> list[CandidateScores]:
+        """Returns the log-likelihoods of the candidates of each prompt.
+
+        The tokens of a candidate are those of prompt and candidate together, after the prompt's.
+
+        Args:
+            prompts: Documents that end where the candidates begin.
+            candidates: The candidates of each prompt, as texts that follow it: most begin with a space.
+            end: Whether the token that ends a chunk follows each candidate.
+            prior: Whether candidates are also scored with the query's image, the last one, unseen by any token.
+            blind: Whether no token attends to any image; the prompts keep their image markers.
+            on_progress: Called with the number of prompts that each batch has completed.
+
+        Raises:
+            UserError: For a broken image, a prompt that leaves no room for a candidate, and a candidate whose first
+                token begins within the prompt.
         """
         ...
 

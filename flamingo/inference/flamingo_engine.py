@@ -1,7 +1,6 @@
 """The engine of our models. Images, and the common beginning of all prompts, run once."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +12,10 @@ from torch.nn.utils.rnn import pad_sequence
 from flamingo.data.collate import EncodedExample, collate
 from flamingo.data.document import Document, Image
 from flamingo.data.processor import FlamingoProcessor
+from flamingo.inference.candidate_scores import CandidateScores
+from flamingo.inference.candidate_scoring import score_nodes
+from flamingo.inference.candidates import CandidateTries
+from flamingo.inference.encoded_prompt import EncodedPrompt, ScoredPrompt
 from flamingo.inference.engine import AttentionMeasures
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.prompt_measures import Part, chunk_of_tokens, measures_of_prompt, parts_of_tokens
@@ -27,28 +30,11 @@ from flamingo.utils.devices import products_in, to_device
 from flamingo.utils.errors import UserError
 
 
-@dataclass(frozen=True)
-class _Prompt:
-    """A prompt's tokens, its images, and for each token the number of the image that it sees, -1 for none."""
-
-    input_ids: Int[Tensor, " t"]
-    image_index: Int[Tensor, " t"]
-    #: The images, in the order of their numbers.
-    images: list[Image]
-    keys: list[ImageKey]
-    #: The id of the document.
-    id: str
-
-    def tokens_with_images(self) -> list[tuple[int, ImageKey | None]]:
-        """Returns each token's id and its image."""
-        tokens = []
-        for token, number in zip(self.input_ids.tolist(), self.image_index.tolist(), strict=True):
-            tokens.append((token, self.keys[number] if number >= 0 else None))
-        return tokens
-
-
 class FlamingoEngine:
-    """Continues prompts. The visual tokens of the most recently used images stay on the model's device."""
+    """Continues prompts, and scores their candidates.
+
+    The visual tokens of the most recently used images stay on the model's device.
+    """
 
     def __init__(
         self,
@@ -117,6 +103,64 @@ class FlamingoEngine:
                     on_progress(len(batch))
         return [texts[number] for number in range(len(prompts))]
 
+    def score(
+        self,
+        prompts: Sequence[Document],
+        candidates: Sequence[Sequence[str]],
+        end: bool = False,
+        prior: bool = True,
+        blind: bool = False,
+        on_progress: Callable[[int], object] | None = None,
+    ) -> list[CandidateScores]:
+        """Returns the log-likelihoods of the candidates of each prompt.
+
+        Candidates share the tokens that they begin with, and the last token of a candidate never runs. Equal prompts
+        with equal candidates run once, such as priors of prompts without demonstrations.
+
+        See :meth:`flamingo.inference.engine.Engine.score`.
+        """
+        tries = CandidateTries(self.processor, end)
+        scored: list[list[ScoredPrompt]] = []
+        for prompt, texts in zip(prompts, candidates, strict=True):
+            trie = tries.of(prompt, texts)
+            row = self._encode(prompt, self.processor.tokenizer.model_max_length - max(trie.depths), blind)
+            scored.append([ScoredPrompt(row, trie)])
+            if prior:
+                scored[-1].append(ScoredPrompt(row.without_last_image(self._sees_one_image), trie))
+        likelihoods = self._log_likelihoods(scored, on_progress)
+        results = []
+        for texts, of_prompt in zip(candidates, scored, strict=True):
+            sums = [tuple(likelihoods[one.key]) for one in of_prompt]
+            trie = of_prompt[0].trie
+            num_tokens = tuple(trie.depths[node] for node in trie.ends)
+            results.append(CandidateScores(tuple(texts), num_tokens, *sums))
+        return results
+
+    def _log_likelihoods(
+        self, scored: Sequence[Sequence[ScoredPrompt]], on_progress: Callable[[int], object] | None
+    ) -> dict[object, list[float]]:
+        """Returns the sums of each trie's candidates by the key of their prompt."""
+        distinct = {one.key: one for of_prompt in scored for one in of_prompt}
+        # Longest prompts first: out-of-memory shows up in the first batch.
+        order = sorted(distinct, key=lambda key: len(distinct[key].row.input_ids), reverse=True)
+        likelihoods: dict[object, list[float]] = {}
+        num_done = 0
+        with products_in(self.model.language_model.dtype, self.model.device):
+            prefix = self._shared_prefix([distinct[key].row for key in order])
+            for start in range(0, len(order), self.batch_size):
+                batch = order[start : start + self.batch_size]
+                rows = [distinct[key].row for key in batch]
+                tries = [distinct[key].trie for key in batch]
+                inputs = self._inputs(rows, 0 if prefix is None else prefix.get_seq_length())
+                log_probs = score_nodes(self.model, inputs, prefix, tries, self.batch_size)
+                for key, trie, values in zip(batch, tries, log_probs, strict=True):
+                    likelihoods[key] = trie.sums(values)
+                if on_progress is not None:
+                    is_done = [all(one.key in likelihoods for one in of_prompt) for of_prompt in scored]
+                    on_progress(sum(is_done) - num_done)
+                    num_done = sum(is_done)
+        return likelihoods
+
     def attention(self, prompts: Sequence[Document]) -> list[AttentionMeasures]:
         """Returns the measures of the attention of the last token of each prompt.
 
@@ -133,23 +177,23 @@ class FlamingoEngine:
                     measures.append(measures_of_prompt(attention, number, self._parts(prompt, row)))
         return measures
 
-    def _parts(self, prompt: Document, row: _Prompt) -> list[Part]:
+    def _parts(self, prompt: Document, row: EncodedPrompt) -> list[Part]:
         """Returns the part of each token of a prompt."""
         end = self.processor.end_of_chunk_token_id
         chunks = chunk_of_tokens(prompt, row.input_ids, row.image_index, end)
         is_image = row.input_ids == self.processor.image_token_id
         return parts_of_tokens(chunks, is_image.tolist())
 
-    def _encode(self, prompt: Document, max_length: int, blind: bool) -> _Prompt:
+    def _encode(self, prompt: Document, max_length: int, blind: bool) -> EncodedPrompt:
         example = self.processor.encode(prompt, prompt=True, pixels=False, max_length=max_length)
         if blind:
             no_image = torch.full_like(example.image_index, -1)
-            return _Prompt(example.input_ids, no_image, [], [], prompt.id)
+            return EncodedPrompt(example.input_ids, no_image, [], [], prompt.id)
         images = [chunk.image for chunk in prompt.chunks() if chunk.image is not None]
         keys = [image_key(image) for image in images]
-        return _Prompt(example.input_ids, example.image_index, images, keys, prompt.id)
+        return EncodedPrompt(example.input_ids, example.image_index, images, keys, prompt.id)
 
-    def _shared_prefix(self, rows: Sequence[_Prompt]) -> PromptCache | None:
+    def _shared_prefix(self, rows: Sequence[EncodedPrompt]) -> PromptCache | None:
         """Returns the cache of the tokens that all prompts begin with, such as equal demonstrations, or None."""
         if len(rows) < 2 or not self._sees_one_image or not self.model.shares_prefixes:
             return None
@@ -176,7 +220,7 @@ class FlamingoEngine:
 
     def _continue(
         self,
-        rows: Sequence[_Prompt],
+        rows: Sequence[EncodedPrompt],
         prefix: PromptCache | None,
         max_new_tokens: int,
         num_beams: int,
@@ -203,7 +247,7 @@ class FlamingoEngine:
         )
         return [decode(tokenizer, row, end) for row in ids.tolist()]
 
-    def _inputs(self, rows: Sequence[_Prompt], prefix_length: int) -> dict[str, Any]:
+    def _inputs(self, rows: Sequence[EncodedPrompt], prefix_length: int) -> dict[str, Any]:
         """Returns the model's arguments for a batch whose first tokens are in a cache."""
         rest = slice(prefix_length, None)
         gather = self._pool_images if self._sees_one_image else self._pad_images
@@ -231,7 +275,9 @@ class FlamingoEngine:
         """Whether a token sees only one image, rather than all images before it."""
         return self.model.fusion.sees_by_index
 
-    def _pool_images(self, rows: Sequence[_Prompt], tokens: slice) -> tuple[Float[Tensor, "1 m r v"], list[Tensor]]:
+    def _pool_images(
+        self, rows: Sequence[EncodedPrompt], tokens: slice
+    ) -> tuple[Float[Tensor, "1 m r v"], list[Tensor]]:
         """Returns the images that ``tokens`` of any prompt see, each once, and their numbers for each prompt."""
         pool: dict[ImageKey, Image] = {}
         number_of: dict[ImageKey, int] = {}
@@ -251,7 +297,9 @@ class FlamingoEngine:
         visual_tokens = self.visual_tokens.get(list(pool.values()))
         return visual_tokens.unsqueeze(0), image_index
 
-    def _pad_images(self, rows: Sequence[_Prompt], tokens: slice) -> tuple[Float[Tensor, "b m r v"], list[Tensor]]:
+    def _pad_images(
+        self, rows: Sequence[EncodedPrompt], tokens: slice
+    ) -> tuple[Float[Tensor, "b m r v"], list[Tensor]]:
         """Returns all images of each prompt in their order, for tokens that see all images before them."""
         images: list[Image] = []
         for row in rows:

@@ -57,6 +57,17 @@ class GrowingLayer(DynamicLayer):
         self.values = self._value_buffer[:, :, :end]
         return self.keys, self.values
 
+    def keep(self, start: int, places: Int[Tensor, "b kept"]) -> None:
+        """Drops all tokens from ``start`` on other than those at ``places``, which count from ``start``."""
+        index = places[:, None, :, None]
+        kept_keys = self.keys[:, :, start:].take_along_dim(index, dim=2)
+        kept_values = self.values[:, :, start:].take_along_dim(index, dim=2)
+        end = start + places.shape[1]
+        self._key_buffer[:, :, start:end] = kept_keys
+        self._value_buffer[:, :, start:end] = kept_values
+        self.keys = self._key_buffer[:, :, :end]
+        self.values = self._value_buffer[:, :, :end]
+
     def expand(self, rows: int) -> "GrowingLayer":
         """Returns a layer of ``rows`` documents that all begin with this one, which does not change."""
         layer = GrowingLayer()
@@ -101,6 +112,11 @@ class PromptCache(Cache):
         expanded = PromptCache(0)
         expanded.layers = [layer.expand(rows) for layer in self.layers]
         return expanded
+
+    def keep(self, start: int, places: Int[Tensor, "b kept"]) -> None:
+        """Drops all tokens from ``start`` on other than those at ``places``, which count from ``start``."""
+        for layer in self.layers:
+            layer.keep(start, places)
 
     def fork(self, attention_mask: Int[Tensor, "b s"], beams: int) -> None:
         """Gives every prompt ``beams`` beams. Each later step appends one token to each beam."""

@@ -57,7 +57,7 @@ class FlamingoGeneration(GenerationMixin):
             kwargs.pop("past_key_values")
         else:
             prefix = None
-        visible = _visible(kwargs["attention_mask"], context, prefix)
+        visible = visible_tokens(kwargs["attention_mask"], context, prefix)
         if "past_key_values" not in self._language_model_arguments:
             kwargs["use_cache"] = False
         if self._can_prefill(generation_config, kwargs):
@@ -153,7 +153,7 @@ class FlamingoGeneration(GenerationMixin):
         self.new_tokens.known_ids.check(input_ids)
         images = {"visual_state": visual_state}
         context = self.visual_context(input_ids, image_index, images, visual_index=visual_index)
-        visible = _visible(attention_mask, context, prefix)
+        visible = visible_tokens(attention_mask, context, prefix)
         start = 0
         if prefix is not None:
             start = prefix.get_seq_length()
@@ -213,7 +213,7 @@ class FlamingoGeneration(GenerationMixin):
         return prepared
 
 
-def _visible(
+def visible_tokens(
     attention_mask: Int[Tensor, "bn s"], context: VisualContext, prefix: PromptCache | None
 ) -> Int[Tensor, "bn s"]:
     """Returns the mask without hidden visual tokens. The cache of a prefix has its own mask."""

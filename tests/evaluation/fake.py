@@ -82,7 +82,7 @@ TWO_PROCESSES = [SETTINGS[0], SETTINGS[2], Setting(0, None, seed=1, temperature=
 
 
 def model_and_processor(backbones: Path, language: str = "gpt2", **config: Any):
-    """Returns a model of these parts, and its processor."""
+    """Returns a model of these parts on a family of language models, and its processor."""
     torch.manual_seed(0)
     processor = FlamingoProcessor.from_vision_text_pretrained(backbones / "clip_vision_model", backbones / language)
     model = tiny.flamingo(backbones, language=language, **config)

@@ -33,6 +33,17 @@ def test_rows_with_a_shared_prefix_do_not_write_into_each_other():
     assert torch.equal(layer.keys, states(0, 7, rows=1)[0])
 
 
+def test_a_layer_drops_all_later_tokens_but_the_kept_ones():
+    layer = GrowingLayer()
+    layer.update(*states(0, 3))
+    layer.update(*states(3, 7))
+    layer.keep(3, torch.tensor([[0, 3], [1, 2]]))
+    assert layer.get_seq_length() == 5
+    keys, values = layer.update(*states(9, 10))
+    assert keys[:, 0, :, 0].tolist() == [[0, 1, 2, 3, 6, 9], [1000, 1001, 1002, 1004, 1005, 1009]]
+    assert torch.equal(values, -keys)
+
+
 def test_a_continuation_sees_its_prompt_and_its_own_prefix():
     cache = PromptCache(layers=1)
     cache.update(*states(0, 3), 0)
