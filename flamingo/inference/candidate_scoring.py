@@ -103,9 +103,9 @@ def _branching(
     for number in range(max(map(len, passes_of_row))):
         passes = [row[number] if number < len(row) else NO_PASS for row in passes_of_row]
         if number > 0:
-            places = num_kept + _kept_places(passes)
-            cache.keep(prompts.ids.shape[1] - 1, places.to(prompts.ids.device))
-            num_kept = places.shape[1]
+            kept_places = num_kept + _kept_places(passes)
+            cache.keep(prompts.ids.shape[1] - 1, kept_places.to(prompts.ids.device))
+            num_kept = kept_places.shape[1]
         logits = _run_pass(model, prompts, cache, tries, passes, context, begins=number == 0)
         scored, places, tokens = [], [], []
         for row, (one, trie) in enumerate(zip(passes, tries, strict=True)):
