@@ -13,6 +13,7 @@ from flamingo.evaluation import EvaluationConfig
 from flamingo.evaluation.harness import evaluate
 from flamingo.evaluation.protocol import Example
 from flamingo.evaluation.settings import Setting
+from flamingo.inference.candidate_scores import CandidateScores
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from tests import tiny
 
@@ -58,10 +59,17 @@ class FakeTask:
 
 
 class TextEngine:
-    """Answers "x" without a model, and measures no attention."""
+    """Answers "x" without a model, finds earlier candidates likelier, and measures no attention."""
 
     def generate(self, prompts, *args, **kwargs):
         return ["x"] * len(prompts)
+
+    def score(self, prompts, candidates, *args, **kwargs):
+        scores = []
+        for texts in candidates:
+            sums = tuple(-float(number) for number in range(len(texts)))
+            scores.append(CandidateScores(tuple(texts), (1,) * len(texts), sums, (0.0,) * len(texts)))
+        return scores
 
 
 #: One of each kind.

@@ -12,7 +12,7 @@ from flamingo.evaluation.metrics.resampling import bootstrap, mean
 from flamingo.evaluation.settings import Setting
 from flamingo.measure_rows import read_measures
 from flamingo.utils.errors import UserError
-from tests.evaluation.fake import FakeTask
+from tests.evaluation.fake import FakeTask, TextEngine
 from tests.helpers.result_rows import row
 
 
@@ -134,7 +134,7 @@ def test_intervals_are_those_of_scores():
     assert found[2, "copy_rate"] == (1.0, 1.0) and found[2, "reference_rate"] == (0.0, 0.0)
 
 
-class CopyingEngine:
+class CopyingEngine(TextEngine):
     """Repeats the last demonstration; without images it says something else."""
 
     def generate(self, prompts, max_new_tokens, num_beams, blind=False, **kwargs):

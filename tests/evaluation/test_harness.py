@@ -20,7 +20,7 @@ from flamingo.measure_rows import GATED_NORM, read_measures
 from flamingo.results import read_prediction_rows, setting_key, setting_of
 from flamingo.utils.errors import UserError
 from flamingo.utils.names import picture_path
-from tests.evaluation.fake import SETTINGS, TWO_PROCESSES, FakeTask, example, model_and_processor
+from tests.evaluation.fake import SETTINGS, TWO_PROCESSES, FakeTask, TextEngine, example, model_and_processor
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +310,7 @@ def test_token_limits_and_the_saved_template_reach_the_engine(parts, tmp_path):
     config = EvaluationConfig(max_new_tokens=9, min_new_tokens=2)
     asked = []
 
-    class Recording:
+    class Recording(TextEngine):
         def generate(self, prompts, max_new_tokens, *args, min_new_tokens, **kwargs):
             asked.append((max_new_tokens, min_new_tokens))
             return ["x"] * len(prompts)
