@@ -45,6 +45,8 @@ LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
     "gemma2": {**_WINDOW, "final_logit_softcapping": 30.0},
     "gemma3_text": _WINDOW,
     "phi": {**_LLAMA, "num_key_value_heads": 4, "embd_pdrop": 0.1, "resid_pdrop": 0.1},
+    # Three heads: their number is no power of two.
+    "mosaic_gpt": {"d_model": 36, "n_heads": 3, "n_layers": 4, "max_seq_len": 128},
 }
 
 _VIT = {
@@ -118,19 +120,26 @@ POISONED: list[dict[str, Any]] = [
 def save_backbones(folder: Path) -> None:
     """One folder per family: ``folder / family``. Language models bring a tokenizer, encoders an image processor."""
     torch.manual_seed(0)
-    for family, settings in LANGUAGE_MODELS.items():
-        config = AutoConfig.for_model(family, vocab_size=VOCABULARY, bos_token_id=0, eos_token_id=1, **settings)
-        config.pad_token_id = None
-        model = AutoModelForCausalLM.from_config(config)
-        _spread(model)
-        model.save_pretrained(folder / family)
-        tokenizer().save_pretrained(folder / family)
+    *families, last = LANGUAGE_MODELS
+    for family in families:
+        _save_language_model(folder, family)
     for family, settings in VISION_MODELS.items():
         model = AutoModel.from_config(AutoConfig.for_model(family, **settings))
         _spread(model)
         model.save_pretrained(folder / family)
         size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
         CLIPImageProcessorPil(size=size, crop_size=size).save_pretrained(folder / family)
+    _save_language_model(folder, last)  # after the encoders, whose weights the golden values need
+
+
+def _save_language_model(folder: Path, family: str) -> None:
+    settings = LANGUAGE_MODELS[family]
+    config = AutoConfig.for_model(family, vocab_size=VOCABULARY, bos_token_id=0, eos_token_id=1, **settings)
+    config.pad_token_id = None
+    model = AutoModelForCausalLM.from_config(config)
+    _spread(model)
+    model.save_pretrained(folder / family)
+    tokenizer().save_pretrained(folder / family)
 
 
 def _spread(model: torch.nn.Module) -> None:

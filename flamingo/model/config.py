@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
+import flamingo.model.mosaic_gpt_config  # noqa: F401  A saved config may have a text_config of this type.
 from flamingo.model.adapter_config import AdapterConfig
 from flamingo.model.connectors import CONNECTORS, ConnectorConfig
 from flamingo.model.fusion import FUSIONS, FusionConfig

@@ -24,11 +24,15 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from flamingo.model.layers import repeated_layers
+from flamingo.model.mosaic_gpt import MosaicGPTForCausalLM
+from flamingo.model.mosaic_gpt_config import MosaicGPTConfig
 from flamingo.model.weights_loading import hub_arguments, load_weights
 from flamingo.utils.devices import META
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 from flamingo.utils.token_ids import TokenIds
+
+AutoModelForCausalLM.register(MosaicGPTConfig, MosaicGPTForCausalLM)
 
 #: The name of the part in errors.
 _PART = "language model"
@@ -91,8 +95,13 @@ def _causal_class(config: PreTrainedConfig) -> Any:
     found in the module of the whole model.
 
     Raises:
-        UserError: If transformers has no such class.
+        UserError: If transformers has no such class, or its class ignores a part of the config.
     """
+    if config.model_type == "mpt" and config.attn_config.qk_ln:
+        raise UserError(
+            "transformers' MPT ignores attn_config.qk_ln=True and would compute other logits; a checkpoint of "
+            "MosaicML's MPT-1B has model_type=mosaic_gpt, which is supported"
+        )
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     module = importlib.import_module(type(config).__module__.replace("configuration_", "modeling_"))

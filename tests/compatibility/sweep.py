@@ -31,7 +31,8 @@ _INTRODUCTION = """\
 # Compatibility
 
 Find your language model or vision encoder by its `model_type`. The tables list the model types of Transformers
-{version}.
+{version}. `mosaic_gpt`, MosaicML's MPT-1B, works too: it is a decoder of this library
+([`mosaic_gpt.py`](../flamingo/model/mosaic_gpt.py)).
 
 - **works**: it passes the check of a composition, every gated block gets a gradient, greedy and beam search agree with
   and without the cache, and a loaded checkpoint gives the same logits.

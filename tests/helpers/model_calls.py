@@ -5,7 +5,7 @@ import torch
 GREEDY = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "eos_token_id": 1}
 BEAMS = {**GREEDY, "num_beams": 3, "num_return_sequences": 2}
 #: Families whose beams share the memory of their prompt, and whose documents can be packed.
-FULL_ATTENTION = {"gpt2", "opt", "gpt_neox", "llama", "qwen2", "qwen3", "phi"}
+FULL_ATTENTION = {"gpt2", "opt", "gpt_neox", "llama", "qwen2", "qwen3", "phi", "mosaic_gpt"}
 
 
 def alone(batch, row):

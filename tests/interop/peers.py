@@ -6,9 +6,10 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from transformers import CLIPVisionModel
+from transformers import AutoConfig, CLIPVisionModel
 
 from tests import tiny
+from tests.helpers import mpt_with_norms
 
 
 class PatchTokens(torch.nn.Module):
@@ -32,6 +33,10 @@ def open_flamingo(vision: Path, language: Path, every: int, monkeypatch: pytest.
     }
     monkeypatch.setitem(sys.modules, "open_clip", clip)
     factory = pytest.importorskip("open_flamingo.src.factory")
+    if AutoConfig.from_pretrained(language).model_type == "mosaic_gpt":
+        # OpenFlamingo runs the code of MosaicML's checkpoint here.
+        loader = SimpleNamespace(from_pretrained=lambda path, **kwargs: mpt_with_norms.load(path))
+        monkeypatch.setattr(factory, "AutoModelForCausalLM", loader)
     model, _, tokenizer = factory.create_model_and_transforms(
         str(vision), "", str(language), str(language), cross_attn_every_n_layers=every, use_local_files=True
     )

@@ -11,10 +11,12 @@ from tests import tiny
 from tests.interop import peers
 
 #: Each family of language models, and how often there is a gated block.
-FAMILIES = {"opt": 1, "llama": 4, "gpt_neox": 2, "mpt": 2}
+FAMILIES = {"opt": 1, "llama": 4, "gpt_neox": 2, "mpt": 2, "mosaic_gpt": 1}
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(
+    params=[pytest.param(family, marks=pytest.mark.full) if family == "mosaic_gpt" else family for family in FAMILIES]
+)
 def folders(request, backbones):
     return backbones / "clip_vision_model", backbones / request.param, FAMILIES[request.param]
 

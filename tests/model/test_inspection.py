@@ -245,9 +245,10 @@ def test_a_mixing_connector_without_attention_has_no_patch_map():
 # --------------------------------------------------------------------------------- visual prefix
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "mosaic_gpt"])
 def test_attention_to_a_visual_prefix_is_the_language_models_own(backbones, family):
     model = tiny.flamingo(backbones, language=family, **tiny.PREFIX)
+    heads = model.config.text_config.num_attention_heads
     batch = tiny.prefix_inputs()
     batch["image_index"][1] = batch["image_index"][1].masked_fill(batch["image_index"][1] == 0, -1)
     with torch.no_grad():
@@ -259,12 +260,12 @@ def test_attention_to_a_visual_prefix_is_the_language_models_own(backbones, fami
     attentions = model(**batch, output_attentions=True).attentions
     is_marker = batch["input_ids"][0] == tiny.NEW_TOKEN_IDS[1]
     for layer, weights in inspection.image_attention.items():
-        assert weights.shape == (2, 4, 26 - 3, 3, 4)
+        assert weights.shape == (2, heads, 26 - 3, 3, 4)
         torch.testing.assert_close(weights[0].flatten(-2), attentions[layer][0][..., is_marker])
         assert not weights[1, ..., 0, :].any(), "a hidden image gets no attention"
         assert (weights[0].sum((-1, -2)) < 1).all() and weights[0, :, -1].sum((-1, -2)).min() > 0
     words = inspection.words_over_patches(2)
-    assert words.shape == (2, 4, 23, 3, 16)
+    assert words.shape == (2, heads, 23, 3, 16)
     torch.testing.assert_close(words.sum(-1), inspection.image_attention[2].sum(-1))
     # The first visual token is the mean of the upper left square of four patches.
     share = inspection.image_attention[2][..., 0] / 4

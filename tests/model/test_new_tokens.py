@@ -9,7 +9,7 @@ from flamingo.utils.errors import UserError
 from tests import tiny
 from tests.helpers import devices
 
-TIED = {"gpt2", "opt", "mpt", "qwen2", "gemma2", "gemma3_text"}
+TIED = {"gpt2", "opt", "mpt", "qwen2", "gemma2", "gemma3_text", "mosaic_gpt"}
 
 
 def test_a_new_row_acts_as_the_same_row_in_the_vocabulary_would(backbones, family):

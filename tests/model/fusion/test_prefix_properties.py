@@ -171,7 +171,7 @@ def test_pixels_visual_tokens_and_embeddings_give_equal_logits(model):
     pixels = inputs.pop("pixel_values")
     expected = model(**inputs, pixel_values=pixels).logits
     tokens = model.encode_images(pixels)
-    assert tokens.shape == (2, 3, 4, 32)
+    assert tokens.shape == (2, 3, 4, model.config.text_config.hidden_size)
     assert torch.equal(model(**inputs, visual_tokens=tokens).logits, expected)
     assert torch.equal(model(**inputs, visual_state=model.visual_state(tokens)).logits, expected)
 
