@@ -1,11 +1,13 @@
-"""Scores of several seeds -> their means; the order of settings, and the decoding that is shown."""
+"""Scores and measures of several seeds -> their means; the order of settings, and the decoding that is shown."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import TypeVar
 
+from flamingo.measure_rows import Measure
 from flamingo.results import Prediction, Score, SettingOfTask
+from flamingo.row_fields import Interval
 
 Item = TypeVar("Item", Score, Prediction)
 
@@ -26,17 +28,42 @@ def _mean(group: Sequence[Score]) -> Score:
     seeds: list[int] = []
     for score in group:
         seeds += score.seeds
-    intervals = [score.ci95 for score in group if score.ci95 is not None]
-    interval = None
-    if len(intervals) == len(group):
-        interval = (fmean(low for low, _ in intervals), fmean(high for _, high in intervals))
     return replace(
         group[0],
         seeds=tuple(sorted(seeds)),
         value=fmean(score.value for score in group),
-        ci95=interval,
+        ci95=_mean_interval([score.ci95 for score in group]),
         n=min(score.n for score in group),
     )
+
+
+def mean_measures(measures: Iterable[Measure]) -> list[Measure]:
+    """Returns one measure per setting, name, distance, layer and part, averaged as :func:`mean_over_seeds` does.
+
+    The seed is that of the first.
+    """
+    groups: dict[tuple[object, ...], list[Measure]] = {}
+    for measure in measures:
+        identity = (measure.setting, measure.name, measure.distance, measure.layer, measure.part)
+        groups.setdefault(identity, []).append(measure)
+    means = []
+    for group in groups.values():
+        mean = replace(
+            group[0],
+            value=fmean(measure.value for measure in group),
+            ci95=_mean_interval([measure.ci95 for measure in group]),
+            n=min(measure.n for measure in group),
+        )
+        means.append(mean)
+    return means
+
+
+def _mean_interval(intervals: Sequence[Interval]) -> Interval:
+    """Returns the means of the ends; None if an interval is missing."""
+    known = [interval for interval in intervals if interval is not None]
+    if len(known) < len(intervals):
+        return None
+    return fmean(low for low, _ in known), fmean(high for _, high in known)
 
 
 def main_decoding(decodings: Iterable[str]) -> str:

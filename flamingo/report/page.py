@@ -15,6 +15,7 @@ from flamingo.measure_rows import read_measures
 from flamingo.report.attention_measures_plot import attention_measures_figure
 from flamingo.report.averages import in_order, main_decoding, mean_over_seeds
 from flamingo.report.cards import cards, setting_name
+from flamingo.report.copying_plot import copying_figure
 from flamingo.report.curves import few_shot_figure, headline_metrics, metric_name
 from flamingo.report.difference_table import difference_tables
 from flamingo.report.escaping import code, markdown, row
@@ -62,6 +63,7 @@ def write_report(run: Path, title: str | None = None) -> list[Path]:
         measures = read_measures(measures_file)
     attention = attention_measures_figure(measures)
     few_shot = few_shot_figure(scores, differences or ())
+    copying = copying_figure(measures)
     tasks = list(dict.fromkeys(score.setting.task for score in scores))
     page = template("report.html").render(
         title=title or f"Few-shot results of {run.resolve().name}",
@@ -70,6 +72,7 @@ def write_report(run: Path, title: str | None = None) -> list[Path]:
         few_shot=as_pictures(few_shot),
         tasks={task: task_tables(scores, task) for task in tasks},
         differences=difference_tables(differences) if differences is not None else None,
+        copying=as_pictures(copying) if copying else None,
         cards=cards(predictions, run / "pictures"),
         attention=as_pictures(attention) if attention is not None else None,
         training=as_pictures(training_figure(history)) if history else None,

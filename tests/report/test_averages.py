@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from flamingo.report.averages import in_order, main_decoding, mean_over_seeds
+from flamingo.report.averages import in_order, main_decoding, mean_measures, mean_over_seeds
 from flamingo.results import read_scores
+from tests.helpers.measures import measure
 from tests.report import fake
 
 
@@ -29,6 +30,16 @@ def test_seeds_are_averaged_with_the_ends_of_their_intervals(tmp_path):
 def test_a_mean_has_no_interval_where_a_seed_has_none(tmp_path):
     rows = fake.score(seed=0, ci95=None), fake.score(seed=1)
     assert mean_over_seeds(scores(tmp_path, *rows))[0].ci95 is None
+
+
+def test_measures_are_averaged_over_seeds_alone():
+    one = measure(seed=0, value=0.3, ci95=(0.2, 0.4), n=50)
+    two = measure(seed=1, value=0.5, ci95=(0.45, 0.6), n=40)
+    changes = [{"name": "reference_rate"}, {"distance": 2}, {"layer": 1}, {"part": "ROUGE-L"}, {"shots": 8}]
+    mean, *others = mean_measures([one, *(measure(**change) for change in changes), two])
+    assert mean.value == pytest.approx(0.4) and mean.ci95 == pytest.approx((0.325, 0.5)) and mean.n == 40
+    assert others == [measure(**change) for change in changes]
+    assert mean_measures([one, measure(seed=1, ci95=None)])[0].ci95 is None
 
 
 def test_settings_that_differ_in_more_than_the_seed_stay_apart(tmp_path):

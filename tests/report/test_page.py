@@ -127,6 +127,7 @@ def test_every_section_has_its_content(page):
         "Scores",
         "Differences",
         "Queries",
+        "Copying",
         "Attention",
         "Training",
         "Configuration",
@@ -219,7 +220,7 @@ def test_exact_matches_are_marked_right_or_wrong(page):
 def test_what_is_absent_is_said(tmp_path):
     write_report(small_run(tmp_path))
     text = (tmp_path / "report.html").read_text()
-    for words in ("no differences.json", "no history.jsonl", "no config.yaml", "kept no pictures"):
+    for words in ("no differences.json", "no copy rates", "no history.jsonl", "no config.yaml", "kept no pictures"):
         assert words in text
     Page(text)
 
@@ -251,6 +252,15 @@ def test_attention_has_a_plot_with_a_note(tmp_path):
     plots = [attrs["alt"] for tag, attrs in page.tags if tag == "img" and attrs.get("class") == "plot"]
     assert any("last token" in name for name in plots)
     assert "attend=last" in "".join(page.of("p"))
+
+
+def test_copy_rates_have_a_plot(tmp_path):
+    save_measures(small_run(tmp_path) / "in_context.json", [measure("synthetic_captions")])
+    write_report(tmp_path)
+    page = Page((tmp_path / "report.html").read_text())
+    plots = [attrs["alt"] for tag, attrs in page.tags if tag == "img" and attrs.get("class") == "plot"]
+    assert len(plots) == 2 and plots[1].startswith("Copy rates")
+    assert "the model repeats demonstrations" in " ".join(page.of("p"))
 
 
 @pytest.mark.parametrize(
