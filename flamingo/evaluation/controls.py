@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from flamingo.evaluation.protocol import CaptionTask, Example, NearestTask, Task
+from flamingo.evaluation.protocol import CaptionTask, DescribedTask, Example, NearestTask, Task
 from flamingo.evaluation.random_draws import query_rng
 from flamingo.utils.errors import UserError
 from flamingo.utils.maximum import last_maximum
@@ -75,6 +75,12 @@ def shuffled_captions(task: Task, query: Example, demonstrations: Sequence[Examp
     return [example.with_caption(draw_caption()) for example in demonstrations]
 
 
+def described(task: Task, query: Example, demonstrations: Sequence[Example], seed: int) -> list[Example]:
+    """Returns the demonstrations with words in place of their images."""
+    assert isinstance(task, DescribedTask)
+    return [replace(example, description=task.description(query, example)) for example in demonstrations]
+
+
 def last_caption(task: Task, query: Example, demonstrations: Sequence[Example]) -> str:
     """Returns the caption of the last demonstration."""
     return demonstrations[-1].references[0]
@@ -107,6 +113,7 @@ CONTROLS = {
     "blind": Control(blind=True, least_shots=0),
     "shuffled_images": Control(replacement=shuffled_images),
     "shuffled_captions": Control(replacement=shuffled_captions),
+    "described": Control(replacement=described, protocol=DescribedTask),
     "copied_caption": Control(answer=last_caption),
     # The last of retrieved demonstrations is the nearest: there it equals the copied caption.
     "nearest_caption": Control(answer=nearest_caption, with_retrieved=False, protocol=NearestTask),

@@ -5,12 +5,16 @@ from collections.abc import Iterable, Sequence
 
 from flamingo.evaluation.demonstrations import shots_per_group
 from flamingo.evaluation.metrics.corpus import check_metrics
-from flamingo.evaluation.protocol import CaptionTask, NearestTask, RetrievalTask, Task
+from flamingo.evaluation.protocol import CaptionTask, DescribedTask, NearestTask, RetrievalTask, Task
 from flamingo.evaluation.settings import Setting
 from flamingo.utils.errors import UserError
 
 #: The protocol of a control -> what other tasks lack.
-_LACKING: dict[type, str] = {NearestTask: "no similarity of images", CaptionTask: "no captions to compare"}
+_LACKING: dict[type, str] = {
+    DescribedTask: "no descriptions of images",
+    NearestTask: "no similarity of images",
+    CaptionTask: "no captions to compare",
+}
 
 
 def check_protocols(task: Task, settings: Sequence[Setting]) -> None:

@@ -15,15 +15,20 @@ def build_prompt(
 
     Args:
         query: The query, which keeps its image.
-        demonstrations: The demonstrations. Each shows the first of its references.
-        images: Whether the demonstrations have their images.
+        demonstrations: The demonstrations. Each shows the first of its references. One with a description is a line of
+            text, as in :func:`flamingo.synthetic.documents.show`.
+        images: Whether the demonstrations without a description have their images.
         template: The template of captions; None: the default template.
     """
     template = template or CaptionTemplate()
     parts: list[Part] = []
     for example in demonstrations:
+        answered = example.answered(template)
+        if example.description is not None:
+            parts.append(Text(f"{example.description} {answered}\n"))
+            continue
         parts.append(example.image if images else EndOfChunk())
-        parts.append(Text(example.answered(template)))
+        parts.append(Text(answered))
     parts.append(query.image)
     parts.append(Text(query.question(template)))
     return Document(parts, id=query.id)

@@ -20,13 +20,15 @@ class Example:
     """A picture with its reference texts: a query, or a demonstration, which shows the first of its references.
 
     ``prompt`` is the beginning of the text after the image, such as ``Question: ...? Answer:``. None: the reference is
-    a caption, and the template of captions has the prompt.
+    a caption, and the template of captions has the prompt. ``description`` is the text that prompts show in place
+    of the image; None: the image.
     """
 
     id: str
     image: Image
     references: tuple[str, ...]
     prompt: str | None = None
+    description: str | None = None
 
     def question(self, template: CaptionTemplate) -> str:
         """Returns the text that the model continues."""
@@ -121,6 +123,15 @@ class NearestTask(Task, Protocol):
             query: The query.
             examples: Examples of the query's support, each perhaps with another caption.
         """
+        ...
+
+
+@runtime_checkable
+class DescribedTask(Task, Protocol):
+    """A task whose images can be replaced by words."""
+
+    def description(self, query: Example, example: Example) -> str:
+        """Returns the words in place of the image of an example of the query's support."""
         ...
 
 

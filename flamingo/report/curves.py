@@ -34,6 +34,7 @@ _SERIES = {
     "blind": (GREY, "X", "--"),
     "shuffled images": (VERMILION, "^", "--"),
     "shuffled captions": (PURPLE, "v", "--"),
+    "described": (GREEN, "d", "--"),
     "copied caption": (OCHRE, "P", "--"),
     "nearest caption": (OCHRE, "<", ":"),
     "consensus caption": (OCHRE, "p", ":"),

@@ -35,6 +35,11 @@ class Turn:
     #: The word of the scene's plain caption that determines the answer, if one word does.
     keyword: str | None = None
 
+    @property
+    def description(self) -> str:
+        """The words in place of the image: the keyword, or a plain caption if several words determine the answer."""
+        return self.keyword or caption(self.scene, PLAIN)
+
     def texts(self, template: CaptionTemplate) -> tuple[str, str]:
         """Returns the text after the image up to the answer, and the answer with the spaces before it."""
         if self.prompt is None:
@@ -164,7 +169,7 @@ def show(
         turns: The turns of the document.
         id: The id of the document.
         num_text_turns: The number of turns at the beginning that are lines of text, as in a language model's
-            pretraining. The keyword replaces the image, or a plain caption if several words determine the answer.
+            pretraining. The description replaces the image.
         template: The template of turns without a prompt of their own; None: the default template.
     """
     parts: list[Part] = []
@@ -172,8 +177,7 @@ def show(
         prompt, answer_text = turn.texts(template or CaptionTemplate())
         answer = Text(answer_text, train=turn.answerable)
         if number < num_text_turns:
-            description = turn.keyword or caption(turn.scene, PLAIN)
-            parts += [Text(f"{description} {prompt}", train=False), answer, Text("\n", train=False)]
+            parts += [Text(f"{turn.description} {prompt}", train=False), answer, Text("\n", train=False)]
         else:
             parts += [Image(draw(turn.scene)), Text(prompt, train=False), answer]
     return Document(parts, id)

@@ -31,6 +31,8 @@ class Episode:
 
     query: Example
     support: list[list[Example]]
+    #: Id of a candidate -> the words in place of its image.
+    descriptions: dict[str, str]
     scene: Scene
     dialect: Dialect | None = None
 
@@ -86,6 +88,10 @@ class SyntheticTask(ABC):
         """Returns the candidates for this query's demonstrations, in groups."""
         return self.episodes[query.id].support
 
+    def description(self, query: Example, example: Example) -> str:
+        """Returns the words in place of the image of an example, as in training documents that begin with text."""
+        return self.episodes[query.id].descriptions[example.id]
+
 
 class SyntheticCaptions(SyntheticTask):
     """Captions in a dialect that only the demonstrations show."""
@@ -100,7 +106,7 @@ class SyntheticCaptions(SyntheticTask):
         dialect = random_dialect(rng, "evaluation")
         turns = caption_turns(rng, "evaluation", 1 + CANDIDATES, dialect)
         query, *support = _examples(turns, name)
-        return Episode(query, [support], turns[0].scene, dialect)
+        return Episode(query, [support], _descriptions(turns[1:], support), turns[0].scene, dialect)
 
     def cider(self, query: Example) -> CiderReward:
         """Returns CIDEr-D of captions, with the document frequencies of the query's candidates."""
@@ -147,13 +153,18 @@ class SyntheticBinding(SyntheticTask):
         """Returns a query for one name, and candidates for each name."""
         meanings = random_names(rng, "evaluation", self.num_ways)
         support = []
+        descriptions: dict[str, str] = {}
         for word, meaning in meanings.items():
-            turns = [Turn(meaning.random_scene(rng), None, word) for _ in range(CANDIDATES_PER_NAME)]
-            support.append(_examples(turns, f"{name}/{word}"))
+            turns = []
+            for _ in range(CANDIDATES_PER_NAME):
+                turns.append(Turn(meaning.random_scene(rng), None, word, keyword=meaning.value))
+            group = _examples(turns, f"{name}/{word}")
+            support.append(group)
+            descriptions |= _descriptions(turns, group)
         query_name = rng.choice(list(meanings))
         turn = Turn(meanings[query_name].random_scene(rng), None, query_name)
         [query] = _examples([turn], name)
-        return Episode(query, support, turn.scene)
+        return Episode(query, support, descriptions, turn.scene)
 
     def score(self, query: Example, prompt_examples: Sequence[Example], output: str) -> dict[str, float]:
         """Returns ``exact_match``, ``valid_name_rate`` (the output is a name of the prompt), and matches of subsets.
@@ -184,7 +195,7 @@ class SyntheticQuestions(SyntheticTask):
         """Returns a question and its candidates, each about its own scene."""
         turns = question_turns(rng, "evaluation", 1 + CANDIDATES)
         query, *support = _examples(turns, name)
-        return Episode(query, [support], turns[0].scene)
+        return Episode(query, [support], _descriptions(turns[1:], support), turns[0].scene)
 
     def score(self, query: Example, prompt_examples: Sequence[Example], output: str) -> dict[str, float]:
         """Returns ``exact_match``."""
@@ -196,3 +207,8 @@ def _examples(turns: Sequence[Turn], name: str) -> list[Example]:
     for i, turn in enumerate(turns):
         examples.append(Example(f"{name}/{i}", Image(draw(turn.scene)), (turn.answer,), turn.prompt))
     return examples
+
+
+def _descriptions(turns: Sequence[Turn], examples: Sequence[Example]) -> dict[str, str]:
+    """Returns the description of each example, by its id."""
+    return {example.id: turn.description for turn, example in zip(turns, examples, strict=True)}

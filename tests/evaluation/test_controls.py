@@ -1,16 +1,20 @@
-"""Baselines answer from the demonstrations alone: the nearest caption, the consensus, the majority."""
+"""Baselines answer from the demonstrations alone, and described demonstrations have words in place of images."""
 
 from dataclasses import replace
 
 import pytest
 
+from flamingo.data.document import Image
+from flamingo.data.shortening import TooManyTokensError
 from flamingo.evaluation import EvaluationConfig
 from flamingo.evaluation.controls import CONTROLS, consensus_caption, majority_answer, nearest_caption
 from flamingo.evaluation.demonstrations import prompt_examples
 from flamingo.evaluation.harness import evaluate
 from flamingo.evaluation.metrics.cider import CiderReward
 from flamingo.evaluation.preflight import check_settings
-from flamingo.evaluation.protocol import CaptionTask, NearestTask
+from flamingo.evaluation.prompt_lengths import check_prompts
+from flamingo.evaluation.prompts import build_prompt, render_prompt
+from flamingo.evaluation.protocol import CaptionTask, DescribedTask, NearestTask
 from flamingo.evaluation.settings import Setting, left_out_controls, make_settings
 from flamingo.results import read_prediction_rows
 from flamingo.utils.errors import UserError
@@ -28,6 +32,9 @@ class BaselineTask(FakeTask):
 
     def nearest(self, query, examples):
         return min(examples, key=lambda one: abs(number_of(one) - number_of(query)))
+
+    def description(self, query, example):
+        return f"{query.id} saw number {number_of(example)}"
 
     def cider(self, query):
         self.num_corpora += 1
@@ -93,6 +100,39 @@ def test_the_nearest_caption_is_that_in_the_prompt():
     assert nearest_caption(task, query, [replace(one, references=("swapped",)) for one in demonstrations]) == "swapped"
 
 
+def test_described_demonstrations_are_lines_of_text():
+    task = BaselineTask()
+    query = task.queries()[1]
+    plain = prompt_examples(task, query, Setting(2, "random"))
+    shown = prompt_examples(task, query, Setting(2, "random", "described"))
+    assert [replace(one, description=None) for one in shown] == plain
+    lines = [f"query/1 saw number {number_of(one)} Output: {one.references[0]}\n" for one in plain]
+    prompt = build_prompt(query, shown)
+    assert render_prompt(prompt) == "".join(lines) + "<|endofchunk|><image>Output:"
+    assert [part for part in prompt.parts if isinstance(part, Image)] == [query.image]
+    asked = [replace(one, prompt="Question: what? Answer:") for one in shown]
+    assert render_prompt(build_prompt(query, asked)).startswith(
+        f"query/1 saw number {number_of(plain[0])} Question: what? Answer: {plain[0].references[0]}\n"
+    )
+
+
+def test_lengths_of_described_prompts_are_checked():
+    """They have one image, and longer texts."""
+
+    def check(prompt):
+        chunks = prompt.chunks()
+        lengths.append(sum(len(text.text) for text in chunks[0].texts))
+        if len(chunks) > 2:
+            raise TooManyTokensError(f"{prompt.id} has {len(chunks) - 1} demonstrations with images")
+
+    lengths: list[int] = []
+    task = BaselineTask()
+    check_prompts(task, [Setting(3, "random", "described")], check)
+    assert len(lengths) == 6 and min(lengths) > 3 * len("query/0 saw number 0 Output: the dog")
+    with pytest.raises(UserError, match="3 shots"):
+        check_prompts(task, [Setting(3, "random")], check)
+
+
 BASELINES = ("nearest_caption", "consensus_caption", "majority_answer")
 
 
@@ -150,7 +190,8 @@ def test_a_baseline_runs_once_and_the_nearest_at_random_alone():
 
 
 @pytest.mark.parametrize(
-    ("control", "protocol"), [("nearest_caption", NearestTask), ("consensus_caption", CaptionTask)]
+    ("control", "protocol"),
+    [("nearest_caption", NearestTask), ("consensus_caption", CaptionTask), ("described", DescribedTask)],
 )
 def test_a_task_without_what_a_control_needs_is_refused(control, protocol):
     assert isinstance(BaselineTask(), protocol) and not isinstance(FakeTask(), protocol)

@@ -42,13 +42,26 @@ def test_every_setting_is_scored_once(run):
     keys = ("shots", "demonstrations", "control", "seed")
     settings = [tuple(row[key] for key in keys) for row in rows if row["metric"] == "exact_match"]
     assert len(settings) == len(set(settings))
-    controls = ("blind", "shuffled_images", "shuffled_captions", "copied_caption")
+    # The consensus needs 3 demonstrations.
+    controls = ("blind", "shuffled_images", "shuffled_captions", "copied_caption", "described")
     assert set(settings) == {
         (0, None, None, 0),
         *((0, "text_only", None, seed) for seed in (0, 1)),
         *((2, "random", None, seed) for seed in (0, 1)),
         *((2, "random", control, seed) for control in controls for seed in (0, 1)),
     }
+
+
+def test_described_demonstrations_have_words_in_place_of_images(run):
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    prompts = {(row["control"], row["seed"], row["query"]): row["prompt"] for row in rows if row["shots"] == 2}
+    described = {key: prompt for key, prompt in prompts.items() if key[0] == "described"}
+    assert len(described) == 8
+    for (_, *key), prompt in described.items():
+        *lines, last = prompt.split("\n")
+        assert last == "<|endofchunk|><image>Output:"
+        texts = [f"<image>Output: {line.split(' Output: ')[1]}<|endofchunk|>" for line in lines]
+        assert prompts[None, *key] == "".join(texts) + "<image>Output:"
 
 
 @pytest.mark.full

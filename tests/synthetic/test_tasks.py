@@ -7,12 +7,15 @@ import pytest
 from PIL import Image as PILImage
 
 from flamingo import synthetic
-from flamingo.evaluation.controls import shuffled_captions
+from flamingo.data.caption_template import CaptionTemplate
+from flamingo.evaluation.controls import described, shuffled_captions
 from flamingo.evaluation.demonstrations import sample_demonstrations
-from flamingo.evaluation.protocol import Task
+from flamingo.evaluation.metrics.cider import CiderReward
+from flamingo.evaluation.prompts import build_prompt, render_prompt
+from flamingo.evaluation.protocol import CaptionTask, DescribedTask, Task
 from flamingo.synthetic import tasks
-from flamingo.synthetic.documents import stream
-from flamingo.synthetic.grammar import attribute_accuracy, caption, parse
+from flamingo.synthetic.documents import caption_turns, question_turns, show, stream
+from flamingo.synthetic.grammar import attribute_accuracy, caption, parse, random_dialect
 from flamingo.synthetic.scenes import Kind, Scene, split_of
 from flamingo.synthetic.tasks import CANDIDATES, SyntheticBinding, SyntheticCaptions, SyntheticQuestions
 from flamingo.utils.errors import UserError
@@ -97,6 +100,44 @@ def test_a_name_fits_its_images_and_the_query_its_group(ways, scene_of):
         assert split_of("name", query.references[0]) == "evaluation"
         bound.add(attribute)
     assert bound == {"shape", "colour"}
+
+
+@pytest.mark.parametrize("task", [TASKS[0], TASKS[3]], ids=lambda task: task.name)
+def test_described_prompts_have_the_form_of_training_documents(task):
+    rng, _ = stream(task.stream_name, 1)
+    if task is TASKS[0]:
+        turns = caption_turns(rng, "evaluation", 1 + CANDIDATES, random_dialect(rng, "evaluation"))
+    else:
+        turns = question_turns(rng, "evaluation", 1 + CANDIDATES)
+    query = task.queries()[1]
+    [support] = task.support(query)
+    shown = described(task, query, [support[4], support[0]], seed=0)
+    document = show([turns[5], turns[1], turns[0]], num_text_turns=2)
+    template = CaptionTemplate()
+    assert render_prompt(build_prompt(query, shown)) + turns[0].texts(template)[1] == render_prompt(document)
+
+
+@pytest.mark.parametrize("ways", [2, 5])
+def test_the_words_of_a_name_are_its_keyword(ways, scene_of):
+    task = SyntheticBinding(4, ways)
+    assert isinstance(task, DescribedTask)
+    for query in task.queries():
+        words = set()
+        for group in task.support(query):
+            [word] = {task.description(query, example) for example in group}
+            words.add(word)
+            kinds = [scene_of(example).kinds[0] for example in group]
+            assert all(word in (kind.shape, kind.colour) for kind in kinds)
+        assert len(words) == ways
+
+
+def test_captions_are_compared_with_frequencies_of_an_episode():
+    assert [isinstance(task, CaptionTask) for task in TASKS] == [True, False, False, False]
+    task = TASKS[0]
+    for query in task.queries():
+        captions = [example.references[0] for example in task.support(query)[0]]
+        expected = CiderReward([[caption] for caption in captions])
+        assert task.cider(query)(captions[:2], [captions[2:4]] * 2) == expected(captions[:2], [captions[2:4]] * 2)
 
 
 def scene_said(text):
