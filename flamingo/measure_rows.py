@@ -5,8 +5,9 @@ Rows are JSON objects. Each is an in-context measure of a setting: a mean over q
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,11 @@ _TYPES: Types = {
 
 
 def save_measures(path: Path, measures: Sequence[Measure]) -> None:
-    """Adds measures to ``in_context.json``, and removes its earlier rows with the same setting, seed and name."""
-    replaced = {_group(measure) for measure in measures}
-    earlier = read_measures(path) if path.exists() else []
-    kept = [measure for measure in earlier if _group(measure) not in replaced]
+    """Adds measures to ``in_context.json``, in place of its earlier rows with the same setting, seed and name."""
+    groups = _grouped(read_measures(path)) if path.exists() else {}
+    groups.update(_grouped(measures))  # an earlier group keeps its place: equal measures make an equal file
     lines = []
-    for measure in kept + list(measures):
+    for measure in chain.from_iterable(groups.values()):
         lines.append(json.dumps(asdict(measure), ensure_ascii=False, allow_nan=False))
     write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
 
@@ -89,8 +89,13 @@ def read_measures(path: Path) -> list[Measure]:
     return [_measure(row, f"{path}, row {number}") for number, row in enumerate(rows)]
 
 
-def _group(measure: Measure) -> tuple[SettingOfTask, int, str]:
-    return measure.setting, measure.seed, measure.name
+def _grouped(measures: Iterable[Measure]) -> dict[tuple[SettingOfTask, int, str], list[Measure]]:
+    """Returns the measures by setting, seed and name."""
+    groups: dict[tuple[SettingOfTask, int, str], list[Measure]] = {}
+    for measure in measures:
+        group = (measure.setting, measure.seed, measure.name)
+        groups.setdefault(group, []).append(measure)
+    return groups
 
 
 def _measure(row: Any, origin: str) -> Measure:
