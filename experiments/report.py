@@ -3,8 +3,9 @@
 python -m experiments.report run=outputs/demo                   few_shot.png and report.html of one run, in its folder
 python -m experiments.report runs='outputs/ablations/*'         comparison.md, .csv, .html, .png and
                                                                 .differences.json of many runs in their parent folder:
-                                                                means over seeds, paired differences to the baseline
-python -m experiments.report runs=[outputs/demo,outputs/mine]   the same, of these runs
+                                                                means over seeds, paired differences to the baseline;
+                                                                comparison.settings.html: all settings of all models
+python -m experiments.report runs=[outputs/demo,outputs/mine]   the same, of these runs or folders of evaluations
 """
 
 from dataclasses import dataclass

@@ -43,10 +43,10 @@ class RunScore:
 
 
 def run_differences(runs: Runs, baseline: str) -> list[Difference]:
-    """Returns the difference of each variant to the baseline, in each setting without control that both have.
+    """Returns the difference of each variant to the baseline, in each setting that both have.
 
     Scores are those of the task's headline metric. A run's score is the mean over the seeds of its evaluation. p-values
-    are adjusted for all comparisons of a task.
+    are adjusted for all comparisons of a task in settings without control, and apart from them for those in controls.
 
     Args:
         runs: Folders with ``scores.json`` and ``predictions.jsonl``.
@@ -66,13 +66,13 @@ def run_differences(runs: Runs, baseline: str) -> list[Difference]:
         for seed, folder in runs[variant].items():
             for setting, statistics in _statistics(folder, scores_of[folder], metrics, first_asked).items():
                 of_settings.setdefault(setting, []).append(RunScore(variant, seed, tuple(statistics)))
-    rows: dict[str, list[Difference]] = {}
+    families: dict[tuple[str, bool], list[Difference]] = {}
     for setting, of_runs in of_settings.items():
-        of_task = rows.setdefault(setting.task, [])
-        of_task += _setting_rows(setting, of_runs, baseline, metrics[setting.task])
+        family = families.setdefault((setting.task, setting.control is not None), [])
+        family += _setting_rows(setting, of_runs, baseline, metrics[setting.task])
     differences = []
-    for of_task in rows.values():
-        differences += with_marks(of_task)
+    for family in families.values():
+        differences += with_marks(family)
     return differences
 
 
@@ -91,7 +91,7 @@ def _headline_metrics(scores: Iterable[Sequence[Score]]) -> dict[str, str]:
 def _statistics(
     folder: Path, scores: Sequence[Score], metrics: Mapping[str, str], first_asked: dict[str, Asked]
 ) -> dict[SettingOfTask, list[Statistic]]:
-    """Returns the statistics of a run in each setting without control, one for each seed of the evaluation.
+    """Returns the statistics of a run in each setting, one for each seed of the evaluation.
 
     Args:
         folder: The folder of the run.
@@ -104,7 +104,7 @@ def _statistics(
     """
     languages: dict[tuple[SettingOfTask, int], str | None] = {}
     for score in scores:
-        if score.setting.control is None and score.metric == metrics.get(score.setting.task):
+        if score.metric == metrics.get(score.setting.task):
             languages[score.setting, score.seeds[0]] = score.language
     predictions: dict[tuple[SettingOfTask, int], dict[str, Prediction]] = {}
     for prediction in read_predictions(folder / "predictions.jsonl"):

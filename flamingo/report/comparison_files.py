@@ -14,6 +14,7 @@ from flamingo.report.difference_table import difference_tables
 from flamingo.report.escaping import csv_cell
 from flamingo.report.page import as_pictures, template
 from flamingo.report.score_text import UNITS
+from flamingo.report.settings_page import settings_page
 from flamingo.report.style import png
 from flamingo.report.variants import Variant
 from flamingo.utils.io import write_bytes
@@ -36,7 +37,7 @@ DIFFERENCE = ("difference", "difference_low", "difference_high")
 def write_comparison(
     variants: Sequence[Variant], problems: Mapping[str, str], differences: Sequence[Difference], output: Path
 ) -> list[Path]:
-    """Writes ``output`` with the suffixes ``.md``, ``.csv``, ``.html``, ``.png`` and ``.differences.json``.
+    """Writes ``output`` with the suffixes md, csv, html, png, differences.json and settings.html.
 
     Args:
         variants: The variants, of which the first is the baseline.
@@ -50,13 +51,14 @@ def write_comparison(
     baseline = variants[0].name
     rows = compare(variants, baseline)
     figure = comparison_figure(rows, baseline)
+    plain = [difference for difference in differences if difference.setting.control is None]
     num_runs = sum(len(variant.runs) for variant in variants)
     content = {
         "title": f"{_counted(len(variants), 'variant')}, {_counted(num_runs, 'run')}",
         "baseline": baseline,
         "units": UNITS,
         "tables": overviews(rows) + score_tables(rows),
-        "differences": difference_tables(differences),
+        "differences": difference_tables(plain),
         "problems": problems,
         "plots": as_pictures(figure),
     }
@@ -66,6 +68,7 @@ def write_comparison(
         "html": template("comparison.html").render(content).encode(),
         "png": png(figure),
         "differences.json": differences_text(differences).encode(),
+        "settings.html": settings_page(variants, problems, differences).encode(),
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     paths = []

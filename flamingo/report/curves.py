@@ -106,7 +106,7 @@ def _draw_panel(ax: Axes, task: str, metric: str, scores: Sequence[Score], diffe
         series.setdefault(score.setting.series, []).append(score)
     # Numbers of shots grow in powers and begin at zero: draw them at equal distances.
     shots = sorted({score.setting.shots for score in scores})
-    top = 1.05 * max(_largest(score) for score in scores) or 1.0
+    top = 1.05 * max(upper_end(score) for score in scores) or 1.0
     offsets = _offsets(series)
     labels = []
     colors = {}
@@ -153,8 +153,8 @@ def _draw_panel(ax: Axes, task: str, metric: str, scores: Sequence[Score], diffe
     label_ends(ax, labels)
 
 
-def _largest(score: Score) -> float:
-    """Returns the larger of the value and the upper end of its interval."""
+def upper_end(score: Score) -> float:
+    """Returns the upper end of the score's interval, or its value if that is larger."""
     if score.ci95 is None:
         return score.value
     return max(score.value, *score.ci95)

@@ -1,6 +1,7 @@
 """The folders of many runs -> variants, which differ in more than the seed, and the problems of the other folders."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,14 +34,22 @@ ScoreKey = tuple[str, int, str]
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """A run that was trained and evaluated, with its plain scores averaged over the evaluation's own seeds."""
+    """A run that was trained and evaluated, or an evaluation in a folder of its own.
+
+    Scores are averaged over the evaluation's own seeds.
+    """
 
     folder: Path
+    #: That of the training; empty for an evaluation in a folder of its own.
     config: dict[str, Any]
     #: The overrides of its command line or sweep.
     overrides: tuple[str, ...]
+    #: That of the training; 0 for an evaluation in a folder of its own.
     seed: int
+    #: The plain ones.
     scores: dict[ScoreKey, float]
+    #: Those of all settings.
+    means: tuple[Score, ...]
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ def runs_below(folder: Path) -> list[Path]:
 
 
 def read_run(folder: Path) -> EvaluatedRun:
-    """Returns a run with its scores.
+    """Returns a run with its scores, or an evaluation in a folder of its own: one with scores and without a config.
 
     Raises:
         UserError: For a run that failed or is not finished; the error has the number of steps done.
@@ -79,7 +88,10 @@ def read_run(folder: Path) -> EvaluatedRun:
     if (folder / "failure.txt").is_file():
         raise UserError(f"failed: {(folder / 'failure.txt').read_text(encoding='utf-8').strip()}")
     if not (folder / "config.yaml").is_file():
-        raise UserError("no run: there is no config.yaml")
+        if not (folder / "scores.json").is_file():
+            raise UserError("no run: there is no config.yaml")
+        means = mean_over_seeds(read_scores(folder / "scores.json"))
+        return EvaluatedRun(folder, {}, (), 0, _plain_scores(means), tuple(means))
     config = read_config(folder / "config.yaml")
     if not (folder / "checkpoint").exists():
         history = read_history(folder / "history.jsonl") if (folder / "history.jsonl").is_file() else []
@@ -88,9 +100,9 @@ def read_run(folder: Path) -> EvaluatedRun:
         raise UserError(f"not finished: {last_step} of {steps} steps")
     if not (folder / "scores.json").is_file():
         raise UserError("not evaluated: there is no scores.json")
-    scores = mean_over_seeds(read_scores(folder / "scores.json"))
+    means = mean_over_seeds(read_scores(folder / "scores.json"))
     training = config.get("training", {})
-    return EvaluatedRun(folder, config, _overrides(folder), training["seed"], _plain_scores(scores))
+    return EvaluatedRun(folder, config, _overrides(folder), training["seed"], _plain_scores(means), tuple(means))
 
 
 def _overrides(folder: Path) -> tuple[str, ...]:
@@ -121,7 +133,8 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Variant], dict[str, str]]:
 
     The name of a variant is its config's ``variant.name``. Otherwise it is the difference between variants: the
     overrides, or all differing keys of the config if the overrides do not distinguish them. A single run without
-    overrides of its own has the name of its folder.
+    overrides of its own has the name of its folder. So has an evaluation in a folder of its own, which is a variant of
+    a single run.
     """
     groups, problems = _grouped(folders)
     names = _names(groups)
@@ -168,7 +181,7 @@ def _grouped(folders: Iterable[Path]) -> tuple[list[list[EvaluatedRun]], dict[st
         except UserError as error:
             problems[str(folder)] = str(error)
             continue
-        key = json.dumps(_flatten(run.config), sort_keys=True)
+        key = json.dumps(_flatten(run.config), sort_keys=True) if run.config else str(folder)
         group = groups.setdefault(key, [])
         twins = [other for other in group if other.seed == run.seed]
         if twins:
@@ -199,11 +212,12 @@ def _missing_scores(groups: Sequence[Sequence[EvaluatedRun]]) -> dict[str, str]:
 
 def _missing_seeds(variants: Sequence[Variant]) -> dict[str, str]:
     """Returns the variants that lack seeds which other variants have."""
+    trained = [variant for variant in variants if variant.runs[0].config]
     all_seeds: set[int] = set()
-    for variant in variants:
+    for variant in trained:
         all_seeds.update(run.seed for run in variant.runs)
     problems = {}
-    for variant in variants:
+    for variant in trained:
         seeds_of_variant = {run.seed for run in variant.runs}
         missing = sorted(all_seeds - seeds_of_variant)
         if missing:
@@ -217,6 +231,22 @@ def _variant_section(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _names(groups: Sequence[Sequence[EvaluatedRun]]) -> list[str]:
+    """Returns the names of trained variants and of the folders of evaluations; of a repeated name the whole path."""
+    names_of_trained = _names_of_trained([group for group in groups if group[0].config])
+    trained_names = iter(names_of_trained)
+    folders = [group[0].folder.resolve() for group in groups if not group[0].config]
+    taken = Counter(names_of_trained + [folder.name for folder in folders])
+    names = []
+    for group in groups:
+        folder = group[0].folder.resolve()
+        if group[0].config:
+            names.append(next(trained_names))
+        else:
+            names.append(folder.name if taken[folder.name] == 1 else str(folder))
+    return names
+
+
+def _names_of_trained(groups: Sequence[Sequence[EvaluatedRun]]) -> list[str]:
     """Returns the names in the configs of variants, otherwise the differences between the variants."""
     runs = [group[0] for group in groups]
     descriptions = _differing_overrides(runs)

@@ -62,8 +62,11 @@ def test_a_difference_of_means_has_a_spread_pooled_over_variants(runs):
     assert [(found.variant, found.baseline, found.setting.control) for found in rows] == [
         ("a", "base", None),
         ("b", "base", None),
+        ("a", "base", "blind"),
+        ("b", "base", "blind"),
     ]
-    first, second = rows
+    first, second, *controls = rows
+    assert [(control.value, control.p, control.mark) for control in controls] == [(0, None, "undecided")] * 2
     assert (first.value, second.value) == (pytest.approx(0.17), pytest.approx(-0.02))
     assert first.metric == "x" and first.kind == "baseline" and first.shots == (4, 4)
     assert first.level == TRAININGS and first.seeds == (0, 1) and first.n == QUERIES
@@ -75,6 +78,20 @@ def test_a_difference_of_means_has_a_spread_pooled_over_variants(runs):
     assert half / student(first.degrees_of_freedom) == pytest.approx(math.sqrt(total), rel=0.08)
     assert 3 < first.degrees_of_freedom < 4
     assert first.adjusted_p == pytest.approx(2 * first.p) and second.mark == "undecided"
+
+
+def test_controls_are_a_family_of_their_own(tmp_path):
+    """Holm doubles the p of each of two controls, and keeps that of the single plain setting."""
+    folders = {}
+    for number, variant in enumerate(("base", "other")):
+        rows = rows_of(0.5 + 0.02 * number, number)
+        rows += rows_of(0.5 + 0.03 * number, 2 + number, control="blind")
+        rows += rows_of(0.5 + 0.03 * number, 4 + number, control="shuffled_images")
+        folders[variant] = {0: write_run(tmp_path / variant, rows)}
+    plain, *controls = run_differences(folders, "base")
+    assert plain.setting.control is None and plain.adjusted_p == plain.p < 1
+    smallest = min(controls, key=lambda control: control.p)
+    assert smallest.adjusted_p == pytest.approx(min(1, 2 * smallest.p)) and smallest.p < 0.5
 
 
 def test_one_training_a_variant_has_an_interval_over_queries(runs):

@@ -73,6 +73,21 @@ def test_means_intervals_and_differences_by_hand(folders):
     assert other.difference_interval == pytest.approx((-0.25 - 4.3027 * spread, -0.25 + 4.3027 * spread), abs=1e-4)
 
 
+def test_an_evaluation_in_a_folder_of_its_own_is_a_variant(folders, tmp_path):
+    """It has no config. Its name is that of its folder, or the path where another folder has the same name."""
+    for name in ("x/idefics", "y/idefics", "z/beam3"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "scores.json").write_text(json.dumps([score(value=0.4), score(value=0.9, control="blind")]))
+    variants, problems = read_runs([folders[0], tmp_path / "x/idefics", folders[1], tmp_path / "y/idefics"])
+    names = [folders[0].name, str(tmp_path / "x/idefics"), str(tmp_path / "y/idefics")]
+    assert [variant.name for variant in variants] == ["all runs alike", *names[1:]] and problems == {}
+    variants, _ = read_runs([folders[0], folders[2], tmp_path / "z/beam3"])
+    assert [variant.name for variant in variants] == ["model.every=1", "model.every=2", "beam3"]
+    [run] = variants[2].runs
+    assert run.scores == {("synthetic_captions", 4, "exact_match"): 0.4}
+    assert [(mean.setting.control, mean.value) for mean in run.means] == [(None, 0.4), ("blind", 0.9)]
+
+
 def test_one_seed_has_no_interval(folders):
     rows = compare(read_runs([folders[0], folders[2]])[0], "model.every=2")
     assert [row.interval for row in rows] == [None, None]
@@ -117,7 +132,7 @@ def test_the_files_say_the_same_and_name_what_is_missing(tmp_path):
     ]
     (folders[1] / "failure.txt").write_text("ValueError: no & <such> file\n")
     paths = written(folders, tmp_path / "new" / "comparison")
-    kinds = ("md", "csv", "html", "png", "differences.json")
+    kinds = ("md", "csv", "html", "png", "differences.json", "settings.html")
     assert [path.name for path in paths] == [f"comparison.{kind}" for kind in kinds]
     assert json.loads(paths[4].read_text()) == []
     assert paths[3].read_bytes().startswith(b"\x89PNG")
