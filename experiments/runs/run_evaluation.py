@@ -22,11 +22,12 @@ from flamingo.data.record import Record
 from flamingo.difference_rows import read_differences
 from flamingo.evaluation.harness import evaluate
 from flamingo.evaluation.prompt_lengths import Check, check_prompts, check_retrieved_prompts
-from flamingo.evaluation.protocol import RecordTask, Task
+from flamingo.evaluation.protocol import ImageScoredTask, RecordTask, Task
 from flamingo.inference import FeaturesConfig
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.model import BACKBONES
+from flamingo.model.checkpoints import fingerprint
 from flamingo.model.config import FlamingoConfig
 from flamingo.report.difference_table import difference_table, note, table_title
 from flamingo.report.score_table import score_table
@@ -53,7 +54,11 @@ _SETTINGS = (
     *("batch_size", "pictures", "attention_queries"),
 )
 #: Other metrics and another language score existing predictions again.
-_MAY_CHANGE = _SETTINGS + ("run", "runs", "checkpoint", "demonstrations", "features", "task.metrics", "task.language")
+_MAY_CHANGE = (
+    *_SETTINGS,
+    *("run", "runs", "checkpoint", "demonstrations", "features"),
+    *("task.metrics", "task.language", "task.clip_score", "task.chair"),
+)
 
 
 def _in_file_names(task: Task) -> str:
@@ -244,6 +249,8 @@ def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
     if planned.left_out_controls:
         most, left_out = max(planned.shots), ", ".join(planned.left_out_controls)
         log.info("controls that need more than %d shots are left out: %s", most, left_out)
+    if isinstance(task, ImageScoredTask):
+        task.mark_encoder(fingerprint(model.vision_model))
     engine = FlamingoEngine(model, processor, config.batch_size, features)
     with out_of_memory("batch_size"):
         return evaluate(engine, task, planned.settings, output, config, on_save=run.keep, template=processor.template)

@@ -19,7 +19,7 @@ from flamingo.evaluation.copying import save_copy_rates
 from flamingo.evaluation.demonstrations import prompt_examples
 from flamingo.evaluation.preflight import check_settings
 from flamingo.evaluation.prompts import build_prompt, render_prompt
-from flamingo.evaluation.protocol import Example, Task
+from flamingo.evaluation.protocol import Example, ImageScoredTask, Task
 from flamingo.evaluation.resuming import load_complete_settings
 from flamingo.evaluation.saved_differences import earlier_rows, save_task_differences
 from flamingo.evaluation.saved_pictures import save_pictures
@@ -99,7 +99,8 @@ def evaluate(
     all_rows = []
     for setting in settings:
         all_rows += rows[setting]
-    statistics = setting_statistics(all_rows, corpus_metrics, task.language)
+    image_metrics = task.image_metrics if isinstance(task, ImageScoredTask) else ()
+    statistics = setting_statistics(all_rows, corpus_metrics, task.language, image_metrics)
     rows_of_scores = score_rows(statistics)
     if state.is_main_process:
         save_scores(output / "scores.json", rows_of_scores)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # configs import this module, and need no torch
     from flamingo.data.processor import FlamingoProcessor
     from flamingo.data.record import Record
     from flamingo.evaluation.metrics.cider import CiderReward
+    from flamingo.evaluation.metrics.image_metrics import ImageMetric
     from flamingo.inference.features import FeatureStore
     from flamingo.inference.retrieval import NamedPair
 
@@ -94,6 +95,22 @@ class Task(Protocol):
             prompt_examples: The demonstrations as they were shown: with the one caption in the prompt, and with swapped
                 images or captions under the controls.
             output: The output.
+        """
+        ...
+
+
+@runtime_checkable
+class ImageScoredTask(Task, Protocol):
+    """A task with metrics that compare outputs with images."""
+
+    #: Metrics of all outputs together that need the images of the queries.
+    image_metrics: "Sequence[ImageMetric]"
+
+    def mark_encoder(self, fingerprint: str) -> None:
+        """Tells the metrics the model's vision encoder, so that scores by the same encoder are marked.
+
+        Args:
+            fingerprint: See :func:`flamingo.model.checkpoints.fingerprint`.
         """
         ...
 

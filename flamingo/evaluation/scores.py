@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from flamingo.evaluation.metrics.corpus import Captions, corpus_statistics, unavailable
+from flamingo.evaluation.metrics.image_metrics import ImageMetric
 from flamingo.evaluation.metrics.resampling import Statistic, bootstrap, mean, spread
 from flamingo.results import SETTING, Row, setting_key
 from flamingo.utils.errors import UserError
@@ -22,7 +23,10 @@ def scores(predictions: Sequence[Row], corpus_metrics: Sequence[str], language: 
 
 
 def setting_statistics(
-    predictions: Sequence[Row], corpus_metrics: Sequence[str], language: str = "en"
+    predictions: Sequence[Row],
+    corpus_metrics: Sequence[str],
+    language: str = "en",
+    image_metrics: Sequence[ImageMetric] = (),
 ) -> SettingStatistics:
     """Returns the statistics of each setting. A metric that no query of an order has is left out there.
 
@@ -32,6 +36,7 @@ def setting_statistics(
         predictions: Rows of ``predictions.jsonl``.
         corpus_metrics: Names of metrics of all outputs of a setting together.
         language: The language of the captions, which determines the tokens that corpus metrics compare.
+        image_metrics: Metrics that need the images of the queries.
 
     Raises:
         UserError: For an unknown corpus metric.
@@ -46,7 +51,11 @@ def setting_statistics(
     for setting, orders in settings.items():
         _check_orders(setting, orders)
         groups += [orders[order] for order in sorted(orders)]
-    statistics = iter(_statistics(groups, corpus_metrics, language))
+    of_groups = _statistics(groups, corpus_metrics, language)
+    for metric in image_metrics:
+        for of_group, of_metric in zip(of_groups, metric.statistics(groups), strict=True):
+            of_group.update(of_metric)
+    statistics = iter(of_groups)
     return {setting: [next(statistics) for _ in orders] for setting, orders in settings.items()}
 
 

@@ -1,10 +1,11 @@
 """Tasks of few-shot evaluation: the config of each kind, and its class."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flamingo.data.source_config import SourceConfig
 from flamingo.evaluation.metrics import METRICS
 from flamingo.utils.checks import one_of
+from flamingo.utils.errors import UserError
 from flamingo.utils.kinds import Kinds
 from flamingo.utils.languages import check_language
 
@@ -15,6 +16,24 @@ class TaskConfig:
 
     #: The kind of task.
     kind: str
+
+
+@dataclass(kw_only=True)
+class ChairConfig:
+    """The files of CHAIR, which counts objects that are in captions but not in images. All or none are set."""
+
+    #: COCO's instances_*.json, with the objects in the images.
+    instances: str | None = None
+    #: The names of the objects: a line for each, with its synonyms after commas.
+    synonyms: str | None = None
+    #: Pairs of words that are one word: a line for each, with the word that it stands for after a comma.
+    double_words: str | None = None
+
+    def __post_init__(self) -> None:
+        values = vars(self)
+        missing = [key for key, value in values.items() if value is None]
+        if missing and len(missing) < len(values):
+            raise UserError(f"{missing[0]} needs a value: CHAIR reads instances, synonyms and double_words")
 
 
 @dataclass(kw_only=True)
@@ -32,6 +51,10 @@ class CaptioningConfig(TaskConfig, SourceConfig):
     #: The language of the captions, as a code: en, de, zh. Metrics compare words of English (Penn Treebank),
     #: characters of Chinese and Japanese, and words by Unicode's boundaries of all others.
     language: str = "en"
+    #: The dual encoder of CLIPScore, such as CLIP: a folder or a hub name; null: none.
+    clip_score: str | None = None
+    #: The files of CHAIR.
+    chair: ChairConfig = field(default_factory=ChairConfig)
     #: The split of the queries; null: all splits.
     query_split: str | None = None
     #: The split of the demonstrations; null: all splits.

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -16,12 +17,15 @@ from flamingo.data.record import LazySequence, Record, RecordList
 from flamingo.data.source_keys import SourceKeys
 from flamingo.data.sources import SourceSplit, read_split
 from flamingo.data.text_checks import sample_captions, script_problem, tokenizer_problems
+from flamingo.evaluation.metrics.chair import Chair, ObjectWords, objects_in_images, singularizer
 from flamingo.evaluation.metrics.cider import CiderReward
+from flamingo.evaluation.metrics.clip_score import ClipScore
 from flamingo.evaluation.metrics.corpus import check_metrics
+from flamingo.evaluation.metrics.image_metrics import ImageMetric
 from flamingo.evaluation.protocol import Example
 from flamingo.evaluation.scores import computable
 from flamingo.evaluation.selection import NUM_TEXT_ONLY
-from flamingo.evaluation.tasks import CaptioningConfig
+from flamingo.evaluation.tasks import CaptioningConfig, ChairConfig
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.retrieval import (
     ImageSimilarity,
@@ -31,6 +35,7 @@ from flamingo.inference.retrieval import (
     index_neighbours,
 )
 from flamingo.utils.errors import UserError
+from flamingo.utils.languages import primary_language
 from flamingo.utils.maximum import last_maximum
 
 log = logging.getLogger(__name__)
@@ -88,6 +93,9 @@ class Captioning:
     #: METEOR and SPICE are left out if their requirements are not installed, and for other languages than English.
     corpus_metrics: tuple[str, ...] = ("CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "METEOR", "SPICE")
 
+    #: CLIPScore and CHAIR, if the config has what they need.
+    image_metrics: Sequence[ImageMetric] = ()
+
     def __post_init__(self) -> None:
         # The pool needs one more record than is shown, since the query may be among them.
         self.text_only = self.text_only and len(self.support_records) > NUM_TEXT_ONLY
@@ -116,6 +124,7 @@ class Captioning:
             too_long=config.too_long,
             language=config.language,
             corpus_metrics=computable(config.metrics, config.language),
+            image_metrics=_image_metrics(config, query.records),
         )
 
     @cached_property
@@ -183,6 +192,12 @@ class Captioning:
         """Returns no metrics: captions are scored all together, by ``corpus_metrics``."""
         return {}
 
+    def mark_encoder(self, fingerprint: str) -> None:
+        """Tells CLIPScore the model's vision encoder, so that scores by the same encoder are marked."""
+        for metric in self.image_metrics:
+            if isinstance(metric, ClipScore):
+                metric.model_encoder = fingerprint
+
     def fitting(self, processor: FlamingoProcessor, template: CaptionTemplate, max_new_tokens: int) -> "Captioning":
         """Returns the task without the images of the pool that no prompt can show, and with captions that fit.
 
@@ -237,3 +252,25 @@ class Captioning:
 
 def _example(record: Record) -> Example:
     return Example(record.id, record.image, record.captions)
+
+
+def _image_metrics(config: CaptioningConfig, queries: Sequence[Record]) -> list[ImageMetric]:
+    """Returns CLIPScore and CHAIR, as far as the config has what they need.
+
+    Raises:
+        UserError: If a file of CHAIR or the package inflection is missing, or CHAIR is asked of another language.
+    """
+    metrics: list[ImageMetric] = []
+    if config.clip_score is not None:
+        metrics.append(ClipScore(config.clip_score, {record.id: record.image for record in queries}))
+    if config.chair.synonyms is not None:
+        if primary_language(config.language) != "en":
+            raise UserError(f"chair finds English words, and task.language is {config.language}")
+        metrics.append(_chair(config.chair, [record.id for record in queries]))
+    return metrics
+
+
+def _chair(config: ChairConfig, queries: Sequence[str]) -> Chair:
+    assert config.instances is not None and config.synonyms is not None and config.double_words is not None
+    words = ObjectWords(Path(config.synonyms), Path(config.double_words), singularizer())
+    return Chair(words, objects_in_images(Path(config.instances), words, queries))
