@@ -26,7 +26,7 @@ class ChairConfig:
     instances: str | None = None
     #: The names of the objects: a line for each, with its synonyms after commas.
     synonyms: str | None = None
-    #: Pairs of words that are one word: a line for each, with the word that it stands for after a comma.
+    #: Pairs of words that are one word: a line for each, and its meaning after a comma.
     double_words: str | None = None
 
     def __post_init__(self) -> None:
