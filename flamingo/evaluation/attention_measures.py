@@ -55,15 +55,18 @@ def save_attention_measures(
     if not queries or not isinstance(engine, InspectingEngine):
         return
     finished = _finished(file, len(queries))
-    measures_of: dict[Setting, list[AttentionMeasures]] = {}
+    missing = []
     for setting in settings:
-        identity = setting_of(setting.row(task)), setting.seed
-        if setting.control is not None or identity in finished:
-            continue
+        if setting.control is None and (setting_of(setting.row(task)), setting.seed) not in finished:
+            missing.append(setting)
+    if missing:
+        log.info("%s: attention at the prompts of %d queries in %d settings", task.name, len(queries), len(missing))
+    measures_of: dict[Setting, list[AttentionMeasures]] = {}
+    for setting in missing:
         greedy = replace(setting, num_beams=1, temperature=None, top_p=1.0)
         if greedy not in measures_of:
             measures_of[greedy] = engine.attention(_prompts(task, setting, queries, template))
-        rows = _rows(*identity, measures_of[greedy])
+        rows = _rows(setting_of(setting.row(task)), setting.seed, measures_of[greedy])
         if rows:
             save_measures(file, rows)
     if any(not _has_self_attention(measures) for measures in measures_of.values()):
