@@ -1,5 +1,6 @@
 """Plots of attention at the last token of prompts, by layer: gated blocks, and shares of the parts of a prompt."""
 
+import math
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -91,8 +92,8 @@ def _draw_panel(ax: Axes, name: str, measures: Sequence[Measure]) -> None:
         _draw_line(ax, layers, measures)
     ax.set_title(_TITLES[name], loc="left", fontweight="bold", fontsize=13)
     ax.set_xlabel("layer")
-    ax.locator_params(axis="x", integer=True, nbins=8)
-    ax.set_ylim(bottom=0)
+    ax.set_xticks(layers[:: math.ceil(len(layers) / 8)])
+    ax.set_ylim(0, 1 if name == GATED_ENTROPY else None)
 
 
 def _draw_line(ax: Axes, layers: Sequence[int], measures: Sequence[Measure]) -> None:

@@ -52,6 +52,7 @@ def test_the_largest_number_of_shots_is_drawn_by_layer():
     assert list(line.get_xdata()) == [1, 3] and list(line.get_ydata()) == pytest.approx([0.5, 0.7])
     [interval] = [segments for collection in entropy.collections for segments in collection.get_segments()]
     assert interval.tolist() == [[1, pytest.approx(0.3)], [1, pytest.approx(0.8)]]
+    assert list(entropy.get_xticks()) == [1, 3] and entropy.get_ylim() == (0, 1)
     assert "4 shots" in entropy.get_ylabel() and "t\n" in entropy.get_ylabel()
     bars = {(to_hex(bar.get_facecolor()), round(bar.get_x() + 0.4)): bar for bar in shares.patches}
     assert len(bars) == 4 * 3
