@@ -17,6 +17,7 @@ from flamingo.evaluation.control_clock import ControlClock
 from flamingo.evaluation.controls import CONTROLS
 from flamingo.evaluation.copying import save_copy_rates
 from flamingo.evaluation.demonstrations import prompt_examples
+from flamingo.evaluation.outputs import Output, make_outputs
 from flamingo.evaluation.preflight import check_settings
 from flamingo.evaluation.prompts import build_prompt, render_prompt
 from flamingo.evaluation.protocol import Example, ImageScoredTask, Task
@@ -26,7 +27,6 @@ from flamingo.evaluation.saved_pictures import save_pictures
 from flamingo.evaluation.scores import computable, score_rows, setting_statistics
 from flamingo.evaluation.settings import Setting
 from flamingo.inference.engine import Engine
-from flamingo.model.sampling import Sampling
 from flamingo.results import Row, append_predictions, save_scores, setting_key
 from flamingo.utils.devices import processes, wait_for_processes
 from flamingo.utils.errors import UserError
@@ -222,36 +222,23 @@ def _predict(
 ) -> list[Row]:
     template = setting.caption_template(template)
     demonstrations = [prompt_examples(task, query, setting, order) for order, query in jobs]
+    queries = [query for _, query in jobs]
     if setting.change.answer is not None:
         outputs = []
-        for (_, query), examples in zip(jobs, demonstrations, strict=True):
-            outputs.append(setting.change.answer(task, query, examples))
+        for query, examples in zip(queries, demonstrations, strict=True):
+            outputs.append(Output(setting.change.answer(task, query, examples)))
         on_progress(len(jobs))
     else:
         assert engine is not None
         prompts = []
-        for (_, query), examples in zip(jobs, demonstrations, strict=True):
+        for query, examples in zip(queries, demonstrations, strict=True):
             prompts.append(build_prompt(query, examples, setting.with_images, template))
-        outputs = engine.generate(
-            prompts,
-            config.max_new_tokens or task.max_new_tokens,
-            setting.num_beams,
-            blind=setting.change.blind,
-            on_progress=on_progress,
-            min_new_tokens=config.min_new_tokens,
-            sampling=_sampling(setting),
-        )
+        outputs = make_outputs(engine, task, setting, queries, prompts, config, template, on_progress)
     rows = []
     for (order, query), examples, output in zip(jobs, demonstrations, outputs, strict=True):
         prompt = build_prompt(query, examples, setting.with_images, template)
         rows.append(_row(task, setting, order, query, examples, prompt, output))
     return rows
-
-
-def _sampling(setting: Setting) -> Sampling | None:
-    if setting.temperature is None:
-        return None
-    return Sampling(setting.temperature, setting.top_p, setting.seed)
 
 
 def _row(
@@ -261,17 +248,19 @@ def _row(
     query: Example,
     examples: Sequence[Example],
     prompt: Document,
-    output: str,
+    output: Output,
 ) -> Row:
     """Returns one row of ``predictions.jsonl``."""
-    scores_by_metric = task.score(query, examples, output)
+    scores_by_metric = task.score(query, examples, output.text)
     row = setting.row(task)
     row["order"] = order
     row["query"] = query.id
     row["demonstration_ids"] = [example.id for example in examples]
     row["demonstration_answers"] = [example.references[0] for example in examples]
     row["prompt"] = render_prompt(prompt)
-    row["output"] = output
+    row["output"] = output.text
+    if output.ranking is not None:
+        row["ranking"] = output.ranking
     row["references"] = list(query.references)
     row["scores"] = {metric: float(value) for metric, value in scores_by_metric.items()}
     return row
@@ -293,7 +282,8 @@ def _rescore(task: Task, setting: Setting, query: Example, row: Row, template: C
     """
     examples = prompt_examples(task, query, setting, row["order"])
     prompt = build_prompt(query, examples, setting.with_images, setting.caption_template(template))
-    new = _row(task, setting, row["order"], query, examples, prompt, row["output"])
+    output = Output(row["output"], row.get("ranking"))
+    new = _row(task, setting, row["order"], query, examples, prompt, output)
     for field in ("demonstration_ids", "demonstration_answers", "prompt", "references"):
         if row[field] != new[field]:
             raise UserError(

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from flamingo.evaluation.demonstrations import shots_per_group
 from flamingo.evaluation.metrics.corpus import check_metrics
-from flamingo.evaluation.protocol import CaptionTask, DescribedTask, NearestTask, RetrievalTask, Task
+from flamingo.evaluation.protocol import CaptionTask, DescribedTask, NearestTask, RankingTask, RetrievalTask, Task
 from flamingo.evaluation.settings import Setting
 from flamingo.utils.errors import UserError
 
@@ -26,6 +26,8 @@ def check_protocols(task: Task, settings: Sequence[Setting]) -> None:
     for setting in settings:
         if setting.is_retrieved and not isinstance(task, RetrievalTask):
             raise UserError(f"{task.name} has no similar demonstrations: only random ones")
+        if isinstance(task, RankingTask) and (setting.num_beams > 1 or setting.temperature is not None):
+            raise UserError(f"{task.name} ranks candidates: it needs num_beams=[1] and no temperature")
         protocol = setting.change.protocol
         if protocol is not None and not isinstance(task, protocol):
             raise UserError(f"{task.name} has {_LACKING[protocol]}: remove {setting.control} from controls")

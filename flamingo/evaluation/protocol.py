@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.document import Image
+from flamingo.inference.candidate_scores import RANKED_BY
 
 if TYPE_CHECKING:  # configs import this module, and need no torch
     from flamingo.data.processor import FlamingoProcessor
@@ -43,6 +44,21 @@ class Example:
     def with_caption(self, caption: str) -> "Example":
         """Returns the example with a single reference."""
         return replace(self, references=(caption,))
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Asks for the best of some candidates, by their log-likelihoods, in place of a generated output."""
+
+    #: The candidates as answers, without the space that follows a prompt.
+    candidates: tuple[str, ...]
+    #: The value that ranks them: ``sum``, ``mean`` (per token) or ``minus_prior``.
+    by: str = "sum"
+    #: Whether the token that ends a chunk follows each candidate.
+    end: bool = False
+
+    def __post_init__(self) -> None:
+        assert self.candidates and self.by in RANKED_BY
 
 
 @runtime_checkable
@@ -112,6 +128,15 @@ class ImageScoredTask(Task, Protocol):
         Args:
             fingerprint: See :func:`flamingo.model.checkpoints.fingerprint`.
         """
+        ...
+
+
+@runtime_checkable
+class RankingTask(Task, Protocol):
+    """A task whose outputs are the best of each query's candidates."""
+
+    def rank(self, query: Example) -> Rank:
+        """Returns the candidates of a query."""
         ...
 
 

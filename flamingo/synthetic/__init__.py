@@ -66,4 +66,5 @@ TASKS: Kinds = {
     "synthetic_captions": (SyntheticTaskConfig, "flamingo.synthetic.tasks:SyntheticCaptions"),
     "synthetic_binding": (SyntheticBindingConfig, "flamingo.synthetic.tasks:SyntheticBinding"),
     "synthetic_questions": (SyntheticTaskConfig, "flamingo.synthetic.tasks:SyntheticQuestions"),
+    "synthetic_shapes": (SyntheticTaskConfig, "flamingo.synthetic.tasks:SyntheticShapes"),
 }

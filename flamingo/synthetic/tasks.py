@@ -12,12 +12,12 @@ from typing import ClassVar
 
 from flamingo.data.document import Image
 from flamingo.evaluation.metrics.cider import CiderReward
-from flamingo.evaluation.protocol import Example
+from flamingo.evaluation.protocol import Example, Rank
 from flamingo.synthetic import SyntheticBindingConfig, SyntheticTaskConfig
 from flamingo.synthetic.documents import Turn, caption_turns, question_turns, random_names, stream
 from flamingo.synthetic.drawing import draw
 from flamingo.synthetic.grammar import Dialect, attribute_accuracy, random_dialect
-from flamingo.synthetic.scenes import Scene
+from flamingo.synthetic.scenes import SHAPES, Scene
 
 #: The number of candidates for the demonstrations of a query, and of each name in binding.
 CANDIDATES, CANDIDATES_PER_NAME = 32, 8
@@ -196,6 +196,30 @@ class SyntheticQuestions(SyntheticTask):
         turns = question_turns(rng, "evaluation", 1 + CANDIDATES)
         query, *support = _examples(turns, name)
         return Episode(query, [support], _descriptions(turns[1:], support), turns[0].scene)
+
+    def score(self, query: Example, prompt_examples: Sequence[Example], output: str) -> dict[str, float]:
+        """Returns ``exact_match``."""
+        return {"exact_match": float(output in query.references)}
+
+
+class SyntheticShapes(SyntheticTask):
+    """Shapes as classes: which of all shapes is the answer to a question about one of two objects."""
+
+    name = "synthetic_shapes"
+    stream_name = "shapes"
+    max_new_tokens = 4
+
+    def episode(self, rng: random.Random, name: str) -> Episode:
+        """Returns a question about a shape and its candidates, each about its own scene."""
+        turns: list[Turn] = []
+        while len(turns) < 1 + CANDIDATES:
+            turns += [turn for turn in question_turns(rng, "evaluation", CANDIDATES) if turn.answer in SHAPES]
+        query, *support = _examples(turns[: 1 + CANDIDATES], name)
+        return Episode(query, [support], turns[0].scene)
+
+    def rank(self, query: Example) -> Rank:
+        """Returns all shapes as complete answers."""
+        return Rank(SHAPES, end=True)
 
     def score(self, query: Example, prompt_examples: Sequence[Example], output: str) -> dict[str, float]:
         """Returns ``exact_match``."""

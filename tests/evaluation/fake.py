@@ -92,7 +92,8 @@ TWO_PROCESSES = [SETTINGS[0], SETTINGS[2], Setting(0, None, seed=1, temperature=
 def model_and_processor(backbones: Path, language: str = "gpt2", **config: Any):
     """Returns a model of these parts on a family of language models, and its processor."""
     torch.manual_seed(0)
-    processor = FlamingoProcessor.from_vision_text_pretrained(backbones / "clip_vision_model", backbones / language)
+    # All families have the same tokenizer, but AutoTokenizer adds tokens to that of Qwen2.
+    processor = FlamingoProcessor.from_vision_text_pretrained(backbones / "clip_vision_model", backbones / "gpt2")
     model = tiny.flamingo(backbones, language=language, **config)
     processor.tokens_per_image = model.tokens_per_image(tiny.IMAGE_SIZE, tiny.IMAGE_SIZE)
     return model, processor

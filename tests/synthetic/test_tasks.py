@@ -12,16 +12,28 @@ from flamingo.evaluation.controls import described, shuffled_captions
 from flamingo.evaluation.demonstrations import sample_demonstrations
 from flamingo.evaluation.metrics.cider import CiderReward
 from flamingo.evaluation.prompts import build_prompt, render_prompt
-from flamingo.evaluation.protocol import CaptionTask, DescribedTask, Task
+from flamingo.evaluation.protocol import CaptionTask, DescribedTask, RankingTask, Task
 from flamingo.synthetic import tasks
 from flamingo.synthetic.documents import caption_turns, question_turns, show, stream
 from flamingo.synthetic.grammar import attribute_accuracy, caption, parse, random_dialect
-from flamingo.synthetic.scenes import Kind, Scene, split_of
-from flamingo.synthetic.tasks import CANDIDATES, SyntheticBinding, SyntheticCaptions, SyntheticQuestions
+from flamingo.synthetic.scenes import SHAPES, Kind, Scene, split_of
+from flamingo.synthetic.tasks import (
+    CANDIDATES,
+    SyntheticBinding,
+    SyntheticCaptions,
+    SyntheticQuestions,
+    SyntheticShapes,
+)
 from flamingo.utils.errors import UserError
 from flamingo.utils.kinds import class_of, load_kind
 
-TASKS = [SyntheticCaptions(4), SyntheticBinding(4), SyntheticBinding(2, num_ways=5), SyntheticQuestions(4)]
+TASKS = [
+    SyntheticCaptions(4),
+    SyntheticBinding(4),
+    SyntheticBinding(2, num_ways=5),
+    SyntheticQuestions(4),
+    SyntheticShapes(4),
+]
 
 
 @pytest.fixture(params=TASKS, ids=lambda task: task.name)
@@ -40,8 +52,9 @@ def test_tasks_are_tasks_under_the_names_of_the_score_files(task):
         "synthetic_binding_2way",
         "synthetic_binding_5way",
         "synthetic_questions",
+        "synthetic_shapes",
     ]
-    assert [t.text_only for t in TASKS] == [True, False, False, True]
+    assert [t.text_only for t in TASKS] == [True, False, False, True, True]
     assert SyntheticCaptions.corpus_metrics == ("CIDEr", "BLEU-1", "BLEU-4")
     assert SyntheticBinding.corpus_metrics == SyntheticQuestions.corpus_metrics == ()
 
@@ -77,7 +90,7 @@ def scene_of(monkeypatch):
     return lambda example: scenes[id(example.image.frames[0])][0]
 
 
-@pytest.mark.parametrize("kind", [SyntheticCaptions, SyntheticQuestions])
+@pytest.mark.parametrize("kind", [SyntheticCaptions, SyntheticQuestions, SyntheticShapes])
 def test_queries_and_demonstrations_are_of_the_evaluation_split(kind, scene_of):
     task = kind(8)
     for query in task.queries():
@@ -266,3 +279,13 @@ def test_a_config_makes_its_task():
     assert class_of(synthetic.TASKS, config.kind).from_config(config) == SyntheticBinding(3, num_ways=5)
     config = load_kind(synthetic.TASKS, {"kind": "synthetic_questions", "num_queries": 3}, "task")
     assert class_of(synthetic.TASKS, config.kind).from_config(config) == SyntheticQuestions(3)
+
+
+def test_shapes_are_ranked_among_all_shapes():
+    task = SyntheticShapes(6)
+    assert isinstance(task, RankingTask)
+    assert len({query.references for query in task.queries()}) > 2
+    for query in task.queries():
+        assert task.rank(query).candidates == SHAPES and task.rank(query).end
+        assert {example.references[0] for example in (query, *members(task, query))} <= set(SHAPES)
+        assert query.prompt.startswith("Question: what shape is ")

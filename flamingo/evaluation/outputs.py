@@ -1,0 +1,110 @@
+"""Prompts -> outputs: generated texts, or the best of each query's candidates with their ranking."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flamingo.data.caption_template import CaptionTemplate
+from flamingo.data.document import Document
+from flamingo.evaluation import EvaluationConfig
+from flamingo.evaluation.protocol import Example, Rank, RankingTask, Task
+from flamingo.evaluation.settings import Setting
+from flamingo.inference.candidate_scores import CandidateScores
+from flamingo.inference.engine import Engine
+from flamingo.model.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Output:
+    """The output for one query."""
+
+    text: str
+    #: The field ``ranking`` of a prediction; None: the output is generated, or the answer of a control.
+    ranking: dict[str, Any] | None = None
+
+
+def make_outputs(
+    engine: Engine,
+    task: Task,
+    setting: Setting,
+    queries: Sequence[Example],
+    prompts: Sequence[Document],
+    config: EvaluationConfig,
+    template: CaptionTemplate,
+    on_progress: Callable[[int], object],
+) -> list[Output]:
+    """Returns the output for each query.
+
+    Args:
+        engine: The model.
+        task: The task.
+        setting: The setting.
+        queries: The queries.
+        prompts: The prompt of each query.
+        config: The limits of new tokens are used here.
+        template: The template of captions.
+        on_progress: Called with the size of each batch that is done.
+    """
+    blind = setting.change.blind
+    if isinstance(task, RankingTask):
+        requests = [task.rank(query) for query in queries]
+        return _ranked(engine, queries, prompts, requests, template, blind, on_progress)
+    sampling = None
+    if setting.temperature is not None:
+        sampling = Sampling(setting.temperature, setting.top_p, setting.seed)
+    texts = engine.generate(
+        prompts,
+        config.max_new_tokens or task.max_new_tokens,
+        setting.num_beams,
+        blind=blind,
+        on_progress=on_progress,
+        min_new_tokens=config.min_new_tokens,
+        sampling=sampling,
+    )
+    return [Output(text) for text in texts]
+
+
+def _ranked(
+    engine: Engine,
+    queries: Sequence[Example],
+    prompts: Sequence[Document],
+    requests: Sequence[Rank],
+    template: CaptionTemplate,
+    blind: bool,
+    on_progress: Callable[[int], object],
+) -> list[Output]:
+    """Returns the best candidate of each query, with the ranking of all."""
+    outputs: dict[int, Output] = {}
+    for end in {request.end for request in requests}:
+        numbers = [number for number, request in enumerate(requests) if request.end == end]
+        texts = [continuations(queries[number], requests[number], template) for number in numbers]
+        own_prompts = [prompts[number] for number in numbers]
+        results = engine.score(own_prompts, texts, end=end, blind=blind, on_progress=on_progress)
+        for number, scores in zip(numbers, results, strict=True):
+            ranking = ranking_of(requests[number], scores)
+            outputs[number] = Output(ranking["candidates"][0]["text"], ranking)
+    return [outputs[number] for number in range(len(requests))]
+
+
+def continuations(query: Example, request: Rank, template: CaptionTemplate) -> list[str]:
+    """Returns the candidates as texts that follow the query's prompt, as in a demonstration."""
+    texts = []
+    for candidate in request.candidates:
+        answered = query.with_caption(candidate).answered(template)
+        texts.append(answered.removeprefix(query.question(template)))
+    return texts
+
+
+def ranking_of(request: Rank, scores: CandidateScores) -> dict[str, Any]:
+    """Returns the candidates, the best first, with their log-likelihoods, and the measures of their probabilities."""
+    candidates = []
+    for position in scores.ranking(request.by):
+        candidates.append(
+            {
+                "text": request.candidates[position],
+                "sum": scores.sums[position],
+                "mean": scores.means[position],
+                "minus_prior": scores.minus_prior[position],
+            }
+        )
+    return {"by": request.by, "entropy": scores.entropy, "kl": scores.kl, "candidates": candidates}
