@@ -191,9 +191,13 @@ class SyntheticQuestions(SyntheticTask):
     stream_name = "questions"
     max_new_tokens = 4
 
+    def turns(self, rng: random.Random, number: int) -> list[Turn]:
+        """Returns questions, each about its own scene."""
+        return question_turns(rng, "evaluation", number)
+
     def episode(self, rng: random.Random, name: str) -> Episode:
-        """Returns a question and its candidates, each about its own scene."""
-        turns = question_turns(rng, "evaluation", 1 + CANDIDATES)
+        """Returns a question and its candidates."""
+        turns = self.turns(rng, 1 + CANDIDATES)
         query, *support = _examples(turns, name)
         return Episode(query, [support], _descriptions(turns[1:], support), turns[0].scene)
 
@@ -202,28 +206,22 @@ class SyntheticQuestions(SyntheticTask):
         return {"exact_match": float(output in query.references)}
 
 
-class SyntheticShapes(SyntheticTask):
+class SyntheticShapes(SyntheticQuestions):
     """Shapes as classes: which of all shapes is the answer to a question about one of two objects."""
 
     name = "synthetic_shapes"
     stream_name = "shapes"
-    max_new_tokens = 4
 
-    def episode(self, rng: random.Random, name: str) -> Episode:
-        """Returns a question about a shape and its candidates, each about its own scene."""
+    def turns(self, rng: random.Random, number: int) -> list[Turn]:
+        """Returns questions about shapes, each about its own scene."""
         turns: list[Turn] = []
-        while len(turns) < 1 + CANDIDATES:
-            turns += [turn for turn in question_turns(rng, "evaluation", CANDIDATES) if turn.answer in SHAPES]
-        query, *support = _examples(turns[: 1 + CANDIDATES], name)
-        return Episode(query, [support], turns[0].scene)
+        while len(turns) < number:
+            turns += [turn for turn in question_turns(rng, "evaluation", number) if turn.answer in SHAPES]
+        return turns[:number]
 
     def rank(self, query: Example) -> Rank:
         """Returns all shapes as complete answers."""
         return Rank(SHAPES, end=True)
-
-    def score(self, query: Example, prompt_examples: Sequence[Example], output: str) -> dict[str, float]:
-        """Returns ``exact_match``."""
-        return {"exact_match": float(output in query.references)}
 
 
 def _examples(turns: Sequence[Turn], name: str) -> list[Example]:

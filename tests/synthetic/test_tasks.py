@@ -145,7 +145,7 @@ def test_the_words_of_a_name_are_its_keyword(ways, scene_of):
 
 
 def test_captions_are_compared_with_frequencies_of_an_episode():
-    assert [isinstance(task, CaptionTask) for task in TASKS] == [True, False, False, False]
+    assert [isinstance(task, CaptionTask) for task in TASKS] == [True, False, False, False, False]
     task = TASKS[0]
     for query in task.queries():
         captions = [example.references[0] for example in task.support(query)[0]]
