@@ -125,9 +125,9 @@ def load_documents(entry: Mapping[str, Entry], key: str) -> DataSetConfig:
 
 @dataclass(kw_only=True)
 class DataConfig(SourceConfig):
-    """Captioned images, and the documents made of them or of the synthetic benchmark."""
+    """Captioned images or questions, and the documents made of them or of the synthetic benchmark."""
 
-    #: Captioned images: a folder, a file, shards in quotes, or hf://datasets/OWNER/NAME.
+    #: Captioned images: a folder, a file, shards in quotes, or hf://datasets/OWNER/NAME. Questions: a folder or a file.
     root: str | None = None
     #: The split that is trained on; null: all splits.
     split: str | None = None
@@ -151,6 +151,11 @@ class DataConfig(SourceConfig):
         """Returns the documents that are made of records."""
         return {name: entry.documents for name, entry in self.documents.items() if entry.of_records}
 
+    @property
+    def of_questions(self) -> bool:
+        """Whether the documents of records are made of questions; otherwise of captions."""
+        return any(documents.of_questions for documents in self.of_records().values())
+
 
 def check_documents(config: DataConfig, features_folder: str | None) -> None:
     """Checks that the documents can be made, before any data is read.
@@ -172,6 +177,10 @@ def check_documents(config: DataConfig, features_folder: str | None) -> None:
     if config.root is None:
         raise UserError("the documents need captioned images: set data.root=FOLDER, FILE or 'SHARDS-*.tar'")
     for name, documents in of_records.items():
+        if documents.of_questions != config.of_questions:
+            raise UserError(
+                f"data.documents.{name} shows captions, but other documents of the same data show questions"
+            )
         if documents.num_neighbours > 0 and features_folder is None:
             raise UserError(
                 f"data.documents.{name} shows similar images, which are found by features: set features.folder=FOLDER"

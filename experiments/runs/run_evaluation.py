@@ -73,7 +73,7 @@ def _run_files(task: Task) -> RunFiles:
     return RunFiles(
         results=("predictions.jsonl", "scores.json", "differences.json", "in_context.json", "pictures"),
         saved=("predictions.jsonl", "scores.json"),
-        descriptions=("evaluate-*.yaml", "images-*.json"),
+        descriptions=("evaluate-*.yaml", "images-*.json", "submission-*.json"),
         may_change=_MAY_CHANGE,
         config_file=f"evaluate-{_in_file_names(task)}.yaml",
     )

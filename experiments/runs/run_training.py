@@ -81,7 +81,7 @@ def check_data(config: DataConfig, run: Run) -> None:
     """
     if config.of_records():
         assert config.root is not None
-        listed = list_split(config.root, config, config.split, DATA_KEYS)
+        listed = list_split(config.root, config, config.split, DATA_KEYS, config.of_questions)
         run.check_contents({"data": data_checksums(listed)})
 
 

@@ -7,14 +7,16 @@ from functools import cache, partial
 
 from experiments.schema import DataConfig, DataSetConfig
 from flamingo import Document, FlamingoProcessor, synthetic
-from flamingo.data.builders import BUILDERS, DocumentsConfig
+from flamingo.data.builders import BUILDERS, DocumentsConfig, QuestionsConfig
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.collate import Batch
 from flamingo.data.document import Image
 from flamingo.data.encode import EncodedDocuments, EncodedGroup, make_batch
-from flamingo.data.fitting import fitting
+from flamingo.data.fitting import FittedRecords, fitting
+from flamingo.data.fitting_questions import fitting_questions
 from flamingo.data.loader import process_loader
 from flamingo.data.order import Endless, Shuffled
+from flamingo.data.question_template import QuestionTemplate
 from flamingo.data.record import LazySequence
 from flamingo.data.shortening import encode_shortened
 from flamingo.data.source_keys import DATA_KEYS, SAMPLE_KEYS, VALIDATION_KEYS, SourceKeys
@@ -65,9 +67,9 @@ def build_records(config: DataConfig, processor: FlamingoProcessor) -> TrainingR
 
     def read(split: str | None, keys: SourceKeys) -> SourceSplit:
         assert config.root is not None
-        source = read_split(config.root, config, split, open_images=True, keys=keys)
+        source = read_split(config.root, config, split, True, keys, config.of_questions)
         try:
-            fitted = fitting(source.records, processor, new_tokens, config.too_long)
+            fitted = _fitted(config, source.records, processor, new_tokens)
         except UserError as error:
             name = "all splits" if split is None else f"split {split}"
             raise UserError(f"data.root={config.root}, {name}: {error}") from error
@@ -96,6 +98,18 @@ def build_records(config: DataConfig, processor: FlamingoProcessor) -> TrainingR
     return TrainingRecords(training, samples, validation)
 
 
+def _fitted(config: DataConfig, records: LazySequence, processor: FlamingoProcessor, new_tokens: int) -> FittedRecords:
+    """Returns the captioned images or questions that fit into documents."""
+    templates = []
+    for documents in config.of_records().values():
+        if isinstance(documents, QuestionsConfig):
+            templates.append(documents.question_template)
+    if not templates:
+        return fitting(records, processor, new_tokens, config.too_long)
+    longest = QuestionTemplate(max(templates, key=len))
+    return fitting_questions(records, processor, longest, new_tokens)
+
+
 def held_out_split(config: DataConfig) -> str | None:
     """Returns the split of the held-out documents: validation_split, else sample_split, else the one that is made.
 
@@ -108,7 +122,7 @@ def held_out_split(config: DataConfig) -> str | None:
         if config.sample_split not in (None, config.split):
             return config.sample_split
         assert config.root is not None
-        source = list_split(config.root, config, None, DATA_KEYS)
+        source = list_split(config.root, config, None, DATA_KEYS, config.of_questions)
         is_made = isinstance(with_splits(source, config.splits), MadeSplits)
         if is_made and config.splits.validation > 0 and config.split != VALIDATION:
             return VALIDATION
@@ -126,7 +140,7 @@ def check_records(config: DataConfig, problems: Problems) -> None:
         named.append((config.validation_split, VALIDATION_KEYS))
     for split, keys in named:
         with problems.collected():
-            read_split(config.root, config, split, open_images=True, keys=keys)
+            read_split(config.root, config, split, True, keys, config.of_questions)
 
 
 def _check_number(config: DataConfig, records: LazySequence) -> None:

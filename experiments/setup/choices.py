@@ -165,7 +165,7 @@ class _Captions:
 def _choose_by_data(choices: Choices, language: PreTrainedConfig | None, tokenizer: Any) -> None:
     data = choices.config.data
     assert data.root is not None
-    source = list_split(data.root, data, None, DATA_KEYS)
+    source = list_split(data.root, data, None, DATA_KEYS, data.of_questions)
     _choose_made_splits(choices, {record.split for record in source})
     listed = with_splits(source, data.splits, DATA_KEYS)
     splits = [record.split for record in listed]

@@ -24,7 +24,8 @@ def default_task(given: Mapping[str, Any]) -> list[str]:
     There are none if a task is given, or if there is no run.
 
     After a training on captioned images the task is captions of ``data.sample_split``, with demonstrations of
-    ``data.split``. After one on the synthetic benchmark the task is the first kind of its documents.
+    ``data.split``. After one on questions the task is their answers. After one on the synthetic benchmark the task is
+    the first kind of its documents.
 
     Args:
         given: The values of the arguments by key.
@@ -44,8 +45,9 @@ def default_task(given: Mapping[str, Any]) -> list[str]:
         return []
     data = config["data"]
     kinds = [documents["kind"] for documents in data["documents"].values()]
-    if any(kind in BUILDERS for kind in kinds):
-        return _captions(data, given)
+    for documents in data["documents"].values():
+        if documents["kind"] in BUILDERS:
+            return _of_records(data, documents, given)
     return [f"task={kind}" for kind in kinds if kind in synthetic.TASKS][:1]
 
 
@@ -91,12 +93,16 @@ def _config_of_run(given: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def _captions(data: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Returns the arguments of a task of captions.
+def _of_records(data: Mapping[str, Any], documents: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Returns the arguments of a task of captions, or of questions if the documents are made of questions.
 
     Arguments that are given stay. A source that is given has its own splits.
     """
     values: dict[str, Any] = {"name": _name(data["root"])}
+    task = "captions"
+    if documents["kind"] == "questions":
+        task = "vqa"
+        values["question_template"] = documents["question_template"]
     if "task.query" not in given:
         values["query"] = data["root"]
         values["query_split"] = data["sample_split"] or data["split"]
@@ -107,7 +113,7 @@ def _captions(data: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
         known = {field.name for field in fields(CaptioningConfig)}
         for key in data.keys() & known - set(_OF_TRAINING):
             values[key] = data[key]
-    arguments = ["task=captions"]
+    arguments = [f"task={task}"]
     for key, value in values.items():
         if f"task.{key}" not in given:
             arguments.append(f"task.{key}={_literal(value)}")

@@ -36,8 +36,10 @@ def trained_records(run: Path, open_shards: bool) -> Sequence[Record]:
     source = load_config(SourceConfig, values, "data")
     try:
         if open_shards:
-            return read_split(data["root"], source, data["split"], open_images=False, keys=DATA_KEYS).records
-        return list_split(data["root"], source, data["split"], DATA_KEYS)
+            return read_split(
+                data["root"], source, data["split"], open_images=False, keys=DATA_KEYS, questions=None
+            ).records
+        return list_split(data["root"], source, data["split"], DATA_KEYS, questions=None)
     except UserError as error:
         log.warning("whether queries show images that %s was trained on is not known: %s", run, error)
         return []

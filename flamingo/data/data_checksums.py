@@ -33,7 +33,7 @@ def _rows(images: Sequence[Record], files: dict[str, None]) -> Iterator[str]:
             file = _file(frame)
             files[file] = None
             frames.append(str(frame).replace(file, Path(file).name))
-        yield json.dumps([record.id, record.captions, record.split, frames])
+        yield json.dumps([record.id, record.texts, record.split, frames])
 
 
 def _file(frame: Frame) -> str:

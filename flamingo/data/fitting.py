@@ -62,9 +62,9 @@ def fitting(
     kept: list[int] = []
     captions_of: dict[int, tuple[str, ...]] = {}
     for index, record in enumerate(source):
-        special_token = _special_token(record, processor)
-        if special_token is not None:
-            skipped[record.id] = f"a caption has a special token: {special_token}"
+        token = special_token(record, processor)
+        if token is not None:
+            skipped[record.id] = f"a caption has a special token: {token}"
             continue
         captions, tokens = _fitted(record.captions, length, room, too_long)
         reason = f"{tokens} tokens with its image, of which {room} fit"
@@ -134,10 +134,10 @@ def _fitted(
     return tuple(fitted), max(lengths)
 
 
-def _special_token(record: Record, processor: FlamingoProcessor) -> str | None:
-    """Returns the special token of the first caption that has one."""
-    for caption in record.captions:
-        special_token = processor.special_token_in(caption)
-        if special_token is not None:
-            return special_token
+def special_token(record: Record, processor: FlamingoProcessor) -> str | None:
+    """Returns the special token of the first text of a record that has one."""
+    for text in record.texts:
+        token = processor.special_token_in(text)
+        if token is not None:
+            return token
     return None

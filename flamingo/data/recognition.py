@@ -14,12 +14,13 @@ from flamingo.utils.kinds import import_name
 FormatAndFiles = tuple[str, list[Path]]
 
 
-def recognise(root: str, format: str | None) -> FormatAndFiles:
+def recognise(root: str, format: str | None, questions: bool | None = None) -> FormatAndFiles:
     """Returns the format of the data at ``root``, and the files to read.
 
     Args:
         root: A folder, a file, or a glob.
         format: A name of :data:`READERS`; None: any.
+        questions: Whether questions, or else captions, are preferred where a folder has both; None: neither.
 
     Raises:
         UserError: If no data set, or more than one, is recognised.
@@ -32,6 +33,8 @@ def recognise(root: str, format: str | None) -> FormatAndFiles:
             candidates[label] = candidate
     if not candidates:
         raise UserError(_not_understood(root, format))
+    preferred = {label: found for label, found in candidates.items() if READERS[found[0]].has_questions == questions}
+    candidates = preferred or candidates
     if len(candidates) > 1:
         labels = ", ".join(f"{label} ({name})" for label, (name, _) in candidates.items())
         raise UserError(f"{root} has several data sets, {labels}: name one of them, a glob in quotes, or the format")

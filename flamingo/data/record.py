@@ -27,6 +27,11 @@ class Record:
     captions: tuple[str, ...]
     split: str | None
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All texts of the record."""
+        return self.captions
+
 
 class LazySequence(Sequence[Record]):
     """A sequence whose records are made when they are asked for."""

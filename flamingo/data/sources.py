@@ -30,6 +30,7 @@ def open_source(
     format: str | None = None,
     captions_only: bool = False,
     skips_missing: bool = False,
+    questions: bool | None = False,
 ) -> LazySequence:
     """Returns the records of a folder, a file or a glob of shards, in one of the formats of :data:`READERS`.
 
@@ -39,20 +40,29 @@ def open_source(
         format: The format; None: recognise it.
         captions_only: Whether only captions are needed: a file of captions is then read without its images.
         skips_missing: Whether images whose files do not exist are left out and counted.
+        questions: Whether the data must be questions about images; False: captioned images; None: either.
 
     Raises:
-        UserError: If no data set, or more than one, is recognised, and whatever the format's reader raises.
+        UserError: If no data set, or more than one, is recognised, if it is of the other sort, and whatever the
+            format's reader raises.
     """
     if format is not None and format not in READERS:
         raise UserError(f"format must be one of {', '.join(READERS)}, got {format!r}")
     place = downloaded(root) if is_hub_dataset(root) else root
-    name, files = recognise(place, format)
+    name, files = recognise(place, format, questions)
     reader = READERS[name]
+    if questions is not None and reader.has_questions != questions:
+        raise UserError(f"{root} has {_sort(reader.has_questions)}, but {_sort(questions)} are needed")
     _log_format(root, name)
     if images is not None and reader.has_images:
         raise UserError(f"images={images} has no effect: the format {name} defines where its images are")
     location = Location(tuple(files), Path(images) if images else None, captions_only, skips_missing)
     return import_name(reader.reader)(location)
+
+
+def _sort(questions: bool) -> str:
+    """Returns the name of a sort of data."""
+    return "questions with answers" if questions else "captions"
 
 
 @cache
@@ -97,7 +107,13 @@ class SourceSplit:
     shortened: dict[str, str] = field(default_factory=dict)
 
 
-def list_split(root: str, config: SourceConfig, split: str | None, keys: SourceKeys | None = None) -> LazySequence:
+def list_split(
+    root: str,
+    config: SourceConfig,
+    split: str | None,
+    keys: SourceKeys | None = None,
+    questions: bool | None = False,
+) -> LazySequence:
     """Returns the records of a source, or of one of its splits. No image is opened.
 
     Args:
@@ -105,6 +121,7 @@ def list_split(root: str, config: SourceConfig, split: str | None, keys: SourceK
         config: How the source is read.
         split: The split; None: all of them.
         keys: The keys that errors name.
+        questions: Whether the data must be questions about images; False: captioned images; None: either.
 
     Raises:
         UserError: If the source cannot be read, or has no such split.
@@ -112,7 +129,7 @@ def list_split(root: str, config: SourceConfig, split: str | None, keys: SourceK
     keys = keys or SourceKeys()
     skips_missing = config.broken_images == "skip"
     try:
-        source = open_source(root, config.images, config.format, skips_missing=skips_missing)
+        source = open_source(root, config.images, config.format, skips_missing=skips_missing, questions=questions)
     except MissingImagesError as error:
         fix = f"add or remove them, or set {keys.named('broken_images')}=skip"
         raise UserError(f"{keys.root}={root}: {error}: {fix}") from error
@@ -127,6 +144,7 @@ def read_split(
     split: str | None = None,
     open_images: bool = True,
     keys: SourceKeys | None = None,
+    questions: bool | None = False,
 ) -> SourceSplit:
     """Returns the records of a source, or of one of its splits, whose images can be opened.
 
@@ -139,13 +157,14 @@ def read_split(
         split: The split; None: all of them.
         open_images: Whether images outside shards are opened. A later computation of features opens all of them anyway.
         keys: The keys that errors name.
+        questions: Whether the data must be questions about images; False: captioned images; None: either.
 
     Raises:
         UserError: If the source cannot be read, has no such split, or an image cannot be opened.
     """
     config = config or SourceConfig()
     keys = keys or SourceKeys()
-    listed = list_split(root, config, split, keys)
+    listed = list_split(root, config, split, keys, questions)
     records, skipped = listed, listed.skipped
     if _in_shards(listed) or config.broken_images == "skip":
         records, broken = readable(listed)

@@ -26,6 +26,7 @@ from flamingo.evaluation.saved_differences import earlier_rows, save_task_differ
 from flamingo.evaluation.saved_pictures import save_pictures
 from flamingo.evaluation.scores import computable, score_rows, setting_statistics
 from flamingo.evaluation.settings import Setting
+from flamingo.evaluation.submissions import save_submission
 from flamingo.inference.engine import Engine
 from flamingo.results import Row, append_predictions, save_scores, setting_key
 from flamingo.utils.devices import processes, wait_for_processes
@@ -108,6 +109,7 @@ def evaluate(
         save_task_differences(output / "differences.json", task, earlier, statistics)
         save_copy_rates(output / "in_context.json", task, earlier + all_rows)
         save_attention_measures(output / "in_context.json", engine, task, settings, queries, config, template)
+        save_submission(output, task, {setting: rows[setting] for setting in settings})
     wait_for_processes()
     return rows_of_scores
 

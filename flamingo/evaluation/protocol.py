@@ -23,7 +23,7 @@ class Example:
 
     ``prompt`` is the beginning of the text after the image, such as ``Question: ...? Answer:``. None: the reference is
     a caption, and the template of captions has the prompt. ``description`` is the text that prompts show in place
-    of the image; None: the image.
+    of the image; None: the image. ``answer_start`` is the text between prompt and answer.
     """
 
     id: str
@@ -31,6 +31,7 @@ class Example:
     references: tuple[str, ...]
     prompt: str | None = None
     description: str | None = None
+    answer_start: str = " "
 
     def question(self, template: CaptionTemplate) -> str:
         """Returns the text that the model continues."""
@@ -39,7 +40,7 @@ class Example:
     def answered(self, template: CaptionTemplate) -> str:
         """Returns the text with the first of the references."""
         answer = self.references[0]
-        return template.filled(answer) if self.prompt is None else f"{self.prompt} {answer}"
+        return template.filled(answer) if self.prompt is None else self.prompt + self.answer_start + answer
 
     def with_caption(self, caption: str) -> "Example":
         """Returns the example with a single reference."""
@@ -222,5 +223,18 @@ class RecordTask(RetrievalTask, Protocol):
 
         Returns:
             The near-duplicates of queries: in the support, among the queries, and in the training records.
+        """
+        ...
+
+
+@runtime_checkable
+class SubmissionTask(Task, Protocol):
+    """A task whose outputs can be written as a file of results in the format of the data's authors."""
+
+    def submission(self, outputs: Mapping[str, str]) -> list[dict[str, int | str]]:
+        """Returns the rows of the file.
+
+        Args:
+            outputs: Id of a query -> the output.
         """
         ...

@@ -1,15 +1,20 @@
 """Records -> documents."""
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
-from flamingo.utils.checks import positive, probability, whole
+from flamingo.data.question_record import ANSWER_CHOICES
+from flamingo.data.question_template import QuestionTemplate
+from flamingo.utils.checks import one_of, positive, probability, whole
 from flamingo.utils.kinds import Kinds
 
 
 @dataclass(kw_only=True)
 class DocumentsConfig:
     """The config that all kinds of documents share. A document has ``min_images`` to ``max_images`` images."""
+
+    #: Whether the documents are made of questions; otherwise of captions.
+    of_questions: ClassVar[bool] = False
 
     #: The kind of documents.
     kind: str
@@ -101,8 +106,26 @@ class InterleavedConfig(DocumentsConfig):
         return replace(self, similar_prob=0.0)
 
 
+@dataclass(kw_only=True)
+class QuestionsConfig(DocumentsConfig):
+    """Questions about images, one after the other, each with an answer."""
+
+    kind: str = "questions"
+    of_questions: ClassVar[bool] = True
+    #: The text after each image, with {question}, and with {answer} at its end.
+    question_template: str = QuestionTemplate().text
+    #: The answer that is trained on: majority, the most frequent one, first, or random.
+    answer: str = "majority"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        QuestionTemplate(self.question_template)
+        one_of("answer", self.answer, (*ANSWER_CHOICES, "random"))
+
+
 #: A builder is called with its config, the records, a seed, the neighbours of the records (None if it needs none) and
 #: the template of captions. It is an endless sequence of documents, and raises UserError for too few records.
 BUILDERS: Kinds = {
     "interleaved": (InterleavedConfig, "flamingo.data.builders.interleaved:Interleaved"),
+    "questions": (QuestionsConfig, "flamingo.data.builders.questions:Questions"),
 }

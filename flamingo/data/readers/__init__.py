@@ -1,4 +1,4 @@
-"""One file per layout of captioned images on disk."""
+"""One file per layout on disk: captioned images, and questions about images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ Reader = Callable[[Location], LazySequence]
 
 @dataclass(frozen=True)
 class Format:
-    """A layout of captioned images on disk."""
+    """A layout of captioned images, or of questions about images, on disk."""
 
     #: A description of its files, for errors that list all formats.
     looks: str
@@ -44,6 +44,8 @@ class Format:
     sharded: bool = False
     #: Whether the reader gets the folder instead of the files.
     is_folder: bool = False
+    #: Whether the records are questions, :class:`flamingo.data.question_record.QuestionRecord`.
+    has_questions: bool = False
 
 
 #: The formats by the names that ``data.format`` has for them.
@@ -111,5 +113,33 @@ READERS = {
         recognise="flamingo.data.readers.saved_dataset:is_saved_dataset",
         has_images=True,
         is_folder=True,
+    ),
+    "vqa": Format(
+        "VQAv2's and OK-VQA's *_questions.json, with *_annotations.json in the same folder; also OpenFlamingo's files",
+        "flamingo.data.readers.vqa:vqa",
+        files=("*questions*.json", "*questions*.json.gz", "annotations/*questions*.json"),
+        recognise="flamingo.data.readers.vqa:is_vqa",
+        has_questions=True,
+    ),
+    "textvqa": Format(
+        "TextVQA's TextVQA_0.5.1_*.json",
+        "flamingo.data.readers.textvqa:textvqa",
+        files=("*.json",),
+        recognise="flamingo.data.readers.textvqa:is_textvqa",
+        has_questions=True,
+    ),
+    "vizwiz": Format(
+        "VizWiz's train.json, val.json and test.json",
+        "flamingo.data.readers.vizwiz:vizwiz",
+        files=("*.json", "annotations/*.json", "Annotations/*.json"),
+        recognise="flamingo.data.readers.vizwiz:is_vizwiz",
+        has_questions=True,
+    ),
+    "questions": Format(
+        'rows {"image": NAME, "question": "...", "answers": [...]} in a .jsonl',
+        "flamingo.data.readers.question_rows:question_rows",
+        files=("*.jsonl",),
+        recognise="flamingo.data.readers.question_rows:is_question_rows",
+        has_questions=True,
     ),
 }

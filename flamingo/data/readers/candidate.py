@@ -14,19 +14,23 @@ class Candidate:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @property
+    def _is_json(self) -> bool:
+        return self.path.name.endswith((".json", ".json.gz"))
+
     @cached_property
     def json(self) -> Any:
-        """The content of a ``.json`` file; None for any other file.
+        """The content of a ``.json`` or ``.json.gz`` file; None for any other file.
 
         Raises:
             UserError: For a ``.json`` file that cannot be read.
         """
-        return read_json(self.path) if self.path.suffix == ".json" else None
+        return read_json(self.path) if self._is_json else None
 
     @cached_property
     def first_line(self) -> str:
         """The first line that is not blank; empty for a ``.json`` file, and for a file that is not text."""
-        if self.path.suffix == ".json":
+        if self._is_json:
             return ""
         try:
             _, line = next(lines(self.path), ("", ""))

@@ -11,8 +11,9 @@ image whose file is missing.
 import logging
 import os
 import reprlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from flamingo.data.document import Image
 from flamingo.data.readers import Location
@@ -23,13 +24,32 @@ from flamingo.utils.errors import UserError
 log = logging.getLogger(__name__)
 
 #: Folders of captions that are distributed next to the folders of their images.
-_NEXT_TO_IMAGES = ("annotations", "Flickr8k_text")
+_NEXT_TO_IMAGES = ("annotations", "Annotations", "Flickr8k_text")
 #: How errors name the types of fields.
 _TYPE_NAMES = {str: "a text", list: "a list"}
 
 
 class MissingImagesError(UserError):
     """Image files that captions name do not exist."""
+
+
+class NamesImage(Protocol):
+    """An entry of a file that names an image."""
+
+    @property
+    def origin(self) -> str:
+        """The file and the line or element, for errors."""
+        ...
+
+    @property
+    def id(self) -> str:
+        """The id of the entry."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The image's file, relative to the folder of the images."""
+        ...
 
 
 class Entry(NamedTuple):
@@ -57,7 +77,7 @@ def check_entries(location: Location, entries: list[Entry]) -> RecordList:
     """
     file = location.files[0]
     captions, skipped = usable_captions(file, entries)
-    images = _images(location, entries)
+    images = images_of(location, entries)
     missing: dict[str, str] = {}
     records = []
     for entry in entries:
@@ -72,7 +92,7 @@ def check_entries(location: Location, entries: list[Entry]) -> RecordList:
     return RecordList(records, skipped | missing)
 
 
-def _images(location: Location, entries: list[Entry]) -> dict[str, Image]:
+def images_of(location: Location, entries: Sequence[NamesImage]) -> dict[str, Image]:
     """Returns by id the images that exist; all of them, unless the location skips those that do not.
 
     Raises:
@@ -83,7 +103,7 @@ def _images(location: Location, entries: list[Entry]) -> dict[str, Image]:
     listings = Listings()
     folder = location.images or _folder_around(location.files[0], entries, listings)
     images: dict[str, Image] = {}
-    missing: list[Entry] = []
+    missing: list[NamesImage] = []
     for entry in entries:
         path = listings.find(folder, entry.name)
         if path is None:
@@ -134,7 +154,7 @@ def _split(entry: Entry) -> str | None:
         raise UserError(f"{entry.origin}: {error}") from error
 
 
-def _folder_around(file: Path, entries: list[Entry], listings: Listings) -> Path:
+def _folder_around(file: Path, entries: Sequence[NamesImage], listings: Listings) -> Path:
     """Returns the folder that has the first image that exists: the file's own, one in it, or for some one next to it.
 
     Raises:

@@ -24,8 +24,8 @@ def jsonl(location: Location) -> LazySequence:
 
 
 def is_jsonl(candidate: Candidate) -> bool:
-    """Returns whether the first line is a JSON object that has an ``image``."""
-    return has_field(candidate.first_row, "image")
+    """Returns whether the first line is a JSON object that has an ``image``, and no ``question``."""
+    return has_field(candidate.first_row, "image") and not has_field(candidate.first_row, "question")
 
 
 def _entries(file: Path) -> list[Entry]:

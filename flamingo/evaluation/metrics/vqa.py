@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 #: The number of other people who must give an answer for the full score.
 _FULL_AGREEMENT = 3
+#: The fewest answers with which an output can have an accuracy of 1.
+MIN_ANSWERS = _FULL_AGREEMENT + 1
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _DIGITS_AROUND_COMMA = re.compile(r"[0-9],[0-9]")

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from flamingo.data.question_record import ANSWER_CHOICES
+from flamingo.data.question_template import QuestionTemplate
 from flamingo.data.source_config import SourceConfig
 from flamingo.evaluation.metrics import METRICS
 from flamingo.utils.checks import one_of
@@ -67,7 +69,43 @@ class CaptioningConfig(TaskConfig, SourceConfig):
             one_of("metrics", metric, METRICS)
 
 
+@dataclass(kw_only=True)
+class VqaConfig(TaskConfig, SourceConfig):
+    """Questions about images. Queries and demonstrations come from questions and answers of any known layout."""
+
+    #: The name in result files.
+    name: str
+    #: Questions to answer: a folder or a file.
+    query: str
+    #: Demonstrations: a folder or a file. Without them there are 0 shots.
+    support: str | None = None
+    #: The split of the queries; null: all splits.
+    query_split: str | None = None
+    #: The split of the demonstrations; null: all splits.
+    support_split: str | None = None
+    #: The text after each image, with {question}, and with {answer} at its end.
+    question_template: str = QuestionTemplate().text
+    #: The answer that a demonstration shows: majority, the most frequent one, or first.
+    shown_answer: str = "majority"
+    #: Types by which accuracies are also scored: answer_type and question_type, where the data have them.
+    score_types: list[str] = field(default_factory=lambda: ["answer_type"])
+    #: The language of the answers, as a code: en, de, zh. Answers are processed by rules for English.
+    language: str = "en"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_language("language", self.language)
+        QuestionTemplate(self.question_template)
+        one_of("shown_answer", self.shown_answer, ANSWER_CHOICES)
+        for name in self.score_types:
+            one_of("score_types", name, SCORE_TYPES)
+
+
+#: The types of a question by which its accuracy may be scored.
+SCORE_TYPES = ("answer_type", "question_type")
+
 #: ``kind -> (config dataclass, "module:Class")``.
 TASKS: Kinds = {
     "captioning": (CaptioningConfig, "flamingo.evaluation.tasks.captioning:Captioning"),
+    "vqa": (VqaConfig, "flamingo.evaluation.tasks.vqa:Vqa"),
 }

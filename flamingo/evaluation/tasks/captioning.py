@@ -129,7 +129,7 @@ class Captioning:
 
     @cached_property
     def _queries(self) -> list[Example]:
-        return [_example(record) for record in self.query_records]
+        return [self._query(record) for record in self.query_records]
 
     @cached_property
     def _query_positions(self) -> dict[str, int]:
@@ -137,7 +137,7 @@ class Captioning:
 
     @cached_property
     def _candidates(self) -> list[Example]:
-        return [_example(record) for record in self.support_records]
+        return [self._candidate(record) for record in self.support_records]
 
     @cached_property
     def _pool_positions(self) -> dict[str, int]:
@@ -249,9 +249,13 @@ class Captioning:
             return duplicates
         return duplicates | {own_position}
 
+    def _query(self, record: Record) -> Example:
+        """Returns the query of a record."""
+        return Example(record.id, record.image, record.captions)
 
-def _example(record: Record) -> Example:
-    return Example(record.id, record.image, record.captions)
+    def _candidate(self, record: Record) -> Example:
+        """Returns the demonstration of a record."""
+        return Example(record.id, record.image, record.captions)
 
 
 def _image_metrics(config: CaptioningConfig, queries: Sequence[Record]) -> list[ImageMetric]:

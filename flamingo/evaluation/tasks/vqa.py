@@ -1,0 +1,123 @@
+"""Visual question answering: queries and demonstrations from questions about images, with VQA accuracy."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from flamingo.data.caption_template import CaptionTemplate
+from flamingo.data.fitting_questions import fitting_questions
+from flamingo.data.processor import FlamingoProcessor
+from flamingo.data.question_record import QuestionRecord, chosen_answer
+from flamingo.data.question_template import QuestionTemplate
+from flamingo.data.record import LazySequence, Record, RecordList
+from flamingo.data.sources import SourceSplit, read_split
+from flamingo.evaluation.metrics.vqa import MIN_ANSWERS, processed, vqa_accuracy
+from flamingo.evaluation.protocol import Example
+from flamingo.evaluation.tasks import VqaConfig
+from flamingo.evaluation.tasks.captioning import QUERY_KEYS, SUPPORT_KEYS, Captioning
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Vqa(Captioning):
+    """Questions about images; demonstrations come from the pool of support records, as in captioning.
+
+    The references of a query are the answers of all people. A demonstration shows one of its answers.
+    """
+
+    max_new_tokens: int = 10
+    corpus_metrics: tuple[str, ...] = ()
+    template: QuestionTemplate = field(default_factory=QuestionTemplate)
+    #: One of :data:`flamingo.data.question_record.ANSWER_CHOICES`.
+    shown_answer: str = "majority"
+    #: Names of :data:`flamingo.evaluation.tasks.SCORE_TYPES`.
+    score_types: tuple[str, ...] = ("answer_type",)
+
+    @classmethod
+    def from_config(cls, config: VqaConfig, open_images: bool = True) -> "Vqa":  # type: ignore[override]
+        """Returns the task of a config.
+
+        Args:
+            config: The sources of queries and support.
+            open_images: Whether images that a file of questions names are opened, so that broken ones are found now.
+
+        Raises:
+            UserError: If a source cannot be read.
+        """
+        query = read_split(config.query, config, config.query_split, open_images, QUERY_KEYS, questions=True)
+        support = SourceSplit(RecordList([], {}), {}, RecordList([], {}))
+        if config.support is not None:
+            support = read_split(config.support, config, config.support_split, open_images, SUPPORT_KEYS, True)
+        return cls(
+            config.name,
+            query.records,
+            support.records,
+            query.skipped | support.skipped,
+            language=config.language,
+            template=QuestionTemplate(config.question_template),
+            shown_answer=config.shown_answer,
+            score_types=tuple(config.score_types),
+        )
+
+    def score(self, query: Example, prompt_examples: Sequence[Example], output: str) -> dict[str, float]:
+        """Returns the VQA accuracy, also under the names of the question's types; nothing without answers.
+
+        A question with too few answers for VQA accuracy has an exact match instead: whether the output equals one of
+        them, both processed.
+        """
+        answers = query.references
+        if not answers:
+            return {}
+        if len(answers) < MIN_ANSWERS:
+            forms = {processed(answer) for answer in answers}
+            return {"exact_match": float(processed(output) in forms)}
+        accuracy = vqa_accuracy(output, answers)
+        scores = {"vqa_accuracy": accuracy}
+        record = self._records_by_id[query.id]
+        for name in self.score_types:
+            type_of_question = getattr(record, name)
+            if type_of_question is not None:
+                scores[f"vqa_accuracy/{name}/{type_of_question}"] = accuracy
+        return scores
+
+    def fitting(self, processor: FlamingoProcessor, template: CaptionTemplate, max_new_tokens: int) -> "Vqa":
+        """Returns the task without the questions of the pool that no prompt can show.
+
+        Raises:
+            UserError: If no question is left.
+        """
+        self._log_problems(processor)
+        if not self.support_records:
+            return self
+        assert isinstance(self.support_records, LazySequence)
+        longest = max(self._queries, key=lambda query: len(query.question(template)))
+        new_tokens = processor.chunk_length(longest.question(template)) + max_new_tokens
+        fitted = fitting_questions(self.support_records, processor, self.template, new_tokens)
+        return replace(self, support_records=fitted.records, skipped=dict(self.skipped) | fitted.skipped)
+
+    def submission(self, outputs: Mapping[str, str]) -> list[dict[str, int | str]]:
+        """Returns the rows of a file of results in the format of the data's authors.
+
+        Args:
+            outputs: Id of a query -> the output.
+        """
+        rows = []
+        for id, output in outputs.items():
+            name, value = self._records_by_id[id].result_id
+            rows.append({name: value, "answer": output.strip()})
+        return rows
+
+    @cached_property
+    def _records_by_id(self) -> dict[str, QuestionRecord]:
+        return {record.id: record for record in self.query_records}  # type: ignore[misc]  # questions were read
+
+    def _query(self, record: Record) -> Example:
+        assert isinstance(record, QuestionRecord)
+        prompt = self.template.prompt(record.question)
+        return Example(record.id, record.image, record.captions, prompt, answer_start=self.template.answer_start)
+
+    def _candidate(self, record: Record) -> Example:
+        query = self._query(record)
+        return query.with_caption(chosen_answer(query.references, self.shown_answer))
