@@ -6,17 +6,15 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 
 from experiments.schema import DataConfig, DataSetConfig
+from experiments.setup.fitted_records import fitted_records
 from flamingo import Document, FlamingoProcessor, synthetic
-from flamingo.data.builders import BUILDERS, DocumentsConfig, QuestionsConfig
+from flamingo.data.builders import BUILDERS, DocumentsConfig
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.collate import Batch
 from flamingo.data.document import Image
 from flamingo.data.encode import EncodedDocuments, EncodedGroup, make_batch
-from flamingo.data.fitting import FittedRecords, fitting
-from flamingo.data.fitting_questions import fitting_questions
 from flamingo.data.loader import process_loader
 from flamingo.data.order import Endless, Shuffled
-from flamingo.data.question_template import QuestionTemplate
 from flamingo.data.record import LazySequence
 from flamingo.data.shortening import encode_shortened
 from flamingo.data.source_keys import DATA_KEYS, SAMPLE_KEYS, VALIDATION_KEYS, SourceKeys
@@ -69,7 +67,7 @@ def build_records(config: DataConfig, processor: FlamingoProcessor) -> TrainingR
         assert config.root is not None
         source = read_split(config.root, config, split, True, keys, config.of_questions)
         try:
-            fitted = _fitted(config, source.records, processor, new_tokens)
+            fitted = fitted_records(config, source.records, processor, new_tokens)
         except UserError as error:
             name = "all splits" if split is None else f"split {split}"
             raise UserError(f"data.root={config.root}, {name}: {error}") from error
@@ -96,18 +94,6 @@ def build_records(config: DataConfig, processor: FlamingoProcessor) -> TrainingR
     validation = None if validation_split is None else splits[validation_split]
     _check_number(config, training.records)
     return TrainingRecords(training, samples, validation)
-
-
-def _fitted(config: DataConfig, records: LazySequence, processor: FlamingoProcessor, new_tokens: int) -> FittedRecords:
-    """Returns the captioned images or questions that fit into documents."""
-    templates = []
-    for documents in config.of_records().values():
-        if isinstance(documents, QuestionsConfig):
-            templates.append(documents.question_template)
-    if not templates:
-        return fitting(records, processor, new_tokens, config.too_long)
-    longest = QuestionTemplate(max(templates, key=len))
-    return fitting_questions(records, processor, longest, new_tokens)
 
 
 def held_out_split(config: DataConfig) -> str | None:

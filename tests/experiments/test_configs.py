@@ -64,6 +64,12 @@ NEEDED = {
     "loss@data.documents.pairs.loss=self_critical": ("data=images", "data.root=somewhere"),
     "task=captions": ("task.name=own", "task.query=somewhere"),
     "task=flickr8k": ("task.query=somewhere", "task.support=somewhere"),
+    "task=vqa": ("task.name=own", "task.query=somewhere"),
+    **{
+        f"task={name}": ("task.query=somewhere", "task.support=somewhere")
+        for name in ("vqav2", "okvqa", "textvqa", "vizwiz")
+    },
+    "data=questions": ("data.root=somewhere",),
 }
 #: Modules of config dataclasses.
 CONFIG_MODULES = (

@@ -131,7 +131,8 @@ READERS = {
     "vizwiz": Format(
         "VizWiz's train.json, val.json and test.json",
         "flamingo.data.readers.vizwiz:vizwiz",
-        files=("*.json", "annotations/*.json", "Annotations/*.json"),
+        # Only these names below the folder: COCO's annotations may be gigabytes of other JSON.
+        files=("*.json", "[aA]nnotations/train.json", "[aA]nnotations/val.json", "[aA]nnotations/test.json"),
         recognise="flamingo.data.readers.vizwiz:is_vizwiz",
         has_questions=True,
     ),

@@ -13,7 +13,7 @@ import os
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from flamingo.data.document import Image
 from flamingo.data.readers import Location
@@ -33,6 +33,7 @@ class MissingImagesError(UserError):
     """Image files that captions name do not exist."""
 
 
+@runtime_checkable
 class NamesImage(Protocol):
     """An entry of a file that names an image."""
 

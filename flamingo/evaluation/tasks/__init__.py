@@ -87,7 +87,7 @@ class VqaConfig(TaskConfig, SourceConfig):
     question_template: str = QuestionTemplate().text
     #: The answer that a demonstration shows: majority, the most frequent one, or first.
     shown_answer: str = "majority"
-    #: Types by which accuracies are also scored: answer_type and question_type, where the data have them.
+    #: Types that have scores of their own: answer_type, question_type. Data without types have none.
     score_types: list[str] = field(default_factory=lambda: ["answer_type"])
     #: The language of the answers, as a code: en, de, zh. Answers are processed by rules for English.
     language: str = "en"

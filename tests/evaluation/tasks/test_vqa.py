@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from flamingo import FlamingoProcessor
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.document import Image
 from flamingo.data.question_record import QuestionRecord
@@ -144,37 +145,25 @@ def test_a_submission_has_the_ids_of_the_data():
     assert rows == [{"question_id": 7, "answer": "cat"}, {"image": "v.jpg", "answer": "dog"}]
 
 
-class WordTokenizer:
-    unk_token_id = None
-
-    def __call__(self, text, **options):
-        return {"input_ids": text.split()}
-
-
-class WordProcessor:
-    """A processor whose tokens are words."""
-
-    room = 20
-    tokenizer = WordTokenizer()
-
-    def chunk_length(self, text):
-        return 2 + len(text.split())
-
-    def special_token_in(self, text):
-        return "<image>" if "<image>" in text else None
-
-
-def test_questions_that_no_prompt_can_show_are_left_out():
+def test_questions_that_no_prompt_can_show_are_left_out(backbones):
+    processor = FlamingoProcessor.from_vision_text_pretrained(backbones / "clip_vision_model", backbones / "gpt2")
+    long = " dog" * 30
     pool = [
         record(1, "short?", ["a", "b"]),
-        record(2, "so " * 9 + "long?", ["a"]),
-        record(3, "long answer?", ["a", "so " * 9]),
+        record(2, f"{long}?", ["a"]),
+        record(3, "long answer?", ["a", long]),
         record(4, "a token?", ["a", "<image>"]),
         record(5, "no answer?", []),
     ]
-    fitted = Vqa("q", QUERIES, RecordList(pool, {})).fitting(WordProcessor(), CaptionTemplate(), max_new_tokens=1)
+    asked = Vqa("q", QUERIES, RecordList(pool, {}))
+    prompt = processor.chunk_length(asked.queries()[0].prompt)
+    longest = processor.chunk_length("Question: long answer? Short answer: " + long)
+    new_tokens = processor.room - prompt - longest + 1
+    fitted = asked.fitting(processor, CaptionTemplate(), new_tokens)
     assert [one.id for one in fitted.support_records] == ["1"]
     reasons = {id: reason.partition(":")[0] for id, reason in fitted.skipped.items()}
     assert reasons["2"] == reasons["3"] == "a question is too long"
     assert reasons["4"] == "a question or an answer has a special token"
     assert reasons["5"] == "there is no answer"
+    more = asked.fitting(processor, CaptionTemplate(), new_tokens - 1).support_records
+    assert "3" in [one.id for one in more]
