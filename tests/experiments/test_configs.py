@@ -55,6 +55,7 @@ NEEDED = {
     "experiment=flickr8k": ("data.root=somewhere", "model.vision=somewhere"),
     "experiment=flickr8k_reward": ("data.root=somewhere", "model.init_from=null"),
     "experiment=captions": ("data.root=somewhere", "model.vision=somewhere", "model.language=somewhere"),
+    "experiment=questions": ("data.root=somewhere", "model.vision=somewhere", "model.language=somewhere"),
     "experiment=captions_reward": ("data.root=somewhere", "model.init_from=null"),
     "model/vision=mobilenet": ("model.vision=somewhere",),
     "model/vision=any": ("model.vision=somewhere",),

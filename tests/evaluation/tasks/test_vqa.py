@@ -150,7 +150,7 @@ def test_questions_that_no_prompt_can_show_are_left_out(backbones):
     long = " dog" * 30
     pool = [
         record(1, "short?", ["a", "b"]),
-        record(2, f"{long}?", ["a"]),
+        record(2, f"{long * 2}?", ["a"]),
         record(3, "long answer?", ["a", long]),
         record(4, "a token?", ["a", "<image>"]),
         record(5, "no answer?", []),
