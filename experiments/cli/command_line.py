@@ -200,7 +200,8 @@ class CommandLine:
             UserError: For an unknown key, and for a value of another type.
         """
         key, value = override.key_or_group, override.get_value_element_as_str()
-        if unknown := _unknown_in(key, config):
+        unknown = _unknown_in(key, config)
+        if unknown is not None:
             near = nearest_keys(key, [*all_keys(self.base), *self.options()])
             if is_dataclass(OmegaConf.get_type(unknown)):
                 raise UserError(f"{key} is not a key{near}")
@@ -278,6 +279,8 @@ def _type_problem(key: str, value: str, error: Exception) -> str:
             return f"{key} must be {title}, got {value}"
     if "is not a ListConfig" in message:
         return f"{key} must be a list, such as {key}=[{value}]"
+    if "is not in struct" in message:
+        return f"{key} has no such key: +{key}.NAME=VALUE adds one"
     return f"{key}={value}: {message}"
 
 

@@ -14,6 +14,7 @@ from experiments.evaluate import EvaluateConfig, check_config, folders
 from experiments.schema import JSON, Entry, as_recorded
 from experiments.setup.build import add_features, build_features, load_model
 from experiments.setup.evaluation_plan import Plan, plan
+from experiments.setup.other_supports import keep_other_supports, other_support_records
 from experiments.setup.run_lists import run_folders
 from experiments.setup.trained_images import trained_queries_warning, trained_records
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
@@ -59,6 +60,8 @@ _MAY_CHANGE = (
     *("run", "runs", "checkpoint", "demonstrations", "features"),
     *("task.metrics", "task.language", "task.clip_score", "task.chair"),
 )
+#: Supports may be added. Those of earlier evaluations in the folder must stay the same.
+_OTHER_SUPPORTS = ("task.other_supports", "contents.other_supports")
 
 
 def _in_file_names(task: Task) -> str:
@@ -74,7 +77,7 @@ def _run_files(task: Task) -> RunFiles:
         results=("predictions.jsonl", "scores.json", "differences.json", "in_context.json", "pictures"),
         saved=("predictions.jsonl", "scores.json"),
         descriptions=("evaluate-*.yaml", "images-*.json", "submission-*.json"),
-        may_change=_MAY_CHANGE,
+        may_change=_MAY_CHANGE + _OTHER_SUPPORTS,
         config_file=f"evaluate-{_in_file_names(task)}.yaml",
     )
 
@@ -127,6 +130,8 @@ def contents(checkpoint: Path, model: FlamingoForConditionalGeneration, task: Ta
         checksums |= {part: model_contents(getattr(model, part).name_or_path) for part in BACKBONES}
     if isinstance(task, RecordTask):
         checksums |= {"query": data_checksums(task.query_records), "support": data_checksums(task.support_records)}
+        for name, records in other_support_records(task).items():
+            checksums.setdefault("other_supports", {})[name] = data_checksums(records)
     return checksums
 
 
@@ -242,6 +247,7 @@ def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
     checksums = contents(checkpoint, model, task)
     if run.has_results and not config.overwrite:
         check_same_checkpoint(output, checksums["checkpoint"])
+        keep_other_supports(run, checksums)
     run.begin(checksums)
     if isinstance(task, RecordTask):
         planned = planned.fitted(lambda candidate: _index_and_check(candidate, task, features, processor))
@@ -289,6 +295,8 @@ def _index_images(planned: Plan, task: RecordTask, features: FeatureStore | None
     if features is not None:
         retrieved_shots = [setting.shots for setting in planned.settings if setting.is_retrieved]
         records = list(task.query_records) + list(task.support_records) + list(training_records)
+        for of_support in other_support_records(task).values():
+            records += of_support
         add_features(features, [record.image for record in records])
         near_duplicates = task.index(features, max(retrieved_shots, default=0), training_records)
         for split, pairs in near_duplicates.items():

@@ -40,6 +40,11 @@ class Control:
     #: The protocol of the tasks that have this control; None: all tasks.
     protocol: type | None = None
 
+    @property
+    def every_support(self) -> bool:
+        """Whether the control also runs with other supports than the task's own: it keeps the demonstrations."""
+        return self.replacement is None
+
 
 def shuffled_images(task: Task, query: Example, demonstrations: Sequence[Example], seed: int) -> list[Example]:
     """Returns the demonstrations with their images permuted uniformly. Some may keep their image."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from flamingo.evaluation.protocol import Example, RetrievalTask, Task
+from flamingo.evaluation.protocol import Example, RetrievalTask, Task, with_support
 from flamingo.evaluation.random_draws import draw_positions, query_rng
 from flamingo.evaluation.settings import Setting
 from flamingo.utils.errors import UserError
@@ -17,7 +17,7 @@ def prompt_examples(task: Task, query: Example, setting: Setting, order: int = 0
     Args:
         task: The task, which has the query's support.
         query: The query.
-        setting: The number of demonstrations, their selection, and the control.
+        setting: The number of demonstrations, their selection and support, and the control.
         order: The number of a random order; every order has the same demonstrations.
 
     Raises:
@@ -27,6 +27,7 @@ def prompt_examples(task: Task, query: Example, setting: Setting, order: int = 0
         return []
     if not setting.selection.images and not task.text_only:
         raise UserError(f"{task.name} has no 0-shot variant with text-only demonstrations")
+    task = with_support(task, setting.support)
     if setting.selection.retrieved:
         demonstrations = retrieve_demonstrations(task, query, setting.num_demonstrations, setting.seed)
     else:

@@ -20,7 +20,7 @@ from flamingo.evaluation.demonstrations import prompt_examples
 from flamingo.evaluation.outputs import Output, make_outputs
 from flamingo.evaluation.preflight import check_settings
 from flamingo.evaluation.prompts import build_prompt, render_prompt
-from flamingo.evaluation.protocol import Example, ImageScoredTask, Task
+from flamingo.evaluation.protocol import Example, ImageScoredTask, Task, with_support
 from flamingo.evaluation.resuming import load_complete_settings
 from flamingo.evaluation.saved_differences import earlier_rows, save_task_differences
 from flamingo.evaluation.saved_pictures import save_pictures
@@ -226,9 +226,10 @@ def _predict(
     demonstrations = [prompt_examples(task, query, setting, order) for order, query in jobs]
     queries = [query for _, query in jobs]
     if setting.change.answer is not None:
+        own_task = with_support(task, setting.support)
         outputs = []
         for query, examples in zip(queries, demonstrations, strict=True):
-            outputs.append(Output(setting.change.answer(task, query, examples)))
+            outputs.append(Output(setting.change.answer(own_task, query, examples)))
         on_progress(len(jobs))
     else:
         assert engine is not None

@@ -5,7 +5,15 @@ from collections.abc import Iterable, Sequence
 
 from flamingo.evaluation.demonstrations import shots_per_group
 from flamingo.evaluation.metrics.corpus import check_metrics
-from flamingo.evaluation.protocol import CaptionTask, DescribedTask, NearestTask, RankingTask, RetrievalTask, Task
+from flamingo.evaluation.protocol import (
+    CaptionTask,
+    DescribedTask,
+    NearestTask,
+    RankingTask,
+    RetrievalTask,
+    Task,
+    with_support,
+)
 from flamingo.evaluation.settings import Setting
 from flamingo.utils.errors import UserError
 
@@ -24,13 +32,14 @@ def check_protocols(task: Task, settings: Sequence[Setting]) -> None:
         UserError: If it has not.
     """
     for setting in settings:
-        if setting.is_retrieved and not isinstance(task, RetrievalTask):
-            raise UserError(f"{task.name} has no similar demonstrations: only random ones")
+        own_task = with_support(task, setting.support)
+        if setting.is_retrieved and not isinstance(own_task, RetrievalTask):
+            raise UserError(f"{own_task.name} has no similar demonstrations: only random ones")
         if isinstance(task, RankingTask) and (setting.num_beams > 1 or setting.temperature is not None):
             raise UserError(f"{task.name} ranks candidates: it needs num_beams=[1] and no temperature")
         protocol = setting.change.protocol
-        if protocol is not None and not isinstance(task, protocol):
-            raise UserError(f"{task.name} has {_LACKING[protocol]}: remove {setting.control} from controls")
+        if protocol is not None and not isinstance(own_task, protocol):
+            raise UserError(f"{own_task.name} has {_LACKING[protocol]}: remove {setting.control} from controls")
 
 
 def check_settings(task: Task, settings: Sequence[Setting], limit: int | None = None) -> None:
@@ -52,16 +61,19 @@ def check_settings(task: Task, settings: Sequence[Setting], limit: int | None = 
     for setting in settings:
         if setting.selection is None:
             continue
-        if not task.support(queries[0]):
+        own_task = with_support(task, setting.support)
+        if not own_task.support(queries[0]):
             raise UserError(
-                f"{task.name} has no support: {setting} needs one for its demonstrations, 0 shots need none"
+                f"{own_task.name} has no support: {setting} needs one for its demonstrations, 0 shots need none"
             )
         if not setting.selection.images and not task.text_only:
             raise UserError(f"{task.name} has no 0-shot variant with text-only demonstrations")
     sampled = [setting for setting in settings if setting.num_demonstrations > 0 and not setting.is_retrieved]
-    for shots in {setting.num_demonstrations for setting in sampled}:
+    numbers = dict.fromkeys((setting.support, setting.num_demonstrations) for setting in sampled)
+    for support, shots in sorted(numbers, key=lambda number: number[1], reverse=True):
+        own_task = with_support(task, support)
         for query in queries[:limit]:
-            shots_per_group(task, query, task.support(query), shots)
+            shots_per_group(own_task, query, own_task.support(query), shots)
 
 
 def _check_unique(task: Task, what: str, names: Iterable[str]) -> None:

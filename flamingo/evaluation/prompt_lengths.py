@@ -8,7 +8,7 @@ from flamingo.data.document import Document
 from flamingo.data.shortening import TooManyTokensError
 from flamingo.evaluation.demonstrations import prompt_examples
 from flamingo.evaluation.prompts import build_prompt
-from flamingo.evaluation.protocol import Example, Task
+from flamingo.evaluation.protocol import Example, Task, with_support
 from flamingo.evaluation.settings import Setting
 from flamingo.utils.errors import UserError
 
@@ -67,13 +67,26 @@ def check_retrieved_prompts(
     Raises:
         UserError: Where prompts do not even fit with the shortest captions of the support.
     """
+    of_supports: dict[str | None, list[Setting]] = {}
+    for setting in settings:
+        of_supports.setdefault(setting.support, []).append(setting)
+    for support, of_support in of_supports.items():
+        _check_retrieved(with_support(task, support), of_support, check, template or CaptionTemplate())
+
+
+def _check_retrieved(task: Task, settings: Sequence[Setting], check: Check, template: CaptionTemplate) -> None:
+    """Checks prompts with similar demonstrations of the task's support.
+
+    Raises:
+        UserError: Where prompts do not fit with its shortest captions.
+    """
     query = task.queries()[0]
     examples = [example for group in task.support(query) for example in group]
     shortest = sorted((_with_caption(example, min) for example in examples), key=_num_characters)
     longest = sorted((_with_caption(example, max) for example in examples), key=_num_characters, reverse=True)
 
     def error_of(setting: Setting, demonstrations: Sequence[Example]) -> TooManyTokensError | None:
-        own_template = setting.caption_template(template or CaptionTemplate())
+        own_template = setting.caption_template(template)
         try:
             check(build_prompt(query, demonstrations[: setting.shots], True, own_template))
         except TooManyTokensError as error:
@@ -110,7 +123,7 @@ def _check_longest_first(
     kinds: dict[tuple[object, ...], list[Setting]] = {}
     for setting in settings:
         if setting.change.answer is None:  # else there is no prompt
-            kind = (setting.demonstrations, setting.change.replacement, setting.seed)
+            kind = (setting.demonstrations, setting.support, setting.change.replacement, setting.seed)
             kinds.setdefault(kind, []).append(setting)
     errors: dict[Setting, TooManyTokensError] = {}
     for of_kind in kinds.values():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.document import Image
 from flamingo.inference.candidate_scores import RANKED_BY
+from flamingo.utils.errors import UserError
 
 if TYPE_CHECKING:  # configs import this module, and need no torch
     from flamingo.data.processor import FlamingoProcessor
@@ -188,6 +189,16 @@ class CaptionTask(Task, Protocol):
 
 
 @runtime_checkable
+class OtherSupportsTask(Task, Protocol):
+    """A task that can also show demonstrations of other data sets than its own support."""
+
+    @property
+    def other_supports(self) -> "Mapping[str, Task]":
+        """Name of another data set -> the task with its demonstrations."""
+        ...
+
+
+@runtime_checkable
 class RecordTask(RetrievalTask, Protocol):
     """A task whose queries and demonstrations are made from records, such as photographs with captions.
 
@@ -238,3 +249,22 @@ class SubmissionTask(Task, Protocol):
             outputs: Id of a query -> the output.
         """
         ...
+
+
+def other_supports(task: Task) -> Mapping[str, Task]:
+    """Returns the task with the demonstrations of each other data set, by name; empty for a task without any."""
+    return task.other_supports if isinstance(task, OtherSupportsTask) else {}
+
+
+def with_support(task: Task, name: str | None) -> Task:
+    """Returns the task with the demonstrations of another data set; None: of its own support.
+
+    Raises:
+        UserError: For a data set that the task does not have.
+    """
+    if name is None:
+        return task
+    supports = other_supports(task)
+    if name not in supports:
+        raise UserError(f"{task.name} has no other support {name!r}: it has {', '.join(supports) or 'none'}")
+    return supports[name]

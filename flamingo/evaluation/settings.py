@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.evaluation import EvaluationConfig
 from flamingo.evaluation.controls import CONTROLS, Control
-from flamingo.evaluation.protocol import Task
+from flamingo.evaluation.protocol import Task, other_supports
 from flamingo.evaluation.selection import NUM_TEXT_ONLY, SELECTIONS, TEXT_ONLY, Selection
 from flamingo.results import Row
 from flamingo.utils import checks
@@ -161,7 +161,7 @@ def make_settings(config: EvaluationConfig, task: Task) -> list[Setting]:
     for num_beams in config.num_beams:
         for seed in config.seeds:
             settings += _plain_settings(config, shots, task, num_beams, seed)
-            settings += _control_settings(config, shots, num_beams, seed)
+            settings += _control_settings(config, shots, task, num_beams, seed)
     return settings
 
 
@@ -172,7 +172,8 @@ def _plain_settings(
     for shots in all_shots:
         if shots > 0:
             for name in config.demonstrations:
-                settings.append(_setting(config, shots, name, None, num_beams, seed))
+                for support in (None, *other_supports(task)):
+                    settings.append(_setting(config, shots, name, None, num_beams, seed, support))
         elif seed == config.seeds[0] or config.temperature is not None:
             settings.append(_setting(config, 0, None, None, num_beams, seed))
     if config.text_only and task.text_only:
@@ -180,7 +181,9 @@ def _plain_settings(
     return settings
 
 
-def _control_settings(config: EvaluationConfig, all_shots: Sequence[int], num_beams: int, seed: int) -> list[Setting]:
+def _control_settings(
+    config: EvaluationConfig, all_shots: Sequence[int], task: Task, num_beams: int, seed: int
+) -> list[Setting]:
     control_shots = config.control_shots
     if control_shots is None:
         control_shots = [max(all_shots)] if all_shots else []
@@ -190,8 +193,17 @@ def _control_settings(config: EvaluationConfig, all_shots: Sequence[int], num_be
         for name in demonstrations:
             for control in config.controls:
                 if _has_control(config, shots, name, control, num_beams):
-                    settings.append(_setting(config, shots, name, control, num_beams, seed))
+                    for support in _control_supports(task, shots, control):
+                        settings.append(_setting(config, shots, name, control, num_beams, seed, support))
     return settings
+
+
+def _control_supports(task: Task, shots: int, control: str) -> list[str | None]:
+    """Returns the supports that a control runs with. None is the task's own."""
+    supports: list[str | None] = [None]
+    if shots > 0 and CONTROLS[control].every_support:
+        supports += other_supports(task)
+    return supports
 
 
 def _has_control(
@@ -216,7 +228,13 @@ def left_out_controls(config: EvaluationConfig, all_shots: Sequence[int]) -> lis
 
 
 def _setting(
-    config: EvaluationConfig, shots: int, demonstrations: str | None, control: str | None, num_beams: int, seed: int
+    config: EvaluationConfig,
+    shots: int,
+    demonstrations: str | None,
+    control: str | None,
+    num_beams: int,
+    seed: int,
+    support: str | None = None,
 ) -> Setting:
     """Returns a setting with the values that a config sets for all settings."""
     return Setting(
@@ -228,4 +246,5 @@ def _setting(
         template=config.template,
         temperature=config.temperature,
         top_p=config.top_p,
+        support=support,
     )

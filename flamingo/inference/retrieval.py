@@ -65,8 +65,8 @@ class NeighbourIndex:
     duplicates: dict[str, frozenset[int]]
     #: All near-duplicates.
     pairs: list[Pair]
-    #: Compares any images; None without a pool.
-    similarity: ImageSimilarity | None
+    #: Compares any images.
+    similarity: ImageSimilarity
 
 
 def index_neighbours(
@@ -110,19 +110,19 @@ def _max_hidden(queries: Sequence[HasImage], pool: Sequence[HasImage], duplicate
     return max(counts)
 
 
-def duplicate_report(
-    features: FeatureStore,
-    index: NeighbourIndex,
-    queries: Sequence[HasImage],
-    pool: Sequence[HasImage],
-    trained: Sequence[HasImage],
-) -> dict[str, list[NamedPair]]:
-    """Returns the near-duplicates of queries: in the pool ("support"), among the queries, and in training images."""
-    query_features = features.pooled([query.image for query in queries])
-    # A query that is itself in the pool is not reported.
+def support_duplicates(index: NeighbourIndex, queries: Sequence[HasImage], pool: Sequence[HasImage]) -> list[NamedPair]:
+    """Returns the near-duplicates of queries in the pool. A query that is itself in the pool is not among them."""
     in_pool = [pair for pair in index.pairs if queries[pair[0]].id != pool[pair[1]].id]
+    return _named(in_pool, queries, pool)
+
+
+def query_duplicates(
+    features: FeatureStore, queries: Sequence[HasImage], trained: Sequence[HasImage]
+) -> dict[str, list[NamedPair]]:
+    """Returns the near-duplicates of queries: among the queries ("queries"), and in training images ("training")."""
+    query_features = features.pooled([query.image for query in queries])
     among_queries = [pair for pair in near_duplicates(query_features, query_features) if pair[0] < pair[1]]
-    report = {"support": _named(in_pool, queries, pool), "queries": _named(among_queries, queries, queries)}
+    report = {"queries": _named(among_queries, queries, queries)}
     if trained:
         in_training = near_duplicates(query_features, features.pooled([record.image for record in trained]))
         report["training"] = _named(in_training, queries, trained)

@@ -58,6 +58,17 @@ class FakeTask:
         return scores
 
 
+class OtherSupportsFakeTask(FakeTask):
+    """Demonstrations can also come from "far", where there are three."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        far = FakeTask()
+        far.name = f"{self.name} with support far"
+        far._support = [[example("far", i) for i in range(3)]]
+        self.other_supports = {"far": far}
+
+
 class TextEngine:
     """Answers "x" without a model, finds earlier candidates likelier, and measures no attention."""
 

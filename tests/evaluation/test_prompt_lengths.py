@@ -1,12 +1,15 @@
 """Prompts that are too long are errors before the first prediction, with the shots and the value to set."""
 
+from dataclasses import replace
+
 import pytest
 
 from flamingo.data.shortening import TooManyTokensError
 from flamingo.evaluation.prompt_lengths import check_prompts, check_retrieved_prompts
+from flamingo.evaluation.protocol import with_support
 from flamingo.evaluation.settings import Setting
 from flamingo.utils.errors import UserError
-from tests.evaluation.fake import FakeTask
+from tests.evaluation.fake import FakeTask, OtherSupportsFakeTask
 
 SEEDS = (0, 1)
 
@@ -57,6 +60,23 @@ def test_what_to_set_depends_on_what_is_too_long(task):
     long_texts = _texts_below(3)
     with pytest.raises(UserError, match=r"text-only.*set text_only=false$"):
         check_prompts(task, text_only, long_texts)
+
+
+@pytest.mark.parametrize("support", [None, "far"])
+def test_the_prompts_of_every_support_are_checked(support):
+    task = OtherSupportsFakeTask()
+    both = [Setting(2, "random"), Setting(2, "random", support="far")]
+    retrieved = [replace(setting, demonstrations="rices") for setting in both]
+    [group] = with_support(task, support).support(task.queries()[0])
+
+    def check(prompt):
+        for example in group:
+            if any(chunk.image is example.image for chunk in prompt.chunks()):
+                raise TooManyTokensError("too long")
+
+    for checked, settings_of_kind in ((check_prompts, both), (check_retrieved_prompts, retrieved)):
+        with pytest.raises(UserError, match=r"^fake/captions.*2 shots are too long"):
+            checked(task, settings_of_kind, check)
 
 
 def _texts_below(limit):

@@ -8,7 +8,7 @@ from flamingo.evaluation.preflight import check_settings
 from flamingo.evaluation.selection import SELECTIONS, Selection
 from flamingo.evaluation.settings import Setting, make_settings
 from flamingo.utils.errors import UserError
-from tests.evaluation.fake import SETTINGS, FakeTask
+from tests.evaluation.fake import SETTINGS, FakeTask, OtherSupportsFakeTask
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,34 @@ def test_controls_run_at_the_most_shots_by_default():
     assert controls_of(shots=[]) == controls_of(control_shots=[]) == []
     with pytest.raises(UserError, match=r"^control_shots has 0.*shuffled_images"):
         controls_of(shots=[0], control_shots=[0])
+
+
+def test_settings_run_with_every_support():
+    names = ["random", "rices"]
+    controls = ["blind", "shuffled_images", "copied_caption"]
+    config = EvaluationConfig(shots=[0, 2], demonstrations=names, controls=controls)
+    settings = make_settings(config, OtherSupportsFakeTask())
+    own = [setting for setting in settings if setting.support is None]
+    assert own == make_settings(config, FakeTask())
+    others = [(one.shots, one.demonstrations, one.control) for one in settings if one.support == "far"]
+    expected = [(2, name, None) for name in names]
+    expected += [(2, name, control) for name in names for control in ("blind", "copied_caption")]
+    assert others == expected
+    only_blind = make_settings(EvaluationConfig(shots=[0], controls=["blind"]), OtherSupportsFakeTask())
+    assert {setting.support for setting in only_blind} == {None}
+
+
+def test_a_support_that_a_task_does_not_have_is_refused():
+    known = Setting(3, "random", support="far")
+    check_settings(OtherSupportsFakeTask(), [known])
+    with pytest.raises(UserError, match=r"fake/captions with support far.*3 examples, 4 are needed"):
+        check_settings(OtherSupportsFakeTask(), [Setting(4, "random"), Setting(4, "random", support="far")])
+    for task, name in ((FakeTask(), "far"), (OtherSupportsFakeTask(), "near")):
+        unknown = Setting(3, "random", support=name)
+        with pytest.raises(UserError, match=rf"fake/captions.*'{name}'"):
+            check_settings(task, [unknown])
+        with pytest.raises(UserError, match=rf"fake/captions.*'{name}'"):
+            prompt_examples(task, task.queries()[0], unknown)
 
 
 @pytest.mark.parametrize(

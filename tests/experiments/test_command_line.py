@@ -53,6 +53,14 @@ def test_a_wrong_key_or_value_comes_with_what_may_be_meant(override, suggested):
     assert problem.startswith(key) and suggested in problem
 
 
+@pytest.mark.parametrize("override", ["task.other_supports.coco=DIR", "task.other_supports={coco: DIR}"])
+def test_a_new_name_in_a_section_of_names_needs_a_plus(override):
+    task = (*REQUIRED["evaluate"], "task=captions", "task.name=own", "task.query=DIR", "task.support=DIR")
+    found = problems(*task, override, command="evaluate")
+    [problem] = [problem for problem in found if problem.startswith("task.other_supports")]
+    assert "+task.other_supports." in problem
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -48,6 +48,9 @@ class CaptioningConfig(TaskConfig, SourceConfig):
     query: str
     #: Demonstrations: a folder, a file, shards in quotes, or hf://datasets/OWNER/NAME. Without them there are 0 shots.
     support: str | None = None
+    #: Other data sets by name, whose demonstrations are shown in further settings. They are read with the same keys as
+    #: the support.
+    other_supports: dict[str, str] = field(default_factory=dict)
     #: The scores. Names of :data:`flamingo.evaluation.metrics.METRICS`.
     metrics: list[str]
     #: The language of the captions, as a code: en, de, zh. Metrics compare words of English (Penn Treebank),
@@ -59,7 +62,7 @@ class CaptioningConfig(TaskConfig, SourceConfig):
     chair: ChairConfig = field(default_factory=ChairConfig)
     #: The split of the queries; null: all splits.
     query_split: str | None = None
-    #: The split of the demonstrations; null: all splits.
+    #: The split of the demonstrations, also of other supports; null: all splits.
     support_split: str | None = None
 
     def __post_init__(self) -> None:
@@ -67,6 +70,8 @@ class CaptioningConfig(TaskConfig, SourceConfig):
         check_language("language", self.language)
         for metric in self.metrics:
             one_of("metrics", metric, METRICS)
+        if self.other_supports and self.support is None:
+            raise UserError("other_supports needs support, whose demonstrations theirs are compared with")
 
 
 @dataclass(kw_only=True)

@@ -7,13 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-from jaxtyping import Int
-
 from flamingo.data.caption_template import CaptionTemplate
-from flamingo.data.fitting import fitting
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.data.record import LazySequence, Record, RecordList
+from flamingo.data.record import Record, RecordList
 from flamingo.data.source_keys import SourceKeys
 from flamingo.data.sources import SourceSplit, read_split
 from flamingo.data.text_checks import sample_captions, script_problem, tokenizer_problems
@@ -26,63 +22,32 @@ from flamingo.evaluation.protocol import Example
 from flamingo.evaluation.scores import computable
 from flamingo.evaluation.selection import NUM_TEXT_ONLY
 from flamingo.evaluation.tasks import CaptioningConfig, ChairConfig
+from flamingo.evaluation.tasks.pool import Excluding, Pool
 from flamingo.inference.features import FeatureStore
-from flamingo.inference.retrieval import (
-    ImageSimilarity,
-    NamedPair,
-    NeighbourIndex,
-    duplicate_report,
-    index_neighbours,
-)
+from flamingo.inference.retrieval import NamedPair, query_duplicates
 from flamingo.utils.errors import UserError
 from flamingo.utils.languages import primary_language
 from flamingo.utils.maximum import last_maximum
 
 log = logging.getLogger(__name__)
 
-#: The keys that errors name.
+#: The keys that errors name. Those of other supports differ in the first.
 QUERY_KEYS = SourceKeys("task.query", "task.query_split", "task")
 SUPPORT_KEYS = SourceKeys("task.support", "task.support_split", "task")
 
 
-@dataclass(frozen=True)
-class Excluding(Sequence[Example]):
-    """A view of ``examples`` without some positions. It copies nothing."""
-
-    examples: Sequence[Example]
-    #: The positions to leave out, in increasing order.
-    excluded: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.examples) - len(self.excluded)
-
-    def __getitem__(self, index: int) -> Example:  # type: ignore[override]
-        position = index
-        if index < 0:
-            position += len(self)
-        if not 0 <= position < len(self):
-            raise IndexError(f"there are {len(self)} examples, no example {index}")
-        for excluded in self.excluded:
-            if excluded <= position:
-                position += 1
-        return self.examples[position]
-
-
 @dataclass
 class Captioning:
-    """Captions of the query records; demonstrations come from the pool of support records."""
+    """Captions of the query records; demonstrations come from a pool of records."""
 
     name: str
     query_records: Sequence[Record]
-    support_records: Sequence[Record]
+    #: The task's own support.
+    pool: Pool
+    #: Name of another data set -> its images.
+    other_pools: Mapping[str, Pool] = field(default_factory=dict)
     #: Id -> the reason why a record was left out.
     skipped: Mapping[str, str] = field(default_factory=dict)
-    #: For each query the positions in the pool of the images most similar to it, the most similar first.
-    neighbours: Int[np.ndarray, "queries k"] | None = None
-    #: Id of a query -> the positions in the pool of its duplicates, which are never shown.
-    duplicates: Mapping[str, frozenset[int]] = field(default_factory=dict)
-    #: Compares images. None before :meth:`index`, and without a pool.
-    similarity: ImageSimilarity | None = None
 
     measures_copying: ClassVar[bool] = True
     max_new_tokens: int = 30
@@ -98,7 +63,7 @@ class Captioning:
 
     def __post_init__(self) -> None:
         # The pool needs one more record than is shown, since the query may be among them.
-        self.text_only = self.text_only and len(self.support_records) > NUM_TEXT_ONLY
+        self.text_only = self.text_only and len(self.pool.records) > NUM_TEXT_ONLY
 
     @classmethod
     def from_config(cls, config: CaptioningConfig, open_images: bool = True) -> "Captioning":
@@ -116,11 +81,20 @@ class Captioning:
         support = SourceSplit(RecordList([], {}), {}, RecordList([], {}))
         if config.support is not None:
             support = read_split(config.support, config, config.support_split, open_images, SUPPORT_KEYS)
+        skipped = query.skipped | support.skipped
+        other_pools = {}
+        for name, source in config.other_supports.items():
+            keys = replace(SUPPORT_KEYS, root=f"task.other_supports.{name}")
+            other = read_split(source, config, config.support_split, open_images, keys)
+            pool = Pool(other.records, name)
+            skipped |= {pool.name_of(id): reason for id, reason in other.skipped.items()}
+            other_pools[name] = pool
         return cls(
             config.name,
             query.records,
-            support.records,
-            query.skipped | support.skipped,
+            Pool(support.records),
+            other_pools,
+            skipped,
             too_long=config.too_long,
             language=config.language,
             corpus_metrics=computable(config.metrics, config.language),
@@ -137,11 +111,23 @@ class Captioning:
 
     @cached_property
     def _candidates(self) -> list[Example]:
-        return [self._candidate(record) for record in self.support_records]
+        candidates = []
+        for record in self.pool.records:
+            candidates.append(replace(self._candidate(record), id=self.pool.name_of(record.id)))
+        return candidates
 
     @cached_property
-    def _pool_positions(self) -> dict[str, int]:
-        return {candidate.id: position for position, candidate in enumerate(self._candidates)}
+    def other_supports(self) -> dict[str, "Captioning"]:
+        """Name of another data set -> the task with its demonstrations, which errors name after the task."""
+        supports = {}
+        for name, pool in self.other_pools.items():
+            supports[name] = replace(self, name=f"{self.name} with support {name}", pool=pool, other_pools={})
+        return supports
+
+    @property
+    def support_records(self) -> Sequence[Record]:
+        """The records of the task's own support."""
+        return self.pool.records
 
     def queries(self) -> Sequence[Example]:
         """Returns all queries, in the order of their records."""
@@ -149,9 +135,9 @@ class Captioning:
 
     def support(self, query: Example) -> Sequence[Sequence[Example]]:
         """Returns the pool, as one group, without the query and its duplicates; empty without a pool."""
-        if not self.support_records:
+        if not self.pool.records:
             return []
-        return [Excluding(self._candidates, sorted(self._excluded(query)))]
+        return [Excluding(self._candidates, sorted(self.pool.excluded(query)))]
 
     def similar(self, query: Example, number: int) -> Sequence[Example]:
         """Returns the candidates most similar to the query, the most similar first.
@@ -159,12 +145,9 @@ class Captioning:
         Raises:
             UserError: Before :meth:`index`, and for more candidates than it has found.
         """
-        if self.neighbours is None:
+        if self.pool.neighbours is None:
             raise UserError(f"{self.name}: similar demonstrations need features of all images")
-        excluded = self._excluded(query)
-        query_position = self._query_positions[query.id]
-        neighbours = self.neighbours[query_position].tolist()
-        positions = [position for position in neighbours if position not in excluded]
+        positions = self.pool.similar(query, self._query_positions[query.id])
         if number > len(positions):
             raise UserError(f"{self.name}: {query.id} has {len(positions)} similar images, but {number} are needed")
         return [self._candidates[position] for position in positions[:number]]
@@ -175,10 +158,10 @@ class Captioning:
         Raises:
             UserError: Before :meth:`index`.
         """
-        if self.similarity is None:
+        if self.pool.similarity is None:
             raise UserError(f"{self.name}: the most similar image needs features of all images")
         images = [example.image for example in examples]
-        return examples[last_maximum(self.similarity(query.image, images))]
+        return examples[last_maximum(self.pool.similarity(query.image, images))]
 
     def cider(self, query: Example) -> CiderReward:
         """Returns CIDEr-D of captions, with the document frequencies of the pool's captions."""
@@ -186,7 +169,7 @@ class Captioning:
 
     @cached_property
     def _cider(self) -> CiderReward:
-        return CiderReward([record.captions for record in self.support_records], self.language)
+        return CiderReward([record.captions for record in self.pool.records], self.language)
 
     def score(self, query: Example, prompt_examples: Sequence[Example], output: str) -> dict[str, float]:
         """Returns no metrics: captions are scored all together, by ``corpus_metrics``."""
@@ -199,22 +182,24 @@ class Captioning:
                 metric.model_encoder = fingerprint
 
     def fitting(self, processor: FlamingoProcessor, template: CaptionTemplate, max_new_tokens: int) -> "Captioning":
-        """Returns the task without the images of the pool that no prompt can show, and with captions that fit.
+        """Returns the task without the images of its pools that no prompt can show, and with captions that fit.
 
         Raises:
-            UserError: If no image is left.
+            UserError: If no image of a pool is left.
         """
         self._log_problems(processor)
-        if not self.support_records:
+        if not self.pool.records:
             return self
-        new_tokens = processor.chunk_length(template.prompt) + max_new_tokens
-        assert isinstance(self.support_records, LazySequence)
-        fitted = fitting(self.support_records, processor, new_tokens, self.too_long, template)
-        return replace(self, support_records=fitted.records, skipped=dict(self.skipped) | fitted.skipped)
+        pool, skipped = self.pool.fitting(processor, template, max_new_tokens, self.too_long)
+        other_pools = {}
+        for name, other in self.other_pools.items():
+            other_pools[name], skipped_of_other = other.fitting(processor, template, max_new_tokens, self.too_long)
+            skipped |= skipped_of_other
+        return replace(self, pool=pool, other_pools=other_pools, skipped=dict(self.skipped) | skipped)
 
     def _log_problems(self, processor: FlamingoProcessor) -> None:
         """Logs signs that the captions do not fit the task's language, or the tokenizer of the language model."""
-        captions = sample_captions(self.query_records) + sample_captions(self.support_records)
+        captions = sample_captions(self.query_records) + sample_captions(self.pool.records)
         problems = tokenizer_problems(captions, processor.tokenizer)
         script = script_problem(captions, self.language)
         for problem in problems if script is None else [script] + problems:
@@ -223,7 +208,7 @@ class Captioning:
     def index(
         self, features: FeatureStore, num_neighbours: int, training_records: Sequence[Record] = ()
     ) -> dict[str, list[NamedPair]]:
-        """Finds the duplicates of the queries, and the images of the pool that are most similar to each query.
+        """Finds the duplicates of the queries, and the images of each pool that are most similar to each query.
 
         Args:
             features: The features of all images, which were added before.
@@ -231,23 +216,12 @@ class Captioning:
             training_records: The records that the model was trained on.
 
         Returns:
-            The near-duplicates of queries in the support, among the queries, and in the training records.
+            The near-duplicates of queries in each support, among the queries, and in the training records.
         """
-        index = NeighbourIndex(None, {}, [], None)
-        if self.support_records:
-            index = index_neighbours(features, self.query_records, self.support_records, num_neighbours)
-        self.duplicates = index.duplicates
-        self.neighbours = index.neighbours
-        self.similarity = index.similarity
-        return duplicate_report(features, index, self.query_records, self.support_records, training_records)
-
-    def _excluded(self, query: Example) -> frozenset[int]:
-        """Returns the positions in the pool that are never shown before this query: its own, and its duplicates'."""
-        duplicates = self.duplicates.get(query.id, frozenset())
-        own_position = self._pool_positions.get(query.id)
-        if own_position is None:
-            return duplicates
-        return duplicates | {own_position}
+        report = {"support": self.pool.index(features, self.query_records, num_neighbours)}
+        for name, pool in self.other_pools.items():
+            report[f"support {name}"] = pool.index(features, self.query_records, num_neighbours)
+        return report | query_duplicates(features, self.query_records, training_records)
 
     def _query(self, record: Record) -> Example:
         """Returns the query of a record."""

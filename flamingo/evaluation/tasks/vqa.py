@@ -16,6 +16,7 @@ from flamingo.evaluation.metrics.vqa import MIN_ANSWERS, processed, vqa_accuracy
 from flamingo.evaluation.protocol import Example
 from flamingo.evaluation.tasks import VqaConfig
 from flamingo.evaluation.tasks.captioning import QUERY_KEYS, SUPPORT_KEYS, Captioning
+from flamingo.evaluation.tasks.pool import Pool
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +54,8 @@ class Vqa(Captioning):
         return cls(
             config.name,
             query.records,
-            support.records,
-            query.skipped | support.skipped,
+            Pool(support.records),
+            skipped=query.skipped | support.skipped,
             language=config.language,
             template=QuestionTemplate(config.question_template),
             shown_answer=config.shown_answer,
@@ -95,7 +96,9 @@ class Vqa(Captioning):
         longest = max(self._queries, key=lambda query: len(query.question(template)))
         new_tokens = processor.chunk_length(longest.question(template)) + max_new_tokens
         fitted = fitting_questions(self.support_records, processor, self.template, new_tokens)
-        return replace(self, support_records=fitted.records, skipped=dict(self.skipped) | fitted.skipped)
+        return replace(
+            self, pool=replace(self.pool, records=fitted.records), skipped=dict(self.skipped) | fitted.skipped
+        )
 
     def submission(self, outputs: Mapping[str, str]) -> list[dict[str, int | str]]:
         """Returns the rows of a file of results in the format of the data's authors.

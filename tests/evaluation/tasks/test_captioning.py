@@ -11,6 +11,7 @@ from flamingo.evaluation.metrics.cider import CiderReward
 from flamingo.evaluation.protocol import CaptionTask, Example, NearestTask, RecordTask, RetrievalTask, Task
 from flamingo.evaluation.settings import Setting
 from flamingo.evaluation.tasks.captioning import Captioning
+from flamingo.evaluation.tasks.pool import Pool
 from flamingo.inference.features import FeatureStore
 from flamingo.utils.errors import UserError
 
@@ -28,8 +29,8 @@ def ids(examples):
     return [example.id for example in examples]
 
 
-def task(**arguments):
-    return Captioning("photos", ASKED, POOL, **{"neighbours": NEIGHBOURS, **arguments})
+def task(**pool):
+    return Captioning("photos", ASKED, Pool(POOL, **{"neighbours": NEIGHBOURS, **pool}))
 
 
 def test_it_is_a_task_of_records_that_can_retrieve():
@@ -115,7 +116,7 @@ def test_the_nearest_image_is_found_by_the_features_of_retrieval():
     """Cosines count after the mean (5, 0) is subtracted: p1 points away from q0, though its own cosine is largest."""
     pool = [image("p0"), image("p1"), image("p2"), image("p3")]
     features = Features(q0=[6.0, 2.0], p0=[5.0, 4.0], p1=[3.0, 1.0], p2=[5.0, -6.0], p3=[7.0, 1.0])
-    own = Captioning("photos", [image("q0")], pool)
+    own = Captioning("photos", [image("q0")], Pool(pool))
     query = own.queries()[0]
     with pytest.raises(UserError, match="features"):
         own.nearest(query, [query])
@@ -136,7 +137,7 @@ def test_captions_are_compared_with_the_frequencies_of_the_pool():
     pool = [Record(f"p{number}", Image("p.jpg"), (caption,), None) for number, caption in enumerate(captions)]
     others = [captions[1:], captions[::2], captions[:2]]
     for language, is_similar in (("zh", True), ("en", False)):  # in characters, and in words
-        own = Captioning("photos", ASKED, pool, language=language)
+        own = Captioning("photos", ASKED, Pool(pool), language=language)
         first, second = (own.cider(query) for query in own.queries())
         assert first is second
         scores = first(captions, others)

@@ -13,6 +13,7 @@ from flamingo.evaluation.demonstrations import prompt_examples
 from flamingo.evaluation.prompts import build_prompt, render_prompt
 from flamingo.evaluation.protocol import RecordTask, RetrievalTask, SubmissionTask, Task
 from flamingo.evaluation.settings import Setting
+from flamingo.evaluation.tasks.pool import Pool
 from flamingo.evaluation.tasks.vqa import Vqa
 from flamingo.utils.errors import UserError
 
@@ -28,8 +29,9 @@ POOL = [record(10 + number, f"Which {number}?", ["one", f"answer {number}", f"an
 NEIGHBOURS = np.array([[4, 2, 5, 1, 0], [3, 5, 4, 1, 2]])
 
 
-def task(**arguments):
-    return Vqa("questions", QUERIES, POOL, **{"neighbours": NEIGHBOURS, **arguments})
+def task(duplicates=None, **arguments):
+    pool = Pool(POOL, neighbours=NEIGHBOURS, duplicates=duplicates or {})
+    return Vqa("questions", QUERIES, pool, **arguments)
 
 
 def rendered(task, setting):
@@ -106,7 +108,7 @@ def test_twelve_questions_have_the_accuracies_of_their_types():
     records = [
         record(id, "?", texts, question_type, answer_type) for id, question_type, answer_type, texts, _, _ in TWELVE
     ]
-    asked = Vqa("q", records, [], score_types=("answer_type", "question_type"))
+    asked = Vqa("q", records, Pool([]), score_types=("answer_type", "question_type"))
     by_metric = {}
     for query, (id, *_, output, accuracy) in zip(asked.queries(), TWELVE):
         scores = asked.score(query, [], output)
@@ -129,7 +131,7 @@ def test_twelve_questions_have_the_accuracies_of_their_types():
 
 
 def test_few_answers_are_matched_and_none_are_not_scored():
-    asked = Vqa("q", [record(1, "?", ["The cat", "dog"]), record(2, "?", [])], [])
+    asked = Vqa("q", [record(1, "?", ["The cat", "dog"]), record(2, "?", [])], Pool([]))
     first, second = asked.queries()
     assert asked.score(first, [], "cat.") == {"exact_match": 1.0}
     assert asked.score(first, [], "cats") == {"exact_match": 0.0}
@@ -141,7 +143,7 @@ def test_a_submission_has_the_ids_of_the_data():
         record(7, "?", []),
         QuestionRecord("v.jpg", Image("v.jpg"), (), None, "?", None, None, ("image", "v.jpg")),
     ]
-    rows = Vqa("q", records, []).submission({"7": " cat ", "v.jpg": "dog"})
+    rows = Vqa("q", records, Pool([])).submission({"7": " cat ", "v.jpg": "dog"})
     assert rows == [{"question_id": 7, "answer": "cat"}, {"image": "v.jpg", "answer": "dog"}]
 
 
@@ -155,7 +157,7 @@ def test_questions_that_no_prompt_can_show_are_left_out(backbones):
         record(4, "a token?", ["a", "<image>"]),
         record(5, "no answer?", []),
     ]
-    asked = Vqa("q", QUERIES, RecordList(pool, {}))
+    asked = Vqa("q", QUERIES, Pool(RecordList(pool, {})))
     prompt = processor.chunk_length(asked.queries()[0].prompt)
     longest = processor.chunk_length("Question: long answer? Short answer: " + long)
     new_tokens = processor.room - prompt - longest + 1
