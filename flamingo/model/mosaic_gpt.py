@@ -34,15 +34,16 @@ _ALIBI_CHANNELS = 8
 _BASE = 256
 
 
-def alibi_slopes(num_heads: int, bias_max: int) -> Float[Tensor, " k"]:
+def alibi_slopes(num_heads: int, bias_max: int, device: torch.device) -> Float[Tensor, " k"]:
     """Returns the slope of each head, for any number of heads: those of the next power of two, every second one first.
 
     Args:
         num_heads: The number of heads.
         bias_max: The exponents of the slopes rise to this value in equal steps.
+        device: The device of the result.
     """
     power = 2 ** math.ceil(math.log2(num_heads))
-    slopes = 2.0 ** -(torch.arange(1, power + 1) * bias_max / power)
+    slopes = 2.0 ** -(torch.arange(1, power + 1, device=device) * bias_max / power)
     if power == num_heads:
         return slopes
     return torch.cat([slopes[1::2], slopes[::2]])[:num_heads]
@@ -63,7 +64,7 @@ def alibi_features(
     return queries, keys
 
 
-def eager_attention(
+def unfused_attention(
     module: nn.Module,
     query: Float[Tensor, "b k t e"],
     key: Float[Tensor, "b k s e"],
@@ -115,7 +116,7 @@ class MosaicGPTAttention(nn.Module):
         keys = torch.cat([keys, key_alibi.to(keys.dtype)], dim=-1)
         if past_key_values is not None:
             keys, values = past_key_values.update(keys, values, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, unfused_attention)
         outputs, weights = attend(self, queries, keys, values, attention_mask, scaling=self.scaling, **kwargs)
         return self.out_proj(rearrange(outputs, "b t k e -> b t (k e)")), weights
 
@@ -220,7 +221,7 @@ class MosaicGPTModel(MosaicGPTPreTrainedModel):
         )
         # The scores are divided by this root afterwards, and ALiBi must not be.
         root = (self.config.d_model / self.config.n_heads) ** 0.5
-        slopes = alibi_slopes(self.config.n_heads, self.config.alibi_bias_max).to(hidden.device)
+        slopes = alibi_slopes(self.config.n_heads, self.config.alibi_bias_max, hidden.device)
         positions = position_ids.expand(len(hidden), -1)
         alibi = alibi_features(positions, slopes * root, hidden.dtype)
         for block in self.blocks:

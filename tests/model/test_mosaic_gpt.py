@@ -52,7 +52,7 @@ def test_logits_are_those_of_mpt_with_two_norms(heads, attention):
 @pytest.mark.parametrize("heads", [16, 12])
 def test_slopes_are_those_of_mpt(heads):
     expected = build_mpt_alibi_tensor(heads, 2)[:, 0, 0]
-    torch.testing.assert_close(-alibi_slopes(heads, 8), expected)
+    torch.testing.assert_close(-alibi_slopes(heads, 8, expected.device), expected)
 
 
 def test_alibi_is_exact_in_bfloat16_at_the_last_positions():

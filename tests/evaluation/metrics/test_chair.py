@@ -27,7 +27,7 @@ CATEGORIES = ["person", "dog", "cat", "toilet", "hot dog", "traffic light", "bir
 CAPTIONS = [
     (["dog"], "an animal", "Two dogs run.", 0, 1),
     (["person"], "a woman sits", "a man with a cat", 1, 2),
-    (["hot dog"], "food", "a hot dog on a plate", 0, 1),
+    (["hot dog"], "food", "two hot dogs on a plate", 0, 1),
     (["dog"], "a dog", "a dog eats a hot dog", 1, 2),
     (["toilet"], "a bathroom", "the seat of a toilet", 0, 1),
     (["toilet"], "a bathroom", "a toilet seat and a chair", 1, 2),
