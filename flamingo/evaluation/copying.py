@@ -130,19 +130,27 @@ def _candidates(texts: _Texts, name: str) -> list[str]:
 
 
 def _exact(texts: _Texts, name: str, distance: int) -> float | None:
-    """Returns 1 if a text has the tokens of the demonstration, else 0; None if the demonstration has no tokens."""
+    """Returns 1 if a text has the tokens of the demonstration, else 0.
+
+    None if the demonstration has no tokens, or the query no references.
+    """
     answer = texts.answer(distance)
-    if not answer:
+    candidates = _candidates(texts, name)
+    if not answer or not candidates:
         return None
-    return float(answer in _candidates(texts, name))
+    return float(answer in candidates)
 
 
 def _nearly(texts: _Texts, name: str, distance: int) -> float | None:
-    """Returns 1 if a text has a ROUGE-L of at least 0.9 with the demonstration, else 0; None for short captions."""
+    """Returns 1 if a text has a ROUGE-L of at least 0.9 with the demonstration, else 0.
+
+    None for short captions, for answers, and for a query without references.
+    """
     words = texts.answer(distance).split()
-    if not texts.are_captions or len(words) < _LEAST_WORDS:
+    candidates = _candidates(texts, name)
+    if not texts.are_captions or len(words) < _LEAST_WORDS or not candidates:
         return None
-    for candidate in _candidates(texts, name):
+    for candidate in candidates:
         if reaches_rouge_l(candidate.split(), words, _LEAST_ROUGE_L):
             return 1.0
     return 0.0

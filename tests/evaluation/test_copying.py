@@ -87,6 +87,13 @@ def test_a_query_with_fewer_demonstrations_has_no_value():
     assert found["copy_rate", 1, "exact"] == (1 / 2, 2) and found["copy_rate", 2, "exact"] == (1.0, 1)
 
 
+def test_queries_without_references_have_no_reference_rate():
+    without = prediction(0, EIGHT, [EIGHT], references=[])
+    assert rates([without]) == {("copy_rate", 1, part): (1.0, 1) for part in ("exact", "ROUGE-L")}
+    found = rates([without, prediction(1, "x", [EIGHT], references=[EIGHT])])
+    assert found["reference_rate", 1, "exact"] == found["reference_rate", 1, "ROUGE-L"] == (1.0, 1)
+
+
 def test_each_setting_and_seed_has_its_own_rates():
     rows = [
         prediction(0, "a dog", ["a cat", "a dog"]),
