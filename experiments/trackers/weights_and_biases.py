@@ -76,7 +76,8 @@ class WandbRun:
 
 def _environment(folder: Path) -> dict[str, str]:
     """Returns environment variables that let wandb write below ``folder``, apart from those that the user has set."""
-    folders = {name: str(folder / below) for name, below in _FOLDERS.items()}
+    variables = {name: str(folder / below) for name, below in _FOLDERS.items()}
     if not Path("~/.config/wandb").expanduser().is_dir():  # else it has settings of the user, such as a server
-        folders["WANDB_CONFIG_DIR"] = str(folder / "config")
-    return {name: value for name, value in folders.items() if name not in os.environ}
+        variables["WANDB_CONFIG_DIR"] = str(folder / "config")
+    variables["WANDB_CONSOLE"] = "off"  # its copy of the console slows the progress bar
+    return {name: value for name, value in variables.items() if name not in os.environ}

@@ -9,7 +9,7 @@ from flamingo.measure_rows import Measure
 from flamingo.results import Prediction, Score, SettingOfTask
 from flamingo.row_fields import Interval
 
-Item = TypeVar("Item", Score, Prediction)
+Item = TypeVar("Item", Score, Prediction, Measure)
 
 
 def mean_over_seeds(scores: Iterable[Score]) -> list[Score]:
@@ -73,7 +73,7 @@ def main_decoding(decodings: Iterable[str]) -> str:
 
 
 def in_order(items: Iterable[Item]) -> list[Item]:
-    """Returns scores or predictions by their settings: plain ones, then controls in the order of their appearance.
+    """Returns items by their settings: plain ones, then controls in the order of their appearance.
 
     Within each, greedy decoding comes first, and settings are sorted by series and shots.
     """

@@ -5,6 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from flamingo.difference_rows import Difference
+from flamingo.measure_rows import Measure, read_measures
+from flamingo.report.copying_tables import copying_table
 from flamingo.report.difference_table import difference_tables
 from flamingo.report.model_curves import model_curves
 from flamingo.report.page import as_pictures, template
@@ -26,18 +28,34 @@ def settings_page(variants: Sequence[Variant], problems: Mapping[str, str], diff
     tasks: dict[str, None] = {}
     for model in models:
         tasks.update(dict.fromkeys(setting.task for setting, _ in model.scores))
+    measures = {variant.name: _measures(variant) for variant in variants}
     number = len(models)
     return template("settings.html").render(
         title=f"{number} model{'' if number == 1 else 's'}, setting by setting",
         baseline=models[0].name,
         units=UNITS,
-        tasks=[_task(models, differences, task) for task in tasks],
+        tasks=[_task(models, differences, measures, task) for task in tasks],
         differences=_difference_tables(differences),
         problems=problems,
     )
 
 
-def _task(models: Sequence[ModelScores], differences: Sequence[Difference], task: str) -> dict[str, Any]:
+def _measures(variant: Variant) -> list[Measure]:
+    """Returns the in-context measures of all runs of a variant."""
+    measures: list[Measure] = []
+    for run in variant.runs:
+        file = run.folder / "in_context.json"
+        if file.is_file():
+            measures += read_measures(file)
+    return measures
+
+
+def _task(
+    models: Sequence[ModelScores],
+    differences: Sequence[Difference],
+    measures: Mapping[str, Sequence[Measure]],
+    task: str,
+) -> dict[str, Any]:
     headline, *others = task_metrics(models, differences, task)
     curves = model_curves(models, task)
     return {
@@ -45,6 +63,7 @@ def _task(models: Sequence[ModelScores], differences: Sequence[Difference], task
         "curves": None if curves is None else as_pictures(curves),
         "headline": settings_table(models, task, headline, differences),
         "others": [settings_table(models, task, metric) for metric in others],
+        "copying": copying_table(measures, task),
     }
 
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
+from flamingo.measure_rows import save_measures
+from flamingo.report.copying_tables import copying_table
 from flamingo.report.model_curves import model_curves
 from flamingo.report.settings_page import settings_page
 from flamingo.report.settings_tables import model_scores, settings_table, task_metrics
@@ -14,6 +16,7 @@ from flamingo.report.style import BLUE, VERMILION
 from flamingo.report.variants import EvaluatedRun, Variant
 from flamingo.results import score_of
 from tests.helpers.differences import difference
+from tests.helpers.measures import measure
 from tests.report.fake import score
 from tests.report.test_page import Page
 
@@ -100,6 +103,26 @@ def test_curves_have_a_line_for_each_model_and_selection(variants):
     np.testing.assert_allclose(drawn[VERMILION, "--"], [[1, 0.7]])
     assert {text.get_text() for text in exact.texts} == {"one", "<two>", "<two>, RICES"}
     assert exact.get_title("left") == "exact match" and cider.get_title("left") == "CIDEr"
+
+
+def test_copy_rates_have_a_row_for_each_setting_and_distance():
+    """Those of two trainings are averaged. The ROUGE-L part and other measures are left out."""
+    rows = [measure(value=0.2), measure(value=0.4), measure(distance=2, value=0.1, ci95=None)]
+    rows += [measure(part="ROUGE-L"), measure(name="reference_rate"), measure("other")]
+    table = copying_table({"one": rows, "two": [measure(control="blind", value=0.9)]}, "t")
+    assert [column.name for column in table.columns[4:]] == ["distance", "one", "two"]
+    assert [row[2:3] + row[4:] for row in texts(table)] == [
+        ["", "1", "0.300 (0.100 to 0.400)", "\N{EN DASH}"],
+        ["", "2", "0.100", "\N{EN DASH}"],
+        ["blind", "1", "\N{EN DASH}", "0.900 (0.100 to 0.400)"],
+    ]
+
+
+def test_the_page_reads_the_copy_rates_of_each_run(variants, tmp_path):
+    save_measures(tmp_path / "in_context.json", [measure("synthetic_captions", value=0.25)])
+    one = replace(variants[0], runs=(replace(variants[0].runs[0], folder=tmp_path),))
+    page = Page(settings_page([one, variants[1]], {}, []))
+    assert page.of("summary") == ["Copy rates"] and "0.250" in page.of("td")
 
 
 def test_the_page_has_each_task_and_each_family_of_differences(variants, differences):

@@ -85,9 +85,11 @@ def test_what_the_user_has_set_wins_and_nothing_is_left_set(tmp_path, monkeypatc
     monkeypatch.setattr(wandb, "init", lambda **_: Broken())
     monkeypatch.setenv("WANDB_CACHE_DIR", "/cache")
     monkeypatch.delenv("WANDB_DATA_DIR", raising=False)
+    monkeypatch.delenv("WANDB_CONSOLE", raising=False)
     tracker = Tracker(CONFIG, tmp_path, main_process=True)
     assert os.environ["WANDB_CACHE_DIR"] == "/cache"
     assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / "wandb" / "data")
+    assert os.environ["WANDB_CONSOLE"] == "off"
     tracker.finish(failed=False)
     assert os.environ["WANDB_CACHE_DIR"] == "/cache" and "WANDB_DATA_DIR" not in os.environ
 
