@@ -13,7 +13,7 @@ from pathlib import Path
 _SHOWN_LINES = 5
 #: The first and the last losses whose means are compared.
 _COMPARED = 3
-#: An evaluation by default has more numbers of shots and four controls, which take minutes with a real model.
+#: An evaluation by default has more numbers of shots and controls, which take minutes with a real model.
 _EVALUATION = ("shots=[0,2]", "controls=[]")
 #: Estimates may be off by this share.
 _TOLERANCE = 0.3
