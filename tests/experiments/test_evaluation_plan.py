@@ -52,3 +52,14 @@ def test_default_shots_are_those_that_the_support_holds(planned, shards, caplog)
 def test_numbers_of_shots_that_are_given_have_to_fit(planned, shards):
     with pytest.raises(UserError, match=r"own.*3 examples, 4 are needed"):
         planned(f"task.support={shards}/dev-*.tar", "shots=[0,4]")
+
+
+def test_the_nearest_caption_needs_features_and_a_task_with_images(planned, shards):
+    support = (f"task.support={shards}/train-*.tar", "demonstrations=[random]", "features.folder=null")
+    with pytest.raises(UserError, match=r"^nearest_caption .*features\.folder"):
+        planned(*support)
+    assert settings(planned(*support, "controls=[consensus_caption]"), "consensus_caption") == [(8, "random")]
+    # Fewer shots would not help: they are not tried.
+    own = ("task=synthetic_questions", "task.num_queries=1", "controls=[nearest_caption]")
+    with pytest.raises(UserError, match=r"^synthetic_questions has no .*nearest_caption"):
+        plan(composed("evaluate", *own))
