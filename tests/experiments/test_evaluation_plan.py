@@ -54,7 +54,7 @@ def test_numbers_of_shots_that_are_given_have_to_fit(planned, shards):
         planned(f"task.support={shards}/dev-*.tar", "shots=[0,4]")
 
 
-def test_the_nearest_caption_needs_features_and_a_task_with_images(planned, shards):
+def test_the_nearest_caption_needs_features_and_such_a_task(planned, shards):
     support = (f"task.support={shards}/train-*.tar", "demonstrations=[random]", "features.folder=null")
     with pytest.raises(UserError, match=r"^nearest_caption .*features\.folder"):
         planned(*support)
