@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer, CLIPConfig, CLIPModel
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel, PreTrainedModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from tests import tiny
@@ -12,8 +12,13 @@ from tests import tiny
 _TOWER = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
-def save(folder: Path) -> CLIPModel:
-    """Saves the model, its tokenizer and its image processor, and returns the model."""
+def save(folder: Path, tower: PreTrainedModel | None = None) -> CLIPModel:
+    """Saves the model, its tokenizer and its image processor, and returns the model.
+
+    Args:
+        folder: The folder.
+        tower: The vision tower, whose weights are copied; None: a random one.
+    """
     text = {
         **_TOWER,
         "vocab_size": tiny.VOCABULARY,
@@ -22,10 +27,15 @@ def save(folder: Path) -> CLIPModel:
         "eos_token_id": 1,
     }
     vision = {**_TOWER, "image_size": tiny.IMAGE_SIZE, "patch_size": 8}
+    if tower is not None:
+        vision = tower.config.to_dict()
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).eval()
     for parameter in model.parameters():
         if parameter.ndim > 1:
             parameter.data.normal_(std=0.3)
+    if tower is not None:
+        weights = {key.removeprefix("vision_model."): tensor for key, tensor in tower.state_dict().items()}
+        model.vision_model.load_state_dict(weights)
     model.save_pretrained(folder)
     tokenizer = tiny.tokenizer()
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
