@@ -94,6 +94,12 @@ class VqaConfig(TaskConfig, SourceConfig):
     shown_answer: str = "majority"
     #: Types that have scores of their own: answer_type, question_type. Data without types have none.
     score_types: list[str] = field(default_factory=lambda: ["answer_type"])
+    #: Whether outputs are stemmed, as OK-VQA's answers are. Without nltk_data the scores are marked unstemmed.
+    stem: bool = False
+    #: The folder of nltk's data, which stemming needs; null: none.
+    nltk_data: str | None = None
+    #: A file of exceptions to the rules of stemming: a line for each word, and its stem after a comma; null: none.
+    stems: str | None = None
     #: The language of the answers, as a code: en, de, zh. Answers are processed by rules for English.
     language: str = "en"
 
@@ -104,6 +110,10 @@ class VqaConfig(TaskConfig, SourceConfig):
         one_of("shown_answer", self.shown_answer, ANSWER_CHOICES)
         for name in self.score_types:
             one_of("score_types", name, SCORE_TYPES)
+        if self.nltk_data is not None and not self.stem:
+            raise UserError(f"nltk_data={self.nltk_data} has no effect: stem is false")
+        if self.stems is not None and self.nltk_data is None:
+            raise UserError(f"stems={self.stems} has no effect: nltk_data has no value")
 
 
 #: The types of a question by which its accuracy may be scored.

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.fitting_questions import fitting_questions
@@ -12,6 +13,7 @@ from flamingo.data.question_record import QuestionRecord, chosen_answer
 from flamingo.data.question_template import QuestionTemplate
 from flamingo.data.record import LazySequence, Record, RecordList
 from flamingo.data.sources import SourceSplit, read_split
+from flamingo.evaluation.metrics.stemming import Stemmer, load_stemmer
 from flamingo.evaluation.metrics.vqa import MIN_ANSWERS, processed, vqa_accuracy
 from flamingo.evaluation.protocol import Example
 from flamingo.evaluation.tasks import VqaConfig
@@ -35,6 +37,10 @@ class Vqa(Captioning):
     shown_answer: str = "majority"
     #: Names of :data:`flamingo.evaluation.tasks.SCORE_TYPES`.
     score_types: tuple[str, ...] = ("answer_type",)
+    #: Stems outputs before they are compared; None: they are not stemmed.
+    stemmer: Stemmer | None = None
+    #: The name of the accuracy: ``vqa_accuracy_unstemmed`` where the data's answers are stemmed, and outputs are not.
+    metric: str = "vqa_accuracy"
 
     @classmethod
     def from_config(cls, config: VqaConfig, open_images: bool = True) -> "Vqa":  # type: ignore[override]
@@ -45,8 +51,15 @@ class Vqa(Captioning):
             open_images: Whether images that a file of questions names are opened, so that broken ones are found now.
 
         Raises:
-            UserError: If a source cannot be read.
+            UserError: If a source cannot be read, or the requirements of stemming are missing.
         """
+        stemmer = None
+        if config.nltk_data is not None:
+            stemmer = load_stemmer(Path(config.nltk_data), None if config.stems is None else Path(config.stems))
+        metric = "vqa_accuracy"
+        if config.stem and stemmer is None:
+            metric = "vqa_accuracy_unstemmed"
+            log.warning("%s: outputs are not stemmed: set task.nltk_data to the folder of nltk's data", config.name)
         query = read_split(config.query, config, config.query_split, open_images, QUERY_KEYS, questions=True)
         support = SourceSplit(RecordList([], {}), {}, RecordList([], {}))
         if config.support is not None:
@@ -60,6 +73,8 @@ class Vqa(Captioning):
             template=QuestionTemplate(config.question_template),
             shown_answer=config.shown_answer,
             score_types=tuple(config.score_types),
+            stemmer=stemmer,
+            metric=metric,
         )
 
     def score(self, query: Example, prompt_examples: Sequence[Example], output: str) -> dict[str, float]:
@@ -74,13 +89,13 @@ class Vqa(Captioning):
         if len(answers) < MIN_ANSWERS:
             forms = {processed(answer) for answer in answers}
             return {"exact_match": float(processed(output) in forms)}
-        accuracy = vqa_accuracy(output, answers)
-        scores = {"vqa_accuracy": accuracy}
+        accuracy = vqa_accuracy(output if self.stemmer is None else self.stemmer(output), answers)
+        scores = {self.metric: accuracy}
         record = self._records_by_id[query.id]
         for name in self.score_types:
             type_of_question = getattr(record, name)
             if type_of_question is not None:
-                scores[f"vqa_accuracy/{name}/{type_of_question}"] = accuracy
+                scores[f"{self.metric}/{name}/{type_of_question}"] = accuracy
         return scores
 
     def fitting(self, processor: FlamingoProcessor, template: CaptionTemplate, max_new_tokens: int) -> "Vqa":

@@ -138,6 +138,14 @@ def test_few_answers_are_matched_and_none_are_not_scored():
     assert asked.score(second, [], "cat") == {}
 
 
+def test_stemmed_outputs_are_compared_with_stemmed_answers():
+    [record_of_dogs] = [record(1, "?", answers(("dog", 6), ("cat", 4)))]
+    asked = Vqa("q", [record_of_dogs], [], stemmer=lambda text: text.replace("dogs", "dog"))
+    assert asked.score(asked.queries()[0], [], "dogs") == {"vqa_accuracy": 1.0}
+    unstemmed = Vqa("q", [record_of_dogs], [], metric="vqa_accuracy_unstemmed")
+    assert unstemmed.score(asked.queries()[0], [], "dogs") == {"vqa_accuracy_unstemmed": 0.0}
+
+
 def test_a_submission_has_the_ids_of_the_data():
     records = [
         record(7, "?", []),
