@@ -1,10 +1,22 @@
 """Small data sets of questions in the layouts in which they are distributed, with their images."""
 
 import json
+import zlib
 
-from tests.data.shelf import photographs, write
+import numpy as np
+from PIL import Image as PILImage
+
+from tests.data.shelf import write
 
 COLOURS = ("red", "green", "blue", "white")
+
+
+def photographs(folder, *names):
+    """Images of which no two are near-duplicates."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        pixels = np.random.default_rng(zlib.crc32(name.encode())).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        PILImage.fromarray(pixels).resize((48, 48), PILImage.Resampling.NEAREST).save(folder / name)
 
 
 def _answers(number):
