@@ -98,7 +98,7 @@ class VqaConfig(TaskConfig, SourceConfig):
     stem: bool = False
     #: The folder of nltk's data, which stemming needs; null: none.
     nltk_data: str | None = None
-    #: A file of exceptions to the rules of stemming: a line for each word, and its stem after a comma; null: none.
+    #: A file of exceptions to stemming, with WORD,STEM in each line; null: none.
     stems: str | None = None
     #: The language of the answers, as a code: en, de, zh. Answers are processed by rules for English.
     language: str = "en"

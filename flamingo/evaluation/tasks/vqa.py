@@ -1,7 +1,7 @@
 """Visual question answering: queries and demonstrations from questions about images, with VQA accuracy."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from flamingo.data.question_record import QuestionRecord, chosen_answer
 from flamingo.data.question_template import QuestionTemplate
 from flamingo.data.record import LazySequence, Record, RecordList
 from flamingo.data.sources import SourceSplit, read_split
-from flamingo.evaluation.metrics.stemming import Stemmer, load_stemmer
+from flamingo.evaluation.metrics.stemming import load_stemmer
 from flamingo.evaluation.metrics.vqa import MIN_ANSWERS, processed, vqa_accuracy
 from flamingo.evaluation.protocol import Example
 from flamingo.evaluation.tasks import VqaConfig
@@ -38,7 +38,7 @@ class Vqa(Captioning):
     #: Names of :data:`flamingo.evaluation.tasks.SCORE_TYPES`.
     score_types: tuple[str, ...] = ("answer_type",)
     #: Stems outputs before they are compared; None: they are not stemmed.
-    stemmer: Stemmer | None = None
+    stemmer: Callable[[str], str] | None = None
     #: The name of the accuracy: ``vqa_accuracy_unstemmed`` where the data's answers are stemmed, and outputs are not.
     metric: str = "vqa_accuracy"
 

@@ -140,9 +140,9 @@ def test_few_answers_are_matched_and_none_are_not_scored():
 
 def test_stemmed_outputs_are_compared_with_stemmed_answers():
     [record_of_dogs] = [record(1, "?", answers(("dog", 6), ("cat", 4)))]
-    asked = Vqa("q", [record_of_dogs], [], stemmer=lambda text: text.replace("dogs", "dog"))
+    asked = Vqa("q", [record_of_dogs], Pool([]), stemmer=lambda text: text.replace("dogs", "dog"))
     assert asked.score(asked.queries()[0], [], "dogs") == {"vqa_accuracy": 1.0}
-    unstemmed = Vqa("q", [record_of_dogs], [], metric="vqa_accuracy_unstemmed")
+    unstemmed = Vqa("q", [record_of_dogs], Pool([]), metric="vqa_accuracy_unstemmed")
     assert unstemmed.score(asked.queries()[0], [], "dogs") == {"vqa_accuracy_unstemmed": 0.0}
 
 
