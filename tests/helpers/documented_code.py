@@ -17,7 +17,7 @@ PAGES = {
 BLOCK = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`]+)`")
 #: A command of ours, and its arguments.
-COMMAND = re.compile(r"(?:^|\s)-m experiments\.(\w+)(.*)|^(?:\$ )?flamingo ([a-z_]+)(.*)")
+COMMAND = re.compile(r"(?:^|\s)-m experiments\.([\w.]+)(.*)|^(?:\$ )?flamingo ([a-z_]+)(.*)")
 #: What a reader replaces.
 PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*")
 _CODE_LANGUAGES = ("python", "yaml", "json", "bibtex")
