@@ -91,6 +91,8 @@ def summarize(
     measures: dict[str, Callable[[str], int]] = {"characters": len, "words": lambda caption: len(caption.split())}
     if count_tokens is not None:
         measures["tokens"] = count_tokens
+    if not counts:  # questions of a test set have no answers
+        measures = {}
     lengths = {name: _weighted_quantiles(counts, measure) for name, measure in measures.items()}
     repeated = {caption: number for caption, number in counts.most_common() if number > 1}
     summary = DataSummary(

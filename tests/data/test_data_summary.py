@@ -50,6 +50,13 @@ def test_sizes_formats_and_duplicates_come_from_opened_images(source, tmp_path):
     assert pictures.duplicates == [["a.png", "ba.png"]] and pictures.num_across_splits == 1
 
 
+def test_questions_of_a_test_set_have_no_lengths(tmp_path):
+    photographs(tmp_path, "a.png")
+    rows = [{"image": "a.png", "question": "What?"}]
+    summary = summarize(open_source(str(write(tmp_path / "test.jsonl", rows)), questions=None))
+    assert (summary.num_images, summary.num_captions, summary.lengths) == (1, 0, {})
+
+
 def test_quantiles_are_values_that_occur():
     assert quantiles(range(101)) == Quantiles(0, 5, 50, 95, 100)
     assert quantiles([7]) == Quantiles(7, 7, 7, 7, 7)

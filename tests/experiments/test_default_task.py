@@ -7,7 +7,7 @@ from experiments.cli.extra_arguments import given_values
 from experiments.cli.hydra_config import compose_config, load
 from experiments.schema import as_recorded
 from experiments.setup.default_task import default_task
-from flamingo.evaluation.tasks import CaptioningConfig
+from flamingo.evaluation.tasks import CaptioningConfig, VqaConfig
 from tests.helpers.configs import composed
 
 
@@ -58,6 +58,15 @@ def test_a_run_on_images_is_asked_for_held_out_captions(run):
         assert (task.name, task.images, task.splits.seed) == ("it_s_mine", "pictures", 3)
         assert (task.query, task.query_split) == ("somewhere/it's mine", "dev")
         assert (task.support, task.support_split) == ("somewhere/it's mine", "train")
+
+
+def test_a_run_on_questions_is_asked_held_out_questions(run):
+    template = "Q:{question} A:{answer}"
+    questions = ("experiment=questions", "data.root=q.json", "model.vision=x", "model.language=y", "data.split=train")
+    key = f"data.documents.single.question_template='{template}'"
+    task = evaluation(f"run={run(*questions, 'data.sample_split=val', key)}").task
+    assert isinstance(task, VqaConfig)
+    assert (task.name, task.query_split, task.support_split, task.question_template) == ("q", "val", "train", template)
 
 
 def test_what_the_command_line_says_of_the_task_stays(run):

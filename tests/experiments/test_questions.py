@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.schema import DataConfig, check_documents
 from experiments.setup.build import build_task
 from flamingo.data.document import Text
 from flamingo.evaluation.harness import evaluate
@@ -95,6 +96,13 @@ def test_a_broken_file_field_or_image_is_named(task, tmp_path):
         query.write_text(broken)
         with pytest.raises(UserError, match=query.name):
             build_task(config, open_images=True)
+
+
+def test_documents_of_one_source_are_all_of_questions_or_none():
+    entry = {"min_images": 1, "max_images": 1, "batch_size": 1}
+    documents = {"asked": entry | {"kind": "questions"}, "shown": entry | {"kind": "interleaved"}}
+    with pytest.raises(UserError, match=r"data\.documents\.shown"):
+        check_documents(DataConfig(root="somewhere", documents=documents), None)
 
 
 @pytest.mark.full
