@@ -66,7 +66,9 @@ def test_each_layout_is_scored_and_has_a_submission(task, tmp_path):
     answers = json.loads(submission.read_text())
     key = "image" if task == "vizwiz" else "question_id"
     assert [answer[key] for answer in answers] == [record.result_id[1] for record in built.query_records]
-    assert all(answer["answer"] in ("red", "green", "blue", "white") for answer in answers)
+    predictions = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    at_2_shots = [row["output"].strip() for row in predictions if (row["shots"], row["control"]) == (2, None)]
+    assert [answer["answer"] for answer in answers] == at_2_shots != ["red"] * 4
     types = {row["metric"] for row in rows} - {metric}
     expected = {"okvqa": f"{metric}/question_type/what color is", "textvqa": None, "vqa": None}
     assert types == {expected.get(task, f"{metric}/answer_type/other")} - {None}
