@@ -31,7 +31,7 @@ def trained_records(run: Path, open_shards: bool) -> Sequence[Record]:
     data = read_config(run / "config.yaml")["data"]
     if data["root"] is None:
         return []
-    values = {name: data[name] for name in ("images", "format", "broken_images", "too_long")}
+    values = {name: data[name] for name in ("images", "format", "broken_images", "rejected_captions", "too_long")}
     values["splits"] = load_config(SplitsConfig, data["splits"], "data.splits")
     source = load_config(SourceConfig, values, "data")
     try:

@@ -5,7 +5,7 @@ import reprlib
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, SupportsIndex, overload
 
 import numpy as np
@@ -19,13 +19,14 @@ class Record:
     """An image with all its captions, in the source's order. There is at least one caption, and none is empty.
 
     ``id`` is the source's own, unique within the source or within its split. ``split`` is None if the source names
-    none.
+    none. ``group`` names the images that have scores of their own, such as NoCaps's domains; None: no group.
     """
 
     id: str
     image: Image
     captions: tuple[str, ...]
     split: str | None
+    group: str | None = field(default=None, kw_only=True)
 
     @property
     def texts(self) -> tuple[str, ...]:

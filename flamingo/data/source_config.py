@@ -7,6 +7,8 @@ from flamingo.utils.checks import one_of
 
 #: Actions for an image that cannot be opened, or whose file does not exist.
 BROKEN_IMAGES = ("error", "skip")
+#: Actions for a caption that the data mark as unusable.
+REJECTED_CAPTIONS = ("skip", "keep")
 #: Actions for a caption that has more tokens than a document.
 TOO_LONG = ("cut", "skip")
 
@@ -22,6 +24,9 @@ class SourceConfig:
     #: Images that cannot be opened, or whose files do not exist: an error, or left out. Those in shards are always left
     #: out.
     broken_images: str = "error"
+    #: Captions that the data mark as rejected or as a prepared sentence, as VizWiz's do: skip, as its evaluation code, or
+    #: keep.
+    rejected_captions: str = "skip"
     #: Captions with too many tokens: cut after the last sentence that fits, or skipped. A skipped caption is left out
     #: with its image.
     too_long: str = "cut"
@@ -30,4 +35,5 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         one_of("broken_images", self.broken_images, BROKEN_IMAGES)
+        one_of("rejected_captions", self.rejected_captions, REJECTED_CAPTIONS)
         one_of("too_long", self.too_long, TOO_LONG)

@@ -31,6 +31,7 @@ def open_source(
     captions_only: bool = False,
     skips_missing: bool = False,
     questions: bool | None = False,
+    keeps_rejected: bool = False,
 ) -> LazySequence:
     """Returns the records of a folder, a file or a glob of shards, in one of the formats of :data:`READERS`.
 
@@ -41,6 +42,7 @@ def open_source(
         captions_only: Whether only captions are needed: a file of captions is then read without its images.
         skips_missing: Whether images whose files do not exist are left out and counted.
         questions: Whether the data must be questions about images; False: captioned images; None: either.
+        keeps_rejected: Whether captions that the data mark as unusable are read, too.
 
     Raises:
         UserError: If no data set, or more than one, is recognised, if it is of the other sort, and whatever the
@@ -56,7 +58,7 @@ def open_source(
     _log_format(root, name)
     if images is not None and reader.has_images:
         raise UserError(f"images={images} has no effect: the format {name} defines where its images are")
-    location = Location(tuple(files), Path(images) if images else None, captions_only, skips_missing)
+    location = Location(tuple(files), Path(images) if images else None, captions_only, skips_missing, keeps_rejected)
     return import_name(reader.reader)(location)
 
 
@@ -129,7 +131,14 @@ def list_split(
     keys = keys or SourceKeys()
     skips_missing = config.broken_images == "skip"
     try:
-        source = open_source(root, config.images, config.format, skips_missing=skips_missing, questions=questions)
+        source = open_source(
+            root,
+            config.images,
+            config.format,
+            skips_missing=skips_missing,
+            questions=questions,
+            keeps_rejected=config.rejected_captions == "keep",
+        )
     except MissingImagesError as error:
         fix = f"add or remove them, or set {keys.named('broken_images')}=skip"
         raise UserError(f"{keys.root}={root}: {error}: {fix}") from error

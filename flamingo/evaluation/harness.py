@@ -258,6 +258,8 @@ def _row(
     row = setting.row(task)
     row["order"] = order
     row["query"] = query.id
+    if query.group is not None:
+        row["group"] = query.group
     row["demonstration_ids"] = [example.id for example in examples]
     row["demonstration_answers"] = [example.references[0] for example in examples]
     row["prompt"] = render_prompt(prompt)

@@ -24,7 +24,8 @@ class Example:
 
     ``prompt`` is the beginning of the text after the image, such as ``Question: ...? Answer:``. None: the reference is
     a caption, and the template of captions has the prompt. ``description`` is the text that prompts show in place
-    of the image; None: the image. ``answer_start`` is the text between prompt and answer.
+    of the image; None: the image. ``answer_start`` is the text between prompt and answer. ``group`` names the queries
+    whose outputs also have scores of their own; None: no group.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Example:
     prompt: str | None = None
     description: str | None = None
     answer_start: str = " "
+    group: str | None = None
 
     def question(self, template: CaptionTemplate) -> str:
         """Returns the text that the model continues."""

@@ -4,7 +4,8 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from flamingo.evaluation.metrics.corpus import Captions, corpus_statistics, unavailable
+from flamingo.evaluation.group_scores import captions_of, group_statistics
+from flamingo.evaluation.metrics.corpus import corpus_statistics, unavailable
 from flamingo.evaluation.metrics.image_metrics import ImageMetric
 from flamingo.evaluation.metrics.resampling import Statistic, bootstrap, mean, spread
 from flamingo.results import SETTING, Row, setting_key
@@ -128,14 +129,13 @@ def _statistics(
     statistics = [_task_statistics(predictions, corpus_metrics) for predictions in groups]
     if not corpus_metrics:
         return statistics
-    captions = []
-    for predictions in groups:
-        outputs = [row["output"] for row in predictions]
-        references = [row["references"] for row in predictions]
-        captions.append(Captions(outputs, references, language))
+    captions = [captions_of(predictions, language) for predictions in groups]
     of_captions = corpus_statistics(corpus_metrics, captions)
     for of_group, of_corpus in zip(statistics, of_captions, strict=True):
         of_group.update(of_corpus)
+    of_parts = group_statistics(groups, corpus_metrics, language)
+    for of_group, of_part in zip(statistics, of_parts, strict=True):
+        of_group.update(of_part)
     return statistics
 
 

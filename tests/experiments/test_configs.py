@@ -68,8 +68,10 @@ NEEDED = {
     "task=vqa": ("task.name=own", "task.query=somewhere"),
     **{
         f"task={name}": ("task.query=somewhere", "task.support=somewhere")
-        for name in ("vqav2", "okvqa", "textvqa", "vizwiz")
+        for name in ("vqav2", "okvqa", "textvqa", "vizwiz", "nocaps", "textcaps", "vizwiz_captions")
     },
+    "task=coco": ("task.query=somewhere",),
+    "task=flickr30k": ("task.query=somewhere",),
     "data=questions": ("data.root=somewhere",),
 }
 #: Modules of config dataclasses.

@@ -19,6 +19,8 @@ class Location:
     captions_only: bool = False
     #: Whether images whose files do not exist are left out and counted; else they are an error.
     skips_missing: bool = False
+    #: Whether captions that the data mark as unusable are read, too: see :mod:`flamingo.data.readers.coco`.
+    keeps_rejected: bool = False
 
 
 #: Returns the records of a data set. Raises UserError with the file and value for a data set that cannot be read.
@@ -51,7 +53,7 @@ class Format:
 #: The formats by the names that ``data.format`` has for them.
 READERS = {
     "coco": Format(
-        "COCO's captions_*.json",
+        "COCO's captions_*.json, NoCaps's nocaps_val_4500_captions.json, or the captions of VizWiz",
         "flamingo.data.readers.coco:coco",
         files=("*.json", "annotations/captions_*.json"),
         recognise="flamingo.data.readers.coco:is_coco",
@@ -61,6 +63,12 @@ READERS = {
         "flamingo.data.readers.karpathy:karpathy",
         files=("*.json",),
         recognise="flamingo.data.readers.karpathy:is_karpathy",
+    ),
+    "textcaps": Format(
+        "TextCaps's TextCaps_0.1_*.json",
+        "flamingo.data.readers.textcaps:textcaps",
+        files=("*.json",),
+        recognise="flamingo.data.readers.textcaps:is_textcaps",
     ),
     # Before flickr, which would open each text file to recognise it.
     "text_files": Format(

@@ -63,6 +63,8 @@ class Entry(NamedTuple):
     name: str
     captions: list[Any]
     split: Any = None
+    #: See :class:`flamingo.data.record.Record`.
+    group: str | None = None
 
 
 def check_entries(location: Location, entries: list[Entry]) -> RecordList:
@@ -85,7 +87,8 @@ def check_entries(location: Location, entries: list[Entry]) -> RecordList:
         if entry.id not in images:
             missing[entry.id] = f"the image file does not exist: {entry.name}"
         elif entry.id in captions:
-            records.append(Record(entry.id, images[entry.id], captions[entry.id], _split(entry)))
+            split = _split(entry)
+            records.append(Record(entry.id, images[entry.id], captions[entry.id], split, group=entry.group))
     if missing:
         log.warning("%s: left out %d: %s", file, len(missing), by_reason(missing))
     if not records:

@@ -225,7 +225,7 @@ class Captioning:
 
     def _query(self, record: Record) -> Example:
         """Returns the query of a record."""
-        return Example(record.id, record.image, record.captions)
+        return Example(record.id, record.image, record.captions, group=record.group)
 
     def _candidate(self, record: Record) -> Example:
         """Returns the demonstration of a record."""
