@@ -24,8 +24,8 @@ class SourceConfig:
     #: Images that cannot be opened, or whose files do not exist: an error, or left out. Those in shards are always left
     #: out.
     broken_images: str = "error"
-    #: Captions that the data mark as rejected or as a prepared sentence, as VizWiz's do: skip, as its evaluation code, or
-    #: keep.
+    #: Captions that the data mark as rejected: skip or keep. VizWiz marks spam and a prepared sentence, and its
+    #: evaluation code skips both.
     rejected_captions: str = "skip"
     #: Captions with too many tokens: cut after the last sentence that fits, or skipped. A skipped caption is left out
     #: with its image.
