@@ -27,6 +27,8 @@ def recognise(root: str, format: str | None, questions: bool | None = None) -> F
     """
     if not Path(root).is_dir():
         return _file_or_glob(root, format)
+    if format is not None and not READERS[format].files:
+        return format, [Path(root)]
     candidates: dict[str, FormatAndFiles] = {}
     for label, candidate in _inside(Path(root)).items():
         if format is None or format == candidate[0]:

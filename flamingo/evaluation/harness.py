@@ -20,7 +20,7 @@ from flamingo.evaluation.demonstrations import prompt_examples
 from flamingo.evaluation.outputs import Output, make_outputs
 from flamingo.evaluation.preflight import check_settings
 from flamingo.evaluation.prompts import build_prompt, render_prompt
-from flamingo.evaluation.protocol import Example, ImageScoredTask, Task, with_support
+from flamingo.evaluation.protocol import Example, ImageScoredTask, ScoredRankingTask, Task, with_support
 from flamingo.evaluation.resuming import load_complete_settings
 from flamingo.evaluation.saved_differences import earlier_rows, save_task_differences
 from flamingo.evaluation.saved_pictures import save_pictures
@@ -255,6 +255,8 @@ def _row(
 ) -> Row:
     """Returns one row of ``predictions.jsonl``."""
     scores_by_metric = task.score(query, examples, output.text)
+    if output.ranking is not None and isinstance(task, ScoredRankingTask):
+        scores_by_metric |= task.score_ranking(query, [one["text"] for one in output.ranking["candidates"]])
     row = setting.row(task)
     row["order"] = order
     row["query"] = query.id

@@ -145,6 +145,20 @@ class RankingTask(Task, Protocol):
 
 
 @runtime_checkable
+class ScoredRankingTask(RankingTask, Protocol):
+    """A task with metrics of the ranking of all candidates."""
+
+    def score_ranking(self, query: Example, candidates: Sequence[str]) -> dict[str, float]:
+        """Returns the metrics of a ranking, without metrics that do not apply to it.
+
+        Args:
+            query: The query.
+            candidates: The candidates, the best first.
+        """
+        ...
+
+
+@runtime_checkable
 class RetrievalTask(Task, Protocol):
     """A task whose demonstrations can be retrieved by the query's image."""
 

@@ -35,8 +35,8 @@ class Format:
     looks: str
     #: "module:function" of the :data:`Reader`.
     reader: str
-    #: Patterns of the names that its files may have in a folder.
-    files: tuple[str, ...]
+    #: Patterns of the names that its files may have in a folder; none: the format is never recognised.
+    files: tuple[str, ...] = ()
     #: "module:function" that returns whether a :class:`flamingo.data.readers.candidate.Candidate` has this format. It
     #: is called for all files that may hold captions, also of other formats. None: the file's name decides.
     recognise: str | None = None
@@ -122,6 +122,13 @@ READERS = {
         has_images=True,
         is_folder=True,
     ),
+    # Any folder with images in folders looks like this: it is read only by its name.
+    "class_folders": Format(
+        "a folder for each class, with its images, CLASS/NAME.jpg; only by format=class_folders",
+        "flamingo.data.readers.class_folders:class_folders",
+        has_images=True,
+        is_folder=True,
+    ),
     "vqa": Format(
         "VQAv2's and OK-VQA's *_questions.json, with *_annotations.json in the same folder; also OpenFlamingo's files",
         "flamingo.data.readers.vqa:vqa",
@@ -149,6 +156,13 @@ READERS = {
         "flamingo.data.readers.question_rows:question_rows",
         files=("*.jsonl",),
         recognise="flamingo.data.readers.question_rows:is_question_rows",
+        has_questions=True,
+    ),
+    "hateful_memes": Format(
+        'HatefulMemes\' rows {"id": ID, "img": NAME, "label": 0 or 1, "text": "..."} in a .jsonl',
+        "flamingo.data.readers.hateful_memes:hateful_memes",
+        files=("*.jsonl",),
+        recognise="flamingo.data.readers.hateful_memes:is_hateful_memes",
         has_questions=True,
     ),
 }

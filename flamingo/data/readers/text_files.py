@@ -15,7 +15,7 @@ from flamingo.utils.reading import lines
 log = logging.getLogger(__name__)
 
 #: The suffixes of images, in lower case.
-_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _TEXT = ".txt"
 
 
@@ -45,7 +45,7 @@ def is_text_file(candidate: Candidate) -> bool:
     path = candidate.path
     if path.suffix != _TEXT:
         return False
-    return any(path.with_suffix(suffix).exists() or path.with_suffix(suffix.upper()).exists() for suffix in _IMAGES)
+    return any(path.with_suffix(suffix).exists() or path.with_suffix(suffix.upper()).exists() for suffix in IMAGES)
 
 
 def _entries(folder: Path) -> tuple[list[Entry], dict[str, str]]:
@@ -80,6 +80,6 @@ def _named_alike(folder: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
         suffix = path.suffix.lower()
         if path.suffix == _TEXT:
             texts[path.stem] = path.name
-        elif suffix in _IMAGES:
+        elif suffix in IMAGES:
             images.setdefault(path.stem, []).append(path.name)
     return texts, images

@@ -6,6 +6,7 @@ from flamingo.data.question_record import ANSWER_CHOICES
 from flamingo.data.question_template import QuestionTemplate
 from flamingo.data.source_config import SourceConfig
 from flamingo.evaluation.metrics import METRICS
+from flamingo.inference.candidate_scores import RANKED_BY
 from flamingo.utils.checks import one_of
 from flamingo.utils.errors import UserError
 from flamingo.utils.kinds import Kinds
@@ -116,11 +117,62 @@ class VqaConfig(TaskConfig, SourceConfig):
             raise UserError(f"stems={self.stems} has no effect: nltk_data has no value")
 
 
+@dataclass(kw_only=True)
+class RankingConfig:
+    """How candidates are ranked by their log-likelihoods."""
+
+    #: The value that ranks candidates: sum, mean (per token), or minus_prior, the difference from a prompt whose
+    #: query image is unseen.
+    rank_by: str = "sum"
+    #: Whether candidates end with the token that ends an answer.
+    end: bool = True
+
+    def __post_init__(self) -> None:
+        one_of("rank_by", self.rank_by, RANKED_BY)
+
+
+@dataclass(kw_only=True)
+class ClassificationConfig(TaskConfig, SourceConfig, RankingConfig):
+    """Classes of images. Queries and demonstrations come from labelled images: captions are the labels."""
+
+    #: The name in result files.
+    name: str
+    #: Images to classify: a folder, a file, shards in quotes, or hf://datasets/OWNER/NAME.
+    query: str
+    #: Demonstrations: a folder, a file, shards in quotes, or hf://datasets/OWNER/NAME. Without them there are 0 shots.
+    support: str | None = None
+    #: The split of the queries; null: all splits.
+    query_split: str | None = None
+    #: The split of the demonstrations; null: all splits.
+    support_split: str | None = None
+    #: A JSON file that maps each label, such as the name of a class folder, to the class name in prompts; null: the
+    #: labels.
+    class_names: str | None = None
+    #: The language of the class names, as a code: en, de, zh.
+    language: str = "en"
+
+    def __post_init__(self) -> None:
+        SourceConfig.__post_init__(self)
+        RankingConfig.__post_init__(self)
+        check_language("language", self.language)
+
+
+@dataclass(kw_only=True)
+class HatefulMemesConfig(VqaConfig, RankingConfig):
+    """Memes that are hateful or not. Queries and demonstrations come from the data set's files."""
+
+    def __post_init__(self) -> None:
+        VqaConfig.__post_init__(self)
+        RankingConfig.__post_init__(self)
+
+
 #: The types of a question by which its accuracy may be scored.
 SCORE_TYPES = ("answer_type", "question_type")
 
 #: ``kind -> (config dataclass, "module:Class")``.
 TASKS: Kinds = {
     "captioning": (CaptioningConfig, "flamingo.evaluation.tasks.captioning:Captioning"),
+    "classification": (ClassificationConfig, "flamingo.evaluation.tasks.classification:Classification"),
+    "hateful_memes": (HatefulMemesConfig, "flamingo.evaluation.tasks.hateful_memes:HatefulMemes"),
     "vqa": (VqaConfig, "flamingo.evaluation.tasks.vqa:Vqa"),
 }
