@@ -3,7 +3,15 @@
 from collections.abc import Iterable
 
 #: The most informative first.
-HEADLINES = ("roc_auc", "top1_accuracy", "vqa_accuracy", "vqa_accuracy_unstemmed", "exact_match", "attribute_accuracy", "CIDEr")
+HEADLINES = (
+    "roc_auc",
+    "top1_accuracy",
+    "vqa_accuracy",
+    "vqa_accuracy_unstemmed",
+    "exact_match",
+    "attribute_accuracy",
+    "CIDEr",
+)
 
 
 def headlines(metrics: Iterable[str]) -> list[str]:

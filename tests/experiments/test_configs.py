@@ -65,6 +65,9 @@ NEEDED = {
     "loss@data.documents.pairs.loss=self_critical": ("data=images", "data.root=somewhere"),
     "task=captions": ("task.name=own", "task.query=somewhere"),
     "task=flickr8k": ("task.query=somewhere", "task.support=somewhere"),
+    "task=classification": ("task.name=own", "task.query=somewhere"),
+    "task=class_folders": ("task.name=own", "task.query=somewhere"),
+    "task=hateful_memes": ("task.query=somewhere", "task.support=somewhere"),
     "task=vqa": ("task.name=own", "task.query=somewhere"),
     **{
         f"task={name}": ("task.query=somewhere", "task.support=somewhere")

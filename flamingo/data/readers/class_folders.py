@@ -15,8 +15,8 @@ from flamingo.utils.errors import UserError
 def class_folders(location: Location) -> LazySequence:
     """Returns the images ``CLASS/NAME.jpg`` (or ``png``, ``webp``, ...), each with the name of its class as caption.
 
-    The name of a class is that of its folder, with a space for each ``_``. The ids are the names of the images, relative
-    to the folder. Hidden files and folders, and files that are not images, are ignored.
+    The name of a class is that of its folder, with a space for each ``_``. The ids are the names of the images,
+    relative to the folder. Hidden files and folders, and files that are not images, are ignored.
 
     Raises:
         UserError: If no folder of a class has an image.

@@ -37,7 +37,7 @@ def _entries(file: Path) -> list[QuestionEntry]:
         answers = []
         if "label" in row:
             label = row["label"]
-            if label not in _ANSWERS:
+            if not isinstance(label, int) or label not in _ANSWERS:
                 raise UserError(f"{origin}: the label must be 0 or 1, got {label!r}")
             answers = [_ANSWERS[label]]
         name = field_of(row, "img", str, origin)
