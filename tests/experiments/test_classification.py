@@ -179,20 +179,18 @@ def test_the_commands_train_and_evaluate_on_memes_and_classes(tmp_path):
         result = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr[-4000:]
 
-    common = (
-        "experiment=demo",
-        "debug=quick",
-        "tracker=none",
-        "evaluate=[]",
-        "data.split=train",
-        "data.splits.make=true",
-    )
-    steps = ("training.steps=2", "optimizer.warmup_steps=1")
+    common = ("experiment=demo", "debug=quick", "tracker=none", "evaluate=[]", "data.split=train")
+    steps = ("data.splits.make=true", "training.steps=3", "optimizer.warmup_steps=1")
     of_memes, of_classes = tmp_path / "memes", tmp_path / "of_classes"
     several = ("data.documents.several.max_images=2", "data.documents.several.min_images=2")
     command("train", *common, *steps, *several, "data=questions", f"data.root={train}", f"output={of_memes}")
-    format = ("data=images", f"data.root={support}", "data.format=class_folders")
-    command("train", *common, *steps, *several, *format, f"output={of_classes}")
+    own = (
+        "data=images",
+        f"data.root={support}",
+        "data.format=class_folders",
+        f"features.folder={tmp_path / 'features'}",
+    )
+    command("train", *common, *steps, *own, f"output={of_classes}")
     shots = ("shots=[0,4]", "control_shots=[4]", "text_only=false")
     command("evaluate", f"run={of_memes}", "task=hateful_memes", f"task.query={dev}", f"task.support={train}", *shots)
     own = ("task=class_folders", "task.name=own", f"task.query={query}", f"task.support={support}")
