@@ -121,8 +121,7 @@ class VqaConfig(TaskConfig, SourceConfig):
 class RankingConfig:
     """How candidates are ranked by their log-likelihoods."""
 
-    #: The value that ranks candidates: sum, mean (per token), or minus_prior, the difference from a prompt whose
-    #: query image is unseen.
+    #: The value that ranks candidates: sum, mean (per token), or minus_prior.
     rank_by: str = "sum"
     #: Whether candidates end with the token that ends an answer.
     end: bool = True
@@ -145,8 +144,7 @@ class ClassificationConfig(TaskConfig, SourceConfig, RankingConfig):
     query_split: str | None = None
     #: The split of the demonstrations; null: all splits.
     support_split: str | None = None
-    #: A JSON file that maps each label, such as the name of a class folder, to the class name in prompts; null: the
-    #: labels.
+    #: The JSON file of class names, label -> name; null: the labels are the names.
     class_names: str | None = None
     #: The language of the class names, as a code: en, de, zh.
     language: str = "en"
