@@ -4,8 +4,8 @@ python -m experiments.pretrain_vision                                    the syn
 python -m experiments.pretrain_vision pairs=captions.jsonl image_size=128 training.steps=20000
 
 `pairs` are captioned images, as in experiments.train. Each image is paired with each of its captions. `model` has the
-fields of the config.json of any vision encoder of transformers. Only the encoder is saved, without the text tower and
-the two projections.
+fields of the config.json of any vision encoder of transformers. `model` in the run's folder is the encoder,
+`dual_encoder` are both towers with their projections, which experiments.retrieve and CLIPScore read.
 """
 
 from dataclasses import dataclass, field

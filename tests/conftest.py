@@ -12,9 +12,10 @@ ROOT = Path(__file__).parent.parent
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in ROOT.glob("flamingo/*/**/*.py")}
 # transformers looks into the constructors of configurations and processors, which a wrapper hides; and what
 # users hand to documents, processors and collation is checked by these themselves.
-MODULES -= {"flamingo.model.config", "flamingo.model.mosaic_gpt_config", "flamingo.model.vision_features"} | {
-    f"flamingo.data.{name}" for name in ("document", "processor", "collate")
+MODULES -= {
+    f"flamingo.model.{name}" for name in ("config", "contrastive_config", "mosaic_gpt_config", "vision_features")
 }
+MODULES -= {f"flamingo.data.{name}" for name in ("document", "processor", "collate")}
 if find_spec("beartype") is not None:  # a GPU machine may lack it
     install_import_hook(sorted(MODULES), "beartype.beartype")
 

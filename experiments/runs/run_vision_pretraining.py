@@ -1,4 +1,4 @@
-"""Pretrains a vision encoder by contrast, and saves and probes it."""
+"""Pretrains a vision encoder by contrast; saves the encoder and the dual encoder of both towers, and probes it."""
 
 import json
 import logging
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from PIL import Image as PILImage
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import AutoModel, PreTrainedTokenizerFast
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
@@ -26,7 +27,8 @@ from flamingo.data.record import Record, by_reason
 from flamingo.data.sources import read_split
 from flamingo.data.transforms.pictures import open_image
 from flamingo.model.architecture import build_architecture, check_architecture
-from flamingo.model.contrastive import ImageTextContrast, ImageTower, TextTower
+from flamingo.model.contrastive import ImageTextContrast, ImageTower, TextTower, text_config
+from flamingo.model.contrastive_dual_encoder import ContrastiveDualEncoder
 from flamingo.model.vision import encode_patches
 from flamingo.report.model_card import BACKBONE_FILES, CardTexts, save_backbone
 from flamingo.synthetic.documents import SyntheticContrasts
@@ -36,7 +38,7 @@ from flamingo.training.loop import train
 from flamingo.training.step import DataSet
 from flamingo.utils.devices import to_device, use_device
 from flamingo.utils.errors import UserError
-from flamingo.utils.io import write_text
+from flamingo.utils.io import atomic_folder, write_text
 from flamingo.utils.memory import out_of_memory
 from flamingo.utils.run_folder import Run, failure_recorded, run_folder
 
@@ -113,7 +115,7 @@ def _train_tokenizer(pairs: Iterable[Pair]) -> PreTrainedTokenizerFast:
 
 
 def pretrain(config: PretrainVisionConfig, output: Path) -> None:
-    """Writes the encoder and its image processor to ``output / "model"``, and its scores to ``scores.json``."""
+    """Writes the encoder to ``output / "model"``, both towers to ``"dual_encoder"``, and scores to ``scores.json``."""
     use_device(config.device)
     with run_folder(output, asdict(config), BACKBONE_FILES) as run, failure_recorded(run):
         check_architecture(AutoModel, config.model)
@@ -145,7 +147,7 @@ def _train(
     encoder = build_architecture(AutoModel, config.model)
     log.info("%s, %.2f million parameters", type(encoder).__name__, encoder.num_parameters() / 1e6)
     image_tower = ImageTower(encoder, config.vision_features, config.embed_dim)
-    text_tower = TextTower(tokenizer, config.embed_dim)
+    text_tower = TextTower(text_config(tokenizer, config.embed_dim), config.embed_dim)
     model = ImageTextContrast(image_tower, text_tower)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs of torch
     batches = Shuffled(groups, config.training.seed)
@@ -160,8 +162,22 @@ def _train(
         unit="pair",
         scores="accuracy of probes on held-out scenes",
     )
+    save_dual_encoder(run.output / "dual_encoder", model, image_processor, tokenizer)
     scores = None if config.pairs else _probe(encoder, image_processor, config)
     save_backbone(run.output, asdict(config), encoder, image_processor, card, scores)
+
+
+def save_dual_encoder(
+    folder: Path, model: ImageTextContrast, image_processor: Any, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Saves both towers with the image processor and a tokenizer that ends each text, complete or not at all."""
+    end = (END_OF_TEXT, tokenizer.eos_token_id)
+    post_processor = TemplateProcessing(single=f"$A {END_OF_TEXT}", special_tokens=[end])
+    tokenizer.backend_tokenizer.post_processor = post_processor
+    with atomic_folder(folder) as unfinished:
+        ContrastiveDualEncoder.of_training(model).save_pretrained(unfinished)
+        image_processor.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
 
 
 def _probe(encoder: Any, image_processor: Any, config: PretrainVisionConfig) -> dict[str, float]:

@@ -62,7 +62,7 @@ def caption_files(
             captions = dict(gather_object(pairs))
             skipped |= dict(gather_object(list(broken.items())))
             if state.is_main_process and captions:
-                append(output, _lines({name: captions[name] for name in names if name in captions}).encode())
+                append_captions(output, {name: captions[name] for name in names if name in captions})
                 on_save()
             bar.update(len(names))
     if skipped and state.is_main_process:
@@ -82,6 +82,11 @@ def read_captions(output: Path) -> dict[str, str]:
             raise UserError(f"{origin} is not a caption: it needs the texts 'image' and 'caption'")
         captions[row["image"]] = row["caption"]
     return captions
+
+
+def append_captions(output: Path, captions: Mapping[str, str]) -> None:
+    """Adds captions of images to a file of captions."""
+    append(output, _lines(captions).encode())
 
 
 def write_rows(output: Path, captions: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""A dual encoder of transformers, such as CLIP or SigLIP: images and texts -> vectors of one space."""
+"""A dual encoder, such as CLIP, SigLIP or our own of contrastive pretraining: images and texts -> vectors."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
+import flamingo.model.contrastive_dual_encoder  # noqa: F401  # registers our own
 from flamingo.data.document import Image
 from flamingo.data.transforms.image_processors import load_image_processor
 from flamingo.data.transforms.pictures import open_image

@@ -23,7 +23,7 @@ class ImageTower(nn.Module):
 
     def __init__(self, encoder: Any, features: VisionFeaturesConfig, embed_dim: int, num_queries: int = 8) -> None:
         super().__init__()
-        self.encoder, self.features = encoder, features
+        self.vision_model, self.features = encoder, features
         width = feature_width(encoder, features)
         self.queries = nn.Parameter(torch.randn(num_queries, width) * width**-0.5)
         self.norm = nn.LayerNorm(width)
@@ -39,30 +39,34 @@ class ImageTower(nn.Module):
         """Returns embeddings of unit length."""
         # Convolutions with few channels are several times faster in this memory format.
         pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        features = self.norm(encode_patches(self.encoder, pixel_values, self.features))
+        features = self.norm(encode_patches(self.vision_model, pixel_values, self.features))
         queries = repeat(self.queries, "q v -> b q v", b=len(features))
         pooled, _ = self.attention(queries, features, features, need_weights=False)
         return F.normalize(self.projection(rearrange(pooled, "b q v -> b (q v)")), dim=-1)
 
 
-class TextTower(nn.Module):
-    """A small CLIP text encoder."""
+def text_config(tokenizer: Any, embed_dim: int) -> CLIPTextConfig:
+    """Returns the config of a small text encoder for a tokenizer."""
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=embed_dim,
+        intermediate_size=4 * embed_dim,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
-    def __init__(self, tokenizer: Any, embed_dim: int) -> None:
+
+class TextTower(nn.Module):
+    """A CLIP text encoder with a projection."""
+
+    def __init__(self, config: CLIPTextConfig, embed_dim: int) -> None:
         super().__init__()
-        config = CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=embed_dim,
-            intermediate_size=4 * embed_dim,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=tokenizer.model_max_length,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
         self.encoder = CLIPTextModel(config)
-        self.projection = nn.Linear(embed_dim, embed_dim)
+        self.projection = nn.Linear(config.hidden_size, embed_dim)
 
     def forward(
         self, input_ids: Int[Tensor, "b t"], attention_mask: Int[Tensor, "b t"]
@@ -86,6 +90,10 @@ class ImageTextContrast(nn.Module):
         self.images, self.texts = images, texts
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
+    def clamped_log_scale(self) -> Float[Tensor, ""]:
+        """Returns the logarithm of the factor of the logits, at most 100 as in CLIP, section 2.5."""
+        return self.log_scale.clamp(max=math.log(100))
+
     def forward(
         self,
         pixel_values: Float[Tensor, "b c h w"],
@@ -103,8 +111,7 @@ class ImageTextContrast(nn.Module):
             same: True for equal captions, which are not negatives of each other.
             num_items_in_batch: The number of pairs in the whole update.
         """
-        # CLIP, section 2.5, clamps the temperature so that it scales the logits by at most 100.
-        scale = self.log_scale.clamp(max=math.log(100)).exp()
+        scale = self.clamped_log_scale().exp()
         logits = scale * self.images(pixel_values) @ self.texts(input_ids, attention_mask).T
         is_pair = torch.eye(len(same), dtype=torch.bool, device=same.device)
         logits = logits.masked_fill(same & ~is_pair, -torch.inf)

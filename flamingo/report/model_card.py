@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 #: The files of a pretraining run.
 BACKBONE_FILES = RunFiles(
-    results=("state", "history.jsonl", "model", "scores.json", "skipped.json"),
+    results=("state", "history.jsonl", "model", "dual_encoder", "scores.json", "skipped.json"),
     saved=STATES + ("model", "scores.json"),
     descriptions=("failure.txt",),
     may_change=WRITING,

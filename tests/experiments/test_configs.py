@@ -47,6 +47,7 @@ GROUPS = {
     "word_attention": (),
     "convert": (),
     "caption": (),
+    "retrieve": (),
     "pretrain_vision": (),
     "pretrain_language": ("text",),
 }

@@ -13,10 +13,14 @@ from PIL import Image as PILImage
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from experiments.runs import run_language_pretraining, run_vision_pretraining
+from flamingo.data.document import Image
 from flamingo.data.pretraining.texts import TextDocuments
 from flamingo.data.pretraining.token_blocks import TokenBlocks, encode_texts
 from flamingo.data.pretraining.tokenizer import train_tokenizer
 from flamingo.data.processor import FlamingoProcessor
+from flamingo.inference.dual_encoder import DualEncoder
+from flamingo.model.checkpoints import fingerprint
+from flamingo.model.vision_loading import load_vision_model
 from flamingo.report.model_card import CardTexts, save_backbone
 from flamingo.utils.errors import UserError
 from tests.helpers.configs import composed
@@ -54,9 +58,33 @@ def test_a_vision_encoder_is_pretrained_on_captioned_files(pairs, tmp_path):
     state = torch.load(output / "state" / "step-00000003" / "common.pt", weights_only=True)
     name = "embedder.embedder.normalization.running_mean"
     assert encoder.state_dict()[name].abs().max() > 0
-    assert torch.equal(state["buffers"][f"images.encoder.{name}"], encoder.state_dict()[name])
+    assert torch.equal(state["buffers"][f"images.vision_model.{name}"], encoder.state_dict()[name])
     card = (output / "model" / "README.md").read_text()
     assert str(pairs) in card and "pretrain_vision" in card and "It was not probed." in card
+
+
+def test_both_towers_are_saved_as_a_dual_encoder(pairs, tmp_path, monkeypatch):
+    trained = []
+    save = run_vision_pretraining.save_dual_encoder
+    monkeypatch.setattr(run_vision_pretraining, "save_dual_encoder", lambda *args: (trained.append(args), save(*args)))
+    output = tmp_path / "vision"
+    config = composed("pretrain_vision", f"pairs={pairs}", *SMALL_ENCODER, "batch_size=4", *SHORT)
+    run_vision_pretraining.pretrain(config, output)
+    [(_, model, image_processor, tokenizer)] = trained
+    model.eval()
+    encoder = DualEncoder(output / "dual_encoder")
+    pictures = [PILImage.open(pairs.parent / f"{colour}.png") for colour in ("red", "blue")]
+    texts = ["all red", "a blue picture"]
+    tokens = tokenizer(texts, padding=True, return_tensors="pt")
+    assert (tokens["input_ids"][:, -1] == tokenizer.eos_token_id).all()  # the tower reads the end of a text
+    with torch.no_grad():
+        image_vectors = model.images(image_processor(pictures, return_tensors="pt")["pixel_values"])
+        text_vectors = model.texts(tokens["input_ids"], tokens["attention_mask"])
+    assert torch.allclose(encoder.image_vectors([Image(picture) for picture in pictures]), image_vectors, atol=1e-5)
+    assert torch.allclose(encoder.text_vectors(texts), text_vectors, atol=1e-5)
+    assert encoder.model.logit_scale.item() == pytest.approx(model.log_scale.item())
+    vision_model = AutoModel.from_pretrained(output / "model")
+    assert fingerprint(load_vision_model(output / "dual_encoder")) == fingerprint(vision_model)
 
 
 def test_a_broken_image_is_named_before_an_encoder_trains(pairs, tmp_path):

@@ -14,6 +14,7 @@ from experiments.inspect_data import InspectDataConfig
 from experiments.pretrain_language import PretrainLanguageConfig
 from experiments.pretrain_vision import PretrainVisionConfig
 from experiments.report import ReportConfig
+from experiments.retrieve import RetrieveConfig
 from experiments.train import TrainConfig
 from experiments.word_attention import WordAttentionConfig
 from flamingo.utils.errors import UserError
@@ -29,6 +30,7 @@ CONFIGS = {
     "pretrain_language": PretrainLanguageConfig,
     "convert": ConvertConfig,
     "caption": CaptionConfig,
+    "retrieve": RetrieveConfig,
     "report": ReportConfig,
     "inspect_data": InspectDataConfig,
 }
@@ -40,6 +42,7 @@ REQUIRED = {
     "inspect_data": ("data.root=somewhere",),
     "convert": ("checkpoint=somewhere", "output=elsewhere"),
     "caption": ("checkpoint=somewhere", "images=somewhere", "output=captions.jsonl"),
+    "retrieve": ("encoder=somewhere", "output=elsewhere"),
 }
 
 
