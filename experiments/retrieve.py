@@ -30,7 +30,7 @@ _LAST_RANK = 10
 class RetrieveConfig:
     """The images and captions, and how they are compared."""
 
-    #: Captioned images: a folder, a file or shards; null: held-out scenes of the synthetic benchmark.
+    #: Captioned images: a folder, a file or shards; null: held-out synthetic scenes.
     pairs: str | None = None
     #: The split of the pairs; null: all of them.
     split: str | None = None
@@ -44,8 +44,8 @@ class RetrieveConfig:
     training_split: str | None = "train"
     #: The language of the captions, which decides on the tokens.
     language: str = "en"
-    #: How images and captions are compared: dual_encoder, captions (generated ones), likelihood, and reranked (the best
-    #: by captions, ranked by likelihood).
+    #: How images and captions are compared: dual_encoder, captions, likelihood, reranked. captions are generated ones;
+    #: reranked ranks the best by captions by likelihood.
     methods: list[str] = field(default_factory=lambda: [DUAL_ENCODER])
     #: The dual encoder: a folder or a name on the hub.
     encoder: str | None = None

@@ -47,7 +47,10 @@ BothWays = tuple[Float[np.ndarray, "images texts"], Float[np.ndarray, "images te
 
 
 def run_retrieval(config: RetrieveConfig) -> Path:
-    """Compares images and captions by each method, and returns the path of ``retrieval.json``.
+    """Compares images and captions by each method.
+
+    Returns:
+        The path of ``retrieval.json``.
 
     Raises:
         UserError: For everything that a user can fix.
@@ -119,7 +122,7 @@ class Comparison:
         return (images @ texts.T).numpy()
 
     def _by_captions(self) -> Float[np.ndarray, "images texts"]:
-        training = []
+        training: list[str] = []
         for record in self.data.training:
             training += record.captions
         return caption_similarities(self._captions(), self.data.gallery.texts, training, self.config.language)

@@ -57,9 +57,9 @@ class CaptionLikelihoods:
         images = np.flatnonzero(missing.any(axis=1))
         with progress_bar(len(images), " images") as bar:
             for start in range(0, len(images), self.batch_size):
-                batch = images[start : start + self.batch_size]
+                batch = images[start : start + self.batch_size].tolist()
                 prompts = [self.prompts[image] for image in batch]
-                columns = [np.flatnonzero(missing[image]) for image in batch]
+                columns = [np.flatnonzero(missing[image]).tolist() for image in batch]
                 candidates = [[self.candidates[column] for column in of_image] for of_image in columns]
                 scores = self.engine.score(prompts, candidates, end=True, prior=False)
                 for image, of_image, score in zip(batch, columns, scores, strict=True):
