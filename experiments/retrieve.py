@@ -44,8 +44,8 @@ class RetrieveConfig:
     training_split: str | None = "train"
     #: The language of the captions, which decides on the tokens.
     language: str = "en"
-    #: How images and captions are compared: dual_encoder, captions, likelihood, reranked. captions are generated ones;
-    #: reranked ranks the best by captions by likelihood.
+    #: How images and captions are compared: dual_encoder, captions, likelihood, reranked. The method captions
+    #: compares generated captions, and reranked takes the best of these by likelihood.
     methods: list[str] = field(default_factory=lambda: [DUAL_ENCODER])
     #: The dual encoder: a folder or a name on the hub.
     encoder: str | None = None
