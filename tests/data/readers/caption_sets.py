@@ -1,6 +1,7 @@
 """Captioned images in the layouts of the data sets that papers evaluate on."""
 
-from tests.data.shelf import photographs, write
+from tests.data.readers.question_files import photographs
+from tests.data.shelf import write
 
 #: The first captions of the images, by number; there are as many images as are asked for.
 TEXTS = ("a dog runs on the grass", "two cats sit on a mat", "a red ball", "a man rides a horse", "a sign says stop")

@@ -1,0 +1,95 @@
+"""Captioned images in the layouts of papers' data sets, from the files to the scores."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.setup.build import build_task
+from flamingo.evaluation.harness import evaluate
+from flamingo.evaluation.settings import make_settings
+from tests.data.readers.caption_sets import karpathy, nocaps, textcaps, vizwiz
+from tests.evaluation.fake import TextEngine
+from tests.helpers.configs import composed
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Constant(TextEngine):
+    """Captions each image with the first caption of the first."""
+
+    def generate(self, prompts, *args, **kwargs):
+        return ["a dog runs on the grass 0" for _ in prompts]
+
+
+#: Task -> the functions that write the support, and the queries; None: both are in one file.
+SETS = {
+    "coco": (lambda folder: karpathy(folder), None),
+    "flickr30k": (lambda folder: karpathy(folder, "flickr30k"), None),
+    "nocaps": (lambda folder: karpathy(folder / "coco"), nocaps),
+    "textcaps": (lambda folder: textcaps(folder, "train"), textcaps),
+    "vizwiz_captions": (lambda folder: vizwiz(folder, "train"), vizwiz),
+}
+#: Task -> the numbers of queries and of candidates for demonstrations.
+NUMBERS = {"coco": (2, 5), "flickr30k": (2, 5), "nocaps": (6, 5), "textcaps": (6, 6), "vizwiz_captions": (5, 5)}
+
+
+def sources(name, folder):
+    """The arguments of a task whose files lie in a folder."""
+    write_support, write_query = SETS[name]
+    support = write_support(folder)
+    if write_query is None:
+        return (f"task={name}", f"task.query={support}")
+    return (f"task={name}", f"task.query={write_query(folder)}", f"task.support={support}")
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_each_data_set_is_captioned_at_0_and_4_shots(name, tmp_path):
+    config = composed(
+        "evaluate",
+        *sources(name, tmp_path),
+        *("task.metrics=[CIDEr]", "shots=[0,4]", "demonstrations=[random]", "controls=[]", "num_beams=[1]"),
+        *("text_only=false", "pictures=0"),
+    )
+    task = build_task(config.task, open_images=True)
+    assert (len(task.queries()), len(task.support_records)) == NUMBERS[name]
+    evaluate(Constant(), task, make_settings(config, task), tmp_path / "out", config)
+    rows = json.loads((tmp_path / "out" / "scores.json").read_text())
+    values = {(row["shots"], row["metric"]): row["value"] for row in rows}
+    domains = ("in_domain", "near_domain", "out_domain") if name == "nocaps" else ()
+    metrics = ["CIDEr", *(f"CIDEr_{domain}" for domain in domains)]
+    assert list(values) == [(shots, metric) for shots in (0, 4) for metric in metrics]
+    predictions = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    assert {len(row["demonstration_ids"]) for row in predictions if row["shots"] == 4} == {4}
+    if name == "nocaps":  # no image of near-domain shows a dog
+        assert values[0, "CIDEr_near_domain"] < min(values[0, "CIDEr_in_domain"], values[0, "CIDEr_out_domain"])
+        assert [row["group"] for row in predictions[:3]] == ["in-domain", "near-domain", "out-domain"]
+
+
+@pytest.mark.full
+def test_the_commands_train_on_coco_and_evaluate_on_nocaps(tmp_path):
+    support = karpathy(tmp_path / "coco", count=16)
+    query = nocaps(tmp_path)
+    output = tmp_path / "run"
+
+    def command(name, *arguments):
+        line = [sys.executable, "-m", f"experiments.{name}", *arguments]
+        result = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr[-4000:]
+
+    documents = ("data.documents.interleaved.min_images=2", "data.documents.interleaved.max_images=2")
+    command(
+        "train",
+        *("experiment=demo", "debug=quick", "data=images", f"data.root={support}", "tracker=none", "evaluate=[]"),
+        *("data.split=train", "training.steps=2", "optimizer.warmup_steps=1", f"output={output}", *documents),
+        *("data.documents.pairs.batch_size=2", "data.documents.interleaved.batch_size=2", "training.sample_every=0"),
+        *("data.documents.pairs.captions_per_image=2", "data.documents.interleaved.similar_prob=0"),
+    )
+    settings = ("shots=[0,4]", "controls=[]", "num_beams=[1]", "max_new_tokens=4", "task.metrics=[CIDEr]")
+    command("evaluate", f"run={output}", "task=nocaps", f"task.query={query}", f"task.support={support}", *settings)
+    rows = json.loads((output / "scores.json").read_text())
+    of_domains = {(row["metric"], row["n"]) for row in rows}
+    assert of_domains == {("CIDEr", 6), *((f"CIDEr_{domain}_domain", 2) for domain in ("in", "near", "out"))}
+    assert {(row["shots"], row["demonstrations"]) for row in rows} >= {(0, None), (4, "random"), (4, "rices")}
