@@ -63,8 +63,9 @@ def run_retrieval(config: RetrieveConfig) -> Path:
     file = output / "retrieval.json"
     with run_folder(output, as_recorded(config), _FILES) as run:
         data = read_data(config)
-        contents = {"pairs": data_checksums(data.records)}
-        if data.demonstrations:
+        contents = {}
+        if config.pairs is not None:  # synthetic scenes are always the same
+            contents["pairs"] = data_checksums(data.records)
             contents["demonstrations"] = data_checksums(data.demonstrations)
         if config.checkpoint is not None:
             contents["checkpoint"] = model_contents(checkpoint_of(config.checkpoint))
