@@ -33,6 +33,7 @@ from experiments.cli.open_keys import with_stand_ins
 from experiments.schema import ALL_TASKS, Entry
 from experiments.setup.default_task import default_task
 from experiments.setup.init_from import take_from_checkpoint
+from experiments.setup.protocols import take_from_protocol
 from flamingo.model.connectors import CONNECTORS
 from flamingo.model.fusion import FUSIONS
 from flamingo.training.optim import OPTIMIZERS
@@ -82,12 +83,14 @@ def load(config: DictConfig, overrides: Sequence[str] = ()) -> Any:
 
     Args:
         config: The composed config.
-        overrides: The overrides of the command line. They win over the checkpoint of ``model.init_from``.
+        overrides: The overrides of the command line. They win over the checkpoint of ``model.init_from`` and
+            over the protocol.
 
     Raises:
         UserError: With the full keys, for missing values and for values that a dataclass refuses.
     """
     take_from_checkpoint(config, overrides)
+    take_from_protocol(config, overrides)
     config = with_stand_ins(config)
     problems = Problems()
     problems.sentences += _missing_values(config)
@@ -132,6 +135,8 @@ def problems_of(command: Command, config: DictConfig, overrides: Sequence[str]) 
     problems = Problems()
     with problems.collected():
         take_from_checkpoint(config, overrides)
+    with problems.collected():
+        take_from_protocol(config, overrides)
     with problems.collected():
         config = with_stand_ins(config)
     problems.sentences += _missing_values(config)

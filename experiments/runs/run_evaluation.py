@@ -182,7 +182,8 @@ def check_lengths(planned: Plan, processor: FlamingoProcessor, retrieved: bool) 
         UserError: For prompts that do not.
     """
     settings = [setting for setting in planned.settings if setting.is_retrieved == retrieved]
-    check_prompts(planned.task, settings, _encode(planned, processor), planned.config.limit, processor.template)
+    encode, template = _encode(planned, processor), planned.template(processor)
+    check_prompts(planned.task, settings, encode, planned.config.limit, template)
 
 
 def _encode(planned: Plan, processor: FlamingoProcessor) -> Check:
@@ -201,7 +202,8 @@ def with_known_lengths(planned: Plan, processor: FlamingoProcessor) -> Plan:
         check_lengths(candidate, processor, retrieved=False)
         retrieved = [setting for setting in candidate.settings if setting.is_retrieved]
         if retrieved:
-            check_retrieved_prompts(candidate.task, retrieved, _encode(candidate, processor), processor.template)
+            template = candidate.template(processor)
+            check_retrieved_prompts(candidate.task, retrieved, _encode(candidate, processor), template)
 
     return with_usable_support(planned, processor).fitted(check)
 
@@ -259,7 +261,8 @@ def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
         task.mark_encoder(fingerprint(model.vision_model))
     engine = FlamingoEngine(model, processor, config.batch_size, features)
     with out_of_memory("batch_size"):
-        return evaluate(engine, task, planned.settings, output, config, on_save=run.keep, template=processor.template)
+        template = planned.template(processor)
+        return evaluate(engine, task, planned.settings, output, config, on_save=run.keep, template=template)
 
 
 def _processor_of(checkpoint: Path) -> FlamingoProcessor:

@@ -8,6 +8,7 @@ from experiments.evaluate import EvaluateConfig, folders
 from experiments.setup.build import build_task
 from flamingo import FlamingoProcessor
 from flamingo.data.caption_template import CaptionTemplate
+from flamingo.data.document import Affixes
 from flamingo.evaluation.preflight import check_protocols, check_settings
 from flamingo.evaluation.protocol import NearestTask, Task
 from flamingo.evaluation.settings import DEFAULT_SHOTS, Setting, left_out_controls, make_settings
@@ -41,8 +42,10 @@ class Plan:
         return self.config.max_new_tokens or self.task.max_new_tokens
 
     def template(self, processor: FlamingoProcessor) -> CaptionTemplate:
-        """Returns the template of captions: that of the config, or else of the checkpoint."""
-        return processor.template if self.config.template is None else CaptionTemplate(self.config.template)
+        """Returns the template of captions: that of the config, or else of the checkpoint. Affixes are the config's."""
+        text = processor.template.text if self.config.template is None else self.config.template
+        config = self.config
+        return CaptionTemplate(text, Affixes(config.prefix, config.before_image, config.separator))
 
     def fitted(self, check: Callable[["Plan"], object]) -> "Plan":
         """Returns the plan with the default numbers of shots that pass a check.

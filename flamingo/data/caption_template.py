@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from flamingo.data.document import Affixes
 from flamingo.utils.errors import UserError
 
 #: The placeholder of the caption.
@@ -19,6 +20,8 @@ class CaptionTemplate:
     """
 
     text: str = "Output: {caption}"
+    #: The texts between the chunks of a prompt.
+    affixes: Affixes = Affixes()
 
     def __post_init__(self) -> None:
         if self.text.count(_CAPTION) != 1 or not self.text.endswith(_CAPTION):

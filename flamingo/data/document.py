@@ -89,11 +89,24 @@ class Chunk:
 
 
 @dataclass(frozen=True)
+class Affixes:
+    """Texts of a prompt between its chunks. They are no answers, and the loss does not count them."""
+
+    #: The text at the beginning of the prompt.
+    prefix: str = ""
+    #: The text before the marker of each image.
+    before_image: str = ""
+    #: The text after the end of each demonstration.
+    separator: str = ""
+
+
+@dataclass(frozen=True)
 class Document:
     """Parts in reading order. ``id`` names the document in error messages."""
 
     parts: Sequence[Part]
     id: str = field(default="", compare=False)
+    affixes: Affixes = Affixes()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", tuple(self.parts))

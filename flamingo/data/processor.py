@@ -235,8 +235,11 @@ class FlamingoProcessor(ProcessorMixin):
         images: list[Image] = []
         pieces: list[Piece] = []
         chunks = document.chunks(next_image)
+        affixes = document.affixes
+        self._add_affix(document, pieces, affixes.prefix)
         for chunk in chunks:
             if chunk.image is not None:
+                self._add_affix(document, pieces, affixes.before_image)
                 pieces += marker_pieces(self.image_marker, pieces[-1] if pieces else None, len(images))
                 images.append(chunk.image)
             image = -1 if chunk.image is None else len(images) - 1
@@ -245,9 +248,25 @@ class FlamingoProcessor(ProcessorMixin):
             if not prompt or chunk is not chunks[-1]:
                 train = bool(chunk.texts) and chunk.texts[-1].train
                 pieces.append(Piece(self.end_of_chunk, image, train))
+            if chunk is not chunks[-1]:
+                self._add_affix(document, pieces, affixes.separator)
         if self.eos and not prompt and self.tokenizer.eos_token:
             pieces.append(Piece(self.tokenizer.eos_token, pieces[-1].image, pieces[-1].train))
         return pieces, images, texts[-1] if texts else None
+
+    def _add_affix(self, document: Document, pieces: list[Piece], text: str) -> None:
+        """Appends a text between chunks, whose tokens see the image before it.
+
+        Raises:
+            UserError: For a text with a special token.
+        """
+        special_token = self.special_token_in(text)
+        # IDEFICS ends chunks with a line break, which is text elsewhere.
+        is_text = special_token == self.end_of_chunk and special_token not in self.new_tokens
+        if special_token is not None and not is_text:
+            raise UserError(f"{document} has the special token {special_token} in the text {text!r} between its chunks")
+        if text:
+            pieces.append(Piece(text, pieces[-1].image if pieces else -1, train=False))
 
     def _text_pieces(self, document: Document, chunk: Chunk, image: int, leading_space: bool) -> list[Piece]:
         pieces = []

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.evaluation.controls import CONTROLS
 from flamingo.evaluation.selection import RANDOM, names_with_images
-from flamingo.utils.checks import one_of, positive, positive_probability, seed, whole
+from flamingo.utils.checks import finite, one_of, positive, positive_probability, seed, whole
 from flamingo.utils.errors import UserError
 
 
@@ -38,6 +38,18 @@ class EvaluationConfig:
     min_new_tokens: int = 0
     #: The template of captions, which ends with {caption}; null: the checkpoint's.
     template: str | None = None
+    #: The text at the beginning of each prompt, such as an instruction.
+    prefix: str = ""
+    #: The text before the marker of each image.
+    before_image: str = ""
+    #: The text after the end of each demonstration.
+    separator: str = ""
+    #: The weight of the length with several beams: scores are divided by length ** length_penalty; 0: sums are compared.
+    length_penalty: float = 0.0
+    #: Texts at which a generated output is cut: it ends before the first of them.
+    cut_at: list[str] = field(default_factory=list)
+    #: Texts that are removed from a generated output.
+    removed: list[str] = field(default_factory=list)
     #: Seeds of the demonstrations, their captions and their order, and of sampled tokens.
     seeds: list[int] = field(default_factory=lambda: [0])
     #: The number of orders of the same demonstrations. Above 1, the standard deviation over them is also scored.
@@ -66,6 +78,10 @@ class EvaluationConfig:
         check_decoding(self.num_beams, self.temperature, self.top_p, self.max_new_tokens, self.min_new_tokens)
         if self.template is not None:
             CaptionTemplate(self.template)
+        finite("length_penalty", self.length_penalty)
+        for key in ("cut_at", "removed"):
+            if "" in getattr(self, key):
+                raise UserError(f"{key} has an empty text, which is everywhere in an output")
         for number in self.seeds:
             seed("seeds", number)
         whole("num_orders", self.num_orders, least=1)
@@ -74,6 +90,15 @@ class EvaluationConfig:
         whole("attention_queries", self.attention_queries, least=0)
         if self.limit is not None:
             whole("limit", self.limit, least=1)
+
+
+def cleaned(text: str, config: EvaluationConfig) -> str:
+    """Returns a generated output up to the first text of ``cut_at``, and without the texts of ``removed``."""
+    for stop in config.cut_at:
+        text = text.partition(stop)[0]
+    for unwanted in config.removed:
+        text = text.replace(unwanted, "")
+    return text
 
 
 def _check_control_shots(controls: Sequence[str], shots: int) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.document import Document
-from flamingo.evaluation import EvaluationConfig
+from flamingo.evaluation import EvaluationConfig, cleaned
 from flamingo.evaluation.protocol import Example, Rank, RankingTask, Task
 from flamingo.evaluation.settings import Setting
 from flamingo.inference.candidate_scores import CandidateScores
@@ -41,7 +41,7 @@ def make_outputs(
         setting: The setting.
         queries: The queries.
         prompts: The prompt of each query.
-        config: The limits of new tokens are used here.
+        config: The limits of new tokens, the length penalty and the clean-up are used here.
         template: The template of captions.
         on_progress: Called with the size of each batch that is done.
     """
@@ -60,8 +60,9 @@ def make_outputs(
         on_progress=on_progress,
         min_new_tokens=config.min_new_tokens,
         sampling=sampling,
+        length_penalty=config.length_penalty,
     )
-    return [Output(text) for text in texts]
+    return [Output(cleaned(text, config)) for text in texts]
 
 
 def _ranked(

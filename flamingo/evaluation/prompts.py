@@ -31,13 +31,14 @@ def build_prompt(
         parts.append(Text(answered))
     parts.append(query.image)
     parts.append(Text(query.question(template)))
-    return Document(parts, id=query.id)
+    return Document(parts, query.id, template.affixes)
 
 
 def render_prompt(prompt: Document) -> str:
     """Returns the prompt as text, with the special tokens that the processor inserts."""
+    affixes = prompt.affixes
     chunks = []
     for chunk in prompt.chunks():
         text = "".join(part.text for part in chunk.texts)
-        chunks.append(IMAGE_TOKEN + text if chunk.image else text)
-    return END_OF_CHUNK_TOKEN.join(chunks)
+        chunks.append(affixes.before_image + IMAGE_TOKEN + text if chunk.image else text)
+    return affixes.prefix + (END_OF_CHUNK_TOKEN + affixes.separator).join(chunks)

@@ -1,7 +1,7 @@
 """Settings: the combinations of shots, demonstrations, control, decoding and seed that a task is evaluated in."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.evaluation import EvaluationConfig
@@ -99,8 +99,8 @@ class Setting:
         return "greedy" if self.num_beams == 1 else f"beam{self.num_beams}"
 
     def caption_template(self, default: CaptionTemplate) -> CaptionTemplate:
-        """Returns the setting's own template of captions, otherwise the default."""
-        return default if self.template is None else CaptionTemplate(self.template)
+        """Returns the setting's own template of captions, otherwise the default. Texts between chunks are the default's."""
+        return default if self.template is None else replace(default, text=self.template)
 
     def __str__(self) -> str:
         parts = [

@@ -1,6 +1,7 @@
 """Candidates of a prompt -> their tokens: those of prompt and candidate together, after the prompt's."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from flamingo.data.document import Document, Image, Part, Text
 from flamingo.data.processor import END_OF_CHUNK_TOKEN, IMAGE_TOKEN, FlamingoProcessor
@@ -41,7 +42,8 @@ class CandidateTries:
         return self._tries[key]
 
     def _tokens(self, prompt: Document, prompt_ids: list[int], candidate: str) -> list[int]:
-        continued = Document([*prompt.parts, Text(candidate)], id=f"{prompt.id} with candidate {candidate}")
+        parts = [*prompt.parts, Text(candidate)]
+        continued = replace(prompt, parts=parts, id=f"{prompt.id} with candidate {candidate}")
         ids = self._ids(continued)
         if ids[: len(prompt_ids)] != prompt_ids:
             raise UserError(

@@ -21,6 +21,7 @@ class Engine(Protocol):
         on_progress: Callable[[int], object] | None = None,
         min_new_tokens: int = 0,
         sampling: Sampling | None = None,
+        length_penalty: float = 0.0,
     ) -> list[str]:
         """Returns the continuation of each prompt.
 
@@ -32,6 +33,7 @@ class Engine(Protocol):
             on_progress: Called with the size of each batch that is done.
             min_new_tokens: The smallest number of tokens of a continuation.
             sampling: How tokens are drawn; None: search for the most likely continuation. Sampling has one beam.
+            length_penalty: The log-probability of a beam is divided by its length to this power.
 
         Raises:
             UserError: For a broken image, and for a prompt that leaves no room for ``max_new_tokens``.

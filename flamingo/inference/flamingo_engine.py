@@ -76,6 +76,7 @@ class FlamingoEngine:
         on_progress: Callable[[int], object] | None = None,
         min_new_tokens: int = 0,
         sampling: Sampling | None = None,
+        length_penalty: float = 0.0,
     ) -> list[str]:
         """Returns the continuation of each prompt, up to ``<|endofchunk|>`` and without leading spaces.
 
@@ -97,7 +98,9 @@ class FlamingoEngine:
             for start in range(0, len(order), self.batch_size):
                 batch = order[start : start + self.batch_size]
                 batch_rows = [rows[number] for number in batch]
-                outputs = self._continue(batch_rows, prefix, max_new_tokens, num_beams, min_new_tokens, sampling)
+                outputs = self._continue(
+                    batch_rows, prefix, max_new_tokens, num_beams, min_new_tokens, sampling, length_penalty
+                )
                 texts.update(zip(batch, outputs, strict=True))
                 if on_progress is not None:
                     on_progress(len(batch))
@@ -226,6 +229,7 @@ class FlamingoEngine:
         num_beams: int,
         min_new_tokens: int,
         sampling: Sampling | None,
+        length_penalty: float,
     ) -> list[str]:
         prefix_length = 0 if prefix is None else prefix.get_seq_length()
         inputs = self._inputs(rows, prefix_length)
@@ -243,6 +247,7 @@ class FlamingoEngine:
             max_new_tokens=max_new_tokens,
             num_beams=num_beams,
             min_new_tokens=min_new_tokens,
+            length_penalty=length_penalty,
             processors=processors,
         )
         return [decode(tokenizer, row, end) for row in ids.tolist()]

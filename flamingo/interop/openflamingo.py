@@ -88,6 +88,8 @@ def convert(
     weights = read_weights(checkpoint)
     every = _first_gated_layer(weights, checkpoint) + 1
     processor = FlamingoProcessor.from_vision_text_pretrained(vision, language)
+    # OpenFlamingo calls the tokenizer: LLaMA's begins with BOS, that of GPT-NeoX and MPT does not.
+    processor.bos = bool(processor.tokenizer("")["input_ids"])
     model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
         vision,
         language,

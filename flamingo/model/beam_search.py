@@ -18,6 +18,7 @@ def search(
     num_beams: int = 1,
     num_return_sequences: int = 1,
     min_new_tokens: int = 0,
+    length_penalty: float = 0.0,
     processors: LogitsProcessorList | None = None,
 ) -> Int[Tensor, "bn s"]:
     """Returns the token ids of the most likely continuations, padded after their ``end``.
@@ -35,6 +36,8 @@ def search(
         num_beams: The number of beams; 1: greedy search.
         num_return_sequences: The number of continuations of each prompt, the most likely first.
         min_new_tokens: The smallest number of tokens before ``end``.
+        length_penalty: The log-probability of a beam is divided by its length to this power. By default beams are
+            compared by sums, as in OpenFlamingo's evaluation.
         processors: Change the logits of each step, in this order. The processors of a
             :class:`flamingo.model.sampling.Sampling` make greedy search draw at random.
     """
@@ -42,8 +45,7 @@ def search(
         do_sample=False,
         num_beams=num_beams,
         num_return_sequences=num_return_sequences,
-        # Beams are compared by the sum of their log-probabilities, as in OpenFlamingo's evaluation.
-        length_penalty=0.0 if num_beams > 1 else None,
+        length_penalty=length_penalty if num_beams > 1 else None,
         max_new_tokens=max_new_tokens,
         min_new_tokens=min_new_tokens or None,
         eos_token_id=end,

@@ -7,7 +7,7 @@ from flamingo.data.question_template import QuestionTemplate
 from flamingo.data.source_config import SourceConfig
 from flamingo.evaluation.metrics import METRICS
 from flamingo.inference.candidate_scores import RANKED_BY
-from flamingo.utils.checks import one_of
+from flamingo.utils.checks import one_of, whole
 from flamingo.utils.errors import UserError
 from flamingo.utils.kinds import Kinds
 from flamingo.utils.languages import check_language
@@ -39,6 +39,15 @@ class ChairConfig:
             raise UserError(f"{missing[0]} needs a value: CHAIR reads instances, synonyms and double_words")
 
 
+def _check_support_size(size: int | None) -> None:
+    if size is not None:
+        whole("support_size", size, least=1)
+
+
+#: The ways to choose the caption that a demonstration shows.
+CAPTION_CHOICES = ("random", "first")
+
+
 @dataclass(kw_only=True)
 class CaptioningConfig(TaskConfig, SourceConfig):
     """Captions of images. Queries and demonstrations come from captioned images of any known layout."""
@@ -52,6 +61,10 @@ class CaptioningConfig(TaskConfig, SourceConfig):
     #: Other data sets by name, whose demonstrations are shown in further settings. They are read with the same keys as
     #: the support.
     other_supports: dict[str, str] = field(default_factory=dict)
+    #: The size of the part of the support that demonstrations come from, drawn once; null: all of it.
+    support_size: int | None = None
+    #: The caption that a demonstration shows: random, drawn with the seed of the setting, or first.
+    shown_caption: str = "random"
     #: The scores. Names of :data:`flamingo.evaluation.metrics.METRICS`.
     metrics: list[str]
     #: The language of the captions, as a code: en, de, zh. Metrics compare words of English (Penn Treebank),
@@ -69,6 +82,8 @@ class CaptioningConfig(TaskConfig, SourceConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_language("language", self.language)
+        _check_support_size(self.support_size)
+        one_of("shown_caption", self.shown_caption, CAPTION_CHOICES)
         for metric in self.metrics:
             one_of("metrics", metric, METRICS)
         if self.other_supports and self.support is None:
@@ -89,6 +104,8 @@ class VqaConfig(TaskConfig, SourceConfig):
     query_split: str | None = None
     #: The split of the demonstrations; null: all splits.
     support_split: str | None = None
+    #: The size of the part of the support that demonstrations come from, drawn once; null: all of it.
+    support_size: int | None = None
     #: The text after each image, with {question}, and with {answer} at its end.
     question_template: str = QuestionTemplate().text
     #: The answer that a demonstration shows: majority, the most frequent one, or first.
@@ -107,6 +124,7 @@ class VqaConfig(TaskConfig, SourceConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_language("language", self.language)
+        _check_support_size(self.support_size)
         QuestionTemplate(self.question_template)
         one_of("shown_answer", self.shown_answer, ANSWER_CHOICES)
         for name in self.score_types:

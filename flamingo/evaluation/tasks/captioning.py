@@ -22,7 +22,7 @@ from flamingo.evaluation.protocol import Example
 from flamingo.evaluation.scores import computable
 from flamingo.evaluation.selection import NUM_TEXT_ONLY
 from flamingo.evaluation.tasks import CaptioningConfig, ChairConfig
-from flamingo.evaluation.tasks.pool import Excluding, Pool
+from flamingo.evaluation.tasks.pool import Excluding, Pool, drawn_records
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.retrieval import NamedPair, query_duplicates
 from flamingo.utils.errors import UserError
@@ -53,6 +53,8 @@ class Captioning:
     max_new_tokens: int = 30
     #: The action for captions of the pool that are too long: see :func:`flamingo.data.fitting.fitting`.
     too_long: str = "cut"
+    #: One of :data:`flamingo.evaluation.tasks.CAPTION_CHOICES`.
+    shown_caption: str = "random"
     language: str = "en"
     text_only: bool = True
     #: METEOR and SPICE are left out if their requirements are not installed, and for other languages than English.
@@ -86,16 +88,17 @@ class Captioning:
         for name, source in config.other_supports.items():
             keys = replace(SUPPORT_KEYS, root=f"task.other_supports.{name}")
             other = read_split(source, config, config.support_split, open_images, keys)
-            pool = Pool(other.records, name)
+            pool = Pool(drawn_records(other.records, config.support_size), name)
             skipped |= {pool.name_of(id): reason for id, reason in other.skipped.items()}
             other_pools[name] = pool
         return cls(
             config.name,
             query.records,
-            Pool(support.records),
+            Pool(drawn_records(support.records, config.support_size)),
             other_pools,
             skipped,
             too_long=config.too_long,
+            shown_caption=config.shown_caption,
             language=config.language,
             corpus_metrics=computable(config.metrics, config.language),
             image_metrics=_image_metrics(config, query.records),
@@ -229,7 +232,8 @@ class Captioning:
 
     def _candidate(self, record: Record) -> Example:
         """Returns the demonstration of a record."""
-        return Example(record.id, record.image, record.captions)
+        captions = record.captions if self.shown_caption == "random" else record.captions[:1]
+        return Example(record.id, record.image, captions)
 
 
 def _image_metrics(config: CaptioningConfig, queries: Sequence[Record]) -> list[ImageMetric]:

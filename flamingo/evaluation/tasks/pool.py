@@ -1,5 +1,6 @@
 """The pool of a captioning task: the captioned images that demonstrations are chosen from."""
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,7 +11,7 @@ from jaxtyping import Int
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.fitting import fitting
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.data.record import LazySequence, Record
+from flamingo.data.record import LazySequence, Record, Subset
 from flamingo.evaluation.protocol import Example
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.retrieval import ImageSimilarity, NamedPair, index_neighbours, support_duplicates
@@ -37,6 +38,14 @@ class Excluding(Sequence[Example]):
             if excluded <= position:
                 position += 1
         return self.examples[position]
+
+
+def drawn_records(records: LazySequence, size: int | None) -> LazySequence:
+    """Returns so many records at random, always the same ones, in their order; all if there are not more."""
+    if size is None or size >= len(records):
+        return records
+    rng = random.Random(f"support, {size} of {len(records)}")
+    return Subset(records, sorted(rng.sample(range(len(records)), size)))
 
 
 @dataclass

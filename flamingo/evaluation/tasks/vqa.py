@@ -18,7 +18,7 @@ from flamingo.evaluation.metrics.vqa import MIN_ANSWERS, processed, vqa_accuracy
 from flamingo.evaluation.protocol import Example
 from flamingo.evaluation.tasks import VqaConfig
 from flamingo.evaluation.tasks.captioning import QUERY_KEYS, SUPPORT_KEYS, Captioning
-from flamingo.evaluation.tasks.pool import Pool
+from flamingo.evaluation.tasks.pool import Pool, drawn_records
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Vqa(Captioning):
         return cls(
             config.name,
             query.records,
-            Pool(support.records),
+            Pool(drawn_records(support.records, config.support_size)),
             skipped=query.skipped | support.skipped,
             language=config.language,
             template=QuestionTemplate(config.question_template),
