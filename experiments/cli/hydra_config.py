@@ -34,6 +34,7 @@ from experiments.schema import ALL_TASKS, Entry
 from experiments.setup.default_task import default_task
 from experiments.setup.init_from import take_from_checkpoint
 from experiments.setup.protocols import take_from_protocol
+from experiments.setup.reproduction_arguments import reproduction_arguments
 from flamingo.model.connectors import CONNECTORS
 from flamingo.model.fusion import FUSIONS
 from flamingo.training.optim import OPTIMIZERS
@@ -178,6 +179,9 @@ def run_command(command: Command) -> None:
     if command.name == "evaluate":
         with user_errors():
             sys.argv += default_task(given_values(sys.argv[1:]))
+    if command.name == "reproduce":
+        with user_errors():
+            sys.argv += reproduction_arguments(given_values(sys.argv[1:]))
     register_schemas()
     arguments = get_args_parser().parse_args()
     with user_errors():

@@ -23,9 +23,9 @@ def take_from_protocol(config: DictConfig, overrides: Sequence[str]) -> None:
         UserError: If the protocol does not have the task's kind.
     """
     protocol = OmegaConf.select(config, "protocol")
-    kind = OmegaConf.select(config, "task.kind")
-    if not protocol or kind is None:
+    if not protocol or OmegaConf.is_missing(config, "task"):
         return
+    kind = config.task.kind
     sections: Any = OmegaConf.to_container(protocol, resolve=True)
     if kind not in sections["kinds"]:
         known = ", ".join(sections["kinds"])

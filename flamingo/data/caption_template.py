@@ -1,6 +1,6 @@
 """The template of captions: the text after an image, in training documents and in prompts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flamingo.data.document import Affixes
 from flamingo.utils.errors import UserError
@@ -21,7 +21,7 @@ class CaptionTemplate:
 
     text: str = "Output: {caption}"
     #: The texts between the chunks of a prompt.
-    affixes: Affixes = Affixes()
+    affixes: Affixes = field(default_factory=Affixes)
 
     def __post_init__(self) -> None:
         if self.text.count(_CAPTION) != 1 or not self.text.endswith(_CAPTION):

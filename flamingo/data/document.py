@@ -106,7 +106,7 @@ class Document:
 
     parts: Sequence[Part]
     id: str = field(default="", compare=False)
-    affixes: Affixes = Affixes()
+    affixes: Affixes = field(default_factory=Affixes)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", tuple(self.parts))

@@ -99,7 +99,7 @@ class Setting:
         return "greedy" if self.num_beams == 1 else f"beam{self.num_beams}"
 
     def caption_template(self, default: CaptionTemplate) -> CaptionTemplate:
-        """Returns the setting's own template of captions, otherwise the default. Texts between chunks are the default's."""
+        """Returns the setting's own template of captions, otherwise the default, with the affixes of the default."""
         return default if self.template is None else replace(default, text=self.template)
 
     def __str__(self) -> str:

@@ -41,7 +41,8 @@ TRAIN_GROUPS = (
 GROUPS = {
     "search": (),
     "train": TRAIN_GROUPS,
-    "evaluate": ("task",),
+    "evaluate": ("task", "protocol"),
+    "reproduce": ("protocol",),
     "report": (),
     "inspect_data": (),
     "word_attention": (),

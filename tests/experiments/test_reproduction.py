@@ -1,0 +1,80 @@
+"""Published figures beside ours, and dry runs of all layouts of published checkpoints."""
+
+import pytest
+
+from experiments.cli.hydra_config import compose_config, load
+from experiments.runs.run_reproduction import run_reproduction
+from experiments.setup.reproduction_arguments import reproduction_arguments
+from flamingo.evaluation.published import figures_table, own_value, protocol_of, published_figures
+from flamingo.results import Score, SettingOfTask, read_scores
+from flamingo.utils.errors import UserError
+
+OF_3B, OF_4B, OF_9B = (
+    f"openflamingo/OpenFlamingo-{name}" for name in ("3B-vitl-mpt1b", "4B-vitl-rpj3b", "9B-vitl-mpt7b")
+)
+IDEFICS_9B = "HuggingFaceM4/idefics-9b"
+
+
+def score(value, shots=4, demonstrations="random", control=None, metric="CIDEr", seed=0):
+    setting = SettingOfTask("coco", shots, demonstrations, None, control, None, "beam3")
+    return Score(setting, (seed,), metric, value, None, 10, "en")
+
+
+def test_figures_are_those_of_the_sources():
+    [figure] = published_figures(OF_3B, "coco")
+    assert (figure.shots, figure.value, figure.metric, figure.tolerance) == (4, 77.3, "CIDEr", 1.5)
+    assert "655f693" in figure.source
+    assert [figure.value for figure in published_figures(IDEFICS_9B, "vqav2")] == [50.9, 55.4, 56.4, 57.0, 57.9]
+    assert protocol_of(OF_4B) == "openflamingo" and protocol_of(IDEFICS_9B) == "idefics"
+
+
+def test_models_and_tasks_without_figures_are_named():
+    with pytest.raises(UserError, match="published=gpt"):
+        protocol_of("gpt")
+    with pytest.raises(UserError, match=r"task\.name=flickr8k.*coco, vqav2"):
+        published_figures(OF_3B, "flickr8k")
+
+
+def test_our_value_is_the_mean_over_seeds_of_the_plain_setting():
+    [figure] = published_figures(OF_3B, "coco")
+    others = [score(9, shots=8), score(9, control="blind"), score(9, demonstrations="rices"), score(9, metric="BLEU-1")]
+    assert own_value(figure, others) is None
+    assert own_value(figure, [*others, score(0.75), score(0.77, seed=1)]) == pytest.approx(76)
+    zero = published_figures(OF_9B, "coco")[0]
+    assert own_value(zero, [score(0.1, 0, None), score(0.8, 0, "text_only")]) == pytest.approx(80)
+
+
+def test_the_table_has_differences_and_tolerances():
+    figures = published_figures(OF_3B, "coco")
+    row = figures_table(figures, [score(0.765)]).split("\n")[1].split()
+    assert row == ["4", "CIDEr", "77.3", "76.5", "-0.8", "1.5", "reproduced"]
+    assert figures_table(figures, [score(0.7)]).split("\n")[1].split()[-1] == "differs"
+    assert figures_table(figures, []).split("\n")[1].split() == ["4", "CIDEr", "77.3", "-", "-", "1.5"]
+
+
+def test_arguments_follow_from_the_model_and_given_ones_stay():
+    assert reproduction_arguments({"published": IDEFICS_9B, "controls": ["blind"]}) == [
+        "protocol=idefics",
+        "output=outputs/reproduce/idefics-9b",
+    ]
+    dry = reproduction_arguments({"published": OF_3B, "task": "vqav2", "dry_run": True, "output": "x"})
+    assert {"checkpoint=x/checkpoint", "protocol=openflamingo"} < set(dry)
+    assert "task.query=x/data/v2_OpenEnded_mscoco_val2014_questions.json" in dry
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("task", ["captions", "vqav2"])
+@pytest.mark.parametrize("model", [OF_3B, OF_4B, OF_9B, IDEFICS_9B])
+def test_dry_runs_evaluate_a_checkpoint_of_the_layout(model, task, tmp_path, caplog):
+    caplog.set_level("INFO")
+    overrides = [f"published={model}", f"task={task}", "dry_run=true", f"output={tmp_path / 'run'}"]
+    given = {"published": model, "task": task, "dry_run": True, "output": str(tmp_path / "run")}
+    added = [f"{key}={value}" for key, value in (one.split("=", 1) for one in reproduction_arguments(given))]
+    overrides += [*added, "shots=[4]", "limit=2", "attention_queries=0", "device=cpu"]
+    run_reproduction(load(compose_config("reproduce", overrides), overrides))
+    name = "coco" if task == "captions" else "vqav2"
+    scores = read_scores(tmp_path / "run" / "scores.json")
+    assert {one.setting.task for one in scores} == {name}
+    [figure] = [figure for figure in published_figures(model, name) if figure.shots == 4]
+    assert own_value(figure, scores) is not None
+    assert f"{figure.value:.1f}" in caplog.text and "protocol" in caplog.text
