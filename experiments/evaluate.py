@@ -45,7 +45,7 @@ class EvaluateConfig(EvaluationConfig):
     dtype: str = "auto"
     #: What the model is asked, by task=NAME; with run=FOLDER, by default what it was trained on.
     task: TaskConfig
-    #: The evaluation of another project, by protocol=NAME: values of other keys for each kind of task.
+    #: Another project's evaluation, by protocol=NAME: values of keys for kinds of tasks.
     protocol: dict[str, Entry] = field(default_factory=dict)
     #: Kept features of captioned images; a relative folder lies in the folder of the results.
     features: FeaturesConfig = field(default_factory=lambda: FeaturesConfig(folder="features"))

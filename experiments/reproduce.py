@@ -20,7 +20,7 @@ class ReproduceConfig(EvaluateConfig):
 
     #: The checkpoint's name on the hub, as in flamingo/evaluation/published.yaml.
     published: str
-    #: Whether a tiny random checkpoint of the same layout is evaluated on drawn data, to try the command.
+    #: Whether a tiny random checkpoint of its layout is evaluated on drawn data.
     dry_run: bool = False
 
     def __post_init__(self) -> None:

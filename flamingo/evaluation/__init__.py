@@ -44,7 +44,7 @@ class EvaluationConfig:
     before_image: str = ""
     #: The text after the end of each demonstration.
     separator: str = ""
-    #: The power of the length that the log-probability of a beam is divided by; 0: sums are compared.
+    #: The power of the length that a beam's log-probability is divided by; 0: none.
     length_penalty: float = 0.0
     #: Texts at which a generated output is cut: it ends before the first of them.
     cut_at: list[str] = field(default_factory=list)

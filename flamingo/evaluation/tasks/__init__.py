@@ -61,9 +61,9 @@ class CaptioningConfig(TaskConfig, SourceConfig):
     #: Other data sets by name, whose demonstrations are shown in further settings. They are read with the same keys as
     #: the support.
     other_supports: dict[str, str] = field(default_factory=dict)
-    #: The size of the part of the support that demonstrations come from, drawn once; null: all of it.
+    #: The number of records that demonstrations come from, drawn once; null: all.
     support_size: int | None = None
-    #: The caption that a demonstration shows: random, drawn with the seed of the setting, or first.
+    #: The caption that a demonstration shows: random, by the setting's seed, or first.
     shown_caption: str = "random"
     #: The scores. Names of :data:`flamingo.evaluation.metrics.METRICS`.
     metrics: list[str]
@@ -104,7 +104,7 @@ class VqaConfig(TaskConfig, SourceConfig):
     query_split: str | None = None
     #: The split of the demonstrations; null: all splits.
     support_split: str | None = None
-    #: The size of the part of the support that demonstrations come from, drawn once; null: all of it.
+    #: The number of records that demonstrations come from, drawn once; null: all.
     support_size: int | None = None
     #: The text after each image, with {question}, and with {answer} at its end.
     question_template: str = QuestionTemplate().text
