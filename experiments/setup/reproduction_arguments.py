@@ -7,14 +7,7 @@ from flamingo.evaluation.published import protocol_of
 
 #: Option of the group task -> the arguments that name the files of a dry run, below the folder of the data.
 DRY_RUN_DATA: dict[str, dict[str, str]] = {
-    "captions": {
-        "task.name": "coco",
-        "task.query": "dataset_coco.json",
-        "task.query_split": "test",
-        "task.support": "dataset_coco.json",
-        "task.support_split": "train",
-        "task.metrics": "[CIDEr]",
-    },
+    "coco": {"task.query": "dataset_coco.json", "task.metrics": "[CIDEr]"},
     "vqav2": {
         "task.query": "v2_OpenEnded_mscoco_val2014_questions.json",
         "task.support": "v2_OpenEnded_mscoco_train2014_questions.json",

@@ -63,7 +63,7 @@ def test_arguments_follow_from_the_model_and_given_ones_stay():
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("task", ["captions", "vqav2"])
+@pytest.mark.parametrize("task", ["coco", "vqav2"])
 @pytest.mark.parametrize("model", [OF_3B, OF_4B, OF_9B, IDEFICS_9B])
 def test_dry_runs_evaluate_a_checkpoint_of_the_layout(model, task, tmp_path, caplog):
     caplog.set_level("INFO")
@@ -72,9 +72,8 @@ def test_dry_runs_evaluate_a_checkpoint_of_the_layout(model, task, tmp_path, cap
     added = [f"{key}={value}" for key, value in (one.split("=", 1) for one in reproduction_arguments(given))]
     overrides += [*added, "shots=[4]", "limit=2", "attention_queries=0", "device=cpu"]
     run_reproduction(load(compose_config("reproduce", overrides), overrides))
-    name = "coco" if task == "captions" else "vqav2"
     scores = read_scores(tmp_path / "run" / "scores.json")
-    assert {one.setting.task for one in scores} == {name}
-    [figure] = [figure for figure in published_figures(model, name) if figure.shots == 4]
+    assert {one.setting.task for one in scores} == {task}
+    [figure] = [figure for figure in published_figures(model, task) if figure.shots == 4]
     assert own_value(figure, scores) is not None
     assert f"{figure.value:.1f}" in caplog.text and "protocol" in caplog.text
