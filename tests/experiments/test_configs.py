@@ -76,6 +76,10 @@ NEEDED = {
         for name in ("vqav2", "okvqa", "textvqa", "vizwiz", "nocaps", "textcaps", "vizwiz_captions")
     },
     "task=coco": ("task.query=somewhere",),
+    **{
+        f"protocol={name}": ("task=vqav2", "task.query=somewhere", "task.support=somewhere")
+        for name in ("flamingo", "openflamingo", "idefics")
+    },
     "task=flickr30k": ("task.query=somewhere",),
     "data=questions": ("data.root=somewhere",),
 }

@@ -14,6 +14,7 @@ from experiments.inspect_data import InspectDataConfig
 from experiments.pretrain_language import PretrainLanguageConfig
 from experiments.pretrain_vision import PretrainVisionConfig
 from experiments.report import ReportConfig
+from experiments.reproduce import ReproduceConfig
 from experiments.retrieve import RetrieveConfig
 from experiments.train import TrainConfig
 from experiments.word_attention import WordAttentionConfig
@@ -25,6 +26,7 @@ CONFIGS = {
     # A search's config is a training's, with the section `search`.
     "search": TrainConfig,
     "evaluate": EvaluateConfig,
+    "reproduce": ReproduceConfig,
     "word_attention": WordAttentionConfig,
     "pretrain_vision": PretrainVisionConfig,
     "pretrain_language": PretrainLanguageConfig,
@@ -37,6 +39,7 @@ CONFIGS = {
 #: The overrides that a command needs.
 REQUIRED = {
     "evaluate": ("run=somewhere",),
+    "reproduce": ("published=HuggingFaceM4/idefics-9b", "run=somewhere"),
     "report": ("run=somewhere",),
     "word_attention": ("run=somewhere",),
     "inspect_data": ("data.root=somewhere",),
@@ -51,6 +54,8 @@ def compose_config(command: str, *overrides: str) -> DictConfig:
     required = REQUIRED.get(command, ())
     if command == "evaluate" and not any(override.startswith("task=") for override in overrides):
         required += ("task=synthetic_captions",)
+    if command == "reproduce":
+        required += ("task=vqav2", "task.query=somewhere", "task.support=somewhere")
     return hydra_config.compose_config(command, required + overrides)
 
 
