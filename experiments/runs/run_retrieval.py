@@ -11,7 +11,7 @@ from jaxtyping import Float
 from experiments.cli.command import Job
 from experiments.retrieve import CAPTIONS, DUAL_ENCODER, LIKELIHOOD, METHODS, RERANKED, RetrieveConfig, check_config
 from experiments.runs.run_captioning import checkpoint_of
-from experiments.schema import as_recorded
+from experiments.schema import JSON, as_recorded
 from experiments.setup.build import load_model
 from experiments.setup.retrieval_data import RetrievalData, read_data
 from flamingo.data.caption_template import CaptionTemplate
@@ -63,7 +63,7 @@ def run_retrieval(config: RetrieveConfig) -> Path:
     file = output / "retrieval.json"
     with run_folder(output, as_recorded(config), _FILES) as run:
         data = read_data(config)
-        contents = {}
+        contents: JSON = {}
         if config.pairs is not None:  # synthetic scenes are always the same
             contents["pairs"] = data_checksums(data.records)
             contents["demonstrations"] = data_checksums(data.demonstrations)
