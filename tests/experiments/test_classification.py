@@ -12,6 +12,7 @@ from flamingo.data.document import Text
 from flamingo.data.readers import READERS
 from flamingo.data.recognition import recognised
 from flamingo.data.sources import open_source
+from flamingo.difference_rows import read_differences
 from flamingo.evaluation.harness import evaluate
 from flamingo.evaluation.settings import make_settings
 from flamingo.inference.candidate_scores import CandidateScores
@@ -85,6 +86,7 @@ def test_class_folders_are_ranked_from_files_to_scores(tmp_path):
     assert {row["references"][0] for row in rows} == set(LABELS)
 
 
+@pytest.mark.full
 def test_class_names_come_from_a_file(tmp_path):
     query = class_folders(tmp_path / "val", 1)
     names = {name: "big cat" if name in ("cat", "tiger") else f"a {name}" for name in CLASSES}
@@ -104,6 +106,7 @@ def test_class_names_come_from_a_file(tmp_path):
         run(tmp_path / "other", "class_folders", query, query, f"task.class_names={file}")
 
 
+@pytest.mark.full
 def test_any_labelled_images_are_classified(tmp_path):
     photographs(tmp_path, "a.png", "b.png", "c.png")
     file = write(tmp_path / "labels.jsonl", [{"image": f"{name}.png", "caption": name} for name in "abc"])
@@ -129,6 +132,16 @@ def test_memes_are_scored_by_the_probability_of_yes(tmp_path):
     assert " Answer: no<|endofchunk|>" in few_shot[0]["prompt"] + few_shot[1]["prompt"]
 
 
+@pytest.mark.full
+def test_settings_of_earlier_evaluations_are_compared_by_roc_auc(tmp_path):
+    support, query = memes(tmp_path, "train", 8), memes(tmp_path, "dev_seen", 6)
+    run(tmp_path / "out", "hateful_memes", support, query, "shots=[0]", "controls=[]")
+    run(tmp_path / "out", "hateful_memes", support, query, "shots=[4]", "controls=[]")
+    rows = read_differences(tmp_path / "out" / "differences.json")
+    assert {row.metric for row in rows} == {"roc_auc"}
+
+
+@pytest.mark.full
 def test_a_test_set_of_memes_has_no_scores(tmp_path):
     support, query = memes(tmp_path, "train", 4), memes(tmp_path, "test_seen", 2)
     query.write_text(query.read_text().replace('"label": 0, ', "").replace('"label": 1, ', ""))
