@@ -31,7 +31,7 @@ def evaluation(*overrides):
 def captions(config):
     support = [Record(f"s{i}", Image(f"s{i}.jpg"), (f"cat {i}", f"the cat {i}"), None) for i in range(4)]
     query = Record("q", Image("q.jpg"), ("a dog",), None)
-    return Captioning("coco", [query], Pool(support), shown_caption=config.task.shown_caption)
+    return Captioning("coco", [query], Pool(support), shown_caption=getattr(config.task, "shown_caption", "first"))
 
 
 def questions(config):
@@ -42,6 +42,11 @@ def questions(config):
     template = QuestionTemplate(config.task.question_template)
     query = record("q", "What?", "yes")
     return Vqa("vqav2", [query], Pool(support), template=template, shown_answer=config.task.shown_answer)
+
+
+#: The option of the group task that stands for the prompts of captions, questions, classes and memes.
+OPTIONS = {"captions": ("task=captions", "task.name=coco"), "questions": ("task=vqav2",)}
+OPTIONS |= {"classes": ("task=classification", "task.name=imagenet"), "memes": ("task=hateful_memes",)}
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +85,7 @@ def setting_of(config, task, shots):
 # open_flamingo.py. eval/evaluate.py adds a line break to each demonstration, and removes <image> at 0 shots.
 OF_CAPTION = "<image>Output:cat {i}<|endofchunk|>\n"
 OF_QUESTION = "<image>Question:Which {i}? Short answer:a{i}<|endofchunk|>\n"
+OF_MEME = "<image>is an image with: '{q}' written on it. Is it hateful? Answer:{a}"
 # Flamingo, arXiv 2204.14198: captions are "Output: ", questions are "Question: ... Answer: ...".
 FLAMINGO_CAPTION = "<image>Output: {c}cat {i}<|endofchunk|>"
 FLAMINGO_QUESTION = "<image>Question: Which {i}? Answer: b{i}<|endofchunk|>"
@@ -93,20 +99,27 @@ IDEFICS_INSTRUCTION = "Instruction: provide an answer to the question. Use the i
 @pytest.mark.parametrize(
     ("protocol", "task", "start", "demonstration", "query"),
     [
-        ("openflamingo", captions, "", OF_CAPTION, "<image>Output:"),
-        ("openflamingo", questions, "", OF_QUESTION, "<image>Question:What? Short answer:"),
-        ("flamingo", captions, "", FLAMINGO_CAPTION, "<image>Output:"),
-        ("flamingo", questions, "", FLAMINGO_QUESTION, "<image>Question: What? Answer:"),
-        ("idefics", captions, "", IDEFICS_CAPTION, "Image:<image>Caption:"),
-        ("idefics", questions, IDEFICS_INSTRUCTION, IDEFICS_QUESTION, "Image:<image>Question: What? Answer:"),
+        ("openflamingo", "captions", "", OF_CAPTION, "<image>Output:"),
+        ("openflamingo", "questions", "", OF_QUESTION, "<image>Question:What? Short answer:"),
+        # get_imagenet_prompt and get_hateful_memes_prompt, without a line break.
+        ("openflamingo", "classes", "", "<image>Output:cat {i}<|endofchunk|>", "<image>Output:"),
+        (
+            "openflamingo",
+            "memes",
+            "",
+            OF_MEME.format(q="Which {i}?", a="a{i}<|endofchunk|>"),
+            OF_MEME.format(q="What?", a=""),
+        ),
+        ("flamingo", "captions", "", FLAMINGO_CAPTION, "<image>Output:"),
+        ("flamingo", "questions", "", FLAMINGO_QUESTION, "<image>Question: What? Answer:"),
+        ("idefics", "captions", "", IDEFICS_CAPTION, "Image:<image>Caption:"),
+        ("idefics", "questions", IDEFICS_INSTRUCTION, IDEFICS_QUESTION, "Image:<image>Question: What? Answer:"),
     ],
 )
 @pytest.mark.parametrize("shots", [0, 4])
 def test_prompts_are_those_of_the_original_project(protocol, task, start, demonstration, query, shots, tokenizer):
-    name = "captions" if task is captions else "vqav2"
-    named = ["task.name=coco"] if task is captions else []
-    config = evaluation(f"task={name}", f"protocol={protocol}", *named)
-    made = task(config)
+    config = evaluation(*OPTIONS[task], f"protocol={protocol}")
+    made = captions(config) if task in ("captions", "classes") else questions(config)
     processor = idefics(tokenizer) if protocol == "idefics" else openflamingo(tokenizer)
     text, ids, numbers = shown(config, made, setting_of(config, made, shots), processor)
     assert len(numbers) == (4 if shots == 4 else 0 if protocol == "idefics" else 2)
@@ -133,6 +146,8 @@ def test_values_are_those_of_the_protocol_and_of_the_tasks_name():
     assert (config.task.support_size, config.task.shown_answer, config.length_penalty) == (2048, "first", 0.0)
     assert evaluation("task=vqav2", "protocol=openflamingo").max_new_tokens == 5
     idefics = evaluation("task=vqav2", "protocol=idefics")
+    ranked = evaluation(*OPTIONS["classes"], "protocol=openflamingo").task
+    assert (ranked.rank_by, ranked.end, ranked.support_size) == ("mean", False, 2048)
     assert (idefics.max_new_tokens, idefics.length_penalty, idefics.text_only) == (15, 1.0, False)
 
 

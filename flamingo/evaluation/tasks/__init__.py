@@ -162,6 +162,8 @@ class ClassificationConfig(TaskConfig, SourceConfig, RankingConfig):
     query_split: str | None = None
     #: The split of the demonstrations; null: all splits.
     support_split: str | None = None
+    #: The number of records that demonstrations come from, drawn once; null: all.
+    support_size: int | None = None
     #: The JSON file of class names, label -> name; null: the labels are the names.
     class_names: str | None = None
     #: The language of the class names, as a code: en, de, zh.
@@ -170,6 +172,7 @@ class ClassificationConfig(TaskConfig, SourceConfig, RankingConfig):
     def __post_init__(self) -> None:
         SourceConfig.__post_init__(self)
         RankingConfig.__post_init__(self)
+        _check_support_size(self.support_size)
         check_language("language", self.language)
 
 

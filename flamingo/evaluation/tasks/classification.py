@@ -10,7 +10,7 @@ from flamingo.data.sources import SourceSplit, read_split
 from flamingo.evaluation.protocol import Example, Rank
 from flamingo.evaluation.tasks import ClassificationConfig
 from flamingo.evaluation.tasks.captioning import QUERY_KEYS, SUPPORT_KEYS, Captioning
-from flamingo.evaluation.tasks.pool import Pool
+from flamingo.evaluation.tasks.pool import Pool, drawn_records
 from flamingo.utils.errors import UserError
 from flamingo.utils.reading import read_json
 
@@ -57,7 +57,7 @@ class Classification(Captioning):
         return cls(
             config.name,
             RecordList(queries, query.skipped),
-            Pool(RecordList(pool, support.skipped)),
+            Pool(drawn_records(RecordList(pool, support.skipped), config.support_size)),
             skipped=query.skipped | support.skipped,
             too_long="skip",
             language=config.language,
