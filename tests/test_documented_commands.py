@@ -8,7 +8,9 @@ import pytest
 import experiments.search  # noqa: F401  # has its schema
 from experiments.cli.command import COMMANDS, CONF
 from experiments.cli.config_nodes import all_keys
+from experiments.cli.extra_arguments import given_values
 from experiments.cli.hydra_config import check_command_line
+from experiments.setup.reproduction_arguments import reproduction_arguments
 from flamingo.utils.errors import UserError
 from tests.helpers.configs import CONFIGS, compose_config
 from tests.helpers.documented_code import PAGES, PLACEHOLDER, ROOT, CommandLine, command_lines, lines, spans
@@ -43,6 +45,8 @@ def problems(line: CommandLine) -> list[str]:
     if line.name == "evaluate" and not any(override.startswith("task=") for override in overrides):
         overrides.append("task=captions")  # that of the run, which is not there
         overrides += [f"task.{key}=SOME" for key in ("name", "query") if f"task.{key}=" not in " ".join(overrides)]
+    if line.name == "reproduce":
+        overrides += reproduction_arguments(given_values(overrides))
     try:
         check_command_line(COMMANDS[line.name], overrides, line.is_sweep)
     except UserError as error:
