@@ -40,6 +40,7 @@ GROUP_LINES = {
     "sweep": "Many runs, with what they have in common",
     "debug": "quick: a few small steps",
     "task": "What the model is asked",
+    "protocol": "The prompts and decoding of another project",
     "text": "The texts to train on",
 }
 #: Sections of which ``kind`` decides the keys. ``*`` is any name.

@@ -55,7 +55,14 @@ def evaluation_config(run: Path) -> EvaluateConfig:
     """Returns what ``python -m experiments.evaluate run=RUN`` evaluates."""
     return EvaluateConfig(
         run=str(run),
-        controls=["blind", "shuffled_images", "shuffled_captions", "copied_caption"],
+        controls=[
+            "blind",
+            "shuffled_images",
+            "shuffled_captions",
+            "copied_caption",
+            "consensus_caption",
+            "described",
+        ],
         task=SyntheticTaskConfig(kind="synthetic_captions", num_queries=200),
     )
 

@@ -58,7 +58,7 @@ def write_tiny_checkpoint(model: str, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    arguments: dict[str, Any] = {"output": str(folder / "checkpoint"), "device": "cpu"}
+    arguments: dict[str, Any] = {"output": str(folder / "checkpoint")}
     if model == "HuggingFaceM4/idefics-9b":
         original = folder / "original"
         _save_idefics(original)

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 import experiments.benchmark.__main__ as benchmark
 from experiments.cli.command import COMMANDS
 from experiments.cli.hydra_config import load
+from flamingo.evaluation.tasks import VqaConfig
 from flamingo.model.connectors import PerceiverConfig
 from flamingo.model.fusion import CrossAttentionConfig
 from flamingo.synthetic import SyntheticDocumentsConfig, SyntheticTaskConfig
@@ -24,6 +25,7 @@ MAY_BE_NEGATIVE = {
     "model.vision_features.hidden_state",  # the last one
     "vision_features.hidden_state",
     "variant.paper",  # any score of a paper
+    "length_penalty",  # favours short outputs
 }
 
 
@@ -33,16 +35,16 @@ def without_none(hint):
     return types[0] if len(types) == 1 and get_origin(types[0]) is list else hint
 
 
-def numbers(cls, prefix=""):
+def numbers(cls, kinds, prefix=""):
     """The full key of each field of numbers, and its type: of a dictionary of dataclasses the fields of its values."""
     hints = get_type_hints(cls)
     for field in fields(cls):
         key = f"{prefix}{field.name}"
-        hint = without_none(KINDS.get(key, hints[field.name]))
+        hint = without_none(kinds.get(key, hints[field.name]))
         if key == "data.documents":
-            yield from numbers(SyntheticDocumentsConfig, "data.documents.captions.")
+            yield from numbers(SyntheticDocumentsConfig, kinds, "data.documents.captions.")
         elif is_dataclass(hint):
-            yield from numbers(hint, f"{key}.")
+            yield from numbers(hint, kinds, f"{key}.")
         elif {int, float} & {hint, *get_args(hint)} or (get_origin(hint) is list and get_args(hint)[0] is int):
             yield key, hint
 
@@ -54,7 +56,12 @@ KINDS = {
     "optimizer": AdamWConfig,
     "task": SyntheticTaskConfig,
 }
-FIELDS = [(command, key, hint) for command, cls in CONFIGS.items() for key, hint in numbers(cls)]
+#: A reproduction asks about images.
+REPRODUCED = KINDS | {"task": VqaConfig}
+FIELDS = []
+for command, cls in CONFIGS.items():
+    for key, hint in numbers(cls, REPRODUCED if command == "reproduce" else KINDS):
+        FIELDS.append((command, key, hint))
 
 
 def load_with(command, key, value):
