@@ -39,6 +39,7 @@ def longer(tmp_path_factory):
     return output
 
 
+@pytest.mark.full
 def test_the_checkpoint_is_that_of_a_run_of_this_length(longer, tmp_path):
     run(tmp_path / "through", 4)
     assert weights(longer / "checkpoint") == weights(tmp_path / "through" / "checkpoint")

@@ -80,9 +80,10 @@ def test_no_command_and_no_kind_of_field_is_left_out():
     assert len(FIELDS) > 90 and keys >= MAY_BE_NEGATIVE
 
 
-#: A search has all keys of a training, which run in `make test`.
+#: A search has all keys of a training, and a reproduction those of an evaluation, which run in `make test`.
+FULL = ("search", "reproduce")
 CASES = [
-    pytest.param(command, key, hint, id=f"{command}-{key}", marks=pytest.mark.full if command == "search" else [])
+    pytest.param(command, key, hint, id=f"{command}-{key}", marks=pytest.mark.full if command in FULL else [])
     for command, key, hint in FIELDS
 ]
 
