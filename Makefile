@@ -9,7 +9,7 @@ OFFLINE := HF_HUB_OFFLINE=1
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: .venv/installed  ## trains a Flamingo on the synthetic benchmark, evaluates it and draws its curve: seven minutes on 2 cores
+demo: .venv/installed  ## trains a Flamingo on the synthetic benchmark, evaluates it and draws its curve: five minutes on 2 cores
 	$(OFFLINE) $(BIN)/python -m experiments.train experiment=demo
 	$(OFFLINE) $(BIN)/python -m experiments.evaluate run=outputs/demo
 	$(OFFLINE) $(BIN)/python -m experiments.report run=outputs/demo
