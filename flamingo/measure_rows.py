@@ -39,7 +39,7 @@ class Measure:
 
     setting: SettingOfTask
     seed: int
-    #: One of :data:`MEASURES`.
+    #: A name of MEASURES.
     name: str
     #: Of a demonstration from the query: 1 is the last demonstration. None: not of one demonstration.
     distance: int | None

@@ -110,6 +110,8 @@ def test_each_key_with_a_value_is_known():
             if match := re.match(r"[~+]?([a-z_]+(?:\.(?:[a-z_]+|\*|[A-Z]+))+)=", token):
                 pattern = re.sub(r"\\\*|\b[A-Z]+\b", "[^.]+", re.escape(match[1]))
                 is_known = token.startswith("hydra.") or any(re.fullmatch(pattern, key) for key in known)
+                if token.startswith("+"):  # a new entry of a dictionary
+                    is_known = match[1].rpartition(".")[0] in known
                 assert is_known, f"{page}: {token}"
 
 

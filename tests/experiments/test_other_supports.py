@@ -123,4 +123,4 @@ def test_another_data_set_needs_another_name(checkpoint, shards, cats, tmp_path)
     recorded = yaml.safe_load((tmp_path / "evaluate-flickr8k.yaml").read_text())
     assert recorded["contents"]["other_supports"].keys() == {"cats", "train"}
     with pytest.raises(UserError, match=r"task\.other_supports\.cats.*nowhere"):
-        run_evaluation(evaluation(checkpoint, shards, tmp_path, "+task.other_supports.cats=nowhere"))
+        run_evaluation(evaluation(checkpoint, shards, tmp_path, "controls=[]", "+task.other_supports.cats=nowhere"))
