@@ -168,7 +168,7 @@ def problems_of(config, tmp_path):
 @pytest.mark.parametrize(
     "broken",
     [
-        "damaged weights",
+        pytest.param("damaged weights", marks=pytest.mark.full),
         pytest.param("missing", marks=pytest.mark.full),
         pytest.param("no image processor", marks=pytest.mark.full),
         pytest.param("no such layer", marks=pytest.mark.full),

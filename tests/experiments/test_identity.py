@@ -254,6 +254,7 @@ def files(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.full
 def test_a_finished_run_returns_if_its_successor_has_no_state(demo, tmp_path, monkeypatch):
     shutil.copytree(demo, tmp_path / "run")
     before = files(tmp_path / "run")

@@ -70,6 +70,7 @@ def test_the_shorter_run_and_its_scores_remain_evaluable(longer, tmp_path):
     assert evaluated(longer)
 
 
+@pytest.mark.full
 def test_the_same_or_fewer_steps_train_and_move_nothing(longer, tmp_path):
     before = weights(longer / "checkpoint")
     run(longer, 4)
@@ -81,6 +82,7 @@ def test_the_same_or_fewer_steps_train_and_move_nothing(longer, tmp_path):
     assert not (longer / "4-steps").exists()
 
 
+@pytest.mark.full
 def test_without_a_state_to_continue_from_it_is_refused(longer, tmp_path):
     output = tmp_path / "run"
     shutil.copytree(longer, output)

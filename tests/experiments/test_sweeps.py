@@ -128,6 +128,7 @@ def test_only_a_metric_of_the_task_can_be_an_objective(task, shots, orders, metr
         check_objective(ObjectiveConfig(planned.task.name, shots, "none"), evaluations)
 
 
+@pytest.mark.full
 def test_a_failed_run_keeps_its_reason_until_it_runs_again(tmp_path):
     broken = composed("train", *TWO_STEPS, "data.root=somewhere")
     with pytest.raises(UserError, match=r"data\.root.*somewhere"):
