@@ -23,7 +23,7 @@ from flamingo.data.record import Record
 from flamingo.difference_rows import read_differences
 from flamingo.evaluation.harness import evaluate
 from flamingo.evaluation.prompt_lengths import Check, check_prompts, check_retrieved_prompts
-from flamingo.evaluation.protocol import ImageScoredTask, RecordTask, Task
+from flamingo.evaluation.protocol import RecordTask, RowScoredTask, Task
 from flamingo.inference import FeaturesConfig
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.flamingo_engine import FlamingoEngine
@@ -257,7 +257,7 @@ def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
     if planned.left_out_controls:
         most, left_out = max(planned.shots), ", ".join(planned.left_out_controls)
         log.info("controls that need more than %d shots are left out: %s", most, left_out)
-    if isinstance(task, ImageScoredTask):
+    if isinstance(task, RowScoredTask):
         task.mark_encoder(fingerprint(model.vision_model))
     engine = FlamingoEngine(model, processor, config.batch_size, features)
     with out_of_memory("batch_size"):

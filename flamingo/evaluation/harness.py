@@ -20,7 +20,7 @@ from flamingo.evaluation.demonstrations import prompt_examples
 from flamingo.evaluation.outputs import Output, make_outputs
 from flamingo.evaluation.preflight import check_settings
 from flamingo.evaluation.prompts import build_prompt, render_prompt
-from flamingo.evaluation.protocol import Example, ImageScoredTask, ScoredRankingTask, Task, with_support
+from flamingo.evaluation.protocol import Example, RowScoredTask, ScoredRankingTask, Task, with_support
 from flamingo.evaluation.resuming import load_complete_settings
 from flamingo.evaluation.saved_differences import earlier_rows, save_task_differences
 from flamingo.evaluation.saved_pictures import save_pictures
@@ -100,8 +100,8 @@ def evaluate(
     all_rows = []
     for setting in settings:
         all_rows += rows[setting]
-    image_metrics = task.image_metrics if isinstance(task, ImageScoredTask) else ()
-    statistics = setting_statistics(all_rows, corpus_metrics, task.language, image_metrics)
+    row_metrics = task.row_metrics if isinstance(task, RowScoredTask) else ()
+    statistics = setting_statistics(all_rows, corpus_metrics, task.language, row_metrics)
     rows_of_scores = score_rows(statistics)
     if state.is_main_process:
         save_scores(output / "scores.json", rows_of_scores)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # configs import this module, and need no torch
     from flamingo.data.processor import FlamingoProcessor
     from flamingo.data.record import Record
     from flamingo.evaluation.metrics.cider import CiderReward
-    from flamingo.evaluation.metrics.image_metrics import ImageMetric
+    from flamingo.evaluation.metrics.row_metrics import RowMetric
     from flamingo.inference.features import FeatureStore
     from flamingo.inference.retrieval import NamedPair
 
@@ -120,11 +120,11 @@ class Task(Protocol):
 
 
 @runtime_checkable
-class ImageScoredTask(Task, Protocol):
-    """A task with metrics that compare outputs with images."""
+class RowScoredTask(Task, Protocol):
+    """A task with metrics of whole rows of predictions."""
 
-    #: Metrics of all outputs together that need the images of the queries.
-    image_metrics: "Sequence[ImageMetric]"
+    #: Metrics of all predictions together that read images or rankings.
+    row_metrics: "Sequence[RowMetric]"
 
     def mark_encoder(self, fingerprint: str) -> None:
         """Tells the metrics the model's vision encoder, so that scores by the same encoder are marked.

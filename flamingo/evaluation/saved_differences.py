@@ -7,7 +7,7 @@ from typing import Any
 
 from flamingo.difference_rows import save_differences
 from flamingo.evaluation.comparisons import setting_differences
-from flamingo.evaluation.protocol import Example, ImageScoredTask, Task
+from flamingo.evaluation.protocol import Example, RowScoredTask, Task
 from flamingo.evaluation.scores import SettingStatistics, setting_statistics
 from flamingo.headline_metrics import headlines
 from flamingo.results import Row, read_prediction_rows, setting_key
@@ -32,8 +32,8 @@ def save_task_differences(file: Path, task: Task, earlier: Sequence[Row], statis
     [metric, *_] = headlines(metrics)
     corpus_metrics = [metric] if metric in task.corpus_metrics else []
     of_rows = any(metric in row["scores"] for row in earlier)
-    image_metrics = task.image_metrics if isinstance(task, ImageScoredTask) and not (corpus_metrics or of_rows) else ()
-    all_statistics = setting_statistics(earlier, corpus_metrics, task.language, image_metrics) | statistics
+    row_metrics = task.row_metrics if isinstance(task, RowScoredTask) and not (corpus_metrics or of_rows) else ()
+    all_statistics = setting_statistics(earlier, corpus_metrics, task.language, row_metrics) | statistics
     scores = {}
     for setting, orders in all_statistics.items():
         if metric in orders[0]:

@@ -6,8 +6,8 @@ from typing import Any
 
 from flamingo.evaluation.group_scores import captions_of, group_statistics
 from flamingo.evaluation.metrics.corpus import corpus_statistics, unavailable
-from flamingo.evaluation.metrics.image_metrics import ImageMetric
 from flamingo.evaluation.metrics.resampling import Statistic, bootstrap, mean, spread
+from flamingo.evaluation.metrics.row_metrics import RowMetric
 from flamingo.results import SETTING, Row, setting_key
 from flamingo.utils.errors import UserError
 
@@ -27,7 +27,7 @@ def setting_statistics(
     predictions: Sequence[Row],
     corpus_metrics: Sequence[str],
     language: str = "en",
-    image_metrics: Sequence[ImageMetric] = (),
+    row_metrics: Sequence[RowMetric] = (),
 ) -> SettingStatistics:
     """Returns the statistics of each setting. A metric that no query of an order has is left out there.
 
@@ -37,7 +37,7 @@ def setting_statistics(
         predictions: Rows of ``predictions.jsonl``.
         corpus_metrics: Names of metrics of all outputs of a setting together.
         language: The language of the captions, which determines the tokens that corpus metrics compare.
-        image_metrics: Metrics that need the images of the queries.
+        row_metrics: Metrics of whole rows of predictions, such as those that read images.
 
     Raises:
         UserError: For an unknown corpus metric.
@@ -53,7 +53,7 @@ def setting_statistics(
         _check_orders(setting, orders)
         groups += [orders[order] for order in sorted(orders)]
     of_groups = _statistics(groups, corpus_metrics, language)
-    for metric in image_metrics:
+    for metric in row_metrics:
         for of_group, of_metric in zip(of_groups, metric.statistics(groups), strict=True):
             of_group.update(of_metric)
     statistics = iter(of_groups)

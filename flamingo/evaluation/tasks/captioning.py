@@ -17,7 +17,7 @@ from flamingo.evaluation.metrics.chair import Chair, ObjectWords, objects_in_ima
 from flamingo.evaluation.metrics.cider import CiderReward
 from flamingo.evaluation.metrics.clip_score import ClipScore
 from flamingo.evaluation.metrics.corpus import check_metrics
-from flamingo.evaluation.metrics.image_metrics import ImageMetric
+from flamingo.evaluation.metrics.row_metrics import RowMetric
 from flamingo.evaluation.protocol import Example
 from flamingo.evaluation.scores import computable
 from flamingo.evaluation.selection import NUM_TEXT_ONLY
@@ -61,7 +61,7 @@ class Captioning:
     corpus_metrics: tuple[str, ...] = ("CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "METEOR", "SPICE")
 
     #: CLIPScore and CHAIR, if the config has what they need.
-    image_metrics: Sequence[ImageMetric] = ()
+    row_metrics: Sequence[RowMetric] = ()
 
     def __post_init__(self) -> None:
         # The pool needs one more record than is shown, since the query may be among them.
@@ -101,7 +101,7 @@ class Captioning:
             shown_caption=config.shown_caption,
             language=config.language,
             corpus_metrics=computable(config.metrics, config.language),
-            image_metrics=_image_metrics(config, query.records),
+            row_metrics=_row_metrics(config, query.records),
         )
 
     @cached_property
@@ -180,7 +180,7 @@ class Captioning:
 
     def mark_encoder(self, fingerprint: str) -> None:
         """Tells CLIPScore the model's vision encoder, so that scores by the same encoder are marked."""
-        for metric in self.image_metrics:
+        for metric in self.row_metrics:
             if isinstance(metric, ClipScore):
                 metric.model_encoder = fingerprint
 
@@ -236,13 +236,13 @@ class Captioning:
         return Example(record.id, record.image, captions)
 
 
-def _image_metrics(config: CaptioningConfig, queries: Sequence[Record]) -> list[ImageMetric]:
+def _row_metrics(config: CaptioningConfig, queries: Sequence[Record]) -> list[RowMetric]:
     """Returns CLIPScore and CHAIR, as far as the config has what they need.
 
     Raises:
         UserError: If a file of CHAIR or the package inflection is missing, or CHAIR is asked of another language.
     """
-    metrics: list[ImageMetric] = []
+    metrics: list[RowMetric] = []
     if config.clip_score is not None:
         metrics.append(ClipScore(config.clip_score, {record.id: record.image for record in queries}))
     if config.chair.synonyms is not None:

@@ -35,7 +35,7 @@ class HatefulMemes(Vqa):
         task = super().from_config(config, open_images)
         assert isinstance(task, HatefulMemes)
         task.rank_by, task.end = config.rank_by, config.end
-        task.image_metrics = (RocAuc("yes"),)
+        task.row_metrics = (RocAuc("yes"),)
         return task
 
     def rank(self, query: Example) -> Rank:

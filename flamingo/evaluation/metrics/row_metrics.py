@@ -1,4 +1,4 @@
-"""Metrics that compare outputs with the image of their query, besides its references."""
+"""Metrics of whole rows of predictions: they read more than outputs and references, such as images and rankings."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -8,7 +8,7 @@ from flamingo.results import Row
 
 
 @runtime_checkable
-class ImageMetric(Protocol):
+class RowMetric(Protocol):
     """One metric, or several that share their work, of rows of predictions."""
 
     def statistics(self, groups: Sequence[Sequence[Row]]) -> list[dict[str, Statistic]]:

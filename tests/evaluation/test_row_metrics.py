@@ -7,7 +7,7 @@ from PIL import Image as PILImage
 
 from flamingo.evaluation import EvaluationConfig
 from flamingo.evaluation.harness import evaluate
-from flamingo.evaluation.protocol import ImageScoredTask
+from flamingo.evaluation.protocol import RowScoredTask
 from flamingo.evaluation.settings import Setting
 from flamingo.evaluation.tasks import CaptioningConfig, ChairConfig
 from flamingo.evaluation.tasks.captioning import Captioning
@@ -55,7 +55,7 @@ def config(tmp_path):
 
 def test_both_are_scored_with_the_other_metrics(config, tmp_path):
     task = Captioning.from_config(config)
-    assert isinstance(task, ImageScoredTask)
+    assert isinstance(task, RowScoredTask)
     task.mark_encoder(fingerprint(load_vision_model(config.clip_score)))
     evaluate(Cats(), task, [Setting(0, None)], tmp_path / "out", EvaluationConfig())
     scores = {score.metric: score.value for score in read_scores(tmp_path / "out" / "scores.json")}
