@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "utils": set(),
     "results": set(),
     "headline_metrics": set(),
+    "history": {"results"},
     "row_fields": {"results"},
     "difference_rows": {"results", "row_fields"},
     "measure_rows": {"results", "row_fields"},
@@ -30,7 +31,7 @@ MAY_IMPORT = {
     "auto_classes": {"data", "model"},
 }
 #: The schemas of result files, and the metrics that stand for a task: every other part may import them.
-SCHEMAS = ("results", "row_fields", "difference_rows", "measure_rows", "headline_metrics")
+SCHEMAS = ("results", "history", "row_fields", "difference_rows", "measure_rows", "headline_metrics")
 #: Of these parts the synthetic benchmark may import some modules only. The attention study inspects a model.
 SYNTHETIC_MAY_IMPORT = (
     "flamingo.model.inspection",

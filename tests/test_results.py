@@ -4,11 +4,10 @@ import json
 
 import pytest
 
+from flamingo.history import History, read_history
 from flamingo.results import (
     SETTING,
-    History,
     append_predictions,
-    read_history,
     read_prediction_rows,
     read_predictions,
     read_scores,

@@ -15,8 +15,8 @@ from experiments.trackers import NONE
 from experiments.train import TrainConfig
 from flamingo.data.builders import InterleavedConfig
 from flamingo.evaluation.tasks import CaptioningConfig
+from flamingo.history import read_history
 from flamingo.inference import FeaturesConfig
-from flamingo.results import read_history
 from flamingo.training import TrainingConfig
 from flamingo.training.losses import NextTokenConfig, SelfCriticalConfig
 from flamingo.training.optim import AdamWConfig

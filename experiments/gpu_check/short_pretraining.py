@@ -9,9 +9,9 @@ from experiments.gpu_check.check_report import table
 from experiments.pretrain_language import PretrainLanguageConfig
 from experiments.pretrain_vision import PretrainVisionConfig
 from experiments.runs import run_language_pretraining, run_vision_pretraining
+from flamingo.history import read_history
 from flamingo.model import Fields
 from flamingo.model.vision_features import VisionFeaturesConfig
-from flamingo.results import read_history
 from flamingo.training import TrainingConfig
 from flamingo.training.optim import AdamWConfig, MuonConfig
 

@@ -17,8 +17,8 @@ from experiments.train import TrainConfig
 from flamingo import Document
 from flamingo.data.document import Image
 from flamingo.data.order import Endless
+from flamingo.history import read_history
 from flamingo.inference.features import FeatureStore
-from flamingo.results import read_history
 from flamingo.training.callbacks import Callbacks
 from flamingo.training.loop import train
 from flamingo.training.step import DataSet

@@ -9,7 +9,8 @@ from flamingo.evaluation.demonstrations import prompt_examples
 from flamingo.evaluation.protocol import Task
 from flamingo.evaluation.selection import RANDOM
 from flamingo.evaluation.settings import Setting, make_settings
-from flamingo.results import SettingOfTask, read_history, read_scores
+from flamingo.history import read_history
+from flamingo.results import SettingOfTask, read_scores
 from flamingo.utils.errors import UserError
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
+from flamingo.history import read_history
 from flamingo.report.escaping import code_block, markdown, row
-from flamingo.results import read_history
 from flamingo.utils.devices import device_title
 from flamingo.utils.durations import duration_text
 from flamingo.utils.io import atomic_folder, write_text

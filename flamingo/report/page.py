@@ -11,6 +11,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from flamingo.difference_rows import read_differences
+from flamingo.history import read_history
 from flamingo.measure_rows import read_measures
 from flamingo.report.attention_measures_plot import attention_measures_figure
 from flamingo.report.averages import in_order, main_decoding, mean_over_seeds
@@ -23,7 +24,7 @@ from flamingo.report.page_tables import task_tables
 from flamingo.report.score_text import UNITS, interval_text, score_text
 from flamingo.report.style import png, svg
 from flamingo.report.training_curves import training_figure
-from flamingo.results import Score, read_history, read_predictions, read_scores
+from flamingo.results import Score, read_predictions, read_scores
 from flamingo.utils.durations import duration_text
 from flamingo.utils.io import write_bytes, write_text
 from flamingo.utils.reading import read_json

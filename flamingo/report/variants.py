@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
+from flamingo.history import read_history
 from flamingo.report.averages import main_decoding, mean_over_seeds
-from flamingo.results import Score, read_history, read_scores
+from flamingo.results import Score, read_scores
 from flamingo.utils.errors import UserError
 from flamingo.utils.reading import read_config
 

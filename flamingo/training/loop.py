@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 from torch import nn
 
-from flamingo.results import History
+from flamingo.history import History
 from flamingo.training import TrainingConfig
 from flamingo.training.callbacks import NO_CALLBACKS, Callbacks
 from flamingo.training.guard import Guard

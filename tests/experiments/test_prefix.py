@@ -10,8 +10,8 @@ from experiments.runs.run_word_attention import run_word_attention
 from experiments.trackers.tracker import flatten_record
 from experiments.word_attention import WordAttentionConfig
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
+from flamingo.history import read_history
 from flamingo.report.page import write_report
-from flamingo.results import read_history
 from tests.helpers.configs import composed
 from tests.helpers.small_runs import SMALL_DEMO
 

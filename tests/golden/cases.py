@@ -14,8 +14,8 @@ import torch
 from experiments.runs.run_evaluation import run_evaluation
 from experiments.runs.run_training import run_training
 from flamingo import FlamingoForConditionalGeneration
+from flamingo.history import History
 from flamingo.interop import flamingo_mini, idefics, openflamingo
-from flamingo.results import History
 from tests import tiny
 from tests.golden.scenes import write_scenes
 from tests.golden.values import Values
