@@ -77,7 +77,12 @@ class EndOfChunk:
     """Ends the current chunk without starting an image: between texts whose images were left out."""
 
 
-Part = Text | Image | EndOfChunk
+@dataclass(frozen=True)
+class SameChunk:
+    """Joins the images before and after it: no end of chunk stands between them. For prompts of several images each."""
+
+
+Part = Text | Image | EndOfChunk | SameChunk
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,8 @@ class Chunk:
 
     image: Image | None
     texts: tuple[Text, ...]
+    #: Whether the next image follows without an end of chunk.
+    joined: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,7 @@ class Document:
         for part in self.parts:
             if not isinstance(part, Part):
                 raise ValueError(
-                    f"{self} has a part of type {type(part).__name__}; parts are Text, Image or EndOfChunk"
+                    f"{self} has a part of type {type(part).__name__}; parts are Text, Image, EndOfChunk or SameChunk"
                 )
 
     def __str__(self) -> str:
@@ -130,16 +137,21 @@ class Document:
         chunks: list[Chunk] = []
         image: Image | None = None
         texts: list[Text] = []
+        joined = False
         for part in self.parts:
             if isinstance(part, Text):
                 texts.append(part)
+                continue
+            if isinstance(part, SameChunk):
+                assert not next_image, f"{self}: only texts after their images can belong to several images"
+                joined = True
                 continue
             # An image, or an EndOfChunk, ends the chunk before it.
             if next_image and isinstance(part, Image):
                 image = part
             if image is not None or texts:
-                chunks.append(Chunk(image, tuple(texts)))
-            texts = []
+                chunks.append(Chunk(image, tuple(texts), joined))
+            texts, joined = [], False
             image = part if isinstance(part, Image) and not next_image else None
         if image is not None or texts:
             chunks.append(Chunk(image, tuple(texts)))

@@ -237,14 +237,19 @@ class FlamingoProcessor(ProcessorMixin):
         chunks = document.chunks(next_image)
         affixes = document.affixes
         self._add_affix(document, pieces, affixes.prefix)
+        joined = False
         for chunk in chunks:
             if chunk.image is not None:
-                self._add_affix(document, pieces, affixes.before_image)
+                if not joined:
+                    self._add_affix(document, pieces, affixes.before_image)
                 pieces += marker_pieces(self.image_marker, pieces[-1] if pieces else None, len(images))
                 images.append(chunk.image)
             image = -1 if chunk.image is None else len(images) - 1
             texts = self._text_pieces(document, chunk, image, leading_space)
             pieces += texts
+            joined = chunk.joined
+            if joined:
+                continue
             if not prompt or chunk is not chunks[-1]:
                 train = bool(chunk.texts) and chunk.texts[-1].train
                 pieces.append(Piece(self.end_of_chunk, image, train))

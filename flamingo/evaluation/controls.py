@@ -47,10 +47,13 @@ class Control:
 
 
 def shuffled_images(task: Task, query: Example, demonstrations: Sequence[Example], seed: int) -> list[Example]:
-    """Returns the demonstrations with their images permuted uniformly. Some may keep their image."""
-    images = [example.image for example in demonstrations]
+    """Returns the demonstrations with their images permuted uniformly. Some may keep theirs.
+
+    All images of a demonstration stay together.
+    """
+    images = [example.images for example in demonstrations]
     query_rng(seed, query, _IMAGE_STREAM).shuffle(images)
-    return [replace(example, image=image) for example, image in zip(demonstrations, images, strict=True)]
+    return [example.with_images(others) for example, others in zip(demonstrations, images, strict=True)]
 
 
 def shuffled_captions(task: Task, query: Example, demonstrations: Sequence[Example], seed: int) -> list[Example]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from flamingo.data.caption_template import CaptionTemplate
-from flamingo.data.document import Document, EndOfChunk, Part, Text
+from flamingo.data.document import Document, EndOfChunk, Image, Part, SameChunk, Text
 from flamingo.data.processor import END_OF_CHUNK_TOKEN, IMAGE_TOKEN
 from flamingo.evaluation.protocol import Example
 
@@ -27,18 +27,31 @@ def build_prompt(
         if example.description is not None:
             parts.append(Text(f"{example.description} {answered}\n"))
             continue
-        parts.append(example.image if images else EndOfChunk())
+        parts += _in_one_chunk(example.images) if images else [EndOfChunk()]
         parts.append(Text(answered))
-    parts.append(query.image)
+    parts += _in_one_chunk(query.images)
     parts.append(Text(query.question(template)))
     return Document(parts, query.id, template.affixes)
+
+
+def _in_one_chunk(images: Sequence[Image]) -> list[Part]:
+    """Returns the images without ends of chunks between them."""
+    parts: list[Part] = [images[0]]
+    for image in images[1:]:
+        parts += [SameChunk(), image]
+    return parts
 
 
 def render_prompt(prompt: Document) -> str:
     """Returns the prompt as text, with the special tokens that the processor inserts."""
     affixes = prompt.affixes
     chunks = []
+    markers = affixes.before_image
     for chunk in prompt.chunks():
         text = "".join(part.text for part in chunk.texts)
-        chunks.append(affixes.before_image + IMAGE_TOKEN + text if chunk.image else text)
+        if chunk.joined:
+            markers += IMAGE_TOKEN
+            continue
+        chunks.append(markers + IMAGE_TOKEN + text if chunk.image else text)
+        markers = affixes.before_image
     return affixes.prefix + (END_OF_CHUNK_TOKEN + affixes.separator).join(chunks)

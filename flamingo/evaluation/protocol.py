@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # configs import this module, and need no torch
 class Example:
     """A picture with its reference texts: a query, or a demonstration, which shows the first of its references.
 
+    ``later_images`` follow the picture in the same chunk, where a text is about several.
+
     ``prompt`` is the beginning of the text after the image, such as ``Question: ...? Answer:``. None: the reference is
     a caption, and the template of captions has the prompt. ``description`` is the text that prompts show in place
     of the image; None: the image. ``answer_start`` is the text between prompt and answer. ``group`` names the queries
@@ -35,6 +37,16 @@ class Example:
     description: str | None = None
     answer_start: str = " "
     group: str | None = None
+    later_images: tuple[Image, ...] = ()
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """All images, in the order of the prompt."""
+        return (self.image, *self.later_images)
+
+    def with_images(self, images: tuple[Image, ...]) -> "Example":
+        """Returns the example with other images."""
+        return replace(self, image=images[0], later_images=images[1:])
 
     def question(self, template: CaptionTemplate) -> str:
         """Returns the text that the model continues."""

@@ -33,7 +33,7 @@ def chunk_of_tokens(
 ) -> list[int]:
     """Returns the chunk of each token of a prompt.
 
-    A token that sees an image belongs to the chunk of the image. Chunks without an image are told apart by their ends.
+    A token that sees an image belongs to the chunk of the image. Images that share a text are one chunk. Chunks without an image are told apart by their ends.
 
     Args:
         prompt: The prompt.
@@ -43,11 +43,14 @@ def chunk_of_tokens(
     """
     with_image = []
     without_image = []
-    for number, chunk in enumerate(prompt.chunks()):
+    number = 0
+    for chunk in prompt.chunks():
         if chunk.image is None:
             without_image.append(number)
         else:
             with_image.append(number)
+        if not chunk.joined:
+            number += 1
     chunks = []
     ended = 0
     for position, (token, image) in enumerate(zip(input_ids.tolist(), image_index.tolist(), strict=True)):

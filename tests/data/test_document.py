@@ -6,7 +6,7 @@ import pytest
 from PIL import Image as PILImage
 
 from flamingo import Document, Image, Text
-from flamingo.data.document import Chunk, EndOfChunk
+from flamingo.data.document import Chunk, EndOfChunk, SameChunk
 
 A, B, C = (Image(f"{name}.jpg") for name in "abc")
 ONE, TWO, THREE = Text("one"), Text("two"), Text("three")
@@ -33,6 +33,11 @@ def test_an_image_beside_another_keeps_a_chunk_without_text(next_image):
 def test_texts_without_images_are_kept_apart_where_they_say_so(next_image):
     chunks = Document([ONE, EndOfChunk(), TWO, THREE]).chunks(next_image)
     assert chunks == [Chunk(None, (ONE,)), Chunk(None, (TWO, THREE))]
+
+
+def test_images_of_the_same_chunk_are_joined_to_the_next():
+    chunks = Document([A, SameChunk(), B, ONE, C, TWO]).chunks()
+    assert chunks == [Chunk(A, (), joined=True), Chunk(B, (ONE,)), Chunk(C, (TWO,))]
 
 
 def test_no_part_is_lost_either_way():

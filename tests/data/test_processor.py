@@ -12,7 +12,7 @@ from transformers import AutoProcessor, AutoTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor, Image, Text
-from flamingo.data.document import EndOfChunk
+from flamingo.data.document import Affixes, EndOfChunk, SameChunk
 from flamingo.utils.errors import UserError
 from tests import tiny
 
@@ -134,6 +134,17 @@ def test_a_document_of_text_alone_has_no_image_and_no_pixels(processor):
     assert processor.tokenizer.decode(example.input_ids) == "<s>a dog<|endofchunk|>two dogs<|endofchunk|></s>"
     assert example.image_index.tolist() == [-1] * len(example.input_ids)
     assert example.pixel_values is None
+
+
+def test_no_end_of_chunk_stands_between_joined_images(processor, pictures):
+    first, second = pictures[:2]
+    parts = [first, SameChunk(), second, Text("a dog"), second, SameChunk(), first, Text("two")]
+    example = processor.encode(Document(parts, affixes=Affixes(before_image="red ", separator="ball ")), prompt=True)
+    text = "<s>red <image><image>a dog<|endofchunk|>ball red <image><image>two"
+    assert processor.tokenizer.decode(example.input_ids) == text
+    assert spelled(processor, example, lambda image, _: image == 0) == "<image>"
+    assert spelled(processor, example, lambda image, _: image == 3) == "<image>two"
+    assert len(example.pixel_values) == 4
 
 
 def test_a_prompt_stays_open_and_has_no_labels(processor, pictures):

@@ -4,10 +4,17 @@ from dataclasses import replace
 
 import pytest
 
-from flamingo.data.document import Image
+from flamingo.data.caption_template import CaptionTemplate
+from flamingo.data.document import Affixes, Image
 from flamingo.data.shortening import TooManyTokensError
 from flamingo.evaluation import EvaluationConfig
-from flamingo.evaluation.controls import CONTROLS, consensus_caption, majority_answer, nearest_caption
+from flamingo.evaluation.controls import (
+    CONTROLS,
+    consensus_caption,
+    majority_answer,
+    nearest_caption,
+    shuffled_images,
+)
 from flamingo.evaluation.demonstrations import prompt_examples
 from flamingo.evaluation.harness import evaluate
 from flamingo.evaluation.metrics.cider import CiderReward
@@ -98,6 +105,27 @@ def test_the_nearest_caption_is_that_in_the_prompt():
     demonstrations = [example("support", number).with_caption(f"caption {number}") for number in (9, 4, 0)]
     assert nearest_caption(task, query, demonstrations) == "caption 4"
     assert nearest_caption(task, query, [replace(one, references=("swapped",)) for one in demonstrations]) == "swapped"
+
+
+def test_images_of_a_pair_stay_together_when_shuffled():
+    pairs = []
+    for number in range(6):
+        later = (example("later", number).image,)
+        pairs.append(replace(example("pair", number), later_images=later))
+    shown = shuffled_images(FakeTask(), FakeTask().queries()[0], pairs, seed=0)
+    assert [one.id for one in shown] == [one.id for one in pairs]
+    images = [one.images for one in pairs]
+    permuted = [one.images for one in shown]
+    assert permuted != images and sorted(permuted, key=images.index) == images
+
+
+def test_a_pair_is_one_chunk_of_the_prompt():
+    pair = replace(example("pair", 0, references=1), later_images=(example("later", 0).image,))
+    prompt = build_prompt(pair, [pair], template=CaptionTemplate(affixes=Affixes("red\n", "Image:", "\n")))
+    text = "red\nImage:<image><image>Output: a dog of pair 0<|endofchunk|>\nImage:<image><image>Output:"
+    assert render_prompt(prompt) == text
+    without_images = build_prompt(pair, [pair], images=False)
+    assert render_prompt(without_images) == "Output: a dog of pair 0<|endofchunk|><image><image>Output:"
 
 
 def test_described_demonstrations_are_lines_of_text():

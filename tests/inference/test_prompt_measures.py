@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flamingo import Document, Image, Text
-from flamingo.data.document import EndOfChunk
+from flamingo.data.document import EndOfChunk, SameChunk
 from flamingo.evaluation.prompts import build_prompt
 from flamingo.inference.engine import AttentionKey, InspectingEngine
 from flamingo.inference.flamingo_engine import FlamingoEngine
@@ -40,6 +40,17 @@ def test_tokens_are_parts_of_demonstrations_and_query():
     assert parts(prompt, ids, [-1, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2]) == [
         *((FIRST_TOKEN, None), (DEMONSTRATION_IMAGE, 2), (DEMONSTRATION_IMAGE, 2), far, far),
         *((DEMONSTRATION_IMAGE, 1), (DEMONSTRATION_IMAGE, 1), near, near),
+        *((QUERY_IMAGE, None), (QUERY_IMAGE, None), (QUERY_TEXT, None)),
+    ]
+
+
+def test_images_of_one_text_are_one_demonstration():
+    pair = [PICTURE, SameChunk(), PICTURE]
+    prompt = Document([*pair, Text("a"), *pair, Text("b")])
+    ids = [0, MARKER, MARKER, 1, END, MARKER, MARKER, 2]
+    assert parts(prompt, ids, [-1, 0, 1, 1, 1, 2, 3, 3]) == [
+        *((FIRST_TOKEN, None), (DEMONSTRATION_IMAGE, 1), (DEMONSTRATION_IMAGE, 1)),
+        *((DEMONSTRATION_TEXT, 1), (DEMONSTRATION_TEXT, 1)),
         *((QUERY_IMAGE, None), (QUERY_IMAGE, None), (QUERY_TEXT, None)),
     ]
 
