@@ -33,7 +33,8 @@ def chunk_of_tokens(
 ) -> list[int]:
     """Returns the chunk of each token of a prompt.
 
-    A token that sees an image belongs to the chunk of the image. Images that share a text are one chunk. Chunks without an image are told apart by their ends.
+    A token that sees an image belongs to the chunk of the image. Images that share a text are one chunk. Chunks without
+    an image are told apart by their ends.
 
     Args:
         prompt: The prompt.
