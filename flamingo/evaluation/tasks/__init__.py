@@ -39,9 +39,32 @@ class ChairConfig:
             raise UserError(f"{missing[0]} needs a value: CHAIR reads instances, synonyms and double_words")
 
 
-def _check_support_size(size: int | None) -> None:
-    if size is not None:
-        whole("support_size", size, least=1)
+@dataclass(kw_only=True)
+class PooledConfig(TaskConfig, SourceConfig):
+    """The config of a task whose queries and demonstrations are records of data sets of any known layout."""
+
+    #: The name in result files.
+    name: str
+    #: Queries: a folder, a file, shards in quotes, or hf://datasets/OWNER/NAME.
+    query: str
+    #: Demonstrations: a folder, a file, shards in quotes, or hf://datasets/OWNER/NAME. Without them there are 0 shots.
+    support: str | None = None
+    #: The split of the queries; null: all splits.
+    query_split: str | None = None
+    #: The split of the demonstrations, also of other supports; null: all splits.
+    support_split: str | None = None
+    #: The number of records that demonstrations come from, drawn once; null: all.
+    support_size: int | None = None
+    #: The language of captions, answers or labels, as a code: en, de, zh. Metrics of captions compare words of English
+    #: (Penn Treebank), characters of Chinese and Japanese, and words by Unicode's boundaries of all others. Answers
+    #: are processed by rules for English.
+    language: str = "en"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_language("language", self.language)
+        if self.support_size is not None:
+            whole("support_size", self.support_size, least=1)
 
 
 #: The ways to choose the caption that a demonstration shows.
@@ -49,40 +72,23 @@ CAPTION_CHOICES = ("random", "first")
 
 
 @dataclass(kw_only=True)
-class CaptioningConfig(TaskConfig, SourceConfig):
-    """Captions of images. Queries and demonstrations come from captioned images of any known layout."""
+class CaptioningConfig(PooledConfig):
+    """Captions of images. Queries and demonstrations are captioned images."""
 
-    #: The name in result files.
-    name: str
-    #: Images to caption: a folder, a file, shards in quotes, or hf://datasets/OWNER/NAME.
-    query: str
-    #: Demonstrations: a folder, a file, shards in quotes, or hf://datasets/OWNER/NAME. Without them there are 0 shots.
-    support: str | None = None
     #: Other data sets by name, whose demonstrations are shown in further settings. They are read with the same keys as
     #: the support.
     other_supports: dict[str, str] = field(default_factory=dict)
-    #: The number of records that demonstrations come from, drawn once; null: all.
-    support_size: int | None = None
     #: The caption that a demonstration shows: random, by the setting's seed, or first.
     shown_caption: str = "random"
     #: The scores. Names of :data:`flamingo.evaluation.metrics.METRICS`.
     metrics: list[str]
-    #: The language of the captions, as a code: en, de, zh. Metrics compare words of English (Penn Treebank),
-    #: characters of Chinese and Japanese, and words by Unicode's boundaries of all others.
-    language: str = "en"
     #: The dual encoder of CLIPScore, such as CLIP: a folder or a hub name; null: none.
     clip_score: str | None = None
     #: The files of CHAIR.
     chair: ChairConfig = field(default_factory=ChairConfig)
-    #: The split of the queries; null: all splits.
-    query_split: str | None = None
-    #: The split of the demonstrations, also of other supports; null: all splits.
-    support_split: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_language("language", self.language)
-        _check_support_size(self.support_size)
         one_of("shown_caption", self.shown_caption, CAPTION_CHOICES)
         for metric in self.metrics:
             one_of("metrics", metric, METRICS)
@@ -91,21 +97,9 @@ class CaptioningConfig(TaskConfig, SourceConfig):
 
 
 @dataclass(kw_only=True)
-class VqaConfig(TaskConfig, SourceConfig):
-    """Questions about images. Queries and demonstrations come from questions and answers of any known layout."""
+class VqaConfig(PooledConfig):
+    """Questions about images. Queries and demonstrations are questions with answers."""
 
-    #: The name in result files.
-    name: str
-    #: Questions to answer: a folder or a file.
-    query: str
-    #: Demonstrations: a folder or a file. Without them there are 0 shots.
-    support: str | None = None
-    #: The split of the queries; null: all splits.
-    query_split: str | None = None
-    #: The split of the demonstrations; null: all splits.
-    support_split: str | None = None
-    #: The number of records that demonstrations come from, drawn once; null: all.
-    support_size: int | None = None
     #: The text after each image, with {question}, and with {answer} at its end.
     question_template: str = QuestionTemplate().text
     #: The answer that a demonstration shows: majority, the most frequent one, or first.
@@ -118,13 +112,9 @@ class VqaConfig(TaskConfig, SourceConfig):
     nltk_data: str | None = None
     #: A file of exceptions to stemming, with WORD,STEM in each line; null: none.
     stems: str | None = None
-    #: The language of the answers, as a code: en, de, zh. Answers are processed by rules for English.
-    language: str = "en"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_language("language", self.language)
-        _check_support_size(self.support_size)
         QuestionTemplate(self.question_template)
         one_of("shown_answer", self.shown_answer, ANSWER_CHOICES)
         for name in self.score_types:
@@ -149,31 +139,15 @@ class RankingConfig:
 
 
 @dataclass(kw_only=True)
-class ClassificationConfig(TaskConfig, SourceConfig, RankingConfig):
-    """Classes of images. Queries and demonstrations come from labelled images: captions are the labels."""
+class ClassificationConfig(PooledConfig, RankingConfig):
+    """Classes of images. Queries and demonstrations are labelled images: captions are the labels."""
 
-    #: The name in result files.
-    name: str
-    #: Images to classify: a folder, a file, shards in quotes, or hf://datasets/OWNER/NAME.
-    query: str
-    #: Demonstrations: a folder, a file, shards in quotes, or hf://datasets/OWNER/NAME. Without them there are 0 shots.
-    support: str | None = None
-    #: The split of the queries; null: all splits.
-    query_split: str | None = None
-    #: The split of the demonstrations; null: all splits.
-    support_split: str | None = None
-    #: The number of records that demonstrations come from, drawn once; null: all.
-    support_size: int | None = None
     #: The JSON file of class names, label -> name; null: the labels are the names.
     class_names: str | None = None
-    #: The language of the class names, as a code: en, de, zh.
-    language: str = "en"
 
     def __post_init__(self) -> None:
-        SourceConfig.__post_init__(self)
+        PooledConfig.__post_init__(self)
         RankingConfig.__post_init__(self)
-        _check_support_size(self.support_size)
-        check_language("language", self.language)
 
 
 @dataclass(kw_only=True)

@@ -1,71 +1,36 @@
 """Captioning: queries and demonstrations from records of captioned images."""
 
-import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
 
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.data.record import Record, RecordList
-from flamingo.data.source_keys import SourceKeys
-from flamingo.data.sources import SourceSplit, read_split
-from flamingo.data.text_checks import sample_captions, script_problem, tokenizer_problems
+from flamingo.data.record import Record
+from flamingo.data.sources import read_split
 from flamingo.evaluation.metrics.chair import Chair, ObjectWords, objects_in_images, singularizer
-from flamingo.evaluation.metrics.cider import CiderReward
 from flamingo.evaluation.metrics.clip_score import ClipScore
 from flamingo.evaluation.metrics.corpus import check_metrics
 from flamingo.evaluation.metrics.row_metrics import RowMetric
 from flamingo.evaluation.protocol import Example
 from flamingo.evaluation.scores import computable
-from flamingo.evaluation.selection import NUM_TEXT_ONLY
 from flamingo.evaluation.tasks import CaptioningConfig, ChairConfig
-from flamingo.evaluation.tasks.pool import Excluding, Pool, drawn_records
-from flamingo.inference.features import FeatureStore
-from flamingo.inference.retrieval import NamedPair, query_duplicates
+from flamingo.evaluation.tasks.pool import Pool, drawn_records
+from flamingo.evaluation.tasks.pooled_task import SUPPORT_KEYS, PooledTask, read_query_and_support
 from flamingo.utils.errors import UserError
 from flamingo.utils.languages import primary_language
-from flamingo.utils.maximum import last_maximum
-
-log = logging.getLogger(__name__)
-
-#: The keys that errors name. Those of other supports differ in the first.
-QUERY_KEYS = SourceKeys("task.query", "task.query_split", "task")
-SUPPORT_KEYS = SourceKeys("task.support", "task.support_split", "task")
 
 
 @dataclass
-class Captioning:
-    """Captions of the query records; demonstrations come from a pool of records."""
+class Captioning(PooledTask):
+    """Captions of the query records; demonstrations come from a pool of captioned images."""
 
-    name: str
-    query_records: Sequence[Record]
-    #: The task's own support.
-    pool: Pool
-    #: Name of another data set -> its images.
-    other_pools: Mapping[str, Pool] = field(default_factory=dict)
-    #: Id -> the reason why a record was left out.
-    skipped: Mapping[str, str] = field(default_factory=dict)
-
-    measures_copying: ClassVar[bool] = True
-    max_new_tokens: int = 30
     #: The action for captions of the pool that are too long: see :func:`flamingo.data.fitting.fitting`.
     too_long: str = "cut"
     #: One of :data:`flamingo.evaluation.tasks.CAPTION_CHOICES`.
     shown_caption: str = "random"
-    language: str = "en"
-    text_only: bool = True
     #: METEOR and SPICE are left out if their requirements are not installed, and for other languages than English.
     corpus_metrics: tuple[str, ...] = ("CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "METEOR", "SPICE")
-
-    #: CLIPScore and CHAIR, if the config has what they need.
-    row_metrics: Sequence[RowMetric] = ()
-
-    def __post_init__(self) -> None:
-        # The pool needs one more record than is shown, since the query may be among them.
-        self.text_only = self.text_only and len(self.pool.records) > NUM_TEXT_ONLY
 
     @classmethod
     def from_config(cls, config: CaptioningConfig, open_images: bool = True) -> "Captioning":
@@ -79,10 +44,7 @@ class Captioning:
             UserError: For an unknown metric, or if a source cannot be read.
         """
         check_metrics(config.metrics)  # before reading, which may take minutes
-        query = read_split(config.query, config, config.query_split, open_images, QUERY_KEYS)
-        support = SourceSplit(RecordList([], {}), {}, RecordList([], {}))
-        if config.support is not None:
-            support = read_split(config.support, config, config.support_split, open_images, SUPPORT_KEYS)
+        query, support = read_query_and_support(config, open_images)
         skipped = query.skipped | support.skipped
         other_pools = {}
         for name, source in config.other_supports.items():
@@ -104,136 +66,21 @@ class Captioning:
             row_metrics=_row_metrics(config, query.records),
         )
 
-    @cached_property
-    def _queries(self) -> list[Example]:
-        return [self._query(record) for record in self.query_records]
-
-    @cached_property
-    def _query_positions(self) -> dict[str, int]:
-        return {query.id: position for position, query in enumerate(self._queries)}
-
-    @cached_property
-    def _candidates(self) -> list[Example]:
-        candidates = []
-        for record in self.pool.records:
-            candidates.append(replace(self._candidate(record), id=self.pool.name_of(record.id)))
-        return candidates
-
-    @cached_property
-    def other_supports(self) -> dict[str, "Captioning"]:
-        """Name of another data set -> the task with its demonstrations, which errors name after the task."""
-        supports = {}
-        for name, pool in self.other_pools.items():
-            supports[name] = replace(self, name=f"{self.name} with support {name}", pool=pool, other_pools={})
-        return supports
-
-    @property
-    def support_records(self) -> Sequence[Record]:
-        """The records of the task's own support."""
-        return self.pool.records
-
-    def queries(self) -> Sequence[Example]:
-        """Returns all queries, in the order of their records."""
-        return self._queries
-
-    def support(self, query: Example) -> Sequence[Sequence[Example]]:
-        """Returns the pool, as one group, without the query and its duplicates; empty without a pool."""
-        if not self.pool.records:
-            return []
-        return [Excluding(self._candidates, sorted(self.pool.excluded(query)))]
-
-    def similar(self, query: Example, number: int) -> Sequence[Example]:
-        """Returns the candidates most similar to the query, the most similar first.
-
-        Raises:
-            UserError: Before :meth:`index`, and for more candidates than it has found.
-        """
-        if self.pool.neighbours is None:
-            raise UserError(f"{self.name}: similar demonstrations need features of all images")
-        positions = self.pool.similar(query, self._query_positions[query.id])
-        if number > len(positions):
-            raise UserError(f"{self.name}: {query.id} has {len(positions)} similar images, but {number} are needed")
-        return [self._candidates[position] for position in positions[:number]]
-
-    def nearest(self, query: Example, examples: Sequence[Example]) -> Example:
-        """Returns the example whose image is most similar to the query's, of equally similar ones the last.
-
-        Raises:
-            UserError: Before :meth:`index`.
-        """
-        if self.pool.similarity is None:
-            raise UserError(f"{self.name}: the most similar image needs features of all images")
-        images = [example.image for example in examples]
-        return examples[last_maximum(self.pool.similarity(query.image, images))]
-
-    def cider(self, query: Example) -> CiderReward:
-        """Returns CIDEr-D of captions, with the document frequencies of the pool's captions."""
-        return self._cider
-
-    @cached_property
-    def _cider(self) -> CiderReward:
-        return CiderReward([record.captions for record in self.pool.records], self.language)
-
     def score(self, query: Example, prompt_examples: Sequence[Example], output: str) -> dict[str, float]:
         """Returns no metrics: captions are scored all together, by ``corpus_metrics``."""
         return {}
 
-    def mark_encoder(self, fingerprint: str) -> None:
-        """Tells CLIPScore the model's vision encoder, so that scores by the same encoder are marked."""
-        for metric in self.row_metrics:
-            if isinstance(metric, ClipScore):
-                metric.model_encoder = fingerprint
-
-    def fitting(self, processor: FlamingoProcessor, template: CaptionTemplate, max_new_tokens: int) -> "Captioning":
-        """Returns the task without the images of its pools that no prompt can show, and with captions that fit.
-
-        Raises:
-            UserError: If no image of a pool is left.
-        """
-        self._log_problems(processor)
-        if not self.pool.records:
-            return self
-        pool, skipped = self.pool.fitting(processor, template, max_new_tokens, self.too_long)
-        other_pools = {}
-        for name, other in self.other_pools.items():
-            other_pools[name], skipped_of_other = other.fitting(processor, template, max_new_tokens, self.too_long)
-            skipped |= skipped_of_other
-        return replace(self, pool=pool, other_pools=other_pools, skipped=dict(self.skipped) | skipped)
-
-    def _log_problems(self, processor: FlamingoProcessor) -> None:
-        """Logs signs that the captions do not fit the task's language, or the tokenizer of the language model."""
-        captions = sample_captions(self.query_records) + sample_captions(self.pool.records)
-        problems = tokenizer_problems(captions, processor.tokenizer)
-        script = script_problem(captions, self.language)
-        for problem in problems if script is None else [script] + problems:
-            log.warning("%s: %s", self.name, problem)
-
-    def index(
-        self, features: FeatureStore, num_neighbours: int, training_records: Sequence[Record] = ()
-    ) -> dict[str, list[NamedPair]]:
-        """Finds the duplicates of the queries, and the images of each pool that are most similar to each query.
-
-        Args:
-            features: The features of all images, which were added before.
-            num_neighbours: The number of similar images for each query; 0: only duplicates are searched.
-            training_records: The records that the model was trained on.
-
-        Returns:
-            The near-duplicates of queries in each support, among the queries, and in the training records.
-        """
-        report = {"support": self.pool.index(features, self.query_records, num_neighbours)}
-        for name, pool in self.other_pools.items():
-            report[f"support {name}"] = pool.index(features, self.query_records, num_neighbours)
-        return report | query_duplicates(features, self.query_records, training_records)
-
     def _query(self, record: Record) -> Example:
-        """Returns the query of a record."""
         return Example(record.id, record.image, record.captions, group=record.group)
 
     def _candidate(self, record: Record) -> Example:
-        """Returns the demonstration of a record."""
         captions = record.captions if self.shown_caption == "random" else record.captions[:1]
         return Example(record.id, record.image, captions)
+
+    def _fitted(
+        self, pool: Pool, processor: FlamingoProcessor, template: CaptionTemplate, max_new_tokens: int
+    ) -> tuple[Pool, dict[str, str]]:
+        return pool.fitting(processor, template, max_new_tokens, self.too_long)
 
 
 def _row_metrics(config: CaptioningConfig, queries: Sequence[Record]) -> list[RowMetric]:

@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from flamingo.data.caption_template import CaptionTemplate
+from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.record import Record, RecordList
-from flamingo.data.sources import SourceSplit, read_split
 from flamingo.evaluation.protocol import Example, Rank
 from flamingo.evaluation.tasks import ClassificationConfig
-from flamingo.evaluation.tasks.captioning import QUERY_KEYS, SUPPORT_KEYS, Captioning
 from flamingo.evaluation.tasks.pool import Pool, drawn_records
+from flamingo.evaluation.tasks.pooled_task import PooledTask, read_query_and_support
 from flamingo.utils.errors import UserError
 from flamingo.utils.reading import read_json
 
@@ -19,13 +20,12 @@ _TOP = 5
 
 
 @dataclass
-class Classification(Captioning):
+class Classification(PooledTask):
     """Labelled images. The candidates of each query are all classes of queries and support.
 
     Classes with the same name are one class.
     """
 
-    corpus_metrics: tuple[str, ...] = ()
     #: The value that ranks the classes: one of :data:`flamingo.inference.candidate_scores.RANKED_BY`.
     rank_by: str = "sum"
     #: Whether the token that ends a chunk follows each class.
@@ -34,7 +34,7 @@ class Classification(Captioning):
     classes: tuple[str, ...] = ()
 
     @classmethod
-    def from_config(cls, config: ClassificationConfig, open_images: bool = True) -> "Classification":  # type: ignore[override]
+    def from_config(cls, config: ClassificationConfig, open_images: bool = True) -> "Classification":
         """Returns the task of a config.
 
         Args:
@@ -45,10 +45,7 @@ class Classification(Captioning):
             UserError: If a source cannot be read, an image has several labels, or a label has no name.
         """
         names = None if config.class_names is None else _class_names(Path(config.class_names))
-        query = read_split(config.query, config, config.query_split, open_images, QUERY_KEYS)
-        support = SourceSplit(RecordList([], {}), {}, RecordList([], {}))
-        if config.support is not None:
-            support = read_split(config.support, config, config.support_split, open_images, SUPPORT_KEYS)
+        query, support = read_query_and_support(config, open_images)
         queries = [_labelled(record, names) for record in query.records]
         pool = [_labelled(record, names) for record in support.records]
         classes = {record.captions[0] for record in queries + pool}
@@ -59,7 +56,6 @@ class Classification(Captioning):
             RecordList(queries, query.skipped),
             Pool(drawn_records(RecordList(pool, support.skipped), config.support_size)),
             skipped=query.skipped | support.skipped,
-            too_long="skip",
             language=config.language,
             rank_by=config.rank_by,
             end=config.end,
@@ -83,6 +79,17 @@ class Classification(Captioning):
         if len(candidates) <= _TOP:
             return {}
         return {"top5_accuracy": float(query.references[0] in candidates[:_TOP])}
+
+    def _query(self, record: Record) -> Example:
+        return Example(record.id, record.image, record.captions, group=record.group)
+
+    def _candidate(self, record: Record) -> Example:
+        return Example(record.id, record.image, record.captions)
+
+    def _fitted(
+        self, pool: Pool, processor: FlamingoProcessor, template: CaptionTemplate, max_new_tokens: int
+    ) -> tuple[Pool, dict[str, str]]:
+        return pool.fitting(processor, template, max_new_tokens, too_long="skip")
 
 
 def _class_names(file: Path) -> dict[str, str]:

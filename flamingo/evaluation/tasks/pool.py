@@ -1,4 +1,4 @@
-"""The pool of a captioning task: the captioned images that demonstrations are chosen from."""
+"""The pool of a task: the records that demonstrations are chosen from."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -50,7 +50,7 @@ def drawn_records(records: LazySequence, size: int | None) -> LazySequence:
 
 @dataclass
 class Pool:
-    """Captioned images, of which no query is shown itself or its duplicates."""
+    """Records of images, of which no query is shown itself or its duplicates."""
 
     records: Sequence[Record]
     #: The name of another data set than the task's own support. The ids of its examples begin with it, since images of

@@ -11,27 +11,25 @@ from flamingo.data.fitting_questions import fitting_questions
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.question_record import QuestionRecord, chosen_answer
 from flamingo.data.question_template import QuestionTemplate
-from flamingo.data.record import LazySequence, Record, RecordList
-from flamingo.data.sources import SourceSplit, read_split
+from flamingo.data.record import LazySequence, Record
 from flamingo.evaluation.metrics.stemming import load_stemmer
 from flamingo.evaluation.metrics.vqa import MIN_ANSWERS, processed, vqa_accuracy
 from flamingo.evaluation.protocol import Example
 from flamingo.evaluation.tasks import VqaConfig
-from flamingo.evaluation.tasks.captioning import QUERY_KEYS, SUPPORT_KEYS, Captioning
 from flamingo.evaluation.tasks.pool import Pool, drawn_records
+from flamingo.evaluation.tasks.pooled_task import PooledTask, read_query_and_support
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class Vqa(Captioning):
-    """Questions about images; demonstrations come from the pool of support records, as in captioning.
+class Vqa(PooledTask):
+    """Questions about images; demonstrations come from a pool of questions.
 
     The references of a query are the answers of all people. A demonstration shows one of its answers.
     """
 
     max_new_tokens: int = 10
-    corpus_metrics: tuple[str, ...] = ()
     template: QuestionTemplate = field(default_factory=QuestionTemplate)
     #: One of :data:`flamingo.data.question_record.ANSWER_CHOICES`.
     shown_answer: str = "majority"
@@ -43,7 +41,7 @@ class Vqa(Captioning):
     metric: str = "vqa_accuracy"
 
     @classmethod
-    def from_config(cls, config: VqaConfig, open_images: bool = True) -> "Vqa":  # type: ignore[override]
+    def from_config(cls, config: VqaConfig, open_images: bool = True) -> "Vqa":
         """Returns the task of a config.
 
         Args:
@@ -60,10 +58,7 @@ class Vqa(Captioning):
         if config.stem and stemmer is None:
             metric = "vqa_accuracy_unstemmed"
             log.warning("%s: outputs are not stemmed: set task.nltk_data to the folder of nltk's data", config.name)
-        query = read_split(config.query, config, config.query_split, open_images, QUERY_KEYS, questions=True)
-        support = SourceSplit(RecordList([], {}), {}, RecordList([], {}))
-        if config.support is not None:
-            support = read_split(config.support, config, config.support_split, open_images, SUPPORT_KEYS, True)
+        query, support = read_query_and_support(config, open_images, questions=True)
         return cls(
             config.name,
             query.records,
@@ -98,23 +93,6 @@ class Vqa(Captioning):
                 scores[f"{self.metric}/{name}/{type_of_question}"] = accuracy
         return scores
 
-    def fitting(self, processor: FlamingoProcessor, template: CaptionTemplate, max_new_tokens: int) -> "Vqa":
-        """Returns the task without the questions of the pool that no prompt can show.
-
-        Raises:
-            UserError: If no question is left.
-        """
-        self._log_problems(processor)
-        if not self.support_records:
-            return self
-        assert isinstance(self.support_records, LazySequence)
-        longest = max(self._queries, key=lambda query: len(query.question(template)))
-        new_tokens = processor.chunk_length(longest.question(template)) + max_new_tokens
-        fitted = fitting_questions(self.support_records, processor, self.template, new_tokens)
-        return replace(
-            self, pool=replace(self.pool, records=fitted.records), skipped=dict(self.skipped) | fitted.skipped
-        )
-
     def submission(self, outputs: Mapping[str, str]) -> list[dict[str, int | str]]:
         """Returns the rows of a file of results in the format of the data's authors.
 
@@ -139,3 +117,13 @@ class Vqa(Captioning):
     def _candidate(self, record: Record) -> Example:
         query = self._query(record)
         return query.with_caption(chosen_answer(query.references, self.shown_answer))
+
+    def _fitted(
+        self, pool: Pool, processor: FlamingoProcessor, template: CaptionTemplate, max_new_tokens: int
+    ) -> tuple[Pool, dict[str, str]]:
+        assert isinstance(pool.records, LazySequence)
+        longest = max(self._queries, key=lambda query: len(query.question(template)))
+        new_tokens = processor.chunk_length(longest.question(template)) + max_new_tokens
+        fitted = fitting_questions(pool.records, processor, self.template, new_tokens)
+        skipped = {pool.name_of(id): reason for id, reason in fitted.skipped.items()}
+        return replace(pool, records=fitted.records), skipped
