@@ -156,3 +156,15 @@ class Document:
         if image is not None or texts:
             chunks.append(Chunk(image, tuple(texts)))
         return chunks
+
+    def last_images(self) -> list[Image]:
+        """Returns the images that share the last text, in their order: those of the query of a prompt."""
+        images: list[Image] = []
+        previous_is_joined = False
+        for chunk in self.chunks():
+            if not previous_is_joined:
+                images = []
+            if chunk.image is not None:
+                images.append(chunk.image)
+            previous_is_joined = chunk.joined
+        return images

@@ -1,4 +1,4 @@
-"""The log-likelihoods of a prompt's candidates: ranking, probabilities, and what the query's image changes."""
+"""The log-likelihoods of a prompt's candidates: ranking, probabilities, and what the query's images change."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ class CandidateScores:
     num_tokens: tuple[int, ...]
     #: The log-likelihood of each candidate: the sum over its tokens.
     sums: tuple[float, ...]
-    #: The same after the prompt with the query's image unseen by any token; None: not computed.
+    #: The same after the prompt with the query's images unseen by any token; None: not computed.
     prior_sums: tuple[float, ...] | None = None
 
     @property
@@ -27,7 +27,7 @@ class CandidateScores:
 
     @property
     def minus_prior(self) -> tuple[float, ...]:
-        """The log-likelihood of each candidate minus the one with the query's image unseen."""
+        """The log-likelihood of each candidate minus the one with the query's images unseen."""
         assert self.prior_sums is not None
         return tuple(total - prior for total, prior in zip(self.sums, self.prior_sums, strict=True))
 
@@ -65,7 +65,7 @@ class CandidateScores:
 
     @property
     def kl(self) -> float:
-        """KL(p with the query's image || p with it unseen), in nats."""
+        """KL(p with the query's images || p with them unseen), in nats."""
         assert self.prior_sums is not None
         divergence = 0.0
         for log_p, log_q in zip(_log_softmax(self.sums), _log_softmax(self.prior_sums), strict=True):

@@ -30,18 +30,17 @@ class EncodedPrompt:
             tokens.append((token, self.keys[number] if number >= 0 else None))
         return tokens
 
-    def without_last_image(self, sees_one_image: bool) -> "EncodedPrompt":
-        """Returns the prompt with the image that its last token sees unseen by any token.
+    def without_last_images(self, number: int, sees_one_image: bool) -> "EncodedPrompt":
+        """Returns the prompt with so many images, the last ones, unseen by any token.
 
         Args:
+            number: The number of images. A prompt without images stays as it is.
             sees_one_image: Whether a token sees only one image, rather than all images before it. These stay seen.
         """
-        last = int(self.image_index[-1])
-        if last < 0:
-            return self
-        others = -1 if sees_one_image else last - 1
-        image_index = self.image_index.masked_fill(self.image_index == last, others)
-        return replace(self, image_index=image_index, images=self.images[:last], keys=self.keys[:last])
+        first = max(0, len(self.images) - number)
+        others = -1 if sees_one_image else first - 1
+        image_index = self.image_index.masked_fill(self.image_index >= first, others)
+        return replace(self, image_index=image_index, images=self.images[:first], keys=self.keys[:first])
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,8 @@ class Engine(Protocol):
             prompts: Documents that end where the candidates begin.
             candidates: The candidates of each prompt, as texts that follow it: most begin with a space.
             end: Whether the token that ends a chunk follows each candidate.
-            prior: Whether candidates are also scored with the query's image, the last one, unseen by any token.
+            prior: Whether candidates are also scored with the query's images unseen by any token: the last image, and
+                the images that share its text.
             blind: Whether no token attends to any image; the prompts keep their image markers.
             on_progress: Called with the number of prompts that each batch has completed.
 

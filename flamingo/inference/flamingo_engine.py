@@ -129,7 +129,8 @@ class FlamingoEngine:
             row = self._encode(prompt, self.processor.tokenizer.model_max_length - max(trie.depths), blind)
             scored.append([ScoredPrompt(row, trie)])
             if prior:
-                scored[-1].append(ScoredPrompt(row.without_last_image(self._sees_one_image), trie))
+                unseen = row.without_last_images(len(prompt.last_images()), self._sees_one_image)
+                scored[-1].append(ScoredPrompt(unseen, trie))
         likelihoods = self._log_likelihoods(scored, on_progress)
         results = []
         for texts, of_prompt in zip(candidates, scored, strict=True):

@@ -48,6 +48,14 @@ def test_no_part_is_lost_either_way():
         assert [text for chunk in chunks for text in chunk.texts] == [ONE, TWO, THREE]
 
 
+def test_the_last_images_are_those_that_share_the_last_text():
+    pair = [Image("b.jpg"), SameChunk(), Image("c.jpg")]
+    assert Document([A, *pair, Text("two"), A, Text("one")]).last_images() == [A]
+    assert Document([A, Text("one"), *pair, Text("two")]).last_images() == [pair[0], pair[2]]
+    assert Document([A, A]).last_images() == [A]
+    assert Document([A, Text("one"), EndOfChunk(), Text("none")]).last_images() == []
+
+
 def test_an_image_is_one_frame_or_several():
     assert Image("a.jpg").frames == ("a.jpg",)
     picture = PILImage.new("RGB", (2, 2))

@@ -1,5 +1,7 @@
 """Scores of candidates equal those of each candidate alone, and take as few tokens as their trie allows."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -32,8 +34,8 @@ def prompts():
 
 
 @torch.no_grad()
-def alone(parts, prompt, candidates, end, unseen=False):
-    """Returns the log-likelihood of each candidate in an ordinary forward pass from pixels."""
+def alone(parts, prompt, candidates, end, unseen=0):
+    """Returns the log-likelihood of each candidate in an ordinary forward pass from pixels, with images unseen."""
     model, processor = parts
     sums = []
     start = processor.batch([prompt], prompt=True)["input_ids"].shape[1]
@@ -45,9 +47,9 @@ def alone(parts, prompt, candidates, end, unseen=False):
             batch["image_index"] = torch.cat([batch["image_index"], batch["image_index"][:, -1:]], 1)
             batch["attention_mask"] = torch.ones_like(batch["input_ids"])
         if unseen:
-            last = batch["image_index"].max()
-            others = -1 if model.fusion.sees_by_index else last - 1
-            batch["image_index"][batch["image_index"] == last] = others
+            first = batch["image_index"].max() - unseen + 1
+            others = -1 if model.fusion.sees_by_index else first - 1
+            batch["image_index"][batch["image_index"] >= first] = others
         log_probs = model(**moved(batch)).logits.log_softmax(dim=-1)[0].cpu()
         ids = batch["input_ids"][0]
         sums.append(sum(float(log_probs[place - 1, ids[place]]) for place in range(start, len(ids))))
@@ -70,7 +72,7 @@ def tokens_run(model):
 
 def check_scores(parts, prompts, candidates, monkeypatch):
     expected = [alone(parts, *one, end=True) for one in zip(prompts, candidates, strict=True)]
-    priors = [alone(parts, *one, end=True, unseen=True) for one in zip(prompts, candidates, strict=True)]
+    priors = [alone(parts, *one, end=True, unseen=1) for one in zip(prompts, candidates, strict=True)]
     for sums, prior_sums in zip(expected, priors, strict=True):
         assert max(abs(a - b) for a, b in zip(sums, prior_sums, strict=True)) > 1e-3
     # Also in many passes of one node, before which the cache drops nodes.
@@ -90,6 +92,19 @@ def test_scores_equal_those_of_each_candidate_alone(backbones, prompts, monkeypa
     """On GPT-2 the cache branches, on MPT it does not."""
     parts = model_and_processor(backbones, family, **FUSIONS[fusion])
     check_scores(parts, prompts[2:], [CANDIDATES[6:], CANDIDATES[1:5]], monkeypatch)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_the_prior_hides_all_images_of_the_query(backbones, fusion):
+    parts = model_and_processor(backbones, **FUSIONS[fusion])
+    first, second, shown = example("query", 0), example("query", 5), example("support", 1)
+    pair = replace(first, later_images=(second.image,))
+    for demonstrations in ([], [replace(shown, later_images=(first.image,))]):
+        prompt = build_prompt(pair, demonstrations)
+        [result] = FlamingoEngine(*parts, 2).score([prompt], [CANDIDATES[:2]])
+        one, two = [alone(parts, prompt, CANDIDATES[:2], end=False, unseen=number) for number in (1, 2)]
+        assert result.prior_sums == pytest.approx(two, abs=1e-4)
+        assert max(abs(a - b) for a, b in zip(one, two, strict=True)) > 1e-3
 
 
 @pytest.mark.full
