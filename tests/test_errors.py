@@ -50,7 +50,7 @@ def test_a_lack_of_memory_is_no_damaged_checkpoint(tmp_path, monkeypatch):
 
 def test_a_lack_of_memory_is_no_broken_parquet_file(tmp_path, monkeypatch):
     pytest.importorskip("pyarrow")
-    monkeypatch.setattr(parquet_shards, "_opened", raising(MemoryError()))
+    monkeypatch.setattr(parquet_shards, "opened_table", raising(MemoryError()))
     (tmp_path / "a.parquet").touch()
     with pytest.raises(MemoryError):
         open_source(str(tmp_path / "a.parquet"))

@@ -18,6 +18,8 @@ class PageImage:
     image: Image | None
     #: The size of the picture's file in bytes, where it is known without opening the picture.
     num_bytes: int | None = None
+    #: Why there is no picture, as a short kind: "image missing", "path outside the data folder"; empty if there is one.
+    fault: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from flamingo.data.readers import Location
-from flamingo.data.readers.columns import Columns, image_bytes, pyarrow_module
+from flamingo.data.readers.columns import Columns, image_bytes
+from flamingo.data.readers.parquet_tables import opened_table, row_group
 from flamingo.data.readers.shards import Broken, Sample, Shards
 from flamingo.utils.errors import UserError
-from flamingo.utils.reading import regular_file
 
 
 def parquet(location: Location) -> Shards:
@@ -40,25 +38,15 @@ class ParquetCell:
 
     def read_bytes(self) -> bytes:
         """Returns the bytes of the picture's file."""
-        return image_bytes(_row_group(self.file, self.column, self.group)[self.row].as_py())
+        return image_bytes(row_group(self.file, (self.column,), self.group).column(0)[self.row].as_py())
 
     def __str__(self) -> str:
         return f"{self.file}, row {self.row} of row group {self.group}"
 
 
-@lru_cache(maxsize=4)
-def _row_group(file: str, column: str, group: int) -> Any:
-    # Threads would not survive in forked workers.
-    return _opened(file).read_row_group(group, columns=[column], use_threads=False).column(0)
-
-
-def _opened(file: str) -> Any:
-    return pyarrow_module("pyarrow.parquet").ParquetFile(regular_file(Path(file)))
-
-
 def _samples(file: str) -> Iterator[Sample | Broken]:
     try:
-        table = _opened(file)
+        table = opened_table(file)
         columns = Columns(table.schema_arrow)
         number = 0
         for group in range(table.num_row_groups):

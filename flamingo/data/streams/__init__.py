@@ -7,15 +7,16 @@ from typing import Any
 
 from flamingo.data.page import Page
 from flamingo.data.record import Record
+from flamingo.data.url_store import UrlStore
 
 #: The place of a sample in its shard, as JSON can hold it.
 Entry = Any
 #: Returns the places of all samples of a shard: its index. Raises UserError for a shard that cannot be read.
 Entries = Callable[[Path], Sequence[Entry]]
-#: Returns the sample at a place of a shard. The third argument is the folder of the images; None: they are in the
-#: shard, or beside it. Raises UserError for a broken sample; the message begins with the kind of the fault, up to a
-#: colon.
-ReadSample = Callable[[Path, Entry, Path | None], Record | Page]
+#: Returns the sample at a place of a shard. The third argument is the folder of the images, or a store of them by their
+#: URLs; None: they are in the shard, or beside it. Raises UserError for a broken sample; the message begins with the
+#: kind of the fault, up to a colon.
+ReadSample = Callable[[Path, Entry, Path | UrlStore | None], Record | Page]
 #: Returns the number of samples of a shard from what lies beside it or from its footer; None if only its index tells.
 Count = Callable[[Path], int | None]
 

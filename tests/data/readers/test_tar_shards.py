@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from flamingo.data.document import Document, Image, Readable, Text
 from flamingo.data.readers import Location
 from flamingo.data.readers.shards import split_of
-from flamingo.data.readers.tar_shards import TarMember
+from flamingo.data.readers.tar_members import TarMember
 from flamingo.data.readers.tar_shards import tar as read_tar
 from flamingo.data.transforms.pictures import open_image
 from flamingo.utils.errors import UserError
