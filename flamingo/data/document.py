@@ -1,5 +1,6 @@
 """One interleaved document: texts and images in order, and which texts are trained on."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -114,6 +115,8 @@ class Document:
     parts: Sequence[Part]
     id: str = field(default="", compare=False)
     affixes: Affixes = field(default_factory=Affixes)
+    #: Images and texts of a page that the document lacks, by reason: see :mod:`flamingo.data.drops`.
+    drops: Counter[str] = field(default_factory=Counter, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", tuple(self.parts))

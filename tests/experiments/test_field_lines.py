@@ -11,6 +11,7 @@ from experiments.cli.field_lines import field_lines, first_line
 from experiments.cli.help_page import LONGEST
 from experiments.schema import ALL_BUILDERS, ALL_TASKS, DataSetConfig
 from experiments.search import ChoiceConfig, IntervalConfig
+from flamingo.data.builders import SAMPLE_BUILDERS
 from flamingo.model.connectors import CONNECTORS
 from flamingo.model.fusion import FUSIONS
 from flamingo.training.losses import LOSSES
@@ -25,7 +26,7 @@ def configs():
     for name in NAMES:
         importlib.import_module(f"experiments.{name}")
         found.add(COMMANDS[name].schema)
-    for kinds in (ALL_BUILDERS, ALL_TASKS, CONNECTORS, FUSIONS, LOSSES, OPTIMIZERS):
+    for kinds in (ALL_BUILDERS, SAMPLE_BUILDERS, ALL_TASKS, CONNECTORS, FUSIONS, LOSSES, OPTIMIZERS):
         found |= {config_class for config_class, _ in kinds.values()}
     waiting = list(found)
     while waiting:

@@ -5,7 +5,7 @@ from typing import ClassVar, Self
 
 from flamingo.data.question_record import ANSWER_CHOICES
 from flamingo.data.question_template import QuestionTemplate
-from flamingo.utils.checks import one_of, positive, probability, whole
+from flamingo.utils.checks import finite, flag, one_of, positive, probability, whole
 from flamingo.utils.kinds import Kinds
 
 
@@ -128,4 +128,86 @@ class QuestionsConfig(DocumentsConfig):
 BUILDERS: Kinds = {
     "interleaved": (InterleavedConfig, "flamingo.data.builders.interleaved:Interleaved"),
     "questions": (QuestionsConfig, "flamingo.data.builders.questions:Questions"),
+}
+
+
+#: Where the window of a page begins: at its first token, anywhere, or anywhere but more often before images.
+WINDOW_STARTS = ("beginning", "uniform", "before_images")
+#: How an image whose place is unknown finds its text: the most similar one, or by the best assignment of all images to
+#: different texts.
+ASSIGNMENTS = ("most_similar", "linear")
+
+
+@dataclass(kw_only=True)
+class WebDocumentConfig:
+    """A window of a page: at most ``max_tokens`` tokens and ``max_images`` images."""
+
+    #: The kind of documents.
+    kind: str = "web_document"
+    #: The most tokens of a document: the length of the window.
+    max_tokens: int
+    #: The fewest tokens of a document. No window begins closer to the end of its page.
+    min_tokens: int = 1
+    #: The fewest images of a document.
+    min_images: int = 1
+    #: The most images of a document. Later images are left out, and their texts stay.
+    max_images: int
+    #: Where the window begins: beginning, uniform or before_images. With before_images a start
+    #: weighs 1, and 2 more for each image in the next 0.75 x max_tokens tokens (M4).
+    window_start: str = "beginning"
+    #: Probability that texts belong to the image after them, not before (Flamingo, A.3.2).
+    p_next: float = 0.0
+    #: The text of an image without a place: most_similar, or linear. With linear all images get different texts, of the
+    #: largest sum of similarities.
+    assignment: str = "most_similar"
+    #: The least similarity to its text of an image without a place. Others are left out.
+    min_similarity: float = 0.0
+    #: The fewest bytes of an image's file. Smaller images are left out.
+    min_image_bytes: int = 0
+    #: Probability that a document with one image is kept.
+    single_image_prob: float = 1.0
+    #: Whether the two keys above also hold for pages whose images all have places.
+    filter_placed: bool = True
+    #: What a missing image leaves out: drop_image or drop_page.
+    missing_images: str = "drop_image"
+    #: The most images in a row. A page with more is left out. null: any number.
+    max_images_in_a_row: int | None = None
+    #: The most images after the last text. A page with more is left out. null: any number.
+    max_images_at_the_end: int | None = None
+    #: The text between texts without an image between them.
+    text_separator: str = " "
+    #: The text before the first image: chunk, or context. A context has no end of chunk and is not trained on.
+    leading_text: str = "chunk"
+    #: The sections of a page with section breaks: all, or one. It is drawn from those with images.
+    sections: str = "all"
+    #: Texts with a special token of the tokenizer: drop, or escape. An escaped token has a blank in it.
+    special_tokens: str = "drop"
+
+    def __post_init__(self) -> None:
+        whole("max_tokens", self.max_tokens, least=1)
+        whole("min_tokens", self.min_tokens, least=1, most=self.max_tokens)
+        whole("min_images", self.min_images, least=1)
+        whole("max_images", self.max_images, least=self.min_images)
+        one_of("window_start", self.window_start, WINDOW_STARTS)
+        probability("p_next", self.p_next)
+        one_of("assignment", self.assignment, ASSIGNMENTS)
+        finite("min_similarity", self.min_similarity)
+        whole("min_image_bytes", self.min_image_bytes, least=0)
+        probability("single_image_prob", self.single_image_prob)
+        flag("filter_placed", self.filter_placed)
+        one_of("missing_images", self.missing_images, ("drop_image", "drop_page"))
+        for key in ("max_images_in_a_row", "max_images_at_the_end"):
+            value = getattr(self, key)
+            if value is not None:
+                whole(key, value, least=1)
+        one_of("leading_text", self.leading_text, ("chunk", "context"))
+        one_of("sections", self.sections, ("all", "one"))
+        one_of("special_tokens", self.special_tokens, ("drop", "escape"))
+
+
+#: Builders of streamed samples. A builder is called with its config, the processor and a seed. Its method
+#: ``document(sample, position)`` returns a :class:`flamingo.data.document.Document` or a
+#: :class:`flamingo.data.drops.Dropped`, as a pure function of the seed and the position.
+SAMPLE_BUILDERS: Kinds = {
+    "web_document": (WebDocumentConfig, "flamingo.data.builders.web_document:WebDocument"),
 }

@@ -1,0 +1,45 @@
+"""What is left out when pages become documents, counted by reason."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+#: Reason -> how often. Counts of several documents, groups or workers add up with ``+``. Each reason names what is left
+#: out, so that one count holds pages, images and texts.
+Drops = Counter[str]
+
+# Pages.
+NO_IMAGE = "page without images"
+NO_TEXT = "page without text"
+SINGLE_IMAGE = "page with a single image"
+MISSING_IMAGE_ON_PAGE = "page with a missing image"
+TOO_FEW_IMAGES = "page with too few images"
+TOO_FEW_TOKENS = "page with too few tokens"
+IMAGES_IN_A_ROW = "page with images in a row"
+IMAGES_AT_THE_END = "page that ends in images"
+NO_TEXT_AFTER_IMAGES = "page without text after its images"
+
+# Images of a page that is kept, or that is left out for another reason.
+IMAGE_MISSING = "image missing"
+IMAGE_TOO_SMALL = "image too small"
+IMAGE_NOT_SIMILAR = "image not similar to a text"
+IMAGE_OVER_LIMIT = "image over max_images"
+
+# Texts.
+TEXT_WITH_SPECIAL_TOKEN = "text with a special token"
+TEXT_ESCAPED = "text with an escaped special token"
+TEXT_WITH_SURROGATE = "text with an unpaired surrogate"
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A sample that gives no document."""
+
+    #: The reason, which names the sample: it is a page or a pair.
+    reason: str
+    #: The images and texts that were left out before the sample was.
+    parts: Drops = field(default_factory=Counter)
+
+    @property
+    def drops(self) -> Drops:
+        """The sample itself and its parts, by reason."""
+        return Counter({self.reason: 1}) + self.parts
