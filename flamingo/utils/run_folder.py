@@ -18,6 +18,7 @@ from flamingo.utils.checksums import folder_checksums, sampled_checksum
 from flamingo.utils.devices import processes
 from flamingo.utils.differences import differences
 from flamingo.utils.errors import UserError
+from flamingo.utils.hub import from_pretrained
 from flamingo.utils.io import file_errors, remove_leftovers, write_text
 from flamingo.utils.lock import owner
 from flamingo.utils.reading import complete_lines, read_config
@@ -228,13 +229,17 @@ def failure_recorded(run: Run) -> Iterator[None]:
 
 
 def model_contents(name: str | Path) -> dict[str, Any]:
-    """Returns the identity of a model: checksums of a folder's files; for a name on the hub, the commit."""
+    """Returns the identity of a model: checksums of a folder's files; for a name on the hub, the commit.
+
+    Raises:
+        UserError: If there is no such folder, and no model of this name on the hub.
+    """
     path = Path(name)
     if path.is_dir():
         return folder_checksums(path)
     if path.is_file():
         return {path.name: sampled_checksum(path)}
-    return {"commit": AutoConfig.from_pretrained(name)._commit_hash}
+    return {"commit": from_pretrained(AutoConfig, name, "model")._commit_hash}
 
 
 def _move_aside(output: Path, patterns: Sequence[str], saved: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from flamingo.utils.errors import UserError
-from flamingo.utils.run_folder import Run, RunFiles, failure_recorded, run_folder
+from flamingo.utils.run_folder import Run, RunFiles, failure_recorded, model_contents, run_folder
 
 CONFIG = {"training": {"steps": 3}, "data": {"a": {"batch": 1}}, "overwrite": False, "num_workers": 0}
 CONTENTS = {"data": {"captions": "0a", "files": "0b"}}
@@ -288,3 +288,8 @@ def test_an_interrupt_after_the_first_state_keeps_the_new_run(tmp_path):
         make(tmp_path / "state" / "step-00000001")
         raise KeyboardInterrupt
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "notes.txt", "state"]
+
+
+def test_a_model_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(UserError, match="outputs/nothing/here"):
+        model_contents("outputs/nothing/here")
