@@ -83,6 +83,7 @@ def test_a_killed_captioning_goes_on_where_it_was(captioning, tmp_path, asked):
     assert asked == [] and output.read_text(encoding="utf-8") == whole
 
 
+@pytest.mark.full
 def test_sampled_captions_do_not_depend_on_batch_or_kill(captioning, tmp_path):
     sampled = ("temperature=1.5", "seed=3")
     rows = captioning(*sampled, "batch_size=1", name="one")
@@ -162,6 +163,7 @@ def test_a_mistake_is_named_before_anything_is_written(captioning, tmp_path, ove
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.full
 def test_other_settings_for_a_file_need_overwrite(captioning, tmp_path):
     before = captioning("num_beams=1")
     with pytest.raises(UserError, match=r"max_new_tokens.*5.*4.*overwrite=true"):

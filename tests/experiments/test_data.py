@@ -156,6 +156,7 @@ def test_twelve_images_without_splits_suffice_for_the_default(backbones, tmp_pat
     assert [len(sample.chunks()) for sample in samples] == [1, 2]
 
 
+@pytest.mark.full
 def test_images_lost_by_long_captions_are_counted_in_the_history(backbones, tmp_path):
     folder = tmp_path / "shards"
     folder.mkdir()
@@ -222,6 +223,7 @@ def test_bytes_of_a_loader_become_the_pixels_of_the_processor():
     torch.testing.assert_close(data.prepare(batch.tensors)["pixel_values"], expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.full
 def test_packed_batches_have_the_loss_of_padded_ones(shards, backbones, tmp_path):
     losses = []
     for pack in (0, 100):

@@ -145,6 +145,7 @@ def test_an_evaluation_error_comes_before_its_training(tmp_path, entry, named):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["failure.txt"]
 
 
+@pytest.mark.full
 def test_contradicting_evaluations_are_found_before_training(run, tmp_path):
     config = composed("train", *SMALL_DEMO)
     config.evaluate = [CAPTIONS, CAPTIONS | {"task": {"num_queries": 5}}]

@@ -40,6 +40,7 @@ def test_a_pass_of_features_names_its_batch_size(shards, backbones, tmp_path, mo
         run_training.run_training(photograph_training(shards, backbones, tmp_path), tmp_path)
 
 
+@pytest.mark.full
 def test_an_evaluation_names_its_batch_size(demo, tmp_path, monkeypatch):
     monkeypatch.setattr(FlamingoEngine, "_continue", exhausted)
     with pytest.raises(UserError, match=r"lower batch_size$"):

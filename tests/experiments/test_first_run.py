@@ -126,6 +126,7 @@ def test_a_run_resumes_with_what_was_chosen_when_it_began(folder, backbones, tmp
     assert chosen(tmp_path, *four_keys(folder, backbones, "overwrite=true")).data != began.data
 
 
+@pytest.mark.full
 def test_problems_of_files_backbones_and_splits_come_together(folder, backbones, tmp_path):
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -247,6 +248,7 @@ def test_four_keys_and_the_steps_train(folder, backbones, tmp_path):
     assert (tmp_path / "run" / "history.jsonl").stat().st_mtime_ns == before
 
 
+@pytest.mark.full
 def test_a_dry_run_shows_documents_and_leaves_an_image_behind(folder, backbones, tmp_path, caplog):
     overrides = four_keys(folder, backbones, "dry_run=true", f"output={tmp_path / 'runs' / 'own'}")
     with caplog.at_level(logging.INFO):
@@ -292,6 +294,7 @@ def test_estimates_count_each_part_of_a_training(folder, backbones, tmp_path, mo
     assert "12.00 GB of features, 3.00 GB of a state, 2.5 MB of the checkpoint" in caplog.text
 
 
+@pytest.mark.full
 def test_a_training_in_bf16_on_a_cpu_warns_of_no_dtypes(folder, backbones, tmp_path):
     few = ("training.steps=1", "training.precision=bf16", "device=cpu", f"output={tmp_path / 'run'}")
     always = torch.is_warn_always_enabled()

@@ -241,6 +241,7 @@ def test_outcomes_of_tests_are_read_while_they_run(line, tested):
 # ------------------------------------------------------------------------------------- measuring
 
 
+@pytest.mark.full
 def test_an_update_that_does_not_fit_is_made_of_several_batches():
     tried = []
 

@@ -48,6 +48,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", CHANGES)
 def test_another_checkpoint_is_refused_by_its_changed_file(demo, tmp_path, name):
     shutil.copytree(demo, tmp_path / "run")
@@ -291,6 +292,7 @@ def test_results_return_if_their_successor_has_no_predictions(demo, tmp_path, mo
     assert len((tmp_path / "run" / "predictions.jsonl").read_text().splitlines()) == 3
 
 
+@pytest.mark.full
 def test_a_new_training_stays_from_its_first_state_on(demo, tmp_path, monkeypatch):
     """It ends when the state is complete and the earlier run is still set aside."""
     output = tmp_path / "run"

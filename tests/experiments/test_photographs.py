@@ -114,6 +114,7 @@ def test_duplicates_are_reported_and_not_shown(run):
         assert row["query"] != "0103" or "0003" not in row["demonstration_ids"]
 
 
+@pytest.mark.full
 def test_queries_are_no_duplicates_of_themselves(run, shards, tmp_path):
     there = ("run=null", f"checkpoint={run / 'checkpoint'}", f"output={tmp_path}", "shots=[2]", "control_shots=[]")
     run_evaluation(evaluation(shards, *there, f"task.query={shards}/train-*.tar"))
@@ -181,6 +182,7 @@ def test_equal_rewards_change_no_weight(run, shards, backbones, tmp_path, monkey
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.full
 def test_impossible_training_by_reward_is_refused_beforehand(run, shards, backbones, tmp_path):
     def error(*overrides):
         with pytest.raises(UserError) as caught:
@@ -210,6 +212,7 @@ def test_queries_that_were_trained_on_are_a_warning(run, shards, tmp_path, caplo
     assert json.loads((run / "images-flickr8k.json").read_text())["warnings"] == []
 
 
+@pytest.mark.full
 def test_a_checkpoint_is_evaluated_on_shards_without_its_run(run, shards, tmp_path):
     there = ("run=null", f"checkpoint={run / 'checkpoint'}", f"output={tmp_path}")
     run_evaluation(evaluation(shards, *there))
@@ -330,6 +333,7 @@ def test_captions_that_fit_no_document_are_left_out_everywhere(shards, backbones
     assert len(shown) == 4
 
 
+@pytest.mark.full
 def test_changed_metrics_score_the_existing_predictions(run, shards, tmp_path, monkeypatch):
     here = (f"run={run}", f"output={tmp_path}", "shots=[0,2]", "controls=[]", "demonstrations=[random]")
     with pytest.raises(UserError, match=r"task\.metrics .*CIDEr.*'cider'"):

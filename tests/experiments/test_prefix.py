@@ -39,6 +39,7 @@ def test_training_evaluation_report_and_attention_run(run):
     assert {row["control"] for row in rows if row["shots"] == 2} >= {None, "blind", "shuffled_images"}
 
 
+@pytest.mark.full
 def test_the_checkpoint_knows_its_fusion_and_its_positions(run):
     model = FlamingoForConditionalGeneration.from_pretrained(run / "checkpoint")
     processor = FlamingoProcessor.from_pretrained(run / "checkpoint")

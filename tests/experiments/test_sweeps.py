@@ -49,6 +49,7 @@ def sweep(*overrides):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.full
 def test_a_repeated_run_with_its_evaluation_changes_nothing(tmp_path):
     config = composed("train", *TWO_STEPS, EVALUATION, f"output={tmp_path}", "objective.task=synthetic_captions")
     value = run_training(config, tmp_path, ["seed=0"])
@@ -283,6 +284,7 @@ def test_the_sweep_runs_every_ablation_once():
     assert sorted(ablations()) == sorted(path.stem for path in (CONF / "ablation").glob("*.yaml"))
 
 
+@pytest.mark.full
 def test_no_two_ablations_are_alike_but_in_their_names():
     configs = {name: composed("train", "experiment=ablation", f"ablation={name}") for name in ablations()}
     assert len({config.variant.name for config in configs.values()}) == len(configs)

@@ -1,5 +1,7 @@
 """The commands' configs, composed as on a command line."""
 
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
 from omegaconf import DictConfig
@@ -56,7 +58,13 @@ def compose_config(command: str, *overrides: str) -> DictConfig:
         required += ("task=synthetic_captions",)
     if command == "reproduce":
         required += ("task=vqav2", "task.query=somewhere", "task.support=somewhere")
-    return hydra_config.compose_config(command, required + overrides)
+    return deepcopy(_composed(command, required + overrides))
+
+
+@cache
+def _composed(command: str, overrides: tuple[str, ...]) -> DictConfig:
+    # Hydra needs a quarter of a second to compose a config, and many tests change a value of the same one.
+    return hydra_config.compose_config(command, overrides)
 
 
 def composed(command: str, *overrides: str) -> Any:

@@ -83,6 +83,7 @@ def test_what_cannot_be_captioned_is_refused(captioner, tmp_path):
         captioner([picture], [(picture, "a word " * 9)] * 200)
 
 
+@pytest.mark.full
 def test_a_checkpoint_loads_without_output_on_stderr(captioner, tmp_path):
     captioner.model.save_pretrained(tmp_path)
     captioner.processor.save_pretrained(tmp_path)
