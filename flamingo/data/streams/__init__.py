@@ -40,4 +40,64 @@ class ShardFormat:
 
 
 #: The formats by the names that ``format`` of a streamed source has for them.
-SHARD_FORMATS: dict[str, ShardFormat] = {}
+SHARD_FORMATS: dict[str, ShardFormat] = {
+    "mmc4": ShardFormat(
+        "MMC4's docs_shard_N_v2.jsonl, also in .zip, with image_dir/N/NAME or a store of URLs",
+        "flamingo.data.readers.mmc4:mmc4_entries",
+        "flamingo.data.readers.mmc4:mmc4_page",
+        files=("*shard_*.jsonl", "*shard_*.zip"),
+        has_pages=True,
+    ),
+    "openflamingo_tar": ShardFormat(
+        "OpenFlamingo's .tar shards of MMC4 or ChatGPT sequences, KEY.json with images in base64",
+        "flamingo.data.readers.openflamingo_tar:openflamingo_entries",
+        "flamingo.data.readers.openflamingo_tar:openflamingo_page",
+        files=("*.tar",),
+        has_pages=True,
+    ),
+    "obelics": ShardFormat(
+        "OBELICS's and MINT-1T-HTML's .parquet shards, with the columns images and texts, also in the folder data/",
+        "flamingo.data.readers.obelics:obelics_entries",
+        "flamingo.data.readers.obelics:obelics_page",
+        "flamingo.data.readers.obelics:obelics_count",
+        files=("*.parquet", "data/*.parquet"),
+        has_pages=True,
+    ),
+    "m4": ShardFormat(
+        "M4's .tar shards of pages, ID.N.image.jpeg and ID.N.text.txt with ID.metadata.txt",
+        "flamingo.data.readers.m4_tar:m4_entries",
+        "flamingo.data.readers.m4_tar:m4_page",
+        files=("*.tar",),
+        has_pages=True,
+    ),
+    "mint1t": ShardFormat(
+        "MINT-1T's .tar shards of PDF and ArXiv, KEY.json with KEY.tiff",
+        "flamingo.data.readers.mint1t:mint1t_entries",
+        "flamingo.data.readers.mint1t:mint1t_page",
+        files=("*.tar", "*/*.tar"),
+        has_pages=True,
+    ),
+    "page_rows": ShardFormat(
+        'rows {"id": ID, "content": [{"type": "image", "image": PATH}, {"type": "text", "text": ...}]} in a .jsonl',
+        "flamingo.data.readers.page_rows:page_row_entries",
+        "flamingo.data.readers.page_rows:page_row",
+        files=("*.jsonl",),
+        has_pages=True,
+    ),
+    "html": ShardFormat(
+        ".html files with local images, also in folders",
+        "flamingo.data.readers.html_pages:single_entry",
+        "flamingo.data.readers.html_pages:html_page",
+        "flamingo.data.readers.html_pages:single_count",
+        files=("**/*.html", "**/*.htm"),
+        has_pages=True,
+    ),
+    "markdown": ShardFormat(
+        ".md files with local images, also in folders",
+        "flamingo.data.readers.html_pages:single_entry",
+        "flamingo.data.readers.markdown_pages:markdown_page",
+        "flamingo.data.readers.html_pages:single_count",
+        files=("**/*.md",),
+        has_pages=True,
+    ),
+}

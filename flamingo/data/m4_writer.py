@@ -1,0 +1,140 @@
+"""Writes pages as M4's tar files, which :mod:`flamingo.data.readers.m4_tar` reads."""
+
+import io
+import json
+import logging
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from flamingo.data.document import Readable
+from flamingo.data.page import Page, PageImage, SectionBreak
+from flamingo.data.readers.page_fields import SECTION_BREAK
+from flamingo.data.transforms.pictures import frame_bytes
+from flamingo.utils.io import atomic_file
+
+log = logging.getLogger(__name__)
+
+#: The first bytes of pictures, and the last part of their members' names.
+_KINDS = {
+    b"\xff\xd8\xff": "jpeg",
+    b"\x89PNG": "png",
+    b"GIF8": "gif",
+    b"RIFF": "webp",
+    b"II*\0": "tiff",
+    b"MM\0*": "tiff",
+}
+
+
+def write_pages(pages: Iterable[Page], folder: Path, pages_per_shard: int) -> list[Path]:
+    """Writes pages as ``000000.tar``, ``000001.tar``, ..., each with its number of pages in ``000000_stats.json``.
+
+    Pictures are written as they are. A picture that cannot be read is written as a missing one.
+
+    Args:
+        pages: The pages.
+        folder: The folder of the shards.
+        pages_per_shard: The number of pages of each shard but the last.
+
+    Returns:
+        The shards.
+
+    Raises:
+        UserError: If a file cannot be written.
+    """
+    files: list[Path] = []
+    remaining = iter(pages)
+    while (first := next(remaining, None)) is not None:
+        file = folder / f"{len(files):06d}.tar"
+        start = len(files) * pages_per_shard
+        size = _write_shard(file, chain([first], islice(remaining, pages_per_shard - 1)), start)
+        with atomic_file(file.with_name(f"{file.stem}_stats.json")) as stream:
+            json.dump({"count": size, "successes": size}, stream)
+        files.append(file)
+    return files
+
+
+def _write_shard(file: Path, pages: Iterable[Page], start: int) -> int:
+    """Writes a shard, whose first page has the number ``start``.
+
+    Returns:
+        The number of its pages.
+    """
+    number = start
+    with atomic_file(file, "wb") as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
+        for page in pages:
+            for name, content in page_members(page, f"{number:09d}"):
+                _add(archive, name, content)
+            number += 1
+    return number - start
+
+
+def page_members(page: Page, key: str) -> Iterator[tuple[str, bytes]]:
+    """Yields the names and contents of the files of a page.
+
+    Args:
+        page: The page. Images whose place is not known come last.
+        key: What the names begin with.
+    """
+    names: list[str] = []
+    images: list[dict[str, str] | None] = []
+    for place, part in enumerate([*page.parts, *page.unplaced]):
+        if isinstance(part, PageImage):
+            content, fault = _picture(part)
+            images.append({"name": part.name, "fault": fault})
+            name = f"{key}.{place}.image.{_kind(content)}"
+        else:
+            content = SECTION_BREAK.encode() if isinstance(part, SectionBreak) else part.encode()
+            images.append(None)
+            name = f"{key}.{place}.text.txt"
+        if content is not None:
+            names.append(name)
+            yield name, content
+    yield f"{key}.metadata.txt", "\n".join(names).encode()
+    yield f"{key}.page.json", json.dumps(_additions(page, images)).encode()
+
+
+def _additions(page: Page, images: Sequence[dict[str, str] | None]) -> dict[str, Any]:
+    first = len(page.parts)
+    return {
+        "id": page.id,
+        "split": page.split,
+        "images": list(images),
+        "unplaced": list(range(first, first + len(page.unplaced))),
+        "similarity": [] if page.similarity is None else page.similarity.tolist(),
+    }
+
+
+def _picture(image: PageImage) -> tuple[bytes | None, str]:
+    """Returns the bytes of a picture, or None and the reason why there are none.
+
+    Raises:
+        MemoryError: If the picture does not fit into memory.
+    """
+    if image.image is None:
+        return None, image.fault or "image missing"
+    frame = image.image.frames[0]
+    assert isinstance(frame, str | Readable)
+    try:
+        return frame_bytes(frame), ""
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders of single frames raise nearly anything
+        log.warning("%s cannot be read: %s", frame, error)
+        return None, "image missing"
+
+
+def _kind(content: bytes | None) -> str:
+    """Returns the last part of a picture's name. Readers do not use it; they look at the content."""
+    for start, kind in _KINDS.items():
+        if content is not None and content.startswith(start):
+            return kind
+    return "bin"
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    archive.addfile(info, io.BytesIO(content))

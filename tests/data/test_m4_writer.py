@@ -1,0 +1,159 @@
+"""Pages of every layout, written as M4's tar files and read back, are equal, with equal bytes of their pictures."""
+
+import json
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+from flamingo.data.document import Image
+from flamingo.data.embedded_picture import EmbeddedPicture
+from flamingo.data.m4_writer import write_pages
+from flamingo.data.page import Page, PageImage, SectionBreak
+from flamingo.data.streams import SHARD_FORMATS
+from tests.data.readers.page_files import (
+    contents,
+    converted,
+    gpt_sequence,
+    mint1t_json,
+    mmc4_documents,
+    picture,
+    read_pages,
+    tiff,
+    web_dataset,
+    write_m4,
+    write_mmc4,
+    write_openflamingo,
+)
+
+
+def mmc4(folder):
+    (folder / "aa.jpg").write_bytes(picture(1))
+    return write_mmc4(folder, mmc4_documents())
+
+
+def openflamingo(folder):
+    (folder / "cc.jpg").write_bytes(picture(2))
+    documents = [converted(document, folder) for document in mmc4_documents()]
+    sequence = gpt_sequence("_!_IMAGE1_!_ A dog. _!_IMAGE1_!_", {"_!_IMAGE1_!_": picture(3)})
+    return write_openflamingo(folder / "000000000.tar", [*documents, sequence])
+
+
+def obelics(folder):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    kind = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    images = [[{"bytes": picture(4, "WEBP"), "path": "a"}, None, {"bytes": None, "path": "b"}], [None]]
+    texts = [[None, "one END_OF_DOCUMENT_TOKEN_TO_BE_REPLACED two", None], ["only a text"]]
+    table = {"images": pa.array(images, kind), "texts": pa.array(texts, pa.list_(pa.string()))}
+    pq.write_table(pa.table(table), folder / "train-0.parquet")
+    return folder / "train-0.parquet"
+
+
+def m4(folder):
+    return write_m4(folder / "shard_0.tar", [["a", picture(5), "b"], [picture(6)]])
+
+
+def mint1t(folder):
+    frames = [PILImage.new("RGB", (3, 4), "red"), PILImage.new("L", (5, 6), 7)]
+    members = {"json": mint1t_json(["x", None, "y"], [None, "text", None]), "tiff": tiff(frames)}
+    return web_dataset(folder / "0.tar", {"ef8e": members})
+
+
+def page_rows(folder):
+    (folder / "a.png").write_bytes(picture(8, "PNG"))
+    content = [{"type": "image", "image": name} for name in ("a.png", "../b.png", "file:///c")]
+    rows = [{"id": "ä 1", "content": content, "split": "val"}, {"content": [{"type": "text", "text": ""}]}]
+    (folder / "pages.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder / "pages.jsonl"
+
+
+def html(folder):
+    (folder / "a.gif").write_bytes(picture(9, "GIF"))
+    (folder / "page.html").write_text("<p>one<p>two<img src=a.gif><img src=http://x/y.png>")
+    return folder / "page.html"
+
+
+def markdown(folder):
+    pytest.importorskip("markdown_it")
+    (folder / "a.bmp").write_bytes(picture(10, "BMP"))
+    (folder / "page.md").write_text("![](a.bmp)\n\ntext")
+    return folder / "page.md"
+
+
+LAYOUTS = {
+    "mmc4": mmc4,
+    "openflamingo_tar": openflamingo,
+    "obelics": obelics,
+    "m4": m4,
+    "mint1t": mint1t,
+    "page_rows": page_rows,
+    "html": html,
+    "markdown": markdown,
+}
+
+
+def test_every_layout_of_pages_is_among_the_cases():
+    assert LAYOUTS.keys() == {name for name, format in SHARD_FORMATS.items() if format.has_pages}
+
+
+@pytest.mark.parametrize("format", LAYOUTS)
+def test_pages_read_back_are_equal(format, tmp_path):
+    pages = read_pages(format, LAYOUTS[format](tmp_path))
+    files = write_pages(pages, tmp_path / "packed", pages_per_shard=100)
+    again = read_pages("m4", files[0])
+    assert len(files) == 1 and any(part for page in pages for part in (page.parts, page.unplaced))
+    assert [contents(page) for page in again] == [contents(page) for page in pages]
+    sizes = [[image.num_bytes for image in images_of(page)] for page in pages]
+    if format != "mint1t":  # the size of a frame is not known before it is read
+        assert [[image.num_bytes for image in images_of(page)] for page in again] == sizes
+    twice = write_pages(again, tmp_path / "twice", pages_per_shard=100)
+    assert twice[0].read_bytes() == files[0].read_bytes()
+
+
+def images_of(page):
+    return [part for part in (*page.parts, *page.unplaced) if isinstance(part, PageImage)]
+
+
+def small(number):
+    image = PageImage("a.png", Image(EmbeddedPicture(f"{number}", picture(number, "PNG"))))
+    return Page(f"page {number}", (f"text {number}", image, SectionBreak()))
+
+
+def test_shards_have_the_members_that_m4_expects(tmp_path):
+    """M4 drops a page without all files that metadata.txt names, and takes a section's end as a text."""
+    unplaced = PageImage("b.jpg", Image(EmbeddedPicture("b", picture(3))))
+    page = Page("p", ("one",), None, (unplaced,), np.array([[0.5]]))
+    file = write_pages([small(1), page], tmp_path, pages_per_shard=5)[0]
+    with tarfile.open(file) as archive:
+        members = {member.name: archive.extractfile(member).read() for member in archive}
+    first, second = "000000000", "000000001"
+    parts = {
+        f"{first}.0.text.txt": b"text 1",
+        f"{first}.1.image.png": picture(1, "PNG"),
+        f"{first}.2.text.txt": b"END_OF_DOCUMENT_TOKEN_TO_BE_REPLACED",
+    }
+    others = {f"{second}.0.text.txt": b"one", f"{second}.1.image.jpeg": picture(3)}
+    lists = {
+        f"{first}.metadata.txt": "\n".join(parts).encode(),
+        f"{second}.metadata.txt": "\n".join(others).encode(),
+    }
+    additions = {name: content for name, content in members.items() if name.endswith(".page.json")}
+    assert additions.keys() == {f"{first}.page.json", f"{second}.page.json"}
+    assert members == parts | others | lists | additions
+
+
+def test_pages_are_divided_into_shards_with_their_numbers(tmp_path):
+    files = write_pages(map(small, range(5)), tmp_path, pages_per_shard=2)
+    assert [file.name for file in files] == ["000000.tar", "000001.tar", "000002.tar"]
+    assert [page.id for file in files for page in read_pages("m4", file)] == [f"page {number}" for number in range(5)]
+    stats = [json.loads((tmp_path / f"00000{number}_stats.json").read_text()) for number in range(3)]
+    assert [entry["successes"] for entry in stats] == [2, 2, 1]
+    assert write_pages([], tmp_path / "none", pages_per_shard=2) == []
+
+
+def test_a_picture_that_cannot_be_read_is_written_as_missing(tmp_path):
+    gone = PageImage("gone.png", Image(str(tmp_path / "gone.png")))
+    file = write_pages([Page("p", ("text", gone))], tmp_path, pages_per_shard=1)[0]
+    assert contents(read_pages("m4", file)[0]) == ("p", None, ["text", ("gone.png", "image missing")], [], None)
