@@ -8,6 +8,7 @@ from flamingo import synthetic
 from flamingo.data.builders import BUILDERS, DocumentsConfig
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.source_config import SourceConfig
+from flamingo.data.splits import share_a_split
 from flamingo.data.transforms import ASPECTS
 from flamingo.evaluation.tasks import TASKS
 from flamingo.model import BACKBONES, TRAINED_PARTS
@@ -129,7 +130,7 @@ class DataConfig(SourceConfig):
 
     #: Captioned images: a folder, a file, shards in quotes, or hf://datasets/OWNER/NAME. Questions: a folder or a file.
     root: str | None = None
-    #: The split that is trained on; null: all splits.
+    #: The split that is trained on, or several, such as train+restval; null: all splits.
     split: str | None = None
     #: The split of the documents whose last answers are logged while training.
     sample_split: str | None = None
@@ -141,7 +142,7 @@ class DataConfig(SourceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.validation_split is not None and self.split in (None, self.validation_split):
+        if self.validation_split is not None and share_a_split(self.split, self.validation_split):
             raise UserError(f"validation_split={self.validation_split} is trained on: split={self.split or 'null'}")
         for name, entry in self.documents.items():
             if not isinstance(entry, DataSetConfig):

@@ -19,7 +19,7 @@ from flamingo.data.record import LazySequence
 from flamingo.data.shortening import encode_shortened
 from flamingo.data.source_keys import DATA_KEYS, SAMPLE_KEYS, VALIDATION_KEYS, SourceKeys
 from flamingo.data.sources import SourceSplit, list_split, read_split
-from flamingo.data.splits import VALIDATION, MadeSplits, with_splits
+from flamingo.data.splits import VALIDATION, MadeSplits, share_a_split, with_splits
 from flamingo.data.text_checks import sample_captions, tokenizer_problems
 from flamingo.evaluation.metrics.cider import CiderReward
 from flamingo.inference.features import FeatureStore
@@ -105,12 +105,12 @@ def held_out_split(config: DataConfig) -> str | None:
     if config.validation_split is not None:
         return config.validation_split
     if config.split is not None:
-        if config.sample_split not in (None, config.split):
+        if not share_a_split(config.split, config.sample_split):
             return config.sample_split
         assert config.root is not None
         source = list_split(config.root, config, None, DATA_KEYS, config.of_questions)
         is_made = isinstance(with_splits(source, config.splits), MadeSplits)
-        if is_made and config.splits.validation > 0 and config.split != VALIDATION:
+        if is_made and config.splits.validation > 0 and not share_a_split(config.split, VALIDATION):
             return VALIDATION
     log.info("no held-out loss: data.split=%s leaves no split; name one by data.validation_split", config.split)
     return None

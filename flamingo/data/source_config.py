@@ -17,7 +17,7 @@ TOO_LONG = ("cut", "skip")
 class SourceConfig:
     """How captioned images are read."""
 
-    #: The folder of the images, if the file of captions lies elsewhere.
+    #: The folder of the images, or the folder that has it, if the file of captions lies elsewhere.
     images: str | None = None
     #: The format of the captions; null: recognised by the files.
     format: str | None = None

@@ -94,21 +94,39 @@ def with_splits(source: LazySequence, config: SplitsConfig, keys: SourceKeys | N
 
 
 def of_split(source: LazySequence, split: str, keys: SourceKeys | None = None) -> LazySequence:
-    """Returns the records of one split.
+    """Returns the records of a split, or of several splits, in the order of the source.
+
+    Args:
+        source: The records.
+        split: The name of the split, or names with ``+`` between them, such as ``train+restval``.
+        keys: The keys that errors name.
 
     Raises:
-        UserError: If there are none; the error has the key, and lists the known splits.
+        UserError: If one of the splits has no record; the error has the key, and lists the known splits.
     """
     splits = [record.split for record in source]
-    if split not in splits:
-        names = {name for name in splits if name is not None}
-        known = ", ".join(sorted(names)) or "none"
+    known = {name for name in splits if name is not None}
+    wanted = {split} if split in known else split_names(split)
+    missing = sorted(wanted - known)
+    if missing:
         keys = keys or SourceKeys()
         raise UserError(
-            f"{keys.split}={split}: there is no such split; there are: {known}; {keys.named('splits.make')}=true makes "
-            "train, validation and test of all"
+            f"{keys.split}={split}: there is no split {missing[0]!r}; there are: {', '.join(sorted(known)) or 'none'}; "
+            f"{keys.named('splits.make')}=true makes train, validation and test of all"
         )
-    return Subset(source, [index for index, name in enumerate(splits) if name == split])
+    return Subset(source, [index for index, name in enumerate(splits) if name in wanted])
+
+
+def split_names(split: str) -> set[str]:
+    """Returns the names of the splits in a text such as ``train+restval``."""
+    return set(split.split("+"))
+
+
+def share_a_split(first: str | None, second: str | None) -> bool:
+    """Returns whether two values of a key share a split; None stands for all splits."""
+    if first is None or second is None:
+        return True
+    return not split_names(first).isdisjoint(split_names(second))
 
 
 def _num_images(fraction: float, number: int) -> int:

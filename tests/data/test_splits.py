@@ -5,7 +5,7 @@ from PIL import Image as PILImage
 
 from flamingo.data.document import Image
 from flamingo.data.record import Record, RecordList
-from flamingo.data.splits import SplitsConfig, of_split, with_splits
+from flamingo.data.splits import SplitsConfig, of_split, share_a_split, with_splits
 from flamingo.utils.errors import UserError
 
 
@@ -51,6 +51,30 @@ def test_the_records_of_made_splits_are_chosen_by_name():
     assert sorted(ids) == sorted(record.id for record in made)
     with pytest.raises(UserError, match=r"^split=dev: .*test, train, validation"):
         of_split(made, "dev")
+
+
+def test_several_splits_are_chosen_only_by_their_names():
+    picture = Image(PILImage.new("RGB", (4, 3)))
+    names = ("train", "restval", "val", "a+b", "train")
+    listed = RecordList([Record(str(i), picture, ("A.",), name) for i, name in enumerate(names)], {})
+    chosen = {text: [record.id for record in of_split(listed, text)] for text in ("train", "restval+train", "a+b")}
+    assert chosen == {"train": ["0", "4"], "restval+train": ["0", "1", "4"], "a+b": ["3"]}
+    with pytest.raises(UserError, match=r"^split=train\+dev: .*'dev'.*restval, train, val"):
+        of_split(listed, "train+dev")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "shared"),
+    [
+        ("train", "val", False),
+        ("train+restval", "restval", True),
+        ("train", "restval+train", True),
+        (None, "val", True),
+        ("train", "training", False),
+    ],
+)
+def test_splits_are_compared_by_name(first, second, shared):
+    assert share_a_split(first, second) == share_a_split(second, first) == shared
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,9 @@ NAMED = ["train"] * 4 + ["dev"] * 2 + ["test"] * 2
         (NAMED, ["data.split=train"], None),
         (NAMED, [], None),
         (NAMED, ["data.split=train", "data.sample_split=train"], None),
+        (NAMED, ["data.split=train+test", "data.sample_split=dev"], "dev"),
+        (NAMED, ["data.split=train+dev", "data.sample_split=dev"], None),
+        ([None] * 12, ["data.split=train+validation"], None),
         ([None] * 12, ["data.split=train"], "validation"),
         ([None] * 12, ["data.split=train", "data.splits.validation=0"], None),
         ([None] * 12, [], None),
@@ -48,7 +51,7 @@ def test_the_held_out_split_is_never_trained_on(tmp_path, splits, overrides, exp
     assert held_out_split(data_of(folder_with(tmp_path, splits), *overrides)) == expected
 
 
-@pytest.mark.parametrize("overrides", [["data.split=dev"], []])
+@pytest.mark.parametrize("overrides", [["data.split=dev"], ["data.split=train+dev"], []])
 def test_a_validation_split_that_is_trained_on_is_refused(tmp_path, overrides):
     with pytest.raises(UserError, match="validation_split"):
         data_of(folder_with(tmp_path, NAMED), "data.validation_split=dev", *overrides)

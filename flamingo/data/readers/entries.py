@@ -105,7 +105,10 @@ def images_of(location: Location, entries: Sequence[NamesImage]) -> dict[str, Im
     if location.captions_only and location.images is None:
         return {entry.id: Image(entry.name) for entry in entries}
     listings = Listings()
-    folder = location.images or _folder_around(location.files[0], entries, listings)
+    if location.images is None:
+        folder = _folder_around(location.files[0], entries, listings)
+    else:
+        folder = _folder_in(location.images, entries, listings)
     images: dict[str, Image] = {}
     missing: list[NamesImage] = []
     for entry in entries:
@@ -169,7 +172,35 @@ def _folder_around(file: Path, entries: Sequence[NamesImage], listings: Listings
         parents.append(file.parent.parent)
     folders = list(parents)
     for parent in parents:
-        folders += [Path(entry) for entry in os.scandir(parent) if entry.is_dir()]
+        folders += _folders_in(parent)
+    folder = _first_holder(folders, entries, listings)
+    if folder is None:
+        raise UserError(
+            f"{file} begins with the image {entries[0].name!r}, and no folder around it has one of its images: set "
+            "images= to the folder of the images"
+        )
+    return folder
+
+
+def _folder_in(folder: Path, entries: Sequence[NamesImage], listings: Listings) -> Path:
+    """Returns the folder if it has one of the images, or else the folder in it that has the first image that exists.
+
+    COCO's ``train2014`` and ``val2014`` may thus lie in one folder. The folder itself is returned if there is no image.
+
+    Raises:
+        UserError: If several folders in it have the same image.
+    """
+    if _first_holder([folder], entries, listings) is None and folder.is_dir():
+        return _first_holder(_folders_in(folder), entries, listings) or folder
+    return folder
+
+
+def _first_holder(folders: Sequence[Path], entries: Sequence[NamesImage], listings: Listings) -> Path | None:
+    """Returns the folder that has the first image that one of the folders has; None if they have none.
+
+    Raises:
+        UserError: If several folders have it.
+    """
     for entry in entries:
         holders: dict[Path, Path] = {}
         for folder in folders:
@@ -181,10 +212,11 @@ def _folder_around(file: Path, entries: Sequence[NamesImage], listings: Listings
         if holders:
             names = ", ".join(sorted(map(str, holders.values())))
             raise UserError(f"{entry.origin}: the image {entry.name!r} is in {names}: set images= to one of them")
-    raise UserError(
-        f"{file} begins with the image {entries[0].name!r}, and no folder around it has one of its images: set images= "
-        "to the folder of the images"
-    )
+    return None
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return [Path(entry) for entry in os.scandir(folder) if entry.is_dir()]
 
 
 def field_of(record: Any, name: str, kind: Any, origin: str | Path) -> Any:

@@ -1,6 +1,6 @@
 """Tasks of few-shot evaluation: the config of each kind, and its class."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flamingo.data.question_record import ANSWER_CHOICES
 from flamingo.data.question_template import QuestionTemplate
@@ -49,7 +49,9 @@ class PooledConfig(TaskConfig, SourceConfig):
     query: str
     #: Demonstrations: a folder, a file, shards in quotes, or hf://datasets/OWNER/NAME. Without them there are 0 shots.
     support: str | None = None
-    #: The split of the queries; null: all splits.
+    #: The folder of the support's images; null: that of the queries, images.
+    support_images: str | None = None
+    #: The split of the queries, or several, such as val+test; null: all splits.
     query_split: str | None = None
     #: The split of the demonstrations, also of other supports; null: all splits.
     support_split: str | None = None
@@ -65,6 +67,13 @@ class PooledConfig(TaskConfig, SourceConfig):
         check_language("language", self.language)
         if self.support_size is not None:
             whole("support_size", self.support_size, least=1)
+        if self.support_images is not None and self.support is None:
+            raise UserError(f"support_images={self.support_images} has no effect: support has no value")
+
+    @property
+    def of_support(self) -> "PooledConfig":
+        """How the support is read: as the queries, but for the folder of its images."""
+        return self if self.support_images is None else replace(self, images=self.support_images)
 
 
 #: The ways to choose the caption that a demonstration shows.

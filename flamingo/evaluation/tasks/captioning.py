@@ -49,7 +49,7 @@ class Captioning(PooledTask):
         other_pools = {}
         for name, source in config.other_supports.items():
             keys = replace(SUPPORT_KEYS, root=f"task.other_supports.{name}")
-            other = read_split(source, config, config.support_split, open_images, keys)
+            other = read_split(source, config.of_support, config.support_split, open_images, keys)
             pool = Pool(drawn_records(other.records, config.support_size), name)
             skipped |= {pool.name_of(id): reason for id, reason in other.skipped.items()}
             other_pools[name] = pool

@@ -223,5 +223,7 @@ def read_query_and_support(
     query = read_split(config.query, config, config.query_split, open_images, QUERY_KEYS, questions)
     support = SourceSplit(RecordList([], {}), {}, RecordList([], {}))
     if config.support is not None:
-        support = read_split(config.support, config, config.support_split, open_images, SUPPORT_KEYS, questions)
+        support = read_split(
+            config.support, config.of_support, config.support_split, open_images, SUPPORT_KEYS, questions
+        )
     return query, support
