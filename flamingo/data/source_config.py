@@ -17,7 +17,7 @@ TOO_LONG = ("cut", "skip")
 class SourceConfig:
     """How captioned images are read."""
 
-    #: The folder of the images, or the folder that has it, if the file of captions lies elsewhere.
+    #: The folder of the images, or of their folders, if the captions lie elsewhere.
     images: str | None = None
     #: The format of the captions; null: recognised by the files.
     format: str | None = None
