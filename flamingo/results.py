@@ -53,8 +53,6 @@ SCORE: Types = {
     "n": (int,),
 }
 
-_SERIES_NAMES = {None: "", "random": "", "text_only": "text only", "rices": "RICES"}
-
 
 @dataclass(frozen=True)
 class SettingOfTask:
@@ -76,6 +74,12 @@ class SettingOfTask:
         return (self.control or "").replace("_", " ")
 
     @property
+    def selection_name(self) -> str:
+        """How demonstrations are chosen, as tables name it; ``none`` without demonstrations."""
+        name = (self.demonstrations or "none").replace("_", " ")
+        return name.replace("rices ", "RICES by ").replace("rices", "RICES")
+
+    @property
     def support_name(self) -> str:
         """The data set of the demonstrations as tables name it; empty for the task's own support."""
         return "" if self.support is None else f"support {self.support}"
@@ -83,8 +87,8 @@ class SettingOfTask:
     @property
     def series(self) -> str:
         """The curve that this setting belongs to; empty for random demonstrations without further changes."""
-        names = [self.control_name, _SERIES_NAMES.get(self.demonstrations, str(self.demonstrations))]
-        names += [self.support_name, self.template or ""]
+        selection = "" if self.demonstrations in (None, "random") else self.selection_name
+        names = [self.control_name, selection, self.support_name, self.template or ""]
         return ", ".join(name for name in names if name)
 
 

@@ -66,6 +66,8 @@ def test_scores_replace_earlier_ones_of_the_same_settings(tmp_path):
         ({"demonstrations": "rices"}, "RICES"),
         ({"control": "shuffled_images"}, "shuffled images"),
         ({"control": "blind", "demonstrations": "rices"}, "blind, RICES"),
+        ({"demonstrations": "rices_question"}, "RICES by question"),
+        ({"control": "blind", "demonstrations": "rices_sum"}, "blind, RICES by sum"),
         ({"control": "upside_down"}, "upside down"),
         ({"support": "coco"}, "support coco"),
         ({"control": "blind", "demonstrations": "rices", "support": "coco"}, "blind, RICES, support coco"),

@@ -1,9 +1,12 @@
-"""Search among generated captions: the cosine of TF-IDF vectors over the tokens of captions."""
+"""Search among texts: the cosine of TF-IDF vectors over the tokens of captions or questions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from flamingo.evaluation.metrics.tokenization import tokenizer_of
 from flamingo.utils.errors import UserError
@@ -18,7 +21,7 @@ def check_scikit_learn() -> None:
     try:
         import sklearn  # noqa: F401
     except ImportError as error:
-        raise UserError("search by captions needs scikit-learn: pip install 'flamingo[retrieval]'") from error
+        raise UserError("search by TF-IDF of texts needs scikit-learn: pip install 'flamingo[retrieval]'") from error
 
 
 def caption_similarities(
@@ -34,12 +37,35 @@ def caption_similarities(
         training: The captions that document frequencies are counted in.
         language: The language, which decides on the tokens.
     """
+    of_images, of_texts = _weights(generated, texts, training, language)
+    return np.asarray((of_images @ of_texts.T).toarray())
+
+
+def text_similarities(
+    queries: Sequence[str], texts: Sequence[str], language: str, block_size: int
+) -> Iterator[Float[Tensor, "block texts"]]:
+    """Yields the cosine of queries with each text, for a block of queries at a time.
+
+    Words have the weights of :func:`caption_similarities`, with the document frequencies of ``texts``.
+
+    Args:
+        queries: The queries.
+        texts: The texts.
+        language: The language, which decides on the tokens.
+        block_size: The number of queries that are compared at once.
+    """
+    of_queries, of_texts = _weights(queries, texts, texts, language)
+    for start in range(0, len(queries), block_size):
+        block = of_queries[start : start + block_size]
+        yield torch.from_numpy((block @ of_texts.T).toarray()).float()
+
+
+def _weights(first: Sequence[str], second: Sequence[str], training: Sequence[str], language: str) -> tuple[Any, Any]:
+    """Returns the weights of the words of two lists of texts: sparse matrices, whose rows have length 1."""
     from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 
     tokenize = tokenizer_of(language)
-    counter = CountVectorizer(analyzer=lambda caption: tokenize(caption).split())
-    counter.fit([*training, *generated, *texts])
+    counter = CountVectorizer(analyzer=lambda text: tokenize(text).split())
+    counter.fit([*training, *first, *second])
     weights = TfidfTransformer().fit(counter.transform(training))
-    of_images = weights.transform(counter.transform(generated))
-    of_texts = weights.transform(counter.transform(texts))
-    return np.asarray((of_images @ of_texts.T).toarray())
+    return weights.transform(counter.transform(first)), weights.transform(counter.transform(second))

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from flamingo.evaluation.protocol import Example, RetrievalTask, Task, with_support
+from flamingo.evaluation.protocol import Example, RetrievalTask, Task, TextRetrievalTask, with_support
 from flamingo.evaluation.random_draws import draw_positions, query_rng
+from flamingo.evaluation.selection import SELECTIONS
 from flamingo.evaluation.settings import Setting
 from flamingo.utils.errors import UserError
 
@@ -29,7 +30,7 @@ def prompt_examples(task: Task, query: Example, setting: Setting, order: int = 0
         raise UserError(f"{task.name} has no 0-shot variant with text-only demonstrations")
     task = with_support(task, setting.support)
     if setting.selection.retrieved:
-        demonstrations = retrieve_demonstrations(task, query, setting.num_demonstrations, setting.seed)
+        demonstrations = retrieve_demonstrations(task, query, setting)
     else:
         demonstrations = sample_demonstrations(task, query, setting.num_demonstrations, setting.seed, order)
     if setting.change.replacement is not None:
@@ -82,18 +83,37 @@ def sample_demonstrations(task: Task, query: Example, shots: int, seed: int, ord
     return [_with_random_caption(example, query, seed) for example in demonstrations]
 
 
-def retrieve_demonstrations(task: Task, query: Example, shots: int, seed: int) -> list[Example]:
+def retrieve_demonstrations(task: Task, query: Example, setting: Setting) -> list[Example]:
     """Returns the demonstrations most similar to the query, the most similar last (RICES; Flamingo, section 3.1).
 
     Each has one caption, which does not depend on the number of shots.
 
     Raises:
-        UserError: For a task without retrieval.
+        UserError: For a task without this retrieval.
     """
-    if not isinstance(task, RetrievalTask):
+    check_retrieval(task, setting)
+    if setting.text_similarity is None:
+        assert isinstance(task, RetrievalTask)
+        nearest_first = task.similar(query, setting.shots)
+    else:
+        assert isinstance(task, TextRetrievalTask)
+        nearest_first = task.similar_by(setting.text_similarity, query, setting.shots)
+    return [_with_random_caption(example, query, setting.seed) for example in reversed(nearest_first)]
+
+
+def check_retrieval(task: Task, setting: Setting) -> None:
+    """Checks that the demonstrations of a setting can be retrieved.
+
+    Raises:
+        UserError: For a task without this retrieval.
+    """
+    if setting.is_retrieved and not isinstance(task, RetrievalTask):
         raise UserError(f"{task.name} has no similar demonstrations: only random ones")
-    nearest_first = list(task.similar(query, shots))
-    return [_with_random_caption(example, query, seed) for example in reversed(nearest_first)]
+    similarity = setting.text_similarity
+    known = task.text_similarities if isinstance(task, TextRetrievalTask) else ()
+    if similarity is not None and similarity not in known:
+        names = [name for name, selection in SELECTIONS.items() if selection.similarity in known]
+        raise UserError(f"{task.name} has no demonstrations={setting.demonstrations}: it has {', '.join(['rices', *names])}")
 
 
 def _with_random_caption(example: Example, query: Example, seed: int) -> Example:

@@ -3,14 +3,13 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from flamingo.evaluation.demonstrations import shots_per_group
+from flamingo.evaluation.demonstrations import check_retrieval, shots_per_group
 from flamingo.evaluation.metrics.corpus import check_metrics
 from flamingo.evaluation.protocol import (
     CaptionTask,
     DescribedTask,
     NearestTask,
     RankingTask,
-    RetrievalTask,
     Task,
     with_support,
 )
@@ -33,8 +32,7 @@ def check_protocols(task: Task, settings: Sequence[Setting]) -> None:
     """
     for setting in settings:
         own_task = with_support(task, setting.support)
-        if setting.is_retrieved and not isinstance(own_task, RetrievalTask):
-            raise UserError(f"{own_task.name} has no similar demonstrations: only random ones")
+        check_retrieval(own_task, setting)
         if isinstance(task, RankingTask) and (setting.num_beams > 1 or setting.temperature is not None):
             raise UserError(f"{task.name} ranks candidates: it needs num_beams=[1] and no temperature")
         protocol = setting.change.protocol

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # configs import this module, and need no torch
     from flamingo.evaluation.metrics.row_metrics import RowMetric
     from flamingo.inference.features import FeatureStore
     from flamingo.inference.retrieval import NamedPair
+    from flamingo.inference.vector_store import VectorStore
 
 
 @dataclass(frozen=True)
@@ -262,6 +263,36 @@ class RecordTask(RetrievalTask, Protocol):
 
         Returns:
             The near-duplicates of queries: in the support, among the queries, and in the training records.
+        """
+        ...
+
+
+@runtime_checkable
+class TextRetrievalTask(RecordTask, Protocol):
+    """A task whose demonstrations can also be retrieved by texts: by questions, by captions, or with the image."""
+
+    #: The similarities of :mod:`flamingo.evaluation.selection` besides that of images.
+    text_similarities: tuple[str, ...]
+
+    def index_texts(
+        self, numbers: Mapping[str, int], features: "FeatureStore", vectors: "VectorStore | None"
+    ) -> None:
+        """Finds the candidates of :meth:`similar_by`, after :meth:`index`.
+
+        Args:
+            numbers: Similarity -> the number of candidates for each query.
+            features: The features of the images of all records, which were added before.
+            vectors: A dual encoder's vectors; missing ones are added. None: there is no dual encoder.
+        """
+        ...
+
+    def similar_by(self, similarity: str, query: Example, number: int) -> Sequence[Example]:
+        """Returns the candidates most similar to the query, the most similar first, without its duplicates.
+
+        Args:
+            similarity: One of ``text_similarities``.
+            query: The query.
+            number: The number of candidates.
         """
         ...
 

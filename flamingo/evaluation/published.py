@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from flamingo.evaluation.selection import RANDOM, TEXT_ONLY
 from flamingo.results import Score
 from flamingo.utils.errors import UserError
 from flamingo.utils.reading import read_config
@@ -75,7 +76,8 @@ def own_value(figure: Figure, scores: Sequence[Score]) -> float | None:
     fitting = []
     for score in scores:
         setting = score.setting
-        is_plain = setting.control is None and setting.support is None and setting.demonstrations != "rices"
+        is_random = setting.demonstrations in (None, RANDOM, TEXT_ONLY)
+        is_plain = setting.control is None and setting.support is None and is_random
         if (setting.task, setting.shots, score.metric) == (figure.task, figure.shots, figure.metric) and is_plain:
             fitting.append(score)
     text_only = [score for score in fitting if score.setting.demonstrations == "text_only"]

@@ -5,16 +5,24 @@ from dataclasses import dataclass
 #: The number of demonstrations in the paper's "zero-shot" prompts (Flamingo, section 3.1).
 NUM_TEXT_ONLY = 2
 
+#: What retrieved demonstrations are similar by: their images; their questions; their captions, which are compared with
+#: the query's image; the image and the text together.
+IMAGE, QUESTION, CAPTION, SUM = "image", "question", "caption", "sum"
+
 
 @dataclass(frozen=True)
 class Selection:
     """A way to select demonstrations."""
 
-    #: Whether the demonstrations are the candidates most similar to the query, by features of the images. Otherwise
-    #: they are random.
-    retrieved: bool = False
+    #: What the demonstrations are similar to the query by; None: they are random.
+    similarity: str | None = None
     #: Whether the prompt shows their images. Without images the setting has 0 shots, and NUM_TEXT_ONLY demonstrations.
     images: bool = True
+
+    @property
+    def retrieved(self) -> bool:
+        """Whether the demonstrations are the candidates most similar to the query."""
+        return self.similarity is not None
 
 
 #: Random demonstrations.
@@ -26,7 +34,10 @@ TEXT_ONLY = "text_only"
 SELECTIONS = {
     RANDOM: Selection(),
     TEXT_ONLY: Selection(images=False),
-    "rices": Selection(retrieved=True),  # Flamingo, section 3.1
+    "rices": Selection(IMAGE),  # Flamingo, section 3.1
+    "rices_question": Selection(QUESTION),
+    "rices_caption": Selection(CAPTION),
+    "rices_sum": Selection(SUM),
 }
 
 

@@ -7,7 +7,7 @@ from flamingo.data.caption_template import CaptionTemplate
 from flamingo.evaluation import EvaluationConfig
 from flamingo.evaluation.controls import CONTROLS, Control
 from flamingo.evaluation.protocol import Task, other_supports
-from flamingo.evaluation.selection import NUM_TEXT_ONLY, SELECTIONS, TEXT_ONLY, Selection
+from flamingo.evaluation.selection import IMAGE, NUM_TEXT_ONLY, SELECTIONS, TEXT_ONLY, Selection
 from flamingo.results import Row
 from flamingo.utils import checks
 from flamingo.utils.errors import UserError
@@ -74,6 +74,12 @@ class Setting:
     def is_retrieved(self) -> bool:
         """Whether the demonstrations are those most similar to the query."""
         return self.selection is not None and self.selection.retrieved
+
+    @property
+    def text_similarity(self) -> str | None:
+        """What the demonstrations are similar to the query by; None: by images alone, or not at all."""
+        similarity = None if self.selection is None else self.selection.similarity
+        return None if similarity == IMAGE else similarity
 
     @property
     def num_demonstrations(self) -> int:

@@ -162,7 +162,7 @@ def nearest(
         NeighboursError: If too few rows are left.
     """
     rows = []
-    for similarity in _similarities(queries, pool, block_size):
+    for similarity in image_similarities(queries, pool, block_size):
         similarity[similarity >= duplicate] = -torch.inf
         left = int((similarity > -torch.inf).sum(dim=-1).min())
         if left < number:
@@ -179,7 +179,7 @@ def near_duplicates(
 ) -> list[Pair]:
     """Returns all pairs (row of ``queries``, row of ``pool``, similarity) of at least the similarity ``duplicate``."""
     pairs = []
-    for block, similarity in enumerate(_similarities(queries, pool, block_size)):
+    for block, similarity in enumerate(image_similarities(queries, pool, block_size)):
         similar = (similarity >= duplicate).nonzero()
         values = similarity[tuple(similar.T)]
         for (row, column), value in zip(similar.tolist(), values.tolist(), strict=True):
@@ -187,7 +187,7 @@ def near_duplicates(
     return pairs
 
 
-def _similarities(
+def image_similarities(
     queries: Float[Tensor, "queries v"], pool: Float[Tensor, "pool v"], block_size: int
 ) -> Iterator[Float[Tensor, "block pool"]]:
     """Yields cosines of the differences from the pool's mean, for a block of queries at a time.

@@ -1,6 +1,7 @@
 """Plots of a run's scores over shots."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
@@ -30,6 +31,9 @@ from flamingo.results import Score
 _SERIES = {
     "": (BLUE, "o", "-"),
     "RICES": (GREEN, "s", "-"),
+    "RICES by question": (PURPLE, ">", "-"),
+    "RICES by caption": (OCHRE, "H", "-"),
+    "RICES by sum": (VERMILION, "*", "-"),
     "text only": (BLUE, "D", "none"),
     "blind": (GREY, "X", "--"),
     "shuffled images": (VERMILION, "^", "--"),
@@ -40,6 +44,8 @@ _SERIES = {
     "consensus caption": (OCHRE, "p", ":"),
     "majority answer": (OCHRE, "h", ":"),
 }
+#: The end of the name of a control with retrieved demonstrations.
+_RETRIEVED = re.compile(r", RICES( by \w+)?$")
 _OTHER_SERIES = (MUTED, "*", ":")
 #: In inches: the width of a figure, and of a letter of a name on the right of the axes.
 _WIDTH, _LETTER = 13.5, 0.095
@@ -178,9 +184,9 @@ def _draw_series(ax: Axes, name: str, x: Sequence[float], points: Sequence[Score
         The colour.
     """
     # A control of retrieved demonstrations looks like that of random ones, except for its empty marker.
-    color, marker, line = _SERIES.get(name.removesuffix(", RICES"), _OTHER_SERIES)
+    color, marker, line = _SERIES.get(_RETRIEVED.sub("", name), _OTHER_SERIES)
     plain = name == ""
-    hollow = name == "text only" or name.endswith(", RICES")
+    hollow = name == "text only" or _RETRIEVED.search(name) is not None
     values = []
     lows = []
     highs = []

@@ -29,7 +29,13 @@ from flamingo.results import Score, SettingOfTask
 _COLORS = (BLUE, VERMILION, GREEN, PURPLE, OCHRE, GREY)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 #: The line of each selection of demonstrations, and the end of its label.
-_LINES = {"random": ("-", ""), "rices": ("--", ", RICES")}
+_LINES = {
+    "random": ("-", ""),
+    "rices": ("--", ", RICES"),
+    "rices_question": (":", ", RICES by question"),
+    "rices_caption": ("-.", ", RICES by caption"),
+    "rices_sum": ((0, (6, 1)), ", RICES by sum"),
+}
 #: In inches: the width of a figure, the height of a panel, and the width of a letter of a label.
 _WIDTH, _HEIGHT, _LETTER = 13.5, 3.9, 0.095
 
@@ -51,6 +57,8 @@ def model_curves(models: Sequence[ModelScores], task: str) -> Figure | None:
     decoding = main_decoding(score.setting.decoding for score in scores)
     metrics = headlines(score.metric for score in scores)
     longest = max(len(model.name) for model in models)
+    ends = [_LINES[score.setting.demonstrations or "random"][1] for score in scores]
+    longest += max(0, max(len(end) for end in ends) - len(_LINES["rices"][1]))
     width = max(4.5, 3.2 + _LETTER * longest)
     columns = max(1, min(int(_WIDTH / width), len(metrics)))
     rows = math.ceil(len(metrics) / columns)

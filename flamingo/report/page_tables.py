@@ -79,8 +79,7 @@ def score_cell(score: Score | None) -> Cell:
 
 def demonstrations_text(setting: SettingOfTask) -> str:
     """Returns how demonstrations are chosen and from which support, and a template that is not the checkpoint's."""
-    selection = (setting.demonstrations or "none").replace("_", " ").replace("rices", "RICES")
-    names = [selection, setting.support_name, setting.template or ""]
+    names = [setting.selection_name, setting.support_name, setting.template or ""]
     return ", ".join(name for name in names if name)
 
 

@@ -5,7 +5,7 @@ import pytest
 from flamingo.evaluation import EvaluationConfig
 from flamingo.evaluation.demonstrations import prompt_examples, sample_demonstrations
 from flamingo.evaluation.preflight import check_settings
-from flamingo.evaluation.selection import SELECTIONS, Selection
+from flamingo.evaluation.selection import IMAGE, SELECTIONS, Selection
 from flamingo.evaluation.settings import Setting, make_settings
 from flamingo.utils.errors import UserError
 from tests.evaluation.fake import SETTINGS, FakeTask, OtherSupportsFakeTask
@@ -145,7 +145,7 @@ class RetrievalFakeTask(FakeTask):
         return self._support[0][:number]
 
 
-@pytest.mark.parametrize("selection", [Selection(), Selection(retrieved=True)], ids=["random", "retrieved"])
+@pytest.mark.parametrize("selection", [Selection(), Selection(IMAGE)], ids=["random", "retrieved"])
 def test_a_new_selection_is_its_entry_in_the_dict(monkeypatch, selection):
     monkeypatch.setitem(SELECTIONS, "new", selection)
     config = EvaluationConfig(demonstrations=["new"], shots=[3], text_only=False)
