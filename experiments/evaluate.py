@@ -50,6 +50,9 @@ class EvaluateConfig(EvaluationConfig):
     #: Kept features of captioned images; a relative folder lies in the folder of the results.
     features: FeaturesConfig = field(default_factory=lambda: FeaturesConfig(folder="features"))
 
+    #: The dual encoder of RICES by texts, such as CLIP: a folder or a hub name; null: questions are compared by TF-IDF.
+    rices_encoder: str | None = None
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_device("device", self.device)

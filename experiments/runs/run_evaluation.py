@@ -15,6 +15,7 @@ from experiments.schema import JSON, Entry, as_recorded
 from experiments.setup.build import add_features, build_features, load_model
 from experiments.setup.evaluation_plan import Plan, plan
 from experiments.setup.other_supports import keep_other_supports, other_support_records
+from experiments.setup.rices import RICES_CONTENTS, index_texts, record_rices
 from experiments.setup.run_lists import run_folders
 from experiments.setup.trained_images import trained_queries_warning, trained_records
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
@@ -57,7 +58,7 @@ _SETTINGS = (
 #: Other metrics and another language score existing predictions again.
 _MAY_CHANGE = (
     *_SETTINGS,
-    *("run", "runs", "checkpoint", "demonstrations", "features"),
+    *("run", "runs", "checkpoint", "demonstrations", "features", "rices_encoder", RICES_CONTENTS),
     *("task.metrics", "task.language", "task.clip_score", "task.chair"),
 )
 #: Supports may be added. Those of earlier evaluations in the folder must stay the same.
@@ -250,6 +251,7 @@ def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
     if run.has_results and not config.overwrite:
         check_same_checkpoint(output, checksums["checkpoint"])
         keep_other_supports(run, checksums)
+    record_rices(run, checksums, config, task, planned.settings)
     run.begin(checksums)
     if isinstance(task, RecordTask):
         planned = planned.fitted(lambda candidate: _index_and_check(candidate, task, features, processor))
@@ -296,12 +298,14 @@ def _index_images(planned: Plan, task: RecordTask, features: FeatureStore | None
     if warning is not None:
         log.warning(warning)
     if features is not None:
-        retrieved_shots = [setting.shots for setting in planned.settings if setting.is_retrieved]
+        settings = planned.settings
+        retrieved_shots = [one.shots for one in settings if one.is_retrieved and one.text_similarity is None]
         records = list(task.query_records) + list(task.support_records) + list(training_records)
         for of_support in other_support_records(task).values():
             records += of_support
         add_features(features, [record.image for record in records])
         near_duplicates = task.index(features, max(retrieved_shots, default=0), training_records)
+        index_texts(planned.config, task, settings, features)
         for split, pairs in near_duplicates.items():
             example = ""
             if pairs:

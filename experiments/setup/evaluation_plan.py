@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from experiments.evaluate import EvaluateConfig, folders
 from experiments.setup.build import build_task
+from experiments.setup.rices import check_rices
 from flamingo import FlamingoProcessor
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.document import Affixes
@@ -86,6 +87,7 @@ def plan(config: EvaluateConfig, open_images: bool = False) -> Plan:
     check_protocols(task, planned.settings)  # fewer shots would not help
     planned = planned.fitted(_check_settings)
     _check_features(planned)
+    check_rices(config, task, planned.settings)
     log.info("task %s: %d queries", task.name, len(task.queries()[: config.limit]))
     return planned
 

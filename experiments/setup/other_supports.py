@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from experiments.schema import JSON
+from experiments.setup.recorded_contents import keep_earlier
 from flamingo.data.record import Record
 from flamingo.evaluation.protocol import RecordTask, other_supports
-from flamingo.utils.errors import UserError
-from flamingo.utils.reading import read_config
 from flamingo.utils.run_folder import Run
 
 
@@ -29,16 +28,4 @@ def keep_other_supports(run: Run, contents: JSON) -> None:
     Raises:
         UserError: If a support has the name of an earlier one, and other data.
     """
-    if run.is_new:
-        return
-    recorded = read_config(run.output / run.files.config_file).get("contents") or {}
-    earlier = recorded.get("other_supports", {})
-    now = contents.get("other_supports", {})
-    for name, checksums in earlier.items():
-        if now.get(name, checksums) != checksums:
-            raise UserError(
-                f"task.other_supports.{name} has other data than in the earlier evaluations in {run.output}: choose "
-                "another name, another output=..., or overwrite it with overwrite=true"
-            )
-    if earlier or now:
-        contents["other_supports"] = earlier | now
+    keep_earlier(run, contents, "other_supports", "task.other_supports.{name} has other data", "another name, ")

@@ -113,7 +113,9 @@ def check_retrieval(task: Task, setting: Setting) -> None:
     known = task.text_similarities if isinstance(task, TextRetrievalTask) else ()
     if similarity is not None and similarity not in known:
         names = [name for name, selection in SELECTIONS.items() if selection.similarity in known]
-        raise UserError(f"{task.name} has no demonstrations={setting.demonstrations}: it has {', '.join(['rices', *names])}")
+        raise UserError(
+            f"{task.name} has no demonstrations={setting.demonstrations}: it has {', '.join(['rices', *names])}"
+        )
 
 
 def _with_random_caption(example: Example, query: Example, seed: int) -> Example:

@@ -274,9 +274,7 @@ class TextRetrievalTask(RecordTask, Protocol):
     #: The similarities of :mod:`flamingo.evaluation.selection` besides that of images.
     text_similarities: tuple[str, ...]
 
-    def index_texts(
-        self, numbers: Mapping[str, int], features: "FeatureStore", vectors: "VectorStore | None"
-    ) -> None:
+    def index_texts(self, numbers: Mapping[str, int], features: "FeatureStore", vectors: "VectorStore | None") -> None:
         """Finds the candidates of :meth:`similar_by`, after :meth:`index`.
 
         Args:

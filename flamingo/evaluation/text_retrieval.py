@@ -25,7 +25,7 @@ def question_similarities(
     vectors: VectorStore | None,
     language: str = "en",
     block_size: int = BLOCK_SIZE,
-) -> Iterator[Float[Tensor, "block pool"]]:
+) -> Iterator[Float[Tensor, "_ pool"]]:
     """Yields the cosine of questions with each question of a pool.
 
     Args:
@@ -53,7 +53,7 @@ def image_caption_similarities(
     pool: Sequence[Sequence[str]],
     vectors: VectorStore,
     block_size: int = BLOCK_SIZE,
-) -> Iterator[Float[Tensor, "block pool"]]:
+) -> Iterator[Float[Tensor, "_ pool"]]:
     """Yields the mean cosine of images with the captions of each candidate.
 
     A demonstration shows one of its captions at random, so the mean is the expected similarity of the shown one.
@@ -72,8 +72,8 @@ def image_caption_similarities(
 
 
 def standardized_sums(
-    first: Iterable[Float[Tensor, "block pool"]], second: Iterable[Float[Tensor, "block pool"]]
-) -> Iterator[Float[Tensor, "block pool"]]:
+    first: Iterable[Float[Tensor, "_ pool"]], second: Iterable[Float[Tensor, "_ pool"]]
+) -> Iterator[Float[Tensor, "_ pool"]]:
     """Yields sums of two similarities, of which each is standardized for each query.
 
     Cosines of two images spread more widely than those of an image and a text. Each similarity has mean 0 and standard
@@ -93,7 +93,7 @@ def _standardized(similarity: Float[Tensor, "block pool"]) -> Float[Tensor, "blo
 
 
 def nearest_candidates(
-    similarities: Iterable[Float[Tensor, "block pool"]], hidden: Sequence[Collection[int]], number: int
+    similarities: Iterable[Float[Tensor, "_ pool"]], hidden: Sequence[Collection[int]], number: int
 ) -> Int[np.ndarray, "queries number"]:
     """Returns the positions of the candidates most similar to each query, the most similar first, by exact search.
 

@@ -52,7 +52,10 @@ class VectorStore:
         self._texts = _VectorFile(self.folder / "texts.bin")
 
     def add_images(self, images: Iterable[Image]) -> int:
-        """Computes missing vectors of the first frames of images. Returns their number.
+        """Computes missing vectors of the first frames of images.
+
+        Returns:
+            The number of vectors that were computed.
 
         Raises:
             UserError: If an image cannot be read, or a file cannot be written.
@@ -61,7 +64,10 @@ class VectorStore:
         return self._add(self._images, by_key, lambda batch: self._dual_encoder.image_vectors(batch), "image vectors")
 
     def add_texts(self, texts: Iterable[str]) -> int:
-        """Computes missing vectors of texts. Returns their number.
+        """Computes missing vectors of texts.
+
+        Returns:
+            The number of vectors that were computed.
 
         Raises:
             UserError: If a file cannot be written.
@@ -91,7 +97,11 @@ class VectorStore:
         vectors_of: Callable[[Sequence[Any]], Float[Tensor, "batch width"]],
         description: str,
     ) -> int:
-        """Computes the missing vectors of a file, in batches. Waits for another process that is adding some."""
+        """Computes the missing vectors of a file, in batches. Waits for another process that is adding some.
+
+        Returns:
+            The number of vectors that were computed.
+        """
         if contents.keys() <= file.rows.keys():
             return 0
         with owner(self.folder, wait=True):
@@ -150,7 +160,7 @@ class _VectorFile:
         self._vectors = torch.from_numpy(records["vector"].copy())
 
     def reopen(self) -> None:
-        """Reads the records that other processes have added, and cuts off an unfinished one. The caller owns the folder."""
+        """Reads records of other processes, and cuts off an unfinished record. The caller owns the folder."""
         self.read()
         if self.path.exists() and self.path.stat().st_size > self._complete:
             with self.path.open("r+b") as stream:

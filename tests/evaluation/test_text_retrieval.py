@@ -13,10 +13,11 @@ from flamingo.evaluation.text_retrieval import (
     question_similarities,
     standardized_sums,
 )
+from flamingo.inference.vector_store import VectorStore
 from flamingo.utils.errors import UserError
 
 
-class Vectors:
+class Vectors(VectorStore):
     """The vectors of images and texts, by their names, in two dimensions."""
 
     def __init__(self, **angles):
@@ -66,7 +67,8 @@ def test_questions_are_compared_by_the_text_tower():
 def test_questions_are_compared_by_tf_idf_without_a_dual_encoder():
     pytest.importorskip("sklearn")
     pool = ["What color is the dog?", "Is the dog red?", "How many?", "What color is the dog?"]
-    [found, last] = question_similarities(["What color is it?", "Is the dog red ?", "why"], pool, None, "en", block_size=2)
+    questions = ["What color is it?", "Is the dog red ?", "why"]
+    [found, last] = question_similarities(questions, pool, None, "en", block_size=2)
     color = math.log(5 / 3) + 1  # in two of four: what, color
     common = math.log(5 / 4) + 1  # in three of four: is, the, dog
     unknown = math.log(5 / 1) + 1  # in none: it

@@ -1,8 +1,12 @@
 """Defaults of an evaluation: the shots that fit, and controls at the most shots."""
 
+from dataclasses import replace
+
 import pytest
 
 from experiments.setup.evaluation_plan import plan
+from experiments.setup.rices import check_rices
+from flamingo.evaluation.settings import Setting
 from flamingo.utils.errors import UserError
 from tests.helpers.configs import composed
 
@@ -63,3 +67,18 @@ def test_the_nearest_caption_needs_features_and_such_a_task(planned, shards):
     own = ("task=synthetic_questions", "task.num_queries=1", "controls=[nearest_caption]")
     with pytest.raises(UserError, match=r"^synthetic_questions has no .*nearest_caption"):
         plan(composed("evaluate", *own))
+
+
+def test_retrieval_by_captions_needs_a_dual_encoder(planned, shards, tmp_path):
+    own = planned(f"task.support={shards}/train-*.tar", "controls=[]", "shots=[0]")
+
+    def check(name, encoder):
+        check_rices(replace(own.config, rices_encoder=encoder), own.task, [Setting(2, name)])
+
+    with pytest.raises(UserError, match=r"demonstrations=rices_caption .*rices_encoder"):
+        check("rices_caption", None)
+    with pytest.raises(UserError, match=rf"^rices_encoder {tmp_path}/none"):
+        check("rices_sum", f"{tmp_path}/none")
+    with pytest.raises(UserError, match=r"^rices_encoder=clip has no effect"):
+        check("rices", "clip")
+    check("random", None)

@@ -1,8 +1,12 @@
 """Captioning: queries and demonstrations from records of captioned images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
 
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.processor import FlamingoProcessor
@@ -14,17 +18,22 @@ from flamingo.evaluation.metrics.corpus import check_metrics
 from flamingo.evaluation.metrics.row_metrics import RowMetric
 from flamingo.evaluation.protocol import Example
 from flamingo.evaluation.scores import computable
+from flamingo.evaluation.selection import CAPTION, SUM
 from flamingo.evaluation.tasks import CaptioningConfig, ChairConfig
 from flamingo.evaluation.tasks.pool import Pool, drawn_records
-from flamingo.evaluation.tasks.pooled_task import SUPPORT_KEYS, PooledTask, read_query_and_support
+from flamingo.evaluation.tasks.pooled_task import SUPPORT_KEYS, read_query_and_support
+from flamingo.evaluation.tasks.text_pooled_task import TextPooledTask
+from flamingo.evaluation.text_retrieval import image_caption_similarities
+from flamingo.inference.vector_store import VectorStore
 from flamingo.utils.errors import UserError
 from flamingo.utils.languages import primary_language
 
 
 @dataclass
-class Captioning(PooledTask):
+class Captioning(TextPooledTask):
     """Captions of the query records; demonstrations come from a pool of captioned images."""
 
+    text_similarities: ClassVar[tuple[str, ...]] = (CAPTION, SUM)
     #: The action for captions of the pool that are too long: see :func:`flamingo.data.fitting.fitting`.
     too_long: str = "cut"
     #: One of :data:`flamingo.evaluation.tasks.CAPTION_CHOICES`.
@@ -76,6 +85,13 @@ class Captioning(PooledTask):
     def _candidate(self, record: Record) -> Example:
         captions = record.captions if self.shown_caption == "random" else record.captions[:1]
         return Example(record.id, record.image, captions)
+
+    def _text_blocks(self, vectors: VectorStore | None) -> Iterator[Float[Tensor, "_ pool"]]:
+        if vectors is None:
+            raise UserError(f"{self.name}: similarities of images and captions need a dual encoder: set rices_encoder")
+        images = [query.image for query in self._queries]
+        captions = [candidate.references for candidate in self._candidates]
+        return image_caption_similarities(images, captions, vectors)
 
     def _fitted(
         self, pool: Pool, processor: FlamingoProcessor, template: CaptionTemplate, max_new_tokens: int

@@ -58,6 +58,8 @@ class Pool:
     name: str | None = None
     #: For each query the positions of the images most similar to it, the most similar first.
     neighbours: Int[np.ndarray, "queries k"] | None = None
+    #: Similarity -> for each query the positions of the records most similar to it by their texts, without duplicates.
+    text_neighbours: dict[str, Int[np.ndarray, "queries k"]] = field(default_factory=dict)
     #: Id of a query -> the positions of its duplicates, which are never shown.
     duplicates: Mapping[str, frozenset[int]] = field(default_factory=dict)
     #: Compares images. None before :meth:`index`, and for an empty pool.

@@ -1,10 +1,14 @@
 """Visual question answering: queries and demonstrations from questions about images, with VQA accuracy."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
 
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.fitting_questions import fitting_questions
@@ -15,20 +19,25 @@ from flamingo.data.record import LazySequence, Record
 from flamingo.evaluation.metrics.stemming import load_stemmer
 from flamingo.evaluation.metrics.vqa import MIN_ANSWERS, processed, vqa_accuracy
 from flamingo.evaluation.protocol import Example
+from flamingo.evaluation.selection import QUESTION, SUM
 from flamingo.evaluation.tasks import VqaConfig
 from flamingo.evaluation.tasks.pool import Pool, drawn_records
-from flamingo.evaluation.tasks.pooled_task import PooledTask, read_query_and_support
+from flamingo.evaluation.tasks.pooled_task import read_query_and_support
+from flamingo.evaluation.tasks.text_pooled_task import TextPooledTask
+from flamingo.evaluation.text_retrieval import question_similarities
+from flamingo.inference.vector_store import VectorStore
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class Vqa(PooledTask):
+class Vqa(TextPooledTask):
     """Questions about images; demonstrations come from a pool of questions.
 
     The references of a query are the answers of all people. A demonstration shows one of its answers.
     """
 
+    text_similarities: ClassVar[tuple[str, ...]] = (QUESTION, SUM)
     max_new_tokens: int = 10
     template: QuestionTemplate = field(default_factory=QuestionTemplate)
     #: One of :data:`flamingo.data.question_record.ANSWER_CHOICES`.
@@ -118,6 +127,10 @@ class Vqa(PooledTask):
         query = self._query(record)
         return query.with_caption(chosen_answer(query.references, self.shown_answer))
 
+    def _text_blocks(self, vectors: VectorStore | None) -> Iterator[Float[Tensor, "_ pool"]]:
+        pool = _questions(self.pool.records)
+        return question_similarities(_questions(self.query_records), pool, vectors, self.language)
+
     def _fitted(
         self, pool: Pool, processor: FlamingoProcessor, template: CaptionTemplate, max_new_tokens: int
     ) -> tuple[Pool, dict[str, str]]:
@@ -127,3 +140,11 @@ class Vqa(PooledTask):
         fitted = fitting_questions(pool.records, processor, self.template, new_tokens)
         skipped = {pool.name_of(id): reason for id, reason in fitted.skipped.items()}
         return replace(pool, records=fitted.records), skipped
+
+
+def _questions(records: Sequence[Record]) -> list[str]:
+    questions = []
+    for record in records:
+        assert isinstance(record, QuestionRecord)
+        questions.append(record.question)
+    return questions
