@@ -50,7 +50,7 @@ class EvaluateConfig(EvaluationConfig):
     #: Kept features of captioned images; a relative folder lies in the folder of the results.
     features: FeaturesConfig = field(default_factory=lambda: FeaturesConfig(folder="features"))
 
-    #: The dual encoder of RICES by texts, such as CLIP: a folder or a hub name; null: questions are compared by TF-IDF.
+    #: The dual encoder of RICES by texts: a folder or a hub name; null: none. Questions are then compared by TF-IDF.
     rices_encoder: str | None = None
 
     def __post_init__(self) -> None:

@@ -38,6 +38,7 @@ def test_models_and_tasks_without_figures_are_named():
 def test_our_value_is_the_mean_over_seeds_of_the_plain_setting():
     [figure] = published_figures(OF_3B, "coco")
     others = [score(9, shots=8), score(9, control="blind"), score(9, demonstrations="rices"), score(9, metric="BLEU-1")]
+    others += [score(9, demonstrations="rices_sum")]
     assert own_value(figure, others) is None
     assert own_value(figure, [*others, score(0.75), score(0.77, seed=1)]) == pytest.approx(76)
     zero = published_figures(OF_9B, "coco")[0]

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from flamingo.report.curves import few_shot_figure, headline_metrics, metric_name
-from flamingo.report.style import BLUE, GREY
+from flamingo.report.style import BLUE, GREEN, GREY, OCHRE, PURPLE, VERMILION
 from flamingo.results import read_scores
 from tests.helpers.differences import difference
 from tests.report import fake
@@ -72,6 +72,16 @@ def test_text_only_and_controls_are_their_own_series(read):
     np.testing.assert_allclose(blind[:, 1], [0.03, 0.05])
     np.testing.assert_allclose(blind[:, 0], [0, 1], atol=0.1)  # next to each other
     assert {"few-shot", "text only", "blind", "shuffled images"} <= texts(ax)
+
+
+def test_each_similarity_of_rices_is_its_own_series(read):
+    names = ["rices", "rices_question", "rices_caption", "rices_sum"]
+    rows = [fake.score(shots=4, demonstrations=name, value=0.1 + number / 10) for number, name in enumerate(names)]
+    (ax,) = few_shot_figure(read(*rows, fake.score(demonstrations="rices_sum", control="blind", value=0.7))).axes
+    colors = {to_hex(line.get_color()) for line in ax.lines if line.get_marker() != "None"}
+    assert colors == {GREEN, PURPLE, OCHRE, VERMILION, GREY}
+    assert len(lines(ax, GREY)) == 1  # as the control of random demonstrations
+    assert {"RICES", "RICES by question", "RICES by sum", "blind, RICES by sum"} <= texts(ax)
 
 
 def test_a_slope_is_a_thin_line_and_a_text_below(read):

@@ -105,6 +105,15 @@ def test_curves_have_a_line_for_each_model_and_selection(variants):
     assert exact.get_title("left") == "exact match" and cider.get_title("left") == "CIDEr"
 
 
+def test_each_similarity_of_rices_has_its_line():
+    names = ["random", "rices", "rices_question", "rices_caption", "rices_sum"]
+    scores = [score(demonstrations=name, value=0.1 * number) for number, name in enumerate(names)]
+    [ax] = model_curves(model_scores([Variant("one", (run(*scores),), None)]), "synthetic_captions").axes
+    lines = [line for line in ax.lines if line.get_marker() != "None"]
+    assert len({str(line._unscaled_dash_pattern) for line in lines}) == len(names)
+    assert {f"one, RICES by {name}" for name in ("question", "caption", "sum")} < {text.get_text() for text in ax.texts}
+
+
 def test_copy_rates_have_a_row_for_each_setting_and_distance():
     """Those of two trainings are averaged. The ROUGE-L part and other measures are left out."""
     rows = [measure(value=0.2), measure(value=0.4), measure(distance=2, value=0.1, ci95=None)]
