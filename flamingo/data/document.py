@@ -109,12 +109,25 @@ class Affixes:
 
 
 @dataclass(frozen=True)
+class TokenWindow:
+    """The part of a document's tokens that is kept: at most ``length`` tokens, with BOS.
+
+    ``start`` counts the tokens of the whole document, with BOS. Images whose marker is outside are not opened.
+    """
+
+    start: int
+    length: int
+
+
+@dataclass(frozen=True)
 class Document:
     """Parts in reading order. ``id`` names the document in error messages."""
 
     parts: Sequence[Part]
     id: str = field(default="", compare=False)
     affixes: Affixes = field(default_factory=Affixes)
+    #: The part of the document's tokens that is kept; None: all of them.
+    window: TokenWindow | None = None
     #: Images and texts of a page that the document lacks, by reason: see :mod:`flamingo.data.drops`.
     drops: Counter[str] = field(default_factory=Counter, compare=False)
 

@@ -18,8 +18,7 @@ IMAGES_IN_A_ROW = "page with images in a row"
 IMAGES_AT_THE_END = "page that ends in images"
 NO_TEXT_AFTER_IMAGES = "page without text after its images"
 
-# Images of a page that is kept, or that is left out for another reason.
-IMAGE_MISSING = "image missing"
+# Images. A missing one has the reason that its reader gives: see :attr:`flamingo.data.page.PageImage.fault`.
 IMAGE_TOO_SMALL = "image too small"
 IMAGE_NOT_SIMILAR = "image not similar to a text"
 IMAGE_OVER_LIMIT = "image over max_images"
@@ -27,7 +26,6 @@ IMAGE_OVER_LIMIT = "image over max_images"
 # Texts.
 TEXT_WITH_SPECIAL_TOKEN = "text with a special token"
 TEXT_ESCAPED = "text with an escaped special token"
-TEXT_WITH_SURROGATE = "text with an unpaired surrogate"
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,19 @@ from transformers import AddedToken, AutoConfig, AutoTokenizer, BatchFeature, Pr
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.coins import check_coin, flip
 from flamingo.data.collate import EncodedExample, PaddingSide, collate
-from flamingo.data.document import Chunk, Document, Image
+from flamingo.data.document import Document, Image
+from flamingo.data.rendering import Renderer, special_token_in
 from flamingo.data.shortening import TooManyTokensError
 from flamingo.data.text_markers import (
     IMAGE_TOKEN,
     Piece,
     learnt_span,
-    marker_pieces,
     pieces_at,
     pieces_of_text,
     special_tokens,
     texts_and_images,
 )
+from flamingo.data.token_window import Tokens
 from flamingo.data.transforms.image_processors import load_image_processor
 from flamingo.data.transforms.pictures import Aspect
 from flamingo.data.transforms.pixels import normalized, resized
@@ -139,7 +140,7 @@ class FlamingoProcessor(ProcessorMixin):
 
     def special_token_in(self, text: str) -> str | None:
         """Returns a special token that the text contains; None if there is none. No document may contain one."""
-        return next((token for token in self._special if token in text), None)
+        return special_token_in(text, self._special)
 
     @property
     def room(self) -> int:
@@ -184,16 +185,37 @@ class FlamingoProcessor(ProcessorMixin):
         Raises:
             UserError: For a text with a special token, a broken image or too many tokens, by the document's id.
         """
-        pieces, images, last_text = self._render(document, prompt, next_image, leading_space)
-        ids, piece_of_token = self._tokenize(pieces, str(document), max_length)
-        labels = [token if piece.train else -100 for token, piece in zip(ids, piece_of_token, strict=True)]
+        rendering = self._renderer.render(document, prompt, next_image, leading_space)
+        tokens = self._tokenize(rendering.pieces, str(document)).within(document.window)
+        self._check_length(tokens, str(document), max_length)
+        images = rendering.images
+        image_index = [piece.image for piece in tokens.pieces]
+        if document.window is not None:
+            shown = list(tokens.image_starts(self.image_token_id))
+            images = [images[number] for number in shown]
+            image_index = [shown.index(number) if number in shown else -1 for number in image_index]
+        labels = [token if piece.train else -100 for token, piece in zip(tokens.ids, tokens.pieces, strict=True)]
         return EncodedExample(
-            input_ids=torch.tensor(ids),
-            image_index=torch.tensor([piece.image for piece in piece_of_token]),
+            input_ids=torch.tensor(tokens.ids),
+            image_index=torch.tensor(image_index),
             labels=None if prompt else torch.tensor(labels),
             pixel_values=self.pixel_values(images, str(document), as_bytes) if images and pixels else None,
-            last_text=learnt_span(last_text, piece_of_token),
+            last_text=learnt_span(rendering.last_text, tokens.pieces),
         )
+
+    def tokens(self, document: Document) -> Tokens:
+        """Returns the tokens of a whole document of any length, without its window.
+
+        Raises:
+            UserError: For a text with a special token, by the document's id.
+        """
+        rendering = self._renderer.render(document, prompt=False, next_image=False, leading_space=False)
+        return self._tokenize(rendering.pieces, str(document))
+
+    @property
+    def _renderer(self) -> Renderer:
+        end = self.tokenizer.eos_token if self.eos else None
+        return Renderer(self.image_marker, self.end_of_chunk, end or "", self._special, self.new_tokens)
 
     def batch(
         self,
@@ -228,60 +250,6 @@ class FlamingoProcessor(ProcessorMixin):
             )
         side = padding_side or ("left" if prompt else "right")
         return BatchFeature(collate(examples, self.tokenizer.pad_token_id, side))
-
-    def _render(
-        self, document: Document, prompt: bool, next_image: bool, leading_space: bool
-    ) -> tuple[list[Piece], list[Image], Piece | None]:
-        images: list[Image] = []
-        pieces: list[Piece] = []
-        chunks = document.chunks(next_image)
-        affixes = document.affixes
-        self._add_affix(document, pieces, affixes.prefix)
-        joined = False
-        for chunk in chunks:
-            if chunk.image is not None:
-                if not joined:
-                    self._add_affix(document, pieces, affixes.before_image)
-                pieces += marker_pieces(self.image_marker, pieces[-1] if pieces else None, len(images))
-                images.append(chunk.image)
-            image = -1 if chunk.image is None else len(images) - 1
-            texts = self._text_pieces(document, chunk, image, leading_space)
-            pieces += texts
-            joined = chunk.joined
-            if joined:
-                continue
-            if not prompt or chunk is not chunks[-1]:
-                train = bool(chunk.texts) and chunk.texts[-1].train
-                pieces.append(Piece(self.end_of_chunk, image, train))
-            if chunk is not chunks[-1]:
-                self._add_affix(document, pieces, affixes.separator)
-        if self.eos and not prompt and self.tokenizer.eos_token:
-            pieces.append(Piece(self.tokenizer.eos_token, pieces[-1].image, pieces[-1].train))
-        return pieces, images, texts[-1] if texts else None
-
-    def _add_affix(self, document: Document, pieces: list[Piece], text: str) -> None:
-        """Appends a text between chunks, whose tokens see the image before it.
-
-        Raises:
-            UserError: For a text with a special token.
-        """
-        special_token = self.special_token_in(text)
-        # IDEFICS ends chunks with a line break, which is text elsewhere.
-        is_text = special_token == self.end_of_chunk and special_token not in self.new_tokens
-        if special_token is not None and not is_text:
-            raise UserError(f"{document} has the special token {special_token} in the text {text!r} between its chunks")
-        if text:
-            pieces.append(Piece(text, pieces[-1].image if pieces else -1, train=False))
-
-    def _text_pieces(self, document: Document, chunk: Chunk, image: int, leading_space: bool) -> list[Piece]:
-        pieces = []
-        for number, text in enumerate(chunk.texts):
-            special_token = self.special_token_in(text.text)
-            if special_token is not None:
-                raise UserError(f"{document} has the special token {special_token} in its text")
-            needs_space = leading_space and number == 0 and not text.text.startswith(" ")
-            pieces.append(Piece(f" {text.text}" if needs_space else text.text, image, text.train))
-        return pieces
 
     def pixel_values(
         self, images: Sequence[Image], owner: str = "a batch", as_bytes: bool = False
@@ -339,17 +307,20 @@ class FlamingoProcessor(ProcessorMixin):
 
     def _prompt(self, text: str, images: list[Image], name: str) -> EncodedExample:
         pieces = pieces_of_text(text, len(images), self.image_marker, name)
-        ids, piece_of_token = self._tokenize(pieces, name, max_length=None)
-        image_index = torch.tensor([piece.image for piece in piece_of_token])
-        return EncodedExample(torch.tensor(ids), image_index, None, self.pixel_values(images, name) if images else None)
+        tokens = self._tokenize(pieces, name)
+        self._check_length(tokens, name, max_length=None)
+        image_index = torch.tensor([piece.image for piece in tokens.pieces])
+        pixel_values = self.pixel_values(images, name) if images else None
+        return EncodedExample(torch.tensor(tokens.ids), image_index, None, pixel_values)
 
-    def _tokenize(self, pieces: list[Piece], name: str, max_length: int | None) -> tuple[list[int], list[Piece]]:
+    def _tokenize(self, pieces: list[Piece], name: str) -> Tokens:
         # The text is tokenized whole, as in the pretraining of the language model.
         text = "".join(piece.text for piece in pieces)
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids: list[int] = []
         piece_of_token: list[Piece] = []
-        if self.bos and self.tokenizer.bos_token_id is not None:
+        has_bos = self.bos and self.tokenizer.bos_token_id is not None
+        if has_bos:
             ids.append(self.tokenizer.bos_token_id)
             piece_of_token.append(Piece("", -1, train=False))
         owners = pieces_at(pieces, encoding["offset_mapping"])
@@ -359,10 +330,12 @@ class FlamingoProcessor(ProcessorMixin):
             piece_of_token += [piece] * positions
         if not ids:
             raise UserError(f"{name} has no token")
+        return Tokens(ids, piece_of_token, has_bos)
+
+    def _check_length(self, tokens: Tokens, name: str, max_length: int | None) -> None:
         limit = self.tokenizer.model_max_length if max_length is None else max_length
-        if len(ids) > limit:
-            raise TooManyTokensError(f"{name} has {len(ids)} tokens, more than the {limit} that fit")
-        return ids, piece_of_token
+        if len(tokens.ids) > limit:
+            raise TooManyTokensError(f"{name} has {len(tokens.ids)} tokens, more than the {limit} that fit")
 
     def _positions(self, token: int) -> int:
         """Returns the number of positions that a token of the text takes."""

@@ -12,7 +12,7 @@ from transformers import AutoProcessor, AutoTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor, Image, Text
-from flamingo.data.document import Affixes, EndOfChunk, SameChunk
+from flamingo.data.document import Affixes, EndOfChunk, SameChunk, TokenWindow
 from flamingo.utils.errors import UserError
 from tests import tiny
 
@@ -451,3 +451,16 @@ def test_a_marker_as_plain_text_takes_no_visual_tokens(processor):
         FlamingoProcessor(processor.image_processor, tokenizer, new_tokens=["<|endofchunk|>"], tokens_per_image=3)
     with pytest.raises(UserError, match=r"tokens_per_image .*-1"):
         FlamingoProcessor(processor.image_processor, tokenizer, tokens_per_image=-1)
+
+
+def test_a_window_keeps_its_tokens_and_opens_its_images(processor, pictures, tmp_path):
+    """The first image lies before the window, the third behind it: their files do not exist."""
+    missing = Image(tmp_path / "missing.png")
+    parts = [missing, Text("a"), pictures[1], Text("b"), missing, Text("c")]
+    ids = processor.tokens(Document(parts)).ids
+    example = processor.encode(Document(parts, window=TokenWindow(start=2, length=6)))
+    assert example.input_ids.tolist() == ids[:1] + ids[2:7]
+    tokens = [("<|endofchunk|>", -1, True), ("<image>", 0, False), ("b", 0, True), ("<|endofchunk|>", 0, True)]
+    assert rows(processor, example)[2:6] == tokens
+    assert rows(processor, example)[1] == ("a", -1, True) and len(example.pixel_values) == 1
+    assert example.last_text is None
