@@ -8,6 +8,7 @@ HEADLINES = (
     "top1_accuracy",
     "vqa_accuracy",
     "vqa_accuracy_unstemmed",
+    "vl_icl_accuracy",
     "exact_match",
     "attribute_accuracy",
     "CIDEr",

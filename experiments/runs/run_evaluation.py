@@ -19,12 +19,12 @@ from experiments.setup.rices import RICES_CONTENTS, index_texts, record_rices
 from experiments.setup.run_lists import run_folders
 from experiments.setup.trained_images import trained_queries_warning, trained_records
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
-from flamingo.data.data_checksums import data_checksums
+from flamingo.data.data_checksums import data_checksums, files_checksum
 from flamingo.data.record import Record
 from flamingo.difference_rows import read_differences
 from flamingo.evaluation.harness import evaluate
 from flamingo.evaluation.prompt_lengths import Check, check_prompts, check_retrieved_prompts
-from flamingo.evaluation.protocol import RecordTask, RowScoredTask, Task
+from flamingo.evaluation.protocol import FilesTask, RecordTask, RowScoredTask, Task
 from flamingo.inference import FeaturesConfig
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.flamingo_engine import FlamingoEngine
@@ -133,6 +133,8 @@ def contents(checkpoint: Path, model: FlamingoForConditionalGeneration, task: Ta
         checksums |= {"query": data_checksums(task.query_records), "support": data_checksums(task.support_records)}
         for name, records in other_support_records(task).items():
             checksums.setdefault("other_supports", {})[name] = data_checksums(records)
+    elif isinstance(task, FilesTask):
+        checksums["files"] = files_checksum(map(str, task.files))
     return checksums
 
 

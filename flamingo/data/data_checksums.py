@@ -1,7 +1,7 @@
 """Checksums of a data set, which do not depend on where its files lie or when they were written."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,9 +20,13 @@ def data_checksums(images: Sequence[Record]) -> dict[str, str]:
     """
     files: dict[str, None] = {}
     captions = digest_of(_rows(images, files))
+    return {"captions": captions, "files": files_checksum(files)}
+
+
+def files_checksum(files: Iterable[str]) -> str:
+    """Returns the checksum of the names and :func:`sampled_checksum` of files."""
     with ThreadPoolExecutor() as pool:  # reading and hashing take most of the time, and release Python's lock
-        described = digest_of(pool.map(_described, files))
-    return {"captions": captions, "files": described}
+        return digest_of(pool.map(_described, files))
 
 
 def _rows(images: Sequence[Record], files: dict[str, None]) -> Iterator[str]:

@@ -2,10 +2,18 @@
 
 from collections.abc import Sequence
 
-from flamingo.evaluation.protocol import Example, RetrievalTask, Task, TextRetrievalTask, with_support
+from flamingo.evaluation.protocol import (
+    AlternatingTask,
+    Example,
+    RetrievalTask,
+    Task,
+    TextRetrievalTask,
+    with_support,
+)
 from flamingo.evaluation.random_draws import draw_positions, query_rng
 from flamingo.evaluation.selection import SELECTIONS
 from flamingo.evaluation.settings import Setting
+from flamingo.results import Row
 from flamingo.utils.errors import UserError
 
 #: Parts of seeds: another text draws other demonstrations, another order, other captions.
@@ -31,6 +39,8 @@ def prompt_examples(task: Task, query: Example, setting: Setting, order: int = 0
     task = with_support(task, setting.support)
     if setting.selection.retrieved:
         demonstrations = retrieve_demonstrations(task, query, setting)
+    elif isinstance(task, AlternatingTask):
+        demonstrations = alternating_demonstrations(task, query, setting.num_demonstrations, setting.seed, order)
     else:
         demonstrations = sample_demonstrations(task, query, setting.num_demonstrations, setting.seed, order)
     if setting.change.replacement is not None:
@@ -53,6 +63,48 @@ def shots_per_group(task: Task, query: Example, groups: Sequence[Sequence[Exampl
                 f"{task.name}: group {number} of {query.id} has {len(group)} examples, {per_group} are needed"
             )
     return per_group
+
+
+def check_shots(task: Task, query: Example, shots: int) -> None:
+    """Checks that a query's support suffices for a number of random demonstrations.
+
+    Raises:
+        UserError: If it does not.
+    """
+    if isinstance(task, AlternatingTask):
+        alternating_demonstrations(task, query, shots, seed=0)
+    else:
+        shots_per_group(task, query, task.support(query), shots)
+
+
+def alternating_demonstrations(
+    task: AlternatingTask, query: Example, shots: int, seed: int, order: int = 0
+) -> list[Example]:
+    """Returns the demonstrations of a task whose demonstrations alternate between classes.
+
+    Args:
+        task: The task.
+        query: The query.
+        shots: The number of demonstrations.
+        seed: The seed of the setting.
+        order: The number of a random order; every order has the same demonstrations.
+
+    Raises:
+        UserError: If the shots are not a multiple of the number of classes, or there are not as many.
+    """
+    if shots % task.num_ways:
+        raise UserError(f"{task.name}: {shots} shots cannot be divided among {task.num_ways} classes")
+    demonstrations: list[Example] = []
+    for one_of_each in task.rounds(query, shots // task.num_ways, seed, order):
+        demonstrations += one_of_each
+    return demonstrations
+
+
+def mark_shots_per_class(task: Task, rows: Sequence[Row]) -> None:
+    """Adds ``shots_per_class`` to the rows of scores of a task whose demonstrations alternate between classes."""
+    if isinstance(task, AlternatingTask):
+        for row in rows:
+            row["shots_per_class"] = row["shots"] // task.num_ways
 
 
 def sample_demonstrations(task: Task, query: Example, shots: int, seed: int, order: int = 0) -> list[Example]:

@@ -16,7 +16,7 @@ from flamingo.evaluation.attention_measures import save_attention_measures
 from flamingo.evaluation.control_clock import ControlClock
 from flamingo.evaluation.controls import CONTROLS
 from flamingo.evaluation.copying import save_copy_rates
-from flamingo.evaluation.demonstrations import prompt_examples
+from flamingo.evaluation.demonstrations import mark_shots_per_class, prompt_examples
 from flamingo.evaluation.outputs import Output, make_outputs
 from flamingo.evaluation.preflight import check_settings
 from flamingo.evaluation.prompts import build_prompt, render_prompt
@@ -103,6 +103,7 @@ def evaluate(
     row_metrics = task.row_metrics if isinstance(task, RowScoredTask) else ()
     statistics = setting_statistics(all_rows, corpus_metrics, task.language, row_metrics)
     rows_of_scores = score_rows(statistics)
+    mark_shots_per_class(task, rows_of_scores)
     if state.is_main_process:
         save_scores(output / "scores.json", rows_of_scores)
         earlier = earlier_rows(predictions_file, task, queries, statistics)

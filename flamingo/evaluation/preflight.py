@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from flamingo.evaluation.demonstrations import check_retrieval, shots_per_group
+from flamingo.evaluation.demonstrations import check_retrieval, check_shots
 from flamingo.evaluation.metrics.corpus import check_metrics
 from flamingo.evaluation.protocol import (
     CaptionTask,
@@ -71,7 +71,7 @@ def check_settings(task: Task, settings: Sequence[Setting], limit: int | None = 
     for support, shots in sorted(numbers, key=lambda number: number[1], reverse=True):
         own_task = with_support(task, support)
         for query in queries[:limit]:
-            shots_per_group(own_task, query, own_task.support(query), shots)
+            check_shots(own_task, query, shots)
 
 
 def _check_unique(task: Task, what: str, names: Iterable[str]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from flamingo.data.caption_template import CaptionTemplate
@@ -186,6 +187,28 @@ class RetrievalTask(Task, Protocol):
 
 
 @runtime_checkable
+class AlternatingTask(Task, Protocol):
+    """A task whose demonstrations alternate between classes, in place of random examples of all groups."""
+
+    #: The number of classes in a prompt. Shots are a multiple of it.
+    num_ways: int
+
+    def rounds(self, query: Example, number: int, seed: int, order: int) -> Sequence[Sequence[Example]]:
+        """Returns rounds of demonstrations, one of each class. Fewer rounds have demonstrations of more rounds.
+
+        Args:
+            query: The query.
+            number: The number of rounds.
+            seed: The seed of the setting.
+            order: The number of a random order; every order has the same demonstrations.
+
+        Raises:
+            UserError: If there are not as many.
+        """
+        ...
+
+
+@runtime_checkable
 class NearestTask(Task, Protocol):
     """A task whose images can be compared."""
 
@@ -293,6 +316,14 @@ class TextRetrievalTask(RecordTask, Protocol):
             number: The number of candidates.
         """
         ...
+
+
+@runtime_checkable
+class FilesTask(Task, Protocol):
+    """A task without records that reads files, of which the evaluation records a checksum."""
+
+    #: The files, always in the same order.
+    files: Sequence[Path]
 
 
 @runtime_checkable

@@ -53,6 +53,7 @@ GROUPS = {
     "pretrain_language": ("text",),
 }
 #: The keys that options need as well.
+VL_ICL = ("open_mi", "matching_mi", "operator_induction", "operator_induction_interleaved", "clevr", "textocr")
 NEEDED = {
     "experiment=flickr8k": ("data.root=somewhere", "model.vision=somewhere"),
     "experiment=flickr8k_reward": ("data.root=somewhere", "model.init_from=null"),
@@ -74,6 +75,10 @@ NEEDED = {
     **{
         f"task={name}": ("task.query=somewhere", "task.support=somewhere")
         for name in ("vqav2", "okvqa", "textvqa", "vizwiz", "nocaps", "textcaps", "vizwiz_captions")
+    },
+    **{
+        f"task=vl_icl_{name}": ("task.root=somewhere",)
+        for name in VL_ICL
     },
     "task=coco": ("task.query=somewhere",),
     **{

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 #: Folders of captions that are distributed next to the folders of their images.
 _NEXT_TO_IMAGES = ("annotations", "Annotations", "Flickr8k_text")
 #: How errors name the types of fields.
-_TYPE_NAMES = {str: "a text", list: "a list"}
+_TYPE_NAMES = {str: "a text", list: "a list", dict: "an object"}
 
 
 class MissingImagesError(UserError):

@@ -168,6 +168,39 @@ class HatefulMemesConfig(VqaConfig, RankingConfig):
         RankingConfig.__post_init__(self)
 
 
+@dataclass(kw_only=True)
+class VlIclConfig(TaskConfig):
+    """A task of VL-ICL Bench. Queries and demonstrations come from its own files."""
+
+    #: The name in result files.
+    name: str
+    #: The folder VL-ICL, which holds a folder for each task. Files name images relative to it.
+    root: str
+    #: The task's folder in it, with query.json, support.json and images.
+    folder: str
+    #: The text after the images, with {question}, and with {answer} at its end.
+    question_template: str = "{question}\nAnswer: {answer}"
+
+    def __post_init__(self) -> None:
+        QuestionTemplate(self.question_template)
+
+
+#: The number of classes that a query of open-ended miniImageNet has.
+_NUM_CLASSES = 5
+
+
+@dataclass(kw_only=True)
+class OpenMiConfig(VlIclConfig):
+    """Open-ended miniImageNet: new names of classes that only the demonstrations define."""
+
+    #: The number of classes that a prompt shows.
+    num_ways: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("num_ways", self.num_ways, least=2, most=_NUM_CLASSES)
+
+
 #: The types of a question by which its accuracy may be scored.
 SCORE_TYPES = ("answer_type", "question_type")
 
@@ -176,5 +209,9 @@ TASKS: Kinds = {
     "captioning": (CaptioningConfig, "flamingo.evaluation.tasks.captioning:Captioning"),
     "classification": (ClassificationConfig, "flamingo.evaluation.tasks.classification:Classification"),
     "hateful_memes": (HatefulMemesConfig, "flamingo.evaluation.tasks.hateful_memes:HatefulMemes"),
+    "vl_icl_matching": (VlIclConfig, "flamingo.evaluation.tasks.vl_icl_matching:Matching"),
+    "vl_icl_open_mi": (OpenMiConfig, "flamingo.evaluation.tasks.vl_icl_open_mi:OpenMi"),
+    "vl_icl_operators": (VlIclConfig, "flamingo.evaluation.tasks.vl_icl_operators:OperatorInduction"),
+    "vl_icl_questions": (VlIclConfig, "flamingo.evaluation.tasks.vl_icl_questions:VlIclQuestions"),
     "vqa": (VqaConfig, "flamingo.evaluation.tasks.vqa:Vqa"),
 }
