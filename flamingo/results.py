@@ -46,6 +46,7 @@ PREDICTION: Types = {
     "scores": (dict,),
 }
 #: The further fields of a score. Corpus metrics add ``references`` and ``language``, CIDEr also ``document_frequency``.
+#: Tasks whose demonstrations alternate between classes add ``shots_per_class``.
 SCORE: Types = {
     "metric": (str,),
     "value": _NUMBER,

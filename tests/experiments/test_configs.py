@@ -76,10 +76,7 @@ NEEDED = {
         f"task={name}": ("task.query=somewhere", "task.support=somewhere")
         for name in ("vqav2", "okvqa", "textvqa", "vizwiz", "nocaps", "textcaps", "vizwiz_captions")
     },
-    **{
-        f"task=vl_icl_{name}": ("task.root=somewhere",)
-        for name in VL_ICL
-    },
+    **{f"task=vl_icl_{name}": ("task.root=somewhere",) for name in VL_ICL},
     "task=coco": ("task.query=somewhere",),
     **{
         f"protocol={name}": ("task=vqav2", "task.query=somewhere", "task.support=somewhere")

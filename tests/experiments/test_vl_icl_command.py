@@ -21,7 +21,14 @@ ROOT = Path(__file__).parent.parent.parent
 def arguments(name, demo, root, output):
     LAYOUTS[name](root)
     # The instructions do not fit the 384 tokens of the small language model.
-    settings = ("prefix=''", "shots=[0,4]", "control_shots=[4]", "max_new_tokens=2", "pictures=1", "attention_queries=1")
+    settings = (
+        "prefix=''",
+        "shots=[0,4]",
+        "control_shots=[4]",
+        "max_new_tokens=2",
+        "pictures=1",
+        "attention_queries=1",
+    )
     return (f"run={demo}", f"task={name}", f"task.root={root}", f"output={output}", *settings)
 
 
@@ -42,7 +49,7 @@ def test_each_task_is_evaluated_at_0_and_4_shots(name, demo, tmp_path):
 
 
 def test_the_command_evaluates_a_task_and_notices_other_data(demo, tmp_path):
-    given = arguments("vl_icl_operator_induction", demo, tmp_path / "VL-ICL", tmp_path / "out")
+    given = (*arguments("vl_icl_operator_induction", demo, tmp_path / "VL-ICL", tmp_path / "out"), "controls=[]")
     line = [sys.executable, "-m", "experiments.evaluate", *given]
     result = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-4000:]

@@ -211,7 +211,7 @@ SAME_TABLES = ("vl_icl_operator_induction_interleaved", "vl_icl_textocr")
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.full if name in SAME_TABLES else ()) for name in LAYOUTS]
 )
-def test_a_missing_field_a_missing_image_and_broken_files_are_named(tmp_path, name):
+def test_missing_fields_and_images_and_broken_files_are_named(tmp_path, name):
     config = config_of(name, tmp_path)
     folder = tmp_path / config.folder
     for part in ("query", "support"):
