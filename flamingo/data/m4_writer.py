@@ -1,4 +1,7 @@
-"""Writes pages as M4's tar files, which :mod:`flamingo.data.readers.m4_tar` reads."""
+"""Writes pages and captioned images as M4's tar files.
+
+:mod:`flamingo.data.readers.m4_tar` and :mod:`flamingo.data.readers.m4_pairs` read them.
+"""
 
 import io
 import json
@@ -9,9 +12,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from flamingo.data.document import Readable
+from flamingo.data.document import Image, Readable
 from flamingo.data.page import Page, PageImage, SectionBreak
 from flamingo.data.readers.page_fields import SECTION_BREAK
+from flamingo.data.record import Record
 from flamingo.data.transforms.pictures import frame_bytes
 from flamingo.utils.io import atomic_file
 
@@ -28,15 +32,15 @@ _KINDS = {
 }
 
 
-def write_pages(pages: Iterable[Page], folder: Path, pages_per_shard: int) -> list[Path]:
-    """Writes pages as ``000000.tar``, ``000001.tar``, ..., each with its number of pages in ``000000_stats.json``.
+def write_shards(samples: Iterable[Page | Record], folder: Path, samples_per_shard: int) -> list[Path]:
+    """Writes samples as ``000000.tar``, ``000001.tar``, ..., each with their number in ``000000_stats.json``.
 
-    Pictures are written as they are. A picture that cannot be read is written as a missing one.
+    Pictures are written as they are. The picture of a page that cannot be read is written as a missing one.
 
     Args:
-        pages: The pages.
+        samples: Pages, or captioned images, whose pictures must be readable.
         folder: The folder of the shards.
-        pages_per_shard: The number of pages of each shard but the last.
+        samples_per_shard: The number of samples of each shard but the last.
 
     Returns:
         The shards.
@@ -45,27 +49,29 @@ def write_pages(pages: Iterable[Page], folder: Path, pages_per_shard: int) -> li
         UserError: If a file cannot be written.
     """
     files: list[Path] = []
-    remaining = iter(pages)
+    remaining = iter(samples)
     while (first := next(remaining, None)) is not None:
         file = folder / f"{len(files):06d}.tar"
-        start = len(files) * pages_per_shard
-        size = _write_shard(file, chain([first], islice(remaining, pages_per_shard - 1)), start)
+        start = len(files) * samples_per_shard
+        size = _write_shard(file, chain([first], islice(remaining, samples_per_shard - 1)), start)
         with atomic_file(file.with_name(f"{file.stem}_stats.json")) as stream:
             json.dump({"count": size, "successes": size}, stream)
         files.append(file)
     return files
 
 
-def _write_shard(file: Path, pages: Iterable[Page], start: int) -> int:
-    """Writes a shard, whose first page has the number ``start``.
+def _write_shard(file: Path, samples: Iterable[Page | Record], start: int) -> int:
+    """Writes a shard, whose first sample has the number ``start``.
 
     Returns:
-        The number of its pages.
+        The number of its samples.
     """
     number = start
     with atomic_file(file, "wb") as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
-        for page in pages:
-            for name, content in page_members(page, f"{number:09d}"):
+        for sample in samples:
+            key = f"{number:09d}"
+            members = page_members(sample, key) if isinstance(sample, Page) else pair_members(sample, key)
+            for name, content in members:
                 _add(archive, name, content)
             number += 1
     return number - start
@@ -96,6 +102,22 @@ def page_members(page: Page, key: str) -> Iterator[tuple[str, bytes]]:
     yield f"{key}.page.json", json.dumps(_additions(page, images)).encode()
 
 
+def pair_members(record: Record, key: str) -> Iterator[tuple[str, bytes]]:
+    """Yields the names and contents of the files of a captioned image. Each caption is a line of its text.
+
+    Args:
+        record: The captioned image.
+        key: What the names begin with.
+
+    Raises:
+        Exception: If the picture cannot be read.
+    """
+    content = _content(record.image)
+    yield f"{key}.image.{_kind(content)}", content
+    yield f"{key}.text.txt", "\n".join(record.captions).encode()
+    yield f"{key}.pair.json", json.dumps({"id": record.id, "split": record.split}).encode()
+
+
 def _additions(page: Page, images: Sequence[dict[str, str] | None]) -> dict[str, Any]:
     first = len(page.parts)
     return {
@@ -115,15 +137,19 @@ def _picture(image: PageImage) -> tuple[bytes | None, str]:
     """
     if image.image is None:
         return None, image.fault or "image missing"
-    frame = image.image.frames[0]
-    assert isinstance(frame, str | Readable)
     try:
-        return frame_bytes(frame), ""
+        return _content(image.image), ""
     except MemoryError:
         raise
     except Exception as error:  # decoders of single frames raise nearly anything
-        log.warning("%s cannot be read: %s", frame, error)
+        log.warning("an image is left out: %s: %s", image.name, error)
         return None, "image missing"
+
+
+def _content(image: Image) -> bytes:
+    frame = image.frames[0]
+    assert isinstance(frame, str | Readable)
+    return frame_bytes(frame)
 
 
 def _kind(content: bytes | None) -> str:

@@ -72,14 +72,15 @@ def page_of_html(html: str, file: Path, images: Path | UrlStore | None) -> Page:
     """
     parser = _Parser()
     try:
-        parser.feed(page_text(html))
-        parser.close()
+        # Not closed: a tag, comment or script that has no end is no text. The parser would begin anew at each character
+        # of it, which takes hours for some pages. The line break ends a character reference.
+        parser.feed(page_text(html) + "\n")
     except AssertionError as error:  # the parser's answer to declarations of an unknown kind
         raise UserError(f"broken HTML: {error}") from error
     parts: list[PagePart] = []
     for piece in parser.pieces():
         parts.append(piece if isinstance(piece, str) else _image(piece.path, file, images))
-    return Page(file.stem, tuple(parts))
+    return Page(f"{file.parent.name}/{file.stem}", tuple(parts))
 
 
 class _Source:
@@ -97,16 +98,19 @@ class _Parser(HTMLParser):
         self._pieces: list[str | _Source] = []
         self._paragraphs: list[str] = []
         self._paragraph: list[str] = []
-        #: The hidden elements that are open.
-        self._hidden: list[str] = []
+        #: The hidden element that is open, and how many of its kind are open in each other.
+        self._hidden: str | None = None
+        self._depth = 0
 
     def handle_starttag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
         """Notes an image, a hidden element, or the end of a paragraph."""
         if tag == "body":  # a page may not close its head
-            self._hidden.clear()
-        if tag in _HIDDEN:
-            self._hidden.append(tag)
-        if self._hidden:
+            self._hidden = None
+        if self._hidden is None and tag in _HIDDEN:
+            self._hidden, self._depth = tag, 0
+        if tag == self._hidden:
+            self._depth += 1
+        if self._hidden is not None:
             return
         if tag == "img":
             self._end_text()
@@ -118,11 +122,12 @@ class _Parser(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         """Notes the end of a hidden element, or of a paragraph."""
-        if tag in self._hidden:
-            while self._hidden.pop() != tag:
-                pass
-        elif not _INLINE.fullmatch(tag) and not self._hidden:
+        if self._hidden is None and not _INLINE.fullmatch(tag):
             self._end_paragraph()
+        if tag == self._hidden:
+            self._depth -= 1
+            if self._depth == 0:
+                self._hidden = None
 
     def handle_startendtag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
         """Notes an element without content, ``<img/>``. A hidden one hides nothing."""
@@ -131,7 +136,7 @@ class _Parser(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         """Adds to the paragraph."""
-        if not self._hidden:
+        if self._hidden is None:
             self._paragraph.append(re.sub(r"\s+", " ", data))
 
     def pieces(self) -> list[str | _Source]:

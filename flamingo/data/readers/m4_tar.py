@@ -24,7 +24,7 @@ from flamingo.data.readers.page_fields import (
     sections,
     shard_errors,
 )
-from flamingo.data.readers.tar_members import Member, TarMember, members_of, read_member
+from flamingo.data.readers.tar_members import Member, TarMember, key_of, members_of, read_member
 from flamingo.data.record import split_named
 from flamingo.data.url_store import UrlStore
 from flamingo.utils.errors import UserError
@@ -47,7 +47,7 @@ def m4_entries(file: Path) -> list[PagePlace | str]:
     members, damage = members_of(file)
     pages: dict[str, list[Member]] = {}
     for member in members:
-        key, name = _divided(member[0])
+        key, name = key_of(member[0])
         if name in ("metadata.txt", "page.json") or _PART.fullmatch(name):
             pages.setdefault(key, []).append(member)
     return damaged([[key, parts] for key, parts in pages.items()], damage)
@@ -86,17 +86,10 @@ class _Additions:
     values: dict[str, Any] = field(default_factory=dict)
 
 
-def _divided(name: str) -> tuple[str, str]:
-    """Returns the key of a member, with its folder, and the rest of its name."""
-    folder, slash, base = name.removeprefix("./").rpartition("/")
-    key, _, rest = base.partition(".")
-    return folder + slash + key, rest
-
-
 def _members_by_name(members: Sequence[Sequence[Any]]) -> dict[str, Member]:
     parts: dict[str, Member] = {}
     for name, offset, size in members:
-        _, rest = _divided(name)
+        _, rest = key_of(name)
         if rest in parts:
             raise UserError(f"two members of one name: {name}")
         parts[rest] = (name, offset, size)

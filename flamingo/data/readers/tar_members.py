@@ -37,6 +37,13 @@ class TarMember:
         return f"{self.file}:{self.name}"
 
 
+def key_of(name: str) -> tuple[str, str]:
+    """Returns the key of a member, up to the first dot of its base name, with its folder; and the rest of its name."""
+    folder, slash, base = name.removeprefix("./").rpartition("/")
+    key, _, rest = base.partition(".")
+    return folder + slash + key, rest
+
+
 def members_of(file: Path) -> tuple[list[Member], str | None]:
     """Returns the complete members of a file, and its damage, or None.
 

@@ -70,6 +70,12 @@ SHARD_FORMATS: dict[str, ShardFormat] = {
         files=("*.tar",),
         has_pages=True,
     ),
+    "m4_pairs": ShardFormat(
+        "M4's .tar shards of captioned images, ID.image.jpeg with ID.text.txt",
+        "flamingo.data.readers.m4_pairs:m4_pair_entries",
+        "flamingo.data.readers.m4_pairs:m4_pair",
+        files=("*.tar",),
+    ),
     "mint1t": ShardFormat(
         "MINT-1T's .tar shards of PDF and ArXiv, KEY.json with KEY.tiff",
         "flamingo.data.readers.mint1t:mint1t_entries",

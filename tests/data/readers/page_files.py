@@ -28,8 +28,8 @@ def entries_of(format: str, file: Path) -> list:
     return json.loads(json.dumps(list(import_name(SHARD_FORMATS[format].entries)(file))))
 
 
-def read_pages(format: str, file: Path, images=None) -> list[Page]:
-    """All pages of a shard."""
+def read_pages(format: str, file: Path, images=None) -> list:
+    """All pages, or captioned images, of a shard."""
     read = import_name(SHARD_FORMATS[format].sample)
     return [read(file, entry, images) for entry in entries_of(format, file)]
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from flamingo.data.document import Image
+from flamingo.data.readers import line_places
 from flamingo.data.readers.line_places import LONGEST_LINE
 from flamingo.utils.errors import UserError
 from tests.data.readers.page_files import (
@@ -98,6 +99,7 @@ def broken_lines():
         "wrong field image_name": changed(whole, image_info=[{"raw_url": "x"}, {"raw_url": "y"}]),
         "wrong field similarity_matrix": changed(whole, similarity_matrix=[[0.1, 0.2], [0.3, 0.4]]),
         "line too long": b" " * LONGEST_LINE + b"{}",
+        "the page is not JSON, since it is nested": b"[" * 100_000,
     }
 
 
@@ -106,7 +108,7 @@ def test_a_broken_line_costs_its_page_alone(kind, tmp_path):
     file = tmp_path / "docs_shard_0_v2.jsonl"
     good = json.dumps(mmc4_documents()[1]).encode()
     file.write_bytes(broken_lines()[kind] + b"\n\n" + good)
-    with pytest.raises(UserError, match=f"^{kind}: "):
+    with pytest.raises(UserError, match=f"^{kind.partition(',')[0]}: "):
         read_pages("mmc4", file)
     file.write_bytes(good + b"\n\n" + good)
     assert [page.id for page in read_pages("mmc4", file)] == ["docs_shard_0_v2/1", "docs_shard_0_v2/3"]
@@ -124,6 +126,13 @@ def test_a_damaged_archive_is_an_error_that_names_it(content, shard):
     archive = zipped(shard)
     archive.write_bytes(archive.read_bytes()[:300] if content == "cut off" else content)
     with pytest.raises(UserError, match=r"docs_shard_7_v2\.jsonl\.zip"):
+        read_pages("mmc4", archive)
+
+
+def test_an_archive_that_is_a_bomb_is_not_unpacked(shard, monkeypatch):
+    archive = zipped(shard)
+    monkeypatch.setattr(line_places, "LARGEST_FILE", shard.stat().st_size - 1)
+    with pytest.raises(UserError, match="unzip it"):
         read_pages("mmc4", archive)
 
 
