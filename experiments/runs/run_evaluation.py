@@ -226,7 +226,10 @@ def carry_out(planned: Plan) -> None:
     if processes().is_main_process:
         task = planned.task.name
         scores = [score_of(row, f"a score of {task}") for row in rows]
-        log.info("%s:\n%s\nIn parentheses: 95%% intervals over the queries.", task, score_table(scores, task))
+        if scores:
+            log.info("%s:\n%s\nIn parentheses: 95%% intervals over the queries.", task, score_table(scores, task))
+        else:
+            log.info("%s: there is nothing to score: the queries have no references", task)
         _log_differences(output / "differences.json", task)
 
 

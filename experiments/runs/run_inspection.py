@@ -33,7 +33,9 @@ def run_inspection(config: InspectDataConfig) -> DataSummary:
     """
     data = config.data
     # What a training would leave out is counted; what it would stop at, too.
-    source = list_split(data.root, replace(data, broken_images="skip"), data.split, DATA_KEYS, None)
+    source = list_split(
+        data.root, replace(data, broken_images="skip"), data.split, DATA_KEYS, None, needs_captions=False
+    )
     tokenizer: Any = None
     count_tokens: Callable[[str], int] | None = None
     if config.tokenizer is not None:

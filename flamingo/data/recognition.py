@@ -88,9 +88,12 @@ def _named_as_any(folder: Path) -> set[Path]:
 
 
 def _may_lie(name: str, file: Path, folder: Path) -> bool:
-    """Returns whether a file of this format may lie there: in the folder, or below it if a pattern says so."""
+    """Returns whether a file of this format may lie there: in the folder, or below it if a pattern says so.
+
+    A format without patterns lies in no folder.
+    """
     if file.parent == folder:
-        return True
+        return bool(READERS[name].files)
     return any("/" in pattern and file.match(pattern) for pattern in READERS[name].files)
 
 

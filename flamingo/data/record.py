@@ -16,10 +16,11 @@ from flamingo.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Record:
-    """An image with all its captions, in the source's order. There is at least one caption, and none is empty.
+    """An image with all its captions, in the source's order. No caption is empty. Images of a test set have none.
 
     ``id`` is the source's own, unique within the source or within its split. ``split`` is None if the source names
     none. ``group`` names the images that have scores of their own, such as NoCaps's domains; None: no group.
+    ``image_id`` names the image in a file of results, as COCO's server reads it; None: no server reads one.
     """
 
     id: str
@@ -27,6 +28,7 @@ class Record:
     captions: tuple[str, ...]
     split: str | None
     group: str | None = field(default=None, kw_only=True)
+    image_id: int | str | None = field(default=None, kw_only=True)
 
     @property
     def texts(self) -> tuple[str, ...]:

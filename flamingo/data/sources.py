@@ -32,6 +32,7 @@ def open_source(
     skips_missing: bool = False,
     questions: bool | None = False,
     keeps_rejected: bool = False,
+    needs_captions: bool = True,
 ) -> LazySequence:
     """Returns the records of a folder, a file or a glob of shards, in one of the formats of :data:`READERS`.
 
@@ -43,6 +44,7 @@ def open_source(
         skips_missing: Whether images whose files do not exist are left out and counted.
         questions: Whether the data must be questions about images; False: captioned images; None: either.
         keeps_rejected: Whether captions that the data mark as unusable are read, too.
+        needs_captions: Whether the records must have captions, or answers where these are known.
 
     Raises:
         UserError: If no data set, or more than one, is recognised, if it is of the other sort, and whatever the
@@ -55,6 +57,8 @@ def open_source(
     reader = READERS[name]
     if questions is not None and reader.has_questions != questions:
         raise UserError(f"{root} has {_sort(reader.has_questions)}, but {_sort(questions)} are needed")
+    if needs_captions and not reader.has_captions:
+        raise UserError(f"{root} lists images without captions, but captions are needed")
     _log_format(root, name)
     if images is not None and reader.has_images:
         raise UserError(f"images={images} has no effect: the format {name} defines where its images are")
@@ -115,6 +119,7 @@ def list_split(
     split: str | None,
     keys: SourceKeys | None = None,
     questions: bool | None = False,
+    needs_captions: bool = True,
 ) -> LazySequence:
     """Returns the records of a source, or of one of its splits. No image is opened.
 
@@ -124,6 +129,7 @@ def list_split(
         split: The split; None: all of them.
         keys: The keys that errors name.
         questions: Whether the data must be questions about images; False: captioned images; None: either.
+        needs_captions: Whether the records must have captions, or answers where these are known.
 
     Raises:
         UserError: If the source cannot be read, or has no such split.
@@ -138,6 +144,7 @@ def list_split(
             skips_missing=skips_missing,
             questions=questions,
             keeps_rejected=config.rejected_captions == "keep",
+            needs_captions=needs_captions,
         )
     except MissingImagesError as error:
         fix = f"add or remove them, or set {keys.named('broken_images')}=skip"
@@ -154,6 +161,7 @@ def read_split(
     open_images: bool = True,
     keys: SourceKeys | None = None,
     questions: bool | None = False,
+    needs_captions: bool = True,
 ) -> SourceSplit:
     """Returns the records of a source, or of one of its splits, whose images can be opened.
 
@@ -167,13 +175,14 @@ def read_split(
         open_images: Whether images outside shards are opened. A later computation of features opens all of them anyway.
         keys: The keys that errors name.
         questions: Whether the data must be questions about images; False: captioned images; None: either.
+        needs_captions: Whether the records must have captions, or answers where these are known.
 
     Raises:
         UserError: If the source cannot be read, has no such split, or an image cannot be opened.
     """
     config = config or SourceConfig()
     keys = keys or SourceKeys()
-    listed = list_split(root, config, split, keys, questions)
+    listed = list_split(root, config, split, keys, questions, needs_captions)
     records, skipped = listed, listed.skipped
     if _in_shards(listed) or config.broken_images == "skip":
         records, broken = readable(listed)

@@ -331,7 +331,7 @@ class SubmissionTask(Task, Protocol):
     """A task whose outputs can be written as a file of results in the format of the data's authors."""
 
     def submission(self, outputs: Mapping[str, str]) -> list[dict[str, int | str]]:
-        """Returns the rows of the file.
+        """Returns the rows of the file; none for data without such a format.
 
         Args:
             outputs: Id of a query -> the output.

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 def save_submission(output: Path, task: Task, rows: Mapping[Setting, Sequence[Row]]) -> None:
     """Writes the outputs of the plain setting with the most shots, the first of equals, with the first order.
 
-    Nothing is written for a task without a format of submissions, or without a plain setting.
+    Nothing is written for a task or data without a format of submissions, or without a plain setting.
 
     Args:
         output: The folder of the result files.
@@ -29,6 +29,9 @@ def save_submission(output: Path, task: Task, rows: Mapping[Setting, Sequence[Ro
         return
     setting = max(plain, key=lambda one: one.shots)
     outputs = {row["query"]: row["output"] for row in rows[setting] if row["order"] == 0}
+    submission = task.submission(outputs)
+    if not submission:
+        return
     file = output / f"submission-{file_name(task.name.replace('/', '-'))}.json"
-    write_text(file, json.dumps(task.submission(outputs), ensure_ascii=False) + "\n")
+    write_text(file, json.dumps(submission, ensure_ascii=False) + "\n")
     log.info("%s has the outputs of %s", file, setting)

@@ -1,6 +1,7 @@
 """CLIPScore and CHAIR stand beside the other scores of a captioning task whose config names their files."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image as PILImage
@@ -65,6 +66,17 @@ def test_both_are_scored_with_the_other_metrics(config, tmp_path):
     rows = {row["metric"]: row for row in read_json(tmp_path / "out" / "scores.json")}
     assert rows["CLIPScore"]["same_encoder"] is True and rows["CLIPScore"]["encoder"] == config.clip_score
     assert rows["CHAIRi-PTB"]["n"] == 3
+
+
+def test_without_references_clip_score_and_chair_remain(config, tmp_path):
+    content = read_json(tmp_path / "captions.json")
+    infos = tmp_path / "image_info_test2014.json"
+    infos.write_text(json.dumps({"images": content["images"]}))
+    task = Captioning.from_config(replace(config, query=str(infos)))
+    evaluate(Cats(), task, [Setting(0, None)], tmp_path / "out", EvaluationConfig())
+    scores = {score.metric: score.value for score in read_scores(tmp_path / "out" / "scores.json")}
+    assert list(scores) == ["CLIPScore", "CHAIRs-PTB", "CHAIRi-PTB"]
+    assert scores["CHAIRs-PTB"] == 1 and scores["CHAIRi-PTB"] == pytest.approx(4 / 6)  # no reference has the cats
 
 
 def test_chair_without_all_its_files_is_refused():

@@ -10,7 +10,7 @@ import pytest
 from experiments.setup.build import build_task
 from flamingo.evaluation.harness import evaluate
 from flamingo.evaluation.settings import make_settings
-from tests.data.readers.caption_sets import karpathy, nocaps, textcaps, vizwiz
+from tests.data.readers.caption_sets import TEST_SETS, karpathy, nocaps, textcaps, vizwiz
 from tests.evaluation.fake import TextEngine
 from tests.helpers.configs import composed
 
@@ -66,6 +66,28 @@ def test_each_data_set_is_captioned_at_0_and_4_shots(name, tmp_path):
     if name == "nocaps":  # no image of near-domain shows a dog
         assert values[0, "CIDEr_near_domain"] < min(values[0, "CIDEr_in_domain"], values[0, "CIDEr_out_domain"])
         assert [row["group"] for row in predictions[:3]] == ["in-domain", "near-domain", "out-domain"]
+
+
+@pytest.mark.parametrize("name", TEST_SETS)
+def test_a_test_set_without_captions_has_a_submission(name, tmp_path, caplog):
+    support = SETS[name][0](tmp_path / "support")
+    config = composed(
+        "evaluate",
+        *(f"task={name}", f"task.query={TEST_SETS[name](tmp_path)}", f"task.support={support}", "shots=[0,4]"),
+        *("demonstrations=[random]", "controls=[]", "num_beams=[1]", "text_only=false", "pictures=0"),
+    )
+    task = build_task(config.task, open_images=True)
+    assert "have no captions" in caplog.text
+    assert evaluate(Constant(), task, make_settings(config, task), tmp_path / "out", config) == []
+    rows = json.loads((tmp_path / "out" / f"submission-{name}.json").read_text())
+    ids = [f"{number:016}" for number in range(4)] if name == "textcaps" else [70, 71, 72, 73]
+    assert rows == [{"image_id": id, "caption": "a dog runs on the grass 0"} for id in ids]
+
+
+def test_data_without_a_server_have_no_submission(tmp_path):
+    config = composed("evaluate", *sources("flickr30k", tmp_path))
+    task = build_task(config.task, open_images=True)
+    assert task.submission({task.query_records[0].id: "a dog"}) == []
 
 
 @pytest.mark.full

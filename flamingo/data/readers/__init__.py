@@ -35,7 +35,7 @@ class Format:
     looks: str
     #: "module:function" of the :data:`Reader`.
     reader: str
-    #: Patterns of the names that its files may have in a folder; none: the format is never recognised.
+    #: Patterns of the names that its files may have in a folder; none: a folder is never read as the format.
     files: tuple[str, ...] = ()
     #: "module:function" that returns whether a :class:`flamingo.data.readers.candidate.Candidate` has this format. It
     #: is called for all files that may hold captions, also of other formats. None: the file's name decides.
@@ -48,6 +48,8 @@ class Format:
     is_folder: bool = False
     #: Whether the records are questions, :class:`flamingo.data.question_record.QuestionRecord`.
     has_questions: bool = False
+    #: Whether the records have captions, or answers where these are known.
+    has_captions: bool = True
 
 
 #: The formats by the names that ``data.format`` has for them.
@@ -69,6 +71,14 @@ READERS = {
         "flamingo.data.readers.textcaps:textcaps",
         files=("*.json",),
         recognise="flamingo.data.readers.textcaps:is_textcaps",
+    ),
+    # Only a file that is named: it lies next to those with captions.
+    "image_infos": Format(
+        "images without captions: COCO's image_info_*.json, NoCaps's nocaps_test_image_info.json, TextCaps's "
+        "TextCaps_0.1_test.json, VizWiz's test.json of captions",
+        "flamingo.data.readers.image_infos:image_infos",
+        recognise="flamingo.data.readers.image_infos:is_image_infos",
+        has_captions=False,
     ),
     # Before flickr, which would open each text file to recognise it.
     "text_files": Format(

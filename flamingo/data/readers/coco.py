@@ -67,7 +67,8 @@ def _entries(content: Any, file: Path, annotations: list[tuple[str, Any]]) -> li
         if id in entries:
             raise UserError(f"{origin} repeats the image {id!r} of {entries[id].origin}")
         domain = field_of(image, "domain", str | None, origin)
-        entries[id] = Entry(origin, str(id), field_of(image, "file_name", str, origin), [], group=domain)
+        name = field_of(image, "file_name", str, origin)
+        entries[id] = Entry(origin, str(id), name, [], group=domain, image_id=id)
     for origin, annotation in annotations:
         id = field_of(annotation, "image_id", int | str, origin)
         if id not in entries:

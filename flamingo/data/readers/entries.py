@@ -63,8 +63,9 @@ class Entry(NamedTuple):
     name: str
     captions: list[Any]
     split: Any = None
-    #: See :class:`flamingo.data.record.Record`.
+    #: These two: see :class:`flamingo.data.record.Record`.
     group: str | None = None
+    image_id: int | str | None = None
 
 
 def check_entries(location: Location, entries: list[Entry]) -> RecordList:
@@ -88,7 +89,8 @@ def check_entries(location: Location, entries: list[Entry]) -> RecordList:
             missing[entry.id] = f"the image file does not exist: {entry.name}"
         elif entry.id in captions:
             split = _split(entry)
-            records.append(Record(entry.id, images[entry.id], captions[entry.id], split, group=entry.group))
+            image, image_id = images[entry.id], entry.image_id
+            records.append(Record(entry.id, image, captions[entry.id], split, group=entry.group, image_id=image_id))
     if missing:
         log.warning("%s: left out %d: %s", file, len(missing), by_reason(missing))
     if not records:

@@ -35,7 +35,9 @@ def _entries(file: Path) -> list[Entry]:
         captions = [field_of(sentence, "raw", str | None, origin) or "" for sentence in sentences]
         folder = field_of(image, "filepath", str | None, origin)
         coco_id = field_of(image, "cocoid", int | str | None, origin)
-        id = name if coco_id in (None, "") else str(coco_id)
+        if coco_id == "":
+            coco_id = None
+        id = name if coco_id is None else str(coco_id)
         path = f"{folder}/{name}" if folder else name
-        entries.append(Entry(origin, id, path, captions, image.get("split")))
+        entries.append(Entry(origin, id, path, captions, image.get("split"), image_id=coco_id))
     return entries

@@ -28,6 +28,6 @@ def _entries(file: Path) -> list[Entry]:
     for number, row in enumerate(field_of(read_json(file), "data", list, file)):
         origin = f"{file}, data[{number}]"
         id = field_of(row, "image_id", str, origin)
-        entry = entries.setdefault(id, Entry(origin, id, f"{id}.jpg", [], row.get("set_name")))
+        entry = entries.setdefault(id, Entry(origin, id, f"{id}.jpg", [], row.get("set_name"), image_id=id))
         entry.captions.append(field_of(row, "caption_str", str, origin))
     return list(entries.values())

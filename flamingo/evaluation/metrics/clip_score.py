@@ -54,18 +54,19 @@ class ClipScore:
         return True
 
     def statistics(self, groups: Sequence[Sequence[Row]]) -> list[dict[str, Statistic]]:
-        """Returns CLIPScore and RefCLIPScore of each group of predictions."""
+        """Returns CLIPScore of each group of predictions, and RefCLIPScore if all queries have references."""
         statistics = []
         for rows in groups:
             outputs = self._texts([row["output"] for row in rows])
             images = self._images([row["query"] for row in rows])
-            references = [self._texts(row["references"]) for row in rows]
             scores = clip_scores(images, outputs)
-            with_references = ref_clip_scores(scores, outputs, references)
             about = {"encoder": self.name, "same_encoder": self.same_encoder}
-            statistics.append(
-                {"CLIPScore": mean(scores.tolist(), about), "RefCLIPScore": mean(with_references.tolist(), about)}
-            )
+            of_group = {"CLIPScore": mean(scores.tolist(), about)}
+            if all(row["references"] for row in rows):
+                references = [self._texts(row["references"]) for row in rows]
+                with_references = ref_clip_scores(scores, outputs, references)
+                of_group["RefCLIPScore"] = mean(with_references.tolist(), about)
+            statistics.append(of_group)
         return statistics
 
     def _texts(self, captions: Sequence[str]) -> Float[Tensor, "captions width"]:

@@ -1,6 +1,7 @@
 """Captioning: queries and demonstrations from records of captioned images."""
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -28,6 +29,8 @@ from flamingo.inference.vector_store import VectorStore
 from flamingo.utils.errors import UserError
 from flamingo.utils.languages import primary_language
 
+log = logging.getLogger(__name__)
+
 
 @dataclass
 class Captioning(TextPooledTask):
@@ -53,7 +56,7 @@ class Captioning(TextPooledTask):
             UserError: For an unknown metric, or if a source cannot be read.
         """
         check_metrics(config.metrics)  # before reading, which may take minutes
-        query, support = read_query_and_support(config, open_images)
+        query, support = read_query_and_support(config, open_images, needs_captions=False)
         skipped = query.skipped | support.skipped
         other_pools = {}
         for name, source in config.other_supports.items():
@@ -71,13 +74,25 @@ class Captioning(TextPooledTask):
             too_long=config.too_long,
             shown_caption=config.shown_caption,
             language=config.language,
-            corpus_metrics=computable(config.metrics, config.language),
+            corpus_metrics=_corpus_metrics(config, query.records),
             row_metrics=_row_metrics(config, query.records),
         )
 
     def score(self, query: Example, prompt_examples: Sequence[Example], output: str) -> dict[str, float]:
         """Returns no metrics: captions are scored all together, by ``corpus_metrics``."""
         return {}
+
+    def submission(self, outputs: Mapping[str, str]) -> list[dict[str, int | str]]:
+        """Returns the rows of a file of results in the format of COCO; none for data without ids for such a file.
+
+        Args:
+            outputs: Id of a query -> the output.
+        """
+        rows: list[dict[str, int | str]] = []
+        for record in self.query_records:
+            if record.id in outputs and record.image_id is not None:
+                rows.append({"image_id": record.image_id, "caption": outputs[record.id].strip()})
+        return rows
 
     def _query(self, record: Record) -> Example:
         return Example(record.id, record.image, record.captions, group=record.group)
@@ -97,6 +112,14 @@ class Captioning(TextPooledTask):
         self, pool: Pool, processor: FlamingoProcessor, template: CaptionTemplate, max_new_tokens: int
     ) -> tuple[Pool, dict[str, str]]:
         return pool.fitting(processor, template, max_new_tokens, self.too_long)
+
+
+def _corpus_metrics(config: CaptioningConfig, queries: Sequence[Record]) -> tuple[str, ...]:
+    """Returns the metrics of the config that are available; none without captions of the queries, which is logged."""
+    if any(record.captions for record in queries):
+        return computable(config.metrics, config.language)
+    log.warning("%s: the queries have no captions, so that %s have no value", config.name, ", ".join(config.metrics))
+    return ()
 
 
 def _row_metrics(config: CaptioningConfig, queries: Sequence[Record]) -> list[RowMetric]:

@@ -208,7 +208,7 @@ class PooledTask(ABC):
 
 
 def read_query_and_support(
-    config: PooledConfig, open_images: bool, questions: bool = False
+    config: PooledConfig, open_images: bool, questions: bool = False, needs_captions: bool = True
 ) -> tuple[SourceSplit, SourceSplit]:
     """Returns the records of the queries, and those of the support; none without a support.
 
@@ -216,11 +216,12 @@ def read_query_and_support(
         config: The sources of queries and support.
         open_images: Whether images outside shards are opened, so that broken ones are found now.
         questions: Whether the records are questions about images, or else captioned images.
+        needs_captions: Whether the images of the queries must have captions; those of the support must.
 
     Raises:
         UserError: If a source cannot be read.
     """
-    query = read_split(config.query, config, config.query_split, open_images, QUERY_KEYS, questions)
+    query = read_split(config.query, config, config.query_split, open_images, QUERY_KEYS, questions, needs_captions)
     support = SourceSplit(RecordList([], {}), {}, RecordList([], {}))
     if config.support is not None:
         support = read_split(

@@ -88,6 +88,29 @@ def vizwiz(folder, part="val", count=6):
     return write(folder / "annotations" / f"{part}.json", {"images": images, "annotations": annotations})
 
 
+def image_infos(folder, part="test2014", file="image_info_test2014.json", count=4):
+    """A list of images without captions, as COCO, NoCaps and VizWiz have it."""
+    names = [f"{part}_{number:012}.png" for number in range(count)]
+    photographs(folder / part, *names)
+    images = [{"id": 70 + number, "file_name": name, "width": 48} for number, name in enumerate(names)]
+    return write(folder / file, {"info": {"year": 2014}, "images": images, "categories": []})
+
+
+def textcaps_test(folder, count=4):
+    ids = [f"{number:016}" for number in range(count)]
+    photographs(folder / "test_images", *(f"{id}.jpg" for id in ids))
+    rows = [{"image_id": id, "image_name": id, "set_name": "test"} for id in ids]
+    return write(folder / "TextCaps_0.1_test.json", {"dataset_name": "textcaps", "data": rows})
+
+
+#: By the name of the task: writes a test set without captions into a folder, and returns its file.
+TEST_SETS = {
+    "coco": image_infos,
+    "nocaps": lambda folder: image_infos(folder, "test", "nocaps_test_image_info.json"),
+    "textcaps": textcaps_test,
+    "vizwiz_captions": lambda folder: image_infos(folder, "test", "annotations/test.json"),
+}
+
 #: By the name of the task: writes a data set in its layout into a folder, and returns its file.
 CAPTION_SETS = {
     "coco": karpathy,
