@@ -11,6 +11,7 @@ from flamingo.data.caption_template import CaptionTemplate
 from flamingo.evaluation.controls import described, shuffled_captions
 from flamingo.evaluation.demonstrations import sample_demonstrations
 from flamingo.evaluation.metrics.cider import CiderReward
+from flamingo.evaluation.metrics.vqa import vqa_accuracy
 from flamingo.evaluation.prompts import build_prompt, render_prompt
 from flamingo.evaluation.protocol import CaptionTask, DescribedTask, RankingTask, Task
 from flamingo.synthetic import tasks
@@ -289,3 +290,12 @@ def test_shapes_are_ranked_among_all_shapes():
         assert task.rank(query).candidates == SHAPES and task.rank(query).end
         assert {example.references[0] for example in (query, *members(task, query))} <= set(SHAPES)
         assert query.prompt.startswith("Question: what shape is ")
+
+
+def test_exact_match_is_vqa_accuracy_of_equal_answers():
+    task = SyntheticQuestions(4)
+    for query in task.queries():
+        [answer] = query.references
+        for output in (answer, f"{answer} {answer}", ""):
+            exact_match = task.score(query, [], output)["exact_match"]
+            assert exact_match == vqa_accuracy(output, [answer] * 10) == float(output == answer)
