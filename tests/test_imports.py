@@ -148,11 +148,11 @@ def test_commands_import_without_hydra_omegaconf_and_wandb():
     program = (
         "import sys; sys.modules |= dict.fromkeys(['hydra', 'omegaconf', 'wandb']);"
         "from experiments import caption, convert, evaluate, pretrain_language, pretrain_vision, report, train;"
-        "from experiments import retrieve;"
+        "from experiments import retrieve, zero_shot;"
         "from experiments.setup import build;"
         "from experiments.runs import run_captioning, run_conversion, run_evaluation, run_language_pretraining;"
         "from experiments.runs import run_report, run_training, run_vision_pretraining, run_word_attention;"
-        "from experiments.runs import run_retrieval;"
+        "from experiments.runs import run_retrieval, run_zero_shot;"
         "from flamingo.synthetic import SyntheticBindingConfig as BindingConfig;"
         "task = BindingConfig(kind='synthetic_binding', num_queries=4, num_ways=2);"
         "print(evaluate.EvaluateConfig(task=task).task.kind)"

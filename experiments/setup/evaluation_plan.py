@@ -46,7 +46,8 @@ class Plan:
         """Returns the template of captions: that of the config, or else of the checkpoint. Affixes are the config's."""
         text = processor.template.text if self.config.template is None else self.config.template
         config = self.config
-        return CaptionTemplate(text, Affixes(config.prefix, config.before_image, config.separator))
+        affixes = Affixes(config.prefix, config.before_image, config.separator, config.end_of_chunk, config.bos)
+        return CaptionTemplate(text, affixes)
 
     def fitted(self, check: Callable[["Plan"], object]) -> "Plan":
         """Returns the plan with the default numbers of shots that pass a check.

@@ -106,6 +106,10 @@ class Affixes:
     before_image: str = ""
     #: The text after the end of each demonstration.
     separator: str = ""
+    #: The text at the end of each chunk; None: the processor's.
+    end_of_chunk: str | None = None
+    #: Whether the tokenizer's BOS may begin the prompt.
+    bos: bool = True
 
 
 @dataclass(frozen=True)

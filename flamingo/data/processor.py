@@ -186,7 +186,7 @@ class FlamingoProcessor(ProcessorMixin):
             UserError: For a text with a special token, a broken image or too many tokens, by the document's id.
         """
         rendering = self._renderer.render(document, prompt, next_image, leading_space)
-        tokens = self._tokenize(rendering.pieces, str(document)).within(document.window)
+        tokens = self._tokenize(rendering.pieces, str(document), document.affixes.bos).within(document.window)
         self._check_length(tokens, str(document), max_length)
         images = rendering.images
         image_index = [piece.image for piece in tokens.pieces]
@@ -313,13 +313,13 @@ class FlamingoProcessor(ProcessorMixin):
         pixel_values = self.pixel_values(images, name) if images else None
         return EncodedExample(torch.tensor(tokens.ids), image_index, None, pixel_values)
 
-    def _tokenize(self, pieces: list[Piece], name: str) -> Tokens:
+    def _tokenize(self, pieces: list[Piece], name: str, bos: bool = True) -> Tokens:
         # The text is tokenized whole, as in the pretraining of the language model.
         text = "".join(piece.text for piece in pieces)
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids: list[int] = []
         piece_of_token: list[Piece] = []
-        has_bos = self.bos and self.tokenizer.bos_token_id is not None
+        has_bos = bos and self.bos and self.tokenizer.bos_token_id is not None
         if has_bos:
             ids.append(self.tokenizer.bos_token_id)
             piece_of_token.append(Piece("", -1, train=False))

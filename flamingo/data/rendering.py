@@ -52,6 +52,10 @@ class Renderer:
         texts: list[Piece] = []
         chunks = document.chunks(next_image)
         affixes = document.affixes
+        end_of_chunk = self.end_of_chunk
+        if affixes.end_of_chunk is not None:
+            end_of_chunk = affixes.end_of_chunk
+            self._check_affix(document, end_of_chunk)
         self._add_affix(document, pieces, affixes.prefix)
         joined = False
         for chunk in chunks:
@@ -68,7 +72,7 @@ class Renderer:
                 continue
             if not prompt or chunk is not chunks[-1]:
                 train = bool(chunk.texts) and chunk.texts[-1].train
-                pieces.append(Piece(self.end_of_chunk, image, train))
+                pieces.append(Piece(end_of_chunk, image, train))
             if chunk is not chunks[-1]:
                 self._add_affix(document, pieces, affixes.separator)
         if not prompt and self.end_of_document:
@@ -81,13 +85,16 @@ class Renderer:
         Raises:
             UserError: For a text with a special token.
         """
+        self._check_affix(document, text)
+        if text:
+            pieces.append(Piece(text, pieces[-1].image if pieces else -1, train=False))
+
+    def _check_affix(self, document: Document, text: str) -> None:
         special_token = special_token_in(text, self.special_tokens)
         # IDEFICS ends chunks with a line break, which is text elsewhere.
         is_text = special_token == self.end_of_chunk and special_token not in self.new_tokens
         if special_token is not None and not is_text:
             raise UserError(f"{document} has the special token {special_token} in the text {text!r} between its chunks")
-        if text:
-            pieces.append(Piece(text, pieces[-1].image if pieces else -1, train=False))
 
     def _text_pieces(self, document: Document, chunk: Chunk, image: int, leading_space: bool) -> list[Piece]:
         pieces = []

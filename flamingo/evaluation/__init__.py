@@ -44,6 +44,11 @@ class EvaluationConfig:
     before_image: str = ""
     #: The text after the end of each demonstration.
     separator: str = ""
+    #: The text at the end of each demonstration; null: the checkpoint's end of a chunk. With task.end it also ends
+    #: candidates.
+    end_of_chunk: str | None = None
+    #: Whether prompts begin with the tokenizer's BOS, if the checkpoint's do.
+    bos: bool = True
     #: The power of the length that a beam's log-probability is divided by; 0: none.
     length_penalty: float = 0.0
     #: Texts at which a generated output is cut: it ends before the first of them.

@@ -1,10 +1,12 @@
 """Query and setting -> the demonstrations that the prompt shows, random or retrieved: a pure function of both."""
 
+import math
 from collections.abc import Sequence
 
 from flamingo.evaluation.protocol import (
     AlternatingTask,
     Example,
+    RankingTask,
     RetrievalTask,
     Task,
     TextRetrievalTask,
@@ -38,7 +40,7 @@ def prompt_examples(task: Task, query: Example, setting: Setting, order: int = 0
         raise UserError(f"{task.name} has no 0-shot variant with text-only demonstrations")
     task = with_support(task, setting.support)
     if setting.selection.retrieved:
-        demonstrations = retrieve_demonstrations(task, query, setting)
+        demonstrations = retrieve_demonstrations(task, query, setting, order)
     elif isinstance(task, AlternatingTask):
         demonstrations = alternating_demonstrations(task, query, setting.num_demonstrations, setting.seed, order)
     else:
@@ -46,6 +48,26 @@ def prompt_examples(task: Task, query: Example, setting: Setting, order: int = 0
     if setting.change.replacement is not None:
         return setting.change.replacement(task, query, demonstrations, setting.seed)
     return demonstrations
+
+
+def ensembled_orders(task: Task, query: Example, setting: Setting, order: int = 0) -> list[int]:
+    """Returns the numbers of the orders whose log-likelihoods are averaged; the order itself without an ensemble.
+
+    Prompt ensembling (Flamingo, section 3.1; OpenFlamingo's evaluation) shows the demonstrations in several random
+    orders, also those that are retrieved. There are at most as many as the demonstrations have.
+
+    Args:
+        task: The task.
+        query: The query.
+        setting: The number of demonstrations.
+        order: The number of the order in the results.
+    """
+    number = task.rank(query).ensembled_orders if isinstance(task, RankingTask) else 1
+    number = min(number, math.factorial(setting.num_demonstrations))
+    if number == 1:
+        return [order]
+    first = order * number + 1  # order 0 of retrieved demonstrations is not random
+    return list(range(first, first + number))
 
 
 def shots_per_group(task: Task, query: Example, groups: Sequence[Sequence[Example]], shots: int) -> int:
@@ -135,10 +157,16 @@ def sample_demonstrations(task: Task, query: Example, shots: int, seed: int, ord
     return [_with_random_caption(example, query, seed) for example in demonstrations]
 
 
-def retrieve_demonstrations(task: Task, query: Example, setting: Setting) -> list[Example]:
+def retrieve_demonstrations(task: Task, query: Example, setting: Setting, order: int = 0) -> list[Example]:
     """Returns the demonstrations most similar to the query, the most similar last (RICES; Flamingo, section 3.1).
 
     Each has one caption, which does not depend on the number of shots.
+
+    Args:
+        task: The task, which has the query's support.
+        query: The query.
+        setting: The number of demonstrations, their selection and the seed.
+        order: 0: the most similar last. Others are random orders.
 
     Raises:
         UserError: For a task without this retrieval.
@@ -150,7 +178,10 @@ def retrieve_demonstrations(task: Task, query: Example, setting: Setting) -> lis
     else:
         assert isinstance(task, TextRetrievalTask)
         nearest_first = task.similar_by(setting.text_similarity, query, setting.shots)
-    return [_with_random_caption(example, query, setting.seed) for example in reversed(nearest_first)]
+    demonstrations = list(reversed(nearest_first))
+    if order > 0:
+        query_rng(setting.seed, query, _ORDER_STREAM, order).shuffle(demonstrations)
+    return [_with_random_caption(example, query, setting.seed) for example in demonstrations]
 
 
 def check_retrieval(task: Task, setting: Setting) -> None:

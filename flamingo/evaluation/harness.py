@@ -16,7 +16,7 @@ from flamingo.evaluation.attention_measures import save_attention_measures
 from flamingo.evaluation.control_clock import ControlClock
 from flamingo.evaluation.controls import CONTROLS
 from flamingo.evaluation.copying import save_copy_rates
-from flamingo.evaluation.demonstrations import mark_shots_per_class, prompt_examples
+from flamingo.evaluation.demonstrations import ensembled_orders, mark_shots_per_class, prompt_examples
 from flamingo.evaluation.outputs import Output, make_outputs
 from flamingo.evaluation.preflight import check_settings
 from flamingo.evaluation.prompts import build_prompt, render_prompt
@@ -224,8 +224,11 @@ def _predict(
     on_progress: Callable[[int], None],
 ) -> list[Row]:
     template = setting.caption_template(template)
-    demonstrations = [prompt_examples(task, query, setting, order) for order, query in jobs]
     queries = [query for _, query in jobs]
+    orders = [ensembled_orders(task, query, setting, order) for order, query in jobs]
+    demonstrations = []
+    for query, own_orders in zip(queries, orders, strict=True):
+        demonstrations.append(prompt_examples(task, query, setting, own_orders[0]))
     if setting.change.answer is not None:
         own_task = with_support(task, setting.support)
         outputs = []
@@ -235,14 +238,25 @@ def _predict(
     else:
         assert engine is not None
         prompts = []
-        for query, examples in zip(queries, demonstrations, strict=True):
-            prompts.append(build_prompt(query, examples, setting.with_images, template))
+        for query, own_orders in zip(queries, orders, strict=True):
+            prompts.append(_prompts(task, query, setting, own_orders, template))
         outputs = make_outputs(engine, task, setting, queries, prompts, config, template, on_progress)
     rows = []
     for (order, query), examples, output in zip(jobs, demonstrations, outputs, strict=True):
         prompt = build_prompt(query, examples, setting.with_images, template)
         rows.append(_row(task, setting, order, query, examples, prompt, output))
     return rows
+
+
+def _prompts(
+    task: Task, query: Example, setting: Setting, orders: Sequence[int], template: CaptionTemplate
+) -> list[Document]:
+    """Returns the prompt of a query with its demonstrations in each order."""
+    prompts = []
+    for order in orders:
+        examples = prompt_examples(task, query, setting, order)
+        prompts.append(build_prompt(query, examples, setting.with_images, template))
+    return prompts
 
 
 def _row(
@@ -288,7 +302,8 @@ def _rescore(task: Task, setting: Setting, query: Example, row: Row, template: C
     Raises:
         UserError: If the task has changed since the prediction.
     """
-    examples = prompt_examples(task, query, setting, row["order"])
+    shown_first = ensembled_orders(task, query, setting, row["order"])[0]
+    examples = prompt_examples(task, query, setting, shown_first)
     prompt = build_prompt(query, examples, setting.with_images, setting.caption_template(template))
     output = Output(row["output"], row.get("ranking"))
     new = _row(task, setting, row["order"], query, examples, prompt, output)

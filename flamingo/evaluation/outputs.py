@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from flamingo.data.caption_template import CaptionTemplate
@@ -28,7 +29,7 @@ def make_outputs(
     task: Task,
     setting: Setting,
     queries: Sequence[Example],
-    prompts: Sequence[Document],
+    prompts: Sequence[Sequence[Document]],
     config: EvaluationConfig,
     template: CaptionTemplate,
     on_progress: Callable[[int], object],
@@ -40,7 +41,7 @@ def make_outputs(
         task: The task.
         setting: The setting.
         queries: The queries.
-        prompts: The prompt of each query.
+        prompts: The prompt of each query; with prompt ensembling several, as many for each query.
         config: The limits of new tokens, the length penalty and the clean-up are used here.
         template: The template of captions.
         on_progress: Called with the size of each batch that is done.
@@ -53,7 +54,7 @@ def make_outputs(
     if setting.temperature is not None:
         sampling = Sampling(setting.temperature, setting.top_p, setting.seed)
     texts = engine.generate(
-        prompts,
+        [prompt for [prompt] in prompts],
         config.max_new_tokens or task.max_new_tokens,
         setting.num_beams,
         blind=blind,
@@ -68,7 +69,7 @@ def make_outputs(
 def _ranked(
     engine: Engine,
     queries: Sequence[Example],
-    prompts: Sequence[Document],
+    prompts: Sequence[Sequence[Document]],
     requests: Sequence[Rank],
     template: CaptionTemplate,
     blind: bool,
@@ -76,23 +77,47 @@ def _ranked(
 ) -> list[Output]:
     """Returns the best candidate of each query, with the ranking of all."""
     outputs: dict[int, Output] = {}
+    has_own_end = template.affixes.end_of_chunk is not None  # then candidates have it in their texts
     for end in {request.end for request in requests}:
         numbers = [number for number, request in enumerate(requests) if request.end == end]
-        texts = [continuations(queries[number], requests[number], template) for number in numbers]
-        own_prompts = [prompts[number] for number in numbers]
-        results = engine.score(own_prompts, texts, end=end, blind=blind, on_progress=on_progress)
-        for number, scores in zip(numbers, results, strict=True):
+        own_prompts: list[Document] = []
+        texts: list[list[str]] = []
+        for number in numbers:
+            own_prompts += prompts[number]
+            texts += [continuations(queries[number], requests[number], template)] * len(prompts[number])
+        advance = _by_queries(on_progress, len(prompts[numbers[0]]))
+        results = engine.score(own_prompts, texts, end=end and not has_own_end, blind=blind, on_progress=advance)
+        of_prompts = iter(results)
+        for number in numbers:
+            scores = CandidateScores.averaged(list(islice(of_prompts, len(prompts[number]))))
             ranking = ranking_of(requests[number], scores)
             outputs[number] = Output(ranking["candidates"][0]["text"], ranking)
     return [outputs[number] for number in range(len(requests))]
 
 
+def _by_queries(on_progress: Callable[[int], object], prompts_per_query: int) -> Callable[[int], None]:
+    """Returns a function that is called with numbers of prompts, and calls ``on_progress`` with numbers of queries."""
+    num_prompts = 0
+
+    def advance(number: int) -> None:
+        nonlocal num_prompts
+        num_before = num_prompts // prompts_per_query
+        num_prompts += number
+        on_progress(num_prompts // prompts_per_query - num_before)
+
+    return advance
+
+
 def continuations(query: Example, request: Rank, template: CaptionTemplate) -> list[str]:
-    """Returns the candidates as texts that follow the query's prompt, as in a demonstration."""
+    """Returns the candidates as texts that follow the query's prompt, as in a demonstration.
+
+    A text that ends chunks in place of the checkpoint's token follows each candidate of a request with an end.
+    """
+    end = template.affixes.end_of_chunk if request.end else None
     texts = []
     for candidate in request.candidates:
         answered = query.with_caption(candidate).answered(template)
-        texts.append(answered.removeprefix(query.question(template)))
+        texts.append(answered.removeprefix(query.question(template)) + (end or ""))
     return texts
 
 

@@ -54,4 +54,5 @@ def render_prompt(prompt: Document) -> str:
             continue
         chunks.append(markers + IMAGE_TOKEN + text if chunk.image else text)
         markers = affixes.before_image
-    return affixes.prefix + (END_OF_CHUNK_TOKEN + affixes.separator).join(chunks)
+    end_of_chunk = END_OF_CHUNK_TOKEN if affixes.end_of_chunk is None else affixes.end_of_chunk
+    return affixes.prefix + (end_of_chunk + affixes.separator).join(chunks)

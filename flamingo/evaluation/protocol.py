@@ -74,9 +74,11 @@ class Rank:
     by: str = "sum"
     #: Whether the token that ends a chunk follows each candidate.
     end: bool = False
+    #: The largest number of orders of the demonstrations whose log-likelihoods are averaged; 1: no prompt ensembling.
+    ensembled_orders: int = 1
 
     def __post_init__(self) -> None:
-        assert self.candidates and self.by in RANKED_BY
+        assert self.candidates and self.by in RANKED_BY and self.ensembled_orders > 0
 
 
 @runtime_checkable

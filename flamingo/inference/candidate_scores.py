@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 #: The values that candidates can be ranked by.
 RANKED_BY = ("sum", "mean", "minus_prior")
@@ -19,6 +20,23 @@ class CandidateScores:
     sums: tuple[float, ...]
     #: The same after the prompt with the query's images unseen by any token; None: not computed.
     prior_sums: tuple[float, ...] | None = None
+
+    @classmethod
+    def averaged(cls, scores: "Sequence[CandidateScores]") -> "CandidateScores":
+        """Returns the means of the log-likelihoods of the same candidates after several prompts.
+
+        Args:
+            scores: The scores after each prompt.
+        """
+        first = scores[0]
+        if len(scores) == 1:
+            return first
+        assert all((one.candidates, one.num_tokens) == (first.candidates, first.num_tokens) for one in scores)
+        sums = [fmean(values) for values in zip(*(one.sums for one in scores), strict=True)]
+        priors = [one.prior_sums for one in scores if one.prior_sums is not None]
+        assert len(priors) in (0, len(scores))
+        prior_sums = [fmean(values) for values in zip(*priors, strict=True)]
+        return cls(first.candidates, first.num_tokens, tuple(sums), tuple(prior_sums) if priors else None)
 
     @property
     def means(self) -> tuple[float, ...]:

@@ -36,7 +36,7 @@ class DualEncoder:
         Raises:
             UserError: If there is no dual encoder of this name.
         """
-        self.batch_size = batch_size
+        self.name, self.batch_size = name_or_path, batch_size
         model = load_weights(AutoModel, name_or_path, _PART, _is_buffer)
         if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
             raise UserError(f"{_PART} {name_or_path}: {type(model).__name__} has no vectors of images and texts")
@@ -45,6 +45,17 @@ class DualEncoder:
         self.tokenizer = from_pretrained(AutoTokenizer, name_or_path, f"tokenizer of the {_PART}")
         positions = model.config.text_config.max_position_embeddings
         self.max_length = min(self.tokenizer.model_max_length, positions)
+
+    @property
+    def scale(self) -> float:
+        """The factor of cosines that the encoder was trained with.
+
+        Raises:
+            UserError: For an encoder without one.
+        """
+        if not hasattr(self.model, "logit_scale"):
+            raise UserError(f"{_PART} {self.name}: {type(self.model).__name__} has no factor of cosines (logit_scale)")
+        return self.model.logit_scale.exp().item()
 
     @torch.no_grad()
     def image_vectors(self, images: Sequence[Image]) -> Float[Tensor, "images width"]:

@@ -1,8 +1,11 @@
 """A ranking task's outputs are the best candidates, and the rows of predictions keep the rankings."""
 
+from dataclasses import replace
+
 import pytest
 
 from flamingo.data.caption_template import CaptionTemplate
+from flamingo.data.document import Affixes, Image
 from flamingo.evaluation import EvaluationConfig
 from flamingo.evaluation.harness import evaluate, score_predictions
 from flamingo.evaluation.outputs import continuations, ranking_of
@@ -63,6 +66,58 @@ def test_outputs_are_the_best_candidates_and_rows_keep_rankings(tmp_path):
     assert len(engine.asked) == 4
 
 
+class Ensemble(Classes):
+    """Three candidates over 7 orders at most."""
+
+    def rank(self, query):
+        return Rank(("a", "b", "c"), "mean", end=True, ensembled_orders=7)
+
+    def similar(self, query, number):
+        return self.support(query)[0][:number]
+
+
+class ByOrder(TextEngine):
+    """The log-likelihood of the first candidate is the number of the demonstration that comes first."""
+
+    def __init__(self):
+        self.prompts = []
+
+    def score(self, prompts, candidates, end=False, blind=False, on_progress=None):
+        self.prompts += prompts
+        assert end
+        scores = []
+        for prompt, texts in zip(prompts, candidates, strict=True):
+            on_progress(1)
+            first = -float(numbers(prompt)[0])
+            scores.append(CandidateScores(tuple(texts), (2, 2, 2), (first, -20.0, -30.0), (-1.0, -1.0, -1.0)))
+        return scores
+
+
+def numbers(prompt):
+    """The numbers of the demonstrations in the order of the prompt, by the widths of their pictures."""
+    pictures = [part.frames[0].size[0] for part in prompt.parts[:-2] if isinstance(part, Image)]
+    return [(width - 20) // 3 for width in pictures]
+
+
+@pytest.mark.parametrize("selection", ["random", "rices"])
+def test_prompt_ensembling_averages_over_random_orders(selection, tmp_path):
+    task, engine, done = Ensemble(queries=3), ByOrder(), []
+    settings = [Setting(3, selection), Setting(2, selection)]
+    config = EvaluationConfig(pictures=0)
+    evaluate(engine, task, settings, tmp_path, config, lambda *counts: done.append(counts))
+    assert len(engine.prompts) == 3 * 6 + 3 * 2  # 3! orders, and 2!
+    rows = read_prediction_rows(tmp_path / "predictions.jsonl")
+    orders = [numbers(prompt) for prompt in engine.prompts[:6]]
+    assert len({tuple(order) for order in orders}) > 1 and len({tuple(sorted(order)) for order in orders}) == 1
+    sums = {one["text"]: one["sum"] for one in rows[0]["ranking"]["candidates"]}
+    assert sums == {"a": pytest.approx(-sum(order[0] for order in orders) / 6), "b": -20, "c": -30}
+    shown = [int(id.removeprefix("support/")) for id in rows[0]["demonstration_ids"]]
+    assert shown == orders[0]  # rows have the first of the orders
+    assert done[-1] == (6, 6) and len(rows) == 6
+    assert score_predictions(task, rows) == rows
+    evaluate(None, task, settings, tmp_path, config)
+
+
 def test_candidates_follow_the_prompt_as_in_a_demonstration():
     request = Rank(("red", "dark red"))
     asked = Example("q", example("query", 0).image, ("red",), "Question: which? Answer:")
@@ -70,6 +125,9 @@ def test_candidates_follow_the_prompt_as_in_a_demonstration():
     captioned = example("query", 0)
     assert continuations(captioned, request, TEMPLATE) == [" red", " dark red"]
     assert continuations(captioned, request, CaptionTemplate("Caption:{caption}")) == ["red", "dark red"]
+    stops = CaptionTemplate(affixes=Affixes(end_of_chunk="."))
+    assert continuations(captioned, request, stops) == [" red", " dark red"]
+    assert continuations(captioned, replace(request, end=True), stops) == [" red.", " dark red."]
     for candidate, text in zip(request.candidates, continuations(asked, request, TEMPLATE), strict=True):
         assert asked.question(TEMPLATE) + text == asked.with_caption(candidate).answered(TEMPLATE)
 

@@ -49,6 +49,7 @@ GROUPS = {
     "convert": (),
     "caption": (),
     "retrieve": (),
+    "zero_shot": (),
     "pretrain_vision": (),
     "pretrain_language": ("text",),
 }

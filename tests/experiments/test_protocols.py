@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import CLIPImageProcessorPil
 
+from experiments.benchmark.class_names import class_names
 from experiments.cli.hydra_config import compose_config, load
 from experiments.setup.evaluation_plan import Plan
 from flamingo import FlamingoProcessor
@@ -14,10 +15,13 @@ from flamingo.data.question_template import QuestionTemplate
 from flamingo.data.record import Record, RecordList
 from flamingo.evaluation import EvaluationConfig, cleaned
 from flamingo.evaluation.demonstrations import prompt_examples
+from flamingo.evaluation.outputs import continuations
 from flamingo.evaluation.prompts import build_prompt, render_prompt
+from flamingo.evaluation.protocol import Example, Rank
 from flamingo.evaluation.tasks.captioning import Captioning
 from flamingo.evaluation.tasks.pool import Pool, drawn_records
 from flamingo.evaluation.tasks.vqa import Vqa
+from flamingo.inference.candidates import CandidateTries
 from flamingo.utils.errors import UserError
 
 AROUND = "<fake_token_around_image>"
@@ -86,14 +90,24 @@ def setting_of(config, task, shots):
 OF_CAPTION = "<image>Output:cat {i}<|endofchunk|>\n"
 OF_QUESTION = "<image>Question:Which {i}? Short answer:a{i}<|endofchunk|>\n"
 OF_MEME = "<image>is an image with: '{q}' written on it. Is it hateful? Answer:{a}"
-# Flamingo, arXiv 2204.14198: captions are "Output: ", questions are "Question: ... Answer: ...".
+# Flamingo, arXiv 2204.14198v1, section 4.1.3: "Output: {output}" for all tasks without questions, also ImageNet,
+# "Question: {question} Answer: {answer}", and a prompt of HatefulMemes. Closed tasks have no demonstrations at 0 shots
+# (section 3.3).
 FLAMINGO_CAPTION = "<image>Output: {c}cat {i}<|endofchunk|>"
 FLAMINGO_QUESTION = "<image>Question: Which {i}? Answer: b{i}<|endofchunk|>"
+FLAMINGO_MEME = '<image>is an image with written: "{q}" on it. Is it hateful? Answer:{a}'
 # huggingface/smollm at a041759: template 7 of vision/m4/models/vgpt2/evaluation_captioning_in_context_vgpt2.py, and
-# template 9 of evaluation_open_ended_vqa_in_context_vgpt2.py. The prompt is stripped.
+# template 9 of evaluation_open_ended_vqa_in_context_vgpt2.py. The prompt is stripped. Of vision/m4/models/idefics/
+# evaluation_classification_in_context_idefics.py template 0 of ImageNet1k and 22 of HatefulMemes, which have no BOS.
 IDEFICS_CAPTION = "Image:<image>Caption: {c}cat {i}\n"
 IDEFICS_QUESTION = "Image:<image>Question: Which {i}? Answer: b{i}\n"
 IDEFICS_INSTRUCTION = "Instruction: provide an answer to the question. Use the image to answer.\n"
+IDEFICS_CLASS = "<image>a photo of a cat {i}."
+IDEFICS_CONVERSATION = (
+    "It's a conversation between a human, the user, and an intelligent visual AI, Bot. The user sends memes with text "
+    "written on them, and Bot has to say whether the meme is hateful or not."
+)
+IDEFICS_MEME = '<image>is an image with written "{q}" on it. Is it hateful? Answer:{a}'
 
 
 @pytest.mark.parametrize(
@@ -112,17 +126,37 @@ IDEFICS_INSTRUCTION = "Instruction: provide an answer to the question. Use the i
         ),
         ("flamingo", "captions", "", FLAMINGO_CAPTION, "<image>Output:"),
         ("flamingo", "questions", "", FLAMINGO_QUESTION, "<image>Question: What? Answer:"),
+        ("flamingo", "classes", "", FLAMINGO_CAPTION, "<image>Output:"),
+        (
+            "flamingo",
+            "memes",
+            "",
+            FLAMINGO_MEME.format(q="Which {i}?", a=" a{i}<|endofchunk|>"),
+            FLAMINGO_MEME.format(q="What?", a=""),
+        ),
         ("idefics", "captions", "", IDEFICS_CAPTION, "Image:<image>Caption:"),
         ("idefics", "questions", IDEFICS_INSTRUCTION, IDEFICS_QUESTION, "Image:<image>Question: What? Answer:"),
+        ("idefics", "classes", "", IDEFICS_CLASS, "<image>a photo of a"),
+        (
+            "idefics",
+            "memes",
+            IDEFICS_CONVERSATION,
+            IDEFICS_MEME.format(q="Which {i}?", a=" a{i}"),
+            IDEFICS_MEME.format(q="What?", a=""),
+        ),
     ],
 )
 @pytest.mark.parametrize("shots", [0, 4])
 def test_prompts_are_those_of_the_original_project(protocol, task, start, demonstration, query, shots, tokenizer):
-    config = evaluation(*OPTIONS[task], f"protocol={protocol}")
+    # Flamingo classifies images of ImageNet at 8 and 16 shots.
+    four = ["shots=[0,4]"] if (protocol, task) == ("flamingo", "classes") else []
+    config = evaluation(*OPTIONS[task], f"protocol={protocol}", *four)
     made = captions(config) if task in ("captions", "classes") else questions(config)
     processor = idefics(tokenizer) if protocol == "idefics" else openflamingo(tokenizer)
     text, ids, numbers = shown(config, made, setting_of(config, made, shots), processor)
-    assert len(numbers) == (4 if shots == 4 else 0 if protocol == "idefics" else 2)
+    closed = task in ("classes", "memes")
+    text_only = protocol == "openflamingo" or (protocol == "flamingo" and not closed)
+    assert len(numbers) == (4 if shots == 4 else 2 if text_only else 0)
     expected = start
     for number in numbers:
         # The caption of these protocols is drawn: what was drawn is looked up.
@@ -134,10 +168,29 @@ def test_prompts_are_those_of_the_original_project(protocol, task, start, demons
     if protocol == "idefics":
         # In the text of a result file the end of each chunk is <|endofchunk|>.
         assert text == start + expected.removeprefix(start).replace("\n", "<|endofchunk|>")
-        expected = tokenizer.bos_token + expected.replace("<image>", f"{AROUND}<image>{AROUND}")
+        expected = expected.replace("<image>", f"{AROUND}<image>{AROUND}")
+        if not closed:
+            expected = tokenizer.bos_token + expected
     else:
         assert text == expected
     assert ids == processor.tokenizer(expected)["input_ids"]
+
+
+@pytest.mark.parametrize(("protocol", "text"), [("openflamingo", "{}"), ("idefics", " {}."), ("flamingo", " {}")])
+def test_candidates_have_the_tokens_that_the_project_scores(protocol, text, tokenizer):
+    config = evaluation(*OPTIONS["classes"], f"protocol={protocol}")
+    processor = idefics(tokenizer) if protocol == "idefics" else openflamingo(tokenizer)
+    template = Plan(config, None, (0,)).template(processor)
+    names = tuple(class_names(1000))
+    query = Example("q", Image("q.jpg"), ("a",))
+    request = Rank(names, config.task.rank_by, config.task.end)
+    texts = continuations(query, request, template)
+    assert texts == [text.format(name) for name in names]
+    trie = CandidateTries(processor, end=False).of(build_prompt(query, [], template=template), texts)
+    for end, name in zip(trie.ends[::50], names[::50], strict=True):
+        # OpenFlamingo's get_rank_classifications tokenizes a name alone. IDEFICS and Flamingo score what follows.
+        assert [trie.tokens[node] for node in trie.path(end)] == tokenizer(text.format(name))["input_ids"]
+    assert request.by == ("mean" if protocol == "openflamingo" else "sum")
 
 
 def test_values_are_those_of_the_protocol_and_of_the_tasks_name():
@@ -149,6 +202,10 @@ def test_values_are_those_of_the_protocol_and_of_the_tasks_name():
     ranked = evaluation(*OPTIONS["classes"], "protocol=openflamingo").task
     assert (ranked.rank_by, ranked.end, ranked.support_size) == ("mean", False, 2048)
     assert (idefics.max_new_tokens, idefics.length_penalty, idefics.text_only) == (15, 1.0, False)
+    for protocol in ("flamingo", "idefics"):
+        memes = evaluation("task=hateful_memes", f"protocol={protocol}")
+        assert (memes.shots, memes.text_only, memes.cut_at) == ([0, 4, 8, 16, 32], False, [])
+        assert (memes.task.rank_by, memes.task.end, memes.bos) == ("sum", True, protocol == "flamingo")
 
 
 def test_the_command_line_wins_over_the_protocol():
@@ -201,6 +258,9 @@ def test_the_separator_sees_the_image_before_it(tokenizer):
 
 def test_a_special_token_between_chunks_is_refused(tokenizer):
     document = Document([Image("a.jpg"), Text("x")], affixes=Affixes(before_image="<image>"))
+    with pytest.raises(UserError, match="special token <image>"):
+        openflamingo(tokenizer).encode(document, prompt=True, pixels=False)
+    document = Document([Image("a.jpg"), Text("x")], affixes=Affixes(end_of_chunk=". <image>"))
     with pytest.raises(UserError, match="special token <image>"):
         openflamingo(tokenizer).encode(document, prompt=True, pixels=False)
 

@@ -20,6 +20,7 @@ from experiments.reproduce import ReproduceConfig
 from experiments.retrieve import RetrieveConfig
 from experiments.train import TrainConfig
 from experiments.word_attention import WordAttentionConfig
+from experiments.zero_shot import ZeroShotConfig
 from flamingo.utils.errors import UserError
 
 #: The config of each command.
@@ -35,6 +36,7 @@ CONFIGS = {
     "convert": ConvertConfig,
     "caption": CaptionConfig,
     "retrieve": RetrieveConfig,
+    "zero_shot": ZeroShotConfig,
     "report": ReportConfig,
     "inspect_data": InspectDataConfig,
 }
@@ -48,6 +50,7 @@ REQUIRED = {
     "convert": ("checkpoint=somewhere", "output=elsewhere"),
     "caption": ("checkpoint=somewhere", "images=somewhere", "output=captions.jsonl"),
     "retrieve": ("encoder=somewhere", "output=elsewhere"),
+    "zero_shot": ("query=somewhere", "encoder=somewhere", "output=elsewhere"),
 }
 
 

@@ -23,6 +23,15 @@ def test_ranking_by_sum_by_mean_and_against_the_prior():
     assert SCORES.ranking("minus_prior") == [0, 1, 2]
 
 
+def test_log_likelihoods_are_averaged_over_prompts():
+    others = [CandidateScores(("a", "b"), (1, 2), (-1.0, -4.0), (-1.0, -2.0))]
+    others.append(CandidateScores(("a", "b"), (1, 2), (-2.0, -1.0), (-3.0, -2.0)))
+    average = CandidateScores.averaged(others)
+    assert average == CandidateScores(("a", "b"), (1, 2), (-1.5, -2.5), (-2.0, -2.0))
+    assert average.means == (-1.5, -1.25)
+    assert CandidateScores.averaged(others[:1]) is others[0]
+
+
 def test_equal_candidates_keep_their_order():
     scores = CandidateScores(("a", "b", "a"), (1, 1, 1), (-2.0, -3.0, -2.0))
     assert scores.ranking() == [0, 2, 1]

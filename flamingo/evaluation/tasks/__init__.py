@@ -142,9 +142,12 @@ class RankingConfig:
     rank_by: str = "sum"
     #: Whether candidates end with the token that ends an answer.
     end: bool = True
+    #: Prompt ensembling: random orders of the demonstrations that are averaged; 1: none.
+    ensembled_orders: int = 1
 
     def __post_init__(self) -> None:
         one_of("rank_by", self.rank_by, RANKED_BY)
+        whole("ensembled_orders", self.ensembled_orders, least=1)
 
 
 @dataclass(kw_only=True)

@@ -20,6 +20,8 @@ class HatefulMemes(Vqa):
     rank_by: str = "sum"
     #: Whether the token that ends a chunk follows each answer.
     end: bool = True
+    #: The number of orders of the demonstrations that are averaged.
+    ensembled_orders: int = 1
 
     @classmethod
     def from_config(cls, config: HatefulMemesConfig, open_images: bool = True) -> "HatefulMemes":  # type: ignore[override]
@@ -35,12 +37,13 @@ class HatefulMemes(Vqa):
         task = super().from_config(config, open_images)
         assert isinstance(task, HatefulMemes)
         task.rank_by, task.end = config.rank_by, config.end
+        task.ensembled_orders = config.ensembled_orders
         task.row_metrics = (RocAuc("yes"),)
         return task
 
     def rank(self, query: Example) -> Rank:
         """Returns yes and no."""
-        return Rank(_ANSWERS, self.rank_by, self.end)
+        return Rank(_ANSWERS, self.rank_by, self.end, self.ensembled_orders)
 
     def score(self, query: Example, prompt_examples: Sequence[Example], output: str) -> dict[str, float]:
         """Returns ``accuracy``; nothing for a meme without a label."""

@@ -1,0 +1,110 @@
+"""Zero-shot classification by the command, on a tiny CLIP."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image as PILImage
+
+from experiments.runs.run_zero_shot import run_zero_shot
+from flamingo.inference.dual_encoder import DualEncoder
+from flamingo.utils.errors import UserError
+from tests.data.shelf import write
+from tests.helpers import tiny_clip
+from tests.helpers.configs import composed, problems
+
+CLASSES = ("cat", "dog", "mat", "red_ball")
+COLOURS = ("red", "brown", "grey", "white")
+TEMPLATES = ("a {}", "the {}.")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip")
+    tiny_clip.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """32 pictures in folders of four classes."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for name, colour in zip(CLASSES, COLOURS, strict=True):
+        (folder / name).mkdir()
+        for number in range(8):
+            picture = PILImage.new("RGB", (24, 24), colour)
+            picture.paste("black", (0, 0, 3 * number, 8))
+            picture.save(folder / name / f"{number}.png")
+    return folder
+
+
+def classify(encoder, pictures, output, *overrides):
+    given = (f"query={pictures}", f"encoder={encoder}", f"output={output}", "format=class_folders", *overrides)
+    file = run_zero_shot(composed("zero_shot", *given))
+    rows = [json.loads(line) for line in (output / "class_probabilities.jsonl").read_text().splitlines()]
+    return {row["metric"]: row for row in json.loads(file.read_text())}, rows
+
+
+def test_probabilities_are_those_of_clip_with_averaged_templates(encoder, pictures, tmp_path):
+    scores, rows = classify(encoder, pictures, tmp_path, "templates=['a {}','the {}.']", "batch_size=5")
+    assert len(rows) == 32 and scores.keys() == {"top1_accuracy"}  # of four classes there is no top 5
+    names = [name.replace("_", " ") for name in CLASSES]
+    prompts = [template.replace("{}", name) for name in names for template in TEMPLATES]
+    clip = tiny_clip.CLIPModel.from_pretrained(encoder)
+    opened = [PILImage.open(pictures / row["image"]).convert("RGB") for row in rows]
+    cosines, of_texts = tiny_clip.cosines(clip, encoder, opened, prompts)
+    # The cosine with the mean of two vectors is the mean cosine, divided by the length of the mean.
+    lengths = torch.stack([of_texts[i : i + 2, i : i + 2].mean().sqrt() for i in range(0, 8, 2)])
+    logits = clip.logit_scale.exp() * cosines.unflatten(1, (4, 2)).mean(dim=2) / lengths
+    expected = logits.softmax(dim=1)
+    for row, probabilities in zip(rows, expected.tolist(), strict=True):
+        found = {one["class"]: one["probability"] for one in row["classes"]}
+        assert found == pytest.approx(dict(zip(names, probabilities, strict=True)), abs=1e-5)
+        assert list(found.values()) == sorted(found.values(), reverse=True)
+    right = [names[best] == row["label"] for row, best in zip(rows, expected.argmax(dim=1).tolist(), strict=True)]
+    score = scores["top1_accuracy"]
+    assert score["value"] == pytest.approx(sum(right) / 32) and (score["n"], score["classes"]) == (32, 4)
+    assert score["ci95"][0] <= score["value"] <= score["ci95"][1] and score["templates"] == 2
+
+
+def test_names_and_templates_come_from_files_and_keys(encoder, pictures, tmp_path):
+    names = write(tmp_path / "names.json", {name: f"{name} thing" for name in (*CLASSES, "grass", "colour")})
+    templates = tmp_path / "templates.txt"
+    templates.write_text("a {}\n\nthe {}.\n{}\n")
+    given = (f"class_names={names}", f"template_file={templates}", "limit=6")
+    scores, rows = classify(encoder, pictures, tmp_path / "out", *given)
+    assert scores["top5_accuracy"]["classes"] == 6 and scores["top5_accuracy"]["templates"] == 3
+    assert scores["top1_accuracy"]["ci95"] is None  # of fewer than 30 images
+    top5 = [row["label"] in [one["class"] for one in row["classes"]] for row in rows]
+    assert scores["top5_accuracy"]["value"] == sum(top5) / 6 and {row["label"] for row in rows} == {"cat thing"}
+    listed = "classes=[cat,dog,mat,red ball,grass,colour,ball]"
+    scores, _ = classify(encoder, pictures, tmp_path / "other", listed, "limit=2")
+    assert scores["top1_accuracy"]["classes"] == 7
+    with pytest.raises(UserError, match="classes has no 'cat'"):
+        classify(encoder, pictures, tmp_path / "other", "classes=[dog,mat]", "overwrite=true")
+    templates.write_text("a cat\n")
+    with pytest.raises(UserError, match="template_file"):
+        classify(encoder, pictures, tmp_path / "third", f"template_file={templates}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["templates=[a cat]"], "templates"),
+        (["templates=[]"], "templates"),
+        (["classes=[cat]"], "classes"),
+        (["classes=[cat,cat]"], "classes"),
+        (["batch_size=0"], "batch_size"),
+    ],
+)
+def test_errors_of_the_config_name_the_key(overrides, named):
+    found = problems("output=elsewhere", "query=a", "encoder=b", *overrides, command="zero_shot")
+    assert any(named in problem for problem in found)
+
+
+def test_an_encoder_without_a_scale_is_named(encoder):
+    loaded = DualEncoder(encoder)
+    assert loaded.scale == pytest.approx(loaded.model.logit_scale.exp().item())
+    del loaded.model.logit_scale
+    with pytest.raises(UserError, match="logit_scale"):
+        loaded.scale  # noqa: B018
