@@ -22,8 +22,8 @@ PROGRAMS = [
     if page not in _OTHERS
     for number, code in enumerate(blocks(text, "python"))
 ]
-#: Programs that take their time, or need a run.
-_LONG = [("docs/architectures.md", 1), ("docs/architectures.md", 2)]
+#: The programs that run in `make test`; the others run in `make test-all`.
+_QUICK = [("README.md", 0), ("docs/model.md", 1)]
 
 
 def save_untrained(folder: Path, *overrides: str) -> None:
@@ -47,7 +47,7 @@ def place(backbones, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("page", "code"),
     [
-        pytest.param(page, code, id=f"{page}:{number}", marks=pytest.mark.full if (page, number) in _LONG else [])
+        pytest.param(page, code, id=f"{page}:{number}", marks=[] if (page, number) in _QUICK else pytest.mark.full)
         for page, number, code in PROGRAMS
     ],
 )

@@ -21,6 +21,8 @@ _EXAMPLES = "docs/extending.md"
 _WRONG = "trainig.steps=3"
 #: Keys of files that a reader has, and a test has not.
 _FILES = ("checkpoint=", "demonstrations=", "images=", "model.init_from", "run=", "runs=")
+#: The pages whose command lines are composed in `make test`; those of the others in `make test-all`.
+_QUICK = ("README.md", "docs/training.md")
 _TESTED = [page for page in PAGES if page != _EXAMPLES]
 
 
@@ -64,7 +66,9 @@ def without_placeholders(override: str) -> str:
     return f"{group}={','.join(options)}" if options else ""
 
 
-@pytest.mark.parametrize("page", _OURS)
+@pytest.mark.parametrize(
+    "page", [page if page in _QUICK else pytest.param(page, marks=pytest.mark.full) for page in _OURS]
+)
 def test_each_command_line_composes(page):
     wrong = {line: found for line in _OURS[page] if _WRONG not in line.arguments and (found := problems(line))}
     assert not wrong

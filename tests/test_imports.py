@@ -144,6 +144,7 @@ def test_a_name_of_the_package_is_imported_when_it_is_used():
     assert run.stdout.startswith("flamingo ")
 
 
+@pytest.mark.full
 def test_commands_import_without_hydra_omegaconf_and_wandb():
     program = (
         "import sys; sys.modules |= dict.fromkeys(['hydra', 'omegaconf', 'wandb']);"

@@ -58,6 +58,7 @@ def chosen(output, *overrides):
     return config
 
 
+@pytest.mark.full
 def test_a_key_is_left_open_until_it_is_set():
     given = ("experiment=captions", "data.root=a", "model.vision=b", "model.language=c")
     config = composed("train", *given, "training.steps=70", "data.documents.pairs.batch_size=3", "data.split=all")

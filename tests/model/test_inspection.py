@@ -205,6 +205,7 @@ def test_a_receptive_field_has_the_pixels_a_patch_depends_on(backbones):
     assert (later > 0).all()
 
 
+@pytest.mark.full
 def test_what_a_convolution_pads_on_both_sides_moves_its_patches(backbones):
     """A ResNet's cell i is centred on pixel 8 i of 8 a cell, not on 8 i + 4."""
     model = tiny.flamingo(backbones, vision="resnet", vision_features={"class_token": "none"})

@@ -37,6 +37,7 @@ def test_a_full_disk_ends_a_run_with_one_sentence_and_no_loss(undisturbed, tmp_p
     assert report.counts["full disk: pretraining"] == {"one sentence": 1, "equal results": 1}
 
 
+@pytest.mark.full
 def test_a_file_size_limit_ends_a_run_with_one_sentence(undisturbed, tmp_path):
     scenario, _, expected = undisturbed
     report = Report()
