@@ -5,6 +5,11 @@ from collections.abc import Iterable
 #: The most informative first.
 HEADLINES = (
     "roc_auc",
+    "ndcg",
+    "mrr",
+    "group_score",
+    "text_score",
+    "image_score",
     "top1_accuracy",
     "vqa_accuracy",
     "vqa_accuracy_unstemmed",

@@ -308,7 +308,7 @@ def _index_images(planned: Plan, task: RecordTask, features: FeatureStore | None
         records = list(task.query_records) + list(task.support_records) + list(training_records)
         for of_support in other_support_records(task).values():
             records += of_support
-        add_features(features, [record.image for record in records])
+        add_features(features, [image for record in records for image in record.images])
         near_duplicates = task.index(features, max(retrieved_shots, default=0), training_records)
         index_texts(planned.config, task, settings, features)
         for split, pairs in near_duplicates.items():

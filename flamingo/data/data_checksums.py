@@ -33,7 +33,7 @@ def _rows(images: Sequence[Record], files: dict[str, None]) -> Iterator[str]:
     """Yields a text for each record, and adds the files of its frames to ``files``."""
     for record in images:
         frames = []
-        for frame in record.image.frames:
+        for frame in record.frames:
             file = _file(frame)
             files[file] = None
             frames.append(str(frame).replace(file, Path(file).name))

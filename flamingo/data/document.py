@@ -86,6 +86,14 @@ class SameChunk:
 Part = Text | Image | EndOfChunk | SameChunk
 
 
+def in_one_chunk(images: Sequence[Image]) -> list[Part]:
+    """Returns the images without ends of chunks between them. There is at least one."""
+    parts: list[Part] = [images[0]]
+    for image in images[1:]:
+        parts += [SameChunk(), image]
+    return parts
+
+
 @dataclass(frozen=True)
 class Chunk:
     """An image (or none) and the texts that belong to it."""

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 def fitting_questions(
     source: LazySequence, processor: FlamingoProcessor, template: QuestionTemplate, new_tokens: int = 0
 ) -> FittedRecords:
-    """Returns the questions that fit, with any of their answers, into a document of one image.
+    """Returns the questions that fit, with any of their answers, into a document of one question.
 
     A question with a special token, in it or in an answer, is left out, and so is one without answers.
 
@@ -41,7 +41,7 @@ def fitting_questions(
             skipped[record.id] = "there is no answer"
             continue
         longest = max(record.captions, key=len)
-        tokens = processor.chunk_length(template.filled(record.question, longest))
+        tokens = processor.chunk_length(template.filled(record.question, longest), len(record.images))
         if tokens > room:
             skipped[record.id] = f"a question is too long: {tokens} tokens with its image, of which {room} fit"
             continue

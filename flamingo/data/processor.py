@@ -147,9 +147,9 @@ class FlamingoProcessor(ProcessorMixin):
         """The largest number of tokens in a document's chunks: the limit without BOS, EOS and the end of a chunk."""
         return self.tokenizer.model_max_length - 2 - self._length(self.end_of_chunk)
 
-    def chunk_length(self, text: str) -> int:
-        """Returns the number of tokens of an image with this text: its marker, the text and the end of the chunk."""
-        return self._length(f"{self.image_marker}{text}{self.end_of_chunk}")
+    def chunk_length(self, text: str, num_images: int = 1) -> int:
+        """Returns the number of tokens of images with this text: their markers, the text and the end of the chunk."""
+        return self._length(f"{self.image_marker * num_images}{text}{self.end_of_chunk}")
 
     def _length(self, text: str) -> int:
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -10,7 +10,7 @@ from typing import Any, SupportsIndex, overload
 
 import numpy as np
 
-from flamingo.data.document import Image
+from flamingo.data.document import Frame, Image
 from flamingo.utils.errors import UserError
 
 
@@ -21,6 +21,7 @@ class Record:
     ``id`` is the source's own, unique within the source or within its split. ``split`` is None if the source names
     none. ``group`` names the images that have scores of their own, such as NoCaps's domains; None: no group.
     ``image_id`` names the image in a file of results, as COCO's server reads it; None: no server reads one.
+    ``later_images`` follow the image where the texts are about several.
     """
 
     id: str
@@ -29,6 +30,17 @@ class Record:
     split: str | None
     group: str | None = field(default=None, kw_only=True)
     image_id: int | str | None = field(default=None, kw_only=True)
+    later_images: tuple[Image, ...] = field(default=(), kw_only=True)
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """All images, in their order."""
+        return (self.image, *self.later_images)
+
+    @property
+    def frames(self) -> list[Frame]:
+        """The frames of all images."""
+        return [frame for image in self.images for frame in image.frames]
 
     @property
     def texts(self) -> tuple[str, ...]:

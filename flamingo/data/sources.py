@@ -207,7 +207,7 @@ def _broken(source: LazySequence) -> Iterator[tuple[int, UserError]]:
     """Yields the index of each record whose image cannot be opened, and the error."""
     for index, record in enumerate(tqdm(source, "opening", unit=" images")):
         try:
-            for frame in record.image.frames:
+            for frame in record.frames:
                 open_image(frame)
         except UserError as error:
             yield index, error

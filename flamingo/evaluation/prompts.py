@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from flamingo.data.caption_template import CaptionTemplate
-from flamingo.data.document import Document, EndOfChunk, Image, Part, SameChunk, Text
+from flamingo.data.document import Document, EndOfChunk, Part, Text, in_one_chunk
 from flamingo.data.processor import END_OF_CHUNK_TOKEN, IMAGE_TOKEN
 from flamingo.evaluation.protocol import Example
 
@@ -27,19 +27,11 @@ def build_prompt(
         if example.description is not None:
             parts.append(Text(f"{example.description} {answered}\n"))
             continue
-        parts += _in_one_chunk(example.images) if images else [EndOfChunk()]
+        parts += in_one_chunk(example.images) if images else [EndOfChunk()]
         parts.append(Text(answered))
-    parts += _in_one_chunk(query.images)
+    parts += in_one_chunk(query.images)
     parts.append(Text(query.question(template)))
     return Document(parts, query.id, template.affixes)
-
-
-def _in_one_chunk(images: Sequence[Image]) -> list[Part]:
-    """Returns the images without ends of chunks between them."""
-    parts: list[Part] = [images[0]]
-    for image in images[1:]:
-        parts += [SameChunk(), image]
-    return parts
 
 
 def render_prompt(prompt: Document) -> str:

@@ -29,7 +29,8 @@ class Example:
     ``prompt`` is the beginning of the text after the image, such as ``Question: ...? Answer:``. None: the reference is
     a caption, and the template of captions has the prompt. ``description`` is the text that prompts show in place
     of the image; None: the image. ``answer_start`` is the text between prompt and answer. ``group`` names the queries
-    whose outputs also have scores of their own; None: no group.
+    whose outputs also have scores of their own; None: no group. ``draw_id`` is the id that random draws depend on:
+    queries with an equal one have the same random demonstrations; None: the example's own id.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Example:
     answer_start: str = " "
     group: str | None = None
     later_images: tuple[Image, ...] = ()
+    draw_id: str | None = None
 
     @property
     def images(self) -> tuple[Image, ...]:

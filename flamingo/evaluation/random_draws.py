@@ -12,10 +12,11 @@ def query_rng(seed: int, query: Example, *purpose: str | int) -> random.Random:
 
     Args:
         seed: The seed of the setting.
-        query: The query, of which only the id counts.
+        query: The query, of which only ``draw_id`` counts, or else the id.
         *purpose: The purpose of the draw. These texts are data: another text draws other numbers.
     """
-    digest = hashlib.sha256(json.dumps([seed, query.id] + list(purpose)).encode()).digest()
+    id = query.id if query.draw_id is None else query.draw_id
+    digest = hashlib.sha256(json.dumps([seed, id] + list(purpose)).encode()).digest()
     return random.Random(int.from_bytes(digest))
 
 

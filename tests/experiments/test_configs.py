@@ -78,6 +78,10 @@ NEEDED = {
         for name in ("vqav2", "okvqa", "textvqa", "vizwiz", "nocaps", "textcaps", "vizwiz_captions")
     },
     **{f"task=vl_icl_{name}": ("task.root=somewhere",) for name in VL_ICL},
+    **{
+        f"task={name}": ("task.query=somewhere", "task.support=somewhere")
+        for name in ("nlvr2", "visdial", "winoground")
+    },
     "task=coco": ("task.query=somewhere",),
     **{
         f"protocol={name}": ("task=vqav2", "task.query=somewhere", "task.support=somewhere")

@@ -8,7 +8,7 @@ from jaxtyping import Int
 
 from flamingo.data.builders import QuestionsConfig
 from flamingo.data.caption_template import CaptionTemplate
-from flamingo.data.document import Document, Part, Text
+from flamingo.data.document import Document, Part, Text, in_one_chunk
 from flamingo.data.order import index_at
 from flamingo.data.question_record import QuestionRecord, chosen_answer, drawn_answer
 from flamingo.data.question_template import QuestionTemplate
@@ -60,7 +60,7 @@ class Questions:
             assert isinstance(record, QuestionRecord)
             answer = self._answer(record, rng)
             prompt = Text(self.template.prompt(record.question), train=False)
-            parts += [record.image, prompt, Text(self.template.answer_start + answer)]
+            parts += [*in_one_chunk(record.images), prompt, Text(self.template.answer_start + answer)]
         return Document(parts, id=f"{self.records[last].id} and {num_images - 1} others, no. {position}")
 
     def _answer(self, record: QuestionRecord, rng: random.Random) -> str:

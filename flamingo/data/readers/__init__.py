@@ -175,4 +175,23 @@ READERS = {
         recognise="flamingo.data.readers.hateful_memes:is_hateful_memes",
         has_questions=True,
     ),
+    # JSON lines in a file that is named .json: other readers cannot open it to see what it is.
+    "nlvr2": Format(
+        "NLVR2's train.json, dev.json and the like, whose lines are statements about two images; only by format=nlvr2",
+        "flamingo.data.readers.nlvr2:nlvr2",
+        has_questions=True,
+    ),
+    "visdial": Format(
+        "VisDial's visdial_1.0_*.json, with visdial_1.0_*_dense_annotations.json in the same folder",
+        "flamingo.data.readers.visdial:visdial",
+        files=("*.json",),
+        recognise="flamingo.data.readers.visdial:is_visdial",
+        has_questions=True,
+    ),
+    "winoground": Format(
+        "Winoground's examples.jsonl, rows of two images and their two captions",
+        "flamingo.data.readers.winoground:winoground",
+        files=("*.jsonl",),
+        recognise="flamingo.data.readers.winoground:is_winoground",
+    ),
 }

@@ -34,6 +34,21 @@ class QuestionEntry(NamedTuple):
     question_type: str | None = None
     answer_type: str | None = None
     split: Any = None
+    #: The files of the images after the first, where the question is about several.
+    later_names: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The files of all images."""
+        return (self.name, *self.later_names)
+
+
+class _ImageName(NamedTuple):
+    """An image that a question names. Its name is its id."""
+
+    origin: str
+    id: str
+    name: str
 
 
 def check_questions(location: Location, entries: list[QuestionEntry]) -> RecordList:
@@ -54,20 +69,23 @@ def check_questions(location: Location, entries: list[QuestionEntry]) -> RecordL
     has_answers = any(entry.answers for entry in entries)
     if not has_answers:
         log.warning("%s: the questions have no answers, so that outputs are not scored", file)
-    images = images_of(location, entries)
+    names = [_ImageName(entry.origin, name, name) for entry in entries for name in entry.names]
+    images = images_of(location, names)
     skipped: dict[str, str] = {}
     records = []
     for entry in entries:
         reason = _fault(entry, has_answers)
-        if reason is None and entry.id not in images:
-            reason = f"the image file does not exist: {entry.name}"
+        missing = [name for name in entry.names if name not in images]
+        if reason is None and missing:
+            reason = f"the image file does not exist: {missing[0]}"
         if reason is not None:
             skipped[entry.id] = reason
             continue
         records.append(
             QuestionRecord(
                 id=entry.id,
-                image=images[entry.id],
+                image=images[entry.name],
+                later_images=tuple(images[name] for name in entry.later_names),
                 captions=tuple(entry.answers),
                 split=_split(entry),
                 question=clean(entry.question),

@@ -204,6 +204,55 @@ class OpenMiConfig(VlIclConfig):
         whole("num_ways", self.num_ways, least=2, most=_NUM_CLASSES)
 
 
+@dataclass(kw_only=True)
+class Nlvr2Config(PooledConfig, RankingConfig):
+    """Statements about two images, which are true or false. Queries and demonstrations come from NLVR2's files."""
+
+    #: The text after both images, with {question}, the statement, and {answer} at its end.
+    question_template: str
+
+    def __post_init__(self) -> None:
+        PooledConfig.__post_init__(self)
+        RankingConfig.__post_init__(self)
+        QuestionTemplate(self.question_template)
+
+
+#: The rounds of dialogues that are asked: those with dense annotations, or all.
+ROUNDS = ("annotated", "all")
+
+
+@dataclass(kw_only=True)
+class VisdialConfig(PooledConfig, RankingConfig):
+    """Dialogues about images, whose candidate answers are ranked. Demonstrations are whole dialogues."""
+
+    #: The text after the image, with {caption} for its caption.
+    opening: str
+    #: The text of each round, with {question}, and with {answer} at its end. A space stands before each round.
+    question_template: str
+    #: The rounds that are asked: annotated, those with dense annotations, or all.
+    rounds: str = "annotated"
+
+    def __post_init__(self) -> None:
+        PooledConfig.__post_init__(self)
+        RankingConfig.__post_init__(self)
+        QuestionTemplate(self.question_template)
+        one_of("rounds", self.rounds, ROUNDS)
+        if self.opening.count("{caption}") != 1:
+            raise UserError(f"opening must have {{caption}} once: {self.opening!r}")
+
+
+@dataclass(kw_only=True)
+class WinogroundConfig(PooledConfig, RankingConfig):
+    """Pairs of images with two captions. The support is any captioned images, or the pairs themselves."""
+
+    #: A dual encoder, such as CLIP, with scores of its own: a folder or a hub name.
+    dual_encoder: str | None = None
+
+    def __post_init__(self) -> None:
+        PooledConfig.__post_init__(self)
+        RankingConfig.__post_init__(self)
+
+
 #: The types of a question by which its accuracy may be scored.
 SCORE_TYPES = ("answer_type", "question_type")
 
@@ -212,9 +261,12 @@ TASKS: Kinds = {
     "captioning": (CaptioningConfig, "flamingo.evaluation.tasks.captioning:Captioning"),
     "classification": (ClassificationConfig, "flamingo.evaluation.tasks.classification:Classification"),
     "hateful_memes": (HatefulMemesConfig, "flamingo.evaluation.tasks.hateful_memes:HatefulMemes"),
+    "nlvr2": (Nlvr2Config, "flamingo.evaluation.tasks.nlvr2:Nlvr2"),
+    "visdial": (VisdialConfig, "flamingo.evaluation.tasks.visdial:Visdial"),
     "vl_icl_matching": (VlIclConfig, "flamingo.evaluation.tasks.vl_icl_matching:Matching"),
     "vl_icl_open_mi": (OpenMiConfig, "flamingo.evaluation.tasks.vl_icl_open_mi:OpenMi"),
     "vl_icl_operators": (VlIclConfig, "flamingo.evaluation.tasks.vl_icl_operators:OperatorInduction"),
     "vl_icl_questions": (VlIclConfig, "flamingo.evaluation.tasks.vl_icl_questions:VlIclQuestions"),
     "vqa": (VqaConfig, "flamingo.evaluation.tasks.vqa:Vqa"),
+    "winoground": (WinogroundConfig, "flamingo.evaluation.tasks.winoground:Winoground"),
 }

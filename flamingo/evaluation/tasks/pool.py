@@ -62,6 +62,9 @@ class Pool:
     text_neighbours: dict[str, Int[np.ndarray, "queries k"]] = field(default_factory=dict)
     #: Id of a query -> the positions of its duplicates, which are never shown.
     duplicates: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    #: Id of a query -> the ids of the records that belong to it, such as the other image of its pair. Neither they nor
+    #: their duplicates are shown.
+    related: Mapping[str, Sequence[str]] = field(default_factory=dict)
     #: Compares images. None before :meth:`index`, and for an empty pool.
     similarity: ImageSimilarity | None = None
 
@@ -128,9 +131,13 @@ class Pool:
         return support_duplicates(index, queries, self.records)
 
     def excluded(self, query: Example) -> frozenset[int]:
-        """Returns the positions that are never shown before this query: its own, and its duplicates'."""
-        duplicates = self.duplicates.get(query.id, frozenset())
-        own_position = self._positions.get(query.id)
-        if own_position is None:
-            return duplicates
-        return duplicates | {own_position}
+        """Returns the positions that are never shown before this query.
+
+        They are those of the query, of the records that belong to it, and of the duplicates of both.
+        """
+        excluded: set[int] = set()
+        for id in (query.id, *self.related.get(query.id, ())):
+            excluded |= self.duplicates.get(id, frozenset())
+            if id in self._positions:
+                excluded.add(self._positions[id])
+        return frozenset(excluded)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -10,12 +10,9 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from flamingo.data.caption_template import CaptionTemplate
-from flamingo.data.fitting_questions import fitting_questions
-from flamingo.data.processor import FlamingoProcessor
-from flamingo.data.question_record import QuestionRecord, chosen_answer
+from flamingo.data.question_record import QuestionRecord
 from flamingo.data.question_template import QuestionTemplate
-from flamingo.data.record import LazySequence, Record
+from flamingo.data.record import Record
 from flamingo.evaluation.metrics.stemming import load_stemmer
 from flamingo.evaluation.metrics.vqa import MIN_ANSWERS, processed, vqa_accuracy
 from flamingo.evaluation.protocol import Example
@@ -23,6 +20,7 @@ from flamingo.evaluation.selection import QUESTION, SUM
 from flamingo.evaluation.tasks import VqaConfig
 from flamingo.evaluation.tasks.pool import Pool, drawn_records
 from flamingo.evaluation.tasks.pooled_task import read_query_and_support
+from flamingo.evaluation.tasks.question_task import QuestionTask
 from flamingo.evaluation.tasks.text_pooled_task import TextPooledTask
 from flamingo.evaluation.text_retrieval import question_similarities
 from flamingo.inference.vector_store import VectorStore
@@ -31,17 +29,11 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Vqa(TextPooledTask):
-    """Questions about images; demonstrations come from a pool of questions.
-
-    The references of a query are the answers of all people. A demonstration shows one of its answers.
-    """
+class Vqa(QuestionTask, TextPooledTask):
+    """Open-ended questions about images. The references of a query are the answers of all people."""
 
     text_similarities: ClassVar[tuple[str, ...]] = (QUESTION, SUM)
     max_new_tokens: int = 10
-    template: QuestionTemplate = field(default_factory=QuestionTemplate)
-    #: One of :data:`flamingo.data.question_record.ANSWER_CHOICES`.
-    shown_answer: str = "majority"
     #: Names of :data:`flamingo.evaluation.tasks.SCORE_TYPES`.
     score_types: tuple[str, ...] = ("answer_type",)
     #: Stems outputs before they are compared; None: they are not stemmed.
@@ -118,28 +110,9 @@ class Vqa(TextPooledTask):
     def _records_by_id(self) -> dict[str, QuestionRecord]:
         return {record.id: record for record in self.query_records}  # type: ignore[misc]  # questions were read
 
-    def _query(self, record: Record) -> Example:
-        assert isinstance(record, QuestionRecord)
-        prompt = self.template.prompt(record.question)
-        return Example(record.id, record.image, record.captions, prompt, answer_start=self.template.answer_start)
-
-    def _candidate(self, record: Record) -> Example:
-        query = self._query(record)
-        return query.with_caption(chosen_answer(query.references, self.shown_answer))
-
     def _text_blocks(self, vectors: VectorStore | None) -> Iterator[Float[Tensor, "_ pool"]]:
         pool = _questions(self.pool.records)
         return question_similarities(_questions(self.query_records), pool, vectors, self.language)
-
-    def _fitted(
-        self, pool: Pool, processor: FlamingoProcessor, template: CaptionTemplate, max_new_tokens: int
-    ) -> tuple[Pool, dict[str, str]]:
-        assert isinstance(pool.records, LazySequence)
-        longest = max(self._queries, key=lambda query: len(query.question(template)))
-        new_tokens = processor.chunk_length(longest.question(template)) + max_new_tokens
-        fitted = fitting_questions(pool.records, processor, self.template, new_tokens)
-        skipped = {pool.name_of(id): reason for id, reason in fitted.skipped.items()}
-        return replace(pool, records=fitted.records), skipped
 
 
 def _questions(records: Sequence[Record]) -> list[str]:
