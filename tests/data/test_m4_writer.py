@@ -5,7 +5,6 @@ import tarfile
 
 import numpy as np
 import pytest
-from PIL import Image as PILImage
 
 from flamingo.data.document import Image
 from flamingo.data.embedded_picture import EmbeddedPicture
@@ -14,86 +13,8 @@ from flamingo.data.page import Page, PageImage, SectionBreak
 from flamingo.data.record import Record
 from flamingo.data.streams import SHARD_FORMATS
 from flamingo.data.transforms.pictures import frame_bytes
-from tests.data.readers.page_files import (
-    contents,
-    converted,
-    gpt_sequence,
-    mint1t_json,
-    mmc4_documents,
-    picture,
-    read_pages,
-    tiff,
-    web_dataset,
-    write_m4,
-    write_mmc4,
-    write_openflamingo,
-)
-
-
-def mmc4(folder):
-    (folder / "aa.jpg").write_bytes(picture(1))
-    return write_mmc4(folder, mmc4_documents())
-
-
-def openflamingo(folder):
-    (folder / "cc.jpg").write_bytes(picture(2))
-    documents = [converted(document, folder) for document in mmc4_documents()]
-    sequence = gpt_sequence("_!_IMAGE1_!_ A dog. _!_IMAGE1_!_", {"_!_IMAGE1_!_": picture(3)})
-    return write_openflamingo(folder / "000000000.tar", [*documents, sequence])
-
-
-def obelics(folder):
-    pa = pytest.importorskip("pyarrow")
-    pq = pytest.importorskip("pyarrow.parquet")
-    kind = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
-    images = [[{"bytes": picture(4, "WEBP"), "path": "a"}, None, {"bytes": None, "path": "b"}], [None]]
-    texts = [[None, "one END_OF_DOCUMENT_TOKEN_TO_BE_REPLACED two", None], ["only a text"]]
-    table = {"images": pa.array(images, kind), "texts": pa.array(texts, pa.list_(pa.string()))}
-    pq.write_table(pa.table(table), folder / "train-0.parquet")
-    return folder / "train-0.parquet"
-
-
-def m4(folder):
-    return write_m4(folder / "shard_0.tar", [["a", picture(5), "b"], [picture(6)]])
-
-
-def mint1t(folder):
-    frames = [PILImage.new("RGB", (3, 4), "red"), PILImage.new("L", (5, 6), 7)]
-    members = {"json": mint1t_json(["x", None, "y"], [None, "text", None]), "tiff": tiff(frames)}
-    return web_dataset(folder / "0.tar", {"ef8e": members})
-
-
-def page_rows(folder):
-    (folder / "a.png").write_bytes(picture(8, "PNG"))
-    content = [{"type": "image", "image": name} for name in ("a.png", "../b.png", "file:///c")]
-    rows = [{"id": "ä 1", "content": content, "split": "val"}, {"content": [{"type": "text", "text": ""}]}]
-    (folder / "pages.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return folder / "pages.jsonl"
-
-
-def html(folder):
-    (folder / "a.gif").write_bytes(picture(9, "GIF"))
-    (folder / "page.html").write_text("<p>one<p>two<img src=a.gif><img src=http://x/y.png>")
-    return folder / "page.html"
-
-
-def markdown(folder):
-    pytest.importorskip("markdown_it")
-    (folder / "a.bmp").write_bytes(picture(10, "BMP"))
-    (folder / "page.md").write_text("![](a.bmp)\n\ntext")
-    return folder / "page.md"
-
-
-LAYOUTS = {
-    "mmc4": mmc4,
-    "openflamingo_tar": openflamingo,
-    "obelics": obelics,
-    "m4": m4,
-    "mint1t": mint1t,
-    "page_rows": page_rows,
-    "html": html,
-    "markdown": markdown,
-}
+from tests.data.readers.page_files import contents, picture, read_pages
+from tests.data.readers.page_layouts import LAYOUTS
 
 
 def test_every_layout_of_pages_is_among_the_cases():
@@ -150,6 +71,8 @@ def test_pages_are_divided_into_shards_with_their_numbers(tmp_path):
     files = write_shards(map(small, range(5)), tmp_path, samples_per_shard=2)
     assert [file.name for file in files] == ["000000.tar", "000001.tar", "000002.tar"]
     assert [page.id for file in files for page in read_pages("m4", file)] == [f"page {number}" for number in range(5)]
+    with tarfile.open(files[2]) as archive:  # keys are unique in all shards
+        assert archive.getnames()[0] == "000000004.0.text.txt"
     stats = [json.loads((tmp_path / f"00000{number}_stats.json").read_text()) for number in range(3)]
     assert [entry["successes"] for entry in stats] == [2, 2, 1]
     assert write_shards([], tmp_path / "none", samples_per_shard=2) == []

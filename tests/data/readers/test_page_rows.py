@@ -2,6 +2,7 @@
 
 import json
 import os
+import tracemalloc
 
 import pytest
 
@@ -117,7 +118,11 @@ def test_a_line_of_50_megabytes_is_indexed_and_skipped(tmp_path):
         stream.write(b"{")
         stream.seek(50_000_000)
         stream.write(b"}\n" + row)
+    tracemalloc.start()
     long, short = entries_of("page_rows", file)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10_000_000
     with pytest.raises(UserError, match=r"^line too long: "):
         page_row(file, long, None)
     assert page_row(file, short, None).texts == ["short"]
