@@ -9,6 +9,7 @@ from flamingo.data.builders import BUILDERS, DocumentsConfig
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.source_config import SourceConfig
 from flamingo.data.splits import share_a_split
+from flamingo.data.streams.streamed_config import StreamedConfig
 from flamingo.data.transforms import ASPECTS
 from flamingo.evaluation.tasks import TASKS
 from flamingo.model import BACKBONES, TRAINED_PARTS
@@ -19,10 +20,12 @@ from flamingo.model.vision_features import VisionFeaturesConfig
 from flamingo.training.losses import LOSSES, LossConfig
 from flamingo.utils.checks import one_of, whole, within
 from flamingo.utils.errors import UserError
-from flamingo.utils.kinds import load_kind
+from flamingo.utils.kinds import Kinds, load_kind
 
-#: The library's kinds and the synthetic benchmark's.
-ALL_BUILDERS = BUILDERS | synthetic.BUILDERS
+#: The library's kinds of documents, of records and of streamed samples, and the synthetic benchmark's.
+STREAMED = "streamed"
+ALL_BUILDERS: Kinds = BUILDERS | {STREAMED: (StreamedConfig, "flamingo.data.streams.row_groups:RowGroups")}
+ALL_BUILDERS |= synthetic.BUILDERS
 ALL_TASKS = TASKS | synthetic.TASKS
 
 #: The name of a backbone that comes with the checkpoint of ``model.init_from``.
@@ -110,7 +113,17 @@ class DataSetConfig:
         return self.documents.kind in BUILDERS
 
 
-def load_documents(entry: Mapping[str, Entry], key: str) -> DataSetConfig:
+@dataclass
+class StreamedSetConfig:
+    """An entry of ``data.documents`` that is streamed from shards, and its loss."""
+
+    #: The documents.
+    documents: StreamedConfig
+    #: The loss of the documents.
+    loss: LossConfig
+
+
+def load_documents(entry: Mapping[str, Entry], key: str) -> DataSetConfig | StreamedSetConfig:
     """Returns an entry of ``data.documents``, whose ``loss`` is next_token by default.
 
     Raises:
@@ -121,6 +134,8 @@ def load_documents(entry: Mapping[str, Entry], key: str) -> DataSetConfig:
     documents = load_kind(ALL_BUILDERS, values, key)
     with within(key):
         loss.check_documents(documents)
+    if isinstance(documents, StreamedConfig):
+        return StreamedSetConfig(documents, loss)
     return DataSetConfig(documents, loss)
 
 
@@ -136,8 +151,8 @@ class DataConfig(SourceConfig):
     sample_split: str | None = None
     #: The split of the held-out documents; null: sample_split, else the split that is made.
     validation_split: str | None = None
-    #: The kinds of documents by name, each with its loss. As a dataclass, a :class:`DataSetConfig`; in YAML and on the
-    #: command line, the keys of its documents, and ``loss``.
+    #: The kinds of documents by name, each with its loss. As a dataclass, a :class:`DataSetConfig` or a
+    #: :class:`StreamedSetConfig`; in YAML and on the command line, the keys of its documents, and ``loss``.
     documents: dict[str, Entry] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -145,12 +160,21 @@ class DataConfig(SourceConfig):
         if self.validation_split is not None and share_a_split(self.split, self.validation_split):
             raise UserError(f"validation_split={self.validation_split} is trained on: split={self.split or 'null'}")
         for name, entry in self.documents.items():
-            if not isinstance(entry, DataSetConfig):
+            if not isinstance(entry, DataSetConfig | StreamedSetConfig):
                 self.documents[name] = load_documents(entry, f"documents.{name}")
+
+    def drawn(self) -> dict[str, DataSetConfig]:
+        """Returns the entries whose documents are made of records in memory, or drawn."""
+        return {name: entry for name, entry in self.documents.items() if isinstance(entry, DataSetConfig)}
+
+    def streamed(self) -> dict[str, StreamedConfig]:
+        """Returns the documents that are streamed from shards."""
+        streamed = {name: entry for name, entry in self.documents.items() if isinstance(entry, StreamedSetConfig)}
+        return {name: entry.documents for name, entry in streamed.items()}
 
     def of_records(self) -> dict[str, DocumentsConfig]:
         """Returns the documents that are made of records."""
-        return {name: entry.documents for name, entry in self.documents.items() if entry.of_records}
+        return {name: entry.documents for name, entry in self.drawn().items() if entry.of_records}
 
     @property
     def of_questions(self) -> bool:

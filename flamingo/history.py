@@ -13,7 +13,7 @@ from flamingo.utils.reading import complete_rows, rows
 
 _NUMBER = (int, float)
 #: The required fields of a record of the history. Optional ones are ``loss/NAME`` for each data set, ``gates``, and
-#: ``dropped_images`` where documents had too many tokens.
+#: ``dropped_images`` where documents had too many tokens, and ``dropped/REASON`` for what streamed samples lost.
 RECORD: Types = {
     "step": (int,),
     "loss": _NUMBER,

@@ -21,6 +21,7 @@ from experiments.setup.dry_run import show_dry_run
 from experiments.setup.init_from_parts import checkpoint_folder
 from experiments.setup.longer_training import keep_finished
 from experiments.setup.preparation import FILES, prepare
+from experiments.setup.streamed_data import streamed_contents
 from experiments.setup.training_callbacks import training_callbacks
 from experiments.train import TrainConfig
 from flamingo.data.data_checksums import data_checksums
@@ -79,6 +80,8 @@ def check_data(config: DataConfig, run: Run) -> None:
     Raises:
         UserError: With the differences, if they are not.
     """
+    if config.streamed():
+        run.check_contents({"streams": streamed_contents(config)})
     if config.of_records():
         assert config.root is not None
         listed = list_split(config.root, config, config.split, DATA_KEYS, config.of_questions)
@@ -90,6 +93,8 @@ def contents(parts: TrainingParts, config: TrainConfig) -> JSON:
     checksums: JSON = {key: model_contents(name) for key, name in backbone_names(config.model).items()}
     if config.model.init_from is not None:
         checksums["init_from"] = model_contents(checkpoint_folder(config.model.init_from))
+    if config.data.streamed():
+        checksums["streams"] = streamed_contents(config.data)
     if parts.records is not None:
         if config.features.folder is not None:  # the location of the folder changes no result
             checksums["features"] = str(parts.model.vision_model.dtype)

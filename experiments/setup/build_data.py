@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
-from experiments.schema import DataConfig, DataSetConfig
+from experiments.schema import DataConfig, DataSetConfig, StreamedSetConfig
 from experiments.setup.fitted_records import fitted_records
+from experiments.setup.streamed_data import own_seed, streamed_data_set
 from flamingo import Document, FlamingoProcessor, synthetic
 from flamingo.data.builders import BUILDERS, DocumentsConfig
 from flamingo.data.caption_template import CaptionTemplate
@@ -61,7 +62,7 @@ def build_records(config: DataConfig, processor: FlamingoProcessor) -> TrainingR
     of_records = config.of_records()
     if not of_records:
         return None
-    new_tokens = max(config.documents[name].loss.tokens_to_generate() for name in of_records)
+    new_tokens = max(config.drawn()[name].loss.tokens_to_generate() for name in of_records)
 
     def read(split: str | None, keys: SourceKeys) -> SourceSplit:
         assert config.root is not None
@@ -191,6 +192,9 @@ def build_data_sets(
     data_sets = []
     endless = training_documents(config, records, processor.template, features, seed)
     for name, entry in config.documents.items():
+        if isinstance(entry, StreamedSetConfig):
+            data_sets.append(streamed_data_set(name, entry, processor, own_seed(seed, name), num_workers, known_ids))
+            continue
         encoded = encoded_documents(entry, endless[name], processor, features, own_seed(seed, name))
         collate = collation(entry, processor, known_ids)
         loader = process_loader(encoded, collate, entry.documents.batch_size, num_workers)
@@ -242,7 +246,7 @@ def training_documents(
     features: FeatureStore | None,
     seed: int,
 ) -> dict[str, Endless[Document]]:
-    """Returns the documents of each data set by its name.
+    """Returns the documents of each data set by its name, except streamed ones.
 
     Args:
         config: The data.
@@ -252,7 +256,7 @@ def training_documents(
         seed: The seed of all random draws.
     """
     endless: dict[str, Endless[Document]] = {}
-    for name, entry in config.documents.items():
+    for name, entry in config.drawn().items():
         if entry.of_records:
             assert records is not None
             records_of_split = records.training.records
@@ -263,11 +267,6 @@ def training_documents(
     return endless
 
 
-def own_seed(seed: int, name: str) -> str:
-    """Returns the seed of a data set. Data sets of one run differ in their order and in their random draws."""
-    return f"{seed} {name}"
-
-
 def build_samples(
     config: DataConfig,
     records: TrainingRecords | None,
@@ -276,6 +275,8 @@ def build_samples(
     max_length: int,
 ) -> list[Document]:
     """Returns ``number`` documents of each data set, with the largest number of images that it allows.
+
+    There are none of streamed data sets, whose documents may end with any text.
 
     Args:
         config: The data.
@@ -293,7 +294,7 @@ def build_samples(
         return documents[0]
 
     samples: list[Document] = []
-    for entry in config.documents.values():
+    for entry in config.drawn().values():
         largest = entry.documents.of_size(entry.documents.max_images)
         if entry.of_records:
             assert records is not None

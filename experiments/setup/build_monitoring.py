@@ -12,9 +12,9 @@ from experiments.setup.build_data import (
     collation,
     documents_of,
     encoded_documents,
-    own_seed,
     synthetic_documents,
 )
+from experiments.setup.streamed_data import own_seed
 from experiments.train import TrainConfig
 from flamingo import Document, FlamingoProcessor
 from flamingo.data.builders import DocumentsConfig
@@ -65,7 +65,7 @@ def build_held_out(
     """Returns 64 documents for each of the config's ``documents``, which no step trains on.
 
     Documents of records show the images of the validation split. Those of the synthetic benchmark belong to its
-    evaluation split. Document ``index`` is a function of the seed and ``index``.
+    evaluation split. Streamed data sets have none. Document ``index`` is a function of the seed and ``index``.
 
     Args:
         config: The data.
@@ -77,7 +77,7 @@ def build_held_out(
         known_ids: The token ids that the model has embeddings for: see :func:`flamingo.data.encode.make_batch`.
     """
     held_out = []
-    for name, entry in config.documents.items():
+    for name, entry in config.drawn().items():
         documents_seed = f"held out {own_seed(seed, name)}"
         documents: Endless[Document]
         if not entry.of_records:

@@ -12,6 +12,7 @@ import psutil
 from experiments.schema import DataConfig, DataSetConfig
 from experiments.setup.build_data import TrainingRecords, images_of, training_documents
 from experiments.setup.preparation import Prepared
+from experiments.setup.streamed_data import streamed_documents
 from experiments.setup.trial_training import Measured, measured_trial
 from experiments.train import TrainConfig
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor
@@ -51,7 +52,8 @@ def show_dry_run(prepared: Prepared, output: Path) -> None:
         return
     data = _without_neighbours(config.data)
     documents = training_documents(data, parts.records, parts.processor.template, None, config.training.seed)
-    _show_documents(documents, parts.processor, output.with_name(f"{output.name}.dry_run.png"))
+    shown = documents | streamed_documents(data, parts.processor, config.training.seed)
+    _show_documents(shown, parts.processor, output.with_name(f"{output.name}.dry_run.png"))
     _log_records(parts.records)
     _log_parameters(parts.model)
     measured = measured_trial(replace(config, data=data), parts, documents)
@@ -61,8 +63,8 @@ def show_dry_run(prepared: Prepared, output: Path) -> None:
 
 def _without_neighbours(config: DataConfig) -> DataConfig:
     """Returns the data with random images instead of neighbours, which need the features of all images."""
-    entries = {}
-    for name, entry in config.documents.items():
+    entries = dict(config.documents)
+    for name, entry in config.drawn().items():
         entries[name] = DataSetConfig(entry.documents.without_neighbours(), entry.loss)
     return replace(config, documents=entries)
 

@@ -12,6 +12,7 @@ from experiments.setup.checked_model import checked_model
 from experiments.setup.choices import with_choices
 from experiments.setup.evaluation_plan import Plan, plan
 from experiments.setup.longer_training import STEPS, trains_longer
+from experiments.setup.streamed_data import streamed_documents
 from experiments.train import TrainConfig, check_config
 from flamingo import Document
 from flamingo.evaluation.search_objective import check_objective
@@ -101,6 +102,8 @@ def _parts(config: TrainConfig, plans: Sequence[Plan], problems: Problems) -> Tr
         records = build_records(config.data, processor)
         max_length = processor.tokenizer.model_max_length - SAMPLE_TOKENS
         samples = build_samples(config.data, records, NUM_SAMPLES, processor, max_length)
+    with problems.collected():
+        streamed_documents(config.data, processor, config.training.seed)
     for planned in plans:
         with problems.collected():
             with_known_lengths(planned, processor)

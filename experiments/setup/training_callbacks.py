@@ -31,12 +31,15 @@ def training_callbacks(
     from experiments.trackers.tracker import Tracker, sampler
 
     tracker = Tracker(config, output, processes().is_main_process)
+    on_sample = None
+    if parts.samples:  # streamed documents have no samples
+        on_sample = sampler(parts.samples, parts.model, parts.processor, tracker, SAMPLE_TOKENS)
     failed = True
     try:
         yield Callbacks(
             measures=[fusion_measures],
             on_log=tracker.log,
-            on_sample=sampler(parts.samples, parts.model, parts.processor, tracker, SAMPLE_TOKENS),
+            on_sample=on_sample,
             on_save=on_save,
         )
         failed = False

@@ -88,7 +88,7 @@ def measured_trial(config: TrainConfig, parts: TrainingParts, documents: Mapping
         parts: Its parts.
         documents: The documents of each data set.
     """
-    steps = 1 + max(_TIMED_STEPS, len(documents))
+    steps = 1 + max(_TIMED_STEPS, len(config.data.documents))
     sample_every = steps if config.training.sample_every else 0
     training = replace(
         config.training, steps=steps, log_every=1, save_every=steps, sample_every=sample_every, validate_every=0
@@ -149,7 +149,9 @@ def _validation_seconds(config: TrainConfig, parts: TrainingParts, data_sets: Se
     has_validation = parts.records is not None and parts.records.validation is not None
     seconds = 0.0
     for data_set in data_sets:
-        entry = config.data.documents[data_set.name]
+        entry = config.data.drawn().get(data_set.name)
+        if entry is None:
+            continue
         if entry.of_records and not has_validation:
             continue
         data_set.batches.position = 0

@@ -1,5 +1,6 @@
 """Examples of different lengths and numbers of images -> one batch."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -9,6 +10,8 @@ from jaxtyping import Float, Int, Num, Shaped, UInt8
 from torch import Tensor
 
 from flamingo.data.batch_sizes import BatchSizes
+from flamingo.data.document import Image
+from flamingo.data.drops import Drops
 
 PaddingSide = Literal["left", "right"]
 
@@ -28,6 +31,8 @@ class EncodedExample:
     image_features: Float[Tensor, "m f p v"] | None = None
     #: The positions of the document's last text; None if the model is not trained on them.
     last_text: range | None = None
+    #: The images of the pixels, also where pixels are left out.
+    images: Sequence[Image] = ()
 
 
 @dataclass
@@ -45,6 +50,8 @@ class Batch:
     #: Images that documents with too many tokens lost. Documents of a group share their images, which count once.
     dropped_images: int = 0
     sizes: BatchSizes = field(default_factory=BatchSizes)
+    #: What streamed samples lost, by reason: see :mod:`flamingo.data.drops`.
+    drops: Drops = field(default_factory=Counter)
 
     def to(self, device: torch.device) -> "Batch":
         """Returns the batch with its tensors on a device. Copies from pinned memory are asynchronous."""

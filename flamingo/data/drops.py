@@ -27,6 +27,15 @@ IMAGE_OVER_LIMIT = "image over max_images"
 TEXT_WITH_SPECIAL_TOKEN = "text with a special token"
 TEXT_ESCAPED = "text with an escaped special token"
 
+# Samples of streamed shards, and documents made of them.
+BROKEN_SHARD = "sample of a broken shard"
+BROKEN_SAMPLE = "broken sample"
+PAIR_WITH_SPECIAL_TOKEN = "pair with a special token"
+TOO_MANY_TOKENS = "document with too many tokens"
+NOT_ENCODED = "document that cannot be encoded"
+NO_ROOM = "document without room in its group"
+BROKEN_IMAGE = "document with a broken image"
+
 
 @dataclass(frozen=True)
 class Dropped:

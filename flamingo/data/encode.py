@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from flamingo.data.batch_sizes import BatchSizes, causal_pairs
@@ -136,15 +136,16 @@ def make_batch(
                 tensors[name] = tensors[name][::documents_per_group]  # only a group's first document has its images
     if known_ids is not None:
         known_ids.check(tensors["input_ids"])
-        tensors["image_places"] = _image_places(tensors)
+        tensors["image_places"] = places_of_images(tensors)
     dropped_images = sum(group.dropped_images for group in groups)
-    sizes = sum((_sizes(group) for group in groups), BatchSizes())
+    sizes = sum((sizes_of(group.examples) for group in groups), BatchSizes())
     return Batch(tensors, ids, count_label_tokens(tensors["labels"]), last_texts, dropped_images, sizes)
 
 
-def _sizes(group: EncodedGroup) -> BatchSizes:
-    lengths = [len(example.input_ids) for example in group.examples]
-    first = group.examples[0]
+def sizes_of(examples: Sequence[EncodedExample]) -> BatchSizes:
+    """Returns the sizes of documents with the same images, of which only the first has pixels or features."""
+    lengths = [len(example.input_ids) for example in examples]
+    first = examples[0]
     encoded_images = 0 if first.pixel_values is None else len(first.pixel_values)
     stored_images = 0 if first.image_features is None else len(first.image_features)
     return BatchSizes(
@@ -155,7 +156,8 @@ def _sizes(group: EncodedGroup) -> BatchSizes:
     )
 
 
-def _image_places(tensors: dict[str, Tensor]) -> Int[Tensor, " places"]:
+def places_of_images(tensors: dict[str, Shaped[Tensor, "..."]]) -> Int[Tensor, " places"]:
+    """Returns the places of a batch that hold an image: see :func:`flamingo.data.collate.image_places`."""
     for name in IMAGES:
         if name in tensors:
             documents, images = tensors[name].shape[:2]

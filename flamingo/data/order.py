@@ -50,14 +50,14 @@ def _permuted(index: int, n: int, key: str) -> int:
     while True:
         row, column = divmod(index, columns)
         for i in range(0, _ROUNDS, 2):
-            column = (column + _hash(f"{key} {i} {row}")) % columns
-            row = (row + _hash(f"{key} {i + 1} {column}")) % rows
+            column = (column + hash_of(f"{key} {i} {row}")) % columns
+            row = (row + hash_of(f"{key} {i + 1} {column}")) % rows
         index = row * columns + column
         if index < n:
             return index
 
 
-def _hash(text: str) -> int:
+def hash_of(text: str) -> int:
     """Returns 64 bits that are the same on every machine."""
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
 
@@ -101,14 +101,8 @@ class Mixture:
         """
         if sources.keys() != weights.keys():
             raise ValueError(f"sources {sorted(sources)} and weights {sorted(weights)} must have the same names")
-        for name, weight in weights.items():
-            if not 0 < weight < math.inf:
-                raise UserError(f"the weight of {name} must be positive and finite, got {weight}")
         self.sources = dict(sources)
-        self.quotas = _quotas(weights)
-        for name, quota in self.quotas.items():
-            if quota == 0:
-                raise UserError(f"the weight of {name}, {weights[name]}, is less than 1 / {BLOCK} of all weights")
+        self.quotas = checked_quotas(weights)
         self._slots = self._order_in_a_block(seed)
 
     def _order_in_a_block(self, seed: int | str) -> list[tuple[str, int]]:
@@ -131,6 +125,22 @@ class Mixture:
     def __getitem__(self, position: int) -> Any:
         name, place = self.source_at(position)
         return self.sources[name][place]
+
+
+def checked_quotas(weights: Mapping[str, float]) -> dict[str, int]:
+    """Returns the number of each source's positions among :data:`BLOCK`.
+
+    Raises:
+        UserError: If a weight is not positive and finite, or too small for one position in a block.
+    """
+    for name, weight in weights.items():
+        if not 0 < weight < math.inf:
+            raise UserError(f"the weight of {name} must be positive and finite, got {weight}")
+    quotas = _quotas(weights)
+    for name, quota in quotas.items():
+        if quota == 0:
+            raise UserError(f"the weight of {name}, {weights[name]}, is less than 1 / {BLOCK} of all weights")
+    return quotas
 
 
 def _quotas(weights: Mapping[str, float]) -> dict[str, int]:

@@ -1,12 +1,14 @@
 """Packing: several short documents share a row, so that a batch has little padding."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 
 import torch
 from einops import rearrange
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor
+from torch.nn import functional
 
 from flamingo.data.collate import EncodedExample, collate
 
@@ -32,7 +34,47 @@ def pack(groups: Sequence[Group], length: int, pad_token_id: int) -> dict[str, S
     rows = _rows(groups, length)
     examples = [_joined(row) for row in rows]
     batch = collate(examples, pad_token_id, padding_side="right")
-    shape = batch["input_ids"].shape
+    return batch | _places(rows, batch["input_ids"].shape)
+
+
+def pack_rows(
+    rows: Sequence[Sequence[EncodedExample]], length: int, max_images: int, pad_token_id: int
+) -> dict[str, Shaped[Tensor, "..."]]:
+    """Returns a batch as :func:`pack`, with the given documents in each row, and of a shape that is always the same.
+
+    A row without documents has padding only, which the loss does not count.
+
+    Args:
+        rows: The documents of each row. All examples need labels.
+        length: The tokens of a row.
+        max_images: The places for images in a row.
+        pad_token_id: The id of padding.
+    """
+    groups = [[[example] for example in row] for row in rows]
+    examples = [_of_length(_joined(row), length, pad_token_id) for row in groups]
+    batch = collate(examples, pad_token_id, padding_side="right")
+    for name in ("pixel_values", "image_features"):
+        if name in batch:
+            images = batch[name]
+            missing = images.new_zeros(len(images), max_images - images.shape[1], *images.shape[2:])
+            batch[name] = torch.cat([images, missing], dim=1)
+    return batch | _places(groups, batch["input_ids"].shape)
+
+
+def _of_length(example: EncodedExample, length: int, pad_token_id: int) -> EncodedExample:
+    """Returns an example with labels, padded on the right."""
+    assert example.labels is not None
+    missing = (0, length - len(example.input_ids))
+    return replace(
+        example,
+        input_ids=functional.pad(example.input_ids, missing, value=pad_token_id),
+        image_index=functional.pad(example.image_index, missing, value=-1),
+        labels=functional.pad(example.labels, missing, value=-100),
+    )
+
+
+def _places(rows: Sequence[Sequence[Group]], shape: torch.Size) -> dict[str, Shaped[Tensor, "..."]]:
+    """Returns the ``attention_mask`` and the ``position_ids`` of packed rows."""
     # The padding of a row counts as a document: softmax over no token would be NaN.
     document = torch.full(shape, -1)
     position = torch.zeros(shape, dtype=torch.long)
@@ -41,14 +83,12 @@ def pack(groups: Sequence[Group], length: int, pad_token_id: int) -> dict[str, S
         num_tokens = sum(lengths)
         numbers = torch.arange(len(lengths))
         positions = [torch.arange(tokens) for tokens in lengths]
-        document[index, :num_tokens] = numbers.repeat_interleave(torch.tensor(lengths))
-        position[index, :num_tokens] = torch.cat(positions)
+        document[index, :num_tokens] = numbers.repeat_interleave(torch.tensor(lengths, dtype=torch.long))
+        position[index, :num_tokens] = _concatenated_ids(positions)
     attending = rearrange(document, "b t -> b 1 t 1")
     attended = rearrange(document, "b s -> b 1 1 s")
     same_document = attending == attended
-    batch["attention_mask"] = same_document.tril()
-    batch["position_ids"] = position
-    return batch
+    return {"attention_mask": same_document.tril(), "position_ids": position}
 
 
 def _rows(groups: Sequence[Group], length: int) -> list[list[Group]]:
@@ -86,12 +126,16 @@ def _joined(groups: Sequence[Group]) -> EncodedExample:
     pixels = [group[0].pixel_values for group in groups]
     features = [group[0].image_features for group in groups]
     return EncodedExample(
-        input_ids=torch.cat(input_ids),
-        image_index=torch.cat(image_index),
-        labels=torch.cat(labels),
+        input_ids=_concatenated_ids(input_ids),
+        image_index=_concatenated_ids(image_index),
+        labels=_concatenated_ids(labels),
         pixel_values=_concatenated(pixels),
         image_features=_concatenated(features),
     )
+
+
+def _concatenated_ids(ids: Sequence[Tensor]) -> Int[Tensor, " t"]:
+    return torch.cat([torch.zeros(0, dtype=torch.long), *ids])
 
 
 def _num_images(example: EncodedExample) -> int:

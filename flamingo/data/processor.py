@@ -201,6 +201,7 @@ class FlamingoProcessor(ProcessorMixin):
             labels=None if prompt else torch.tensor(labels),
             pixel_values=self.pixel_values(images, str(document), as_bytes) if images and pixels else None,
             last_text=learnt_span(rendering.last_text, tokens.pieces),
+            images=images,
         )
 
     def tokens(self, document: Document) -> Tokens:

@@ -1,5 +1,6 @@
 """Numbers of the processes' hosts -> their sums, without waiting for a device."""
 
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 
@@ -19,6 +20,15 @@ def host_sums(values: Mapping[str, float], accelerator: Accelerator) -> dict[str
     sums = torch.tensor(list(values.values()), dtype=torch.float64)
     distributed.all_reduce(sums, group=_host_group())
     return dict(zip(values, sums.tolist(), strict=True))
+
+
+def host_counts(counts: Counter[str], accelerator: Accelerator) -> Counter[str]:
+    """Returns the sum of the counts over the processes, which may count different things."""
+    if accelerator.num_processes == 1:
+        return counts
+    of_processes: list[Counter[str]] = [Counter()] * accelerator.num_processes
+    distributed.all_gather_object(of_processes, counts, group=_host_group())
+    return sum(of_processes, Counter())
 
 
 @cache

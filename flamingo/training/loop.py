@@ -3,6 +3,7 @@
 import logging
 import signal
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,11 +13,12 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 from torch import nn
 
+from flamingo.data.drops import Drops
 from flamingo.history import History
 from flamingo.training import TrainingConfig
 from flamingo.training.callbacks import NO_CALLBACKS, Callbacks
 from flamingo.training.guard import Guard
-from flamingo.training.host_sums import host_sums
+from flamingo.training.host_sums import host_counts, host_sums
 from flamingo.training.interrupt import Interrupt, deferred_interrupt
 from flamingo.training.monitoring import NO_MONITORING, Monitoring
 from flamingo.training.optim import OptimizerConfig
@@ -138,6 +140,8 @@ class _Run:
         if self.lr_factor.steps < config.steps and self.progress.step < config.steps:
             self._lengthen()
         self.history = History(output / "history.jsonl")
+        #: What streamed samples of this process lost since the last measurement, by reason.
+        self._drops: Drops = Counter()
 
     @property
     def lr_factor(self) -> LRFactor:
@@ -183,6 +187,7 @@ class _Run:
             self.optimizer.zero_grad()
         speed.step(update.sizes)
         self.progress = self.progress.after(update)
+        self._drops.update(update.drops)
         return update
 
     def record(self, update: Update, validates: bool) -> dict[str, str]:
@@ -213,8 +218,11 @@ class _Run:
         return shown
 
     def _measure(self) -> None:
-        """Reads the losses from the device."""
-        self.progress = self.progress.measured(self._guard.read(), time.monotonic() - self._start)
+        """Reads the losses from the device, and adds the drops of all processes."""
+        losses = self._guard.read()
+        drops = host_counts(self._drops, self.accelerator)
+        self._drops = Counter()
+        self.progress = self.progress.measured(losses, drops, time.monotonic() - self._start)
 
     def _learning_rate(self) -> dict[str, float]:
         """Returns the learning rate of the last step, and the start of its decay if it is not the first decay."""
@@ -237,6 +245,8 @@ class _Run:
         record["tokens"] = progress.tokens
         if progress.dropped_images > 0:
             record["dropped_images"] = progress.dropped_images
+        for reason, number in sorted(progress.drops.items()):
+            record[f"dropped/{reason}"] = number
         record["seconds"] = progress.seconds
         self.history.append(record)
         if self.callbacks.on_log is not None:

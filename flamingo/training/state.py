@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -16,6 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from flamingo.data.drops import Drops
 from flamingo.model.checkpoints import fingerprint_of
 from flamingo.training.optim.groups import check_shapes
 from flamingo.training.step import DataSet, Update
@@ -38,6 +40,8 @@ class Progress:
     seconds: float = 0.0
     losses: dict[str, float] = field(default_factory=dict)
     dropped_images: int = 0
+    #: What streamed samples lost, by reason.
+    drops: dict[str, int] = field(default_factory=dict)
 
     def after(self, update: Update) -> "Progress":
         """Returns the progress after one more step, which the device may still compute."""
@@ -45,9 +49,10 @@ class Progress:
         dropped_images = self.dropped_images + update.dropped_images
         return replace(self, step=self.step + 1, tokens=tokens, dropped_images=dropped_images)
 
-    def measured(self, losses: Mapping[str, float], seconds: float) -> "Progress":
-        """Returns the progress with losses that were read from the device, and the seconds until then."""
-        return replace(self, losses=self.losses | dict(losses), seconds=seconds)
+    def measured(self, losses: Mapping[str, float], drops: Drops, seconds: float) -> "Progress":
+        """Returns the progress with losses that were read from the device, new drops, and the seconds until then."""
+        all_drops = dict(Counter(self.drops) + drops)
+        return replace(self, losses=self.losses | dict(losses), drops=all_drops, seconds=seconds)
 
 
 @dataclass
@@ -57,6 +62,8 @@ class StateFolder:
     ``common.pt`` has the state that all processes share: the trained parameters (not the frozen ones), the buffers
     (running statistics), the optimizer, the schedule, the progress, the positions in the data sets, and ``identity``,
     the settings of the run it belongs to. ``process-0.pt`` has the state of one process: random states.
+    If all data sets are shared, a state may be restored by another number of processes; new processes then begin with
+    random states of their own.
     ``checksums.json`` has a checksum of each file. A folder gets its name when all of it is on disk, and only then the
     earlier state is removed. All processes must see the same file system.
     """
@@ -72,7 +79,8 @@ class StateFolder:
     def __post_init__(self) -> None:
         frozen = [parameter for parameter in self.model.parameters() if not parameter.requires_grad]
         self.identity = dict(self.identity)
-        self.identity["processes"] = self.accelerator.num_processes
+        if not self._shared():
+            self.identity["processes"] = self.accelerator.num_processes
         self.identity["frozen parameters"] = fingerprint_of(frozen)
 
     def save(self, progress: Progress) -> Path:
@@ -134,7 +142,9 @@ class StateFolder:
         different = differences(common["identity"] | saved_shapes, self.identity | shapes, may_change)
         if different:
             raise UserError(f"{newest} is the state of another run: {'; '.join(different)}")
-        process = _load(newest, self._process_file())
+        process = None
+        if not self._shared() or (newest / self._process_file()).exists():
+            process = _load(newest, self._process_file())
         check_shapes(self.optimizer, common["optimizer"])
         with torch.no_grad():
             for name, parameter in trained.items():
@@ -145,8 +155,13 @@ class StateFolder:
         self.schedule.load_state_dict(common["schedule"])
         for data_set in self.data_sets:
             data_set.batches.position = common["positions"][data_set.name]
-        set_random_states(process["random"])
+        if process is not None:
+            set_random_states(process["random"])
         return Progress(**common["progress"])
+
+    def _shared(self) -> bool:
+        """Returns whether the number of processes changes no update."""
+        return all(data_set.shared for data_set in self.data_sets)
 
     def _process_file(self) -> str:
         return f"process-{self.accelerator.process_index}.pt"

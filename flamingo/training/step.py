@@ -1,6 +1,7 @@
 """One update of the weights: batches of several data sets -> gradients, in which each label token has equal weight."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import astuple, dataclass, field, fields, replace
@@ -13,13 +14,14 @@ from torch import Tensor, nn
 
 from flamingo.data.batch_sizes import BatchSizes
 from flamingo.data.collate import Batch
+from flamingo.data.drops import Drops
 from flamingo.training.host_sums import host_sums
 from flamingo.training.losses.next_token import next_token
 from flamingo.training.speed import Speed
 from flamingo.utils.errors import UserError
 
 #: The names of other numbers among those of data sets, when the processes add their numbers.
-_DROPPED = "dropped images"
+_DROPPED, _LEFT_OUT = "dropped images", "left out"
 _SIZES = tuple(f"size of the batches: {size.name}" for size in fields(BatchSizes))
 
 #: Returns the batch's contribution to the mean loss, given the model, a batch on its device, and the number of label
@@ -53,6 +55,8 @@ class DataSet:
     #: Applied to a batch's tensors on the model's device, before the loss.
     prepare: Callable[[dict[str, Shaped[Tensor, "..."]]], dict[str, Shaped[Tensor, "..."]]] = dict
     loss: Loss = next_token
+    #: Whether the processes share the samples of a batch, so that their number changes no update.
+    shared: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < math.inf:
@@ -71,6 +75,8 @@ class Update:
     dropped_images: int = 0
     #: The sizes of all batches in all processes.
     sizes: BatchSizes = field(default_factory=BatchSizes)
+    #: What streamed samples of this process lost, by reason.
+    drops: Drops = field(default_factory=Counter)
 
     def ids(self) -> list[str]:
         """Returns ``data set: documents`` for every batch."""
@@ -107,7 +113,7 @@ def next_update(
         accelerator: The processes, whose label tokens are added.
 
     Raises:
-        UserError: If a data set has no label token; the error names it.
+        UserError: If a data set has no label token although no sample was left out; the error names it.
         ValueError: If a data set ends.
     """
     if mixing == "round_robin":
@@ -115,6 +121,7 @@ def next_update(
         data_sets = [data_sets[turn]]
     batches: list[tuple[DataSet, Batch]] = []
     local_tokens: dict[str, float] = {}
+    drops: Drops = Counter()
     for data_set in data_sets:
         local_tokens[data_set.name] = 0.0
         for _ in range(accumulate):
@@ -123,18 +130,21 @@ def next_update(
                 raise ValueError(f"data set {data_set.name} ended at step {step}: its batches must be endless")
             batches.append((data_set, batch))
             local_tokens[data_set.name] += batch.label_tokens
-    dropped = float(sum(batch.dropped_images for _, batch in batches))
+            drops.update(batch.drops)
+    dropped_images = float(sum(batch.dropped_images for _, batch in batches))
+    counts = {_DROPPED: dropped_images, _LEFT_OUT: float(drops.total())}
     local_sizes = sum((batch.sizes for _, batch in batches), BatchSizes())
     named_sizes = dict(zip(_SIZES, map(float, astuple(local_sizes)), strict=True))
-    sums = host_sums(local_tokens | {_DROPPED: dropped} | named_sizes, accelerator)
-    dropped_images = round(sums.pop(_DROPPED))
+    sums = host_sums(local_tokens | counts | named_sizes, accelerator)
+    num_dropped_images, num_left_out = round(sums.pop(_DROPPED)), sums.pop(_LEFT_OUT)
     sizes = BatchSizes(*[round(sums.pop(name)) for name in _SIZES])
     tokens = {name: round(number) for name, number in sums.items()}
     for name, number in tokens.items():
-        if number == 0:
+        # A streamed batch may lose all its documents. Its gradient is then zero.
+        if number == 0 and num_left_out == 0:
             ids = [batch.ids for data_set, batch in batches if data_set.name == name]
             raise UserError(f"data set {name} has no token to train on at step {step}: documents {ids}")
-    return Update(batches, tokens, dropped_images, sizes)
+    return Update(batches, tokens, num_dropped_images, sizes, drops)
 
 
 def accumulate_gradients(
@@ -166,7 +176,7 @@ def accumulate_gradients(
         is_last = number == len(update.batches)
         with nullcontext() if is_last else accelerator.no_sync(model):
             with speed.part("forward"), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                loss = data_set.loss(model, prepared, update.tokens[data_set.name])
+                loss = data_set.loss(model, prepared, max(1, update.tokens[data_set.name]))
             losses.append(loss.detach())
             # DDP takes the mean over the processes, but the losses are to be summed.
             weighted = loss * data_set.weight * accelerator.num_processes

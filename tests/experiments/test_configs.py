@@ -45,6 +45,7 @@ GROUPS = {
     "reproduce": ("protocol",),
     "report": (),
     "inspect_data": (),
+    "index": (),
     "word_attention": (),
     "convert": (),
     "caption": (),
@@ -56,6 +57,7 @@ GROUPS = {
 #: The keys that options need as well.
 VL_ICL = ("open_mi", "matching_mi", "operator_induction", "operator_induction_interleaved", "clevr", "textocr")
 NEEDED = {
+    "data=streamed_pairs": ("data.documents.streamed.sources.pairs.root=somewhere",),
     "experiment=flickr8k": ("data.root=somewhere", "model.vision=somewhere"),
     "experiment=flickr8k_reward": ("data.root=somewhere", "model.init_from=null"),
     "experiment=captions": ("data.root=somewhere", "model.vision=somewhere", "model.language=somewhere"),
@@ -97,6 +99,7 @@ CONFIG_MODULES = (
     "flamingo.data.builders",
     "flamingo.data.source_config",
     "flamingo.data.splits",
+    "flamingo.data.streams.streamed_config",
     "flamingo.evaluation",
     "flamingo.evaluation.tasks",
     "flamingo.inference",

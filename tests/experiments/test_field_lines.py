@@ -9,9 +9,10 @@ import pytest
 from experiments.cli.command import COMMANDS, CONF
 from experiments.cli.field_lines import field_lines, first_line
 from experiments.cli.help_page import LONGEST
-from experiments.schema import ALL_BUILDERS, ALL_TASKS, DataSetConfig
+from experiments.schema import ALL_BUILDERS, ALL_TASKS, DataSetConfig, StreamedSetConfig
 from experiments.search import ChoiceConfig, IntervalConfig
 from flamingo.data.builders import SAMPLE_BUILDERS
+from flamingo.data.streams.streamed_config import StreamedSourceConfig
 from flamingo.model.connectors import CONNECTORS
 from flamingo.model.fusion import FUSIONS
 from flamingo.training.losses import LOSSES
@@ -22,7 +23,7 @@ NAMES = [path.stem for path in sorted(CONF.glob("*.yaml")) if path.stem != "run"
 
 def configs():
     """The config dataclasses of all commands and kinds, and those of their fields."""
-    found = {DataSetConfig, ChoiceConfig, IntervalConfig}
+    found = {DataSetConfig, StreamedSetConfig, StreamedSourceConfig, ChoiceConfig, IntervalConfig}
     for name in NAMES:
         importlib.import_module(f"experiments.{name}")
         found.add(COMMANDS[name].schema)

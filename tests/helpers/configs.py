@@ -12,6 +12,7 @@ from experiments.cli import hydra_config
 from experiments.cli.command import COMMANDS
 from experiments.convert import ConvertConfig
 from experiments.evaluate import EvaluateConfig
+from experiments.index import IndexConfig
 from experiments.inspect_data import InspectDataConfig
 from experiments.pretrain_language import PretrainLanguageConfig
 from experiments.pretrain_vision import PretrainVisionConfig
@@ -39,6 +40,7 @@ CONFIGS = {
     "zero_shot": ZeroShotConfig,
     "report": ReportConfig,
     "inspect_data": InspectDataConfig,
+    "index": IndexConfig,
 }
 #: The overrides that a command needs.
 REQUIRED = {
@@ -47,6 +49,7 @@ REQUIRED = {
     "report": ("run=somewhere",),
     "word_attention": ("run=somewhere",),
     "inspect_data": ("data.root=somewhere",),
+    "index": ("root=somewhere", "format=tar"),
     "convert": ("checkpoint=somewhere", "output=elsewhere"),
     "caption": ("checkpoint=somewhere", "images=somewhere", "output=captions.jsonl"),
     "retrieve": ("encoder=somewhere", "output=elsewhere"),

@@ -131,6 +131,14 @@ BUILDERS: Kinds = {
 }
 
 
+@dataclass(kw_only=True)
+class PairsConfig:
+    """A captioned image and one of its captions."""
+
+    #: The kind of documents.
+    kind: str = "pairs"
+
+
 #: Where the window of a page begins: at its first token, anywhere, or anywhere but more often before images.
 WINDOW_STARTS = ("beginning", "uniform", "before_images")
 #: How an image whose place is unknown finds its text: the most similar one, or by the best assignment of all images to
@@ -209,5 +217,6 @@ class WebDocumentConfig:
 #: ``document(sample, position)`` returns a :class:`flamingo.data.document.Document` or a
 #: :class:`flamingo.data.drops.Dropped`, as a pure function of the seed and the position.
 SAMPLE_BUILDERS: Kinds = {
+    "pairs": (PairsConfig, "flamingo.data.builders.pairs:Pairs"),
     "web_document": (WebDocumentConfig, "flamingo.data.builders.web_document:WebDocument"),
 }

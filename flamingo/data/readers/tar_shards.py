@@ -1,15 +1,20 @@
 """Tar files in WebDataset's layout. Members are read in place; nothing is unpacked."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from flamingo.data.document import Image
 from flamingo.data.readers import Location
 from flamingo.data.readers.shards import Broken, Sample, Shards
-from flamingo.data.readers.tar_members import Member, TarMember, read_member, tar_members
-from flamingo.data.record import captions_of, split_named
+from flamingo.data.readers.tar_members import Member, TarMember, members_of, read_member, tar_members
+from flamingo.data.record import Record, captions_of, split_named
+from flamingo.data.streams import Entry
 from flamingo.utils.errors import UserError
-from flamingo.utils.reading import parse_json, regular_file
+from flamingo.utils.reading import json_object, parse_json, regular_file
+
+log = logging.getLogger(__name__)
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 
@@ -26,6 +31,51 @@ def tar(location: Location) -> Shards:
         UserError: If a file cannot be read, or is compressed.
     """
     return Shards(location.files, _samples, TarMember)
+
+
+def tar_entries(file: Path) -> list[Entry]:
+    """Returns the keys of a shard, each with its members by suffix. No member is read.
+
+    Raises:
+        UserError: If the file cannot be read, or is compressed.
+    """
+    members, damage = members_of(file)
+    if damage:
+        log.warning("%s: %s", file, damage)
+    return [[key, parts] for key, parts in _grouped(str(file), members).items()]
+
+
+def tar_pair(file: Path, entry: Entry, images: Path | None) -> Record:
+    """Returns the image and the captions of a key: see :func:`tar`.
+
+    Raises:
+        UserError: For a sample that is not complete.
+    """
+    key, parts = entry
+    members = {suffix: (name, offset, size) for suffix, (name, offset, size) in parts.items()}
+    try:
+        with regular_file(file).open("rb") as stream:
+            metadata = _metadata(stream, members)
+            captions = _captions(stream, members, metadata)
+    except OSError as error:
+        raise UserError(f"a shard cannot be read: {file}: {error}") from error
+    image = Image(TarMember(str(file), *_picture(members)))
+    return Record(key, image, captions, split_named(metadata.get("split")))
+
+
+def tar_count(file: Path) -> int | None:
+    """Returns the number of samples that img2dataset has written next to a shard; None if there is none.
+
+    Raises:
+        UserError: If the file with the number is damaged.
+    """
+    stats = file.with_name(f"{file.name.partition('.')[0]}_stats.json")
+    if not stats.exists():
+        return None
+    number = json_object(stats.read_bytes(), str(stats)).get("successes")
+    if type(number) is not int or number < 0:
+        raise UserError(f"{stats}: successes is {number!r}, not a number of samples")
+    return number
 
 
 def _samples(file: str) -> Iterator[Sample | Broken]:

@@ -41,6 +41,13 @@ class ShardFormat:
 
 #: The formats by the names that ``format`` of a streamed source has for them.
 SHARD_FORMATS: dict[str, ShardFormat] = {
+    "tar": ShardFormat(
+        "WebDataset's .tar shards, KEY.jpg with KEY.json or KEY.txt, also in the folder data/",
+        "flamingo.data.readers.tar_shards:tar_entries",
+        "flamingo.data.readers.tar_shards:tar_pair",
+        "flamingo.data.readers.tar_shards:tar_count",
+        files=("*.tar", "data/*.tar"),
+    ),
     "mmc4": ShardFormat(
         "MMC4's docs_shard_N_v2.jsonl, also in .zip, with image_dir/N/NAME or a store of URLs",
         "flamingo.data.readers.mmc4:mmc4_entries",

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from flamingo.data.builders import DocumentsConfig, InterleavedConfig
+from flamingo.data.streams.streamed_config import StreamedConfig
 from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError
 from flamingo.utils.kinds import Kinds
@@ -23,7 +24,7 @@ class LossConfig:
         """Returns the number of tokens that the loss generates after a document."""
         return 0
 
-    def check_documents(self, documents: DocumentsConfig) -> None:
+    def check_documents(self, documents: DocumentsConfig | StreamedConfig) -> None:
         """Checks that the loss can train on documents of this config.
 
         Raises:
@@ -61,7 +62,7 @@ class SelfCriticalConfig(LossConfig):
         """Returns the largest number of tokens of a generated caption."""
         return self.max_new_tokens
 
-    def check_documents(self, documents: DocumentsConfig) -> None:
+    def check_documents(self, documents: DocumentsConfig | StreamedConfig) -> None:
         """Checks that documents have several captions of their last image, and each image before its caption.
 
         Raises:

@@ -1,0 +1,29 @@
+"""Writes the sizes and the missing indexes of shards."""
+
+import logging
+from pathlib import Path
+
+from experiments.cli.command import Job
+from experiments.index import IndexConfig
+from flamingo.data.streams.shard_sizes import list_shards, write_sizes
+
+log = logging.getLogger(__name__)
+
+
+def run_indexing(config: IndexConfig) -> dict[Path, int]:
+    """Returns the number of samples of each shard, which is then on disk.
+
+    Raises:
+        UserError: If there are no shards, or the folder cannot be written.
+    """
+    cache = None if config.cache is None else Path(config.cache)
+    shards = list_shards(config.root, config.format)
+    sizes = write_sizes(shards, config.format, cache, config.num_workers)
+    num_empty = sum(size == 0 for size in sizes.values())
+    log.info("%d samples in %d shards, of which %d have none", sum(sizes.values()), len(sizes), num_empty)
+    return sizes
+
+
+def run_job(job: Job[IndexConfig]) -> None:
+    """Runs the command."""
+    run_indexing(job.load())

@@ -1,0 +1,134 @@
+"""Entries of ``data.documents`` that are streamed from shards -> their data sets, documents and checksums."""
+
+import logging
+from functools import partial
+from pathlib import Path
+
+from experiments.schema import JSON, DataConfig, StreamedSetConfig
+from flamingo import Document, FlamingoProcessor
+from flamingo.data.builders import SAMPLE_BUILDERS
+from flamingo.data.order import Endless
+from flamingo.data.streams.group_loader import group_loader
+from flamingo.data.streams.row_groups import RowGroups, StreamedSource, join_rows
+from flamingo.data.streams.shard_order import ShardOrder, limited
+from flamingo.data.streams.shard_reader import ShardReader
+from flamingo.data.streams.shard_sizes import list_shards, shard_sizes
+from flamingo.data.streams.stream_mixture import StreamMixture
+from flamingo.data.streams.streamed_config import StreamedConfig, StreamedSourceConfig
+from flamingo.training.losses import LOSSES
+from flamingo.training.step import DataSet
+from flamingo.utils.checks import within
+from flamingo.utils.checksums import digest_of
+from flamingo.utils.kinds import class_of
+from flamingo.utils.token_ids import TokenIds
+
+log = logging.getLogger(__name__)
+
+
+def own_seed(seed: int, name: str) -> str:
+    """Returns the seed of a data set. Data sets of one run differ in their order and in their random draws."""
+    return f"{seed} {name}"
+
+
+def streamed_data_set(
+    name: str,
+    entry: StreamedSetConfig,
+    processor: FlamingoProcessor,
+    seed: str,
+    num_workers: int,
+    known_ids: TokenIds | None,
+) -> DataSet:
+    """Returns the data set of an entry.
+
+    Args:
+        name: The name of the entry.
+        entry: The entry.
+        processor: Encodes the documents.
+        seed: The seed of all random draws.
+        num_workers: The number of processes that encode documents.
+        known_ids: The token ids with embeddings.
+
+    Raises:
+        UserError: With the key, for shards that cannot be used, and if the processes cannot share a batch.
+    """
+    documents = entry.documents
+    groups = row_groups(name, documents, processor, seed)
+    with within(f"data.documents.{name}"):
+        loader = group_loader(groups, partial(join_rows, known_ids=known_ids), documents.batch_size, num_workers)
+    loss = class_of(LOSSES, entry.loss.kind)(entry.loss, processor, None)
+    return DataSet(name, loader, documents.weight, shared=True, prepare=processor.normalized, loss=loss)
+
+
+def row_groups(name: str, config: StreamedConfig, processor: FlamingoProcessor, seed: str) -> RowGroups:
+    """Returns the groups of rows of an entry. No shard is opened.
+
+    Args:
+        name: The name of the entry.
+        config: The documents of the entry.
+        processor: Encodes the documents.
+        seed: The seed of all random draws.
+
+    Raises:
+        UserError: With the key, for shards that cannot be used.
+    """
+    sources: dict[str, StreamedSource] = {}
+    for source_name, source in config.sources.items():
+        with within(f"data.documents.{name}.sources.{source_name}"):
+            sources[source_name] = _source(config, source, processor, f"{seed} {source_name}")
+    orders = {name: source.order for name, source in sources.items()}
+    weights = {name: source.weight for name, source in config.sources.items()}
+    epochs = {name: source.epochs for name, source in config.sources.items()}
+    mixture = StreamMixture(orders, weights, epochs, config.streams, seed)
+    return RowGroups(sources, mixture, processor, config.rows, config.pack_to, config.max_images)
+
+
+def _source(
+    config: StreamedConfig, source: StreamedSourceConfig, processor: FlamingoProcessor, seed: str
+) -> StreamedSource:
+    cache = None if source.cache is None else Path(source.cache)
+    shards = list_shards(source.root, source.format)
+    sizes = limited(shard_sizes(shards, source.format, cache), source.limit)
+    order = ShardOrder(sizes, config.streams, config.group_size, config.window, seed)
+    images = None if source.images is None else Path(source.images)
+    reader = ShardReader(shards, source.format, images, cache)
+    builder = class_of(SAMPLE_BUILDERS, source.documents.kind)(source.documents, processor, seed)
+    return StreamedSource(order, reader, builder)
+
+
+class FirstDocuments:
+    """An endless data set: the first document of each group that has one, else of the next group."""
+
+    def __init__(self, groups: RowGroups) -> None:
+        self.groups = groups
+
+    def __getitem__(self, position: int) -> Document:
+        while True:
+            for document in self.groups.documents(position):
+                if isinstance(document, Document):
+                    return document
+            position += 1
+
+
+def streamed_documents(config: DataConfig, processor: FlamingoProcessor, seed: int) -> dict[str, Endless[Document]]:
+    """Returns documents of each streamed entry by its name.
+
+    Raises:
+        UserError: With the key, for shards that cannot be used.
+    """
+    documents: dict[str, Endless[Document]] = {}
+    for name, streamed in config.streamed().items():
+        documents[name] = FirstDocuments(row_groups(name, streamed, processor, own_seed(seed, name)))
+    return documents
+
+
+def streamed_contents(config: DataConfig) -> JSON:
+    """Returns a checksum of the names and sizes of the shards of each source of a config."""
+    checksums: JSON = {}
+    for name, documents in config.streamed().items():
+        for source_name, source in documents.sources.items():
+            cache = None if source.cache is None else Path(source.cache)
+            shards = list_shards(source.root, source.format)
+            sizes = shard_sizes(shards, source.format, cache)
+            sized = [f"{shard.name} {size}" for shard, size in zip(shards, sizes, strict=True)]
+            checksums[f"{name}.{source_name}"] = digest_of(sized)
+    return checksums

@@ -1,0 +1,78 @@
+"""The config of a data set that is streamed from shards."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from flamingo.data.builders import SAMPLE_BUILDERS
+from flamingo.data.streams import SHARD_FORMATS
+from flamingo.utils.checks import one_of, positive, whole
+from flamingo.utils.errors import UserError
+from flamingo.utils.kinds import load_config, load_kind
+
+
+@dataclass(kw_only=True)
+class StreamedSourceConfig:
+    """A source in shards, and the documents that are made of its samples."""
+
+    #: The shards: a folder, or a pattern in quotes.
+    root: str
+    #: The format of the shards.
+    format: str
+    #: The folder of the images, if the shards only name them.
+    images: str | None = None
+    #: The folder of the indexes and sizes of the shards; null: beside the shards.
+    cache: str | None = None
+    #: The share of the groups that are drawn from this source.
+    weight: float = 1.0
+    #: The most passes over this source; null: any number. The other sources then replace it.
+    epochs: int | None = None
+    #: The number of samples that are used; null: all. They are the first ones by the names of the shards.
+    limit: int | None = None
+    #: The documents: {kind: pairs} or {kind: web_document, ...}.
+    documents: Any
+
+    def __post_init__(self) -> None:
+        one_of("format", self.format, SHARD_FORMATS)
+        positive("weight", self.weight)
+        for key in ("epochs", "limit"):
+            value = getattr(self, key)
+            if value is not None:
+                whole(key, value, least=1)
+        if isinstance(self.documents, dict):
+            self.documents = load_kind(SAMPLE_BUILDERS, self.documents, "documents")
+
+
+@dataclass(kw_only=True)
+class StreamedConfig:
+    """Documents from shards of any number. Samples are drawn in groups, and a group fills rows of tokens."""
+
+    #: The kind of documents.
+    kind: str = "streamed"
+    #: Groups of a batch, which all processes share.
+    batch_size: int
+    #: Samples of a group.
+    group_size: int
+    #: Rows of a group. Documents that do not fit are left out.
+    rows: int
+    #: Tokens of a row.
+    pack_to: int
+    #: Images of a row.
+    max_images: int
+    #: The factor of this data set's mean loss (lambda in Flamingo, section 2.4).
+    weight: float = 1.0
+    #: Streams that share the shards; a multiple of the number of machines.
+    streams: int = 64
+    #: Samples among which a stream shuffles.
+    window: int = 10_000
+    #: The sources by name. As a dataclass, a :class:`StreamedSourceConfig`.
+    sources: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        for key in ("batch_size", "group_size", "rows", "pack_to", "max_images", "streams", "window"):
+            whole(key, getattr(self, key), least=1)
+        positive("weight", self.weight)
+        if not self.sources:
+            raise UserError("sources needs a source: sources={NAME: {root: FOLDER, format: FORMAT, documents: ...}}")
+        for name, source in self.sources.items():
+            if not isinstance(source, StreamedSourceConfig):
+                self.sources[name] = load_config(StreamedSourceConfig, source, f"sources.{name}")

@@ -1,0 +1,1 @@
+"""Tests of data sets in shards of any number."""
