@@ -12,6 +12,8 @@ from flamingo.utils.errors import UserError
 from flamingo.utils.reading import read_config
 
 _FILE = Path(__file__).parent / "published.yaml"
+#: The name of retrieval by images in :data:`flamingo.evaluation.selection.SELECTIONS`.
+RICES = "rices"
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,10 @@ class Figure:
     value: float
     #: The largest difference that is no sign of an error.
     tolerance: float
-    #: The address of its source, with a commit.
+    #: The address of its source, with a commit or a table.
     source: str
+    #: How demonstrations were selected: random or rices.
+    demonstrations: str = RANDOM
 
 
 def protocol_of(model: str) -> str:
@@ -38,7 +42,7 @@ def protocol_of(model: str) -> str:
 
 
 def published_figures(model: str, task: str) -> list[Figure]:
-    """Returns the figures of a model on a task, by their numbers of shots.
+    """Returns the figures of a model on a task: by random demonstrations, then by retrieved ones.
 
     Args:
         model: The name of the checkpoint on the hub.
@@ -52,13 +56,15 @@ def published_figures(model: str, task: str) -> list[Figure]:
     tasks: set[str] = set()
     for source, of_source in _model(content, model)["figures"].items():
         tasks |= of_source.keys()
+        demonstrations = RICES if source in content["rices"] else RANDOM
+        address = content["sources"][source]
         for shots, value in of_source.get(task, {}).items():
             metric = content["metrics"][task]
             tolerance = content["tolerances"][metric]
-            figures.append(Figure(task, metric, shots, value, tolerance, content["sources"][source]))
+            figures.append(Figure(task, metric, shots, value, tolerance, address, demonstrations))
     if not figures:
         raise UserError(f"task.name={task}: {model} has published figures of {', '.join(sorted(tasks))}")
-    return sorted(figures, key=lambda figure: figure.shots)
+    return sorted(figures, key=lambda figure: (figure.demonstrations == RICES, figure.shots))
 
 
 def _model(content: dict[str, Any], model: str) -> dict[str, Any]:
@@ -76,26 +82,28 @@ def own_value(figure: Figure, scores: Sequence[Score]) -> float | None:
     fitting = []
     for score in scores:
         setting = score.setting
-        is_random = setting.demonstrations in (None, RANDOM, TEXT_ONLY)
-        is_plain = setting.control is None and setting.support is None and is_random
+        selections = (RICES,) if figure.demonstrations == RICES else (None, RANDOM, TEXT_ONLY)
+        is_plain = setting.control is None and setting.support is None and setting.demonstrations in selections
         if (setting.task, setting.shots, score.metric) == (figure.task, figure.shots, figure.metric) and is_plain:
             fitting.append(score)
-    text_only = [score for score in fitting if score.setting.demonstrations == "text_only"]
+    text_only = [score for score in fitting if score.setting.demonstrations == TEXT_ONLY]
     values = [score.value for score in text_only or fitting if len(score.seeds) == 1]
     return 100 * mean(values) if values else None
 
 
 def figures_table(figures: Sequence[Figure], scores: Sequence[Score]) -> str:
     """Returns a table of published figures, our scores, their differences and the tolerances."""
-    header = ["shots", "metric", "published", "ours", "difference", "tolerance", ""]
+    header = ["shots", "selection", "metric", "published", "ours", "difference", "tolerance", ""]
     lines = [" ".join(f"{cell:>12}" for cell in header)]
     for figure in figures:
         value = own_value(figure, scores)
-        cells = [str(figure.shots), figure.metric, f"{figure.value:.1f}", "-", "-", f"{figure.tolerance:.1f}", ""]
-        if value is not None:
+        cells = [str(figure.shots), figure.demonstrations, figure.metric, f"{figure.value:.1f}"]
+        if value is None:
+            cells += ["-", "-", f"{figure.tolerance:.1f}", ""]
+        else:
             difference = value - figure.value
-            cells[3], cells[4] = f"{value:.1f}", f"{difference:+.1f}"
-            cells[6] = "reproduced" if abs(difference) <= figure.tolerance else "differs"
+            verdict = "reproduced" if abs(difference) <= figure.tolerance else "differs"
+            cells += [f"{value:.1f}", f"{difference:+.1f}", f"{figure.tolerance:.1f}", verdict]
         lines.append(" ".join(f"{cell:>12}" for cell in cells))
     sources = dict.fromkeys(figure.source for figure in figures)
     return "\n".join([*lines, *(f"published: {source}" for source in sources)])

@@ -20,10 +20,21 @@ def score(value, shots=4, demonstrations="random", control=None, metric="CIDEr",
     return Score(setting, (seed,), metric, value, None, 10, "en")
 
 
+def four_shots(demonstrations):
+    """The figure of OpenFlamingo-3B on COCO at 4 shots."""
+    figures = published_figures(OF_3B, "coco")
+    return next(one for one in figures if (one.shots, one.demonstrations) == (4, demonstrations))
+
+
 def test_figures_are_those_of_the_sources():
-    [figure] = published_figures(OF_3B, "coco")
-    assert (figure.shots, figure.value, figure.metric, figure.tolerance) == (4, 77.3, "CIDEr", 1.5)
-    assert "655f693" in figure.source
+    figures = published_figures(OF_3B, "coco")
+    random = [figure.value for figure in figures if figure.demonstrations == "random"]
+    assert random == [74.9, 77.3, 85.9, 89.8, 93.0]
+    assert [(figure.shots, figure.value) for figure in figures[5:]] == [(4, 91.3), (8, 97.4), (16, 102.2), (32, 105.5)]
+    assert (figures[1].metric, figures[1].tolerance) == ("CIDEr", 1.5)
+    assert "table 11" in figures[0].source and "table 12" in figures[5].source
+    four = [figure for figure in published_figures(OF_9B, "hateful_memes") if figure.shots == 4]
+    assert [(figure.value, figure.metric) for figure in four] == [(54.0, "roc_auc"), (70.1, "roc_auc")]
     assert [figure.value for figure in published_figures(IDEFICS_9B, "vqav2")] == [50.9, 55.4, 56.4, 57.0, 57.9]
     assert protocol_of(OF_4B) == "openflamingo" and protocol_of(IDEFICS_9B) == "idefics"
 
@@ -31,26 +42,27 @@ def test_figures_are_those_of_the_sources():
 def test_models_and_tasks_without_figures_are_named():
     with pytest.raises(UserError, match="published=gpt"):
         protocol_of("gpt")
-    with pytest.raises(UserError, match=r"task\.name=flickr8k.*coco, vqav2"):
+    with pytest.raises(UserError, match=r"task\.name=flickr8k.*coco, flickr30k.*vqav2"):
         published_figures(OF_3B, "flickr8k")
 
 
 def test_our_value_is_the_mean_over_seeds_of_the_plain_setting():
-    [figure] = published_figures(OF_3B, "coco")
-    others = [score(9, shots=8), score(9, control="blind"), score(9, demonstrations="rices"), score(9, metric="BLEU-1")]
-    others += [score(9, demonstrations="rices_sum")]
+    figure = four_shots("random")
+    others = [score(9, shots=8), score(9, control="blind"), score(0.9, demonstrations="rices")]
+    others += [score(9, metric="BLEU-1"), score(9, demonstrations="rices_sum")]
     assert own_value(figure, others) is None
+    assert own_value(four_shots("rices"), [*others, score(0.7)]) == 90
     assert own_value(figure, [*others, score(0.75), score(0.77, seed=1)]) == pytest.approx(76)
     zero = published_figures(OF_9B, "coco")[0]
     assert own_value(zero, [score(0.1, 0, None), score(0.8, 0, "text_only")]) == pytest.approx(80)
 
 
 def test_the_table_has_differences_and_tolerances():
-    figures = published_figures(OF_3B, "coco")
-    row = figures_table(figures, [score(0.765)]).split("\n")[1].split()
-    assert row == ["4", "CIDEr", "77.3", "76.5", "-0.8", "1.5", "reproduced"]
+    figures = [four_shots("random"), four_shots("rices")]
+    table = figures_table(figures, [score(0.765)]).split("\n")
+    assert table[1].split() == ["4", "random", "CIDEr", "77.3", "76.5", "-0.8", "1.5", "reproduced"]
+    assert table[2].split() == ["4", "rices", "CIDEr", "91.3", "-", "-", "1.5"]
     assert figures_table(figures, [score(0.7)]).split("\n")[1].split()[-1] == "differs"
-    assert figures_table(figures, []).split("\n")[1].split() == ["4", "CIDEr", "77.3", "-", "-", "1.5"]
 
 
 def test_arguments_follow_from_the_model_and_given_ones_stay():
@@ -75,6 +87,6 @@ def test_dry_runs_evaluate_a_checkpoint_of_the_layout(model, task, tmp_path, cap
     run_reproduction(load(compose_config("reproduce", overrides), overrides))
     scores = read_scores(tmp_path / "run" / "scores.json")
     assert {one.setting.task for one in scores} == {task}
-    [figure] = [figure for figure in published_figures(model, task) if figure.shots == 4]
+    figure = next(one for one in published_figures(model, task) if (one.shots, one.demonstrations) == (4, "random"))
     assert own_value(figure, scores) is not None
     assert f"{figure.value:.1f}" in caplog.text and "protocol" in caplog.text
