@@ -178,7 +178,9 @@ def test_open_ended_names_are_scored_also_among_valid_ones(tmp_path):
     right = {"vl_icl_accuracy": 1.0, "valid_name_rate": 1.0, "accuracy_of_valid": 1.0}
     assert task.score(query, shown, " Dax. This") == right
     assert task.score(query, shown, other) == dict.fromkeys(right, 0.0) | {"valid_name_rate": 1.0}
-    assert task.score(query, shown, "a dog") == {"vl_icl_accuracy": 0.0, "valid_name_rate": 0.0}
+    unshown = next(name for name in CLASSES if name not in ("dax", other))
+    for output in (unshown, "a dog"):
+        assert task.score(query, shown, output) == {"vl_icl_accuracy": 0.0, "valid_name_rate": 0.0}
 
 
 def test_results_are_scored_by_operator_and_with_signs(tmp_path):
