@@ -3,8 +3,8 @@
 import math
 from collections.abc import Sequence
 
+from flamingo.evaluation.alternating import AlternatingTask, alternating_demonstrations
 from flamingo.evaluation.protocol import (
-    AlternatingTask,
     Example,
     RankingTask,
     RetrievalTask,
@@ -15,7 +15,6 @@ from flamingo.evaluation.protocol import (
 from flamingo.evaluation.random_draws import draw_positions, query_rng
 from flamingo.evaluation.selection import SELECTIONS
 from flamingo.evaluation.settings import Setting
-from flamingo.results import Row
 from flamingo.utils.errors import UserError
 
 #: Parts of seeds: another text draws other demonstrations, another order, other captions.
@@ -97,36 +96,6 @@ def check_shots(task: Task, query: Example, shots: int) -> None:
         alternating_demonstrations(task, query, shots, seed=0)
     else:
         shots_per_group(task, query, task.support(query), shots)
-
-
-def alternating_demonstrations(
-    task: AlternatingTask, query: Example, shots: int, seed: int, order: int = 0
-) -> list[Example]:
-    """Returns the demonstrations of a task whose demonstrations alternate between classes.
-
-    Args:
-        task: The task.
-        query: The query.
-        shots: The number of demonstrations.
-        seed: The seed of the setting.
-        order: The number of a random order; every order has the same demonstrations.
-
-    Raises:
-        UserError: If the shots are not a multiple of the number of classes, or there are not as many.
-    """
-    if shots % task.num_ways:
-        raise UserError(f"{task.name}: {shots} shots cannot be divided among {task.num_ways} classes")
-    demonstrations: list[Example] = []
-    for one_of_each in task.rounds(query, shots // task.num_ways, seed, order):
-        demonstrations += one_of_each
-    return demonstrations
-
-
-def mark_shots_per_class(task: Task, rows: Sequence[Row]) -> None:
-    """Adds ``shots_per_class`` to the rows of scores of a task whose demonstrations alternate between classes."""
-    if isinstance(task, AlternatingTask):
-        for row in rows:
-            row["shots_per_class"] = row["shots"] // task.num_ways
 
 
 def sample_demonstrations(task: Task, query: Example, shots: int, seed: int, order: int = 0) -> list[Example]:

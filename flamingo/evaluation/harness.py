@@ -12,11 +12,12 @@ from tqdm.auto import tqdm
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.document import Document
 from flamingo.evaluation import EvaluationConfig
+from flamingo.evaluation.alternating import mark_shots_per_class
 from flamingo.evaluation.attention_measures import save_attention_measures
 from flamingo.evaluation.control_clock import ControlClock
 from flamingo.evaluation.controls import CONTROLS
 from flamingo.evaluation.copying import save_copy_rates
-from flamingo.evaluation.demonstrations import ensembled_orders, mark_shots_per_class, prompt_examples
+from flamingo.evaluation.demonstrations import ensembled_orders, prompt_examples
 from flamingo.evaluation.outputs import Output, make_outputs
 from flamingo.evaluation.preflight import check_settings
 from flamingo.evaluation.prompts import build_prompt, render_prompt

@@ -191,28 +191,6 @@ class RetrievalTask(Task, Protocol):
 
 
 @runtime_checkable
-class AlternatingTask(Task, Protocol):
-    """A task whose demonstrations alternate between classes, in place of random examples of all groups."""
-
-    #: The number of classes in a prompt. Shots are a multiple of it.
-    num_ways: int
-
-    def rounds(self, query: Example, number: int, seed: int, order: int) -> Sequence[Sequence[Example]]:
-        """Returns rounds of demonstrations, one of each class. Fewer rounds have demonstrations of more rounds.
-
-        Args:
-            query: The query.
-            number: The number of rounds.
-            seed: The seed of the setting.
-            order: The number of a random order; every order has the same demonstrations.
-
-        Raises:
-            UserError: If there are not as many.
-        """
-        ...
-
-
-@runtime_checkable
 class NearestTask(Task, Protocol):
     """A task whose images can be compared."""
 

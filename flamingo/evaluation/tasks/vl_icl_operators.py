@@ -24,13 +24,14 @@ class OperatorInduction(VlIclTask):
         return replace(files.example(row), group=operator)
 
     def _read_support(self, files: VlIclFiles) -> None:
-        self._of_operator: dict[str, list[Example]] = {operator: [] for operator in _OPERATORS}
-        for row in files.rows("support"):
-            results = field_of(row.fields, "answer", list, row.origin)
-            if len(results) != len(_OPERATORS) or not all(isinstance(result, int | str) for result in results):
-                raise UserError(f"{row.origin} needs 'answer', its results by +, - and x; got {results!r:.80}")
-            for operator, result in zip(_OPERATORS, results, strict=True):
-                self._of_operator[operator].append(files.example(row, str(result)))
+        self._of_operator: dict[str, list[Example]] = {}
+        rows = files.rows("support")
+        for position, operator in enumerate(_OPERATORS):
+            candidates = []
+            for row in rows:
+                result = _results(row)[position]
+                candidates.append(files.example(row, str(result)))
+            self._of_operator[operator] = candidates
 
     def support(self, query: Example) -> Sequence[Sequence[Example]]:
         """Returns all candidates with their results by the query's operator, as one group."""
@@ -47,3 +48,17 @@ class OperatorInduction(VlIclTask):
         scores[f"{VL_ICL_ACCURACY}/operator/{query.group}"] = scores[VL_ICL_ACCURACY]
         scores["signed_accuracy"] = float(is_number(output, query.references[0], signed=True))
         return scores
+
+
+def _results(row: FileRow) -> list[int | str]:
+    """Returns the results of a candidate, one for each operator.
+
+    Raises:
+        UserError: If there are not as many.
+    """
+    results = field_of(row.fields, "answer", list, row.origin)
+    are_results = all(isinstance(result, int | str) for result in results)
+    if len(results) != len(_OPERATORS) or not are_results:
+        names = ", ".join(_OPERATORS)
+        raise UserError(f"{row.origin} needs 'answer', a list of its results by {names}; got {results!r:.80}")
+    return results

@@ -13,11 +13,12 @@ from experiments.cli.command import CONF
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.document import Affixes
 from flamingo.evaluation import EvaluationConfig
-from flamingo.evaluation.demonstrations import mark_shots_per_class, prompt_examples
+from flamingo.evaluation.alternating import AlternatingTask, mark_shots_per_class
+from flamingo.evaluation.demonstrations import prompt_examples
 from flamingo.evaluation.harness import evaluate
 from flamingo.evaluation.preflight import check_settings
 from flamingo.evaluation.prompts import build_prompt, render_prompt
-from flamingo.evaluation.protocol import AlternatingTask, FilesTask, Task
+from flamingo.evaluation.protocol import FilesTask, Task
 from flamingo.evaluation.settings import Setting, make_settings
 from flamingo.evaluation.tasks import TASKS
 from flamingo.utils.errors import UserError
