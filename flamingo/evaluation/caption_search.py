@@ -64,8 +64,11 @@ def _weights(first: Sequence[str], second: Sequence[str], training: Sequence[str
     """Returns the weights of the words of two lists of texts: sparse matrices, whose rows have length 1."""
     from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 
+    # Tokenizing takes most of the time, and many questions are asked about several images.
     tokenize = tokenizer_of(language)
-    counter = CountVectorizer(analyzer=lambda text: tokenize(text).split())
-    counter.fit([*training, *first, *second])
+    texts = dict.fromkeys([*training, *first, *second])
+    tokens = {text: tokenize(text).split() for text in texts}
+    counter = CountVectorizer(analyzer=tokens.__getitem__)
+    counter.fit(texts)
     weights = TfidfTransformer().fit(counter.transform(training))
     return weights.transform(counter.transform(first)), weights.transform(counter.transform(second))
