@@ -10,7 +10,8 @@ from flamingo.utils.io import write_text
 
 #: Color -> its value, and the captions and answers of its images.
 COLORS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (40, 70, 220), "gray": (128, 128, 128)}
-NUM_QUERIES, NUM_SUPPORT = 4, 40
+#: 32 shots need as many images of the other colors: those of the query's color are near-duplicates, which are left out.
+NUM_QUERIES, NUM_SUPPORT = 4, 48
 
 
 def write_tiny_data(folder: Path) -> None:
