@@ -46,6 +46,7 @@ GROUPS = {
     "report": (),
     "inspect_data": (),
     "index": (),
+    "pack_shards": (),
     "word_attention": (),
     "convert": (),
     "caption": (),

@@ -14,6 +14,7 @@ from experiments.convert import ConvertConfig
 from experiments.evaluate import EvaluateConfig
 from experiments.index import IndexConfig
 from experiments.inspect_data import InspectDataConfig
+from experiments.pack_shards import PackShardsConfig
 from experiments.pretrain_language import PretrainLanguageConfig
 from experiments.pretrain_vision import PretrainVisionConfig
 from experiments.report import ReportConfig
@@ -41,6 +42,7 @@ CONFIGS = {
     "report": ReportConfig,
     "inspect_data": InspectDataConfig,
     "index": IndexConfig,
+    "pack_shards": PackShardsConfig,
 }
 #: The overrides that a command needs.
 REQUIRED = {
@@ -50,6 +52,7 @@ REQUIRED = {
     "word_attention": ("run=somewhere",),
     "inspect_data": ("data.root=somewhere",),
     "index": ("root=somewhere", "format=tar"),
+    "pack_shards": ("root=somewhere", "output=elsewhere"),
     "convert": ("checkpoint=somewhere", "output=elsewhere"),
     "caption": ("checkpoint=somewhere", "images=somewhere", "output=captions.jsonl"),
     "retrieve": ("encoder=somewhere", "output=elsewhere"),

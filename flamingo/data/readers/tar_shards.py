@@ -118,7 +118,7 @@ def _picture(parts: dict[str, Member]) -> Member:
     if len(pictures) != 1:
         names = ", ".join(name for name, _, _ in parts.values())
         number = "several pictures" if pictures else "no picture"
-        raise UserError(f"{number} among {names}")
+        raise UserError(f"{number}: among {names}")
     return pictures[0]
 
 

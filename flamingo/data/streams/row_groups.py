@@ -62,7 +62,8 @@ class StreamedSource:
             return Dropped(BROKEN_SHARD)
         except UserError as error:
             log.debug("a sample of %s is left out: %s", self.reader.shards[place.shard], error)
-            return Dropped(BROKEN_SAMPLE)
+            kind, _, _ = str(error).partition(": ")
+            return Dropped(f"{BROKEN_SAMPLE}: {kind}")
         return self.builder.document(sample, place.position)
 
 

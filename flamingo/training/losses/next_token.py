@@ -17,7 +17,7 @@ def next_token(model: nn.Module, batch: Batch, count: int) -> Float[Tensor, ""]:
 
 
 def make_next_token(
-    config: NextTokenConfig, processor: FlamingoProcessor, make_reward: Callable[[str], Any]
+    config: NextTokenConfig, processor: FlamingoProcessor, make_reward: Callable[[str], Any] | None
 ) -> Callable[[nn.Module, Batch, int], Float[Tensor, ""]]:
     """Returns :func:`next_token`, which needs no settings, processor or reward."""
     return next_token

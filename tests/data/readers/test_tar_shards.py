@@ -218,9 +218,9 @@ def test_a_shard_that_shrank_is_an_error_with_the_member(two):
 @pytest.mark.parametrize(
     ("members", "reason"),
     [
-        ([("x.json", {"captions": ["a"]})], "no picture among x.json"),
-        ([("x.gif", b"GIF"), ("x.txt", "a")], "no picture among x.gif, x.txt"),
-        ([("x.png", picture(1)), ("x.jpg", picture(2)), ("x.txt", "a")], "several pictures among x.png, x.jpg, x.txt"),
+        ([("x.json", {"captions": ["a"]})], "no picture: among x.json"),
+        ([("x.gif", b"GIF"), ("x.txt", "a")], "no picture: among x.gif, x.txt"),
+        ([("x.png", picture(1)), ("x.jpg", picture(2)), ("x.txt", "a")], "several pictures: among x.png, x.jpg, x.txt"),
         ([("x.png", picture(1))], "there is no caption"),
         ([("x.png", picture(1)), ("x.txt", " \n")], "there is no caption"),
         ([("x.png", picture(1)), ("x.json", {"caption": "\t"})], "a caption is empty: "),
@@ -263,7 +263,7 @@ def test_what_is_no_file_holds_no_sample(tmp_path):
             archive.addfile(info, io.BytesIO(content))
     source = tar([tmp_path / "s.tar"])
     assert [image.id for image in source] == ["a"]
-    assert source.skipped == {"x": "no picture among x.txt"}
+    assert source.skipped == {"x": "no picture: among x.txt"}
 
 
 def test_a_truncated_shard_keeps_its_whole_samples(tmp_path):

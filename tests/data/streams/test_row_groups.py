@@ -66,7 +66,8 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path, processor):
     write_pairs(tmp_path, 7)
     write_shard(tmp_path / "00000.tar", members)
     made = groups(processor, streams=1, a=source(tmp_path, processor, streams=1, group_size=7))[0]
-    reasons = [BROKEN_SAMPLE, PAIR_WITH_SPECIAL_TOKEN, TOO_MANY_TOKENS, BROKEN_IMAGE, BROKEN_SAMPLE, BROKEN_SHARD]
+    broken = [f"{BROKEN_SAMPLE}: a caption is empty", f"{BROKEN_SAMPLE}: there is no caption"]
+    reasons = [*broken, PAIR_WITH_SPECIAL_TOKEN, TOO_MANY_TOKENS, BROKEN_IMAGE, BROKEN_SHARD]
     assert made.ids == ["good"] and made.drops == Counter(reasons)
 
 
