@@ -37,6 +37,8 @@ class ShardFormat:
     files: tuple[str, ...] = ()
     #: Whether samples are :class:`flamingo.data.page.Page`; otherwise :class:`flamingo.data.record.Record`.
     has_pages: bool = False
+    #: Whether a shard is a single sample, such as an HTML file. Its index is then not kept in a file.
+    one_sample: bool = False
 
 
 #: The formats by the names that ``format`` of a streamed source has for them.
@@ -108,6 +110,7 @@ SHARD_FORMATS: dict[str, ShardFormat] = {
         "flamingo.data.readers.html_pages:single_count",
         files=("**/*.html", "**/*.htm"),
         has_pages=True,
+        one_sample=True,
     ),
     "markdown": ShardFormat(
         ".md files with local images, also in folders",
@@ -116,5 +119,6 @@ SHARD_FORMATS: dict[str, ShardFormat] = {
         "flamingo.data.readers.html_pages:single_count",
         files=("**/*.md",),
         has_pages=True,
+        one_sample=True,
     ),
 }

@@ -93,6 +93,8 @@ def _made_index(shard: Path, format: str, cache: Path | None) -> ShardIndex:
     header = header_before | {"samples": len(texts)}
     ends = np.cumsum([len(text) for text in texts], dtype=np.uint64)
     content = json.dumps(header).encode().ljust(_HEADER) + ends.tobytes() + b"".join(texts)
+    if SHARD_FORMATS[format].one_sample:
+        return ShardIndex(content, len(texts))
     file = index_file(shard, cache)
     try:
         with atomic_file(file, "wb") as stream:

@@ -7,6 +7,8 @@ import pytest
 from flamingo.data.document import Image
 from flamingo.data.readers import html_pages, markdown_pages
 from flamingo.data.streams import SHARD_FORMATS
+from flamingo.data.streams.shard_index import open_index
+from flamingo.data.streams.shard_reader import ShardReader
 from flamingo.utils.errors import UserError
 from flamingo.utils.kinds import import_name
 from tests.data.readers.page_files import contents, picture, read_pages
@@ -128,6 +130,15 @@ def test_a_large_file_and_one_that_is_no_text_are_refused(folder, monkeypatch):
     monkeypatch.setattr(html_pages, "LARGEST_FILE", 3)
     with pytest.raises(UserError, match=r"^file too large: "):
         read_pages("html", file)
+
+
+def test_a_file_has_no_index_beside_it(folder):
+    (folder / "a.html").write_text("a")
+    (folder / "b.md").write_text("b")
+    reader = ShardReader([folder / "a.html"], "html")
+    assert reader.sample(0, 0).texts == ["a"]
+    assert len(open_index(folder / "b.md", "markdown", cache=None)) == 1
+    assert sorted(path.name for path in folder.iterdir()) == ["a.html", "b.md", "img"]
 
 
 MARKDOWN = """---
