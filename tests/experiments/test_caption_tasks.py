@@ -1,9 +1,6 @@
 """Captioned images in the layouts of papers' data sets, from the files to the scores."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,8 +10,6 @@ from flamingo.evaluation.settings import make_settings
 from tests.data.readers.caption_sets import TEST_SETS, karpathy, nocaps, textcaps, vizwiz
 from tests.evaluation.fake import TextEngine
 from tests.helpers.configs import composed
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 class Constant(TextEngine):
@@ -88,30 +83,3 @@ def test_data_without_a_server_have_no_submission(tmp_path):
     config = composed("evaluate", *sources("flickr30k", tmp_path))
     task = build_task(config.task, open_images=True)
     assert task.submission({task.query_records[0].id: "a dog"}) == []
-
-
-@pytest.mark.full
-def test_the_commands_train_on_coco_and_evaluate_on_nocaps(tmp_path):
-    support = karpathy(tmp_path / "coco", count=16)
-    query = nocaps(tmp_path)
-    output = tmp_path / "run"
-
-    def command(name, *arguments):
-        line = [sys.executable, "-m", f"experiments.{name}", *arguments]
-        result = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, result.stderr[-4000:]
-
-    documents = ("data.documents.interleaved.min_images=2", "data.documents.interleaved.max_images=2")
-    command(
-        "train",
-        *("experiment=demo", "debug=quick", "data=images", f"data.root={support}", "tracker=none", "evaluate=[]"),
-        *("data.split=train", "training.steps=2", "optimizer.warmup_steps=1", f"output={output}", *documents),
-        *("data.documents.pairs.batch_size=2", "data.documents.interleaved.batch_size=2", "training.sample_every=0"),
-        *("data.documents.pairs.captions_per_image=2", "data.documents.interleaved.similar_prob=0"),
-    )
-    settings = ("shots=[0,4]", "controls=[]", "num_beams=[1]", "max_new_tokens=4", "task.metrics=[CIDEr]")
-    command("evaluate", f"run={output}", "task=nocaps", f"task.query={query}", f"task.support={support}", *settings)
-    rows = json.loads((output / "scores.json").read_text())
-    of_domains = {(row["metric"], row["n"]) for row in rows}
-    assert of_domains == {("CIDEr", 6), *((f"CIDEr_{domain}_domain", 2) for domain in ("in", "near", "out"))}
-    assert {(row["shots"], row["demonstrations"]) for row in rows} >= {(0, None), (4, "random"), (4, "rices")}

@@ -1,9 +1,6 @@
 """Labelled images and memes in their layouts, from the files to the scores."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -18,30 +15,13 @@ from flamingo.evaluation.settings import make_settings
 from flamingo.inference.candidate_scores import CandidateScores
 from flamingo.results import read_prediction_rows
 from flamingo.utils.errors import UserError
+from tests.data.readers.labelled_files import CLASSES, class_folders, memes
 from tests.data.readers.question_files import photographs
 from tests.data.shelf import write
 from tests.evaluation.fake import TextEngine
 from tests.helpers.configs import composed
 
-ROOT = Path(__file__).parent.parent.parent
-CLASSES = ("ant", "bee", "cat", "dog", "elk", "red_fox", "tiger")
 LABELS = tuple(name.replace("_", " ") for name in CLASSES)
-
-
-def class_folders(folder, count):
-    for name in CLASSES:
-        photographs(folder / name, *(f"{folder.name}-{name}-{number}.png" for number in range(count)))
-    write(folder / CLASSES[0] / "notes.txt", "no image")
-    return folder
-
-
-def memes(folder, part, count):
-    names = [f"{part}{number}.png" for number in range(count)]
-    photographs(folder / "img", *names)
-    rows = []
-    for number, name in enumerate(names):
-        rows.append({"id": 100 + number, "img": f"img/{name}", "label": number % 2, "text": f"text {number}"})
-    return write(folder / f"{part}.jsonl", rows)
 
 
 class Likes(TextEngine):
@@ -180,37 +160,3 @@ def test_class_folders_are_read_by_name_only(tmp_path):
     (folder / "bee" / "train-bee-0.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"train-bee-0.png"):
         run(tmp_path / "out", "class_folders", folder, folder)
-
-
-@pytest.mark.full
-def test_the_commands_train_and_evaluate_on_memes_and_classes(tmp_path):
-    train, dev = memes(tmp_path, "train", 24), memes(tmp_path, "dev_seen", 4)
-    support, query = class_folders(tmp_path / "classes", 3), class_folders(tmp_path / "val", 1)
-
-    def command(name, *arguments):
-        line = [sys.executable, "-m", f"experiments.{name}", *arguments]
-        result = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, result.stderr[-4000:]
-
-    common = ("experiment=demo", "debug=quick", "tracker=none", "evaluate=[]", "data.split=train")
-    steps = ("data.splits.make=true", "training.steps=3", "optimizer.warmup_steps=1")
-    of_memes, of_classes = tmp_path / "memes", tmp_path / "of_classes"
-    several = ("data.documents.several.max_images=2", "data.documents.several.min_images=2")
-    command("train", *common, *steps, *several, "data=questions", f"data.root={train}", f"output={of_memes}")
-    own = (
-        "data=images",
-        f"data.root={support}",
-        "data.format=class_folders",
-        f"features.folder={tmp_path / 'features'}",
-    )
-    command("train", *common, *steps, *own, f"output={of_classes}")
-    shots = ("shots=[0,4]", "control_shots=[4]", "text_only=false")
-    command("evaluate", f"run={of_memes}", "task=hateful_memes", f"task.query={dev}", f"task.support={train}", *shots)
-    own = ("task=class_folders", "task.name=own", f"task.query={query}", f"task.support={support}")
-    command("evaluate", f"run={of_classes}", *own, *shots)
-    for output, metrics in ((of_memes, {"accuracy", "roc_auc"}), (of_classes, {"top1_accuracy", "top5_accuracy"})):
-        rows = json.loads((output / "scores.json").read_text())
-        assert {row["metric"] for row in rows} == metrics
-        plain = {(row["shots"], row["demonstrations"]) for row in rows if row["control"] is None}
-        assert plain == {(0, None), (4, "random"), (4, "rices")}
-        command("report", f"run={output}")

@@ -1,10 +1,7 @@
 """Question-answer data in their layouts, from the files to the scores."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -18,8 +15,6 @@ from flamingo.utils.errors import UserError
 from tests.data.readers.question_files import LAYOUTS
 from tests.evaluation.fake import TextEngine
 from tests.helpers.configs import composed
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 class Repeating(TextEngine):
@@ -105,33 +100,3 @@ def test_documents_of_one_source_are_all_of_questions_or_none():
     documents = {"asked": entry | {"kind": "questions"}, "shown": entry | {"kind": "interleaved"}}
     with pytest.raises(UserError, match=r"data\.documents\.shown"):
         check_documents(DataConfig(root="somewhere", documents=documents), None)
-
-
-@pytest.mark.full
-def test_the_commands_train_and_evaluate_on_questions(tmp_path):
-    support, query = files("vqav2", tmp_path, count=24)
-    output = tmp_path / "run"
-
-    def command(name, *arguments):
-        line = [sys.executable, "-m", f"experiments.{name}", *arguments]
-        result = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, result.stderr[-4000:]
-
-    command(
-        "train",
-        *("experiment=demo", "debug=quick", "data=questions", f"data.root={support}", "tracker=none", "evaluate=[]"),
-        *("data.split=train", "data.splits.make=true", "training.steps=2", "optimizer.warmup_steps=1"),
-        *("data.documents.several.max_images=2", "data.documents.several.min_images=2", f"output={output}"),
-    )
-    shots = ("shots=[0,4]", "control_shots=[4]", "num_beams=[1]")
-    command("evaluate", f"run={output}", "task=vqav2", f"task.query={query}", f"task.support={support}", *shots)
-    rows = json.loads((output / "scores.json").read_text())
-    assert {row["metric"] for row in rows} == {"vqa_accuracy", "vqa_accuracy/answer_type/other"}
-    assert {(row["shots"], row["demonstrations"]) for row in rows if row["control"] is None} == {
-        *((0, None), (0, "text_only"), (4, "random"), (4, "rices"))
-    }
-    assert len(json.loads((output / "submission-vqav2.json").read_text())) == 4
-    # Without a task: the questions that were trained on.
-    command("evaluate", f"run={output}", "shots=[0]", "controls=[]", "text_only=false")
-    assert any(row["task"] != "vqav2" for row in json.loads((output / "scores.json").read_text()))
-    command("report", f"run={output}")
