@@ -171,6 +171,7 @@ def test_the_commands_train_evaluate_and_report(task, tmp_path):
 
 @pytest.mark.full
 def test_a_test_set_is_captioned_and_not_scored(demo, tmp_path, caplog):
+    caplog.set_level("INFO")
     support = karpathy(tmp_path)
     sources = (f"task.query={TEST_SETS['coco'](tmp_path)}", f"task.support={support}")
     settings = ("shots=[0,4]", "num_beams=[1]", "demonstrations=[rices]", "controls=[blind]", "control_shots=[4]")
