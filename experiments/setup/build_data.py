@@ -7,7 +7,7 @@ from functools import cache, partial
 
 from experiments.schema import DataConfig, DataSetConfig, StreamedSetConfig
 from experiments.setup.fitted_records import fitted_records
-from experiments.setup.streamed_data import own_seed, streamed_data_set
+from experiments.setup.streamed_data import own_seed, streamed_loader
 from flamingo import Document, FlamingoProcessor, synthetic
 from flamingo.data.builders import BUILDERS, DocumentsConfig
 from flamingo.data.caption_template import CaptionTemplate
@@ -192,13 +192,14 @@ def build_data_sets(
     data_sets = []
     endless = training_documents(config, records, processor.template, features, seed)
     for name, entry in config.documents.items():
+        loss = class_of(LOSSES, entry.loss.kind)(entry.loss, processor, make_reward)
         if isinstance(entry, StreamedSetConfig):
-            data_sets.append(streamed_data_set(name, entry, processor, own_seed(seed, name), num_workers, known_ids))
+            shared = streamed_loader(name, entry, processor, own_seed(seed, name), num_workers, known_ids)
+            data_sets.append(DataSet(name, shared, entry.documents.weight, processor.normalized, loss, shared=True))
             continue
         encoded = encoded_documents(entry, endless[name], processor, features, own_seed(seed, name))
         collate = collation(entry, processor, known_ids)
         loader = process_loader(encoded, collate, entry.documents.batch_size, num_workers)
-        loss = class_of(LOSSES, entry.loss.kind)(entry.loss, processor, make_reward)
         data_sets.append(DataSet(name, loader, entry.documents.weight, processor.normalized, loss))
     return data_sets
 

@@ -1,7 +1,7 @@
 """A training's config -> its parts and evaluations, all checked before anything is computed or written."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from experiments.runs.run_evaluation import check_outputs, compose_evaluation, with_known_lengths
@@ -12,7 +12,7 @@ from experiments.setup.checked_model import checked_model
 from experiments.setup.choices import with_choices
 from experiments.setup.evaluation_plan import Plan, plan
 from experiments.setup.longer_training import STEPS, trains_longer
-from experiments.setup.streamed_data import streamed_documents
+from experiments.setup.streamed_data import check_streamed, elastic_keys
 from experiments.train import TrainConfig, check_config
 from flamingo import Document
 from flamingo.evaluation.search_objective import check_objective
@@ -60,6 +60,7 @@ def prepare(config: TrainConfig, run: Run) -> Prepared:
         UserError: With all problems of the keys, files, backbones, splits, lengths and evaluations.
     """
     problems = Problems()
+    run.files = replace(run.files, may_change=run.files.may_change + elastic_keys(config.data))
     config = with_choices(config, run, problems)
     run.config = as_recorded(config)
     with problems.collected():
@@ -103,7 +104,7 @@ def _parts(config: TrainConfig, plans: Sequence[Plan], problems: Problems) -> Tr
         max_length = processor.tokenizer.model_max_length - SAMPLE_TOKENS
         samples = build_samples(config.data, records, NUM_SAMPLES, processor, max_length)
     with problems.collected():
-        streamed_documents(config.data, processor, config.training.seed)
+        check_streamed(config, processor)
     for planned in plans:
         with problems.collected():
             with_known_lengths(planned, processor)

@@ -1,28 +1,26 @@
 """Entries of ``data.documents`` that are streamed from shards -> their data sets, documents and checksums."""
 
-import logging
+import math
 from functools import partial
 from pathlib import Path
 
 from experiments.schema import JSON, DataConfig, StreamedSetConfig
+from experiments.train import TrainConfig
 from flamingo import Document, FlamingoProcessor
 from flamingo.data.builders import SAMPLE_BUILDERS
 from flamingo.data.order import Endless
-from flamingo.data.streams.group_loader import group_loader
+from flamingo.data.streams.group_loader import GroupLoader, group_loader
 from flamingo.data.streams.row_groups import RowGroups, StreamedSource, join_rows
 from flamingo.data.streams.shard_order import ShardOrder, limited
 from flamingo.data.streams.shard_reader import ShardReader
 from flamingo.data.streams.shard_sizes import list_shards, shard_sizes
 from flamingo.data.streams.stream_mixture import StreamMixture
 from flamingo.data.streams.streamed_config import StreamedConfig, StreamedSourceConfig
-from flamingo.training.losses import LOSSES
-from flamingo.training.step import DataSet
 from flamingo.utils.checks import within
 from flamingo.utils.checksums import digest_of
+from flamingo.utils.errors import UserError
 from flamingo.utils.kinds import class_of
 from flamingo.utils.token_ids import TokenIds
-
-log = logging.getLogger(__name__)
 
 
 def own_seed(seed: int, name: str) -> str:
@@ -30,15 +28,15 @@ def own_seed(seed: int, name: str) -> str:
     return f"{seed} {name}"
 
 
-def streamed_data_set(
+def streamed_loader(
     name: str,
     entry: StreamedSetConfig,
     processor: FlamingoProcessor,
     seed: str,
     num_workers: int,
     known_ids: TokenIds | None,
-) -> DataSet:
-    """Returns the data set of an entry.
+) -> GroupLoader:
+    """Returns the batches of an entry.
 
     Args:
         name: The name of the entry.
@@ -54,9 +52,7 @@ def streamed_data_set(
     documents = entry.documents
     groups = row_groups(name, documents, processor, seed)
     with within(f"data.documents.{name}"):
-        loader = group_loader(groups, partial(join_rows, known_ids=known_ids), documents.batch_size, num_workers)
-    loss = class_of(LOSSES, entry.loss.kind)(entry.loss, processor, None)
-    return DataSet(name, loader, documents.weight, shared=True, prepare=processor.normalized, loss=loss)
+        return group_loader(groups, partial(join_rows, known_ids=known_ids), documents.batch_size, num_workers)
 
 
 def row_groups(name: str, config: StreamedConfig, processor: FlamingoProcessor, seed: str) -> RowGroups:
@@ -78,7 +74,8 @@ def row_groups(name: str, config: StreamedConfig, processor: FlamingoProcessor, 
     orders = {name: source.order for name, source in sources.items()}
     weights = {name: source.weight for name, source in config.sources.items()}
     epochs = {name: source.epochs for name, source in config.sources.items()}
-    mixture = StreamMixture(orders, weights, epochs, config.streams, seed)
+    with within(f"data.documents.{name}"):
+        mixture = StreamMixture(orders, weights, epochs, config.streams, seed)
     return RowGroups(sources, mixture, processor, config.rows, config.pack_to, config.max_images)
 
 
@@ -93,6 +90,39 @@ def _source(
     reader = ShardReader(shards, source.format, images, cache)
     builder = class_of(SAMPLE_BUILDERS, source.documents.kind)(source.documents, processor, seed)
     return StreamedSource(order, reader, builder)
+
+
+def check_streamed(config: TrainConfig, processor: FlamingoProcessor) -> None:
+    """Checks that the shards of a training can be used, and that they have enough groups for all of its steps.
+
+    Args:
+        config: The training.
+        processor: Encodes the documents.
+
+    Raises:
+        UserError: With the key, if they cannot be used, or end before the training.
+    """
+    training = config.training
+    turns = len(config.data.documents) if training.mixing == "round_robin" else 1
+    num_batches = math.ceil(training.steps / turns) * training.accumulate
+    for name, documents in config.data.streamed().items():
+        groups = row_groups(name, documents, processor, own_seed(training.seed, name))
+        needed, available = num_batches * documents.batch_size, groups.mixture.num_groups
+        if available is not None and available < needed:
+            raise UserError(
+                f"data.documents.{name}: the sources end after {available} groups, but training.steps={training.steps} "
+                f"needs {needed}: raise the epochs of a source"
+            )
+
+
+def elastic_keys(config: DataConfig) -> tuple[str, ...]:
+    """Returns the keys of streamed entries that a run may change when it resumes."""
+    keys: list[str] = []
+    for name, documents in config.streamed().items():
+        # The samples that follow are drawn in larger or smaller batches.
+        keys.append(f"data.documents.{name}.batch_size")
+        keys += [f"data.documents.{name}.sources.{source}.cache" for source in documents.sources]
+    return tuple(keys)
 
 
 class FirstDocuments:

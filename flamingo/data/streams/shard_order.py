@@ -89,6 +89,10 @@ class ShardOrder:
             places.append(Place(shard, sample, begin + index))
         return places
 
+    def opened(self, stream: int, epoch: int = 0) -> dict[int, int]:
+        """Returns the shards that a stream opens in an epoch, each with the number of samples that it reads there."""
+        return self._epoch(epoch).opened(stream)
+
     def _share(self, stream: int) -> int:
         """Returns the number of samples of a stream in an epoch."""
         return self._before(stream + 1) - self._before(stream)
@@ -140,7 +144,7 @@ class _DealtShards:
         #: For each stream: the samples of its shards, and those of the streams before.
         self.own = np.diff(samples_until, prepend=0)
         self.before = samples_until - self.own
-        self.shares = shares
+        self.samples, self.shares = samples, shares
         missing = np.maximum(shares - self.own, 0)
         #: The samples that the streams before lack; those that the streams up to each one have too many.
         self.lacked = np.cumsum(missing) - missing
@@ -157,6 +161,18 @@ class _DealtShards:
         place = self.before[owner] + index
         slot = int(np.searchsorted(self.ends, place, side="right"))
         return int(self.shards[slot]), int(place - self.starts[slot])
+
+    def opened(self, stream: int) -> dict[int, int]:
+        """Returns the shards of the samples of a stream's share, each with the number of these samples."""
+        num_samples: dict[int, int] = {}
+        index = 0
+        while index < self.shares[stream]:
+            shard, sample = self.sample(stream, index)
+            # The samples of a shard that follow are all the stream's, unless its share ends before.
+            left = min(int(self.samples[shard]) - sample, int(self.shares[stream]) - index)
+            num_samples[shard] = num_samples.get(shard, 0) + left
+            index += left
+        return num_samples
 
 
 def _shuffled_within(parts: Int64[np.ndarray, " n"], key: str) -> Int64[np.ndarray, " n"]:

@@ -67,6 +67,8 @@ def test_each_sample_is_drawn_once_per_epoch(samples, streams, group_size, windo
         expected = {(shard, sample) for shard, number in enumerate(samples) for sample in range(number)}
         assert Counter(places(groups)) == Counter(expected)
         assert max(map(len, groups)) <= group_size
+        for stream, of_stream in enumerate(epoch_of(made, epoch)):
+            assert made.opened(stream, epoch) == Counter(shard for shard, _ in places(of_stream))
         positions = {place.position for group in groups for place in group}
         assert positions == set(range(epoch * sum(samples), (epoch + 1) * sum(samples)))
 

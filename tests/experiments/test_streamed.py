@@ -1,0 +1,148 @@
+"""Training on shards by the command: mixtures, kills, checks, and what a run may change when it resumes."""
+
+import multiprocessing
+import os
+import signal
+
+import pytest
+import torch
+
+from experiments.runs.run_indexing import run_indexing
+from experiments.runs.run_training import run_training
+from experiments.setup.streamed_data import elastic_keys
+from flamingo.history import History
+from flamingo.utils.errors import UserError
+from tests.data.shelf import photographs, write
+from tests.data.streams.shards import write_pairs
+from tests.helpers.configs import composed
+from tests.helpers.histories import reproducible_history
+
+PAIRS = "data.documents.streamed.sources.pairs"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Captioned images in three shards, and 14 pages in two, one of which is broken."""
+    folder = tmp_path_factory.mktemp("data")
+    write_pairs(folder / "pairs", 9, 5, 7)
+    photographs(folder / "pages", *(f"{letter}.png" for letter in "abcdef"))
+    for shard in range(2):
+        rows = [page(7 * shard + number) for number in range(7)]
+        write(folder / "pages" / f"{shard}.jsonl", rows)
+    with (folder / "pages" / "1.jsonl").open("a") as file:
+        file.write("no page\n")
+    run_indexing(composed("index", f"root={folder / 'pages'}", "format=page_rows", "num_workers=1"))
+    return folder
+
+
+def page(number):
+    images = [{"type": "image", "image": f"{'abcdef'[(number + step) % 6]}.png"} for step in range(2)]
+    texts = [{"type": "text", "text": f"about {number} and {step}."} for step in range(2)]
+    return {"id": f"page {number}", "content": [images[0], texts[0], images[1], texts[1]]}
+
+
+def training(data, output, *overrides):
+    """A mixture of pages and pairs."""
+    documents = "{kind: web_document, max_tokens: 48, max_images: 2, p_next: 0.5}"
+    pages = f"{{root: {data / 'pages'}, format: page_rows, documents: {documents}}}"
+    return composed(
+        "train",
+        *("data=streamed_pairs", f"{PAIRS}.root={data / 'pairs'}", f"+data.documents.streamed.sources.pages={pages}"),
+        *("data.documents.streamed.streams=2", "data.documents.streamed.group_size=4"),
+        *("data.documents.streamed.pack_to=64", "data.documents.streamed.max_images=4"),
+        *("training.steps=6", "training.save_every=2", "training.log_every=1", "optimizer.warmup_steps=1"),
+        *("tracker=none", f"output={output}", *overrides),
+    )
+
+
+def kill_at(step, config, output):
+    """Trains in this process, which is killed at the end of a step."""
+    append = History.append
+
+    def killed(history, record):
+        append(history, record)
+        if record["step"] == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    History.append = killed
+    torch.set_num_threads(1)
+    run_training(config, output)
+
+
+@pytest.mark.full
+def test_a_killed_mixture_resumes_bit_for_bit_with_two_workers(data, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run_training(training(data, whole), whole)
+    config = training(data, killed, "num_workers=2")
+    process = multiprocessing.get_context("fork").Process(target=kill_at, args=(3, config, killed))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    run_training(config, killed)
+    assert reproducible_history(killed) == reproducible_history(whole)
+    weights = [folder / "checkpoint" / "model.safetensors" for folder in (killed, whole)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert reproducible_history(whole)[-1]["dropped/broken sample"] >= 1
+
+
+@pytest.mark.full
+def test_a_run_resumes_with_larger_batches_not_with_other_data(data, tmp_path):
+    def stopped_at_two(*overrides):
+        return training(data, tmp_path, "training.save_every=1", *overrides)
+
+    process = multiprocessing.get_context("fork").Process(target=kill_at, args=(3, stopped_at_two(), tmp_path))
+    process.start()
+    process.join()
+    for change in (f"{PAIRS}.weight=2", "data.documents.streamed.rows=3", "data.documents.streamed.streams=4"):
+        with pytest.raises(UserError, match=change.partition("=")[0]):
+            run_training(stopped_at_two(change), tmp_path)
+    run_training(stopped_at_two("data.documents.streamed.batch_size=6"), tmp_path)
+    assert [record["step"] for record in reproducible_history(tmp_path)] == list(range(1, 7))
+    state = torch.load(tmp_path / "state" / "step-00000006" / "common.pt", weights_only=True)
+    # Two steps of four groups, then four steps of six.
+    assert state["positions"] == {"streamed": 2 * 4 + 4 * 6}
+
+
+@pytest.mark.full
+def test_a_dry_run_shows_documents_of_the_stream(data, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO")
+    run_training(training(data, tmp_path / "run", "dry_run=true"), tmp_path / "run")
+    assert caplog.text.count(", of streamed, ") == 3
+    assert (tmp_path / "run.dry_run.png").exists() and not (tmp_path / "run").exists()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        ([f"{PAIRS}.root=nowhere"], rf"{PAIRS}.*nowhere"),
+        ([f"{PAIRS}.epochs=1", "data.documents.streamed.sources.pages.epochs=1"], "after .* groups.*needs 24"),
+        (["data.documents.streamed.streams=99"], rf"{PAIRS}.*streams=99"),
+    ],
+)
+def test_shards_that_cannot_be_used_are_one_sentence(data, tmp_path, overrides, problem):
+    config = training(data, tmp_path, *(f"++{override}" for override in overrides))
+    with pytest.raises(UserError, match=problem):
+        run_training(config, tmp_path)
+
+
+def test_a_run_may_change_what_leaves_the_order_unchanged(tmp_path):
+    config = composed("train", "data=streamed_pairs", f"{PAIRS}.root=somewhere")
+    assert elastic_keys(config.data) == ("data.documents.streamed.batch_size", f"{PAIRS}.cache")
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        (f"{PAIRS}.format=zip", rf"{PAIRS}.*format.*zip"),
+        (f"{PAIRS}.documents.kind=stories", rf"{PAIRS}.*documents.kind.*stories"),
+        (f"+{PAIRS}.speed=3", rf"{PAIRS}.*speed"),
+        (f"{PAIRS}.limit=0", rf"{PAIRS}.*limit"),
+        ("data.documents.streamed.rows=0", r"data\.documents\.streamed.*rows"),
+        ("data.documents.streamed.loss={kind:self_critical}", r"data\.documents\.streamed.*streamed.*self_critical"),
+    ],
+)
+def test_a_wrong_value_of_a_stream_is_an_error_with_its_key(override, key):
+    with pytest.raises(UserError, match=key):
+        composed("train", "data=streamed_pairs", f"{PAIRS}.root=somewhere", override)
