@@ -21,6 +21,8 @@ from flamingo.utils.hub import from_pretrained
 
 #: The name of the part in errors.
 _PART = "dual encoder"
+#: Models whose texts attend to their padding. Their tokenizers may return masks.
+_WITHOUT_MASK = ("siglip", "siglip2")
 
 
 class DualEncoder:
@@ -72,11 +74,14 @@ class DualEncoder:
         """Returns the vector of each text, on the host. Texts that are too long are cut."""
         vectors = []
         for batch in _batches(texts, self.batch_size):
-            # SigLIP reads the last position, and was trained with padding up to it. CLIP reads the first end of text.
+            # SigLIP reads the last position, and was trained with padding up to it, which no mask hides. CLIP reads the
+            # first end of text.
             encoded = self.tokenizer(
                 list(batch), padding="max_length", truncation=True, max_length=self.max_length, return_tensors="pt"
             )
             names = self.tokenizer.model_input_names
+            if self.model.config.model_type in _WITHOUT_MASK:
+                names = ["input_ids"]
             inputs = {name: encoded[name].to(self.model.device) for name in names if name in encoded}
             vectors.append(self._normalised(self.model.get_text_features(**inputs)))
         return torch.cat(vectors)

@@ -5,10 +5,13 @@ import json
 import pytest
 import torch
 from PIL import Image as PILImage
+from transformers import SiglipConfig, SiglipModel
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from experiments.runs.run_zero_shot import run_zero_shot
 from flamingo.inference.dual_encoder import DualEncoder
 from flamingo.utils.errors import UserError
+from tests import tiny
 from tests.data.shelf import write
 from tests.helpers import tiny_clip
 from tests.helpers.configs import composed, problems
@@ -65,6 +68,35 @@ def test_probabilities_are_those_of_clip_with_averaged_templates(encoder, pictur
     score = scores["top1_accuracy"]
     assert score["value"] == pytest.approx(sum(right) / 32) and (score["n"], score["classes"]) == (32, 4)
     assert score["ci95"][0] <= score["value"] <= score["ci95"][1] and score["templates"] == 2
+
+
+@pytest.mark.full
+def test_siglip_has_the_probabilities_of_its_logits(pictures, tmp_path):
+    tower = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**tower, "vocab_size": tiny.VOCABULARY, "max_position_embeddings": 16}
+    text |= {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 1}
+    vision = {**tower, "image_size": tiny.IMAGE_SIZE, "patch_size": 8}
+    torch.manual_seed(0)
+    model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).eval()
+    model.logit_scale.data.fill_(2.0)
+    folder = tmp_path / "siglip"
+    model.save_pretrained(folder)
+    tokenizer = tiny.tokenizer()
+    tokenizer.pad_token = "</s>"
+    tokenizer.save_pretrained(folder)
+    processor = SiglipImageProcessorPil(size={"height": tiny.IMAGE_SIZE, "width": tiny.IMAGE_SIZE})
+    processor.save_pretrained(folder)
+    _, rows = classify(folder, pictures, tmp_path / "out", "templates=['a {}']")
+    names = [name.replace("_", " ") for name in CLASSES]
+    ids = tokenizer([f"a {name}" for name in names], padding="max_length", max_length=16, return_tensors="pt").input_ids
+    opened = [PILImage.open(pictures / row["image"]).convert("RGB") for row in rows]
+    pixels = processor(images=opened, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        expected = model(input_ids=ids, pixel_values=pixels).logits_per_image.softmax(dim=1)
+    for row, probabilities in zip(rows, expected.tolist(), strict=True):
+        found = {one["class"]: one["probability"] for one in row["classes"]}
+        assert found == pytest.approx(dict(zip(names, probabilities, strict=True)), abs=1e-5)
+    assert expected.std(dim=1).max() > 1e-3  # the classes differ
 
 
 def test_names_and_templates_come_from_files_and_keys(encoder, pictures, tmp_path):
