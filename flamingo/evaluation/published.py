@@ -11,7 +11,8 @@ from flamingo.results import Score
 from flamingo.utils.errors import UserError
 from flamingo.utils.reading import read_config
 
-_FILE = Path(__file__).parent / "published.yaml"
+#: The file of the figures.
+FILE = Path(__file__).parent / "published.yaml"
 #: The name of retrieval by images in :data:`flamingo.evaluation.selection.SELECTIONS`.
 RICES = "rices"
 
@@ -38,7 +39,7 @@ def protocol_of(model: str) -> str:
     Raises:
         UserError: For a model without figures.
     """
-    return _model(read_config(_FILE), model)["protocol"]
+    return _model(read_config(FILE), model)["protocol"]
 
 
 def published_figures(model: str, task: str) -> list[Figure]:
@@ -51,7 +52,7 @@ def published_figures(model: str, task: str) -> list[Figure]:
     Raises:
         UserError: For a model or a task without figures.
     """
-    content = read_config(_FILE)
+    content = read_config(FILE)
     figures = []
     tasks: set[str] = set()
     for source, of_source in _model(content, model)["figures"].items():

@@ -5,9 +5,10 @@ import pytest
 from experiments.cli.hydra_config import compose_config, load
 from experiments.runs.run_reproduction import run_reproduction
 from experiments.setup.reproduction_arguments import reproduction_arguments
-from flamingo.evaluation.published import figures_table, own_value, protocol_of, published_figures
+from flamingo.evaluation.published import FILE, figures_table, own_value, protocol_of, published_figures
 from flamingo.results import Score, SettingOfTask, read_scores
 from flamingo.utils.errors import UserError
+from flamingo.utils.reading import read_config
 
 OF_3B, OF_4B, OF_9B = (
     f"openflamingo/OpenFlamingo-{name}" for name in ("3B-vitl-mpt1b", "4B-vitl-rpj3b", "9B-vitl-mpt7b")
@@ -37,6 +38,20 @@ def test_figures_are_those_of_the_sources():
     assert [(figure.value, figure.metric) for figure in four] == [(54.0, "roc_auc"), (70.1, "roc_auc")]
     assert [figure.value for figure in published_figures(IDEFICS_9B, "vqav2")] == [50.9, 55.4, 56.4, 57.0, 57.9]
     assert protocol_of(OF_4B) == "openflamingo" and protocol_of(IDEFICS_9B) == "idefics"
+
+
+def test_each_figure_has_a_metric_a_tolerance_and_a_source():
+    content = read_config(FILE)
+    used = set()
+    for model, entry in content["models"].items():
+        tasks = {task for of_source in entry["figures"].values() for task in of_source}
+        for task in tasks:
+            figures = published_figures(model, task)
+            numbers = [(figure.demonstrations, figure.shots) for figure in figures]
+            assert len(set(numbers)) == len(numbers)  # no figure has two values
+            assert all(figure.tolerance > 0 and 0 < figure.value < 150 for figure in figures)
+        used |= entry["figures"].keys()
+    assert used == content["sources"].keys() and set(content["rices"]) <= used
 
 
 def test_models_and_tasks_without_figures_are_named():
