@@ -101,6 +101,7 @@ class EncodedDocuments:
     def _with_images(self, document: Document, next_image: bool) -> EncodedExample:
         if self.features is None:
             return self.processor.encode(document, next_image=next_image, max_length=self.shorten_to, as_bytes=True)
+        assert document.window is None, f"{document} has a window, but features are of all its images"
         example = self._without_pixels(document, next_image)
         images = [chunk.image for chunk in document.chunks() if chunk.image is not None]
         return replace(example, image_features=self.features.stacked(images))

@@ -176,5 +176,55 @@ def test_ids_and_pictures_are_those_of_the_original(preprocess, processor, pages
         ids, grays = theirs(preprocess, processor, document)
         our_ids, our_grays = ours(builder, processor, pages[name])
         assert our_ids == ids, name
-        # The original has its pictures in the order of its list of images, also those beyond the window.
+        # The original also returns pictures beyond the window.
         assert our_grays == [grays[number] for number in order], name
+
+
+def test_each_text_sees_its_picture_unlike_in_the_original(preprocess, processor, pages):
+    """The original has its pictures in the order of the images' list."""
+    document, _ = PAGES["out of text order"]
+    _, grays = theirs(preprocess, processor, document)
+    assert grays == [10, 20, 30]  # though the second image belongs to the first text with an image
+    example = processor.encode(
+        WebDocument(config(), processor, 0).document(pages["out of text order"], 0), as_bytes=True
+    )
+    seen = {}
+    for token, image in zip(example.input_ids, example.image_index):
+        seen.setdefault(image.item(), []).append(token)
+    texts = {number: processor.tokenizer.decode(tokens) for number, tokens in seen.items()}
+    pictures = example.pixel_values[:, 0, 0, 0, 0].tolist()
+    for number, (gray, sentence) in enumerate([(20, 1), (30, 2), (10, 4)]):
+        assert pictures[number] == gray and SENTENCES[sentence] in texts[number]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        page(SENTENCES, []),
+        page(SENTENCES, [(1, 0.3, 10_999), (2, 0.23, 11_000), (3, 0.3, None)]),
+        page(LONG, similar_images(18)),
+        page([*LONG[:5], "x" * 400, "y"], similar_images(6)),
+    ],
+    ids=["no image", "no usable image", "an image behind the window", "a long sentence"],
+)
+def test_pages_without_images_are_left_out_as_in_the_original(document, preprocess, processor, tmp_path):
+    write_tar(tmp_path / "0.tar", [document])
+    [whole] = read_tar(tmp_path / "0.tar")
+    assert isinstance(WebDocument(config(), processor, 0).document(whole, 0), Dropped)
+    with pytest.raises(ValueError, match="images in sample"):
+        theirs(preprocess, processor, document)
+
+
+def test_a_long_chatgpt_sequence_keeps_six_images(preprocess, processor, tmp_path):
+    """The original cuts its text before the sixth image and ends the last chunk twice."""
+    texts = [f"_!_IMAGE{number}_!_ dog {number} " for number in range(1, 9)]
+    document = sequence("".join(texts), *range(10, 90, 10))
+    write_tar(tmp_path / "0.tar", [document])
+    [whole] = read_tar(tmp_path / "0.tar")
+    ids, grays = ours(WebDocument(config(), processor, 0), processor, whole)
+    assert grays == [10, 20, 30, 40, 50, 60]
+    their_ids, _ = theirs(preprocess, processor, document)
+    end = processor.end_of_chunk_token_id
+    cut = [place for place, token in enumerate(their_ids) if token == end][-2]
+    assert their_ids[cut : cut + 2] == [end, end] and ids[: cut + 1] == their_ids[: cut + 1]
+    assert ids.count(processor.image_token_id) == their_ids.count(processor.image_token_id) + 1

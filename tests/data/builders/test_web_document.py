@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from flamingo import Document, FlamingoProcessor, Text
@@ -11,7 +12,7 @@ from flamingo.data.builders import web_document
 from flamingo.data.builders.web_document import WebDocument
 from flamingo.data.document import EndOfChunk, SameChunk
 from flamingo.data.drops import Dropped
-from flamingo.data.page import SectionBreak
+from flamingo.data.page import Page, SectionBreak
 from flamingo.utils.errors import UserError
 from tests.data.page_makers import image, missing, page, preset, unplaced_page, windows
 
@@ -143,6 +144,14 @@ def test_a_window_has_its_first_images_and_the_texts_of_all(processor):
     assert len(numbers_of_images) > 2
 
 
+def test_left_out_images_make_room_for_text(prefix_processor):
+    """The fourth image begins at 17 and would cut the window there, if it were kept."""
+    parts = [image(1), letters(2), image(2), letters(2), image(3), image(4), letters(20)]
+    document = WebDocument(windows(19, max_images=2), prefix_processor, 0).document(page(*parts), 0)
+    example = prefix_processor.encode(document, as_bytes=True)
+    assert len(example.input_ids) == 19 and grays(prefix_processor, document) == [1, 2]
+
+
 @pytest.mark.parametrize("p_next", [0.0, 1.0])
 def test_texts_belong_to_the_image_of_p_next(p_next, processor):
     a, b = image(1), image(2)
@@ -187,6 +196,14 @@ def test_images_are_in_the_order_of_their_texts(processor):
         ("<image>", 30), ("y", 30), ("<|endofchunk|>", 30),
         ("<image>", 10), ("z", 10), ("<|endofchunk|>", 10), ("</s>", 10),
     ]  # fmt: skip
+
+
+def test_images_with_and_without_places_meet_on_a_page(processor):
+    parts = ("x", image(50), "y", "z")
+    whole = Page("page", parts, unplaced=(image(10),), similarity=np.array([[0.0, 0.1, 0.3]]))
+    document = WebDocument(windows(64), processor, 0).document(whole, 0)
+    seen = shown(processor, document)
+    assert ("x", None) in seen and ("y", 50) in seen and ("z", 10) in seen
 
 
 def test_a_special_token_is_dropped_or_escaped(processor):
