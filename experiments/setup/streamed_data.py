@@ -88,7 +88,8 @@ def _source(
     order = ShardOrder(sizes, config.streams, config.group_size, config.window, seed)
     images = None if source.images is None else Path(source.images)
     reader = ShardReader(shards, source.format, images, cache)
-    builder = class_of(SAMPLE_BUILDERS, source.documents.kind)(source.documents, processor, seed)
+    with within("documents"):
+        builder = class_of(SAMPLE_BUILDERS, source.documents.kind)(source.documents, processor, seed)
     return StreamedSource(order, reader, builder)
 
 

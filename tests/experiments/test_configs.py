@@ -30,6 +30,7 @@ TRAIN_GROUPS = (
     "model/fusion",
     "model/adapter",
     "data",
+    "documents",
     "loss",
     "optimizer",
     "experiment",
@@ -57,7 +58,18 @@ GROUPS = {
 }
 #: The keys that options need as well.
 VL_ICL = ("open_mi", "matching_mi", "operator_induction", "operator_induction_interleaved", "clevr", "textocr")
+STREAMED = "data.documents.streamed"
+STREAMED_PAGES = (f"{STREAMED}.sources.pages.root=somewhere", f"{STREAMED}.sources.pages.format=obelics")
 NEEDED = {
+    "data=streamed_pages": STREAMED_PAGES,
+    f"documents@{STREAMED}.sources.pages.documents=mmc4_openflamingo": ("data=streamed_pages", *STREAMED_PAGES),
+    f"documents@{STREAMED}.sources.pages.documents=m3w_flamingo": ("data=streamed_pages", *STREAMED_PAGES),
+    f"documents@{STREAMED}.sources.pages.documents=obelics_m4": (
+        "data=streamed_pages",
+        *STREAMED_PAGES,
+        f"{STREAMED}.pack_to=1024",
+        f"{STREAMED}.max_images=30",
+    ),
     "data=streamed_pairs": ("data.documents.streamed.sources.pairs.root=somewhere",),
     "experiment=flickr8k": ("data.root=somewhere", "model.vision=somewhere"),
     "experiment=flickr8k_reward": ("data.root=somewhere", "model.init_from=null"),
@@ -115,7 +127,10 @@ CONFIG_MODULES = (
     "flamingo.training.optim",
 )
 #: Groups whose configs are chosen at a place of the config: by default for one data set.
-_PACKAGES = {"loss": "loss@data.documents.pairs.loss"}
+_PACKAGES = {
+    "loss": "loss@data.documents.pairs.loss",
+    "documents": f"documents@{STREAMED}.sources.pages.documents",
+}
 OPTIONS = [
     (command, f"{_PACKAGES.get(group, group)}={path.stem}")
     for command, groups in GROUPS.items()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from flamingo.data.builders import SAMPLE_BUILDERS
+from flamingo.data.builders import SAMPLE_BUILDERS, WebDocumentConfig
 from flamingo.data.streams import SHARD_FORMATS
 from flamingo.utils.checks import one_of, positive, whole
 from flamingo.utils.errors import UserError
@@ -76,3 +76,18 @@ class StreamedConfig:
         for name, source in self.sources.items():
             if not isinstance(source, StreamedSourceConfig):
                 self.sources[name] = load_config(StreamedSourceConfig, source, f"sources.{name}")
+            self._check_room(name, self.sources[name].documents)
+
+    def _check_room(self, name: str, documents: object) -> None:
+        """Checks that a row has room for each window of pages: otherwise long documents would all be left out.
+
+        Raises:
+            UserError: For windows that are larger than a row.
+        """
+        if not isinstance(documents, WebDocumentConfig):
+            return
+        key = f"sources.{name}.documents"
+        if documents.max_tokens > self.pack_to:
+            raise UserError(f"{key}.max_tokens={documents.max_tokens} is more than a row has: pack_to={self.pack_to}")
+        if documents.max_images > self.max_images:
+            raise UserError(f"{key}.max_images={documents.max_images} is more than a row has: {self.max_images}")
