@@ -88,9 +88,9 @@ def test_captioned_images_are_packed_as_pairs(tmp_path):
     assert len(kept_index(result.shards[0], "m4_pairs", None)) == 1
 
 
-def test_questions_are_not_packed(folder):
+def test_questions_are_not_packed():
     with pytest.raises(UserError, match="format"):
-        packed(folder, "format=vqa")
+        composed("pack_shards", "format=vqa")
 
 
 @pytest.mark.full
