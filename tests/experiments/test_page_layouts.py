@@ -1,4 +1,4 @@
-"""The command trains on pages of every layout, as their original writers make them."""
+"""The command trains on pages of every layout, as their original writers make them, and on M4's captioned images."""
 
 import json
 import math
@@ -8,7 +8,12 @@ import yaml
 
 from experiments.cli.command import CONF
 from experiments.runs.run_training import run_training
+from flamingo.data.document import Image
+from flamingo.data.embedded_picture import EmbeddedPicture
+from flamingo.data.m4_writer import write_shards
+from flamingo.data.record import Record
 from flamingo.data.streams.shard_index import open_index
+from tests.data.readers.page_files import picture
 from tests.data.readers.page_layouts import LAYOUTS
 from tests.helpers.configs import composed
 
@@ -31,6 +36,10 @@ def test_each_layout_is_trained_on(tmp_path):
         folder.mkdir()
         open_index(write(folder), format, cache=None)
         sources[format] = {"root": str(folder), "format": format, "epochs": 1, "documents": documents}
+    image = Image(EmbeddedPicture("a", picture(1)))
+    write_shards([Record("a", image, ("a caption",), None)], tmp_path / "m4_pairs", samples_per_shard=1)
+    pairs = {"root": str(tmp_path / "m4_pairs"), "format": "m4_pairs", "epochs": 1, "documents": {"kind": "pairs"}}
+    sources["m4_pairs"] = pairs
     entry = {"kind": "streamed", "batch_size": 1, "group_size": 8, "rows": 2, "pack_to": 64, "max_images": 4}
     entry |= {"streams": 1, "window": 10, "weight": 1.0, "sources": sources, "loss": {"kind": "next_token"}}
     config = composed(
