@@ -134,13 +134,14 @@ def _summarize_pictures(source: LazySequence, skipped: dict[str, str]) -> Pictur
     holders: dict[bytes, list[int]] = {}
     for index, record in enumerate(tqdm(source, "opening", unit=" images")):
         try:
-            size, format, checksum = _measure_picture(record.image)
+            measures = [_measure_picture(image) for image in record.images]
         except UserError as error:
             skipped[record.id] = f"the picture cannot be opened: {error}"
             continue
-        sizes.append(size)
-        formats[format] += 1
-        holders.setdefault(checksum, []).append(index)
+        for size, format, checksum in measures:
+            sizes.append(size)
+            formats[format] += 1
+            holders.setdefault(checksum, []).append(index)
     if not sizes:
         raise UserError(f"none of {len(source)} pictures can be opened: {next(iter(skipped.values()))}")
     duplicates = []

@@ -1,6 +1,7 @@
 """Predictions and saved pictures -> the queries that the page shows."""
 
 import base64
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,9 @@ from flamingo.report.averages import in_order, main_decoding
 from flamingo.results import Prediction, SettingOfTask
 from flamingo.utils.errors import UserError
 from flamingo.utils.names import picture_path
+
+#: The markers of all images of an example.
+_MARKERS = re.compile("(?:<image>)+")
 
 
 @dataclass(frozen=True)
@@ -92,19 +96,20 @@ def _card(predictions: Sequence[Prediction], pictures: Path) -> Card:
 def _demonstrations(prediction: Prediction, pictures: Path) -> tuple[tuple[str | None, str], ...]:
     """Returns the picture and text of each demonstration of a prompt.
 
-    The prompt is ``... <image>text<|endofchunk|> ... <image>text``. Its last image is the query.
+    The prompt is ``... <image>text<|endofchunk|> ... <image>text``. Its last image is the query. The markers of
+    images that share a text stand side by side, and these images are saved as one picture.
 
     Raises:
         UserError: If the prompt and the ids of the demonstrations do not fit together.
     """
     texts = []
-    for text in prediction.prompt.split("<image>")[1:-1]:
+    for text in _MARKERS.split(prediction.prompt)[1:-1]:
         texts.append(text.replace("<|endofchunk|>", "").strip())
     ids = prediction.demonstration_ids
     if len(texts) != len(ids):
         raise UserError(
-            f"the prompt of query {prediction.query!r} ({prediction.setting}) has {len(texts)} images before the "
-            f"query's, but there are {len(ids)} demonstration_ids"
+            f"the prompt of query {prediction.query!r} ({prediction.setting}) has {len(texts)} examples with "
+            f"images before the query, but there are {len(ids)} demonstration_ids"
         )
     demonstrations = []
     for id, text in zip(ids, texts, strict=True):

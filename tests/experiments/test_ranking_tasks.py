@@ -18,6 +18,7 @@ from flamingo.utils.errors import UserError
 from tests.data.readers.benchmark_files import ANSWERS, nlvr2_layout, visdial_layout, winoground_layout
 from tests.data.shelf import write
 from tests.evaluation.fake import TextEngine
+from tests.helpers import tiny_clip
 from tests.helpers.configs import composed
 
 ROOT = Path(__file__).parent.parent.parent
@@ -120,6 +121,17 @@ def test_statements_are_ranked_from_files_to_scores(tmp_path):
 
 
 @pytest.mark.full
+def test_a_dual_encoder_has_the_same_scores_in_all_settings(tmp_path):
+    file = winoground_layout(tmp_path, 5)
+    tiny_clip.save(tmp_path / "clip")
+    encoder = f"task.dual_encoder={tmp_path / 'clip'}"
+    scores, _ = run(tmp_path / "out", lambda *texts: (0.0, 0.0), "winoground", *sources(file), encoder, "shots=[0,4]")
+    for name in ("text", "image", "group"):
+        assert scores[0, f"encoder_{name}_score"] == scores[4, f"encoder_{name}_score"]
+        assert scores[0, f"{name}_score"] == 0  # equal values are not right
+
+
+@pytest.mark.full
 def test_other_data_and_retrieval_are_refused(tmp_path):
     dialogues, statements = visdial_layout(tmp_path, "val", 5), nlvr2_layout(tmp_path, "dev", 5)
     pairs = winoground_layout(tmp_path, 5)
@@ -178,10 +190,12 @@ def test_the_commands_evaluate_each_task(tmp_path):
     of_data = (f"data.root={statements}", "data.format=nlvr2", f"output={output}")
     command("train", *common, *steps, *several, *of_data)
     for task, (query, support, metrics) in tasks.items():
-        shots = ("shots=[0,4]", "control_shots=[4]", f"output={tmp_path / task}")
+        shots = ("shots=[0,4]", "control_shots=[4]")
         command("evaluate", f"run={output}", f"task={task}", *sources(query, support), *shots)
-        rows = json.loads((tmp_path / task / "scores.json").read_text())
+        rows = [row for row in json.loads((output / "scores.json").read_text()) if row["task"] == task]
         assert metrics <= {row["metric"] for row in rows}
         assert {row["shots"] for row in rows if row["control"] is None} == {0, 4}
         blind = [row["value"] for row in rows if row["control"] == "blind" and row["metric"] == "image_score"]
         assert blind == [0] * len(blind)
+    command("report", f"run={output}")
+    assert "group score" in (output / "report.html").read_text()

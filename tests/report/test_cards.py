@@ -58,6 +58,12 @@ def test_demonstrations_are_those_of_the_prompt_of_most_shots(make):
     assert (content(card.picture), card.prompt, card.references) == ("q0", "Say:", ("a red circle",))
 
 
+def test_images_that_share_a_text_are_one_demonstration(make):
+    (card,) = make(fake.prediction("q0", DEMONSTRATIONS, PROMPT.replace("<image>", "<image><image>"), shots=3))
+    assert [text for _, text in card.demonstrations] == ["Output: two", "Output: zero", "Output: one"]
+    assert card.prompt == "Say:"
+
+
 def test_outputs_are_labelled_by_shots_and_controls(make):
     (card,) = make(
         full(output="c", exact=True),

@@ -1,11 +1,14 @@
 """Scores of pairs and of sentences, by hand, and their intervals over groups."""
 
 import pytest
+import torch
 
+from flamingo.evaluation.metrics import encoder_pair_scores
 from flamingo.evaluation.metrics.consistency import Consistency
 from flamingo.evaluation.metrics.encoder_pair_scores import EncoderPairScores
 from flamingo.evaluation.metrics.pair_scores import PairScores, pair_scores
 from flamingo.evaluation.statistics import resample
+from flamingo.inference.dual_encoder import DualEncoder
 from tests.evaluation.fake import example
 from tests.helpers import tiny_clip
 
@@ -57,6 +60,29 @@ def test_a_sentence_is_consistent_if_all_statements_are_right():
     rows.append({"query": "e", "output": "false", "references": ["false"]})
     [statistics] = Consistency(sentences).statistics([rows])
     assert statistics["consistency"].value == 0.5 and statistics["consistency"].n == 2
+
+
+def test_cosines_of_images_and_captions_are_not_mixed_up(monkeypatch):
+    class Encoder(DualEncoder):
+        """Both images fit the first caption better, and each caption fits its own image better."""
+
+        def __init__(self, name):
+            pass
+
+        def image_vectors(self, images):
+            return torch.tensor([[0.9, 0.5], [0.8, 0.6]])
+
+        def text_vectors(self, texts):
+            assert list(texts) == ["a", "b"]
+            return torch.eye(2)
+
+    monkeypatch.setattr(encoder_pair_scores, "DualEncoder", Encoder)
+    rows = [{"query": "0/0", "references": ["a"]}, {"query": "0/1", "references": ["b"]}]
+    image = example("query", 0).image
+    metric = EncoderPairScores("name", {"0/0": "0", "0/1": "0"}, {"0/0": image, "0/1": image})
+    [statistics] = metric.statistics([rows])
+    values = {name: one.value for name, one in statistics.items()}
+    assert values == {"encoder_text_score": 0, "encoder_image_score": 1, "encoder_group_score": 0}
 
 
 def test_a_dual_encoder_scores_pairs_by_cosines(tmp_path):
