@@ -10,6 +10,7 @@ Drops = Counter[str]
 # Pages.
 NO_IMAGE = "page without images"
 NO_TEXT = "page without text"
+TOO_MUCH_TEXT = "page with too much text"
 SINGLE_IMAGE = "page with a single image"
 MISSING_IMAGE_ON_PAGE = "page with a missing image"
 TOO_FEW_IMAGES = "page with too few images"

@@ -29,6 +29,9 @@ from flamingo.data.text_markers import IMAGE_TOKEN, special_tokens
 from flamingo.data.window_starts import PageTokens, has_text_after_image, num_images_from, start_weights
 from flamingo.utils.errors import UserError
 
+#: Pages with more text are left out: a page of 16 MB would keep a worker busy for a minute.
+MAX_CHARACTERS = 1_000_000
+
 
 class _DroppedError(Exception):
     """The page gives no document."""
@@ -41,6 +44,16 @@ class _Sample:
     page: Page
     rng: random.Random
     drops: Drops = field(default_factory=Drops)
+
+
+def _check_contents(parts: Sequence[PagePart]) -> None:
+    if not any(isinstance(part, PageImage) for part in parts):
+        raise _DroppedError(drops.NO_IMAGE)
+    texts = [part for part in parts if isinstance(part, str)]
+    if not any(text.strip() for text in texts):
+        raise _DroppedError(drops.NO_TEXT)
+    if sum(map(len, texts)) > MAX_CHARACTERS:
+        raise _DroppedError(drops.TOO_MUCH_TEXT)
 
 
 class WebDocument:
@@ -91,10 +104,7 @@ class WebDocument:
         parts = self._placed(sample)
         if config.sections == "one":
             parts = one_section(parts, rng)
-        if not any(isinstance(part, PageImage) for part in parts):
-            raise _DroppedError(drops.NO_IMAGE)
-        if not any(isinstance(part, str) and part.strip() for part in parts):
-            raise _DroppedError(drops.NO_TEXT)
+        _check_contents(parts)
         next_image = flip(config.p_next, rng)
         tokens = self._page_tokens(self._parts(parts, next_image, sample.page))
         start = self._start(tokens, rng)

@@ -256,6 +256,7 @@ DROPPED = [
     ("obelics_m4", {"min_tokens": 6}, page(image(), "x"), {drops.TOO_FEW_TOKENS: 1}),
     ("obelics_m4", {}, page(image(), "x"), None),
     ("m3w_flamingo", {}, page("x"), {drops.NO_IMAGE: 1}),
+    ("m3w_flamingo", {}, page(image(), "x" * 999_999, "yz"), {drops.TOO_MUCH_TEXT: 1}),
     ("m3w_flamingo", {"p_next": 0.0}, page(LONG, image()), {drops.NO_TEXT_AFTER_IMAGES: 1}),
     ("m3w_flamingo", {"p_next": 0.0}, page("x", image()), {drops.NO_TEXT_AFTER_IMAGES: 1}),
     ("m3w_flamingo", {"p_next": 1.0}, page("x", image()), None),
