@@ -151,6 +151,9 @@ class DataConfig(SourceConfig):
     sample_split: str | None = None
     #: The split of the held-out documents; null: sample_split, else the split that is made.
     validation_split: str | None = None
+    #: Whether training decodes large JPEGs at 1/2, 1/4 or 1/8 of their size. This saves time and changes pixels a
+    #: little. Evaluations and held-out documents decode whole pictures.
+    draft: bool = False
     #: The kinds of documents by name, each with its loss. As a dataclass, a :class:`DataSetConfig` or a
     #: :class:`StreamedSetConfig`; in YAML and on the command line, the keys of its documents, and ``loss``.
     documents: dict[str, Entry] = field(default_factory=dict)
@@ -191,6 +194,9 @@ def check_documents(config: DataConfig, features_folder: str | None) -> None:
     if not config.documents:
         raise UserError("the config has no documents to train on: choose data=...")
     of_records = config.of_records()
+    opens_pictures = bool(config.streamed()) or (bool(of_records) and features_folder is None)
+    if config.draft and not opens_pictures:
+        raise UserError("data.draft=true is for pictures that training opens: it has features, or draws its pictures")
     if not of_records:
         values = {f"data.{key}": getattr(config, key) for key in _KEYS_OF_RECORDS}
         values["features.folder"] = features_folder

@@ -190,6 +190,8 @@ def build_data_sets(
         return CiderReward([record.captions for record in records.training.records], language)
 
     data_sets = []
+    if config.draft:
+        processor = processor.drafted()
     endless = training_documents(config, records, processor.template, features, seed)
     for name, entry in config.documents.items():
         loss = class_of(LOSSES, entry.loss.kind)(entry.loss, processor, make_reward)

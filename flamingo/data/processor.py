@@ -1,5 +1,6 @@
 """FlamingoProcessor: documents -> token ids, labels, image_index, pixel values."""
 
+import copy
 import random
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -69,6 +70,8 @@ class FlamingoProcessor(ProcessorMixin):
         self.bos, self.eos = bos, eos
         #: How a picture is made square; see :func:`flamingo.data.transforms.pictures.shaped`.
         self.aspect = aspect
+        #: Whether large JPEGs are decoded at a part of their size: see :meth:`drafted`.
+        self.draft = False
         if image_marker.count(IMAGE_TOKEN) != 1:
             raise ValueError(f"image_marker must contain {IMAGE_TOKEN} once, got {image_marker!r}")
         #: Tokens that are added to the tokenizer; the token that ends a chunk; the text of an image, whose part before
@@ -127,6 +130,12 @@ class FlamingoProcessor(ProcessorMixin):
             positions = getattr(text_config, name, None)
             if isinstance(positions, int) and positions > 0:
                 self.tokenizer.model_max_length = min(self.tokenizer.model_max_length, positions)
+
+    def drafted(self) -> "FlamingoProcessor":
+        """Returns a processor with the same parts that decodes large JPEGs at a part of their size, for training."""
+        processor = copy.copy(self)
+        processor.draft = True
+        return processor
 
     @property
     def image_token_id(self) -> int:
@@ -267,7 +276,7 @@ class FlamingoProcessor(ProcessorMixin):
         if len(frames) > 1:
             raise UserError(f"{owner} has images with {sorted(frames)} frames: all need the same number")
         all_frames = list(chain.from_iterable(image.frames for image in images))
-        pixels = resized(self.image_processor, all_frames, self.aspect)
+        pixels = resized(self.image_processor, all_frames, self.aspect, self.draft)
         if not as_bytes:
             pixels = normalized(self.image_processor, pixels)
         return pixels.unflatten(0, (len(images), frames.pop()))

@@ -464,3 +464,14 @@ def test_a_window_keeps_its_tokens_and_opens_its_images(processor, pictures, tmp
     assert rows(processor, example)[2:6] == tokens
     assert rows(processor, example)[1] == ("a", -1, True) and len(example.pixel_values) == 1
     assert example.last_text is None
+
+
+def test_a_drafted_processor_reduces_large_jpegs_and_is_a_copy(processor, tmp_path):
+    noise = random.Random(0).randbytes(400 * 300 * 3)
+    PILImage.frombytes("RGB", (400, 300), noise).save(tmp_path / "1.jpg")
+    images = [Image(tmp_path / "1.jpg")]
+    whole = processor.pixel_values(images, as_bytes=True)
+    assert not processor.drafted().pixel_values(images, as_bytes=True).equal(whole)
+    assert processor.pixel_values(images, as_bytes=True).equal(whole)
+    processor.drafted().save_pretrained(tmp_path)
+    assert FlamingoProcessor.from_pretrained(tmp_path).pixel_values(images, as_bytes=True).equal(whole)

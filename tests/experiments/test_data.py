@@ -10,7 +10,7 @@ import torch
 from jaxtyping import TypeCheckError
 
 from experiments.runs.run_training import run_training
-from experiments.schema import DataConfig, DataSetConfig
+from experiments.schema import DataConfig, DataSetConfig, check_documents
 from experiments.setup.build import build_model
 from experiments.setup.build_data import build_data_sets, build_records, build_samples
 from flamingo.data.encode import EncodedDocuments
@@ -18,6 +18,7 @@ from flamingo.synthetic import SyntheticDocumentsConfig
 from flamingo.synthetic.documents import SyntheticDocuments
 from flamingo.training.losses import NextTokenConfig
 from flamingo.training.state import StateFolder
+from flamingo.utils.errors import UserError
 from tests import tiny
 from tests.experiments.conftest import photograph, shard
 from tests.helpers.configs import composed
@@ -56,6 +57,26 @@ def test_versions_of_a_document_share_its_images(parts):
             other = model(**own, pixel_values=tensors["pixel_values"][1 - row // VERSIONS, None]).logits
             assert (other - alone).abs().max() > 1e-4
     assert not torch.equal(tensors["input_ids"][0], tensors["input_ids"][1])
+
+
+def test_training_reduces_large_pictures_on_request(shards, backbones, tmp_path):
+    found = {}
+    for draft in (True, False):
+        config = photograph_training(shards, backbones, tmp_path, f"data.draft={draft}", "~data.documents.interleaved")
+        _, processor = build_model(config.model)
+        records = build_records(config.data, processor)
+        [data] = build_data_sets(config.data, records, processor, None, seed=0, num_workers=0)
+        assert not processor.draft
+        assert data.batches.batches.items.processor.draft == draft
+        found[draft] = next(iter(data.batches)).tensors["pixel_values"]
+    assert found[True].shape == found[False].shape
+
+
+@pytest.mark.parametrize(("data", "features"), [("images", "somewhere"), ("synthetic_pairs", None)])
+def test_draft_is_refused_where_training_opens_no_picture(data, features):
+    config = composed("train", f"data={data}", "data.draft=true", "data.root=null")
+    with pytest.raises(UserError, match=r"data\.draft"):
+        check_documents(config.data, features)
 
 
 @pytest.mark.parametrize("kind", ["images", "synthetic"])

@@ -4,22 +4,27 @@ import io
 import math
 import random
 import zlib
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from PIL import ExifTags, ImageOps, ImageStat, UnidentifiedImageError
 from PIL import Image as PILImage
-from PIL import ImageOps, ImageStat, UnidentifiedImageError
 
 from flamingo.data.document import Crop, Frame, Readable
 from flamingo.utils.errors import UserError
 from flamingo.utils.reading import regular_file
 
 Aspect = Literal["as_is", "pad", "crop"]
+#: Returns the share of its width and height with which an upright picture is needed.
+NeededShare = Callable[[int, int], float]
 
 #: The longest side, in pixels, of a picture that is padded to a square. The square then takes 200 MB.
 _LONGEST_SIDE = 8192
+#: The EXIF orientations that exchange width and height.
+_TURNED = (5, 6, 7, 8)
 
 
 def open_image(frame: Frame) -> PILImage.Image:
@@ -32,14 +37,35 @@ def open_image(frame: Frame) -> PILImage.Image:
         UserError: If the picture is missing or broken; the error names the file or the member of the shard.
         MemoryError: If the picture does not fit into memory.
     """
+    picture, _ = open_reduced(frame, None)
+    return picture
+
+
+def open_reduced(frame: Frame, needed_share: NeededShare | None) -> tuple[PILImage.Image, tuple[int, int]]:
+    """Returns :func:`open_image`'s picture, a large JPEG reduced on request, and the size of the whole picture.
+
+    Args:
+        frame: The picture. A crop is a function of all pixels, so its picture is not reduced.
+        needed_share: A JPEG is decoded at 1/8, 1/4 or 1/2 of its width and height, the least of these that is not below
+            this share; None: no picture is reduced.
+
+    Raises:
+        UserError: If the picture is missing or broken.
+        MemoryError: If the picture does not fit into memory.
+    """
     if isinstance(frame, Crop):
-        return _part(open_image(frame.frame), frame.number)
+        part = _part(open_image(frame.frame), frame.number)
+        return part, part.size
     try:
         if isinstance(frame, PILImage.Image):
-            return _rgb(ImageOps.exif_transpose(frame))
+            upright = _rgb(ImageOps.exif_transpose(frame))
+            return upright, upright.size
         with PILImage.open(io.BytesIO(frame_bytes(frame)), formats=_formats()) as picture:
+            size = _upright_size(picture)
+            if needed_share is not None and picture.format in ("JPEG", "MPO"):
+                _reduce(picture, needed_share(*size))
             ImageOps.exif_transpose(picture, in_place=True)
-            return _rgb(picture)
+            return _rgb(picture), size
     except FileNotFoundError as error:
         raise UserError(f"image file {frame} does not exist") from error
     except UnidentifiedImageError as error:  # Pillow's message names a buffer in memory
@@ -48,6 +74,21 @@ def open_image(frame: Frame) -> PILImage.Image:
         raise
     except Exception as error:  # decoders raise nearly anything for broken files: SyntaxError, RuntimeError, ...
         raise UserError(f"image {frame} cannot be read: {error}") from error
+
+
+def _upright_size(picture: PILImage.Image) -> tuple[int, int]:
+    width, height = picture.size
+    is_turned = picture.getexif().get(ExifTags.Base.Orientation) in _TURNED
+    return (height, width) if is_turned else (width, height)
+
+
+def _reduce(picture: PILImage.Image, share: float) -> None:
+    """Prepares a JPEG that is not yet decoded: libjpeg computes fewer pixels of each block of 8 x 8."""
+    for scale in (8, 4, 2):
+        if scale * share <= 1:
+            # Pillow takes the largest scale whose result has at least this size.
+            picture.draft(None, (picture.width // scale, picture.height // scale))
+            return
 
 
 @cache

@@ -7,6 +7,7 @@ floats themselves.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flamingo.data.document import Frame
-from flamingo.data.transforms.pictures import Aspect, open_image, shaped
+from flamingo.data.transforms.pictures import Aspect, open_reduced, shaped
 from flamingo.utils.errors import UserError
 
 #: ConvNeXt's image processor resizes to squares from this side on.
@@ -53,7 +54,7 @@ _MOST_PIXELS = 2**26
 
 
 def resized(
-    image_processor: Any, frames: Sequence[Frame], aspect: Aspect = "as_is"
+    image_processor: Any, frames: Sequence[Frame], aspect: Aspect = "as_is", draft: bool = False
 ) -> UInt8[Tensor, "n c h w"] | Float[Tensor, "n c h w"]:
     """Returns the pictures, resized and cropped: bytes for :func:`normalized`, or floats of an unusual image processor.
 
@@ -61,17 +62,26 @@ def resized(
         image_processor: An image processor of transformers.
         frames: Pictures, or where they lie.
         aspect: How pictures are made square first: see :func:`flamingo.data.transforms.pictures.shaped`.
+        draft: Whether JPEGs are decoded at 1/2, 1/4 or 1/8 of their size if the result has no more pixels. It changes
+            the bytes a little, and has no effect with an unusual image processor.
 
     Raises:
         UserError: If a picture is broken or cannot be resized, by its name; and if the results differ in size.
     """
-    prepare = _pixels if _is_usual(image_processor) else _prepared
+    is_usual = _is_usual(image_processor)
+    needed_share = partial(_needed_share, image_processor, aspect) if draft and is_usual else None
     pixels = []
     for frame in frames:
-        picture = shaped(open_image(frame), aspect)
+        opened, whole_size = open_reduced(frame, needed_share)
+        picture = shaped(opened, aspect)
         try:
             bounded = _bounded(image_processor, picture)
-            pixels.append(prepare(image_processor, bounded))
+            if not is_usual:
+                pixels.append(_prepared(image_processor, bounded))
+                continue
+            # The sides of a reduced picture are rounded, which would change the proportions of the result.
+            size = bounded.size if opened.size == whole_size else _shaped_size(aspect, *whole_size)
+            pixels.append(_pixels(image_processor, bounded, _size(image_processor, *size)))
         except (ValueError, ZeroDivisionError) as error:  # image processors raise them for sides of 0 pixels
             raise UserError(f"image {frame} has {picture.width} by {picture.height} pixels: {error}") from error
     sizes = {(one.shape[2], one.shape[1]) for one in pixels}
@@ -190,9 +200,9 @@ def _prepared(image_processor: Any, picture: PILImage.Image) -> Float[Tensor, "c
     return pixels[0]
 
 
-def _pixels(image_processor: Any, picture: PILImage.Image) -> UInt8[Tensor, "c h w"]:
+def _pixels(image_processor: Any, picture: PILImage.Image, size: tuple[int, int]) -> UInt8[Tensor, "c h w"]:
+    """Returns the picture, resized to ``size`` (height, width) and cropped."""
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    size = _size(dict(image_processor.size), picture)
     if image_processor.do_resize and size != pixels.shape[1:]:
         mode = _MODES[image_processor.resample]
         pixels = F.interpolate(pixels.unsqueeze(0), size, mode=mode, antialias=True).squeeze(0)
@@ -209,18 +219,34 @@ def _pixels(image_processor: Any, picture: PILImage.Image) -> UInt8[Tensor, "c h
     return pixels
 
 
-def _size(size: dict[str, int | None], picture: PILImage.Image) -> tuple[int, int]:
-    """Returns the height and width that ``size`` sets. A shortest edge keeps the picture's proportions."""
-    height = size.get("height")
-    width = size.get("width")
+def _needed_share(image_processor: Any, aspect: Aspect, width: int, height: int) -> float:
+    """Returns the share of a picture's width and height that the image processor keeps; 1 if it keeps all."""
+    if not image_processor.do_resize or max(width, height) > _LONG * min(width, height):
+        return 1.0
+    width, height = _shaped_size(aspect, width, height)
+    resized_height, resized_width = _size(image_processor, width, height)
+    return min(1.0, max(resized_height / height, resized_width / width))
+
+
+def _shaped_size(aspect: Aspect, width: int, height: int) -> tuple[int, int]:
+    """Returns the width and height of :func:`flamingo.data.transforms.pictures.shaped`."""
+    if aspect == "as_is":
+        return width, height
+    side = max(width, height) if aspect == "pad" else min(width, height)
+    return side, side
+
+
+def _size(image_processor: Any, width: int, height: int) -> tuple[int, int]:
+    """Returns the height and width that a picture is resized to. A shortest edge keeps the picture's proportions."""
+    size = dict(image_processor.size)
+    resized_height = size.get("height")
+    resized_width = size.get("width")
     side = size.get("shortest_edge")
-    if height and width:
-        return height, width
+    if resized_height and resized_width:
+        return resized_height, resized_width
     assert side is not None, size
-    short = min(picture.size)
-    scaled_height = _scaled(picture.height, side, short)
-    scaled_width = _scaled(picture.width, side, short)
-    return scaled_height, scaled_width
+    short = min(width, height)
+    return _scaled(height, side, short), _scaled(width, side, short)
 
 
 def _scaled(edge: int, side: int, short: int) -> int:
