@@ -18,7 +18,7 @@ def image_infos(location: Location) -> LazySequence:
     The file has a list of ``images``, as COCO's, or of ``data``, as TextCaps's.
 
     Raises:
-        UserError: For a malformed file, by its row, for an id that occurs twice, and if an image does not exist (unless
+        UserError: For a malformed file, by its row, for an id of ``images`` that occurs twice, and if an image does not exist (unless
             the location skips missing ones).
     """
     file = location.files[0]
@@ -57,7 +57,7 @@ def _entries(file: Path) -> list[Entry]:
     for number, row in enumerate(field_of(content, key, list, file)):
         entry = read(row, f"{file}, {key}[{number}]")
         check_id(entry.id, entry.origin)
-        if entry.id in entries:
+        if entry.id in entries and key == "images":  # TextCaps's file may have several rows of an image
             raise UserError(f"{entry.origin} repeats the image {entry.id!r} of {entries[entry.id].origin}")
         entries[entry.id] = entry
     return list(entries.values())

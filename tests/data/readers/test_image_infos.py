@@ -62,8 +62,11 @@ def test_broken_files_fields_and_images_are_named(tmp_path, write_file):
     twice = json.loads(content)
     twice[rows].append(twice[rows][0])
     write(file, twice)
-    with pytest.raises(UserError, match=rf"{rows}\[4\] repeats .*{rows}\[0\]"):
-        open_source(str(file), needs_captions=False)
+    if write_file is textcaps_test:
+        assert len(open_source(str(file), needs_captions=False)) == 4
+    else:
+        with pytest.raises(UserError, match=r"images\[4\] repeats .*images\[0\]"):
+            open_source(str(file), needs_captions=False)
     write(file, content[:-20])
     with pytest.raises(UserError, match=file.name):
         open_source(str(file), format="image_infos", needs_captions=False)
