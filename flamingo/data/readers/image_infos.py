@@ -18,8 +18,8 @@ def image_infos(location: Location) -> LazySequence:
     The file has a list of ``images``, as COCO's, or of ``data``, as TextCaps's.
 
     Raises:
-        UserError: For a malformed file, by its row, for an id of ``images`` that occurs twice, and if an image does not exist (unless
-            the location skips missing ones).
+        UserError: For a malformed file, by its row, for an id of ``images`` that occurs twice, and if an image does not
+            exist (unless the location skips missing ones).
     """
     file = location.files[0]
     entries = _entries(file)
