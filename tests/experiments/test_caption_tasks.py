@@ -65,10 +65,11 @@ def test_each_data_set_is_captioned_at_0_and_4_shots(name, tmp_path):
         assert [row["group"] for row in predictions[:3]] == ["in-domain", "near-domain", "out-domain"]
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["coco", "textcaps", *(pytest.param(name, marks=pytest.mark.full) for name in ("nocaps", "vizwiz_captions"))],
-)
+#: Their files have the layout of COCO's.
+_LIKE_COCO = [pytest.param(name, marks=pytest.mark.full) for name in ("nocaps", "vizwiz_captions")]
+
+
+@pytest.mark.parametrize("name", ["coco", "textcaps", *_LIKE_COCO])
 def test_a_test_set_without_captions_has_a_submission(name, tmp_path, caplog):
     support = SETS[name][0](tmp_path / "support")
     config = composed(
