@@ -11,24 +11,27 @@ from dataclasses import dataclass
 
 from experiments.cli.command import command
 from flamingo.data.streams import SHARD_FORMATS
-from flamingo.utils.checks import one_of, whole
+from flamingo.utils.checks import one_of, positive, whole
 
 
 @dataclass(kw_only=True)
 class IndexConfig:
     """The shards to index."""
 
-    #: The shards: a folder, or a pattern in quotes.
+    #: The shards: a folder, a pattern in quotes, or a URL of them.
     root: str
     #: The format of the shards.
     format: str
-    #: The folder of the indexes and sizes; null: next to the shards.
+    #: The folder of the indexes and sizes, and of copies of shards at URLs; null: next to the shards.
     cache: str | None = None
+    #: The gigabytes of the copies of shards at URLs.
+    cache_gb: float = 100.0
     #: Processes that index shards.
     num_workers: int = 4
 
     def __post_init__(self) -> None:
         one_of("format", self.format, SHARD_FORMATS)
+        positive("cache_gb", self.cache_gb)
         whole("num_workers", self.num_workers, least=1)
 
 

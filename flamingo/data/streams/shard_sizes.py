@@ -3,8 +3,9 @@
 import glob
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from flamingo.utils.kinds import import_name
 from flamingo.utils.reading import json_object
 
 log = logging.getLogger(__name__)
+
+#: Keeps a shard on the disk while a block runs. Shards at URLs are downloaded.
+Opened = Callable[[Path], AbstractContextManager[Any]]
 
 #: The file with the number of samples of each shard of its folder, by the shard's name.
 SIZES = "sizes.json"
@@ -45,13 +49,16 @@ def list_shards(root: str, format: str) -> list[Path]:
     return [Path(name) for name in sorted(found)]
 
 
-def shard_sizes(shards: Sequence[Path], format: str, cache: Path | None) -> Int64[np.ndarray, " shards"]:
+def shard_sizes(
+    shards: Sequence[Path], format: str, cache: Path | None, arguments: str = ""
+) -> Int64[np.ndarray, " shards"]:
     """Returns the number of samples of each shard: of the file of sizes, else of the format's own, else of its index.
 
     Args:
         shards: The shards.
         format: A name of :data:`flamingo.data.streams.SHARD_FORMATS`.
         cache: The folder of sizes and indexes; None: beside the shards.
+        arguments: The arguments of the command that writes sizes, for the error; empty: the folder of the shards.
 
     Raises:
         UserError: If the size of a shard is not known; the error names the command that writes it.
@@ -59,14 +66,17 @@ def shard_sizes(shards: Sequence[Path], format: str, cache: Path | None) -> Int6
     known = _known_sizes(shards, format, cache)
     unknown = [shard for shard, size in zip(shards, known, strict=True) if size is None]
     if unknown:
+        root = f"root='{unknown[0].parent}'"
         raise UserError(
             f"the number of samples of {len(unknown)} of {len(shards)} shards is not known, such as {unknown[0]}: run "
-            f"python -m experiments.index root='{unknown[0].parent}' format={format}"
+            f"python -m experiments.index {arguments or root} format={format}"
         )
     return np.array(known, dtype=np.int64)
 
 
-def write_sizes(shards: Sequence[Path], format: str, cache: Path | None, num_workers: int) -> dict[Path, int]:
+def write_sizes(
+    shards: Sequence[Path], format: str, cache: Path | None, num_workers: int, opened: Opened = nullcontext
+) -> dict[Path, int]:
     """Makes the missing indexes of shards in several processes, and writes the file of sizes of each folder.
 
     A shard that cannot be read is logged, and has 0 samples.
@@ -76,12 +86,13 @@ def write_sizes(shards: Sequence[Path], format: str, cache: Path | None, num_wor
         format: A name of :data:`flamingo.data.streams.SHARD_FORMATS`.
         cache: The folder of sizes and indexes; None: beside the shards.
         num_workers: The number of processes.
+        opened: Keeps a shard on the disk while a block runs.
 
     Returns:
         The number of samples of each shard.
     """
     sizes: dict[Path, int] = {}
-    indexed = partial(_indexed, format=format, cache=cache)
+    indexed = partial(_indexed, format=format, cache=cache, opened=opened)
     with ProcessPoolExecutor(num_workers) as pool:
         counts = pool.map(indexed, shards, chunksize=1)
         for shard, count in tqdm(zip(shards, counts, strict=True), "indexing", len(shards), unit=" shards"):
@@ -92,15 +103,16 @@ def write_sizes(shards: Sequence[Path], format: str, cache: Path | None, num_wor
     for shard, count in sizes.items():
         by_folder.setdefault(cache_folder(shard, cache), {})[shard.name] = count
     for folder, counts_of_folder in by_folder.items():
-        merged = _read_sizes(folder) | counts_of_folder
+        merged = read_sizes(folder) | counts_of_folder
         write_text(folder / SIZES, json.dumps(dict(sorted(merged.items())), indent=0) + "\n")
     return sizes
 
 
-def _indexed(shard: Path, format: str, cache: Path | None) -> int | str:
+def _indexed(shard: Path, format: str, cache: Path | None, opened: Opened) -> int | str:
     """Returns the number of samples of a shard, whose index is then on disk, or the reason why it cannot be read."""
     try:
-        return len(open_index(shard, format, cache))
+        with opened(shard):
+            return len(open_index(shard, format, cache))
     except UserError as error:
         return str(error)
 
@@ -113,7 +125,7 @@ def _known_sizes(shards: Sequence[Path], format: str, cache: Path | None) -> lis
     for shard in shards:
         folder = cache_folder(shard, cache)
         if folder not in sizes_of_folder:
-            sizes_of_folder[folder] = _read_sizes(folder)
+            sizes_of_folder[folder] = read_sizes(folder)
         size = sizes_of_folder[folder].get(shard.name)
         if size is None and own_count is not None:
             size = own_count(shard)
@@ -124,7 +136,7 @@ def _known_sizes(shards: Sequence[Path], format: str, cache: Path | None) -> lis
     return known
 
 
-def _read_sizes(folder: Path) -> dict[str, int]:
+def read_sizes(folder: Path) -> dict[str, int]:
     """Returns the sizes in a folder by the name of the shard; none without a file.
 
     Raises:

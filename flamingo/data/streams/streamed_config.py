@@ -14,14 +14,20 @@ from flamingo.utils.kinds import load_config, load_kind
 class StreamedSourceConfig:
     """A source in shards, and the documents that are made of its samples."""
 
-    #: The shards: a folder, or a pattern in quotes.
+    #: The shards: a folder, a pattern in quotes, or a URL of them (s3://, gs://, hf://, https://).
     root: str
     #: The format of the shards.
     format: str
     #: The folder of the images, if the shards only name them.
     images: str | None = None
-    #: The folder of the indexes and sizes of the shards; null: beside the shards.
+    #: The folder of the indexes and sizes of the shards, and of copies of shards at URLs; null: beside the shards.
     cache: str | None = None
+    #: The gigabytes of the copies of shards at URLs.
+    cache_gb: float = 100.0
+    #: The seconds in which a mebibyte of a shard at a URL must arrive.
+    timeout: float = 60.0
+    #: The attempts to read a shard at a URL.
+    attempts: int = 5
     #: The share of the groups that are drawn from this source.
     weight: float = 1.0
     #: The most passes over this source; null: any number. The other sources then replace it.
@@ -33,7 +39,9 @@ class StreamedSourceConfig:
 
     def __post_init__(self) -> None:
         one_of("format", self.format, SHARD_FORMATS)
-        positive("weight", self.weight)
+        for key in ("weight", "cache_gb", "timeout"):
+            positive(key, getattr(self, key))
+        whole("attempts", self.attempts, least=1)
         for key in ("epochs", "limit"):
             value = getattr(self, key)
             if value is not None:
