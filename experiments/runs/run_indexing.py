@@ -1,12 +1,10 @@
 """Writes the sizes and the missing indexes of shards."""
 
 import logging
-from contextlib import nullcontext
 from pathlib import Path
 
 from experiments.cli.command import Job
 from experiments.index import IndexConfig
-from flamingo.data.streams.shard_sizes import write_sizes
 from flamingo.data.streams.source_shards import source_shards
 
 log = logging.getLogger(__name__)
@@ -19,8 +17,7 @@ def run_indexing(config: IndexConfig) -> dict[Path, int]:
         UserError: If there are no shards, or the folder cannot be written.
     """
     shards = source_shards(config.root, config.format, config.cache, config.cache_gb)
-    opened = nullcontext if shards.remote is None else shards.remote.opened
-    sizes = write_sizes(shards.paths, config.format, shards.cache, config.num_workers, opened)
+    sizes = shards.write_sizes(config.num_workers)
     num_empty = sum(size == 0 for size in sizes.values())
     log.info("%d samples in %d shards, of which %d have none", sum(sizes.values()), len(sizes), num_empty)
     return sizes

@@ -9,11 +9,11 @@ from experiments.train import TrainConfig
 from flamingo import Document, FlamingoProcessor
 from flamingo.data.builders import SAMPLE_BUILDERS
 from flamingo.data.order import Endless
+from flamingo.data.streams.download import Download
 from flamingo.data.streams.group_loader import GroupLoader, group_loader
 from flamingo.data.streams.row_groups import RowGroups, StreamedSource, join_rows
 from flamingo.data.streams.shard_order import ShardOrder, limited
-from flamingo.data.streams.shard_reader import ShardReader
-from flamingo.data.streams.shard_sizes import list_shards, shard_sizes
+from flamingo.data.streams.source_shards import SourceShards, source_shards
 from flamingo.data.streams.stream_mixture import StreamMixture
 from flamingo.data.streams.streamed_config import StreamedConfig, StreamedSourceConfig
 from flamingo.utils.checks import within
@@ -82,15 +82,18 @@ def row_groups(name: str, config: StreamedConfig, processor: FlamingoProcessor, 
 def _source(
     config: StreamedConfig, source: StreamedSourceConfig, processor: FlamingoProcessor, seed: str
 ) -> StreamedSource:
-    cache = None if source.cache is None else Path(source.cache)
-    shards = list_shards(source.root, source.format)
-    sizes = limited(shard_sizes(shards, source.format, cache), source.limit)
+    shards = _shards(source)
+    sizes = limited(shards.sizes(), source.limit)
     order = ShardOrder(sizes, config.streams, config.group_size, config.window, seed)
     images = None if source.images is None else Path(source.images)
-    reader = ShardReader(shards, source.format, images, cache)
     with within("documents"):
         builder = class_of(SAMPLE_BUILDERS, source.documents.kind)(source.documents, processor, seed)
-    return StreamedSource(order, reader, builder)
+    return StreamedSource(order, shards.reader(images), builder)
+
+
+def _shards(source: StreamedSourceConfig) -> SourceShards:
+    download = Download(source.timeout, source.attempts)
+    return source_shards(source.root, source.format, source.cache, source.cache_gb, download)
 
 
 def check_streamed(config: TrainConfig, processor: FlamingoProcessor) -> None:
@@ -122,7 +125,9 @@ def elastic_keys(config: DataConfig) -> tuple[str, ...]:
     for name, documents in config.streamed().items():
         # The samples that follow are drawn in larger or smaller batches.
         keys.append(f"data.documents.{name}.batch_size")
-        keys += [f"data.documents.{name}.sources.{source}.cache" for source in documents.sources]
+        for source in documents.sources:
+            for key in ("cache", "cache_gb", "timeout", "attempts"):
+                keys.append(f"data.documents.{name}.sources.{source}.{key}")
     return tuple(keys)
 
 
@@ -157,9 +162,8 @@ def streamed_contents(config: DataConfig) -> JSON:
     checksums: JSON = {}
     for name, documents in config.streamed().items():
         for source_name, source in documents.sources.items():
-            cache = None if source.cache is None else Path(source.cache)
-            shards = list_shards(source.root, source.format)
-            sizes = shard_sizes(shards, source.format, cache)
-            sized = [f"{shard.name} {size}" for shard, size in zip(shards, sizes, strict=True)]
+            shards = _shards(source)
+            sizes = shards.sizes()
+            sized = [f"{shard.name} {size}" for shard, size in zip(shards.paths, sizes, strict=True)]
             checksums[f"{name}.{source_name}"] = digest_of(sized)
     return checksums

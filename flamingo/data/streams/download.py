@@ -88,7 +88,8 @@ class Download:
         Raises:
             UserError: If no attempt succeeds.
         """
-        for number in range(1, self.attempts + 1):
+        number = 1
+        while True:
             try:
                 return attempt()
             except StoreError as error:
@@ -97,7 +98,7 @@ class Download:
                 if number == self.attempts:
                     raise UserError(failure) from error
             time.sleep(min(2.0 ** (number - 1), _LONGEST_PAUSE))
-        raise AssertionError("there is at least one attempt")
+            number += 1
 
 
 def is_url(root: str) -> bool:
@@ -116,7 +117,7 @@ def file_system(url: str) -> tuple[Any, str]:
     Raises:
         UserError: If the protocol is not known, or its package is not installed.
     """
-    from fsspec.core import url_to_fs  # noqa: PLC0415  # it takes 0.1 s
+    from fsspec.core import url_to_fs  # it takes 0.1 s
 
     try:
         return url_to_fs(url)
@@ -174,14 +175,14 @@ def store_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, AbsentError, StoreError, Full):
-        raise
     except FileNotFoundError as error:
         raise AbsentError(str(error) or "it does not exist") from error
     except urllib.error.HTTPError as error:
         kind = AbsentError if error.code in _ABSENT else StoreError
         raise kind(f"the server answers {error.code} {error.reason}") from error
     except Exception as error:
+        if isinstance(error, UserError | AbsentError | StoreError | Full):
+            raise
         raise StoreError(f"{type(error).__name__}: {error}") from error
 
 
@@ -193,7 +194,7 @@ def _fsspec_chunks(url: str) -> Iterator[bytes]:
 
 
 def _http_chunks(url: str, timeout: float) -> Iterator[bytes]:
-    with urllib.request.urlopen(url, timeout=timeout) as answer:  # noqa: S310  # it is http or https
+    with urllib.request.urlopen(url, timeout=timeout) as answer:
         expected = answer.length
         received = 0
         while chunk := answer.read(CHUNK):

@@ -118,7 +118,7 @@ def _lock_number(name: str) -> int:
 
 
 def _removed(file: Path) -> bool:
-    """Removes a copy and its index, unless the copy is in use. Returns whether it is gone."""
+    """Returns whether a copy is gone. It is removed with its index, unless it is in use."""
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

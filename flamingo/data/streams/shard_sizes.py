@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def write_sizes(
 ) -> dict[Path, int]:
     """Makes the missing indexes of shards in several processes, and writes the file of sizes of each folder.
 
-    A shard that cannot be read is logged, and has 0 samples.
+    A shard that cannot be read is logged, and has 0 samples. One that cannot be downloaded is logged, and has no size.
 
     Args:
         shards: The shards.
@@ -95,10 +95,11 @@ def write_sizes(
     indexed = partial(_indexed, format=format, cache=cache, opened=opened)
     with ProcessPoolExecutor(num_workers) as pool:
         counts = pool.map(indexed, shards, chunksize=1)
-        for shard, count in tqdm(zip(shards, counts, strict=True), "indexing", len(shards), unit=" shards"):
-            if isinstance(count, str):
-                log.warning("%s is left out: %s", shard, count)
-            sizes[shard] = 0 if isinstance(count, str) else count
+        for shard, (count, fault) in tqdm(zip(shards, counts, strict=True), "indexing", len(shards), unit=" shards"):
+            if fault:
+                log.warning("%s is left out: %s", shard, fault)
+            if count is not None:
+                sizes[shard] = count
     by_folder: dict[Path, dict[str, int]] = {}
     for shard, count in sizes.items():
         by_folder.setdefault(cache_folder(shard, cache), {})[shard.name] = count
@@ -108,13 +109,20 @@ def write_sizes(
     return sizes
 
 
-def _indexed(shard: Path, format: str, cache: Path | None, opened: Opened) -> int | str:
-    """Returns the number of samples of a shard, whose index is then on disk, or the reason why it cannot be read."""
-    try:
-        with opened(shard):
-            return len(open_index(shard, format, cache))
-    except UserError as error:
-        return str(error)
+def _indexed(shard: Path, format: str, cache: Path | None, opened: Opened) -> tuple[int | None, str]:
+    """Returns the number of samples of a shard, whose index is then on disk, and why it cannot be read.
+
+    The number is None if the shard cannot be downloaded. That may succeed later.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(opened(shard))
+        except UserError as error:
+            return None, str(error)
+        try:
+            return len(open_index(shard, format, cache)), ""
+        except UserError as error:
+            return 0, str(error)
 
 
 def _known_sizes(shards: Sequence[Path], format: str, cache: Path | None) -> list[int | None]:
@@ -127,7 +135,8 @@ def _known_sizes(shards: Sequence[Path], format: str, cache: Path | None) -> lis
         if folder not in sizes_of_folder:
             sizes_of_folder[folder] = read_sizes(folder)
         size = sizes_of_folder[folder].get(shard.name)
-        if size is None and own_count is not None:
+        # The copy of a shard at a URL need not exist.
+        if size is None and own_count is not None and shard.exists():
             size = own_count(shard)
         if size is None:
             index = kept_index(shard, format, cache)

@@ -11,7 +11,7 @@ from flamingo.data.streams.download import Download, is_url
 from flamingo.data.streams.remote_shards import RemoteShards, urls_at
 from flamingo.data.streams.shard_cache import ShardCache
 from flamingo.data.streams.shard_reader import ShardReader
-from flamingo.data.streams.shard_sizes import list_shards, shard_sizes
+from flamingo.data.streams.shard_sizes import list_shards, read_sizes, shard_sizes, write_sizes
 from flamingo.data.url_store import UrlStore
 from flamingo.utils.errors import UserError
 
@@ -39,6 +39,28 @@ class SourceShards:
         self.remote.find_sizes()
         arguments = f"root='{self.root}' cache='{self.remote.cache.folder}'"
         return shard_sizes(self.paths, self.format, self.cache, arguments)
+
+    def write_sizes(self, num_workers: int) -> dict[Path, int]:
+        """Writes the sizes and the missing indexes, as :func:`flamingo.data.streams.shard_sizes.write_sizes`.
+
+        A shard at a URL is downloaded only if its size is not known.
+
+        Args:
+            num_workers: The number of processes.
+
+        Returns:
+            The number of samples of each shard.
+
+        Raises:
+            UserError: If the store fails, or the folder cannot be written.
+        """
+        if self.remote is None:
+            return write_sizes(self.paths, self.format, self.cache, num_workers)
+        self.remote.find_sizes()
+        known = {folder: read_sizes(folder) for folder in {path.parent for path in self.paths}}
+        sizes = {path: known[path.parent][path.name] for path in self.paths if path.name in known[path.parent]}
+        missing = [path for path in self.paths if path not in sizes]
+        return sizes | write_sizes(missing, self.format, None, num_workers, self.remote.opened)
 
     def reader(self, images: Path | UrlStore | None) -> ShardReader:
         """Returns the reader of the samples.
