@@ -22,7 +22,7 @@ class IndexConfig:
     root: str
     #: The format of the shards.
     format: str
-    #: The folder of the indexes and sizes, and of copies of shards at URLs; null: next to the shards.
+    #: The folder of indexes, sizes, and copies of shards at URLs; null: next to the shards.
     cache: str | None = None
     #: The gigabytes of the copies of shards at URLs.
     cache_gb: float = 100.0

@@ -129,7 +129,8 @@ def test_shards_that_cannot_be_used_are_one_sentence(data, tmp_path, overrides, 
 
 def test_a_run_may_change_what_leaves_the_order_unchanged(tmp_path):
     config = composed("train", "data=streamed_pairs", f"{PAIRS}.root=somewhere")
-    assert elastic_keys(config.data) == ("data.documents.streamed.batch_size", f"{PAIRS}.cache")
+    of_source = [f"{PAIRS}.{key}" for key in ("cache", "cache_gb", "timeout", "attempts")]
+    assert elastic_keys(config.data) == ("data.documents.streamed.batch_size", *of_source)
 
 
 @pytest.mark.parametrize(

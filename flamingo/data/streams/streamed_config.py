@@ -14,13 +14,13 @@ from flamingo.utils.kinds import load_config, load_kind
 class StreamedSourceConfig:
     """A source in shards, and the documents that are made of its samples."""
 
-    #: The shards: a folder, a pattern in quotes, or a URL of them (s3://, gs://, hf://, https://).
+    #: The shards: a folder, a pattern in quotes, or a URL of them.
     root: str
     #: The format of the shards.
     format: str
     #: The folder of the images, if the shards only name them.
     images: str | None = None
-    #: The folder of the indexes and sizes of the shards, and of copies of shards at URLs; null: beside the shards.
+    #: The folder of indexes, sizes, and copies of shards at URLs; null: beside the shards.
     cache: str | None = None
     #: The gigabytes of the copies of shards at URLs.
     cache_gb: float = 100.0
