@@ -82,7 +82,7 @@ def test_a_killed_mixture_resumes_bit_for_bit_with_two_workers(data, tmp_path):
     assert reproducible_history(killed) == reproducible_history(whole)
     weights = [folder / "checkpoint" / "model.safetensors" for folder in (killed, whole)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
-    assert reproducible_history(whole)[-1]["dropped/broken sample"] >= 1
+    assert any(key.startswith("dropped/broken sample: ") for key in reproducible_history(whole)[-1])
 
 
 @pytest.mark.full

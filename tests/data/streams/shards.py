@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from hashlib import blake2b
 
 from PIL import Image as PILImage
 
@@ -59,3 +60,14 @@ def groups(processor, streams=2, rows=2, pack_to=32, max_images=4, weights=None,
     of_one = dict.fromkeys(sources, 1.0) | (weights or {})
     mixture = StreamMixture(orders, of_one, dict.fromkeys(sources) | (epochs or {}), streams, seed=0)
     return RowGroups(sources, mixture, processor, rows, pack_to, max_images)
+
+
+def rows_of(batch):
+    """Returns a digest of each row: its tokens, labels and images."""
+    digests = []
+    for row in range(len(batch.tensors["input_ids"])):
+        digest = blake2b()
+        for name in ("input_ids", "labels", "image_index", "attention_mask", "pixel_values"):
+            digest.update(batch.tensors[name][row].numpy().tobytes())
+        digests.append(digest.hexdigest())
+    return digests

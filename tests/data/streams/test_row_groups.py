@@ -1,6 +1,7 @@
 """Groups of streamed samples become rows of one shape, and everything that is left out is counted."""
 
 from collections import Counter
+from itertools import islice
 
 import pytest
 import torch
@@ -15,10 +16,11 @@ from flamingo.data.drops import (
     TOO_MANY_TOKENS,
 )
 from flamingo.data.packing import pack, pack_rows
+from flamingo.data.streams.group_loader import GroupLoader
 from flamingo.data.streams.row_groups import join_rows
 from flamingo.utils.token_ids import TokenIds
 from tests import tiny
-from tests.data.streams.shards import groups, pair, picture, source, write_pairs, write_shard
+from tests.data.streams.shards import groups, pair, picture, rows_of, source, write_pairs, write_shard
 from tests.data.test_encode import example
 
 
@@ -71,7 +73,19 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path, processor):
     assert made.ids == ["good"] and made.drops == Counter(reasons)
 
 
-@pytest.mark.parametrize(("limits", "kept"), [({"rows": 1, "max_images": 2}, 2), ({"rows": 2, "pack_to": 20}, 2)])
+def test_an_update_has_equal_rows_for_any_number_of_processes(tmp_path, processor):
+    made = groups(processor, a=source(write_pairs(tmp_path, 15, 9), processor))
+    updates = {}
+    for num_ranks in (1, 2, 3):
+        loaders = [GroupLoader(made, join_rows, 6, rank=rank, num_ranks=num_ranks) for rank in range(num_ranks)]
+        steps = zip(*(islice(loader, 3) for loader in loaders), strict=True)
+        updates[num_ranks] = [sorted(row for batch in shares for row in rows_of(batch)) for shares in steps]
+    assert updates[1] == updates[2] == updates[3]
+
+
+@pytest.mark.parametrize(
+    ("limits", "kept"), [({"rows": 1, "max_images": 2, "pack_to": 128}, 2), ({"rows": 2, "pack_to": 20}, 2)]
+)
 def test_documents_that_do_not_fit_the_rows_are_left_out(tmp_path, processor, limits, kept):
     write_pairs(tmp_path, 6)
     made = groups(processor, streams=1, **limits, a=source(tmp_path, processor, streams=1, group_size=6))[0]
