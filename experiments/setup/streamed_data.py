@@ -1,5 +1,6 @@
 """Entries of ``data.documents`` that are streamed from shards -> their data sets, documents and checksums."""
 
+import logging
 import math
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,8 @@ from flamingo.utils.checksums import digest_of
 from flamingo.utils.errors import UserError
 from flamingo.utils.kinds import class_of
 from flamingo.utils.token_ids import TokenIds
+
+log = logging.getLogger(__name__)
 
 
 def own_seed(seed: int, name: str) -> str:
@@ -97,20 +100,31 @@ def _shards(source: StreamedSourceConfig) -> SourceShards:
 
 
 def check_streamed(config: TrainConfig, processor: FlamingoProcessor) -> None:
-    """Checks that the shards of a training can be used, and that they have enough groups for all of its steps.
+    """Checks that the shards of a training can be used by these processes, and that they suffice for all of its steps.
 
     Args:
         config: The training.
         processor: Encodes the documents.
 
     Raises:
-        UserError: With the key, if they cannot be used, or end before the training.
+        UserError: With the key, if they cannot be used, or end before the training, and if the processes cannot share
+            a batch.
     """
     training = config.training
     turns = len(config.data.documents) if training.mixing == "round_robin" else 1
     num_batches = math.ceil(training.steps / turns) * training.accumulate
     for name, documents in config.data.streamed().items():
         groups = row_groups(name, documents, processor, own_seed(training.seed, name))
+        with within(f"data.documents.{name}"):
+            loader = group_loader(groups, list, documents.batch_size)
+        if documents.streams % loader.num_machines != 0:
+            log.warning(
+                "data.documents.%s.streams=%d is not a multiple of %d machines: each of them opens the shards of all "
+                "streams",
+                name,
+                documents.streams,
+                loader.num_machines,
+            )
         needed, available = num_batches * documents.batch_size, groups.mixture.num_groups
         if available is not None and available < needed:
             raise UserError(

@@ -48,6 +48,7 @@ class GroupLoader(Loader):
         if batch_size % num_ranks != 0:
             raise UserError(f"batch_size={batch_size} groups cannot be shared evenly by {num_ranks} processes")
         super().__init__(items, collate, batch_size // num_ranks, num_workers, rank, num_ranks, pin_memory)
+        self.num_machines = num_machines
         machine, local_rank = divmod(rank, num_ranks // num_machines)
         self._turn = machine + num_machines * local_rank
 
