@@ -106,13 +106,24 @@ class CaptioningConfig(PooledConfig):
 
 
 @dataclass(kw_only=True)
-class VqaConfig(PooledConfig):
-    """Questions about images. Queries and demonstrations are questions with answers."""
+class QuestionConfig(PooledConfig):
+    """The config of a task on questions about images. Queries and demonstrations are questions with answers."""
 
     #: The text after each image, with {question}, and with {answer} at its end.
     question_template: str = QuestionTemplate().text
     #: The answer that a demonstration shows: majority, the most frequent one, or first.
     shown_answer: str = "majority"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        QuestionTemplate(self.question_template)
+        one_of("shown_answer", self.shown_answer, ANSWER_CHOICES)
+
+
+@dataclass(kw_only=True)
+class VqaConfig(QuestionConfig):
+    """Open-ended questions about images."""
+
     #: Types that have scores of their own: answer_type, question_type. Data without types have none.
     score_types: list[str] = field(default_factory=lambda: ["answer_type"])
     #: Whether outputs are stemmed, as OK-VQA's answers are. Without nltk_data the scores are marked unstemmed.
@@ -124,8 +135,6 @@ class VqaConfig(PooledConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        QuestionTemplate(self.question_template)
-        one_of("shown_answer", self.shown_answer, ANSWER_CHOICES)
         for name in self.score_types:
             one_of("score_types", name, SCORE_TYPES)
         if self.nltk_data is not None and not self.stem:
@@ -163,11 +172,11 @@ class ClassificationConfig(PooledConfig, RankingConfig):
 
 
 @dataclass(kw_only=True)
-class HatefulMemesConfig(VqaConfig, RankingConfig):
+class HatefulMemesConfig(QuestionConfig, RankingConfig):
     """Memes that are hateful or not. Queries and demonstrations come from the data set's files."""
 
     def __post_init__(self) -> None:
-        VqaConfig.__post_init__(self)
+        QuestionConfig.__post_init__(self)
         RankingConfig.__post_init__(self)
 
 

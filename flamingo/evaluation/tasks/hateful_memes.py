@@ -3,17 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from flamingo.data.question_template import QuestionTemplate
 from flamingo.evaluation.metrics.roc_auc import RocAuc
 from flamingo.evaluation.protocol import Example, Rank
 from flamingo.evaluation.tasks import HatefulMemesConfig
-from flamingo.evaluation.tasks.vqa import Vqa
+from flamingo.evaluation.tasks.pool import Pool, drawn_records
+from flamingo.evaluation.tasks.pooled_task import read_query_and_support
+from flamingo.evaluation.tasks.question_pooled_task import QuestionPooledTask
 
 #: The answers, as the reader ``hateful_memes`` gives them.
 _ANSWERS = ("yes", "no")
 
 
 @dataclass
-class HatefulMemes(Vqa):
+class HatefulMemes(QuestionPooledTask):
     """Memes, of which each question has the text that is written on the meme. Yes and no are ranked."""
 
     #: The value that ranks yes and no: one of :data:`flamingo.inference.candidate_scores.RANKED_BY`.
@@ -24,7 +27,7 @@ class HatefulMemes(Vqa):
     ensembled_orders: int = 1
 
     @classmethod
-    def from_config(cls, config: HatefulMemesConfig, open_images: bool = True) -> "HatefulMemes":  # type: ignore[override]
+    def from_config(cls, config: HatefulMemesConfig, open_images: bool = True) -> "HatefulMemes":
         """Returns the task of a config.
 
         Args:
@@ -34,12 +37,20 @@ class HatefulMemes(Vqa):
         Raises:
             UserError: If a source cannot be read.
         """
-        task = super().from_config(config, open_images)
-        assert isinstance(task, HatefulMemes)
-        task.rank_by, task.end = config.rank_by, config.end
-        task.ensembled_orders = config.ensembled_orders
-        task.row_metrics = (RocAuc("yes"),)
-        return task
+        query, support = read_query_and_support(config, open_images, questions=True)
+        return cls(
+            config.name,
+            query.records,
+            Pool(drawn_records(support.records, config.support_size)),
+            skipped=query.skipped | support.skipped,
+            language=config.language,
+            row_metrics=(RocAuc("yes"),),
+            template=QuestionTemplate(config.question_template),
+            shown_answer=config.shown_answer,
+            rank_by=config.rank_by,
+            end=config.end,
+            ensembled_orders=config.ensembled_orders,
+        )
 
     def rank(self, query: Example) -> Rank:
         """Returns yes and no."""

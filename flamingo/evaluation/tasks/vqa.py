@@ -1,39 +1,26 @@
 """Visual question answering: queries and demonstrations from questions about images, with VQA accuracy."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
 
-from jaxtyping import Float
-from torch import Tensor
-
-from flamingo.data.question_record import QuestionRecord
 from flamingo.data.question_template import QuestionTemplate
-from flamingo.data.record import Record
 from flamingo.evaluation.metrics.stemming import load_stemmer
 from flamingo.evaluation.metrics.vqa import MIN_ANSWERS, processed, vqa_accuracy
 from flamingo.evaluation.protocol import Example
-from flamingo.evaluation.selection import QUESTION, SUM
 from flamingo.evaluation.tasks import VqaConfig
 from flamingo.evaluation.tasks.pool import Pool, drawn_records
 from flamingo.evaluation.tasks.pooled_task import read_query_and_support
-from flamingo.evaluation.tasks.question_task import QuestionTask
-from flamingo.evaluation.tasks.text_pooled_task import TextPooledTask
-from flamingo.evaluation.text_retrieval import question_similarities
-from flamingo.inference.vector_store import VectorStore
+from flamingo.evaluation.tasks.question_pooled_task import QuestionPooledTask
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class Vqa(QuestionTask, TextPooledTask):
+class Vqa(QuestionPooledTask):
     """Open-ended questions about images. The references of a query are the answers of all people."""
 
-    text_similarities: ClassVar[tuple[str, ...]] = (QUESTION, SUM)
-    max_new_tokens: int = 10
     #: Names of :data:`flamingo.evaluation.tasks.SCORE_TYPES`.
     score_types: tuple[str, ...] = ("answer_type",)
     #: Stems outputs before they are compared; None: they are not stemmed.
@@ -93,31 +80,3 @@ class Vqa(QuestionTask, TextPooledTask):
             if type_of_question is not None:
                 scores[f"{self.metric}/{name}/{type_of_question}"] = accuracy
         return scores
-
-    def submission(self, outputs: Mapping[str, str]) -> list[dict[str, int | str]]:
-        """Returns the rows of a file of results in the format of the data's authors.
-
-        Args:
-            outputs: Id of a query -> the output.
-        """
-        rows = []
-        for id, output in outputs.items():
-            name, value = self._records_by_id[id].result_id
-            rows.append({name: value, "answer": output.strip()})
-        return rows
-
-    @cached_property
-    def _records_by_id(self) -> dict[str, QuestionRecord]:
-        return {record.id: record for record in self.query_records}  # type: ignore[misc]  # questions were read
-
-    def _text_blocks(self, vectors: VectorStore | None) -> Iterator[Float[Tensor, "_ pool"]]:
-        pool = _questions(self.pool.records)
-        return question_similarities(_questions(self.query_records), pool, vectors, self.language)
-
-
-def _questions(records: Sequence[Record]) -> list[str]:
-    questions = []
-    for record in records:
-        assert isinstance(record, QuestionRecord)
-        questions.append(record.question)
-    return questions
