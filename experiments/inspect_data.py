@@ -1,41 +1,67 @@
-"""Reports on a data set: counts, lengths, sizes, duplicates, and images that are left out.
+"""Reports on a data set: counts, lengths, sizes, duplicates, and images that are left out; and shows its documents.
 
 python -m experiments.inspect_data data.root=DIR
 python -m experiments.inspect_data data.root=DIR data.split=train tokenizer=NAME output=summary.json
+python -m experiments.inspect_data data=images data.root=DIR page=documents.html
+python -m experiments.inspect_data data=streamed_pages data.documents.streamed.sources.pages.root=DIR page=pages.html
 
-`data` has the keys of `data` in experiments.train. No model is loaded.
+`data` has the keys of `data` in experiments.train. With `data=NAME` the documents of a training are made, counted and
+timed. No model is loaded.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from experiments.cli.command import command
-from flamingo.data.source_config import SourceConfig
-
-
-@dataclass(kw_only=True)
-class InspectedDataConfig(SourceConfig):
-    """The captioned images, as experiments.train reads them."""
-
-    #: Captioned images: a folder, a file, shards in quotes, or hf://datasets/OWNER/NAME.
-    root: str
-    #: The split to report on; null: all splits.
-    split: str | None = None
+from experiments.schema import DataConfig, check_documents
+from flamingo.utils.checks import seed, whole
+from flamingo.utils.errors import UserError
 
 
 @dataclass(kw_only=True)
 class InspectDataConfig:
     """The data set and the parts of the report."""
 
-    data: InspectedDataConfig
-    #: The language model whose tokens are counted, a folder or a hub name; null: none.
+    data: DataConfig = field(default_factory=DataConfig)
+    #: The language model whose tokens are counted, a folder or a hub name; null: none. Documents then have the embedded
+    #: one's.
     tokenizer: str | None = None
+    #: The vision encoder whose images the documents have: embedded, a folder or a hub name.
+    vision: str = "embedded"
+    #: The seed of the documents, as ``training.seed``.
+    seed: int = 0
+    #: Samples of each kind of documents that are made, counted and timed.
+    counted_samples: int = 100
+    #: Documents of each kind on the page.
+    shown_documents: int = 5
+    #: A file that gets a page of HTML with documents, their images and the image that each text sees; null: none.
+    page: str | None = None
     #: Whether images are opened to find sizes, duplicates and broken files.
     open_images: bool = True
     #: A file that gets the whole report as JSON; null: none.
     output: str | None = None
 
+    def __post_init__(self) -> None:
+        seed("seed", self.seed)
+        whole("counted_samples", self.counted_samples, least=1)
+        whole("shown_documents", self.shown_documents, least=1)
 
-main = command("inspect_data", InspectDataConfig, "experiments.runs.run_inspection:run_job")
+
+def check_config(config: InspectDataConfig) -> None:
+    """Checks values that depend on each other.
+
+    Raises:
+        UserError: With the key, for data without a source, and for a page without documents.
+    """
+    if config.data.documents:
+        check_documents(config.data.without_neighbours(), None)
+        return
+    if config.data.root is None:
+        raise UserError("data.root needs a value: captioned images or questions; or choose documents by data=NAME")
+    if config.page is not None:
+        raise UserError(f"page={config.page} shows documents: choose them by data=NAME")
+
+
+main = command("inspect_data", InspectDataConfig, "experiments.runs.run_inspection:run_job", check_config)
 
 if __name__ == "__main__":
     main()

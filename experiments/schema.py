@@ -1,8 +1,8 @@
 """The configs that several commands share, as dataclasses."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Self
 
 from flamingo import synthetic
 from flamingo.data.builders import BUILDERS, DocumentsConfig
@@ -178,6 +178,13 @@ class DataConfig(SourceConfig):
     def of_records(self) -> dict[str, DocumentsConfig]:
         """Returns the documents that are made of records."""
         return {name: entry.documents for name, entry in self.drawn().items() if entry.of_records}
+
+    def without_neighbours(self) -> Self:
+        """Returns the data with random images instead of neighbours, which need the features of all images."""
+        entries = dict(self.documents)
+        for name, entry in self.drawn().items():
+            entries[name] = DataSetConfig(entry.documents.without_neighbours(), entry.loss)
+        return replace(self, documents=entries)
 
     @property
     def of_questions(self) -> bool:

@@ -1,6 +1,5 @@
 """Captions a folder of images with a trained model: rows, images that are left out, and the contact sheet."""
 
-import io
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from experiments.caption import CaptionConfig
 from experiments.cli.command import Job
+from experiments.runs.thumbnails import thumbnail
 from experiments.schema import as_recorded
 from experiments.setup.build import load_model
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
@@ -24,7 +24,7 @@ from flamingo.inference.captioner import caption_prompt
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.model.config import FlamingoConfig
 from flamingo.model.sampling import Sampling
-from flamingo.report.contact_sheet import Tile, jpeg_uri, write_contact_sheet
+from flamingo.report.contact_sheet import Tile, write_contact_sheet
 from flamingo.utils.checksums import sampled_checksum
 from flamingo.utils.devices import processes, use_device
 from flamingo.utils.errors import UserError
@@ -190,7 +190,7 @@ def _write_sheet(captions: ImageCaptions, files: ImageFiles, outputs: Outputs, s
     demonstrations = []
     for image, caption in captions.demonstrations:
         name = Path(str(image.frames[0])).name
-        demonstrations.append(Tile(name, caption, _thumbnail(image)))
+        demonstrations.append(Tile(name, caption, thumbnail(image, _THUMBNAIL)))
     facts = [f"captions: {len(rows):,}", f"left out: {len(skipped):,}"] + captions.facts()
     shown = list(islice(_tiles(files, rows), captions.config.sheet_images))
     write_contact_sheet(
@@ -211,18 +211,7 @@ def _tiles(files: ImageFiles, rows: Mapping[str, str]) -> Iterator[Tile]:
         Tiles. An image that was deleted since has no picture.
     """
     for name in sorted(rows):
-        yield Tile(name, rows[name], _thumbnail(Image(files.folder / name)))
-
-
-def _thumbnail(image: Image) -> str | None:
-    try:
-        picture = open_image(image.frames[0])
-    except UserError:
-        return None
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    content = io.BytesIO()
-    picture.save(content, "JPEG", quality=80)
-    return jpeg_uri(content.getvalue())
+        yield Tile(name, rows[name], thumbnail(Image(files.folder / name), _THUMBNAIL))
 
 
 def run_job(job: Job[CaptionConfig]) -> None:

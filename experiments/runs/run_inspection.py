@@ -1,19 +1,23 @@
-"""Logs the summary of a data set, and writes it as JSON."""
+"""Logs the summary of a data set and of its documents, and writes them as JSON and as a page."""
 
 import json
 import logging
+import math
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from experiments.cli.command import Job
 from experiments.inspect_data import InspectDataConfig
+from experiments.runs.inspected_documents import InspectedDocuments, inspect_documents
+from experiments.schema import JSON
 from flamingo.data.data_summary import DataSummary, PictureSummary, Quantiles, summarize
 from flamingo.data.record import by_reason
 from flamingo.data.source_keys import DATA_KEYS
 from flamingo.data.sources import list_split
 from flamingo.data.text_checks import sample_captions, tokenizer_problems
+from flamingo.report.documents_page import ShownDocuments, write_documents_page
 from flamingo.utils.hub import from_pretrained
 from flamingo.utils.io import write_text
 
@@ -25,13 +29,71 @@ _NUM_EXAMPLES = 3
 _WIDTH = 60
 
 
-def run_inspection(config: InspectDataConfig) -> DataSummary:
-    """Returns the summary of a data set, and logs it.
+@dataclass
+class Inspection:
+    """The report of a data set."""
+
+    #: None without a source of captioned images or questions.
+    summary: DataSummary | None = None
+    #: The documents of each entry of ``data.documents``.
+    documents: dict[str, InspectedDocuments] = field(default_factory=dict)
+
+    def as_json(self) -> JSON:
+        """Returns the whole report: the fields of the summary, and ``documents``."""
+        values: JSON = {} if self.summary is None else asdict(self.summary)
+        for name, documents in self.documents.items():
+            counts = dict(vars(documents))
+            del counts["shown"]
+            values.setdefault("documents", {})[name] = counts
+        return values
+
+
+def run_inspection(config: InspectDataConfig) -> Inspection:
+    """Returns the report of a data set, logs it, and writes its files.
 
     Raises:
-        UserError: For a source or a tokenizer that cannot be read.
+        UserError: For data or a tokenizer that cannot be read.
     """
+    inspection = Inspection()
+    if config.data.root is not None:
+        inspection.summary = _summarize_source(config)
+    if config.data.documents:
+        inspection.documents = inspect_documents(config)
+        for name, documents in inspection.documents.items():
+            log.info("%-19s%s", name, ", ".join(_facts(documents)))
+            for reason, number in documents.drops.most_common():
+                log.info("%-19s%s: %d", "  left out", reason, number)
+    if config.page is not None:
+        kinds = []
+        for name, documents in inspection.documents.items():
+            drops = dict(documents.drops.most_common())
+            kinds.append(ShownDocuments(name, _facts(documents), drops, documents.shown))
+        write_documents_page(Path(config.page), kinds)
+        log.info("written: %s", config.page)
+    if config.output is not None:
+        write_text(Path(config.output), json.dumps(inspection.as_json(), indent=1, ensure_ascii=False) + "\n")
+        log.info("written: %s", config.output)
+    return inspection
+
+
+def _facts(documents: InspectedDocuments) -> list[str]:
+    """Returns the counts of documents, and how many of them one process makes in a second."""
+    seconds = documents.seconds or math.inf
+    return [
+        f"{documents.samples:,} samples",
+        f"{documents.documents:,} documents",
+        f"{documents.images:,} images",
+        f"{documents.tokens:,} tokens",
+        f"in one process {documents.documents / seconds:.1f} documents/s",
+        f"{documents.images / seconds:.1f} images/s",
+        f"{documents.tokens / seconds:,.0f} tokens/s",
+    ]
+
+
+def _summarize_source(config: InspectDataConfig) -> DataSummary:
+    """Returns the summary of the captioned images or questions, and logs it."""
     data = config.data
+    assert data.root is not None
     # What a training would leave out is counted; what it would stop at, too.
     source = list_split(
         data.root, replace(data, broken_images="skip"), data.split, DATA_KEYS, None, needs_captions=False
@@ -52,9 +114,6 @@ def run_inspection(config: InspectDataConfig) -> DataSummary:
     if tokenizer is not None:
         for problem in tokenizer_problems(sample_captions(source), tokenizer):
             log.warning("%s", problem)
-    if config.output is not None:
-        write_text(Path(config.output), json.dumps(asdict(summary), indent=1, ensure_ascii=False) + "\n")
-        log.info("written: %s", config.output)
     return summary
 
 

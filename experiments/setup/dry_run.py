@@ -9,7 +9,6 @@ from pathlib import Path
 
 import psutil
 
-from experiments.schema import DataConfig, DataSetConfig
 from experiments.setup.build_data import TrainingRecords, images_of, training_documents
 from experiments.setup.preparation import Prepared
 from experiments.setup.streamed_data import streamed_documents
@@ -50,7 +49,7 @@ def show_dry_run(prepared: Prepared, output: Path) -> None:
     if parts is None:
         log.info("%s is already trained; overwrite=true trains it again", output)
         return
-    data = _without_neighbours(config.data)
+    data = config.data.without_neighbours()
     documents = training_documents(data, parts.records, parts.processor.template, None, config.training.seed)
     shown = documents | streamed_documents(data, parts.processor, config.training.seed)
     _show_documents(shown, parts.processor, output.with_name(f"{output.name}.dry_run.png"))
@@ -59,14 +58,6 @@ def show_dry_run(prepared: Prepared, output: Path) -> None:
     measured = measured_trial(replace(config, data=data), parts, documents)
     _log_estimates(config, parts.records, measured, started)
     log.info("dry_run: nothing was trained or kept; without dry_run=true the training starts")
-
-
-def _without_neighbours(config: DataConfig) -> DataConfig:
-    """Returns the data with random images instead of neighbours, which need the features of all images."""
-    entries = dict(config.documents)
-    for name, entry in config.drawn().items():
-        entries[name] = DataSetConfig(entry.documents.without_neighbours(), entry.loss)
-    return replace(config, documents=entries)
 
 
 # ------------------------------------------------------------------------------- documents

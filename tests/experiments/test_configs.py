@@ -45,7 +45,7 @@ GROUPS = {
     "evaluate": ("task", "protocol"),
     "reproduce": ("protocol",),
     "report": (),
-    "inspect_data": (),
+    "inspect_data": ("data",),
     "index": (),
     "pack_shards": (),
     "word_attention": (),

@@ -36,7 +36,7 @@ def test_images_that_do_not_exist_are_counted(tmp_path):
     write(tmp_path / "mine.jsonl", [{"image": f"{number}.png", "caption": "A."} for number in range(3)])
     for open_images in ("true", "false"):
         overrides = [f"data.root={tmp_path}", f"open_images={open_images}"]
-        summary = run_inspection(composed("inspect_data", *overrides))
+        summary = run_inspection(composed("inspect_data", *overrides)).summary
         assert summary.num_images == 2 and summary.skipped.keys() == {"0.png"}
 
 
@@ -47,5 +47,5 @@ def test_a_split_is_looked_at_alone_also_one_that_is_made(tmp_path):
     sizes = {}
     for split in ("train", "test", "null"):
         overrides = [f"data.root={tmp_path}", f"data.split={split}", "open_images=false"]
-        sizes[split] = run_inspection(composed("inspect_data", *overrides)).splits
+        sizes[split] = run_inspection(composed("inspect_data", *overrides)).summary.splits
     assert sizes == {"train": {"train": 8}, "test": {"test": 2}, "null": {"no split": 12}}
