@@ -22,8 +22,8 @@ class InspectDataConfig:
     """The data set and the parts of the report."""
 
     data: DataConfig = field(default_factory=DataConfig)
-    #: The language model whose tokens are counted, a folder or a hub name; null: none. Documents then have the embedded
-    #: one's.
+    #: The language model whose tokens are counted, a folder or a hub name; null: none. Documents
+    #: then have the tokens of the embedded one.
     tokenizer: str | None = None
     #: The vision encoder whose images the documents have: embedded, a folder or a hub name.
     vision: str = "embedded"
@@ -33,7 +33,7 @@ class InspectDataConfig:
     counted_samples: int = 100
     #: Documents of each kind on the page.
     shown_documents: int = 5
-    #: A file that gets a page of HTML with documents, their images and the image that each text sees; null: none.
+    #: A file that gets documents with their images, as HTML; null: none. It has the image that each text sees.
     page: str | None = None
     #: Whether images are opened to find sizes, duplicates and broken files.
     open_images: bool = True
