@@ -5,6 +5,7 @@ shuffles within windows of consecutive samples. Memory is some numbers for each 
 before it.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +18,9 @@ from flamingo.utils.checks import whole
 from flamingo.utils.errors import UserError
 
 #: Constants of SplitMix64, a hash of 64 bits.
-_STEP, _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+_FIRST_FACTOR = np.uint64(0xBF58476D1CE4E5B9)
+_SECOND_FACTOR = np.uint64(0x94D049BB133111EB)
 
 
 @dataclass(frozen=True)
@@ -57,16 +60,19 @@ class ShardOrder:
         Raises:
             UserError: If there are fewer samples than streams.
         """
-        for key, value in (("streams", streams), ("group_size", group_size), ("window", window)):
-            whole(key, value, least=1)
-        self.samples = np.asarray(samples, dtype=np.int64)
+        whole("streams", streams, least=1)
+        whole("group_size", group_size, least=1)
+        whole("window", window, least=1)
+        self.samples = samples
         self.num_samples = int(self.samples.sum())
         if self.num_samples < streams:
             raise UserError(f"streams={streams}, but the source has only {self.num_samples} samples")
-        self.streams, self.group_size, self.window, self.seed = streams, group_size, window, seed
-        largest_share = -(-self.num_samples // streams)
+        self.streams = streams
+        self.window = window
+        self.seed = seed
+        largest_share = math.ceil(self.num_samples / streams)
         #: The groups of an epoch in each stream.
-        self.groups_per_epoch = -(-largest_share // group_size)
+        self.groups_per_epoch = math.ceil(largest_share / group_size)
         # Two epochs: streams pass from one to the next at slightly different times.
         self._epoch = lru_cache(maxsize=2)(self._dealt)
 
@@ -99,7 +105,8 @@ class ShardOrder:
 
     def _before(self, stream: int) -> int:
         """Returns the number of samples of the streams before this one in an epoch."""
-        return stream * (self.num_samples // self.streams) + min(stream, self.num_samples % self.streams)
+        smallest_share, num_larger = divmod(self.num_samples, self.streams)
+        return stream * smallest_share + min(stream, num_larger)
 
     def _shuffled(self, epoch: int, stream: int, index: int, share: int) -> int:
         """Returns the index, in the order of the stream's shards, of the sample at ``index`` of its epoch."""
@@ -127,40 +134,46 @@ class _DealtShards:
             shares: The number of samples of each stream.
             key: The seed of this epoch.
         """
-        num_streams, numbers = len(shares), np.arange(len(samples))
+        num_streams = len(shares)
+        numbers = np.arange(len(samples))
         shuffled = np.argsort(hashes(numbers, f"{key} ties"), kind="stable")
-        by_size = shuffled[np.argsort(-samples[shuffled], kind="stable")]
+        decreasing = np.argsort(-samples[shuffled], kind="stable")
+        by_size = shuffled[decreasing]
         rounds = numbers // num_streams
-        dealt = by_size[_shuffled_within(rounds, f"{key} deal")]
         streams = numbers % num_streams
+        dealt = by_size[_shuffled_within(rounds, f"{key} deal")]
         #: The shards of the first stream in its order, then those of the second one, ...
         self.shards = dealt[_shuffled_within(streams, f"{key} order")]
         sizes = samples[self.shards]
         #: The number of samples up to the end of each of these shards.
         self.ends = np.cumsum(sizes)
         self.starts = self.ends - sizes
-        shards_of_stream = np.bincount(streams, minlength=num_streams)
-        samples_until = np.concatenate([[0], self.ends])[np.cumsum(shards_of_stream)]
+        num_shards = np.bincount(streams, minlength=num_streams)
+        with_zero = np.concatenate([[0], self.ends])
+        samples_until = with_zero[np.cumsum(num_shards)]
         #: For each stream: the samples of its shards, and those of the streams before.
         self.own = np.diff(samples_until, prepend=0)
         self.before = samples_until - self.own
-        self.samples, self.shares = samples, shares
+        self.samples = samples
+        self.shares = shares
         missing = np.maximum(shares - self.own, 0)
+        surplus = np.maximum(self.own - shares, 0)
         #: The samples that the streams before lack; those that the streams up to each one have too many.
         self.lacked = np.cumsum(missing) - missing
-        self.spare = np.cumsum(np.maximum(self.own - shares, 0))
+        self.spare = np.cumsum(surplus)
 
     def sample(self, stream: int, index: int) -> tuple[int, int]:
         """Returns the shard and the sample in it at ``index`` of a stream's share."""
         owner = stream
         if index >= self.own[stream]:
             number = self.lacked[stream] + index - self.own[stream]
-            owner = int(np.searchsorted(self.spare, number, side="right"))
+            owner = np.searchsorted(self.spare, number, side="right")
             spare_before = self.spare[owner - 1] if owner > 0 else 0
             index = self.shares[owner] + number - spare_before
         place = self.before[owner] + index
-        slot = int(np.searchsorted(self.ends, place, side="right"))
-        return int(self.shards[slot]), int(place - self.starts[slot])
+        slot = np.searchsorted(self.ends, place, side="right")
+        sample = place - self.starts[slot]
+        return int(self.shards[slot]), int(sample)
 
     def opened(self, stream: int) -> dict[int, int]:
         """Returns the shards of the samples of a stream's share, each with the number of these samples."""
@@ -177,20 +190,24 @@ class _DealtShards:
 
 def _shuffled_within(parts: Int64[np.ndarray, " n"], key: str) -> Int64[np.ndarray, " n"]:
     """Returns the indices of the parts in increasing order, those of equal parts in random order."""
-    low_bits = hashes(np.arange(len(parts)), key) >> np.uint64(32)
-    return np.argsort((parts.astype(np.uint64) << np.uint64(32)) | low_bits, kind="stable")
+    numbers = np.arange(len(parts))
+    low_bits = hashes(numbers, key) >> np.uint64(32)
+    high_bits = parts.astype(np.uint64) << np.uint64(32)
+    return np.argsort(high_bits | low_bits, kind="stable")
 
 
 def hashes(numbers: Int64[np.ndarray, " n"], key: str) -> UInt64[np.ndarray, " n"]:
     """Returns a hash of each number, the same on every machine: SplitMix64 whose seed is the hash of ``key``."""
-    return mixed(np.uint64(hash_of(key)) + numbers.astype(np.uint64) * _STEP)
+    seed = np.uint64(hash_of(key))
+    states = seed + numbers.astype(np.uint64) * _STEP
+    mixed_once = _folded(states, 30) * _FIRST_FACTOR
+    mixed_twice = _folded(mixed_once, 27) * _SECOND_FACTOR
+    return _folded(mixed_twice, 31)
 
 
-def mixed(states: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
-    """Returns the outputs of SplitMix64 for its states."""
-    mixed_once = (states ^ (states >> np.uint64(30))) * _FIRST
-    mixed_twice = (mixed_once ^ (mixed_once >> np.uint64(27))) * _SECOND
-    return mixed_twice ^ (mixed_twice >> np.uint64(31))
+def _folded(values: UInt64[np.ndarray, " n"], shift: int) -> UInt64[np.ndarray, " n"]:
+    """Returns the values with their high bits added to their low bits, without carry."""
+    return values ^ (values >> np.uint64(shift))
 
 
 def limited(samples: Sequence[int] | Int64[np.ndarray, " shards"], limit: int | None) -> Int64[np.ndarray, " shards"]:
