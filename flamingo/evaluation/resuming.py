@@ -4,8 +4,39 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flamingo.data.caption_template import CaptionTemplate
+from flamingo.evaluation.predicting import Job
+from flamingo.evaluation.prediction_rows import rescored_row
+from flamingo.evaluation.protocol import Task
+from flamingo.evaluation.settings import Setting
 from flamingo.results import Row, read_prediction_rows, setting_key, write_predictions
 from flamingo.utils.errors import UserError
+
+#: The number of earlier predictions per setting whose prompts are rebuilt and compared. Rebuilding all may take long.
+_NUM_COMPARED = 10
+
+
+def finished_settings(
+    file: Path, task: Task, jobs: Mapping[Setting, Sequence[Job]], template: CaptionTemplate
+) -> dict[Setting, list[Row]]:
+    """Returns the rows of settings with complete predictions. Some of each are compared with the current task."""
+    expected = {}
+    for setting, setting_jobs in jobs.items():
+        key = setting_key(setting.row(task))
+        expected[key] = [(order, query.id) for order, query in setting_jobs]
+    complete = load_complete_settings(file, expected)
+    finished = {}
+    for setting, setting_jobs in jobs.items():
+        key = setting_key(setting.row(task))
+        if key not in complete:
+            continue
+        rows = complete[key]
+        step = max(1, len(rows) // _NUM_COMPARED)
+        pairs = list(zip(setting_jobs, rows, strict=True))
+        for (_, query), row in pairs[::step]:
+            rescored_row(task, setting, query, row, template)
+        finished[setting] = rows
+    return finished
 
 
 def load_complete_settings(

@@ -283,7 +283,7 @@ def test_results_return_if_their_successor_has_no_predictions(demo, tmp_path, mo
         assert not (tmp_path / "run" / "predictions.jsonl").exists()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("flamingo.evaluation.harness._predict", interrupt)
+    monkeypatch.setattr("flamingo.evaluation.predicting._predict", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_evaluation(again)
     assert files(tmp_path / "run") == before
