@@ -18,6 +18,8 @@ HEADLINES = (
     "attribute_accuracy",
     "CIDEr",
 )
+#: The metrics whose lower values are better.
+LOWER_IS_BETTER = ("CHAIRs-PTB", "CHAIRi-PTB")
 
 
 def headlines(metrics: Iterable[str]) -> list[str]:

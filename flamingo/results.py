@@ -214,12 +214,14 @@ def read_scores(path: Path) -> list[Score]:
     """Returns the scores of ``scores.json``.
 
     Raises:
-        UserError: If the file cannot be read, a field is missing or malformed, or two rows have the same setting and
-            metric.
+        UserError: If the file cannot be read or has no scores, a field is missing or malformed, or two rows have the
+            same setting and metric.
     """
     rows = read_json(path)
-    if not isinstance(rows, list) or not rows:
-        raise UserError(f"{path} must be a list of at least one score")
+    if not isinstance(rows, list):
+        raise UserError(f"{path} must be a list of scores")
+    if not rows:
+        raise UserError(f"{path} has no scores: the queries have no references; predictions.jsonl has the outputs")
     scores = [score_of(row, f"{path}, row {number}") for number, row in enumerate(rows)]
     seen = set()
     for number, score in enumerate(scores):

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from flamingo.difference_rows import Difference
-from flamingo.headline_metrics import headlines
+from flamingo.headline_metrics import LOWER_IS_BETTER, headlines
 from flamingo.report.averages import in_order, main_decoding, mean_over_seeds
 from flamingo.report.slopes import draw_slopes, slopes_of
 from flamingo.report.style import (
@@ -60,8 +60,13 @@ def headline_metrics(scores: Sequence[Score], task: str) -> list[str]:
 
 def metric_name(metric: str) -> str:
     """Returns the metric's name on axes and in tables."""
-    name = metric.replace("_order_std", ", std over orders")
-    return name.replace("_", " ")
+    base = metric.removesuffix("_order_std")
+    name = base.replace("_", " ")
+    if base in LOWER_IS_BETTER:
+        name += ", lower is better"
+    if base != metric:
+        name += ", std over orders"
+    return name
 
 
 def few_shot_figure(scores: Sequence[Score], differences: Sequence[Difference] = ()) -> Figure:

@@ -60,11 +60,13 @@ def test_both_are_scored_with_the_other_metrics(config, tmp_path):
     task.mark_encoder(fingerprint(load_vision_model(config.clip_score)))
     evaluate(Cats(), task, [Setting(0, None)], tmp_path / "out", EvaluationConfig())
     scores = {score.metric: score.value for score in read_scores(tmp_path / "out" / "scores.json")}
-    assert list(scores) == ["CIDEr", "CLIPScore", "RefCLIPScore", "CHAIRs-PTB", "CHAIRi-PTB"]
+    names = ["CIDEr", "CLIPScore_same_encoder", "RefCLIPScore_same_encoder", "CHAIRs-PTB", "CHAIRi-PTB"]
+    assert list(scores) == names
     assert scores["CHAIRs-PTB"] == pytest.approx(2 / 3) and scores["CHAIRi-PTB"] == pytest.approx(3 / 6)
-    assert 0 <= scores["CLIPScore"] <= 2.5
+    assert 0 <= scores["CLIPScore_same_encoder"] <= 2.5
     rows = {row["metric"]: row for row in read_json(tmp_path / "out" / "scores.json")}
-    assert rows["CLIPScore"]["same_encoder"] is True and rows["CLIPScore"]["encoder"] == config.clip_score
+    marked = rows["CLIPScore_same_encoder"]
+    assert marked["same_encoder"] is True and marked["encoder"] == config.clip_score
     assert rows["CHAIRi-PTB"]["n"] == 3
 
 

@@ -26,9 +26,9 @@ def test_clip_score_needs_no_new_predictions(backbones, shards, tmp_path, monkey
     run_evaluation(composed("evaluate", *common, "task.metrics=[CIDEr]"))
     predictions = (tmp_path / "scores" / "predictions.jsonl").read_bytes()
     monkeypatch.delattr(FlamingoEngine, "generate")
-    for name, same in (("own", True), ("other", False)):
+    for name, same, mark in (("own", True, "_same_encoder"), ("other", False, "")):
         run_evaluation(composed("evaluate", *common, f"task.clip_score={tmp_path / name}"))
         rows = json.loads((tmp_path / "scores" / "scores.json").read_text())
-        assert [row["metric"] for row in rows] == ["CLIPScore", "RefCLIPScore"]
+        assert [row["metric"] for row in rows] == [f"CLIPScore{mark}", f"RefCLIPScore{mark}"]
         assert all(row["same_encoder"] is same for row in rows)
     assert (tmp_path / "scores" / "predictions.jsonl").read_bytes() == predictions

@@ -162,6 +162,19 @@ def test_tables_hold_means_with_intervals_and_the_seeds(tmp_path):
     assert page.of("dt") + page.of("dd") == ["0 shots", "blind", "0.013", "0.021"]
 
 
+def test_marks_of_metrics_stand_with_their_scores(tmp_path):
+    names = ("CLIPScore_same_encoder", "CHAIRs-PTB", "CHAIRs-PTB_order_std")
+    small_run(tmp_path, scores=[fake.score(shots=8, metric=metric) for metric in names])
+    save_differences(tmp_path / "differences.json", [difference("t", metric="CHAIRi-PTB")], "t")
+    write_report(tmp_path)
+    page = Page((tmp_path / "report.html").read_text())
+    heads = ["CLIPScore same encoder", "CHAIRs-PTB, lower is better", "CHAIRs-PTB, lower is better, std over orders"]
+    assert page.of("th")[4:7] == heads
+    assert page.of("h3")[1] == "t: CHAIRi-PTB, lower is better"
+    plot = next(attrs["src"] for tag, attrs in page.tags if tag == "img" and attrs.get("class") == "plot")
+    assert b"CLIPScore same encoder" in base64.b64decode(plot.split(",")[1])
+
+
 def test_table_columns_begin_with_what_all_settings_have(tmp_path):
     scores = [fake.score(shots=8, metric=metric) for metric in ("exact_match", "exact_match_distance_1")]
     scores += [fake.score(shots=k, metric=metric) for k in (0, 8) for metric in ("valid_name_rate",)]

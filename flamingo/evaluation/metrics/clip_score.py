@@ -61,11 +61,13 @@ class ClipScore:
             images = self._images([row["query"] for row in rows])
             scores = clip_scores(images, outputs)
             about = {"encoder": self.name, "same_encoder": self.same_encoder}
-            of_group = {"CLIPScore": mean(scores.tolist(), about)}
+            # Reports and comparisons go by names, so the name has the mark, too.
+            mark = "_same_encoder" if self.same_encoder else ""
+            of_group = {f"CLIPScore{mark}": mean(scores.tolist(), about)}
             if all(row["references"] for row in rows):
                 references = [self._texts(row["references"]) for row in rows]
                 with_references = ref_clip_scores(scores, outputs, references)
-                of_group["RefCLIPScore"] = mean(with_references.tolist(), about)
+                of_group[f"RefCLIPScore{mark}"] = mean(with_references.tolist(), about)
             statistics.append(of_group)
         return statistics
 

@@ -62,11 +62,12 @@ def test_negative_cosines_are_zero():
 def test_scores_by_the_models_own_encoder_are_marked(tmp_path, pictures):
     tiny_clip.save(tmp_path / "one")
     tiny_clip.save(tmp_path / "other")
-    for name, same in (("one", True), ("other", False)):
+    for name, same, mark in (("one", True, "_same_encoder"), ("other", False, "")):
         metric = ClipScore(str(tmp_path / "one"), {"q0": Image(pictures[0])})
         metric.model_encoder = fingerprint(load_vision_model(tmp_path / name))
         [scores] = metric.statistics([predictions([0])])
-        assert scores["RefCLIPScore"].about["same_encoder"] is same
+        assert list(scores) == [f"CLIPScore{mark}", f"RefCLIPScore{mark}"]
+        assert scores[f"RefCLIPScore{mark}"].about["same_encoder"] is same
 
 
 def test_a_model_without_a_text_tower_is_refused(backbones):
