@@ -100,15 +100,19 @@ def _may_lie(name: str, file: Path, folder: Path) -> bool:
 def _without_superfluous(files: Iterable[Path]) -> list[Path]:
     """Returns the files, sorted, without folders and without files that other files make superfluous.
 
-    img2dataset writes for ``00000.tar`` also ``00000.parquet``, the list of its URLs, and ``00000_stats.json``.
-    Flickr8k has its captions a second time, in lemmas. An image folder may have other files ``metadata.*``.
+    img2dataset writes for ``00000.tar``, or for the folder ``00000``, also ``00000.parquet``, the list of its URLs, and
+    ``00000_stats.json``, which an unfinished shard lacks. Flickr8k has its captions a second time, in lemmas. An image
+    folder may have other files ``metadata.*``.
     """
     candidates = {file for file in files if not file.is_dir()}
+    with_stats = {file.parent for file in candidates if file.name.endswith("_stats.json")}
+    with_texts = {file.parent for file in candidates if file.suffix == ".txt"}
     superfluous: set[Path] = set()
     for file in candidates:
-        shard = file.with_name(file.name.removesuffix("_stats.json"))
-        if shard != file and shard.with_name(f"{shard.name}.tar") in candidates:
-            superfluous |= {file, shard.with_name(f"{shard.name}.parquet")}
+        if file.parent in with_stats and file.suffix in (".tar", ".parquet"):
+            superfluous.add(file.with_name(f"{file.stem}_stats.json"))
+            if file.suffix == ".tar" or file.with_suffix("") in with_texts:
+                superfluous.add(file.with_suffix(".parquet"))
         if file.name == "Flickr8k.token.txt":
             superfluous.add(file.with_name("Flickr8k.lemma.token.txt"))
         if file.stem == "metadata" and not _has_name_of("image_folder", file):

@@ -118,10 +118,18 @@ READERS = {
         sharded=True,
     ),
     "parquet": Format(
-        ".parquet shards with the columns image and captions, caption or text, also in the folder data/",
+        ".parquet shards with the columns image (img2dataset: jpg) and captions, caption or text, also in data/",
         "flamingo.data.readers.parquet_shards:parquet",
         files=("*.parquet", "data/*.parquet"),
         has_images=True,
+        sharded=True,
+    ),
+    # Parquet files only by format=caption_table.
+    "caption_table": Format(
+        "tables of captions and paths of images: CC3M's and CC12M's .tsv, LAION's and COYO's .parquet",
+        "flamingo.data.readers.caption_table:caption_table",
+        files=("*.tsv",),
+        recognise="flamingo.data.readers.caption_table:is_caption_table",
         sharded=True,
     ),
     "saved_dataset": Format(

@@ -10,6 +10,8 @@ from flamingo.utils.errors import UserError
 
 #: A table has one of these columns, or numbered ones such as ``caption_0``.
 _CAPTIONS = ("captions", "caption", "text")
+#: The columns of pictures that img2dataset writes, one by its ``encode_format``. Rows of failed downloads have none.
+_DOWNLOADED = ("jpg", "png", "webp")
 _NUMBERED = re.compile(r"(?:caption|text)_(\d+)")
 
 
@@ -22,12 +24,23 @@ class Columns:
         Raises:
             UserError: If the schema has no images, or no captions.
         """
-        #: The column of images: ``image``, or the only struct with bytes, which the hub shows as images.
+        #: The column of images: ``image``, the only struct with bytes, which the hub shows as images, or img2dataset's.
         self.image = _image_column(schema)
         self._is_struct = not _is_bytes(schema.field(self.image).type)
         self._captions = _caption_columns(schema)
+        self._is_downloaded = self.image in _DOWNLOADED
+        others = ["id", "split"] + (["key", "status"] if self._is_downloaded else [])
         #: The columns that are read while a file is indexed.
-        self.texts = self._captions + [name for name in ("id", "split") if name in schema.names]
+        self.texts = self._captions + [name for name in others if name in schema.names]
+
+    @property
+    def may_lack_pictures(self) -> bool:
+        """Whether rows have a status, and those of failed downloads have no picture."""
+        return "status" in self.texts
+
+    def has_picture(self, row: dict[str, Any]) -> bool:
+        """Returns whether the picture of a row was downloaded, if it had to be."""
+        return row.get("status", "success") == "success"
 
     @property
     def image_bytes(self) -> str:
@@ -42,10 +55,15 @@ class Columns:
             default_id: The id if the table has no column ``id``.
             location: The place of the picture, for the sample.
         """
-        id = default_id if row.get("id") is None else str(row["id"])
+        own_id = row.get("id", row.get("key"))
+        id = default_id if own_id is None else str(own_id)
         captions = row[self._captions[0]]
+        if captions is None:
+            captions = []
         if len(self._captions) > 1:
             captions = [row[name] for name in self._captions if row[name] is not None]
+        if not self.has_picture(row):
+            return Broken(id, f"{row['status']}: its picture was not downloaded")
         try:
             return Sample(id, captions_of(captions), location, split_named(row.get("split")))
         except UserError as error:
@@ -83,8 +101,10 @@ def _image_column(schema: Any) -> str:
             return "image"
         raise UserError(f"the column image must be bytes, or a struct with bytes; it is: {kind}")
     structs = [field.name for field in schema if _has_bytes(field.type)]
-    if len(structs) == 1:
-        return structs[0]
+    downloaded = [name for name in _DOWNLOADED if name in schema.names and _is_bytes(schema.field(name).type)]
+    candidates = structs or downloaded
+    if len(candidates) == 1:
+        return candidates[0]
     raise UserError(
         f"the column image must be bytes, or a struct with bytes; there is no such column: {_names(schema)}"
     )

@@ -9,7 +9,7 @@ from flamingo.data.embedded_picture import EmbeddedPicture
 from flamingo.data.page import Page, PageImage, PagePart
 from flamingo.data.readers.page_fields import page_text, sections
 from flamingo.data.readers.page_images import stored_image
-from flamingo.data.readers.parquet_tables import opened_table, row_group
+from flamingo.data.readers.parquet_tables import group_places, opened_table, row_group
 from flamingo.data.url_store import UrlStore
 from flamingo.utils.errors import UserError
 
@@ -19,7 +19,7 @@ _COLUMNS = ("images", "texts")
 RowPlace = Sequence[int]
 
 
-def obelics_entries(file: Path) -> list[RowPlace]:
+def obelics_entries(file: Path) -> Sequence[RowPlace]:
     """Returns the places of the pages of a Parquet file with the columns ``images`` and ``texts``.
 
     Raises:
@@ -30,12 +30,7 @@ def obelics_entries(file: Path) -> list[RowPlace]:
     for column in _COLUMNS:
         if column not in names:
             raise UserError(f"{file} has no column {column}; its columns are {', '.join(names)}")
-    places: list[RowPlace] = []
-    for group in range(table.num_row_groups):
-        first = len(places)
-        for row in range(table.metadata.row_group(group).num_rows):
-            places.append((group, row, first + row))
-    return places
+    return group_places(table)
 
 
 def obelics_count(file: Path) -> int:

@@ -29,3 +29,13 @@ def row_group(file: str, columns: tuple[str, ...], group: int) -> Any:
     """
     # Threads would not survive in forked workers.
     return opened_table(file).read_row_group(group, columns=list(columns), use_threads=False)
+
+
+def group_places(table: Any) -> list[list[int]]:
+    """Returns for each row of a ``ParquetFile`` its row group, its number in the group, and its number in the file."""
+    places: list[list[int]] = []
+    for group in range(table.num_row_groups):
+        first = len(places)
+        for row in range(table.metadata.row_group(group).num_rows):
+            places.append([group, row, first + row])
+    return places

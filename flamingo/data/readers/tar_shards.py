@@ -16,7 +16,8 @@ from flamingo.utils.reading import json_object, parse_json, regular_file
 
 log = logging.getLogger(__name__)
 
-_IMAGES = ("jpg", "jpeg", "png", "webp")
+#: The suffixes of pictures.
+PICTURES = ("jpg", "jpeg", "png", "webp")
 
 
 def tar(location: Location) -> Shards:
@@ -114,7 +115,7 @@ def _grouped(file: str, members: Iterable[Member]) -> dict[str, dict[str, Member
 
 
 def _picture(parts: dict[str, Member]) -> Member:
-    pictures = [member for suffix, member in parts.items() if suffix in _IMAGES]
+    pictures = [member for suffix, member in parts.items() if suffix in PICTURES]
     if len(pictures) != 1:
         names = ", ".join(name for name, _, _ in parts.values())
         number = "several pictures" if pictures else "no picture"
@@ -137,6 +138,20 @@ def _metadata(stream: BinaryIO, parts: dict[str, Member]) -> dict[str, Any]:
 
 
 def _captions(stream: BinaryIO, parts: dict[str, Member], metadata: dict[str, Any]) -> tuple[str, ...]:
+    captions = captions_of_metadata(metadata)
+    if captions is not None:
+        return captions
+    if "txt" in parts:
+        return captions_of(text_lines(read_member(stream, parts["txt"])))
+    return captions_of([])
+
+
+def captions_of_metadata(metadata: dict[str, Any]) -> tuple[str, ...] | None:
+    """Returns the captions of a sample's JSON; None if it has none.
+
+    Raises:
+        UserError: If they cannot be used.
+    """
     captions, caption = metadata.get("captions"), metadata.get("caption")
     if captions is not None and caption is not None:
         raise UserError("its JSON has both captions and caption")
@@ -144,12 +159,10 @@ def _captions(stream: BinaryIO, parts: dict[str, Member], metadata: dict[str, An
         return captions_of(captions)
     if caption is not None:
         return captions_of(caption)
-    if "txt" in parts:
-        return captions_of(_lines(read_member(stream, parts["txt"])))
-    return captions_of([])
+    return None
 
 
-def _lines(content: bytes) -> list[str]:
+def text_lines(content: bytes) -> list[str]:
     """Returns the lines that are not blank. Unicode's other line separators are part of a caption.
 
     Raises:

@@ -50,6 +50,27 @@ SHARD_FORMATS: dict[str, ShardFormat] = {
         "flamingo.data.readers.tar_shards:tar_count",
         files=("*.tar", "data/*.tar"),
     ),
+    "parquet": ShardFormat(
+        ".parquet shards with the columns image (img2dataset: jpg) and captions, caption or text, also in data/",
+        "flamingo.data.readers.parquet_shards:parquet_entries",
+        "flamingo.data.readers.parquet_shards:parquet_pair",
+        "flamingo.data.readers.parquet_shards:parquet_count",
+        files=("*.parquet", "data/*.parquet"),
+    ),
+    "img2dataset_files": ShardFormat(
+        'img2dataset\'s output format "files": 00000.parquet and the folder 00000 with KEY.jpg, KEY.json and KEY.txt',
+        "flamingo.data.readers.img2dataset_files:img2dataset_entries",
+        "flamingo.data.readers.img2dataset_files:img2dataset_pair",
+        "flamingo.data.readers.tar_shards:tar_count",
+        files=("*.parquet",),
+    ),
+    "caption_table": ShardFormat(
+        "tables of captions and URLs or paths of images: LAION's and COYO's .parquet, CC3M's and CC12M's .tsv",
+        "flamingo.data.readers.caption_table:table_entries",
+        "flamingo.data.readers.caption_table:table_pair",
+        "flamingo.data.readers.caption_table:table_count",
+        files=("*.parquet", "*.tsv"),
+    ),
     "mmc4": ShardFormat(
         "MMC4's docs_shard_N_v2.jsonl, also in .zip, with image_dir/N/NAME or a store of URLs",
         "flamingo.data.readers.mmc4:mmc4_entries",

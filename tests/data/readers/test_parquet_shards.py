@@ -104,7 +104,7 @@ def test_rows_without_captions_or_bytes_are_left_out_or_named(tmp_path):
     file = shard(tmp_path / "a.parquet", [0, 1, None, 3, 4], caption=["x", None, "y", " ", "z"])
     source = parquet([file])
     assert [image.id for image in source] == ["a/0", "a/2", "a/4"]
-    assert source.skipped == {"a/1": "captions must be texts: got None", "a/3": "a caption is empty: ' '"}
+    assert source.skipped == {"a/1": "there is no caption", "a/3": "a caption is empty: ' '"}
     assert value_of(source[0]) == 0 and value_of(source[2]) == 4
     with pytest.raises(UserError, match=r"a\.parquet.*row 0.*1"):
         value_of(source[1])
