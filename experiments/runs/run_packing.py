@@ -12,6 +12,7 @@ from experiments.pack_shards import PAGES, PackShardsConfig
 from flamingo.data.document import Image, Readable
 from flamingo.data.drops import Drops
 from flamingo.data.embedded_picture import EmbeddedPicture
+from flamingo.data.img2dataset_store import images_at
 from flamingo.data.m4_writer import write_shards
 from flamingo.data.page import Page, PageImage
 from flamingo.data.record import LazySequence, Record
@@ -20,6 +21,7 @@ from flamingo.data.streams import SHARD_FORMATS
 from flamingo.data.streams.shard_index import open_index
 from flamingo.data.streams.shard_sizes import list_shards
 from flamingo.data.transforms.pictures import frame_bytes
+from flamingo.data.url_store import UrlStore
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import atomic_folder
 from flamingo.utils.kinds import import_name
@@ -68,11 +70,11 @@ def _samples(config: PackShardsConfig, packed: Packed) -> Iterator[Page] | Itera
     if config.format is None or config.format not in PAGES:
         source = open_source(config.root, config.images, config.format, skips_missing=True)
         return _pairs(source, packed)
-    images = None if config.images is None else Path(config.images)
+    images = images_at(config.images)
     return _pages(config.format, list_shards(config.root, config.format), images, packed)
 
 
-def _pages(format: str, shards: Sequence[Path], images: Path | None, packed: Packed) -> Iterator[Page]:
+def _pages(format: str, shards: Sequence[Path], images: Path | UrlStore | None, packed: Packed) -> Iterator[Page]:
     """Yields the pages of all shards, and counts them in ``packed``."""
     layout = SHARD_FORMATS[format]
     entries, read = import_name(layout.entries), import_name(layout.sample)

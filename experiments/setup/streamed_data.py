@@ -3,12 +3,12 @@
 import logging
 import math
 from functools import partial
-from pathlib import Path
 
 from experiments.schema import JSON, DataConfig, StreamedSetConfig
 from experiments.train import TrainConfig
 from flamingo import Document, FlamingoProcessor
 from flamingo.data.builders import SAMPLE_BUILDERS
+from flamingo.data.img2dataset_store import images_at
 from flamingo.data.order import Endless
 from flamingo.data.streams.download import Download
 from flamingo.data.streams.group_loader import GroupLoader, group_loader
@@ -88,7 +88,7 @@ def _source(
     shards = _shards(source)
     sizes = limited(shards.sizes(), source.limit)
     order = ShardOrder(sizes, config.streams, config.group_size, config.window, seed)
-    images = None if source.images is None else Path(source.images)
+    images = images_at(source.images, source.cache)
     with within("documents"):
         builder = class_of(SAMPLE_BUILDERS, source.documents.kind)(source.documents, processor, seed)
     return StreamedSource(order, shards.reader(images), builder)

@@ -47,6 +47,7 @@ GROUPS = {
     "report": (),
     "inspect_data": ("data",),
     "index": (),
+    "list_urls": (),
     "pack_shards": (),
     "word_attention": (),
     "convert": (),

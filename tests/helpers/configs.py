@@ -14,6 +14,7 @@ from experiments.convert import ConvertConfig
 from experiments.evaluate import EvaluateConfig
 from experiments.index import IndexConfig
 from experiments.inspect_data import InspectDataConfig
+from experiments.list_urls import ListUrlsConfig
 from experiments.pack_shards import PackShardsConfig
 from experiments.pretrain_language import PretrainLanguageConfig
 from experiments.pretrain_vision import PretrainVisionConfig
@@ -42,6 +43,7 @@ CONFIGS = {
     "report": ReportConfig,
     "inspect_data": InspectDataConfig,
     "index": IndexConfig,
+    "list_urls": ListUrlsConfig,
     "pack_shards": PackShardsConfig,
 }
 #: The overrides that a command needs.
@@ -52,6 +54,7 @@ REQUIRED = {
     "word_attention": ("run=somewhere",),
     "inspect_data": ("data.root=somewhere",),
     "index": ("root=somewhere", "format=tar"),
+    "list_urls": ("root=somewhere", "format=mmc4", "output=elsewhere"),
     "pack_shards": ("root=somewhere", "output=elsewhere"),
     "convert": ("checkpoint=somewhere", "output=elsewhere"),
     "caption": ("checkpoint=somewhere", "images=somewhere", "output=captions.jsonl"),

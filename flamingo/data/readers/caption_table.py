@@ -63,8 +63,8 @@ def table_entries(file: Path) -> list[Place]:
     """
     if file.suffix == ".parquet":
         table = _opened(file)
-        columns = [_column(file, table.schema_arrow.names, names) for names in (_URLS, _CAPTIONS)]
-        return [[columns, *place] for place in group_places(table)]
+        names = [_column(file, table.schema_arrow.names, known) for known in (_URLS, _CAPTIONS)]
+        return [[names, *place] for place in group_places(table)]
     lines = line_places(file)
     if not lines:
         return []

@@ -11,7 +11,7 @@ from flamingo.utils.errors import UserError
 #: A table has one of these columns, or numbered ones such as ``caption_0``.
 _CAPTIONS = ("captions", "caption", "text")
 #: The columns of pictures that img2dataset writes, one by its ``encode_format``. Rows of failed downloads have none.
-_DOWNLOADED = ("jpg", "png", "webp")
+PICTURE_COLUMNS = ("jpg", "png", "webp")
 _NUMBERED = re.compile(r"(?:caption|text)_(\d+)")
 
 
@@ -28,7 +28,7 @@ class Columns:
         self.image = _image_column(schema)
         self._is_struct = not _is_bytes(schema.field(self.image).type)
         self._captions = _caption_columns(schema)
-        self._is_downloaded = self.image in _DOWNLOADED
+        self._is_downloaded = self.image in PICTURE_COLUMNS
         others = ["id", "split"] + (["key", "status"] if self._is_downloaded else [])
         #: The columns that are read while a file is indexed.
         self.texts = self._captions + [name for name in others if name in schema.names]
@@ -101,7 +101,7 @@ def _image_column(schema: Any) -> str:
             return "image"
         raise UserError(f"the column image must be bytes, or a struct with bytes; it is: {kind}")
     structs = [field.name for field in schema if _has_bytes(field.type)]
-    downloaded = [name for name in _DOWNLOADED if name in schema.names and _is_bytes(schema.field(name).type)]
+    downloaded = [name for name in PICTURE_COLUMNS if name in schema.names and _is_bytes(schema.field(name).type)]
     candidates = structs or downloaded
     if len(candidates) == 1:
         return candidates[0]
