@@ -1,6 +1,5 @@
 """Groups of streamed samples -> rows of tokens, all of one shape, and batches of these rows."""
 
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,13 +27,12 @@ from flamingo.data.encode import IMAGES, places_of_images, sizes_of
 from flamingo.data.packing import pack_rows
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.shortening import TooManyTokensError
+from flamingo.data.streams.drop_log import log_drop
 from flamingo.data.streams.shard_order import Place, ShardOrder
 from flamingo.data.streams.shard_reader import BrokenShardError, ShardReader
 from flamingo.data.streams.stream_mixture import StreamMixture
 from flamingo.utils.errors import UserError
 from flamingo.utils.token_ids import TokenIds
-
-log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -61,9 +59,10 @@ class StreamedSource:
         except BrokenShardError:
             return Dropped(BROKEN_SHARD)
         except UserError as error:
-            log.debug("a sample of %s is left out: %s", self.reader.shards[place.shard], error)
             kind, _, _ = str(error).partition(": ")
-            return Dropped(f"{BROKEN_SAMPLE}: {kind}")
+            reason = f"{BROKEN_SAMPLE}: {kind}"
+            log_drop(reason, str(self.reader.shards[place.shard]), error)
+            return Dropped(reason)
         return self.builder.document(sample, place.position)
 
 
@@ -133,14 +132,17 @@ class RowGroups:
         encoded: list[_Encoded] = []
         for document in self.documents(group):
             drops += document.drops
-            made = document if isinstance(document, Dropped) else self._encoded(document)
-            if isinstance(made, _Encoded):
-                encoded.append(made)
-            elif not isinstance(document, Dropped):
+            if isinstance(document, Dropped):
+                continue
+            made = self._encoded(document)
+            if isinstance(made, Dropped):
                 drops += made.drops
+            else:
+                encoded.append(made)
         placed = self._placed(encoded)
-        if num_left := len(encoded) - sum(map(len, placed)):
-            drops[NO_ROOM] += num_left
+        num_placed = sum(len(row) for row in placed)
+        if num_placed < len(encoded):
+            drops[NO_ROOM] += len(encoded) - num_placed
         return self._packed(placed, drops)
 
     def _encoded(self, document: Document) -> _Encoded | Dropped:
@@ -150,7 +152,7 @@ class RowGroups:
         except TooManyTokensError:
             return Dropped(TOO_MANY_TOKENS)
         except UserError as error:
-            log.warning("left out: %s", error)
+            log_drop(NOT_ENCODED, str(document), error)
             return Dropped(NOT_ENCODED)
         return _Encoded(document, example)
 
@@ -177,7 +179,7 @@ class RowGroups:
                     row.append(self._with_pixels(one))
                     ids.append(one.document.id)
                 except UserError as error:
-                    log.debug("left out: %s", error)
+                    log_drop(BROKEN_IMAGE, str(one.document), error)
                     drops[BROKEN_IMAGE] += 1
             rows.append(row)
         tensors = pack_rows(rows, self.pack_to, self.max_images, self.processor.tokenizer.pad_token_id)

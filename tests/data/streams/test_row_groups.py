@@ -16,6 +16,7 @@ from flamingo.data.drops import (
     TOO_MANY_TOKENS,
 )
 from flamingo.data.packing import pack, pack_rows
+from flamingo.data.streams import drop_log
 from flamingo.data.streams.group_loader import GroupLoader
 from flamingo.data.streams.row_groups import join_rows
 from flamingo.utils.token_ids import TokenIds
@@ -62,7 +63,9 @@ def test_rows_of_all_groups_have_one_shape(tmp_path, processor):
     assert empty.any() and batch.tensors["image_index"][empty].eq(-1).all()
 
 
-def test_what_is_left_out_is_counted_by_reason(tmp_path, processor):
+def test_what_is_left_out_is_counted_by_reason(tmp_path, processor, monkeypatch, caplog):
+    # Two broken images were logged before, and the third one is the last.
+    monkeypatch.setattr(drop_log, "_num_logged", Counter({BROKEN_IMAGE: 2, f"{BROKEN_SAMPLE}: there is no caption": 3}))
     members = pair("good", 1) + pair("empty", 2, " ") + pair("special", 3, "a <image>") + pair("long", 4, "no " * 99)
     members += [("broken.png", b"no picture"), ("broken.txt", b"text"), ("bare.png", picture(5))]
     write_pairs(tmp_path, 7)
@@ -71,6 +74,8 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path, processor):
     broken = [f"{BROKEN_SAMPLE}: a caption is empty", f"{BROKEN_SAMPLE}: there is no caption"]
     reasons = [*broken, PAIR_WITH_SPECIAL_TOKEN, TOO_MANY_TOKENS, BROKEN_IMAGE, BROKEN_SHARD]
     assert made.ids == ["good"] and made.drops == Counter(reasons)
+    assert "'broken'" in caplog.text and "counted only" in caplog.text
+    assert "a caption is empty" in caplog.text and "there is no caption" not in caplog.text
 
 
 def test_an_update_has_equal_rows_for_any_number_of_processes(tmp_path, processor):
