@@ -1,0 +1,1 @@
+"""Images and captions of an evaluation in training data: exact and near duplicates."""
