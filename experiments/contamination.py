@@ -1,12 +1,11 @@
 """Searches training data for the images and captions of evaluations: exact and near duplicates of each task.
 
-python -m experiments.contamination data.root=DIR data.split=train tasks='{coco: {query: DIR, query_split: test}}' \
-    output=FOLDER
+python -m experiments.contamination data.root=DIR "+tasks.coco={query: DIR, query_split: test}" output=FOLDER
 python -m experiments.contamination data=streamed_pairs data.documents.streamed.sources.pairs.root=DIR \
-    tasks='{coco: {query: DIR}, nocaps: {query: DIR}}' output=FOLDER
+    "+tasks.coco={query: DIR, query_split: test}" "+tasks.nocaps={query: DIR}" output=FOLDER
 
-`data` has the keys and the group of `data` in experiments.train. The training data are read once, and no model is loaded.
-Leaves contamination.json, and contamination.html with pictures.
+`data` has the keys and the group of `data` in experiments.train. The training data are read once, and no model is
+loaded. Leaves contamination.json, and contamination.html with pictures.
 """
 
 from dataclasses import dataclass, field
@@ -44,7 +43,7 @@ class ContaminationConfig:
 
     #: The training data, by data=NAME.
     data: DataConfig
-    #: Tasks by name, {NAME: {query: FOLDER, query_split: SPLIT}}. As a dataclass, a :class:`TaskSourceConfig`.
+    #: Tasks by name: "+tasks.NAME={query: FOLDER, query_split: SPLIT}". As a dataclass, a :class:`TaskSourceConfig`.
     tasks: dict[str, Entry] = field(default_factory=dict)
     #: The most bits of 256 in which the perceptual hashes of near-duplicate images differ.
     max_distance: int = 48
@@ -75,8 +74,10 @@ def check_config(config: ContaminationConfig) -> None:
     """
     if config.data.root is None and not config.data.streamed():
         raise UserError("there are no training data: set data.root=FOLDER, or data=streamed_pairs")
+    if config.data.root is not None and not config.data.of_records():
+        raise UserError(f"data.root={config.data.root} has no effect: no documents of data are made of its images")
     if not config.tasks:
-        raise UserError("tasks is empty: set tasks='{NAME: {query: FOLDER, query_split: SPLIT}}'")
+        raise UserError('tasks is empty: add one by "+tasks.NAME={query: FOLDER, query_split: SPLIT}"')
 
 
 main = command("contamination", ContaminationConfig, "experiments.runs.run_contamination:run_job", check_config)

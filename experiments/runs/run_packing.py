@@ -17,14 +17,13 @@ from flamingo.data.m4_writer import write_shards
 from flamingo.data.page import Page, PageImage
 from flamingo.data.record import LazySequence, Record
 from flamingo.data.sources import open_source
-from flamingo.data.streams import SHARD_FORMATS
 from flamingo.data.streams.shard_index import open_index
+from flamingo.data.streams.shard_scan import scan_shards
 from flamingo.data.streams.shard_sizes import list_shards
 from flamingo.data.transforms.pictures import frame_bytes
 from flamingo.data.url_store import UrlStore
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import atomic_folder
-from flamingo.utils.kinds import import_name
 
 log = logging.getLogger(__name__)
 
@@ -76,24 +75,11 @@ def _samples(config: PackShardsConfig, packed: Packed) -> Iterator[Page] | Itera
 
 def _pages(format: str, shards: Sequence[Path], images: Path | UrlStore | None, packed: Packed) -> Iterator[Page]:
     """Yields the pages of all shards, and counts them in ``packed``."""
-    layout = SHARD_FORMATS[format]
-    entries, read = import_name(layout.entries), import_name(layout.sample)
-    for shard in tqdm(shards, "packing", unit=" shards"):
-        try:
-            places = entries(shard)
-        except UserError as error:
-            log.warning("a shard is left out: %s", error)
-            packed.drops["shard that cannot be read"] += 1
-            continue
-        for place in places:
-            try:
-                page = read(shard, place, images)
-            except UserError as error:
-                packed.drops[f"page: {_kind(str(error))}"] += 1
-                continue
-            packed.num_samples += 1
-            packed.drops.update(_faults(page))
-            yield page
+    for page in scan_shards(shards, format, images, packed.drops, "packing"):
+        assert isinstance(page, Page)
+        packed.num_samples += 1
+        packed.drops.update(_faults(page))
+        yield page
 
 
 def _pairs(source: LazySequence, packed: Packed) -> Iterator[Record]:

@@ -10,11 +10,10 @@ from flamingo import Document, FlamingoProcessor
 from flamingo.data.builders import SAMPLE_BUILDERS
 from flamingo.data.img2dataset_store import images_at
 from flamingo.data.order import Endless
-from flamingo.data.streams.download import Download
 from flamingo.data.streams.group_loader import GroupLoader, group_loader
 from flamingo.data.streams.row_groups import RowGroups, StreamedSource, join_rows
 from flamingo.data.streams.shard_order import ShardOrder, limited
-from flamingo.data.streams.source_shards import SourceShards, source_shards
+from flamingo.data.streams.source_shards import shards_of
 from flamingo.data.streams.stream_mixture import StreamMixture
 from flamingo.data.streams.streamed_config import StreamedConfig, StreamedSourceConfig
 from flamingo.utils.checks import within
@@ -85,18 +84,13 @@ def row_groups(name: str, config: StreamedConfig, processor: FlamingoProcessor, 
 def _source(
     config: StreamedConfig, source: StreamedSourceConfig, processor: FlamingoProcessor, seed: str
 ) -> StreamedSource:
-    shards = _shards(source)
+    shards = shards_of(source)
     sizes = limited(shards.sizes(), source.limit)
     order = ShardOrder(sizes, config.streams, config.group_size, config.window, seed)
     images = images_at(source.images, source.cache)
     with within("documents"):
         builder = class_of(SAMPLE_BUILDERS, source.documents.kind)(source.documents, processor, seed)
     return StreamedSource(order, shards.reader(images), builder)
-
-
-def _shards(source: StreamedSourceConfig) -> SourceShards:
-    download = Download(source.timeout, source.attempts)
-    return source_shards(source.root, source.format, source.cache, source.cache_gb, download)
 
 
 def check_streamed(config: TrainConfig, processor: FlamingoProcessor) -> None:
@@ -176,7 +170,7 @@ def streamed_contents(config: DataConfig) -> JSON:
     checksums: JSON = {}
     for name, documents in config.streamed().items():
         for source_name, source in documents.sources.items():
-            shards = _shards(source)
+            shards = shards_of(source)
             sizes = shards.sizes()
             sized = [f"{shard.name} {size}" for shard, size in zip(shards.paths, sizes, strict=True)]
             checksums[f"{name}.{source_name}"] = digest_of(sized)

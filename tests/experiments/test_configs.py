@@ -49,6 +49,7 @@ GROUPS = {
     "index": (),
     "list_urls": (),
     "pack_shards": (),
+    "contamination": (),
     "word_attention": (),
     "convert": (),
     "caption": (),

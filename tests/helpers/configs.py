@@ -10,6 +10,7 @@ import experiments.search  # noqa: F401  # has its schema
 from experiments.caption import CaptionConfig
 from experiments.cli import hydra_config
 from experiments.cli.command import COMMANDS
+from experiments.contamination import ContaminationConfig
 from experiments.convert import ConvertConfig
 from experiments.evaluate import EvaluateConfig
 from experiments.index import IndexConfig
@@ -45,6 +46,7 @@ CONFIGS = {
     "index": IndexConfig,
     "list_urls": ListUrlsConfig,
     "pack_shards": PackShardsConfig,
+    "contamination": ContaminationConfig,
 }
 #: The overrides that a command needs.
 REQUIRED = {
@@ -56,6 +58,7 @@ REQUIRED = {
     "index": ("root=somewhere", "format=tar"),
     "list_urls": ("root=somewhere", "format=mmc4", "output=elsewhere"),
     "pack_shards": ("root=somewhere", "output=elsewhere"),
+    "contamination": ("output=elsewhere",),
     "convert": ("checkpoint=somewhere", "output=elsewhere"),
     "caption": ("checkpoint=somewhere", "images=somewhere", "output=captions.jsonl"),
     "retrieve": ("encoder=somewhere", "output=elsewhere"),

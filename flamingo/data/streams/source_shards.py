@@ -12,6 +12,7 @@ from flamingo.data.streams.remote_shards import RemoteShards, urls_at
 from flamingo.data.streams.shard_cache import ShardCache
 from flamingo.data.streams.shard_reader import ShardReader
 from flamingo.data.streams.shard_sizes import list_shards, read_sizes, shard_sizes, write_sizes
+from flamingo.data.streams.streamed_config import StreamedSourceConfig
 from flamingo.data.url_store import UrlStore
 from flamingo.utils.errors import UserError
 
@@ -95,3 +96,9 @@ def source_shards(
     copies = ShardCache(Path(cache), int(cache_gb * 1e9))
     remote = RemoteShards(urls_at(root, format, download), copies, download)
     return SourceShards(root, format, remote.paths, None, remote)
+
+
+def shards_of(source: StreamedSourceConfig) -> SourceShards:
+    """Returns the shards of a streamed source, as :func:`source_shards`."""
+    download = Download(source.timeout, source.attempts)
+    return source_shards(source.root, source.format, source.cache, source.cache_gb, download)

@@ -4,9 +4,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from flamingo.data.document import Frame
-from flamingo.evaluation.contamination.caption_search import CaptionMatch, CaptionSearch
+from flamingo.evaluation.contamination.caption_overlap import EQUAL, CaptionSearch
 from flamingo.evaluation.contamination.fingerprint import Fingerprint
-from flamingo.evaluation.contamination.image_search import NEAR, SAME_FILE, SAME_PIXELS, ImageMatch, ImageSearch
+from flamingo.evaluation.contamination.image_overlap import NEAR, SAME_FILE, SAME_PIXELS, ImageSearch
 
 #: The copies of a picture or caption that are kept. All are counted.
 MAX_COPIES = 5
@@ -38,8 +38,10 @@ class Finding:
     copies: list[Copy] = field(default_factory=list)
     #: Kind -> the number of all copies.
     counts: Counter[str] = field(default_factory=Counter)
-    #: The training picture as a small JPEG file; None for a caption, or if enough pictures are kept.
-    thumbnail: bytes | None = None
+    #: The picture's place; None for a caption.
+    frame: Frame | None = None
+    #: The first copy as the data URI of a small picture; None for a caption, or if enough pictures are kept.
+    thumbnail: str | None = None
 
     def add(self, copy: Copy) -> None:
         """Counts a copy, and keeps it if it is among the first."""
@@ -50,7 +52,7 @@ class Finding:
     @property
     def kind(self) -> str:
         """The surest kind of its copies."""
-        for kind in (SAME_FILE, SAME_PIXELS, "equal"):
+        for kind in (SAME_FILE, SAME_PIXELS, EQUAL):
             if self.counts[kind] > 0:
                 return kind
         return NEAR
@@ -77,6 +79,11 @@ class TaskSearch:
         self.image_findings: dict[int, Finding] = {}
         self.caption_findings: dict[int, Finding] = {}
 
+    def add_picture(self, query: str, frame: Frame, fingerprint: Fingerprint) -> None:
+        """Adds a picture of a query."""
+        self.images.add(fingerprint)
+        self.pictures.append((query, frame))
+
     def add_caption(self, query: str, caption: str, words: list[str]) -> None:
         """Adds a caption of a query."""
         if self.captions.add(words):
@@ -94,9 +101,9 @@ class TaskSearch:
         for match in self.images.find(fingerprint):
             if match.number not in self.image_findings:
                 query, frame = self.pictures[match.number]
-                self.image_findings[match.number] = Finding(query, str(frame))
+                self.image_findings[match.number] = Finding(query, str(frame), frame=frame)
                 new.append(self.image_findings[match.number])
-            copy = Copy(match.kind, match.distance, sample, place)
+            copy = Copy(match.kind, float(match.distance), sample, place)
             self.image_findings[match.number].add(copy)
         return new
 

@@ -39,8 +39,8 @@ class Fingerprint:
     hash: Hash | None
 
 
-def open_once(frame: Readable | str) -> tuple[PILImage.Image, Fingerprint]:
-    """Returns an upright RGB picture and its fingerprint. The file is read once.
+def fingerprint_of(frame: Readable | str) -> Fingerprint:
+    """Returns the fingerprint of a picture, whose file is read once.
 
     Raises:
         UserError: If the picture is missing or broken; the error names the file or the member of the shard.
@@ -52,7 +52,7 @@ def open_once(frame: Readable | str) -> tuple[PILImage.Image, Fingerprint]:
     picture = open_image(EmbeddedPicture(str(frame), content))
     size = f"{picture.width} {picture.height} ".encode()
     pixels = _checksum(size + picture.tobytes())
-    return picture, Fingerprint(_checksum(content), pixels, picture_hash(picture))
+    return Fingerprint(_checksum(content), pixels, picture_hash(picture))
 
 
 def _checksum(content: bytes) -> bytes:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt16
 
-from flamingo.evaluation.contamination.fingerprint import BITS, Fingerprint
+from flamingo.evaluation.contamination.fingerprint import Fingerprint, Hash
 
 #: The kinds of duplicates, the surest first.
 SAME_FILE, SAME_PIXELS, NEAR = "same file", "same pixels", "near"
@@ -26,7 +26,7 @@ class ImageMatch:
 
 
 class ImageSearch:
-    """The fingerprints of the pictures of an evaluation, 64 bytes each besides Python's own."""
+    """The fingerprints of the pictures of an evaluation."""
 
     def __init__(self, max_distance: int) -> None:
         """Makes a search without pictures.
@@ -37,33 +37,36 @@ class ImageSearch:
         self.max_distance = max_distance
         self._files: dict[bytes, list[int]] = {}
         self._pixels: dict[bytes, list[int]] = {}
-        self._hashes: UInt16[np.ndarray, "pictures 16"] = np.zeros((0, BITS // 16), np.uint16)
+        self._hashes: list[Hash] = []
         #: The number of the picture of each hash. Flat pictures have none.
         self._hashed: list[int] = []
+        #: All hashes; None until the next search.
+        self._stacked: UInt16[np.ndarray, "pictures 16"] | None = None
+        self._num_pictures = 0
 
-    def add(self, fingerprints: list[Fingerprint]) -> None:
-        """Adds pictures, which are numbered from 0. It is called once."""
-        hashes = []
-        for number, fingerprint in enumerate(fingerprints):
-            self._files.setdefault(fingerprint.file, []).append(number)
-            self._pixels.setdefault(fingerprint.pixels, []).append(number)
-            if fingerprint.hash is not None:
-                hashes.append(fingerprint.hash)
-                self._hashed.append(number)
-        if hashes:
-            self._hashes = np.stack(hashes)
+    def add(self, fingerprint: Fingerprint) -> None:
+        """Adds a picture. Pictures are numbered from 0."""
+        number = self._num_pictures
+        self._num_pictures += 1
+        self._files.setdefault(fingerprint.file, []).append(number)
+        self._pixels.setdefault(fingerprint.pixels, []).append(number)
+        if fingerprint.hash is not None:
+            self._hashes.append(fingerprint.hash)
+            self._hashed.append(number)
+            self._stacked = None
 
     @property
     def num_flat(self) -> int:
         """The number of pictures that only their checksums can find."""
-        num_pictures = sum(map(len, self._pixels.values()))
-        return num_pictures - len(self._hashed)
+        return self._num_pictures - len(self._hashed)
 
     def find(self, fingerprint: Fingerprint) -> list[ImageMatch]:
         """Returns all duplicates of a training picture, each once with its surest kind."""
         matches: dict[int, ImageMatch] = {}
-        if fingerprint.hash is not None:
-            distances = _COUNTS[self._hashes ^ fingerprint.hash].sum(axis=1, dtype=np.int64)
+        if fingerprint.hash is not None and self._hashes:
+            if self._stacked is None:
+                self._stacked = np.stack(self._hashes)
+            distances = _COUNTS[self._stacked ^ fingerprint.hash].sum(axis=1, dtype=np.int64)
             for row in np.flatnonzero(distances <= self.max_distance).tolist():
                 number = self._hashed[row]
                 matches[number] = ImageMatch(number, NEAR, int(distances[row]))
