@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from tqdm import tqdm
 
 from experiments.schema import DataConfig
 from flamingo.data.drops import Drops
+from flamingo.data.img2dataset_store import images_at
 from flamingo.data.page import Page
 from flamingo.data.record import Record
 from flamingo.data.source_keys import DATA_KEYS
@@ -42,7 +42,7 @@ def training_samples(config: DataConfig, drops: Drops) -> Iterator[Record | Page
 
 def _streamed(source: StreamedSourceConfig, drops: Drops) -> Iterator[Record | Page]:
     shards = shards_of(source)
-    images = None if source.images is None else Path(source.images)
+    images = images_at(source.images, source.cache)
     if shards.remote is None:
         return scan_shards(shards.paths, shards.format, images, drops, "searching", limit=source.limit)
     return scan_shards(
