@@ -10,7 +10,7 @@ from tqdm import tqdm
 from experiments.cli.command import Job
 from experiments.pack_shards import PAGES, PackShardsConfig
 from flamingo.data.document import Image, Readable
-from flamingo.data.drops import Drops
+from flamingo.data.drops import Drops, counts_text
 from flamingo.data.embedded_picture import EmbeddedPicture
 from flamingo.data.img2dataset_store import images_at
 from flamingo.data.m4_writer import write_shards
@@ -55,13 +55,14 @@ def run_packing(config: PackShardsConfig) -> Packed:
     with atomic_folder(output) as folder:
         files = write_shards(samples, folder, config.samples_per_shard)
         if not files:
-            raise UserError(f"root={config.root} has no sample that can be read: {_counted(packed.drops)}")
+            reasons = counts_text(packed.drops) or "it is empty"
+            raise UserError(f"root={config.root} has no sample that can be read: {reasons}")
     packed.shards = [output / file.name for file in files]
     for shard in packed.shards:
         open_index(shard, "m4" if config.format in PAGES else "m4_pairs", cache=None)
     log.info("%d samples in %d tar files: %s", packed.num_samples, len(packed.shards), output)
     if packed.drops:
-        log.info("left out: %s", _counted(packed.drops))
+        log.info("left out: %s", counts_text(packed.drops))
     return packed
 
 
@@ -109,10 +110,6 @@ def _faults(page: Page) -> list[str]:
     """Returns why images of a page have no picture."""
     images = [part for part in (*page.parts, *page.unplaced) if isinstance(part, PageImage)]
     return [f"image: {image.fault}" for image in images if image.fault]
-
-
-def _counted(drops: Drops) -> str:
-    return ", ".join(f"{reason} ({count})" for reason, count in drops.most_common()) or "it is empty"
 
 
 def run_job(job: Job[PackShardsConfig]) -> None:

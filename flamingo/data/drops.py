@@ -38,6 +38,11 @@ NO_ROOM = "document without room in its group"
 BROKEN_IMAGE = "document with a broken image"
 
 
+def counts_text(drops: Drops) -> str:
+    """Returns the counts for a log, such as ``image missing (3), page without images (1)``, the largest first."""
+    return ", ".join(f"{reason} ({count})" for reason, count in drops.most_common())
+
+
 @dataclass(frozen=True)
 class Dropped:
     """A sample that gives no document."""

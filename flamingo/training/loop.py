@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 from torch import nn
 
-from flamingo.data.drops import Drops
+from flamingo.data.drops import Drops, counts_text
 from flamingo.history import History
 from flamingo.training import TrainingConfig
 from flamingo.training.callbacks import NO_CALLBACKS, Callbacks
@@ -105,6 +105,8 @@ def train(
                 folder = run.save()
             if stops:
                 raise _stopped(step, folder, interrupt)
+    if main_process and run.progress.drops:
+        log.info("left out: %s", counts_text(Counter(run.progress.drops)))
     model.eval()
 
 
@@ -249,6 +251,9 @@ class _Run:
             record[f"dropped/{reason}"] = number
         record["seconds"] = progress.seconds
         self.history.append(record)
+        if progress.tokens == 0:
+            reasons = counts_text(Counter(progress.drops))
+            log.warning("step %d: no token has been trained on so far; left out: %s", progress.step, reasons)
         if self.callbacks.on_log is not None:
             self.callbacks.on_log(record)
 

@@ -90,18 +90,23 @@ def test_records_have_losses_gates_and_tokens_so_far(backbones, tmp_path):
     assert first["loss"] == pytest.approx(0.5 * expected[1] + 0.2 * expected[0])
 
 
-def test_a_record_counts_what_streamed_samples_lost_so_far(backbones, tmp_path):
+def test_a_record_counts_what_streamed_samples_lost_so_far(backbones, tmp_path, caplog):
     lost = replace(batch([3]), drops=Counter({"broken sample": 2}))
     lost.tensors["labels"] = torch.full_like(lost.tensors["labels"], -100)
     lost.label_tokens = 0
     whole = replace(batch([4]), drops=Counter({"broken sample": 1, "no room": 3}))
     model = make_model(backbones)
+    caplog.set_level("INFO")
     run(model, tmp_path, [DataSet("pairs", Listed(lost, whole))], steps=4, save_every=3)
     records = history(tmp_path)
     counts = [{key: value for key, value in record.items() if key.startswith("dropped/")} for record in records]
     assert counts[0] == {"dropped/broken sample": 2}
     assert counts[1] == counts[2] | {"dropped/broken sample": 3} == {"dropped/broken sample": 3, "dropped/no room": 3}
     assert counts[3] == {"dropped/broken sample": 6, "dropped/no room": 6}
+    # The log has the counts at the end, and a warning while there was no token to train on.
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "step 1" in warning and "broken sample (2)" in warning
+    assert caplog.messages[-1].endswith(": broken sample (6), no room (6)")
     # A step without any label token has no gradient, and the training goes on.
     assert records[0]["loss"] == records[0]["gradient_norm"] == 0 and records[1]["gradient_norm"] > 0
 
