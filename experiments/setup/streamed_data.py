@@ -2,12 +2,14 @@
 
 import logging
 import math
+from collections import Counter
 from functools import partial
 
 from experiments.schema import JSON, DataConfig, StreamedSetConfig
 from experiments.train import TrainConfig
 from flamingo import Document, FlamingoProcessor
 from flamingo.data.builders import SAMPLE_BUILDERS
+from flamingo.data.drops import Drops, counts_text
 from flamingo.data.img2dataset_store import images_at
 from flamingo.data.order import Endless
 from flamingo.data.streams.group_loader import GroupLoader, group_loader
@@ -16,13 +18,16 @@ from flamingo.data.streams.shard_order import ShardOrder, limited
 from flamingo.data.streams.source_shards import shards_of
 from flamingo.data.streams.stream_mixture import StreamMixture
 from flamingo.data.streams.streamed_config import StreamedConfig, StreamedSourceConfig
-from flamingo.utils.checks import within
+from flamingo.utils.checks import named, within
 from flamingo.utils.checksums import digest_of
 from flamingo.utils.errors import UserError
 from flamingo.utils.kinds import class_of
 from flamingo.utils.token_ids import TokenIds
 
 log = logging.getLogger(__name__)
+
+#: The groups in which a dry run looks for a document.
+_SEARCHED = 100
 
 
 def own_seed(seed: int, name: str) -> str:
@@ -71,7 +76,7 @@ def row_groups(name: str, config: StreamedConfig, processor: FlamingoProcessor, 
     """
     sources: dict[str, StreamedSource] = {}
     for source_name, source in config.sources.items():
-        with within(f"data.documents.{name}.sources.{source_name}"):
+        with named(f"data.documents.{name}.sources.{source_name}"):
             sources[source_name] = _source(config, source, processor, f"{seed} {source_name}")
     orders = {name: source.order for name, source in sources.items()}
     weights = {name: source.weight for name, source in config.sources.items()}
@@ -140,17 +145,32 @@ def elastic_keys(config: DataConfig) -> tuple[str, ...]:
 
 
 class FirstDocuments:
-    """An endless data set: the first document of each group that has one, else of the next group."""
+    """An endless data set: the first document of each group that has one, else of one of the next groups."""
 
-    def __init__(self, groups: RowGroups) -> None:
-        self.groups = groups
+    def __init__(self, name: str, groups: RowGroups) -> None:
+        self.name, self.groups = name, groups
 
     def __getitem__(self, position: int) -> Document:
-        while True:
-            for document in self.groups.documents(position):
+        """Returns the first document from a group on.
+
+        Raises:
+            UserError: With the key, if none of many groups has a document.
+        """
+        drops: Drops = Counter()
+        for group in self._searched(position):
+            for document in self.groups.documents(group):
                 if isinstance(document, Document):
                     return document
-            position += 1
+                drops += document.drops
+        raise UserError(
+            f"data.documents.{self.name}: none of the first samples gives a document; left out: {counts_text(drops)}"
+        )
+
+    def _searched(self, position: int) -> range:
+        """Returns the groups in which a document is searched. Sources with a limit of epochs have an end."""
+        end = position + _SEARCHED
+        available = self.groups.mixture.num_groups
+        return range(position, end if available is None else min(end, available))
 
 
 def streamed_documents(config: DataConfig, processor: FlamingoProcessor, seed: int) -> dict[str, Endless[Document]]:
@@ -161,7 +181,7 @@ def streamed_documents(config: DataConfig, processor: FlamingoProcessor, seed: i
     """
     documents: dict[str, Endless[Document]] = {}
     for name, streamed in config.streamed().items():
-        documents[name] = FirstDocuments(row_groups(name, streamed, processor, own_seed(seed, name)))
+        documents[name] = FirstDocuments(name, row_groups(name, streamed, processor, own_seed(seed, name)))
     return documents
 
 

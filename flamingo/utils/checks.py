@@ -144,5 +144,18 @@ def within(key: str) -> Iterator[None]:
         raise UserError(f"{key}.{error}") from error
 
 
+@contextmanager
+def named(key: str) -> Iterator[None]:
+    """Prefixes errors of the block with ``key`` and a colon. They name a file or a reason, not a key of a section.
+
+    Raises:
+        UserError: The error of the block, with the key.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
+
+
 def _is_finite(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)

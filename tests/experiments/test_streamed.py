@@ -3,13 +3,15 @@
 import multiprocessing
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from experiments.runs.run_indexing import run_indexing
 from experiments.runs.run_training import run_training
-from experiments.setup.streamed_data import elastic_keys
+from experiments.setup.streamed_data import FirstDocuments, elastic_keys
+from flamingo.data.drops import NO_IMAGE, NO_TEXT, Dropped
 from flamingo.history import History
 from flamingo.utils.errors import UserError
 from tests.data.shelf import photographs, write
@@ -112,11 +114,25 @@ def test_a_dry_run_shows_documents_of_the_stream(data, tmp_path, monkeypatch, ca
     assert (tmp_path / "run.dry_run.png").exists() and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("position", "available"), [(0, None), (1, 3)])
+def test_a_stream_without_any_document_is_an_error_with_reasons(position, available):
+    """Also near the end of sources with a limited number of epochs."""
+
+    def documents(group):
+        assert group < 1000
+        return [Dropped(NO_IMAGE), Dropped(NO_TEXT)]
+
+    groups = SimpleNamespace(documents=documents, mixture=SimpleNamespace(num_groups=available))
+    number = 100 if available is None else 2
+    with pytest.raises(UserError, match=rf"documents\.web: .*{NO_IMAGE} \({number}\), {NO_TEXT} \({number}\)"):
+        FirstDocuments("web", groups)[position]
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(
     ("overrides", "problem"),
     [
-        ([f"{PAIRS}.root=nowhere"], rf"{PAIRS}.*nowhere"),
+        ([f"{PAIRS}.root=nowhere"], rf"{PAIRS}: nowhere"),
         ([f"{PAIRS}.epochs=1", "data.documents.streamed.sources.pages.epochs=1"], "after .* groups.*needs 24"),
         (["data.documents.streamed.streams=99"], rf"{PAIRS}.*streams=99"),
     ],

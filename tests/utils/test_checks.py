@@ -44,6 +44,11 @@ def test_a_choice_that_is_unknown_is_named_with_the_known_ones():
         checks.one_of("key", "b", (None, "a"))
 
 
+def test_errors_that_name_a_file_get_a_key():
+    with pytest.raises(UserError, match=r"^a\.b: file has no shard$"), checks.named("a.b"):
+        raise UserError("file has no shard")
+
+
 def test_errors_within_a_part_name_the_whole_key():
     with pytest.raises(UserError, match=r"^a\.b\.key "), checks.within("a"), checks.within("b"):
         checks.positive("key", 0)
