@@ -56,14 +56,14 @@ def _measure_ours(paths: list[Path], folder: Path, processes: int, seed: int) ->
 
 def _measure_pillow(paths: list[Path], size: int, processes: int) -> float:
     tasks = [(path, size) for path in paths] * PASSES
-    with ProcessPoolExecutor(processes, initializer=_begin) as pool:
+    with ProcessPoolExecutor(processes, initializer=begin_process) as pool:
         list(pool.map(_resize, tasks[: 2 * processes]))  # the processes have started
         begin = time.perf_counter()
         list(pool.map(_resize, tasks, chunksize=8))
         return (time.perf_counter() - begin) / len(tasks)
 
 
-def _begin() -> None:
+def begin_process() -> None:
     """Prepares a process of the pool."""
     end_with(os.getppid())
     torch.set_num_threads(1)
