@@ -52,6 +52,11 @@ gpu-check:  ## everything on one GPU, with PYTHON and its packages as they are: 
 	.peers/bin/pip install --disable-pip-version-check --quiet --no-deps open-flamingo==2.0.1
 	touch $@
 
+.loader_peers/installed: experiments/benchmark/loader_peers.txt
+	$(PYTHON) -m venv .loader_peers
+	.loader_peers/bin/pip install --disable-pip-version-check --quiet --requirement $<
+	touch $@
+
 .venv/installed: setup.py setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev]'
@@ -60,4 +65,4 @@ gpu-check:  ## everything on one GPU, with PYTHON and its packages as they are: 
 	touch $@
 
 clean:  ## remove the environment and all caches
-	rm -rf .venv .peers .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf .venv .peers .loader_peers .pytest_cache .ruff_cache .mypy_cache *.egg-info

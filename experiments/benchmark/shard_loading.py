@@ -37,6 +37,7 @@ from experiments.benchmark.worker import Machine, Worker
 from experiments.setup.streamed_data import row_groups
 from flamingo import FlamingoProcessor
 from flamingo.data.builders import PairsConfig
+from flamingo.data.embedded_picture import EmbeddedPicture
 from flamingo.data.streams.group_loader import GroupLoader
 from flamingo.data.streams.row_groups import RowGroups, join_rows
 from flamingo.data.streams.shard_sizes import write_sizes
@@ -105,7 +106,7 @@ class _Loading:
             self._ask("save", name, file=str(file), first_shard=True)
             theirs = torch.load(file)
             largest[name] = _difference(self.image_processor, theirs, contents)
-        theirs = {key: torch.from_numpy(_resize(content)) for key, content in contents.items()}
+        theirs = {key: torch.from_numpy(resized_by_pillow(content)) for key, content in contents.items()}
         largest["pillow"] = _difference(self.image_processor, theirs, contents)
         return largest
 
@@ -154,7 +155,7 @@ class _Loading:
             return (time.perf_counter() - begin) / self.images
 
 
-def _photograph(number: int, width: int, height: int) -> bytes:
+def jpeg_bytes(number: int, width: int, height: int) -> bytes:
     """Returns a JPEG. Enlarged noise has the size and smoothness of a photograph."""
     noise = np.random.default_rng(number).integers(0, 256, (12, 16, 3), dtype=np.uint8)
     stream = io.BytesIO()
@@ -169,7 +170,7 @@ def _write_shards(folder: Path, images: int) -> list[Path]:
         files.append(folder / f"{first // _SHARD:05}.tar")
         with tarfile.open(files[-1], "w") as archive:
             for number in range(first, min(first + _SHARD, images)):
-                picture = _photograph(number, 500, 375)
+                picture = jpeg_bytes(number, 500, 375)
                 for suffix, content in (("jpg", picture), ("txt", b"a thing")):
                     member = tarfile.TarInfo(f"{number:06}.{suffix}")
                     member.size = len(content)
@@ -203,10 +204,10 @@ def _read_and_resize(place: Place) -> None:
     file, offset, size = place
     with open(file, "rb") as stream:  # noqa: PTH123
         stream.seek(offset)
-        _resize(stream.read(size))
+        resized_by_pillow(stream.read(size))
 
 
-def _resize(content: bytes) -> np.ndarray:
+def resized_by_pillow(content: bytes) -> np.ndarray:
     """Returns a JPEG, resized and cropped by Pillow as CLIP's image processor does: bytes [3 h w]."""
     with PILImage.open(io.BytesIO(content)) as opened:
         picture = opened.convert("RGB")
@@ -223,19 +224,9 @@ def _difference(image_processor: CLIPImageProcessorPil, theirs: dict[str, Tensor
     shared = theirs.keys() & contents.keys()
     assert shared, "the loaders have no image in common"
     for key in shared:
-        [ours] = resized(image_processor, [_Content(contents[key])])
+        [ours] = resized(image_processor, [EmbeddedPicture(key, contents[key])])
         largest = max(largest, int((ours.short() - theirs[key].short()).abs().max()))
     return largest
-
-
-class _Content:
-    """The bytes of a picture."""
-
-    def __init__(self, content: bytes) -> None:
-        self.content = content
-
-    def read_bytes(self) -> bytes:
-        return self.content
 
 
 def _measure_draft(folder: Path, rounds: int) -> None:
@@ -244,7 +235,7 @@ def _measure_draft(folder: Path, rounds: int) -> None:
     number, width, height = _LARGE
     frames = [folder / f"{one}.jpg" for one in range(number)]
     for one, frame in enumerate(frames):
-        frame.write_bytes(_photograph(one, width, height))
+        frame.write_bytes(jpeg_bytes(one, width, height))
     load = partial(resized, CLIPImageProcessorPil(), frames)
     times: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(rounds):
