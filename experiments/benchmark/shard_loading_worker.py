@@ -1,7 +1,7 @@
 """WebDataset and `datasets` as workers of the benchmark of shards, in the peers' environment."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -40,7 +40,7 @@ def sample_of(sample: dict[str, Any]) -> dict[str, Any]:
     return {"key": sample["__key__"], "pixels": pixels_of(content)}
 
 
-def webdataset(shards: list[str], buffer: int, seed: int) -> Iterable[Any]:
+def webdataset(shards: list[str], buffer: int, seed: int) -> Any:
     """Returns an endless stream of samples of WebDataset."""
     import webdataset as wds
 
@@ -48,7 +48,7 @@ def webdataset(shards: list[str], buffer: int, seed: int) -> Iterable[Any]:
     return source.shuffle(buffer, initial=buffer).map(sample_of).repeat()
 
 
-def datasets(shards: list[str], buffer: int, seed: int) -> Iterable[Any]:
+def datasets(shards: list[str], buffer: int, seed: int) -> Any:
     """Returns an endless stream of samples of `datasets`."""
     from datasets import Image, load_dataset
 
@@ -58,7 +58,7 @@ def datasets(shards: list[str], buffer: int, seed: int) -> Iterable[Any]:
     return shuffled.map(sample_of, remove_columns=["__key__", "jpg"]).with_format("torch").repeat(None)
 
 
-STREAMS: dict[str, Callable[..., Iterable[Any]]] = {"webdataset": webdataset, "datasets": datasets}
+STREAMS: dict[str, Callable[..., Any]] = {"webdataset": webdataset, "datasets": datasets}
 
 
 class ShardLoading:
@@ -87,7 +87,7 @@ class ShardLoading:
     def save(self, peer: str, shards: list[str], buffer: int, file: str) -> None:
         """Saves the pixels of some images by their keys."""
         batches = islice(self._loader(peer, shards, buffer, seed=0), 4)
-        pixels = {}
+        pixels: dict[str, Tensor] = {}
         for batch in batches:
             pixels |= dict(zip(batch["key"], batch["pixels"], strict=True))
         torch.save(pixels, file)
