@@ -221,7 +221,9 @@ def read_scores(path: Path) -> list[Score]:
     if not isinstance(rows, list):
         raise UserError(f"{path} must be a list of scores")
     if not rows:
-        raise UserError(f"{path} has no scores: the queries have no references; predictions.jsonl has the outputs")
+        raise UserError(
+            f"{path} is empty: no output was scored, as without references; the outputs are in predictions.jsonl"
+        )
     scores = [score_of(row, f"{path}, row {number}") for number, row in enumerate(rows)]
     seen = set()
     for number, score in enumerate(scores):

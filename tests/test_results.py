@@ -104,7 +104,7 @@ def test_a_missing_field_is_named(tmp_path, key):
         scores(tmp_path, row)
 
 
-@pytest.mark.parametrize(("text", "message"), [("", "JSON"), ("[]", "no scores"), ("{}", "list"), ("[3]", "row 0")])
+@pytest.mark.parametrize(("text", "message"), [("", "JSON"), ("[]", "empty"), ("{}", "list"), ("[3]", "row 0")])
 def test_what_is_no_list_of_scores_is_refused(tmp_path, text, message):
     (tmp_path / "scores.json").write_text(text)
     with pytest.raises(UserError, match=rf"scores\.json.*{message}"):

@@ -62,7 +62,7 @@ def check_settings(task: Task, settings: Sequence[Setting], limit: int | None = 
         own_task = with_support(task, setting.support)
         if not own_task.support(queries[0]):
             raise UserError(
-                f"{own_task.name} has no support: {setting} needs one for its demonstrations, 0 shots need none"
+                f"task.support has no value: {own_task.name} needs it for {setting}; shots=[0] needs no demonstrations"
             )
         if not setting.selection.images and not task.text_only:
             raise UserError(f"{task.name} has no 0-shot variant with text-only demonstrations")

@@ -88,6 +88,10 @@ def test_arguments_follow_from_the_model_and_given_ones_stay():
     dry = reproduction_arguments({"published": OF_3B, "task": "vqav2", "dry_run": True, "output": "x"})
     assert {"checkpoint=x/checkpoint", "protocol=openflamingo"} < set(dry)
     assert "task.query=x/data/v2_OpenEnded_mscoco_val2014_questions.json" in dry
+    others = {"published": OF_3B, "task": "textvqa", "dry_run": True}
+    with pytest.raises(UserError, match=r"dry_run=true.*coco.*textvqa.*task\.query"):
+        reproduction_arguments(others)
+    assert "checkpoint=x/checkpoint" in reproduction_arguments(others | {"task.query": "FILE", "output": "x"})
 
 
 @pytest.mark.full
