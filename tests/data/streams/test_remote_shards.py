@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 
 import fsspec
 import pytest
@@ -163,6 +164,25 @@ def test_a_failing_file_system_is_tried_again(folder, tmp_path, monkeypatch):
     pauses = note_pauses(monkeypatch)
     assert len(contents(remote(f"{root}/00000.tar", tmp_path))) == 3
     assert pauses == [1, 2]
+
+
+def test_a_file_system_that_never_answers_is_given_up(folder, tmp_path, monkeypatch, caplog):
+    root = put_into_memory(folder, "slow")
+    system = fsspec.filesystem("memory")
+    opened, released = type(system).open, threading.Event()
+
+    def slow(self, path, *arguments, **options):
+        if path.endswith(".tar"):
+            released.wait(10)
+        return opened(self, path, *arguments, **options)
+
+    monkeypatch.setattr(type(system), "open", slow)
+    note_pauses(monkeypatch)
+    reader = remote(f"{root}/00000.tar", tmp_path, timeout=0.05, attempts=2).reader(None)
+    with pytest.raises(BrokenShardError, match="slower"):
+        reader.sample(0, 0)
+    released.set()
+    assert caplog.text.count("slower") == 3  # two attempts, and the shard that is left out
 
 
 @pytest.mark.parametrize(
