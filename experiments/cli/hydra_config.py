@@ -104,7 +104,7 @@ def _missing_values(config: DictConfig) -> Iterator[str]:
     """Yields a sentence for each mandatory value that is missing, with the line of its key."""
     for key in missing_keys(config):
         section, _, name = key.rpartition(".")
-        config_class = OmegaConf.get_type(config, section) if section else OmegaConf.get_type(config)
+        config_class = OmegaConf.get_type(OmegaConf.select(config, section) if section else config)
         line = field_lines(config_class).get(name) if is_dataclass(config_class) else None
         yield f"{key} needs a value: {line}" if line else f"{key} needs a value"
 

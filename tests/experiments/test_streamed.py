@@ -16,7 +16,7 @@ from flamingo.history import History
 from flamingo.utils.errors import UserError
 from tests.data.shelf import photographs, write
 from tests.data.streams.shards import write_pairs
-from tests.helpers.configs import composed
+from tests.helpers.configs import composed, problems
 from tests.helpers.histories import reproducible_history
 
 PAIRS = "data.documents.streamed.sources.pairs"
@@ -163,3 +163,13 @@ def test_a_run_may_change_what_leaves_the_order_unchanged(tmp_path):
 def test_a_wrong_value_of_a_stream_is_an_error_with_its_key(override, key):
     with pytest.raises(UserError, match=key):
         composed("train", "data=streamed_pairs", f"{PAIRS}.root=somewhere", override)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [(("root=here", "format=jsonl"), "format must be one of"), (("roof=here", "format=m4"), "root needs a value")],
+)
+def test_a_command_line_names_keys_of_a_stream(overrides, key):
+    pages = "data.documents.streamed.sources.pages"
+    found = problems("data=streamed_pages", *(f"{pages}.{override}" for override in overrides))
+    assert any(problem.startswith(f"{pages}.{key}") for problem in found)
