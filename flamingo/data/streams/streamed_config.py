@@ -48,6 +48,18 @@ class StreamedSourceConfig:
                 whole(key, value, least=1)
         if isinstance(self.documents, dict):
             self.documents = load_kind(SAMPLE_BUILDERS, self.documents, "documents")
+            self._check_samples()
+
+    def _check_samples(self) -> None:
+        """Checks that the documents are made of the samples of the format.
+
+        Raises:
+            UserError: For documents of pages from captioned images, or of captioned images from pages.
+        """
+        has_pages = SHARD_FORMATS[self.format].has_pages
+        if has_pages != isinstance(self.documents, WebDocumentConfig):
+            samples, kind = ("pages", "web_document") if has_pages else ("captioned images", "pairs")
+            raise UserError(f"format={self.format} has {samples}: documents.kind must be {kind}")
 
 
 @dataclass(kw_only=True)
