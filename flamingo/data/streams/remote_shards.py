@@ -15,7 +15,7 @@ from flamingo.data.streams.shard_cache import ShardCache
 from flamingo.data.streams.shard_sizes import SIZES, read_sizes
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
-from flamingo.utils.reading import json_object
+from flamingo.utils.reading import json_object, lines
 
 #: Files of stats that are read at once.
 _THREADS = 16
@@ -92,15 +92,15 @@ def urls_at(root: str, format: str, download: Download) -> list[str]:
     """Returns the URLs of the shards at a root, in the order of their names.
 
     Args:
-        root: The URL of a folder, a pattern, a single shard, or a ``.txt`` file with a shard in each line: a URL, or a
-            path relative to the file.
+        root: The URL of a folder, a pattern or a single shard; or a ``.txt`` file, on the disk or at a URL, with a
+            shard in each line: a URL, or in a file at a URL a path relative to it.
         format: A name of :data:`flamingo.data.streams.SHARD_FORMATS`.
         download: How the list is downloaded.
 
     Raises:
         UserError: If the shards cannot be listed, or there are none.
     """
-    if root.endswith(".txt"):
+    if is_list(root):
         urls = _listed(root, download)
     elif is_http(root):
         urls = _single(root)
@@ -111,13 +111,26 @@ def urls_at(root: str, format: str, download: Download) -> list[str]:
     return sorted(set(urls))
 
 
+def is_list(root: str) -> bool:
+    """Returns whether a root is a list of shards, on the disk or at a URL."""
+    return root.endswith(".txt")
+
+
 def _listed(root: str, download: Download) -> list[str]:
-    content = download.content(root)
-    if content is None:
-        raise UserError(f"there is no list {root}")
+    if is_url(root):
+        content = download.content(root)
+        if content is None:
+            raise UserError(f"there is no list {root}")
+        names = content.decode(errors="replace").splitlines()
+    else:
+        names = [line for _, line in lines(Path(root))]
     folder = root.rpartition("/")[0]
-    lines = [line.strip() for line in content.decode(errors="replace").splitlines()]
-    return [line if is_url(line) else f"{folder}/{line}" for line in lines if line]
+    stripped = [name.strip() for name in names if name.strip()]
+    urls = [name if is_url(name) else f"{folder}/{name}" for name in stripped]
+    for url in urls:
+        if not is_url(url):
+            raise UserError(f"{root}: a list on the disk must have URLs, got {url!r:.80}")
+    return urls
 
 
 def _single(root: str) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from flamingo.data.streams.download import Download, is_url
-from flamingo.data.streams.remote_shards import RemoteShards, urls_at
+from flamingo.data.streams.remote_shards import RemoteShards, is_list, urls_at
 from flamingo.data.streams.shard_cache import ShardCache
 from flamingo.data.streams.shard_reader import ShardReader
 from flamingo.data.streams.shard_sizes import list_shards, read_sizes, shard_sizes, write_sizes
@@ -78,7 +78,8 @@ def source_shards(
     """Returns the shards at a root. No shard is opened or downloaded.
 
     Args:
-        root: A folder, a pattern or a single file; or a URL, as :func:`flamingo.data.streams.remote_shards.urls_at`.
+        root: A folder, a pattern or a single file; or a URL or a list of URLs, as
+            :func:`flamingo.data.streams.remote_shards.urls_at`.
         format: A name of :data:`flamingo.data.streams.SHARD_FORMATS`.
         cache: The folder of indexes, sizes and copies; None: beside the shards.
         cache_gb: The gigabytes of all copies.
@@ -87,7 +88,7 @@ def source_shards(
     Raises:
         UserError: If there are no shards, or shards at URLs have no cache.
     """
-    if not is_url(root):
+    if not (is_url(root) or is_list(root)):
         folder = None if cache is None else Path(cache)
         return SourceShards(root, format, list_shards(root, format), folder, None)
     if cache is None:

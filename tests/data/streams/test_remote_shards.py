@@ -54,6 +54,15 @@ def test_samples_of_a_store_are_those_of_the_disk(folder, server, tmp_path):
     assert [one.id for one in contents(single)] == ["000003", "000004"]
 
 
+def test_a_list_on_the_disk_has_urls(server, tmp_path):
+    file = tmp_path / "shards.txt"
+    file.write_text(f"{server.url}/00001.tar\n\n")
+    assert [one.id for one in contents(remote(str(file), tmp_path))] == ["000003", "000004"]
+    file.write_text("00001.tar\n")
+    with pytest.raises(UserError, match=r"must have URLs.*00001\.tar"):
+        remote(str(file), tmp_path)
+
+
 def test_a_shard_is_downloaded_when_it_is_opened_and_once(server, tmp_path):
     shards = remote(f"{server.url}/00001.tar", tmp_path)
     shards.sizes()
