@@ -1,4 +1,4 @@
-"""Measures images per second from shards: our stream, Pillow alone, WebDataset and `datasets`; and of reduced JPEGs.
+"""Measures images per second from shards: ours, Pillow alone, WebDataset, `datasets`; of reduced JPEGs.
 
 python -m experiments.benchmark.shard_loading                         2,000 JPEGs of 500 x 375, ten minutes
 python -m experiments.benchmark.shard_loading --shards 'DIR/*.tar'    your shards, KEY.jpg with KEY.json or KEY.txt
@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,7 @@ from experiments.setup.streamed_data import row_groups
 from flamingo import FlamingoProcessor
 from flamingo.data.builders import PairsConfig
 from flamingo.data.embedded_picture import EmbeddedPicture
+from flamingo.data.record import Record
 from flamingo.data.streams.group_loader import GroupLoader
 from flamingo.data.streams.row_groups import RowGroups, join_rows
 from flamingo.data.streams.shard_sizes import write_sizes
@@ -78,6 +80,7 @@ class _Loading:
 
     def __init__(self, shards: list[Path], folder: Path, arguments: argparse.Namespace, peer: Worker) -> None:
         self.shards, self.folder, self.peer = shards, folder, peer
+        self.root = arguments.shards or str(folder / "shards")
         self.processes, self.buffer, self.rounds = arguments.processes, arguments.buffer, arguments.rounds
         self.places = _places(shards)
         self.images = len(self.places) * arguments.passes // BATCH * BATCH
@@ -86,16 +89,20 @@ class _Loading:
         self.processor = FlamingoProcessor(self.image_processor, tokenizer)
 
     def rows(self) -> list[Ratio]:
-        """Returns seconds per image, ours against each other."""
-        ours: list[float] = []
+        """Returns seconds per image, ours against each other: our pixels alone, and with token ids in packed rows."""
+        ours: dict[str, list[float]] = {"pixels": [], "documents": []}
         others: dict[str, list[float]] = {name: [] for name in ("pillow", *STREAMS)}
         for turn in range(self.rounds):
-            ours.append(self._ours(turn))
+            ours["pixels"].append(self._our_pixels(turn))
+            ours["documents"].append(self._our_documents(turn))
             others["pillow"].append(self._pillow(turn))
             for name in STREAMS:
                 others[name].append(self._ask("measure", name, images=self.images, seed=turn))
-        case = f"{len(self.places)} images, {self.processes} processes"
-        return [make_ratio("shards", case, name, ours, times, "s/image") for name, times in others.items()]
+        rows = []
+        for result, our_times in ours.items():
+            case = f"{result}, {len(self.places)} images, {self.processes} processes"
+            rows += [make_ratio("shards", case, name, our_times, times, "s/image") for name, times in others.items()]
+        return rows
 
     def differences(self) -> dict[str, int]:
         """Returns the largest difference between our pixels and those of each other, in levels of 255."""
@@ -115,7 +122,16 @@ class _Loading:
         answer = self.peer.ask(do, peer=peer, shards=shards, buffer=1 if first_shard else self.buffer, **request)
         return answer["result"]
 
-    def _ours(self, seed: int) -> float:
+    def _our_pixels(self, seed: int) -> float:
+        pixels = _Pixels(self._groups(seed))
+        batches = iter(GroupLoader(pixels, _only, batch_size=1, num_workers=self.processes))
+        next(batches)
+        begin = time.perf_counter()
+        for batch in islice(batches, self.images // BATCH):
+            assert batch.shape == (BATCH, 1, 3, SIDE, SIDE)
+        return (time.perf_counter() - begin) / self.images
+
+    def _our_documents(self, seed: int) -> float:
         groups = self._groups(seed)
         batches = iter(GroupLoader(groups, join_rows, batch_size=1, num_workers=self.processes))
         next(batches)
@@ -130,8 +146,7 @@ class _Loading:
     def _groups(self, seed: int) -> RowGroups:
         cache = self.folder / "index"
         write_sizes(self.shards, "tar", cache, num_workers=1)
-        root = str(self.shards[0].parent / "*.tar")
-        source = StreamedSourceConfig(root=root, format="tar", cache=str(cache), documents=PairsConfig())
+        source = StreamedSourceConfig(root=self.root, format="tar", cache=str(cache), documents=PairsConfig())
         config = StreamedConfig(
             batch_size=1,
             group_size=BATCH,
@@ -153,6 +168,30 @@ class _Loading:
             begin = time.perf_counter()
             list(pool.map(_read_and_resize, places[: self.images], chunksize=BATCH))
             return (time.perf_counter() - begin) / self.images
+
+
+class _Pixels:
+    """The images of each group of a stream, without their texts."""
+
+    def __init__(self, groups: RowGroups) -> None:
+        self.processor, self.mixture = groups.processor, groups.mixture
+        [self.source] = groups.sources.values()
+
+    def __getitem__(self, group: int) -> Tensor:
+        chosen = self.mixture.at(group)
+        places = self.source.order.group(chosen.stream, chosen.number)
+        images = []
+        for place in places:
+            sample = self.source.reader.sample(place.shard, place.sample)
+            assert isinstance(sample, Record)
+            images.append(sample.image)
+        return self.processor.pixel_values(images, as_bytes=True)
+
+
+def _only(groups: list[Tensor]) -> Tensor:
+    """Returns the only group of a batch."""
+    [pixels] = groups
+    return pixels
 
 
 def jpeg_bytes(number: int, width: int, height: int) -> bytes:
