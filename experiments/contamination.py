@@ -51,7 +51,7 @@ class ContaminationConfig:
     min_words: int = 8
     #: The least share of word pairs that near-duplicate captions have in common.
     min_overlap: float = 0.6
-    #: The most pictures of each task on the page.
+    #: The most pictures, and the most captions, of each task on the page.
     pictures: int = 100
     #: The folder of the results.
     output: str
