@@ -1,4 +1,4 @@
-"""Searches training data for the images and captions of evaluations: exact and near duplicates of each task.
+"""Searches training data for images and captions of evaluations: exact and near duplicates by task.
 
 python -m experiments.contamination data.root=DIR "+tasks.coco={query: DIR, query_split: test}" output=FOLDER
 python -m experiments.contamination data=streamed_pairs data.documents.streamed.sources.pairs.root=DIR \

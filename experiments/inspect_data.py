@@ -1,4 +1,4 @@
-"""Reports on a data set: counts, lengths, sizes, duplicates, and images that are left out; and shows its documents.
+"""Reports on a data set: counts, lengths, sizes, duplicates, what is left out; shows its documents.
 
 python -m experiments.inspect_data data.root=DIR
 python -m experiments.inspect_data data.root=DIR data.split=train tokenizer=NAME output=summary.json

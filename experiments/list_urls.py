@@ -1,4 +1,4 @@
-"""Writes the URLs of images as img2dataset reads them, from OBELICS, MMC4, or tables of captions and URLs.
+"""Writes the URLs of images as img2dataset reads them, of OBELICS, MMC4 or tables of captions.
 
 python -m experiments.list_urls root=DIR format=obelics output=urls.parquet
 python -m experiments.list_urls root='DIR/docs_shard_*.zip' format=mmc4 output=urls.parquet
