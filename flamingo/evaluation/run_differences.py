@@ -3,7 +3,7 @@
 The spread of a score between trainings is pooled over the variants, separately for each setting.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def run_differences(runs: Runs, baseline: str) -> list[Difference]:
     for by_seed in runs.values():
         for folder in by_seed.values():
             scores_of[folder] = read_scores(folder / "scores.json")
-    metrics = _headline_metrics(scores_of.values())
+    metrics = _headline_metrics(scores_of)
     first_asked: dict[str, Asked] = {}
     of_settings: dict[SettingOfTask, list[RunScore]] = {}
     for variant in [baseline] + [name for name in runs if name != baseline]:
@@ -76,16 +76,29 @@ def run_differences(runs: Runs, baseline: str) -> list[Difference]:
     return differences
 
 
-def _headline_metrics(scores: Iterable[Sequence[Score]]) -> dict[str, str]:
-    """Returns for each task the headline metric among those that all its runs have."""
+def _headline_metrics(scores_of: Mapping[Path, Sequence[Score]]) -> dict[str, str]:
+    """Returns for each task the headline metric among those that the predictions of all its runs determine."""
     common: dict[str, list[str]] = {}
-    for of_run in scores:
-        of_tasks: dict[str, list[str]] = {}
-        for score in of_run:
-            of_tasks.setdefault(score.setting.task, []).append(score.metric)
-        for task, metrics in of_tasks.items():
+    for folder, scores in scores_of.items():
+        for task, metrics in _metrics_of_predictions(folder, scores).items():
             common[task] = [metric for metric in common.get(task, metrics) if metric in metrics]
     return {task: headlines(metrics)[0] for task, metrics in common.items() if metrics}
+
+
+def _metrics_of_predictions(folder: Path, scores: Sequence[Score]) -> dict[str, list[str]]:
+    """Returns for each task of a run its metrics of single outputs and of captions.
+
+    Metrics that also read rankings or images, such as ROC AUC and CLIPScore, are left out.
+    """
+    of_outputs: set[tuple[str, str]] = set()
+    for prediction in read_predictions(folder / "predictions.jsonl"):
+        of_outputs.update((prediction.setting.task, metric) for metric in prediction.scores)
+    of_tasks: dict[str, list[str]] = {}
+    for score in scores:
+        metrics = of_tasks.setdefault(score.setting.task, [])
+        if score.metric in METRICS or (score.setting.task, score.metric) in of_outputs:
+            metrics.append(score.metric)
+    return of_tasks
 
 
 def _statistics(

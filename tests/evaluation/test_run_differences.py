@@ -57,6 +57,18 @@ def runs(tmp_path):
     return folders
 
 
+def test_a_metric_that_predictions_do_not_have_is_passed_over(tmp_path):
+    runs = {}
+    for variant, level in (("base", 0.3), ("a", 0.5)):
+        rows = rows_of(level, 1)
+        folder = write_run(tmp_path / variant, rows)
+        of_rankings = scores(rows, ())[0] | {"metric": "roc_auc", "value": 0.7}
+        save_scores(folder / "scores.json", scores(rows, ()) + [of_rankings])
+        runs[variant] = {0: folder}
+    [found] = run_differences(runs, "base")
+    assert (found.metric, found.value) == ("x", pytest.approx(0.2))
+
+
 def test_a_difference_of_means_has_a_spread_pooled_over_variants(runs):
     rows = run_differences(runs, "base")
     assert [(found.variant, found.baseline, found.setting.control) for found in rows] == [
