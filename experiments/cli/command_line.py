@@ -83,9 +83,7 @@ class CommandLine:
                     problem = f"{culprit.input_line}: {problem}"
                 described.append(problem)
                 if culprit is not None and culprit.key_or_group not in _DECIDE_OTHERS:
-                    others = [override for override in known if override is not culprit]
-                    if not _needs(culprit, problems_with(others)):
-                        known = others
+                    known = [override for override in known if override is not culprit]
         for override in self.swept:
             if not self._is_group(override):
                 with self.problems.collected():
@@ -229,10 +227,12 @@ def _culprit(
 ) -> Override | None:
     """Returns the override that causes a problem: without it the problem disappears. None if no single one does.
 
-    Overrides whose keys the problem names are tried first.
+    Overrides whose keys the problem names are tried first. A mandatory key is no cause: without it its section is not
+    checked.
     """
     for override in sorted(overrides, key=lambda override: not _is_named(override, problem)):
-        if problem not in problems_with([other for other in overrides if other is not override]):
+        left = problems_with([other for other in overrides if other is not override])
+        if problem not in left and not _needs(override, left):
             return override
     return None
 

@@ -173,3 +173,13 @@ def test_a_command_line_names_keys_of_a_stream(overrides, key):
     pages = "data.documents.streamed.sources.pages"
     found = problems("data=streamed_pages", *(f"{pages}.{override}" for override in overrides))
     assert any(problem.startswith(f"{pages}.{key}") for problem in found)
+
+
+def test_a_mandatory_key_is_no_cause_of_another_problem():
+    streamed = "data.documents.streamed"
+    given = ("data=streamed_pages", f"{streamed}.sources.pages.root=here", f"{streamed}.sources.pages.format=m4")
+    window = f"{streamed}.sources.pages.documents.max_tokens=999"
+    (problem,) = problems(*given, window)
+    assert problem.startswith(window)
+    (problem,) = problems(*given, f"documents@{streamed}.sources.pages.documents=obelics_m4")
+    assert problem.startswith(f"{streamed}.sources.pages.documents.max_tokens=1024")
