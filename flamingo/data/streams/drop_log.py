@@ -15,10 +15,10 @@ def log_drop(reason: str, place: str, error: Exception) -> None:
 
     Args:
         reason: The reason, as the history has it.
-        place: The shard or the document.
+        place: The sample or the document.
         error: What is wrong with it.
     """
     _num_logged[reason] += 1
     if _num_logged[reason] <= _MOST:
         last = "; more of this kind are counted only" if _num_logged[reason] == _MOST else ""
-        log.warning("left out of %s: %s: %s%s", place, reason, error, last)
+        log.warning("left out: %s: %s%s", place, error, last)

@@ -61,7 +61,7 @@ class StreamedSource:
         except UserError as error:
             kind, _, _ = str(error).partition(": ")
             reason = f"{BROKEN_SAMPLE}: {kind}"
-            log_drop(reason, str(self.reader.shards[place.shard]), error)
+            log_drop(reason, f"{self.reader.shards[place.shard]}, sample {place.sample + 1}", error)
             return Dropped(reason)
         return self.builder.document(sample, place.position)
 

@@ -66,7 +66,9 @@ class ShardOrder:
         self.samples = samples
         self.num_samples = int(self.samples.sum())
         if self.num_samples < streams:
-            raise UserError(f"streams={streams}, but the source has only {self.num_samples} samples")
+            raise UserError(
+                f"streams={streams} is more than the {self.num_samples} samples of the source: lower streams"
+            )
         self.streams = streams
         self.window = window
         self.seed = seed

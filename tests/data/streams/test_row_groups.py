@@ -75,7 +75,7 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path, processor, monkeypatch,
     reasons = [*broken, PAIR_WITH_SPECIAL_TOKEN, TOO_MANY_TOKENS, BROKEN_IMAGE, BROKEN_SHARD]
     assert made.ids == ["good"] and made.drops == Counter(reasons)
     assert "'broken'" in caplog.text and "counted only" in caplog.text
-    assert "a caption is empty" in caplog.text and "there is no caption" not in caplog.text
+    assert ".tar, sample 2: a caption is empty" in caplog.text and "there is no caption" not in caplog.text
 
 
 def test_an_update_has_equal_rows_for_any_number_of_processes(tmp_path, processor):
