@@ -76,8 +76,8 @@ def row_groups(name: str, config: StreamedConfig, processor: FlamingoProcessor, 
     """
     sources: dict[str, StreamedSource] = {}
     for source_name, source in config.sources.items():
-        with named(f"data.documents.{name}.sources.{source_name}"):
-            sources[source_name] = _source(config, source, processor, f"{seed} {source_name}")
+        key = f"data.documents.{name}.sources.{source_name}"
+        sources[source_name] = _source(key, config, source, processor, f"{seed} {source_name}")
     orders = {name: source.order for name, source in sources.items()}
     weights = {name: source.weight for name, source in config.sources.items()}
     epochs = {name: source.epochs for name, source in config.sources.items()}
@@ -87,13 +87,14 @@ def row_groups(name: str, config: StreamedConfig, processor: FlamingoProcessor, 
 
 
 def _source(
-    config: StreamedConfig, source: StreamedSourceConfig, processor: FlamingoProcessor, seed: str
+    key: str, config: StreamedConfig, source: StreamedSourceConfig, processor: FlamingoProcessor, seed: str
 ) -> StreamedSource:
-    shards = shards_of(source)
-    sizes = limited(shards.sizes(), source.limit)
-    order = ShardOrder(sizes, config.streams, config.group_size, config.window, seed)
-    images = images_at(source.images, source.cache)
-    with within("documents"):
+    with named(key):
+        shards = shards_of(source)
+        sizes = limited(shards.sizes(), source.limit)
+        order = ShardOrder(sizes, config.streams, config.group_size, config.window, seed)
+        images = images_at(source.images, source.cache)
+    with within(f"{key}.documents"):
         builder = class_of(SAMPLE_BUILDERS, source.documents.kind)(source.documents, processor, seed)
     return StreamedSource(order, shards.reader(images), builder)
 

@@ -20,6 +20,8 @@ from tests.helpers.configs import composed, problems
 from tests.helpers.histories import reproducible_history
 
 PAIRS = "data.documents.streamed.sources.pairs"
+#: Windows of pages with more tokens than the embedded language model allows.
+LONG_WINDOWS = ["data.documents.streamed.pack_to=999", "data.documents.streamed.sources.pages.documents.max_tokens=999"]
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +137,7 @@ def test_a_stream_without_any_document_is_an_error_with_reasons(position, availa
         ([f"{PAIRS}.root=nowhere"], rf"{PAIRS}: nowhere"),
         ([f"{PAIRS}.epochs=1", "data.documents.streamed.sources.pages.epochs=1"], "after .* groups.*needs 24"),
         (["data.documents.streamed.streams=99"], rf"{PAIRS}.*streams=99"),
+        (LONG_WINDOWS, r"sources\.pages\.documents\.max_tokens"),
     ],
 )
 def test_shards_that_cannot_be_used_are_one_sentence(data, tmp_path, overrides, problem):
