@@ -110,7 +110,7 @@ def test_imports_go_one_way():
         ("model/a.py", "import wandb", "wandb"),
         ("training/a.py", "def f():\n    from experiments import train", "experiments"),
         ("synthetic/a.py", "from flamingo.evaluation.harness import evaluate", "flamingo.evaluation.harness"),
-        ("data/document.py", "from flamingo.data.record import Record", "flamingo.data.record"),
+        ("data/document.py", "from flamingo.data.records.record import Record", "flamingo.data.records.record"),
     ],
 )
 def test_a_wrong_import_is_found(place, line, name, tmp_path, monkeypatch):

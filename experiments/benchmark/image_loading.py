@@ -15,7 +15,7 @@ from experiments.setup.build_data import TrainingRecords, build_data_sets
 from flamingo import FlamingoProcessor
 from flamingo.data.builders import InterleavedConfig
 from flamingo.data.document import Image
-from flamingo.data.record import Record, RecordList
+from flamingo.data.records.record import Record, RecordList
 from flamingo.data.sources import SourceSplit
 from flamingo.training.losses import NextTokenConfig
 from flamingo.utils.ancestors import end_with

@@ -39,7 +39,7 @@ from experiments.setup.streamed_data import row_groups
 from flamingo import FlamingoProcessor
 from flamingo.data.builders import PairsConfig
 from flamingo.data.embedded_picture import EmbeddedPicture
-from flamingo.data.record import Record
+from flamingo.data.records.record import Record
 from flamingo.data.streams.group_loader import GroupLoader
 from flamingo.data.streams.row_groups import RowGroups, join_rows
 from flamingo.data.streams.shard_sizes import write_sizes

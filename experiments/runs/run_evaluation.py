@@ -20,7 +20,7 @@ from experiments.setup.run_lists import run_folders
 from experiments.setup.trained_images import trained_queries_warning, trained_records
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.data_checksums import data_checksums, files_checksum
-from flamingo.data.record import Record
+from flamingo.data.records.record import Record
 from flamingo.difference_rows import read_differences
 from flamingo.evaluation.harness import evaluate
 from flamingo.evaluation.prompt_lengths import Check, check_prompts, check_retrieved_prompts

@@ -13,7 +13,7 @@ from experiments.inspect_data import InspectDataConfig
 from experiments.runs.inspected_documents import InspectedDocuments, inspect_documents
 from experiments.schema import JSON
 from flamingo.data.data_summary import DataSummary, PictureSummary, Quantiles, summarize
-from flamingo.data.record import by_reason
+from flamingo.data.records.record import by_reason
 from flamingo.data.source_keys import DATA_KEYS
 from flamingo.data.sources import list_split
 from flamingo.data.text_checks import sample_captions, tokenizer_problems

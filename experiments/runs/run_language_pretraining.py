@@ -18,7 +18,7 @@ from flamingo.data.order import Shuffled
 from flamingo.data.pretraining.texts import TextDocuments, TextItem, read_texts
 from flamingo.data.pretraining.token_blocks import TokenBlocks, collate_blocks, encode_texts
 from flamingo.data.pretraining.tokenizer import train_tokenizer
-from flamingo.data.record import by_reason
+from flamingo.data.records.record import by_reason
 from flamingo.model import Fields
 from flamingo.model.architecture import build_architecture, check_architecture
 from flamingo.report.model_card import BACKBONE_FILES, CardTexts, save_backbone

@@ -13,9 +13,9 @@ from flamingo.data.document import Image, Readable
 from flamingo.data.drops import Drops, counts_text
 from flamingo.data.embedded_picture import EmbeddedPicture
 from flamingo.data.img2dataset_store import images_at
-from flamingo.data.m4_writer import write_shards
-from flamingo.data.page import Page, PageImage
-from flamingo.data.record import LazySequence, Record
+from flamingo.data.pages.m4_writer import write_shards
+from flamingo.data.pages.page import Page, PageImage
+from flamingo.data.records.record import LazySequence, Record
 from flamingo.data.sources import open_source
 from flamingo.data.streams.shard_index import open_index
 from flamingo.data.streams.shard_scan import scan_shards

@@ -23,7 +23,7 @@ from flamingo.data.document import Image
 from flamingo.data.loader import process_loader
 from flamingo.data.order import Shuffled
 from flamingo.data.pretraining.tokenizer import END_OF_TEXT, train_tokenizer
-from flamingo.data.record import Record, by_reason
+from flamingo.data.records.record import Record, by_reason
 from flamingo.data.sources import read_split
 from flamingo.data.transforms.pictures import open_image
 from flamingo.model.architecture import build_architecture, check_architecture

@@ -10,7 +10,7 @@ from experiments.schema import JSON, as_recorded
 from experiments.zero_shot import ZeroShotConfig, templates_of
 from flamingo.data.class_labels import labelled, read_class_names
 from flamingo.data.data_checksums import data_checksums
-from flamingo.data.record import Record
+from flamingo.data.records.record import Record
 from flamingo.data.source_keys import SourceKeys
 from flamingo.data.sources import read_split
 from flamingo.evaluation.metrics.resampling import bootstrap, mean

@@ -16,7 +16,7 @@ from flamingo.data.document import Image
 from flamingo.data.encode import EncodedDocuments, EncodedGroup, make_batch
 from flamingo.data.loader import process_loader
 from flamingo.data.order import Endless, Shuffled
-from flamingo.data.record import LazySequence
+from flamingo.data.records.record import LazySequence
 from flamingo.data.shortening import encode_shortened
 from flamingo.data.source_keys import DATA_KEYS, SAMPLE_KEYS, VALIDATION_KEYS, SourceKeys
 from flamingo.data.sources import SourceSplit, list_split, read_split

@@ -21,7 +21,7 @@ from flamingo.data.builders import DocumentsConfig
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.encode import FixedBatches
 from flamingo.data.order import Endless, Shuffled
-from flamingo.data.record import LazySequence
+from flamingo.data.records.record import LazySequence
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.image_size import checked_image_size
 from flamingo.inference.retrieval import NeighboursError

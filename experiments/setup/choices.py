@@ -15,7 +15,7 @@ from experiments.setup.build import backbone_names
 from experiments.setup.init_from_parts import checkpoint_folder
 from experiments.train import TrainConfig
 from flamingo.data.caption_template import CaptionTemplate
-from flamingo.data.record import LazySequence
+from flamingo.data.records.record import LazySequence
 from flamingo.data.source_keys import DATA_KEYS
 from flamingo.data.sources import list_split
 from flamingo.data.splits import ROLES, TRAIN, VALIDATION, of_split, with_splits

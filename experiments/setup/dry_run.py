@@ -16,7 +16,7 @@ from experiments.setup.trial_training import Measured, measured_trial
 from experiments.train import TrainConfig
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.order import Endless
-from flamingo.data.record import by_reason
+from flamingo.data.records.record import by_reason
 from flamingo.data.shortening import encode_shortened
 from flamingo.data.text_markers import IMAGE_TOKEN
 from flamingo.data.transforms.pictures import open_image

@@ -6,7 +6,7 @@ from flamingo.data.fitting import FittedRecords, fitting
 from flamingo.data.fitting_questions import fitting_questions
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.question_template import QuestionTemplate
-from flamingo.data.record import LazySequence
+from flamingo.data.records.record import LazySequence
 
 
 def fitted_records(

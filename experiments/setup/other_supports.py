@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from experiments.schema import JSON
 from experiments.setup.recorded_contents import keep_earlier
-from flamingo.data.record import Record
+from flamingo.data.records.record import Record
 from flamingo.evaluation.protocol import RecordTask, other_supports
 from flamingo.utils.run_folder import Run
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from experiments.retrieve import CAPTIONS, RERANKED, RetrieveConfig
-from flamingo.data.record import Record
+from flamingo.data.records.record import Record
 from flamingo.data.source_config import SourceConfig
 from flamingo.data.source_keys import SourceKeys
 from flamingo.data.sources import list_split, read_split

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from flamingo.data.record import Record
+from flamingo.data.records.record import Record
 from flamingo.data.source_config import SourceConfig
 from flamingo.data.source_keys import DATA_KEYS
 from flamingo.data.sources import list_split, read_split

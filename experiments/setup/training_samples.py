@@ -8,8 +8,8 @@ from tqdm import tqdm
 from experiments.schema import DataConfig
 from flamingo.data.drops import Drops
 from flamingo.data.img2dataset_store import images_at
-from flamingo.data.page import Page
-from flamingo.data.record import Record
+from flamingo.data.pages.page import Page
+from flamingo.data.records.record import Record
 from flamingo.data.source_keys import DATA_KEYS
 from flamingo.data.sources import list_split
 from flamingo.data.streams.shard_scan import scan_shards

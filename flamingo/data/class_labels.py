@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from flamingo.data.record import Record
+from flamingo.data.records.record import Record
 from flamingo.utils.errors import UserError
 from flamingo.utils.reading import read_json
 

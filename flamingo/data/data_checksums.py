@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from flamingo.data.document import Frame
-from flamingo.data.record import Record
+from flamingo.data.records.record import Record
 from flamingo.utils.checksums import digest_of, sampled_checksum
 from flamingo.utils.reading import regular_file
 

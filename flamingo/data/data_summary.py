@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 from tqdm import tqdm
 
 from flamingo.data.document import Image
-from flamingo.data.record import LazySequence
+from flamingo.data.records.record import LazySequence
 from flamingo.data.transforms.pictures import frame_bytes, open_image
 from flamingo.utils.errors import UserError
 

@@ -19,7 +19,7 @@ IMAGES_IN_A_ROW = "page with images in a row"
 IMAGES_AT_THE_END = "page that ends in images"
 NO_TEXT_AFTER_IMAGES = "page without text after its images"
 
-# Images. A missing one has the reason that its reader gives: see :attr:`flamingo.data.page.PageImage.fault`.
+# Images. A missing one has the reason that its reader gives: see :attr:`flamingo.data.pages.page.PageImage.fault`.
 IMAGE_TOO_SMALL = "image too small"
 IMAGE_NOT_SIMILAR = "image not similar to a text"
 IMAGE_OVER_LIMIT = "image over max_images"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.data.record import LazySequence, Record, Subset, by_reason
+from flamingo.data.records.record import LazySequence, Record, Subset, by_reason
 from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -4,9 +4,9 @@ import logging
 
 from flamingo.data.fitting import FittedRecords, special_token
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.data.question_record import QuestionRecord
 from flamingo.data.question_template import QuestionTemplate
-from flamingo.data.record import LazySequence, Subset, by_reason
+from flamingo.data.records.question_record import QuestionRecord
+from flamingo.data.records.record import LazySequence, Subset, by_reason
 from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -16,6 +16,7 @@ from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.coins import check_coin, flip
 from flamingo.data.collate import EncodedExample, PaddingSide, collate
 from flamingo.data.document import Document, Image
+from flamingo.data.pages.token_window import Tokens
 from flamingo.data.rendering import Renderer, special_token_in
 from flamingo.data.shortening import TooManyTokensError
 from flamingo.data.text_markers import (
@@ -27,7 +28,6 @@ from flamingo.data.text_markers import (
     special_tokens,
     texts_and_images,
 )
-from flamingo.data.token_window import Tokens
 from flamingo.data.transforms.image_processors import load_image_processor
 from flamingo.data.transforms.pictures import Aspect
 from flamingo.data.transforms.pixels import normalized, resized

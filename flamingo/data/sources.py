@@ -13,7 +13,7 @@ from flamingo.data.readers import READERS, Location
 from flamingo.data.readers.entries import MissingImagesError
 from flamingo.data.readers.shards import Shards
 from flamingo.data.recognition import recognise
-from flamingo.data.record import LazySequence, Subset, by_reason
+from flamingo.data.records.record import LazySequence, Subset, by_reason
 from flamingo.data.source_config import SourceConfig
 from flamingo.data.source_keys import SourceKeys
 from flamingo.data.splits import MadeSplits, of_split, with_splits

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from flamingo.data.record import LazySequence, Record, Subset
+from flamingo.data.records.record import LazySequence, Record, Subset
 from flamingo.data.source_keys import SourceKeys
 from flamingo.utils.checks import below_one, seed
 from flamingo.utils.errors import UserError

@@ -6,7 +6,7 @@ from typing import Any
 
 import regex
 
-from flamingo.data.record import Record
+from flamingo.data.records.record import Record
 from flamingo.utils.languages import scripts_of
 
 #: The number of records whose captions are checked.

@@ -12,7 +12,7 @@ from flamingo.utils.errors import UserError
 
 if TYPE_CHECKING:  # configs import this module, and need no torch
     from flamingo.data.processor import FlamingoProcessor
-    from flamingo.data.record import Record
+    from flamingo.data.records.record import Record
     from flamingo.evaluation.metrics.cider import CiderReward
     from flamingo.evaluation.metrics.row_metrics import RowMetric
     from flamingo.inference.features import FeatureStore

@@ -9,7 +9,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from flamingo.data.document import Image
 from flamingo.data.image_files import ImageFiles
-from flamingo.data.record import by_reason
+from flamingo.data.records.record import by_reason
 from flamingo.data.transforms.pictures import open_image
 from flamingo.utils.devices import processes
 from flamingo.utils.errors import UserError

@@ -1,7 +1,7 @@
 """Scenes of the synthetic benchmark with their plain captions, as records."""
 
 from flamingo.data.document import Image
-from flamingo.data.record import LazySequence, Record
+from flamingo.data.records.record import LazySequence, Record
 from flamingo.synthetic.documents import stream
 from flamingo.synthetic.drawing import draw
 from flamingo.synthetic.grammar import PLAIN, caption

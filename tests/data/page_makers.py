@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 
 from flamingo.data.builders import SAMPLE_BUILDERS, WebDocumentConfig
 from flamingo.data.document import Image
-from flamingo.data.page import Page, PageImage
+from flamingo.data.pages.page import Page, PageImage
 from flamingo.utils.kinds import load_kind
 
 PRESETS = Path(__file__).parents[2] / "conf" / "documents"

@@ -7,7 +7,7 @@ from flamingo.data.builders import InterleavedConfig
 from flamingo.data.builders.interleaved import Interleaved
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.document import Image
-from flamingo.data.record import Record
+from flamingo.data.records.record import Record
 from flamingo.utils.errors import UserError
 
 

@@ -11,7 +11,7 @@ from flamingo import Document, FlamingoProcessor, Text
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.document import Image
 from flamingo.data.fitting import cut_at_sentence, fitting
-from flamingo.data.record import Record, RecordList
+from flamingo.data.records.record import Record, RecordList
 from flamingo.utils.errors import UserError
 
 WORD = " dog"

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image as PILImage
 
 from flamingo.data.document import Image
-from flamingo.data.record import Record, RecordList
+from flamingo.data.records.record import Record, RecordList
 from flamingo.data.splits import SplitsConfig, of_split, share_a_split, with_splits
 from flamingo.utils.errors import UserError
 

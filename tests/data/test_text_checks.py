@@ -8,7 +8,7 @@ import pytest
 from PIL import Image as PILImage
 
 from flamingo.data.document import Image
-from flamingo.data.record import Record, RecordList
+from flamingo.data.records.record import Record, RecordList
 from flamingo.data.text_checks import sample_captions, script_problem, tokenizer_problems
 
 

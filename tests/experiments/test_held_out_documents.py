@@ -11,7 +11,7 @@ from experiments.setup.build_monitoring import held_out_documents
 from flamingo.data.builders import InterleavedConfig
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.document import Image
-from flamingo.data.record import Record
+from flamingo.data.records.record import Record
 from flamingo.inference.retrieval import NeighboursError
 
 TEMPLATE = CaptionTemplate("Output: {caption}")

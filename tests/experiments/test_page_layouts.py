@@ -10,8 +10,8 @@ from experiments.cli.command import CONF
 from experiments.runs.run_training import run_training
 from flamingo.data.document import Image
 from flamingo.data.embedded_picture import EmbeddedPicture
-from flamingo.data.m4_writer import write_shards
-from flamingo.data.record import Record
+from flamingo.data.pages.m4_writer import write_shards
+from flamingo.data.records.record import Record
 from flamingo.data.streams.shard_index import open_index
 from tests.data.readers.page_files import picture
 from tests.data.readers.page_layouts import LAYOUTS

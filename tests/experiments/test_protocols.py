@@ -10,9 +10,9 @@ from experiments.setup.evaluation_plan import Plan
 from flamingo import FlamingoProcessor
 from flamingo.data.document import Affixes, Document, Image, Text
 from flamingo.data.pretraining.tokenizer import train_tokenizer
-from flamingo.data.question_record import QuestionRecord
 from flamingo.data.question_template import QuestionTemplate
-from flamingo.data.record import Record, RecordList
+from flamingo.data.records.question_record import QuestionRecord
+from flamingo.data.records.record import Record, RecordList
 from flamingo.evaluation import EvaluationConfig, cleaned
 from flamingo.evaluation.demonstrations import prompt_examples
 from flamingo.evaluation.outputs import continuations

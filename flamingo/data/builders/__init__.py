@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from flamingo.data.question_record import ANSWER_CHOICES
 from flamingo.data.question_template import QuestionTemplate
+from flamingo.data.records.question_record import ANSWER_CHOICES
 from flamingo.utils.checks import finite, flag, one_of, positive, probability, whole
 from flamingo.utils.kinds import Kinds
 

@@ -10,7 +10,7 @@ from flamingo.data.builders import InterleavedConfig
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.document import Document, Part, Text
 from flamingo.data.order import index_at
-from flamingo.data.record import Record
+from flamingo.data.records.record import Record
 from flamingo.utils.errors import UserError
 
 

@@ -6,7 +6,7 @@ from flamingo.data.builders import PairsConfig
 from flamingo.data.document import Document, Part, Text
 from flamingo.data.drops import PAIR_WITH_SPECIAL_TOKEN, Dropped
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.data.record import Record
+from flamingo.data.records.record import Record
 
 
 class Pairs:

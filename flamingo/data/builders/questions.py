@@ -10,9 +10,9 @@ from flamingo.data.builders import QuestionsConfig
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.document import Document, Part, Text, in_one_chunk
 from flamingo.data.order import index_at
-from flamingo.data.question_record import QuestionRecord, chosen_answer, drawn_answer
 from flamingo.data.question_template import QuestionTemplate
-from flamingo.data.record import Record
+from flamingo.data.records.question_record import QuestionRecord, chosen_answer, drawn_answer
+from flamingo.data.records.record import Record
 from flamingo.utils.errors import UserError
 
 
@@ -35,7 +35,7 @@ class Questions:
 
         Args:
             config: The number of questions of a document, their template, and the choice of answers.
-            records: The questions, :class:`flamingo.data.question_record.QuestionRecord`.
+            records: The questions, :class:`flamingo.data.records.question_record.QuestionRecord`.
             seed: The seed of all random draws.
             neighbours: Unused: the questions of a document are random.
             template: Unused: the config has the template of questions.

@@ -12,8 +12,8 @@ from flamingo.data.builders import WebDocumentConfig
 from flamingo.data.coins import flip
 from flamingo.data.document import Document, Part, TokenWindow
 from flamingo.data.drops import Dropped, Drops
-from flamingo.data.page import Page, PageImage, PagePart
-from flamingo.data.page_layout import (
+from flamingo.data.pages.page import Page, PageImage, PagePart
+from flamingo.data.pages.page_layout import (
     PartWriter,
     images_at_the_end,
     images_before_texts,
@@ -23,10 +23,10 @@ from flamingo.data.page_layout import (
     page_chunks,
     text_of_each_image,
 )
-from flamingo.data.page_texts import PageTexts
+from flamingo.data.pages.page_texts import PageTexts
+from flamingo.data.pages.window_starts import PageTokens, has_text_after_image, num_images_from, start_weights
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.text_markers import IMAGE_TOKEN, special_tokens
-from flamingo.data.window_starts import PageTokens, has_text_after_image, num_images_from, start_weights
 from flamingo.utils.errors import UserError
 
 #: Pages with more text are left out: a page of 16 MB would keep a worker busy for a minute.

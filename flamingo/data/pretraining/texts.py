@@ -16,7 +16,7 @@ from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.pretraining.tokenizer import END_OF_TEXT
 from flamingo.data.readers.entries import Entry, captions_in, usable_captions
 from flamingo.data.recognition import recognised
-from flamingo.data.record import by_reason
+from flamingo.data.records.record import by_reason
 from flamingo.data.sources import open_source
 from flamingo.utils.errors import UserError
 from flamingo.utils.reading import lines, rows

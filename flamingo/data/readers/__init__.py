@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from flamingo.data.record import LazySequence
+from flamingo.data.records.record import LazySequence
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Format:
     sharded: bool = False
     #: Whether the reader gets the folder instead of the files.
     is_folder: bool = False
-    #: Whether the records are questions, :class:`flamingo.data.question_record.QuestionRecord`.
+    #: Whether the records are questions, :class:`flamingo.data.records.question_record.QuestionRecord`.
     has_questions: bool = False
     #: Whether the records have captions, or answers where these are known.
     has_captions: bool = True

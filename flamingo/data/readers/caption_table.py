@@ -12,7 +12,7 @@ from flamingo.data.readers.page_fields import decoded_text, shard_errors
 from flamingo.data.readers.page_images import local_image, stored_image
 from flamingo.data.readers.parquet_tables import group_places, opened_table, row_group
 from flamingo.data.readers.text_files import IMAGES
-from flamingo.data.record import LazySequence, Record, RecordList, captions_of
+from flamingo.data.records.record import LazySequence, Record, RecordList, captions_of
 from flamingo.data.streams import Entry as Place
 from flamingo.data.url_store import UrlStore
 from flamingo.utils.errors import UserError

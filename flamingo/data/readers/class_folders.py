@@ -8,7 +8,7 @@ from pathlib import Path
 from flamingo.data.readers import Location
 from flamingo.data.readers.entries import Entry, check_entries
 from flamingo.data.readers.text_files import IMAGES
-from flamingo.data.record import LazySequence
+from flamingo.data.records.record import LazySequence
 from flamingo.utils.errors import UserError
 
 

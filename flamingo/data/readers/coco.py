@@ -7,7 +7,7 @@ from typing import Any
 from flamingo.data.readers import Location
 from flamingo.data.readers.candidate import Candidate, has_field
 from flamingo.data.readers.entries import Entry, check_entries, field_of
-from flamingo.data.record import LazySequence, RecordList
+from flamingo.data.records.record import LazySequence, RecordList
 from flamingo.utils.errors import UserError
 from flamingo.utils.reading import read_json
 

@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import Any
 
 from flamingo.data.readers.shards import Broken, Sample
-from flamingo.data.record import captions_of, split_named
+from flamingo.data.records.record import captions_of, split_named
 from flamingo.utils.errors import UserError
 
 #: A table has one of these columns, or numbered ones such as ``caption_0``.

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from flamingo.data.document import Image
 from flamingo.data.readers import Location
 from flamingo.data.readers.listings import Listings
-from flamingo.data.record import Record, RecordList, by_reason, captions_of, check_id, split_named
+from flamingo.data.records.record import Record, RecordList, by_reason, captions_of, check_id, split_named
 from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Entry(NamedTuple):
     name: str
     captions: list[Any]
     split: Any = None
-    #: These two: see :class:`flamingo.data.record.Record`.
+    #: These two: see :class:`flamingo.data.records.record.Record`.
     group: str | None = None
     image_id: int | str | None = None
 

@@ -10,7 +10,7 @@ from typing import Literal
 from flamingo.data.readers import Location
 from flamingo.data.readers.candidate import Candidate
 from flamingo.data.readers.entries import Entry, check_entries
-from flamingo.data.record import LazySequence
+from flamingo.data.records.record import LazySequence
 from flamingo.utils.errors import UserError
 from flamingo.utils.reading import cells, lines
 

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
-from flamingo.data.page import Page, PageImage, PagePart
+from flamingo.data.pages.page import Page, PageImage, PagePart
 from flamingo.data.readers.page_fields import decoded_text, page_text, shard_errors
 from flamingo.data.readers.page_images import local_image, stored_image
 from flamingo.data.url_store import UrlStore

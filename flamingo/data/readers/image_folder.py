@@ -5,7 +5,7 @@ from pathlib import Path
 
 from flamingo.data.readers import READERS, Location
 from flamingo.data.readers.entries import Entry, captions_in, check_entries, field_of
-from flamingo.data.record import LazySequence
+from flamingo.data.records.record import LazySequence
 from flamingo.utils.errors import UserError
 from flamingo.utils.reading import rows
 

@@ -6,7 +6,7 @@ from typing import Any
 from flamingo.data.readers import Location
 from flamingo.data.readers.candidate import Candidate, has_field
 from flamingo.data.readers.entries import Entry, field_of, images_of
-from flamingo.data.record import LazySequence, Record, RecordList, check_id
+from flamingo.data.records.record import LazySequence, Record, RecordList, check_id
 from flamingo.data.splits import TEST
 from flamingo.utils.errors import UserError
 from flamingo.utils.reading import read_json

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from flamingo.data.document import Image
 from flamingo.data.readers.tar_shards import PICTURES, captions_of_metadata, text_lines
-from flamingo.data.record import Record, captions_of
+from flamingo.data.records.record import Record, captions_of
 from flamingo.data.streams import Entry
 from flamingo.data.url_store import UrlStore
 from flamingo.utils.errors import UserError

@@ -5,7 +5,7 @@ from pathlib import Path
 from flamingo.data.readers import Location
 from flamingo.data.readers.candidate import Candidate, has_field
 from flamingo.data.readers.entries import Entry, check_entries, field_of
-from flamingo.data.record import LazySequence
+from flamingo.data.records.record import LazySequence
 from flamingo.utils.reading import read_json
 
 

@@ -1,6 +1,7 @@
 """M4's tar files of captioned images, ``ID.image.jpeg`` and ``ID.text.txt``.
 
-A shard that :mod:`flamingo.data.m4_writer` has written has a file more, ``ID.pair.json``, with the id and the split.
+A shard that :mod:`flamingo.data.pages.m4_writer` has written has a file more, ``ID.pair.json``, with the id and the
+split.
 """
 
 import re
@@ -18,7 +19,7 @@ from flamingo.data.readers.page_fields import (
     shard_errors,
 )
 from flamingo.data.readers.tar_members import Member, TarMember, key_of, members_of
-from flamingo.data.record import Record, captions_of, split_named
+from flamingo.data.records.record import Record, captions_of, split_named
 from flamingo.data.url_store import UrlStore
 from flamingo.utils.errors import UserError
 from flamingo.utils.reading import json_object

@@ -1,8 +1,8 @@
 """M4's tar files of pages, as IDEFICS was trained on: ``ID.N.image.jpeg``, ``ID.N.text.txt`` and ``ID.metadata.txt``.
 
 ``ID.metadata.txt`` names the other files of the page, one a line. A shard that
-:mod:`flamingo.data.m4_writer` has written has a file more, ``ID.page.json``, of what M4 does not store: the id and the
-split of the page, names of images, images without a picture, and images whose place is not known. M4 skips it.
+:mod:`flamingo.data.pages.m4_writer` has written has a file more, ``ID.page.json``, of what M4 does not store: the id
+and the split of the page, names of images, images without a picture, and images whose place is not known. M4 skips it.
 """
 
 import re
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from flamingo.data.document import Image
-from flamingo.data.page import Page, PageImage, PagePart
+from flamingo.data.pages.page import Page, PageImage, PagePart
 from flamingo.data.readers.page_fields import (
     checked_place,
     damaged,
@@ -25,7 +25,7 @@ from flamingo.data.readers.page_fields import (
     shard_errors,
 )
 from flamingo.data.readers.tar_members import Member, TarMember, key_of, members_of, read_member
-from flamingo.data.record import split_named
+from flamingo.data.records.record import split_named
 from flamingo.data.url_store import UrlStore
 from flamingo.utils.errors import UserError
 from flamingo.utils.reading import json_object, regular_file

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from flamingo.data.page import Page
+from flamingo.data.pages.page import Page
 from flamingo.data.readers.html_pages import file_content, page_of_html
 from flamingo.data.readers.page_fields import decoded_text, shard_errors
 from flamingo.data.url_store import UrlStore

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from flamingo.data.document import Image
-from flamingo.data.page import Page, PageImage, PagePart
+from flamingo.data.pages.page import Page, PageImage, PagePart
 from flamingo.data.readers.page_fields import (
     checked_place,
     damaged,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flamingo.data.page import Page, PageImage
+from flamingo.data.pages.page import Page, PageImage
 from flamingo.data.readers.line_places import LinePlace, line_at, line_places
 from flamingo.data.readers.page_fields import page_field, page_list, page_matrix, page_text, shard_errors
 from flamingo.data.readers.page_images import local_image, stored_image

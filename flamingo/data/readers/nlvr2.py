@@ -5,7 +5,7 @@ from pathlib import Path
 from flamingo.data.readers import Location
 from flamingo.data.readers.entries import field_of
 from flamingo.data.readers.question_entries import QuestionEntry, check_questions
-from flamingo.data.record import LazySequence
+from flamingo.data.records.record import LazySequence
 from flamingo.utils.errors import UserError
 from flamingo.utils.reading import rows
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from flamingo.data.document import Image
 from flamingo.data.embedded_picture import EmbeddedPicture
-from flamingo.data.page import Page, PageImage, PagePart
+from flamingo.data.pages.page import Page, PageImage, PagePart
 from flamingo.data.readers.page_fields import page_text, sections
 from flamingo.data.readers.page_images import stored_image
 from flamingo.data.readers.parquet_tables import group_places, opened_table, row_group

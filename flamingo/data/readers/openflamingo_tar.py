@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flamingo.data.page import Page, PageImage, PagePart
+from flamingo.data.pages.page import Page, PageImage, PagePart
 from flamingo.data.readers.mmc4 import page_of_document
 from flamingo.data.readers.page_fields import (
     base64_image,

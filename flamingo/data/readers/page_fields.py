@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from flamingo.data.document import Image
 from flamingo.data.embedded_picture import EmbeddedPicture
-from flamingo.data.page import PageImage, SectionBreak
+from flamingo.data.pages.page import PageImage, SectionBreak
 from flamingo.utils.errors import UserError
 
 #: What OBELICS and M4 write into texts where a section of a page ends.

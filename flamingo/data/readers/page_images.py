@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 from flamingo.data.document import Image
-from flamingo.data.page import PageImage
+from flamingo.data.pages.page import PageImage
 from flamingo.data.url_store import UrlStore
 
 _SCHEME = re.compile(r"\s*(file|data|https?|ftp|blob|cid|about|javascript):|//", re.IGNORECASE)

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from flamingo.data.page import Page, PagePart
+from flamingo.data.pages.page import Page, PagePart
 from flamingo.data.readers.line_places import LinePlace, line_at, line_places
 from flamingo.data.readers.page_fields import page_field, page_list, page_text, shard_errors
 from flamingo.data.readers.page_images import local_image, stored_image
-from flamingo.data.record import split_named
+from flamingo.data.records.record import split_named
 from flamingo.data.url_store import UrlStore
 from flamingo.utils.errors import UserError
 from flamingo.utils.reading import json_object

@@ -14,7 +14,7 @@ from flamingo.data.readers.columns import Columns, image_bytes
 from flamingo.data.readers.parquet_tables import group_places, opened_table, row_group
 from flamingo.data.readers.shards import Broken, Sample, Shards
 from flamingo.data.readers.tar_shards import tar_count
-from flamingo.data.record import Record
+from flamingo.data.records.record import Record
 from flamingo.data.streams import Entry
 from flamingo.data.url_store import UrlStore
 from flamingo.utils.errors import UserError

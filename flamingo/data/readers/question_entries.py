@@ -9,10 +9,10 @@ import reprlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from flamingo.data.question_record import QuestionRecord, clean
 from flamingo.data.readers import Location
 from flamingo.data.readers.entries import images_of
-from flamingo.data.record import RecordList, by_reason, check_id, split_named
+from flamingo.data.records.question_record import QuestionRecord, clean
+from flamingo.data.records.record import RecordList, by_reason, check_id, split_named
 from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)

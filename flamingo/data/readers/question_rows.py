@@ -6,7 +6,7 @@ from flamingo.data.readers import Location
 from flamingo.data.readers.candidate import Candidate, has_field
 from flamingo.data.readers.entries import field_of
 from flamingo.data.readers.question_entries import QuestionEntry, check_questions, optional_text
-from flamingo.data.record import LazySequence
+from flamingo.data.records.record import LazySequence
 from flamingo.utils.errors import UserError
 from flamingo.utils.reading import rows
 

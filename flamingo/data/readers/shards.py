@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from flamingo.data.document import Image, Readable
-from flamingo.data.record import LazySequence, Record, by_reason
+from flamingo.data.records.record import LazySequence, Record, by_reason
 from flamingo.data.splits import ROLES
 from flamingo.utils.errors import UserError
 

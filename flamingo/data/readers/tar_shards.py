@@ -9,7 +9,7 @@ from flamingo.data.document import Image
 from flamingo.data.readers import Location
 from flamingo.data.readers.shards import Broken, Sample, Shards
 from flamingo.data.readers.tar_members import Member, TarMember, members_of, read_member, tar_members
-from flamingo.data.record import Record, captions_of, split_named
+from flamingo.data.records.record import Record, captions_of, split_named
 from flamingo.data.streams import Entry
 from flamingo.utils.errors import UserError
 from flamingo.utils.reading import json_object, parse_json, regular_file

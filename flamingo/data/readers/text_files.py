@@ -7,7 +7,7 @@ from pathlib import Path
 from flamingo.data.readers import Location
 from flamingo.data.readers.candidate import Candidate
 from flamingo.data.readers.entries import Entry, check_entries
-from flamingo.data.record import LazySequence, RecordList, by_reason
+from flamingo.data.records.record import LazySequence, RecordList, by_reason
 from flamingo.data.splits import ROLES
 from flamingo.utils.errors import UserError
 from flamingo.utils.reading import lines

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flamingo.data.dialogue_record import DialogueRecord
 from flamingo.data.document import Image
-from flamingo.data.question_record import clean
 from flamingo.data.readers import Location
 from flamingo.data.readers.candidate import Candidate
 from flamingo.data.readers.entries import field_of, images_of
-from flamingo.data.record import LazySequence, Record, RecordList, by_reason
+from flamingo.data.records.dialogue_record import DialogueRecord
+from flamingo.data.records.question_record import clean
+from flamingo.data.records.record import LazySequence, Record, RecordList, by_reason
 from flamingo.utils.errors import UserError
 from flamingo.utils.reading import read_json
 

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from flamingo.data.caption_pair_record import CaptionPairRecord
 from flamingo.data.readers import Location
 from flamingo.data.readers.candidate import Candidate, has_field
 from flamingo.data.readers.entries import Entry, check_entries, field_of
-from flamingo.data.record import LazySequence, Record, RecordList
+from flamingo.data.records.caption_pair_record import CaptionPairRecord
+from flamingo.data.records.record import LazySequence, Record, RecordList
 from flamingo.utils.reading import rows
 
 

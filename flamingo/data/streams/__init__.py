@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flamingo.data.page import Page
-from flamingo.data.record import Record
+from flamingo.data.pages.page import Page
+from flamingo.data.records.record import Record
 from flamingo.data.url_store import UrlStore
 
 #: The place of a sample in its shard, as JSON can hold it.
@@ -35,7 +35,8 @@ class ShardFormat:
     count: str | None = None
     #: Patterns of the names of its shards in a folder.
     files: tuple[str, ...] = ()
-    #: Whether samples are :class:`flamingo.data.page.Page`; otherwise :class:`flamingo.data.record.Record`.
+    #: Whether samples are :class:`flamingo.data.pages.page.Page`; otherwise they are
+    #: :class:`flamingo.data.records.record.Record`.
     has_pages: bool = False
     #: Whether a shard is a single sample, such as an HTML file. Its index is then not kept in a file.
     one_sample: bool = False

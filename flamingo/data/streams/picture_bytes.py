@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from flamingo.data.document import Frame, Image, Readable
 from flamingo.data.embedded_picture import EmbeddedPicture
-from flamingo.data.page import Page, PageImage, PagePart
-from flamingo.data.record import Record
+from flamingo.data.pages.page import Page, PageImage, PagePart
+from flamingo.data.records.record import Record
 from flamingo.utils.errors import UserError
 
 

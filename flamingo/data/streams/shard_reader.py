@@ -6,8 +6,8 @@ from contextlib import ExitStack, nullcontext
 from functools import lru_cache
 from pathlib import Path
 
-from flamingo.data.page import Page
-from flamingo.data.record import Record
+from flamingo.data.pages.page import Page
+from flamingo.data.records.record import Record
 from flamingo.data.streams import SHARD_FORMATS
 from flamingo.data.streams.picture_bytes import with_bytes
 from flamingo.data.streams.remote_shards import RemoteShards

@@ -8,8 +8,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from flamingo.data.drops import Drops
-from flamingo.data.page import Page
-from flamingo.data.record import Record
+from flamingo.data.pages.page import Page
+from flamingo.data.records.record import Record
 from flamingo.data.streams import SHARD_FORMATS
 from flamingo.data.url_store import UrlStore
 from flamingo.utils.errors import UserError

@@ -4,9 +4,9 @@ import re
 from dataclasses import dataclass
 
 from flamingo.data.document import Frame
-from flamingo.data.page import Page, PageImage
-from flamingo.data.question_record import QuestionRecord
-from flamingo.data.record import Record
+from flamingo.data.pages.page import Page, PageImage
+from flamingo.data.records.question_record import QuestionRecord
+from flamingo.data.records.record import Record
 
 #: The end of a sentence or a line.
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field, replace
 
-from flamingo.data.question_record import ANSWER_CHOICES
 from flamingo.data.question_template import QuestionTemplate
+from flamingo.data.records.question_record import ANSWER_CHOICES
 from flamingo.data.source_config import SourceConfig
 from flamingo.evaluation.metrics import METRICS
 from flamingo.inference.candidate_scores import RANKED_BY

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.data.record import Record
+from flamingo.data.records.record import Record
 from flamingo.data.sources import read_split
 from flamingo.evaluation.metrics.chair import Chair, ObjectWords, objects_in_images, singularizer
 from flamingo.evaluation.metrics.clip_score import ClipScore

@@ -8,7 +8,7 @@ from pathlib import Path
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.class_labels import labelled, read_class_names
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.data.record import Record, RecordList
+from flamingo.data.records.record import Record, RecordList
 from flamingo.evaluation.protocol import Example, Rank
 from flamingo.evaluation.tasks import ClassificationConfig
 from flamingo.evaluation.tasks.pool import Pool, drawn_records

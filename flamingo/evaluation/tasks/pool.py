@@ -11,7 +11,7 @@ from jaxtyping import Int
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.fitting import fitting
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.data.record import LazySequence, Record, Subset
+from flamingo.data.records.record import LazySequence, Record, Subset
 from flamingo.evaluation.protocol import Example
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.retrieval import ImageSimilarity, NamedPair, index_neighbours, support_duplicates

@@ -8,8 +8,8 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from flamingo.data.question_record import QuestionRecord
-from flamingo.data.record import Record
+from flamingo.data.records.question_record import QuestionRecord
+from flamingo.data.records.record import Record
 from flamingo.evaluation.selection import QUESTION, SUM
 from flamingo.evaluation.tasks.question_task import QuestionTask
 from flamingo.evaluation.tasks.text_pooled_task import TextPooledTask

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.fitting_questions import fitting_questions
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.data.question_record import QuestionRecord, chosen_answer
 from flamingo.data.question_template import QuestionTemplate
-from flamingo.data.record import LazySequence, Record
+from flamingo.data.records.question_record import QuestionRecord, chosen_answer
+from flamingo.data.records.record import LazySequence, Record
 from flamingo.evaluation.protocol import Example
 from flamingo.evaluation.tasks.pool import Pool
 from flamingo.evaluation.tasks.pooled_task import PooledTask
@@ -18,7 +18,7 @@ class QuestionTask(PooledTask):
     """Questions about images; demonstrations come from a pool of questions, and show one of their answers."""
 
     template: QuestionTemplate = field(default_factory=QuestionTemplate)
-    #: One of :data:`flamingo.data.question_record.ANSWER_CHOICES`.
+    #: One of :data:`flamingo.data.records.question_record.ANSWER_CHOICES`.
     shown_answer: str = "majority"
 
     def _query(self, record: Record) -> Example:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from flamingo.data.dialogue_record import DialogueRecord
 from flamingo.data.question_template import QuestionTemplate
-from flamingo.data.record import LazySequence, RecordList, Subset
+from flamingo.data.records.dialogue_record import DialogueRecord
+from flamingo.data.records.record import LazySequence, RecordList, Subset
 from flamingo.evaluation.metrics.ranked_answers import ndcg, rank_metrics
 from flamingo.evaluation.protocol import Example, Rank
 from flamingo.evaluation.tasks import VisdialConfig

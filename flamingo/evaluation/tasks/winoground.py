@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from flamingo.data.caption_pair_record import CaptionPairRecord
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.data.record import Record
+from flamingo.data.records.caption_pair_record import CaptionPairRecord
+from flamingo.data.records.record import Record
 from flamingo.evaluation.metrics.encoder_pair_scores import EncoderPairScores
 from flamingo.evaluation.metrics.pair_scores import PairScores
 from flamingo.evaluation.metrics.row_metrics import RowMetric

@@ -10,7 +10,7 @@ import pytest
 from flamingo.data.builders import BUILDERS
 from flamingo.data.builders.interleaved import Interleaved
 from flamingo.data.document import Crop, Image, Text
-from flamingo.data.record import Record
+from flamingo.data.records.record import Record
 from flamingo.utils.errors import UserError
 from flamingo.utils.kinds import load_kind
 

@@ -7,7 +7,7 @@ import pytest
 from flamingo.data.builders import BUILDERS
 from flamingo.data.builders.questions import Questions
 from flamingo.data.document import Image, Text
-from flamingo.data.question_record import QuestionRecord
+from flamingo.data.records.question_record import QuestionRecord
 from flamingo.utils.errors import UserError
 from flamingo.utils.kinds import load_kind
 

@@ -12,7 +12,7 @@ from flamingo.data.builders import web_document
 from flamingo.data.builders.web_document import WebDocument
 from flamingo.data.document import EndOfChunk, SameChunk
 from flamingo.data.drops import Dropped
-from flamingo.data.page import Page, SectionBreak
+from flamingo.data.pages.page import Page, SectionBreak
 from flamingo.utils.errors import UserError
 from tests.data.page_makers import image, missing, page, preset, unplaced_page, windows
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as PILImage
 
-from flamingo.data.page import Page, PageImage, SectionBreak
+from flamingo.data.pages.page import Page, PageImage, SectionBreak
 from flamingo.data.streams import SHARD_FORMATS
 from flamingo.data.transforms.pictures import frame_bytes
 from flamingo.utils.kinds import import_name

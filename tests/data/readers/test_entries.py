@@ -14,7 +14,7 @@ from flamingo.data.readers.coco import coco as read_coco
 from flamingo.data.readers.image_folder import image_folder as read_image_folder
 from flamingo.data.readers.jsonl import jsonl as read_jsonl
 from flamingo.data.readers.karpathy import karpathy as read_karpathy
-from flamingo.data.record import captions_of
+from flamingo.data.records.record import captions_of
 from flamingo.data.transforms.pictures import open_image
 from flamingo.utils.errors import UserError
 from tests.data.shelf import photographs, reading, shows, write

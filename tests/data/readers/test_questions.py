@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flamingo.data.question_record import chosen_answer
+from flamingo.data.records.question_record import chosen_answer
 from flamingo.data.source_config import SourceConfig
 from flamingo.data.sources import open_source, read_split
 from flamingo.utils.errors import UserError

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from flamingo.data.document import Image
-from flamingo.data.question_record import QuestionRecord
+from flamingo.data.records.question_record import QuestionRecord
 from flamingo.evaluation.metrics.stemming import load_stemmer
 from flamingo.evaluation.tasks.pool import Pool
 from flamingo.evaluation.tasks.vqa import Vqa

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from flamingo.data.document import Image
-from flamingo.data.record import Record
+from flamingo.data.records.record import Record
 from flamingo.evaluation.demonstrations import prompt_examples
 from flamingo.evaluation.metrics.cider import CiderReward
 from flamingo.evaluation.protocol import CaptionTask, Example, NearestTask, RecordTask, RetrievalTask, Task

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flamingo.data.document import Image
-from flamingo.data.record import Record
+from flamingo.data.records.record import Record
 from flamingo.evaluation.demonstrations import prompt_examples
 from flamingo.evaluation.prompts import build_prompt
 from flamingo.evaluation.settings import Setting

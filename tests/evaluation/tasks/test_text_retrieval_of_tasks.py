@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from flamingo.data.document import Image
-from flamingo.data.question_record import QuestionRecord
-from flamingo.data.record import Record
+from flamingo.data.records.question_record import QuestionRecord
+from flamingo.data.records.record import Record
 from flamingo.evaluation.demonstrations import prompt_examples
 from flamingo.evaluation.preflight import check_protocols
 from flamingo.evaluation.protocol import TextRetrievalTask

@@ -6,9 +6,9 @@ import pytest
 from flamingo import FlamingoProcessor
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.document import Image
-from flamingo.data.question_record import QuestionRecord
 from flamingo.data.question_template import QuestionTemplate
-from flamingo.data.record import RecordList
+from flamingo.data.records.question_record import QuestionRecord
+from flamingo.data.records.record import RecordList
 from flamingo.evaluation.demonstrations import prompt_examples
 from flamingo.evaluation.prompts import build_prompt, render_prompt
 from flamingo.evaluation.protocol import RecordTask, RetrievalTask, SubmissionTask, Task

@@ -4,8 +4,8 @@ import random
 
 import numpy as np
 
-from flamingo.data.page import SectionBreak
-from flamingo.data.page_layout import (
+from flamingo.data.pages.page import SectionBreak
+from flamingo.data.pages.page_layout import (
     images_at_the_end,
     images_before_texts,
     longest_row_of_images,

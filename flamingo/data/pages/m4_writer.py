@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from flamingo.data.document import Image, Readable
-from flamingo.data.page import Page, PageImage, SectionBreak
+from flamingo.data.pages.page import Page, PageImage, SectionBreak
 from flamingo.data.readers.page_fields import SECTION_BREAK
-from flamingo.data.record import Record
+from flamingo.data.records.record import Record
 from flamingo.data.transforms.pictures import frame_bytes
 from flamingo.utils.io import atomic_file
 

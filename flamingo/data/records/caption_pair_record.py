@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from flamingo.data.record import Record
+from flamingo.data.records.record import Record
 
 
 @dataclass(frozen=True)

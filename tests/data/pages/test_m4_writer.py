@@ -8,9 +8,9 @@ import pytest
 
 from flamingo.data.document import Image
 from flamingo.data.embedded_picture import EmbeddedPicture
-from flamingo.data.m4_writer import write_shards
-from flamingo.data.page import Page, PageImage, SectionBreak
-from flamingo.data.record import Record
+from flamingo.data.pages.m4_writer import write_shards
+from flamingo.data.pages.page import Page, PageImage, SectionBreak
+from flamingo.data.records.record import Record
 from flamingo.data.streams import SHARD_FORMATS
 from flamingo.data.transforms.pictures import frame_bytes
 from tests.data.readers.page_files import contents, picture, read_pages

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 
 from flamingo.data.document import EndOfChunk, Part, SameChunk, Text
-from flamingo.data.page import PageImage, PagePart, SectionBreak
+from flamingo.data.pages.page import PageImage, PagePart, SectionBreak
 
 
 def text_of_each_image(

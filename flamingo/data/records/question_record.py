@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flamingo.data.record import Record
+from flamingo.data.records.record import Record
 
 
 @dataclass(frozen=True)

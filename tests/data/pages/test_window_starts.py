@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from flamingo.data.window_starts import PageTokens, has_text_after_image, num_images_from, start_weights
+from flamingo.data.pages.window_starts import PageTokens, has_text_after_image, num_images_from, start_weights
 
 
 def page_tokens(*image_starts, tokens_per_image=1, has_bos=False):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from flamingo.data.question_record import QuestionRecord
+from flamingo.data.records.question_record import QuestionRecord
 
 
 @dataclass(frozen=True)

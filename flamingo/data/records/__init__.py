@@ -1,0 +1,1 @@
+"""Records: images with their captions, questions or dialogues."""
