@@ -29,7 +29,7 @@ LONGEST = _WIDTH - _COLUMN
 GROUP_LINES = {
     "experiment": "A recipe: data, model, optimizer and steps",
     "data": "The documents to train on",
-    "documents": "How the samples of a stream become documents",
+    "web_document": "How the pages of a stream become documents",
     "model/vision": "The vision encoder",
     "model/language": "The language model",
     "model/connector": "What makes visual tokens of vision features",

@@ -12,7 +12,7 @@ from flamingo.data.document import Image
 from flamingo.data.pages.page import Page, PageImage
 from flamingo.utils.kinds import load_kind
 
-PRESETS = Path(__file__).parents[2] / "conf" / "documents"
+PRESETS = Path(__file__).parents[2] / "conf" / "web_document"
 
 
 def preset(name, **changes):

@@ -30,7 +30,7 @@ TRAIN_GROUPS = (
     "model/fusion",
     "model/adapter",
     "data",
-    "documents",
+    "web_document",
     "loss",
     "optimizer",
     "experiment",
@@ -64,9 +64,9 @@ STREAMED = "data.documents.streamed"
 STREAMED_PAGES = (f"{STREAMED}.sources.pages.root=somewhere", f"{STREAMED}.sources.pages.format=obelics")
 NEEDED = {
     "data=streamed_pages": STREAMED_PAGES,
-    f"documents@{STREAMED}.sources.pages.documents=mmc4_openflamingo": ("data=streamed_pages", *STREAMED_PAGES),
-    f"documents@{STREAMED}.sources.pages.documents=m3w_flamingo": ("data=streamed_pages", *STREAMED_PAGES),
-    f"documents@{STREAMED}.sources.pages.documents=obelics_m4": (
+    f"web_document@{STREAMED}.sources.pages.documents=mmc4_openflamingo": ("data=streamed_pages", *STREAMED_PAGES),
+    f"web_document@{STREAMED}.sources.pages.documents=m3w_flamingo": ("data=streamed_pages", *STREAMED_PAGES),
+    f"web_document@{STREAMED}.sources.pages.documents=obelics_m4": (
         "data=streamed_pages",
         *STREAMED_PAGES,
         f"{STREAMED}.pack_to=1024",
@@ -131,7 +131,7 @@ CONFIG_MODULES = (
 #: Groups whose configs are chosen at a place of the config: by default for one data set.
 _PACKAGES = {
     "loss": "loss@data.documents.pairs.loss",
-    "documents": f"documents@{STREAMED}.sources.pages.documents",
+    "web_document": f"web_document@{STREAMED}.sources.pages.documents",
 }
 OPTIONS = [
     (command, f"{_PACKAGES.get(group, group)}={path.stem}")

@@ -28,7 +28,7 @@ def override(value):
 @pytest.mark.full
 def test_each_layout_is_trained_on(tmp_path):
     """One source a layout, each in a group of its own, and hence in a step of its own."""
-    documents = yaml.safe_load((CONF / "documents" / "obelics_m4.yaml").read_text())
+    documents = yaml.safe_load((CONF / "web_document" / "obelics_m4.yaml").read_text())
     documents |= {"max_tokens": 64, "min_tokens": 1, "max_images": 4, "window_start": "beginning"}
     sources = {}
     for format, write in LAYOUTS.items():

@@ -56,12 +56,15 @@ KINDS = {
     "optimizer": AdamWConfig,
     "task": SyntheticTaskConfig,
 }
+#: Commands that need no documents: those that they may have are a training's.
+WITHOUT_DOCUMENTS = ("inspect_data", "contamination")
 #: A reproduction asks about images.
 REPRODUCED = KINDS | {"task": VqaConfig}
 FIELDS = []
 for command, cls in CONFIGS.items():
     for key, hint in numbers(cls, REPRODUCED if command == "reproduce" else KINDS):
-        FIELDS.append((command, key, hint))
+        if command not in WITHOUT_DOCUMENTS or not key.startswith("data.documents."):
+            FIELDS.append((command, key, hint))
 
 
 def load_with(command, key, value):

@@ -184,5 +184,5 @@ def test_a_mandatory_key_is_no_cause_of_another_problem():
     window = f"{streamed}.sources.pages.documents.max_tokens=999"
     (problem,) = problems(*given, window)
     assert problem.startswith(window)
-    (problem,) = problems(*given, f"documents@{streamed}.sources.pages.documents=obelics_m4")
+    (problem,) = problems(*given, f"web_document@{streamed}.sources.pages.documents=obelics_m4")
     assert problem.startswith(f"{streamed}.sources.pages.documents.max_tokens=1024")

@@ -24,7 +24,7 @@ from flamingo.data.drops import Dropped
 from flamingo.data.streams import SHARD_FORMATS
 from flamingo.utils.kinds import import_name, load_kind
 
-PRESETS = Path(__file__).parents[2] / "conf" / "documents"
+PRESETS = Path(__file__).parents[2] / "conf" / "web_document"
 #: A similarity above the preset's threshold of 0.24.
 SIMILAR = 0.3
 

@@ -59,7 +59,7 @@ def test_a_list_on_the_disk_has_urls(server, tmp_path):
     file.write_text(f"{server.url}/00001.tar\n\n")
     assert [one.id for one in contents(remote(str(file), tmp_path))] == ["000003", "000004"]
     file.write_text("00001.tar\n")
-    with pytest.raises(UserError, match=r"must have URLs.*00001\.tar"):
+    with pytest.raises(UserError, match=r"shards\.txt: .* must have URLs"):
         remote(str(file), tmp_path)
 
 
