@@ -19,7 +19,9 @@ def run_indexing(config: IndexConfig) -> dict[Path, int]:
     shards = source_shards(config.root, config.format, config.cache, config.cache_gb)
     sizes = shards.write_sizes(config.num_workers)
     num_empty = sum(size == 0 for size in sizes.values())
-    log.info("%d samples in %d shards, of which %d have none", sum(sizes.values()), len(sizes), num_empty)
+    log.info("%s: %d samples in %d shards", config.root, sum(sizes.values()), len(sizes))
+    if num_empty > 0:
+        log.warning("%s: %d shards have no samples", config.root, num_empty)
     return sizes
 
 

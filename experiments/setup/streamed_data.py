@@ -58,6 +58,9 @@ def streamed_loader(
     """
     documents = entry.documents
     groups = row_groups(name, documents, processor, seed)
+    for source_name, source in groups.sources.items():
+        key, order = f"data.documents.{name}.sources.{source_name}", source.order
+        log.info("%s: %d samples in %d shards", key, order.num_samples, len(order.samples))
     with within(f"data.documents.{name}"):
         return group_loader(groups, partial(join_rows, known_ids=known_ids), documents.batch_size, num_workers)
 
