@@ -152,5 +152,6 @@ def _shown(id: str, example: EncodedExample, processor: FlamingoProcessor) -> Sh
             picture = thumbnail(example.images[num_markers], _THUMBNAIL)
             passages.append(Passage("", num_markers, trained, is_image=True, picture=picture))
             num_markers += 1
-    facts = [f"{len(ids)} tokens", f"{sum(is_trained)} trained on", f"{num_markers} images"]
+    images = "1 image" if num_markers == 1 else f"{num_markers} images"
+    facts = [f"{len(ids)} tokens", f"{sum(is_trained)} trained on", images]
     return ShownDocument(id, facts, passages)
