@@ -1,17 +1,14 @@
 """A mixture of MMC4's pages and LAION's pairs, as their own tools write them, is killed and resumed."""
 
-import multiprocessing
-import signal
+from functools import partial
 
 import pytest
 
 from experiments.runs.run_indexing import run_indexing
-from experiments.runs.run_training import run_training
 from tests.data.readers.img2dataset_output import ROWS, Row, write_output
 from tests.data.readers.page_files import converted, mmc4_document, picture, write_openflamingo
-from tests.experiments.test_streamed import kill_at
+from tests.experiments.test_streamed import history_of_a_killed_run
 from tests.helpers.configs import composed
-from tests.helpers.histories import reproducible_history
 
 pytestmark = pytest.mark.full
 pytest.importorskip("pyarrow")
@@ -60,17 +57,6 @@ def training(data, output, *overrides):
 
 
 def test_a_killed_mixture_resumes_bit_for_bit(data, tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run_training(training(data, whole), whole)
-    config = training(data, killed, "num_workers=2")
-    process = multiprocessing.get_context("fork").Process(target=kill_at, args=(3, config, killed))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    run_training(config, killed)
-    history = reproducible_history(whole)
-    assert reproducible_history(killed) == history
-    weights = [folder / "checkpoint" / "model.safetensors" for folder in (killed, whole)]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
+    history = history_of_a_killed_run(partial(training, data), tmp_path)
     # Samples of both sources were drawn.
     assert history[-1][NOT_SIMILAR] > 0 and history[-1][BROKEN] > 0

@@ -5,20 +5,18 @@ split.
 """
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from flamingo.data.document import Image
+from flamingo.data.readers.keyed_members import KeyedPlace, keyed_entries
 from flamingo.data.readers.page_fields import (
     checked_place,
-    damaged,
     decoded_text,
     page_field,
     page_text,
     shard_errors,
 )
-from flamingo.data.readers.tar_members import Member, TarMember, key_of, members_of
+from flamingo.data.readers.tar_members import TarMember, key_of
 from flamingo.data.records.record import Record, captions_of, split_named
 from flamingo.data.url_store import UrlStore
 from flamingo.utils.errors import UserError
@@ -28,26 +26,21 @@ from flamingo.utils.reading import json_object
 LARGEST_TEXT = 1 << 20
 _IMAGE = re.compile(r"image\.[^.]+")
 
-#: A pair's key, and the name, offset and size of each of its members.
-PairPlace = Sequence[Any]
 
-
-def m4_pair_entries(file: Path) -> list[PairPlace | str]:
+def m4_pair_entries(file: Path) -> list[KeyedPlace | str]:
     """Returns the places of the pairs of a tar file. Members with other names are ignored.
 
     Raises:
         UserError: If the file cannot be read, or is compressed.
     """
-    members, damage = members_of(file)
-    pairs: dict[str, list[Member]] = {}
-    for member in members:
-        key, name = key_of(member[0])
-        if name in ("text.txt", "pair.json") or _IMAGE.fullmatch(name):
-            pairs.setdefault(key, []).append(member)
-    return damaged([[key, parts] for key, parts in pairs.items()], damage)
+    return keyed_entries(file, _is_part)
 
 
-def m4_pair(file: Path, entry: PairPlace | str, images: Path | UrlStore | None) -> Record:
+def _is_part(name: str) -> bool:
+    return name in ("text.txt", "pair.json") or _IMAGE.fullmatch(name) is not None
+
+
+def m4_pair(file: Path, entry: KeyedPlace | str, images: Path | UrlStore | None) -> Record:
     """Returns the captioned image at a place. Each line of the text is a caption.
 
     Args:

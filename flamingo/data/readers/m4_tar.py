@@ -13,9 +13,9 @@ from typing import Any, BinaryIO
 
 from flamingo.data.document import Image
 from flamingo.data.pages.page import Page, PageImage, PagePart
+from flamingo.data.readers.keyed_members import KeyedPlace, keyed_entries
 from flamingo.data.readers.page_fields import (
     checked_place,
-    damaged,
     decoded_text,
     page_field,
     page_list,
@@ -24,7 +24,7 @@ from flamingo.data.readers.page_fields import (
     sections,
     shard_errors,
 )
-from flamingo.data.readers.tar_members import Member, TarMember, key_of, members_of, read_member
+from flamingo.data.readers.tar_members import Member, TarMember, key_of, read_member
 from flamingo.data.records.record import split_named
 from flamingo.data.url_store import UrlStore
 from flamingo.utils.errors import UserError
@@ -34,26 +34,21 @@ from flamingo.utils.reading import json_object, regular_file
 LARGEST_TEXT = 16 << 20
 _PART = re.compile(r"(?P<place>\d+)\.(?P<kind>text|image)\.[^.]+")
 
-#: A page's key, and the name, offset and size of each of its members.
-PagePlace = Sequence[Any]
 
-
-def m4_entries(file: Path) -> list[PagePlace | str]:
+def m4_entries(file: Path) -> list[KeyedPlace | str]:
     """Returns the places of the pages of a tar file. Members with other names are ignored.
 
     Raises:
         UserError: If the file cannot be read, or is compressed.
     """
-    members, damage = members_of(file)
-    pages: dict[str, list[Member]] = {}
-    for member in members:
-        key, name = key_of(member[0])
-        if name in ("metadata.txt", "page.json") or _PART.fullmatch(name):
-            pages.setdefault(key, []).append(member)
-    return damaged([[key, parts] for key, parts in pages.items()], damage)
+    return keyed_entries(file, _is_part)
 
 
-def m4_page(file: Path, entry: PagePlace | str, images: Path | UrlStore | None) -> Page:
+def _is_part(name: str) -> bool:
+    return name in ("metadata.txt", "page.json") or _PART.fullmatch(name) is not None
+
+
+def m4_page(file: Path, entry: KeyedPlace | str, images: Path | UrlStore | None) -> Page:
     """Returns the page at a place. Texts are divided where sections of the page end.
 
     Args:

@@ -15,7 +15,7 @@ class GroupLoader(Loader):
     """Batches of ``batch_size`` consecutive groups, which the processes share. ``position`` counts groups.
 
     The groups of a batch are the same for any number of processes. A run may therefore resume with another number.
-    Machine k of n gets the groups g with g mod n = k, and hence, if n divides the number of streams, always the same
+    Machine k of n gets the groups g with g mod n = k. If n divides the number of streams, these are always of the same
     streams.
     """
 
