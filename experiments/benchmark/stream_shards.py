@@ -132,7 +132,7 @@ def _rows(shares: Iterable[Batch]) -> list[str]:
     """Returns digests of the rows of an update, sorted."""
     digests = []
     for batch in shares:
-        tensors = {name: tensor for name, tensor in batch.tensors.items() if name != "image_places"}
+        tensors = {name: tensor for name, tensor in batch.tensors.items() if not name.endswith("_places")}
         for row in range(len(tensors["input_ids"])):
             digest = blake2b()
             for name in sorted(tensors):

@@ -68,6 +68,13 @@ def count_label_tokens(labels: Int[Tensor, "b t"]) -> int:
     return int((labels[:, 1:] != -100).sum())
 
 
+def label_places(labels: Int[Tensor, "b t"]) -> Int[Tensor, " labels"]:
+    """Returns the places among ``b * t`` whose next token is counted by the loss."""
+    is_counted = torch.zeros_like(labels, dtype=torch.bool)
+    is_counted[:, :-1] = labels[:, 1:] != -100
+    return is_counted.flatten().nonzero().squeeze(1)
+
+
 def collate(
     examples: Sequence[EncodedExample], pad_token_id: int, padding_side: PaddingSide
 ) -> dict[str, Shaped[Tensor, "..."]]:

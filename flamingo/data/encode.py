@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from flamingo.data.batch_sizes import BatchSizes, causal_pairs
-from flamingo.data.collate import Batch, EncodedExample, collate, count_label_tokens, image_places
+from flamingo.data.collate import Batch, EncodedExample, collate, count_label_tokens, image_places, label_places
 from flamingo.data.document import Document, Image
 from flamingo.data.order import Endless
 from flamingo.data.packing import pack
@@ -118,7 +118,8 @@ def make_batch(
         pack_to: Tokens of a row that several documents share; 0: each document has its own row. The images of a group
             are then in the batch once: row ``i`` of the images belongs to the documents of group ``i``.
         known_ids: The ids that the model has embeddings for. The batch is then checked on the host and gets
-            ``image_places``, so that the model reads nothing back from its device. None: the model checks it.
+            ``image_places`` and ``label_places``, so that the model reads nothing back from its device. None: the
+            model checks it.
 
     Raises:
         UserError: For an id that is not among ``known_ids``.
@@ -138,6 +139,7 @@ def make_batch(
     if known_ids is not None:
         known_ids.check(tensors["input_ids"])
         tensors["image_places"] = places_of_images(tensors)
+        tensors["label_places"] = label_places(tensors["labels"])
     dropped_images = sum(group.dropped_images for group in groups)
     sizes = sum((sizes_of(group.examples) for group in groups), BatchSizes())
     return Batch(tensors, ids, count_label_tokens(tensors["labels"]), last_texts, dropped_images, sizes)

@@ -200,6 +200,8 @@ class NewTokenEmbeddings(nn.Module):
         super().__init__()
         self.vocab_size = vocab_size
         self.ids_end = max(token_ids, default=-1) + 1
+        #: Whether a new token takes the place of a row of the vocabulary.
+        self.replaces_rows = min(token_ids, default=vocab_size) < vocab_size
         self.known_ids = TokenIds(vocab_size, tuple(token_ids))
         self.register_buffer("token_ids", torch.tensor(token_ids, dtype=torch.long))
         self.input_rows = nn.Parameter(torch.empty(len(token_ids), input_width))
@@ -228,14 +230,22 @@ class NewTokenEmbeddings(nn.Module):
         new = nn.functional.embedding(is_token.int().argmax(dim=-1), rows.to(embedded.dtype))
         return torch.where(is_new.unsqueeze(-1), new, embedded)
 
+    @property
+    def scored_rows(self) -> Float[Tensor, "new d"]:
+        """The rows that score the new tokens at the output: with tied embeddings those of the input."""
+        return self.input_rows if self.output_rows is None else self.output_rows
+
+    def score(self, hidden: Float[Tensor, "*tokens d"]) -> Float[Tensor, "*tokens new"]:
+        """Returns the logits of the new tokens."""
+        return nn.functional.linear(hidden.to(self.scored_rows.dtype), self.scored_rows)
+
     def extend_logits(
         self, logits: Float[Tensor, "bn t vocabulary"], hidden: Float[Tensor, "bn t d"]
     ) -> Float[Tensor, "bn t extended"]:
         """Returns the logits with those of the new tokens at their ids. All other logits are unchanged bit for bit."""
         if len(self.token_ids) == 0:
             return logits
-        rows = self.input_rows if self.output_rows is None else self.output_rows
-        new = nn.functional.linear(hidden.to(rows.dtype), rows).to(logits.dtype)
+        new = self.score(hidden).to(logits.dtype)
         beyond = max(self.ids_end - logits.shape[-1], 0)
         # Padding rows between the vocabulary and the first new id get -inf.
         extended = nn.functional.pad(logits, (0, beyond), value=float("-inf")) if beyond else logits

@@ -14,6 +14,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 
 from flamingo.model.cache import PromptCache
 from flamingo.model.checkpoints import FlamingoCheckpoints
+from flamingo.model.chunked_loss import WHOLE_LOGITS_BYTES, Targets, targets_of
 from flamingo.model.config import FlamingoConfig
 from flamingo.model.connectors import CONNECTORS
 from flamingo.model.fusion import FUSIONS
@@ -148,6 +149,7 @@ class FlamingoForConditionalGeneration(
         logits_to_keep: int | Int[Tensor, " kept"] = 0,
         num_items_in_batch: int | Int[Tensor, ""] | None = None,
         image_places: Int[Tensor, " places"] | None = None,
+        label_places: Int[Tensor, " labels"] | None = None,
         visual_index: Int[Tensor, "bn t"] | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
@@ -173,6 +175,9 @@ class FlamingoForConditionalGeneration(
             image_places: The places among ``[b m]`` that hold an image. They come with a batch that the collation has
                 checked: the forward pass then reads nothing back from the device. None: ids and ``image_index`` are
                 checked here, unless earlier tokens are cached.
+            label_places: The places among ``[bn t]`` whose next token is a label. They come with a batch like
+                ``image_places``. If the batch has large logits, only the loss is then computed, in chunks
+                (:mod:`flamingo.model.chunked_loss`), and the outputs have no logits. None: the outputs have logits.
             visual_index: The visual token at each position, -1 for text, if visual tokens take the place of markers.
                 None: markers are counted, and ``input_ids`` must begin with text or with an image's first marker.
             **kwargs: Arguments of the language model.
@@ -194,13 +199,21 @@ class FlamingoForConditionalGeneration(
             self._check_packing()
         elif isinstance(attention_mask, Tensor) and attention_mask.ndim == 2 and position_ids is None:
             position_ids = positions(attention_mask)[:, -input_ids.shape[1] :]
+        targets = None
+        if labels is not None and label_places is not None and self._has_large_logits(input_ids):
+            targets = targets_of(labels, label_places)
         if isinstance(past_key_values, PromptCache) and past_key_values.forked:
             outputs = self._forward_beams(past_key_values, input_ids, attention_mask, position_ids, context, kwargs)
         else:
             outputs = self._forward_text(
-                input_ids, attention_mask, position_ids, past_key_values, logits_to_keep, context, kwargs
+                input_ids, attention_mask, position_ids, past_key_values, logits_to_keep, context, kwargs, targets
             )
-        loss = None if labels is None else next_token_loss(outputs.logits, labels, num_items_in_batch)
+        loss = outputs.loss
+        if loss is not None:
+            assert targets is not None
+            loss = loss / (max(len(targets.ids), 1) if num_items_in_batch is None else num_items_in_batch)
+        elif labels is not None:
+            loss = next_token_loss(outputs.logits, labels, num_items_in_batch)
         return CausalLMOutputWithPast(
             loss, outputs.logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions
         )
@@ -214,8 +227,11 @@ class FlamingoForConditionalGeneration(
         logits_to_keep: int | Tensor,
         context: VisualContext,
         kwargs: dict[str, Any],
+        targets: Targets | None = None,
     ) -> CausalLMOutputWithPast:
         """Returns the outputs of the language model with the images of ``context``.
+
+        With ``targets`` these are the sum of their losses in place of logits, if the language model allows it.
 
         Raises:
             ValueError: For an unknown argument.
@@ -236,10 +252,13 @@ class FlamingoForConditionalGeneration(
             arguments.pop("use_cache", None)
         token_embeddings = self.new_tokens.embed(input_ids, self.get_input_embeddings())
         embeddings = self.fusion.embed(token_embeddings, context)
-        with self.new_token_logits.attached(), self.fusion.attached(context):
+        if targets is not None and not self.new_token_logits.are_final(self.language_model, token_embeddings):
+            targets = None
+        with self.new_token_logits.attached(targets), self.fusion.attached(context):
             outputs = self.language_model(inputs_embeds=embeddings, **arguments)
         return CausalLMOutputWithPast(
-            logits=outputs.logits,
+            loss=None if targets is None else outputs.logits.squeeze(),
+            logits=outputs.logits if targets is None else None,
             past_key_values=outputs.get("past_key_values"),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
@@ -272,6 +291,11 @@ class FlamingoForConditionalGeneration(
             outputs.hidden_states = tuple(map(cache.split_beams, outputs.hidden_states))
         return outputs
 
+    def _has_large_logits(self, input_ids: Tensor) -> bool:
+        """Returns whether the loss is computed in chunks, where the language model allows it."""
+        vocabulary = max(self.new_tokens.vocab_size, self.new_tokens.ids_end)
+        return input_ids.numel() * vocabulary * torch.float32.itemsize > WHOLE_LOGITS_BYTES
+
     def _check_packing(self) -> None:
         if not PromptCache.supports(self.language_model, self._language_model_arguments):
             raise UserError(
@@ -295,5 +319,6 @@ def next_token_loss(
     """
     # Shift the labels, not the logits, to avoid a copy of the logits.
     targets = F.pad(labels[:, 1:], (0, 1), value=-100).flatten()
-    total = F.cross_entropy(logits.flatten(0, 1).float(), targets, ignore_index=-100, reduction="sum")
+    exact = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))
+    total = F.cross_entropy(exact, targets, ignore_index=-100, reduction="sum")
     return total / ((targets != -100).sum().clamp(min=1) if count is None else count)

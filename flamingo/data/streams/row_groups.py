@@ -11,7 +11,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from flamingo.data.batch_sizes import BatchSizes
-from flamingo.data.collate import Batch, EncodedExample, count_label_tokens
+from flamingo.data.collate import Batch, EncodedExample, count_label_tokens, label_places
 from flamingo.data.document import Document
 from flamingo.data.drops import (
     BROKEN_IMAGE,
@@ -215,6 +215,7 @@ def join_rows(groups: Sequence[RowGroup], known_ids: TokenIds | None = None) -> 
     if known_ids is not None:
         known_ids.check(tensors["input_ids"])
         tensors["image_places"] = places_of_images(tensors)
+        tensors["label_places"] = label_places(tensors["labels"])
     ids = [id for group in groups for id in group.ids]
     drops = reduce(Counter.__add__, [group.drops for group in groups])
     sizes = sum((group.sizes for group in groups), BatchSizes())
