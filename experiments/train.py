@@ -17,7 +17,7 @@ from flamingo.evaluation import ObjectiveConfig
 from flamingo.inference import FeaturesConfig
 from flamingo.model import BACKBONES
 from flamingo.report import VariantConfig
-from flamingo.training import TrainingConfig
+from flamingo.training import ParallelConfig, TrainingConfig
 from flamingo.training.optim import OptimizerConfig, check_warmup
 from flamingo.utils.checks import one_of, seed, whole
 from flamingo.utils.device_names import DTYPES, check_device
@@ -50,6 +50,8 @@ class TrainConfig:
     #: Set by the group optimizer.
     optimizer: OptimizerConfig
     training: TrainingConfig
+    #: How several processes share the model: parallel=ddp, fsdp2 or hsdp.
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     #: The program that shows scalars and sample answers: wandb, tensorboard or none.
     tracker: str = "wandb"
     wandb: WandbConfig = field(default_factory=WandbConfig)
@@ -83,6 +85,8 @@ def check_config(config: TrainConfig) -> None:
         raise UserError("features.folder needs a frozen encoder, but model.trainable has the vision_model")
     if config.features.folder and config.model.adapter and config.model.adapter.part == "vision_model":
         raise UserError("features.folder needs a frozen encoder, but model.adapter.part is vision_model")
+    if config.features.folder and config.parallel.shard_vision_model:
+        raise UserError("parallel.shard_vision_model=true needs an encoder that computes: set features.folder=null")
     check_documents(config.data, config.features.folder)
 
 

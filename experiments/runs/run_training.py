@@ -141,7 +141,16 @@ def train_model(
     monitoring = build_monitoring(parts, config, features)
     keys = [f"data.documents.{name}.batch_size" for name in config.data.documents]
     with training_callbacks(parts, config, run.output, run.keep) as callbacks, out_of_memory(*keys):
-        train(model, data_sets, config.optimizer, config.training, run.output, callbacks, monitoring=monitoring)
+        train(
+            model,
+            data_sets,
+            config.optimizer,
+            config.training,
+            run.output,
+            callbacks,
+            config.parallel,
+            monitoring,
+        )
     if main_process:
         with atomic_folder(run.output / "checkpoint") as folder:
             model.save_pretrained(folder, include_backbones=config.include_backbones)

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-
 from experiments.setup.build import TrainingParts
 from experiments.setup.build_data import build_data_sets
 from experiments.setup.build_monitoring import num_held_out_groups
@@ -21,6 +19,7 @@ from flamingo.history import read_history
 from flamingo.inference.features import FeatureStore
 from flamingo.training.callbacks import Callbacks
 from flamingo.training.loop import train
+from flamingo.training.parallel import Parallel
 from flamingo.training.step import DataSet
 from flamingo.training.validation import HeldOut, held_out_losses
 from flamingo.utils.devices import processes
@@ -145,7 +144,6 @@ def _measured(
 
 def _validation_seconds(config: TrainConfig, parts: TrainingParts, data_sets: Sequence[DataSet]) -> float:
     """Returns the seconds of a pass over all held-out documents, by the first training documents of each data set."""
-    accelerator = Accelerator(mixed_precision="no")
     has_validation = parts.records is not None and parts.records.validation is not None
     seconds = 0.0
     for data_set in data_sets:
@@ -158,8 +156,8 @@ def _validation_seconds(config: TrainConfig, parts: TrainingParts, data_sets: Se
         start = time.monotonic()
         batch = next(iter(data_set.batches))
         held_out = HeldOut(data_set.name, [batch], data_set.prepare)
-        held_out_losses(parts.model, [held_out], config.training.precision, accelerator)
-        num_batches = num_held_out_groups(entry) / entry.documents.batch_size / accelerator.num_processes
+        held_out_losses(Parallel(parts.model), [held_out], config.training.precision)
+        num_batches = num_held_out_groups(entry) / entry.documents.batch_size / processes().num_processes
         seconds += num_batches * (time.monotonic() - start)
     return seconds
 

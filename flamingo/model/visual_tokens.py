@@ -75,7 +75,8 @@ class FlamingoImages:
 
     def no_visual_tokens(self, documents: int) -> Float[Tensor, "b 0 1 width"]:
         """Returns the visual tokens of documents without images. The axis r has the placeholder length 1."""
-        return self._connector_weight().new_zeros(documents, 0, 1, self.connector.width)
+        weight = self._connector_weight()
+        return torch.zeros(documents, 0, 1, self.connector.width, dtype=weight.dtype, device=weight.device)
 
     def visual_state(self, visual_tokens: Float[Tensor, "b m r width"]) -> VisualState:
         """Returns the language model's inputs from all images, which are kept while decoding."""

@@ -3,7 +3,44 @@
 import math
 from dataclasses import dataclass
 
-from flamingo.utils.checks import one_of, seed, whole
+from flamingo.utils.checks import flag, one_of, seed, whole
+from flamingo.utils.errors import UserError
+
+#: The engines of several processes.
+PARALLEL_KINDS = ("single", "ddp", "fsdp2", "hsdp")
+
+
+@dataclass
+class ParallelConfig:
+    """How the processes of a run share a model."""
+
+    #: single, ddp, fsdp2 or hsdp; null: single with one process, ddp with several.
+    #: With ddp each process has the whole model. fsdp2 shards it over all processes, hsdp over ``shard_size`` of them.
+    #: One process always has the whole model.
+    kind: str | None = None
+    #: hsdp: the number of processes that share one copy; null: those of a machine.
+    shard_size: int | None = None
+    #: Whether layers are gathered again for the backward pass, to need less memory.
+    reshard_after_forward: bool = True
+    #: Whether a frozen vision encoder is sharded. One that trains always is.
+    shard_vision_model: bool = False
+    #: Whether gradients are sharded after each batch of an update, to need less memory.
+    #: The processes then exchange them as often; with hsdp only within a machine.
+    scatter_every_batch: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind is not None:
+            one_of("kind", self.kind, PARALLEL_KINDS)
+        if self.shard_size is not None:
+            whole("shard_size", self.shard_size, least=1)
+            if self.kind != "hsdp":
+                raise UserError(f"shard_size is for kind=hsdp, but kind is {self.kind}")
+        flag("reshard_after_forward", self.reshard_after_forward)
+        flag("shard_vision_model", self.shard_vision_model)
+        flag("scatter_every_batch", self.scatter_every_batch)
+
+
+DEFAULT_PARALLEL = ParallelConfig()
 
 
 @dataclass

@@ -9,9 +9,9 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Functions that the main process calls during a training."""
+    """Functions that the main process calls during a training, except for the measures."""
 
-    #: Each returns values of the model that are added to a record of the history.
+    #: Each returns values of the model that are added to a record of the history. All processes call them.
     measures: Sequence[Callable[[nn.Module], dict[str, Any]]] = ()
     #: Gets each record, including those of the steps that a resumed run repeats.
     on_log: Callable[[dict[str, Any]], None] | None = None

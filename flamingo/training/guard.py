@@ -4,13 +4,14 @@ import math
 from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from flamingo.training.host_sums import host_sums
+from flamingo.training.parallel import Parallel
 from flamingo.training.step import Update
+from flamingo.utils.devices import processes
 from flamingo.utils.errors import UserError
 
 
@@ -33,19 +34,18 @@ class Guard:
     skips its step if its ``found_inf`` is 1, and the guard restores the model's buffers.
     """
 
-    def __init__(self, model: nn.Module, accelerator: Accelerator) -> None:
+    def __init__(self, parallel: Parallel) -> None:
         """Starts with nothing found.
 
         Args:
-            model: The model, in training mode.
-            accelerator: The processes, and their device.
+            parallel: The model, in training mode, and its processes.
         """
         #: The norm of the gradient in the last step that was read.
         self.gradient_norm = math.nan
         #: 1 after the first step that is not finite, before it 0; the same in all processes.
-        self.found: Float[Tensor, ""] = torch.zeros((), device=accelerator.device)
-        self._accelerator = accelerator
-        self._buffers = _changing_buffers(model)
+        self.found: Float[Tensor, ""] = torch.zeros((), device=processes().device)
+        self._parallel = parallel
+        self._buffers = _changing_buffers(parallel.bare)
         self._before: list[Tensor] = []
         self._steps: list[_Step] = []
 
@@ -64,9 +64,8 @@ class Guard:
         """
         values = torch.stack([*losses, gradient_norm])
         not_finite = (~values.isfinite().all()).float()
-        if self._accelerator.num_processes > 1:
-            # A loss may be infinite in only one process. NCCL reduces on the devices: no host waits.
-            not_finite = self._accelerator.reduce(not_finite, reduction="sum").clamp(max=1)
+        # A loss may be infinite in only one process.
+        not_finite = self._parallel.summed(not_finite).clamp(max=1)
         self.found = torch.maximum(self.found, not_finite)
         for buffer, before in zip(self._buffers, self._before, strict=True):
             buffer.copy_(torch.where(self.found > 0, before, buffer))
@@ -92,13 +91,13 @@ class Guard:
             if found:
                 raise self._error(step, losses_of_batches)
             losses.update(_sums(step.names, losses_of_batches))
-        return host_sums(losses, self._accelerator)
+        return host_sums(losses)
 
     def _error(self, step: _Step, losses: list[float]) -> UserError:
         """Returns the error that every process raises, with the documents of all processes."""
         documents = step.documents
         with_bad_loss = [ids for ids, loss in zip(documents, losses, strict=True) if not math.isfinite(loss)]
-        if self._accelerator.num_processes > 1:
+        if processes().num_processes > 1:
             documents = gather_object(documents)
             with_bad_loss = gather_object(with_bad_loss)
         quantity = "loss" if with_bad_loss else "gradient"

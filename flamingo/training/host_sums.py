@@ -5,28 +5,29 @@ from collections.abc import Mapping
 from functools import cache
 
 import torch
-from accelerate import Accelerator
 from torch import distributed
 
+from flamingo.utils.devices import processes
 
-def host_sums(values: Mapping[str, float], accelerator: Accelerator) -> dict[str, float]:
+
+def host_sums(values: Mapping[str, float]) -> dict[str, float]:
     """Returns the sum of each value over the processes.
 
     The processes exchange the values by gloo, from host to host. NCCL would send them through the devices, and the
     hosts would wait for the devices' queues.
     """
-    if accelerator.num_processes == 1:
+    if processes().num_processes == 1:
         return dict(values)
     sums = torch.tensor(list(values.values()), dtype=torch.float64)
     distributed.all_reduce(sums, group=_host_group())
     return dict(zip(values, sums.tolist(), strict=True))
 
 
-def host_counts(counts: Counter[str], accelerator: Accelerator) -> Counter[str]:
+def host_counts(counts: Counter[str]) -> Counter[str]:
     """Returns the sum of the counts over the processes, which may count different things."""
-    if accelerator.num_processes == 1:
+    if processes().num_processes == 1:
         return counts
-    of_processes: list[Counter[str]] = [Counter()] * accelerator.num_processes
+    of_processes: list[Counter[str]] = [Counter()] * processes().num_processes
     distributed.all_gather_object(of_processes, counts, group=_host_group())
     return sum(of_processes, Counter())
 

@@ -9,13 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-from accelerate.utils import DistributedType, set_seed
+from accelerate.utils import set_seed
 from torch import nn
 
 from flamingo.data.drops import Drops, counts_text
 from flamingo.history import History
-from flamingo.training import TrainingConfig
+from flamingo.training import DEFAULT_PARALLEL, ParallelConfig, TrainingConfig
 from flamingo.training.callbacks import NO_CALLBACKS, Callbacks
 from flamingo.training.guard import Guard
 from flamingo.training.host_sums import host_counts, host_sums
@@ -24,19 +23,18 @@ from flamingo.training.monitoring import NO_MONITORING, Monitoring
 from flamingo.training.optim import OptimizerConfig
 from flamingo.training.optim.groups import make_optimizer
 from flamingo.training.optim.schedule import LRFactor, factor_of, lengthen, make_schedule
+from flamingo.training.parallel import distribute
 from flamingo.training.speed import Speed
 from flamingo.training.state import StateFolder, untouched_random_states
 from flamingo.training.step import DataSet, Update, accumulate_gradients, next_update
 from flamingo.training.validation import held_out_losses
-from flamingo.utils.devices import wait_for_processes
-from flamingo.utils.errors import Stopped, UserError
+from flamingo.utils.devices import processes, wait_for_processes
+from flamingo.utils.errors import Stopped
 from flamingo.utils.names import short_name
 from flamingo.utils.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
-#: Every process has the whole model: a state contains the parameters of one process only.
-_SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 #: The keys of a training's config that a state shares with the run that resumes from it.
 _IDENTITY_KEYS = ("steps", "accumulate", "mixing", "precision", "seed")
 
@@ -48,7 +46,7 @@ def train(
     config: TrainingConfig,
     output: Path,
     callbacks: Callbacks = NO_CALLBACKS,
-    accelerator: Accelerator | None = None,
+    parallel: ParallelConfig = DEFAULT_PARALLEL,
     monitoring: Monitoring = NO_MONITORING,
 ) -> None:
     """Trains the parameters that have ``requires_grad``, resuming from the newest state in ``output / "state"``.
@@ -67,7 +65,7 @@ def train(
         config: The number of steps, the size of an update, and the intervals of logs, states and samples.
         output: The folder of the run.
         callbacks: Functions that the main process calls.
-        accelerator: The processes; None: those of this run.
+        parallel: How the processes of this run share the model.
         monitoring: What is measured besides the loss.
 
     Raises:
@@ -75,13 +73,11 @@ def train(
         UserError: If data sets or a state do not fit, or a loss or gradient is not finite. A step that is not finite
             and later ones change nothing, and the run stops before it writes the next record, sample or state.
     """  # noqa: DOC501 _stopped is a function that returns Stopped
-    # This module enters autocast itself: accelerate would fix one precision for all runs of a process.
-    accelerator = accelerator or Accelerator(mixed_precision="no")
-    run = _Run(model, data_sets, optimizer_config, config, output, callbacks, accelerator, monitoring)
+    run = _Run(model, data_sets, optimizer_config, config, output, callbacks, parallel, monitoring)
     if run.progress.step == config.steps:
         model.eval()
         return
-    main_process, name = accelerator.is_main_process, short_name(output)
+    main_process, name = processes().is_main_process, short_name(output)
     bar = progress_bar(config.steps, "step", visible=main_process, initial=run.progress.step, description=name)
     model.train()
     with bar, deferred_interrupt() as interrupt:
@@ -100,7 +96,7 @@ def train(
             if callbacks.on_sample is not None and config.due(config.sample_every, step):
                 run.sample()
             # Saving comes last: a resumed run repeats what a killed run has not finished.
-            stops = _any_interrupted(interrupt, accelerator)
+            stops = _any_interrupted(interrupt)
             if stops or config.due(config.save_every, step):
                 folder = run.save()
             if stops:
@@ -121,23 +117,23 @@ class _Run:
         config: TrainingConfig,
         output: Path,
         callbacks: Callbacks,
-        accelerator: Accelerator,
+        parallel: ParallelConfig,
         monitoring: Monitoring,
     ) -> None:
         """Prepares the training, and restores the newest state. For the arguments see :func:`train`."""
-        _check(data_sets, accelerator)
-        set_seed(config.seed, device_specific=True)
+        _check(data_sets)
+        set_seed(config.seed + processes().process_index)
         self.model, self.data_sets, self.config = model, data_sets, config
         self.optimizer_config = optimizer_config
-        self.callbacks, self.accelerator, self.monitoring = callbacks, accelerator, monitoring
+        self.callbacks, self.monitoring = callbacks, monitoring
+        #: The model as the processes share it.
+        self.parallel = distribute(model, parallel, config.precision)
         self.optimizer = make_optimizer(model, optimizer_config)
         self.optimizer.zero_grad()  # the caller may have left gradients
         self.schedule = make_schedule(self.optimizer, optimizer_config, config.steps)
-        #: The model as the processes share it.
-        self.parallel, _ = accelerator.prepare(model, self.optimizer)
         identity = _identity(data_sets, optimizer_config, config)
         folder = output / "state"
-        self.states = StateFolder(folder, identity, model, self.optimizer, self.schedule, data_sets, accelerator)
+        self.states = StateFolder(folder, identity, model, self.optimizer, self.schedule, data_sets)
         self.progress = self.states.restore()
         if self.lr_factor.steps < config.steps and self.progress.step < config.steps:
             self._lengthen()
@@ -159,13 +155,13 @@ class _Run:
 
     def begin(self) -> None:
         """Starts the clock, the guard and the data, and drops the records of steps that will be repeated."""
-        if self.accelerator.is_main_process:
+        if processes().is_main_process:
             self.history.keep_until(self.progress.step)
         self._start = time.monotonic() - self.progress.seconds
-        self._guard = Guard(self.model, self.accelerator)
+        self._guard = Guard(self.parallel)
         self._iterators = {data_set.name: iter(data_set.batches) for data_set in self.data_sets}
-        num_processes = self.accelerator.num_processes
-        self.speed = Speed(self.accelerator.device, self.config.precision, num_processes, self.monitoring.flops)
+        state = processes()
+        self.speed = Speed(state.device, self.config.precision, state.num_processes, self.monitoring.flops)
 
     def take_step(self, step: int) -> Update:
         """Changes the weights by the clipped gradient of an update, without waiting for the device.
@@ -176,12 +172,12 @@ class _Run:
         config, guard, speed = self.config, self._guard, self.speed
         with speed.part("data"):
             mixing, accumulate = config.mixing, config.accumulate
-            update = next_update(self.data_sets, self._iterators, step, accumulate, mixing, self.accelerator)
+            update = next_update(self.data_sets, self._iterators, step, accumulate, mixing)
         guard.begin()
-        losses = accumulate_gradients(self.parallel, update, self.accelerator, config.precision, speed)
+        losses = accumulate_gradients(self.parallel, update, config.precision, speed)
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         with speed.part("optimizer"):
-            norm = self.accelerator.clip_grad_norm_(parameters, self.optimizer_config.max_grad_norm)
+            norm = self.parallel.clip(parameters, self.optimizer_config.max_grad_norm)
             guard.end(step, update, losses, norm)
             self.optimizer.found_inf = guard.found  # type: ignore[attr-defined]  # missing in the stubs of torch
             self.optimizer.step()
@@ -208,9 +204,12 @@ class _Run:
             values |= self.speed.values()
         if validates:
             with self.speed.paused():
-                values |= held_out_losses(self.model, self.monitoring.held_out, self.config.precision, self.accelerator)
+                values |= held_out_losses(self.parallel, self.monitoring.held_out, self.config.precision)
+        with self.speed.logging():
+            for measure in self.callbacks.measures:
+                values |= measure(self.model)
         loss = update.weighted_loss(self.progress.losses)
-        if self.accelerator.is_main_process:
+        if processes().is_main_process:
             with self.speed.logging():
                 self._append(loss, values)
         shown = {"loss": f"{loss:.3f}", "tokens/s": f"{values['tokens_per_second']:,.0f}"}
@@ -222,7 +221,7 @@ class _Run:
     def _measure(self) -> None:
         """Reads the losses from the device, and adds the drops of all processes."""
         losses = self._guard.read()
-        drops = host_counts(self._drops, self.accelerator)
+        drops = host_counts(self._drops)
         self._drops = Counter()
         self.progress = self.progress.measured(losses, drops, time.monotonic() - self._start)
 
@@ -242,8 +241,6 @@ class _Run:
         for name, loss_of_data_set in progress.losses.items():
             record[f"loss/{name}"] = loss_of_data_set
         record.update(values)
-        for measure in self.callbacks.measures:
-            record.update(measure(self.model))
         record["tokens"] = progress.tokens
         if progress.dropped_images > 0:
             record["dropped_images"] = progress.dropped_images
@@ -260,8 +257,8 @@ class _Run:
     def sample(self) -> None:
         """Lets the main process make samples."""
         self._measure()
-        with self.speed.paused():
-            if self.accelerator.is_main_process:
+        with self.speed.paused(), self.parallel.gathered():
+            if processes().is_main_process:
                 assert self.callbacks.on_sample is not None
                 self.model.eval()
                 with untouched_random_states():
@@ -273,18 +270,18 @@ class _Run:
         """Returns the folder of a saved state. The records of its steps are on disk before it."""
         self._measure()
         with self.speed.paused():
-            if self.accelerator.is_main_process:
+            if processes().is_main_process:
                 self.history.sync()
             folder = self.states.save(self.progress)
-            if self.accelerator.is_main_process and self.callbacks.on_save is not None:
+            if processes().is_main_process and self.callbacks.on_save is not None:
                 self.callbacks.on_save()
         return folder
 
 
-def _any_interrupted(interrupt: Interrupt, accelerator: Accelerator) -> bool:
+def _any_interrupted(interrupt: Interrupt) -> bool:
     """Returns whether a signal has reached any of the processes, which then stop together."""
     interrupted = float(interrupt.signal is not None)
-    return host_sums({"interrupted": interrupted}, accelerator)["interrupted"] > 0
+    return host_sums({"interrupted": interrupted})["interrupted"] > 0
 
 
 def _stopped(step: int, folder: Path, interrupt: Interrupt) -> Stopped:
@@ -292,14 +289,10 @@ def _stopped(step: int, folder: Path, interrupt: Interrupt) -> Stopped:
     return Stopped(message, interrupt.signal or signal.SIGINT)
 
 
-def _check(data_sets: Sequence[DataSet], accelerator: Accelerator) -> None:
+def _check(data_sets: Sequence[DataSet]) -> None:
     names = [data_set.name for data_set in data_sets]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"training needs data sets with different names; got {names}")
-    if accelerator.mixed_precision != "no" or accelerator.gradient_accumulation_steps != 1:
-        raise ValueError("the accelerator must neither set a precision nor accumulate: TrainingConfig has both")
-    if accelerator.distributed_type not in _SUPPORTED:
-        raise UserError(f"{accelerator.distributed_type} is not supported: every process needs the whole model")
 
 
 def _identity(

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -22,7 +21,7 @@ from flamingo.model.checkpoints import fingerprint_of
 from flamingo.training.optim.groups import check_shapes
 from flamingo.training.step import DataSet, Update
 from flamingo.utils.checksums import checksum
-from flamingo.utils.devices import wait_for_processes
+from flamingo.utils.devices import processes, wait_for_processes
 from flamingo.utils.differences import differences
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import atomic_file, file_errors, sync_folder, write_text
@@ -74,13 +73,12 @@ class StateFolder:
     optimizer: Optimizer
     schedule: LRScheduler
     data_sets: Sequence[DataSet]
-    accelerator: Accelerator
 
     def __post_init__(self) -> None:
         frozen = [parameter for parameter in self.model.parameters() if not parameter.requires_grad]
         self.identity = dict(self.identity)
         if not self._shared():
-            self.identity["processes"] = self.accelerator.num_processes
+            self.identity["processes"] = processes().num_processes
         self.identity["frozen parameters"] = fingerprint_of(frozen)
 
     def save(self, progress: Progress) -> Path:
@@ -89,7 +87,7 @@ class StateFolder:
         unfinished = folder.with_suffix(".tmp")
         if folder.exists():
             return folder
-        main_process = self.accelerator.is_main_process
+        main_process = processes().is_main_process
         if main_process:
             with file_errors(unfinished):
                 unfinished.mkdir(parents=True)
@@ -125,7 +123,7 @@ class StateFolder:
         Raises:
             UserError: If a state is damaged, or belongs to another run; nothing is changed then.
         """
-        if self.accelerator.is_main_process:
+        if processes().is_main_process:
             for unfinished in self.folder.glob("step-*.tmp"):
                 shutil.rmtree(unfinished)
         wait_for_processes()
@@ -164,7 +162,7 @@ class StateFolder:
         return all(data_set.shared for data_set in self.data_sets)
 
     def _process_file(self) -> str:
-        return f"process-{self.accelerator.process_index}.pt"
+        return f"process-{processes().process_index}.pt"
 
     def _trained(self) -> dict[str, nn.Parameter]:
         return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}

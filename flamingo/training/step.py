@@ -3,12 +3,10 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import astuple, dataclass, field, fields, replace
 from typing import Protocol, runtime_checkable
 
 import torch
-from accelerate import Accelerator
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
@@ -17,7 +15,9 @@ from flamingo.data.collate import Batch
 from flamingo.data.drops import Drops
 from flamingo.training.host_sums import host_sums
 from flamingo.training.losses.next_token import next_token
+from flamingo.training.parallel import Parallel
 from flamingo.training.speed import Speed
+from flamingo.utils.devices import processes
 from flamingo.utils.errors import UserError
 
 #: The names of other numbers among those of data sets, when the processes add their numbers.
@@ -98,11 +98,11 @@ def next_update(
     step: int,
     accumulate: int,
     mixing: str,
-    accelerator: Accelerator,
 ) -> Update:
     """Returns ``accumulate`` batches of every data set, or of one data set that ``step`` chooses.
 
-    All batches are fetched before the first forward pass: the mean loss is over the tokens of all of them.
+    All batches are fetched before the first forward pass: the mean loss is over the tokens of all of them, in all
+    processes.
 
     Args:
         data_sets: The data sets.
@@ -110,7 +110,6 @@ def next_update(
         step: The number of the step, from 1 on.
         accumulate: The number of batches of each data set.
         mixing: "accumulated": all data sets; "round_robin": one, in turn.
-        accelerator: The processes, whose label tokens are added.
 
     Raises:
         UserError: If a data set has no label token although no sample was left out; the error names it.
@@ -135,7 +134,7 @@ def next_update(
     counts = {_DROPPED: dropped_images, _LEFT_OUT: float(drops.total())}
     local_sizes = sum((batch.sizes for _, batch in batches), BatchSizes())
     named_sizes = dict(zip(_SIZES, map(float, astuple(local_sizes)), strict=True))
-    sums = host_sums(local_tokens | counts | named_sizes, accelerator)
+    sums = host_sums(local_tokens | counts | named_sizes)
     num_dropped_images, num_left_out = round(sums.pop(_DROPPED)), sums.pop(_LEFT_OUT)
     sizes = BatchSizes(*[round(sums.pop(name)) for name in _SIZES])
     tokens = {name: round(number) for name, number in sums.items()}
@@ -148,46 +147,39 @@ def next_update(
 
 
 def accumulate_gradients(
-    model: nn.Module,
+    parallel: Parallel,
     update: Update,
-    accelerator: Accelerator,
     precision: str,
     speed: Speed,
 ) -> list[Float[Tensor, ""]]:
     """Adds the gradients of sum_d weight_d * (mean loss per label token of data set d) to the parameters.
 
     Args:
-        model: The model as the processes share it.
+        parallel: The model as the processes share it.
         update: The batches.
-        accelerator: The processes, and their device.
         precision: "fp32", or "bf16" for autocast.
         speed: Times the forward and the backward passes.
 
     Returns:
         The contribution of each batch to the mean loss (nats) of its data set, on the device.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    device = accelerator.device
+    trained = [parameter for parameter in parallel.bare.parameters() if parameter.requires_grad]
+    device = processes().device
     losses: list[Tensor] = []
     for number, (data_set, batch) in enumerate(update.batches, start=1):
         on_device = batch.to(device)
-        prepared = replace(on_device, tensors=data_set.prepare(on_device.tensors))
+        prepared = parallel.completed(replace(on_device, tensors=data_set.prepare(on_device.tensors)))
         # The processes exchange gradients once: after the last batch.
         is_last = number == len(update.batches)
-        with nullcontext() if is_last else accelerator.no_sync(model):
+        with parallel.synchronised(is_last):
             with speed.part("forward"), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                loss = data_set.loss(model, prepared, max(1, update.tokens[data_set.name]))
+                loss = data_set.loss(parallel.model, prepared, max(1, update.tokens[data_set.name]))
             losses.append(loss.detach())
-            # DDP takes the mean over the processes, but the losses are to be summed.
-            weighted = loss * data_set.weight * accelerator.num_processes
-            if accelerator.num_processes > 1:
-                # DDP waits for every parameter, also for those that a batch without images does not use. An empty slice
-                # of each adds nothing to the loss.
-                weighted = weighted + sum(parameter.flatten()[:0].sum() for parameter in trained)
+            weighted = parallel.joined(loss * data_set.weight)
             with speed.part("backward"):
-                accelerator.backward(weighted)
+                weighted.backward()
     for parameter in trained:
-        # A parameter that no batch uses gets a gradient of zero, as above: the optimizer treats both cases alike.
+        # A parameter that no batch uses gets a gradient of zero in every engine: the optimizer treats all alike.
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     return losses

@@ -4,15 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from accelerate import Accelerator
 from jaxtyping import Shaped
-from torch import Tensor, nn
+from torch import Tensor
 
 from flamingo.data.collate import Batch
 from flamingo.data.encode import IMAGES
 from flamingo.training.host_sums import host_sums
 from flamingo.training.losses.next_token import next_token
+from flamingo.training.parallel import Parallel
 from flamingo.training.state import untouched_random_states
+from flamingo.utils.devices import processes
 
 
 @dataclass(frozen=True)
@@ -26,47 +27,50 @@ class HeldOut:
     prepare: Callable[[dict[str, Shaped[Tensor, "..."]]], dict[str, Shaped[Tensor, "..."]]] = dict
 
 
-def held_out_losses(
-    model: nn.Module, held_out: Sequence[HeldOut], precision: str, accelerator: Accelerator
-) -> dict[str, float]:
+def held_out_losses(parallel: Parallel, held_out: Sequence[HeldOut], precision: str) -> dict[str, float]:
     """Returns the next-token losses of held-out documents, in nats per label token.
 
     The processes share the batches. All of them call this function and get the same numbers. The model computes in
     evaluation mode, without dropout, and is left in training mode.
 
     Args:
-        model: The model, not wrapped for several processes.
+        parallel: The model as the processes share it.
         held_out: The documents of each data set.
         precision: ``bf16`` computes under autocast, as the training does.
-        accelerator: That of the training.
 
     Returns:
         For each data set ``held_out_loss/NAME``; ``blind_held_out_loss/NAME``, in which no text sees an image; and
         ``image_nats/NAME``, the blind loss minus the held-out loss.
     """
-    model.eval()
+    parallel.bare.eval()
     values: dict[str, float] = {}
     with untouched_random_states(), torch.no_grad():
         for data in held_out:
-            values |= _losses(model, data, precision, accelerator)
-    model.train()
+            values |= _losses(parallel, data, precision)
+    parallel.bare.train()
     return values
 
 
-def _losses(model: nn.Module, data: HeldOut, precision: str, accelerator: Accelerator) -> dict[str, float]:
-    device = accelerator.device
+def _losses(parallel: Parallel, data: HeldOut, precision: str) -> dict[str, float]:
+    device = processes().device
     label_tokens = 0
     sums = torch.zeros(2, dtype=torch.float64)
-    for number in range(accelerator.process_index, len(data.batches), accelerator.num_processes):
-        batch = data.batches[number]
-        label_tokens += batch.label_tokens
+    num_processes = processes().num_processes
+    for first in range(0, len(data.batches), num_processes):
+        number = first + processes().process_index
+        # All processes call a sharded model equally often. A process without a batch computes one that does not count.
+        counts = number < len(data.batches)
+        batch = data.batches[number if counts else first]
         on_device = batch.to(device)
         seeing = replace(on_device, tensors=data.prepare(on_device.tensors))
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            losses = [next_token(model, seeing, 1), next_token(model, blind(seeing), 1)]
-        sums += torch.stack(losses).double().cpu()
+            seeing_loss = next_token(parallel.bare, parallel.completed(seeing), 1)
+            blind_loss = next_token(parallel.bare, parallel.completed(blind(seeing)), 1)
+        if counts:
+            label_tokens += batch.label_tokens
+            sums += torch.stack([seeing_loss, blind_loss]).double().cpu()
     seeing_sum, blind_sum = sums.tolist()
-    totals = host_sums({"seeing": seeing_sum, "blind": blind_sum, "tokens": float(label_tokens)}, accelerator)
+    totals = host_sums({"seeing": seeing_sum, "blind": blind_sum, "tokens": float(label_tokens)})
     return _values(data.name, totals)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
 from torch import Tensor
 
 from flamingo.data.batch_sizes import BatchSizes
@@ -140,19 +140,19 @@ def one_of_two(
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    accelerator = Accelerator(cpu=True, mixed_precision="no")
-    assert accelerator.num_processes == 2
+    state = PartialState(cpu=True)
+    assert state.num_processes == 2
     model = make_model(backbones, fusion)
     sets = [DataSet(name, Listed(share[rank]), weight) for name, share, weight in two_shares(fusion)]
     config = TrainingConfig(steps=2, log_every=1)
     if rank == break_rank:
         model.connector.register_forward_hook(lambda *args: args[-1] * float("nan"))
     try:
-        train(model, sets, AdamWConfig(lr=1e-3), config, output, accelerator=accelerator)
+        train(model, sets, AdamWConfig(lr=1e-3), config, output)
         torch.save(trained(model), output / f"final-{rank}.pt")
     except UserError as error:
         (output / f"error-{rank}.txt").write_text(str(error))
-    accelerator.end_training()
+    state.destroy_process_group()
 
 
 def one_with_both(backbones: Path, output: Path, fusion: str = "cross_attention") -> None:
@@ -161,7 +161,7 @@ def one_with_both(backbones: Path, output: Path, fusion: str = "cross_attention"
     model = make_model(backbones, fusion)
     sets = [DataSet(name, Listed(*share), weight) for name, share, weight in two_shares(fusion)]
     config = TrainingConfig(steps=2, accumulate=2, log_every=1)
-    train(model, sets, AdamWConfig(lr=1e-3), config, output, accelerator=Accelerator(cpu=True))
+    train(model, sets, AdamWConfig(lr=1e-3), config, output)
     torch.save(trained(model), output / "final.pt")
 
 
@@ -170,7 +170,7 @@ def one_of_two_spoiled(rank: int, port: int, backbones: Path, output: Path, opti
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    state = PartialState(cpu=True)
     model = make_model(backbones)
     steps = []
 
@@ -182,11 +182,11 @@ def one_of_two_spoiled(rank: int, port: int, backbones: Path, output: Path, opti
     documents = Listed(*(batch([10 * rank + number]) for number in range(1, 6)))
     config = TrainingConfig(steps=8, log_every=5, save_every=2)
     try:
-        train(model, [DataSet("pairs", documents, loss=spoiled)], optimizer, config, output, accelerator=accelerator)
+        train(model, [DataSet("pairs", documents, loss=spoiled)], optimizer, config, output)
     except UserError as error:
         (output / f"error-{rank}.txt").write_text(str(error))
     torch.save({"steps": steps, "weights": trained(model)}, output / f"final-{rank}.pt")
-    accelerator.end_training()
+    state.destroy_process_group()
 
 
 def one_of_several(rank: int, num_ranks: int, port: int, backbones: Path, output: Path) -> None:
@@ -194,8 +194,8 @@ def one_of_several(rank: int, num_ranks: int, port: int, backbones: Path, output
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_ranks)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    accelerator = Accelerator(cpu=True, mixed_precision="no")
-    assert accelerator.num_processes == num_ranks
+    state = PartialState(cpu=True)
+    assert state.num_processes == num_ranks
     drawn: list[list[str]] = []
 
     def noted(numbers: list[int]) -> Batch:
@@ -206,9 +206,9 @@ def one_of_several(rank: int, num_ranks: int, port: int, backbones: Path, output
     model = make_model(backbones)
     loader = process_loader(Shuffled(range(30), seed=0), noted, batch_size=8 // num_ranks)
     config = TrainingConfig(steps=5, log_every=1)
-    train(model, [DataSet("pairs", loader)], AdamWConfig(lr=1e-3), config, output, accelerator=accelerator)
+    train(model, [DataSet("pairs", loader)], AdamWConfig(lr=1e-3), config, output)
     torch.save({"drawn": drawn, "weights": trained(model)}, output / f"final-{rank}.pt")
-    accelerator.end_training()
+    state.destroy_process_group()
 
 
 def two_shares(fusion: str = "cross_attention") -> list[tuple[str, list[Batch], float]]:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
 
 from flamingo import FlamingoProcessor
 from flamingo.data.collate import Batch
@@ -27,8 +27,8 @@ def one_of_some(rank: int, num_ranks: int, port: int, folders: tuple[Path, Path,
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_ranks)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    accelerator = Accelerator(cpu=True, mixed_precision="no")
-    assert accelerator.num_processes == num_ranks
+    state = PartialState(cpu=True)
+    assert state.num_processes == num_ranks
     drawn: list[list[str]] = []
 
     def noted(row_groups: list[RowGroup]) -> Batch:
@@ -42,7 +42,7 @@ def one_of_some(rank: int, num_ranks: int, port: int, folders: tuple[Path, Path,
     data_set = DataSet("streamed", loader, prepare=processor.normalized, shared=True)
     config = TrainingConfig(steps=steps, log_every=1, save_every=steps)
     model = make_model(backbones)
-    train(model, [data_set], AdamWConfig(lr=1e-3), config, output, accelerator=accelerator)
+    train(model, [data_set], AdamWConfig(lr=1e-3), config, output)
     name = f"steps-{steps}-rank-{rank}.pt"
     torch.save({"drawn": drawn, "weights": trained(model)}, output / name)
-    accelerator.end_training()
+    state.destroy_process_group()

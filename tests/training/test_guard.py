@@ -6,7 +6,6 @@ import statistics
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import nn
 
 from flamingo.data.collate import Batch
@@ -15,6 +14,7 @@ from flamingo.training.callbacks import Callbacks
 from flamingo.training.guard import Guard
 from flamingo.training.loop import train
 from flamingo.training.optim import AdamWConfig, MuonConfig
+from flamingo.training.parallel import Parallel
 from flamingo.training.step import DataSet
 from flamingo.utils.errors import UserError
 from tests.training.runs import Listed, history
@@ -183,6 +183,6 @@ def test_the_guard_copies_only_saved_buffers_of_training_modules():
     model = make_model()
     model.append(nn.BatchNorm1d(3).eval())
     model.register_buffer("table", torch.zeros(9), persistent=False)
-    guard = Guard(model, Accelerator())
+    guard = Guard(Parallel(model))
     guard.begin()
     assert len(guard._before) == 3

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from flamingo.training import TrainingConfig
 from flamingo.training.callbacks import Callbacks, fusion_measures
@@ -304,12 +303,6 @@ def test_gradients_from_before_do_not_count(backbones, tmp_path):
     run(model, tmp_path / "model")
     run(clean, tmp_path / "clean")
     assert history(tmp_path / "model") == history(tmp_path / "clean")
-
-
-def test_an_accelerator_that_would_scale_the_loss_is_refused(backbones, tmp_path):
-    accelerator = Accelerator(gradient_accumulation_steps=2)
-    with pytest.raises(ValueError, match="accelerator"):
-        train(make_model(backbones), [pairs()], OPTIMIZER, TrainingConfig(3), tmp_path, accelerator=accelerator)
 
 
 def test_data_sets_need_names_of_their_own(backbones, tmp_path):

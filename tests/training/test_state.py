@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import nn
 
 from flamingo.training import TrainingConfig
@@ -174,7 +173,7 @@ def test_buffers_of_another_shape_are_refused(tmp_path):
         model.weight = nn.Parameter(torch.zeros(1))
         optimizer = torch.optim.SGD(model.parameters())
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-        return StateFolder(tmp_path, {}, model, optimizer, schedule, [], Accelerator())
+        return StateFolder(tmp_path, {}, model, optimizer, schedule, [])
 
     normalised(1).save(Progress(step=1))
     with pytest.raises(UserError, match=r"running_mean.*float32.*\[1\].*float32.*\[5\]"):

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from accelerate import Accelerator
 from jaxtyping import TypeCheckError
 
 from flamingo.data.collate import count_label_tokens
+from flamingo.training.parallel import Parallel
 from flamingo.training.speed import Speed
 from flamingo.training.step import DataSet, accumulate_gradients, next_update
 from flamingo.utils.errors import UserError
@@ -17,7 +17,7 @@ from tests.training.runs import Listed, batch, make_model
 
 def update_of(data_sets, accumulate, mixing="accumulated", step=1):
     iterators = {data_set.name: iter(data_set.batches) for data_set in data_sets}
-    return next_update(data_sets, iterators, step, accumulate, mixing, Accelerator())
+    return next_update(data_sets, iterators, step, accumulate, mixing)
 
 
 def gradients(backbones, data_sets, accumulate):
@@ -26,7 +26,7 @@ def gradients(backbones, data_sets, accumulate):
     update = update_of(data_sets, accumulate)
     losses = dict.fromkeys(update.tokens, 0.0)
     for (data_set, _), loss in zip(
-        update.batches, accumulate_gradients(model, update, Accelerator(), "fp32", Speed(torch.device("cpu")))
+        update.batches, accumulate_gradients(Parallel(model), update, "fp32", Speed(torch.device("cpu")))
     ):
         losses[data_set.name] += loss.item()
     return losses, {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
@@ -64,7 +64,7 @@ def test_data_sets_add_up_by_weight_with_their_own_means(backbones):
 def test_unused_parameters_have_zero_gradients_and_frozen_none(backbones):
     model = make_model(backbones)
     update = update_of([DataSet("texts", Listed(batch([1], images=0)))], accumulate=1)
-    accumulate_gradients(model, update, Accelerator(), "fp32", Speed(torch.device("cpu")))
+    accumulate_gradients(Parallel(model), update, "fp32", Speed(torch.device("cpu")))
     assert not model.connector.latents.grad.any()
     assert model.fusion.blocks["1"].feedforward_gate.grad.any()
     assert {name for name, p in model.named_parameters() if p.grad is not None} == set(
@@ -103,7 +103,7 @@ def test_a_data_set_that_ends_is_named():
     loader = Listed(batch([1]))
     sets = [DataSet("short", loader)]
     with pytest.raises(ValueError, match="step 7"):
-        next_update(sets, {"short": iter([batch([1])])}, 7, 2, "accumulated", Accelerator())
+        next_update(sets, {"short": iter([batch([1])])}, 7, 2, "accumulated")
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])

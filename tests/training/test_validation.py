@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from torch.nn import functional as F
 
 from flamingo.training import TrainingConfig
 from flamingo.training.loop import train
 from flamingo.training.monitoring import Monitoring
 from flamingo.training.optim import AdamWConfig
+from flamingo.training.parallel import Parallel
 from flamingo.training.step import DataSet
 from flamingo.training.validation import HeldOut, blind, held_out_losses
 from tests import tiny
@@ -16,8 +16,7 @@ from tests.training.runs import Listed, batch, history, make_model, mixed_run
 
 
 def losses(model, *held_out):
-    accelerator = Accelerator(cpu=devices.DEVICE.type == "cpu")
-    return held_out_losses(model, held_out, "fp32", accelerator)
+    return held_out_losses(Parallel(model), held_out, "fp32")
 
 
 def offline(model, batches):
@@ -77,10 +76,9 @@ def test_random_states_are_those_of_before(backbones):
     def with_noise(tensors):
         return tensors | {"pixel_values": tensors["pixel_values"] + torch.randn(()) + np.random.rand()}
 
-    accelerator = Accelerator(cpu=devices.DEVICE.type == "cpu")
     model = make_model(backbones)
     before = torch.get_rng_state(), np.random.get_state()[2]
-    held_out_losses(model, [HeldOut("pairs", [batch([1])], with_noise)], "fp32", accelerator)
+    held_out_losses(Parallel(model), [HeldOut("pairs", [batch([1])], with_noise)], "fp32")
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state()[2] == before[1]
 

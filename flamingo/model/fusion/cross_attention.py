@@ -23,6 +23,7 @@ from flamingo.model.fusion.gated_block import GatedCrossAttentionBlock, visible_
 from flamingo.model.fusion.grouped import TokenGroups, group_tokens
 from flamingo.model.layers import repeated_layers
 from flamingo.utils.errors import UserError
+from flamingo.utils.shards import whole
 
 #: The value of open gates.
 _OPEN = 0.5
@@ -174,11 +175,14 @@ class CrossAttentionFusion(Fusion):
 
     @torch.no_grad()
     def gates(self) -> dict[str, Float[Tensor, " width"]]:
-        """Returns tanh of each gate, [1] or [d], as ``<layer>.attention`` and ``<layer>.feedforward``."""
+        """Returns tanh of each gate, [1] or [d], as ``<layer>.attention`` and ``<layer>.feedforward``.
+
+        All processes of a sharded model call it together.
+        """
         gates = {}
         for name, parameter in self.blocks.named_parameters():
             if name.endswith("_gate"):
-                gates[name.removesuffix("_gate")] = torch.tanh(parameter.float())
+                gates[name.removesuffix("_gate")] = torch.tanh(whole(parameter).float())
         return gates
 
     def measures(self) -> dict[str, Any]:

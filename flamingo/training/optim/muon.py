@@ -11,10 +11,14 @@ from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
 from flamingo.training.optim import MuonConfig
 from flamingo.training.optim.groups import BACKBONE_MATRICES, MATRICES, ParameterGroup
 from flamingo.utils.errors import UserError
+from flamingo.utils.shards import gather_like, local_shard, shard_like
 
 
 class SkippingMuon(Muon):
-    """torch's Muon, bit for bit, with ``found_inf``: see :data:`flamingo.training.optim.OPTIMIZERS`."""
+    """torch's Muon, bit for bit, with ``found_inf``: see :data:`flamingo.training.optim.OPTIMIZERS`.
+
+    A sharded matrix is gathered for its update, which each process computes as a whole.
+    """
 
     found_inf: Float[Tensor, ""] | None = None
 
@@ -34,13 +38,14 @@ class SkippingMuon(Muon):
         decay = torch.full((), 1 - group["lr"] * group["weight_decay"], device=parameter.device)
         skips = torch.zeros_like(decay, dtype=torch.bool) if self.found_inf is None else self.found_inf > 0
         # A skipped step moves the momentum towards itself and the parameter by 0.
-        gradient = torch.where(skips, momentum, gradient)
-        momentum.lerp_(gradient, 1 - group["momentum"])
-        nesterov = gradient.lerp(momentum, group["momentum"])
+        local_momentum, local_parameter = local_shard(momentum), local_shard(parameter)
+        local_gradient = torch.where(skips, local_momentum, local_shard(gradient))
+        local_momentum.lerp_(local_gradient, 1 - group["momentum"])
+        nesterov = gather_like(local_gradient.lerp(local_momentum, group["momentum"]), parameter)
         update = _zeropower_via_newtonschulz(nesterov, group["ns_coefficients"], group["ns_steps"], group["eps"])
-        parameter.mul_(decay.masked_fill(skips, 1.0))
+        local_parameter.mul_(decay.masked_fill(skips, 1.0))
         lr = _adjust_lr(group["lr"], group["adjust_lr_fn"], parameter.shape)
-        parameter.add_(update.masked_fill(skips, 0.0), alpha=-lr)
+        local_parameter.add_(shard_like(update, parameter).masked_fill(skips, 0.0), alpha=-lr)
 
 
 class MuonAndAdamW(Optimizer):

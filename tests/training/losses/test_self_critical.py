@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from accelerate import Accelerator
 from PIL import Image as PILImage
 from transformers import GenerationConfig
 
@@ -13,6 +12,7 @@ from flamingo.training.loop import train
 from flamingo.training.losses import SelfCriticalConfig
 from flamingo.training.losses.self_critical import SelfCritical
 from flamingo.training.optim import AdamWConfig
+from flamingo.training.parallel import Parallel
 from flamingo.training.speed import Speed
 from flamingo.training.step import DataSet, accumulate_gradients, next_update
 from flamingo.utils.errors import UserError
@@ -190,8 +190,8 @@ def test_training_raises_the_reward_and_leaves_the_mode(parts):
     losses = []
     model.train()
     for step in range(1, 31):
-        update = next_update([data], {"pairs": iter(data.batches)}, step, 1, "accumulated", Accelerator())
-        [loss] = accumulate_gradients(model, update, Accelerator(), "fp32", Speed(torch.device("cpu")))
+        update = next_update([data], {"pairs": iter(data.batches)}, step, 1, "accumulated")
+        [loss] = accumulate_gradients(Parallel(model), update, "fp32", Speed(torch.device("cpu")))
         losses.append(loss.item())
         optimizer.step()
         optimizer.zero_grad()

@@ -1,0 +1,122 @@
+"""Which modules of a model FSDP2 shards, and the mesh of the processes."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+from flamingo.model.layers import repeated_layers
+from flamingo.model.vision import transformer_blocks
+from flamingo.model.weights_loading import is_quantised
+from flamingo.training import ParallelConfig
+from flamingo.utils.devices import processes
+from flamingo.utils.errors import UserError
+
+
+def make_mesh(config: ParallelConfig) -> DeviceMesh:
+    """Returns the mesh of all processes, with the axis ``shard``, and for hsdp ``replicate`` before it.
+
+    Raises:
+        UserError: If ``shard_size`` does not divide the number of processes.
+    """
+    state = processes()
+    device_type, num_processes = state.device.type, state.num_processes
+    if config.kind != "hsdp":
+        return init_device_mesh(device_type, (num_processes,), mesh_dim_names=("shard",))
+    shard_size = config.shard_size or int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))
+    if num_processes % shard_size:
+        raise UserError(f"parallel.shard_size is {shard_size}, which does not divide the {num_processes} processes")
+    shape = (num_processes // shard_size, shard_size)
+    return init_device_mesh(device_type, shape, mesh_dim_names=("replicate", "shard"))
+
+
+def shard_model(model: nn.Module, mesh: DeviceMesh, config: ParallelConfig, precision: str = "fp32") -> None:
+    """Shards a model in place. Its adapter has been added before. The model may be on the meta device.
+
+    Each frozen layer of the language model, each gated block and the connector is gathered by itself while it
+    computes. The embeddings, the final norm, the output head, which may be tied, and the rows of new tokens form one
+    group, that of the model itself.
+
+    Args:
+        model: A :class:`flamingo.FlamingoForConditionalGeneration`.
+        mesh: The processes, from :func:`make_mesh`.
+        config: The engine.
+        precision: "bf16" gathers and computes trained parameters in bfloat16. Frozen ones keep their own dtype.
+
+    Raises:
+        UserError: If the model has other parts than a Flamingo.
+    """
+    parts: Any = model
+    if not hasattr(parts, "language_model"):
+        raise UserError(f"parallel.kind={config.kind} shards a Flamingo, but this model is a {type(model).__name__}")
+    arguments: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": config.reshard_after_forward}
+    replicated: set[nn.Parameter] = set()
+    for module in _groups(parts, config):
+        _shard(module, arguments, precision)
+    for backbone in _replicated(parts, config):
+        replicated.update(backbone.parameters())
+    for block in _gated_blocks(parts):
+        register_fsdp_forward_method(block, "keys_values")
+    policy = _policy(model, precision)
+    fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params=replicated)
+
+
+def sharded_modules(model: nn.Module) -> list[FSDPModule]:
+    """Returns the modules that are gathered each by itself, the model first."""
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+
+def shards_encoder(model: Any, config: ParallelConfig) -> bool:
+    """Returns whether the vision encoder is sharded: by its key, or since all trained parameters are."""
+    trains = any(parameter.requires_grad for parameter in model.vision_model.parameters())
+    return config.shard_vision_model or trains
+
+
+def _groups(model: Any, config: ParallelConfig) -> Iterator[nn.Module]:
+    if not is_quantised(model.language_model):
+        yield from repeated_layers(model.language_model)
+    yield from _gated_blocks(model)
+    yield model.connector
+    if shards_encoder(model, config):
+        # Features are taken between the blocks, so that the encoder as a whole has no output with a gradient. What lies
+        # outside its blocks is in the group of the model.
+        yield from transformer_blocks(model.vision_model) or []
+
+
+def _replicated(model: Any, config: ParallelConfig) -> Iterator[nn.Module]:
+    """Yields the backbones that each process has as a whole. Quantised weights cannot be sharded."""
+    if is_quantised(model.language_model):
+        yield model.language_model
+    if not shards_encoder(model, config):
+        yield model.vision_model
+
+
+def _gated_blocks(model: Any) -> list[nn.Module]:
+    return list(getattr(model.fusion, "blocks", nn.ModuleDict()).values())
+
+
+def _shard(module: nn.Module, arguments: dict[str, Any], precision: str) -> None:
+    """Shards a module. Its own hooks stay the first ones.
+
+    The hook of a language-model layer computes a gated block. It runs before the layer is gathered, so that the two
+    are not in memory together.
+    """
+    own_hooks = list(module._forward_pre_hooks)
+    fully_shard(module, mp_policy=_policy(module, precision), **arguments)
+    for hook in reversed(own_hooks):
+        module._forward_pre_hooks.move_to_end(hook, last=False)  # type: ignore[attr-defined]  # an OrderedDict
+
+
+def _policy(module: nn.Module, precision: str) -> MixedPrecisionPolicy:
+    """Returns the dtypes of a group: trained parameters compute in bfloat16, and their gradients are added in fp32.
+
+    The inputs keep their dtypes: those of a layer contain positions and masks.
+    """
+    trains = any(parameter.requires_grad for parameter in module.parameters())
+    if precision == "bf16" and trains:
+        return MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    return MixedPrecisionPolicy(cast_forward_inputs=False)
