@@ -40,7 +40,7 @@ from flamingo.model.fusion import FUSIONS
 from flamingo.training.optim import OPTIMIZERS
 from flamingo.utils.ancestors import end_with
 from flamingo.utils.checks import within
-from flamingo.utils.errors import UserError
+from flamingo.utils.errors import FailedElsewhereError, UserError
 from flamingo.utils.io import USER_ERRNOS, check_writable, sentence_of
 from flamingo.utils.kinds import Kinds, import_name
 from flamingo.utils.problems import Problems
@@ -260,9 +260,12 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if (sentence := _sentence(error)) is None:
+        is_reported = isinstance(error, FailedElsewhereError)  # by the process that has failed
+        sentence = _sentence(error)
+        if sentence is None and not is_reported:
             raise
-        print(f"error: {sentence}", file=sys.stderr)
+        if not is_reported:
+            print(f"error: {sentence}", file=sys.stderr)
         if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
         sys.exit(2)

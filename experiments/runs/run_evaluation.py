@@ -266,7 +266,7 @@ def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
         log.info("controls that need more than %d shots are left out: %s", most, left_out)
     if isinstance(task, RowScoredTask):
         task.mark_encoder(fingerprint(model.vision_model))
-    engine = FlamingoEngine(model, processor, config.batch_size, features)
+    engine = FlamingoEngine(model, processor, config.batch_size, features, is_shared=True)
     with out_of_memory("batch_size"):
         template = planned.template(processor)
         return evaluate(engine, task, planned.settings, output, config, on_save=run.keep, template=template)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from accelerate.utils import broadcast_object_list
 from jaxtyping import Float
 
 from flamingo.data.caption_template import CaptionTemplate
@@ -21,6 +22,7 @@ from flamingo.inference.engine import AttentionKey, AttentionMeasures, Engine, I
 from flamingo.measure_rows import GATED_NORM, SELF_ATTENTION, Measure, read_measures, save_measures
 from flamingo.results import SettingOfTask, setting_of
 from flamingo.row_fields import Interval
+from flamingo.utils.devices import processes
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ def save_attention_measures(
     """Measures attention in the settings without a control, and saves the rows after each setting.
 
     A setting whose rows have the same number of queries is not measured again. Settings that differ in decoding alone
-    have the same prompts, which run once.
+    have the same prompts, which run once. All processes call this function, and the main process writes the file.
 
     Args:
         file: ``in_context.json``.
@@ -54,7 +56,7 @@ def save_attention_measures(
     queries = queries[: config.attention_queries]
     if not queries or not isinstance(engine, InspectingEngine):
         return
-    finished = _finished(file, len(queries))
+    [finished] = broadcast_object_list([_finished(file, len(queries))])
     missing = []
     for setting in settings:
         if setting.control is None and (setting_of(setting.row(task)), setting.seed) not in finished:
@@ -67,7 +69,7 @@ def save_attention_measures(
         if greedy not in measures_of:
             measures_of[greedy] = engine.attention(_prompts(task, setting, queries, template))
         rows = _rows(setting_of(setting.row(task)), setting.seed, measures_of[greedy])
-        if rows:
+        if rows and processes().is_main_process:
             save_measures(file, rows)
     if any(not _has_self_attention(measures) for measures in measures_of.values()):
         log.info("%s: the language model gives no self-attention weights, which are left out", task.name)

@@ -41,7 +41,8 @@ def evaluate(
 ) -> list[Row]:
     """Predicts and scores a task in all settings.
 
-    A second call makes only the predictions that are missing. Several processes share the queries.
+    A second call makes only the predictions that are missing. Several processes share the work: their results are
+    those of one process.
 
     Args:
         engine: The model; None if every setting has a control that needs no model.
@@ -50,7 +51,7 @@ def evaluate(
         output: The folder of the result files.
         config: ``limit``, ``num_orders``, ``pictures``, ``attention_queries`` and the limits of new tokens are used
             here.
-        on_progress: Called with the number of this process's predictions so far, and their total.
+        on_progress: Called with the number of predictions so far, and their total.
         on_save: Called when the predictions of a setting are saved.
         template: The checkpoint's template of captions, for settings without one; None: the default template.
 
@@ -114,7 +115,8 @@ def _save_results(
         earlier = earlier_rows(output / "predictions.jsonl", task, queries, statistics)
         save_task_differences(output / "differences.json", task, earlier, statistics)
         save_copy_rates(output / "in_context.json", task, earlier + all_rows)
-        save_attention_measures(output / "in_context.json", engine, task, list(rows), queries, config, template)
+    save_attention_measures(output / "in_context.json", engine, task, list(rows), queries, config, template)
+    if processes().is_main_process:
         save_submission(output, task, rows)
     wait_for_processes()
     return rows_of_scores

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from flamingo.data.caption_template import CaptionTemplate
@@ -22,6 +21,7 @@ from flamingo.inference.engine import Engine
 from flamingo.results import Row
 from flamingo.utils.devices import processes
 from flamingo.utils.progress import progress_bar
+from flamingo.utils.sharing import shared_each
 
 log = logging.getLogger(__name__)
 
@@ -50,28 +50,23 @@ def make_predictions(
     on_progress: Callable[[int, int], object] | None,
 ) -> Iterator[tuple[Setting, list[Row]]]:
     """Yields the predictions of each setting, which all processes share, in the order of its jobs."""
-    state = processes()
-    shares = {setting: own_jobs[state.process_index :: state.num_processes] for setting, own_jobs in jobs.items()}
     numbers = {setting: len(own_jobs) for setting, own_jobs in jobs.items()}
-    with _progress(shares, on_progress, visible=state.is_main_process) as (bar, advance):
-        clock = ControlClock(numbers, partial(_announce, bar) if state.is_main_process else None)
-        for setting, share in shares.items():
+    is_main_process = processes().is_main_process
+    with _progress(sum(numbers.values()), on_progress, visible=is_main_process) as (bar, advance):
+        clock = ControlClock(numbers, partial(_announce, bar) if is_main_process else None)
+        for setting, own_jobs in jobs.items():
             bar.set_description(f"{title}: {setting}")
             clock.begin(setting)
-            share_rows = _predict(engine, task, setting, share, config, template, advance)
-            rows = _in_order(gather_object(share_rows), jobs[setting])
+            rows = _predict(engine, task, setting, own_jobs, config, template, advance)
             clock.end(setting)
             yield setting, rows
 
 
 @contextmanager
 def _progress(
-    shares: Mapping[Setting, Sequence[Job]],
-    on_progress: Callable[[int, int], object] | None,
-    visible: bool,
+    total: int, on_progress: Callable[[int, int], object] | None, visible: bool
 ) -> Iterator[tuple[tqdm, Callable[[int], None]]]:
     """Yields a progress bar, and the function that advances it by a number of predictions."""
-    total = sum(len(share) for share in shares.values())
     with progress_bar(total, "prediction", visible=visible) as bar:
         count = 0
 
@@ -100,28 +95,35 @@ def _predict(
     template: CaptionTemplate,
     on_progress: Callable[[int], None],
 ) -> list[Row]:
+    """Returns the predictions of a setting, in the order of its jobs. All processes share the work.
+
+    The engine decides which process runs which prompts, so that batches do not depend on the number of processes.
+    """
     template = setting.caption_template(template)
-    queries = [query for _, query in jobs]
-    orders = [ensembled_orders(task, query, setting, order) for order, query in jobs]
-    demonstrations = []
-    for query, own_orders in zip(queries, orders, strict=True):
-        demonstrations.append(prompt_examples(task, query, setting, own_orders[0]))
-    if setting.change.answer is not None:
-        own_task = with_support(task, setting.support)
-        outputs = []
-        for query, examples in zip(queries, demonstrations, strict=True):
-            outputs.append(Output(setting.change.answer(own_task, query, examples)))
-        on_progress(len(jobs))
-    else:
+    outputs: list[Output] = []
+    if setting.change.answer is None:
         assert engine is not None
         prompts = []
-        for query, own_orders in zip(queries, orders, strict=True):
-            prompts.append(_prompts(task, query, setting, own_orders, template))
+        for order, query in jobs:
+            orders = ensembled_orders(task, query, setting, order)
+            prompts.append(_prompts(task, query, setting, orders, template))
+        queries = [query for _, query in jobs]
         outputs = make_outputs(engine, task, setting, queries, prompts, config, template, on_progress)
-    rows = []
-    for (order, query), examples, output in zip(jobs, demonstrations, outputs, strict=True):
+    own_task = with_support(task, setting.support)
+
+    def row(number: int) -> Row:
+        order, query = jobs[number]
+        examples = prompt_examples(task, query, setting, ensembled_orders(task, query, setting, order)[0])
+        if setting.change.answer is None:
+            output = outputs[number]
+        else:
+            output = Output(setting.change.answer(own_task, query, examples))
         prompt = build_prompt(query, examples, setting.with_images, template)
-        rows.append(prediction_row(task, setting, order, query, examples, prompt, output))
+        return prediction_row(task, setting, order, query, examples, prompt, output)
+
+    rows = shared_each(row, range(len(jobs)))
+    if setting.change.answer is not None:
+        on_progress(len(jobs))
     return rows
 
 
@@ -134,11 +136,3 @@ def _prompts(
         examples = prompt_examples(task, query, setting, order)
         prompts.append(build_prompt(query, examples, setting.with_images, template))
     return prompts
-
-
-def _in_order(rows: Sequence[Row], jobs: Sequence[Job]) -> list[Row]:
-    """Returns the rows of all processes in the order of the jobs."""
-    by_job = {}
-    for row in rows:
-        by_job[row["order"], row["query"]] = row
-    return [by_job[order, query.id] for order, query in jobs]

@@ -18,6 +18,7 @@ from flamingo.inference.candidates import CandidateTries
 from flamingo.inference.encoded_prompt import EncodedPrompt, ScoredPrompt
 from flamingo.inference.engine import AttentionMeasures
 from flamingo.inference.features import FeatureStore
+from flamingo.inference.prompt_batches import batch_cost, make_batches
 from flamingo.inference.prompt_measures import Part, chunk_of_tokens, measures_of_prompt, parts_of_tokens
 from flamingo.inference.visual_token_cache import ImageKey, VisualTokenCache, image_key
 from flamingo.model.beam_search import decode, search
@@ -28,12 +29,14 @@ from flamingo.model.sampling import Sampling
 from flamingo.utils.checks import whole
 from flamingo.utils.devices import products_in, to_device
 from flamingo.utils.errors import UserError
+from flamingo.utils.sharing import Result, shared
 
 
 class FlamingoEngine:
     """Continues prompts, and scores their candidates.
 
-    The visual tokens of the most recently used images stay on the model's device.
+    The visual tokens of the most recently used images stay on the model's device. Batches are the same for any number
+    of processes.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class FlamingoEngine:
         batch_size: int,
         features: FeatureStore | None = None,
         cache_bytes: int = 2**30,
+        is_shared: bool = False,
     ) -> None:
         """Makes the engine.
 
@@ -53,6 +57,7 @@ class FlamingoEngine:
             features: The features of all images, whose files are then not opened.
             cache_bytes: The memory of visual tokens between batches, in bytes, at most. A batch keeps all that it
                 needs.
+            is_shared: Whether all processes of this run call the engine with the same prompts, and share the batches.
 
         Raises:
             ValueError: If the model is in training mode.
@@ -65,6 +70,7 @@ class FlamingoEngine:
         self.model = model
         self.processor = processor
         self.batch_size = batch_size
+        self.is_shared = is_shared
         self.visual_tokens = VisualTokenCache(model, processor, features, cache_bytes)
 
     def generate(
@@ -89,21 +95,26 @@ class FlamingoEngine:
             raise UserError(f"sampling has one beam: num_beams is {num_beams}, temperature {sampling.temperature}")
         max_length = self.processor.tokenizer.model_max_length - max_new_tokens
         rows = [self._encode(prompt, max_length, blind) for prompt in prompts]
-        # Longest prompts first: out-of-memory shows up in the first batch.
-        order = sorted(range(len(rows)), key=lambda number: len(rows[number].input_ids), reverse=True)
+        batches = make_batches(rows, self.batch_size)
         texts: dict[int, str] = {}
         # With frozen weights of 16 bits the trained weights, in fp32, are also multiplied in 16 bits.
         with products_in(self.model.language_model.dtype, self.model.device):
             prefix = self._shared_prefix(rows)
-            for start in range(0, len(order), self.batch_size):
-                batch = order[start : start + self.batch_size]
-                batch_rows = [rows[number] for number in batch]
-                outputs = self._continue(
+            prefix_length = 0 if prefix is None else prefix.get_seq_length()
+
+            def continue_batch(number: int) -> list[str]:
+                batch_rows = [rows[row] for row in batches[number]]
+                return self._continue(
                     batch_rows, prefix, max_new_tokens, num_beams, min_new_tokens, sampling, length_penalty
                 )
-                texts.update(zip(batch, outputs, strict=True))
-                if on_progress is not None:
-                    on_progress(len(batch))
+
+            costs, sizes = [], []
+            for batch in batches:
+                costs.append(batch_cost([rows[row] for row in batch], num_beams * max_new_tokens, prefix_length))
+                sizes.append(len(batch))
+            outputs = self._each_batch(continue_batch, costs, sizes, on_progress)
+        for batch, of_batch in zip(batches, outputs, strict=True):
+            texts.update(zip(batch, of_batch, strict=True))
         return [texts[number] for number in range(len(prompts))]
 
     def score(
@@ -145,41 +156,77 @@ class FlamingoEngine:
     ) -> dict[object, list[float]]:
         """Returns the sums of each trie's candidates by the key of their prompt."""
         distinct = {one.key: one for of_prompt in scored for one in of_prompt}
-        # Longest prompts first: out-of-memory shows up in the first batch.
-        order = sorted(distinct, key=lambda key: len(distinct[key].row.input_ids), reverse=True)
-        likelihoods: dict[object, list[float]] = {}
-        num_done = 0
+        keys = list(distinct)
+        batches = make_batches([one.row for one in distinct.values()], self.batch_size)
         with products_in(self.model.language_model.dtype, self.model.device):
-            prefix = self._shared_prefix([distinct[key].row for key in order])
-            for start in range(0, len(order), self.batch_size):
-                batch = order[start : start + self.batch_size]
-                rows = [distinct[key].row for key in batch]
-                tries = [distinct[key].trie for key in batch]
-                inputs = self._inputs(rows, 0 if prefix is None else prefix.get_seq_length())
+            # The longest prompt is the first.
+            prefix = self._shared_prefix([distinct[keys[number]].row for batch in batches for number in batch])
+            prefix_length = 0 if prefix is None else prefix.get_seq_length()
+
+            def score_batch(number: int) -> list[list[float]]:
+                of_batch = [distinct[keys[row]] for row in batches[number]]
+                tries = [one.trie for one in of_batch]
+                inputs = self._inputs([one.row for one in of_batch], prefix_length)
                 log_probs = score_nodes(self.model, inputs, prefix, tries, self.batch_size)
-                for key, trie, values in zip(batch, tries, log_probs, strict=True):
-                    likelihoods[key] = trie.sums(values)
-                if on_progress is not None:
-                    is_done = [all(one.key in likelihoods for one in of_prompt) for of_prompt in scored]
-                    on_progress(sum(is_done) - num_done)
-                    num_done = sum(is_done)
+                return [trie.sums(values) for trie, values in zip(tries, log_probs, strict=True)]
+
+            costs = []
+            for batch in batches:
+                of_batch = [distinct[keys[row]] for row in batch]
+                candidate_tokens = max(len(one.trie.tokens) for one in of_batch)
+                costs.append(batch_cost([one.row for one in of_batch], candidate_tokens, prefix_length))
+            batch_of_key = {keys[row]: number for number, batch in enumerate(batches) for row in batch}
+            sizes = [0] * len(batches)
+            for of_prompt in scored:
+                sizes[max(batch_of_key[one.key] for one in of_prompt)] += 1
+            sums = self._each_batch(score_batch, costs, sizes, on_progress)
+        likelihoods: dict[object, list[float]] = {}
+        for batch, of_batch_sums in zip(batches, sums, strict=True):
+            for row, of_prompt_sums in zip(batch, of_batch_sums, strict=True):
+                likelihoods[keys[row]] = of_prompt_sums
         return likelihoods
+
+    def _each_batch(
+        self,
+        run: Callable[[int], Result],
+        costs: Sequence[int],
+        sizes: Sequence[int],
+        on_progress: Callable[[int], object] | None,
+    ) -> list[Result]:
+        """Returns the result of each batch, by its number. Processes share the batches of a shared engine."""
+        if self.is_shared:
+            return shared(lambda numbers: map(run, numbers), costs, sizes, on_progress)
+        results = []
+        for number, size in enumerate(sizes):
+            results.append(run(number))
+            if on_progress is not None:
+                on_progress(size)
+        return results
 
     def attention(self, prompts: Sequence[Document]) -> list[AttentionMeasures]:
         """Returns the measures of the attention of the last token of each prompt.
 
         See :meth:`flamingo.inference.engine.InspectingEngine.attention`.
         """
-        max_length = self.processor.tokenizer.model_max_length
-        measures: list[AttentionMeasures] = []
+        rows = [self._encode(prompt, self.processor.tokenizer.model_max_length, blind=False) for prompt in prompts]
+        starts = range(0, len(prompts), self.batch_size)
+        costs, sizes = [], []
+        for start in starts:
+            batch_rows = rows[start : start + self.batch_size]
+            costs.append(batch_cost(batch_rows, 0, 0))
+            sizes.append(len(batch_rows))
+
+        def measure_batch(number: int) -> list[AttentionMeasures]:
+            batch = slice(starts[number], starts[number] + self.batch_size)
+            attention = prompt_attention(self.model, self._inputs(rows[batch], 0))
+            measures = []
+            for place, (prompt, row) in enumerate(zip(prompts[batch], rows[batch], strict=True)):
+                measures.append(measures_of_prompt(attention, place, self._parts(prompt, row)))
+            return measures
+
         with products_in(self.model.language_model.dtype, self.model.device):
-            for start in range(0, len(prompts), self.batch_size):
-                batch = prompts[start : start + self.batch_size]
-                rows = [self._encode(prompt, max_length, blind=False) for prompt in batch]
-                attention = prompt_attention(self.model, self._inputs(rows, 0))
-                for number, (prompt, row) in enumerate(zip(batch, rows, strict=True)):
-                    measures.append(measures_of_prompt(attention, number, self._parts(prompt, row)))
-        return measures
+            measures_of_batches = self._each_batch(measure_batch, costs, sizes, None)
+        return [measures for of_batch in measures_of_batches for measures in of_batch]
 
     def _parts(self, prompt: Document, row: EncodedPrompt) -> list[Part]:
         """Returns the part of each token of a prompt."""

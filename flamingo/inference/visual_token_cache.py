@@ -12,6 +12,7 @@ from flamingo.data.document import Crop, Frame, Image
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.transforms.pictures import open_image
 from flamingo.inference.features import FeatureStore
+from flamingo.inference.image_batches import padded
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.utils.devices import to_device
 
@@ -65,11 +66,14 @@ class VisualTokenCache:
         return stacked
 
     def _encode(self, images: Sequence[Image]) -> Float[Tensor, "m r v"]:
+        device = self._model.device
         if self._features is None:
-            pixels = to_device(self._processor.pixel_values(images), self._model.device)
-            return self._model.encode_images(pixels.unsqueeze(0))[0]
-        features = to_device(self._features.stacked(images), self._model.device)
-        return self._model.resample(features.unsqueeze(0))[0]
+            pixels = padded(self._processor.pixel_values(images), _ENCODER_BATCH_SIZE, device)
+            tokens = self._model.encode_images(to_device(pixels, device).unsqueeze(0))[0]
+        else:
+            features = padded(self._features.stacked(images), _ENCODER_BATCH_SIZE, device)
+            tokens = self._model.resample(to_device(features, device).unsqueeze(0))[0]
+        return tokens[: len(images)]
 
     def _drop_least_recent(self, used: Sequence[ImageKey]) -> None:
         """Moves tokens that were just used to the end, and drops tokens from the beginning down to the bound."""

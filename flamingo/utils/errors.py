@@ -21,6 +21,13 @@ class ChoiceError(UserError):
         self.key, self.choices = key, choices
 
 
+class FailedElsewhereError(RuntimeError):
+    """Another process of this run has failed. That process reports why; the commands end this one without a word."""
+
+    def __init__(self, process: int) -> None:
+        super().__init__(f"process {process} of this run has failed")
+
+
 class Stopped(KeyboardInterrupt):
     """Ctrl-C, or SIGTERM, which a cluster sends at the end of a job's time.
 

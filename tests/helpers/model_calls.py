@@ -16,6 +16,19 @@ def alone(batch, row):
     return single | ({"pixel_values": batch["pixel_values"][row : row + 1, :images]} if images else {})
 
 
+def noted_images(model, monkeypatch) -> list[int]:
+    """Returns a list to which each call of ``encode_images`` adds its number of different images."""
+    numbers = []
+    encode = model.encode_images
+
+    def noting(pixels):
+        numbers.append(len(pixels[0].unique(dim=0)))
+        return encode(pixels)
+
+    monkeypatch.setattr(model, "encode_images", noting)
+    return numbers
+
+
 def with_image(inputs, image, value=0.0):
     """Returns the inputs with one image of every document replaced."""
     pixels = inputs["pixel_values"].clone()

@@ -13,6 +13,7 @@ from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.utils.errors import UserError
 from tests.evaluation.fake import example, model_and_processor
 from tests.helpers.devices import moved
+from tests.helpers.model_calls import noted_images
 from tests.tiny import LANGUAGE_MODELS, PREFIX
 
 #: Three are equal, and two begin others.
@@ -181,9 +182,7 @@ def test_a_blind_model_scores_its_prior(parts, prompts):
 
 def test_images_are_encoded_once_and_products_are_as_in_generate(parts, prompts, monkeypatch):
     model, processor = parts
-    encoded, dtypes = [], []
-    encode = model.encode_images
-    monkeypatch.setattr(model, "encode_images", lambda pixels: encoded.append(pixels.shape[1]) or encode(pixels))
+    encoded, dtypes = noted_images(model, monkeypatch), []
     monkeypatch.setattr(
         flamingo_engine, "products_in", lambda dtype, device: torch.autocast(device.type, torch.bfloat16)
     )

@@ -13,6 +13,7 @@ from flamingo.model.sampling import Sampling
 from flamingo.utils.errors import UserError
 from tests.evaluation.fake import example, model_and_processor
 from tests.helpers.devices import moved
+from tests.helpers.model_calls import noted_images
 from tests.tiny import POISONED, PREFIX
 
 NEW = 5
@@ -119,9 +120,7 @@ def test_all_of_a_models_computation_may_be_in_16_bits(parts, prompts, monkeypat
 
 def test_each_picture_is_encoded_once_even_where_it_is_made_anew(parts, prompts, tmp_path, monkeypatch):
     model, processor = parts
-    encoded = []
-    encode = model.encode_images
-    monkeypatch.setattr(model, "encode_images", lambda pixels: encoded.append(pixels.shape[1]) or encode(pixels))
+    encoded = noted_images(model, monkeypatch)
     engine = FlamingoEngine(model, processor, 2)
     engine.generate(prompts, NEW)
     assert sum(encoded) == 8  # 5 queries and 3 demonstrations, in 11 places
@@ -148,9 +147,7 @@ def test_a_limit_of_visual_token_memory_changes_no_output(parts, backbones, prom
     model, processor = parts if attend == "last" else all_previous(backbones)
     expected = FlamingoEngine(model, processor, 2).generate(prompts, NEW, 3)
     one = 5 * 24 * 4  # 5 visual tokens of 24 float32 numbers
-    encoded = []
-    encode = model.encode_images
-    monkeypatch.setattr(model, "encode_images", lambda pixels: encoded.append(pixels.shape[1]) or encode(pixels))
+    encoded = noted_images(model, monkeypatch)
     for cache_bytes, kept, times in ((0, 0, 10), (3 * one - 1, 2, 10), (8 * one, 8, 8)):
         encoded.clear()
         engine = FlamingoEngine(model, processor, 2, cache_bytes=cache_bytes)
@@ -164,9 +161,7 @@ def test_a_limit_of_visual_token_memory_changes_no_output(parts, backbones, prom
 
 def test_the_pictures_that_were_used_last_stay_in_memory(parts, monkeypatch):
     model, processor = parts
-    encoded = []
-    encode = model.encode_images
-    monkeypatch.setattr(model, "encode_images", lambda pixels: encoded.append(pixels.shape[1]) or encode(pixels))
+    encoded = noted_images(model, monkeypatch)
     engine = FlamingoEngine(model, processor, 1, cache_bytes=2 * 5 * 24 * 4)
     pictures = [example("query", i).image for i in range(3)]
     for i in (0, 1, 0, 2, 0):

@@ -1,0 +1,156 @@
+"""Work that the processes of a run share: dealt by cost, with results in order and a failure that ends all of them."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count
+from typing import TypeVar
+
+from accelerate.utils import gather_object
+from torch import distributed
+
+from flamingo.utils.devices import processes
+from flamingo.utils.errors import FailedElsewhereError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+#: Makes the results of some pieces of work, one after the other.
+Work = Callable[[Sequence[int]], Iterable[Result]]
+
+#: The numbers of the calls of :func:`shared`, which are the same in all processes.
+_calls = count()
+
+
+def dealt(costs: Sequence[int], num_processes: int) -> list[list[int]]:
+    """Returns the numbers of the pieces of work of each process, in ascending order.
+
+    The most expensive piece comes first, and goes to the process with the least work so far.
+    """
+    loads = [0] * num_processes
+    shares: list[list[int]] = [[] for _ in range(num_processes)]
+    for number in sorted(range(len(costs)), key=lambda number: costs[number], reverse=True):
+        process = loads.index(min(loads))
+        loads[process] += costs[number]
+        shares[process].append(number)
+    return [sorted(share) for share in shares]
+
+
+def shared(
+    work: Work[Result],
+    costs: Sequence[int],
+    sizes: Sequence[int] | None = None,
+    on_progress: Callable[[int], object] | None = None,
+) -> list[Result]:
+    """Returns the result of each piece of work. All processes call this function, and each does a part of the work.
+
+    Args:
+        work: Yields the results of the pieces with these numbers, in their order.
+        costs: The cost of each piece, in any unit, equal in all processes.
+        sizes: The size of each piece, in units of progress; None: 1.
+        on_progress: Called with the progress of all processes since the last call, as far as this process can tell by
+            its own part.
+
+    Raises:
+        Exception: What the work has raised in this process.
+        FailedElsewhereError: If it has raised something in another process.
+    """
+    state = processes()
+    own = dealt(costs, state.num_processes)[state.process_index]
+    advance = _Progress([1] * len(costs) if sizes is None else sizes, own, on_progress)
+    if state.num_processes == 1:
+        return list(_advancing(work, own, advance))
+    failures = _Failures()
+    results: dict[int, Result] = {}
+    failure: Exception | None = None
+    try:
+        for number, result in zip(own, _advancing(work, own, advance), strict=True):
+            results[number] = result
+            failures.check()
+    except Exception as error:
+        failures.announce(error)
+        failure = error
+    failures.compare(failure)
+    by_number: dict[int, Result] = {}
+    for of_process in gather_object([results]):
+        by_number |= of_process
+    advance.finish()
+    return [by_number[number] for number in range(len(costs))]
+
+
+def shared_each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Returns the result of a function for each item. All processes call this function, and each does some items.
+
+    The arguments and errors are those of :func:`shared`.
+    """
+    return shared(lambda numbers: (function(items[number]) for number in numbers), [1] * len(items))
+
+
+def _advancing(work: Work[Result], own: Sequence[int], advance: "_Progress") -> Iterator[Result]:
+    for number, result in zip(own, work(own), strict=True):
+        advance(number)
+        yield result
+
+
+class _Progress:
+    """Reports the progress of all processes by that of this one."""
+
+    def __init__(
+        self, sizes: Sequence[int], own: Sequence[int], on_progress: Callable[[int], object] | None
+    ) -> None:
+        self._sizes, self._on_progress = sizes, on_progress
+        self._total = sum(sizes)
+        self._own_total = sum(sizes[number] for number in own)
+        self._own_done = 0
+        self._reported = 0
+
+    def __call__(self, number: int) -> None:
+        """Counts a piece of this process as done."""
+        self._own_done += self._sizes[number]
+        done = 0
+        if self._own_total > 0:
+            done = self._total * self._own_done // self._own_total
+        self._report(done)
+
+    def finish(self) -> None:
+        """Counts all pieces as done."""
+        if self._reported < self._total:
+            self._report(self._total)
+
+    def _report(self, done: int) -> None:
+        if self._on_progress is not None:
+            self._on_progress(done - self._reported)
+        self._reported = done
+
+
+class _Failures:
+    """Failures of the processes of one call of :func:`shared`."""
+
+    def __init__(self) -> None:
+        self._key = f"flamingo/failure/{next(_calls)}"
+        # The store that the processes have met by. A look at it costs no collective call, for which all would wait.
+        self._store = distributed.distributed_c10d._get_default_store()
+
+    def announce(self, error: Exception) -> None:
+        """Tells the other processes that this one has failed."""
+        if not isinstance(error, FailedElsewhereError):
+            self._store.set(self._key, str(processes().process_index))
+
+    def check(self) -> None:
+        """Looks for a failure of another process.
+
+        Raises:
+            FailedElsewhereError: If there is one.
+        """
+        if self._store.check([self._key]):
+            raise FailedElsewhereError(int(self._store.get(self._key)))
+
+    def compare(self, failure: Exception | None) -> None:
+        """Waits for all processes, and raises the failure of this one.
+
+        Raises:
+            Exception: The failure of this process.
+            FailedElsewhereError: If another process has failed.
+        """
+        has_failed = gather_object([failure is not None])
+        if failure is not None:
+            raise failure
+        if any(has_failed):
+            self.check()
