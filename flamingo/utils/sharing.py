@@ -92,9 +92,7 @@ def _advancing(work: Work[Result], own: Sequence[int], advance: "_Progress") -> 
 class _Progress:
     """Reports the progress of all processes by that of this one."""
 
-    def __init__(
-        self, sizes: Sequence[int], own: Sequence[int], on_progress: Callable[[int], object] | None
-    ) -> None:
+    def __init__(self, sizes: Sequence[int], own: Sequence[int], on_progress: Callable[[int], object] | None) -> None:
         self._sizes, self._on_progress = sizes, on_progress
         self._total = sum(sizes)
         self._own_total = sum(sizes[number] for number in own)

@@ -1,20 +1,15 @@
-"""A small task with drawn images. As a program, this file evaluates it on two processes."""
+"""A small task with drawn images."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import debug_launcher
 from PIL import Image as PILImage
 
 from flamingo import FlamingoProcessor, Image
-from flamingo.evaluation import EvaluationConfig
-from flamingo.evaluation.harness import evaluate
 from flamingo.evaluation.protocol import Example
 from flamingo.evaluation.settings import Setting
 from flamingo.inference.candidate_scores import CandidateScores
-from flamingo.inference.flamingo_engine import FlamingoEngine
 from tests import tiny
 
 THINGS = ("dog", "cat", "ball", "mat", "red ball", "grass", "two dogs", "colour")
@@ -96,10 +91,6 @@ SETTINGS = [
 ]
 
 
-#: What :func:`evaluate_two` runs.
-TWO_PROCESSES = [SETTINGS[0], SETTINGS[2], Setting(0, None, seed=1, temperature=1.5, top_p=0.95)]
-
-
 def model_and_processor(backbones: Path, language: str = "gpt2", **config: Any):
     """Returns a model of these parts on a family of language models, and its processor."""
     torch.manual_seed(0)
@@ -108,18 +99,3 @@ def model_and_processor(backbones: Path, language: str = "gpt2", **config: Any):
     model = tiny.flamingo(backbones, language=language, **config)
     processor.tokens_per_image = model.tokens_per_image(tiny.IMAGE_SIZE, tiny.IMAGE_SIZE)
     return model, processor
-
-
-def evaluate_two(backbones: Path, output: Path) -> None:
-    evaluate(
-        FlamingoEngine(*model_and_processor(backbones), batch_size=2),
-        FakeTask(),
-        TWO_PROCESSES,
-        output,
-        EvaluationConfig(num_orders=2),
-    )
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    debug_launcher(evaluate_two, tuple(map(Path, sys.argv[1:])), num_processes=2)  # forks: libraries load once

@@ -1,10 +1,7 @@
-"""A whole evaluation: its files, what a second call repeats, and equal results on two processes."""
+"""A whole evaluation: its files, and what a second call repeats."""
 
 import json
-import subprocess
-import sys
 from dataclasses import astuple, replace
-from pathlib import Path
 
 import pytest
 from PIL import Image as PILImage
@@ -20,7 +17,7 @@ from flamingo.measure_rows import GATED_NORM, read_measures
 from flamingo.results import read_prediction_rows, setting_key, setting_of
 from flamingo.utils.errors import UserError
 from flamingo.utils.names import picture_path
-from tests.evaluation.fake import SETTINGS, TWO_PROCESSES, FakeTask, TextEngine, example, model_and_processor
+from tests.evaluation.fake import SETTINGS, FakeTask, TextEngine, example, model_and_processor
 
 
 @pytest.fixture(scope="module")
@@ -323,27 +320,3 @@ def test_token_limits_and_the_saved_template_reach_the_engine(parts, tmp_path):
     assert score_predictions(FakeTask(), rows, template) == rows
     with pytest.raises(UserError, match="prompt"):
         score_predictions(FakeTask(), rows)
-
-
-@pytest.mark.full
-def test_two_processes_make_the_same_files_as_one(parts, backbones, tmp_path):
-    command = [sys.executable, "-m", "tests.evaluation.fake", str(backbones), str(tmp_path / "two")]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    evaluate(
-        FlamingoEngine(*parts, batch_size=4),
-        FakeTask(),
-        TWO_PROCESSES,
-        tmp_path / "one",
-        EvaluationConfig(num_orders=2),
-    )
-    for name in ("predictions.jsonl", "scores.json"):
-        assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
-    measures = [read_measures(tmp_path / name / "in_context.json") for name in ("two", "one")]
-    for two, one in zip(*measures, strict=True):
-        # Batches of other sizes round differently.
-        assert replace(two, value=0.0, ci95=None) == replace(one, value=0.0, ci95=None)
-        assert two.value == pytest.approx(one.value, rel=1e-3, abs=1e-5)
-    assert len(read_prediction_rows(tmp_path / "two" / "predictions.jsonl")) == 24
-    # Each process did half of the 24, of which the first shows its progress.
-    assert "12/12 [" in done.stderr and "/24 [" not in done.stderr
