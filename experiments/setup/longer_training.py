@@ -38,7 +38,7 @@ def trains_longer(run: Run, steps: int) -> bool:
     earlier = value_at(read_config(run.output / run.files.config_file), STEPS)
     if earlier is None or earlier >= steps:
         return False
-    if not any(run.output.glob("state/step-*[0-9]")):
+    if not any(run.output.glob("state/step-*/complete.json")):
         raise UserError(f"{STEPS} was {earlier}, is {steps}, but {run.output} has no state to continue from")
     return True
 

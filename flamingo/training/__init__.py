@@ -60,6 +60,8 @@ class TrainingConfig:
     log_every: int = 10
     #: Steps between two states that the run can resume from.
     save_every: int = 500
+    #: Steps between two states that stay besides the newest: n * save_every; 0: none.
+    keep_every: int = 0
     #: Steps between two logs of sample answers; 0: none.
     sample_every: int = 0
     #: Steps between two measurements of the held-out loss; null: save_every; 0: none.
@@ -70,6 +72,9 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for key in ("steps", "accumulate", "log_every", "save_every"):
             whole(key, getattr(self, key), least=1)
+        whole("keep_every", self.keep_every, least=0)
+        if self.keep_every % self.save_every != 0:
+            raise UserError(f"keep_every must be a multiple of save_every={self.save_every}; got {self.keep_every}")
         whole("sample_every", self.sample_every, least=0)
         if self.validate_every is not None:
             whole("validate_every", self.validate_every, least=0)

@@ -24,8 +24,9 @@ from flamingo.training.optim import OptimizerConfig
 from flamingo.training.optim.groups import make_optimizer
 from flamingo.training.optim.schedule import LRFactor, factor_of, lengthen, make_schedule
 from flamingo.training.parallel import distribute
+from flamingo.training.random_states import untouched_random_states
 from flamingo.training.speed import Speed
-from flamingo.training.state import StateFolder, untouched_random_states
+from flamingo.training.state import StateFolder
 from flamingo.training.step import DataSet, Update, accumulate_gradients, next_update
 from flamingo.training.validation import held_out_losses
 from flamingo.utils.devices import processes, wait_for_processes
@@ -80,7 +81,7 @@ def train(
     main_process, name = processes().is_main_process, short_name(output)
     bar = progress_bar(config.steps, "step", visible=main_process, initial=run.progress.step, description=name)
     model.train()
-    with bar, deferred_interrupt() as interrupt:
+    with bar, deferred_interrupt() as interrupt, run.states:
         # Start iterators after signals are deferred, so that the workers of a data loader also survive Ctrl-C.
         run.begin()
         while run.progress.step < config.steps:
@@ -100,7 +101,9 @@ def train(
             if stops or config.due(config.save_every, step):
                 folder = run.save()
             if stops:
+                run.finish_saving()
                 raise _stopped(step, folder, interrupt)
+        run.finish_saving()
     if main_process and run.progress.drops:
         log.info("left out: %s", counts_text(Counter(run.progress.drops)))
     model.eval()
@@ -133,7 +136,7 @@ class _Run:
         self.schedule = make_schedule(self.optimizer, optimizer_config, config.steps)
         identity = _identity(data_sets, optimizer_config, config)
         folder = output / "state"
-        self.states = StateFolder(folder, identity, model, self.optimizer, self.schedule, data_sets)
+        self.states = StateFolder(folder, identity, model, self.optimizer, self.schedule, data_sets, config.keep_every)
         self.progress = self.states.restore()
         if self.lr_factor.steps < config.steps and self.progress.step < config.steps:
             self._lengthen()
@@ -267,15 +270,19 @@ class _Run:
             wait_for_processes()
 
     def save(self) -> Path:
-        """Returns the folder of a saved state. The records of its steps are on disk before it."""
+        """Returns the folder of a state that a thread writes. The records of its steps are on disk before it."""
         self._measure()
         with self.speed.paused():
+            self.finish_saving()
             if processes().is_main_process:
                 self.history.sync()
-            folder = self.states.save(self.progress)
-            if processes().is_main_process and self.callbacks.on_save is not None:
-                self.callbacks.on_save()
-        return folder
+            return self.states.save(self.progress)
+
+    def finish_saving(self) -> None:
+        """Waits until the last state is complete."""
+        was_saving = self.states.finish()
+        if was_saving and processes().is_main_process and self.callbacks.on_save is not None:
+            self.callbacks.on_save()
 
 
 def _any_interrupted(interrupt: Interrupt) -> bool:

@@ -1,33 +1,49 @@
-"""The state of a training, from which a killed run resumes bit for bit."""
+"""The state of a training, from which a killed run resumes bit for bit, in any layout of its processes."""
 
+import io
 import json
-import random
-import shutil
+import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
+from torch import distributed, nn
+from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from flamingo.data.drops import Drops
 from flamingo.model.checkpoints import fingerprint_of
-from flamingo.training.optim.groups import check_shapes
+from flamingo.training.background import Background
+from flamingo.training.random_states import random_states, set_random_states
+from flamingo.training.state_files import (
+    check_files,
+    checksums_of,
+    complete_states,
+    load_tensors,
+    mark_complete,
+    remove_state,
+    saved_tensors,
+    together,
+    write_tensors,
+)
+from flamingo.training.state_tensors import host_copy, make_optimizer_tensors, model_tensors, shapes_of
 from flamingo.training.step import DataSet, Update
-from flamingo.utils.checksums import checksum
 from flamingo.utils.devices import processes, wait_for_processes
 from flamingo.utils.differences import differences
 from flamingo.utils.errors import UserError
-from flamingo.utils.io import atomic_file, file_errors, sync_folder, write_text
-from flamingo.utils.reading import json_object
+from flamingo.utils.io import sync_folder, write_bytes, write_text
+from flamingo.utils.reading import read_json
 
-_CHECKSUMS = "checksums.json"
+log = logging.getLogger(__name__)
+
+#: The settings, the progress, the schedule and the positions in the data.
+_RUN_FILE = "run.json"
 
 
 @dataclass
@@ -56,15 +72,19 @@ class Progress:
 
 @dataclass
 class StateFolder:
-    """The newest state of a run, in ``folder / step-00000100``.
+    """The states of a run, in ``folder / step-00000100``. All processes must see the same file system.
 
-    ``common.pt`` has the state that all processes share: the trained parameters (not the frozen ones), the buffers
-    (running statistics), the optimizer, the schedule, the progress, the positions in the data sets, and ``identity``,
-    the settings of the run it belongs to. ``process-0.pt`` has the state of one process: random states.
-    If all data sets are shared, a state may be restored by another number of processes; new processes then begin with
-    random states of their own.
-    ``checksums.json`` has a checksum of each file. A folder gets its name when all of it is on disk, and only then the
-    earlier state is removed. All processes must see the same file system.
+    A state has the files of torch.distributed.checkpoint: the trained parameters (not the frozen ones), the buffers
+    (running statistics) and the optimizer's tensors, by name. ``run.json`` has the schedule, the progress, the
+    positions in the data sets, and ``identity``, the settings of the run it belongs to. ``process-0.pt`` has the state
+    of one process: random states. ``complete.json`` is written last.
+
+    The layout of the processes may change: a state of two processes that share the weights is restored by four, by one,
+    or by processes that have whole copies. If all data sets are shared, their number may change; new processes then
+    begin with random states of their own.
+
+    A thread writes while the training continues. As a context manager this class waits for it also if the training
+    fails.
     """
 
     folder: Path
@@ -73,6 +93,8 @@ class StateFolder:
     optimizer: Optimizer
     schedule: LRScheduler
     data_sets: Sequence[DataSet]
+    #: States of steps that this number divides are kept besides the newest state; 0: none.
+    keep_every: int = 0
 
     def __post_init__(self) -> None:
         frozen = [parameter for parameter in self.model.parameters() if not parameter.requires_grad]
@@ -80,40 +102,70 @@ class StateFolder:
         if not self._shared():
             self.identity["processes"] = processes().num_processes
         self.identity["frozen parameters"] = fingerprint_of(frozen)
+        self._group = _writing_group() if processes().num_processes > 1 else None
+        self._background = Background()
 
     def save(self, progress: Progress) -> Path:
-        """Returns the folder of the state, which is written unless it exists."""
+        """Returns the folder of the state that a thread begins to write. The state is copied on return.
+
+        The earlier state must be finished: see :meth:`finish`.
+        """
         folder = self.folder / f"step-{progress.step:08d}"
-        unfinished = folder.with_suffix(".tmp")
-        if folder.exists():
-            return folder
-        main_process = processes().is_main_process
-        if main_process:
-            with file_errors(unfinished):
-                unfinished.mkdir(parents=True)
-            common = {
-                "identity": self.identity,
-                "progress": asdict(progress),
-                "parameters": {name: parameter.detach() for name, parameter in self._trained().items()},
-                "buffers": self._buffers(),
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
-                "positions": {data_set.name: data_set.batches.position for data_set in self.data_sets},
-            }
-            _save(common, unfinished / "common.pt")
-        wait_for_processes()
-        _save({"random": random_states()}, unfinished / self._process_file())
-        wait_for_processes()
-        if main_process:
-            checksums = {path.name: checksum(path) for path in sorted(unfinished.glob("*.pt"))}
-            write_text(unfinished / _CHECKSUMS, json.dumps(checksums, indent=1))
-            with file_errors(folder):
-                unfinished.rename(folder)
+        run = {
+            "identity": self.identity,
+            "progress": asdict(progress),
+            "schedule": self.schedule.state_dict(),
+            "positions": {data_set.name: data_set.batches.position for data_set in self.data_sets},
+        }
+        process_state = io.BytesIO()
+        torch.save({"random": random_states()}, process_state)
+        number, num_processes = processes().process_index, processes().num_processes
+        tensors = host_copy(self.model, self.optimizer, number, num_processes)
+
+        def write() -> dict[str, str]:
+            write_bytes(folder / _process_file(number), process_state.getvalue())
+            if number != 0:
+                return checksums_of(folder, (f"__{number}_*", _process_file(number)))
+            write_text(folder / _RUN_FILE, json.dumps(run, indent=1))
+            return checksums_of(folder, ("__0_*", ".metadata", _process_file(0), _RUN_FILE))
+
+        def finish(checksums: list[dict[str, str]]) -> None:
+            if number == 0:
+                mark_complete(folder, {name: digest for each in checksums for name, digest in each.items()})
                 sync_folder(self.folder)
-            for older in self._complete()[:-1]:
-                shutil.rmtree(older, ignore_errors=True)
-        wait_for_processes()
+                self._remove_older()
+
+        def write_all() -> None:
+            write_tensors(folder, tensors, self._group)
+            checksums = together(write, self._group)
+            together(lambda: finish(checksums), self._group)
+
+        self._background.start(write_all)
         return folder
+
+    def finish(self) -> bool:
+        """Waits until the state that is being written is complete.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            UserError: If it could not be written.
+        """
+        return self._background.finish()
+
+    def __enter__(self) -> "StateFolder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.finish()
+        except Exception as second:
+            if error is None:
+                raise
+            log.warning("the last state is not complete: %s", second)
 
     def restore(self) -> Progress:
         """Returns the progress of the newest complete state, which is loaded; without a state that of a new run.
@@ -123,117 +175,56 @@ class StateFolder:
         Raises:
             UserError: If a state is damaged, or belongs to another run; nothing is changed then.
         """
-        if processes().is_main_process:
-            for unfinished in self.folder.glob("step-*.tmp"):
-                shutil.rmtree(unfinished)
+        number, num_processes = processes().process_index, processes().num_processes
+        if number == 0:
+            for unfinished in set(self.folder.glob("step-*")) - set(complete_states(self.folder)):
+                remove_state(unfinished)
         wait_for_processes()
-        complete = self._complete()
+        complete = complete_states(self.folder)
         if not complete:
             return Progress()
         newest = complete[-1]
-        common = _load(newest, "common.pt")
-        trained, buffers = self._trained(), self._buffers()
-        saved_shapes = {"parameters": _shapes(common["parameters"]), "buffers": _shapes(common["buffers"])}
-        shapes = {"parameters": _shapes(trained), "buffers": _shapes(buffers)}
-        is_shorter = _planned_steps(common["identity"]) < _planned_steps(self.identity)
+        together(lambda: check_files(newest, number, num_processes), self._group)
+        run = read_json(newest / _RUN_FILE)
+        saved, tensors = saved_tensors(newest), model_tensors(self.model)
+        is_shorter = _planned_steps(run["identity"]) < _planned_steps(self.identity)
         may_change = ("training.steps",) if is_shorter else ()  # a run may train longer than it first planned
-        different = differences(common["identity"] | saved_shapes, self.identity | shapes, may_change)
+        before, now = run["identity"] | shapes_of(saved), self.identity | shapes_of(tensors)
+        different = differences(before, now, may_change)
         if different:
             raise UserError(f"{newest} is the state of another run: {'; '.join(different)}")
-        process = None
-        if not self._shared() or (newest / self._process_file()).exists():
-            process = _load(newest, self._process_file())
-        check_shapes(self.optimizer, common["optimizer"])
-        with torch.no_grad():
-            for name, parameter in trained.items():
-                parameter.copy_(common["parameters"][name])
-            for name, buffer in buffers.items():
-                buffer.copy_(common["buffers"][name])
-        self.optimizer.load_state_dict(common["optimizer"])
-        self.schedule.load_state_dict(common["schedule"])
+        tensors |= make_optimizer_tensors(self.model, self.optimizer, saved)
+        load_tensors(newest, tensors, self._group)
+        self.schedule.load_state_dict(run["schedule"])
+        for group, lr in zip(self.optimizer.param_groups, self.schedule.get_last_lr(), strict=True):
+            group["lr"] = lr
         for data_set in self.data_sets:
-            data_set.batches.position = common["positions"][data_set.name]
-        if process is not None:
-            set_random_states(process["random"])
-        return Progress(**common["progress"])
+            data_set.batches.position = run["positions"][data_set.name]
+        process_file = newest / _process_file(number)
+        if process_file.exists():
+            set_random_states(torch.load(process_file, map_location="cpu", weights_only=True)["random"])
+        return Progress(**run["progress"])
 
     def _shared(self) -> bool:
         """Returns whether the number of processes changes no update."""
         return all(data_set.shared for data_set in self.data_sets)
 
-    def _process_file(self) -> str:
-        return f"process-{processes().process_index}.pt"
-
-    def _trained(self) -> dict[str, nn.Parameter]:
-        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
-
-    def _buffers(self) -> dict[str, torch.Tensor]:
-        """Returns the buffers that a checkpoint of the model would contain."""
-        parameters = dict(self.model.named_parameters(remove_duplicate=False))
-        return {name: value for name, value in self.model.state_dict().items() if name not in parameters}
-
-    def _complete(self) -> list[Path]:
-        """Returns the folders of complete states, oldest first."""
-        return sorted(path for path in self.folder.glob("step-*") if path.suffix != ".tmp")
+    def _remove_older(self) -> None:
+        for older in complete_states(self.folder)[:-1]:
+            step = int(older.name.removeprefix("step-"))
+            if self.keep_every == 0 or step % self.keep_every != 0:
+                remove_state(older)
 
 
 def _planned_steps(identity: Mapping[str, Any]) -> int:
     return identity.get("training", {}).get("steps", 0)
 
 
-def _save(content: dict[str, Any], file: Path) -> None:
-    with atomic_file(file, "wb") as stream:
-        torch.save(content, stream)
+def _process_file(number: int) -> str:
+    return f"process-{number}.pt"
 
 
-def _load(folder: Path, name: str) -> dict[str, Any]:
-    """Returns the content of a state's file.
-
-    Raises:
-        UserError: If it is damaged; the error names the file.
-    """
-    file, checksums = folder / name, folder / _CHECKSUMS
-    remedy = f"remove {folder}, and training continues from the state before it, or from the beginning"
-    try:
-        written = json_object(checksums.read_bytes(), str(checksums)).get(name)
-        damaged = checksum(file) != written
-    except (OSError, UserError) as error:
-        raise UserError(f"{folder} is damaged ({error}): {remedy}") from error
-    if damaged:
-        raise UserError(f"{file} is damaged (its checksum is not that of {_CHECKSUMS}): {remedy}")
-    return torch.load(file, map_location="cpu", weights_only=True)
-
-
-def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    return {name: f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for name, t in tensors.items()}
-
-
-def random_states() -> dict[str, Any]:
-    """Returns the states of Python, NumPy, torch and this process's CUDA device, readable with ``weights_only``."""
-    name, key, *rest = np.random.get_state()
-    return {
-        "python": random.getstate(),
-        "numpy": (name, np.asarray(key).tolist(), *rest),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-    }
-
-
-def set_random_states(states: dict[str, Any]) -> None:
-    """Sets the states that :func:`random_states` has returned."""
-    random.setstate(states["python"])
-    name, key, *rest = states["numpy"]
-    np.random.set_state((name, np.array(key, dtype=np.uint32), *rest))
-    torch.set_rng_state(states["torch"])
-    if states["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
-
-
-@contextmanager
-def untouched_random_states() -> Iterator[None]:
-    """Restores the random states at the end of the block."""
-    before = random_states()
-    try:
-        yield
-    finally:
-        set_random_states(before)
+@cache
+def _writing_group() -> ProcessGroup:
+    """Returns a group of all processes for the threads that write, which must not share a group with the training."""
+    return distributed.new_group(backend="gloo")

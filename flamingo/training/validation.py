@@ -12,7 +12,7 @@ from flamingo.data.encode import IMAGES
 from flamingo.training.host_sums import host_sums
 from flamingo.training.losses.next_token import next_token
 from flamingo.training.parallel import Parallel
-from flamingo.training.state import untouched_random_states
+from flamingo.training.random_states import untouched_random_states
 from flamingo.utils.devices import processes
 
 

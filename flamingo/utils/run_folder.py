@@ -28,9 +28,15 @@ log = logging.getLogger(__name__)
 #: Keys that do not change a run's results.
 _NOT_RESULTS = ("overwrite", "dry_run", "left_open", "num_workers", "device", "tracker", "wandb")
 #: Keys of training that set how often it writes. They do not change the weights.
-WRITING = ("training.log_every", "training.save_every", "training.sample_every", "training.validate_every")
+WRITING = (
+    "training.log_every",
+    "training.save_every",
+    "training.keep_every",
+    "training.sample_every",
+    "training.validate_every",
+)
 #: Complete states of a training.
-STATES = ("state/step-*[0-9]",)
+STATES = ("state/step-*/complete.json",)
 #: The error that ended a run.
 _FAILURE = "failure.txt"
 #: Folders of the run that is being replaced: while its files move there or back, while it waits for the new run's

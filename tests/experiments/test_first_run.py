@@ -26,6 +26,7 @@ from flamingo.utils.run_folder import Run
 from tests import tiny
 from tests.experiments.conftest import photograph, shard
 from tests.helpers.configs import compose_config, composed
+from tests.helpers.states import make_complete_state
 
 LONG = "a dog runs on the grass, two dogs run after a red ball"
 
@@ -122,7 +123,7 @@ def test_a_run_resumes_with_what_was_chosen_when_it_began(folder, backbones, tmp
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(as_recorded(began)))
     monkeypatch.setattr(choices, "free_memory", lambda device: 15_000_000)
     assert chosen(tmp_path, *four_keys(folder, backbones)) != began  # nothing is saved there
-    (tmp_path / "state" / "step-1").mkdir(parents=True)
+    make_complete_state(tmp_path)
     assert chosen(tmp_path, *four_keys(folder, backbones)) == began
     assert chosen(tmp_path, *four_keys(folder, backbones, "overwrite=true")).data != began.data
 
@@ -226,7 +227,7 @@ def test_choices_for_what_cannot_be_read_are_not_logged(backbones, tmp_path, cap
 
 def test_a_run_of_another_config_is_one_problem_among_others(folder, backbones, tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"seed": 1}))
-    (tmp_path / "state" / "step-1").mkdir(parents=True)
+    make_complete_state(tmp_path)
     config = composed("train", *four_keys(folder, backbones, "data.split=night", f"output={tmp_path}"))
     with pytest.raises(UserError) as caught:
         run_training(config, tmp_path)

@@ -300,7 +300,7 @@ def test_a_new_training_stays_from_its_first_state_on(demo, tmp_path, monkeypatc
     config = composed("train", *SMALL_DEMO, f"output={output}", "overwrite=true", "optimizer.lr=0.02")
     stopped(config, output, monkeypatch)
     assert not (output / ".previous").exists() and not (output / "checkpoint").exists()
-    assert len(list((output / "state").glob("step-*[0-9]"))) == 1
+    assert len(list((output / "state").glob("step-*/complete.json"))) == 1
     run_training(replace(config, overwrite=False), output)
     assert (output / "checkpoint").is_dir()
 

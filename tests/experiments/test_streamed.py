@@ -19,6 +19,7 @@ from tests.data.shelf import photographs, write
 from tests.data.streams.shards import write_pairs
 from tests.helpers.configs import composed, problems
 from tests.helpers.histories import reproducible_history
+from tests.helpers.states import read_state
 
 PAIRS = "data.documents.streamed.sources.pairs"
 #: Windows of pages with more tokens than the embedded language model allows.
@@ -109,7 +110,7 @@ def test_a_run_resumes_with_larger_batches_not_with_other_data(data, tmp_path):
             run_training(stopped_at_two(change), tmp_path)
     run_training(stopped_at_two("data.documents.streamed.batch_size=6"), tmp_path)
     assert [record["step"] for record in reproducible_history(tmp_path)] == list(range(1, 7))
-    state = torch.load(tmp_path / "state" / "step-00000006" / "common.pt", weights_only=True)
+    state = read_state(tmp_path, 6)
     # Two steps of four groups, then four steps of six.
     assert state["positions"] == {"streamed": 2 * 4 + 4 * 6}
 

@@ -21,6 +21,7 @@ from flamingo.utils.errors import Stopped, UserError
 from tests import tiny
 from tests.helpers import devices
 from tests.helpers.devices import moved
+from tests.helpers.states import read_state
 from tests.training.runs import Listed, batch, history, make_model, trained
 
 OPTIMIZER = AdamWConfig(lr=1e-3)
@@ -288,8 +289,8 @@ def test_in_bf16_trained_parts_and_their_states_stay_float32(backbones, tmp_path
     assert set(computed) == {torch.bfloat16}
     assert model.forward == forward
     assert {weight.dtype for weight in trained(model).values()} == {torch.float32}
-    state = torch.load(tmp_path / "bf16" / "state" / "step-00000003" / "common.pt", weights_only=True)
-    assert {m.dtype for moments in state["optimizer"]["state"].values() for m in moments.values()} == {torch.float32}
+    moments = read_state(tmp_path / "bf16", 3)["optimizer"]
+    assert moments and {moment.dtype for moment in moments.values()} == {torch.float32}
     # Close to float32, and a process may have runs of both precisions.
     run(make_model(backbones), tmp_path / "fp32", steps=3)
     losses = {p: [record["loss"] for record in history(tmp_path / p)] for p in ("bf16", "fp32")}

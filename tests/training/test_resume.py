@@ -13,6 +13,7 @@ from flamingo.training.loop import train
 from flamingo.training.optim import AdamWConfig, MuonConfig
 from flamingo.training.step import DataSet
 from flamingo.utils.errors import UserError
+from tests.helpers.states import read_state
 from tests.training import runs
 
 # Its children are forked from a process that has imported everything and done nothing else.
@@ -111,10 +112,13 @@ def test_two_processes_are_one_with_both_their_batches(fusion, backbones, tmp_pa
         assert not torch.equal(weight, start[name].cpu())
         torch.testing.assert_close(ranks[0][name], weight, rtol=0, atol=2e-5)
     assert sorted(path.name for path in (two / "state" / "step-00000002").iterdir()) == [
-        "checksums.json",
-        "common.pt",
+        ".metadata",
+        "__0_0.distcp",
+        "__1_0.distcp",
+        "complete.json",
         "process-0.pt",
         "process-1.pt",
+        "run.json",
     ]
     sets = [DataSet(name, runs.Listed(*share), weight) for name, share, weight in runs.two_shares(fusion)]
     with pytest.raises(UserError, match=r"processes.*2.*1"):
@@ -128,7 +132,7 @@ def test_an_infinite_loss_in_one_process_holds_all_weights(backbones, tmp_path, 
     arguments = [(rank, port, backbones, tmp_path, optimizer) for rank in (0, 1)]
     assert in_processes(runs.one_of_two_spoiled, *arguments) == [0, 0]
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-00000002"]
-    saved = torch.load(tmp_path / "state" / "step-00000002" / "common.pt", weights_only=True)["parameters"]
+    saved = read_state(tmp_path, 2)["parameters"]
     for rank in (0, 1):
         error = (tmp_path / f"error-{rank}.txt").read_text()
         assert error.startswith("the loss of step 3 is not finite")

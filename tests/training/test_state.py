@@ -1,6 +1,5 @@
 """States are written as a whole or not at all, are small, and are refused by other runs."""
 
-import json
 import os
 import random
 import re
@@ -16,18 +15,14 @@ from flamingo.training import TrainingConfig
 from flamingo.training.callbacks import Callbacks
 from flamingo.training.loop import train
 from flamingo.training.optim import AdamWConfig
-from flamingo.training.state import (
-    Progress,
-    StateFolder,
-    random_states,
-    set_random_states,
-    untouched_random_states,
-)
+from flamingo.training.random_states import random_states, set_random_states, untouched_random_states
+from flamingo.training.state import Progress, StateFolder
+from flamingo.training.state_files import checksums_of, complete_states, mark_complete, read_tensors, write_tensors
 from flamingo.training.step import DataSet
-from flamingo.utils.checksums import checksum
 from flamingo.utils.errors import UserError
 from tests import tiny
 from tests.helpers.disk import full_disk
+from tests.helpers.states import read_state, state_folder
 from tests.training.runs import Listed, batch, history, make_model, trained
 
 CONFIG = {"steps": 4, "log_every": 1, "save_every": 2}
@@ -47,10 +42,11 @@ def finished(backbones, tmp_path_factory):
 
 def test_one_state_is_kept_and_holds_only_what_trains(backbones, finished):
     assert [path.name for path in (finished / "state").iterdir()] == ["step-00000004"]
-    state = torch.load(finished / "state" / "step-00000004" / "common.pt", weights_only=True)
+    state = read_state(finished, 4)
     names = make_model(backbones).trainable_parameter_names()
-    assert list(state["parameters"]) == names
-    assert len(state["optimizer"]["state"]) == len(names)
+    assert state["parameters"].keys() == set(names)
+    moments = {f"{kind}.{name}" for name in names for kind in ("exp_avg", "exp_avg_sq", "step")}
+    assert state["optimizer"].keys() == moments
     assert state["positions"] == {"a": 4, "b": 4}
 
 
@@ -94,8 +90,8 @@ def test_a_half_written_state_gives_way_to_the_one_before(backbones, finished, t
     with pytest.raises(RuntimeError, match="disk full"):
         stopping_at(3, backbones, tmp_path)
     assert [path.name for path in state.iterdir()] == ["step-00000002"]
-    (state / "step-00000004.tmp").mkdir()
-    (state / "step-00000004.tmp" / "common.pt").write_bytes(b"half")
+    (state / "step-00000004").mkdir()
+    (state / "step-00000004" / "run.json").write_bytes(b"half")
     model = make_model(backbones)
     run(model, tmp_path)
     assert [path.name for path in state.iterdir()] == ["step-00000004"]
@@ -111,7 +107,7 @@ def stopping_at(step, backbones, output):
     train(make_model(backbones), sets, AdamWConfig(lr=1e-3), TrainingConfig(**CONFIG), output, Callbacks(on_log=stop))
 
 
-@pytest.mark.parametrize("name", ["common.pt", "process-0.pt", "checksums.json"])
+@pytest.mark.parametrize("name", [".metadata", "__0_0.distcp", "run.json", "process-0.pt", "complete.json"])
 def test_a_flipped_byte_in_a_state_is_named_with_what_to_do(backbones, finished, tmp_path, name):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     folder = tmp_path / "state" / "step-00000004"
@@ -133,29 +129,39 @@ def test_a_missing_file_of_a_state_is_named(backbones, finished, tmp_path):
 
 
 def rewritten(finished, output, change):
-    """The state with another content and right checksums."""
+    """The state with other tensors and right checksums."""
     shutil.copytree(finished, output, dirs_exist_ok=True)
-    folder = output / "state" / "step-00000004"
-    state = torch.load(folder / "common.pt", weights_only=True)
-    change(state)
-    torch.save(state, folder / "common.pt")
-    (folder / "checksums.json").write_text(json.dumps({path.name: checksum(path) for path in folder.glob("*.pt")}))
+    folder = state_folder(output, 4)
+    tensors = read_tensors(folder)
+    change(tensors)
+    (folder / ".metadata").unlink()
+    write_tensors(folder, tensors, None)
+    (folder / "complete.json").unlink()
+    mark_complete(folder, checksums_of(folder, ("*",)))
 
 
-def narrower(state, part, name):
-    state[part][name] = state[part][name][:1]
+def narrower(tensors, name):
+    tensors[name] = tensors[name][:1]
 
 
-def doubled(state, part, name):
-    state[part][name] = state[part][name].double()
+def doubled(tensors, name):
+    tensors[name] = tensors[name].double()
+
+
+def moments_removed(tensors, name):
+    for kind in ("exp_avg", "exp_avg_sq", "step"):
+        tensors.pop(f"optimizer.{kind}.{name}")
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda state: narrower(state, "parameters", "connector.latents"), r"latents.*float32.*\[1, 24\]"),
-        (lambda state: doubled(state, "parameters", "connector.latents"), "latents.*float64"),
-        (lambda state: narrower(state["optimizer"]["state"], 0, "exp_avg"), "exp_avg of parameter 0"),
+        (lambda tensors: narrower(tensors, "parameters.connector.latents"), r"latents.*float32.*\[1, 24\]"),
+        (lambda tensors: doubled(tensors, "parameters.connector.latents"), "latents.*float64"),
+        (lambda tensors: narrower(tensors, "optimizer.exp_avg.connector.latents"), r"exp_avg of connector\.latents"),
+        (lambda tensors: tensors.pop("parameters.connector.latents"), "latents.*absent"),
+        (lambda tensors: tensors.update({"buffers.scale": torch.ones(())}), "buffers.scale.*absent"),
+        (lambda tensors: moments_removed(tensors, "connector.latents"), r"no optimizer state of connector\.latents"),
     ],
 )
 def test_tensors_of_another_shape_or_type_are_not_broadcast(backbones, finished, tmp_path, change, said):
@@ -175,7 +181,8 @@ def test_buffers_of_another_shape_are_refused(tmp_path):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
         return StateFolder(tmp_path, {}, model, optimizer, schedule, [])
 
-    normalised(1).save(Progress(step=1))
+    with normalised(1) as states:
+        states.save(Progress(step=1))
     with pytest.raises(UserError, match=r"running_mean.*float32.*\[1\].*float32.*\[5\]"):
         normalised(5).restore()
 
@@ -202,10 +209,9 @@ def test_a_full_disk_leaves_the_state_before_it(backbones, tmp_path, monkeypatch
         except UserError as error:
             assert "No space left on device" in str(error) and str(tmp_path / "full") in str(error)
         monkeypatch.undo()
-        assert [path.name for path in state.iterdir() if path.suffix != ".tmp"] == ["step-00000002"]
-    assert call > 4  # the history, three files of the state
-    files = [folder / "state" / "step-00000004" / "common.pt" for folder in (tmp_path / "whole", tmp_path / "full")]
-    whole, full = (torch.load(file, weights_only=True)["parameters"] for file in files)
+        assert [folder.name for folder in complete_states(state)] == ["step-00000002"]
+    assert call > 5  # the history, five files of the state
+    whole, full = (read_state(tmp_path / name, 4)["parameters"] for name in ("whole", "full"))
     assert all(torch.equal(whole[name], full[name]) for name in whole)
 
 
@@ -219,16 +225,18 @@ def test_a_state_is_on_disk_before_its_predecessor_is_removed(backbones, tmp_pat
         removed.append((path.name, {file.parent.name for file in synced}, {file.name for file in synced}))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr("flamingo.training.state.shutil.rmtree", rmtree)
+    monkeypatch.setattr("flamingo.training.state_files.shutil.rmtree", rmtree)
     run(make_model(backbones), tmp_path)
     [(name, folders, files)] = removed
     assert name == "step-00000002"
-    assert "step-00000004.tmp" in folders
-    assert {"state", "history.jsonl"} <= files  # the folder, after the rename, and what the state counts on
+    assert "step-00000004" in folders
+    assert {"state", "step-00000004", "history.jsonl"} <= files  # the folders, and what the state counts on
     assert {re.sub(r"\.[0-9a-f]{8}\.tmp", "", file) for file in files} >= {
-        "common.pt",
+        ".metadata.tmp",  # torch renames it
+        "__0_0.distcp",
         "process-0.pt",
-        "checksums.json",
+        "run.json",
+        "complete.json",
     }
 
 

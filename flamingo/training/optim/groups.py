@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from flamingo.model import BACKBONES
@@ -72,22 +72,7 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
     return class_of(OPTIMIZERS, config.kind)(parameter_groups(model, config), config)
 
 
-def check_shapes(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Checks that each tensor of a saved state is a scalar or has the shape of its parameter.
-
-    Raises:
-        UserError: If a shape differs.
-    """
-    parts = getattr(optimizer, "parts", None)
-    if parts is not None:
-        for name, part in parts.items():
-            check_shapes(part, state[name])
-        return
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for number, saved in state["state"].items():
-        shape = parameters[number].shape
-        for name, value in saved.items():
-            if isinstance(value, Tensor) and value.ndim > 0 and value.shape != shape:
-                raise UserError(
-                    f"optimizer state {name} of parameter {number} was {list(value.shape)}, is {list(shape)}"
-                )
+def parts_of(optimizer: Optimizer) -> list[Optimizer]:
+    """Returns the optimizers that have the state of this one: its parts, or itself."""
+    parts: dict[str, Optimizer] | None = getattr(optimizer, "parts", None)
+    return [optimizer] if parts is None else list(parts.values())
