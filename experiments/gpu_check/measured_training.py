@@ -14,6 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from experiments.gpu_check.marks import Marks
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.collate import Batch
+from flamingo.model.packed_attention import prepared_masks
 from flamingo.training import TrainingConfig
 from flamingo.training.loop import train
 from flamingo.training.optim import AdamWConfig
@@ -82,7 +83,7 @@ def run_steps(
     if pins_memory(model.device):
         batch = batch.pin_memory()
     data_set = DataSet("batch", _OneBatch(batch, accumulate, steps, on_step), prepare=processor.normalized)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, prepared_masks(model, "dense"):
         try:
             train(model, [data_set], optimizer, config, Path(folder))
         except _EndOfStepsError:

@@ -29,6 +29,7 @@ from flamingo.data.source_keys import DATA_KEYS
 from flamingo.data.sources import list_split
 from flamingo.evaluation.search_objective import objective
 from flamingo.inference.features import FeatureStore
+from flamingo.model.packed_attention import check_kernel, prepared_masks
 from flamingo.training.loop import train
 from flamingo.utils.checksums import digest_of
 from flamingo.utils.devices import use_device
@@ -57,7 +58,8 @@ def run_training(config: TrainConfig, output: Path, overrides: Sequence[str] = (
     """
     # RMSNorm of torch says so of autocast on a CPU, where the weights stay in fp32.
     warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
-    use_device(config.device)
+    device = use_device(config.device)
+    check_kernel(config.training.packed_attention, device)
     if config.dry_run:
         show_dry_run(prepare(config, Run(output, as_recorded(config), FILES)), output)
         return math.nan
@@ -140,7 +142,8 @@ def train_model(
     )
     monitoring = build_monitoring(parts, config, features)
     keys = [f"data.documents.{name}.batch_size" for name in config.data.documents]
-    with training_callbacks(parts, config, run.output, run.keep) as callbacks, out_of_memory(*keys):
+    masks = prepared_masks(model, config.training.packed_attention)
+    with masks, training_callbacks(parts, config, run.output, run.keep) as callbacks, out_of_memory(*keys):
         train(
             model,
             data_sets,

@@ -17,6 +17,7 @@ from flamingo.data.document import Image
 from flamingo.data.order import Endless
 from flamingo.history import read_history
 from flamingo.inference.features import FeatureStore
+from flamingo.model.packed_attention import prepared_masks
 from flamingo.training.callbacks import Callbacks
 from flamingo.training.loop import train
 from flamingo.training.parallel import Parallel
@@ -117,7 +118,8 @@ def _measured(
     )
     moments = _Moments()
     start = time.monotonic()
-    with training_callbacks(parts, config, folder) as callbacks:
+    masks = prepared_masks(model, training.packed_attention)
+    with masks, training_callbacks(parts, config, folder) as callbacks:
         train(model, data_sets, config.optimizer, training, folder, moments.noted(callbacks))
     end = time.monotonic()
     model.save_pretrained(folder / "checkpoint", include_backbones=config.include_backbones)

@@ -14,7 +14,7 @@ from flamingo.data.batch_sizes import BatchSizes, causal_pairs
 from flamingo.data.collate import Batch, EncodedExample, collate, count_label_tokens, image_places, label_places
 from flamingo.data.document import Document, Image
 from flamingo.data.order import Endless
-from flamingo.data.packing import pack
+from flamingo.data.packing import pack, segment_bounds
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.shortening import encode_shortened
 from flamingo.utils.checks import probability
@@ -117,9 +117,8 @@ def make_batch(
         pad_token_id: The id of padding.
         pack_to: Tokens of a row that several documents share; 0: each document has its own row. The images of a group
             are then in the batch once: row ``i`` of the images belongs to the documents of group ``i``.
-        known_ids: The ids that the model has embeddings for. The batch is then checked on the host and gets
-            ``image_places`` and ``label_places``, so that the model reads nothing back from its device. None: the
-            model checks it.
+        known_ids: The ids that the model has embeddings for. The batch is then checked on the host, as
+            :func:`checked_on_host`, so that the model reads nothing back from its device. None: the model checks it.
 
     Raises:
         UserError: For an id that is not among ``known_ids``.
@@ -137,9 +136,7 @@ def make_batch(
             if name in tensors:
                 tensors[name] = tensors[name][::documents_per_group]  # only a group's first document has its images
     if known_ids is not None:
-        known_ids.check(tensors["input_ids"])
-        tensors["image_places"] = places_of_images(tensors)
-        tensors["label_places"] = label_places(tensors["labels"])
+        tensors = checked_on_host(tensors, known_ids)
     dropped_images = sum(group.dropped_images for group in groups)
     sizes = sum((sizes_of(group.examples) for group in groups), BatchSizes())
     return Batch(tensors, ids, count_label_tokens(tensors["labels"]), last_texts, dropped_images, sizes)
@@ -159,7 +156,28 @@ def sizes_of(examples: Sequence[EncodedExample]) -> BatchSizes:
     )
 
 
-def places_of_images(tensors: dict[str, Shaped[Tensor, "..."]]) -> Int[Tensor, " places"]:
+def checked_on_host(tensors: dict[str, Shaped[Tensor, "..."]], known_ids: TokenIds) -> dict[str, Shaped[Tensor, "..."]]:
+    """Returns a batch with all that a model would otherwise read back from its device.
+
+    These are ``image_places``, ``label_places``, ``cu_seqlens`` if the rows are packed, and no ``attention_mask`` if
+    there is no padding.
+
+    Raises:
+        UserError: For an id that is not among ``known_ids``.
+    """
+    known_ids.check(tensors["input_ids"])
+    checked = tensors | {
+        "image_places": _places_of_images(tensors),
+        "label_places": label_places(tensors["labels"]),
+    }
+    if "segment_ids" in tensors:
+        checked["cu_seqlens"] = segment_bounds(tensors["segment_ids"])
+    elif tensors["attention_mask"].all():
+        del checked["attention_mask"]
+    return checked
+
+
+def _places_of_images(tensors: dict[str, Shaped[Tensor, "..."]]) -> Int[Tensor, " places"]:
     """Returns the places of a batch that hold an image: see :func:`flamingo.data.collate.image_places`."""
     for name in IMAGES:
         if name in tensors:

@@ -5,7 +5,6 @@ from dataclasses import replace
 from itertools import chain
 
 import torch
-from einops import rearrange
 from jaxtyping import Int, Shaped
 from torch import Tensor
 from torch.nn import functional
@@ -25,16 +24,15 @@ def pack(groups: Sequence[Group], length: int, pad_token_id: int) -> dict[str, S
         pad_token_id: The id of padding.
 
     Returns:
-        The tensors of :func:`collate`. ``attention_mask`` [b 1 t t] is true where a token may attend: back to the
-        beginning of its document. ``position_ids`` [b t] start at 0 in each document.
+        The tensors of :func:`collate`, but no ``attention_mask``: ``segment_ids`` [b t] number the documents of a row,
+        and ``position_ids`` [b t] start at 0 in each document.
 
     Raises:
         ValueError: As :func:`collate`.
     """
     rows = _rows(groups, length)
     examples = [_joined(row) for row in rows]
-    batch = collate(examples, pad_token_id, padding_side="right")
-    return batch | _places(rows, batch["input_ids"].shape)
+    return _with_places(collate(examples, pad_token_id, padding_side="right"), rows)
 
 
 def pack_rows(
@@ -58,7 +56,17 @@ def pack_rows(
             images = batch[name]
             missing = images.new_zeros(len(images), max_images - images.shape[1], *images.shape[2:])
             batch[name] = torch.cat([images, missing], dim=1)
-    return batch | _places(groups, batch["input_ids"].shape)
+    return _with_places(batch, groups)
+
+
+def segment_bounds(segment_ids: Int[Tensor, "b t"]) -> Int[Tensor, " bounds"]:
+    """Returns the starts of all documents in the concatenated rows, and the end of the last: ``cu_seqlens``.
+
+    The padding of a row is a document of its own.
+    """
+    is_start = functional.pad(segment_ids.diff(dim=1) != 0, (1, 0), value=True)
+    starts = is_start.flatten().nonzero().squeeze(1)
+    return functional.pad(starts, (0, 1), value=segment_ids.numel()).int()
 
 
 def _of_length(example: EncodedExample, length: int, pad_token_id: int) -> EncodedExample:
@@ -73,22 +81,24 @@ def _of_length(example: EncodedExample, length: int, pad_token_id: int) -> Encod
     )
 
 
-def _places(rows: Sequence[Sequence[Group]], shape: torch.Size) -> dict[str, Shaped[Tensor, "..."]]:
-    """Returns the ``attention_mask`` and the ``position_ids`` of packed rows."""
+def _with_places(
+    batch: dict[str, Shaped[Tensor, "..."]], rows: Sequence[Sequence[Group]]
+) -> dict[str, Shaped[Tensor, "..."]]:
+    """Returns a batch with the ``segment_ids`` and the ``position_ids`` of packed rows in place of its mask."""
+    shape = batch["input_ids"].shape
     # The padding of a row counts as a document: softmax over no token would be NaN.
-    document = torch.full(shape, -1)
+    document = torch.full(shape, -1, dtype=torch.int32)
     position = torch.zeros(shape, dtype=torch.long)
     for index, row in enumerate(rows):
         lengths = [len(example.input_ids) for example in chain.from_iterable(row)]
         num_tokens = sum(lengths)
-        numbers = torch.arange(len(lengths))
+        numbers = torch.arange(len(lengths), dtype=torch.int32)
         positions = [torch.arange(tokens) for tokens in lengths]
         document[index, :num_tokens] = numbers.repeat_interleave(torch.tensor(lengths, dtype=torch.long))
         position[index, :num_tokens] = _concatenated_ids(positions)
-    attending = rearrange(document, "b t -> b 1 t 1")
-    attended = rearrange(document, "b s -> b 1 1 s")
-    same_document = attending == attended
-    return {"attention_mask": same_document.tril(), "position_ids": position}
+    packed = batch | {"segment_ids": document, "position_ids": position}
+    del packed["attention_mask"]
+    return packed
 
 
 def _rows(groups: Sequence[Group], length: int) -> list[list[Group]]:

@@ -23,6 +23,8 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from flamingo.model.packed_attention import IMPLEMENTATION
+
 #: The smallest spare room of a buffer that grows, in tokens.
 _LEAST_GROWTH = 64
 
@@ -102,7 +104,9 @@ class PromptCache(Cache):
         config = language_model.config
         if "position_ids" not in arguments:
             return False
-        if not language_model._supports_attention_backend or config._attn_implementation != "sdpa":
+        if not language_model._supports_attention_backend:
+            return False
+        if config._attn_implementation not in ("sdpa", IMPLEMENTATION):
             return False
         return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
 

@@ -14,7 +14,7 @@ def without_hidden(attention_mask: Any, hidden: Bool[Tensor, "bn t"] | None) -> 
     A mask that transformers has prepared for a cache of fixed size excludes them already.
 
     Args:
-        attention_mask: A mask [bn s] of tokens, [bn 1 t s] of packed documents, or one that transformers has prepared.
+        attention_mask: A mask [bn s] of tokens, a bool one [bn 1 t t] of training rows, or a prepared one.
         hidden: True at hidden positions; None: none are hidden.
     """
     if hidden is None or not isinstance(attention_mask, Tensor):

@@ -24,6 +24,7 @@ from flamingo.model.initialization import initialize
 from flamingo.model.language import NewTokenEmbeddings, check_interface, forward_arguments, make_text_model
 from flamingo.model.masks import full_mask, positions, without_hidden
 from flamingo.model.new_token_logits import NewTokenLogits
+from flamingo.model.packed_attention import packed_mask, row_mask
 from flamingo.model.parts import FlamingoParts
 from flamingo.model.vision import feature_width, measured_class_token
 from flamingo.model.vision_loading import make_vision_model
@@ -50,6 +51,8 @@ class FlamingoForConditionalGeneration(
 
     vision_model: PreTrainedModel
     language_model: PreTrainedModel
+    #: The kernel of packed rows, one of :data:`flamingo.model.PACKED_ATTENTION`.
+    packed_attention = "dense"
 
     def __init__(
         self,
@@ -151,6 +154,8 @@ class FlamingoForConditionalGeneration(
         image_places: Int[Tensor, " places"] | None = None,
         label_places: Int[Tensor, " labels"] | None = None,
         visual_index: Int[Tensor, "bn t"] | None = None,
+        segment_ids: Int[Tensor, "bn t"] | None = None,
+        cu_seqlens: Int[Tensor, " bounds"] | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Returns the logits and, with ``labels``, the mean next-token loss (nats) over the labels that are not -100.
@@ -160,8 +165,8 @@ class FlamingoForConditionalGeneration(
 
         Args:
             input_ids: The token ids.
-            attention_mask: 1 for tokens, 0 for padding; with four axes that of packed documents
-                (:mod:`flamingo.data.packing`), or prepared by transformers for a cache of fixed size.
+            attention_mask: 1 for tokens, 0 for padding; with four axes prepared by transformers for a cache of fixed
+                size. None: there is no padding.
             image_index: The image that each token sees, -1 for none; the processor makes it.
             pixel_values: The images as pixels.
             image_features: The images as features of the frozen encoder.
@@ -180,6 +185,9 @@ class FlamingoForConditionalGeneration(
                 (:mod:`flamingo.model.chunked_loss`), and the outputs have no logits. None: the outputs have logits.
             visual_index: The visual token at each position, -1 for text, if visual tokens take the place of markers.
                 None: markers are counted, and ``input_ids`` must begin with text or with an image's first marker.
+            segment_ids: The document of each token in a row of packed documents (:mod:`flamingo.data.packing`), in
+                place of ``attention_mask`` and with ``position_ids``.
+            cu_seqlens: The bounds of all packed documents in the concatenated rows, which varlen attention needs.
             **kwargs: Arguments of the language model.
 
         Raises:
@@ -193,11 +201,18 @@ class FlamingoForConditionalGeneration(
         if check:
             self.new_tokens.known_ids.check(input_ids)
         context = self.visual_context(input_ids, image_index, images, image_places, check, visual_index)
-        if attention_mask is None and context.visual_index is not None:
-            attention_mask = full_mask(input_ids, past_key_values)
-        if isinstance(attention_mask, Tensor) and attention_mask.ndim == 4 and past_key_values is None:
+        if segment_ids is not None:
             self._check_packing()
-        elif isinstance(attention_mask, Tensor) and attention_mask.ndim == 2 and position_ids is None:
+            assert position_ids is not None, "packed documents have position_ids"
+            hidden = context.hidden(position_ids)
+            attention_mask = packed_mask(self.packed_attention, segment_ids, cu_seqlens, hidden)
+        elif image_places is not None and past_key_values is None:
+            if position_ids is None:
+                position_ids = positions(full_mask(input_ids, None) if attention_mask is None else attention_mask)
+            attention_mask = row_mask(self.language_model, input_ids, attention_mask, context.visual_index is not None)
+        elif attention_mask is None and context.visual_index is not None:
+            attention_mask = full_mask(input_ids, past_key_values)
+        if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2 and position_ids is None:
             position_ids = positions(attention_mask)[:, -input_ids.shape[1] :]
         targets = None
         if labels is not None and label_places is not None and self._has_large_logits(input_ids):
@@ -241,7 +256,7 @@ class FlamingoForConditionalGeneration(
         if unknown:
             raise ValueError(f"neither Flamingo nor its language model has the argument {', '.join(sorted(unknown))}")
         if context.visual_index is not None:
-            assert position_ids is not None, "packed documents have position_ids"
+            assert position_ids is not None
             attention_mask = without_hidden(attention_mask, context.hidden(position_ids))
         arguments = kwargs | {"attention_mask": attention_mask, "logits_to_keep": logits_to_keep}
         if "position_ids" in self._language_model_arguments:  # MPT has none
@@ -296,8 +311,12 @@ class FlamingoForConditionalGeneration(
         vocabulary = max(self.new_tokens.vocab_size, self.new_tokens.ids_end)
         return input_ids.numel() * vocabulary * torch.float32.itemsize > WHOLE_LOGITS_BYTES
 
+    def takes_prepared_masks(self) -> bool:
+        """Returns whether the language model takes positions and any mask, and attends to all tokens."""
+        return PromptCache.supports(self.language_model, self._language_model_arguments)
+
     def _check_packing(self) -> None:
-        if not PromptCache.supports(self.language_model, self._language_model_arguments):
+        if not self.takes_prepared_masks():
             raise UserError(
                 "packed documents need a language model that takes position_ids, with sdpa attention over all tokens: "
                 "this one does not; leave documents unpacked (data.documents.*.pack_to=0)"

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from flamingo.model import PACKED_ATTENTION
 from flamingo.utils.checks import flag, one_of, seed, whole
 from flamingo.utils.errors import UserError
 
@@ -56,6 +57,8 @@ class TrainingConfig:
     mixing: str = "accumulated"
     #: bf16 is autocast: parameters, gradients and the optimizer's state stay in fp32.
     precision: str = "fp32"
+    #: The attention of packed rows: dense, flex (CUDA) or varlen (CUDA, bf16).
+    packed_attention: str = "dense"
     #: Steps between two lines of history.jsonl.
     log_every: int = 10
     #: Steps between two states that the run can resume from.
@@ -81,6 +84,9 @@ class TrainingConfig:
         seed("seed", self.seed)
         one_of("mixing", self.mixing, ("accumulated", "round_robin"))
         one_of("precision", self.precision, ("fp32", "bf16"))
+        one_of("packed_attention", self.packed_attention, PACKED_ATTENTION)
+        if self.packed_attention == "varlen" and self.precision != "bf16":
+            raise UserError(f"packed_attention=varlen needs precision=bf16, got {self.precision}")
 
     def due(self, every: int, step: int) -> bool:
         """Returns whether an action is due after a step.

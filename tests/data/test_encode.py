@@ -71,6 +71,13 @@ def test_an_id_without_an_embedding_is_refused(pack_to):
         made([example(-1, start=3)], [example(-1, -1, start=24)], pack_to=pack_to)
 
 
+def test_a_checked_batch_has_a_mask_only_if_it_has_padding():
+    assert made([example(-1, 0, images=1)], [example(-1)]).tensors["attention_mask"].tolist() == [[1, 1], [1, 0]]
+    assert "attention_mask" not in made([example(-1)], [example(0, images=1)]).tensors
+    packed = made([example(-1, -1)], [example(-1)], pack_to=4).tensors
+    assert "attention_mask" not in packed and packed["cu_seqlens"].tolist() == [0, 2, 3]
+
+
 def test_without_known_ids_the_check_is_left_to_the_model():
     batch = make_batch([EncodedGroup([example(-1, start=24)], "a")], 0)
     assert "image_places" not in batch.tensors

@@ -11,7 +11,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from flamingo.data.batch_sizes import BatchSizes
-from flamingo.data.collate import Batch, EncodedExample, count_label_tokens, label_places
+from flamingo.data.collate import Batch, EncodedExample, count_label_tokens
 from flamingo.data.document import Document
 from flamingo.data.drops import (
     BROKEN_IMAGE,
@@ -23,7 +23,7 @@ from flamingo.data.drops import (
     Dropped,
     Drops,
 )
-from flamingo.data.encode import IMAGES, places_of_images, sizes_of
+from flamingo.data.encode import IMAGES, checked_on_host, sizes_of
 from flamingo.data.packing import pack_rows
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.shortening import TooManyTokensError
@@ -213,9 +213,7 @@ def join_rows(groups: Sequence[RowGroup], known_ids: TokenIds | None = None) -> 
         if shapes:
             tensors[name] = torch.cat([group.tensors.get(name, torch.zeros_like(shapes[0])) for group in groups])
     if known_ids is not None:
-        known_ids.check(tensors["input_ids"])
-        tensors["image_places"] = places_of_images(tensors)
-        tensors["label_places"] = label_places(tensors["labels"])
+        tensors = checked_on_host(tensors, known_ids)
     ids = [id for group in groups for id in group.ids]
     drops = reduce(Counter.__add__, [group.drops for group in groups])
     sizes = sum((group.sizes for group in groups), BatchSizes())

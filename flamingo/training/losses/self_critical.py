@@ -86,13 +86,14 @@ class SelfCritical:
         references = [captions[first : first + documents_per_image] for first in first_rows]
         padding = {
             "input_ids": self.processor.tokenizer.pad_token_id,
-            "attention_mask": 0,
             "image_index": -1,
         }
         prompts = {}
         for name, value in padding.items():
             rows = [batch.tensors[name][first, : starts[first]] for first in first_rows]
             prompts[name] = pad_sequence(rows, batch_first=True, padding_value=value, padding_side="left")
+        masks = [torch.ones_like(batch.tensors["input_ids"][first, : starts[first]]) for first in first_rows]
+        prompts["attention_mask"] = pad_sequence(masks, batch_first=True, padding_side="left")
         return prompts, references
 
     def _generate(

@@ -67,7 +67,7 @@ def rows_of(batch):
     digests = []
     for row in range(len(batch.tensors["input_ids"])):
         digest = blake2b()
-        for name in ("input_ids", "labels", "image_index", "attention_mask", "pixel_values"):
+        for name in ("input_ids", "labels", "image_index", "segment_ids", "pixel_values"):
             digest.update(batch.tensors[name][row].numpy().tobytes())
         digests.append(digest.hexdigest())
     return digests

@@ -52,13 +52,15 @@ def test_rows_of_all_groups_have_one_shape(tmp_path, processor):
     made = groups(processor, a=source(tmp_path, processor))
     all_shapes = [shapes(made[number].tensors) for number in range(4)]
     rows = {"input_ids": (2, 32), "image_index": (2, 32), "labels": (2, 32), "position_ids": (2, 32)}
-    rows |= {"attention_mask": (2, 1, 32, 32)}
+    rows |= {"segment_ids": (2, 32)}
     pictures = {"pixel_values": (2, 4, 1, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE)}
     assert all(one in (rows, rows | pictures) for one in all_shapes)
     assert rows in all_shapes and rows | pictures in all_shapes  # one group has lost all its samples
     batch = join_rows([made[number] for number in range(4)], TokenIds(tiny.VOCABULARY, (300, 301)))
     assert batch.tensors["input_ids"].shape == (8, 32) and batch.tensors["pixel_values"].shape[:2] == (8, 4)
     assert len(batch.tensors["image_places"]) == len(batch.ids) == 4 and batch.drops == {BROKEN_SHARD: 5}
+    bounds = batch.tensors["cu_seqlens"]
+    assert bounds[0] == 0 and bounds[-1] == 8 * 32 and (bounds.diff() > 0).all()
     empty = batch.tensors["labels"].eq(-100).all(dim=1)
     assert empty.any() and batch.tensors["image_index"][empty].eq(-1).all()
 
@@ -115,12 +117,11 @@ def test_fixed_rows_are_packed_rows_with_padding():
     first, second = example(0, 0, 1, images=2), example(-1, 0, images=1, start=9)
     [fixed] = [pack_rows([[first, second], []], length=8, max_images=4, pad_token_id=7)]
     packed = pack([[first], [second]], 8, 7)
-    for name in ("input_ids", "image_index", "labels", "position_ids"):
+    for name in ("input_ids", "image_index", "labels", "position_ids", "segment_ids"):
         assert torch.equal(fixed[name][:1, :5], packed[name]), name
-    assert torch.equal(fixed["attention_mask"][:1, :, :5, :5], packed["attention_mask"])
     assert fixed["input_ids"][0, 5:].tolist() == [7] * 3 and fixed["input_ids"][1].tolist() == [7] * 8
     assert fixed["labels"][0, 5:].tolist() == [-100] * 3 and fixed["labels"][1].tolist() == [-100] * 8
     assert fixed["image_index"][0].tolist() == [0, 0, 1, -1, 2, -1, -1, -1]
     assert torch.equal(fixed["pixel_values"][0, :3], packed["pixel_values"][0])
     assert not fixed["pixel_values"][0, 3:].any() and not fixed["pixel_values"][1].any()
-    assert not fixed["attention_mask"][0, 0, 5:, :5].any()  # padding sees no document
+    assert fixed["segment_ids"].tolist() == [[0, 0, 0, 1, 1, -1, -1, -1], [-1] * 8]  # padding is a document of its own
