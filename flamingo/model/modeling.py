@@ -207,6 +207,7 @@ class FlamingoForConditionalGeneration(
             hidden = context.hidden(position_ids)
             attention_mask = packed_mask(self.packed_attention, segment_ids, cu_seqlens, hidden)
         elif image_places is not None and past_key_values is None:
+            assert not isinstance(attention_mask, dict), "a checked batch has a mask of tokens, or none"
             if position_ids is None:
                 position_ids = positions(full_mask(input_ids, None) if attention_mask is None else attention_mask)
             attention_mask = row_mask(self.language_model, input_ids, attention_mask, context.visual_index is not None)
