@@ -63,7 +63,8 @@ def build_model(config: ModelConfig, dtype: str = "auto") -> tuple[FlamingoForCo
     if config.from_scratch:
         fresh = make_text_model(model.language_model.config)
         model.language_model.load_state_dict(fresh.state_dict())
-        model.new_tokens.start_from_mean(fresh.get_input_embeddings(), fresh.get_output_embeddings())
+        embedding, head = fresh.get_input_embeddings(), fresh.get_output_embeddings()
+        model.new_tokens.start_from(embedding.weight.mean(dim=0), head.weight.mean(dim=0))
     model.train_parts(config.trainable)
     for part in BACKBONES:
         if part in config.trainable:  # 16 bits round small updates to nothing

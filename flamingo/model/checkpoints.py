@@ -1,15 +1,13 @@
 """Checkpoints: composing, loading and saving, with or without the backbones."""
 
-import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Shaped
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -27,7 +25,9 @@ from flamingo.model.adapters import (
     without_adapter,
 )
 from flamingo.model.config import FlamingoConfig
+from flamingo.model.fingerprints import fingerprint, fingerprint_of
 from flamingo.model.language import load_text_model
+from flamingo.model.sharded_loading import defer_weights, is_deferred, mean_row
 from flamingo.model.vision_loading import load_vision_model
 from flamingo.model.weights_loading import is_quantised
 from flamingo.utils.errors import UserError
@@ -59,6 +59,7 @@ class FlamingoCheckpoints:
         vision_kwargs: dict[str, Any] | None = None,
         text_kwargs: dict[str, Any] | None = None,
         check: bool = True,
+        defer_language_model: bool = False,
         **flamingo_config: Any,
     ) -> Any:
         """Returns a new model of two pretrained backbones. The parts between them are untrained.
@@ -70,13 +71,17 @@ class FlamingoCheckpoints:
             vision_kwargs: Arguments of the vision encoder's ``from_pretrained`` (``revision``, ...).
             text_kwargs: Arguments of the language model's ``from_pretrained``.
             check: Whether to check the composition (:func:`flamingo.model.composition.check_composition`).
+            defer_language_model: Whether the language model stays on meta until its weights are read, into the shards
+                of each process (:func:`flamingo.model.sharded_loading.load_deferred`).
             **flamingo_config: Fields of :class:`FlamingoConfig`. ``new_token_ids`` are ``processor.new_token_ids``.
 
         Raises:
             UserError: For backbones that cannot be composed.
         """
         FlamingoConfig.check_keys(flamingo_config)
-        vision_kwargs, text_kwargs = vision_kwargs or {}, text_kwargs or {}
+        vision_kwargs, text_kwargs = vision_kwargs or {}, dict(text_kwargs or {})
+        if defer_language_model:
+            text_kwargs["load"] = defer_weights
         vision_model = load_vision_model(vision_model_name_or_path, **({"dtype": dtype} | vision_kwargs))
         language_model = load_text_model(text_model_name_or_path, **({"dtype": dtype} | text_kwargs))
         vision_origin = origin("vision_model", vision_model, vision_model_name_or_path, vision_kwargs.get("revision"))
@@ -86,7 +91,8 @@ class FlamingoCheckpoints:
         if not config.new_token_ids:
             logger.warning("no new_token_ids: the embeddings of <image> and <|endofchunk|> will not be trained")
         model: Any = cls(config, vision_model, language_model)  # type: ignore[call-arg]
-        model.new_tokens.start_from_mean(model.get_input_embeddings(), model.get_output_embeddings())
+        embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+        model.new_tokens.start_from(mean_row(language_model, embedding), mean_row(language_model, head))
         adapter, config.adapter = config.adapter, None
         if adapter is not None:
             add_adapter(model, adapter)
@@ -256,7 +262,9 @@ def check_unchanged(config: FlamingoConfig, backbones: dict[str, PreTrainedModel
         raise UserError("the backbones of this model were not loaded by name, so a checkpoint cannot leave them out")
     for part, model in backbones.items():
         entry = config.backbones[part]
-        if is_quantised(model):  # the weights of an adapter train, quantised ones do not
+        if is_deferred(model):
+            changed = False
+        elif is_quantised(model):  # the weights of an adapter train, quantised ones do not
             trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
             changed = not all(map(is_of_adapter, trained))
         elif _comparable(str(model.dtype), entry["dtype"]):
@@ -319,27 +327,14 @@ def _find(part: str, entry: dict[str, Any], checkpoint: str | Path) -> str:
     )
 
 
-def fingerprint(model: nn.Module) -> str:
-    """Returns a digest of the weights' values. Names, device, and float32 or bfloat16 do not change it."""
-    return fingerprint_of(model.state_dict().values())
-
-
-def fingerprint_of(tensors: Iterable[Shaped[torch.Tensor, "..."]]) -> str:
-    """Returns a digest of the tensors' shapes and of some values of each, in any order."""
-    digests = []
-    for tensor in tensors:
-        sample = tensor.flatten()[:: max(1, tensor.numel() // 256)].to(torch.bfloat16).view(torch.int16)
-        digests.append(hashlib.sha256(f"{tuple(tensor.shape)}{sample.tolist()}".encode()).hexdigest())
-    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:16]
-
-
 def _source_fingerprint(part: str, model: PreTrainedModel, entry: Mapping[str, str | None]) -> str:
     """Returns the fingerprint of the saved weights that ``model`` was loaded from.
 
     If it is quantised or has another precision, the saved weights are loaded a second time, on the CPU.
     """
     if is_quantised(model) or not _comparable(str(model.dtype), entry["dtype"] or ""):
-        model = LOADERS[part](entry["name"] or "", **_precision(entry))
+        deferring = {"load": defer_weights} if is_deferred(model) else {}
+        model = LOADERS[part](entry["name"] or "", **_precision(entry), **deferring)
     return fingerprint(model)
 
 

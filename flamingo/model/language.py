@@ -1,6 +1,7 @@
 """Causal language models of transformers: loading, checks of the interface, new tokens."""
 
 import importlib
+from collections.abc import Callable
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,14 @@ _PART = "language model"
 _RECURRENT_STATE = ("cache_params", "state")
 
 
-def load_text_model(name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
+def load_text_model(
+    name_or_path: str | Path, load: Callable[..., PreTrainedModel] = load_weights, **kwargs: Any
+) -> PreTrainedModel:
     """Returns a causal language model without dropout; of a multimodal model, its text part.
 
     Args:
         name_or_path: A folder, a name on the hub, or a GGUF file.
+        load: :func:`flamingo.model.sharded_loading.defer_weights` returns a model on meta, whose weights are read later.
         **kwargs: Further arguments of ``from_pretrained``.
 
     Raises:
@@ -58,10 +62,10 @@ def load_text_model(name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
     text_config = _text_config(config)
     text_class = _causal_class(text_config)
     if text_config is config:
-        return load_weights(AutoModelForCausalLM, name_or_path, _PART, config=config, **kwargs)
+        return load(AutoModelForCausalLM, name_or_path, _PART, config=config, **kwargs)
     multimodal = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     loader = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
-    whole = load_weights(loader, name_or_path, _PART, config=config, **kwargs)
+    whole = load(loader, name_or_path, _PART, config=config, **kwargs)
     return whole if isinstance(whole, text_class) else _text_part(whole, text_class)
 
 
@@ -131,8 +135,9 @@ def _text_part(whole: PreTrainedModel, text_class: Any) -> PreTrainedModel:
     model.set_output_embeddings(head)
     model.config.tie_word_embeddings = head.weight is model.get_input_embeddings().weight
     model.generation_config = whole.generation_config
-    if getattr(whole, "hf_quantizer", None) is not None:
-        model.hf_quantizer = whole.hf_quantizer
+    for attribute in ("hf_quantizer", "deferred_weights"):
+        if getattr(whole, attribute, None) is not None:
+            setattr(model, attribute, getattr(whole, attribute))
     return model.eval()
 
 
@@ -208,11 +213,11 @@ class NewTokenEmbeddings(nn.Module):
         self.output_rows = None if tied else nn.Parameter(torch.empty(len(token_ids), output_width))
 
     @torch.no_grad()
-    def start_from_mean(self, embedding: nn.Embedding, head: nn.Linear) -> None:
-        """Sets every new row to the mean of the language model's rows: the token is as likely as an average one."""
-        self.input_rows.copy_(embedding.weight.mean(dim=0))
+    def start_from(self, input_row: Float[Tensor, " d"], output_row: Float[Tensor, " d"]) -> None:
+        """Sets every new row. From the means of the language model's rows a token is as likely as an average one."""
+        self.input_rows.copy_(input_row)
         if self.output_rows is not None:
-            self.output_rows.copy_(head.weight.mean(dim=0))
+            self.output_rows.copy_(output_row)
 
     def embed(self, ids: Int[Tensor, "bn t"], embedding: nn.Embedding) -> Float[Tensor, "bn t d"]:
         """Returns the embeddings of ``ids``: the language model's rows, and ours for the new tokens, scaled alike.

@@ -1,5 +1,6 @@
 """Parts of a model: which of them train, and the checks when a backbone changes."""
 
+import logging
 from collections.abc import Collection
 from typing import Any
 
@@ -10,7 +11,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from flamingo.model import BACKBONES, TRAINED_PARTS
 from flamingo.model.adapters import is_of_adapter
 from flamingo.model.composition import check_composition, check_record
+from flamingo.model.sharded_loading import is_deferred
 from flamingo.model.weights_loading import is_quantised
+
+log = logging.getLogger(__name__)
 
 
 class FlamingoParts:
@@ -88,16 +92,24 @@ class FlamingoParts:
         return "\n".join(lines)
 
     def place(self, device: torch.device) -> None:
-        """Moves the model. A backbone that is quantised, or was loaded by a ``device_map``, stays on its device."""
+        """Moves the model. A backbone that is quantised, or was loaded by a ``device_map``, stays on its device.
+
+        A language model whose weights are read later stays on meta.
+        """
         for part in BACKBONES:
             backbone = getattr(self, part)
-            if not is_quantised(backbone) and not hasattr(backbone, "hf_device_map"):
+            if not is_quantised(backbone) and not hasattr(backbone, "hf_device_map") and not is_deferred(backbone):
                 backbone.to(device)
-        self._follow_language_model()
+        if is_deferred(self.language_model):
+            self._move_trained_parts(device)
+        else:
+            self._follow_language_model()
 
     def _follow_language_model(self) -> None:
         """Moves the trained parts to the device of the language model."""
-        device = self.language_model.get_input_embeddings().weight.device
+        self._move_trained_parts(self.language_model.get_input_embeddings().weight.device)
+
+    def _move_trained_parts(self, device: torch.device) -> None:
         for part in TRAINED_PARTS:
             getattr(self, part).to(device)
 
@@ -106,9 +118,15 @@ class FlamingoParts:
 
         Trained parts move to the device of the language model.
 
+        A language model whose weights are read later cannot be checked, nor one that is sharded. A warning says so.
+
         Args:
             check: Whether to check the composition, now and later.
         """
+        if is_deferred(self.language_model):
+            if check and self.config.passed_check != check_record(self):
+                log.warning("the composition is not checked, since the language model is sharded")
+            return
         self._follow_language_model()
         if check and self.config.passed_check != check_record(self):
             check_composition(self)

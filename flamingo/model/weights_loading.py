@@ -36,6 +36,22 @@ def load_weights(
     model, report = from_pretrained(
         loader, name_or_path, part, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
     )
+    check_keys(model, report, name_or_path, part, may_be_unexpected)
+    return model
+
+
+def check_keys(
+    model: PreTrainedModel,
+    report: dict[str, Any],
+    name_or_path: str | Path,
+    part: str,
+    may_be_unexpected: Callable[[PreTrainedModel, str], bool] = lambda model, key: False,
+) -> None:
+    """Checks the report of transformers on the keys of a checkpoint. See :func:`load_weights`.
+
+    Raises:
+        UserError: If keys are missing, unexpected or of another shape; the error names them.
+    """
     problems = {
         "missing": [key for key in report["missing_keys"] if "pooler" not in key],
         "unexpected": [
@@ -48,7 +64,6 @@ def load_weights(
         raise UserError(
             f"{part} {name_or_path}: its weights are not those of a {type(model).__name__}; keys: {', '.join(messages)}"
         )
-    return model
 
 
 def is_quantised(model: nn.Module) -> bool:
