@@ -29,8 +29,8 @@ from flamingo.inference import FeaturesConfig
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.model import BACKBONES
-from flamingo.model.checkpoints import fingerprint
 from flamingo.model.config import FlamingoConfig
+from flamingo.model.fingerprints import fingerprint
 from flamingo.report.difference_table import difference_table, note, table_title
 from flamingo.report.score_table import score_table
 from flamingo.results import Row, score_of

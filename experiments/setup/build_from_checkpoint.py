@@ -8,8 +8,9 @@ from experiments.setup.init_from_parts import FREE, SECTIONS, checkpoint_folder
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.transforms.image_processors import resize
-from flamingo.model.checkpoints import LOADERS, NAME_ARGUMENTS, fingerprint
+from flamingo.model.checkpoints import LOADERS, NAME_ARGUMENTS
 from flamingo.model.config import FlamingoConfig
+from flamingo.model.fingerprints import fingerprint
 from flamingo.utils.devices import processes
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained

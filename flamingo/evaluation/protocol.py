@@ -148,7 +148,7 @@ class RowScoredTask(Task, Protocol):
         """Tells the metrics the model's vision encoder, so that scores by the same encoder are marked.
 
         Args:
-            fingerprint: See :func:`flamingo.model.checkpoints.fingerprint`.
+            fingerprint: See :func:`flamingo.model.fingerprints.fingerprint`.
         """
         ...
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flamingo.data.processor import FlamingoProcessor
-from flamingo.model.checkpoints import fingerprint
+from flamingo.model.fingerprints import fingerprint
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import is_leftover

@@ -49,7 +49,7 @@ def load_text_model(
 
     Args:
         name_or_path: A folder, a name on the hub, or a GGUF file.
-        load: :func:`flamingo.model.sharded_loading.defer_weights` returns a model on meta, whose weights are read later.
+        load: Loads the model. :func:`flamingo.model.sharded_loading.defer_weights` leaves its weights on meta.
         **kwargs: Further arguments of ``from_pretrained``.
 
     Raises:

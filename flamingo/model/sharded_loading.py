@@ -79,7 +79,7 @@ def _load_whole(loader: Any, name_or_path: str | Path, part: str, reason: str, k
 def _deferring(kind: type[PreTrainedModel]) -> Any:
     """Returns a subclass whose ``from_pretrained`` does everything but read weights. The model stays on meta."""
 
-    class Deferring(kind):  # type: ignore[valid-type, misc]
+    class Deferring(kind):
         @staticmethod
         def _load_pretrained_model(model: Any, state_dict: None, checkpoint_files: list[str], load_config: Any) -> Any:
             model.deferred_files = (checkpoint_files, load_config)
@@ -132,7 +132,7 @@ class DeferredWeights:
         #: The buffers that are not in the files.
         self._computed: list[_Computed] = []
         for module in whole.modules():
-            module._is_hf_initialized = True  # type: ignore[assignment]  # nothing is drawn for weights of the files
+            module._is_hf_initialized = True  # nothing is drawn for weights of the files
             for name in module._non_persistent_buffers_set:
                 buffer = module._buffers[name]
                 if buffer is not None:
@@ -172,7 +172,7 @@ class DeferredWeights:
             return torch.cat(means)
 
 
-def mean_row(language_model: nn.Module, module: nn.Module) -> Float[Tensor, " d"]:
+def mean_row(language_model: Any, module: Any) -> Float[Tensor, " d"]:
     """Returns the mean of the rows of a weight, also if it is read later.
 
     Args:
@@ -180,8 +180,8 @@ def mean_row(language_model: nn.Module, module: nn.Module) -> Float[Tensor, " d"
         module: Its embedding or its output head.
     """
     if is_deferred(language_model):
-        return language_model.deferred_weights.mean_row(module)  # type: ignore[union-attr, operator]
-    return module.weight.mean(dim=0)  # type: ignore[union-attr, operator]
+        return language_model.deferred_weights.mean_row(module)
+    return module.weight.mean(dim=0)
 
 
 def _slots(model: nn.Module) -> dict[str, list[_Slot]]:

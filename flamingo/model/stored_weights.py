@@ -97,7 +97,7 @@ class StoredWeights:
 
     def each(self, files_by_key: Files) -> Iterator[tuple[str, Shaped[Tensor, "..."]]]:
         """Yields each weight with its name. A weight that is not converted has the precision of its file."""
-        return self._each(partial(_from_file, files_by_key))
+        yield from self._each(partial(_from_file, files_by_key))
 
     def names(self) -> list[str]:
         """Returns the names of the weights. Of several that one conversion makes, it is the first."""
@@ -122,7 +122,7 @@ class StoredWeights:
         converter = copy.deepcopy(source.converter)
         dtype = self._state[name].dtype
         for key, pattern in source.keys:
-            converter.add_tensor(name, key, pattern, read(key).to(dtype))  # type: ignore[arg-type]
+            converter.add_tensor(name, key, pattern, read(key).to(dtype))
         # An operation may ask the model for the shape of a weight, whose name an adapter changes later.
         shapes: Any = SimpleNamespace(get_parameter=self._state.__getitem__)
         weights = {}

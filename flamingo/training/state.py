@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from flamingo.data.drops import Drops
-from flamingo.model.checkpoints import fingerprint_of
+from flamingo.model.fingerprints import fingerprint_of
 from flamingo.training.background import Background
 from flamingo.training.random_states import random_states, set_random_states
 from flamingo.training.state_files import (

@@ -12,7 +12,7 @@ from flamingo.evaluation.protocol import RowScoredTask
 from flamingo.evaluation.settings import Setting
 from flamingo.evaluation.tasks import CaptioningConfig, ChairConfig
 from flamingo.evaluation.tasks.captioning import Captioning
-from flamingo.model.checkpoints import fingerprint
+from flamingo.model.fingerprints import fingerprint
 from flamingo.model.vision_loading import load_vision_model
 from flamingo.results import read_scores
 from flamingo.utils.errors import UserError

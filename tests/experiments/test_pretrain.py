@@ -19,7 +19,7 @@ from flamingo.data.pretraining.token_blocks import TokenBlocks, encode_texts
 from flamingo.data.pretraining.tokenizer import train_tokenizer
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.inference.dual_encoder import DualEncoder
-from flamingo.model.checkpoints import fingerprint
+from flamingo.model.fingerprints import fingerprint
 from flamingo.model.vision_loading import load_vision_model
 from flamingo.report.model_card import CardTexts, save_backbone
 from flamingo.utils.errors import UserError

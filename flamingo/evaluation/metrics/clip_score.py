@@ -15,7 +15,7 @@ from torch import Tensor
 from flamingo.data.document import Image
 from flamingo.evaluation.metrics.resampling import Statistic, mean
 from flamingo.inference.dual_encoder import DualEncoder
-from flamingo.model.checkpoints import fingerprint
+from flamingo.model.fingerprints import fingerprint
 from flamingo.model.vision_loading import load_vision_model
 from flamingo.results import Row
 

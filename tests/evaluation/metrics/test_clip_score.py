@@ -10,7 +10,7 @@ from PIL import Image as PILImage
 from flamingo.data.document import Image
 from flamingo.evaluation.metrics.clip_score import ClipScore, clip_scores, ref_clip_scores
 from flamingo.inference.dual_encoder import DualEncoder
-from flamingo.model.checkpoints import fingerprint
+from flamingo.model.fingerprints import fingerprint
 from flamingo.model.vision_loading import load_vision_model
 from flamingo.utils.errors import UserError
 from tests.helpers import tiny_clip

@@ -1,0 +1,196 @@
+"""A language model whose weights are read after sharding has the weights of an eager load, bit for bit."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from flamingo import FlamingoForConditionalGeneration
+from flamingo.model.fingerprints import fingerprint
+from flamingo.model.language import load_text_model
+from flamingo.model.sharded_loading import defer_weights, is_deferred, load_deferred, mean_row
+from flamingo.utils.devices import HOST
+from flamingo.utils.errors import UserError
+from tests import tiny
+from tests.helpers.forked import values_of_processes
+
+#: Families whose weights transformers converts on loading: it splits tensors along their rows, and merges experts.
+CONVERTED = {
+    "hrm_text": {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "head_dim": 8},
+    "mixtral": {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "num_local_experts": 3,
+    },
+}
+
+
+@pytest.fixture
+def converted(tmp_path, request):
+    """Returns the folder of a family whose weights are converted."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(request.param, vocab_size=tiny.VOCABULARY, **CONVERTED[request.param])
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def assert_equal(model: nn.Module, expected: nn.Module) -> None:
+    """Checks all weights and buffers, their precision, and which of them are shared."""
+    for tensors in ("state_dict", "named_buffers"):
+        values, expected_values = dict(getattr(model, tensors)()), dict(getattr(expected, tensors)())
+        assert list(values) == list(expected_values)
+        for name, value in values.items():
+            assert value.dtype == expected_values[name].dtype, name
+            assert torch.equal(whole(value), expected_values[name]), name
+    assert len(list(model.parameters())) == len(list(expected.parameters()))
+
+
+def sharded_like(folder: Path, dtype: str) -> None:
+    """Loads a language model sharded, and checks it in this process."""
+    model = load_text_model(folder, load=defer_weights, dtype=dtype)
+    expected_fingerprint = fingerprint(model)
+    mesh = init_device_mesh("cpu", (2,))
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    load_deferred(model, HOST)
+    eager = load_text_model(folder, dtype=dtype)
+    assert_equal(model, eager)
+    assert fingerprint(model) == fingerprint(eager) == expected_fingerprint
+    ids = torch.arange(12).unsqueeze(0)
+    torch.testing.assert_close(model(ids).logits, eager(ids).logits)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "opt", "mosaic_gpt"])
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+def test_weights_and_buffers_equal_those_of_an_eager_load(backbones, family, dtype):
+    model = load_text_model(backbones / family, load=defer_weights, dtype=dtype)
+    assert all(parameter.is_meta for parameter in model.parameters())
+    load_deferred(model, HOST)
+    assert not is_deferred(model)
+    eager = load_text_model(backbones / family, dtype=dtype)
+    assert type(model) is type(eager)
+    assert_equal(model, eager)
+    assert model.config.to_dict() == eager.config.to_dict()
+    assert model.generation_config.to_dict() == eager.generation_config.to_dict()
+
+
+@pytest.mark.parametrize("converted", CONVERTED, indirect=True)
+def test_weights_are_converted(converted):
+    model = load_text_model(converted, load=defer_weights)
+    load_deferred(model, HOST)
+    assert_equal(model, load_text_model(converted))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "llama"])
+def test_shards_equal_those_of_an_eager_load(backbones, family):
+    values_of_processes(2, sharded_like, backbones / family, "bfloat16")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("converted", CONVERTED, indirect=True)
+def test_converted_weights_are_sharded_after_conversion(converted):
+    values_of_processes(2, sharded_like, converted, "auto")
+
+
+def test_files_may_be_several_and_lack_the_prefix(backbones, tmp_path):
+    eager = load_text_model(backbones / "qwen2")
+    eager.config.save_pretrained(tmp_path)
+    eager.model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    eager.config.save_pretrained(tmp_path)  # a base model saves its own class
+    model = load_text_model(tmp_path, load=defer_weights)
+    load_deferred(model, HOST)
+    assert_equal(model, eager)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_fingerprints_and_means_need_no_loading(backbones, family, dtype):
+    model = load_text_model(backbones / family, load=defer_weights, dtype=dtype)
+    eager = load_text_model(backbones / family, dtype=dtype)
+    assert fingerprint(model) == fingerprint(eager)
+    for module, expected in (
+        (model.get_input_embeddings(), eager.get_input_embeddings()),
+        (model.get_output_embeddings(), eager.get_output_embeddings()),
+    ):
+        assert torch.equal(mean_row(model, module), expected.weight.mean(dim=0))
+
+
+def test_tied_weights_with_two_values_in_the_files_are_not_tied(backbones, tmp_path):
+    eager = load_text_model(backbones / "qwen2")
+    eager.config.save_pretrained(tmp_path)
+    weights = load_file(backbones / "qwen2" / "model.safetensors")
+    for head in (weights["model.embed_tokens.weight"].clone(), weights["model.embed_tokens.weight"] + 1):
+        save_file(weights | {"lm_head.weight": head}, tmp_path / "model.safetensors", {"format": "pt"})
+        model = load_text_model(tmp_path, load=defer_weights)
+        load_deferred(model, HOST)
+        assert_equal(model, load_text_model(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("key", "changed"),
+    [
+        ("model.norm.weight", None),
+        ("model.layers.0.mlp.up_proj.weight", torch.zeros(48, 31)),
+        ("model.layers.9.mlp.up_proj.weight", torch.zeros(48, 32)),
+    ],
+)
+def test_keys_and_shapes_are_checked_before_weights_are_read(backbones, tmp_path, key, changed):
+    AutoConfig.from_pretrained(backbones / "llama").save_pretrained(tmp_path)
+    weights = load_file(backbones / "llama" / "model.safetensors")
+    weights.pop(key, None)
+    if changed is not None:
+        weights[key] = changed
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=key):
+        load_text_model(tmp_path, load=defer_weights)
+
+
+def test_weights_outside_safetensors_are_loaded_whole(backbones, tmp_path, caplog):
+    AutoConfig.from_pretrained(backbones / "llama").save_pretrained(tmp_path)
+    torch.save(load_file(backbones / "llama" / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    with caplog.at_level(logging.WARNING):
+        model = load_text_model(tmp_path, load=defer_weights)
+    assert not is_deferred(model)
+    assert str(tmp_path) in caplog.text
+    assert_equal(model, load_text_model(backbones / "llama"))
+
+
+def test_a_deferred_composition_equals_an_eager_one(backbones):
+    models = []
+    for defer in (False, True):
+        torch.manual_seed(0)
+        model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
+            backbones / "clip_vision_model",
+            backbones / "qwen2",
+            new_token_ids=tiny.NEW_TOKEN_IDS,
+            defer_language_model=defer,
+            **tiny.PARTS,
+        )
+        model.place(HOST)
+        models.append(model)
+    eager, deferred = models
+    assert is_deferred(deferred.language_model)
+    load_deferred(deferred.language_model, HOST)
+    assert_equal(deferred, eager)
+    assert deferred.config.backbones == eager.config.backbones
+    inputs = tiny.inputs()
+    assert torch.equal(deferred(**inputs).logits, eager(**inputs).logits)
