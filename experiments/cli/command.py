@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from flamingo.utils.errors import Stopped
+from flamingo.utils.torchrun import started_by_torchrun
 
 _HERE = Path(__file__).parent.parent
 #: The folder of the configs: in the installed package, or in the repository.
@@ -73,14 +74,14 @@ def command(
 def termination() -> Iterator[None]:
     """Makes SIGTERM raise :class:`Stopped` inside the block, as Ctrl-C raises KeyboardInterrupt.
 
-    A second SIGTERM ends the process immediately.
+    A second SIGTERM ends the process immediately; one that torchrun passes on does nothing.
 
     Raises:
         Stopped: At the first SIGTERM.
     """
 
     def stop(number: int, _: Any) -> None:
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, signal.SIG_IGN if started_by_torchrun() else signal.SIG_DFL)
         raise Stopped("", number)
 
     main_thread = threading.current_thread() is threading.main_thread()

@@ -30,6 +30,7 @@ from experiments.cli.extra_arguments import dry_run_arguments, folder_arguments,
 from experiments.cli.field_lines import field_lines
 from experiments.cli.help_page import help_page
 from experiments.cli.open_keys import with_stand_ins
+from experiments.cli.submitit_job import join_tasks, requeue_after
 from experiments.schema import ALL_TASKS, Entry
 from experiments.setup.default_task import default_task
 from experiments.setup.init_from import take_from_checkpoint
@@ -43,7 +44,9 @@ from flamingo.utils.checks import within
 from flamingo.utils.errors import FailedElsewhereError, UserError
 from flamingo.utils.io import USER_ERRNOS, check_writable, sentence_of
 from flamingo.utils.kinds import Kinds, import_name
+from flamingo.utils.lost_process import lost_process_explained
 from flamingo.utils.problems import Problems
+from flamingo.utils.torchrun import started_by_torchrun
 
 
 def register_schemas() -> None:
@@ -166,11 +169,14 @@ def run_command(command: Command) -> None:
 
     def job(config: DictConfig) -> Any:
         end_with(launcher)
-        if "TORCHELASTIC_RUN_ID" in os.environ:
-            end_with(os.getppid())  # that of torchrun
+        if started_by_torchrun():
+            end_with(os.getppid())
+        join_tasks()
+        if int(os.environ.get("RANK", "0")) > 0:
+            logging.disable(logging.INFO)  # the main process logs for all
         logging.raiseExceptions = False  # on a full disk each line of the log would print a trace
         run = HydraConfig.get()
-        with user_errors(), termination():
+        with user_errors(), termination(), lost_process_explained():
             run_job, overrides = import_name(command.run), list(run.overrides.task)
             return run_job(Job(Path(run.runtime.output_dir), overrides, lambda: load(config, overrides)))
 
@@ -271,7 +277,9 @@ def user_errors() -> Iterator[None]:
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "Stopped: start the same command again to continue.", file=sys.stderr)
-        sys.exit(128 + getattr(interrupt, "signal", signal.SIGINT))
+        number = getattr(interrupt, "signal", signal.SIGINT)
+        requeue_after(number)
+        sys.exit(128 + number)
 
 
 def _sentence(error: Exception) -> str | None:

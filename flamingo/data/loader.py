@@ -1,7 +1,9 @@
 """Positions of an endless data set -> batches, made by any number of worker processes, with a position to resume."""
 
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
@@ -78,7 +80,7 @@ class Loader:
             generator=generator,
             pin_memory=self.pin_memory,
             multiprocessing_context=_START_METHOD if self.num_workers > 0 else None,
-            worker_init_fn=_outlive_a_signal,
+            worker_init_fn=_ignore_signals,
         )
         for batch in loader:
             if isinstance(batch, UserError):
@@ -123,14 +125,26 @@ class _Batches(Dataset[Any]):
             return error
 
 
-def _outlive_a_signal(_: int) -> None:
-    """Lets a worker make batches for 30 more seconds after Ctrl-C or SIGTERM.
+def _ignore_signals(_: int) -> None:
+    """Lets a worker make batches after Ctrl-C and after the signals of a cluster.
 
     A terminal and a cluster send them to all processes of a job at once. The training process then finishes its step
-    and ends its workers itself.
+    and ends its workers itself, which may take it a SIGTERM. A forked worker would also inherit the handlers of the
+    training process, such as that by which submitit requeues the job.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: signal.alarm(30))
+    for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # missing on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_by_sigterm_of, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_by_sigterm_of(sender: int) -> None:
+    """Ends this process when the process ``sender`` sends it SIGTERM."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != sender:
+        pass
+    os._exit(0)
 
 
 def _unchanged(batch: Any) -> Any:

@@ -2,12 +2,16 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import cache
 
 import torch
 from torch import distributed
 
 from flamingo.utils.devices import processes
+
+#: How long a process waits for the others: for the slowest batch, record or sample. Then it ends with an error.
+_TIMEOUT = timedelta(minutes=10)
 
 
 def host_sums(values: Mapping[str, float]) -> dict[str, float]:
@@ -34,4 +38,4 @@ def host_counts(counts: Counter[str]) -> Counter[str]:
 
 @cache
 def _host_group() -> distributed.ProcessGroup:
-    return distributed.new_group(backend="gloo")
+    return distributed.new_group(backend="gloo", timeout=_TIMEOUT)

@@ -1,7 +1,6 @@
 """The training loop: next batches -> gradients -> step, with a history, samples, and a state to resume from."""
 
 import logging
-import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -17,8 +16,8 @@ from flamingo.history import History
 from flamingo.training import DEFAULT_PARALLEL, ParallelConfig, TrainingConfig
 from flamingo.training.callbacks import NO_CALLBACKS, Callbacks
 from flamingo.training.guard import Guard
-from flamingo.training.host_sums import host_counts, host_sums
-from flamingo.training.interrupt import Interrupt, deferred_interrupt
+from flamingo.training.host_sums import host_counts
+from flamingo.training.interrupt import deferred_interrupt
 from flamingo.training.monitoring import NO_MONITORING, Monitoring
 from flamingo.training.optim import OptimizerConfig
 from flamingo.training.optim.groups import make_optimizer
@@ -56,8 +55,8 @@ def train(
     that of a training which has these steps from its start. With a cosine a new decay begins.
 
     ``model`` is trained in place and left in evaluation mode; the caller saves it. The main process appends records
-    to ``output / "history.jsonl"``. The first Ctrl-C or SIGTERM ends the run after its current step, a second one at
-    once.
+    to ``output / "history.jsonl"``. The first Ctrl-C, SIGTERM, SIGUSR1 or SIGUSR2 that reaches any process ends the run
+    after the current step of all processes, a second one at once.
 
     Args:
         model: The model.
@@ -97,12 +96,12 @@ def train(
             if callbacks.on_sample is not None and config.due(config.sample_every, step):
                 run.sample()
             # Saving comes last: a resumed run repeats what a killed run has not finished.
-            stops = _any_interrupted(interrupt)
-            if stops or config.due(config.save_every, step):
+            signal_number = interrupt.agreed()
+            if signal_number is not None or config.due(config.save_every, step):
                 folder = run.save()
-            if stops:
+            if signal_number is not None:
                 run.finish_saving()
-                raise _stopped(step, folder, interrupt)
+                raise _stopped(step, folder, signal_number)
         run.finish_saving()
     if main_process and run.progress.drops:
         log.info("left out: %s", counts_text(Counter(run.progress.drops)))
@@ -285,15 +284,9 @@ class _Run:
             self.callbacks.on_save()
 
 
-def _any_interrupted(interrupt: Interrupt) -> bool:
-    """Returns whether a signal has reached any of the processes, which then stop together."""
-    interrupted = float(interrupt.signal is not None)
-    return host_sums({"interrupted": interrupted})["interrupted"] > 0
-
-
-def _stopped(step: int, folder: Path, interrupt: Interrupt) -> Stopped:
+def _stopped(step: int, folder: Path, signal_number: int) -> Stopped:
     message = f"Stopped after step {step}, with a state in {folder}: start the same command again to continue."
-    return Stopped(message, interrupt.signal or signal.SIGINT)
+    return Stopped(message, signal_number)
 
 
 def _check(data_sets: Sequence[DataSet]) -> None:

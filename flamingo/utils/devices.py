@@ -16,6 +16,7 @@ from torch import Tensor, distributed, nn
 
 from flamingo.utils.device_names import check_device
 from flamingo.utils.errors import UserError
+from flamingo.utils.torchrun import started_by_torchrun
 
 #: The device of tensors without memory. ``with META:`` builds a model for its structure alone.
 META = torch.device("meta")
@@ -85,7 +86,7 @@ def _default_device() -> torch.device:
 
 
 def _is_launched() -> bool:
-    """Returns whether torchrun or accelerate has started this process, perhaps with others."""
+    """Returns whether torchrun, accelerate or submitit has started this process, perhaps with others."""
     return "LOCAL_RANK" in os.environ
 
 
@@ -101,8 +102,15 @@ def _check_present(device: torch.device, setting: str) -> None:
             raise UserError(f"{setting}, but this machine has {number} CUDA devices")
         if _is_launched() and device.index is not None:
             raise UserError(f"{setting} names one device, but torchrun gives each process its own: use device=cuda")
-        if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > number:
+        if _processes_that_see_the_same_gpus() > number:
             raise UserError(f"{setting}, but this machine has {number} CUDA devices for more processes: use device=cpu")
+
+
+def _processes_that_see_the_same_gpus() -> int:
+    # SLURM's option --gpus-per-task shows each task its own GPUs.
+    if "SLURM_GPUS_PER_TASK" in os.environ and not started_by_torchrun():
+        return 1
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def device_title(device: torch.device) -> str:

@@ -29,7 +29,7 @@ class FailedElsewhereError(RuntimeError):
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C, or SIGTERM, which a cluster sends at the end of a job's time.
+    """Ctrl-C, or a signal that a cluster sends at the end of a job's time.
 
     The commands print the message without a stack trace and exit with status 128 + ``signal``, as shells have it.
     """

@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from itertools import islice
@@ -120,16 +122,36 @@ def test_other_errors_keep_their_type(num_workers):
         batches(9, items=Broken(error=ZeroDivisionError), num_workers=num_workers)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_worker_makes_batches_after_ctrl_c_and_sigterm(number):
+def test_a_worker_makes_batches_after_the_signals_of_a_cluster():
     """They are sent to all processes of a job, of which the training process finishes its step."""
+    inherited = signal.signal(signal.SIGUSR2, lambda *_: os._exit(1))  # submitit's handler would requeue the job
     loader = iter(Loader(ITEMS, list, batch_size=3, num_workers=2))
     made = [next(loader), next(loader)]  # one of each worker, which has started then
+    signal.signal(signal.SIGUSR2, inherited)
     for worker in multiprocessing.active_children():
-        os.kill(worker.pid, number)
+        for name in ("INT", "TERM", "USR1", "USR2"):
+            subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)  # another process sends it
     time.sleep(0.3)
     made += islice(loader, 8)  # more than were made ahead of time
     assert made == batches(10)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="has no sigwaitinfo")
+def test_the_training_process_can_end_a_worker():
+    """Else it would wait for its workers for ever when it ends by an error."""
+    begun = multiprocessing.Event()
+
+    def work():
+        loader_module._ignore_signals(0)
+        begun.set()
+        time.sleep(60)
+
+    worker = multiprocessing.get_context("fork").Process(target=work)
+    worker.start()
+    begun.wait(30)
+    worker.terminate()
+    worker.join(30)
+    assert worker.exitcode == 0
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,19 @@ def test_sigterm_ends_a_command_as_ctrl_c_does(capfd, signals, status):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_sigterm_that_torchrun_repeats_lets_a_command_tidy_up(capfd, monkeypatch):
+    """SLURM sends it to all processes of a step, and torchrun passes its own on to its processes."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    with pytest.raises(SystemExit) as end, user_errors(), termination():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            print("tidied")
+    assert end.value.code == 143
+    assert capfd.readouterr().out == "tidied\n"
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOTDIR])
 def test_system_errors_of_the_users_files_name_the_file(capsys, number):
     with pytest.raises(SystemExit) as caught, user_errors():

@@ -10,6 +10,7 @@ from torch import nn
 
 from flamingo.utils.devices import (
     META,
+    _check_present,
     check_device,
     device_title,
     exact_float32,
@@ -118,6 +119,16 @@ def test_more_processes_than_cuda_devices_are_refused(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with pytest.raises(UserError, match="2 CUDA"):
         use_device(None)
+
+
+def test_slurm_may_show_each_of_its_tasks_one_device(monkeypatch):
+    machine(monkeypatch, cuda=1)
+    for name, value in (("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "4"), ("SLURM_GPUS_PER_TASK", "1")):
+        monkeypatch.setenv(name, value)
+    _check_present(torch.device("cuda"), "device=null")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")  # the processes of a task of torchrun share its devices
+    with pytest.raises(UserError, match="1 CUDA"):
+        _check_present(torch.device("cuda"), "device=null")
 
 
 def test_several_processes_without_cuda_run_on_the_cpu(monkeypatch):
