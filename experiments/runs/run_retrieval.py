@@ -2,10 +2,12 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from experiments.cli.command import Job
@@ -25,11 +27,12 @@ from flamingo.inference.captioner import caption_prompt
 from flamingo.inference.dual_encoder import DualEncoder
 from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.report.score_text import interval_text, score_text
-from flamingo.utils.devices import use_device
+from flamingo.utils.devices import processes, use_device
 from flamingo.utils.io import write_text
 from flamingo.utils.memory import keep_memory, out_of_memory
 from flamingo.utils.progress import progress_bar
 from flamingo.utils.run_folder import RunFiles, model_contents, run_folder
+from flamingo.utils.sharing import batched, in_rounds, on_main_process, shared_each
 
 log = logging.getLogger(__name__)
 
@@ -78,9 +81,10 @@ def run_retrieval(config: RetrieveConfig) -> Path:
             with out_of_memory("batch_size"):
                 image_to_text, text_to_image = comparison.similarities(method)
             rows += recall_rows(method, image_to_text, text_to_image, data.gallery)
-        write_text(file, json.dumps(rows, indent=1) + "\n")
+        on_main_process(lambda: write_text(file, json.dumps(rows, indent=1) + "\n"))
         run.keep()
-    log.info("%s\n%s", file, _table(rows))
+    if processes().is_main_process:
+        log.info("%s\n%s", file, _table(rows))
     return file
 
 
@@ -118,9 +122,10 @@ class Comparison:
     def _by_dual_encoder(self) -> Float[np.ndarray, "images texts"]:
         assert self.config.encoder is not None
         encoder = DualEncoder(self.config.encoder)
-        images = encoder.image_vectors([record.image for record in self.data.records])
-        texts = encoder.text_vectors(self.data.gallery.texts)
-        return (images @ texts.T).numpy()
+        images = [record.image for record in self.data.records]
+        image_vectors = torch.cat(shared_each(encoder.image_vectors, batched(images, encoder.batch_size)))
+        text_vectors = encoder.text_vectors(self.data.gallery.texts)
+        return (image_vectors @ text_vectors.T).numpy()
 
     def _by_captions(self) -> Float[np.ndarray, "images texts"]:
         training: list[str] = []
@@ -131,18 +136,29 @@ class Comparison:
     def _captions(self) -> list[str]:
         """Returns the generated caption of each image. Captions that the folder does not have are generated."""
         file = self.output / "captions.jsonl"
-        done = read_captions(file)
-        write_rows(file, done)  # without a last row that a kill has cut off
+
+        def begin() -> dict[str, str]:
+            captions = read_captions(file)
+            write_rows(file, captions)  # without a last row that a kill has cut off
+            return captions
+
+        def captions_of(batch: Sequence[Document]) -> dict[str, str]:
+            captions = self.engine.generate(batch, self.config.max_new_tokens, self.config.num_beams)
+            return {prompt.id: caption for prompt, caption in zip(batch, captions, strict=True)}
+
+        def save(captions: Mapping[str, str]) -> None:
+            append_captions(file, captions)
+            self.on_save()
+
+        done = on_main_process(begin)
         prompts = [prompt for prompt in self._prompts() if prompt.id not in done]
-        with progress_bar(len(prompts), " images") as bar:
-            for start in range(0, len(prompts), self.config.batch_size):
-                batch = prompts[start : start + self.config.batch_size]
-                captions = self.engine.generate(batch, self.config.max_new_tokens, self.config.num_beams)
-                new = {prompt.id: caption for prompt, caption in zip(batch, captions, strict=True)}
-                append_captions(file, new)
-                done |= new
-                self.on_save()
-                bar.update(len(batch))
+        batches = batched(prompts, self.config.batch_size)
+        with progress_bar(len(prompts), " images", visible=processes().is_main_process) as bar:
+            for of_round in in_rounds(captions_of, batches):
+                for batch, captions in of_round:
+                    on_main_process(partial(save, captions))
+                    done |= captions
+                    bar.update(len(batch))
         return [done[record.id] for record in self.data.records]
 
     def _likelihoods(self) -> CaptionLikelihoods:

@@ -18,12 +18,13 @@ from flamingo.evaluation.statistics import FEWEST_QUERIES
 from flamingo.inference.class_vectors import class_probabilities, class_vectors
 from flamingo.inference.dual_encoder import DualEncoder
 from flamingo.report.score_text import interval_text, score_text
-from flamingo.utils.devices import use_device
+from flamingo.utils.devices import processes, use_device
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import write_text
 from flamingo.utils.memory import keep_memory, out_of_memory
 from flamingo.utils.progress import progress_bar
 from flamingo.utils.run_folder import RunFiles, model_contents, run_folder
+from flamingo.utils.sharing import batched, in_rounds, on_main_process
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +53,17 @@ def run_zero_shot(config: ZeroShotConfig) -> Path:
         run.begin({"query": data_checksums(records), "encoder": model_contents(config.encoder)})
         with out_of_memory("batch_size"):
             predictions = _predictions(config, records, classes, templates)
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in predictions]
-        write_text(output / "class_probabilities.jsonl", "".join(lines))
         rows = _score_rows(predictions, len(classes), len(templates))
-        write_text(file, json.dumps(rows, indent=1) + "\n")
+
+        def save() -> None:
+            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in predictions]
+            write_text(output / "class_probabilities.jsonl", "".join(lines))
+            write_text(file, json.dumps(rows, indent=1) + "\n")
+
+        on_main_process(save)
         run.keep()
-    log.info("%s\n%s", file, _table(rows))
+    if processes().is_main_process:
+        log.info("%s\n%s", file, _table(rows))
     return file
 
 
@@ -86,19 +92,25 @@ def _predictions(
     """Returns the label of each image, and its most probable classes."""
     encoder = DualEncoder(config.encoder, config.batch_size)
     vectors = class_vectors(encoder, classes, templates)
-    rows: list[JSON] = []
-    with progress_bar(len(records), " images") as bar:
-        for start in range(0, len(records), config.batch_size):
-            batch = records[start : start + config.batch_size]
-            probabilities = class_probabilities(encoder, [record.image for record in batch], vectors)
-            best = probabilities.sort(dim=-1, descending=True, stable=True)
-            for record, values, numbers in zip(batch, best.values.tolist(), best.indices.tolist(), strict=True):
-                top = []
-                for value, number in zip(values[:_TOP], numbers[:_TOP], strict=True):
-                    top.append({"class": classes[number], "probability": value})
-                rows.append({"image": record.id, "label": record.captions[0], "classes": top})
-            bar.update(len(batch))
-    return rows
+
+    def classify(batch: Sequence[Record]) -> list[JSON]:
+        probabilities = class_probabilities(encoder, [record.image for record in batch], vectors)
+        best = probabilities.sort(dim=-1, descending=True, stable=True)
+        rows: list[JSON] = []
+        for record, values, numbers in zip(batch, best.values.tolist(), best.indices.tolist(), strict=True):
+            top = []
+            for value, number in zip(values[:_TOP], numbers[:_TOP], strict=True):
+                top.append({"class": classes[number], "probability": value})
+            rows.append({"image": record.id, "label": record.captions[0], "classes": top})
+        return rows
+
+    predictions: list[JSON] = []
+    with progress_bar(len(records), " images", visible=processes().is_main_process) as bar:
+        for of_round in in_rounds(classify, batched(records, config.batch_size)):
+            for batch, rows in of_round:
+                predictions += rows
+                bar.update(len(batch))
+    return predictions
 
 
 def _score_rows(predictions: Sequence[JSON], num_classes: int, num_templates: int) -> list[JSON]:

@@ -21,10 +21,11 @@ from flamingo.model.adapters import add_adapter
 from flamingo.model.language import make_text_model
 from flamingo.synthetic import backbones
 from flamingo.utils.checks import within
-from flamingo.utils.devices import main_process_first, processes
+from flamingo.utils.devices import processes
 from flamingo.utils.hub import from_pretrained
 from flamingo.utils.kinds import class_of
 from flamingo.utils.memory import out_of_memory
+from flamingo.utils.sharing import main_process_first
 
 
 def backbone_names(config: ModelConfig) -> dict[str, str]:
@@ -126,12 +127,12 @@ def build_features(
 
 
 def add_features(features: FeatureStore, images: Iterable[Image]) -> None:
-    """Computes missing features in the main process. The other processes read them from the folder.
+    """Computes missing features. The processes of the run share the images.
 
     Raises:
         UserError: For a broken image, and where the device runs out of memory.
     """
-    with main_process_first(), out_of_memory("features.batch_size"):
+    with out_of_memory("features.batch_size"):
         features.add(images)
 
 

@@ -14,7 +14,6 @@ from flamingo.evaluation.selection import CAPTION
 from flamingo.evaluation.settings import Setting
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.vector_store import VectorStore
-from flamingo.utils.devices import main_process_first
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 from flamingo.utils.memory import out_of_memory
@@ -60,7 +59,7 @@ def index_texts(config: EvaluateConfig, task: RecordTask, settings: Sequence[Set
     if not numbers:
         return
     assert isinstance(task, TextRetrievalTask)
-    with main_process_first(), out_of_memory("features.batch_size"):
+    with out_of_memory("features.batch_size"):
         vectors = None
         if config.rices_encoder is not None:
             # Beside the features: their folder belongs to the model's encoder.

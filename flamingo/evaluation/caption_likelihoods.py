@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,10 @@ from jaxtyping import Bool, Float
 
 from flamingo.data.document import Document
 from flamingo.inference.engine import Engine
+from flamingo.utils.devices import processes
 from flamingo.utils.io import write_bytes
 from flamingo.utils.progress import progress_bar
+from flamingo.utils.sharing import batched, in_rounds, on_main_process
 
 
 class CaptionLikelihoods:
@@ -49,25 +51,38 @@ class CaptionLikelihoods:
             needed: The pairs.
             on_save: Called when scores are saved.
         """
-        if not self.path.exists():
-            write_bytes(self.path, _content(np.full(needed.shape, np.nan)))
-        saved = np.load(self.path, mmap_mode="r+")
+        on_main_process(partial(self._create, needed.shape))
+        saved = np.load(self.path, mmap_mode="r")
         # A kill may leave a row whose last values are missing: they are NaN.
         missing = needed & np.isnan(saved)
-        images = np.flatnonzero(missing.any(axis=1))
-        with progress_bar(len(images), " images") as bar:
-            for start in range(0, len(images), self.batch_size):
-                batch = images[start : start + self.batch_size].tolist()
-                prompts = [self.prompts[image] for image in batch]
-                columns = [np.flatnonzero(missing[image]).tolist() for image in batch]
-                candidates = [[self.candidates[column] for column in of_image] for of_image in columns]
-                scores = self.engine.score(prompts, candidates, end=True, prior=False)
-                for image, of_image, score in zip(batch, columns, scores, strict=True):
-                    saved[image, of_image] = score.sums
-                saved.flush()
-                on_save()
-                bar.update(len(batch))
-        return np.where(needed, np.asarray(saved) - self.prior, -np.inf)
+        images = np.flatnonzero(missing.any(axis=1)).tolist()
+        batches = batched(images, self.batch_size)
+
+        def score(batch: Sequence[int]) -> list[list[float]]:
+            candidates = []
+            for image in batch:
+                candidates.append([self.candidates[column] for column in np.flatnonzero(missing[image]).tolist()])
+            prompts = [self.prompts[image] for image in batch]
+            scores = self.engine.score(prompts, candidates, end=True, prior=False)
+            return [list(one.sums) for one in scores]
+
+        def save(batch: Sequence[int], sums: Sequence[Sequence[float]]) -> None:
+            writable = np.load(self.path, mmap_mode="r+")
+            for image, of_image in zip(batch, sums, strict=True):
+                writable[image, missing[image]] = of_image
+            writable.flush()
+            on_save()
+
+        with progress_bar(len(images), " images", visible=processes().is_main_process) as bar:
+            for of_round in in_rounds(score, batches):
+                for batch, sums in of_round:
+                    on_main_process(partial(save, batch, sums))
+                    bar.update(len(batch))
+        return np.where(needed, np.load(self.path) - self.prior, -np.inf)
+
+    def _create(self, shape: tuple[int, ...]) -> None:
+        if not self.path.exists():
+            write_bytes(self.path, _content(np.full(shape, np.nan)))
 
 
 def _content(array: np.ndarray) -> bytes:

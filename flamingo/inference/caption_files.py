@@ -3,9 +3,8 @@
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-
-from accelerate.utils import broadcast_object_list, gather_object
 
 from flamingo.data.document import Image
 from flamingo.data.image_files import ImageFiles
@@ -16,6 +15,7 @@ from flamingo.utils.errors import UserError
 from flamingo.utils.io import append, write_text
 from flamingo.utils.progress import progress_bar
 from flamingo.utils.reading import complete_rows
+from flamingo.utils.sharing import batched, in_rounds, on_main_process
 
 log = logging.getLogger(__name__)
 
@@ -28,14 +28,14 @@ def caption_files(
 ) -> dict[str, str]:
     """Captions the images that have no row in ``output`` yet.
 
-    A row is ``{"image": NAME, "caption": TEXT}``. Rows are on disk after each batch, in the order of the names.
-    Several processes share each batch. A broken file is tried again by the next call.
+    A row is ``{"image": NAME, "caption": TEXT}``. Rows are on disk after each batch, in the order of the names. Several
+    processes caption a batch each at a time. A broken file is tried again by the next call.
 
     Args:
         files: The images.
         output: The file of captions.
         caption: Captions opened pictures.
-        batch_size: The number of images that each process captions at once.
+        batch_size: The number of images that are captioned at once.
         on_save: Called when rows are saved.
 
     Returns:
@@ -44,28 +44,37 @@ def caption_files(
     Raises:
         UserError: For a line of ``output`` that is not a caption.
     """
-    state = processes()
-    captioned: list[str] = []
-    if state.is_main_process:
-        captioned = list(read_captions(output))
-        write_rows(output, read_captions(output))
-    [captioned] = broadcast_object_list([captioned])
-    done = set(captioned)
+    is_main_process = processes().is_main_process
+
+    def begin() -> set[str]:
+        captions = read_captions(output)
+        write_rows(output, captions)
+        return set(captions)
+
+    done = on_main_process(begin)
     missing = [name for name in files.names if name not in done]
+    batches = batched(missing, batch_size)
     skipped: dict[str, str] = {}
-    size = batch_size * state.num_processes
-    with progress_bar(len(missing), " images", visible=state.is_main_process) as bar:
-        for start in range(0, len(missing), size):
-            names = missing[start : start + size]
-            pictures, broken = _opened(files.folder, names[state.process_index :: state.num_processes])
-            pairs = list(zip(pictures, caption(pictures), strict=True)) if pictures else []
-            captions = dict(gather_object(pairs))
-            skipped |= dict(gather_object(list(broken.items())))
-            if state.is_main_process and captions:
-                append_captions(output, {name: captions[name] for name in names if name in captions})
-                on_save()
-            bar.update(len(names))
-    if skipped and state.is_main_process:
+
+    def captions_of(names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+        pictures, broken = _opened(files.folder, names)
+        captions = caption(pictures) if pictures else []
+        return dict(zip(pictures, captions, strict=True)), broken
+
+    def save(captions: Mapping[str, str]) -> None:
+        append_captions(output, captions)
+        on_save()
+
+    with progress_bar(len(missing), " images", visible=is_main_process) as bar:
+        for of_round in in_rounds(captions_of, batches):
+            captions: dict[str, str] = {}
+            for _, (of_batch, broken) in of_round:
+                captions |= of_batch
+                skipped |= broken
+            if captions:
+                on_main_process(partial(save, captions))
+            bar.update(sum(len(names) for names, _ in of_round))
+    if skipped and is_main_process:
         log.warning("left out %d images: %s", len(skipped), by_reason(skipped))
     return dict(sorted(skipped.items()))
 

@@ -1,6 +1,6 @@
 """A dual encoder, such as CLIP, SigLIP or our own of contrastive pretraining: images and texts -> vectors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from flamingo.model.weights_loading import load_weights
 from flamingo.utils.devices import processes
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
+from flamingo.utils.sharing import batched
 
 #: The name of the part in errors.
 _PART = "dual encoder"
@@ -63,7 +64,7 @@ class DualEncoder:
     def image_vectors(self, images: Sequence[Image]) -> Float[Tensor, "images width"]:
         """Returns the vector of the first frame of each image, on the host."""
         vectors = []
-        for batch in _batches(images, self.batch_size):
+        for batch in batched(images, self.batch_size):
             pictures = [open_image(image.frames[0]) for image in batch]
             pixels = self.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
             vectors.append(self._normalised(self.model.get_image_features(pixels.to(self.model.device))))
@@ -73,7 +74,7 @@ class DualEncoder:
     def text_vectors(self, texts: Sequence[str]) -> Float[Tensor, "texts width"]:
         """Returns the vector of each text, on the host. Texts that are too long are cut."""
         vectors = []
-        for batch in _batches(texts, self.batch_size):
+        for batch in batched(texts, self.batch_size):
             # SigLIP reads the last position, and was trained with padding up to it, which no mask hides. CLIP reads the
             # first end of text.
             encoded = self.tokenizer(
@@ -94,8 +95,3 @@ class DualEncoder:
 
 def _is_buffer(model: Any, key: str) -> bool:
     return key.endswith("position_ids")
-
-
-def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

@@ -4,7 +4,9 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +20,16 @@ from flamingo.data.document import Crop, Frame, Image, Readable
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.data.transforms.pictures import frame_bytes, open_image
 from flamingo.inference.features_folder import ENCODER, KEYS, ROWS, SHAPE, check_folder, features_identity, is_ownerless
+from flamingo.inference.image_batches import padded
 from flamingo.model.modeling import FlamingoForConditionalGeneration
 from flamingo.model.vision import encode_patches
-from flamingo.utils.devices import to_device
+from flamingo.utils.devices import processes, to_device
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import append, remove_leftovers, write_text
 from flamingo.utils.lock import owner
 from flamingo.utils.progress import progress_bar
 from flamingo.utils.reading import complete_lines
+from flamingo.utils.sharing import batched, in_rounds, on_main_process
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +40,8 @@ class FeatureStore:
     ``encoder.json`` records the encoder and its settings, and ``shape.json`` p and v. ``patches.bin`` and
     ``pooled.bin`` have a row of features for each picture. ``keys.txt`` has a line for each: the digests of the picture
     and of its two rows. A row counts once its line is written, so that an interrupted pass continues from there. One
-    process at a time adds rows, under the folder's lock; others may read meanwhile. A folder without a row belongs to
-    no encoder.
+    run at a time adds rows, under the folder's lock; others may read meanwhile. A folder without a row belongs to no
+    encoder.
     """
 
     def __init__(
@@ -109,7 +113,10 @@ class FeatureStore:
         return rows
 
     def add(self, images: Iterable[Image]) -> int:
-        """Computes missing features. Waits for another process that is adding some.
+        """Computes missing features. Waits for a process of another run that is adding some.
+
+        All processes of a run call this method with the same images. They share the pictures in batches that do not
+        depend on the number of processes, and the main process writes the files.
 
         Returns:
             The number of pictures whose features were computed.
@@ -121,36 +128,56 @@ class FeatureStore:
         for image in images:
             for frame in image.frames:
                 frames[self._keys.of(frame)] = frame
-        if frames.keys() <= self._rows.keys():
+        is_complete = frames.keys() <= self._rows.keys()
+        if on_main_process(lambda: is_complete):
+            if not is_complete:
+                self._open()
             return 0  # no lock is needed
-        with owner(self.folder, wait=True):
-            remove_leftovers(self.folder)
-            self._claim()  # another encoder may have taken the folder over while it had no row
-            self._open()
-            self._cut_off_unfinished_rows()
-            missing = [key for key in frames if key not in self._rows]
-            with progress_bar(len(missing), "picture", visible=bool(missing), description="features") as bar:
-                for start in range(0, len(missing), self.batch_size):
-                    keys = missing[start : start + self.batch_size]
-                    features = self._encode([Image(frames[key]) for key in keys])
-                    self._append(keys, features)
-                    bar.update(len(keys))
+        with ExitStack() as stack:
+
+            def begin() -> list[str]:
+                stack.enter_context(owner(self.folder, wait=True))
+                remove_leftovers(self.folder)
+                self._claim()  # another encoder may have taken the folder over while it had no row
+                self._open()
+                self._cut_off_unfinished_rows()
+                return [key for key in frames if key not in self._rows]
+
+            missing = on_main_process(begin)
+            self._compute(missing, frames)
         self._open()
         return len(missing)
+
+    def _compute(self, missing: Sequence[str], frames: Mapping[str, Frame]) -> None:
+        """Computes the features of pictures, and writes them in the order of their keys."""
+        batches = batched(missing, self.batch_size)
+        visible = bool(missing) and processes().is_main_process
+        with progress_bar(len(missing), "picture", visible=visible, description="features") as bar:
+
+            def encode(keys: Sequence[str]) -> Float[Tensor, "images p v"]:
+                return self._encode([Image(frames[key]) for key in keys]).cpu()
+
+            for of_round in in_rounds(encode, batches):
+                on_main_process(partial(self._append, of_round))
+                bar.update(sum(len(keys) for keys, _ in of_round))
 
     @torch.no_grad()
     def _encode(self, images: list[Image]) -> Float[Tensor, "images p v"]:
         encoder = self.model.vision_model
         pixels = rearrange(self.processor.pixel_values(images), "images 1 c h w -> images c h w")
+        pixels = padded(pixels, self.batch_size, encoder.device)
         pixels = to_device(pixels, encoder.device).to(encoder.dtype)
-        return encode_patches(encoder, pixels, self.model.config.vision_features)
+        return encode_patches(encoder, pixels, self.model.config.vision_features)[: len(images)]
 
-    def _append(self, keys: list[str], features: Float[Tensor, "images p v"]) -> None:
+    def _append(self, batches: Sequence[tuple[Sequence[str], Float[Tensor, "images p v"]]]) -> None:
+        for keys, features in batches:
+            self._append_batch(keys, features)
+
+    def _append_batch(self, keys: Sequence[str], patches: Float[Tensor, "images p v"]) -> None:
         shape_file = self.folder / SHAPE
         if not shape_file.exists():
-            shape = list(features.shape[1:])
+            shape = list(patches.shape[1:])
             write_text(shape_file, json.dumps(shape))
-        patches = features.cpu()
         pooled = reduce(patches.float(), "images p v -> images v", "mean")
         append(self.folder / "patches.bin", _bytes(patches))
         append(self.folder / "pooled.bin", _bytes(pooled))

@@ -3,18 +3,19 @@
 from collections.abc import Sequence
 
 from flamingo.inference.encoded_prompt import EncodedPrompt
+from flamingo.utils.sharing import batched
 
 #: An image costs about as much as this number of tokens.
 _TOKENS_PER_IMAGE = 256
 
 
-def make_batches(rows: Sequence[EncodedPrompt], batch_size: int) -> list[list[int]]:
+def make_batches(rows: Sequence[EncodedPrompt], batch_size: int) -> list[Sequence[int]]:
     """Returns the numbers of the prompts of each batch. Prompts of similar lengths run together.
 
     The longest prompts come first: out-of-memory shows up in the first batch.
     """
     order = sorted(range(len(rows)), key=lambda number: len(rows[number].input_ids), reverse=True)
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return batched(order, batch_size)
 
 
 def batch_cost(rows: Sequence[EncodedPrompt], new_tokens: int, prefix_length: int) -> int:

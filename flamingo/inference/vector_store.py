@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from contextlib import ExitStack
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from torch import Tensor
 from flamingo.data.document import Image
 from flamingo.inference.dual_encoder import DualEncoder
 from flamingo.inference.features import ContentKeys
+from flamingo.utils.devices import processes
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import append, write_text
 from flamingo.utils.lock import owner
 from flamingo.utils.progress import progress_bar
 from flamingo.utils.reading import json_object
 from flamingo.utils.run_folder import model_contents
+from flamingo.utils.sharing import batched, in_rounds, on_main_process
 
 #: The file that names the encoder of the vectors.
 _ENCODER = "encoder.json"
@@ -97,25 +100,45 @@ class VectorStore:
         vectors_of: Callable[[Sequence[Any]], Float[Tensor, "batch width"]],
         description: str,
     ) -> int:
-        """Computes the missing vectors of a file, in batches. Waits for another process that is adding some.
+        """Computes the missing vectors of a file, in batches. Waits for a process of another run that is adding some.
+
+        All processes of a run call this method with the same contents, and share the batches.
 
         Returns:
             The number of vectors that were computed.
         """
-        if contents.keys() <= file.rows.keys():
+        is_complete = contents.keys() <= file.rows.keys()
+        if on_main_process(lambda: is_complete):
+            if not is_complete:
+                file.read()
             return 0
-        with owner(self.folder, wait=True):
-            file.reopen()
-            missing = [key for key in contents if key not in file.rows]
-            with progress_bar(len(missing), "vector", visible=bool(missing), description=description) as bar:
-                for start in range(0, len(missing), self.batch_size):
-                    keys = missing[start : start + self.batch_size]
-                    vectors = vectors_of([contents[key] for key in keys])
-                    self._record_encoder(vectors.shape[1])
-                    file.append(keys, vectors)
-                    bar.update(len(keys))
-            file.read()
+        with ExitStack() as stack:
+
+            def begin() -> list[bytes]:
+                stack.enter_context(owner(self.folder, wait=True))
+                file.reopen()
+                return [key for key in contents if key not in file.rows]
+
+            missing = on_main_process(begin)
+            batches = batched(missing, self.batch_size)
+            visible = bool(missing) and processes().is_main_process
+            with progress_bar(len(missing), "vector", visible=visible, description=description) as bar:
+
+                def encode(keys: Sequence[bytes]) -> Float[Tensor, "batch width"]:
+                    return vectors_of([contents[key] for key in keys])
+
+                for of_round in in_rounds(encode, batches):
+                    on_main_process(partial(self._append, file, of_round))
+                    bar.update(sum(len(keys) for keys, _ in of_round))
+        file.read()
         return len(missing)
+
+    def _append(
+        self, file: "_VectorFile", batches: Sequence[tuple[Sequence[bytes], Float[Tensor, "batch width"]]]
+    ) -> None:
+        for keys, vectors in batches:
+            self._record_encoder(vectors.shape[1])
+            file.append(keys, vectors)
 
     def _record_encoder(self, width: int) -> None:
         path = self.folder / _ENCODER

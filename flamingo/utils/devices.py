@@ -65,17 +65,6 @@ def wait_for_processes() -> None:
         state.wait_for_everyone()
 
 
-@contextmanager
-def main_process_first() -> Iterator[None]:
-    """Runs the block in the main process first, and then in the other processes of this run."""
-    is_main_process = processes().is_main_process
-    if not is_main_process:
-        wait_for_processes()
-    yield
-    if is_main_process:
-        wait_for_processes()
-
-
 def _default_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")

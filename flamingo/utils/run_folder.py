@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any
 
 import yaml
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from transformers import AutoConfig
 
 from flamingo.utils.checksums import folder_checksums, sampled_checksum
@@ -22,6 +21,7 @@ from flamingo.utils.hub import from_pretrained
 from flamingo.utils.io import file_errors, remove_leftovers, write_text
 from flamingo.utils.lock import owner
 from flamingo.utils.reading import complete_lines, read_config
+from flamingo.utils.sharing import on_main_process
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class Run:
         Raises:
             UserError: If the folder holds results of other contents, unless the config's ``overwrite`` is set.
         """
-        _on_main_process(lambda: self._begin(contents))
+        on_main_process(lambda: self._begin(contents))
         self.has_begun = True
 
     def keep(self) -> None:
@@ -210,7 +210,7 @@ def run_folder(output: Path, config: dict[str, Any], files: RunFiles, check: boo
             if check:
                 run.check()
 
-        _on_main_process(enter)
+        on_main_process(enter)
         try:
             yield run
         except BaseException:
@@ -298,16 +298,3 @@ def _remove(path: Path) -> None:
 
 def _matching(output: Path, patterns: Sequence[str]) -> list[Path]:
     return sorted({path for pattern in patterns for path in output.glob(pattern)})
-
-
-def _on_main_process(work: Callable[[], None]) -> None:
-    """Does something in the main process of a run. All processes raise its UserError."""
-    failures: list[UserError | None] = [None]
-    if PartialState().is_main_process:
-        try:
-            work()
-        except UserError as error:
-            failures = [error]
-    [failure] = broadcast_object_list(failures)
-    if failure is not None:
-        raise failure

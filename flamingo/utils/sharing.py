@@ -1,10 +1,11 @@
 """Work that the processes of a run share: dealt by cost, with results in order and a failure that ends all of them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from typing import TypeVar
 
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import distributed
 
 from flamingo.utils.devices import processes
@@ -81,6 +82,61 @@ def shared_each(function: Callable[[Item], Result], items: Sequence[Item]) -> li
     The arguments and errors are those of :func:`shared`.
     """
     return shared(lambda numbers: (function(items[number]) for number in numbers), [1] * len(items))
+
+
+def batched(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """Returns the items in batches of a size, of which the last may be smaller."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def in_rounds(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[list[tuple[Item, Result]]]:
+    """Yields some items at a time, in their order, with the results of a function: each process does one of them.
+
+    All processes call this function. The errors are those of :func:`shared`.
+    """
+    size = processes().num_processes
+    for start in range(0, len(items), size):
+        of_round = items[start : start + size]
+        yield list(zip(of_round, shared_each(function, of_round), strict=True))
+
+
+def on_main_process(work: Callable[[], Result]) -> Result:
+    """Returns the result of some work that the main process does. All processes call this function.
+
+    Raises:
+        Exception: In the main process what the work has raised.
+        FailedElsewhereError: In the other processes if it has raised something.
+    """
+    outcome: list[tuple[bool, Result | None]] = [(False, None)]
+    if processes().is_main_process:
+        try:
+            outcome = [(True, work())]
+        except Exception:
+            broadcast_object_list(outcome)
+            raise
+    [(done, result)] = broadcast_object_list(outcome)
+    if not done:
+        raise FailedElsewhereError(0)
+    return result
+
+
+@contextmanager
+def main_process_first() -> Iterator[None]:
+    """Runs the block in the main process first, and then in the other processes of this run.
+
+    Raises:
+        FailedElsewhereError: In the other processes if the block has raised something in the main process.
+    """
+    if not processes().is_main_process:
+        on_main_process(lambda: None)
+        yield
+        return
+    try:
+        yield
+    except Exception:
+        broadcast_object_list([(False, None)])
+        raise
+    broadcast_object_list([(True, None)])
 
 
 def _advancing(work: Work[Result], own: Sequence[int], advance: "_Progress") -> Iterator[Result]:

@@ -2,9 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image as PILImage
@@ -15,6 +12,7 @@ from flamingo.inference.flamingo_engine import FlamingoEngine
 from flamingo.utils.errors import UserError
 from tests.experiments.conftest import photograph
 from tests.helpers.configs import composed
+from tests.helpers.forked import values_of_processes
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +99,9 @@ def test_two_processes_write_the_captions_of_one(captioning, demo, pictures, tmp
     files = {name: (tmp_path / f"captions.{name}").read_text() for name in ("jsonl", "skipped.json", "html")}
     both = tmp_path / "both"
     given = (f"checkpoint={demo}", f"images={pictures}", f"output={both / 'captions.jsonl'}", "max_new_tokens=5")
-    command = [sys.executable, "-m", "tests.experiments.two_process_captions", *given, "batch_size=1", *sampled]
+    config = composed("caption", *given, "batch_size=1", *sampled)
     for _ in range(2):  # from the start, and after a kill
-        ended = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
-        assert ended.returncode == 0, ended.stderr
+        values_of_processes(2, lambda: run_captioning(config))
         assert {name: (both / f"captions.{name}").read_text() for name in files} == files
         first_line = files["jsonl"].splitlines(keepends=True)[0]
         (both / "captions.jsonl").write_text(first_line)

@@ -15,6 +15,7 @@ from flamingo.utils.errors import UserError
 from tests.evaluation.fake import model_and_processor
 from tests.helpers import tiny_clip
 from tests.helpers.configs import composed, problems
+from tests.helpers.forked import values_of_processes
 
 CAPTIONS = ("a red thing", "the dog", "a red thing", "two cats")
 COLOURS = ("red", "brown", "darkred", "grey")
@@ -88,6 +89,21 @@ def test_all_methods_compare_the_same_images_and_captions(retrieve, models, pair
     again = retrieve("methods=[captions,likelihood]", checkpoint)
     assert again == {key: value for key, value in recall.items() if key[0] in ("captions", "likelihood")}
     assert scored == [{"end": True}]  # log p(caption)
+
+
+@pytest.mark.full
+def test_processes_write_the_results_of_one(retrieve, models, tmp_path):
+    given = (f"encoder={models}/clip", f"checkpoint={models}/checkpoint", "batch_size=1")
+    given += ("methods=[dual_encoder,captions,likelihood,reranked]",)
+    expected = retrieve(*given)
+    three = tmp_path / "three"
+    for _ in range(2):  # from the start, and after a kill
+        assert values_of_processes(3, retrieve, *given, f"output={three}") == [expected] * 3
+        for name in ("retrieval.json", "captions.jsonl", "likelihoods.npy"):
+            assert (three / name).read_bytes() == (tmp_path / name).read_bytes()
+        saved = np.load(three / "likelihoods.npy", mmap_mode="r+")
+        saved[2] = np.nan
+        saved.flush()
 
 
 def test_kept_scores_of_other_prompts_are_refused(retrieve, models):

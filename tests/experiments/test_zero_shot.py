@@ -16,6 +16,7 @@ from tests import tiny
 from tests.data.shelf import write
 from tests.helpers import tiny_clip
 from tests.helpers.configs import composed
+from tests.helpers.forked import values_of_processes
 
 CLASSES = ("cat", "dog", "mat", "red_ball")
 COLOURS = ("red", "brown", "grey", "white")
@@ -69,6 +70,15 @@ def test_probabilities_are_those_of_clip_with_averaged_templates(encoder, pictur
     score = scores["top1_accuracy"]
     assert score["value"] == pytest.approx(sum(right) / 32) and (score["n"], score["classes"]) == (32, 4)
     assert score["ci95"][0] <= score["value"] <= score["ci95"][1] and score["templates"] == 2
+
+
+@pytest.mark.full
+def test_processes_write_the_probabilities_of_one(encoder, pictures, tmp_path):
+    scores = classify(encoder, pictures, tmp_path / "one", "batch_size=3")
+    values_of_processes(3, classify, encoder, pictures, tmp_path / "three", "batch_size=3")
+    for name in ("zero_shot.json", "class_probabilities.jsonl"):
+        assert (tmp_path / "three" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    assert len(scores[1]) == 32
 
 
 @pytest.mark.full

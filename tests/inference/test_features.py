@@ -22,6 +22,7 @@ from tests import tiny
 from tests.evaluation.fake import model_and_processor
 from tests.helpers.devices import moved, skip_unless_forked_processes_compute
 from tests.helpers.disk import full_disk
+from tests.helpers.forked import values_of_processes
 
 
 def picture(seed, size=(20, 24)):
@@ -87,6 +88,25 @@ def test_what_another_process_has_added_is_found(parts, paths, tmp_path):
     assert images[0] not in mine
     assert mine.add(images) == 0
     assert torch.equal(mine.stacked(images), other.stacked(images))
+
+
+def test_processes_share_the_pictures_and_write_the_files_of_one(parts, paths, tmp_path, monkeypatch):
+    images = [Image(path) for path in paths]
+    encode = FeatureStore._encode
+
+    def add(folder, numbers):
+        batches = []
+        monkeypatch.setattr(FeatureStore, "_encode", lambda self, of: batches.append(len(of)) or encode(self, of))
+        store = FeatureStore(folder, *parts, batch_size=2)
+        added = [store.add(images[:number]) for number in numbers]
+        return batches, added, store.stacked(images).sum().item()
+
+    first, second = values_of_processes(2, add, tmp_path / "two", [3, 5, 5])
+    assert (first[0], second[0]) == ([2, 2], [1])
+    one = add(tmp_path / "one", [3, 5, 5])
+    assert first[1:] == second[1:] == one[1:] and one[1] == [3, 2, 0]
+    for file in (tmp_path / "one").iterdir():
+        assert (tmp_path / "two" / file.name).read_bytes() == file.read_bytes()
 
 
 def test_a_video_has_the_features_of_its_frames(parts, paths, tmp_path):

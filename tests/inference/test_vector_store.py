@@ -10,6 +10,7 @@ from flamingo.inference.dual_encoder import DualEncoder
 from flamingo.inference.vector_store import VectorStore
 from flamingo.utils.errors import UserError
 from tests.helpers import tiny_clip
+from tests.helpers.forked import values_of_processes
 
 TEXTS = ["a dog", "two red balls", "a cat"]
 
@@ -35,6 +36,17 @@ def test_vectors_are_the_encoders_and_are_computed_once(tmp_path, images, encode
     torch.testing.assert_close(again.images(images[::-1]), dual_encoder.image_vectors(images[::-1]))
     order = [TEXTS[2], TEXTS[0], TEXTS[2]]
     torch.testing.assert_close(again.texts(order), dual_encoder.text_vectors(order))
+
+
+def test_processes_write_the_vectors_of_one(tmp_path, images, encoder):
+    def add(folder):
+        store = VectorStore(folder, encoder, batch_size=1)
+        return store.add_images(images), store.add_texts(TEXTS[:1]), store.add_texts(TEXTS)
+
+    assert values_of_processes(2, add, tmp_path / "two") == [(2, 1, 2)] * 2 == [add(tmp_path / "one")] * 2
+    for name in ("images.bin", "texts.bin", "encoder.json"):
+        [two], [one] = (tmp_path / "two").rglob(name), (tmp_path / "one").rglob(name)
+        assert two.read_bytes() == one.read_bytes()
 
 
 def test_an_interrupted_pass_continues(tmp_path, encoder):
