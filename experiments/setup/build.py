@@ -16,9 +16,10 @@ from flamingo.evaluation.tasks import TaskConfig
 from flamingo.inference import FeaturesConfig
 from flamingo.inference.features import FeatureStore
 from flamingo.inference.image_size import checked_image_size
-from flamingo.model import BACKBONES
+from flamingo.model import BACKBONES, Fields
 from flamingo.model.adapters import add_adapter
 from flamingo.model.language import make_text_model
+from flamingo.model.sharded_loading import defer_weights
 from flamingo.synthetic import backbones
 from flamingo.utils.checks import within
 from flamingo.utils.devices import processes
@@ -36,7 +37,9 @@ def backbone_names(config: ModelConfig) -> dict[str, str]:
     return {key: str(embedded[key]) if name == "embedded" else name for key, name in names.items()}
 
 
-def build_model(config: ModelConfig, dtype: str = "auto") -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor]:
+def build_model(
+    config: ModelConfig, dtype: str = "auto", shards: bool = False
+) -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor]:
     """Returns the model of a config and its processor. The model is untrained, or that of ``model.init_from``.
 
     The model is on the device of this process. Its random weights are drawn on the CPU.
@@ -44,6 +47,8 @@ def build_model(config: ModelConfig, dtype: str = "auto") -> tuple[FlamingoForCo
     Args:
         config: The model.
         dtype: The dtype of the backbones; auto: as they were saved.
+        shards: Whether processes will share the weights of the language model. They then stay on meta until
+            :func:`flamingo.training.parallel.distribute`, unless they start at random.
 
     Raises:
         UserError: For missing backbones, and for parts that cannot train.
@@ -51,10 +56,11 @@ def build_model(config: ModelConfig, dtype: str = "auto") -> tuple[FlamingoForCo
     names = backbone_names(config)
     for key, name in names.items():
         from_pretrained(AutoConfig, name, f"model.{key}")
+    text_kwargs = {"load": defer_weights} if shards and not config.from_scratch else {}
     if config.init_from is not None:
-        model, processor = begin_with_checkpoint(config, names, dtype)
+        model, processor = begin_with_checkpoint(config, names, dtype, text_kwargs)
     else:
-        model, processor = _untrained(config, names, dtype)
+        model, processor = _untrained(config, names, dtype, text_kwargs)
     if config.adapter is not None and model.config.adapter is None:
         with within("model"):
             add_adapter(model, config.adapter)
@@ -74,7 +80,7 @@ def build_model(config: ModelConfig, dtype: str = "auto") -> tuple[FlamingoForCo
 
 
 def _untrained(
-    config: ModelConfig, names: dict[str, str], dtype: str
+    config: ModelConfig, names: dict[str, str], dtype: str, text_kwargs: Fields
 ) -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor]:
     processor = FlamingoProcessor.from_vision_text_pretrained(
         names["vision"],
@@ -87,6 +93,7 @@ def _untrained(
         names["vision"],
         names["language"],
         dtype=dtype,
+        text_kwargs=text_kwargs,
         new_token_ids=processor.new_token_ids,
         image_token_id=processor.image_token_id,
         vision_features=config.vision_features,

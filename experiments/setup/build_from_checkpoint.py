@@ -1,5 +1,6 @@
 """The model and processor of model.init_from, with the changes of the command line."""
 
+import logging
 from dataclasses import fields
 from textwrap import shorten
 
@@ -8,6 +9,7 @@ from experiments.setup.init_from_parts import FREE, SECTIONS, checkpoint_folder
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.transforms.image_processors import resize
+from flamingo.model import Fields
 from flamingo.model.checkpoints import LOADERS, NAME_ARGUMENTS
 from flamingo.model.config import FlamingoConfig
 from flamingo.model.fingerprints import fingerprint
@@ -15,12 +17,14 @@ from flamingo.utils.devices import processes
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 
+log = logging.getLogger(__name__)
+
 #: The largest number of characters of a reason, which may list all weights of a model.
 _REASON = 400
 
 
 def begin_with_checkpoint(
-    config: ModelConfig, names: dict[str, str], dtype: str
+    config: ModelConfig, names: dict[str, str], dtype: str, text_kwargs: Fields
 ) -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor]:
     """Returns the model of ``config.init_from``, on the device of this process, and its processor.
 
@@ -28,6 +32,8 @@ def begin_with_checkpoint(
         config: The model. It differs from the checkpoint in values of the command line only.
         names: The backbones ``vision`` and ``language`` of the command line. The checkpoint must have the same weights.
         dtype: The dtype of the backbones; auto: as they were saved.
+        text_kwargs: Arguments of :func:`flamingo.model.language.load_text_model`. A checkpoint that contains its
+            backbones is loaded whole.
 
     Raises:
         UserError: With the keys that do not fit the weights.
@@ -38,18 +44,22 @@ def begin_with_checkpoint(
     changed = _changed(config, wanted)
     for section in SECTIONS:
         setattr(wanted, section, getattr(config, section))
-    arguments = {}
+    replaced = {}
+    loading: Fields = {}
     if not wanted.backbones_included:
-        arguments = {NAME_ARGUMENTS[part]: name for part, name in _named(names).items()}
+        replaced = {NAME_ARGUMENTS[part]: name for part, name in _named(names).items()}
+        loading = {"text_kwargs": text_kwargs}
+    elif text_kwargs:
+        log.warning("%s contains its backbones, so every process loads it whole before it is sharded", folder)
     try:
         model = FlamingoForConditionalGeneration.from_pretrained(
-            folder, config=wanted, dtype=dtype, check=False, **arguments
+            folder, config=wanted, dtype=dtype, check=False, **replaced, **loading
         )
         model.place(processes().device)
         model.begin_checks(True)
     except UserError as error:
         keys = ", ".join(changed) or "model.init_from"
-        if arguments and not changed:
+        if replaced and not changed:
             keys = ", ".join(f"model.{key}" for key in names)
         raise UserError(f"{keys}: the checkpoint {folder} does not fit: {shorten(str(error), _REASON)}") from error
     if wanted.backbones_included:

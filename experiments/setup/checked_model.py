@@ -14,6 +14,7 @@ from flamingo.model import BACKBONES
 from flamingo.model.checkpoints import LOADERS, check_unchanged
 from flamingo.synthetic import backbones
 from flamingo.training.optim.groups import make_optimizer
+from flamingo.utils.devices import processes
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 from flamingo.utils.problems import Problems
@@ -38,7 +39,7 @@ def checked_model(
         torch.manual_seed(config.training.seed)
         own_problems = Problems()
         with own_problems.collected():
-            model, processor = build_model(config.model, config.dtype)
+            model, processor = build_model(config.model, config.dtype, _shards(config))
             make_optimizer(model, config.optimizer)  # refuses a model without trained parameters
             check_saving(model, config.include_backbones)
             return model, processor
@@ -46,6 +47,11 @@ def checked_model(
         if len(problems.sentences) == before:
             problems.sentences += own_problems.sentences
     return None, _counting_processor(config.model)
+
+
+def _shards(config: TrainConfig) -> bool:
+    """Returns whether processes will share the model. A dry run is of one process."""
+    return config.parallel.shards and processes().num_processes > 1 and not config.dry_run
 
 
 def _check_backbones(config: ModelConfig, problems: Problems) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.utils.hub import cached_file
 
 from flamingo.model.adapter_config import AdapterConfig
+from flamingo.model.sharded_loading import is_deferred, stand_ins
 from flamingo.utils.checks import one_of
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import atomic_file
@@ -51,7 +52,8 @@ def add_adapter(model: Any, config: AdapterConfig) -> None:
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
     try:
-        tuner = PEFT_TYPE_TO_TUNER_MAPPING[settings.peft_type](backbone, settings, adapter_name=_NAME)
+        with stand_ins(backbone):
+            tuner = PEFT_TYPE_TO_TUNER_MAPPING[settings.peft_type](backbone, settings, adapter_name=_NAME)
     # peft has no error class of its own: each method raises whatever its first wrong assumption causes.
     except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"adapter.kind={config.kind} does not fit the {config.part}: {_reason(error)}") from error
@@ -65,6 +67,11 @@ def add_adapter(model: Any, config: AdapterConfig) -> None:
     for name, tensor in [*backbone.named_parameters(), *backbone.named_buffers()]:
         if is_of_adapter(name) and tensor.is_floating_point():
             tensor.data = tensor.data.float()
+            if is_deferred(backbone) and tensor.isnan().any():
+                raise UserError(
+                    f"adapter.kind={config.kind} with these settings starts from weights of the {config.part}, which "
+                    "are read after it is added where processes share them: choose parallel=ddp"
+                )
     # The tuple hides the tuner from torch, which would register a module among the attributes as a part of the model.
     model.adapter_tuner = (tuner,)
     model.config.adapter = config

@@ -59,7 +59,6 @@ class FlamingoCheckpoints:
         vision_kwargs: dict[str, Any] | None = None,
         text_kwargs: dict[str, Any] | None = None,
         check: bool = True,
-        defer_language_model: bool = False,
         **flamingo_config: Any,
     ) -> Any:
         """Returns a new model of two pretrained backbones. The parts between them are untrained.
@@ -69,19 +68,16 @@ class FlamingoCheckpoints:
             text_model_name_or_path: A folder, a name on the hub, or a GGUF file.
             dtype: The dtype of the frozen backbones.
             vision_kwargs: Arguments of the vision encoder's ``from_pretrained`` (``revision``, ...).
-            text_kwargs: Arguments of the language model's ``from_pretrained``.
+            text_kwargs: Arguments of the language model's ``from_pretrained``. With ``load`` :func:`defer_weights` its
+                weights stay on meta until :func:`flamingo.model.sharded_loading.load_deferred`.
             check: Whether to check the composition (:func:`flamingo.model.composition.check_composition`).
-            defer_language_model: Whether the language model stays on meta until its weights are read, into the shards
-                of each process (:func:`flamingo.model.sharded_loading.load_deferred`).
             **flamingo_config: Fields of :class:`FlamingoConfig`. ``new_token_ids`` are ``processor.new_token_ids``.
 
         Raises:
             UserError: For backbones that cannot be composed.
         """
         FlamingoConfig.check_keys(flamingo_config)
-        vision_kwargs, text_kwargs = vision_kwargs or {}, dict(text_kwargs or {})
-        if defer_language_model:
-            text_kwargs["load"] = defer_weights
+        vision_kwargs, text_kwargs = vision_kwargs or {}, text_kwargs or {}
         vision_model = load_vision_model(vision_model_name_or_path, **({"dtype": dtype} | vision_kwargs))
         language_model = load_text_model(text_model_name_or_path, **({"dtype": dtype} | text_kwargs))
         vision_origin = origin("vision_model", vision_model, vision_model_name_or_path, vision_kwargs.get("revision"))

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from flamingo.model import BACKBONES, TRAINED_PARTS
 from flamingo.model.adapters import is_of_adapter
 from flamingo.model.composition import check_composition, check_record
-from flamingo.model.sharded_loading import is_deferred
+from flamingo.model.sharded_loading import is_deferred, move_present
 from flamingo.model.weights_loading import is_quantised
 
 log = logging.getLogger(__name__)
@@ -102,6 +102,7 @@ class FlamingoParts:
                 backbone.to(device)
         if is_deferred(self.language_model):
             self._move_trained_parts(device)
+            move_present(self.language_model, device)
         else:
             self._follow_language_model()
 

@@ -11,6 +11,7 @@ weights that it concatenates or splits along their first axis get the wrong rows
 import logging
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,36 @@ def load_deferred(language_model: nn.Module, device: torch.device) -> None:
         deferred: Any = language_model.deferred_weights
         deferred.load(language_model, device)
         language_model.deferred_weights = None  # type: ignore[assignment]
+
+
+def move_present(language_model: nn.Module, device: torch.device) -> None:
+    """Moves the parameters and buffers that are not on meta, which are those of an adapter."""
+    for tensor in [*language_model.parameters(), *language_model.buffers()]:
+        if not tensor.is_meta:
+            tensor.data = tensor.data.to(device)
+
+
+@contextmanager
+def stand_ins(model: nn.Module) -> Iterator[None]:
+    """Gives the parameters on meta values for the block: NaN on the CPU. They take no memory.
+
+    What is computed from a parameter in the block, as the start values of some adapters are, is NaN.
+    """
+    empty: dict[int, Tensor] = {}
+    slots = []
+    for module in model.modules():
+        for attribute, tensor in list(_own_tensors(module)):
+            if tensor.is_meta and isinstance(tensor, nn.Parameter):
+                if id(tensor) not in empty:
+                    value = torch.tensor(float("nan"), dtype=tensor.dtype, device=HOST).expand(tensor.shape)
+                    empty[id(tensor)] = nn.Parameter(value, requires_grad=tensor.requires_grad)
+                slots.append((module, attribute, tensor))
+                setattr(module, attribute, empty[id(tensor)])
+    try:
+        yield
+    finally:
+        for module, attribute, tensor in slots:
+            setattr(module, attribute, tensor)
 
 
 class DeferredWeights:

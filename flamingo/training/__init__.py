@@ -40,6 +40,11 @@ class ParallelConfig:
         flag("shard_vision_model", self.shard_vision_model)
         flag("scatter_every_batch", self.scatter_every_batch)
 
+    @property
+    def shards(self) -> bool:
+        """Whether several processes share the weights, instead of each having them all."""
+        return self.kind in ("fsdp2", "hsdp")
+
 
 DEFAULT_PARALLEL = ParallelConfig()
 

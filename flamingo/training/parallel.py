@@ -13,6 +13,7 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from flamingo.data.collate import Batch
+from flamingo.model.sharded_loading import load_deferred
 from flamingo.training import ParallelConfig
 from flamingo.training.masked_image import with_masked_image
 from flamingo.training.sharding import make_mesh, shard_model, sharded_modules
@@ -193,4 +194,5 @@ def distribute(model: nn.Module, config: ParallelConfig, precision: str = "fp32"
     if kind == "ddp":
         return Replicated(model)
     shard_model(model, make_mesh(config), config, precision)
+    load_deferred(model.language_model, processes().device)  # type: ignore[arg-type]
     return Sharded(model, config)

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from flamingo import FlamingoForConditionalGeneration
+from flamingo.model.adapter_config import AdapterConfig
 from flamingo.model.fingerprints import fingerprint
 from flamingo.model.language import load_text_model
 from flamingo.model.sharded_loading import defer_weights, is_deferred, load_deferred, mean_row
@@ -174,23 +175,36 @@ def test_weights_outside_safetensors_are_loaded_whole(backbones, tmp_path, caplo
     assert_equal(model, load_text_model(backbones / "llama"))
 
 
+def composed(backbones: Path, text_kwargs: dict, **arguments) -> FlamingoForConditionalGeneration:
+    torch.manual_seed(0)
+    model = tiny.flamingo(backbones, language="qwen2", text_kwargs=text_kwargs, **arguments)
+    model.train_parts(["connector", "fusion", "new_tokens"])
+    return model
+
+
 def test_a_deferred_composition_equals_an_eager_one(backbones):
-    models = []
-    for defer in (False, True):
-        torch.manual_seed(0)
-        model = FlamingoForConditionalGeneration.from_vision_text_pretrained(
-            backbones / "clip_vision_model",
-            backbones / "qwen2",
-            new_token_ids=tiny.NEW_TOKEN_IDS,
-            defer_language_model=defer,
-            **tiny.PARTS,
-        )
-        model.place(HOST)
-        models.append(model)
-    eager, deferred = models
-    assert is_deferred(deferred.language_model)
-    load_deferred(deferred.language_model, HOST)
-    assert_equal(deferred, eager)
-    assert deferred.config.backbones == eager.config.backbones
+    eager = composed(backbones, {})
+    model = composed(backbones, {"load": defer_weights})
+    assert is_deferred(model.language_model)
+    load_deferred(model.language_model, HOST)
+    assert_equal(model, eager)
+    assert model.config.backbones == eager.config.backbones
     inputs = tiny.inputs()
-    assert torch.equal(deferred(**inputs).logits, eager(**inputs).logits)
+    assert torch.equal(model(**inputs).logits, eager(**inputs).logits)
+
+
+@pytest.mark.parametrize("kind", ["lora", "vera", "ia3"])
+def test_an_adapter_is_added_before_weights_are_read(backbones, kind):
+    adapter = AdapterConfig(kind, "language_model", {"target_modules": ["q_proj", "v_proj"]})
+    adapter.settings |= {"feedforward_modules": []} if kind == "ia3" else {}
+    eager = composed(backbones, {}, adapter=adapter)
+    model = composed(backbones, {"load": defer_weights}, adapter=adapter)
+    load_deferred(model.language_model, HOST)
+    assert_equal(model, eager)
+    assert model.trainable_parameter_names() == eager.trainable_parameter_names()
+
+
+def test_an_adapter_that_needs_the_weights_is_refused(backbones):
+    adapter = AdapterConfig("lora", "language_model", {"target_modules": ["q_proj"], "use_dora": True})
+    with pytest.raises(UserError, match="parallel"):
+        composed(backbones, {"load": defer_weights}, adapter=adapter)
