@@ -127,7 +127,8 @@ def _open_flamingo(shape: Shape, processor: FlamingoProcessor, device: torch.dev
     optimizer = torch.optim.AdamW(trained, lr=1e-6, weight_decay=0.1)
 
     def loss(tensors: dict[str, Tensor]) -> Tensor:
-        outputs = model(tensors["pixel_values"], tensors["input_ids"], tensors["attention_mask"], tensors["labels"])
+        ids = tensors["input_ids"]  # without padding
+        outputs = model(tensors["pixel_values"], ids, torch.ones_like(ids), tensors["labels"])
         return outputs[0]
 
     return model, optimizer, loss

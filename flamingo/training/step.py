@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from flamingo.data.batch_sizes import BatchSizes
 from flamingo.data.collate import Batch
 from flamingo.data.drops import Drops
+from flamingo.training.copying import copied_ahead
 from flamingo.training.host_sums import host_sums
 from flamingo.training.losses.next_token import next_token
 from flamingo.training.parallel import Parallel
@@ -167,7 +168,7 @@ def accumulate_gradients(
     device = processes().device
     losses: list[Tensor] = []
     for number, (data_set, batch) in enumerate(update.batches, start=1):
-        on_device = batch.to(device)
+        on_device = copied_ahead(batch, device)
         prepared = parallel.completed(replace(on_device, tensors=data_set.prepare(on_device.tensors)))
         # The processes exchange gradients once: after the last batch.
         is_last = number == len(update.batches)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from flamingo.data.collate import Batch
 from flamingo.data.encode import IMAGES
+from flamingo.training.copying import copied_ahead
 from flamingo.training.host_sums import host_sums
 from flamingo.training.losses.next_token import next_token
 from flamingo.training.parallel import Parallel
@@ -54,22 +55,24 @@ def held_out_losses(parallel: Parallel, held_out: Sequence[HeldOut], precision: 
 def _losses(parallel: Parallel, data: HeldOut, precision: str) -> dict[str, float]:
     device = processes().device
     label_tokens = 0
-    sums = torch.zeros(2, dtype=torch.float64)
+    losses: list[Tensor] = []
     num_processes = processes().num_processes
     for first in range(0, len(data.batches), num_processes):
         number = first + processes().process_index
         # All processes call a sharded model equally often. A process without a batch computes one that does not count.
         counts = number < len(data.batches)
         batch = data.batches[number if counts else first]
-        on_device = batch.to(device)
+        on_device = copied_ahead(batch, device)
         seeing = replace(on_device, tensors=data.prepare(on_device.tensors))
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             seeing_loss = next_token(parallel.bare, parallel.completed(seeing), 1)
             blind_loss = next_token(parallel.bare, parallel.completed(blind(seeing)), 1)
         if counts:
             label_tokens += batch.label_tokens
-            sums += torch.stack([seeing_loss, blind_loss]).double().cpu()
-    seeing_sum, blind_sum = sums.tolist()
+            losses += [seeing_loss, blind_loss]
+    # Read once, after all batches: no batch waits for the host.
+    numbers = torch.stack(losses).tolist() if losses else []
+    seeing_sum, blind_sum = sum(numbers[0::2]), sum(numbers[1::2])
     totals = host_sums({"seeing": seeing_sum, "blind": blind_sum, "tokens": float(label_tokens)})
     return _values(data.name, totals)
 

@@ -1,6 +1,7 @@
-"""A training step reads nothing back from the device between two lines of the history."""
+"""A training step reads nothing back from the device between two lines of the history, and validation reads once."""
 
 from functools import partial
+from itertools import islice
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from flamingo.model.packed_attention import prepared_masks
 from flamingo.training import TrainingConfig, loop
 from flamingo.training.guard import Guard
 from flamingo.training.optim import AdamWConfig, MuonConfig
+from flamingo.training.parallel import Parallel
 from flamingo.training.step import DataSet
+from flamingo.training.validation import HeldOut, held_out_losses
 from tests.evaluation.fake import model_and_processor
 from tests.helpers.host_reads import HostReads
 from tests.tiny import PREFIX
@@ -142,3 +145,22 @@ def test_ten_steps_wait_for_nothing(backbones, tmp_path, monkeypatch, parts, set
             loop.train(model, made, optimizer, TrainingConfig(steps=10, log_every=10, **config), tmp_path)
     assert len(steps) == 10
     assert not any(reads.found.values()), reads.found
+
+
+@pytest.mark.parametrize(
+    ("parts", "held_out"),
+    [({}, [PIXELS, PACKED, TEXTS]), ({}, [FEATURES, ONE_EACH]), (PREFIX, [PIXELS, PACKED])],
+    ids=["pixels", "features", "prefix"],
+)
+def test_validation_reads_once_for_each_data_set(backbones, monkeypatch, parts, held_out):
+    model, processor = model_and_processor(backbones, **parts)
+    made = []
+    for arguments in held_out:
+        source = data_set(model, processor, **arguments)
+        made.append(HeldOut(source.name, list(islice(source.batches, 2)), processor.normalized))
+    with HostReads(monkeypatch) as reads, prepared_masks(model, "dense"):
+        losses = held_out_losses(Parallel(model), made, "fp32")
+    assert all(losses[f"held_out_loss/{data.name}"] > 0 for data in made)
+    found = {place.split(":")[0]: number for place, number in reads.found["ours"].items()}
+    assert found == {"validation.py": len(made)}
+    assert not reads.found["transformers"] and not reads.found["others"]

@@ -41,8 +41,8 @@ def grouped_attention(
     slots = flat_queries.new_zeros(len(image_of_group) * size, flat_queries.shape[1])
     slots = slots.index_copy(0, slot, flat_queries)
     group_queries = rearrange(slots, "(group t) (k e) -> group k t e", t=size, k=k)
-    group_keys = keys.flatten(0, 1)[image_of_group]
-    group_values = values.flatten(0, 1)[image_of_group]
+    group_keys = keys.flatten(0, 1).index_select(0, image_of_group)
+    group_values = values.flatten(0, 1).index_select(0, image_of_group)
     attended = attend(group_queries, group_keys, group_values)
     # No slot occurs twice, so index_select is enough. The gradient of indexing would sort the slots.
     return rearrange(attended, "group k t e -> (group t) k e").index_select(0, slot).view_as(queries)
