@@ -24,6 +24,7 @@ from flamingo.training.optim.groups import make_optimizer
 from flamingo.training.optim.schedule import LRFactor, factor_of, lengthen, make_schedule
 from flamingo.training.parallel import distribute
 from flamingo.training.random_states import untouched_random_states
+from flamingo.training.sharding import gathered
 from flamingo.training.speed import Speed
 from flamingo.training.state import StateFolder
 from flamingo.training.step import DataSet, Update, accumulate_gradients, next_update
@@ -259,7 +260,7 @@ class _Run:
     def sample(self) -> None:
         """Lets the main process make samples."""
         self._measure()
-        with self.speed.paused(), self.parallel.gathered():
+        with self.speed.paused(), gathered(self.model):
             if processes().is_main_process:
                 assert self.callbacks.on_sample is not None
                 self.model.eval()

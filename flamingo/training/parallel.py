@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import FSDPModule
@@ -48,13 +47,6 @@ class Parallel:
     def joined(self, loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """Returns the loss, on which every trained parameter depends if the engine waits for all of them."""
         return loss
-
-    def gathered(self) -> AbstractContextManager[None]:
-        """Returns a context in which each process has all weights, so that it may call the model as often as it likes.
-
-        All processes enter and leave it together. Gradients are not computed in it.
-        """
-        return nullcontext()
 
     def clip(self, parameters: Sequence[nn.Parameter], max_grad_norm: float) -> Float[Tensor, ""]:
         """Scales the gradients down to a norm of at most ``max_grad_norm``.
@@ -105,8 +97,7 @@ class Sharded(Parallel):
         """Takes a model that :func:`flamingo.training.sharding.shard_model` has sharded."""
         super().__init__(model)
         self._config = config
-        self._modules = sharded_modules(model)
-        for module in self._modules:
+        for module in sharded_modules(model):
             # A factor without the forced sum is an operation that gloo refuses. Neither call reaches submodules.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
@@ -129,24 +120,6 @@ class Sharded(Parallel):
     def completed(self, batch: Batch) -> Batch:
         """Returns the batch with a masked image if it has none: every process then calls every sharded module."""
         return with_masked_image(batch, self.bare)
-
-    @contextmanager
-    def gathered(self) -> Iterator[None]:
-        """Yields with the weights of all modules in the memory of each process."""
-        with torch.no_grad():
-            for module in self._modules:
-                module.unshard()
-        self.bare.set_reshard_after_forward(False)
-        try:
-            yield
-        finally:
-            for module in self._modules:
-                module.set_reshard_after_forward(self._reshards(module), recurse=False)
-                module.reshard()
-
-    def _reshards(self, module: FSDPModule) -> bool:
-        """Returns whether a module is sharded again after its forward pass. The root is needed at once by the loss."""
-        return self._config.reshard_after_forward and module is not self.bare
 
     def clip(self, parameters: Sequence[nn.Parameter], max_grad_norm: float) -> Float[Tensor, ""]:
         """Scales the shards of the gradients down, by one sum over the processes.

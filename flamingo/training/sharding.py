@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -68,6 +69,34 @@ def shard_model(model: nn.Module, mesh: DeviceMesh, config: ParallelConfig, prec
 def sharded_modules(model: nn.Module) -> list[FSDPModule]:
     """Returns the modules that are gathered each by itself, the model first."""
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+
+@contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Yields with all weights of a model in the memory of each process, which may call it as often as it likes.
+
+    All processes enter and leave the block together. It computes no gradients. A model that is not sharded stays as it
+    is.
+    """
+    modules = sharded_modules(model)
+    resharding = [_is_resharded(module) for module in modules]
+    for module in modules:
+        module.unshard()
+        module.set_reshard_after_forward(False, recurse=False)
+        # transformers would let all processes generate equally many tokens.
+        module._is_fsdp_managed_module = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module, is_resharded in zip(modules, resharding, strict=True):
+            module.reshard()
+            module.set_reshard_after_forward(is_resharded, recurse=False)
+            module._is_fsdp_managed_module = True  # type: ignore[assignment]
+
+
+def _is_resharded(module: FSDPModule) -> bool:
+    """Returns whether the module is sharded again after its forward pass. The model itself is not."""
+    return all(group._reshard_after_forward for group in module._get_fsdp_state()._fsdp_param_groups)
 
 
 def shards_encoder(model: Any, config: ParallelConfig) -> bool:

@@ -19,6 +19,7 @@ from flamingo.data.processor import FlamingoProcessor
 from flamingo.model.beam_search import decode, search
 from flamingo.model.fusion.visual_index import index_of_markers
 from flamingo.training.losses import SelfCriticalConfig
+from flamingo.training.sharding import gathered
 from flamingo.utils.errors import UserError
 
 #: Returns a reward for each caption, given the captions and the references of each.
@@ -107,15 +108,17 @@ class SelfCritical:
         was_training = unwrapped.training
         end = self.processor.end_of_chunk_token_id
         unwrapped.eval()
-        captions = search(
-            unwrapped,
-            self.processor.tokenizer,
-            prompts | images,
-            end=end,
-            max_new_tokens=self.max_new_tokens,
-            num_beams=self.num_captions,
-            num_return_sequences=self.num_captions,
-        )
+        # Beam searches end after different numbers of tokens, so processes call the model differently often.
+        with gathered(unwrapped):
+            captions = search(
+                unwrapped,
+                self.processor.tokenizer,
+                prompts | images,
+                end=end,
+                max_new_tokens=self.max_new_tokens,
+                num_beams=self.num_captions,
+                num_return_sequences=self.num_captions,
+            )
         unwrapped.train(was_training)
         is_end = captions == end
         ends_before = is_end.cumsum(dim=1) - is_end.long()
