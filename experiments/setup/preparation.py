@@ -28,7 +28,7 @@ FILES = RunFiles(
     results=_TRAINED + _EVALUATED,
     saved=STATES + ("checkpoint", "predictions.jsonl", "scores.json"),
     descriptions=("overrides.yaml", "failure.txt", "evaluate-*.yaml", "images-*.json", "*-steps"),
-    may_change=("variant", "evaluate", "objective", "features", "parallel") + WRITING,
+    may_change=("variant", "evaluate", "objective", "features", "parallel", "training.checkpointing") + WRITING,
     may_grow=(STEPS,),
 )
 #: Documents of each data set whose last answers are logged during training, and the tokens of an answer.

@@ -64,6 +64,8 @@ class TrainingConfig:
     precision: str = "fp32"
     #: The attention of packed rows: dense, flex (CUDA) or varlen (CUDA, bf16).
     packed_attention: str = "dense"
+    #: Whether layers compute activations again in the backward pass, to need less memory.
+    checkpointing: bool = False
     #: Steps between two lines of history.jsonl.
     log_every: int = 10
     #: Steps between two states that the run can resume from.
@@ -87,6 +89,7 @@ class TrainingConfig:
         if self.validate_every is not None:
             whole("validate_every", self.validate_every, least=0)
         seed("seed", self.seed)
+        flag("checkpointing", self.checkpointing)
         one_of("mixing", self.mixing, ("accumulated", "round_robin"))
         one_of("precision", self.precision, ("fp32", "bf16"))
         one_of("packed_attention", self.packed_attention, PACKED_ATTENTION)

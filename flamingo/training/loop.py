@@ -14,6 +14,7 @@ from torch import nn
 from flamingo.data.drops import Drops, counts_text
 from flamingo.history import History
 from flamingo.training import DEFAULT_PARALLEL, ParallelConfig, TrainingConfig
+from flamingo.training.activations import recompute_activations
 from flamingo.training.callbacks import NO_CALLBACKS, Callbacks
 from flamingo.training.guard import Guard
 from flamingo.training.host_sums import host_counts
@@ -129,6 +130,8 @@ class _Run:
         self.model, self.data_sets, self.config = model, data_sets, config
         self.optimizer_config = optimizer_config
         self.callbacks, self.monitoring = callbacks, monitoring
+        if config.checkpointing:
+            recompute_activations(model)
         #: The model as the processes share it.
         self.parallel = distribute(model, parallel, config.precision)
         self.optimizer = make_optimizer(model, optimizer_config)

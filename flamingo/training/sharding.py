@@ -78,20 +78,20 @@ def gathered(model: nn.Module) -> Iterator[None]:
     All processes enter and leave the block together. It computes no gradients. A model that is not sharded stays as it
     is.
     """
-    modules = sharded_modules(model)
+    modules: list[Any] = sharded_modules(model)
     resharding = [_is_resharded(module) for module in modules]
     for module in modules:
         module.unshard()
         module.set_reshard_after_forward(False, recurse=False)
         # transformers would let all processes generate equally many tokens.
-        module._is_fsdp_managed_module = False  # type: ignore[assignment]
+        module._is_fsdp_managed_module = False
     try:
         yield
     finally:
         for module, is_resharded in zip(modules, resharding, strict=True):
             module.reshard()
             module.set_reshard_after_forward(is_resharded, recurse=False)
-            module._is_fsdp_managed_module = True  # type: ignore[assignment]
+            module._is_fsdp_managed_module = True
 
 
 def _is_resharded(module: FSDPModule) -> bool:
