@@ -30,6 +30,7 @@ from flamingo.data.sources import list_split
 from flamingo.evaluation.search_objective import objective
 from flamingo.inference.features import FeatureStore
 from flamingo.model.packed_attention import check_kernel, prepared_masks
+from flamingo.training.export import checkpoint_state
 from flamingo.training.loop import train
 from flamingo.utils.checksums import digest_of
 from flamingo.utils.devices import use_device
@@ -154,9 +155,10 @@ def train_model(
             config.parallel,
             monitoring,
         )
+    state = checkpoint_state(model, config.include_backbones)
     if main_process:
         with atomic_folder(run.output / "checkpoint") as folder:
-            model.save_pretrained(folder, include_backbones=config.include_backbones)
+            model.save_pretrained(folder, include_backbones=config.include_backbones, state_dict=state)
             processor.save_pretrained(folder)
         log.info("trained: %s", run.output / "checkpoint")
 

@@ -105,10 +105,17 @@ def without_adapter(state: Mapping[str, Shaped[Tensor, "..."]]) -> dict[str, Sha
     return {name.replace(_BASE, ""): tensor for name, tensor in state.items() if not is_of_adapter(name)}
 
 
-def save_adapter(model: Any, folder: Path) -> None:
-    """Writes the weights of the model's adapter into the folder of a checkpoint."""
-    backbone = getattr(model, model.config.adapter.part)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _adapter_state(backbone).items()}
+def save_adapter(model: Any, state: Mapping[str, Shaped[Tensor, "..."]], folder: Path) -> None:
+    """Writes the weights of the model's adapter into the folder of a checkpoint.
+
+    Args:
+        model: The model.
+        state: Its ``state_dict``, or what a checkpoint contains of it.
+        folder: The folder.
+    """
+    prefix = f"{model.config.adapter.part}."
+    of_part = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _adapter_state(of_part).items()}
     with atomic_file(folder / ADAPTER_FILE, "wb") as stream:
         stream.write(save(tensors))
 
@@ -130,7 +137,7 @@ def load_adapter(model: Any, config: AdapterConfig, checkpoint: str | Path, **hu
     path = cached_file(checkpoint, ADAPTER_FILE, **hub)
     try:
         tensors = load_file(path)
-        different = sorted(_adapter_state(backbone).keys() ^ tensors.keys())
+        different = sorted(_adapter_state(backbone.state_dict()).keys() ^ tensors.keys())
         if different:
             raise UserError(f"{path}: missing or unexpected keys {different[:5]}")
         backbone.load_state_dict(tensors, strict=False)
@@ -138,11 +145,14 @@ def load_adapter(model: Any, config: AdapterConfig, checkpoint: str | Path, **hu
         raise UserError(f"{path}: {error}") from error
 
 
-def _adapter_state(backbone: nn.Module) -> dict[str, Tensor]:
-    """Returns the tensors of the adapter. A tensor that layers share (VeRA's projections) is included once."""
+def _adapter_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the tensors of the adapter in the state of its backbone.
+
+    A tensor that layers share (VeRA's projections) is included once.
+    """
     tensors: dict[str, Tensor] = {}
     seen = set()
-    for name, tensor in backbone.state_dict().items():
+    for name, tensor in state.items():
         if is_of_adapter(name) and (tensor.numel() == 0 or tensor.data_ptr() not in seen):
             seen.add(tensor.data_ptr())
             tensors[name] = tensor

@@ -32,6 +32,7 @@ from flamingo.model.vision_loading import load_vision_model
 from flamingo.model.weights_loading import is_quantised
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
+from flamingo.utils.shards import is_sharded
 
 logger = logging.get_logger(__name__)
 
@@ -191,8 +192,9 @@ class FlamingoCheckpoints:
         if self.config.backbones is not None:
             self.config.backbones = with_locations(self.config.backbones, Path(save_directory))
         if self.config.adapter is not None:
-            save_adapter(self, Path(save_directory))
-            kwargs["state_dict"] = without_adapter(kwargs.get("state_dict") or model.state_dict())
+            state = kwargs.get("state_dict") or model.state_dict()
+            save_adapter(self, state, Path(save_directory))
+            kwargs["state_dict"] = without_adapter(state)
         if include_backbones:
             for part, backbone in backbones.items():
                 if is_quantised(backbone):
@@ -200,7 +202,8 @@ class FlamingoCheckpoints:
             return parent.save_pretrained(save_directory, *args, **kwargs)
         if "max_shard_size" in kwargs:
             raise ValueError("a checkpoint without its backbones is one file: max_shard_size cannot be chosen")
-        check_unchanged(self.config, backbones)
+        if not is_sharded(model):  # its processes check it together: see flamingo/training/export.py
+            check_unchanged(self.config, backbones)
         state = kwargs.pop("state_dict", None) or model.state_dict()
         trained = {key: value for key, value in state.items() if not key.startswith(BACKBONES)}
         self.config.backbones_included = False

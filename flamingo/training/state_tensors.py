@@ -19,9 +19,10 @@ def model_tensors(model: nn.Module) -> dict[str, Shaped[Tensor, "..."]]:
 
     They share the model's memory. A sharded parameter is a ``DTensor``.
     """
+    state = model.state_dict()  # FSDP2 then shards parameters again that are gathered
     tensors = {f"{_PARAMETERS}{name}": parameter.detach() for name, parameter in _trained(model).items()}
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    for name, value in model.state_dict().items():
+    for name, value in state.items():
         if name not in parameters:
             tensors[f"{_BUFFERS}{name}"] = value
     return tensors

@@ -3,12 +3,17 @@
 from typing import Any
 
 from jaxtyping import Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def whole(tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
     """Returns the whole of a sharded tensor, or a plain tensor itself. All processes call this together."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Returns whether a parameter of the module is sharded."""
+    return any(hasattr(parameter, "full_tensor") for parameter in module.parameters())
 
 
 def local_shard(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
