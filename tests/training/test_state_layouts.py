@@ -159,7 +159,7 @@ def test_a_checkpoint_of_any_layout_is_that_of_one_process(backbones, tmp_path, 
 
 
 @pytest.mark.full
-def test_changed_backbones_cannot_be_left_out_of_a_sharded_checkpoint(backbones, tmp_path):
+def test_changed_sharded_backbones_cannot_be_left_out(backbones, tmp_path):
     def changed():
         model = make_model(backbones)
         next(model.language_model.parameters()).data[0] += 1.0
