@@ -155,8 +155,7 @@ def round_robin(backbones: Path) -> Training:
 
 def checkpointing(backbones: Path) -> Training:
     model = in_float64(tiny.flamingo(backbones, "llama", gates=0.3))
-    model.gradient_checkpointing_enable()
-    return dealt(model, pairs(images=lambda number: 1 - number % 2))
+    return dealt(model, pairs(images=lambda number: 1 - number % 2), checkpointing=True)
 
 
 def prefix(backbones: Path) -> Training:

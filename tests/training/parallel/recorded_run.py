@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from flamingo.training import TrainingConfig
+from flamingo.training import ParallelConfig, TrainingConfig
 from flamingo.training.loop import train
 from flamingo.training.optim import OptimizerConfig
 from tests.helpers.forked import values_of_processes
@@ -32,15 +32,15 @@ class Record:
 
 def run_alone(training: Training, optimizer: OptimizerConfig, steps: int, output: Path) -> Record:
     """Returns the record of one process, which is this one."""
-    tensors = _train(training, optimizer, steps, output, None)
+    tensors = _train(training, ParallelConfig(), optimizer, steps, output)
     return _record(output, *tensors)
 
 
 def run_together(
-    kind: str, size: int, training: Training, optimizer: OptimizerConfig, steps: int, output: Path
+    size: int, training: Training, parallel: ParallelConfig, optimizer: OptimizerConfig, steps: int, output: Path
 ) -> Record:
     """Returns the record of several processes, whose tensors are the same bit for bit."""
-    first, *others = values_of_processes(size, _train, training, optimizer, steps, output, kind)
+    first, *others = values_of_processes(size, _train, training, parallel, optimizer, steps, output)
     for other in others:
         for mine, theirs in zip(first, other, strict=True):
             assert mine.keys() == theirs.keys()
@@ -49,7 +49,7 @@ def run_together(
 
 
 def _train(
-    training: Training, optimizer: OptimizerConfig, steps: int, output: Path, kind: str | None
+    training: Training, parallel: ParallelConfig, optimizer: OptimizerConfig, steps: int, output: Path
 ) -> tuple[Tensors, Tensors]:
     """Returns the gradients of the first step and the weights, in full."""
     model = deepcopy(training.model)
@@ -62,10 +62,15 @@ def _train(
     config = TrainingConfig(steps=steps, accumulate=training.accumulate(), log_every=1, **training.config)
     hook = register_optimizer_step_pre_hook(note)
     try:
-        train(model, training.data_sets(), optimizer, config, output)
+        train(model, training.data_sets(), optimizer, config, output, parallel=parallel)
     finally:
         hook.remove()
-    return gradients, _whole(model, lambda parameter: parameter)
+    return gradients, weights_of(model)
+
+
+def weights_of(model: nn.Module) -> Tensors:
+    """Returns the trained parameters in full. All processes of a sharded model call this together."""
+    return _whole(model, lambda parameter: parameter)
 
 
 def _whole(model: nn.Module, tensor_of: Any) -> Tensors:
