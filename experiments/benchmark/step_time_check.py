@@ -13,6 +13,7 @@ import os
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -107,6 +108,8 @@ def main() -> None:
 def _measure(rank: int, num_processes: int, port: int, rounds: int, file: Path) -> None:
     """Measures in one process of several. The first one writes the lines of the table."""
     torch.set_num_threads(1)
+    # torch 2.13 renames two collectives, whose new names torch 2.11 does not have.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_processes)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     use_device("cpu")
