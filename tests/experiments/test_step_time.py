@@ -69,7 +69,7 @@ def test_hsdp_reduces_the_shards_between_the_nodes():
     assert time.communication - in_node == pytest.approx(4 * weights(TINY).trained / 4 / 10)
 
 
-def test_a_pass_hides_the_communication_that_is_shorter_than_its_compute():
+def test_a_pass_hides_shorter_communication():
     flops = sum(training_step(TINY, UPDATE.rows, UPDATE.tokens, UPDATE.images).values())
     slow = Device(flops / 1e6, 1e30, 1e30)
     time = step_time(TINY, UPDATE, Layout("fsdp2", 4, shards=4), slow, NODE)
