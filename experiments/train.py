@@ -20,7 +20,7 @@ from flamingo.report import VariantConfig
 from flamingo.training import ParallelConfig, TrainingConfig
 from flamingo.training.optim import OptimizerConfig, check_warmup
 from flamingo.utils.checks import one_of, seed, whole
-from flamingo.utils.device_names import DTYPES, check_device
+from flamingo.utils.device_names import DTYPES, INT8, check_device
 from flamingo.utils.errors import UserError
 
 
@@ -78,6 +78,10 @@ def check_config(config: TrainConfig) -> None:
     """
     check_warmup(config.optimizer, config.training.steps)
     changed = _changed_backbones(config.model)
+    if config.dtype == INT8 and ("language_model" in changed or config.include_backbones):
+        raise UserError(
+            f"dtype={INT8} is for a frozen language model that the checkpoint names: include_backbones=false"
+        )
     if changed and not config.include_backbones:
         names = " and ".join(changed)
         raise UserError(f"the {names} changes, so the checkpoint must contain it: set include_backbones=true")

@@ -30,6 +30,7 @@ from flamingo.model.language import load_text_model
 from flamingo.model.sharded_loading import defer_weights, is_deferred, mean_row
 from flamingo.model.vision_loading import load_vision_model
 from flamingo.model.weights_loading import is_quantised
+from flamingo.utils.device_names import INT8
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 from flamingo.utils.shards import is_sharded
@@ -67,7 +68,7 @@ class FlamingoCheckpoints:
         Args:
             vision_model_name_or_path: A folder or a name on the hub.
             text_model_name_or_path: A folder, a name on the hub, or a GGUF file.
-            dtype: The dtype of the frozen backbones.
+            dtype: The dtype of the frozen backbones; "int8": bfloat16, and int8 in the language model's linear layers.
             vision_kwargs: Arguments of the vision encoder's ``from_pretrained`` (``revision``, ...).
             text_kwargs: Arguments of the language model's ``from_pretrained``. With ``load`` :func:`defer_weights` its
                 weights stay on meta until :func:`flamingo.model.sharded_loading.load_deferred`.
@@ -124,6 +125,8 @@ class FlamingoCheckpoints:
         if any(names.values()) or any(backbone_kwargs.values()):
             arguments = ", ".join(list(KWARGS_ARGUMENTS.values()) + list(NAME_ARGUMENTS.values()))
             raise ValueError(f"{arguments} need a checkpoint that leaves its backbones out")
+        if kwargs.get("dtype") == INT8:
+            raise UserError(f"dtype={INT8} needs a checkpoint that leaves its backbones out (include_backbones=false)")
         if kwargs.get("quantization_config") is not None:
             raise ValueError(
                 "quantization_config would also quantise the trained parts: save the model with "

@@ -27,7 +27,8 @@ from transformers.models.auto.modeling_auto import (
 from flamingo.model.layers import repeated_layers
 from flamingo.model.mosaic_gpt import MosaicGPTForCausalLM
 from flamingo.model.mosaic_gpt_config import MosaicGPTConfig
-from flamingo.model.weights_loading import hub_arguments, load_weights
+from flamingo.model.weights_loading import hub_arguments, int8_arguments, load_weights
+from flamingo.utils.device_names import INT8
 from flamingo.utils.devices import META
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
@@ -50,11 +51,15 @@ def load_text_model(
     Args:
         name_or_path: A folder, a name on the hub, or a GGUF file.
         load: Loads the model. :func:`flamingo.model.sharded_loading.defer_weights` leaves its weights on meta.
-        **kwargs: Further arguments of ``from_pretrained``.
+        **kwargs: Further arguments of ``from_pretrained``. With ``dtype="int8"`` linear layers are quantised.
 
     Raises:
         UserError: If there is no such model, or its weights do not fit.
     """
+    if kwargs.get("dtype") == INT8:
+        if str(name_or_path).endswith(".gguf"):
+            raise UserError(f"{name_or_path}: a GGUF file cannot be loaded with dtype={INT8}")
+        kwargs |= int8_arguments()
     if str(name_or_path).endswith(".gguf") and hasattr(transformers, "GgufConfig"):
         # Weights in GGUF's quantised blocks can be neither saved nor compared.
         kwargs.setdefault("quantization_config", transformers.GgufConfig(dequantize=True))

@@ -26,6 +26,7 @@ from flamingo.model.masks import full_mask, positions, without_hidden
 from flamingo.model.new_token_logits import NewTokenLogits
 from flamingo.model.packed_attention import packed_mask, row_mask
 from flamingo.model.parts import FlamingoParts
+from flamingo.model.precision import in_own_precision
 from flamingo.model.vision import feature_width, measured_class_token
 from flamingo.model.vision_loading import make_vision_model
 from flamingo.model.visual_tokens import IMAGE_ARGUMENTS, FlamingoImages
@@ -270,7 +271,9 @@ class FlamingoForConditionalGeneration(
         embeddings = self.fusion.embed(token_embeddings, context)
         if targets is not None and not self.new_token_logits.are_final(self.language_model, token_embeddings):
             targets = None
-        with self.new_token_logits.attached(targets), self.fusion.attached(context):
+        own_precision = in_own_precision(self.language_model, embeddings.device)
+        # The fusion is attached first: its blocks keep the autocast of this place.
+        with self.new_token_logits.attached(targets), self.fusion.attached(context), own_precision:
             outputs = self.language_model(inputs_embeds=embeddings, **arguments)
         return CausalLMOutputWithPast(
             loss=None if targets is None else outputs.logits.squeeze(),

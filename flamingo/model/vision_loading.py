@@ -4,10 +4,12 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING, MODEL_MAPPING
 
 from flamingo.model.weights_loading import hub_arguments, load_weights
+from flamingo.utils.device_names import INT8
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
 
@@ -32,11 +34,13 @@ def load_vision_model(name_or_path: str | Path, **kwargs: Any) -> PreTrainedMode
 
     Args:
         name_or_path: A folder or a name on the hub.
-        **kwargs: Further arguments of ``from_pretrained``.
+        **kwargs: Further arguments of ``from_pretrained``. ``dtype="int8"`` is for language models: bfloat16 here.
 
     Raises:
         UserError: If there is no such model, or its weights do not fit.
     """
+    if kwargs.get("dtype") == INT8:
+        kwargs["dtype"] = torch.bfloat16
     config = from_pretrained(AutoConfig, name_or_path, _PART, **hub_arguments(kwargs))
     tower = vision_config(config)
     if tower is not config:

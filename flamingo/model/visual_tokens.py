@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flamingo.model.fusion.base import VisualContext, VisualState
+from flamingo.model.precision import in_own_precision
 from flamingo.model.vision import encode_patches, num_patches
 
 #: The arguments for images, each computed from the one before. A forward pass takes one of them.
@@ -43,7 +44,7 @@ class FlamingoImages:
             return self.no_visual_tokens(b)
         flat = rearrange(pixel_values, "b m f c h w -> (b m f) c h w").to(self.vision_model.dtype)
         trains = any(parameter.requires_grad for parameter in self.vision_model.parameters())
-        with nullcontext() if trains else torch.no_grad():
+        with nullcontext() if trains else torch.no_grad(), in_own_precision(self.vision_model, flat.device):
             features = encode_patches(self.vision_model, flat, self.config.vision_features)
         return self.resample(rearrange(features, "(b m f) p v -> b m f p v", b=b, m=m, f=f))
 

@@ -1,11 +1,13 @@
 """Loads frozen weights, and refuses weights that do not fit: transformers would draw missing ones at random."""
 
+import importlib.util
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from flamingo.utils.errors import UserError
 from flamingo.utils.hub import from_pretrained
@@ -64,6 +66,17 @@ def check_keys(
         raise UserError(
             f"{part} {name_or_path}: its weights are not those of a {type(model).__name__}; keys: {', '.join(messages)}"
         )
+
+
+def int8_arguments() -> dict[str, Any]:
+    """Returns the arguments of ``from_pretrained`` that load linear layers in int8, and other weights in bfloat16.
+
+    Raises:
+        UserError: Without bitsandbytes.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError("dtype=int8 needs the package bitsandbytes")
+    return {"dtype": torch.bfloat16, "quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
 
 
 def is_quantised(model: nn.Module) -> bool:

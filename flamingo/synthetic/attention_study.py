@@ -19,7 +19,7 @@ from flamingo.synthetic.documents import Turn, show
 from flamingo.synthetic.drawing import masks
 from flamingo.synthetic.grammar import caption
 from flamingo.synthetic.scenes import Scene, random_scene
-from flamingo.utils.devices import to_device
+from flamingo.utils.devices import products_in, to_device
 
 ATTRIBUTES = ("colour", "shape")
 #: Part of the seed: another text draws other scenes.
@@ -130,7 +130,8 @@ def word_attention(
     for start in range(0, len(scenes), batch_size):
         batch = processor.batch(documents[start : start + batch_size])
         inputs = {name: to_device(tensor, model.device) for name, tensor in batch.items()}
-        inspection = inspect(model, **inputs)
+        with products_in(model.language_model.dtype, model.device):
+            inspection = inspect(model, **inputs)
         batch_words: list[Word] = []
         for row, ids in enumerate(batch["input_ids"]):
             is_token = batch["attention_mask"][row].bool()

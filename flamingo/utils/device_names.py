@@ -4,8 +4,10 @@ import re
 
 from flamingo.utils.errors import UserError
 
+#: A dtype of frozen parts: bfloat16, and int8 in the linear layers of the language model.
+INT8 = "int8"
 #: Values of the key ``dtype``, the dtype of frozen parts. auto: the dtype of the checkpoint.
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16", INT8)
 
 
 def check_device(key: str, name: str | None) -> None:

@@ -111,3 +111,21 @@ def test_trained_parts_are_not_quantised_by_mistake(plain, saved, tmp_path):
         FlamingoForConditionalGeneration.from_pretrained(tmp_path / "whole", text_kwargs=INT8)
     with pytest.raises(ValueError, match="quantization_config"):
         FlamingoForConditionalGeneration.from_pretrained(saved, **INT8)
+
+
+def test_dtype_int8_is_int8_layers_among_bfloat16_weights(backbones, plain, saved):
+    model = FlamingoForConditionalGeneration.from_pretrained(saved, dtype="int8")
+    assert quantised(model) == {"language_model"}
+    parts = (model.language_model.get_input_embeddings(), model.vision_model)
+    assert all(parameter.dtype == torch.bfloat16 for part in parts for parameter in part.parameters())
+    assert model.language_model.dtype == torch.bfloat16 and model.connector.latents.dtype == torch.float32
+    assert 0 < difference(plain, model) < CLOSE
+    names = str(backbones / "clip_vision_model"), str(backbones / "llama")
+    again = FlamingoForConditionalGeneration.from_vision_text_pretrained(*names, dtype="int8", **tiny.PARTS)
+    assert quantised(again) == {"language_model"}
+
+
+def test_dtype_int8_needs_a_checkpoint_without_backbones(plain, tmp_path):
+    plain.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="include_backbones=false"):
+        FlamingoForConditionalGeneration.from_pretrained(tmp_path, dtype="int8")

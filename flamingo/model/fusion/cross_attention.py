@@ -22,6 +22,7 @@ from flamingo.model.fusion.base import Fusion, VisualContext, VisualState
 from flamingo.model.fusion.gated_block import GatedCrossAttentionBlock, visible_images
 from flamingo.model.fusion.grouped import TokenGroups, group_tokens
 from flamingo.model.layers import repeated_layers
+from flamingo.model.precision import Autocast, current_autocast
 from flamingo.utils.errors import UserError
 from flamingo.utils.shards import whole
 
@@ -34,6 +35,8 @@ class _GroupedContext(VisualContext):
     """The images of one forward pass, and the tokens in groups by image, computed once for all blocks."""
 
     groups: TokenGroups | None = None
+    #: The autocast in which the blocks compute: the language model may have none.
+    autocast: Autocast | None = None
 
 
 class CrossAttentionFusion(Fusion):
@@ -109,7 +112,8 @@ class CrossAttentionFusion(Fusion):
         groups = None
         if m > 1 and self.attend == "last":
             groups = group_tokens(rearrange(context.image_index, "(b n) t -> b n t", b=b), m)
-        return _GroupedContext(context.state, context.image_index, groups=groups)
+        autocast = current_autocast(context.image_index.device)
+        return _GroupedContext(context.state, context.image_index, groups=groups, autocast=autocast)
 
     @contextmanager
     def _with_context(self, context: _GroupedContext | None) -> Iterator[None]:
@@ -147,7 +151,9 @@ class CrossAttentionFusion(Fusion):
                 f"one vector for each token: {list(expected)}"
             )
         # Look up the block at each call: it may have been replaced or wrapped.
-        hidden = self.blocks[index](hidden, keys, values, self._context.image_index, self._context.groups)
+        assert self._context.autocast is not None
+        with self._context.autocast.entered():
+            hidden = self.blocks[index](hidden, keys, values, self._context.image_index, self._context.groups)
         if args:
             return (hidden, *args[1:]), kwargs
         return args, kwargs | {"hidden_states": hidden}
