@@ -1,7 +1,7 @@
 """Autocast where weights are fp32, and not where frozen weights have 16 bits.
 
-Trained parts keep fp32 weights, and autocast multiplies them in 16 bits. A frozen backbone of 16 bits needs no autocast,
-which would compute its norms in fp32, and cast their outputs again for each projection.
+Trained parts keep fp32 weights, and autocast multiplies them in 16 bits. A frozen backbone of 16 bits needs no
+autocast, which would compute its norms in fp32, and cast their outputs again for each projection.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -36,7 +36,9 @@ def current_autocast(device: torch.device) -> Autocast:
 
 
 def in_own_precision(module: nn.Module, device: torch.device) -> AbstractContextManager[object]:
-    """Returns a context for a forward pass of a backbone: without autocast if all its weights are frozen and in its dtype.
+    """Returns a context for a forward pass of a backbone.
+
+    It leaves autocast if all weights of the backbone are frozen and have the dtype of autocast.
 
     Args:
         module: The backbone.
