@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from flamingo.model import BACKBONES, TRAINED_PARTS
 from flamingo.model.adapters import is_of_adapter
+from flamingo.model.compilation import forget_graphs, is_compiled
 from flamingo.model.composition import check_composition, check_record
 from flamingo.model.sharded_loading import is_deferred, move_present
 from flamingo.model.weights_loading import is_quantised
@@ -60,6 +61,8 @@ class FlamingoParts:
             for name, parameter in getattr(self, part).named_parameters():
                 if not is_of_adapter(name):
                     parameter.requires_grad_(part in parts)
+        if is_compiled(self):
+            forget_graphs()
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Any:

@@ -66,6 +66,8 @@ class TrainingConfig:
     packed_attention: str = "dense"
     #: Whether layers compute activations again in the backward pass, to need less memory.
     checkpointing: bool = False
+    #: Whether torch.compile compiles the layers. It takes minutes and a C++ compiler.
+    compile: bool = False
     #: Steps between two lines of history.jsonl.
     log_every: int = 10
     #: Steps between two states that the run can resume from.
@@ -92,6 +94,7 @@ class TrainingConfig:
         flag("checkpointing", self.checkpointing)
         one_of("mixing", self.mixing, ("accumulated", "round_robin"))
         one_of("precision", self.precision, ("fp32", "bf16"))
+        flag("compile", self.compile)
         one_of("packed_attention", self.packed_attention, PACKED_ATTENTION)
         if self.packed_attention == "varlen" and self.precision != "bf16":
             raise UserError(f"packed_attention=varlen needs precision=bf16, got {self.precision}")

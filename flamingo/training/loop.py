@@ -13,6 +13,7 @@ from torch import nn
 
 from flamingo.data.drops import Drops, counts_text
 from flamingo.history import History
+from flamingo.model.compilation import compile_layers
 from flamingo.training import DEFAULT_PARALLEL, ParallelConfig, TrainingConfig
 from flamingo.training.activations import recompute_activations
 from flamingo.training.callbacks import NO_CALLBACKS, Callbacks
@@ -132,6 +133,8 @@ class _Run:
         self.callbacks, self.monitoring = callbacks, monitoring
         if config.checkpointing:
             recompute_activations(model)
+        if config.compile:
+            compile_layers(model)
         #: The model as the processes share it.
         self.parallel = distribute(model, parallel, config.precision)
         self.optimizer = make_optimizer(model, optimizer_config)
