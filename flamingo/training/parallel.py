@@ -8,6 +8,7 @@ from typing import Any
 from jaxtyping import Float, Shaped
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from flamingo.data.collate import Batch
@@ -104,7 +105,9 @@ class Sharded(Parallel):
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         # The first call may be one of a submodule, which would become the root.
         self.bare._get_fsdp_state()._lazy_init()
-        self._shard_group = make_mesh(config)["shard"].get_group()
+        trained: list[Any] = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        assert all(isinstance(parameter, DTensor) for parameter in trained), "a trained parameter is not sharded"
+        self._shard_group = trained[0].device_mesh.get_group("shard")
 
     @contextmanager
     def synchronised(self, is_last: bool) -> Iterator[None]:

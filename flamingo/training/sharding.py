@@ -46,7 +46,8 @@ def shard_model(model: nn.Module, mesh: DeviceMesh, config: ParallelConfig, prec
         model: A :class:`flamingo.FlamingoForConditionalGeneration`.
         mesh: The processes, from :func:`make_mesh`.
         config: The engine.
-        precision: "bf16" gathers and computes trained parameters in bfloat16. Frozen ones keep their own dtype.
+        precision: "bf16" gathers the gated blocks and the connector in bfloat16, which are fp32 shards. All other
+            parameters are gathered in their own dtype; autocast may convert them.
 
     Raises:
         UserError: If the model has other parts than a Flamingo.
@@ -55,15 +56,18 @@ def shard_model(model: nn.Module, mesh: DeviceMesh, config: ParallelConfig, prec
     if not hasattr(parts, "language_model"):
         raise UserError(f"parallel.kind={config.kind} shards a Flamingo, but this model is a {type(model).__name__}")
     arguments: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": config.reshard_after_forward}
+    own_dtype = MixedPrecisionPolicy(cast_forward_inputs=False)
+    for layer in _layers(parts, config):
+        _shard(layer, own_dtype, arguments)
+    in_bf16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if precision == "bf16" else own_dtype
+    for part in [*_gated_blocks(parts), parts.connector]:
+        _shard(part, in_bf16, arguments)
     replicated: set[nn.Parameter] = set()
-    for module in _groups(parts, config):
-        _shard(module, arguments, precision)
     for backbone in _replicated(parts, config):
         replicated.update(backbone.parameters())
     for block in _gated_blocks(parts):
         register_fsdp_forward_method(block, "keys_values")
-    policy = _policy(model, precision)
-    fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params=replicated)
+    fully_shard(model, mesh=mesh, mp_policy=own_dtype, ignored_params=replicated)
 
 
 def sharded_modules(model: nn.Module) -> list[FSDPModule]:
@@ -105,11 +109,9 @@ def shards_encoder(model: Any, config: ParallelConfig) -> bool:
     return config.shard_vision_model or trains
 
 
-def _groups(model: Any, config: ParallelConfig) -> Iterator[nn.Module]:
+def _layers(model: Any, config: ParallelConfig) -> Iterator[nn.Module]:
     if not is_quantised(model.language_model):
         yield from repeated_layers(model.language_model)
-    yield from _gated_blocks(model)
-    yield model.connector
     if shards_encoder(model, config):
         # Features are taken between the blocks, so that the encoder as a whole has no output with a gradient. What lies
         # outside its blocks is in the group of the model.
@@ -128,24 +130,13 @@ def _gated_blocks(model: Any) -> list[nn.Module]:
     return list(getattr(model.fusion, "blocks", nn.ModuleDict()).values())
 
 
-def _shard(module: nn.Module, arguments: dict[str, Any], precision: str) -> None:
+def _shard(module: nn.Module, policy: MixedPrecisionPolicy, arguments: dict[str, Any]) -> None:
     """Shards a module. Its own hooks stay the first ones.
 
     The hook of a language-model layer computes a gated block. It runs before the layer is gathered, so that the two
     are not in memory together.
     """
     own_hooks = list(module._forward_pre_hooks)
-    fully_shard(module, mp_policy=_policy(module, precision), **arguments)
+    fully_shard(module, mp_policy=policy, **arguments)
     for hook in reversed(own_hooks):
         module._forward_pre_hooks.move_to_end(hook, last=False)  # type: ignore[attr-defined]  # an OrderedDict
-
-
-def _policy(module: nn.Module, precision: str) -> MixedPrecisionPolicy:
-    """Returns the dtypes of a group: trained parameters compute in bfloat16, and their gradients are added in fp32.
-
-    The inputs keep their dtypes: those of a layer contain positions and masks.
-    """
-    trains = any(parameter.requires_grad for parameter in module.parameters())
-    if precision == "bf16" and trains:
-        return MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-    return MixedPrecisionPolicy(cast_forward_inputs=False)

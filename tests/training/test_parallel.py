@@ -1,22 +1,32 @@
 """Several processes have the gradients, the norm and the steps of one process that gets all of their batches."""
 
+from collections import Counter
 from functools import partial
 
 import pytest
 import torch
+from torch import distributed
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from flamingo.model.adapter_config import AdapterConfig
 from flamingo.model.adapters import add_adapter
-from flamingo.training import ParallelConfig
+from flamingo.training import ParallelConfig, TrainingConfig
 from flamingo.training.activations import recompute_activations
+from flamingo.training.callbacks import Callbacks, fusion_measures
+from flamingo.training.loop import train
+from flamingo.training.losses.next_token import next_token
+from flamingo.training.monitoring import Monitoring
+from flamingo.training.optim import AdamWConfig, MuonConfig
 from flamingo.training.parallel import distribute
 from flamingo.training.speed import Speed
 from flamingo.training.step import DataSet, accumulate_gradients, next_update
+from flamingo.training.validation import HeldOut
 from flamingo.utils.devices import processes
+from flamingo.utils.errors import UserError
 from flamingo.utils.shards import whole
 from tests import tiny
 from tests.helpers.forked import values_of_processes
-from tests.training.runs import Listed, batch
+from tests.training.runs import Listed, batch, history, trained
 
 FSDP2 = ParallelConfig("fsdp2")
 ENGINES = {
@@ -119,3 +129,181 @@ def test_each_engine_has_the_gradients_of_one_process(backbones, engine, kind):
     both = values_of_processes(2, gradients_of, model, ENGINES[engine], 0.01)
     for one in both:
         assert_equal_steps(one, gradients_of(MODELS[kind](backbones), FSDP2, 0.01))
+
+
+def with_three_batches(model, config):
+    """The gradients of an update of three batches, and the numbers of collectives in its backward passes."""
+    parallel = distribute(model, config)
+    first = processes().process_index
+    numbers = range(first, 6, processes().num_processes)
+    data_set = DataSet("pairs", Listed(*(batch([number], images=number % 2) for number in numbers)))
+    update = next_update([data_set], {"pairs": iter(data_set.batches)}, 1, len(numbers), "accumulated")
+    counts = Counter()
+    for name in ("reduce_scatter_tensor", "all_reduce"):
+        setattr(distributed, name, counted(counts, name, getattr(distributed, name)))
+    accumulate_gradients(parallel, update, "fp32", Speed(torch.device("cpu")))
+    return {name: whole(p.grad) for name, p in model.named_parameters() if p.requires_grad}, counts
+
+
+def counted(counts, name, function):
+    def counting(*args, **kwargs):
+        counts[name] += 1
+        return function(*args, **kwargs)
+
+    return counting
+
+
+#: Reduce-scatters and all-reduces of three batches, in units of those of a model: one for each group, and two for each
+#: gated block, whose keys and values are computed by a call of their own.
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("config", "scatters", "reductions"),
+    [
+        (ParallelConfig("fsdp2"), 1, 0),
+        (ParallelConfig("fsdp2", scatter_every_batch=True), 3, 0),
+        (ParallelConfig("hsdp", shard_size=2), 1, 1),
+        (ParallelConfig("hsdp", shard_size=2, scatter_every_batch=True), 3, 1),
+    ],
+)
+def test_batches_of_an_update_exchange_what_they_must(backbones, config, scatters, reductions):
+    model = make_model(backbones)
+    expected, _ = with_three_batches(make_model(backbones), config)
+    groups = 2 + 2 * len(model.fusion.blocks)  # the connector, the rows of new tokens, and gated blocks
+    for gradients, counts in values_of_processes(2, with_three_batches, model, config):
+        assert counts["reduce_scatter_tensor"] == scatters * groups
+        assert counts["all_reduce"] == reductions * groups
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-6, atol=1e-9)
+
+
+def spoiled_in_one_process(model, optimizer, output):
+    """Eight steps. The loss of process 1 is infinite at step 3; the gradients are finite everywhere."""
+    steps = []
+
+    def spoiled(model, batch, count):
+        steps.append(len(steps) + 1)
+        loss = next_token(model, batch, count)
+        return loss + float("inf") if processes().process_index == 1 and steps[-1] == 3 else loss
+
+    documents = Listed(*(batch([10 * processes().process_index + number]) for number in range(1, 6)))
+    config = TrainingConfig(steps=8, log_every=5, save_every=8)
+    before = []
+    data_set = DataSet("pairs", documents, loss=spoiled)
+    hook = register_optimizer_step_post_hook(lambda *_: before.append(whole_weights(model)))
+    with pytest.raises(UserError, match="step 3") as error:
+        train(model, [data_set], optimizer, config, output, parallel=FSDP2)
+    hook.remove()
+    return str(error.value), before
+
+
+def whole_weights(model):
+    return {name: whole(weight) for name, weight in trained(model).items()}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("optimizer", [AdamWConfig(lr=1e-3), MuonConfig(lr=1e-3)], ids=lambda config: config.kind)
+def test_an_infinite_loss_of_one_process_stops_all_shards(backbones, tmp_path, optimizer):
+    ended = values_of_processes(2, spoiled_in_one_process, make_model(backbones), optimizer, tmp_path)
+    for message, weights in ended:
+        assert "document 13" in message
+        # The hook runs once for each optimizer that Muon consists of.
+        per_step = len(weights) // 5
+        second, third, last = (weights[per_step * step - 1] for step in (2, 3, 5))
+        assert any(not torch.equal(weight, weights[0][name]) for name, weight in second.items())
+        assert all(torch.equal(weight, second[name]) for name, weight in third.items())
+        assert all(torch.equal(weight, second[name]) for name, weight in last.items())
+
+
+def sampled_run(model, optimizer, output):
+    """Five steps with samples in the main process, and losses of three held-out batches."""
+
+    def sample(step):
+        model.generate(torch.tensor([[5, 6]]), max_new_tokens=step, do_sample=True, eos_token_id=None, pad_token_id=0)
+
+    state = processes()
+    sets = []
+    for name, batches, weight in shares(model):
+        own = batches if state.num_processes == 1 else [batches[state.process_index]]
+        sets.append(DataSet(name, Listed(*own), weight))
+    config = TrainingConfig(
+        steps=5, accumulate=2 // state.num_processes, log_every=1, sample_every=2, validate_every=2, save_every=5
+    )
+    held_out = HeldOut("pairs", [batch([100, 101]), batch([102], images=0), batch([103])])
+    callbacks = Callbacks([fusion_measures], on_sample=sample)
+    train(model, sets, optimizer, config, output, callbacks, FSDP2, Monitoring([held_out]))
+    return whole_weights(model)
+
+
+@pytest.mark.full
+def test_a_sharded_run_with_samples_and_validation_equals_one(backbones, tmp_path):
+    """The main process alone generates, and one process has a held-out batch more than the other."""
+    optimizer = AdamWConfig(lr=1e-3)
+    both = values_of_processes(2, sampled_run, make_model(backbones), optimizer, tmp_path / "two")
+    expected = sampled_run(make_model(backbones), optimizer, tmp_path / "one")
+    for weights in both:
+        for name, weight in weights.items():
+            torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-6)
+    records = history(tmp_path / "two")
+    for record, other in zip(records, history(tmp_path / "one"), strict=True):
+        assert record.keys() == other.keys()
+        assert record["gates"] == pytest.approx(other["gates"], rel=1e-6)
+        for key in ("loss", "gradient_norm", "held_out_loss/pairs", "blind_held_out_loss/pairs"):
+            assert record.get(key) == pytest.approx(other.get(key), rel=1e-5), key
+    assert "held_out_loss/pairs" in records[-1]
+
+
+def in_bf16(backbones, config):
+    """The gradients of one step in bf16, and the dtypes of the weights that a gated block computes with."""
+    torch.manual_seed(0)
+    model = tiny.flamingo(backbones, "llama", gates=0.3).train()
+    dtypes = []
+    parallel = distribute(model, config, "bf16")
+    block = model.fusion.blocks["1"]
+    block.attention.to_q.register_forward_hook(lambda module, *_: dtypes.append(module.weight.dtype))
+    data_set = DataSet("pairs", Listed(batch([processes().process_index]), batch([1])))
+    accumulate = 2 // processes().num_processes
+    update = next_update([data_set], {"pairs": iter(data_set.batches)}, 1, accumulate, "accumulated")
+    accumulate_gradients(parallel, update, "bf16", Speed(torch.device("cpu")))
+    gradients = {name: whole(p.grad) for name, p in model.named_parameters() if p.requires_grad}
+    return gradients, set(dtypes), {weight.dtype for weight in trained(model).values()}
+
+
+@pytest.mark.full
+def test_sharded_weights_compute_in_bf16_and_stay_fp32(backbones):
+    expected, *_ = in_bf16(backbones, FSDP2)
+    largest = max(gradient.norm() for gradient in expected.values())
+    for gradients, dtypes, kept in values_of_processes(2, in_bf16, backbones, FSDP2):
+        assert dtypes == {torch.bfloat16}
+        assert kept == {torch.float32}
+        for name, gradient in gradients.items():
+            assert gradient.dtype == torch.float32
+            error = (gradient - expected[name]).norm()
+            assert error <= 0.05 * expected[name].norm().clamp(min=1e-2 * largest), name
+
+
+@pytest.mark.full
+def test_engines_that_do_not_fit_the_processes_are_refused(backbones):
+    def refused(config):
+        with pytest.raises(UserError, match=r"parallel\.(kind|shard_size)"):
+            distribute(make_model(backbones), config)
+        with pytest.raises(UserError, match=r"parallel\.kind"):
+            distribute(torch.nn.Linear(2, 2), FSDP2)
+
+    values_of_processes(2, refused, ParallelConfig("single"))
+    values_of_processes(2, refused, ParallelConfig("hsdp", shard_size=3))
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("kind", {"kind": "fsdp"}),
+        ("shard_size", {"kind": "hsdp", "shard_size": 0}),
+        ("shard_size", {"kind": "fsdp2", "shard_size": 2}),
+        ("reshard_after_forward", {"reshard_after_forward": "no"}),
+        ("shard_vision_model", {"shard_vision_model": 1}),
+        ("scatter_every_batch", {"scatter_every_batch": 1}),
+    ],
+)
+def test_values_out_of_range_are_refused_by_their_key(key, values):
+    with pytest.raises(UserError, match=f"^{key} "):
+        ParallelConfig(**values)
