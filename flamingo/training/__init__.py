@@ -26,7 +26,7 @@ class ParallelConfig:
     #: Whether a frozen vision encoder is sharded. One that trains always is.
     shard_vision_model: bool = False
     #: Whether gradients are sharded after each batch of an update, to need less memory.
-    #: The processes then exchange them as often.
+    #: The processes then exchange them as often; with hsdp only within a machine.
     scatter_every_batch: bool = False
 
     def __post_init__(self) -> None:

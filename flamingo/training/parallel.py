@@ -112,9 +112,9 @@ class Sharded(Parallel):
     @contextmanager
     def synchronised(self, is_last: bool) -> Iterator[None]:
         """Yields with gradients exchanged after the last batch only, unless ``scatter_every_batch`` is set."""
-        # The copies of hsdp could wait until the last batch, but torch 2.13 cannot keep the scattered gradients of a
-        # module that computes twice, as a gated block does: once for its keys and values.
-        if not self._config.scatter_every_batch:
+        if self._config.scatter_every_batch:
+            self.bare.set_requires_all_reduce(is_last)
+        else:
             self.bare.set_requires_gradient_sync(is_last)
         self.bare.set_is_last_backward(is_last)
         yield

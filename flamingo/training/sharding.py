@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from flamingo.model.layers import repeated_layers
 from flamingo.model.vision import transformer_blocks
@@ -39,15 +39,16 @@ def shard_model(model: nn.Module, mesh: DeviceMesh, config: ParallelConfig, prec
     """Shards a model in place. Its adapter has been added before. The model may be on the meta device.
 
     Each frozen layer of the language model, each gated block and the connector is gathered by itself while it
-    computes. The embeddings, the final norm, the output head, which may be tied, and the rows of new tokens form one
-    group, that of the model itself.
+    computes. So are the projections of a gated block to keys and values, which compute before the block does. The
+    embeddings, the final norm, the output head, which may be tied, and the rows of new tokens form one group, that of
+    the model itself.
 
     Args:
         model: A :class:`flamingo.FlamingoForConditionalGeneration`.
         mesh: The processes, from :func:`make_mesh`.
         config: The engine.
-        precision: "bf16" gathers the gated blocks and the connector in bfloat16, which are fp32 shards. All other
-            parameters are gathered in their own dtype; autocast may convert them.
+        precision: "bf16" gathers modules that train as a whole in bfloat16, and adds their gradients in fp32. Their
+            shards stay in fp32. All other parameters keep their own dtype; autocast may convert them.
 
     Raises:
         UserError: If the model has other parts than a Flamingo.
@@ -56,18 +57,12 @@ def shard_model(model: nn.Module, mesh: DeviceMesh, config: ParallelConfig, prec
     if not hasattr(parts, "language_model"):
         raise UserError(f"parallel.kind={config.kind} shards a Flamingo, but this model is a {type(model).__name__}")
     arguments: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": config.reshard_after_forward}
-    own_dtype = MixedPrecisionPolicy(cast_forward_inputs=False)
-    for layer in _layers(parts, config):
-        _shard(layer, own_dtype, arguments)
-    in_bf16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if precision == "bf16" else own_dtype
-    for part in [*_gated_blocks(parts), parts.connector]:
-        _shard(part, in_bf16, arguments)
+    for module in _groups(parts, config):
+        _shard(module, precision, arguments)
     replicated: set[nn.Parameter] = set()
     for backbone in _replicated(parts, config):
         replicated.update(backbone.parameters())
-    for block in _gated_blocks(parts):
-        register_fsdp_forward_method(block, "keys_values")
-    fully_shard(model, mesh=mesh, mp_policy=own_dtype, ignored_params=replicated)
+    fully_shard(model, mesh=mesh, mp_policy=_policy(model, "fp32"), ignored_params=replicated)
 
 
 def sharded_modules(model: nn.Module) -> list[FSDPModule]:
@@ -109,9 +104,14 @@ def shards_encoder(model: Any, config: ParallelConfig) -> bool:
     return config.shard_vision_model or trains
 
 
-def _layers(model: Any, config: ParallelConfig) -> Iterator[nn.Module]:
+def _groups(model: Any, config: ParallelConfig) -> Iterator[nn.Module]:
+    """Yields the modules that are gathered each by itself, inner ones first."""
     if not is_quantised(model.language_model):
         yield from repeated_layers(model.language_model)
+    for block in _gated_blocks(model):
+        yield from _projections_of_images(block)
+        yield block
+    yield model.connector
     if shards_encoder(model, config):
         # Features are taken between the blocks, so that the encoder as a whole has no output with a gradient. What lies
         # outside its blocks is in the group of the model.
@@ -126,17 +126,35 @@ def _replicated(model: Any, config: ParallelConfig) -> Iterator[nn.Module]:
         yield model.vision_model
 
 
-def _gated_blocks(model: Any) -> list[nn.Module]:
+def _gated_blocks(model: Any) -> list[Any]:
     return list(getattr(model.fusion, "blocks", nn.ModuleDict()).values())
 
 
-def _shard(module: nn.Module, policy: MixedPrecisionPolicy, arguments: dict[str, Any]) -> None:
+def _projections_of_images(block: Any) -> list[nn.Module]:
+    """Returns the modules of a gated block that compute keys and values, and that have parameters."""
+    modules = (block.attention.to_k, block.attention.to_v, block.attention.k_norm)
+    return [module for module in modules if next(module.parameters(), None) is not None]
+
+
+def _shard(module: nn.Module, precision: str, arguments: dict[str, Any]) -> None:
     """Shards a module. Its own hooks stay the first ones.
 
     The hook of a language-model layer computes a gated block. It runs before the layer is gathered, so that the two
     are not in memory together.
     """
     own_hooks = list(module._forward_pre_hooks)
-    fully_shard(module, mp_policy=policy, **arguments)
+    fully_shard(module, mp_policy=_policy(module, precision), **arguments)
     for hook in reversed(own_hooks):
         module._forward_pre_hooks.move_to_end(hook, last=False)  # type: ignore[attr-defined]  # an OrderedDict
+
+
+def _policy(module: nn.Module, precision: str) -> MixedPrecisionPolicy:
+    """Returns the dtypes of a module.
+
+    The bfloat16 copy of a sharded weight that autocast makes would stay in memory until the backward pass. Inputs are
+    converted only for weights in bfloat16: those of a layer contain positions and masks.
+    """
+    trains = all(parameter.requires_grad for parameter in module.parameters())
+    if precision == "bf16" and trains:
+        return MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=True)
+    return MixedPrecisionPolicy(cast_forward_inputs=False)

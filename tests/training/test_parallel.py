@@ -139,7 +139,7 @@ def with_three_batches(model, config):
     data_set = DataSet("pairs", Listed(*(batch([number], images=number % 2) for number in numbers)))
     update = next_update([data_set], {"pairs": iter(data_set.batches)}, 1, len(numbers), "accumulated")
     counts = Counter()
-    for name in ("reduce_scatter_tensor", "all_reduce"):
+    for name in ("reduce_scatter_single", "all_reduce"):
         setattr(distributed, name, counted(counts, name, getattr(distributed, name)))
     accumulate_gradients(parallel, update, "fp32", Speed(torch.device("cpu")))
     return {name: whole(p.grad) for name, p in model.named_parameters() if p.requires_grad}, counts
@@ -153,8 +153,7 @@ def counted(counts, name, function):
     return counting
 
 
-#: Reduce-scatters and all-reduces of three batches, in units of those of a model: one for each group, and two for each
-#: gated block, whose keys and values are computed by a call of their own.
+#: Reduce-scatters and all-reduces of three batches, in units of those of a model: one for each group.
 @pytest.mark.full
 @pytest.mark.parametrize(
     ("config", "scatters", "reductions"),
@@ -168,9 +167,10 @@ def counted(counts, name, function):
 def test_batches_of_an_update_exchange_what_they_must(backbones, config, scatters, reductions):
     model = make_model(backbones)
     expected, _ = with_three_batches(make_model(backbones), config)
-    groups = 2 + 2 * len(model.fusion.blocks)  # the connector, the rows of new tokens, and gated blocks
+    # The connector, the rows of new tokens, and the keys, the values and the rest of each gated block.
+    groups = 2 + 3 * len(model.fusion.blocks)
     for gradients, counts in values_of_processes(2, with_three_batches, model, config):
-        assert counts["reduce_scatter_tensor"] == scatters * groups
+        assert counts["reduce_scatter_single"] == scatters * groups
         assert counts["all_reduce"] == reductions * groups
         for name, gradient in gradients.items():
             torch.testing.assert_close(gradient, expected[name], rtol=1e-6, atol=1e-9)
@@ -248,7 +248,7 @@ def test_a_sharded_run_with_samples_and_validation_equals_one(backbones, tmp_pat
         assert record.keys() == other.keys()
         assert record["gates"] == pytest.approx(other["gates"], rel=1e-6)
         for key in ("loss", "gradient_norm", "held_out_loss/pairs", "blind_held_out_loss/pairs"):
-            assert record.get(key) == pytest.approx(other.get(key), rel=1e-5), key
+            assert record.get(key, 0.0) == pytest.approx(other.get(key, 0.0), rel=1e-5), key
     assert "held_out_loss/pairs" in records[-1]
 
 
@@ -256,6 +256,7 @@ def in_bf16(backbones, config):
     """The gradients of one step in bf16, and the dtypes of the weights that a gated block computes with."""
     torch.manual_seed(0)
     model = tiny.flamingo(backbones, "llama", gates=0.3).train()
+    model.language_model.to(torch.bfloat16)
     dtypes = []
     parallel = distribute(model, config, "bf16")
     block = model.fusion.blocks["1"]
@@ -278,7 +279,7 @@ def test_sharded_weights_compute_in_bf16_and_stay_fp32(backbones):
         for name, gradient in gradients.items():
             assert gradient.dtype == torch.float32
             error = (gradient - expected[name]).norm()
-            assert error <= 0.05 * expected[name].norm().clamp(min=1e-2 * largest), name
+            assert error <= 0.1 * expected[name].norm().clamp(min=1e-2 * largest), name
 
 
 @pytest.mark.full

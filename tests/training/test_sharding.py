@@ -37,7 +37,9 @@ def test_layers_blocks_and_connector_are_gathered_by_themselves(backbones):
         return sorted(found), local / sum(parameter.numel() for parameter in model.language_model.parameters())
 
     layers = [f"language_model.model.layers.{number}" for number in range(4)]
-    blocks = ["fusion.blocks.1", "fusion.blocks.3"]
+    blocks = []
+    for block in ("fusion.blocks.1", "fusion.blocks.3"):
+        blocks += [block, f"{block}.attention.to_k", f"{block}.attention.to_v"]
     encoder = [f"vision_model.encoder.layers.{number}" for number in range(3)]
     for found, fraction in values_of_processes(2, names, FSDP2):
         assert found == sorted(["", "connector", *blocks, *layers])

@@ -78,9 +78,9 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
         """
         x = hidden.to(self.norm.weight.dtype)
         attended = self._cross_attention(x, keys, values, image_index, groups)
-        x = x + _gated(self.attention_gate, self.dropout(attended))
+        x = x + _gated(self.attention_gate, self.dropout(attended)).to(x.dtype)
         if self.feedforward is not None:
-            x = x + _gated(self.feedforward_gate, self.dropout(self.feedforward(x)))
+            x = x + _gated(self.feedforward_gate, self.dropout(self.feedforward(x))).to(x.dtype)
         return x.to(hidden.dtype)
 
     def _cross_attention(
@@ -136,4 +136,8 @@ def visible_images(image_index: Int[Tensor, "*tokens"], images: int, attend: str
 
 
 def _gated(gate: Tensor | None, x: Tensor) -> Tensor:
-    return x if gate is None else torch.tanh(gate) * x
+    if gate is None:
+        return x
+    # The gradient of a gate is a sum over all tokens, which bfloat16 would round after each product.
+    gate = gate.to(torch.promote_types(gate.dtype, torch.float32))
+    return torch.tanh(gate) * x
