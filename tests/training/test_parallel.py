@@ -252,34 +252,37 @@ def test_a_sharded_run_with_samples_and_validation_equals_one(backbones, tmp_pat
     assert "held_out_loss/pairs" in records[-1]
 
 
-def in_bf16(backbones, config):
-    """The gradients of one step in bf16, and the dtypes of the weights that a gated block computes with."""
+def one_step(backbones, precision):
+    """The gradients of one step, and the dtypes of the weights that a gated block computes with, and keeps."""
     torch.manual_seed(0)
     model = tiny.flamingo(backbones, "llama", gates=0.3).train()
     model.language_model.to(torch.bfloat16)
     dtypes = []
-    parallel = distribute(model, config, "bf16")
+    if precision == "fp32":
+        model.double()
+    parallel = distribute(model, FSDP2, precision)
     block = model.fusion.blocks["1"]
     block.attention.to_q.register_forward_hook(lambda module, *_: dtypes.append(module.weight.dtype))
     data_set = DataSet("pairs", Listed(batch([processes().process_index]), batch([1])))
     accumulate = 2 // processes().num_processes
     update = next_update([data_set], {"pairs": iter(data_set.batches)}, 1, accumulate, "accumulated")
-    accumulate_gradients(parallel, update, "bf16", Speed(torch.device("cpu")))
+    accumulate_gradients(parallel, update, precision, Speed(torch.device("cpu")))
     gradients = {name: whole(p.grad) for name, p in model.named_parameters() if p.requires_grad}
     return gradients, set(dtypes), {weight.dtype for weight in trained(model).values()}
 
 
 @pytest.mark.full
 def test_sharded_weights_compute_in_bf16_and_stay_fp32(backbones):
-    expected, *_ = in_bf16(backbones, FSDP2)
-    largest = max(gradient.norm() for gradient in expected.values())
-    for gradients, dtypes, kept in values_of_processes(2, in_bf16, backbones, FSDP2):
+    """The gradients are as far from exact ones as those of one process in bf16: 1 to 5%, a gate 18%."""
+    exact, *_ = one_step(backbones, "fp32")
+    largest = max(gradient.norm() for gradient in exact.values())
+    for gradients, dtypes, kept in values_of_processes(2, one_step, backbones, "bf16"):
         assert dtypes == {torch.bfloat16}
         assert kept == {torch.float32}
         for name, gradient in gradients.items():
             assert gradient.dtype == torch.float32
-            error = (gradient - expected[name]).norm()
-            assert error <= 0.1 * expected[name].norm().clamp(min=1e-2 * largest), name
+            error = (gradient - exact[name]).norm()
+            assert error <= 0.2 * exact[name].norm().clamp(min=1e-2 * largest), name
 
 
 @pytest.mark.full
