@@ -163,9 +163,10 @@ def _log_estimates(config: TrainConfig, records: TrainingRecords | None, measure
     mapped = kept + (_KERNEL_BYTES if device.type == HOST.type and training.precision == "bf16" else 0)
     log.info("memory: %.2f GB at the peak, on the %s", peak_memory(device, mapped) / _GB, device_title(device))
     log.info(
-        "disk: %s of features, %s of a state, %s of the checkpoint",
+        "disk: %s of features, %s of a state (%d are kept), %s of the checkpoint",
         _size_text(kept),
         _size_text(measured.state_bytes),
+        max(1, training.number_due(training.keep_every)),
         _size_text(measured.checkpoint_bytes),
     )
 

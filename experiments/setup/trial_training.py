@@ -91,7 +91,13 @@ def measured_trial(config: TrainConfig, parts: TrainingParts, documents: Mapping
     steps = 1 + max(_TIMED_STEPS, len(config.data.documents))
     sample_every = steps if config.training.sample_every else 0
     training = replace(
-        config.training, steps=steps, log_every=1, save_every=steps, sample_every=sample_every, validate_every=0
+        config.training,
+        steps=steps,
+        log_every=1,
+        save_every=steps,
+        keep_every=0,
+        sample_every=sample_every,
+        validate_every=0,
     )
     wandb = replace(config.wandb, mode="offline")
     optimizer = replace(config.optimizer, warmup_steps=0)

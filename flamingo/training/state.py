@@ -180,7 +180,8 @@ class StateFolder:
             for unfinished in set(self.folder.glob("step-*")) - set(complete_states(self.folder)):
                 remove_state(unfinished)
         wait_for_processes()
-        complete = complete_states(self.folder)
+        # The main process lists them for all: a network file system may show the others older entries.
+        complete, *_ = together(lambda: complete_states(self.folder), self._group)
         if not complete:
             return Progress()
         newest = complete[-1]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,7 @@ from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystem
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from flamingo.utils.checksums import checksum
 from flamingo.utils.errors import UserError
@@ -28,6 +29,23 @@ T = TypeVar("T")
 
 #: The marker: the checksum of each other file of a state. It is written when all of them are on disk.
 COMPLETE = "complete.json"
+
+#: What the list of a state's tensors is made of, besides dtypes.
+_CLASSES_OF_METADATA = {
+    "torch.distributed.checkpoint.metadata": (
+        "Metadata",
+        "MetadataIndex",
+        "TensorStorageMetadata",
+        "TensorProperties",
+        "ChunkStorageMetadata",
+        "StorageMeta",
+        "_MEM_FORMAT_ENCODING",
+    ),
+    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
+    "torch.serialization": ("_get_layout",),
+    "torch": ("Size",),
+    "pathlib": ("PosixPath", "WindowsPath"),
+}
 
 # torch's functions warn about a single process, which needs no process group.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
@@ -124,12 +142,16 @@ def write_tensors(folder: Path, tensors: Mapping[str, Shaped[Tensor, "..."]], gr
 def load_tensors(folder: Path, into: Mapping[str, Shaped[Tensor, "..."]], group: ProcessGroup | None) -> None:
     """Loads tensors by name in place. Every process of the group calls this; a ``DTensor`` gets its part."""
     with _errors_of_torch(folder):
-        dcp.load(dict(into), storage_reader=FileSystemReader(folder), process_group=group, no_dist=group is None)
+        dcp.load(dict(into), storage_reader=_Reader(folder), process_group=group, no_dist=group is None)
 
 
 def saved_tensors(folder: Path) -> dict[str, Shaped[Tensor, "..."]]:
-    """Returns the tensors of a state by name, without their values: on the device meta."""
-    metadata = FileSystemReader(folder).read_metadata()
+    """Returns the tensors of a state by name, without their values: on the device meta.
+
+    Raises:
+        UserError: If the list of them is no list of tensors.
+    """
+    metadata = _Reader(folder).read_metadata()
     tensors = {}
     for name, saved in metadata.state_dict_metadata.items():
         assert isinstance(saved, TensorStorageMetadata), name
@@ -148,6 +170,26 @@ def read_tensors(folder: Path, prefix: str = "") -> dict[str, Shaped[Tensor, "..
     tensors = {name: torch.empty_like(tensor, device="cpu") for name, tensor in chosen.items()}
     load_tensors(folder, tensors, None)
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+
+
+class _Reader(FileSystemReader):
+    """Reads the list of a state's tensors, a pickle, without running code that it may name."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        file = Path(self.path) / ".metadata"
+        with file.open("rb") as stream:
+            try:
+                return _MetadataUnpickler(stream).load()
+            except pickle.UnpicklingError as error:
+                raise UserError(f"{file} is not of a state: {error}") from error
+
+
+class _MetadataUnpickler(pickle.Unpickler):  # noqa: S301 it refuses other classes
+    def find_class(self, module: str, name: str) -> Any:
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if not is_dtype and name not in _CLASSES_OF_METADATA.get(module, ()):
+            raise pickle.UnpicklingError(f"it contains {module}.{name}")
+        return super().find_class(module, name)
 
 
 class _AtomicFiles(FileSystem):

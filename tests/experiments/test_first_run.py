@@ -293,7 +293,7 @@ def test_estimates_count_each_part_of_a_training(folder, backbones, tmp_path, mo
         assert part in caplog.text
     assert "1 evaluations, which follow" in caplog.text
     assert re.findall(r"memory: (\S+) GB", caplog.text) == ["12.00", "12.15"]  # in fp32, and in bf16 on a CPU
-    assert "12.00 GB of features, 3.00 GB of a state, 2.5 MB of the checkpoint" in caplog.text
+    assert "12.00 GB of features, 3.00 GB of a state (1 are kept), 2.5 MB of the checkpoint" in caplog.text
 
 
 @pytest.mark.full

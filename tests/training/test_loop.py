@@ -318,6 +318,8 @@ def test_data_sets_need_names_of_their_own(backbones, tmp_path):
         ("accumulate", 0),
         ("log_every", 0),
         ("save_every", 0),
+        ("keep_every", -1),
+        ("keep_every", 750),
         ("sample_every", -1),
         ("mixing", "mixed"),
         ("precision", "fp16"),

@@ -80,16 +80,3 @@ class MuonAndAdamW(Optimizer):
         for part in self.parts.values():
             part.found_inf = self.found_inf  # type: ignore[attr-defined]  # missing in the stubs of torch
             part.step()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the states of both optimizers by name."""
-        return {name: part.state_dict() for name, part in self.parts.items()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads the states of both optimizers."""
-        for name, part in self.parts.items():
-            part.load_state_dict(state_dict[name])
-        # Loading replaces the groups of the parts. A schedule has a learning rate for each group, in the former order.
-        loaded = self.parts["muon"].param_groups + self.parts["adamw"].param_groups
-        order = [group["name"] for group in self.param_groups]
-        self.param_groups = sorted(loaded, key=lambda group: order.index(group["name"]))
