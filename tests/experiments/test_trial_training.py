@@ -1,6 +1,7 @@
 """The trial of a dry run: what each part of a training takes is measured apart."""
 
 import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -62,6 +63,7 @@ def test_each_part_of_a_trial_is_timed_apart(clock, monkeypatch, sample_every):
         (folder / f"{len(list(folder.iterdir()))}").write_bytes(b"0" * 5)
 
     monkeypatch.setattr(trial_training, "train", train)
+    monkeypatch.setattr(trial_training, "prepared_masks", lambda *arguments: nullcontext())
     held_out = SimpleNamespace(name="captions", batches=Listed(batch([1])), prepare=dict)
     monkeypatch.setattr(trial_training, "build_data_sets", lambda *arguments: [held_out])
     monkeypatch.setattr(trial_training, "held_out_losses", lambda *arguments: clock.pass_by(1.5))

@@ -73,7 +73,7 @@ def test_what_trains_on_does_not_reach_the_state(tmp_path, held):
     assert torch.equal(states.model.weight, before)
 
 
-def test_a_second_state_cannot_begin_before_the_first_is_finished(tmp_path, held):
+def test_a_state_cannot_begin_before_the_last_is_finished(tmp_path, held):
     states = states_of(tmp_path)
     states.save(Progress(step=1))
     with pytest.raises(AssertionError, match="not finished"):
@@ -107,7 +107,7 @@ def test_after_an_error_of_the_training_the_state_is_finished(tmp_path, held, er
     assert complete_states(tmp_path / "state") == [state_folder(tmp_path, 1)]
 
 
-def test_a_failing_thread_does_not_hide_the_error_of_the_training(tmp_path, monkeypatch, caplog):
+def test_a_failing_thread_does_not_hide_the_training_error(tmp_path, monkeypatch, caplog):
     def write(*_):
         raise UserError("no space")
 
