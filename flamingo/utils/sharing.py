@@ -1,5 +1,6 @@
 """Work that the processes of a run share: dealt by cost, with results in order and a failure that ends all of them."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -16,6 +17,10 @@ Result = TypeVar("Result")
 #: Makes the results of some pieces of work, one after the other.
 Work = Callable[[Sequence[int]], Iterable[Result]]
 
+#: Seconds between two looks at the other processes.
+_SHORTEST_DELAY, _LONGEST_DELAY = 0.0005, 0.05
+#: Seconds that a process that has failed gives the others to end their batches.
+_GRACE = 60.0
 #: The numbers of the calls of :func:`shared`, which are the same in all processes.
 _calls = count()
 
@@ -39,6 +44,7 @@ def shared(
     costs: Sequence[int],
     sizes: Sequence[int] | None = None,
     on_progress: Callable[[int], object] | None = None,
+    leave: Callable[[], object] = lambda: None,
 ) -> list[Result]:
     """Returns the result of each piece of work. All processes call this function, and each does a part of the work.
 
@@ -48,6 +54,7 @@ def shared(
         sizes: The size of each piece, in units of progress; None: 1.
         on_progress: Called with the progress of all processes since the last call, as far as this process can tell by
             its own part.
+        leave: Called when this process has done its part, or has failed and told the others.
 
     Raises:
         Exception: What the work has raised in this process.
@@ -58,17 +65,17 @@ def shared(
     advance = _Progress([1] * len(costs) if sizes is None else sizes, own, on_progress)
     if state.num_processes == 1:
         return list(_advancing(work, own, advance))
-    failures = _Failures()
+    call = _Call()
     results: dict[int, Result] = {}
-    failure: Exception | None = None
     try:
         for number, result in zip(own, _advancing(work, own, advance), strict=True):
             results[number] = result
-            failures.check()
-    except Exception as error:
-        failures.announce(error)
-        failure = error
-    failures.compare(failure)
+            call.check()
+    except Exception:
+        call.fail(leave)
+        raise
+    leave()
+    call.wait()
     by_number: dict[int, Result] = {}
     for of_process in gather_object([results]):
         by_number |= of_process
@@ -174,18 +181,18 @@ class _Progress:
         self._reported = done
 
 
-class _Failures:
-    """Failures of the processes of one call of :func:`shared`."""
+class _Call:
+    """A call of :func:`shared`: the failure of a process, and the number of processes that have done their parts.
+
+    Both are in the store by which the processes have met. A look at it is no collective call, for which all would wait,
+    and has no time limit.
+    """
 
     def __init__(self) -> None:
-        self._key = f"flamingo/failure/{next(_calls)}"
-        # The store that the processes have met by. A look at it costs no collective call, for which all would wait.
+        key = f"flamingo/shared/{next(_calls)}"
+        self._failure, self._ended = f"{key}/failure", f"{key}/ended"
         self._store = distributed.distributed_c10d._get_default_store()
-
-    def announce(self, error: Exception) -> None:
-        """Tells the other processes that this one has failed."""
-        if not isinstance(error, FailedElsewhereError):
-            self._store.set(self._key, str(processes().process_index))
+        self._has_failed = False
 
     def check(self) -> None:
         """Looks for a failure of another process.
@@ -193,18 +200,36 @@ class _Failures:
         Raises:
             FailedElsewhereError: If there is one.
         """
-        if self._store.check([self._key]):
-            raise FailedElsewhereError(int(self._store.get(self._key)))
+        if self._store.check([self._failure]):
+            self._has_failed = True
+            raise FailedElsewhereError(int(self._store.get(self._failure)))
 
-    def compare(self, failure: Exception | None) -> None:
-        """Waits for all processes, and raises the failure of this one.
+    def wait(self) -> None:
+        """Waits until all processes have done their parts.
 
         Raises:
-            Exception: The failure of this process.
-            FailedElsewhereError: If another process has failed.
+            FailedElsewhereError: If one fails.
         """
-        has_failed = gather_object([failure is not None])
-        if failure is not None:
-            raise failure
-        if any(has_failed):
+        for _ in self._until_all_ended():
             self.check()
+        self.check()  # the last one may have failed
+
+    def fail(self, leave: Callable[[], object]) -> None:
+        """Tells the other processes that this one has failed, and gives them some time to end: it may own the store."""
+        if not self._has_failed:
+            self._store.set(self._failure, str(processes().process_index))
+        leave()
+        end = time.monotonic() + _GRACE
+        for _ in self._until_all_ended():
+            if time.monotonic() > end:
+                break
+
+    def _until_all_ended(self) -> Iterator[None]:
+        """Yields from time to time until all processes have called this function."""
+        delay = _SHORTEST_DELAY
+        num_ended = self._store.add(self._ended, 1)
+        while num_ended < processes().num_processes:
+            yield
+            time.sleep(delay)
+            delay = min(2 * delay, _LONGEST_DELAY)
+            num_ended = self._store.add(self._ended, 0)

@@ -50,7 +50,7 @@ def test_other_processes_stop_at_a_failure():
                     raise UserError("piece 1 is broken")
                 if number == 0:
                     store = distributed.distributed_c10d._get_default_store()
-                    store.wait(["flamingo/failure/0"])  # until the other process has failed
+                    store.wait(["flamingo/shared/0/failure"])  # until the other process has failed
                 done.append(number)
                 yield number
 
