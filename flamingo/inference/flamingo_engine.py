@@ -4,13 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from flamingo.data.collate import EncodedExample, collate
-from flamingo.data.document import Document, Image
+from flamingo.data.document import Document
 from flamingo.data.processor import FlamingoProcessor
 from flamingo.inference.candidate_scores import CandidateScores
 from flamingo.inference.candidate_scoring import score_nodes
@@ -18,9 +17,11 @@ from flamingo.inference.candidates import CandidateTries
 from flamingo.inference.encoded_prompt import EncodedPrompt, ScoredPrompt
 from flamingo.inference.engine import AttentionMeasures
 from flamingo.inference.features import FeatureStore
+from flamingo.inference.lockstep import Lockstep
 from flamingo.inference.prompt_batches import batch_cost, make_batches
+from flamingo.inference.prompt_images import pad_images, pool_images
 from flamingo.inference.prompt_measures import Part, chunk_of_tokens, measures_of_prompt, parts_of_tokens
-from flamingo.inference.visual_token_cache import ImageKey, VisualTokenCache, image_key
+from flamingo.inference.visual_token_cache import VisualTokenCache, image_key
 from flamingo.model.beam_search import decode, search
 from flamingo.model.cache import PromptCache
 from flamingo.model.modeling import FlamingoForConditionalGeneration
@@ -29,7 +30,7 @@ from flamingo.model.sampling import Sampling
 from flamingo.utils.checks import whole
 from flamingo.utils.devices import products_in, to_device
 from flamingo.utils.errors import UserError
-from flamingo.utils.sharing import Result, shared
+from flamingo.utils.sharing import Result, nothing, shared
 
 
 class FlamingoEngine:
@@ -47,6 +48,7 @@ class FlamingoEngine:
         features: FeatureStore | None = None,
         cache_bytes: int = 2**30,
         is_shared: bool = False,
+        lockstep: Lockstep | None = None,
     ) -> None:
         """Makes the engine.
 
@@ -58,6 +60,7 @@ class FlamingoEngine:
             cache_bytes: The memory of visual tokens between batches, in bytes, at most. A batch keeps all that it
                 needs.
             is_shared: Whether all processes of this run call the engine with the same prompts, and share the batches.
+            lockstep: That of a shared engine whose processes also share the layers of the language model.
 
         Raises:
             ValueError: If the model is in training mode.
@@ -71,6 +74,7 @@ class FlamingoEngine:
         self.processor = processor
         self.batch_size = batch_size
         self.is_shared = is_shared
+        self._leave: Callable[[], object] = nothing if lockstep is None else lockstep.leave
         self.visual_tokens = VisualTokenCache(model, processor, features, cache_bytes)
 
     def generate(
@@ -195,7 +199,7 @@ class FlamingoEngine:
     ) -> list[Result]:
         """Returns the result of each batch, by its number. Processes share the batches of a shared engine."""
         if self.is_shared:
-            return shared(lambda numbers: map(run, numbers), costs, sizes, on_progress)
+            return shared(lambda numbers: map(run, numbers), costs, sizes, on_progress, self._leave)
         results = []
         for number, size in enumerate(sizes):
             results.append(run(number))
@@ -253,7 +257,7 @@ class FlamingoEngine:
         if length == 0:
             return None
         first = rows[0]
-        visual_tokens, [image_index] = self._pool_images([first], slice(length))
+        visual_tokens, [image_index] = pool_images(self.visual_tokens, [first], slice(length))
         ids = to_device(first.input_ids[:length].unsqueeze(0), self.model.device)
         image_index = to_device(image_index.unsqueeze(0), self.model.device)
         with torch.no_grad():
@@ -303,8 +307,8 @@ class FlamingoEngine:
     def _inputs(self, rows: Sequence[EncodedPrompt], prefix_length: int) -> dict[str, Any]:
         """Returns the model's arguments for a batch whose first tokens are in a cache."""
         rest = slice(prefix_length, None)
-        gather = self._pool_images if self._sees_one_image else self._pad_images
-        visual_tokens, image_index = gather(rows, rest)
+        gather = pool_images if self._sees_one_image else pad_images
+        visual_tokens, image_index = gather(self.visual_tokens, rows, rest)
         examples = []
         for row, index in zip(rows, image_index, strict=True):
             examples.append(EncodedExample(row.input_ids[rest], index, None, None))
@@ -327,40 +331,6 @@ class FlamingoEngine:
     def _sees_one_image(self) -> bool:
         """Whether a token sees only one image, rather than all images before it."""
         return self.model.fusion.sees_by_index
-
-    def _pool_images(
-        self, rows: Sequence[EncodedPrompt], tokens: slice
-    ) -> tuple[Float[Tensor, "1 m r v"], list[Tensor]]:
-        """Returns the images that ``tokens`` of any prompt see, each once, and their numbers for each prompt."""
-        pool: dict[ImageKey, Image] = {}
-        number_of: dict[ImageKey, int] = {}
-        image_index = []
-        for row in rows:
-            row_index = row.image_index[tokens]
-            visible = set(row_index.tolist())
-            numbers = []
-            for old_number, key in enumerate(row.keys):
-                if old_number in visible:
-                    pool[key] = row.images[old_number]
-                    numbers.append(number_of.setdefault(key, len(number_of)))
-                else:
-                    numbers.append(-1)
-            numbers.append(-1)  # image_index -1: no image
-            image_index.append(torch.tensor(numbers)[row_index])
-        visual_tokens = self.visual_tokens.get(list(pool.values()))
-        return visual_tokens.unsqueeze(0), image_index
-
-    def _pad_images(
-        self, rows: Sequence[EncodedPrompt], tokens: slice
-    ) -> tuple[Float[Tensor, "b m r v"], list[Tensor]]:
-        """Returns all images of each prompt in their order, for tokens that see all images before them."""
-        images: list[Image] = []
-        for row in rows:
-            images += row.images
-        num_images = [len(row.images) for row in rows]
-        per_row = self.visual_tokens.get(images).split(num_images)
-        image_index = [row.image_index[tokens] for row in rows]
-        return pad_sequence(per_row, batch_first=True), image_index
 
 
 def _common_length(rows: Sequence[Sequence[object]]) -> int:

@@ -55,7 +55,8 @@ def search(
     shipped = model.generation_config
     model.generation_config = GenerationConfig()
     try:
-        ids = model.generate(**inputs, generation_config=config, logits_processor=processors)
+        # Processes that share layers keep step by themselves (flamingo.inference.lockstep).
+        ids = model.generate(**inputs, generation_config=config, logits_processor=processors, synced_gpus=False)
     finally:
         model.generation_config = shipped
     return ids[:, inputs["input_ids"].shape[1] :]

@@ -39,12 +39,16 @@ def dealt(costs: Sequence[int], num_processes: int) -> list[list[int]]:
     return [sorted(share) for share in shares]
 
 
+def nothing() -> None:
+    """Does nothing."""
+
+
 def shared(
     work: Work[Result],
     costs: Sequence[int],
     sizes: Sequence[int] | None = None,
     on_progress: Callable[[int], object] | None = None,
-    leave: Callable[[], object] = lambda: None,
+    leave: Callable[[], object] = nothing,
 ) -> list[Result]:
     """Returns the result of each piece of work. All processes call this function, and each does a part of the work.
 
