@@ -20,7 +20,7 @@ from experiments.setup.run_lists import run_folders
 from flamingo.evaluation import EvaluationConfig
 from flamingo.evaluation.tasks import TaskConfig
 from flamingo.inference import FeaturesConfig
-from flamingo.utils.checks import one_of
+from flamingo.utils.checks import one_of, whole
 from flamingo.utils.device_names import DTYPES, check_device
 from flamingo.utils.errors import UserError
 
@@ -43,6 +43,8 @@ class EvaluateConfig(EvaluationConfig):
     device: str | None = None
     #: The dtype of the frozen backbones; auto: as the model was trained.
     dtype: str = "auto"
+    #: The number of processes that share the layers of the language model; null: each process has the whole model.
+    shard_size: int | None = None
     #: What the model is asked, by task=NAME; with run=FOLDER, by default what it was trained on.
     task: TaskConfig
     #: Another project's evaluation, by protocol=NAME: values of keys for kinds of tasks.
@@ -57,6 +59,8 @@ class EvaluateConfig(EvaluationConfig):
         super().__post_init__()
         check_device("device", self.device)
         one_of("dtype", self.dtype, DTYPES)
+        if self.shard_size is not None:
+            whole("shard_size", self.shard_size, least=2)
 
 
 def folders(config: EvaluateConfig) -> tuple[Path, Path]:

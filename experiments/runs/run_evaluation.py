@@ -12,7 +12,8 @@ from accelerate import PartialState
 from experiments.cli.command import Job
 from experiments.evaluate import EvaluateConfig, check_config, folders
 from experiments.schema import JSON, Entry, as_recorded
-from experiments.setup.build import add_features, build_features, load_model
+from experiments.setup.build import add_features, build_features
+from experiments.setup.evaluated_model import evaluated_model
 from experiments.setup.evaluation_plan import Plan, plan
 from experiments.setup.other_supports import keep_other_supports, other_support_records
 from experiments.setup.rices import RICES_CONTENTS, index_texts, record_rices
@@ -53,7 +54,7 @@ log = logging.getLogger(__name__)
 #: checksums of the checkpoint and the data show whether these are the same.
 _SETTINGS = (
     *("shots", "text_only", "controls", "control_shots", "num_beams", "temperature", "top_p", "template", "seeds"),
-    *("batch_size", "pictures", "attention_queries"),
+    *("batch_size", "pictures", "attention_queries", "shard_size"),
 )
 #: Other metrics and another language score existing predictions again.
 _MAY_CHANGE = (
@@ -246,7 +247,7 @@ def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
     output = run.output
     # Lengths are checked before the weights are loaded.
     planned = with_known_lengths(planned, _processor_of(checkpoint))
-    model, processor = load_model(checkpoint, planned.config.dtype)
+    model, processor, lockstep = evaluated_model(planned.config, checkpoint)
     processor.limit_length(model.config.text_config)
     config, task = planned.config, planned.task
     features = None
@@ -266,7 +267,7 @@ def _in_folder(run: Run, planned: Plan, checkpoint: Path) -> list[Row]:
         log.info("controls that need more than %d shots are left out: %s", most, left_out)
     if isinstance(task, RowScoredTask):
         task.mark_encoder(fingerprint(model.vision_model))
-    engine = FlamingoEngine(model, processor, config.batch_size, features, is_shared=True)
+    engine = FlamingoEngine(model, processor, config.batch_size, features, is_shared=True, lockstep=lockstep)
     with out_of_memory("batch_size"):
         template = planned.template(processor)
         return evaluate(engine, task, planned.settings, output, config, on_save=run.keep, template=template)

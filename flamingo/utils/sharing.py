@@ -194,7 +194,8 @@ class _Call:
 
     def __init__(self) -> None:
         key = f"flamingo/shared/{next(_calls)}"
-        self._failure, self._ended = f"{key}/failure", f"{key}/ended"
+        self._failure = f"{key}/failure"
+        self._ended = [f"{key}/ended/{process}" for process in range(processes().num_processes)]
         self._store = distributed.distributed_c10d._get_default_store()
         self._has_failed = False
 
@@ -230,10 +231,9 @@ class _Call:
 
     def _until_all_ended(self) -> Iterator[None]:
         """Yields from time to time until all processes have called this function."""
+        self._store.set(self._ended[processes().process_index], "")
         delay = _SHORTEST_DELAY
-        num_ended = self._store.add(self._ended, 1)
-        while num_ended < processes().num_processes:
+        while not self._store.check(self._ended):
             yield
             time.sleep(delay)
             delay = min(2 * delay, _LONGEST_DELAY)
-            num_ended = self._store.add(self._ended, 0)

@@ -1,0 +1,49 @@
+"""The command on processes that share the layers of the language model writes the files of one process."""
+
+import pytest
+
+from experiments.runs.run_evaluation import run_evaluation
+from flamingo.utils.errors import UserError
+from tests.evaluation.fake import model_and_processor
+from tests.helpers.configs import composed
+from tests.helpers.forked import values_of_processes
+
+
+@pytest.fixture(scope="module")
+def checkpoint(backbones, tmp_path_factory):
+    """Returns a function that saves a checkpoint, with or without its backbones."""
+
+    def save(include_backbones):
+        folder = tmp_path_factory.mktemp("model") / "checkpoint"
+        model, processor = model_and_processor(backbones, "qwen2", gates=0.3)
+        model.save_pretrained(folder, include_backbones=include_backbones)
+        processor.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("task", "include_backbones"), [("synthetic_captions", False), ("synthetic_shapes", True)])
+def test_shared_layers_change_no_file(checkpoint, tmp_path, include_backbones, task):
+    given = [
+        f"checkpoint={checkpoint(include_backbones)}",
+        f"task={task}",
+        "task.num_queries=5",
+        "shots=[0,1]",
+        "batch_size=2",
+    ]
+    given += ["controls=[blind]", "max_new_tokens=4", "attention_queries=2", "features.folder=null", "pictures=1"]
+    run_evaluation(composed("evaluate", *given, f"output={tmp_path / 'one'}"))
+    config = composed("evaluate", *given, f"output={tmp_path / 'two'}", "shard_size=2")
+    values_of_processes(2, run_evaluation, config)
+    for name in ("predictions.jsonl", "scores.json", "in_context.json"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+def test_a_number_of_sharing_processes_that_does_not_divide_is_named(checkpoint, tmp_path):
+    given = (f"checkpoint={checkpoint(False)}", f"output={tmp_path}", "task=synthetic_captions")
+    with pytest.raises(UserError, match="shard_size is 2"):
+        run_evaluation(composed("evaluate", *given, "shard_size=2"))
+    with pytest.raises(UserError, match="shard_size"):
+        composed("evaluate", *given, "shard_size=1")
