@@ -43,7 +43,7 @@ class EvaluateConfig(EvaluationConfig):
     device: str | None = None
     #: The dtype of the frozen backbones; auto: as the model was trained.
     dtype: str = "auto"
-    #: The number of processes that share the layers of the language model; null: each process has the whole model.
+    #: The number of processes that share the layers of the language model; null: 1.
     shard_size: int | None = None
     #: What the model is asked, by task=NAME; with run=FOLDER, by default what it was trained on.
     task: TaskConfig

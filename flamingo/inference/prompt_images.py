@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -14,7 +14,7 @@ from flamingo.inference.visual_token_cache import ImageKey, VisualTokenCache
 
 def pool_images(
     cache: VisualTokenCache, rows: Sequence[EncodedPrompt], tokens: slice
-) -> tuple[Float[Tensor, "1 m r v"], list[Tensor]]:
+) -> tuple[Float[Tensor, "1 m r v"], list[Int[Tensor, " t"]]]:
     """Returns the images that ``tokens`` of any prompt see, each once, and their numbers for each prompt."""
     pool: dict[ImageKey, Image] = {}
     number_of: dict[ImageKey, int] = {}
@@ -37,7 +37,7 @@ def pool_images(
 
 def pad_images(
     cache: VisualTokenCache, rows: Sequence[EncodedPrompt], tokens: slice
-) -> tuple[Float[Tensor, "b m r v"], list[Tensor]]:
+) -> tuple[Float[Tensor, "b m r v"], list[Int[Tensor, " t"]]]:
     """Returns all images of each prompt in their order, for tokens that see all images before them."""
     images: list[Image] = []
     for row in rows:
