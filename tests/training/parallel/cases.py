@@ -18,6 +18,7 @@ from flamingo.data.loader import process_loader
 from flamingo.model import TRAINED_PARTS
 from flamingo.model.adapter_config import AdapterConfig
 from flamingo.model.adapters import is_of_adapter
+from flamingo.model.vision import encode_patches
 from flamingo.training.losses import SelfCriticalConfig
 from flamingo.training.losses.self_critical import SelfCritical
 from flamingo.training.step import DataSet
@@ -183,6 +184,27 @@ def frozen_in_bf16(backbones: Path) -> Training:
     return dealt(model, pairs(images=lambda number: 1 - number % 2))
 
 
+def in_bf16(backbones: Path) -> Training:
+    """As large models train: frozen weights in bf16, trained ones in float32, products in bf16."""
+    model = tiny.flamingo(backbones, "llama", gates=0.3, dtype=torch.bfloat16).train()
+    return dealt(model, pairs(images=lambda number: 1 - number % 2), precision="bf16")
+
+
+def features(backbones: Path) -> Training:
+    """Stored features of the encoder, which some processes never have."""
+    model = in_float64(tiny.flamingo(backbones, "llama", gates=0.3))
+    sets = pairs(images=lambda number: 1 - number % 2)
+    with torch.no_grad():
+        for one in sets.batches.batches:
+            pixels = one.tensors.pop("pixel_values", None)
+            if pixels is not None:
+                encoded = encode_patches(
+                    model.vision_model, pixels.double().flatten(0, 2), model.config.vision_features
+                )
+                one.tensors["image_features"] = encoded.unflatten(0, pixels.shape[:3])
+    return dealt(model, sets)
+
+
 def processor_of(backbones: Path, model: Any) -> FlamingoProcessor:
     processor = FlamingoProcessor.from_vision_text_pretrained(backbones / "clip_vision_model", backbones / "gpt2")
     processor.tokens_per_image = model.tokens_per_image(tiny.IMAGE_SIZE, tiny.IMAGE_SIZE)
@@ -223,7 +245,7 @@ def self_critical(backbones: Path) -> Training:
     """Each batch has prompts of other lengths, so that the processes decode different numbers of steps."""
     model = in_float64(tiny.flamingo(backbones, "gpt2", gates=0.3))
     processor = processor_of(backbones, model)
-    config = SelfCriticalConfig(num_captions=2, max_new_tokens=4)
+    config = SelfCriticalConfig(num_captions=2, max_new_tokens=3)
     loss = SelfCritical(config, processor, lambda _: length)
     shown = [["red"], ["blue", "green"], ["red", "green", "blue"], ["green"], ["blue"]]
     batches = [captions_and_references(processor, [colours]) for colours in shown]
@@ -244,4 +266,5 @@ CASES: dict[str, Callable[[Path], Training]] = {
     "p_next": partial(pages, p_next=0.5),
     "self_critical": self_critical,
     "frozen_in_bf16": frozen_in_bf16,
+    "features": features,
 }

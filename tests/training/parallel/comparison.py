@@ -13,7 +13,7 @@ SMALLEST_GRADIENT, SMALLEST_WEIGHT = 1e-7, 1e-6
 def errors(actual: Record, expected: Record) -> dict[str, float]:
     """Returns the largest relative errors of gradients, norms, losses and weights."""
     assert actual.gradients.keys() == expected.gradients.keys()
-    whole = torch.cat([gradient.double().flatten() for gradient in expected.gradients.values()]).norm()
+    whole = _joined(expected.gradients).norm()
     return {
         "gradients": error_of_tensors(actual.gradients, expected.gradients, SMALLEST_GRADIENT * float(whole)),
         "norms": error_of_numbers(actual.norms, expected.norms),
@@ -34,6 +34,16 @@ def error_of_tensors(actual: dict[str, Tensor], expected: dict[str, Tensor], sma
         error = (actual[name] - tensor).double().norm()
         found.append(float(error / tensor.double().norm().clamp(min=smallest)))
     return max(found)
+
+
+def error_of_whole(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Returns the error of all tensors together, relative to their norm."""
+    assert actual.keys() == expected.keys()
+    return float((_joined(actual) - _joined(expected)).norm() / _joined(expected).norm())
+
+
+def _joined(tensors: dict[str, Tensor]) -> Tensor:
+    return torch.cat([tensor.double().flatten() for tensor in tensors.values()])
 
 
 def error_of_numbers(actual: list[float], expected: list[float]) -> float:

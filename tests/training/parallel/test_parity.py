@@ -1,5 +1,7 @@
 """Every engine trains as one process does that gets the same batches: gradients, norms, losses and weights."""
 
+from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -7,15 +9,16 @@ import pytest
 from flamingo.training import ParallelConfig
 from flamingo.training.optim import OPTIMIZERS, AdamWConfig, MuonConfig
 from tests.training.parallel import optimizers
-from tests.training.parallel.cases import CASES
-from tests.training.parallel.comparison import errors
+from tests.training.parallel.cases import CASES, in_bf16, in_float64
+from tests.training.parallel.comparison import error_of_numbers, error_of_whole, errors
 from tests.training.parallel.recorded_run import run_alone, run_together
 
 #: The relative error of a first gradient, of a norm and of a loss. Gradients and norms differ by 1e-14. A loss is
 #: computed in float32, whose rounding may differ where rows have other padding.
 CLOSE = 1e-6
 STEPS = 20
-SETTINGS = {"gate_lr": 1e-2, "warmup_steps": 2, "weight_decay": 0.1}
+#: Every gradient is clipped, so that a wrong norm changes the weights.
+SETTINGS = {"gate_lr": 1e-2, "warmup_steps": 2, "weight_decay": 0.1, "max_grad_norm": 0.1}
 ADAMW = AdamWConfig(lr=1e-3, **SETTINGS)
 #: An optimizer, and the relative error of weights after 20 of its steps.
 #:
@@ -25,7 +28,7 @@ ADAMW = AdamWConfig(lr=1e-3, **SETTINGS)
 #: and the weights by lr * 0.2 * sqrt(32) * 0.07 = 8e-5, of a norm of 0.6 or more: 1e-3 covers several such steps.
 OPTIMIZERS_AND_ERRORS = {
     "adamw": (ADAMW, 1e-5),
-    "sgd": (optimizers.SGDConfig(lr=0.05, **SETTINGS), 1e-6),
+    "sgd": (optimizers.SGDConfig(lr=1.0, **SETTINGS), 1e-6),
     "muon": (MuonConfig(lr=1e-3, **SETTINGS), 1e-3),
 }
 ENGINES = {
@@ -104,3 +107,21 @@ def test_weights_of_other_optimizers_are_equal(alone, tmp_path, engine, optimize
     training, expected = alone("untied", optimizer)
     config, _ = OPTIMIZERS_AND_ERRORS[optimizer]
     assert_equal(run_together(2, training, ENGINES[engine], config, STEPS, tmp_path), expected, optimizer)
+
+
+@pytest.mark.full
+def test_in_bf16_shards_are_as_exact_as_one_process(backbones, tmp_path):
+    """DDP computes the same products. Shards round weights where autocast does, and some results where it does not."""
+    training = in_bf16(backbones)
+    exact_training = replace(training, model=in_float64(deepcopy(training.model)), config={})
+    exact = run_alone(exact_training, ADAMW, STEPS, tmp_path / "exact")
+    expected = run_alone(training, ADAMW, STEPS, tmp_path / "alone")
+    replicated, sharded = (
+        run_together(2, training, ENGINES[engine], ADAMW, STEPS, tmp_path / engine) for engine in ("ddp", "fsdp2")
+    )
+    assert max(errors(replicated, expected).values()) <= 1e-5
+    error = error_of_whole(expected.gradients, exact.gradients)
+    assert 1e-3 < error < 0.05
+    assert error_of_whole(sharded.gradients, exact.gradients) < 1.5 * error
+    # A number of bf16 is rounded by at most 2^-9 of it.
+    assert error_of_numbers(sharded.losses, expected.losses) < 2**-9
