@@ -1,6 +1,9 @@
 """Packed documents give the model the same results as separate ones."""
 
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from torch.nn.attention import flex_attention, varlen
 from flamingo.data.collate import EncodedExample, collate
 from flamingo.data.encode import EncodedGroup, make_batch
 from flamingo.data.packing import pack
+from flamingo.model.layers import repeated_layers
 from flamingo.model.packed_attention import IMPLEMENTATION, check_kernel, prepared_masks
 from flamingo.utils.errors import UserError
 from tests import tiny
@@ -101,6 +105,27 @@ def test_flex_and_varlen_attention_are_that_of_the_mask(backbones, kernels, kind
     assert_equal(found, dense)
     assert not any(isinstance(mask, torch.Tensor) and mask.dtype == torch.bool for mask in masks)
     assert model.language_model.config._attn_implementation == "sdpa" and model.packed_attention == "dense"
+
+
+def check_whole_graphs(backbones, kind):
+    """Compiles each layer as one graph, and compares its outputs for batches of several shapes."""
+    model = tiny.flamingo(Path(backbones), "llama")
+    batches = [checked(model, examples(), pack_to=16), checked(model, examples()[:3], pack_to=24)]
+    batches.append(checked(model, examples()))
+    with torch.no_grad(), prepared_masks(model, kind):
+        expected = [model(**batch).logits for batch in batches]
+        for layer in repeated_layers(model.language_model):
+            layer.forward = torch.compile(layer.forward, backend="eager", fullgraph=True)
+        for batch, logits in zip(batches, expected, strict=True):
+            torch.testing.assert_close(model(**batch).logits, logits)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["dense", "flex"])
+def test_layers_compile_as_whole_graphs(backbones, kind):
+    """In a process without the checks of shapes, whose wrappers the compiler cannot read."""
+    script = f"from tests.model.test_packing import *; check_whole_graphs({str(backbones)!r}, {kind!r})"
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 @pytest.mark.parametrize("length", [None, 12], ids=["padded", "of one length"])

@@ -10,7 +10,8 @@ from PIL import Image as PILImage
 from flamingo import Document, Image, Text
 from flamingo.data.encode import EncodedDocuments, make_batch
 from flamingo.data.loader import Loader
-from flamingo.model.packed_attention import prepared_masks
+from flamingo.model import PACKED_ATTENTION
+from flamingo.model.packed_attention import packed_mask, prepared_masks
 from flamingo.training import TrainingConfig, loop
 from flamingo.training.guard import Guard
 from flamingo.training.optim import AdamWConfig, MuonConfig
@@ -144,6 +145,16 @@ def test_ten_steps_wait_for_nothing(backbones, tmp_path, monkeypatch, parts, set
         with prepared_masks(model, "dense"):
             loop.train(model, made, optimizer, TrainingConfig(steps=10, log_every=10, **config), tmp_path)
     assert len(steps) == 10
+    assert not any(reads.found.values()), reads.found
+
+
+@pytest.mark.parametrize("kind", PACKED_ATTENTION)
+def test_masks_of_packed_rows_are_made_on_the_device(monkeypatch, kind):
+    segment_ids = torch.tensor([[0, 0, 1, -1], [0, 1, 1, 1]])
+    hidden = None if kind == "varlen" else torch.tensor([[False, True, False, False], [False] * 4])
+    bounds = torch.tensor([0, 2, 3, 4, 5, 8])
+    with HostReads(monkeypatch) as reads:
+        packed_mask(kind, segment_ids, bounds, hidden)
     assert not any(reads.found.values()), reads.found
 
 
