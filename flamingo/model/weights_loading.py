@@ -1,6 +1,7 @@
 """Loads frozen weights, and refuses weights that do not fit: transformers would draw missing ones at random."""
 
 import importlib.util
+import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,8 @@ def int8_arguments() -> dict[str, Any]:
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError("dtype=int8 needs the package bitsandbytes")
+    # It warns in each call that bfloat16 is cast to float16 before it is rounded to int8.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     return {"dtype": torch.bfloat16, "quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
 
 

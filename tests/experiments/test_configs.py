@@ -238,6 +238,18 @@ def test_a_key_that_another_key_makes_useless_is_refused(override):
         check_config(composed("train", override))
 
 
+@pytest.mark.parametrize("override", ["include_backbones=true", "model.from_scratch=true"])
+def test_int8_is_for_a_frozen_language_model_by_name(override):
+    with pytest.raises(UserError, match="dtype=int8"):
+        check_config(composed("train", "dtype=int8", override))
+
+
+def test_varlen_attention_needs_16_bits():
+    assert composed("train", "training.packed_attention=varlen", "training.precision=bf16")
+    with pytest.raises(UserError, match=r"training\b.*packed_attention=varlen"):
+        composed("train", "training.packed_attention=varlen")
+
+
 def test_epochs_without_texts_are_refused():
     with pytest.raises(UserError, match=r"epochs\b.*2"):
         composed("pretrain_language", "epochs=2")

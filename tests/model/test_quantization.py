@@ -1,15 +1,22 @@
 """Frozen backbones quantised by transformers, with trained parts in full precision."""
 
+import json
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import BitsAndBytesConfig
 
+from experiments.runs.run_evaluation import run_evaluation
+from experiments.runs.run_training import run_training
+from experiments.setup.build import load_model
 from flamingo import FlamingoForConditionalGeneration
 from flamingo.model.adapter_config import AdapterConfig
 from flamingo.model.adapters import add_adapter, is_of_adapter
 from flamingo.utils.errors import UserError
 from tests import tiny
+from tests.helpers.configs import composed
+from tests.helpers.small_runs import ONE_SETTING, TWO_STEPS
 
 pytest.importorskip("bitsandbytes")  # a GPU machine may lack it
 
@@ -113,19 +120,27 @@ def test_trained_parts_are_not_quantised_by_mistake(plain, saved, tmp_path):
         FlamingoForConditionalGeneration.from_pretrained(saved, **INT8)
 
 
-def test_dtype_int8_is_int8_layers_among_bfloat16_weights(backbones, plain, saved):
+def test_dtype_int8_is_int8_layers_among_bfloat16_weights(plain, saved):
     model = FlamingoForConditionalGeneration.from_pretrained(saved, dtype="int8")
     assert quantised(model) == {"language_model"}
     parts = (model.language_model.get_input_embeddings(), model.vision_model)
     assert all(parameter.dtype == torch.bfloat16 for part in parts for parameter in part.parameters())
     assert model.language_model.dtype == torch.bfloat16 and model.connector.latents.dtype == torch.float32
     assert 0 < difference(plain, model) < CLOSE
-    names = str(backbones / "clip_vision_model"), str(backbones / "llama")
-    again = FlamingoForConditionalGeneration.from_vision_text_pretrained(*names, dtype="int8", **tiny.PARTS)
-    assert quantised(again) == {"language_model"}
 
 
 def test_dtype_int8_needs_a_checkpoint_without_backbones(plain, tmp_path):
     plain.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="include_backbones=false"):
         FlamingoForConditionalGeneration.from_pretrained(tmp_path, dtype="int8")
+
+
+@pytest.mark.full
+def test_a_run_in_int8_is_evaluated_in_int8(tmp_path):
+    run = tmp_path / "run"
+    overrides = ("dtype=int8", "training.precision=bf16", "include_backbones=false", f"output={run}")
+    run_training(composed("train", *TWO_STEPS, *overrides), run)
+    run_evaluation(composed("evaluate", f"run={run}", "dtype=int8", *ONE_SETTING))
+    assert json.loads((run / "scores.json").read_text())
+    model, _ = load_model(run / "checkpoint", "auto")
+    assert quantised(model) == set() and model.language_model.dtype == torch.bfloat16
