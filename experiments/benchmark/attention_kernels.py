@@ -1,10 +1,11 @@
-r"""Measures the kernels of self-attention in packed rows, as training.packed_attention names them, on one layer.
+r"""Measures kernels of one layer: self-attention of packed rows, and attention from text tokens to one image each.
 
 python -m experiments.benchmark.attention_kernels                  on CUDA: all kernels, forward and backward, in bf16
-python -m experiments.benchmark.attention_kernels --device cpu     dense and flex attention, tiny and forward only
+python -m experiments.benchmark.attention_kernels --device cpu     what a CPU has, tiny and forward only
 
-Prints milliseconds of a layer, and of the mask, which a batch needs once. The outputs of a kernel are compared with
-those of the dense mask. OUTPUT/attention_kernels.json has the results. Flex attention is compiled on CUDA only.
+The kernels of packed rows are those of training.packed_attention. Prints milliseconds of a layer, and of what a batch
+needs once: masks and groups. The outputs of a kernel are compared with those of the first one.
+OUTPUT/attention_kernels.json has the results. Flex attention is compiled on CUDA only.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from experiments.benchmark.image_attention import ImageLayer, ways
 from flamingo.data.packing import segment_bounds
 from flamingo.model import PACKED_ATTENTION
 from flamingo.model.packed_attention import attention, packed_mask
@@ -49,16 +52,47 @@ SMALL = (Rows("pairs", 2, 64, 8, 24),)
 
 
 @dataclass(frozen=True)
+class Images:
+    """Rows of tokens that see one image after the other, and the shape of the keys."""
+
+    name: str
+    rows: int
+    tokens: int
+    images: int
+    heads: int
+    head_dim: int
+    visual_tokens: int
+
+
+#: Gated blocks of the 3B shape.
+FULL_IMAGES = (
+    Images("3 images", 64, 256, 3, 16, 128, 64),
+    Images("8 images", 8, 256, 8, 16, 128, 64),
+    Images("64 images of packed pairs", 8, 2048, 64, 16, 128, 64),
+)
+SMALL_IMAGES = (Images("3 images", 2, 48, 3, 2, 16, 8),)
+
+
+@dataclass(frozen=True)
 class Timing:
-    """The times of a kernel in milliseconds, and its largest difference from the dense mask."""
+    """The times of a kernel in milliseconds, and its largest difference from the first one."""
 
     rows: str
     kernel: str
-    mask: float
+    #: Of the mask or the groups, which a batch needs once.
+    once: float
     forward: float
     #: Forward and backward; None where it was not run.
     both: float | None
     difference: float
+
+    def line(self) -> str:
+        """Returns the printed line."""
+        both = "" if self.both is None else f", with backward {self.both:.3f} ms"
+        return (
+            f"{self.rows}, {self.kernel}: once {self.once:.3f} ms, forward {self.forward:.3f} ms{both}, "
+            f"difference {self.difference:.1e}"
+        )
 
 
 @dataclass(frozen=True)
@@ -81,19 +115,16 @@ def main() -> None:
     is_cuda = device.type == "cuda"
     dtype = torch.bfloat16 if is_cuda else torch.float32
     timings = []
-    print(f"{device_title(device)}, {dtype}, {arguments.heads} heads of {arguments.head_dim}")
+    print(f"{device_title(device)}, {dtype}; packed rows have {arguments.heads} heads of {arguments.head_dim}")
     for rows in FULL if is_cuda else SMALL:
         segment_ids = draw_documents(rows).to(device)
         shape = (rows.rows, arguments.heads, rows.tokens, arguments.head_dim)
         parts = [torch.randn(shape, device=device, dtype=dtype, requires_grad=is_cuda) for _ in range(3)]
         for kernel in PACKED_ATTENTION if is_cuda else ("dense", "flex"):
-            timing = measure(rows.name, kernel, Layer(*parts), segment_ids, arguments.rounds)
-            timings.append(timing)
-            both = "" if timing.both is None else f", with backward {timing.both:.3f} ms"
-            print(
-                f"{timing.rows}, {timing.kernel}: mask {timing.mask:.3f} ms, forward {timing.forward:.3f} ms{both}, "
-                f"difference {timing.difference:.1e}"
-            )
+            timings.append(measure(rows.name, kernel, Layer(*parts), segment_ids, arguments.rounds))
+            print(timings[-1].line())
+    for images in FULL_IMAGES if is_cuda else SMALL_IMAGES:
+        timings += measure_images(images, device, dtype, arguments.rounds)
     text = json.dumps([asdict(timing) for timing in timings], indent=1)
     write_text(arguments.output / "attention_kernels.json", text + "\n")
 
@@ -140,6 +171,38 @@ def measure(name: str, kernel: str, layer: Layer, segment_ids: Int[Tensor, "b t"
         gradient = torch.randn_like(expected)
         both = _milliseconds(lambda: layer.attend(mask).backward(gradient), segment_ids.device, rounds)
     return Timing(name, kernel, _milliseconds(make_mask, segment_ids.device, rounds), forward, both, difference)
+
+
+def measure_images(images: Images, device: torch.device, dtype: torch.dtype, rounds: int) -> list[Timing]:
+    """Returns the times of all ways of attention from tokens to their image, and prints them."""
+    has_gradients = device.type == "cuda"
+    queries = torch.randn(images.rows, 1, images.tokens, images.heads, images.head_dim, device=device, dtype=dtype)
+    shape = (images.rows, images.images, images.heads, images.visual_tokens, images.head_dim)
+    keys, values = torch.randn(2, *shape, device=device, dtype=dtype)
+    index = torch.arange(images.tokens, device=device) * images.images // images.tokens
+    parts = [tensor.requires_grad_(has_gradients) for tensor in (queries, keys, values)]
+    layer = ImageLayer(*parts, index.expand(images.rows, 1, -1))
+    timings: list[Timing] = []
+    expected: Tensor | None = None
+    for name, way in ways(device).items():
+        attend = way(layer)
+        with torch.no_grad():
+            outputs = attend()
+            expected = outputs if expected is None else expected
+            difference = (outputs - expected).abs().max().item()
+            forward = _milliseconds(attend, device, rounds)
+        both = None
+        if has_gradients:
+            gradient = torch.randn_like(outputs)
+            both = _milliseconds(partial(_forward_backward, attend, gradient), device, rounds)
+        once = _milliseconds(partial(way, layer), device, rounds)
+        timings.append(Timing(images.name, name, once, forward, both, difference))
+        print(timings[-1].line())
+    return timings
+
+
+def _forward_backward(attend: Callable[[], Tensor], gradient: Tensor) -> None:
+    attend().backward(gradient)
 
 
 def _milliseconds(run: Callable[[], object], device: torch.device, rounds: int) -> float:
