@@ -180,8 +180,9 @@ def measure_images(images: Images, device: torch.device, dtype: torch.dtype, rou
     shape = (images.rows, images.images, images.heads, images.visual_tokens, images.head_dim)
     keys, values = torch.randn(2, *shape, device=device, dtype=dtype)
     index = torch.arange(images.tokens, device=device) * images.images // images.tokens
-    parts = [tensor.requires_grad_(has_gradients) for tensor in (queries, keys, values)]
-    layer = ImageLayer(*parts, index.expand(images.rows, 1, -1))
+    for tensor in (queries, keys, values):
+        tensor.requires_grad_(has_gradients)
+    layer = ImageLayer(queries, keys, values, index.expand(images.rows, 1, -1))
     timings: list[Timing] = []
     expected: Tensor | None = None
     for name, way in ways(device).items():

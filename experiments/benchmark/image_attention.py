@@ -56,7 +56,7 @@ def _masked(layer: ImageLayer) -> Callable[[], Tensor]:
 
 
 def _sorted(layer: ImageLayer) -> Callable[[], Tensor]:
-    """Returns varlen attention of tokens sorted by image, which needs neither a copy of keys for a group, nor a mask."""
+    """Returns varlen attention of tokens sorted by image, which needs no copy of keys for each group, and no mask."""
     from torch.nn.attention.varlen import varlen_attn
 
     b, m, _, r, _ = layer.keys.shape
