@@ -81,8 +81,8 @@ class Prompt:
 def build(folder: Path, sizes: Sizes) -> None:
     """Saves backbones, our checkpoint, the same weights as OpenFlamingo's checkpoint, and images."""
     torch.manual_seed(0)
-    _save_language(folder / "language", sizes.shape())
-    _save_vision(folder / "vision", sizes.shape())
+    save_language(folder / "language", sizes.shape())
+    save_vision(folder / "vision", sizes.shape())
     _save_flamingo(folder, sizes)
     (folder / "pictures").mkdir(exist_ok=True)
     for number in range(sizes.support + sizes.queries):
@@ -91,12 +91,14 @@ def build(folder: Path, sizes: Sizes) -> None:
         PILImage.fromarray(noise).resize((500, 375)).save(image_path(folder, number), quality=90)
 
 
-def _save_language(folder: Path, shape: Shape) -> None:
+def save_language(folder: Path, shape: Shape) -> None:
+    """Saves a decoder with random weights, and its tokenizer."""
     OPTForCausalLM(shape.language_config()).save_pretrained(folder)
     shape.tokenizer().save_pretrained(folder)
 
 
-def _save_vision(folder: Path, shape: Shape) -> None:
+def save_vision(folder: Path, shape: Shape) -> None:
+    """Saves an encoder with random weights, and its image processor."""
     CLIPVisionModel(shape.vision_config()).save_pretrained(folder)
     shape.image_processor().save_pretrained(folder)
 
