@@ -1,6 +1,5 @@
 """Parts of a model: which of them train, and the checks when a backbone changes."""
 
-import logging
 from collections.abc import Collection
 from typing import Any
 
@@ -13,10 +12,8 @@ from flamingo.model.adapters import is_of_adapter
 from flamingo.model.compilation import forget_graphs, is_compiled
 from flamingo.model.composition import check_composition, check_record
 from flamingo.model.sharded_loading import is_deferred, move_present
+from flamingo.model.small_copy import check_by_copy
 from flamingo.model.weights_loading import is_quantised
-
-log = logging.getLogger(__name__)
-
 
 class FlamingoParts:
     """The parts of :class:`flamingo.FlamingoForConditionalGeneration`."""
@@ -122,14 +119,14 @@ class FlamingoParts:
 
         Trained parts move to the device of the language model.
 
-        A language model whose weights are read later cannot be checked, nor one that is sharded. A warning says so.
+        A language model whose weights are read later is checked by a small copy, and never again.
 
         Args:
             check: Whether to check the composition, now and later.
         """
         if is_deferred(self.language_model):
             if check and self.config.passed_check != check_record(self):
-                log.warning("the composition is not checked, since the language model is sharded")
+                check_by_copy(self)
             return
         self._follow_language_model()
         if check and self.config.passed_check != check_record(self):
