@@ -94,7 +94,12 @@ def measured(folder: Path, sizes: Sizes, number: int, whole: bool) -> list[dict[
 
 
 def _run_process(rank: int, number: int, port: int, folder: Path, sizes: Sizes, whole: bool) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(number), "LOCAL_WORLD_SIZE": str(number)}
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(number),
+        "LOCAL_WORLD_SIZE": str(number),
+    }
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     use_device("cpu")

@@ -15,6 +15,7 @@ from flamingo.model.sharded_loading import is_deferred, move_present
 from flamingo.model.small_copy import check_by_copy
 from flamingo.model.weights_loading import is_quantised
 
+
 class FlamingoParts:
     """The parts of :class:`flamingo.FlamingoForConditionalGeneration`."""
 

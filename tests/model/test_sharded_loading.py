@@ -59,6 +59,7 @@ def assert_equal(model: nn.Module, expected: nn.Module) -> None:
             assert value.dtype == expected_values[name].dtype, name
             assert torch.equal(whole(value), expected_values[name]), name
     assert len(list(model.parameters())) == len(list(expected.parameters()))
+    assert model.all_tied_weights_keys == expected.all_tied_weights_keys
 
 
 def sharded_like(folder: Path, dtype: str) -> None:
