@@ -2,7 +2,7 @@
 
 python -m experiments.benchmark.process_memory                          354M parameters on 1, 2 and 4 processes
 python -m experiments.benchmark.process_memory --width 256 --layers 4 --processes 2
-python -m experiments.benchmark.process_memory --whole                  each process loads the whole, before it is shared
+python -m experiments.benchmark.process_memory --whole                  each process loads it whole, and then shares it
 
 Everything runs on the CPU, in float32. A peak is one of anonymous memory above that after the imports. gloo's
 reduce-scatter copies and reduces the whole gradients, so the peak of the step says nothing of NCCL's.
