@@ -12,13 +12,14 @@ from flamingo.data.encode import EncodedDocuments, make_batch
 from flamingo.data.loader import Loader
 from flamingo.model import PACKED_ATTENTION
 from flamingo.model.packed_attention import packed_mask, prepared_masks
-from flamingo.training import TrainingConfig, loop
+from flamingo.training import DEFAULT_PARALLEL, ParallelConfig, TrainingConfig, loop
 from flamingo.training.guard import Guard
 from flamingo.training.optim import AdamWConfig, MuonConfig
 from flamingo.training.parallel import Parallel
 from flamingo.training.step import DataSet
 from flamingo.training.validation import HeldOut, held_out_losses
 from tests.evaluation.fake import model_and_processor
+from tests.helpers.forked import values_of_processes
 from tests.helpers.host_reads import HostReads
 from tests.tiny import PREFIX
 
@@ -122,6 +123,25 @@ TEXTS = {"name": "texts", "least": 0, "most": 0}
 )
 def test_ten_steps_wait_for_nothing(backbones, tmp_path, monkeypatch, parts, sets, config, optimizer):
     """Counted from the transfer of the batches to the end of the optimizer's step, and until the next batches."""
+    number, found = reads_of_steps(backbones, tmp_path, monkeypatch, parts, sets, config, optimizer)
+    assert number == 10
+    assert not any(found.values()), found
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("optimizer", [AdamWConfig(), MuonConfig()], ids=lambda config: config.kind)
+def test_processes_wait_for_hosts_only(backbones, tmp_path, monkeypatch, kind, optimizer):
+    """Each step asks whether a signal has reached any host. Sums of numbers that hosts know wait for no device."""
+    arguments = backbones, tmp_path, monkeypatch, {}, [PIXELS, TEXTS, PACKED], {"accumulate": 2}, optimizer
+    for number, found in values_of_processes(2, reads_of_steps, *arguments, ParallelConfig(kind)):
+        assert number == 10
+        assert {place.split(":")[0] for place in found["ours"]} == {"host_sums.py"}
+        assert not found["transformers"] and not found["others"]
+
+
+def reads_of_steps(backbones, output, monkeypatch, parts, sets, config, optimizer, parallel=DEFAULT_PARALLEL):
+    """The number of updates of ten steps, and what they read on the host."""
     model, processor = model_and_processor(backbones, **parts)
     made = [data_set(model, processor, **arguments) for arguments in sets]
     with HostReads(monkeypatch) as reads:
@@ -143,9 +163,9 @@ def test_ten_steps_wait_for_nothing(backbones, tmp_path, monkeypatch, parts, set
         monkeypatch.setattr(loop, "next_update", counting_from_here)
         monkeypatch.setattr(Guard, "read", counting_to_here)
         with prepared_masks(model, "dense"):
-            loop.train(model, made, optimizer, TrainingConfig(steps=10, log_every=10, **config), tmp_path)
-    assert len(steps) == 10
-    assert not any(reads.found.values()), reads.found
+            training = TrainingConfig(steps=10, log_every=10, **config)
+            loop.train(model, made, optimizer, training, output, parallel=parallel)
+    return len(steps), reads.found
 
 
 @pytest.mark.parametrize("kind", PACKED_ATTENTION)
