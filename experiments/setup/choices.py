@@ -8,6 +8,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+from accelerate.utils import gather_object
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from experiments.schema import DataSetConfig, ModelConfig
@@ -178,7 +179,7 @@ def _choose_by_data(choices: Choices, language: PreTrainedConfig | None, tokeniz
     for name in data.of_records():
         _choose_documents(choices, name, captions, language, tokenizer)
     batch_size = next(iter(data.of_records().values())).batch_size
-    _choose_steps(choices, captions.num_images, batch_size)
+    _choose_steps(choices, captions.num_images, batch_size * processes().num_processes)
 
 
 def _choose_made_splits(choices: Choices, names: Set[str | None]) -> None:
@@ -243,11 +244,13 @@ def _documents_in_memory(language: PreTrainedConfig | None, tokens: int) -> int:
         return 1
     layers = _LAYER_BYTES * language.hidden_size * language.num_hidden_layers
     logits = _LOGIT_BYTES * language.vocab_size
-    budget = _MEMORY_SHARE * free_memory(processes().device)
+    # All processes choose the same number.
+    budget = _MEMORY_SHARE * min(gather_object([free_memory(processes().device)]))
     return max(1, int(budget / (tokens * (layers + logits))))
 
 
 def _choose_steps(choices: Choices, num_images: int, batch_size: int) -> None:
+    """Chooses the number of steps by the batch size of all processes together."""
     wanted = math.ceil(_PASSES * num_images / batch_size)
     steps = min(max(wanted, _FEWEST_STEPS), _MOST_STEPS)
     passes = steps * batch_size / num_images

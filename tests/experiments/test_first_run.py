@@ -2,6 +2,8 @@
 
 import json
 import logging
+import math
+import os
 import re
 import shutil
 import warnings
@@ -26,6 +28,7 @@ from flamingo.utils.run_folder import Run
 from tests import tiny
 from tests.experiments.conftest import photograph, shard
 from tests.helpers.configs import compose_config, composed
+from tests.helpers.forked import values_of_processes
 from tests.helpers.states import make_complete_state
 
 LONG = "a dog runs on the grass, two dogs run after a red ball"
@@ -116,6 +119,21 @@ def test_little_memory_makes_smaller_batches(folder, backbones, tmp_path, monkey
     monkeypatch.setattr(choices, "free_memory", lambda device: 15_000_000)
     pairs = chosen(tmp_path, *four_keys(folder, backbones)).data.documents["pairs"].documents
     assert 1 <= pairs.batch_size < 16
+
+
+def test_processes_choose_the_same_values(folder, backbones, tmp_path, monkeypatch):
+    monkeypatch.setattr(choices, "_FEWEST_STEPS", 1)
+
+    def batch_size_and_steps(memory):
+        monkeypatch.setattr(choices, "free_memory", lambda device: memory)
+        config = chosen(tmp_path, *four_keys(folder, backbones))
+        return config.data.documents["pairs"].documents.batch_size, config.training.steps
+
+    def of_process():
+        return batch_size_and_steps((10**12, 15_000_000)[int(os.environ["RANK"])])
+
+    batch_size, steps = batch_size_and_steps(15_000_000)
+    assert values_of_processes(2, of_process) == [(batch_size, math.ceil(steps / 2))] * 2
 
 
 def test_a_run_resumes_with_what_was_chosen_when_it_began(folder, backbones, tmp_path, monkeypatch):
