@@ -119,9 +119,9 @@ def free_port():
 def test_two_agents_of_torchrun_train_one_run(alone, tmp_path):
     rendezvous = ("--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", "--rdzv_id=test")
     endpoint = f"--rdzv_endpoint=127.0.0.1:{free_port()}"
+    command = (*SHORT, f"output={tmp_path}", "parallel=fsdp2")
     agents = [
-        start("torch.distributed.run", *rendezvous, endpoint, f"--node_rank={rank}", "-m", *SHORT, f"output={tmp_path}")
-        for rank in (0, 1)
+        start("torch.distributed.run", *rendezvous, endpoint, f"--node_rank={rank}", "-m", *command) for rank in (0, 1)
     ]
     ends = [finish(agent) for agent in agents]
     assert [status for _, status in ends] == [0, 0], ends
@@ -136,9 +136,9 @@ def test_accelerate_starts_processes_on_a_cpu(alone, tmp_path):
 
 
 def test_after_sigterm_to_a_step_of_slurm_the_run_resumes(uninterrupted, tmp_path):
-    program = torchrun(*LONG, f"output={tmp_path}")
+    program = torchrun(*LONG, f"output={tmp_path}", "num_workers=1")
     wait_until(lambda: len(history(tmp_path)) >= 5, program)
-    terminate(program)
+    terminate(program)  # also the workers of the loader
     printed, status = finish(program)
     assert status != 0
     assert printed.count("Stopped after step") == 2
