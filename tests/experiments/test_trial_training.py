@@ -64,6 +64,7 @@ def test_each_part_of_a_trial_is_timed_apart(clock, monkeypatch, sample_every):
 
     monkeypatch.setattr(trial_training, "train", train)
     monkeypatch.setattr(trial_training, "prepared_masks", lambda *arguments: nullcontext())
+    monkeypatch.setattr(trial_training, "Parallel", lambda model: model)
     held_out = SimpleNamespace(name="captions", batches=Listed(batch([1])), prepare=dict)
     monkeypatch.setattr(trial_training, "build_data_sets", lambda *arguments: [held_out])
     monkeypatch.setattr(trial_training, "held_out_losses", lambda *arguments: clock.pass_by(1.5))
