@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import distributed, nn
+from jaxtyping import Shaped
+from torch import Tensor, distributed, nn
 from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -22,6 +23,7 @@ from flamingo.model.fingerprints import fingerprint_of
 from flamingo.training.background import Background
 from flamingo.training.random_states import random_states, set_random_states
 from flamingo.training.state_files import (
+    all_states,
     check_files,
     checksums_of,
     complete_states,
@@ -29,6 +31,8 @@ from flamingo.training.state_files import (
     mark_complete,
     remove_state,
     saved_tensors,
+    state_folder,
+    step_of,
     together,
     write_tensors,
 )
@@ -37,7 +41,7 @@ from flamingo.training.step import DataSet, Update
 from flamingo.utils.devices import processes, wait_for_processes
 from flamingo.utils.differences import differences
 from flamingo.utils.errors import UserError
-from flamingo.utils.io import sync_folder, write_bytes, write_text
+from flamingo.utils.io import sync_folder, write_bytes
 from flamingo.utils.reading import read_json
 
 log = logging.getLogger(__name__)
@@ -110,38 +114,37 @@ class StateFolder:
 
         The earlier state must be finished: see :meth:`finish`.
         """
-        folder = self.folder / f"step-{progress.step:08d}"
-        run = {
-            "identity": self.identity,
-            "progress": asdict(progress),
-            "schedule": self.schedule.state_dict(),
-            "positions": {data_set.name: data_set.batches.position for data_set in self.data_sets},
-        }
-        process_state = io.BytesIO()
-        torch.save({"random": random_states()}, process_state)
+        folder = state_folder(self.folder, progress.step)
         number, num_processes = processes().process_index, processes().num_processes
+        random_file = io.BytesIO()
+        torch.save({"random": random_states()}, random_file)
+        files = {_process_file(number): random_file.getvalue()}
+        if number == 0:
+            run = {
+                "identity": self.identity,
+                "progress": asdict(progress),
+                "schedule": self.schedule.state_dict(),
+                "positions": {data_set.name: data_set.batches.position for data_set in self.data_sets},
+            }
+            files[_RUN_FILE] = json.dumps(run, indent=1).encode()
         tensors = host_copy(self.model, self.optimizer, number, num_processes)
-
-        def write() -> dict[str, str]:
-            write_bytes(folder / _process_file(number), process_state.getvalue())
-            if number != 0:
-                return checksums_of(folder, (f"__{number}_*", _process_file(number)))
-            write_text(folder / _RUN_FILE, json.dumps(run, indent=1))
-            return checksums_of(folder, ("__0_*", ".metadata", _process_file(0), _RUN_FILE))
-
-        def finish(checksums: list[dict[str, str]]) -> None:
-            if number == 0:
-                mark_complete(folder, {name: digest for each in checksums for name, digest in each.items()})
-                sync_folder(self.folder)
-                self._remove_older()
-
-        def write_all() -> None:
-            write_tensors(folder, tensors, self._group)
-            checksums = together(write, self._group)
-            together(lambda: finish(checksums), self._group)
-
-        self._background.start(write_all)
+        self._background.start(lambda: self._write(folder, tensors, files))
         return folder
+
+    def _write(self, folder: Path, tensors: Mapping[str, Shaped[Tensor, "..."]], files: Mapping[str, bytes]) -> None:
+        """Writes a state together with the other processes: its tensors, other files, and last the marker."""
+        write_tensors(folder, tensors, self._group)
+        checksums = together(lambda: _write_files(folder, files), self._group)
+        together(lambda: self._complete(folder, checksums), self._group)
+
+    def _complete(self, folder: Path, checksums: Sequence[Mapping[str, str]]) -> None:
+        if processes().process_index == 0:
+            of_all: dict[str, str] = {}
+            for of_process in checksums:
+                of_all.update(of_process)
+            mark_complete(folder, of_all)
+            sync_folder(self.folder)
+            self._remove_older()
 
     def finish(self) -> bool:
         """Waits until the state that is being written is complete.
@@ -177,8 +180,10 @@ class StateFolder:
         """
         number, num_processes = processes().process_index, processes().num_processes
         if number == 0:
-            for unfinished in set(self.folder.glob("step-*")) - set(complete_states(self.folder)):
-                remove_state(unfinished)
+            complete = complete_states(self.folder)
+            for state in all_states(self.folder):
+                if state not in complete:
+                    remove_state(state)
         wait_for_processes()
         # The main process lists them for all: a network file system may show the others older entries.
         complete, *_ = together(lambda: complete_states(self.folder), self._group)
@@ -212,9 +217,17 @@ class StateFolder:
 
     def _remove_older(self) -> None:
         for older in complete_states(self.folder)[:-1]:
-            step = int(older.name.removeprefix("step-"))
-            if self.keep_every == 0 or step % self.keep_every != 0:
+            if self.keep_every == 0 or step_of(older) % self.keep_every != 0:
                 remove_state(older)
+
+
+def _write_files(folder: Path, files: Mapping[str, bytes]) -> dict[str, str]:
+    """Returns the checksums of all files of a state that this process has written."""
+    number = processes().process_index
+    for name, content in files.items():
+        write_bytes(folder / name, content)
+    of_tensors = (f"__{number}_*", ".metadata") if number == 0 else (f"__{number}_*",)
+    return checksums_of(folder, of_tensors + tuple(files))
 
 
 def _planned_steps(identity: Mapping[str, Any]) -> int:

@@ -30,6 +30,8 @@ T = TypeVar("T")
 #: The marker: the checksum of each other file of a state. It is written when all of them are on disk.
 COMPLETE = "complete.json"
 
+#: The name of a state's folder, before the number of its step.
+_STEP = "step-"
 #: What the list of a state's tensors is made of, besides dtypes.
 _CLASSES_OF_METADATA = {
     "torch.distributed.checkpoint.metadata": (
@@ -51,9 +53,24 @@ _CLASSES_OF_METADATA = {
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 
+def all_states(folder: Path) -> list[Path]:
+    """Returns the folders of states, oldest first. Copies under other names are no states."""
+    return sorted(path for path in folder.glob(f"{_STEP}*") if path.name.removeprefix(_STEP).isdigit())
+
+
 def complete_states(folder: Path) -> list[Path]:
     """Returns the folders of complete states, oldest first."""
-    return sorted(marker.parent for marker in folder.glob(f"step-*/{COMPLETE}"))
+    return [path for path in all_states(folder) if (path / COMPLETE).exists()]
+
+
+def state_folder(folder: Path, step: int) -> Path:
+    """Returns the folder of the state after a step."""
+    return folder / f"{_STEP}{step:08d}"
+
+
+def step_of(state: Path) -> int:
+    """Returns the step of the folder of a state."""
+    return int(state.name.removeprefix(_STEP))
 
 
 def remove_state(folder: Path) -> None:

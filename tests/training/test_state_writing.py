@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import signal
 import threading
 import time
@@ -127,7 +128,9 @@ def test_the_newest_and_each_nth_state_are_kept(tmp_path):
     steps = [int(folder.name.removeprefix("step-")) for folder in complete_states(tmp_path / "state")]
     assert steps == [4, 8, 10]
     assert len(list((tmp_path / "state").iterdir())) == 3
+    shutil.copytree(tmp_path / "state" / "step-00000008", tmp_path / "state" / "step-copy")
     assert states.restore() == Progress(step=10)
+    assert (tmp_path / "state" / "step-copy").exists()
 
 
 def test_a_file_that_names_code_is_refused(tmp_path):
