@@ -49,20 +49,31 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def evaluated(parts, task, settings, folder, config=CONFIG, batch_size=2):
-    """Evaluates in this process, which shares the work with others if there are some; returns the progress."""
-    progress = []
-    engine = FlamingoEngine(*parts, batch_size, is_shared=True)
+    """Evaluates in this process, which shares the work with others if there are some.
+
+    Returns the progress, and the batches of this process by the ids of their prompts.
+    """
+    progress, batches = [], []
+
+    class Noting(FlamingoEngine):
+        def _continue(self, rows, *args):
+            batches.append([row.id for row in rows])
+            return super()._continue(rows, *args)
+
+    engine = Noting(*parts, batch_size, is_shared=True)
     evaluate(engine, task, settings, folder, config, lambda *counts: progress.append(counts))
-    return progress
+    return progress, batches
 
 
 def test_two_processes_write_the_files_of_one(parts, tmp_path):
     settings = [Setting(0, None), Setting(3, "random", num_beams=2), Setting(3, "random", control="copied_caption")]
-    [_, other] = values_of_processes(2, evaluated, parts, FakeTask(queries=5), settings, tmp_path / "two")
-    one = evaluated(parts, FakeTask(queries=5), settings, tmp_path / "one")
+    first, second = values_of_processes(2, evaluated, parts, FakeTask(queries=5), settings, tmp_path / "two")
+    progress, batches = evaluated(parts, FakeTask(queries=5), settings, tmp_path / "one")
     assert files(tmp_path / "two") == files(tmp_path / "one")
+    # Whole batches are dealt, and each process does some.
+    assert sorted(first[1] + second[1]) == sorted(batches) and len(batches) == 6 and first[1] and second[1]
     # Every process reports the progress of all, at its own pace.
-    assert one[-1] == other[-1] == (15, 15) and len(other) < len(one)
+    assert first[0][-1] == second[0][-1] == progress[-1] == (15, 15) and len(second[0]) < len(progress)
 
 
 @pytest.mark.full
