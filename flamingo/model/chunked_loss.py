@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from flamingo.model.language import NewTokenEmbeddings
+from flamingo.model.logit_function import LogitFunction
 
 #: The number of labels whose logits exist at a time.
 CHUNK = 1024
@@ -43,7 +44,11 @@ def targets_of(labels: Int[Tensor, "b t"], places: Int[Tensor, " n"]) -> Targets
 
 
 def sum_of_losses(
-    head: nn.Module, new_tokens: NewTokenEmbeddings, hidden: Float[Tensor, "n d"], ids: Int[Tensor, " n"]
+    head: nn.Module,
+    new_tokens: NewTokenEmbeddings,
+    hidden: Float[Tensor, "n d"],
+    ids: Int[Tensor, " n"],
+    function: LogitFunction,
 ) -> Float[Tensor, ""]:
     """Returns the sum of the cross-entropies (nats) of tokens, given the head's inputs at the positions before them.
 
@@ -55,13 +60,14 @@ def sum_of_losses(
         new_tokens: The new tokens, whose logits come from rows of their own.
         hidden: The inputs of the head.
         ids: The tokens.
+        function: What the language model does to the logits of its head.
     """
     differentiates = torch.is_grad_enabled()
     trained: list[Tensor] = [parameter for parameter in head.parameters() if parameter.requires_grad]
     rows = new_tokens.scored_rows
     if len(rows) > 0 and rows.requires_grad:
         trained.append(rows)
-    return _SumOfLosses.apply(head, new_tokens, ids, differentiates, hidden, *trained)
+    return _SumOfLosses.apply(head, new_tokens, ids, function, differentiates, hidden, *trained)
 
 
 class _SumOfLosses(torch.autograd.Function):
@@ -73,6 +79,7 @@ class _SumOfLosses(torch.autograd.Function):
         head: nn.Module,
         new_tokens: NewTokenEmbeddings,
         ids: Tensor,
+        function: LogitFunction,
         differentiates: bool,
         hidden: Tensor,
         *trained: Tensor,
@@ -83,8 +90,9 @@ class _SumOfLosses(torch.autograd.Function):
         for chunk, chunk_ids in zip(hidden.split(CHUNK), ids.split(CHUNK), strict=True):
             with torch.set_grad_enabled(differentiates):
                 inputs = chunk.detach().requires_grad_(differentiates)
-                logits = head.forward(inputs)
-                new_logits = new_tokens.score(inputs).to(logits.dtype)
+                head_logits = head.forward(inputs)
+                logits = function(head_logits)
+                new_logits = function(new_tokens.score(inputs).to(head_logits.dtype))
             loss, *gradients = _cross_entropy(logits, new_logits, chunk_ids, new_tokens, differentiates)
             total += loss
             if differentiates:
@@ -101,7 +109,7 @@ class _SumOfLosses(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         scaled = [saved * gradient for saved in ctx.saved_tensors]
-        return None, None, None, None, *scaled
+        return None, None, None, None, None, *scaled
 
 
 def _backward(outputs: Sequence[Tensor], gradients: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -248,7 +248,7 @@ class FlamingoForConditionalGeneration(
     ) -> CausalLMOutputWithPast:
         """Returns the outputs of the language model with the images of ``context``.
 
-        With ``targets`` these are the sum of their losses in place of logits, if the language model allows it.
+        With ``targets`` they have the sum of their losses in place of logits, if the language model allows it.
 
         Raises:
             ValueError: For an unknown argument.
@@ -269,14 +269,14 @@ class FlamingoForConditionalGeneration(
             arguments.pop("use_cache", None)
         token_embeddings = self.new_tokens.embed(input_ids, self.get_input_embeddings())
         embeddings = self.fusion.embed(token_embeddings, context)
-        if targets is not None and not self.new_token_logits.are_final(self.language_model, token_embeddings):
+        if targets is not None and self.new_token_logits.function(self.language_model, token_embeddings) is None:
             targets = None
         own_precision = in_own_precision(self.language_model, embeddings.device)
         # The fusion is attached first: its blocks keep the autocast of this place.
         with self.new_token_logits.attached(targets), self.fusion.attached(context), own_precision:
             outputs = self.language_model(inputs_embeds=embeddings, **arguments)
         return CausalLMOutputWithPast(
-            loss=None if targets is None else outputs.logits.squeeze(),
+            loss=None if targets is None else self.new_token_logits.loss(outputs.logits),
             logits=outputs.logits if targets is None else None,
             past_key_values=outputs.get("past_key_values"),
             hidden_states=outputs.hidden_states,

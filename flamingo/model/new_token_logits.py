@@ -5,20 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from flamingo.model.chunked_loss import Targets, sum_of_losses
 from flamingo.model.language import NewTokenEmbeddings
-from flamingo.utils.devices import random_devices
+from flamingo.model.logit_function import LogitFunction, measured_function
 from flamingo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
-
-#: The largest logit that a language model is given to see whether it changes the logits of its head.
-_LARGEST = 100.0
 
 
 class NewTokenLogits:
@@ -32,8 +28,10 @@ class NewTokenLogits:
         #: The tokens whose loss takes the place of the logits in the current forward pass.
         self._targets: Targets | None = None
         self._hidden: Tensor | None = None
-        #: Whether the language model returns the logits of its head unchanged; None: not known yet.
-        self._are_final: bool | None = None
+        self._loss: Tensor | None = None
+        #: What the language model does to the logits of its head, if this has been measured.
+        self._function: LogitFunction | None = None
+        self._is_measured = False
         head = language_model.get_output_embeddings()
         head.register_forward_pre_hook(self._before_head)
         head.register_forward_hook(self._after_head)
@@ -43,8 +41,8 @@ class NewTokenLogits:
         """Adds the logits of the new tokens to one forward pass of the language model in the block.
 
         Args:
-            targets: The language model then returns the sum of the losses of these tokens, [1 1 1], in place of
-                logits. It is computed while the head runs: a sharded head has its weights only then. None: logits.
+            targets: The sum of the losses of these tokens is computed in place of logits: see :meth:`loss`. This is
+                done while the head runs: a sharded head has its weights only then. None: logits.
 
         Raises:
             UserError: If a hook did not run. Without this error the model would work without new tokens.
@@ -62,39 +60,33 @@ class NewTokenLogits:
             self._is_attached, self._was_called, self._targets = outer
             self._hidden = None
 
-    def are_final(self, language_model: Any, embeddings: Float[Tensor, "b t d"]) -> bool:
-        """Returns whether the language model returns the logits of its head unchanged.
+    def function(self, language_model: Any, embeddings: Float[Tensor, "b t d"]) -> LogitFunction | None:
+        """Returns what the language model does to the logits of its head; None if the loss needs whole logits.
 
-        Some models scale or cap them. This is found once: two tokens run, and known numbers replace their logits.
+        It is measured once.
 
         Args:
             language_model: The language model, outside :meth:`attached`.
-            embeddings: Embeddings of tokens.
+            embeddings: Embeddings of tokens, of which two run.
         """
-        if self._are_final is None:
-            self._are_final = self._returns_given_logits(language_model, embeddings[:1, :2].detach())
-            if not self._are_final:
-                log.info(
-                    "%s changes the logits of its output head: the loss of large batches needs their whole logits",
-                    self._name,
-                )
-        return self._are_final
+        if not self._is_measured:
+            self._function = measured_function(language_model, embeddings[:1, :2].detach())
+            self._is_measured = True
+            if self._function is None:
+                log.info("%s changes the logits of its head: the loss of large batches needs them whole", self._name)
+        return self._function
 
-    def _returns_given_logits(self, language_model: Any, embeddings: Tensor) -> bool:
-        given: list[Tensor] = []
+    def loss(self, output: Float[Tensor, "1 1 1"]) -> Float[Tensor, ""]:
+        """Returns the sum of the losses.
 
-        def give_logits(head: nn.Module, args: tuple, logits: Tensor) -> Tensor:
-            numbers = torch.linspace(-_LARGEST, _LARGEST, logits.shape[-1], device=logits.device)
-            given.append(numbers.to(logits.dtype).expand_as(logits))
-            return given[-1]
-
-        handle = language_model.get_output_embeddings().register_forward_hook(give_logits)
-        try:
-            with torch.no_grad(), torch.random.fork_rng(random_devices(language_model)):
-                returned = language_model(inputs_embeds=embeddings).logits
-        finally:
-            handle.remove()
-        return len(given) == 1 and torch.equal(returned.float(), given[0].float())
+        Args:
+            output: What the language model has made of the output of its head. Its value is 0. Gradients pass through
+                it, so that hooks for the backward pass see the loss like any other output.
+        """
+        assert self._loss is not None
+        assert self._function is not None
+        loss, self._loss = self._loss, None
+        return loss + output.squeeze() / self._function.scale
 
     def _before_head(self, head: nn.Module, args: tuple) -> tuple | None:
         """Returns one hidden state as the input of the head, and keeps all of them for the loss."""
@@ -113,10 +105,12 @@ class NewTokenLogits:
             self._check(args[0])
             return self._new_tokens.extend_logits(logits, args[0])
         assert self._hidden is not None
+        assert self._function is not None
         hidden = self._hidden.flatten(0, 1).index_select(0, self._targets.places)
         self._hidden = None
-        # The loss is the output of the head, so that hooks for the backward pass see it like any other output.
-        return sum_of_losses(head, self._new_tokens, hidden, self._targets.ids).reshape(1, 1, 1)
+        loss = sum_of_losses(head, self._new_tokens, hidden, self._targets.ids, self._function)
+        self._loss = loss.detach()
+        return (loss - self._loss).reshape(1, 1, 1)
 
     def _check(self, hidden: Tensor) -> None:
         if hidden.ndim != 3:

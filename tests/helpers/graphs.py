@@ -1,7 +1,6 @@
 """Compilation without a compiler: graphs run as they are, and are counted."""
 
 from contextlib import contextmanager
-from inspect import unwrap
 
 import torch
 from jaxtyping import config as jaxtyping_config
@@ -35,14 +34,24 @@ class Graphs:
         return [self.runs.count(kind) for kind in KINDS]
 
 
+def _unchecked(function):
+    """Returns the function inside the wrapper that checks its types."""
+    while "jaxtyping" in function.__code__.co_filename:
+        function = function.__wrapped__
+    return function
+
+
 @contextmanager
 def counted_graphs(monkeypatch):
     """Makes one recompilation too many an error, instead of a layer that runs uncompiled.
 
     The tests' checks of types, which a user does not have, are off. Their wrapper would be one function of all modules.
     """
+    compiled_function = compilation._forward_inside_checkpoint
     monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
-    monkeypatch.setattr(compilation, "_forward_inside_checkpoint", lambda plain_class: unwrap(plain_class.forward))
+    monkeypatch.setattr(
+        compilation, "_forward_inside_checkpoint", lambda plain_class: _unchecked(compiled_function(plain_class))
+    )
     with dynamo.patch(fail_on_recompile_limit_hit=True):
         yield Graphs()
     torch.compiler.reset()

@@ -5,9 +5,11 @@ import logging
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from flamingo.data.collate import label_places
 from flamingo.model import chunked_loss, modeling
+from flamingo.model.logit_function import LogitFunction
 from tests import tiny
 from tests.helpers.host_reads import HostReads
 from tests.helpers.model_calls import loss_and_gradients
@@ -112,26 +114,49 @@ def test_without_gradients_the_loss_is_the_same(gpt2, monkeypatch):
         assert torch.equal(gpt2(**batch(gpt2), label_places=places).loss, loss)
 
 
-def test_a_model_that_caps_its_logits_computes_them_whole(backbones, monkeypatch, caplog):
-    model = tiny.flamingo(backbones, language="gemma2")
-    expected = loss_and_gradients(model, batch(model))
+@pytest.mark.parametrize(
+    ("family", "settings", "function"),
+    [
+        ("gemma2", {"final_logit_softcapping": 3.0}, LogitFunction(1.0, 3.0)),
+        ("cohere", {"logit_scale": 0.25}, LogitFunction(0.25)),
+        ("granite", {"logits_scaling": 3.0}, LogitFunction(1 / 3)),
+    ],
+)
+def test_scaled_and_capped_logits_are_recognised(backbones, monkeypatch, family, settings, function):
+    config = AutoConfig.for_model(family, vocab_size=tiny.VOCABULARY, **tiny.LANGUAGE_MODELS["llama"], **settings)
+    folder = backbones / f"{family} with another function"
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    model = tiny.flamingo(backbones, language=folder.name).double()
+    for parameter in model.new_tokens.parameters():
+        parameter.data.normal_()
+    whole = loss_and_gradients(model, batch(model))
+    assert_equal(in_chunks(monkeypatch, model, batch(model)), whole, atol=1e-12, rtol=1e-10)
+    measured = model.new_token_logits.function(model.language_model, torch.zeros(1, 2, 32))
+    assert measured.scale == pytest.approx(function.scale)
+    assert measured.cap == (function.cap and pytest.approx(function.cap))
+
+
+def test_other_changes_of_logits_need_them_whole(gpt2, monkeypatch, caplog):
+    def change(model, args, output):
+        output.logits = output.logits.sin()
+        return output
+
+    gpt2.language_model.register_forward_hook(change)
+    expected = loss_and_gradients(gpt2, batch(gpt2))
     monkeypatch.setattr(modeling, "WHOLE_LOGITS_BYTES", 0)
-    inputs = batch(model) | {"label_places": label_places(batch(model)["labels"])}
+    inputs = batch(gpt2) | {"label_places": label_places(batch(gpt2)["labels"])}
     with caplog.at_level(logging.INFO):
-        assert_equal(loss_and_gradients(model, inputs), expected, atol=0, rtol=0)
-        assert model(**inputs).logits is not None
+        assert_equal(loss_and_gradients(gpt2, inputs), expected, atol=0, rtol=0)
+        assert gpt2(**inputs).logits is not None
     assert [record.name for record in caplog.records] == ["flamingo.model.new_token_logits"]
 
 
-def test_the_question_about_final_logits_draws_no_random_number(backbones, monkeypatch):
+def test_the_measurement_of_the_logits_draws_no_random_number(gpt2):
     """Layers with dropout, such as an adapter's, draw numbers."""
-    model = tiny.flamingo(backbones)
-    layer = model.language_model.transformer.h[0]
+    layer = gpt2.language_model.transformer.h[0]
     layer.register_forward_hook(lambda layer, args, output: torch.nn.functional.dropout(output, 0.5))
-    asked = tiny.flamingo(backbones)
-    asked.new_token_logits.are_final(asked.language_model, torch.zeros(1, 2, 32))
     state = torch.get_rng_state()
-    assert model.new_token_logits.are_final(model.language_model, torch.zeros(1, 2, 32))
+    assert gpt2.new_token_logits.function(gpt2.language_model, torch.zeros(1, 2, 32)) == LogitFunction()
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -148,18 +173,15 @@ class Largest(TorchDispatchMode):
         return result
 
 
-def test_no_tensor_is_larger_than_a_chunks_logits(gpt2, monkeypatch):
-    inputs = batch(gpt2)
-    with Largest() as whole:
-        gpt2(**inputs).loss.backward()
-    assert whole.elements >= inputs["labels"].numel() * tiny.VOCABULARY
+def test_no_tensor_is_as_large_as_the_logits_of_all_labels(gpt2, monkeypatch):
+    inputs = tiny.inputs(documents=4)
+    inputs["labels"] = inputs["input_ids"]
+    places = label_places(inputs["labels"])
     in_chunks(monkeypatch, gpt2, inputs)
     gpt2.zero_grad(set_to_none=False)
-    weights = max(parameter.numel() for parameter in gpt2.parameters())
-    monkeypatch.setattr(chunked_loss, "CHUNK", 4)
-    with Largest() as chunked:
-        gpt2(**inputs, label_places=label_places(inputs["labels"])).loss.backward()
-    assert chunked.elements <= max(weights, inputs["pixel_values"].numel())
+    with Largest() as largest:
+        gpt2(**inputs, label_places=places).loss.backward()
+    assert largest.elements < len(places) * tiny.VOCABULARY
 
 
 def test_nothing_is_read_back_from_the_device(gpt2, monkeypatch):
@@ -167,7 +189,7 @@ def test_nothing_is_read_back_from_the_device(gpt2, monkeypatch):
     ready = {"image_places": torch.arange(6), "position_ids": torch.arange(14).repeat(2, 1), "attention_mask": None}
     inputs = inputs | ready | {"label_places": label_places(inputs["labels"])}
     monkeypatch.setattr(modeling, "WHOLE_LOGITS_BYTES", 0)
-    gpt2(**inputs)  # asks once whether the logits are final
+    gpt2(**inputs)  # measures once what becomes of the logits
     with HostReads(monkeypatch) as reads:
         loss = gpt2(**inputs).loss
         loss.backward()

@@ -90,6 +90,7 @@ def test_checkpointed_layers_run_their_graphs_twice(backbones, backend):
     for name, gradient in gradients.items():
         torch.testing.assert_close(compiled_gradients[name], gradient, msg=name)
     assert backend.runs_by_kind() == [8, 4, 4, 3]
+    assert not counters["graph_break"]
 
 
 def test_generation_uses_no_graph_of_the_language_model(backbones, backend):

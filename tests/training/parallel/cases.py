@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from flamingo import Document, FlamingoForConditionalGeneration, FlamingoProcessor, Image, Text
-from flamingo.data.collate import Batch
+from flamingo.data.collate import Batch, label_places
 from flamingo.data.encode import EncodedDocuments, make_batch
 from flamingo.data.loader import process_loader
 from flamingo.model import TRAINED_PARTS
@@ -241,6 +241,17 @@ def pages(backbones: Path, pack_to: int = 0, p_next: float = 0.0) -> Training:
     return Training(model, data_sets, deals_batches=False)
 
 
+def chunked_loss(backbones: Path) -> Training:
+    """The output head trains, and is gathered where the loss of all its logits is computed in chunks."""
+    training = odd_vocabulary(backbones)
+    training.model.train_parts(["language_model", "connector", "fusion", "new_tokens"])
+    training.model._has_large_logits = lambda input_ids: True
+    [sets] = training.data_sets()
+    for one in sets.batches.batches:
+        one.tensors["label_places"] = label_places(one.tensors["labels"])
+    return training
+
+
 def self_critical(backbones: Path) -> Training:
     """Each batch has prompts of other lengths, so that the processes decode different numbers of steps."""
     model = in_float64(tiny.flamingo(backbones, "gpt2", gates=0.3))
@@ -264,6 +275,7 @@ CASES: dict[str, Callable[[Path], Training]] = {
     "lora": lora,
     "packed": partial(pages, pack_to=60),
     "p_next": partial(pages, p_next=0.5),
+    "chunked_loss": chunked_loss,
     "self_critical": self_critical,
     "frozen_in_bf16": frozen_in_bf16,
     "features": features,
