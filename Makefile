@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: help demo test test-all coverage stress lint pytest docs benchmark gpu-check clean
+.PHONY: help demo test test-all coverage stress lint pytest docs benchmark gpu-check gpu-packages clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,7 +44,11 @@ benchmark: .venv/installed .peers/installed  ## speed and memory against peers: 
 	$(OFFLINE) $(BIN)/python -m experiments.benchmark
 
 gpu-check:  ## everything on one GPU, with PYTHON and its packages as they are: outputs/gpu/report.md, in 8 minutes
-	$(OFFLINE) $(PYTHON) -m experiments.gpu_check
+	PYTHONPATH=.gpu_packages $(OFFLINE) $(PYTHON) -m experiments.gpu_check
+
+gpu-packages:  ## OpenFlamingo's code for gpu-check, in .gpu_packages: copy it to the GPU's machine
+	$(PYTHON) -m pip install --disable-pip-version-check --quiet --no-deps --target .gpu_packages \
+		open-flamingo==2.0.1 einops-exts==0.0.4
 
 .peers/installed: experiments/benchmark/peers.txt
 	$(PYTHON) -m venv .peers
@@ -65,4 +69,4 @@ gpu-check:  ## everything on one GPU, with PYTHON and its packages as they are: 
 	touch $@
 
 clean:  ## remove the environment and all caches
-	rm -rf .venv .peers .loader_peers .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf .venv .peers .loader_peers .gpu_packages .pytest_cache .ruff_cache .mypy_cache *.egg-info

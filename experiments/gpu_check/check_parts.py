@@ -52,7 +52,9 @@ _HERE = "experiments.gpu_check"
 PARTS = (
     Part("machine", f"{_HERE}.machine:measure", 40, measures=True),
     Part("training_step", f"{_HERE}.training_step:measure", 90, measures=True),
+    Part("compiled_step", f"{_HERE}.training_step:measure_compiled", 120, measures=True),
     Part("few_shot", f"{_HERE}.few_shot_speed:measure", 90, measures=True),
+    Part("open_flamingo", f"{_HERE}.open_flamingo_step:measure", 120, measures=True),
     Part("profile", f"{_HERE}.step_profile:measure", 60, measures=True),
     Part("cuda_tests", f"{_HERE}.cuda_tests:run", 240, measures=False),
     Part("demo", f"{_HERE}.demo:run", 180, measures=False),
@@ -60,7 +62,6 @@ PARTS = (
     Part("reward", f"{_HERE}.photograph_runs:reward", 120, measures=False),
     Part("pretrain_vision", f"{_HERE}.short_pretraining:vision", 120, measures=False),
     Part("pretrain_language", f"{_HERE}.short_pretraining:language", 120, measures=False),
-    Part("open_flamingo", f"{_HERE}.open_flamingo_step:measure", 90, measures=True),
 )
 #: The time limit of all parts together, in seconds.
 TOTAL = 8 * 60

@@ -40,6 +40,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def goal(name: str, value: float, least: float) -> str:
+    """Returns a paragraph that says whether a measured value reaches its goal."""
+    verdict = "met" if value >= least else "not met"
+    return f"\n{name}: {value:.3g}; the goal is {least:g}: {verdict}.\n"
+
+
 def has_failed(results: Sequence[Result]) -> bool:
     """Returns whether a part failed or reached its time limit."""
     return any(result.status in ("failed", "out of time") for result in results)

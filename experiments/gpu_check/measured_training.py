@@ -67,6 +67,7 @@ def run_steps(
     accumulate: int,
     steps: int,
     on_step: Callable[[int], None],
+    compiled: bool = False,
 ) -> None:
     """Runs the training loop in bf16 with AdamW, without log lines.
 
@@ -77,8 +78,16 @@ def run_steps(
         accumulate: How often an update repeats the batch.
         steps: The number of updates.
         on_step: Called with 0, 1, ... before each step, and with ``steps`` after the last one.
+        compiled: Whether the layers are compiled.
     """
-    config = TrainingConfig(steps=_NEVER, accumulate=accumulate, precision="bf16", log_every=_NEVER, save_every=_NEVER)
+    config = TrainingConfig(
+        steps=_NEVER,
+        accumulate=accumulate,
+        precision="bf16",
+        log_every=_NEVER,
+        save_every=_NEVER,
+        compile=compiled,
+    )
     optimizer = AdamWConfig(lr=1e-6)
     if pins_memory(model.device):
         batch = batch.pin_memory()

@@ -16,8 +16,8 @@ from experiments.gpu_check.big_model import (
     build_processor,
     make_training_batch,
 )
-from experiments.gpu_check.check_parts import JSON, Save, Settings
-from experiments.gpu_check.check_report import table
+from experiments.gpu_check.check_parts import JSON, Save, Settings, SkippedError
+from experiments.gpu_check.check_report import goal, table
 from experiments.gpu_check.marks import Marks, Synchronisations, forget_peak_memory, peak_memory
 from experiments.gpu_check.measured_training import BATCHES, fitting_rows, parts_marked, run_steps
 from flamingo.utils.device_peaks import peak_tflops
@@ -40,6 +40,9 @@ class Update:
 FULL = Update(FLAMINGO_3B, BatchSize(rows=64, tokens=256, images=3), warm_up=3, timed=8, watched=2)
 SMALL = Update(TINY, BatchSize(rows=4, tokens=32, images=3), warm_up=1, timed=2, watched=1)
 
+#: The share of the device's peak that a step should reach.
+_MFU_GOAL = 0.4
+
 _CONVENTION = """
 The arithmetic is what the model needs: 2 floating-point operations per weight and token in the frozen vision encoder,
 4 in the frozen language model, 6 in the parts that train; attention is added, causal self-attention as one half.
@@ -47,7 +50,7 @@ Recomputation does not count. MFU is the arithmetic over the time and the dense 
 """
 
 
-def measure(settings: Settings, save: Save) -> None:
+def measure(settings: Settings, save: Save, compiled: bool = False) -> None:
     """Measures the step of the whole update in one batch, or in several if it does not fit into memory."""
     update = SMALL if settings.small else FULL
     device = use_device(settings.device)
@@ -69,7 +72,8 @@ def measure(settings: Settings, save: Save) -> None:
                 waits.stop()
 
         with parts_marked(model, marks):
-            run_steps(model, processor, batch, accumulate, update.warm_up + update.timed + update.watched, on_step)
+            steps = update.warm_up + update.timed + update.watched
+            run_steps(model, processor, batch, accumulate, steps, on_step, compiled)
         values = _values(update, marks, waits, device)
         values["batches"] = accumulate
         values["peak_memory_gb"] = peak_memory(device)
@@ -78,6 +82,17 @@ def measure(settings: Settings, save: Save) -> None:
     measured: JSON = {}
     measured["rows_that_do_not_fit"] = fitting_rows(size.rows, run)
     save(measured, describe(update, measured))
+
+
+def measure_compiled(settings: Settings, save: Save) -> None:
+    """Measures the same step with compiled layers.
+
+    Raises:
+        SkippedError: On a CPU, where compilation takes minutes.
+    """
+    if use_device(settings.device).type == "cpu":
+        raise SkippedError("on a CPU compilation takes minutes")
+    measure(settings, save, compiled=True)
 
 
 def _values(update: Update, marks: Marks, waits: Synchronisations, device: torch.device) -> JSON:
@@ -144,7 +159,10 @@ def describe(update: Update, measured: JSON) -> str:
         f"An update of {size.rows} rows of {size.tokens} tokens and {size.images} images, "
         "bf16 autocast, frozen weights in bf16, trained ones and AdamW in fp32, no gradient checkpointing.\n\n"
     )
-    text += table(("", "value"), rows) + _CONVENTION
+    text += table(("", "value"), rows)
+    if measured["mfu"] is not None:
+        text += goal("MFU", measured["mfu"], _MFU_GOAL)
+    text += _CONVENTION
     parts = [(name, f"{1e3 * seconds:.1f}") for name, seconds in measured["seconds_of_parts"].items()]
     text += "\n" + table(("part of a step", "ms"), parts)
     operations = [(name, f"{number:.4g}") for name, number in measured["tflop_of_parts"].items()]
