@@ -67,7 +67,7 @@ def measure(settings: Settings, save: Save) -> None:
     shape = TINY if settings.small else FLAMINGO_3B
     shape = replace(shape, num_heads=8, head_dim=64, resampler_depth=6, num_latents=64)
     measured: dict[str, JSON] = {}
-    builds = {"ours": partial(_ours, compiled=False), "OpenFlamingo": _open_flamingo}
+    builds: dict[str, Build] = {"ours": partial(_ours, compiled=False), "OpenFlamingo": _open_flamingo}
     if not settings.small:
         builds["ours, compiled"] = partial(_ours, compiled=True)
     for name, build in builds.items():
