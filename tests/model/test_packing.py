@@ -18,7 +18,7 @@ from flamingo.model.packed_attention import IMPLEMENTATION, check_kernel, prepar
 from flamingo.utils.errors import UserError
 from tests import tiny
 from tests.helpers.devices import moved
-from tests.helpers.model_calls import loss_and_gradients
+from tests.helpers.model_calls import BEAMS, loss_and_gradients
 
 #: Attention over a sliding window or by distance: these take neither a custom mask nor positions.
 NOT = {"mpt", "mistral", "gemma2", "gemma3_text"}
@@ -126,6 +126,15 @@ def test_layers_compile_as_whole_graphs(backbones, kind):
     """In a process without the checks of shapes, whose wrappers the compiler cannot read."""
     script = f"from tests.model.test_packing import *; check_whole_graphs({str(backbones)!r}, {kind!r})"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_captions_within_a_training_are_those_outside(backbones):
+    model = tiny.flamingo(backbones, "llama")
+    inputs = tiny.inputs()
+    inputs["attention_mask"][1, :3] = 0
+    expected = model.generate(**inputs, **BEAMS)
+    with prepared_masks(model, "dense"):
+        assert torch.equal(model.generate(**inputs, **BEAMS), expected)
 
 
 @pytest.mark.parametrize("length", [None, 12], ids=["padded", "of one length"])

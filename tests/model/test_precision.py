@@ -40,7 +40,7 @@ def made(backbones, dtype):
     return model, batch | {"labels": batch["input_ids"]}
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["stored", "recomputed"])
+@pytest.mark.parametrize("checkpointing", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_frozen_backbones_of_16_bits_leave_autocast(backbones, acting, monkeypatch, checkpointing):
     model, batch = made(backbones, torch.bfloat16)
     if checkpointing:
@@ -59,7 +59,7 @@ def test_frozen_backbones_of_16_bits_leave_autocast(backbones, acting, monkeypat
         assert (gradients[name] - gradient).norm() <= 0.02 * gradient.norm(), name
 
 
-@pytest.mark.parametrize("change", ["float32", "trained", "adapter"])
+@pytest.mark.parametrize("change", ["float32", "trained", pytest.param("adapter", marks=pytest.mark.full)])
 def test_other_language_models_stay_under_autocast(backbones, acting, change):
     dtype = getattr(torch, change, torch.bfloat16)
     model, batch = made(backbones, dtype)

@@ -21,6 +21,7 @@ from flamingo.training.validation import HeldOut, held_out_losses
 from tests.evaluation.fake import model_and_processor
 from tests.helpers.forked import values_of_processes
 from tests.helpers.host_reads import HostReads
+from tests.helpers.model_calls import FULL_ATTENTION
 from tests.tiny import PREFIX
 
 TENSOR = torch.arange(3)
@@ -166,6 +167,18 @@ def reads_of_steps(backbones, output, monkeypatch, parts, sets, config, optimize
             training = TrainingConfig(steps=10, log_every=10, **config)
             loop.train(model, made, optimizer, training, output, parallel=parallel)
     return len(steps), reads.found
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("family", sorted(FULL_ATTENTION))
+@pytest.mark.parametrize("arguments", [PIXELS, PACKED, ONE_EACH, TEXTS], ids=lambda arguments: arguments["name"])
+def test_no_language_model_waits(backbones, monkeypatch, family, arguments):
+    model, processor = model_and_processor(backbones, family)
+    source = data_set(model, processor, **arguments)
+    tensors = source.prepare(next(iter(source.batches)).tensors)
+    with HostReads(monkeypatch) as reads, prepared_masks(model, "dense"):
+        model(**tensors).loss.backward()
+    assert not any(reads.found.values()), reads.found
 
 
 @pytest.mark.parametrize("kind", PACKED_ATTENTION)
