@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import FSDPModule
@@ -134,8 +135,7 @@ class Sharded(Parallel):
         distributed.all_reduce(squared_norm, group=self._shard_group)
         norm = squared_norm.sqrt()
         scale = (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
-        for gradient in gradients:
-            gradient.mul_(scale)
+        torch._foreach_mul_(gradients, scale)
         return norm
 
 

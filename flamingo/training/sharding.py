@@ -59,10 +59,7 @@ def shard_model(model: nn.Module, mesh: DeviceMesh, config: ParallelConfig, prec
     arguments: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": config.reshard_after_forward}
     for module in _groups(parts, config):
         _shard(module, precision, arguments)
-    replicated: set[nn.Parameter] = set()
-    for backbone in _replicated(parts, config):
-        replicated.update(backbone.parameters())
-    fully_shard(model, mesh=mesh, mp_policy=_policy(model, "fp32"), ignored_params=replicated)
+    fully_shard(model, mesh=mesh, mp_policy=_policy(model, "fp32"), ignored_params=_replicated(parts, config))
 
 
 def sharded_modules(model: nn.Module) -> list[FSDPModule]:
@@ -118,12 +115,20 @@ def _groups(model: Any, config: ParallelConfig) -> Iterator[nn.Module]:
         yield from transformer_blocks(model.vision_model) or []
 
 
-def _replicated(model: Any, config: ParallelConfig) -> Iterator[nn.Module]:
-    """Yields the backbones that each process has as a whole. Quantised weights cannot be sharded."""
+def _replicated(model: Any, config: ParallelConfig) -> set[nn.Parameter]:
+    """Returns the weights that each process has as a whole. All of them are frozen.
+
+    Quantised weights cannot be sharded. The adapter of a quantised language model is in the group of the model.
+    """
+    backbones = []
     if is_quantised(model.language_model):
-        yield model.language_model
+        backbones.append(model.language_model)
     if not shards_encoder(model, config):
-        yield model.vision_model
+        backbones.append(model.vision_model)
+    weights = set()
+    for backbone in backbones:
+        weights.update(parameter for parameter in backbone.parameters() if not parameter.requires_grad)
+    return weights
 
 
 def _gated_blocks(model: Any) -> list[Any]:

@@ -59,6 +59,19 @@ def with_trained_encoder(backbones):
     return model
 
 
+def with_trained_language_model(backbones):
+    model = make_model(backbones, "qwen2")
+    model.train_parts(["language_model", "connector", "fusion", "new_tokens"])
+    return model
+
+
+def with_adapter_of_quantised(backbones):
+    """The weights of the language model count as quantised, so that each process has them as a whole."""
+    model = with_adapter(backbones)
+    model.language_model.hf_quantizer = object()
+    return model
+
+
 def recomputing(backbones):
     model = make_model(backbones)
     recompute_activations(model)
@@ -70,7 +83,9 @@ MODELS = {
     "untied": partial(make_model, text="llama"),
     "prefix": partial(make_model, **tiny.PREFIX),
     "adapter": with_adapter,
+    "quantised": with_adapter_of_quantised,
     "trained encoder": with_trained_encoder,
+    "trained language model": with_trained_language_model,
     "recomputing": recomputing,
 }
 
