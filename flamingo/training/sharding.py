@@ -125,7 +125,7 @@ def _replicated(model: Any, config: ParallelConfig) -> set[nn.Parameter]:
         backbones.append(model.language_model)
     if not shards_encoder(model, config):
         backbones.append(model.vision_model)
-    weights = set()
+    weights: set[nn.Parameter] = set()
     for backbone in backbones:
         weights.update(parameter for parameter in backbone.parameters() if not parameter.requires_grad)
     return weights
