@@ -46,6 +46,7 @@ from flamingo.utils.io import USER_ERRNOS, check_writable, sentence_of
 from flamingo.utils.kinds import Kinds, import_name
 from flamingo.utils.lost_process import lost_process_explained
 from flamingo.utils.problems import Problems
+from flamingo.utils.process_group import leave_at_exit
 from flamingo.utils.torchrun import started_by_torchrun
 
 
@@ -178,7 +179,10 @@ def run_command(command: Command) -> None:
         run = HydraConfig.get()
         with user_errors(), termination(), lost_process_explained():
             run_job, overrides = import_name(command.run), list(run.overrides.task)
-            return run_job(Job(Path(run.runtime.output_dir), overrides, lambda: load(config, overrides)))
+            result = run_job(Job(Path(run.runtime.output_dir), overrides, lambda: load(config, overrides)))
+            if "RANK" in os.environ:
+                leave_at_exit()
+            return result
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises errors instead of printing a short form
     logging.raiseExceptions = False  # on a full disk the run's own write reports the error

@@ -34,6 +34,7 @@ from flamingo.training.validation import held_out_losses
 from flamingo.utils.devices import processes, wait_for_processes
 from flamingo.utils.errors import Stopped
 from flamingo.utils.names import short_name
+from flamingo.utils.process_group import leave_at_exit
 from flamingo.utils.progress import progress_bar
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ def train(
                 folder = run.save()
             if signal_number is not None:
                 run.finish_saving()
+                leave_at_exit()
                 raise _stopped(step, folder, signal_number)
         run.finish_saving()
     if main_process and run.progress.drops:
