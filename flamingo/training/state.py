@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -48,6 +49,8 @@ log = logging.getLogger(__name__)
 
 #: The settings, the progress, the schedule and the positions in the data.
 _RUN_FILE = "run.json"
+#: How long a process waits until the others have written their shares. Then the state stays incomplete.
+_TIMEOUT = timedelta(minutes=10)
 
 
 @dataclass
@@ -241,4 +244,4 @@ def _process_file(number: int) -> str:
 @cache
 def _writing_group() -> ProcessGroup:
     """Returns a group of all processes for the threads that write, which must not share a group with the training."""
-    return distributed.new_group(backend="gloo")
+    return distributed.new_group(backend="gloo", timeout=_TIMEOUT)
