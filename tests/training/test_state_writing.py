@@ -11,7 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from flamingo.training import TrainingConfig
 from flamingo.training import state as state_module
+from flamingo.training.callbacks import Callbacks
+from flamingo.training.loop import train
 from flamingo.training.optim import AdamWConfig
 from flamingo.training.optim.groups import make_optimizer
 from flamingo.training.optim.schedule import make_schedule
@@ -24,10 +27,12 @@ from flamingo.training.state_files import (
     saved_tensors,
     write_tensors,
 )
+from flamingo.training.step import DataSet
 from flamingo.utils.devices import processes
 from flamingo.utils.errors import UserError
 from tests.helpers.forked import run_processes, values_of_processes
 from tests.helpers.states import state_folder
+from tests.training.runs import Listed, batch, make_model
 
 
 def states_of(output, model=None, keep_every=0):
@@ -120,6 +125,21 @@ def test_a_failing_thread_does_not_hide_the_training_error(tmp_path, monkeypatch
     assert "no space" in caplog.text
 
 
+def test_a_training_goes_on_while_its_state_is_written(backbones, tmp_path, held):
+    complete = []
+
+    def on_log(record):
+        complete.append(len(complete_states(tmp_path / "state")))
+        if record["step"] == 3:
+            held.set()
+
+    config = TrainingConfig(steps=4, log_every=1, save_every=2)
+    data_sets = [DataSet("pairs", Listed(batch([3])))]
+    train(make_model(backbones), data_sets, AdamWConfig(), config, tmp_path, Callbacks(on_log=on_log))
+    assert complete[:3] == [0, 0, 0]
+    assert complete_states(tmp_path / "state") == [state_folder(tmp_path, 4)]
+
+
 def test_the_newest_and_each_nth_state_are_kept(tmp_path):
     states = states_of(tmp_path, keep_every=4)
     for step in (2, 4, 5, 6, 8, 9, 10):
@@ -165,6 +185,28 @@ def test_a_full_disk_of_one_process_is_the_error_of_all(tmp_path, monkeypatch):
 
     values_of_processes(2, save)
     assert complete_states(tmp_path / "state") == []
+
+
+@pytest.mark.full
+def test_all_processes_name_the_file_that_one_finds_damaged(tmp_path):
+    def save():
+        states = states_of(tmp_path)
+        states.save(Progress(step=1))
+        states.finish()
+
+    def restore():
+        with pytest.raises(UserError) as error:
+            states_of(tmp_path).restore()
+        return str(error.value)
+
+    values_of_processes(2, save)
+    for name in ("__0_0.distcp", "__1_0.distcp"):
+        file = state_folder(tmp_path, 1) / name
+        content = file.read_bytes()
+        file.write_bytes(content[:-1])
+        errors = values_of_processes(2, restore)
+        assert errors[0] == errors[1] and errors[0].startswith(f"{file} is damaged")
+        file.write_bytes(content)
 
 
 @pytest.mark.full
