@@ -13,8 +13,8 @@ from tests.training.parallel.cases import CASES, in_bf16, in_float64
 from tests.training.parallel.comparison import error_of_numbers, error_of_whole, errors
 from tests.training.parallel.recorded_run import run_alone, run_together
 
-#: The relative error of a first gradient, of a norm and of a loss. Gradients and norms differ by 1e-14. A loss is
-#: computed in float32, whose rounding may differ where rows have other padding.
+#: The relative error of a first gradient, of a norm and of a loss. They differ by 1e-15, or by 1e-8 after the norms of
+#: Llama, which compute in float32, have rounded one number to the other side.
 CLOSE = 1e-6
 STEPS = 20
 #: Every gradient is clipped, so that a wrong norm changes the weights.
@@ -55,6 +55,7 @@ def alone(backbones, tmp_path_factory):
 
 def assert_equal(actual, expected, optimizer="adamw", steps=STEPS):
     found = errors(actual, expected)
+    print(found)  # pytest -rP shows the figures
     assert len(actual.losses) == steps
     assert max(found["gradients"], found["norms"], found["losses"]) <= CLOSE, found
     assert found["weights"] <= OPTIMIZERS_AND_ERRORS[optimizer][1], found
@@ -76,27 +77,29 @@ def test_two_processes_train_as_one(alone, tmp_path, engine, case):
     assert_equal(run_together(2, training, ENGINES[engine], ADAMW, STEPS, tmp_path), expected)
 
 
-#: Engines of another number of processes, and their further settings.
+#: Cases on other numbers of processes, and with other settings of the engines.
 OTHER_ENGINES = {
-    "one process, ddp": (1, ParallelConfig("ddp")),
-    "one process, fsdp2": (1, ParallelConfig("fsdp2")),
-    "one process, hsdp": (1, ParallelConfig("hsdp", shard_size=1)),
-    "four processes, ddp": (4, ParallelConfig("ddp")),
-    "four processes, fsdp2": (4, ParallelConfig("fsdp2")),
-    "two copies of two shards": (4, ParallelConfig("hsdp", shard_size=2)),
-    "one copy of two shards": (2, ParallelConfig("hsdp", shard_size=2)),
-    "layers stay gathered": (2, ParallelConfig("fsdp2", reshard_after_forward=False)),
-    "sharded encoder": (2, ParallelConfig("fsdp2", shard_vision_model=True)),
-    "scattered after each batch": (2, ParallelConfig("fsdp2", scatter_every_batch=True)),
-    "scattered after each batch in two copies": (2, ParallelConfig("hsdp", shard_size=1, scatter_every_batch=True)),
+    "one process, ddp": ("no_images", 1, ParallelConfig("ddp")),
+    "one process, fsdp2": ("no_images", 1, ParallelConfig("fsdp2")),
+    "one process, hsdp": ("no_images", 1, ParallelConfig("hsdp", shard_size=1)),
+    "four processes, ddp": ("no_images", 4, ParallelConfig("ddp")),
+    "four processes, fsdp2": ("no_images", 4, ParallelConfig("fsdp2")),
+    "two copies of two shards": ("no_images", 4, ParallelConfig("hsdp", shard_size=2)),
+    "one copy of two shards": ("no_images", 2, ParallelConfig("hsdp", shard_size=2)),
+    "uneven shards": ("odd_vocabulary", 4, ParallelConfig("fsdp2")),
+    "uneven trained shards": ("trained_backbones", 4, ParallelConfig("fsdp2")),
+    "layers stay gathered": ("checkpointing", 2, ParallelConfig("fsdp2", reshard_after_forward=False)),
+    "sharded encoder": ("no_images", 2, ParallelConfig("fsdp2", shard_vision_model=True)),
+    "scattered after each batch": ("no_images", 2, ParallelConfig("fsdp2", scatter_every_batch=True)),
+    "scattered in two copies": ("no_images", 2, ParallelConfig("hsdp", shard_size=1, scatter_every_batch=True)),
 }
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("engine", OTHER_ENGINES)
 def test_other_numbers_and_settings_train_as_one(alone, tmp_path, engine):
-    training, expected = alone("no_images")
-    size, parallel = OTHER_ENGINES[engine]
+    case, size, parallel = OTHER_ENGINES[engine]
+    training, expected = alone(case)
     assert_equal(run_together(size, training, parallel, ADAMW, STEPS, tmp_path), expected)
 
 
@@ -121,7 +124,9 @@ def test_in_bf16_shards_are_as_exact_as_one_process(backbones, tmp_path):
     )
     assert max(errors(replicated, expected).values()) <= 1e-5
     error = error_of_whole(expected.gradients, exact.gradients)
+    error_of_shards = error_of_whole(sharded.gradients, exact.gradients)
+    print({"one process": error, "shards": error_of_shards})
     assert 1e-3 < error < 0.05
-    assert error_of_whole(sharded.gradients, exact.gradients) < 1.5 * error
+    assert error_of_shards < 1.5 * error
     # A number of bf16 is rounded by at most 2^-9 of it.
     assert error_of_numbers(sharded.losses, expected.losses) < 2**-9
