@@ -238,6 +238,7 @@ def collation(
         make_batch,
         pad_token_id=processor.tokenizer.pad_token_id,
         pack_to=entry.documents.pack_to,
+        num_rows=entry.documents.rows,
         known_ids=known_ids,
     )
 

@@ -108,7 +108,11 @@ class EncodedDocuments:
 
 
 def make_batch(
-    groups: Sequence[EncodedGroup], pad_token_id: int, pack_to: int = 0, known_ids: TokenIds | None = None
+    groups: Sequence[EncodedGroup],
+    pad_token_id: int,
+    pack_to: int = 0,
+    known_ids: TokenIds | None = None,
+    num_rows: int = 0,
 ) -> Batch:
     """Returns a batch of all documents of the groups, padded on the right or packed into rows.
 
@@ -119,6 +123,7 @@ def make_batch(
             are then in the batch once: row ``i`` of the images belongs to the documents of group ``i``.
         known_ids: The ids that the model has embeddings for. The batch is then checked on the host, as
             :func:`checked_on_host`, so that the model reads nothing back from its device. None: the model checks it.
+        num_rows: The least number of packed rows, all of one length; 0: as few and as short as possible.
 
     Raises:
         UserError: For an id that is not among ``known_ids``.
@@ -126,7 +131,7 @@ def make_batch(
     ids = [group.id for group in groups]
     last_texts: list[range | None] = []
     if pack_to:
-        tensors = pack([group.examples for group in groups], pack_to, pad_token_id)
+        tensors = pack([group.examples for group in groups], pack_to, pad_token_id, num_rows)
     else:
         examples = [example for group in groups for example in group.examples]
         last_texts = [example.last_text for example in examples]

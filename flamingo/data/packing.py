@@ -15,13 +15,16 @@ from flamingo.data.collate import EncodedExample, collate
 Group = Sequence[EncodedExample]
 
 
-def pack(groups: Sequence[Group], length: int, pad_token_id: int) -> dict[str, Shaped[Tensor, "..."]]:
+def pack(
+    groups: Sequence[Group], length: int, pad_token_id: int, num_rows: int = 0
+) -> dict[str, Shaped[Tensor, "..."]]:
     """Returns a batch as :func:`collate`, in whose rows short documents are packed.
 
     Args:
         groups: Groups of documents with the same images. All examples need labels.
         length: The tokens of a row. A row holds as many groups as fit; a longer group has its own row.
         pad_token_id: The id of padding.
+        num_rows: The least number of rows, all of which then have ``length`` tokens or more; 0: as few as possible.
 
     Returns:
         The tensors of :func:`collate`, but no ``attention_mask``: ``segment_ids`` [b t] number the documents of a row,
@@ -31,7 +34,10 @@ def pack(groups: Sequence[Group], length: int, pad_token_id: int) -> dict[str, S
         ValueError: As :func:`collate`.
     """
     rows = _rows(groups, length)
+    rows += [[] for _ in range(num_rows - len(rows))]
     examples = [_joined(row) for row in rows]
+    if num_rows > 0:
+        examples = [_of_length(example, length, pad_token_id) for example in examples]
     return _with_places(collate(examples, pad_token_id, padding_side="right"), rows)
 
 
@@ -70,9 +76,9 @@ def segment_bounds(segment_ids: Int[Tensor, "b t"]) -> Int[Tensor, " bounds"]:
 
 
 def _of_length(example: EncodedExample, length: int, pad_token_id: int) -> EncodedExample:
-    """Returns an example with labels, padded on the right."""
+    """Returns an example with labels, padded on the right to ``length`` tokens."""
     assert example.labels is not None
-    missing = (0, length - len(example.input_ids))
+    missing = (0, max(0, length - len(example.input_ids)))
     return replace(
         example,
         input_ids=functional.pad(example.input_ids, missing, value=pad_token_id),

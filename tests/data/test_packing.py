@@ -44,3 +44,20 @@ def test_versions_of_a_document_share_its_images():
 def test_what_is_longer_than_a_row_has_one_of_its_own():
     batch = pack([[example(2)], [example(6)], [example(1)]], length=3, pad_token_id=0)
     assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6], [1, 2, 1, 0, 0, 0]]
+
+
+def test_batches_of_given_rows_have_one_shape():
+    few = pack([[example(2, images=1)], [example(5)]], length=7, pad_token_id=9, num_rows=3)
+    more = pack([[example(6)], [example(6)], [example(3)]], length=7, pad_token_id=9, num_rows=3)
+    assert few["input_ids"].shape == more["input_ids"].shape == (3, 7)
+    assert (few["input_ids"][1:] == 9).all()
+    assert (few["labels"][1:] == -100).all()
+    assert (few["segment_ids"][1:] == -1).all()
+    assert len(few["pixel_values"]) == 3
+
+
+def test_documents_beyond_the_given_rows_are_kept():
+    groups = [[example(6)], [example(4)], [example(9)]]
+    batch = pack(groups, length=7, pad_token_id=0, num_rows=1)
+    assert batch["input_ids"].shape == (3, 9)
+    assert int((batch["segment_ids"] >= 0).sum()) == 6 + 4 + 9

@@ -146,6 +146,7 @@ def test_the_batches_of_a_training_are_checked_by_the_loader(shards, backbones, 
     for batch in made:
         documents, images = batch.tensors["image_features"].shape[:2]
         assert 1 <= len(batch.tensors["image_places"]) <= documents * images
+        assert len(batch.tensors["label_places"]) == batch.label_tokens
 
 
 def test_twelve_images_without_splits_suffice_for_the_default(backbones, tmp_path, caplog):
@@ -247,9 +248,10 @@ def test_bytes_of_a_loader_become_the_pixels_of_the_processor():
 @pytest.mark.full
 def test_packed_batches_have_the_loss_of_padded_ones(shards, backbones, tmp_path):
     losses = []
-    for pack in (0, 100):
+    for pack, rows in ((0, 0), (100, 0), (100, 7)):
         overrides = (
             f"data.documents.pairs.pack_to={pack}",
+            f"data.documents.pairs.rows={rows}",
             "data.documents.pairs.batch_size=3",
             "~data.documents.interleaved",
         )
@@ -262,5 +264,7 @@ def test_packed_batches_have_the_loss_of_padded_ones(shards, backbones, tmp_path
         batch = next(iter(data.batches))
         with torch.no_grad():
             losses.append((batch.ids, batch.label_tokens, model.eval()(**data.prepare(batch.tensors)).loss))
-    assert losses[0][:2] == losses[1][:2]
-    torch.testing.assert_close(losses[0][2], losses[1][2])
+    assert batch.tensors["input_ids"].shape == (7, 100)
+    for packed in losses[1:]:
+        assert packed[:2] == losses[0][:2]
+        torch.testing.assert_close(packed[2], losses[0][2])

@@ -79,6 +79,13 @@ def test_loss_and_gradients_are_those_of_separate_rows(backbones, family):
     assert_equal(loss_and_gradients(model, packed), apart)
 
 
+def test_rows_of_padding_change_no_gradient(gpt2):
+    apart = loss_and_gradients(gpt2, moved(collate(examples(), 0, "right")))
+    packed = moved(pack([[example] for example in examples()], 16, 0, num_rows=4))
+    assert packed["input_ids"].shape == (4, 16)
+    assert_equal(loss_and_gradients(gpt2, packed), apart)
+
+
 # OPT has learnt positions and a width of its own, Llama shares keys between heads and rotates them.
 @pytest.mark.parametrize(
     ("kind", "family"),

@@ -6,6 +6,7 @@ from typing import ClassVar, Self
 from flamingo.data.question_template import QuestionTemplate
 from flamingo.data.records.question_record import ANSWER_CHOICES
 from flamingo.utils.checks import finite, flag, one_of, positive, probability, whole
+from flamingo.utils.errors import UserError
 from flamingo.utils.kinds import Kinds
 
 
@@ -28,6 +29,8 @@ class DocumentsConfig:
     p_next: float = 0.0
     #: Tokens of a row that short documents share; 0: each document has its own row.
     pack_to: int = 0
+    #: Rows of a packed batch, which has more if it needs them; 0: as few as possible.
+    rows: int = 0
     #: The factor of this data set's mean loss (lambda in Flamingo, section 2.4).
     weight: float = 1.0
 
@@ -37,6 +40,9 @@ class DocumentsConfig:
         whole("batch_size", self.batch_size, least=1)
         probability("p_next", self.p_next)
         whole("pack_to", self.pack_to, least=0)
+        whole("rows", self.rows, least=0)
+        if self.rows > 0 and self.pack_to == 0:
+            raise UserError(f"rows={self.rows} is for packed documents, but pack_to is 0")
         positive("weight", self.weight)
 
     @property
