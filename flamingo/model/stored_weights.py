@@ -179,8 +179,11 @@ def _keep_float32(model: PreTrainedModel, dtype_plan: dict[str, torch.dtype] | N
     if not dtype_plan:
         return
     kept, *_ = build_glob_alternation(list(dtype_plan))
-    for prefix, module in model.named_modules():
-        for name, parameter in list(module.named_parameters(prefix, recurse=False)):
-            if kept.search(name):
-                attribute = name.rpartition(".")[2]
-                setattr(module, attribute, nn.Parameter(parameter.float(), parameter.requires_grad))
+    stored = model.state_dict(keep_vars=True)
+    for name, tensor in stored.items():
+        if kept.search(name):
+            path, _, attribute = name.rpartition(".")
+            wide = tensor.detach().float()
+            if isinstance(tensor, nn.Parameter):
+                wide = nn.Parameter(wide, tensor.requires_grad)
+            setattr(model.get_submodule(path), attribute, wide)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from flamingo import FlamingoForConditionalGeneration
@@ -95,9 +95,17 @@ def test_weights_and_buffers_equal_those_of_an_eager_load(backbones, family, dty
 
 @pytest.mark.parametrize("converted", CONVERTED, indirect=True)
 def test_weights_are_converted(converted):
-    model = load_text_model(converted, load=defer_weights)
+    model = load_text_model(converted, load=defer_weights, dtype="bfloat16")
     load_deferred(model, HOST)
-    assert_equal(model, load_text_model(converted))
+    assert_equal(model, load_text_model(converted, dtype="bfloat16"))
+
+
+def test_weights_that_a_family_keeps_in_float32_stay_in_it(backbones, monkeypatch):
+    monkeypatch.setattr(LlamaForCausalLM, "_keep_in_fp32_modules_strict", ["input_layernorm"])
+    model = load_text_model(backbones / "llama", load=defer_weights, dtype="bfloat16")
+    load_deferred(model, HOST)
+    assert model.model.layers[0].input_layernorm.weight.dtype == torch.float32
+    assert_equal(model, load_text_model(backbones / "llama", dtype="bfloat16"))
 
 
 @pytest.mark.full
