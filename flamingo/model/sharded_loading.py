@@ -179,6 +179,7 @@ class DeferredWeights:
                     _fill(slots, values, self._weights.dtype(name), device)
         computed = [slot for slot in self._computed if slot[0] in modules]
         _compute_buffers(language_model, computed, device)
+        assert not any(tensor.is_meta for tensor in language_model.state_dict().values())
 
     def samples(self, language_model: nn.Module) -> Iterator[tuple[tuple[int, ...], Shaped[Tensor, " values"]]]:
         """Yields the shape and the values of :func:`sampled` for each entry of the language model's state."""
@@ -259,21 +260,22 @@ def _fill(slots: list[_Slot], values: Tensor, dtype: torch.dtype, device: torch.
         )
     if isinstance(empty, nn.Parameter):
         filled = nn.Parameter(filled, requires_grad=empty.requires_grad)
-    filled._is_hf_initialized = True  # type: ignore[attr-defined]
     for module, attribute in slots:
         setattr(module, attribute, filled)
 
 
 def _compute_buffers(language_model: Any, computed: list[_Computed], device: torch.device) -> None:
     """Computes the buffers that are not in the files, such as rotary frequencies, as an eager load does: on the CPU."""
+    # All modules initialise what has no mark: some fill the buffers of others.
+    for tensor in [*language_model.parameters(), *language_model.buffers()]:
+        tensor._is_hf_initialized = True
     for module in language_model.modules():
-        module._is_hf_initialized = True
+        module._is_hf_initialized = False
     present_dtypes = []
     for module, name, dtype in computed:
         empty: Any = module._buffers[name]
         present_dtypes.append(empty.dtype)
         module._buffers[name] = torch.empty_like(empty, dtype=dtype, device=HOST)
-        module._is_hf_initialized = False  # type: ignore[assignment]
     language_model.initialize_weights()
     for (module, name, _), dtype in zip(computed, present_dtypes, strict=True):
         filled: Any = module._buffers[name]

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from flamingo.model.sharded_loading import defer_weights, is_deferred, load_defe
 from flamingo.utils.devices import HOST
 from flamingo.utils.errors import UserError
 from tests import tiny
+from tests.compatibility.decoders import save_language_model
 from tests.helpers.forked import values_of_processes
 
 #: Families whose weights transformers converts on loading: it splits tensors along their rows, and merges experts.
@@ -35,6 +37,11 @@ CONVERTED = {
         "num_local_experts": 3,
     },
 }
+
+
+def full(*values: str) -> list[Any]:
+    """Returns parameters of tests that `make test-all` alone runs."""
+    return [pytest.param(value, marks=pytest.mark.full) for value in values]
 
 
 @pytest.fixture
@@ -79,8 +86,8 @@ def sharded_like(folder: Path, dtype: str) -> None:
     torch.testing.assert_close(model(ids).logits, eager(ids).logits)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gemma2", "opt", "mosaic_gpt"])
-@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", *full("opt", "mosaic_gpt")])
+@pytest.mark.parametrize("dtype", ["bfloat16", *full("auto")])
 def test_weights_and_buffers_equal_those_of_an_eager_load(backbones, family, dtype):
     model = load_text_model(backbones / family, load=defer_weights, dtype=dtype)
     assert all(parameter.is_meta for parameter in model.parameters())
@@ -93,7 +100,15 @@ def test_weights_and_buffers_equal_those_of_an_eager_load(backbones, family, dty
     assert model.generation_config.to_dict() == eager.generation_config.to_dict()
 
 
-@pytest.mark.parametrize("converted", CONVERTED, indirect=True)
+@pytest.mark.parametrize("family", ["falcon_h1", *full("gemma3")])
+def test_text_models_and_buffers_that_other_modules_fill(tmp_path, family):
+    save_language_model(family, tmp_path)
+    model = load_text_model(tmp_path, load=defer_weights, dtype="bfloat16")
+    load_deferred(model, HOST)
+    assert_equal(model, load_text_model(tmp_path, dtype="bfloat16"))
+
+
+@pytest.mark.parametrize("converted", ["mixtral", *full("hrm_text")], indirect=True)
 def test_weights_are_converted(converted):
     model = load_text_model(converted, load=defer_weights, dtype="bfloat16")
     load_deferred(model, HOST)
@@ -131,8 +146,8 @@ def test_files_may_be_several_and_lack_the_prefix(backbones, tmp_path):
     assert_equal(model, eager)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", ["gpt2", *full("llama")])
+@pytest.mark.parametrize("dtype", ["bfloat16", *full("float32")])
 def test_fingerprints_and_means_need_no_loading(backbones, family, dtype):
     model = load_text_model(backbones / family, load=defer_weights, dtype=dtype)
     eager = load_text_model(backbones / family, dtype=dtype)
@@ -202,7 +217,7 @@ def test_a_deferred_composition_equals_an_eager_one(backbones):
     assert torch.equal(model(**inputs).logits, eager(**inputs).logits)
 
 
-@pytest.mark.parametrize("kind", ["lora", "vera", "ia3"])
+@pytest.mark.parametrize("kind", ["lora", *full("vera", "ia3")])
 def test_an_adapter_is_added_before_weights_are_read(backbones, kind):
     adapter = AdapterConfig(kind, "language_model", {"target_modules": ["q_proj", "v_proj"]})
     adapter.settings |= {"feedforward_modules": []} if kind == "ia3" else {}
