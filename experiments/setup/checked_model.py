@@ -12,6 +12,7 @@ from flamingo.data.caption_template import CaptionTemplate
 from flamingo.data.transforms.image_processors import load_image_processor
 from flamingo.model import BACKBONES
 from flamingo.model.checkpoints import LOADERS, check_unchanged
+from flamingo.model.sharded_loading import defer_weights
 from flamingo.synthetic import backbones
 from flamingo.training.optim.groups import make_optimizer
 from flamingo.utils.devices import processes
@@ -71,8 +72,9 @@ def _check_backbones(config: ModelConfig, problems: Problems) -> None:
 def _check_weights(config: TrainConfig, problems: Problems) -> None:
     """Loads each backbone alone, where they do not make a model together."""
     for key, name in backbone_names(config.model).items():
+        deferring = {"load": defer_weights} if key == "language" and _shards(config) else {}
         with problems.collected(f"model.{key}"):
-            LOADERS[f"{key}_model"](name, dtype=config.dtype)
+            LOADERS[f"{key}_model"](name, dtype=config.dtype, **deferring)
 
 
 def _counting_processor(config: ModelConfig) -> FlamingoProcessor | None:
