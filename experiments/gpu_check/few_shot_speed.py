@@ -83,25 +83,38 @@ def measure(settings: Settings, save: Save) -> None:
                 getattr(model, part).to(trained)
             for shots in evaluation.shots:
                 prompts = _prompts(evaluation, images, shots)
-                # The first batch of a size and a dtype loads kernels and allocates memory. The engine keeps its images.
-                warm_up = FlamingoEngine(model, processor, evaluation.batch_size)
-                warm_up.generate(prompts[: evaluation.batch_size], evaluation.new_tokens, evaluation.beams)
-                del warm_up
-                engine = FlamingoEngine(model, processor, evaluation.batch_size)
-                synchronize(device)
-                forget_peak_memory(device)
-                begin = time.perf_counter()
-                engine.generate(prompts, evaluation.new_tokens, evaluation.beams)
-                synchronize(device)
-                seconds = (time.perf_counter() - begin) / evaluation.queries
+                seconds = _seconds(model, processor, prompts, evaluation)
                 tokens = len(processor.encode(prompts[0], prompt=True, pixels=False).input_ids)
                 values = _values(evaluation, shots, tokens, seconds, device)
                 values["trained_parts"] = str(trained).removeprefix("torch.")
                 if trained == torch.bfloat16 and shots == max(evaluation.shots):
                     naive = naive_seconds(model, processor, prompts[: evaluation.naive_queries + 1], evaluation)
                     values["naive_queries_per_second"] = 1 / naive
+                    model.replays_steps = False
+                    values["plain_queries_per_second"] = 1 / _seconds(model, processor, prompts, evaluation)
+                    model.replays_steps = True
                 measured.append(values)
                 save({"settings": measured}, _text(evaluation, measured))
+
+
+def _seconds(
+    model: FlamingoForConditionalGeneration,
+    processor: FlamingoProcessor,
+    prompts: Sequence[Document],
+    evaluation: Evaluation,
+) -> float:
+    """Returns the seconds of a query, after a warm-up."""
+    # The first batch of a size and a dtype loads kernels and allocates memory. The engine keeps its images.
+    warm_up = FlamingoEngine(model, processor, evaluation.batch_size)
+    warm_up.generate(prompts[: evaluation.batch_size], evaluation.new_tokens, evaluation.beams)
+    del warm_up
+    engine = FlamingoEngine(model, processor, evaluation.batch_size)
+    synchronize(model.device)
+    forget_peak_memory(model.device)
+    begin = time.perf_counter()
+    engine.generate(prompts, evaluation.new_tokens, evaluation.beams)
+    synchronize(model.device)
+    return (time.perf_counter() - begin) / evaluation.queries
 
 
 @torch.no_grad()
@@ -238,5 +251,7 @@ def _text(evaluation: Evaluation, measured: list[JSON]) -> str:
                 f"\n{values['shots']} shots with our blocks, one query at a time, images encoded for each beam, "
                 f"keys and values computed in each pass: {naive:.3g} queries/s.\n"
             )
+            plain = values["plain_queries_per_second"]
+            text += f"\nWithout a graph of the kernels of a decoding step: {plain:.3g} queries/s.\n"
             text += goal(f"{values['shots']} shots: queries/s as a multiple of it", ratio, _GOAL)
     return text

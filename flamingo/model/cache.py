@@ -92,6 +92,8 @@ class PromptCache(Cache):
         #: Which of the cached tokens belong to the prefix of each beam; None before :meth:`fork`.
         self.prefix_mask: Bool[Tensor, "b n s"] | None = None
         self._prompt_length = 0
+        #: Runs the tokens after the prompts in a cache of its own; None: they are cached here.
+        self.step: Any = None
 
     @staticmethod
     def supports(language_model: Any, arguments: Collection[str]) -> bool:
@@ -166,6 +168,8 @@ class PromptCache(Cache):
         length = super().get_seq_length(layer_idx)
         if self.prefix_mask is None:
             return length
+        if self.step is not None:
+            length = self.prefix_mask.shape[-1]
         return self._prompt_length + (length - self._prompt_length) // self.prefix_mask.shape[1]
 
 

@@ -1,5 +1,6 @@
 """Generation: each image and each shared prompt runs once."""
 
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -9,10 +10,12 @@ from torch.nn import functional as F
 from transformers import Cache, DynamicCache, GenerationMixin
 
 from flamingo.model.cache import PromptCache
+from flamingo.model.decoding_step import DecodingStep, places_needed, step_key
 from flamingo.model.fusion.base import VisualContext, VisualState
 from flamingo.model.language import has_plain_cache
 from flamingo.model.masks import positions, without_hidden
 from flamingo.model.visual_tokens import IMAGE_ARGUMENTS
+from flamingo.utils.devices import replays_graphs
 
 #: Settings with which transformers runs the prompt itself, with a row per beam: another kind of cache, or drafts.
 #: It also does so if the language model's cache is not plain.
@@ -26,6 +29,12 @@ LEFT_TO_TRANSFORMERS = (
 
 class FlamingoGeneration(GenerationMixin):
     """``generate`` of :class:`flamingo.FlamingoForConditionalGeneration`."""
+
+    #: Whether a CUDA device replays decoding steps as a graph of kernels. The graph's cache is kept between batches.
+    replays_steps = True
+    #: The step of the latest prompts, kept for later ones of the same shapes.
+    _step: DecodingStep | None = None
+    _step_key: Hashable = None
 
     @torch.no_grad()
     def generate(self, inputs: Int[Tensor, "bn t"] | None = None, generation_config: Any = None, **kwargs: Any) -> Any:
@@ -66,6 +75,7 @@ class FlamingoGeneration(GenerationMixin):
                     input_ids, context, prefix, visible, generation_config, kwargs
                 )
             context = self.fusion.after_prompt(context)
+            self._begin_steps(context, generation_config, kwargs)
         else:
             cached = kwargs["attention_mask"].shape[1] - input_ids.shape[1]
             if cached > 0:
@@ -126,6 +136,33 @@ class FlamingoGeneration(GenerationMixin):
         else:
             cache.batch_repeat_interleave(beams)
         return cache
+
+    def _begin_steps(self, context: VisualContext, generation_config: Any, kwargs: dict[str, Any]) -> None:
+        """Lets the cache of the prompts, if it has beams, run its steps in buffers that stay in place."""
+        cache = kwargs.get("past_key_values")
+        max_new_tokens = self._setting("max_new_tokens", generation_config, kwargs)
+        if not isinstance(cache, PromptCache) or max_new_tokens is None or not self._steps_in_place():
+            return
+        outputs = ("output_hidden_states", "output_attentions")
+        if any(self._setting(name, generation_config, kwargs) for name in outputs):
+            return
+        num_places = places_needed(cache, max_new_tokens)
+        key = step_key(self, cache, context, num_places)
+        if key != self._step_key:
+            self._step = None  # its memory first
+            self._step = DecodingStep(self, cache, context, num_places)
+            self._step_key = key
+        assert self._step is not None
+        self._step.load(cache, context)
+        cache.step = self._step
+
+    def _steps_in_place(self) -> bool:
+        """Returns whether decoding steps are replayed as a graph: on a CUDA device, with all weights in place."""
+        if not self.replays_steps or self.training:
+            return False
+        if any(hasattr(parameter, "to_local") for parameter in self.parameters()):
+            return False
+        return replays_graphs(self.get_input_embeddings().weight.device)
 
     @torch.no_grad()
     def prefill(

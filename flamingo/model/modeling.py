@@ -296,10 +296,18 @@ class FlamingoForConditionalGeneration(
         assert position_ids is not None
         visible = None if attention_mask is None else cache.merge_beams(attention_mask[:, -1:])
         visual_index = None if context.visual_index is None else cache.merge_beams(context.visual_index)
-        outputs = self._forward_text(
+        ids, position_ids, mask = (
             cache.merge_beams(input_ids),
-            cache.append_mask(visible),
             cache.merge_beams(position_ids),
+            cache.append_mask(visible),
+        )
+        if cache.step is not None:
+            logits = cache.step(ids, mask, position_ids)
+            return CausalLMOutputWithPast(logits=cache.split_beams(logits), past_key_values=cache)
+        outputs = self._forward_text(
+            ids,
+            mask,
+            position_ids,
             cache,
             0,
             VisualContext(context.state, cache.merge_beams(context.image_index), visual_index),

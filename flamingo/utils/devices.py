@@ -150,6 +150,11 @@ def pins_memory(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
+def replays_graphs(device: torch.device) -> bool:
+    """Returns whether the device replays graphs of kernels: see :mod:`flamingo.utils.device_graph`."""
+    return device.type == "cuda"
+
+
 def products_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:
     """Returns a context in which a GPU multiplies fp32 weights in a 16-bit ``dtype``, as autocast does in training.
 
