@@ -1,4 +1,4 @@
-"""No device is named outside flamingo/utils/devices.py, which resolves it, and the capture of its kernels."""
+"""No device is named outside flamingo/utils/devices.py, which resolves it, and the work on its streams."""
 
 import ast
 import re
@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent
 EXEMPT = (
     "flamingo/utils/devices.py",
     "flamingo/utils/device_graph.py",
+    "flamingo/training/copying.py",
     "experiments/benchmark/",
     "experiments/gpu_check/",
 )

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from flamingo.utils.devices import HOST
+
 
 def padded(images: Shaped[Tensor, "m ..."], full: int, device: torch.device) -> Shaped[Tensor, "padded ..."]:
     """Returns the images, with the last one repeated.
@@ -18,7 +20,7 @@ def padded(images: Shaped[Tensor, "m ..."], full: int, device: torch.device) -> 
         full: The largest size of a batch.
         device: The device on which the images will run.
     """
-    size = min(2, full) if device.type == "cpu" else full
+    size = min(2, full) if device.type == HOST.type else full
     missing = size - len(images)
     if missing <= 0:
         return images

@@ -15,7 +15,7 @@ from flamingo.model.fusion.base import VisualContext, VisualState
 from flamingo.model.language import has_plain_cache
 from flamingo.model.masks import positions, without_hidden
 from flamingo.model.visual_tokens import IMAGE_ARGUMENTS
-from flamingo.utils.devices import replays_graphs
+from flamingo.utils.devices import is_cuda
 
 #: Settings with which transformers runs the prompt itself, with a row per beam: another kind of cache, or drafts.
 #: It also does so if the language model's cache is not plain.
@@ -162,7 +162,7 @@ class FlamingoGeneration(GenerationMixin):
             return False
         if any(hasattr(parameter, "to_local") for parameter in self.parameters()):
             return False
-        return replays_graphs(self.get_input_embeddings().weight.device)
+        return is_cuda(self.get_input_embeddings().weight.device)
 
     @torch.no_grad()
     def prefill(

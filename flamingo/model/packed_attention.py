@@ -27,6 +27,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from flamingo.utils.devices import is_cuda
 from flamingo.utils.errors import UserError
 
 #: The name of :func:`attention` among the attention functions of transformers.
@@ -112,7 +113,7 @@ def check_kernel(kind: str, device: torch.device) -> None:
     Raises:
         UserError: If it has none.
     """
-    if kind != "dense" and device.type != "cuda":
+    if kind != "dense" and not is_cuda(device):
         raise UserError(f"training.packed_attention={kind} needs a CUDA device, and this is {device.type}: use dense")
 
 
@@ -180,13 +181,13 @@ def _block_mask(segment_ids: Int[Tensor, "b t"], hidden: Bool[Tensor, "b t"] | N
         t,
         t,
         device=segment_ids.device,
-        _compile=segment_ids.is_cuda,  # compiled, it does not store the whole mask
+        _compile=is_cuda(segment_ids.device),  # compiled, it does not store the whole mask
     )
 
 
 def _flex(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scaling: float | None) -> Tensor:
     # Uncompiled, flex attention stores all scores. A CPU uses it in tests only.
-    uncompiled = not query.is_cuda or torch.compiler.is_compiling()
+    uncompiled = not is_cuda(query.device) or torch.compiler.is_compiling()
     attend = flex_attention if uncompiled else _compiled_flex_attention()
     shares_keys = key.shape[1] < query.shape[1]
     attended = attend(

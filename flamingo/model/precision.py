@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from flamingo.utils.devices import HOST
+
 #: Devices on which backbones stay under autocast: a CPU gains little, and results there stay as they are.
-_KEEPING = ("cpu",)
+_KEEPING = (HOST.type,)
 
 
 @dataclass(frozen=True)

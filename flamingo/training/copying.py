@@ -5,6 +5,7 @@ from functools import cache
 import torch
 
 from flamingo.data.collate import Batch
+from flamingo.utils.devices import is_cuda
 
 
 def copied_ahead(batch: Batch, device: torch.device) -> Batch:
@@ -13,7 +14,7 @@ def copied_ahead(batch: Batch, device: torch.device) -> Batch:
     A CUDA device copies on a stream of its own. The host runs ahead of the device, as no step reads anything back, so
     the copy from pinned memory runs during the kernels of the step before. Kernels launched from now on see the copy.
     """
-    if device.type != "cuda":
+    if not is_cuda(device):
         return batch.to(device)
     copies, kernels = _copy_stream(device), torch.cuda.current_stream(device)
     with torch.cuda.stream(copies):

@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from flamingo.utils.checksums import checksum
+from flamingo.utils.devices import HOST, META
 from flamingo.utils.errors import UserError
 from flamingo.utils.io import atomic_file, file_errors, write_text
 from flamingo.utils.reading import json_object
@@ -172,7 +173,7 @@ def saved_tensors(folder: Path) -> dict[str, Shaped[Tensor, "..."]]:
     tensors = {}
     for name, saved in metadata.state_dict_metadata.items():
         assert isinstance(saved, TensorStorageMetadata), name
-        tensors[name] = torch.empty(saved.size, dtype=saved.properties.dtype, device="meta")
+        tensors[name] = torch.empty(saved.size, dtype=saved.properties.dtype, device=META)
     return tensors
 
 
@@ -184,7 +185,7 @@ def read_tensors(folder: Path, prefix: str = "") -> dict[str, Shaped[Tensor, "..
         prefix: Chooses the tensors whose names begin with it, such as ``parameters.``, and is removed from the names.
     """
     chosen = {name: tensor for name, tensor in saved_tensors(folder).items() if name.startswith(prefix)}
-    tensors = {name: torch.empty_like(tensor, device="cpu") for name, tensor in chosen.items()}
+    tensors = {name: torch.empty_like(tensor, device=HOST) for name, tensor in chosen.items()}
     load_tensors(folder, tensors, None)
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 

@@ -9,6 +9,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from flamingo.training.optim.groups import parts_of
+from flamingo.utils.devices import HOST
 from flamingo.utils.errors import UserError
 
 _PARAMETERS, _BUFFERS, _OPTIMIZER = "parameters.", "buffers.", "optimizer."
@@ -114,7 +115,7 @@ def host_copy(
             owner = loads.index(min(loads))
             loads[owner] += tensor.numel()
         if owner == process:
-            copies[key] = tensor.detach().to("cpu", copy=True)
+            copies[key] = tensor.detach().to(HOST, copy=True)
     return copies
 
 

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from flamingo.utils.devices import is_cuda
+
 log = logging.getLogger(__name__)
 #: Passes before a capture, in which kernels are chosen and workspaces allocated.
 _WARM_UP = 2
@@ -28,7 +30,7 @@ class DeviceGraph:
             device: The device of the tensors.
         """
         self._function = function
-        self._captures = device.type == "cuda"
+        self._captures = is_cuda(device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._output: Tensor | None = None
 

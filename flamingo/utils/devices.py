@@ -150,8 +150,8 @@ def pins_memory(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def replays_graphs(device: torch.device) -> bool:
-    """Returns whether the device replays graphs of kernels: see :mod:`flamingo.utils.device_graph`."""
+def is_cuda(device: torch.device) -> bool:
+    """Returns whether the device has CUDA's kernels, streams and graphs."""
     return device.type == "cuda"
 
 

@@ -24,7 +24,7 @@ def in_place(monkeypatch):
             super().__init__(*arguments)
             made.append(self)
 
-    monkeypatch.setattr(generation, "replays_graphs", lambda device: True)
+    monkeypatch.setattr(generation, "is_cuda", lambda device: True)
     monkeypatch.setattr(generation, "DecodingStep", Noted)
     return made
 
@@ -32,7 +32,7 @@ def in_place(monkeypatch):
 def both_ways(model, monkeypatch, **arguments):
     """Generates with plain steps, and with steps in place."""
     with monkeypatch.context() as patch:
-        patch.setattr(generation, "replays_graphs", lambda device: False)
+        patch.setattr(generation, "is_cuda", lambda device: False)
         plain = model.generate(**arguments, **SCORES)
     return plain, model.generate(**arguments, **SCORES)
 
