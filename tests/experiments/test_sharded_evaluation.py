@@ -3,6 +3,8 @@
 import pytest
 
 from experiments.runs.run_evaluation import run_evaluation
+from flamingo.model.adapter_config import AdapterConfig
+from flamingo.model.adapters import is_of_adapter
 from flamingo.model.sharded_layers import shard_mesh
 from flamingo.utils.errors import UserError
 from tests.evaluation.fake import model_and_processor
@@ -14,9 +16,12 @@ from tests.helpers.forked import values_of_processes
 def checkpoint(backbones, tmp_path_factory):
     """Returns a function that saves a checkpoint, with or without its backbones."""
 
-    def save(include_backbones):
+    def save(include_backbones, **config):
         folder = tmp_path_factory.mktemp("model") / "checkpoint"
-        model, processor = model_and_processor(backbones, "qwen2", gates=0.3)
+        model, processor = model_and_processor(backbones, "qwen2", gates=0.3, **config)
+        for name, parameter in model.named_parameters():
+            if is_of_adapter(name):
+                parameter.data.normal_(std=0.3)
         model.save_pretrained(folder, include_backbones=include_backbones)
         processor.save_pretrained(folder)
         return folder
@@ -25,19 +30,22 @@ def checkpoint(backbones, tmp_path_factory):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("task", "include_backbones"), [("synthetic_captions", False), ("synthetic_shapes", True)])
-def test_shared_layers_change_no_file(checkpoint, tmp_path, include_backbones, task):
-    given = [
-        f"checkpoint={checkpoint(include_backbones)}",
-        f"task={task}",
-        "task.num_queries=5",
-        "shots=[0,1]",
-        "batch_size=2",
-    ]
+@pytest.mark.parametrize(
+    ("task", "include_backbones", "config"),
+    [
+        ("synthetic_captions", False, {}),
+        ("synthetic_shapes", True, {}),
+        ("synthetic_captions", False, {"adapter": AdapterConfig("lora", settings={"target_modules": ["q_proj"]})}),
+    ],
+    ids=["named_backbones", "own_backbones", "adapter"],
+)
+def test_shared_layers_change_no_file(checkpoint, tmp_path, task, include_backbones, config):
+    given = [f"checkpoint={checkpoint(include_backbones, **config)}", f"task={task}", "task.num_queries=5"]
+    given += ["shots=[0,1]", "batch_size=2"]
     given += ["controls=[blind]", "max_new_tokens=4", "attention_queries=2", "features.folder=null", "pictures=1"]
     run_evaluation(composed("evaluate", *given, f"output={tmp_path / 'one'}"))
-    config = composed("evaluate", *given, f"output={tmp_path / 'two'}", "shard_size=2")
-    values_of_processes(2, run_evaluation, config)
+    on_two = composed("evaluate", *given, f"output={tmp_path / 'two'}", "shard_size=2")
+    values_of_processes(2, run_evaluation, on_two)
     for name in ("predictions.jsonl", "scores.json", "in_context.json"):
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 

@@ -98,6 +98,7 @@ def test_two_copies_are_each_shared_by_two_processes(backbones):
         values_of_processes(3, shard_mesh, 2)
 
 
+@pytest.mark.full
 def test_a_broken_image_ends_both_processes_in_step(backbones, tmp_path):
     parts = ending_early(backbones)
     broken = tmp_path / "broken.png"

@@ -38,6 +38,7 @@ def test_vectors_are_the_encoders_and_are_computed_once(tmp_path, images, encode
     torch.testing.assert_close(again.texts(order), dual_encoder.text_vectors(order))
 
 
+@pytest.mark.full
 def test_processes_write_the_vectors_of_one(tmp_path, images, encoder):
     def add(folder):
         store = VectorStore(folder, encoder, batch_size=1)
