@@ -24,6 +24,9 @@ from flamingo.utils.checks import one_of, whole
 from flamingo.utils.device_names import DTYPES, check_device
 from flamingo.utils.errors import UserError
 
+#: Names of transformers.
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+
 
 @dataclass(kw_only=True)
 class EvaluateConfig(EvaluationConfig):
@@ -45,6 +48,9 @@ class EvaluateConfig(EvaluationConfig):
     dtype: str = "auto"
     #: The number of processes that share the layers of the language model; null: 1.
     shard_size: int | None = None
+    #: How one process spreads the language model over its GPUs: auto, balanced, sequential.
+    #: null: it is on one device.
+    device_map: str | None = None
     #: What the model is asked, by task=NAME; with run=FOLDER, by default what it was trained on.
     task: TaskConfig
     #: Another project's evaluation, by protocol=NAME: values of keys for kinds of tasks.
@@ -61,6 +67,10 @@ class EvaluateConfig(EvaluationConfig):
         one_of("dtype", self.dtype, DTYPES)
         if self.shard_size is not None:
             whole("shard_size", self.shard_size, least=2)
+        if self.device_map is not None:
+            one_of("device_map", self.device_map, DEVICE_MAPS)
+            if self.shard_size is not None:
+                raise UserError("device_map is for one process, and shard_size for several: set one of them")
 
 
 def folders(config: EvaluateConfig) -> tuple[Path, Path]:

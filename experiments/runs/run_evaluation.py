@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 #: checksums of the checkpoint and the data show whether these are the same.
 _SETTINGS = (
     *("shots", "text_only", "controls", "control_shots", "num_beams", "temperature", "top_p", "template", "seeds"),
-    *("batch_size", "pictures", "attention_queries", "shard_size"),
+    *("batch_size", "pictures", "attention_queries", "shard_size", "device_map"),
 )
 #: Other metrics and another language score existing predictions again.
 _MAY_CHANGE = (

@@ -278,7 +278,8 @@ def _selected(cache: Any, rows: Int[Tensor, " rows"]) -> DynamicCache:
     """Returns a cache of these rows of a cache, which does not change."""
     selected = copy.copy(cache)
     selected.layers = [copy.copy(layer) for layer in cache.layers]
-    selected.batch_select_indices(rows)
+    for layer in selected.layers:
+        layer.batch_select_indices(rows.to(layer.keys.device))
     return selected
 
 
@@ -288,7 +289,7 @@ def _state_of_rows(state: VisualState, rows: Int[Tensor, " rows"]) -> list[tuple
         return state
     selected = []
     for tensors in state:
-        selected.append(tuple(tensor[rows] for tensor in tensors))
+        selected.append(tuple(tensor[rows.to(tensor.device)] for tensor in tensors))
     return selected
 
 

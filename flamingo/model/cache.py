@@ -61,7 +61,7 @@ class GrowingLayer(DynamicLayer):
 
     def keep(self, start: int, places: Int[Tensor, "b kept"]) -> None:
         """Drops all tokens from ``start`` on other than those at ``places``, which count from ``start``."""
-        index = places[:, None, :, None]
+        index = places[:, None, :, None].to(self.keys.device)
         kept_keys = self.keys[:, :, start:].take_along_dim(index, dim=2)
         kept_values = self.values[:, :, start:].take_along_dim(index, dim=2)
         end = start + places.shape[1]

@@ -255,8 +255,9 @@ class NewTokenEmbeddings(nn.Module):
         """Returns the logits with those of the new tokens at their ids. All other logits are unchanged bit for bit."""
         if len(self.token_ids) == 0:
             return logits
-        new = self.score(hidden).to(logits.dtype)
+        # A device_map may have put the output head on another device than the rows of the new tokens.
+        new = self.score(hidden.to(self.scored_rows.device)).to(logits)
         beyond = max(self.ids_end - logits.shape[-1], 0)
         # Padding rows between the vocabulary and the first new id get -inf.
         extended = nn.functional.pad(logits, (0, beyond), value=float("-inf")) if beyond else logits
-        return extended.index_copy_(-1, self.token_ids, new)
+        return extended.index_copy_(-1, self.token_ids.to(logits.device), new)

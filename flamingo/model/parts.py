@@ -11,6 +11,7 @@ from flamingo.model import BACKBONES, TRAINED_PARTS
 from flamingo.model.adapters import is_of_adapter
 from flamingo.model.compilation import forget_graphs, is_compiled
 from flamingo.model.composition import check_composition, check_record
+from flamingo.model.layers import repeated_layers
 from flamingo.model.sharded_loading import is_deferred, move_present
 from flamingo.model.small_copy import check_by_copy
 from flamingo.model.weights_loading import is_quantised
@@ -21,6 +22,7 @@ class FlamingoParts:
 
     config: Any
     vision_model: Any
+    fusion: Any
     language_model: Any
     named_parameters: Any
     training: bool
@@ -108,8 +110,9 @@ class FlamingoParts:
             self._follow_language_model()
 
     def _follow_language_model(self) -> None:
-        """Moves the trained parts to the device of the language model."""
+        """Moves the trained parts to the device of the embeddings, and those of a layer to that of the layer."""
         self._move_trained_parts(self.language_model.get_input_embeddings().weight.device)
+        self.fusion.follow(repeated_layers(self.language_model))
 
     def _move_trained_parts(self, device: torch.device) -> None:
         for part in TRAINED_PARTS:

@@ -50,6 +50,17 @@ def test_shared_layers_change_no_file(checkpoint, tmp_path, task, include_backbo
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 
 
+@pytest.mark.full
+def test_a_device_map_changes_no_file(checkpoint, tmp_path):
+    given = [f"checkpoint={checkpoint(False)}", "task=synthetic_shapes", "task.num_queries=3", "shots=[0]"]
+    given += ["controls=[]", "text_only=false", "features.folder=null", "device=cpu"]
+    for name, keys in (("one", []), ("mapped", ["device_map=auto"])):
+        run_evaluation(composed("evaluate", *given, *keys, f"output={tmp_path / name}"))
+    assert (tmp_path / "mapped/predictions.jsonl").read_bytes() == (tmp_path / "one/predictions.jsonl").read_bytes()
+    with pytest.raises(UserError, match="device_map"):
+        composed("evaluate", *given, "output=b", "shard_size=2", "device_map=auto")
+
+
 def test_a_wrong_number_of_sharing_processes_is_named():
     with pytest.raises(UserError, match="shard_size is 2"):
         shard_mesh(2)

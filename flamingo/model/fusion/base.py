@@ -50,6 +50,13 @@ class Fusion(nn.Module):
     def reset_parameters(self) -> None:
         """Initialises the parameters that the class itself owns."""
 
+    def follow(self, layers: nn.ModuleList) -> None:
+        """Moves the parts that belong to a layer of the language model to its device.
+
+        Args:
+            layers: The layers of the language model. A ``device_map`` may have put them on several devices.
+        """
+
     def tokens_per_image(self, r: int) -> int:
         """Returns the number of positions of an image with ``r`` visual tokens in a text; 0: only its marker's."""
         return 0

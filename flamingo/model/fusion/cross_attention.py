@@ -71,11 +71,17 @@ class CrossAttentionFusion(Fusion):
             hook = partial(self._before_layer, position, str(index))
             layers[index].register_forward_pre_hook(hook, with_kwargs=True)
 
+    def follow(self, layers: nn.ModuleList) -> None:
+        """Moves each gated block to the device of its layer."""
+        for index, block in self.blocks.items():
+            block.to(next(layers[int(index)].parameters()).device)
+
     def prepare(self, visual_tokens: Float[Tensor, "b m r width"]) -> VisualState:
-        """Returns the keys and values of all images, one pair per block."""
+        """Returns the keys and values of all images, one pair per block, each on the device of its block."""
         state: VisualState = []
         for block in self.blocks.values():
-            state.append(block.keys_values(visual_tokens))  # type: ignore[operator]
+            device = next(block.parameters()).device
+            state.append(block.keys_values(visual_tokens.to(device)))  # type: ignore[operator]
         return state
 
     def seen_images(
@@ -152,8 +158,14 @@ class CrossAttentionFusion(Fusion):
             )
         # Look up the block at each call: it may have been replaced or wrapped.
         assert self._context.autocast is not None
+        # The layer before may lie on another device.
+        device = keys.device
+        groups = self._context.groups
+        if groups is not None:
+            groups = (groups[0].to(device), groups[1].to(device))
+        image_index = self._context.image_index.to(device)
         with self._context.autocast.entered():
-            hidden = self.blocks[index](hidden, keys, values, self._context.image_index, self._context.groups)
+            hidden = self.blocks[index](hidden.to(device), keys, values, image_index, groups)
         if args:
             return (hidden, *args[1:]), kwargs
         return args, kwargs | {"hidden_states": hidden}
@@ -172,7 +184,8 @@ class CrossAttentionFusion(Fusion):
         last = image_index[:, -1].clamp(min=0)
         state: VisualState = []
         for keys, values in context.state:
-            state.append((keys[document, last].unsqueeze(1), values[document, last].unsqueeze(1)))
+            rows, seen = document.to(keys.device), last.to(keys.device)
+            state.append((keys[rows, seen].unsqueeze(1), values[rows, seen].unsqueeze(1)))
         return replace(context, state=state, image_index=image_index.clamp(max=0))
 
     def attention_flops(self, r: int) -> int:
