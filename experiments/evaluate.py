@@ -48,8 +48,8 @@ class EvaluateConfig(EvaluationConfig):
     dtype: str = "auto"
     #: The number of processes that share the layers of the language model; null: 1.
     shard_size: int | None = None
-    #: How one process spreads the language model over its GPUs: auto, balanced, sequential.
-    #: null: it is on one device.
+    #: The language model over several GPUs: auto, balanced, sequential; null: one device.
+    #: The GPUs are those of one process.
     device_map: str | None = None
     #: What the model is asked, by task=NAME; with run=FOLDER, by default what it was trained on.
     task: TaskConfig
