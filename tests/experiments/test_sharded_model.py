@@ -41,16 +41,31 @@ def shared_like_whole(model_config: ModelConfig, parallel: ParallelConfig) -> No
 
 @pytest.mark.full
 @pytest.mark.parametrize("overrides", [(), LORA, ("model.trainable=[connector,fusion,new_tokens,language_model]",)])
-@pytest.mark.parametrize("parallel", [ParallelConfig("fsdp2"), ParallelConfig("hsdp", shard_size=2)])
-def test_processes_share_the_weights_of_one(backbones, overrides, parallel):
-    values_of_processes(2, shared_like_whole, config(backbones, *overrides), parallel)
+@pytest.mark.parametrize(
+    ("number", "parallel"), [(3, ParallelConfig("fsdp2")), (4, ParallelConfig("hsdp", shard_size=2))]
+)
+def test_processes_share_the_weights_of_one(backbones, overrides, number, parallel):
+    """The rows of most weights do not divide by three."""
+    values_of_processes(number, shared_like_whole, config(backbones, *overrides), parallel)
+
+
+def begun_with_checkpoint(backbones, folder, include_backbones):
+    """Saves a checkpoint, and returns the config of a model that begins with it."""
+    model = tiny.flamingo(backbones, language="qwen2")
+    model.save_pretrained(folder / "checkpoint", include_backbones=include_backbones)
+    build_model(config(backbones))[1].save_pretrained(folder / "checkpoint")
+    keys = (f"model.init_from={folder}", "model.vision=checkpoint", "model.language=checkpoint")
+    return composed("train", *keys).model
+
+
+@pytest.mark.full
+def test_a_checkpoint_with_its_backbones_is_loaded_whole(backbones, tmp_path, caplog):
+    model, _ = build_model(begun_with_checkpoint(backbones, tmp_path, include_backbones=True), shards=True)
+    assert not is_deferred(model.language_model)
+    assert str(tmp_path) in caplog.text
 
 
 @pytest.mark.full
 def test_the_model_of_init_from_is_shared(backbones, tmp_path):
-    tiny.flamingo(backbones, language="qwen2").save_pretrained(tmp_path / "checkpoint", include_backbones=False)
-    build_model(config(backbones))[1].save_pretrained(tmp_path / "checkpoint")
-    model_config = composed(
-        "train", f"model.init_from={tmp_path}", "model.vision=checkpoint", "model.language=checkpoint"
-    ).model
+    model_config = begun_with_checkpoint(backbones, tmp_path, include_backbones=False)
     values_of_processes(2, shared_like_whole, model_config, ParallelConfig("fsdp2"))
