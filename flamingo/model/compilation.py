@@ -99,7 +99,10 @@ def _compiled_class(plain_class: type, backend: str | Callable, always: bool) ->
 
 
 def _forward_inside_checkpoint(plain_class: Any) -> Callable:
-    """Returns the forward pass of a class, without the wrapper by which transformers checkpoints its layers."""
+    """Returns the forward pass of a class, without the wrapper by which transformers checkpoints its layers.
+
+    The wrapper is one function for all classes. Its graphs would count together towards the limit of recompilations.
+    """
     wraps_forward = "__init_subclass__" in vars(GradientCheckpointingLayer)
     if issubclass(plain_class, GradientCheckpointingLayer) and wraps_forward:
         return plain_class.forward.__wrapped__
