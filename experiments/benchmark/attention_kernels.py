@@ -12,7 +12,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -112,21 +112,34 @@ def main() -> None:
     """Measures all kernels that the device has, and prints their times."""
     arguments = _arguments()
     device = torch.device(arguments.device)
-    is_cuda = device.type == "cuda"
-    dtype = torch.bfloat16 if is_cuda else torch.float32
+    print(f"{device_title(device)}; packed rows have {arguments.heads} heads of {arguments.head_dim}")
     timings = []
-    print(f"{device_title(device)}, {dtype}; packed rows have {arguments.heads} heads of {arguments.head_dim}")
-    for rows in FULL if is_cuda else SMALL:
-        segment_ids = draw_documents(rows).to(device)
-        shape = (rows.rows, arguments.heads, rows.tokens, arguments.head_dim)
-        parts = [torch.randn(shape, device=device, dtype=dtype, requires_grad=is_cuda) for _ in range(3)]
-        for kernel in PACKED_ATTENTION if is_cuda else ("dense", "flex"):
-            timings.append(measure(rows.name, kernel, Layer(*parts), segment_ids, arguments.rounds))
-            print(timings[-1].line())
-    for images in FULL_IMAGES if is_cuda else SMALL_IMAGES:
-        timings += measure_images(images, device, dtype, arguments.rounds)
+    for timing in measure_all(device, arguments.heads, arguments.head_dim, arguments.rounds):
+        timings.append(timing)
+        print(timing.line())
     text = json.dumps([asdict(timing) for timing in timings], indent=1)
     write_text(arguments.output / "attention_kernels.json", text + "\n")
+
+
+def measure_all(device: torch.device, heads: int, head_dim: int, rounds: int) -> Iterator[Timing]:
+    """Yields the times of all kernels: on CUDA in bfloat16, on another device of tiny rows in float32.
+
+    Args:
+        device: The device.
+        heads: The attention heads of packed rows.
+        head_dim: The width of a head.
+        rounds: The number of measurements, of which the median counts.
+    """
+    is_cuda = device.type == "cuda"
+    dtype = torch.bfloat16 if is_cuda else torch.float32
+    for rows in FULL if is_cuda else SMALL:
+        segment_ids = draw_documents(rows).to(device)
+        shape = (rows.rows, heads, rows.tokens, head_dim)
+        parts = [torch.randn(shape, device=device, dtype=dtype, requires_grad=is_cuda) for _ in range(3)]
+        for kernel in PACKED_ATTENTION if is_cuda else ("dense", "flex"):
+            yield measure(rows.name, kernel, Layer(*parts), segment_ids, rounds)
+    for images in FULL_IMAGES if is_cuda else SMALL_IMAGES:
+        yield from measure_images(images, device, dtype, rounds)
 
 
 def draw_documents(rows: Rows) -> Int[Tensor, "b t"]:
@@ -173,8 +186,8 @@ def measure(name: str, kernel: str, layer: Layer, segment_ids: Int[Tensor, "b t"
     return Timing(name, kernel, _milliseconds(make_mask, segment_ids.device, rounds), forward, both, difference)
 
 
-def measure_images(images: Images, device: torch.device, dtype: torch.dtype, rounds: int) -> list[Timing]:
-    """Returns the times of all ways of attention from tokens to their image, and prints them."""
+def measure_images(images: Images, device: torch.device, dtype: torch.dtype, rounds: int) -> Iterator[Timing]:
+    """Yields the times of all ways of attention from tokens to their image."""
     has_gradients = device.type == "cuda"
     queries = torch.randn(images.rows, 1, images.tokens, images.heads, images.head_dim, device=device, dtype=dtype)
     shape = (images.rows, images.images, images.heads, images.visual_tokens, images.head_dim)
@@ -183,7 +196,6 @@ def measure_images(images: Images, device: torch.device, dtype: torch.dtype, rou
     for tensor in (queries, keys, values):
         tensor.requires_grad_(has_gradients)
     layer = ImageLayer(queries, keys, values, index.expand(images.rows, 1, -1))
-    timings: list[Timing] = []
     expected: Tensor | None = None
     for name, way in ways(device).items():
         attend = way(layer)
@@ -197,9 +209,7 @@ def measure_images(images: Images, device: torch.device, dtype: torch.dtype, rou
             gradient = torch.randn_like(outputs)
             both = _milliseconds(partial(_forward_backward, attend, gradient), device, rounds)
         once = _milliseconds(partial(way, layer), device, rounds)
-        timings.append(Timing(images.name, name, once, forward, both, difference))
-        print(timings[-1].line())
-    return timings
+        yield Timing(images.name, name, once, forward, both, difference)
 
 
 def _forward_backward(attend: Callable[[], Tensor], gradient: Tensor) -> None:

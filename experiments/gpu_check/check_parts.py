@@ -62,6 +62,7 @@ PARTS = (
     Part("reward", f"{_HERE}.photograph_runs:reward", 120, measures=False),
     Part("pretrain_vision", f"{_HERE}.short_pretraining:vision", 120, measures=False),
     Part("pretrain_language", f"{_HERE}.short_pretraining:language", 120, measures=False),
+    Part("attention", f"{_HERE}.attention_times:measure", 90, measures=True),
 )
 #: The time limit of all parts together, in seconds.
 TOTAL = 8 * 60
