@@ -15,10 +15,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from flamingo.model.chunked_loss import sum_of_losses
+from flamingo.model.chunked_loss import next_token_loss, sum_of_losses
 from flamingo.model.language import NewTokenEmbeddings
 from flamingo.model.logit_function import LogitFunction
-from flamingo.model.modeling import next_token_loss
 from flamingo.utils.devices import device_title, peak_memory
 
 #: The ways to compute the loss.

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from flamingo.model.language import NewTokenEmbeddings
 from flamingo.model.logit_function import LogitFunction
@@ -20,6 +21,24 @@ from flamingo.model.logit_function import LogitFunction
 CHUNK = 1024
 #: Logits of at most so many bytes in float32 are computed whole: a chunk would save little, and rounds otherwise.
 WHOLE_LOGITS_BYTES = 2**28
+
+
+def next_token_loss(
+    logits: Float[Tensor, "b t vocabulary"], labels: Int[Tensor, "b t"], count: int | Int[Tensor, ""] | None = None
+) -> Float[Tensor, ""]:
+    """Returns the mean cross-entropy (nats) of each label given the tokens before it; 0 if every label is -100.
+
+    Args:
+        logits: The logits of the next token at each position.
+        labels: The tokens, which are shifted here; -100: not counted.
+        count: The number of counted labels in all batches of an update, so that accumulated gradients weigh every
+            token equally; None: the number in this batch.
+    """
+    # Shift the labels, not the logits, to avoid a copy of the logits.
+    targets = F.pad(labels[:, 1:], (0, 1), value=-100).flatten()
+    exact = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))
+    total = F.cross_entropy(exact, targets, ignore_index=-100, reduction="sum")
+    return total / ((targets != -100).sum().clamp(min=1) if count is None else count)
 
 
 @dataclass(frozen=True)

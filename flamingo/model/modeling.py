@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -14,7 +13,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 
 from flamingo.model.cache import PromptCache
 from flamingo.model.checkpoints import FlamingoCheckpoints
-from flamingo.model.chunked_loss import WHOLE_LOGITS_BYTES, Targets, targets_of
+from flamingo.model.chunked_loss import WHOLE_LOGITS_BYTES, Targets, next_token_loss, targets_of
 from flamingo.model.config import FlamingoConfig
 from flamingo.model.connectors import CONNECTORS
 from flamingo.model.fusion import FUSIONS
@@ -335,21 +334,3 @@ class FlamingoForConditionalGeneration(
             )
         if not self.fusion.sees_by_index:
             raise UserError('packed documents need fusion.attend="last": otherwise they see images of one another')
-
-
-def next_token_loss(
-    logits: Float[Tensor, "b t vocabulary"], labels: Int[Tensor, "b t"], count: int | Int[Tensor, ""] | None = None
-) -> Float[Tensor, ""]:
-    """Returns the mean cross-entropy (nats) of each label given the tokens before it; 0 if every label is -100.
-
-    Args:
-        logits: The logits of the next token at each position.
-        labels: The tokens, which are shifted here; -100: not counted.
-        count: The number of counted labels in all batches of an update, so that accumulated gradients weigh every
-            token equally; None: the number in this batch.
-    """
-    # Shift the labels, not the logits, to avoid a copy of the logits.
-    targets = F.pad(labels[:, 1:], (0, 1), value=-100).flatten()
-    exact = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))
-    total = F.cross_entropy(exact, targets, ignore_index=-100, reduction="sum")
-    return total / ((targets != -100).sum().clamp(min=1) if count is None else count)

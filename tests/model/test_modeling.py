@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from flamingo import FlamingoConfig, FlamingoForConditionalGeneration
-from flamingo.model.modeling import next_token_loss
+from flamingo.model.chunked_loss import next_token_loss
 from flamingo.utils.errors import UserError
 from tests import tiny
 from tests.helpers import devices
