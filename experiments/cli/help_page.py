@@ -37,12 +37,14 @@ GROUP_LINES = {
     "model/fusion": "How the language model sees visual tokens",
     "loss": "The loss of some documents",
     "optimizer": "The optimizer",
+    "parallel": "How several processes share the model",
     "ablation": "A change of experiment=ablation",
     "sweep": "Many runs, with what they have in common",
     "debug": "quick: a few small steps",
     "task": "What the model is asked",
     "protocol": "The prompts and decoding of another project",
     "text": "The texts to train on",
+    "hydra/launcher": "Where the runs of a sweep run",
 }
 #: Sections of which ``kind`` decides the keys. ``*`` is any name.
 _KINDS: dict[str, Kinds] = {

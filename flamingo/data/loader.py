@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
@@ -82,7 +83,10 @@ class Loader:
             multiprocessing_context=_START_METHOD if self.num_workers > 0 else None,
             worker_init_fn=_ignore_signals,
         )
-        for batch in loader:
+        # Libraries start threads in a forked worker before worker_init_fn. They inherit what is blocked now.
+        with _sigterm_blocked():
+            made = iter(loader)
+        for batch in made:
             if isinstance(batch, UserError):
                 raise batch
             # Advance before the batch is yielded: a state that is saved after its step resumes with the next batch.
@@ -123,6 +127,19 @@ class _Batches(Dataset[Any]):
             return self.collate([self.items[position] for position in positions])
         except UserError as error:
             return error
+
+
+@contextmanager
+def _sigterm_blocked() -> Iterator[None]:
+    """Within it SIGTERM waits in this thread, and in all threads of processes that are forked."""
+    if not hasattr(signal, "pthread_sigmask"):  # missing on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _ignore_signals(_: int) -> None:

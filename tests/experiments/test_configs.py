@@ -33,6 +33,8 @@ TRAIN_GROUPS = (
     "web_document",
     "loss",
     "optimizer",
+    "parallel",
+    "hydra/launcher",
     "experiment",
     "ablation",
     "sweep",

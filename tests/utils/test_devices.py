@@ -14,7 +14,6 @@ from flamingo.utils.devices import (
     check_device,
     device_title,
     exact_float32,
-    main_process_first,
     processes,
     products_in,
     random_devices,
@@ -23,6 +22,7 @@ from flamingo.utils.devices import (
     wait_for_processes,
 )
 from flamingo.utils.errors import UserError
+from flamingo.utils.sharing import main_process_first
 
 
 @pytest.fixture(autouse=True)
