@@ -150,7 +150,9 @@ class Weights:
     layer: int
     num_layers: int
     embedding: int
+    #: Without the projections to keys and values, each of which is a group.
     block: int
+    projection: int
     num_blocks: int
     connector: int
     vision: int
@@ -158,7 +160,7 @@ class Weights:
     @property
     def trained(self) -> int:
         """All trained ones."""
-        return self.block * self.num_blocks + self.connector
+        return sum(self.trained_groups())
 
     @property
     def frozen_language(self) -> int:
@@ -167,11 +169,11 @@ class Weights:
 
     def trained_groups(self) -> list[int]:
         """Returns the trained weights of each group."""
-        return [self.block] * self.num_blocks + [self.connector]
+        return [self.block, self.projection, self.projection] * self.num_blocks + [self.connector]
 
-    def frozen_groups(self) -> list[int]:
-        """Returns the frozen weights of each group. The vision encoder is not sharded."""
-        return [self.layer] * self.num_layers + [self.embedding]
+    def gathered_twice(self) -> list[int]:
+        """Returns the weights of the groups that both passes gather: all but the embedding, which stays gathered."""
+        return [self.layer] * self.num_layers + self.trained_groups()
 
 
 def weights(shape: Shape) -> Weights:
@@ -181,11 +183,22 @@ def weights(shape: Shape) -> Weights:
         layer=(4 + mlp) * shape.width**2,
         num_layers=shape.layers,
         embedding=shape.vocab_size * shape.width,
-        block=2 * shape.width * shape.inner + 2 * shape.vision_width * shape.inner + mlp * shape.width**2,
+        block=2 * shape.width * shape.inner + mlp * shape.width**2,
+        projection=shape.vision_width * shape.inner,
         num_blocks=shape.layers // shape.every,
         connector=shape.resampler_depth * (4 * shape.vision_width * shape.inner + mlp * shape.vision_width**2),
         vision=shape.vision_layers * (4 + mlp) * shape.vision_width**2,
     )
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """The seconds of a forward or backward pass."""
+
+    compute: float
+    #: Communication during which nothing can be computed, and the rest.
+    alone: float
+    beside: float
 
 
 def step_time(shape: Shape, update: Update, layout: Layout, device: Device, network: Network) -> StepTime:
@@ -206,17 +219,16 @@ def step_time(shape: Shape, update: Update, layout: Layout, device: Device, netw
     backward = share_of_backward * seconds
     forward = seconds - backward
     gathers, reductions, first, last = _collectives(weights(shape), layout, network)
-    # A group is gathered in both passes of each batch. Gradients are reduced once an update.
-    passes = [(forward, gathers), (backward, gathers)] * (update.accumulate - 1)
-    passes += [(forward, gathers), (backward, gathers + reductions)]
-    compute = sum(computed for computed, _ in passes)
-    communication = sum(sent for _, sent in passes)
+    # Gradients are reduced once an update.
+    passes = [_Pass(forward, first, gathers), _Pass(backward, 0.0, gathers)] * (update.accumulate - 1)
+    passes += [_Pass(forward, first, gathers), _Pass(backward, last, gathers + reductions - last)]
+    communication = sum(one.alone + one.beside for one in passes)
     waiting = communication
     if device.overlaps:
-        waiting = sum(max(0.0, sent - computed) for computed, sent in passes) + first + last
+        waiting = sum(one.alone + max(0.0, one.beside - one.compute) for one in passes)
     trained = weights(shape).trained / layout.shards
     return StepTime(
-        compute=compute,
+        compute=update.accumulate * seconds,
         communication=communication,
         waiting=waiting,
         optimizer=trained * _OPTIMIZER_TRAFFIC / device.memory_bandwidth,
@@ -225,17 +237,17 @@ def step_time(shape: Shape, update: Update, layout: Layout, device: Device, netw
 
 
 def _collectives(groups: Weights, layout: Layout, network: Network) -> tuple[float, float, float, float]:
-    """Returns the seconds of the gathers of one pass, of all reductions, and of the first gather and last reduction.
+    """Returns the seconds of the gathers of both passes, of all reductions, the first gather and the last reduction.
 
-    Nothing is computed during the first gather and the last reduction.
+    The first gather is that of the embedding. Nothing is computed during it and the last reduction.
     """
     if layout.ranks == 1:
         return 0.0, 0.0, 0.0, 0.0
     if layout.kind == "ddp":
         size = groups.trained * FP32
-        return 0.0, network.all_reduce(size, layout.ranks), 0.0, network.all_reduce(_DDP_BUCKET, layout.ranks)
-    all_groups = groups.frozen_groups() + groups.trained_groups()
-    gathers = sum(network.all_gather(number * layout.gathered, layout.shards) for number in all_groups)
+        last = network.all_reduce(min(size, _DDP_BUCKET), layout.ranks)
+        return 0.0, network.all_reduce(size, layout.ranks), 0.0, last
+    gathers = sum(network.all_gather(number * layout.gathered, layout.shards) for number in groups.gathered_twice())
     reductions = sum(_reduction(number * FP32, layout, network) for number in groups.trained_groups())
     first = network.all_gather(groups.embedding * layout.gathered, layout.shards)
     last = _reduction(groups.block * FP32, layout, network)

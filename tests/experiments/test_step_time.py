@@ -38,7 +38,9 @@ def test_weights_are_those_of_a_built_model():
     model = build_model(TINY, build_processor(TINY), META, dtype=None)
     counted = weights(TINY)
     blocks = sum(parameter.numel() for parameter in model.fusion.parameters() if parameter.ndim == 2)
-    assert counted.block * counted.num_blocks == blocks
+    assert (counted.block + 2 * counted.projection) * counted.num_blocks == blocks
+    connector = sum(parameter.numel() for name, parameter in model.connector.named_parameters() if "layers" in name)
+    assert counted.connector == pytest.approx(connector, rel=0.02)
     language_model = model.language_model
     embedding = language_model.get_input_embeddings().weight.numel()
     layers = [parameter for name, parameter in language_model.named_parameters() if ".layers." in name]
@@ -58,8 +60,9 @@ def test_fsdp_gathers_all_weights_in_both_passes_of_each_batch():
     network = replace(NODE, node_latency=0.0)
     time = step_time(TINY, replace(UPDATE, accumulate=3), Layout("fsdp2", 4, shards=4), FAST, network)
     groups = weights(TINY)
-    gathered = 2 * (groups.frozen_language + groups.trained)
-    assert time.communication == pytest.approx(0.75 * (6 * gathered + 4 * groups.trained) / 100)
+    twice = 2 * (groups.layer * groups.num_layers + groups.trained)
+    once = 2 * groups.embedding
+    assert time.communication == pytest.approx(0.75 * (3 * (2 * twice + once) + 4 * groups.trained) / 100)
 
 
 def test_hsdp_reduces_the_shards_between_the_nodes():
