@@ -169,7 +169,7 @@ class FeatureStore:
         pixels = to_device(pixels, encoder.device).to(encoder.dtype)
         return encode_patches(encoder, pixels, self.model.config.vision_features)[: len(images)]
 
-    def _append(self, batches: Sequence[tuple[Sequence[str], Float[Tensor, "images p v"]]]) -> None:
+    def _append(self, batches: Sequence[tuple[Sequence[str], Float[Tensor, "_ p v"]]]) -> None:
         for keys, features in batches:
             self._append_batch(keys, features)
 

@@ -9,7 +9,7 @@ mask               shape                                               kernel
 bool               [b 1 t t], true where a token may attend            SDPA with a mask
 int32, empty       [1 1 1 0]: each token attends to all before it      SDPA, causal
 int32              [1 1 1 segments+1]: the bounds of the documents     varlen (flash attention)
-:class:`BlockMask` [b 1 t t], in blocks                                flex attention
+``BlockMask``      [b 1 t t], in blocks                                flex attention
 =================  ==================================================  =========================
 """
 

@@ -1,7 +1,7 @@
 """Defers the weights of a language model until it is sharded: each process reads only its own slices from the files.
 
 A deferred language model is built on the meta device, by transformers' own ``from_pretrained``. The keys and shapes of
-its files are checked at once. Its weights are read after :func:`torch.distributed.fsdp.fully_shard`, into the local
+its files are checked at once. Its weights are read after ``fully_shard``, into the local
 shards. Names, conversions and precision are those of an eager load, and so are all values, bit for bit.
 
 transformers' own loader also reads slices into a sharded model. It slices before it converts weights, however, so that

@@ -46,7 +46,8 @@ def assert_equal(one, other):
 @pytest.mark.full
 @pytest.mark.parametrize("settings", [GREEDY, BEAMS], ids=["greedy", "beams"])
 def test_steps_in_place_equal_plain_steps(model, family, settings, in_place, monkeypatch):
-    assert_equal(*both_ways(model, monkeypatch, **ragged(), **settings))
+    # MPT's own setting of use_cache is False.
+    assert_equal(*both_ways(model, monkeypatch, **ragged(), **settings, use_cache=True))
     assert len(in_place) == (family in FULL_ATTENTION)
 
 
