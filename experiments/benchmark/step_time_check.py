@@ -32,6 +32,7 @@ from flamingo.training.optim.groups import make_optimizer
 from flamingo.training.parallel import Parallel, distribute
 from flamingo.utils.devices import HOST, use_device
 from flamingo.utils.io import write_text
+from flamingo.utils.memory import keep_memory
 
 #: 19M weights, most of them in the layers and blocks.
 SHAPE = Shape(
@@ -111,8 +112,9 @@ def _measure(rank: int, num_processes: int, port: int, rounds: int, file: Path) 
     # torch 2.13 renames two collectives, whose new names torch 2.11 does not have.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_processes)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     use_device("cpu")
+    keep_memory()  # the first model would otherwise pay for page faults that later ones do not have
     processor = build_processor(SHAPE)
     batch = make_training_batch(SHAPE, processor, BatchSize(UPDATE.rows, UPDATE.tokens, UPDATE.images))
     tensors = processor.normalized(batch.to(HOST).tensors)
