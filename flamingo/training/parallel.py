@@ -1,5 +1,6 @@
 """A model -> the same model on several processes: whole in each (DDP), or sharded (FSDP2, HSDP)."""
 
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,6 +20,8 @@ from flamingo.training.masked_image import with_masked_image
 from flamingo.training.sharding import make_mesh, shard_model, sharded_modules
 from flamingo.utils.devices import processes
 from flamingo.utils.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class Parallel:
@@ -165,6 +168,8 @@ def distribute(model: nn.Module, config: ParallelConfig, precision: str = "fp32"
     place = getattr(model, "place", model.to)
     place(processes().device)
     if num_processes == 1:
+        if kind != "single":
+            log.info("parallel.kind=%s shares a model among several processes; this run has one", kind)
         return Parallel(model)
     if kind == "ddp":
         return Replicated(model)

@@ -326,3 +326,11 @@ def test_engines_that_do_not_fit_the_processes_are_refused(backbones):
 def test_values_out_of_range_are_refused_by_their_key(key, values):
     with pytest.raises(UserError, match=f"^{key} "):
         ParallelConfig(**values)
+
+
+def test_the_log_says_that_one_process_shares_nothing(caplog):
+    model = torch.nn.Linear(2, 2)
+    with caplog.at_level("INFO", logger="flamingo"):
+        assert distribute(model, ParallelConfig(kind="fsdp2")).model is model
+        distribute(model, ParallelConfig(kind="single"))
+    assert [record.args for record in caplog.records] == [("fsdp2",)]
