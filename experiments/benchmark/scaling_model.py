@@ -196,9 +196,10 @@ class _Pass:
     """The seconds of a forward or backward pass."""
 
     compute: float
-    #: Communication during which nothing can be computed, and the rest.
-    alone: float
-    beside: float
+    #: Communication during which nothing can be computed.
+    exposed: float
+    #: Communication during which the device may compute.
+    overlapped: float
 
 
 def step_time(shape: Shape, update: Update, layout: Layout, device: Device, network: Network) -> StepTime:
@@ -222,10 +223,10 @@ def step_time(shape: Shape, update: Update, layout: Layout, device: Device, netw
     # Gradients are reduced once an update.
     passes = [_Pass(forward, first, gathers), _Pass(backward, 0.0, gathers)] * (update.accumulate - 1)
     passes += [_Pass(forward, first, gathers), _Pass(backward, last, gathers + reductions - last)]
-    communication = sum(one.alone + one.beside for one in passes)
+    communication = sum(one.exposed + one.overlapped for one in passes)
     waiting = communication
     if device.overlaps:
-        waiting = sum(one.alone + max(0.0, one.beside - one.compute) for one in passes)
+        waiting = sum(one.exposed + max(0.0, one.overlapped - one.compute) for one in passes)
     trained = weights(shape).trained / layout.shards
     return StepTime(
         compute=update.accumulate * seconds,

@@ -10,6 +10,7 @@ Nothing is run. Assumptions: docs/scaling.md.
 
 import argparse
 import math
+from dataclasses import replace
 
 from experiments.benchmark.flops import training_step
 from experiments.benchmark.scaling_model import Cluster, Device, Layout, StepTime, Update, step_memory, step_time
@@ -17,39 +18,9 @@ from experiments.benchmark.shapes import Shape
 from experiments.gpu_check.big_model import FLAMINGO_3B
 
 #: OpenFlamingo's models on RedPajama-INCITE-3B and MPT-7B (arXiv 2308.01390, table 1).
-SHAPES = {
-    "3b": FLAMINGO_3B,
-    "4b": Shape(
-        width=2560,
-        layers=32,
-        heads=32,
-        vocab_size=50432,
-        vision_width=1024,
-        vision_layers=24,
-        image_size=224,
-        patch=14,
-        every=2,
-        num_heads=8,
-        head_dim=64,
-        resampler_depth=6,
-        num_latents=64,
-    ),
-    "9b": Shape(
-        width=4096,
-        layers=32,
-        heads=32,
-        vocab_size=50432,
-        vision_width=1024,
-        vision_layers=24,
-        image_size=224,
-        patch=14,
-        every=4,
-        num_heads=8,
-        head_dim=64,
-        resampler_depth=6,
-        num_latents=64,
-    ),
-}
+_OPEN_FLAMINGO_4B = replace(FLAMINGO_3B, width=2560, layers=32, vocab_size=50432, every=2, num_heads=8, head_dim=64)
+_OPEN_FLAMINGO_9B = replace(_OPEN_FLAMINGO_4B, width=4096, every=4)
+SHAPES = {"3b": FLAMINGO_3B, "4b": _OPEN_FLAMINGO_4B, "9b": _OPEN_FLAMINGO_9B}
 GPUS = (1, 8, 32, 128, 512, 1024)
 #: The dense bf16 peak of an H100 SXM or H200, in operations a second.
 _PEAK = 989e12

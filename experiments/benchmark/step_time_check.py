@@ -89,8 +89,9 @@ class MeasuredNetwork:
         return self.reduce(size)
 
     def all_reduce_of_nodes(self, size: float, nodes: int) -> float:
-        """Raises an error: there is one node."""
-        raise NotImplementedError
+        """Returns 0: there is one node."""
+        assert nodes == 1, "this machine is one node"
+        return 0.0
 
 
 def main() -> None:
